@@ -1,0 +1,64 @@
+//! The options of the Kafka adapter.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+/// How to reach Kafka and publish to it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `host:port` list, comma separated.
+    pub bootstrap_servers: String,
+    /// `plaintext`, `ssl`, `sasl_plaintext` or `sasl_ssl`; librdkafka's default where absent.
+    pub security_protocol: Option<String>,
+    /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER`.
+    pub sasl_mechanism: Option<String>,
+    /// User name.
+    pub sasl_username: Option<String>,
+    /// Password.
+    pub sasl_password: Option<SecretString>,
+    /// PEM file with the authorities that may sign the broker's certificate.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with the client's certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with the client's key.
+    pub key_file: Option<PathBuf>,
+    /// `message.timeout.ms`: after this the client gives a message up.
+    pub publish_timeout: Duration,
+    /// `linger.ms`.
+    pub linger: Duration,
+    /// Any other librdkafka property, by its own name.
+    pub properties: BTreeMap<String, String>,
+    /// What to do about topics at start.
+    pub topics: Topics,
+}
+
+/// What to do about topics at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// Whether they are looked at, or made.
+    pub ensure: Ensure,
+    /// For topics that are made; the broker's default where absent.
+    pub partitions: Option<i32>,
+    /// For topics that are made; the broker's default where absent.
+    pub replication_factor: Option<i32>,
+    /// For topics that are made; the broker's default where absent.
+    pub min_insync_replicas: Option<u32>,
+    /// For topics that are made; the broker's default where absent.
+    pub retention: Option<Duration>,
+}
+
+/// Whether topics are looked at, or made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ensure {
+    /// Neither.
+    Off,
+    /// Looked at: a missing one is named in the log and keeps the bridge unready.
+    #[default]
+    Verify,
+    /// Made where missing.
+    Create,
+}

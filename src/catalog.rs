@@ -1,0 +1,233 @@
+//! Attio's event types as data: category, action, subject and partition key of each.
+//!
+//! Source: Attio's webhooks OpenAPI document (27 types), its newer pages on activities (8 types) and
+//! the project's guide (3 types of its own). The set grows, so a type outside this table is never
+//! refused: see [`Kind`].
+
+use std::fmt;
+
+/// The first part of an address: one topic per category.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Category {
+    /// `record`
+    Record,
+    /// `list-entry`
+    ListEntry,
+    /// `list`
+    List,
+    /// `list-attribute`
+    ListAttribute,
+    /// `object-attribute`
+    ObjectAttribute,
+    /// `note`
+    Note,
+    /// `task`
+    Task,
+    /// `comment`
+    Comment,
+    /// `workspace-member`
+    WorkspaceMember,
+    /// `call-recording`
+    CallRecording,
+    /// `activity`
+    Activity,
+    /// `activity-attribute`
+    ActivityAttribute,
+    /// `activity-record`
+    ActivityRecord,
+}
+
+impl Category {
+    /// Every category, in the order of the table in the README.
+    pub const ALL: [Self; 13] = [
+        Self::Record,
+        Self::ListEntry,
+        Self::List,
+        Self::ListAttribute,
+        Self::ObjectAttribute,
+        Self::Note,
+        Self::Task,
+        Self::Comment,
+        Self::WorkspaceMember,
+        Self::CallRecording,
+        Self::Activity,
+        Self::ActivityAttribute,
+        Self::ActivityRecord,
+    ];
+
+    /// The category as it stands in topics, labels and configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Record => "record",
+            Self::ListEntry => "list-entry",
+            Self::List => "list",
+            Self::ListAttribute => "list-attribute",
+            Self::ObjectAttribute => "object-attribute",
+            Self::Note => "note",
+            Self::Task => "task",
+            Self::Comment => "comment",
+            Self::WorkspaceMember => "workspace-member",
+            Self::CallRecording => "call-recording",
+            Self::Activity => "activity",
+            Self::ActivityAttribute => "activity-attribute",
+            Self::ActivityRecord => "activity-record",
+        }
+    }
+
+    /// The category of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|category| category.as_str() == name)
+    }
+}
+
+impl fmt::Display for Category {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where an id stands in an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Id {
+    /// Its member name, such as `record_id`.
+    pub name: &'static str,
+    /// True for a member of the event itself, false for a member of its `id` object.
+    pub top_level: bool,
+}
+
+/// One part of a subject path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A fixed word.
+    Text(&'static str),
+    /// The value of an id.
+    Id(Id),
+}
+
+/// One event type that the bridge knows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct EventType {
+    /// `<category>.<action>` as Attio writes it, with the one exception of `note-content.updated`.
+    pub name: &'static str,
+    /// Decides the topic.
+    pub category: Category,
+    /// The last token of the NATS subject.
+    pub action: &'static str,
+    /// The CloudEvents `subject`, a path whose parts are joined by `/`.
+    pub subject: &'static [Part],
+    /// The entity whose events must stay in order.
+    pub partition_key: Id,
+}
+
+impl EventType {
+    /// The ids this type needs: those of its subject and its partition key, and the workspace.
+    pub fn required_ids(&self) -> impl Iterator<Item = Id> {
+        let in_subject = self.subject.iter().filter_map(|part| match part {
+            Part::Id(id) => Some(*id),
+            Part::Text(_) => None,
+        });
+        in_subject.chain([self.partition_key, WORKSPACE_ID])
+    }
+}
+
+/// How much the catalog knows of an event's type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A type of the catalog.
+    Known(&'static EventType),
+    /// A known category with an action the catalog lacks.
+    UnknownAction(Category),
+    /// Anything else.
+    Unknown,
+}
+
+impl Kind {
+    /// Looks a type up. The category of a type outside the catalog is the text before its first dot.
+    pub fn of(event_type: &str) -> Self {
+        if let Ok(at) = EVENT_TYPES.binary_search_by(|entry| entry.name.cmp(event_type)) {
+            return Self::Known(&EVENT_TYPES[at]);
+        }
+        if !is_event_type(event_type) {
+            return Self::Unknown;
+        }
+        let category = event_type.split('.').next().unwrap_or(event_type);
+        Category::parse(category).map_or(Self::Unknown, Self::UnknownAction)
+    }
+
+    /// The category, if there is one.
+    pub fn category(self) -> Option<Category> {
+        match self {
+            Self::Known(entry) => Some(entry.category),
+            Self::UnknownAction(category) => Some(category),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Whether a type may enter the CloudEvents `type`: `[a-z0-9.-]{1,128}`.
+pub fn is_event_type(text: &str) -> bool {
+    let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
+    (1..=128).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// Whether an id may enter an attribute: `[A-Za-z0-9._:-]{1,128}`.
+pub fn is_id(text: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
+    (1..=128).contains(&text.len()) && text.bytes().all(fits)
+}
+
+/// The workspace, named by every event of Attio's own envelope.
+pub const WORKSPACE_ID: Id = member("workspace_id");
+
+const fn member(name: &'static str) -> Id {
+    Id { name, top_level: false }
+}
+
+const fn top(name: &'static str) -> Id {
+    Id { name, top_level: true }
+}
+
+use Part::{Id as I, Text as T};
+
+/// Every known type, sorted by name.
+#[rustfmt::skip]
+pub static EVENT_TYPES: &[EventType] = &[
+    EventType { name: "activity-attribute.created", category: Category::ActivityAttribute, action: "created", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
+    EventType { name: "activity-attribute.updated", category: Category::ActivityAttribute, action: "updated", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
+    EventType { name: "activity-record.created", category: Category::ActivityRecord, action: "created", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "activity-record.deleted", category: Category::ActivityRecord, action: "deleted", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "activity-record.updated", category: Category::ActivityRecord, action: "updated", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "activity.created", category: Category::Activity, action: "created", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id") },
+    EventType { name: "activity.deleted", category: Category::Activity, action: "deleted", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id") },
+    EventType { name: "activity.updated", category: Category::Activity, action: "updated", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id") },
+    EventType { name: "call-recording.created", category: Category::CallRecording, action: "created", subject: &[T("meetings"), I(member("meeting_id")), T("call-recordings"), I(member("call_recording_id"))], partition_key: member("call_recording_id") },
+    EventType { name: "call-recording.updated", category: Category::CallRecording, action: "updated", subject: &[T("meetings"), I(member("meeting_id")), T("call-recordings"), I(member("call_recording_id"))], partition_key: member("call_recording_id") },
+    EventType { name: "comment.created", category: Category::Comment, action: "created", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
+    EventType { name: "comment.deleted", category: Category::Comment, action: "deleted", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
+    EventType { name: "comment.resolved", category: Category::Comment, action: "resolved", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
+    EventType { name: "comment.unresolved", category: Category::Comment, action: "unresolved", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
+    EventType { name: "comment.updated", category: Category::Comment, action: "updated", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
+    EventType { name: "list-attribute.created", category: Category::ListAttribute, action: "created", subject: &[T("lists"), I(member("list_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
+    EventType { name: "list-attribute.updated", category: Category::ListAttribute, action: "updated", subject: &[T("lists"), I(member("list_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
+    EventType { name: "list-entry.created", category: Category::ListEntry, action: "created", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id") },
+    EventType { name: "list-entry.deleted", category: Category::ListEntry, action: "deleted", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id") },
+    EventType { name: "list-entry.updated", category: Category::ListEntry, action: "updated", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id") },
+    EventType { name: "list.created", category: Category::List, action: "created", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id") },
+    EventType { name: "list.deleted", category: Category::List, action: "deleted", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id") },
+    EventType { name: "list.updated", category: Category::List, action: "updated", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id") },
+    EventType { name: "note-content.updated", category: Category::Note, action: "content-updated", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
+    EventType { name: "note.created", category: Category::Note, action: "created", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
+    EventType { name: "note.deleted", category: Category::Note, action: "deleted", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
+    EventType { name: "note.updated", category: Category::Note, action: "updated", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
+    EventType { name: "object-attribute.created", category: Category::ObjectAttribute, action: "created", subject: &[T("objects"), I(member("object_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
+    EventType { name: "object-attribute.updated", category: Category::ObjectAttribute, action: "updated", subject: &[T("objects"), I(member("object_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
+    EventType { name: "record.created", category: Category::Record, action: "created", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "record.deleted", category: Category::Record, action: "deleted", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "record.merged", category: Category::Record, action: "merged", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "record.updated", category: Category::Record, action: "updated", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
+    EventType { name: "task.created", category: Category::Task, action: "created", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id") },
+    EventType { name: "task.deleted", category: Category::Task, action: "deleted", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id") },
+    EventType { name: "task.updated", category: Category::Task, action: "updated", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id") },
+    EventType { name: "workspace-member.created", category: Category::WorkspaceMember, action: "created", subject: &[T("workspace-members"), I(member("workspace_member_id"))], partition_key: member("workspace_member_id") },
+    EventType { name: "workspace-member.updated", category: Category::WorkspaceMember, action: "updated", subject: &[T("workspace-members"), I(member("workspace_member_id"))], partition_key: member("workspace_member_id") },
+];

@@ -1,0 +1,144 @@
+//! What goes out: a CloudEvent 1.0 and its two content modes.
+//!
+//! Source: CloudEvents 1.0.2, sections "Context Attributes" and "Type System"; the extensions
+//! `partitionkey`, `recordedtime`, `authtype`, `authid` and `correlationid` are the ones documented
+//! beside that specification. Every attribute is a non-empty string: no null, no number, so every
+//! SDK reads the same thing.
+
+pub mod binary;
+pub mod structured;
+
+use bytes::Bytes;
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+/// The value of `specversion`.
+pub const SPEC_VERSION: &str = "1.0";
+
+/// How an event is laid out in a message of the bus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ContentMode {
+    /// One JSON envelope with the attributes and the data.
+    #[default]
+    Structured,
+    /// Attributes in headers, data as the payload.
+    Binary,
+}
+
+/// The names of the attributes that the bridge writes, in the order in which it writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    /// `id`
+    Id,
+    /// `source`
+    Source,
+    /// `type`
+    Type,
+    /// `subject`
+    Subject,
+    /// `time`
+    Time,
+    /// `recordedtime`
+    RecordedTime,
+    /// `datacontenttype`
+    DataContentType,
+    /// `partitionkey`
+    PartitionKey,
+    /// `correlationid`
+    CorrelationId,
+    /// `attiowebhookid`
+    AttioWebhookId,
+    /// `authtype`
+    AuthType,
+    /// `authid`
+    AuthId,
+    /// `reason`, only in quarantine
+    Reason,
+}
+
+impl Attribute {
+    /// The name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Id => "id",
+            Self::Source => "source",
+            Self::Type => "type",
+            Self::Subject => "subject",
+            Self::Time => "time",
+            Self::RecordedTime => "recordedtime",
+            Self::DataContentType => "datacontenttype",
+            Self::PartitionKey => "partitionkey",
+            Self::CorrelationId => "correlationid",
+            Self::AttioWebhookId => "attiowebhookid",
+            Self::AuthType => "authtype",
+            Self::AuthId => "authid",
+            Self::Reason => "reason",
+        }
+    }
+}
+
+/// The payload of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// One JSON value, byte for byte as it came.
+    Json(Bytes),
+    /// Bytes that are no JSON; `data_base64` in structured mode.
+    Binary(Bytes),
+}
+
+/// One event, ready to be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CloudEvent {
+    attributes: Vec<(Attribute, String)>,
+    data: Data,
+}
+
+impl CloudEvent {
+    /// An event with the two attributes that an event without meaning still needs.
+    pub fn new(id: String, source: String, data: Data) -> Self {
+        let mut event = Self { attributes: Vec::with_capacity(12), data };
+        event.set(Attribute::Id, id);
+        event.set(Attribute::Source, source);
+        event
+    }
+
+    /// Adds an attribute. A value that the CloudEvents String type does not allow (empty, or with a
+    /// control character) is left out, because an event with it would be no CloudEvent.
+    pub fn set(&mut self, attribute: Attribute, value: impl Into<String>) {
+        let value = value.into();
+        debug_assert!(self.get(attribute).is_none(), "attribute {attribute:?} set twice");
+        if !value.is_empty() && !value.chars().any(char::is_control) {
+            self.attributes.push((attribute, value));
+        }
+    }
+
+    /// Adds an attribute where there is a value for it.
+    pub fn set_some(&mut self, attribute: Attribute, value: Option<impl Into<String>>) {
+        if let Some(value) = value {
+            self.set(attribute, value);
+        }
+    }
+
+    /// The value of an attribute.
+    pub fn get(&self, attribute: Attribute) -> Option<&str> {
+        self.attributes.iter().find(|(name, _)| *name == attribute).map(|(_, value)| value.as_str())
+    }
+
+    /// The attributes in the order they were set, `specversion` excepted.
+    pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &str)> {
+        self.attributes.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    /// The payload.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+}
+
+/// A time as the bridge writes it: RFC 3339, UTC, milliseconds, `Z`.
+pub fn timestamp(at: OffsetDateTime) -> Option<String> {
+    let utc = at.checked_to_offset(time::UtcOffset::UTC)?;
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    utc.format(&format).ok()
+}
