@@ -1,4 +1,8 @@
 //! Drops events on purpose, by the source's own lists.
+//!
+//! What is dropped is answered 200 and counted as `filtered`.
+
+use super::parse::Event;
 
 /// What an event is compared with. An empty list says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -23,4 +27,55 @@ pub struct Options {
     pub include: Rules,
     /// An event that is in any of these lists is dropped.
     pub exclude: Rules,
+}
+
+/// The filter of one source.
+#[derive(Debug)]
+pub struct Filter {
+    include: Rules,
+    exclude: Rules,
+}
+
+impl Filter {
+    /// A filter that follows the options.
+    pub fn new(options: &Options) -> Self {
+        let Options { include, exclude } = options.clone();
+        Self { include, exclude }
+    }
+
+    /// Whether an event goes on.
+    pub fn passes(&self, event: &Event) -> bool {
+        let included = self.include.matches(event).all(|verdict| verdict.unwrap_or(true));
+        let excluded = self.exclude.matches(event).any(|verdict| verdict.unwrap_or(false));
+        included && !excluded
+    }
+}
+
+impl Rules {
+    /// For each list whether the event is in it; none where the list is empty.
+    fn matches<'a>(&'a self, event: &'a Event) -> impl Iterator<Item = Option<bool>> + 'a {
+        let types = list(&self.types, || self.types.iter().any(|t| is_type(t, &event.event_type)));
+        let actors = list(&self.actor_types, || {
+            event.actor_type.as_ref().is_some_and(|actor| self.actor_types.contains(actor))
+        });
+        let has = |wanted: &[String], names: &[&str]| {
+            event.ids.any_of(names).any(|id| wanted.iter().any(|wanted| wanted == id))
+        };
+        let objects = list(&self.objects, || has(&self.objects, &["object_id", "parent_object_id"]));
+        let lists = list(&self.lists, || has(&self.lists, &["list_id"]));
+        let attributes = list(&self.attributes, || has(&self.attributes, &["attribute_id"]));
+        [types, actors, objects, lists, attributes].into_iter()
+    }
+}
+
+fn list(wanted: &[String], matches: impl FnOnce() -> bool) -> Option<bool> {
+    (!wanted.is_empty()).then(matches)
+}
+
+/// `record.*` stands for every action of `record`; anything else for itself.
+fn is_type(pattern: &str, event_type: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(stem) => event_type.starts_with(stem),
+        None => pattern == event_type,
+    }
 }

@@ -1,11 +1,34 @@
-//! The path of one delivery.
+//! The path of one delivery, in the order of the modules: [`Pipeline::handle`] calls them.
+//!
+//! Nothing here knows of HTTP or of a broker, and no stage imports another; they meet in the values
+//! that `handle` passes from one to the next. The pipeline returns facts; what they mean for an
+//! answer, a metric or a log line is the edge's business.
+
 pub mod verify;
+pub mod parse;
+pub mod identify;
 pub mod filter;
 pub mod dedup;
+pub mod normalize;
 pub mod route;
 pub mod publish;
+pub mod quarantine;
+pub mod outcome;
 
-use crate::delivery::SourceName;
+mod carry;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::delivery::{Delivery, SourceName, Unverified};
+use crate::metrics::{Metrics, PublishMetrics};
+use dedup::Dedup;
+use filter::Filter;
+use outcome::Outcome;
+use parse::{Element, Parsed};
+use publish::Bus;
+use route::Routes;
+use verify::{SignatureError, Verifier};
 
 /// One configured source.
 #[derive(Clone, Debug)]
@@ -18,4 +41,103 @@ pub struct SourceOptions {
     pub filter: filter::Options,
     /// The workspace, for bodies that name none.
     pub workspace_id: Option<String>,
+}
+
+/// One source, ready for deliveries.
+struct Source {
+    name: SourceName,
+    verifier: Verifier,
+    filter: Filter,
+    workspace_id: Option<String>,
+}
+
+/// The data path of one bridge.
+pub struct Pipeline {
+    sources: HashMap<SourceName, Arc<Source>>,
+    dedup: Dedup,
+    routes: Routes,
+    bus: Arc<dyn Bus>,
+    publish_metrics: HashMap<Arc<str>, Arc<PublishMetrics>>,
+}
+
+/// Why a delivery has no outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// No source of that name is configured.
+    #[error("no such source")]
+    UnknownSource,
+    /// It is not genuine.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
+}
+
+impl Pipeline {
+    /// Joins the stages.
+    pub fn new(
+        sources: &[SourceOptions],
+        routes: Routes,
+        dedup: Dedup,
+        bus: Arc<dyn Bus>,
+        metrics: &Metrics,
+    ) -> Self {
+        let source = |options: &SourceOptions| {
+            let SourceOptions { name, verify, filter, workspace_id } = options;
+            let source = Source {
+                name: name.clone(),
+                verifier: Verifier::new(verify),
+                filter: Filter::new(filter),
+                workspace_id: workspace_id.clone(),
+            };
+            (name.clone(), Arc::new(source))
+        };
+        let publish_metrics = |address: Arc<str>| (Arc::clone(&address), metrics.publish(&address));
+        Self {
+            sources: sources.iter().map(source).collect(),
+            publish_metrics: routes.addresses().into_iter().map(publish_metrics).collect(),
+            dedup,
+            routes,
+            bus,
+        }
+    }
+
+    /// The source of that name, as it stands in a path.
+    pub fn source(&self, name: &str) -> Option<&SourceName> {
+        self.sources.keys().find(|source| source.as_str() == name)
+    }
+
+    /// The walk of one delivery: verify, parse, then per event identify, filter, dedup, normalize,
+    /// route, publish. Every event is on its way before the first ack is waited for.
+    ///
+    /// `received` hears the number of events as soon as it is known.
+    pub async fn handle(
+        &self,
+        delivery: Delivery<Unverified>,
+        received: impl FnOnce(usize),
+    ) -> Result<Outcome, Rejection> {
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
+        let delivery = source.verifier.verify(delivery)?;
+        let (webhook_id, elements) = match parse::parse(&delivery.body) {
+            Parsed::Events { webhook_id, elements } => (webhook_id, elements),
+            Parsed::Unreadable(reason) => {
+                (None, vec![Element::Unusable { raw: delivery.body.clone(), reason }])
+            }
+        };
+        received(elements.len());
+        let carrier = carry::Carrier { pipeline: self, source, delivery: &delivery, webhook_id };
+        let departed: Vec<_> =
+            elements.into_iter().enumerate().map(|(index, element)| carrier.depart(index, element)).collect();
+        let mut events = Vec::with_capacity(departed.len());
+        let mut unidentified = 0;
+        for departure in departed {
+            unidentified += usize::from(departure.unidentified);
+            events.push(carrier.arrive(departure).await);
+        }
+        Ok(Outcome {
+            events,
+            unidentified,
+            delivery_id: delivery.idempotency_key().map(str::to_owned),
+            webhook_id: carrier.webhook_id,
+            secret: Arc::clone(delivery.secret()),
+        })
+    }
 }

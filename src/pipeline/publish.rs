@@ -89,7 +89,7 @@ pub type Verdict = Result<Receipt, PublishError>;
 /// Told the verdict of one publish, once.
 pub trait Settle: Send + Sync {
     /// Remembers or forgets, and wakes whoever waits.
-    fn settle(&self, verdict: Verdict);
+    fn settle(self: Box<Self>, verdict: Verdict);
 }
 
 /// The obligation to report one verdict. Dropping it reports [`PublishError::Abandoned`].

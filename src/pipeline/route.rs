@@ -1,8 +1,10 @@
 //! Where an event goes, from a closed table built at start.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::catalog::Category;
+use super::publish::Destination;
+use crate::catalog::{Category, EVENT_TYPES, EventType, Kind};
 
 /// The addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,4 +22,68 @@ pub fn is_address(text: &str) -> bool {
         !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
     };
     text.len() <= 200 && text.split('.').all(token)
+}
+
+/// The action of a subject whose event has one that the catalog lacks.
+const UNKNOWN: &str = "unknown";
+
+/// Every destination there is. Nothing from the wire becomes part of one.
+pub struct Routes {
+    known: BTreeMap<&'static str, Arc<Destination>>,
+    unknown_action: BTreeMap<Category, Arc<Destination>>,
+    unknown: Arc<Destination>,
+    quarantine: Arc<Destination>,
+}
+
+impl Routes {
+    /// Builds the table.
+    pub fn new(options: &Options) -> Self {
+        let Options { prefix, categories } = options;
+        let address = |category: Category| match categories.get(&category) {
+            Some(address) => Arc::from(address.as_str()),
+            None => Arc::from(format!("{prefix}.{category}")),
+        };
+        let addresses: BTreeMap<Category, Arc<str>> =
+            Category::ALL.into_iter().map(|category| (category, address(category))).collect();
+        let with_action = |category: &Category, action: &str| {
+            let address = Arc::clone(&addresses[category]);
+            let subject = format!("{address}.{action}").into();
+            Arc::new(Destination { address, subject })
+        };
+        let alone = |name: &str| {
+            let address: Arc<str> = format!("{prefix}.{name}").into();
+            Arc::new(Destination { subject: Arc::clone(&address), address })
+        };
+        let known = |entry: &EventType| (entry.name, with_action(&entry.category, entry.action));
+        Self {
+            known: EVENT_TYPES.iter().map(known).collect(),
+            unknown_action: addresses.keys().map(|c| (*c, with_action(c, UNKNOWN))).collect(),
+            unknown: alone(UNKNOWN),
+            quarantine: alone("quarantine"),
+        }
+    }
+
+    /// Where an event of that kind goes.
+    pub fn event(&self, kind: Kind) -> &Arc<Destination> {
+        match kind {
+            Kind::Known(entry) => &self.known[entry.name],
+            Kind::UnknownAction(category) => &self.unknown_action[&category],
+            Kind::Unknown => &self.unknown,
+        }
+    }
+
+    /// Where goes what can never be published as an event.
+    pub fn quarantine(&self) -> &Arc<Destination> {
+        &self.quarantine
+    }
+
+    /// Every address, each once: the topics that must exist.
+    pub fn addresses(&self) -> Vec<Arc<str>> {
+        let single = [&self.unknown, &self.quarantine];
+        let all = self.unknown_action.values().chain(single);
+        let mut addresses: Vec<_> = all.map(|destination| Arc::clone(&destination.address)).collect();
+        addresses.sort();
+        addresses.dedup();
+        addresses
+    }
 }

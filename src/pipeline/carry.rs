@@ -1,0 +1,179 @@
+//! Carries the events of one delivery to the bus and waits for their verdicts.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::dedup::{Lookup, Waiter};
+use super::identify::{Facts, Identity};
+use super::normalize::{self, Context};
+use super::outcome::{EventOutcome, EventResult, UNKNOWN_CATEGORY};
+use super::parse::{Element, Event};
+use super::publish::{Destination, Message, PublishError, Ticket, Verdict};
+use super::quarantine::{self, Quarantined};
+use super::{Pipeline, Source};
+use crate::catalog::{Category, WORKSPACE_ID};
+use crate::cloudevent::CloudEvent;
+use crate::delivery::{Delivery, Verified};
+
+/// The `reason` in quarantine of an event that the broker will never take.
+pub(super) const REJECTED_BY_BROKER: &str = "rejected_by_broker";
+
+/// One delivery while its events are on their way.
+pub(super) struct Carrier<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) source: &'a Source,
+    pub(super) delivery: &'a Delivery<Verified>,
+    pub(super) webhook_id: Option<String>,
+}
+
+/// One event that has left, or never had to.
+pub(super) struct Departure {
+    index: usize,
+    category: &'static str,
+    cargo: Cargo,
+    state: State,
+    pub(super) unidentified: bool,
+}
+
+/// What quarantine would need, should the broker never take the event.
+struct Cargo {
+    raw: Bytes,
+    workspace_id: Option<String>,
+}
+
+enum State {
+    /// Nothing left to wait for.
+    Done(EventResult),
+    /// This delivery's own publish.
+    First { waiter: Waiter, quarantined: bool },
+    /// The publish of another delivery, or of the same id earlier in this one.
+    Joined(Waiter),
+}
+
+impl Carrier<'_> {
+    /// Everything up to and including the hand-over to the bus. Never waits.
+    pub(super) fn depart(&self, index: usize, element: Element) -> Departure {
+        match element {
+            Element::Event(event) => self.depart_event(index, &event),
+            Element::Unusable { raw, reason } => {
+                let cargo = Cargo { raw, workspace_id: None };
+                let state = self.depart_quarantine(index, &cargo, reason.slug());
+                Departure { index, category: UNKNOWN_CATEGORY, cargo, state, unidentified: false }
+            }
+        }
+    }
+
+    fn depart_event(&self, index: usize, event: &Event) -> Departure {
+        let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
+        let identity = Identity::of_event(event.ids.event_id(), self.facts(index, &event.raw));
+        let passes = self.source.filter.passes(event);
+        let state = if passes {
+            let destination = self.pipeline.routes.event(event.kind);
+            let normalize = || normalize::normalize(event, &identity.id, self.context());
+            self.publish(&identity, destination, false, normalize)
+        } else {
+            State::Done(EventResult::Filtered)
+        };
+        let workspace_id = event.ids.get(WORKSPACE_ID).map(str::to_owned);
+        let cargo = Cargo { raw: event.raw.clone(), workspace_id };
+        Departure { index, category, cargo, state, unidentified: passes && !identity.repeatable }
+    }
+
+    fn depart_quarantine(&self, index: usize, cargo: &Cargo, reason: &'static str) -> State {
+        let identity = Identity::of_quarantined(self.facts(index, &cargo.raw));
+        let workspace = cargo.workspace_id.as_deref().or(self.source.workspace_id.as_deref());
+        let wrap = || {
+            quarantine::wrap(Quarantined {
+                id: &identity.id,
+                source_uri: normalize::source_uri(self.source.name.as_str(), workspace),
+                reason,
+                raw: cargo.raw.clone(),
+                received_at: self.delivery.received_at,
+                idempotency_key: self.delivery.idempotency_key(),
+            })
+        };
+        self.publish(&identity, self.pipeline.routes.quarantine(), true, wrap)
+    }
+
+    /// Hands an event to the bus, unless its id is known or already on its way.
+    fn publish(
+        &self,
+        identity: &Identity,
+        destination: &Arc<Destination>,
+        quarantined: bool,
+        event: impl FnOnce() -> CloudEvent,
+    ) -> State {
+        match self.pipeline.dedup.begin(identity.key, identity.repeatable) {
+            Lookup::Hit => State::Done(EventResult::Duplicate),
+            Lookup::Joined(waiter) => State::Joined(waiter),
+            Lookup::Miss(flight, waiter) => {
+                let metrics = &self.pipeline.publish_metrics[&destination.address];
+                let ticket = Ticket::new(Box::new(flight), Arc::clone(metrics), self.delivery.hold.clone());
+                let message = Message {
+                    destination: Arc::clone(destination),
+                    event: event(),
+                    message_id: identity.key.to_hex(),
+                    structured_only: quarantined,
+                };
+                self.pipeline.bus.publish(message, ticket);
+                State::First { waiter, quarantined }
+            }
+        }
+    }
+
+    /// Waits for the verdict, until the answer is due. An event that the broker will never take goes
+    /// to quarantine, and its verdict there is the event's.
+    pub(super) async fn arrive(&self, departure: Departure) -> EventOutcome {
+        let Departure { index, category, cargo, state, .. } = departure;
+        let mut result = self.land(state).await;
+        if let EventResult::Failed(PublishError::Rejected { .. }) = result {
+            let again = self.depart_quarantine(index, &cargo, REJECTED_BY_BROKER);
+            result = self.land(again).await;
+        }
+        EventOutcome { category, result }
+    }
+
+    async fn land(&self, state: State) -> EventResult {
+        let (verdict, acknowledged) = match state {
+            State::Done(result) => return result,
+            State::First { waiter, quarantined: true } => (self.wait(waiter).await, EventResult::Quarantined),
+            State::First { waiter, quarantined: false } => (self.wait(waiter).await, EventResult::Published),
+            State::Joined(waiter) => (self.wait(waiter).await, EventResult::Duplicate),
+        };
+        match verdict {
+            Ok(receipt) if receipt.duplicate => EventResult::Duplicate,
+            Ok(_) => acknowledged,
+            Err(error) => EventResult::Failed(error),
+        }
+    }
+
+    /// The wait ends when the answer is due; the publish goes on, and its verdict is kept.
+    async fn wait(&self, waiter: Waiter) -> Verdict {
+        match tokio::time::timeout_at(self.delivery.answer_by, waiter).await {
+            Ok(Ok(verdict)) => verdict,
+            Ok(Err(_)) => Err(PublishError::Abandoned),
+            Err(_) => Err(PublishError::Timeout { detail: "the answer was due before the ack".into() }),
+        }
+    }
+
+    fn facts<'a>(&'a self, index: usize, raw: &'a [u8]) -> Facts<'a> {
+        Facts {
+            source: self.source.name.as_str(),
+            webhook_id: self.webhook_id.as_deref().unwrap_or(""),
+            idempotency_key: self.delivery.idempotency_key(),
+            index,
+            raw,
+        }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            source: self.source.name.as_str(),
+            workspace_id: self.source.workspace_id.as_deref(),
+            received_at: self.delivery.received_at,
+            idempotency_key: self.delivery.idempotency_key(),
+            webhook_id: self.webhook_id.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Turns an event into a CloudEvent.
+//!
+//! Attributes come from a closed set of members, and each value that comes from the wire has the
+//! alphabet of an id or is left out; `data` is the event's own bytes.
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::parse::Event;
+use crate::catalog::{self, Kind, Part, WORKSPACE_ID};
+use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
+
+/// What an event does not know of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// The workspace of the source's configuration, for events that name none.
+    pub workspace_id: Option<&'a str>,
+    /// When the delivery was received.
+    pub received_at: OffsetDateTime,
+    /// The usable idempotency key of the delivery.
+    pub idempotency_key: Option<&'a str>,
+    /// The webhook that fired.
+    pub webhook_id: Option<&'a str>,
+}
+
+/// The media type of every event's data.
+const JSON: &str = "application/json";
+
+/// The CloudEvent of an event; `id` comes from the identify stage.
+pub fn normalize(event: &Event, id: &str, context: Context<'_>) -> CloudEvent {
+    let workspace = event.ids.get(WORKSPACE_ID).or(context.workspace_id);
+    let mut out =
+        CloudEvent::new(id.to_owned(), source_uri(context.source, workspace), Data::Json(event.raw.clone()));
+    out.set(Attribute::Type, event_type(&event.event_type));
+    out.set_some(Attribute::Subject, subject(event));
+    let received = timestamp(context.received_at);
+    let created = event.created_at.as_deref().and_then(rfc3339);
+    out.set_some(Attribute::Time, created.or_else(|| received.clone()));
+    out.set_some(Attribute::RecordedTime, received);
+    out.set(Attribute::DataContentType, JSON);
+    out.set(Attribute::PartitionKey, partition_key(event, id));
+    out.set_some(Attribute::CorrelationId, context.idempotency_key);
+    out.set_some(Attribute::AttioWebhookId, context.webhook_id.filter(|id| catalog::is_id(id)));
+    out.set_some(Attribute::AuthType, event.actor_type.as_deref().map(auth_type));
+    out.set_some(Attribute::AuthId, event.actor_id.as_deref().filter(|id| catalog::is_id(id)));
+    out
+}
+
+/// `https://attio.com/workspaces/<id>`, or a URN of the source where no workspace is known.
+pub fn source_uri(source: &str, workspace: Option<&str>) -> String {
+    match workspace {
+        Some(id) => format!("https://attio.com/workspaces/{id}"),
+        None => format!("urn:attio-bridge:{source}"),
+    }
+}
+
+fn event_type(text: &str) -> String {
+    let text = if catalog::is_event_type(text) { text } else { "unknown" };
+    format!("com.attio.{text}")
+}
+
+/// The path of ids that the catalog gives; none for other types and where an id is not there.
+fn subject(event: &Event) -> Option<String> {
+    let Kind::Known(known) = event.kind else { return None };
+    let mut path = String::with_capacity(96);
+    for part in known.subject {
+        if !path.is_empty() {
+            path.push('/');
+        }
+        path.push_str(match part {
+            Part::Text(text) => text,
+            Part::Id(id) => event.ids.get(*id)?,
+        });
+    }
+    Some(path)
+}
+
+/// The entity whose events must stay in order.
+fn partition_key<'a>(event: &'a Event, id: &'a str) -> &'a str {
+    let of_catalog = match event.kind {
+        Kind::Known(known) => event.ids.get(known.partition_key),
+        Kind::UnknownAction(_) | Kind::Unknown => None,
+    };
+    of_catalog.or_else(|| event.ids.last_entity()).unwrap_or(id)
+}
+
+/// An RFC 3339 time as the bridge writes times; none for anything else.
+fn rfc3339(text: &str) -> Option<String> {
+    timestamp(OffsetDateTime::parse(text, &Rfc3339).ok()?)
+}
+
+/// The CloudEvents auth context's word for an Attio actor type.
+fn auth_type(actor_type: &str) -> &'static str {
+    match actor_type {
+        "workspace-member" => "app_user",
+        "api-token" => "api_key",
+        "system" => "system",
+        "app" => "service_account",
+        _ => "unknown",
+    }
+}

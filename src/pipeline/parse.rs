@@ -1,0 +1,129 @@
+//! Verified bytes into events: `{webhook_id, events: [...]}`, a bare event, or the guide's single event.
+//!
+//! Each event keeps the bytes it came with; only the members that the bridge reads are looked at,
+//! and a member it reads that occurs twice is never trusted.
+
+mod depth;
+mod event;
+mod ids;
+mod json;
+
+pub use event::Event;
+pub use ids::Ids;
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// The deepest nesting that is read.
+pub const MAX_DEPTH: usize = 64;
+
+/// What a body holds.
+#[derive(Debug)]
+pub enum Parsed {
+    /// An envelope, or one event without one.
+    Events {
+        /// The webhook that fired, where the body names it.
+        webhook_id: Option<String>,
+        /// The events in their order, zero or more.
+        elements: Vec<Element>,
+    },
+    /// Nothing that can be read as events.
+    Unreadable(Unusable),
+}
+
+/// One element of `events`.
+#[derive(Debug)]
+pub enum Element {
+    /// An event.
+    Event(Event),
+    /// Something that can never be published as an event.
+    Unusable {
+        /// Its bytes as they came.
+        raw: Bytes,
+        /// What is wrong with it.
+        reason: Unusable,
+    },
+}
+
+/// Why a delivery or an element can never be published. The text is the `reason` in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// The body is not JSON in UTF-8.
+    NotJson,
+    /// The body nests deeper than [`MAX_DEPTH`].
+    TooDeep,
+    /// The body is JSON but neither an envelope nor an event.
+    NotAnEvent,
+    /// The element is no object.
+    NotAnObject,
+    /// The element has no `event_type` that is text.
+    NoEventType,
+    /// A member that the bridge reads occurs twice.
+    DuplicateMember,
+    /// An id that the event's type needs has an illegal value.
+    UnusableId,
+}
+
+impl Unusable {
+    /// The slug in quarantine and log.
+    pub const fn slug(self) -> &'static str {
+        match self {
+            Self::NotJson => "not_json",
+            Self::TooDeep => "too_deep",
+            Self::NotAnEvent => "not_an_event",
+            Self::NotAnObject => "not_an_object",
+            Self::NoEventType => "no_event_type",
+            Self::DuplicateMember => "duplicate_member",
+            Self::UnusableId => "unusable_id",
+        }
+    }
+}
+
+/// The members of a body that decide what it is. A member that occurs twice is refused by serde.
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    webhook_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    events: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event_type: Option<&'a RawValue>,
+}
+
+/// Reads a body. Never fails: what cannot be read is named.
+pub fn parse(body: &Bytes) -> Parsed {
+    let Ok(text) = std::str::from_utf8(body) else { return Parsed::Unreadable(Unusable::NotJson) };
+    if depth::exceeds(text.as_bytes(), MAX_DEPTH) {
+        return Parsed::Unreadable(Unusable::TooDeep);
+    }
+    let Ok(whole) = serde_json::from_str::<&RawValue>(text) else {
+        return Parsed::Unreadable(Unusable::NotJson);
+    };
+    let whole = json::trim(whole.get());
+    if !whole.starts_with('{') {
+        return Parsed::Unreadable(Unusable::NotAnEvent);
+    }
+    let Ok(Body { webhook_id, events, event_type }) = serde_json::from_str(whole) else {
+        return Parsed::Unreadable(Unusable::DuplicateMember);
+    };
+    let elements = events.map(|events| serde_json::from_str::<Vec<&RawValue>>(events.get()));
+    match (elements, event_type) {
+        (Some(Ok(elements)), _) => Parsed::Events {
+            webhook_id: webhook_id.and_then(json::text).map(Cow::into_owned),
+            elements: elements.into_iter().map(|raw| element(body, json::trim(raw.get()))).collect(),
+        },
+        (None, Some(_)) => Parsed::Events { webhook_id: None, elements: vec![element(body, whole)] },
+        _ => Parsed::Unreadable(Unusable::NotAnEvent),
+    }
+}
+
+fn element(body: &Bytes, text: &str) -> Element {
+    let raw = body.slice_ref(text.as_bytes());
+    match Event::read(text, raw.clone()) {
+        Ok(event) => Element::Event(event),
+        Err(reason) => Element::Unusable { raw, reason },
+    }
+}

@@ -1,0 +1,151 @@
+//! The ids of one event, in Attio's flat form and in the guide's nested form.
+
+use serde_json::value::RawValue;
+
+use super::Unusable;
+use super::json::{self, MembersError};
+use crate::catalog::{self, Id};
+
+/// One id as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Value {
+    /// Text that may enter an attribute.
+    Usable(String),
+    /// Anything else that is not null.
+    Illegal,
+}
+
+impl Value {
+    fn read(raw: &RawValue) -> Option<Self> {
+        if json::is_null(raw) {
+            return None;
+        }
+        let usable = json::text(raw).filter(|text| catalog::is_id(text));
+        Some(usable.map_or(Self::Illegal, |text| Self::Usable(text.into_owned())))
+    }
+}
+
+/// The ids of one event. A null counts as absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// Members of the `id` object, in their order.
+    members: Vec<(String, Value)>,
+    /// Members of the event itself.
+    top_level: Vec<(String, Value)>,
+    /// `<name>.id.<name>_id`, as the guide nests them, by `<name>_id`.
+    nested: Vec<(String, Value)>,
+    /// True where `id` is neither an object nor null, so that no id in it can be told.
+    malformed: bool,
+}
+
+/// Whether a top-level member of an event holds ids.
+pub(super) fn is_wanted(name: &str) -> bool {
+    name == "id" || name.ends_with("_id") || NESTED.contains(&name)
+}
+
+/// Objects of the guide's form that hold an id of their own name.
+const NESTED: [&str; 12] = [
+    "record",
+    "entry",
+    "list",
+    "object",
+    "note",
+    "task",
+    "comment",
+    "thread",
+    "attribute",
+    "workspace_member",
+    "call_recording",
+    "meeting",
+];
+
+impl Ids {
+    /// Adds a top-level member that [`is_wanted`].
+    pub(super) fn add(&mut self, name: &str, raw: &RawValue) -> Result<(), Unusable> {
+        if name == "id" {
+            self.malformed = !(json::is_null(raw) || raw.get().starts_with('{'));
+            self.members = object(raw)?;
+        } else if NESTED.contains(&name) {
+            self.add_nested(name, raw)?;
+        } else if let Some(value) = Value::read(raw) {
+            self.top_level.push((name.to_owned(), value));
+        }
+        Ok(())
+    }
+
+    fn add_nested(&mut self, name: &str, raw: &RawValue) -> Result<(), Unusable> {
+        let inner = match json::members(raw.get(), |member| member == "id") {
+            Ok(inner) => inner,
+            Err(MembersError::NotAnObject) => return Ok(()),
+            Err(MembersError::Duplicate) => return Err(Unusable::DuplicateMember),
+        };
+        let wanted = format!("{name}_id");
+        for (_, id) in inner {
+            self.nested.extend(object(id)?.into_iter().filter(|(name, _)| *name == wanted));
+        }
+        Ok(())
+    }
+
+    /// The value of an id: in its flat place, else in the guide's nested form. None where it is
+    /// absent or may not enter an attribute.
+    pub fn get(&self, id: Id) -> Option<&str> {
+        match self.find(id) {
+            Some(Value::Usable(text)) => Some(text),
+            Some(Value::Illegal) | None => None,
+        }
+    }
+
+    /// Whether an id is there with a value that may not enter an attribute.
+    pub(super) fn is_illegal(&self, id: Id) -> bool {
+        match self.find(id) {
+            Some(value) => *value == Value::Illegal,
+            None => self.malformed && !id.top_level,
+        }
+    }
+
+    fn find(&self, id: Id) -> Option<&Value> {
+        let flat = if id.top_level { &self.top_level } else { &self.members };
+        lookup(flat, id.name).or_else(|| lookup(&self.nested, id.name))
+    }
+
+    /// `id.event_id`, the identity that the guide's form brings along.
+    pub fn event_id(&self) -> Option<&str> {
+        self.get(Id { name: "event_id", top_level: false })
+    }
+
+    /// The last member of `id` that can name the entity of a type the catalog lacks.
+    pub fn last_entity(&self) -> Option<&str> {
+        const NOT_AN_ENTITY: [&str; 3] = ["workspace_id", "attribute_id", "event_id"];
+        let names_entity = |name: &str| name.ends_with("_id") && !NOT_AN_ENTITY.contains(&name);
+        let last = self.members.iter().rev().find(|(name, _)| names_entity(name));
+        match last {
+            Some((_, Value::Usable(text))) => Some(text),
+            Some((_, Value::Illegal)) | None => None,
+        }
+    }
+
+    /// Every value under one of the names, wherever it stands: what the filters compare with.
+    pub fn any_of<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        let all = self.members.iter().chain(&self.top_level).chain(&self.nested);
+        all.filter(|(name, _)| names.contains(&name.as_str())).filter_map(|(_, value)| match value {
+            Value::Usable(text) => Some(text.as_str()),
+            Value::Illegal => None,
+        })
+    }
+}
+
+fn lookup<'a>(values: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
+    values.iter().find(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+/// The members of an object that holds ids; nothing where it is no object.
+fn object(raw: &RawValue) -> Result<Vec<(String, Value)>, Unusable> {
+    match json::members(raw.get(), |name| name.ends_with("_id")) {
+        Ok(members) => Ok(members
+            .into_iter()
+            .filter_map(|(name, raw)| Some((name.into_owned(), Value::read(raw)?)))
+            .collect()),
+        Err(MembersError::NotAnObject) => Ok(Vec::new()),
+        Err(MembersError::Duplicate) => Err(Unusable::DuplicateMember),
+    }
+}
