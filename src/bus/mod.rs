@@ -1,5 +1,7 @@
 //! The buses: adapters behind the port of [`crate::pipeline::publish`].
 pub mod kafka;
+pub mod stdout;
+pub mod memory;
 
 use crate::cloudevent::ContentMode;
 

@@ -1,6 +1,26 @@
-//! The HTTP edge.
+//! The HTTP edge: requests into deliveries, outcomes into answers, log lines and metrics.
 
+pub mod listen;
+pub mod connection;
+pub mod admit;
+pub mod receive;
+pub mod record;
+pub mod respond;
+pub mod admin;
+
+use std::sync::Arc;
 use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::routing::any;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use admit::Budget;
+use record::Recorder;
 
 /// The limits of the edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,4 +45,46 @@ pub struct Options {
     pub max_in_flight: usize,
     /// Bytes of the bodies of deliveries in flight.
     pub max_in_flight_bytes: usize,
+}
+
+/// Everything a request needs.
+pub struct Edge {
+    pipeline: Arc<Pipeline>,
+    recorder: Recorder,
+    options: Options,
+    budget: Budget,
+    /// Deliveries that are being worked on, whether or not their client still waits.
+    deliveries: TaskTracker,
+    drain: CancellationToken,
+}
+
+impl Edge {
+    /// The edge of one bridge. `deliveries` tracks the work that a stop waits for; once `drain` is
+    /// cancelled new requests are answered 503.
+    pub fn new(
+        options: Options,
+        pipeline: Arc<Pipeline>,
+        metrics: Arc<Metrics>,
+        deliveries: TaskTracker,
+        drain: CancellationToken,
+    ) -> Arc<Self> {
+        let budget = Budget::new(options.max_in_flight, options.max_in_flight_bytes);
+        Arc::new(Self { pipeline, recorder: Recorder::new(metrics), options, budget, deliveries, drain })
+    }
+}
+
+/// Every public path. Both are one source's; the second is the path of the project's guide.
+pub fn router(edge: Arc<Edge>) -> Router {
+    let source = |State(edge): State<Arc<Edge>>, request: Request| async move {
+        let path = request.uri().path();
+        let name = path.strip_prefix("/api").unwrap_or(path).strip_prefix("/webhooks/").unwrap_or("");
+        let source = edge.pipeline.source(name).cloned();
+        receive::receive(edge, source, request).await
+    };
+    let elsewhere = |State(edge): State<Arc<Edge>>, request: Request| receive::receive(edge, None, request);
+    Router::new()
+        .route("/webhooks/{source}", any(source))
+        .route("/api/webhooks/{source}", any(source))
+        .fallback(elsewhere)
+        .with_state(edge)
 }

@@ -1,0 +1,114 @@
+//! The accept loop, shared by the public and the admin listener. HTTP/1.1 only.
+//!
+//! Our own, because the loop that axum ships sets no timer on its connections.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::connection::{Connection, Progress, Timeouts};
+
+/// What one listener allows.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Waits of a connection.
+    pub timeouts: Timeouts,
+    /// Connections open at once; beyond them nothing is accepted.
+    pub max_connections: usize,
+    /// The head that hyper will still read, in bytes.
+    pub max_buffer_bytes: usize,
+}
+
+/// Header fields in one request.
+const MAX_HEADERS: usize = 100;
+
+/// hyper refuses a buffer smaller than this.
+const MIN_BUFFER_BYTES: usize = 8192;
+
+/// How long accepting pauses after an error such as too many open files: accepting again at once
+/// would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections until `drain` is cancelled. Connections are tracked and end by themselves:
+/// an idle one at once, a busy one after its answer.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    connections: TaskTracker,
+    drain: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(limits.max_connections));
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            biased;
+            () = drain.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = converse(stream, router.clone(), limits.clone(), drain.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end. How it ends is the client's business: nothing that was
+/// accepted depends on it.
+async fn converse(stream: TcpStream, router: Router, limits: Limits, drain: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let progress = Progress::new();
+    let connection = Connection::new(stream, progress.clone(), limits.timeouts, drain);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, progress) = (router.clone(), progress.clone());
+        async move {
+            progress.request_began();
+            let answer = router.oneshot(request.map(Body::new)).await;
+            progress.request_ended();
+            answer.map_err(|never: Infallible| never)
+        }
+    });
+    let ended = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(limits.max_buffer_bytes.max(MIN_BUFFER_BYTES))
+        .half_close(true)
+        .serve_connection(connection, service)
+        .await;
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

@@ -1,0 +1,179 @@
+//! Writes down how each delivery ended: one log line, and the metrics. What goes unfinished, because
+//! a task panicked, is written down as `internal`, so that the account balances whatever happens.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+
+use super::respond;
+use crate::delivery::SourceName;
+use crate::metrics::{Metrics, NO_SOURCE};
+use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
+
+/// Lines about requests that proved nothing, in one second; an attacker can cause any number.
+const UNPROVEN_LINES_A_SECOND: u32 = 10;
+
+/// Opens records.
+pub struct Recorder {
+    metrics: Arc<Metrics>,
+    unproven: Arc<Mutex<Allowance>>,
+}
+
+impl Recorder {
+    /// A recorder of one bridge.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, unproven: Arc::new(Mutex::new(Allowance::new())) }
+    }
+
+    /// The record of a request whose head has just been received.
+    pub(super) fn open(&self, source: Option<&SourceName>) -> Record {
+        Record {
+            metrics: Arc::clone(&self.metrics),
+            unproven: Arc::clone(&self.unproven),
+            source: source.cloned(),
+            started: Instant::now(),
+            bytes: 0,
+            unsettled_events: 0,
+            open: true,
+        }
+    }
+}
+
+/// One delivery until it has ended.
+pub(super) struct Record {
+    metrics: Arc<Metrics>,
+    unproven: Arc<Mutex<Allowance>>,
+    source: Option<SourceName>,
+    started: Instant,
+    /// Size of the body.
+    pub(super) bytes: usize,
+    unsettled_events: usize,
+    open: bool,
+}
+
+impl Record {
+    /// The delivery is genuine and has so many events.
+    pub(super) fn events_received(&mut self, events: usize) {
+        self.unsettled_events = events;
+        self.metrics.events_received(self.source(), events as u64);
+    }
+
+    /// Nothing is known of the sender. Gives the reason back, for the answer.
+    pub(super) fn refused(mut self, reason: Reason) -> Reason {
+        self.close(reason);
+        if let Some(left_out) = self.unproven.lock().line() {
+            let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());
+            let status = respond::status(reason).as_u16();
+            tracing::info!(source, reason = reason.slug(), status, duration_ms, bytes, left_out, "delivery");
+        }
+        reason
+    }
+
+    /// The signature did not hold.
+    pub(super) fn not_genuine(self, reason: Reason) -> Reason {
+        self.metrics.signature(self.source(), None, reason.slug());
+        self.refused(reason)
+    }
+
+    /// The delivery is genuine and has ended.
+    pub(super) fn finished(mut self, outcome: &Outcome) {
+        self.metrics.signature(self.source(), Some(&outcome.secret), "ok");
+        self.metrics.last_delivery(self.source(), OffsetDateTime::now_utc().unix_timestamp());
+        for event in &outcome.events {
+            self.metrics.event(self.source(), event.category, event.result.label());
+        }
+        self.unsettled_events = 0;
+        for _ in 0..outcome.unidentified {
+            self.metrics.identity_missing(self.source());
+        }
+        let reason = outcome.reason();
+        self.close(reason);
+        self.log(reason, outcome);
+    }
+
+    fn log(&self, reason: Reason, outcome: &Outcome) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    source = self.source(),
+                    reason = reason.slug(),
+                    status = respond::status(reason).as_u16(),
+                    duration_ms = self.milliseconds(),
+                    events = outcome.events.len(),
+                    published = outcome.count("published"),
+                    duplicates = outcome.count("duplicate"),
+                    filtered = outcome.count("filtered"),
+                    quarantined = outcome.count("quarantined"),
+                    delivery_id = outcome.delivery_id.as_deref(),
+                    webhook_id = outcome.webhook_id.as_deref(),
+                    secret = &*outcome.secret,
+                    bytes = self.bytes,
+                    error = outcome.failure().map(tracing::field::display),
+                    "delivery"
+                )
+            };
+        }
+        if outcome.failure().is_some() {
+            line!(warn);
+        } else {
+            line!(info);
+        }
+    }
+
+    fn close(&mut self, reason: Reason) {
+        self.open = false;
+        self.metrics.delivery(self.source(), reason.slug(), self.started.elapsed().as_secs_f64());
+    }
+
+    fn source(&self) -> &str {
+        self.source.as_ref().map_or(NO_SOURCE, SourceName::as_str)
+    }
+
+    /// Milliseconds since the head, to the microsecond.
+    fn milliseconds(&self) -> f64 {
+        self.started.elapsed().as_micros() as f64 / 1000.0
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        for _ in 0..self.unsettled_events {
+            self.metrics.event(self.source(), UNKNOWN_CATEGORY, "failed");
+        }
+        if self.open && std::thread::panicking() {
+            self.close(Reason::Internal);
+            let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());
+            let reason = Reason::Internal.slug();
+            tracing::error!(source, reason, status = 500, duration_ms, bytes, "delivery");
+        }
+    }
+}
+
+/// How many lines may still be written in this second.
+struct Allowance {
+    second: Instant,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { second: Instant::now(), lines: 0, left_out: 0 }
+    }
+
+    /// Whether a line may be written, and how many were left out before it.
+    fn line(&mut self) -> Option<u64> {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            self.second = Instant::now();
+            self.lines = 0;
+        }
+        if self.lines >= UNPROVEN_LINES_A_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
