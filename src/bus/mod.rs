@@ -1,5 +1,6 @@
 //! The buses: adapters behind the port of [`crate::pipeline::publish`].
 pub mod kafka;
+pub mod nats;
 
 use crate::cloudevent::ContentMode;
 
