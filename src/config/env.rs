@@ -53,7 +53,7 @@ pub fn overlay(tree: &mut Table, environment: &Environment, report: &Report) {
         let Some(rest) = long_form(name) else { continue };
         let origin = Origin::Environment(name.clone());
         let path = resolve(&rest, tree);
-        let key = path.join(".");
+        let key = shown(&path);
         let Some(value) = value.to_str() else {
             report.problem(&key, Some(&origin), "is not UTF-8 text");
             continue;
@@ -71,6 +71,17 @@ pub fn flags(tree: &mut Table, flags: &[Flag]) {
         let origin = Origin::Flag(flag.name);
         // A flag outranks a variable, so no clash is possible.
         let _ = set(tree, &path, Node::text(flag.value.clone(), &origin));
+    }
+}
+
+/// The key of a path: that of the secret, where the path names its file.
+fn shown(path: &[String]) -> String {
+    let key = file_of(path).unwrap_or_else(|| path.to_vec()).join(".");
+    match path {
+        [first, _, third, _] if first == "sources" && third == "secrets" => {
+            key.strip_suffix("_file").map_or(key.clone(), String::from)
+        }
+        _ => key,
     }
 }
 

@@ -106,7 +106,7 @@ impl fmt::Debug for Config {
 #[derive(Clone, Default)]
 pub struct Input {
     /// The file, and what named it.
-    pub file: Option<(PathBuf, &'static str)>,
+    pub file: Option<(PathBuf, Origin)>,
     /// The variables of the process.
     pub environment: Environment,
     /// What the command line says.
@@ -118,8 +118,8 @@ impl Input {
     pub fn new(config: Option<PathBuf>, environment: Environment, flags: Vec<Flag>) -> Self {
         let named = || environment.get(FILE_VARIABLE).filter(|name| !name.is_empty()).map(OsString::from);
         let file = match config {
-            Some(path) => Some((path, "--config")),
-            None => named().map(|name| (PathBuf::from(name), FILE_VARIABLE)),
+            Some(path) => Some((path, Origin::Flag("--config"))),
+            None => named().map(|name| (PathBuf::from(name), Origin::Environment(FILE_VARIABLE.into()))),
         };
         Self { file, environment, flags }
     }
@@ -164,12 +164,12 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {
     let Some((path, named_by)) = &input.file else { return Ok(Table::new()) };
     let tree = std::fs::read_to_string(path).map(|text| file::parse(&text, &shown(path), report));
-    let problem = |message| Problem { key: (*named_by).to_owned(), message, origin: None };
     match tree {
         Ok(tree) => report.problems_so_far().map_or(Ok(tree), Err),
         Err(error) => {
             let message = format!("the file {} cannot be read: {error}", shown(path));
-            Err(Problems { problems: vec![problem(message)], warnings: Vec::new() })
+            report.problem("(file)", Some(named_by), message);
+            report.problems_so_far().map_or(Ok(Table::new()), Err)
         }
     }
 }

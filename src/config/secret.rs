@@ -50,7 +50,7 @@ pub fn not_empty(secret: &SecretString) -> Result<(), String> {
 pub fn entry(mut section: Section<'_>, source: &str, environment: &Environment) -> Option<Secret> {
     let label = label(&mut section);
     let value = value(&mut section, environment)?;
-    strength(&section, &value);
+    strength(&section, label.as_deref().unwrap_or("?"), &value);
     let label = label?;
     let key = format!("{source}.secrets.{label}");
     section.report().setting(&key, Json::from(HIDDEN), Some(&value.origin));
@@ -108,21 +108,21 @@ fn variable(name: &str, environment: &Environment) -> Result<SecretString, Strin
     Ok(SecretString::from(text))
 }
 
-fn strength(section: &Section<'_>, given: &Given<SecretString>) {
+fn strength(section: &Section<'_>, label: &str, given: &Given<SecretString>) {
     let text = given.value.expose_secret();
     match text.len() {
-        0 => section.report().refuse(given, "the secret is empty"),
+        0 => section.report().refuse(given, format!("the secret `{label}` is empty")),
         length if length < MIN_SECRET_BYTES => {
-            let message = format!("the secret has {length} bytes and needs at least {MIN_SECRET_BYTES}");
+            let message = format!("the secret `{label}` has {length} bytes and needs at least {MIN_SECRET_BYTES}");
             section.report().refuse(given, message);
         }
         length if length < GOOD_SECRET_BYTES => {
-            let message = format!("the secret has only {length} bytes; Attio's own have 64");
+            let message = format!("the secret `{label}` has only {length} bytes; Attio's own have 64");
             section.report().warn(given, message);
         }
         _ => {}
     }
     if text.trim() != text {
-        section.report().warn(given, "the secret begins or ends with white space, which is taken as part of it");
+        section.report().warn(given, format!("the secret `{label}` begins or ends with white space, which counts as part of it"));
     }
 }

@@ -25,11 +25,11 @@ const LONGEST_LINGER: Duration = Duration::from_secs(900);
 /// Reads `[kafka]`; `used` says whether it is the bus.
 pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     let report = section.report();
-    let bootstrap_servers = section.list("bootstrap_servers");
-    if used && bootstrap_servers.value.is_empty() {
+    let bootstrap_servers = value(section.optional("bootstrap_servers", types::list)).unwrap_or_default();
+    if used && bootstrap_servers.is_empty() {
         let message = "required for Kafka: host:port of one or more brokers, comma separated \
                        (also ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS)";
-        report.problem(&bootstrap_servers.key, None, message);
+        report.problem("kafka.bootstrap_servers", None, message);
     }
     let access = Access::read(section);
     if used {
@@ -43,7 +43,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     let properties = properties(&mut section.section("properties"));
     let topics = topics(&mut section.section("topics"));
     Options {
-        bootstrap_servers: bootstrap_servers.value.join(","),
+        bootstrap_servers: bootstrap_servers.join(","),
         security_protocol: value(access.protocol),
         sasl_mechanism: value(access.mechanism),
         sasl_username: value(access.username),

@@ -14,11 +14,11 @@ const ENSURE: [(&str, Ensure); 3] =
 /// Reads `[nats]`; `used` says whether it is the bus.
 pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     let report = section.report();
-    let servers = section.list("servers");
-    if used && servers.value.is_empty() {
+    let servers = value(section.optional("servers", types::list)).unwrap_or_default();
+    if used && servers.is_empty() {
         let message = "required for NATS: one or more server addresses, comma separated \
                        (also ATTIO_BRIDGE__NATS__SERVERS)";
-        report.problem(&servers.key, None, message);
+        report.problem("nats.servers", None, message);
     }
     let auth = auth(section, used);
     let ca_file = section.path_of("ca_file");
@@ -35,7 +35,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         }
     }
     Options {
-        servers: servers.value,
+        servers,
         auth,
         ca_file: value(ca_file),
         cert_file: value(cert_file),
