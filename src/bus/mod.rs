@@ -1,9 +1,16 @@
 //! The buses: adapters behind the port of [`crate::pipeline::publish`].
+
 pub mod kafka;
+pub mod nats;
 pub mod stdout;
 pub mod memory;
 
+use std::io;
+use std::sync::Arc;
+
 use crate::cloudevent::ContentMode;
+use crate::metrics::BusMetrics;
+use crate::pipeline::publish::Bus;
 
 /// Which bus, and how events are laid out on it.
 #[derive(Clone, Debug)]
@@ -21,4 +28,39 @@ pub enum Kind {
     Kafka(kafka::Options),
     /// JSON Lines on standard output.
     Stdout,
+}
+
+impl Kind {
+    /// The label of its metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => "kafka",
+            Self::Stdout => "stdout",
+        }
+    }
+}
+
+/// Why a bus cannot be made from its options. A broker that cannot be reached is no reason.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The thread that writes cannot be started.
+    #[error("cannot start the writer of standard output: {0}")]
+    Stdout(#[source] io::Error),
+    /// The adapter is not part of this build.
+    #[error("this build has no Kafka adapter")]
+    NotBuilt,
+}
+
+/// Makes the bus that the options ask for; `topics` are all addresses it will be asked to publish to.
+pub fn start(
+    options: Options,
+    topics: Vec<Arc<str>>,
+    metrics: BusMetrics,
+) -> Result<Arc<dyn Bus>, StartError> {
+    let Options { kind, content_mode } = options;
+    let _ = (topics, content_mode);
+    match kind {
+        Kind::Kafka(_) => Err(StartError::NotBuilt),
+        Kind::Stdout => Ok(stdout::Stdout::start(metrics).map_err(StartError::Stdout)?),
+    }
 }

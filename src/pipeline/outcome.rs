@@ -88,6 +88,19 @@ impl Reason {
         Self::Internal,
     ];
 
+    /// Whether it says that the delivery is not genuine.
+    pub const fn is_of_signature(self) -> bool {
+        matches!(
+            self,
+            Self::SignatureMissing
+                | Self::SignatureMalformed
+                | Self::SignatureMismatch
+                | Self::TimestampMissing
+                | Self::TimestampMalformed
+                | Self::TimestampOutsideTolerance
+        )
+    }
+
     /// The reason in metrics, logs and answers.
     pub const fn slug(self) -> &'static str {
         match self {

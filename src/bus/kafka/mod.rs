@@ -1,3 +1,3 @@
 //! Kafka.
 pub mod options;
-pub use options::Options;
+pub use options::{Options, owned_property};

@@ -62,3 +62,25 @@ pub enum Ensure {
     /// Made where missing.
     Create,
 }
+
+/// Why a librdkafka property cannot be set by the operator; nothing for one that can.
+pub fn owned_property(name: &str) -> Option<&'static str> {
+    let reason = match name {
+        "bootstrap.servers" | "metadata.broker.list" => "set kafka.bootstrap_servers",
+        "security.protocol" => "set kafka.security_protocol",
+        "sasl.mechanism" | "sasl.mechanisms" => "set kafka.sasl_mechanism",
+        "sasl.username" => "set kafka.sasl_username",
+        "sasl.password" => "set kafka.sasl_password",
+        "ssl.ca.location" => "set kafka.ca_file",
+        "ssl.certificate.location" => "set kafka.cert_file",
+        "ssl.key.location" => "set kafka.key_file",
+        "message.timeout.ms" | "delivery.timeout.ms" => "set kafka.publish_timeout",
+        "linger.ms" | "queue.buffering.max.ms" => "set kafka.linger",
+        "acks" | "request.required.acks" | "enable.idempotence" | "delivery.report.only.error" => {
+            "a 200 needs the ack of every replica in sync"
+        }
+        "partitioner" | "partitioner_cb" => "consumers in other languages rely on murmur2_random",
+        _ => return None,
+    };
+    Some(reason)
+}

@@ -1,0 +1,245 @@
+//! The composition root: configuration -> bus -> pipeline -> listeners, and their end in order.
+//!
+//! [`App::bind`] makes everything and returns what it bound; [`App::run`] serves until it is told to
+//! stop. Tests start the same thing on port 0 with a bus of their own.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::{self, StartError};
+use crate::catalog::Category;
+use crate::config::Config;
+use crate::http::admin::Admin;
+use crate::http::connection::Timeouts;
+use crate::http::listen::{self, Limits};
+use crate::http::{self, Edge};
+use crate::metrics::{Labels, Metrics};
+use crate::pipeline::Pipeline;
+use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
+use crate::pipeline::outcome::{EventResult, Reason, UNKNOWN_CATEGORY};
+use crate::pipeline::publish::{Bus, PublishError};
+use crate::pipeline::route::Routes;
+use crate::shutdown::{self, Stages};
+
+/// Why the bridge did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The bus client cannot be made from its options.
+    #[error(transparent)]
+    Bus(#[from] StartError),
+    /// Signals cannot be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The drain ran out of time.
+    #[error(
+        "drain abandoned: {deliveries} deliveries and {messages} messages without a verdict; \
+         none of them was answered 200, the sender will retry them"
+    )]
+    Abandoned {
+        /// Deliveries still being worked on.
+        deliveries: usize,
+        /// Messages still without the broker's word.
+        messages: u64,
+    },
+}
+
+/// A bridge that has its listeners and has not begun to serve.
+pub struct App {
+    config: Config,
+    edge: Arc<Edge>,
+    admin: Admin,
+    bus: Arc<dyn Bus>,
+    public_listener: TcpListener,
+    admin_listener: TcpListener,
+    deliveries: TaskTracker,
+    stages: Stages,
+}
+
+/// Connections to the admin listener: probes, a scraper or two, and a person.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Time that a flush gets even when the drain has used up its own.
+const LAST_FLUSH: Duration = Duration::from_millis(500);
+
+impl App {
+    /// Makes everything the configuration asks for.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let bus = config.bus.clone();
+        let name = bus.kind.name();
+        Self::bind_to(config, name, |metrics, topics| bus::start(bus, topics, metrics.bus())).await
+    }
+
+    /// The same with another bus: what `open` makes.
+    pub async fn bind_to(
+        config: Config,
+        bus_name: &'static str,
+        open: impl FnOnce(&Metrics, Vec<Arc<str>>) -> Result<Arc<dyn Bus>, StartError>,
+    ) -> Result<Self, Error> {
+        let routes = Routes::new(&config.route);
+        let metrics = Metrics::new(labels(&config, bus_name, &routes));
+        let public_listener = listener("http.listen", &config.http.listen).await?;
+        let admin_listener = listener("admin.listen", &config.admin_listen).await?;
+        let bus = open(&metrics, routes.addresses())?;
+        let dedup = Dedup::new(config.dedup, metrics.dedup());
+        let pipeline = Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics);
+        let stages = Stages::default();
+        let deliveries = TaskTracker::new();
+        let edge = Edge::new(
+            config.http.clone(),
+            Arc::new(pipeline),
+            Arc::clone(&metrics),
+            deliveries.clone(),
+            stages.drain.clone(),
+        );
+        let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, unready: stages.unready.clone() };
+        Ok(Self { config, edge, admin, bus, public_listener, admin_listener, deliveries, stages })
+    }
+
+    /// The public address as bound.
+    pub fn http_addr(&self) -> io::Result<SocketAddr> {
+        self.public_listener.local_addr()
+    }
+
+    /// The admin address as bound.
+    pub fn admin_addr(&self) -> io::Result<SocketAddr> {
+        self.admin_listener.local_addr()
+    }
+
+    /// The bus.
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.bus
+    }
+
+    /// Serves until `stop` ends, then drains. An error means that the drain was abandoned.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { config, edge, admin, bus, public_listener, admin_listener, deliveries, stages } = self;
+        let connections = TaskTracker::new();
+        let limits = Limits {
+            timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
+            max_connections: config.http.max_connections,
+            // hyper answers a head beyond its buffer by itself; with room for twice the limit it is
+            // the bridge that answers, in its own words, to all but the very largest.
+            max_buffer_bytes: config.http.max_header_bytes.saturating_mul(2),
+        };
+        let admin_limits = Limits { max_connections: ADMIN_CONNECTIONS, ..limits.clone() };
+        let public = http::router(edge);
+        let accepting = tokio::spawn(listen::serve(
+            public_listener,
+            public,
+            limits,
+            connections.clone(),
+            stages.drain.clone(),
+        ));
+        let admin = tokio::spawn(listen::serve(
+            admin_listener,
+            http::admin::router(admin),
+            admin_limits,
+            TaskTracker::new(),
+            stages.over.clone(),
+        ));
+
+        stop.await;
+        stages.unready.cancel();
+        tokio::time::sleep(config.shutdown.delay).await;
+        stages.drain.cancel();
+        let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
+        stages.over.cancel();
+        for listener in [accepting, admin] {
+            // A listener that panicked has said so already, and there is nothing left to serve.
+            let _ = listener.await;
+        }
+        drained
+    }
+}
+
+/// Runs a bridge with these options until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<(), Error> {
+    let stop = shutdown::stop_signal().map_err(Error::Signals)?;
+    announce(&config);
+    let app = App::bind(config).await?;
+    if let (Ok(http_addr), Ok(admin_addr)) = (app.http_addr(), app.admin_addr()) {
+        tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");
+    }
+    let result = app.run(stop).await;
+    if result.is_ok() {
+        tracing::info!("drained: everything accepted has its answer");
+    }
+    result
+}
+
+/// What the dedup window costs and covers, so that nobody has to work it out.
+fn announce(config: &Config) {
+    const EVENTS_A_SECOND: u64 = 25;
+    let dedup = config.dedup;
+    tracing::info!(
+        ids = dedup.capacity,
+        window = %humantime::format_duration(dedup.window),
+        memory_mib = dedup.capacity.saturating_mul(BYTES_PER_ID) / (1 << 20),
+        hours_at_25_events_per_second = dedup.capacity / (EVENTS_A_SECOND * 3600),
+        "dedup memory, when full"
+    );
+}
+
+/// Waits for connections, then for the deliveries that outlived theirs, then for the bus, in all for
+/// as long as the options allow.
+async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bus) -> Result<(), Error> {
+    let deadline = Instant::now() + options.drain_timeout;
+    let [connections, deliveries] = work;
+    for tracker in work {
+        tracker.close();
+        // Out of time: what is left is counted below.
+        let _ = tokio::time::timeout_at(deadline.into(), tracker.wait()).await;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let messages = bus.flush(left.max(LAST_FLUSH)).await;
+    let deliveries = deliveries.len();
+    if deliveries == 0 && messages == 0 {
+        if !connections.is_empty() {
+            tracing::info!(connections = connections.len(), "closing connections without a delivery");
+        }
+        return Ok(());
+    }
+    Err(Error::Abandoned { deliveries, messages })
+}
+
+async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen {
+        key,
+        address: address.to_owned(),
+        source,
+    })
+}
+
+fn labels(config: &Config, bus: &'static str, routes: &Routes) -> Labels {
+    let source = |source: &crate::pipeline::SourceOptions| {
+        let secrets = source.verify.secrets.iter().map(|secret| secret.label.to_string());
+        (source.name.to_string(), secrets.collect())
+    };
+    let refused = Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()).map(Reason::slug);
+    Labels {
+        sources: config.sources.iter().map(source).collect(),
+        reasons: Reason::ALL.into_iter().map(Reason::slug).collect(),
+        categories: Category::ALL.into_iter().map(Category::as_str).chain([UNKNOWN_CATEGORY]).collect(),
+        event_results: EventResult::LABELS.to_vec(),
+        signature_results: ["ok"].into_iter().chain(refused).collect(),
+        publish_results: PublishError::LABELS.to_vec(),
+        bus,
+        destinations: routes.addresses().iter().map(ToString::to_string).collect(),
+    }
+}

@@ -1,0 +1,3 @@
+//! NATS JetStream.
+pub mod options;
+pub use options::Options;

@@ -1,0 +1,71 @@
+//! Logs: to stderr, as text on a terminal and as JSON elsewhere, with RFC 3339 UTC times.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+use crate::config::{Environment, LogFormat, LogOptions};
+
+/// librdkafka and its wrapper tell at `info` what only their developers need.
+const QUIETER: [&str; 2] = ["librdkafka", "rdkafka"];
+
+/// Starts logging. `RUST_LOG` wins over the level of the options.
+pub fn start(options: LogOptions, environment: &Environment) {
+    let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
+    let (filter, problem) = filter(options.level, set("RUST_LOG"));
+    let terminal = std::io::stderr().is_terminal();
+    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Only a second start in one process can fail, and then logging is on already.
+    let _ = match options.format {
+        LogFormat::Json => {
+            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
+        LogFormat::Auto if !terminal => {
+            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
+        LogFormat::Auto | LogFormat::Text => {
+            logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false).try_init()
+        }
+    };
+    if let Some(problem) = problem {
+        tracing::warn!("RUST_LOG is ignored: {problem}");
+    }
+}
+
+/// The filter, and what is wrong with `RUST_LOG` where it cannot be used.
+fn filter(level: &str, rust_log: Option<&str>) -> (EnvFilter, Option<String>) {
+    let quiet = if level == "error" { "error" } else { "warn" };
+    let quieter = QUIETER.map(|target| format!("{target}={quiet}")).join(",");
+    let own = || EnvFilter::new(format!("{level},{quieter}"));
+    match rust_log.map(|directives| EnvFilter::try_new(format!("{level},{quieter},{directives}"))) {
+        None => (own(), None),
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(error)) => (own(), Some(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directives(filter: &EnvFilter) -> Vec<String> {
+        let mut directives: Vec<String> = filter.to_string().split(',').map(String::from).collect();
+        directives.sort();
+        directives
+    }
+
+    #[test]
+    fn the_level_holds_and_librdkafka_is_quieter() {
+        assert_eq!(directives(&filter("info", None).0), ["info", "librdkafka=warn", "rdkafka=warn"]);
+        assert_eq!(directives(&filter("error", None).0), ["error", "librdkafka=error", "rdkafka=error"]);
+    }
+
+    #[test]
+    fn rust_log_wins_target_by_target() {
+        let (found, problem) = filter("info", Some("debug,librdkafka=trace"));
+        assert_eq!(directives(&found), ["debug", "librdkafka=trace", "rdkafka=warn"]);
+        assert_eq!(problem, None);
+        assert!(filter("info", Some("a=b=c")).1.is_some());
+    }
+}

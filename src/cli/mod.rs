@@ -1,0 +1,127 @@
+//! The command line: one file per verb, each short; the work is in the library.
+
+mod check;
+mod config;
+mod healthcheck;
+pub mod logging;
+mod serve;
+mod version;
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Environment, Flag, Input};
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed while running, or gave up a drain.
+    Failed = 1,
+    /// Called the wrong way.
+    Usage = 2,
+    /// What was found is not what was expected.
+    Unexpected = 3,
+    /// The configuration is not good.
+    Configuration = 78,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+const AFTER_HELP: &str = "\
+Configuration, later ones win: default, file (TOML), environment, flag.
+  ATTIO_BRIDGE__<SECTION>__<KEY>         any key, e.g. ATTIO_BRIDGE__HTTP__LISTEN is http.listen
+  ATTIO_BRIDGE__<SECTION>__<KEY>_FILE    any secret, from a file
+  ATTIO_WEBHOOK_SECRET[_FILE]            the webhook's secret (source `attio`)
+  ATTIO_WEBHOOK_SECRET_PREVIOUS[_FILE]   the one before it, while it is rotated
+  ATTIO_API_KEY[_FILE]                   the key for Attio's API
+  ATTIO_BRIDGE_CONFIG                    the file, as --config
+  RUST_LOG, NO_COLOR                     as usual
+
+Exit codes: 0 done, 1 runtime failure, 2 usage, 3 not as expected, 78 configuration.
+Data goes to stdout, messages and logs go to stderr.";
+
+/// Receives Attio's webhooks and publishes each event to Kafka or NATS as a CloudEvent. A 200 means
+/// that every event of the delivery has been acknowledged by the broker.
+#[derive(Parser)]
+#[command(name = "attio-bridge", after_help = AFTER_HELP, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(version = crate::version::VERSION)]
+struct Arguments {
+    /// Configuration file; none is searched for [env: ATTIO_BRIDGE_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Receive webhooks and publish their events until told to stop
+    Serve(serve::Arguments),
+    /// Check the configuration without touching the network; print every problem
+    Check,
+    /// Print the effective configuration: each key, its value, where it came from
+    Config(config::Arguments),
+    /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
+    Healthcheck(healthcheck::Arguments),
+    /// Print the version
+    Version(version::Arguments),
+}
+
+/// Parses the command line and runs the verb.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> Exit {
+    let Arguments { config, verb } = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(answer) => {
+            // The answer to --help is data; a closed pipe is nobody's problem.
+            let _ = answer.print();
+            return if answer.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
+    match verb {
+        Verb::Serve(arguments) => serve::run(input(arguments.flags())),
+        Verb::Check => check::run(&input(Vec::new())),
+        Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
+        Verb::Version(arguments) => version::run(&arguments),
+    }
+}
+
+/// The environment of this process. Names that are not text cannot be ours.
+pub fn environment() -> Environment {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
+}
+
+/// Writes data. A reader that has gone away ends the output, not the verb.
+fn print(data: impl Display) {
+    let _ = write!(std::io::stdout().lock(), "{data}");
+}
+
+/// Writes a message.
+fn say(message: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{message}");
+}
+
+/// Loads the configuration, or says everything that is wrong with it.
+fn load(input: &Input) -> Result<crate::config::Config, Exit> {
+    crate::config::load(input).map_err(|problems| {
+        warn(&problems.warnings);
+        say(format_args!("error: {problems}"));
+        Exit::Configuration
+    })
+}
+
+fn warn(warnings: &[crate::config::Problem]) {
+    warnings.iter().for_each(|warning| say(format_args!("warning: {warning}")));
+}

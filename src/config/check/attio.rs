@@ -1,0 +1,115 @@
+//! `[attio]` and `[[webhooks]]`: for the verbs that speak to Attio; `serve` never does.
+
+use std::collections::BTreeSet;
+
+use super::sources::is_known;
+use super::value;
+use crate::attio::{Options, Subscription, WebhookOptions};
+use crate::config::report::{Given, Report};
+use crate::config::section::Section;
+use crate::config::tree::Value;
+use crate::config::types;
+use crate::pipeline::SourceOptions;
+
+/// Reads `[attio]`.
+pub fn read(section: &mut Section<'_>) -> Options {
+    let api_key = section.secret("api_key");
+    let api_url = section.text_or("api_url", "https://api.attio.com");
+    if !is_url(&api_url.value, &["https://", "http://"]) {
+        section.report().refuse(&api_url, "expects an address that begins with https:// or http://");
+    }
+    Options { api_key: value(api_key), api_url: api_url.value.trim_end_matches('/').to_owned() }
+}
+
+/// Reads `[[webhooks]]`.
+pub fn webhooks(sections: Vec<Section<'_>>, sources: &[SourceOptions]) -> Vec<WebhookOptions> {
+    let mut names = BTreeSet::new();
+    sections.into_iter().map(|mut section| webhook(&mut section, sources, &mut names)).collect()
+}
+
+fn webhook(
+    section: &mut Section<'_>,
+    sources: &[SourceOptions],
+    names: &mut BTreeSet<String>,
+) -> WebhookOptions {
+    let report = section.report();
+    let name = required(section, "name");
+    if let Some(name) = &name
+        && !names.insert(name.value.clone())
+    {
+        report.refuse(name, format!("another webhook is already called {:?}", name.value));
+    }
+    let source = required(section, "source");
+    if let Some(source) = &source
+        && !sources.iter().any(|known| known.name.as_str() == source.value)
+    {
+        report.refuse(source, format!("there is no source {:?}; add [sources.{0}]", source.value));
+    }
+    let target_url = required(section, "target_url");
+    if let Some(target) = target_url.as_ref().filter(|url| !is_url(&url.value, &["https://"])) {
+        report.refuse(target, "expects an address that begins with https://");
+    }
+    let subscriptions = subscriptions(section);
+    let text = |given: Option<Given<String>>| value(given).unwrap_or_default();
+    WebhookOptions {
+        name: text(name),
+        source: text(source),
+        target_url: text(target_url),
+        subscriptions,
+        secret_file: value(section.path_of("secret_file")),
+        recreate: section.or("recreate", "false", types::boolean).value,
+    }
+}
+
+fn required(section: &mut Section<'_>, name: &str) -> Option<Given<String>> {
+    let node = section.take(name);
+    if node.is_none() {
+        section.report().problem(&section.key(name), None, "required for a webhook");
+    }
+    let node = node?;
+    let key = section.key(name);
+    match types::text(&node) {
+        Ok((value, json)) => {
+            section.report().setting(&key, json, Some(&node.origin));
+            Some(Given { key, value, origin: node.origin })
+        }
+        Err(message) => {
+            section.report().problem(&key, Some(&node.origin), message);
+            None
+        }
+    }
+}
+
+fn subscriptions(section: &mut Section<'_>) -> Vec<Subscription> {
+    let key = section.key("subscriptions");
+    let sections = section.tables("subscriptions");
+    if sections.is_empty() {
+        section.report().problem(&key, None, "required for a webhook: the event types to subscribe to");
+    }
+    sections.into_iter().filter_map(|mut section| subscription(&mut section)).collect()
+}
+
+fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
+    let event_type = required(section, "event_type");
+    let filter = section.optional("filter", |node| match &node.value {
+        Value::Text(text) if node.is_untyped() => serde_json::from_str(text)
+            .map(|json: serde_json::Value| (json.clone(), json))
+            .map_err(|error| format!("expects JSON: {error}")),
+        Value::Table(_) => Ok((node.value.to_json(), node.value.to_json())),
+        other => Err(format!("expects a table, not {}", other.kind())),
+    });
+    let event_type = event_type?;
+    unknown_type(section.report(), &event_type);
+    Some(Subscription { event_type: event_type.value, filter: value(filter) })
+}
+
+fn unknown_type(report: &Report, given: &Given<String>) {
+    if !is_known(&given.value) {
+        report.warn(given, format!("{:?} is no event type that this build knows", given.value));
+    }
+}
+
+fn is_url(text: &str, schemes: &[&str]) -> bool {
+    let rest = schemes.iter().find_map(|scheme| text.strip_prefix(scheme));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+}

@@ -1,0 +1,72 @@
+//! `[route]`.
+
+use std::path::PathBuf;
+
+use super::readable;
+use crate::catalog::Category;
+use crate::config::report::{Given, Report};
+use crate::config::section::Section;
+use crate::config::types;
+use crate::pipeline::route::{Options, is_address};
+
+const FORM: &str = "letters, digits, _ and - in parts joined by dots, 200 characters at most";
+
+/// `[route]` as read.
+pub struct Route {
+    /// The addresses.
+    pub options: Options,
+    /// The file with the names of objects and lists.
+    pub slugs_file: Option<PathBuf>,
+}
+
+/// Reads `[route]`.
+pub fn read(section: &mut Section<'_>) -> Route {
+    let prefix = section.text_or("prefix", "attio");
+    check_prefix(section.report(), &prefix);
+    let slugs_file = section.path_of("slugs_file");
+    readable(section.report(), slugs_file.as_ref());
+    let mut own = section.section("categories");
+    let mut categories = std::collections::BTreeMap::new();
+    for (name, node) in own.entries() {
+        let key = own.key(&name);
+        let Some(category) = Category::parse(&name) else {
+            let known: Vec<_> = Category::ALL.iter().map(|category| category.as_str()).collect();
+            let message = format!("no such category; known are {}", known.join(", "));
+            own.report().problem(&key, Some(&node.origin), message);
+            continue;
+        };
+        match types::text(&node) {
+            Ok((address, json)) => {
+                own.report().setting(&key, json, Some(&node.origin));
+                let given = Given { key, value: address, origin: node.origin };
+                check_address(own.report(), &given, &prefix.value);
+                categories.insert(category, given.value);
+            }
+            Err(message) => own.report().problem(&key, Some(&node.origin), message),
+        }
+    }
+    let options = Options { prefix: prefix.value, categories };
+    Route { options, slugs_file: super::value(slugs_file) }
+}
+
+/// Every address that is made of the prefix must be one.
+fn check_prefix(report: &Report, prefix: &Given<String>) {
+    let longest = format!("{}.{}", prefix.value, Category::ActivityAttribute);
+    if !is_address(&prefix.value) {
+        report.refuse(prefix, format!("expects {FORM}; not {:?}", prefix.value));
+    } else if !is_address(&longest) {
+        report.refuse(prefix, format!("is too long: {longest} would have more than 200 characters"));
+    }
+}
+
+fn check_address(report: &Report, given: &Given<String>, prefix: &str) {
+    if !is_address(&given.value) {
+        report.refuse(given, format!("expects {FORM}; not {:?}", given.value));
+    }
+    for kept in ["quarantine", "unknown"] {
+        if given.value == format!("{prefix}.{kept}") {
+            let message = format!("{} is where {kept} events go; choose another address", given.value);
+            report.refuse(given, message);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The environment and the flags, laid over the tree of the file.
+//!
+//! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. Where a key has a
+//! character that a variable cannot have, `_` stands for it:
+//!
+//! * a source or the label of a secret with `-`: a name that the file has wins, else `_` stays `_`;
+//! * a category: `LIST_ENTRY` is `list-entry`;
+//! * a librdkafka property: every `_` is a `.` (no property that takes text has a `_` in its name);
+//! * the secrets of a source are named by label: `ATTIO_BRIDGE__SOURCES__ATTIO__SECRETS__DEFAULT`;
+//! * `[[webhooks]]` are counted from 0: `ATTIO_BRIDGE__WEBHOOKS__0__NAME`.
+//!
+//! A secret may be given as `…_FILE`, the name of the file that holds it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::report::Report;
+use super::secret;
+use super::tree::{Node, Origin, Table, Value};
+use crate::catalog::Category;
+
+/// The variables of a process. They are handed in, never looked up.
+pub type Environment = BTreeMap<String, OsString>;
+
+/// A value from the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// The flag, such as `--listen`.
+    pub name: &'static str,
+    /// The key it sets, such as `http.listen`.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+}
+
+const PREFIX: &str = "ATTIO_BRIDGE__";
+
+/// The short names, and the long ones they stand for.
+const SHORTHANDS: [(&str, &str); 3] = [
+    ("ATTIO_WEBHOOK_SECRET", "SOURCES__ATTIO__SECRETS__DEFAULT"),
+    ("ATTIO_WEBHOOK_SECRET_PREVIOUS", "SOURCES__ATTIO__SECRETS__PREVIOUS"),
+    ("ATTIO_API_KEY", "ATTIO__API_KEY"),
+];
+
+/// The variable of a key.
+pub fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").replace('-', "_").to_uppercase())
+}
+
+/// Lays every variable of the bridge over the tree.
+pub fn overlay(tree: &mut Table, environment: &Environment, report: &Report) {
+    for (name, value) in environment {
+        let Some(rest) = long_form(name) else { continue };
+        let origin = Origin::Environment(name.clone());
+        let path = resolve(&rest, tree);
+        let key = shown(&path);
+        let Some(value) = value.to_str() else {
+            report.problem(&key, Some(&origin), "is not UTF-8 text");
+            continue;
+        };
+        if let Err(message) = place(tree, &path, value, &origin) {
+            report.problem(&key, Some(&origin), message);
+        }
+    }
+}
+
+/// Lays the flags over everything else.
+pub fn flags(tree: &mut Table, flags: &[Flag]) {
+    for flag in flags {
+        let path: Vec<String> = flag.key.split('.').map(String::from).collect();
+        let origin = Origin::Flag(flag.name);
+        // A flag outranks a variable, so no clash is possible.
+        let _ = set(tree, &path, Node::text(flag.value.clone(), &origin));
+    }
+}
+
+/// The key of a path: that of the secret, where the path names its file.
+fn shown(path: &[String]) -> String {
+    let key = file_of(path).unwrap_or_else(|| path.to_vec()).join(".");
+    match path {
+        [first, _, third, _] if first == "sources" && third == "secrets" => {
+            key.strip_suffix("_file").map_or(key.clone(), String::from)
+        }
+        _ => key,
+    }
+}
+
+/// What follows the prefix, or what a shorthand stands for.
+fn long_form(name: &str) -> Option<String> {
+    if let Some(rest) = name.strip_prefix(PREFIX) {
+        return Some(rest.to_owned());
+    }
+    let (short, file) = name.strip_suffix("_FILE").map_or((name, ""), |short| (short, "_FILE"));
+    let (_, long) = SHORTHANDS.iter().find(|(shorthand, _)| *shorthand == short)?;
+    Some(format!("{long}{file}"))
+}
+
+/// The path of a variable, in the spelling of the file.
+fn resolve(rest: &str, tree: &Table) -> Vec<String> {
+    let mut path: Vec<String> = rest.to_lowercase().split("__").map(String::from).collect();
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["sources", name, ..] => path[1] = spelling(name, sources(tree)),
+        ["route", "categories", name] => {
+            path[2] = spelling(name, Category::ALL.iter().map(|category| category.as_str()));
+        }
+        ["kafka", "properties", ..] => {
+            let name = path.split_off(2).join(".").replace('_', ".");
+            path.push(name);
+        }
+        _ => {}
+    }
+    path
+}
+
+fn sources(tree: &Table) -> impl Iterator<Item = &str> {
+    let table = match tree.get("sources") {
+        Some(Node { value: Value::Table(table), .. }) => Some(table),
+        _ => None,
+    };
+    table.into_iter().flat_map(|table| table.keys().map(String::as_str))
+}
+
+fn spelling<'n>(name: &str, mut known: impl Iterator<Item = &'n str>) -> String {
+    known.find(|known| known.replace('-', "_") == name).unwrap_or(name).to_owned()
+}
+
+/// Sets what the variable names; the message where that is not possible.
+fn place(tree: &mut Table, path: &[String], value: &str, origin: &Origin) -> Result<(), String> {
+    let words: Vec<&str> = path.iter().map(String::as_str).collect();
+    if let ["sources", _, "secrets", label] = words[..] {
+        let (label, member) = label.strip_suffix("_file").map_or((label, "value"), |label| (label, "file"));
+        let list = list_at(tree, &path[..3], origin)?;
+        return set_secret(list, label, member, value, origin);
+    }
+    if let ["sources", _, "secrets", ..] = words[..] {
+        return Err(
+            "a secret is named by its label, as in …__SECRETS__DEFAULT or …__SECRETS__DEFAULT_FILE".into()
+        );
+    }
+    match file_of(path) {
+        Some(path) => {
+            set(tree, &path, Node { value: Value::ReadFrom(value.to_owned()), origin: origin.clone() })
+        }
+        None => set(tree, path, Node::text(value, origin)),
+    }
+}
+
+/// The key of a secret, where the path is its `_file` form.
+fn file_of(path: &[String]) -> Option<Vec<String>> {
+    let (last, table) = path.split_last()?;
+    let stem = last.strip_suffix("_file").or_else(|| last.strip_suffix(".file"))?;
+    let path: Vec<String> = table.iter().cloned().chain([stem.to_owned()]).collect();
+    secret::is_secret(&path.iter().map(String::as_str).collect::<Vec<_>>()).then_some(path)
+}
+
+fn set(table: &mut Table, path: &[String], leaf: Node) -> Result<(), String> {
+    let Some((name, rest)) = path.split_first() else { return Ok(()) };
+    if rest.is_empty() {
+        return put(table, name, leaf);
+    }
+    let next = table.entry(name.clone()).or_insert_with(|| Node::table(&leaf.origin));
+    match &mut next.value {
+        Value::Table(table) => set(table, rest, leaf),
+        Value::List(items) => {
+            let item = rest[0].parse().ok().and_then(|index: usize| items.get_mut(index));
+            match item.map(|node| &mut node.value) {
+                Some(Value::Table(table)) => set(table, &rest[1..], leaf),
+                _ => Err(format!("the file's list has no table {}", rest[0])),
+            }
+        }
+        // The value in the way is a problem of its own, found when its key is read.
+        _ => Ok(()),
+    }
+}
+
+fn put(table: &mut Table, name: &str, leaf: Node) -> Result<(), String> {
+    if let (Some(Node { origin: Origin::Environment(other), .. }), Origin::Environment(_)) =
+        (table.get(name), &leaf.origin)
+    {
+        return Err(format!("also set by {other}; unset one of the two"));
+    }
+    table.insert(name.to_owned(), leaf);
+    Ok(())
+}
+
+fn list_at<'t>(table: &'t mut Table, path: &[String], origin: &Origin) -> Result<&'t mut Vec<Node>, String> {
+    let [name, rest @ ..] = path else { return Err("expects a list".into()) };
+    let next = table.entry(name.clone()).or_insert_with(|| match rest {
+        [] => Node { value: Value::List(Vec::new()), origin: origin.clone() },
+        _ => Node::table(origin),
+    });
+    match (&mut next.value, rest) {
+        (Value::List(list), []) => Ok(list),
+        (Value::Table(table), [_, ..]) => list_at(table, rest, origin),
+        (other, _) => Err(format!("cannot be added: `{name}` is {} ({})", other.kind(), next.origin)),
+    }
+}
+
+fn set_secret(
+    list: &mut Vec<Node>,
+    label: &str,
+    member: &str,
+    value: &str,
+    origin: &Origin,
+) -> Result<(), String> {
+    let found = list.iter_mut().find_map(|item| {
+        let Node { value: Value::Table(table), .. } = item else { return None };
+        let Some(Node { value: Value::Text(text), .. }) = table.get("label") else { return None };
+        let text = text.clone();
+        (text.replace('-', "_") == label).then_some((text, item))
+    });
+    let mut secret = Table::new();
+    secret.insert(member.to_owned(), Node::text(value, origin));
+    let (label, item) = match found {
+        Some((_, Node { origin: Origin::Environment(other), .. })) => {
+            return Err(format!("also set by {other}; unset one of the two"));
+        }
+        Some((label, item)) => (label, item),
+        None => {
+            list.push(Node::table(origin));
+            (label.to_owned(), list.last_mut().expect("a node was pushed"))
+        }
+    };
+    secret.insert("label".into(), Node::text(label, origin));
+    *item = Node { value: Value::Table(secret), origin: origin.clone() };
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(name: &str, tree: &Table) -> Option<String> {
+        long_form(name).map(|rest| resolve(&rest, tree).join("|"))
+    }
+
+    #[test]
+    fn names_map_to_keys() {
+        let report = Report::default();
+        let tree = super::super::file::parse("[sources.big-crm]\n", "c", &report);
+        let table = [
+            ("ATTIO_BRIDGE__HTTP__LISTEN", Some("http|listen")),
+            ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", Some("kafka|topics|ensure")),
+            (
+                "ATTIO_BRIDGE__KAFKA__PROPERTIES__SOCKET_KEEPALIVE_ENABLE",
+                Some("kafka|properties|socket.keepalive.enable"),
+            ),
+            (
+                "ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL__CIPHER_SUITES",
+                Some("kafka|properties|ssl.cipher.suites"),
+            ),
+            ("ATTIO_BRIDGE__KAFKA__PROPERTIES__debug", Some("kafka|properties|debug")),
+            ("ATTIO_BRIDGE__ROUTE__CATEGORIES__RECORD", Some("route|categories|record")),
+            ("ATTIO_BRIDGE__ROUTE__CATEGORIES__LIST_ENTRY", Some("route|categories|list-entry")),
+            ("ATTIO_BRIDGE__SOURCES__BIG_CRM__SCHEME", Some("sources|big-crm|scheme")),
+            ("ATTIO_BRIDGE__SOURCES__NEW_ONE__SCHEME", Some("sources|new_one|scheme")),
+            ("ATTIO_WEBHOOK_SECRET", Some("sources|attio|secrets|default")),
+            ("ATTIO_WEBHOOK_SECRET_FILE", Some("sources|attio|secrets|default_file")),
+            ("ATTIO_WEBHOOK_SECRET_PREVIOUS", Some("sources|attio|secrets|previous")),
+            ("ATTIO_API_KEY_FILE", Some("attio|api_key_file")),
+            ("ATTIO_BRIDGE_CONFIG", None),
+            ("ATTIO_BRIDGE_SERVICE_HOST", None),
+            ("ATTIO_WEBHOOK_SECRETS", None),
+            ("PATH", None),
+        ];
+        for (name, path) in table {
+            assert_eq!(paths(name, &tree).as_deref(), path, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_its_variable() {
+        assert_eq!(variable("route.categories.list-entry"), "ATTIO_BRIDGE__ROUTE__CATEGORIES__LIST_ENTRY");
+    }
+}

@@ -1,0 +1,179 @@
+//! The configuration: flag > environment > file > default, checked once, at start.
+//!
+//! The layers are merged in a small tree of our own ([`tree`]) and read by [`section`]. The `config`
+//! crate was tried for this: it knows the file of a value but not the variable or the line, and
+//! stops at the first problem, while an operator wants all of them, each with its key and origin.
+//!
+//! Every value keeps the type it was given: the environment is text, and the type of the key alone
+//! decides whether that text is read as a number. A secret is text, whatever it looks like.
+
+mod check;
+mod env;
+mod file;
+mod log;
+mod print;
+mod report;
+mod secret;
+mod section;
+mod suggest;
+mod tree;
+mod types;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use env::{Environment, Flag, variable};
+pub use log::{LogFormat, LogOptions};
+pub use report::{Problem, Problems, Setting};
+pub use tree::Origin;
+
+use crate::pipeline::{SourceOptions, dedup, route};
+use crate::{attio, bus, http, shutdown};
+use report::Report;
+use section::Section;
+use tree::Table;
+
+/// The variable that names the file.
+pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
+
+/// Everything the bridge can be told. Built by [`load`], so everything in it is checked.
+#[derive(Clone)]
+pub struct Config {
+    /// The public listener and its limits.
+    pub http: http::Options,
+    /// `host:port` of the admin listener.
+    pub admin_listen: String,
+    /// Who sends; at least one.
+    pub sources: Vec<SourceOptions>,
+    /// Where events go.
+    pub route: route::Options,
+    /// The file with the names of objects and lists.
+    pub slugs_file: Option<PathBuf>,
+    /// What is remembered.
+    pub dedup: dedup::Options,
+    /// The bus in use.
+    pub bus: bus::Options,
+    /// The options of NATS, whether it is in use or not.
+    pub nats: bus::nats::Options,
+    /// How to reach Attio, for the verbs that do.
+    pub attio: attio::Options,
+    /// The webhooks that should exist at Attio.
+    pub webhooks: Vec<attio::WebhookOptions>,
+    /// How a stop takes its time.
+    pub shutdown: shutdown::Options,
+    /// Threads that serve; the cores the process may use where absent.
+    pub workers: Option<usize>,
+    /// What is logged.
+    pub log: LogOptions,
+    /// What is worth saying and keeps nothing from working.
+    pub warnings: Vec<Problem>,
+    settings: Vec<Setting>,
+    input: Input,
+}
+
+impl Config {
+    /// Every key with its value and origin; secrets are `***`.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    /// The effective configuration as text, one key a line.
+    pub fn to_text(&self) -> String {
+        print::text(&self.settings)
+    }
+
+    /// The effective configuration as JSON, an object by key.
+    pub fn to_json(&self) -> serde_json::Value {
+        print::json(&self.settings)
+    }
+
+    /// Loads again from the same file, environment and flags: what SIGHUP asks for.
+    pub fn reload(&self) -> Result<Self, Problems> {
+        load(&self.input)
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Shows the settings, in which secrets are hidden already.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let entries = self.settings.iter().map(|setting| (&setting.key, &setting.value));
+        f.debug_map().entries(entries).finish()
+    }
+}
+
+/// Where the configuration is read from.
+#[derive(Clone, Default)]
+pub struct Input {
+    /// The file, and what named it.
+    pub file: Option<(PathBuf, Origin)>,
+    /// The variables of the process.
+    pub environment: Environment,
+    /// What the command line says.
+    pub flags: Vec<Flag>,
+}
+
+impl Input {
+    /// The file is the one that `--config` names, else the one of [`FILE_VARIABLE`], else none.
+    pub fn new(config: Option<PathBuf>, environment: Environment, flags: Vec<Flag>) -> Self {
+        let named = || environment.get(FILE_VARIABLE).filter(|name| !name.is_empty()).map(OsString::from);
+        let file = match config {
+            Some(path) => Some((path, Origin::Flag("--config"))),
+            None => named().map(|name| (PathBuf::from(name), Origin::Environment(FILE_VARIABLE.into()))),
+        };
+        Self { file, environment, flags }
+    }
+}
+
+impl fmt::Debug for Input {
+    /// Leaves out the environment, which holds secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input").field("file", &self.file).field("flags", &self.flags).finish_non_exhaustive()
+    }
+}
+
+/// Reads and checks everything; on failure every problem there is.
+pub fn load(input: &Input) -> Result<Config, Problems> {
+    let report = Report::default();
+    let mut tree = read_file(input, &report)?;
+    env::overlay(&mut tree, &input.environment, &report);
+    env::flags(&mut tree, &input.flags);
+    let config = check::read(&mut Section::root(&report, tree), input);
+    let found = report.finish();
+    if found.problems.is_empty() {
+        Ok(Config { warnings: found.warnings, settings: found.settings, ..config })
+    } else {
+        Err(found.into())
+    }
+}
+
+/// Reads the address of the admin listener alone: whoever asks whether the bridge is ready need not
+/// be able to read its secrets.
+pub fn admin_listen(input: &Input) -> Result<String, Problems> {
+    let report = Report::default();
+    let mut tree = read_file(input, &report)?;
+    env::overlay(&mut tree, &input.environment, &Report::default());
+    let admin: Table = tree.remove_entry("admin").into_iter().collect();
+    let listen = check::admin_listen(&mut Section::root(&report, admin).section("admin"));
+    let found = report.finish();
+    if found.problems.is_empty() { Ok(listen) } else { Err(found.into()) }
+}
+
+/// The tree of the file. One that cannot be read or parsed says nothing about any key, so its
+/// problems are the whole answer.
+fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {
+    let Some((path, named_by)) = &input.file else { return Ok(Table::new()) };
+    let tree = std::fs::read_to_string(path).map(|text| file::parse(&text, &shown(path), report));
+    match tree {
+        Ok(tree) => report.problems_so_far().map_or(Ok(tree), Err),
+        Err(error) => {
+            let message = format!("the file {} cannot be read: {error}", shown(path));
+            report.problem("(file)", Some(named_by), message);
+            report.problems_so_far().map_or(Ok(Table::new()), Err)
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}

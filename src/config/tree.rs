@@ -1,0 +1,111 @@
+//! What the layers are merged in: a tree of raw values, each of which knows where it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of the configuration file.
+    File {
+        /// The file as it was named.
+        path: Arc<str>,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Environment(String),
+    /// A flag of the command line.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "file {path}:{line}"),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// A raw value and its origin. It may hold a secret, so it has no `Debug`.
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// A table of the tree.
+pub type Table = BTreeMap<String, Node>;
+
+/// A raw value. The environment and flags give nothing but `Text` and `ReadFrom`.
+pub enum Value {
+    /// Text.
+    Text(String),
+    /// Text that is to be read from the file of this name: a variable `…_FILE`.
+    ReadFrom(String),
+    /// A whole number.
+    Integer(i64),
+    /// True or false.
+    Bool(bool),
+    /// Anything that no key takes by itself: fractions, dates, numbers out of range.
+    Other(&'static str, Json),
+    /// A list.
+    List(Vec<Node>),
+    /// A table.
+    Table(Table),
+}
+
+impl Value {
+    /// What the value is, for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::ReadFrom(_) => "the name of a file",
+            Self::Integer(_) => "a whole number",
+            Self::Bool(_) => "true or false",
+            Self::Other(kind, _) => kind,
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+
+    /// The value as JSON, for what is kept as it is.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Text(text) | Self::ReadFrom(text) => Json::from(text.as_str()),
+            Self::Integer(number) => Json::from(*number),
+            Self::Bool(yes) => Json::from(*yes),
+            Self::Other(_, json) => json.clone(),
+            Self::List(items) => items.iter().map(|item| item.value.to_json()).collect(),
+            Self::Table(table) => {
+                table.iter().map(|(name, node)| (name.clone(), node.value.to_json())).collect()
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Text from a layer that has nothing else.
+    pub fn text(text: impl Into<String>, origin: &Origin) -> Self {
+        Self { value: Value::Text(text.into()), origin: origin.clone() }
+    }
+
+    /// An empty table.
+    pub fn table(origin: &Origin) -> Self {
+        Self { value: Value::Table(Table::new()), origin: origin.clone() }
+    }
+
+    /// True where the layer has only text, so that the type of the key decides what it means.
+    pub fn is_untyped(&self) -> bool {
+        matches!(self.origin, Origin::Environment(_) | Origin::Flag(_))
+    }
+}
