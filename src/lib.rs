@@ -1,10 +1,50 @@
-//! attio-bridge
-#![forbid(unsafe_code)]
+//! attio-bridge: Attio's webhooks onto Kafka or NATS JetStream, as CloudEvents, without losing one.
+//!
+//! **The promise: a 200 means that every event of that delivery was acknowledged by the broker.**
+//! Everything below is arranged around that sentence.
+//!
+//! # The path
+//!
+//! One request walks through these files in this order; `Pipeline::handle` in [`pipeline`] calls the
+//! stages from 2 to 9.
+//!
+//! 1. `http/receive`: framing, method, size, media type, deadlines, budget; the raw bytes. The rest
+//!    runs in a task that outlives the client's connection.
+//! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
+//! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event; each event keeps its bytes.
+//! 4. `pipeline/identify`: the same id on every retry.
+//! 5. `pipeline/filter`: drops on purpose, and counts.
+//! 6. `pipeline/dedup`: one flight per id; remembered only after the ack.
+//! 7. `pipeline/normalize`: a CloudEvent.
+//! 8. `pipeline/route`: an address from a closed table.
+//! 9. `pipeline/publish`: the port. A bus settles each message once, from whatever thread hears of it;
+//!    what can never be published goes to `pipeline/quarantine`.
+//! 10. `http/respond` and `http/record`: one answer, one log line, the metrics.
+//!
+//! `pipeline/carry` takes one delivery's events through 4 to 9: all of them are handed to the bus
+//! before the first ack is waited for.
+//!
+//! # The layers
+//!
+//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], `dev` → [`pipeline`] → [`delivery`],
+//! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
+//! lines and fails on any other edge.
+//!
+//! # What is absent
+//!
+//! - No switch turns verification off, and nothing parses bytes that are not verified.
+//! - No stage imports another stage; they meet in the values that `handle` passes on.
+//! - Nothing below [`app`] reads the environment; the wall clock is read once per delivery, in `receive`.
+//! - No text from the wire becomes a topic, a subject, a header name or a metric label.
+//! - Nothing that belongs to a request can cancel a publish, and no timer is shorter than the bus
+//!   client's own: a timeout means "unknown", never "not stored".
+//! - No queue is without a bound; full is an answer (503), not a wait.
+//! - No outbound HTTP on the data path, no disk, no database.
+
 pub mod cli;
 pub mod app;
 pub mod config;
 pub mod http;
-pub mod shutdown;
 pub mod bus;
 pub mod attio;
 pub mod pipeline;
@@ -12,4 +52,5 @@ pub mod delivery;
 pub mod catalog;
 pub mod cloudevent;
 pub mod metrics;
+pub mod shutdown;
 pub mod version;

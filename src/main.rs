@@ -1,5 +1,4 @@
 //! Parses the command line, runs the verb, and ends with its exit code.
-#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -25,7 +25,7 @@ pub struct Options {
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// Apache Kafka or anything that speaks its protocol.
-    Kafka(kafka::Options),
+    Kafka(Box<kafka::Options>),
     /// JSON Lines on standard output.
     Stdout,
 }

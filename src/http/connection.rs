@@ -45,7 +45,7 @@ pub struct Progress(Arc<AtomicU8>);
 
 impl Progress {
     /// A connection that has just been accepted.
-    pub fn new() -> Self {
+    pub fn accepted() -> Self {
         Self(Arc::new(AtomicU8::new(Phase::Head as u8)))
     }
 

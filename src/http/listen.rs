@@ -85,7 +85,7 @@ async fn converse(stream: TcpStream, router: Router, limits: Limits, drain: Canc
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
-    let progress = Progress::new();
+    let progress = Progress::accepted();
     let connection = Connection::new(stream, progress.clone(), limits.timeouts, drain);
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, progress) = (router.clone(), progress.clone());

@@ -51,6 +51,6 @@ pub fn read(root: &mut Section<'_>) -> (bus::Options, crate::bus::nats::Options)
             "this build does not have the NATS bus yet; use \"kafka\" or \"stdout\"",
         );
     }
-    let kind = if used == Some(Type::Kafka) { Kind::Kafka(kafka) } else { Kind::Stdout };
+    let kind = if used == Some(Type::Kafka) { Kind::Kafka(Box::new(kafka)) } else { Kind::Stdout };
     (bus::Options { kind, content_mode }, nats)
 }
