@@ -18,7 +18,9 @@ pub fn start(options: LogOptions, environment: &Environment) {
     let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Only a second start in one process can fail, and then logging is on already.
     let _ = match options.format {
-        LogFormat::Json => logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => {
+            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+        }
         LogFormat::Auto if !terminal => {
             logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
         }

@@ -17,8 +17,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Exit {
     let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
     if arguments.json {
-        let json =
-            serde_json::json!({ "version": VERSION, "revision": REVISION, "librdkafka": librdkafka });
+        let json = serde_json::json!({ "version": VERSION, "revision": REVISION, "librdkafka": librdkafka });
         print(format_args!("{json}\n"));
     } else {
         print(format_args!("attio-bridge {VERSION} (revision {REVISION}, librdkafka {librdkafka})\n"));

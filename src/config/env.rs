@@ -133,7 +133,9 @@ fn place(tree: &mut Table, path: &[String], value: &str, origin: &Origin) -> Res
         return set_secret(list, label, member, value, origin);
     }
     if let ["sources", _, "secrets", ..] = words[..] {
-        return Err("a secret is named by its label, as in …__SECRETS__DEFAULT or …__SECRETS__DEFAULT_FILE".into());
+        return Err(
+            "a secret is named by its label, as in …__SECRETS__DEFAULT or …__SECRETS__DEFAULT_FILE".into()
+        );
     }
     match file_of(path) {
         Some(path) => {
@@ -239,8 +241,14 @@ mod tests {
         let table = [
             ("ATTIO_BRIDGE__HTTP__LISTEN", Some("http|listen")),
             ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", Some("kafka|topics|ensure")),
-            ("ATTIO_BRIDGE__KAFKA__PROPERTIES__SOCKET_KEEPALIVE_ENABLE", Some("kafka|properties|socket.keepalive.enable")),
-            ("ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL__CIPHER_SUITES", Some("kafka|properties|ssl.cipher.suites")),
+            (
+                "ATTIO_BRIDGE__KAFKA__PROPERTIES__SOCKET_KEEPALIVE_ENABLE",
+                Some("kafka|properties|socket.keepalive.enable"),
+            ),
+            (
+                "ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL__CIPHER_SUITES",
+                Some("kafka|properties|ssl.cipher.suites"),
+            ),
             ("ATTIO_BRIDGE__KAFKA__PROPERTIES__debug", Some("kafka|properties|debug")),
             ("ATTIO_BRIDGE__ROUTE__CATEGORIES__RECORD", Some("route|categories|record")),
             ("ATTIO_BRIDGE__ROUTE__CATEGORIES__LIST_ENTRY", Some("route|categories|list-entry")),

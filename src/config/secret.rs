@@ -69,22 +69,23 @@ fn label(section: &mut Section<'_>) -> Option<String> {
         let good = (1..=32).contains(&label.len()) && label.bytes().all(fits) && label != RESERVED;
         if good { Ok(label) } else { Err(format!("a label {FORM}")) }
     });
-    checked.map_err(|message| section.report().problem(&section.key("label"), Some(&node.origin), message)).ok()
+    checked
+        .map_err(|message| section.report().problem(&section.key("label"), Some(&node.origin), message))
+        .ok()
 }
 
 /// Exactly one of `value`, `file` and `env`.
 fn value(section: &mut Section<'_>, environment: &Environment) -> Option<Given<SecretString>> {
-    let mut given: Vec<_> = ["value", "file", "env"]
-        .into_iter()
-        .filter_map(|name| Some((name, section.take(name)?)))
-        .collect();
+    let mut given: Vec<_> =
+        ["value", "file", "env"].into_iter().filter_map(|name| Some((name, section.take(name)?))).collect();
     let Some((name, node)) = given.pop() else {
         let message = "has no value; give one of `value`, `file` and `env`";
         section.report().problem(section.path(), None, message);
         return None;
     };
     if let Some((other, _)) = given.pop() {
-        let message = format!("has both `{other}` and `{name}`; give exactly one of `value`, `file` and `env`");
+        let message =
+            format!("has both `{other}` and `{name}`; give exactly one of `value`, `file` and `env`");
         section.report().problem(section.path(), Some(&node.origin), message);
         return None;
     }
@@ -113,7 +114,8 @@ fn strength(section: &Section<'_>, label: &str, given: &Given<SecretString>) {
     match text.len() {
         0 => section.report().refuse(given, format!("the secret `{label}` is empty")),
         length if length < MIN_SECRET_BYTES => {
-            let message = format!("the secret `{label}` has {length} bytes and needs at least {MIN_SECRET_BYTES}");
+            let message =
+                format!("the secret `{label}` has {length} bytes and needs at least {MIN_SECRET_BYTES}");
             section.report().refuse(given, message);
         }
         length if length < GOOD_SECRET_BYTES => {
@@ -123,6 +125,9 @@ fn strength(section: &Section<'_>, label: &str, given: &Given<SecretString>) {
         _ => {}
     }
     if text.trim() != text {
-        section.report().warn(given, format!("the secret `{label}` begins or ends with white space, which counts as part of it"));
+        section.report().warn(
+            given,
+            format!("the secret `{label}` begins or ends with white space, which counts as part of it"),
+        );
     }
 }

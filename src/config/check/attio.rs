@@ -27,7 +27,11 @@ pub fn webhooks(sections: Vec<Section<'_>>, sources: &[SourceOptions]) -> Vec<We
     sections.into_iter().map(|mut section| webhook(&mut section, sources, &mut names)).collect()
 }
 
-fn webhook(section: &mut Section<'_>, sources: &[SourceOptions], names: &mut BTreeSet<String>) -> WebhookOptions {
+fn webhook(
+    section: &mut Section<'_>,
+    sources: &[SourceOptions],
+    names: &mut BTreeSet<String>,
+) -> WebhookOptions {
     let report = section.report();
     let name = required(section, "name");
     if let Some(name) = &name

@@ -45,7 +45,11 @@ pub fn read(root: &mut Section<'_>) -> (bus::Options, crate::bus::nats::Options)
     let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
     if used == Some(Type::Nats) {
         let origin = set.as_ref().map(|(_, origin)| origin);
-        report.problem(&given, origin, "this build does not have the NATS bus yet; use \"kafka\" or \"stdout\"");
+        report.problem(
+            &given,
+            origin,
+            "this build does not have the NATS bus yet; use \"kafka\" or \"stdout\"",
+        );
     }
     let kind = if used == Some(Type::Kafka) { Kind::Kafka(kafka) } else { Kind::Stdout };
     (bus::Options { kind, content_mode }, nats)

@@ -35,7 +35,9 @@ pub fn read(section: &mut Section<'_>) -> Http {
     let max_in_flight_bytes = section.whole_or("max_in_flight_bytes", "67108864", 1..=1024 * GIBIBYTE);
     if max_body_bytes.value > max_in_flight_bytes.value {
         let (body, all) = (max_body_bytes.value, max_in_flight_bytes.value);
-        let message = format!("{body} is more than http.max_in_flight_bytes ({all}): such a body could never be let in");
+        let message = format!(
+            "{body} is more than http.max_in_flight_bytes ({all}): such a body could never be let in"
+        );
         section.report().refuse(&max_body_bytes, message);
     }
     timeouts(section, &body_timeout, &answer_timeout);
@@ -56,7 +58,9 @@ pub fn read(section: &mut Section<'_>) -> Http {
 
 fn timeouts(section: &Section<'_>, body: &Given<Duration>, answer: &Given<Duration>) {
     if body.value >= answer.value {
-        section.report().warn(body, "leaves no time for the broker: it is not shorter than http.answer_timeout");
+        section
+            .report()
+            .warn(body, "leaves no time for the broker: it is not shorter than http.answer_timeout");
     }
     if answer.value >= SENDER_WAITS {
         section.report().warn(answer, "Attio waits 5s for an answer and counts a later one as a failure");
@@ -108,7 +112,19 @@ mod tests {
         for good in ["0.0.0.0:8080", "127.0.0.1:0", "[::]:8080", "[::1]:1", "localhost:80", "a-b.c:65535"] {
             assert!(is_address(good), "{good}");
         }
-        for bad in ["", "8080", ":8080", "localhost", "localhost:", "a:65536", "a:+1", "a b:1", "::1:80", "1.2.3:4", "256.0.0.1:80"] {
+        for bad in [
+            "",
+            "8080",
+            ":8080",
+            "localhost",
+            "localhost:",
+            "a:65536",
+            "a:+1",
+            "a b:1",
+            "::1:80",
+            "1.2.3:4",
+            "256.0.0.1:80",
+        ] {
             assert!(!is_address(bad), "{bad}");
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use serde_json::Value as Json;
 
 use super::{CENTURY, DAY, INSTANT, readable, value};
@@ -106,7 +107,9 @@ impl Access {
         if mechanism.value == "OAUTHBEARER" {
             return;
         }
-        for (key, missing) in [("sasl_username", self.username.is_none()), ("sasl_password", self.password.is_none())] {
+        for (key, missing) in
+            [("sasl_username", self.username.is_none()), ("sasl_password", self.password.is_none())]
+        {
             if missing {
                 let key = format!("kafka.{key}");
                 report.problem(&key, None, format!("required with sasl_mechanism {}", mechanism.value));
@@ -183,11 +186,13 @@ fn property(name: &str, node: &Node) -> Result<String, String> {
 fn accepted(name: &str, text: &str) -> Result<(), String> {
     match rdkafka::ClientConfig::new().set(name, text).create_native_config() {
         Ok(_) => Ok(()),
-        Err(_) if secret::is_secret_property(name) => Err("librdkafka does not take this value".into()),
-        Err(rdkafka::error::KafkaError::ClientConfig(_, message, ..)) => {
+        // Some of its messages quote the value.
+        Err(KafkaError::ClientConfig(_, message, ..))
+            if !secret::is_secret_property(name) || !message.contains(text) =>
+        {
             Err(format!("librdkafka does not take it: {message}"))
         }
-        Err(error) => Err(format!("librdkafka does not take it: {error}")),
+        Err(_) => Err("librdkafka does not take this value".into()),
     }
 }
 
@@ -198,7 +203,8 @@ fn topics(section: &mut Section<'_>) -> Topics {
     if let (Some(least), Some(all)) = (&min_insync_replicas, &replication_factor)
         && least.value > all.value
     {
-        let message = format!("is more than kafka.topics.replication_factor ({}): nothing could be written", all.value);
+        let message =
+            format!("is more than kafka.topics.replication_factor ({}): nothing could be written", all.value);
         section.report().refuse(least, message);
     }
     let number = |given: Given<u64>| i32::try_from(given.value).expect("the range of the key fits");

@@ -62,10 +62,9 @@ fn auth(section: &mut Section<'_>, used: bool) -> Option<Auth> {
     ways.extend(nkey.map(|given| way(given, Auth::NkeyFile)));
     ways.extend(token.map(|given| way(given, Auth::Token)));
     match (username, password) {
-        (Some(username), Some(password)) => ways.push(way(username, |username| Auth::User {
-            username,
-            password: password.value,
-        })),
+        (Some(username), Some(password)) => {
+            ways.push(way(username, |username| Auth::User { username, password: password.value }))
+        }
         (Some(username), None) => report.refuse(&username, "needs nats.password"),
         (None, Some(password)) => report.refuse(&password, "needs nats.username"),
         (None, None) => {}
@@ -83,7 +82,10 @@ fn way<T>(given: Given<T>, make: impl FnOnce(T) -> Auth) -> Given<Auth> {
 fn one_way(report: &Report, ways: &[Given<Auth>]) {
     if let [first, others @ ..] = ways {
         for other in others {
-            let message = format!("{} is given too; give one of creds_file, nkey_file, token, username with password", first.key);
+            let message = format!(
+                "{} is given too; give one of creds_file, nkey_file, token, username with password",
+                first.key
+            );
             report.refuse(other, message);
         }
     }

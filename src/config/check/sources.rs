@@ -76,7 +76,8 @@ fn secrets(section: &mut Section<'_>, environment: &Environment) -> Vec<Secret> 
     let mut labels = BTreeSet::new();
     for secret in &secrets {
         if !labels.insert(secret.label.clone()) {
-            let message = format!("the label `{}` is given twice; labels are unique in a source", secret.label);
+            let message =
+                format!("the label `{}` is given twice; labels are unique in a source", secret.label);
             report.problem(&key, None, message);
         }
     }
