@@ -65,7 +65,7 @@ fn configured(input: &Input) -> Result<Target, Exit> {
     })?;
     if listen.ends_with(":0") {
         say("error: admin.listen has port 0, so the port is not known; give --url");
-        return Err(Exit::Usage);
+        return Err(Exit::Failed);
     }
     Ok(Target { authority: reachable(&listen), path: "/readyz".into() })
 }
@@ -97,7 +97,8 @@ fn ask(target: &Target) -> std::io::Result<u16> {
     let mut stream = connect(&target.authority, deadline)?;
     let Target { authority, path } = target;
     stream.set_write_timeout(Some(left(deadline)?))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut head = Vec::new();
     while !head.contains(&b'\n') && head.len() < LONGEST_LINE {
         stream.set_read_timeout(Some(left(deadline)?))?;

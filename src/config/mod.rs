@@ -1,8 +1,8 @@
 //! The configuration: flag > environment > file > default, checked once, at start.
 //!
-//! The layers are merged in a small tree of our own ([`tree`]) and read by [`section`]. The `config`
-//! crate was tried for this: it knows the file of a value but not the variable or the line, and
-//! stops at the first problem, while an operator wants all of them, each with its key and origin.
+//! The layers are merged in a small tree of our own (`tree`) and read by `section`. The `config`
+//! crate could do the layering, but it keeps neither the line nor the variable of a value, and
+//! stops at the first problem; an operator wants all of them, each with its key and its origin.
 //!
 //! Every value keeps the type it was given: the environment is text, and the type of the key alone
 //! decides whether that text is read as a number. A secret is text, whatever it looks like.

@@ -68,6 +68,7 @@ impl<'r> Section<'r> {
         let key = self.key(name);
         let items = match node.value {
             Value::List(items) => items,
+            Value::Table(table) if counted(&table) => by_number(table),
             other => {
                 let message = format!("expects a list of tables, not {}", other.kind());
                 self.report.problem(&key, Some(&node.origin), message);
@@ -200,6 +201,17 @@ impl Drop for Section<'_> {
             self.report.unknown(self.key(&name), node.origin);
         }
     }
+}
+
+/// Whether a table is a list whose items were named by number, as only the environment does.
+fn counted(table: &Table) -> bool {
+    table.keys().all(|name| name.parse::<u16>().is_ok())
+}
+
+fn by_number(table: Table) -> Vec<Node> {
+    let mut items: Vec<_> = table.into_iter().collect();
+    items.sort_by_key(|(name, _)| name.parse::<u16>().ok());
+    items.into_iter().map(|(_, node)| node).collect()
 }
 
 fn within((number, json): (u64, Json), range: &RangeInclusive<u64>) -> Parsed<u64> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use serde_json::Value as Json;
 
 use super::{CENTURY, DAY, INSTANT, readable, value};
@@ -185,11 +186,13 @@ fn property(name: &str, node: &Node) -> Result<String, String> {
 fn accepted(name: &str, text: &str) -> Result<(), String> {
     match rdkafka::ClientConfig::new().set(name, text).create_native_config() {
         Ok(_) => Ok(()),
-        Err(_) if secret::is_secret_property(name) => Err("librdkafka does not take this value".into()),
-        Err(rdkafka::error::KafkaError::ClientConfig(_, message, ..)) => {
+        // Some of its messages quote the value.
+        Err(KafkaError::ClientConfig(_, message, ..))
+            if !secret::is_secret_property(name) || !message.contains(text) =>
+        {
             Err(format!("librdkafka does not take it: {message}"))
         }
-        Err(error) => Err(format!("librdkafka does not take it: {error}")),
+        Err(_) => Err("librdkafka does not take this value".into()),
     }
 }
 

@@ -1,0 +1,72 @@
+//! The example configuration is the reference manual: it holds every key, and the true defaults.
+
+use std::collections::BTreeMap;
+
+use attio_bridge::config::{Config, Origin};
+use serde_json::Value as Json;
+
+use crate::setup::{SECRET, Setup};
+
+const EXAMPLE: &str = include_str!("../../deploy/config.example.toml");
+
+/// The example with its commented-out keys and tables put in force, and its files made.
+fn uncommented(setup: &Setup) -> String {
+    let live = |line: &str| {
+        let rest = line.strip_prefix("# ")?;
+        let key = rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+        (key || rest.starts_with("[[")).then(|| rest.to_owned())
+    };
+    let lines = EXAMPLE.lines().map(|line| live(line).unwrap_or_else(|| line.to_owned()));
+    lines.map(|line| with_files(setup, line) + "\n").collect()
+}
+
+fn with_files(setup: &Setup, line: String) -> String {
+    let mut line = line;
+    for folder in ["/run/secrets/", "/etc/attio-bridge/"] {
+        while let Some(at) = line.find(folder) {
+            let end = at + line[at..].find('"').expect("a quoted path");
+            let path = setup.write(&line[at..end].replace('/', "_"), SECRET);
+            line.replace_range(at..end, &path.display().to_string());
+        }
+    }
+    line
+}
+
+fn values(config: &Config) -> BTreeMap<String, (Json, Option<Origin>)> {
+    config.settings().iter().cloned().map(|setting| (setting.key, (setting.value, setting.origin))).collect()
+}
+
+#[test]
+fn it_is_good_as_it_stands() {
+    let setup = Setup::empty().toml(EXAMPLE).var("ATTIO_WEBHOOK_SECRET", SECRET);
+    assert!(setup.warnings().is_empty());
+    let setup = Setup::empty().toml(EXAMPLE);
+    let path = setup.write("secret", SECRET);
+    setup.var("ATTIO_WEBHOOK_SECRET_FILE", path).config();
+}
+
+#[test]
+fn it_is_good_with_every_key_in_force() {
+    let setup = Setup::empty();
+    let text = uncommented(&setup);
+    let setup = setup.toml(&text);
+    assert_eq!(setup.warnings(), Vec::<String>::new());
+    assert_eq!(setup.config().webhooks.len(), 1);
+}
+
+#[test]
+fn it_holds_every_key_with_its_default() {
+    let setup = Setup::empty();
+    let text = uncommented(&setup);
+    let written = values(&setup.toml(&text).config());
+    let known = values(&Setup::good().config());
+    for (key, (value, origin)) in &known {
+        let Some((shown, Some(Origin::File { .. }))) = written.get(key) else {
+            // The variable of `Setup::good` names a secret that the example calls `default` as well.
+            panic!("{key} is not in the example");
+        };
+        if origin == &Some(Origin::Default) {
+            assert_eq!(shown, value, "the default of {key}");
+        }
+    }
+}

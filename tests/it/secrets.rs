@@ -1,0 +1,196 @@
+//! Secrets: where they come from, what they must be, and that nothing ever shows one.
+
+use secrecy::ExposeSecret;
+
+use crate::setup::{SECRET, Setup};
+
+const CANARY: &str = "canary-5f3c-do-not-print-canary-5f3c-do-not-print";
+
+fn stdout() -> Setup {
+    Setup::empty().var("ATTIO_BRIDGE__BUS__TYPE", "stdout")
+}
+
+/// Label and value of every secret of the only source.
+fn secrets(setup: &Setup) -> Vec<(String, String)> {
+    let config = setup.config();
+    assert_eq!(config.sources.len(), 1);
+    let secrets = config.sources[0].verify.secrets.iter();
+    secrets.map(|secret| (secret.label.to_string(), secret.value.expose_secret().to_owned())).collect()
+}
+
+#[test]
+fn a_secret_stays_the_text_it_is() {
+    for tail in ["00123", "true", "1e5", "[x]", "\"q\"", "a,b"] {
+        let secret = format!("{tail:0>20}");
+        let setup = stdout().var("ATTIO_WEBHOOK_SECRET", &secret);
+        assert_eq!(secrets(&setup), [("default".to_owned(), secret)]);
+    }
+    let setup = Setup::good().var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD", "00123");
+    assert_eq!(setup.effective("kafka.sasl_password").0, "\"***\"");
+    let setup = Setup::good().var("ATTIO_API_KEY", "00123");
+    assert_eq!(setup.config().attio.api_key.expect("a key").expose_secret(), "00123");
+}
+
+#[test]
+fn one_line_end_of_a_file_is_not_part_of_the_secret() {
+    for (end, kept) in [("", ""), ("\n", ""), ("\r\n", ""), ("\n\n", "\n"), (" \n", " "), ("\r", "\r")] {
+        let setup = stdout();
+        let path = setup.write("secret", format!("{SECRET}{end}"));
+        let setup = setup.var("ATTIO_WEBHOOK_SECRET_FILE", path);
+        assert_eq!(secrets(&setup)[0].1, format!("{SECRET}{kept}"), "{end:?}");
+    }
+}
+
+#[test]
+fn the_shorthands_are_secrets_of_the_source_attio() {
+    let setup = stdout().var("ATTIO_WEBHOOK_SECRET", SECRET).var("ATTIO_WEBHOOK_SECRET_PREVIOUS", CANARY);
+    let both = [("default".to_owned(), SECRET.to_owned()), ("previous".to_owned(), CANARY.to_owned())];
+    assert_eq!(secrets(&setup), both);
+    let file = format!("[sources.attio]\nsecrets = [{{ label = \"default\", value = \"{CANARY}\" }}]\n");
+    let setup = stdout().toml(&file).var("ATTIO_WEBHOOK_SECRET", SECRET);
+    assert_eq!(secrets(&setup), both[..1], "a variable outranks the file");
+    assert_eq!(setup.effective("sources.attio.secrets.default").1, "environment ATTIO_WEBHOOK_SECRET");
+}
+
+#[test]
+fn a_secret_of_the_file_has_three_ways() {
+    let setup = stdout();
+    let path = setup.write("secret", SECRET);
+    let text = format!(
+        "[sources.attio]\nsecrets = [{{ label = \"a\", value = \"{SECRET}\" }}, \
+         {{ label = \"b\", file = {path:?} }}, {{ label = \"c\", env = \"MY_SECRET\" }}]\n"
+    );
+    let setup = setup.toml(&text).var("MY_SECRET", SECRET);
+    let expected = ["a", "b", "c"].map(|label| (label.to_owned(), SECRET.to_owned()));
+    assert_eq!(secrets(&setup), expected);
+}
+
+#[test]
+fn what_is_no_secret_is_refused() {
+    let of = |secrets: &str| stdout().toml(&format!("[sources.attio]\nsecrets = {secrets}\n"));
+    let good = format!("value = \"{SECRET}\"");
+    let table = [
+        (of("[]"), "the source has no secret"),
+        (of("[{ label = \"a\" }]"), "has no value; give one of"),
+        (of(&format!("[{{ label = \"a\", {good}, env = \"X\" }}]")), "has both `value` and `env`"),
+        (of("[{ label = \"a\", env = \"X\" }]"), "the variable X is not set"),
+        (of("[{ label = \"a\", file = \"/no/such\" }]"), "the file /no/such cannot be read"),
+        (of("[{ label = \"a\", value = 1234567890123456789 }]"), "expects text in quotes"),
+        (of("[{ label = \"a\", value = \"\" }]"), "the secret `a` is empty"),
+        (of("[{ label = \"a\", value = \"fifteen-bytes-x\" }]"), "has 15 bytes and needs at least 16"),
+        (of(&format!("[{{ {good} }}]")), "label: missing"),
+        (of(&format!("[{{ label = \"none\", {good} }}]")), "not `none`"),
+        (of(&format!("[{{ label = \"A\", {good} }}]")), "a label is 1 to 32 characters"),
+        (of(&format!("[{{ label = \"a\", {good} }}, {{ label = \"a\", {good} }}]")), "`a` is given twice"),
+        (of("[\"text\"]"), "expects a table, not text"),
+        (of("5"), "expects a list of tables"),
+        (stdout().var("ATTIO_WEBHOOK_SECRET", ""), "is empty"),
+        (stdout(), "set ATTIO_WEBHOOK_SECRET"),
+        (Setup::good().var("ATTIO_WEBHOOK_SECRET_FILE", "/x"), "also set by ATTIO_WEBHOOK_SECRET;"),
+        (
+            Setup::good().var("ATTIO_BRIDGE__SOURCES__ATTIO__SECRETS__DEFAULT", SECRET),
+            "; unset one of the two",
+        ),
+        (
+            Setup::good()
+                .var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD", "a")
+                .var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD_FILE", "b"),
+            "kafka.sasl_password: also set by ATTIO_BRIDGE__KAFKA__SASL_PASSWORD;",
+        ),
+        (
+            Setup::good().var("ATTIO_API_KEY_FILE", "/no/such"),
+            "attio.api_key: the file /no/such cannot be read",
+        ),
+        (Setup::good().var("ATTIO_BRIDGE__HTTP__LISTEN_FILE", "/x"), "unknown variable"),
+    ];
+    for (setup, message) in table {
+        let problems = setup.problems();
+        assert!(problems.iter().any(|problem| problem.contains(message)), "{message}: {problems:#?}");
+    }
+}
+
+#[test]
+fn a_short_secret_is_a_warning() {
+    let setup = stdout().var("ATTIO_WEBHOOK_SECRET", "sixteen-bytes-xx");
+    let warnings = setup.warnings();
+    assert!(warnings[0].contains("`default` has only 16 bytes"), "{warnings:#?}");
+}
+
+#[test]
+fn secrets_of_the_other_sections_may_be_files() {
+    let setup = Setup::good();
+    let path = setup.write("secret", format!("{CANARY}\n"));
+    let setup = setup.var("ATTIO_API_KEY_FILE", &path).var("ATTIO_BRIDGE__NATS__TOKEN_FILE", &path);
+    let setup = setup.var("ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", &path);
+    assert_eq!(setup.config().attio.api_key.expect("a key").expose_secret(), CANARY);
+    let (value, origin) = setup.effective("kafka.properties.ssl.key.password");
+    assert_eq!(value, "\"***\"");
+    assert_eq!(origin, "environment ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE");
+}
+
+/// Every place for a secret holds the canary.
+fn canaries(more: &str) -> Setup {
+    stdout()
+        .toml(&format!(
+            "[sources.attio]\nsecrets = [{{ label = \"a\", value = \"{CANARY}\" }}]\n\
+             [kafka]\nsasl_password = \"{CANARY}\"\nproperties.\"ssl.key.password\" = \"{CANARY}\"\n\
+             properties.\"ssl.keystore.password\" = \"{CANARY}\"\n\
+             [nats]\ntoken = \"{CANARY}\"\npassword = \"{CANARY}\"\nusername = \"u\"\n\
+             [attio]\napi_key = \"{CANARY}\"\n{more}"
+        ))
+        .var("ATTIO_WEBHOOK_SECRET", CANARY)
+        .var("ATTIO_WEBHOOK_SECRET_PREVIOUS", CANARY)
+}
+
+#[test]
+fn the_effective_configuration_hides_them() {
+    let config = canaries("").config();
+    let shown =
+        [config.to_text(), config.to_json().to_string(), format!("{config:?}"), format!("{config:#?}")];
+    for text in shown {
+        assert!(!text.contains("canary"), "{text}");
+        assert!(text.contains("***"));
+    }
+    let parts =
+        [format!("{:?}", config.sources), format!("{:?}", config.nats), format!("{:?}", config.attio)];
+    assert!(parts.iter().all(|text| !text.contains("canary")), "{parts:#?}");
+}
+
+#[test]
+fn problems_hide_them() {
+    let cut = &CANARY[..12];
+    let kafka = Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka");
+    let table = [
+        canaries("[http]\nlisten = 5\nzebra = 1\n"),
+        canaries("[sources.attio]\nscheme = \"twice\"\n"),
+        canaries(&format!("broken = {CANARY}\n")),
+        canaries(&format!("api_kye = \"{CANARY}\"\n")),
+        stdout().var("ATTIO_WEBHOOK_SECRET", cut),
+        stdout()
+            .var("ATTIO_WEBHOOK_SECRET", CANARY)
+            .var("ATTIO_BRIDGE__SOURCES__ATTIO__SECRETS__DEFAULT", CANARY),
+        Setup::good().var("ATTIO_BRIDGE__KAFKA__SASL_PASSWRD", CANARY),
+        kafka.var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD", CANARY),
+        Setup::good().var("ATTIO_BRIDGE__KAFKA__PROPERTIES__SASL_OAUTHBEARER_CLIENT_SECRET", CANARY),
+        stdout().toml(&format!("[sources.attio]\nsecrets = [\"{CANARY}\"]\n")),
+        stdout().toml(&format!("[sources.attio]\nsecrets = [{{ label = \"a\", value = [\"{CANARY}\"] }}]\n")),
+    ];
+    for setup in table {
+        let Err(problems) = setup.load() else { panic!("taken") };
+        let text = format!("{problems} {problems:?}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+}
+
+#[test]
+fn a_reload_reads_the_files_again() {
+    let setup = stdout();
+    let path = setup.write("secret", SECRET);
+    let setup = setup.var("ATTIO_WEBHOOK_SECRET_FILE", path);
+    let config = setup.config();
+    setup.write("secret", CANARY);
+    let again = config.reload().expect("a good configuration");
+    assert_eq!(again.sources[0].verify.secrets[0].value.expose_secret(), CANARY);
+    setup.write("secret", "short");
+    assert!(config.reload().is_err());
+}

@@ -1,0 +1,88 @@
+//! A configuration made of texts: a file, variables and flags, none of them the real ones.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use attio_bridge::config::{self, Config, Environment, Flag, Input, Problems};
+use tempfile::TempDir;
+
+/// A secret of the length Attio's own have.
+pub const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// Files and variables of one test.
+pub struct Setup {
+    folder: TempDir,
+    file: Option<PathBuf>,
+    environment: Environment,
+    flags: Vec<Flag>,
+}
+
+impl Setup {
+    /// Nothing at all.
+    pub fn empty() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        Self { folder, file: None, environment: Environment::new(), flags: Vec::new() }
+    }
+
+    /// The least that is a good configuration.
+    pub fn good() -> Self {
+        Self::empty().var("ATTIO_WEBHOOK_SECRET", SECRET).var("ATTIO_BRIDGE__BUS__TYPE", "stdout")
+    }
+
+    /// Sets a variable.
+    pub fn var(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets a key by a flag.
+    pub fn flag(mut self, name: &'static str, key: &'static str, value: &str) -> Self {
+        self.flags.push(Flag { name, key, value: value.into() });
+        self
+    }
+
+    /// Writes the configuration file.
+    pub fn toml(mut self, text: &str) -> Self {
+        self.file = Some(self.write("config.toml", text));
+        self
+    }
+
+    /// Writes some file and tells its path.
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("a written file");
+        path
+    }
+
+    /// Loads it.
+    pub fn load(&self) -> Result<Config, Problems> {
+        config::load(&Input::new(self.file.clone(), self.environment.clone(), self.flags.clone()))
+    }
+
+    /// Loads what must be good.
+    pub fn config(&self) -> Config {
+        self.load().unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// Loads what must not be, and tells every problem as it is printed, the folder left out.
+    pub fn problems(&self) -> Vec<String> {
+        let Err(problems) = self.load() else { panic!("this configuration was taken") };
+        let folder = format!("{}/", self.folder.path().display());
+        problems.problems.iter().map(|problem| problem.to_string().replace(&folder, "")).collect()
+    }
+
+    /// A key of the effective configuration: its value and origin.
+    pub fn effective(&self, key: &str) -> (String, String) {
+        let config = self.config();
+        let found = config.settings().iter().find(|setting| setting.key == key);
+        let setting = found.unwrap_or_else(|| panic!("no setting {key}"));
+        let folder = format!("{}/", self.folder.path().display());
+        let origin = setting.origin.as_ref().map_or("not set".into(), ToString::to_string);
+        (setting.value.to_string(), origin.replace(&folder, ""))
+    }
+
+    /// Warnings as they are printed.
+    pub fn warnings(&self) -> Vec<String> {
+        self.config().warnings.iter().map(ToString::to_string).collect()
+    }
+}
