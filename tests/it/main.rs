@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod docs;
 mod example;
 mod secrets;
 mod setup;
