@@ -1,13 +1,14 @@
 //! The options of the Kafka adapter.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 /// How to reach Kafka and publish to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// `host:port` list, comma separated.
     pub bootstrap_servers: String,
@@ -35,8 +36,28 @@ pub struct Options {
     pub topics: Topics,
 }
 
+impl fmt::Debug for Options {
+    /// Properties by name only: `ssl.key.password` and its like are among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("security_protocol", &self.security_protocol)
+            .field("sasl_mechanism", &self.sasl_mechanism)
+            .field("sasl_username", &self.sasl_username)
+            .field("sasl_password", &self.sasl_password)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("publish_timeout", &self.publish_timeout)
+            .field("linger", &self.linger)
+            .field("properties", &self.properties.keys())
+            .field("topics", &self.topics)
+            .finish()
+    }
+}
+
 /// What to do about topics at start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topics {
     /// Whether they are looked at, or made.
     pub ensure: Ensure,
@@ -48,6 +69,26 @@ pub struct Topics {
     pub min_insync_replicas: Option<u32>,
     /// For topics that are made; the broker's default where absent.
     pub retention: Option<Duration>,
+}
+
+impl Options {
+    /// The defaults of the configuration, for one cluster.
+    pub fn new(bootstrap_servers: impl Into<String>) -> Self {
+        Self {
+            bootstrap_servers: bootstrap_servers.into(),
+            security_protocol: None,
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            publish_timeout: Duration::from_secs(30),
+            linger: Duration::ZERO,
+            properties: BTreeMap::new(),
+            topics: Topics::default(),
+        }
+    }
 }
 
 /// Whether topics are looked at, or made.
