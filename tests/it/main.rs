@@ -1,8 +1,13 @@
-//! The one integration binary.
+//! The integration tests: one binary, real brokers, everything in this process but the brokers.
+//!
+//! `tests/run` installs what they need and runs them all.
+
+mod support;
 
 mod cli;
 mod config;
 mod docs;
 mod example;
+mod kafka;
 mod secrets;
 mod setup;
