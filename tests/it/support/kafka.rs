@@ -195,8 +195,8 @@ impl Broker {
 
     /// The number of partitions that have a leader; `None` where there is no such topic.
     pub fn partitions(&self, topic: &str) -> Option<usize> {
-        let client: BaseConsumer = self.client().create().expect("a client for the broker");
-        let metadata = client.fetch_metadata(Some(topic), REQUEST).expect("the broker answers");
+        let client: BaseProducer = self.client().create().expect("a client for the broker");
+        let metadata = client.client().fetch_metadata(Some(topic), REQUEST).expect("the broker answers");
         let topic = metadata.topics().first().filter(|topic| topic.error().is_none())?;
         Some(topic.partitions().iter().filter(|partition| partition.leader() >= 0).count())
     }
@@ -223,7 +223,7 @@ impl Broker {
         let partitions = self.partitions(topic).expect("the topic exists");
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::try_from(partitions).expect("few partitions") {
-            list.add_partition_offset(topic, partition, Offset::Beginning).expect("a valid offset");
+            list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("a valid offset");
         }
         consumer.assign(&list).expect("the assignment is taken");
         let (mut records, mut at_end) = (Vec::new(), 0);
