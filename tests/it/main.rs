@@ -1,1 +1,5 @@
+//! The one integration binary.
 
+mod catalog;
+mod support;
+mod verify;

@@ -1,0 +1,7 @@
+//! What the tests share.
+
+pub mod bridge;
+pub mod client;
+pub mod fixtures;
+pub mod request;
+pub mod scrape;
