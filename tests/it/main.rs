@@ -1,5 +1,6 @@
 //! The one integration binary.
 
+mod answers;
 mod catalog;
 mod support;
 mod verify;

@@ -125,7 +125,8 @@ impl Client {
     /// Reads what comes; false at the end of the connection.
     async fn more(&mut self) -> bool {
         let mut buffer = [0; 4096];
-        let count = timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("the server says something");
+        let count =
+            timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("the server says something");
         let count = count.unwrap_or(0);
         self.read.extend_from_slice(&buffer[..count]);
         count > 0

@@ -1,6 +1,7 @@
 //! What the tests share.
 
 pub mod bridge;
+pub mod buses;
 pub mod client;
 pub mod fixtures;
 pub mod request;
