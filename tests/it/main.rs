@@ -2,5 +2,6 @@
 
 mod answers;
 mod catalog;
+mod dedup;
 mod support;
 mod verify;
