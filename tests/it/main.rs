@@ -4,10 +4,14 @@
 
 mod support;
 
+mod answers;
+mod catalog;
 mod cli;
 mod config;
+mod dedup;
 mod docs;
 mod example;
 mod kafka;
 mod secrets;
 mod setup;
+mod verify;

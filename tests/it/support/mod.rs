@@ -1,7 +1,13 @@
 //! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
 
+pub mod bridge;
 pub mod bus;
+pub mod buses;
+pub mod client;
+pub mod fixtures;
 pub mod kafka;
+pub mod request;
+pub mod scrape;
 
 use std::time::{Duration, Instant};
 
