@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod dedup;
 mod docs;
+mod end_to_end;
 mod example;
 mod kafka;
 mod secrets;

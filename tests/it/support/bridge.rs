@@ -17,7 +17,7 @@ use super::request::{Request, SECRET};
 use super::scrape::Scrape;
 
 /// A running bridge. Dropped, it is left to end with the test's runtime.
-pub struct Bridge<B: Bus = Memory> {
+pub struct Bridge<B: Bus + ?Sized = Memory> {
     pub bus: Arc<B>,
     pub http: SocketAddr,
     pub admin: SocketAddr,
@@ -57,11 +57,25 @@ impl Bridge {
     }
 }
 
+impl Bridge<dyn Bus> {
+    /// Over the bus that the configuration asks for.
+    pub async fn serving(config: Config) -> Self {
+        let app = App::bind(config).await.unwrap();
+        Self::running(Arc::clone(app.bus()), app)
+    }
+}
+
 impl<B: Bus> Bridge<B> {
     /// Over a bus of the test's own.
     pub async fn over(bus: Arc<B>, config: Config) -> Self {
         let port: Arc<dyn Bus> = Arc::<B>::clone(&bus);
         let app = App::bind_to(config, "memory", |_, _| Ok(port)).await.unwrap();
+        Self::running(bus, app)
+    }
+}
+
+impl<B: Bus + ?Sized> Bridge<B> {
+    fn running(bus: Arc<B>, app: App) -> Self {
         let (http, admin) = (app.http_addr().unwrap(), app.admin_addr().unwrap());
         let stop = CancellationToken::new();
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));

@@ -397,9 +397,11 @@ fn admin_options() -> AdminOptions {
     AdminOptions::new().operation_timeout(Some(REQUEST)).request_timeout(Some(REQUEST))
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    runtime.block_on(future)
+/// On a thread of its own, because the test may be inside a runtime already.
+fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    let wait = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future);
+    let waited = std::thread::scope(|scope| scope.spawn(wait).join());
+    waited.expect("the request does not panic")
 }
 
 fn record<M: Message>(message: &M) -> Record {

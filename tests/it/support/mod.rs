@@ -4,8 +4,10 @@ pub mod bridge;
 pub mod bus;
 pub mod buses;
 pub mod client;
+pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
+pub mod mix;
 pub mod request;
 pub mod scrape;
 
