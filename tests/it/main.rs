@@ -13,6 +13,7 @@ mod docs;
 mod end_to_end;
 mod example;
 mod kafka;
+mod process;
 mod secrets;
 mod setup;
 mod verify;
