@@ -12,6 +12,7 @@
 //! kills it as soon as the pipe to this process is closed.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -295,28 +296,36 @@ impl Node {
 
     /// Starts `java` under a shell that reads from a pipe of this process and kills it at its end.
     fn run(&self) -> Process {
+        // Statics are not dropped, so the watchdog also clears the data away, unless told to keep it.
         const WATCHDOG: &str = r#"
-            "$@" </dev/null &
+            exec 3<&0
+            "$@" </dev/null 3<&- &
             java=$!
-            echo "$java" >"$PID_FILE.new" && mv "$PID_FILE.new" "$PID_FILE"
-            exec 1>&- 2>&-
-            ( cat >/dev/null; kill -KILL "$java" ) 2>/dev/null <&3 &
+            echo "$java" >"$DATA/java.pid.new" && mv "$DATA/java.pid.new" "$DATA/java.pid"
+            (
+                read -r word
+                kill -KILL "$java"
+                [ "$word" = keep ] && exit
+                while kill -0 "$java"; do sleep 0.1; done
+                rm -rf "$DATA"
+            ) <&3 >/dev/null 2>&1 &
             exec 3<&-
             wait "$java"
         "#;
         let pid_file = self.data.path().join("java.pid");
+        // Not there on the first start.
         let _ = fs::remove_file(&pid_file);
         let java = self.java();
         let output = || fs::File::options().append(true).create(true).open(self.data.path().join("output.log"));
         let watchdog = Command::new("sh")
             .arg("-c")
-            .arg(format!("exec 3<&0\n{WATCHDOG}"))
+            .arg(WATCHDOG)
             .arg("watchdog")
             .arg(java.get_program())
             .args(java.get_args())
             .arg("kafka.Kafka")
             .arg(self.properties_file())
-            .env("PID_FILE", &pid_file)
+            .env("DATA", self.data.path())
             .stdin(Stdio::piped())
             .stdout(output().expect("a file for the output"))
             .stderr(output().expect("a file for the output"))
@@ -351,8 +360,10 @@ impl Node {
 
 impl Process {
     fn kill(mut self) {
-        signal("KILL", self.java);
-        drop(self.watchdog.stdin.take());
+        // Frozen or not, it is gone when the watchdog is. A broker that ended by itself is gone too.
+        if let Some(mut pipe) = self.watchdog.stdin.take() {
+            let _ = pipe.write_all(b"keep\n");
+        }
         self.watchdog.wait().expect("the watchdog ends");
     }
 }
