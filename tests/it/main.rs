@@ -5,3 +5,4 @@
 mod support;
 
 mod kafka;
+mod kafka_security;

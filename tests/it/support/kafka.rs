@@ -99,17 +99,18 @@ pub fn shared() -> Arc<Broker> {
 impl Broker {
     /// A fresh broker of its own; ready when this returns.
     pub fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_where(|_, _| vec![])
     }
 
-    /// A fresh broker with more or other server properties.
-    pub fn start_with(properties: &[(&str, &str)]) -> Self {
+    /// A fresh broker with more or other server properties, which may depend on its two ports: the
+    /// clients' and the controller's.
+    pub fn start_where(properties: impl FnOnce(u16, u16) -> Vec<(String, String)>) -> Self {
         let [client, controller] = free_ports();
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let mut all = server_properties(data.path(), client, controller);
-        for (name, value) in properties {
-            all.retain(|(known, _)| known != name);
-            all.push(((*name).into(), (*value).into()));
+        for (name, value) in properties(client, controller) {
+            all.retain(|(known, _)| *known != name);
+            all.push((name, value));
         }
         let node = Node { data, properties: all, process: Mutex::new(None) };
         node.format();
@@ -386,8 +387,9 @@ fn kit() -> PathBuf {
     KIT.clone().expect("no Kafka to test with: run tests/install.sh once (it fetches one into target/kit)")
 }
 
-fn free_ports() -> [u16; 2] {
-    let listeners = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+/// Ports that nothing listens on.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [0; N].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
