@@ -7,8 +7,8 @@ use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
+use crate::support::kafka::bench::Bench;
 use crate::support::kafka::{Broker, shared};
-use crate::support::kafka_bench::Bench;
 use crate::support::{PATIENCE, eventually, unique};
 
 #[test]

@@ -6,8 +6,8 @@ use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
-use crate::support::kafka_bench::Bench;
-use crate::support::kafka_security::{PASSWORD, Secured, USER};
+use crate::support::kafka::bench::Bench;
+use crate::support::kafka::security::{PASSWORD, Secured, USER};
 use crate::support::{eventually, eventually_some};
 
 fn options(secured: &Secured, password: &str) -> Options {

@@ -116,10 +116,8 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
         let mut alone = ClientConfig::new();
         alone.set(name, &value);
         let taken = alone.create_native_config().map(drop);
-        taken.map_err(|error| StartError::Setting {
-            key: key_of(name),
-            reason: properties::reason(&error),
-        })?;
+        taken
+            .map_err(|error| StartError::Setting { key: key_of(name), reason: properties::reason(&error) })?;
         config.set(name, value);
     }
     Ok(())

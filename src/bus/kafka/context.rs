@@ -197,7 +197,8 @@ mod tests {
 
     #[test]
     fn the_statistics_tell_whether_the_client_is_warm_and_connected() {
-        let text = r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP"}},"eos":{"idemp_state":"Assigned"}}"#;
+        let text =
+            r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP"}},"eos":{"idemp_state":"Assigned"}}"#;
         let statistics: Statistics = serde_json::from_str(text).unwrap();
         assert!(statistics.is_warm() && statistics.is_connected());
         let text = r#"{"brokers":{"a/1":{"state":"DOWN"}},"eos":{"idemp_state":"WaitTransport"}}"#;

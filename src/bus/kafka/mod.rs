@@ -59,6 +59,7 @@ impl Kafka {
             nudges,
             probe_topic: topics.first().cloned(),
             keeper: Some(Keeper::new(topics, options.topics)),
+            asked: Instant::now(),
             refreshed: None,
             rebuilt: None,
         };

@@ -38,11 +38,19 @@ const REBUILD_AGAIN: Duration = Duration::from_secs(2);
 /// When nothing is to do and nobody nudges.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Between two questions to a broker that is reached: often enough that nothing on the way closes
+/// the connection as idle, which would look like a loss.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// How long a client that is replaced may take to give its messages back.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
 /// Makes one client.
-pub(super) fn build(config: &ClientConfig, health: &Arc<Health>, generation: u64) -> Result<Client, KafkaError> {
+pub(super) fn build(
+    config: &ClientConfig,
+    health: &Arc<Health>,
+    generation: u64,
+) -> Result<Client, KafkaError> {
     Client::from_config_and_context(config, Context::new(health.clone(), generation))
 }
 
@@ -56,6 +64,8 @@ pub(super) struct Monitor {
     pub probe_topic: Option<Arc<str>>,
     /// Gone once every topic is there.
     pub keeper: Option<Keeper>,
+    /// When a broker was last asked.
+    pub asked: Instant,
     pub refreshed: Option<Instant>,
     pub rebuilt: Option<Instant>,
 }
@@ -104,6 +114,8 @@ impl Monitor {
         }
         if doubt || !self.health.is_reached() {
             self.probe();
+        } else if self.asked.elapsed() > KEEP_ALIVE {
+            self.keep_alive();
         }
         if !self.health.is_reached() {
             return next.min(PROBE_AGAIN);
@@ -118,24 +130,32 @@ impl Monitor {
     }
 
     /// Asks any broker for anything, which also makes the client connect.
-    fn probe(&self) {
+    fn probe(&mut self) {
         let losses = self.health.losses();
-        let topic = self.probe_topic.as_deref();
-        match self.client.load().client().fetch_metadata(topic, PROBE) {
-            Ok(_) => self.health.reached(losses),
+        match self.ask() {
+            Ok(()) => self.health.reached(losses),
             // Only news where the broker counted as reached; else the client has told already.
             Err(_) if self.health.is_reached() => self.health.lost(),
             Err(error) => tracing::debug!(%error, "kafka: no broker answers yet"),
         }
     }
 
+    /// A broker that is slow to answer this is still connected: nothing follows from it.
+    fn keep_alive(&mut self) {
+        if let Err(error) = self.ask() {
+            tracing::debug!(%error, "kafka: a broker is slow to answer");
+        }
+    }
+
+    fn ask(&mut self) -> Result<(), KafkaError> {
+        self.asked = Instant::now();
+        let topic = self.probe_topic.as_deref();
+        self.client.load().client().fetch_metadata(topic, PROBE).map(drop)
+    }
+
     fn keep_topics(&mut self) -> Duration {
         let Some(keeper) = &mut self.keeper else { return IDLE };
-        let there = if keeper.is_off() {
-            Ok(true)
-        } else {
-            keeper.round(&self.client.load(), &self.config)
-        };
+        let there = if keeper.is_off() { Ok(true) } else { keeper.round(&self.client.load(), &self.config) };
         match there {
             Ok(true) => {
                 self.health.topics_there();
@@ -200,7 +220,8 @@ pub(super) fn retire(client: Arc<Client>) {
     let deadline = Instant::now() + RETIREMENT;
     // A publish that is under way may still hold it for a moment; it must not be the last to,
     // because dropping a client waits for its thread.
-    let in_use = |client: &Arc<Client>| Arc::strong_count(client) > 1 || client.client().context().pending() > 0;
+    let in_use =
+        |client: &Arc<Client>| Arc::strong_count(client) > 1 || client.client().context().pending() > 0;
     while in_use(&client) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -1,7 +1,7 @@
 //! The adapter against librdkafka's own mock cluster, where errors can be injected.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -183,8 +183,7 @@ fn no_broker_at_the_start_is_no_error() {
     let mut options = Options::new("127.0.0.1:1");
     options.topics.ensure = Ensure::Verify;
     let metrics = metrics();
-    let bus =
-        Kafka::start(options, vec![TOPIC.into()], ContentMode::Structured, metrics.bus()).unwrap();
+    let bus = Kafka::start(options, vec![TOPIC.into()], ContentMode::Structured, metrics.bus()).unwrap();
     eventually("it is known to be away", || bus.health.down().is_some());
     assert_eq!(bus.state(), BusState::Starting);
 }

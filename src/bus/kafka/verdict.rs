@@ -28,11 +28,12 @@ pub(super) fn sort(code: Code, at: Circumstances<'_>) -> PublishError {
         _ => code,
     };
     match code {
-        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownTopicId | Code::UnknownPartition => {
-            refused(format!(
-                "topic {topic} does not exist ({code}): create it, or set kafka.topics.ensure to \"create\""
-            ))
-        }
+        Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownTopicId
+        | Code::UnknownPartition => refused(format!(
+            "topic {topic} does not exist ({code}): create it, or set kafka.topics.ensure to \"create\""
+        )),
         Code::TopicAuthorizationFailed => refused(format!(
             "not authorised on topic {topic}: grant Write and Describe on it to the user of this client"
         )),

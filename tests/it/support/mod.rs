@@ -2,8 +2,6 @@
 
 pub mod bus;
 pub mod kafka;
-pub mod kafka_bench;
-pub mod kafka_security;
 
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use super::kafka::{Broker, free_ports};
+use super::{Broker, free_ports};
 
 /// The one user, who has no rights until [`Secured::allow`].
 pub const USER: &str = "bridge";

@@ -7,9 +7,9 @@ use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::publish::{Bus, BusState, Message, Verdict};
 
-use super::bus::{self, Awaited, message};
-use super::eventually;
-use super::kafka::Broker;
+use super::Broker;
+use crate::support::bus::{self, Awaited, message};
+use crate::support::eventually;
 
 /// A bus with its metrics.
 pub struct Bench {
