@@ -13,6 +13,7 @@ mod docs;
 mod end_to_end;
 mod example;
 mod kafka;
+mod kafka_security;
 mod process;
 mod secrets;
 mod setup;
