@@ -3,5 +3,6 @@
 mod answers;
 mod catalog;
 mod dedup;
+mod events;
 mod support;
 mod verify;
