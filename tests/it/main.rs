@@ -4,5 +4,6 @@ mod answers;
 mod catalog;
 mod dedup;
 mod events;
+mod identity;
 mod support;
 mod verify;
