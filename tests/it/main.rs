@@ -1,9 +1,11 @@
 //! The one integration binary.
 
 mod answers;
+mod balance;
 mod catalog;
 mod dedup;
 mod events;
 mod identity;
+mod life;
 mod support;
 mod verify;
