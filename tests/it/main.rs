@@ -5,6 +5,7 @@ mod balance;
 mod catalog;
 mod dedup;
 mod events;
+mod hostile;
 mod identity;
 mod life;
 mod support;
