@@ -5,6 +5,7 @@
 mod support;
 
 mod answers;
+mod balance;
 mod catalog;
 mod cli;
 mod config;
@@ -13,9 +14,11 @@ mod docs;
 mod end_to_end;
 mod events;
 mod example;
+mod hostile;
 mod identity;
 mod kafka;
 mod kafka_security;
+mod life;
 mod process;
 mod secrets;
 mod setup;
