@@ -46,9 +46,9 @@ pub enum StartError {
     /// The thread that writes cannot be started.
     #[error("cannot start the writer of standard output: {0}")]
     Stdout(#[source] io::Error),
-    /// The adapter is not part of this build.
-    #[error("this build has no Kafka adapter")]
-    NotBuilt,
+    /// The Kafka client cannot be made.
+    #[error(transparent)]
+    Kafka(#[from] kafka::StartError),
 }
 
 /// Makes the bus that the options ask for; `topics` are all addresses it will be asked to publish to.
@@ -58,9 +58,8 @@ pub fn start(
     metrics: BusMetrics,
 ) -> Result<Arc<dyn Bus>, StartError> {
     let Options { kind, content_mode } = options;
-    let _ = (topics, content_mode);
     match kind {
-        Kind::Kafka(_) => Err(StartError::NotBuilt),
+        Kind::Kafka(options) => Ok(kafka::Kafka::start(*options, topics, content_mode, metrics)?),
         Kind::Stdout => Ok(stdout::Stdout::start(metrics).map_err(StartError::Stdout)?),
     }
 }

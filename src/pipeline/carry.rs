@@ -31,7 +31,8 @@ pub(super) struct Carrier<'a> {
 pub(super) struct Departure {
     index: usize,
     category: &'static str,
-    cargo: Cargo,
+    /// None for what is on its way to quarantine already.
+    cargo: Option<Cargo>,
     state: State,
     pub(super) unidentified: bool,
 }
@@ -59,7 +60,7 @@ impl Carrier<'_> {
             Element::Unusable { raw, reason } => {
                 let cargo = Cargo { raw, workspace_id: None };
                 let state = self.depart_quarantine(index, &cargo, reason.slug());
-                Departure { index, category: UNKNOWN_CATEGORY, cargo, state, unidentified: false }
+                Departure { index, category: UNKNOWN_CATEGORY, cargo: None, state, unidentified: false }
             }
         }
     }
@@ -76,7 +77,7 @@ impl Carrier<'_> {
             State::Done(EventResult::Filtered)
         };
         let workspace_id = event.ids.get(WORKSPACE_ID).map(str::to_owned);
-        let cargo = Cargo { raw: event.raw.clone(), workspace_id };
+        let cargo = Some(Cargo { raw: event.raw.clone(), workspace_id });
         Departure { index, category, cargo, state, unidentified: passes && !identity.repeatable }
     }
 
@@ -127,7 +128,7 @@ impl Carrier<'_> {
     pub(super) async fn arrive(&self, departure: Departure) -> EventOutcome {
         let Departure { index, category, cargo, state, .. } = departure;
         let mut result = self.land(state).await;
-        if let EventResult::Failed(PublishError::Rejected { .. }) = result {
+        if let (EventResult::Failed(PublishError::Rejected { .. }), Some(cargo)) = (&result, cargo) {
             let again = self.depart_quarantine(index, &cargo, REJECTED_BY_BROKER);
             result = self.land(again).await;
         }

@@ -47,19 +47,34 @@ pub struct Receipt {
 pub enum PublishError {
     /// The broker cannot be reached, or cannot take writes now. The message may still arrive later.
     #[error("broker unavailable: {detail}")]
-    Unavailable { detail: Arc<str> },
+    Unavailable {
+        /// What the client or the broker said.
+        detail: Arc<str>,
+    },
     /// No verdict in time. Unknown, never "not stored".
     #[error("no ack from the broker in time: {detail}")]
-    Timeout { detail: Arc<str> },
+    Timeout {
+        /// What the client or the broker said.
+        detail: Arc<str>,
+    },
     /// The operator's fault: no such topic or stream, not authorised. Heals without a restart.
     #[error("refused by the broker: {detail}")]
-    Refused { detail: Arc<str> },
+    Refused {
+        /// What the client or the broker said.
+        detail: Arc<str>,
+    },
     /// The event's own fault: the broker will never take it. It goes to quarantine.
     #[error("never to be taken by the broker: {detail}")]
-    Rejected { detail: Arc<str> },
+    Rejected {
+        /// What the client or the broker said.
+        detail: Arc<str>,
+    },
     /// The client's queue is full. Nothing was enqueued.
     #[error("too many messages waiting for the broker: {detail}")]
-    Busy { detail: Arc<str> },
+    Busy {
+        /// What the client or the broker said.
+        detail: Arc<str>,
+    },
     /// The ticket was dropped without a verdict: a bug in a bus, or the process is going down.
     #[error("the publish was abandoned")]
     Abandoned,

@@ -1,3 +1,133 @@
-//! Kafka.
+//! Kafka: one long-lived idempotent producer, acks from all in-sync replicas.
+//!
+//! [`Kafka::publish`] hands a message to the client and returns. The client's polling thread settles
+//! the ticket ([`context`]); what keeps the client fit runs on a thread of its own ([`monitor`]).
+
+mod client_config;
+mod context;
+mod health;
+mod monitor;
 pub mod options;
-pub use options::{Options, owned_property};
+pub mod properties;
+mod record;
+mod topics;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use rdkafka::producer::{BaseRecord, Producer};
+
+pub use client_config::StartError;
+pub use options::Options;
+
+use crate::cloudevent::ContentMode;
+use crate::metrics::BusMetrics;
+use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, Ticket};
+use context::Pending;
+use health::{Health, Nudge};
+use monitor::{Client, Monitor};
+use topics::Keeper;
+
+/// The Kafka bus.
+pub struct Kafka {
+    client: Arc<ArcSwap<Client>>,
+    health: Arc<Health>,
+    content_mode: ContentMode,
+}
+
+impl Kafka {
+    /// Makes the client and begins to look for a broker. `topics` are all addresses that events can
+    /// go to. Fails only for settings that no client can be made of, never for want of a broker.
+    pub fn start(
+        options: Options,
+        topics: Vec<Arc<str>>,
+        content_mode: ContentMode,
+        metrics: BusMetrics,
+    ) -> Result<Arc<Self>, StartError> {
+        let config = client_config::client_config(&options)?;
+        let health = Arc::new(Health::new(options.bootstrap_servers, metrics));
+        let client = monitor::build(&config, &health, 0).map_err(client_config::creation_error)?;
+        let client = Arc::new(ArcSwap::from_pointee(client));
+        let monitor = Monitor {
+            config,
+            client: client.clone(),
+            health: health.clone(),
+            probe_topic: topics.first().cloned(),
+            keeper: Some(Keeper::new(topics, options.topics)),
+            refreshed: None,
+            rebuilt: None,
+        };
+        let thread = std::thread::Builder::new().name("kafka-monitor".into());
+        thread.spawn(move || monitor.run()).map_err(StartError::Thread)?;
+        Ok(Arc::new(Self { client, health, content_mode }))
+    }
+}
+
+/// Checks that a client can be made of these options, without asking any broker.
+pub fn check(options: &Options) -> Result<(), StartError> {
+    let config = client_config::client_config(options)?;
+    let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
+    client.map(drop).map_err(client_config::creation_error)
+}
+
+impl Bus for Kafka {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn publish(&self, message: Message, ticket: Ticket) {
+        if let Some(detail) = self.health.down() {
+            return ticket.settle(Err(PublishError::Unavailable { detail }));
+        }
+        let layout = record::layout(&message, self.content_mode);
+        let topic = message.destination.address.clone();
+        let pending = Box::new(Pending { ticket, destination: message.destination.clone() });
+        let mut record = BaseRecord::<str, [u8], _>::with_opaque_to(&topic, pending)
+            .payload(layout.value.as_ref())
+            .headers(layout.headers);
+        record.key = layout.key;
+        let client = self.client.load();
+        let context = client.client().context();
+        context.handed_over();
+        if let Err((error, record)) = client.send(record) {
+            context.settle(*record.delivery_opaque, Err(error.rdkafka_error_code()));
+        }
+    }
+
+    fn state(&self) -> BusState {
+        self.health.state()
+    }
+
+    fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
+        let deadline = Instant::now() + within;
+        let (client, health) = (self.client.load_full(), self.health.clone());
+        Box::pin(async move {
+            let waiting = tokio::task::spawn_blocking(move || wait_for_all(&client, &health, deadline));
+            // The task is only ever cancelled before it ran, when the runtime is going down.
+            waiting.await.unwrap_or_else(|_| self.health.pending())
+        })
+    }
+}
+
+/// Waits for every verdict; then the number of those still missing.
+fn wait_for_all(client: &Client, health: &Health, deadline: Instant) -> u64 {
+    let left = || deadline.saturating_duration_since(Instant::now());
+    // Sends what lingers. That time ran out is told by the count.
+    let _ = client.flush(left());
+    // Messages of a client that was just replaced are not in that queue.
+    while health.pending() > 0 && !left().is_zero() {
+        std::thread::sleep(Duration::from_millis(5).min(left()));
+    }
+    health.pending()
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        self.health.nudge(Nudge::Stop);
+    }
+}
+
+#[cfg(test)]
+mod tests;

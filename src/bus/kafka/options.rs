@@ -1,13 +1,14 @@
 //! The options of the Kafka adapter.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 /// How to reach Kafka and publish to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// `host:port` list, comma separated.
     pub bootstrap_servers: String,
@@ -35,8 +36,28 @@ pub struct Options {
     pub topics: Topics,
 }
 
+impl fmt::Debug for Options {
+    /// Properties by name only: `ssl.key.password` and its like are among them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("security_protocol", &self.security_protocol)
+            .field("sasl_mechanism", &self.sasl_mechanism)
+            .field("sasl_username", &self.sasl_username)
+            .field("sasl_password", &self.sasl_password)
+            .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("publish_timeout", &self.publish_timeout)
+            .field("linger", &self.linger)
+            .field("properties", &self.properties.keys())
+            .field("topics", &self.topics)
+            .finish()
+    }
+}
+
 /// What to do about topics at start.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topics {
     /// Whether they are looked at, or made.
     pub ensure: Ensure,
@@ -50,6 +71,26 @@ pub struct Topics {
     pub retention: Option<Duration>,
 }
 
+impl Options {
+    /// The defaults of the configuration, for one cluster.
+    pub fn new(bootstrap_servers: impl Into<String>) -> Self {
+        Self {
+            bootstrap_servers: bootstrap_servers.into(),
+            security_protocol: None,
+            sasl_mechanism: None,
+            sasl_username: None,
+            sasl_password: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            publish_timeout: Duration::from_secs(30),
+            linger: Duration::ZERO,
+            properties: BTreeMap::new(),
+            topics: Topics::default(),
+        }
+    }
+}
+
 /// Whether topics are looked at, or made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -61,26 +102,4 @@ pub enum Ensure {
     Verify,
     /// Made where missing.
     Create,
-}
-
-/// Why a librdkafka property cannot be set by the operator; nothing for one that can.
-pub fn owned_property(name: &str) -> Option<&'static str> {
-    let reason = match name {
-        "bootstrap.servers" | "metadata.broker.list" => "set kafka.bootstrap_servers",
-        "security.protocol" => "set kafka.security_protocol",
-        "sasl.mechanism" | "sasl.mechanisms" => "set kafka.sasl_mechanism",
-        "sasl.username" => "set kafka.sasl_username",
-        "sasl.password" => "set kafka.sasl_password",
-        "ssl.ca.location" => "set kafka.ca_file",
-        "ssl.certificate.location" => "set kafka.cert_file",
-        "ssl.key.location" => "set kafka.key_file",
-        "message.timeout.ms" | "delivery.timeout.ms" => "set kafka.publish_timeout",
-        "linger.ms" | "queue.buffering.max.ms" => "set kafka.linger",
-        "acks" | "request.required.acks" | "enable.idempotence" | "delivery.report.only.error" => {
-            "a 200 needs the ack of every replica in sync"
-        }
-        "partitioner" | "partitioner_cb" => "consumers in other languages rely on murmur2_random",
-        _ => return None,
-    };
-    Some(reason)
 }

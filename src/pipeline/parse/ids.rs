@@ -44,7 +44,7 @@ pub(super) fn is_wanted(name: &str) -> bool {
 }
 
 /// Objects of the guide's form that hold an id of their own name.
-const NESTED: [&str; 12] = [
+const NESTED: [&str; 13] = [
     "record",
     "entry",
     "list",
@@ -57,6 +57,7 @@ const NESTED: [&str; 12] = [
     "workspace_member",
     "call_recording",
     "meeting",
+    "activity",
 ];
 
 impl Ids {

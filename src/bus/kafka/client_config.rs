@@ -1,0 +1,231 @@
+//! From the options to the settings of the client.
+//!
+//! Source: librdkafka's CONFIGURATION.md, and measurements of its 2.12.1 against Kafka 4.4: with the
+//! default reconnect backoff the client stays away up to 7 s after the broker is back.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use secrecy::ExposeSecret;
+
+use super::options::Options;
+use super::properties::{self, PropertyError, owned_property};
+
+/// Why a client cannot be made. Never because the broker is away.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An entry of `kafka.properties`.
+    #[error("kafka.properties: {0}")]
+    Property(#[from] PropertyError),
+    /// A file that cannot be read.
+    #[error("{key}: cannot read {}", path.display())]
+    File {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A key whose value the client does not take.
+    #[error("{key}: {reason}")]
+    Setting {
+        /// The configuration key.
+        key: &'static str,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// Settings that the client does not take together.
+    #[error("kafka: the client cannot be made: {reason}")]
+    Client {
+        /// What librdkafka said.
+        reason: String,
+        /// The error it came with.
+        source: KafkaError,
+    },
+    /// The system gives no thread.
+    #[error("kafka: cannot start the thread that watches the client")]
+    Thread(#[source] io::Error),
+}
+
+/// How often the client reports its state; a start is noticed as warm within this.
+const STATISTICS_MS: &str = "500";
+
+/// What the bridge sets before the operator's own properties.
+const DEFAULTS: [(&str, &str); 13] = [
+    ("reconnect.backoff.ms", "50"),
+    ("reconnect.backoff.max.ms", "500"),
+    ("retry.backoff.ms", "50"),
+    ("retry.backoff.max.ms", "500"),
+    ("socket.keepalive.enable", "true"),
+    // A peer that went silent is given up after this, well before the publish timeout.
+    ("socket.timeout.ms", "10000"),
+    ("socket.connection.setup.timeout.ms", "10000"),
+    // How long a topic that seems missing is waited for before its messages are refused.
+    ("topic.metadata.propagation.max.ms", "2000"),
+    ("queue.buffering.max.messages", "100000"),
+    ("queue.buffering.max.kbytes", "65536"),
+    // The topic's own limit decides, not a second one here.
+    ("message.max.bytes", "8388608"),
+    // A broker refuses a batch as a whole. One no larger than this fits any sensible topic, so
+    // "too large" is always said of one message alone.
+    ("batch.size", "65536"),
+    ("log.connection.close", "false"),
+];
+
+/// What the bridge sets after them: the promise rests on these.
+const PROMISE: [(&str, &str); 4] = [
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    ("partitioner", "murmur2_random"),
+    ("statistics.interval.ms", STATISTICS_MS),
+];
+
+/// The settings of the client.
+pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartError> {
+    let mut config = ClientConfig::new();
+    config.set("client.id", client_id());
+    for (name, value) in DEFAULTS {
+        config.set(name, value);
+    }
+    for (name, value) in &options.properties {
+        properties::check_property(name, value)?;
+        config.set(name, value);
+    }
+    for (name, value) in PROMISE {
+        config.set(name, value);
+    }
+    // librdkafka takes 0 for "never", which would keep a message for ever.
+    config.set("message.timeout.ms", millis(options.publish_timeout.max(Duration::from_millis(1))));
+    config.set("linger.ms", millis(options.linger));
+    connection(&mut config, options)?;
+    let debug = options.properties.contains_key("debug");
+    config.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Notice });
+    Ok(config)
+}
+
+/// Where the brokers are and how to get in, each value checked under its own key.
+fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartError> {
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
+    for (key, path) in [
+        ("kafka.ca_file", &options.ca_file),
+        ("kafka.cert_file", &options.cert_file),
+        ("kafka.key_file", &options.key_file),
+    ] {
+        readable(key, path.as_deref())?;
+    }
+    let password = options.sasl_password.as_ref().map(|secret| secret.expose_secret().to_owned());
+    let values = [
+        ("bootstrap.servers", Some(options.bootstrap_servers.clone())),
+        ("security.protocol", options.security_protocol.as_deref().map(str::to_ascii_lowercase)),
+        ("sasl.mechanisms", options.sasl_mechanism.clone()),
+        ("sasl.username", options.sasl_username.clone()),
+        ("sasl.password", password),
+        ("ssl.ca.location", file(&options.ca_file)),
+        ("ssl.certificate.location", file(&options.cert_file)),
+        ("ssl.key.location", file(&options.key_file)),
+    ];
+    for (name, value) in values {
+        let Some(value) = value else { continue };
+        let mut alone = ClientConfig::new();
+        alone.set(name, &value);
+        let taken = alone.create_native_config().map(drop);
+        taken
+            .map_err(|error| StartError::Setting { key: key_of(name), reason: properties::reason(&error) })?;
+        config.set(name, value);
+    }
+    Ok(())
+}
+
+fn readable(key: &'static str, path: Option<&Path>) -> Result<(), StartError> {
+    let Some(path) = path else { return Ok(()) };
+    std::fs::read(path).map(drop).map_err(|source| StartError::File { key, path: path.into(), source })
+}
+
+/// Names the key behind what librdkafka says when it makes a client.
+pub(super) fn creation_error(source: KafkaError) -> StartError {
+    let reason = properties::reason(&source);
+    let keyed = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "bootstrap.servers"];
+    match keyed.into_iter().find(|name| reason.contains(name)) {
+        Some(name) => StartError::Setting { key: key_of(name), reason },
+        None => StartError::Client { reason, source },
+    }
+}
+
+/// The configuration key of a property the bridge owns: the advice names it.
+fn key_of(name: &str) -> &'static str {
+    let named = |advice: &'static str| advice.split(' ').find(|word| word.starts_with("kafka."));
+    owned_property(name).and_then(named).unwrap_or("kafka.properties")
+}
+
+fn millis(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+/// How the broker's logs and quotas know this replica.
+fn client_id() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match host.trim() {
+        "" => format!("attio-bridge/{}", std::process::id()),
+        host => format!("attio-bridge/{host}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options::new("127.0.0.1:9")
+    }
+
+    #[test]
+    fn the_promise_is_set() {
+        let config = client_config(&options()).unwrap();
+        for (name, value) in [
+            ("acks", "all"),
+            ("enable.idempotence", "true"),
+            ("message.timeout.ms", "30000"),
+            ("linger.ms", "0"),
+            ("partitioner", "murmur2_random"),
+            ("reconnect.backoff.max.ms", "500"),
+            ("bootstrap.servers", "127.0.0.1:9"),
+        ] {
+            assert_eq!(config.get(name), Some(value), "{name}");
+        }
+        assert!(config.get("client.id").unwrap().starts_with("attio-bridge/"));
+        assert!(config.create_native_config().is_ok());
+    }
+
+    #[test]
+    fn the_operators_properties_win_over_the_defaults() {
+        let mut options = options();
+        options.properties.insert("reconnect.backoff.max.ms".into(), "900".into());
+        options.properties.insert("compression.type".into(), "lz4".into());
+        let config = client_config(&options).unwrap();
+        assert_eq!(config.get("reconnect.backoff.max.ms"), Some("900"));
+        assert_eq!(config.get("compression.type"), Some("lz4"));
+    }
+
+    #[test]
+    fn a_bad_value_is_reported_with_its_key() {
+        let mut owned = options();
+        owned.properties.insert("acks".into(), "0".into());
+        let error = client_config(&owned).unwrap_err().to_string();
+        assert!(error.starts_with("kafka.properties: acks is owned by the bridge"), "{error}");
+
+        let mut protocol = options();
+        protocol.security_protocol = Some("tls".into());
+        let error = client_config(&protocol).unwrap_err().to_string();
+        assert!(error.starts_with("kafka.security_protocol: "), "{error}");
+
+        let mut file = options();
+        file.ca_file = Some("/nowhere/ca.pem".into());
+        let error = client_config(&file).unwrap_err();
+        assert_eq!(error.to_string(), "kafka.ca_file: cannot read /nowhere/ca.pem");
+        assert!(std::error::Error::source(&error).is_some());
+    }
+}

@@ -1,0 +1,208 @@
+//! The callbacks of one client: verdicts of messages, errors, statistics, log lines.
+//!
+//! They run on the client's own polling thread and never wait.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use serde::Deserialize;
+
+use super::health::{Health, Nudge};
+use super::verdict::{self, Circumstances};
+use crate::pipeline::publish::{Destination, PublishError, Receipt, Ticket, Verdict};
+
+/// What travels with a message through the client.
+pub(super) struct Pending {
+    pub ticket: Ticket,
+    pub destination: Arc<Destination>,
+}
+
+/// The callbacks of one client.
+pub(super) struct Context {
+    health: Arc<Health>,
+    generation: u64,
+    /// Messages this client has and has not settled.
+    pending: AtomicU64,
+    /// Why this client died, where that is the operator's fault.
+    fatal: OnceLock<Code>,
+}
+
+impl Context {
+    pub(super) fn new(health: Arc<Health>, generation: u64) -> Self {
+        Self { health, generation, pending: AtomicU64::new(0), fatal: OnceLock::new() }
+    }
+
+    /// To be called before a message is handed to the client.
+    pub(super) fn handed_over(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        self.health.handed_over();
+    }
+
+    pub(super) fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Sorts the result of a message and reports it.
+    pub(super) fn settle(&self, pending: Pending, result: Result<(), Option<Code>>) {
+        let topic = &pending.destination.address;
+        if result == Err(Some(Code::Fatal)) {
+            self.health.nudge(Nudge::Look);
+        }
+        let verdict = result.map(|()| Receipt { duplicate: false }).map_err(|code| self.sort(topic, code));
+        self.follow_up(topic, &verdict);
+        pending.ticket.settle(verdict);
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+        self.health.settled();
+    }
+
+    fn sort(&self, topic: &str, code: Option<Code>) -> PublishError {
+        let cause = self.health.cause();
+        let at = Circumstances {
+            topic,
+            down: self.health.down().is_some(),
+            cause: cause.as_deref(),
+            fatal: self.fatal.get().copied(),
+        };
+        verdict::sort(code.unwrap_or(Code::Unknown), at)
+    }
+
+    fn follow_up(&self, topic: &Arc<str>, verdict: &Verdict) {
+        if matches!(verdict, Err(PublishError::Refused { .. })) && self.is_current() {
+            self.health.suspect(topic);
+        }
+    }
+
+    /// False once another client has taken over.
+    fn is_current(&self) -> bool {
+        self.health.generation() == self.generation
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Pending>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, _)) => Err(error.rdkafka_error_code()),
+        };
+        self.settle(*pending, result);
+    }
+}
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if !self.is_current() {
+            return;
+        }
+        match error.rdkafka_error_code() {
+            Some(Code::AllBrokersDown) => self.health.lost(),
+            Some(Code::Fatal) => {
+                if let Some(code) = refusal_in(reason) {
+                    // A second fatal error of the same client changes nothing.
+                    let _ = self.fatal.set(code);
+                }
+                self.health.complain("Fatal", reason);
+                self.health.nudge(Nudge::Look);
+            }
+            Some(code) => self.health.complain(&format!("{code:?}"), reason),
+            None => self.health.complain("Unknown", reason),
+        }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if !self.is_current() {
+            return;
+        }
+        let Ok(statistics) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        if statistics.is_warm() {
+            self.health.warm();
+        }
+        if !statistics.is_connected() && self.health.is_reached() {
+            self.health.nudge(Nudge::Doubt);
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        match level {
+            // Failed connections: the error callback reports each of them once.
+            _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(facility, "librdkafka: {text}"),
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "librdkafka: {text}"),
+            _ => tracing::debug!(facility, "librdkafka: {text}"),
+        }
+    }
+}
+
+/// The refusal that a fatal error's text tells of. librdkafka says only "fatal" as a code and puts
+/// its own words for the reason into the text.
+fn refusal_in(reason: &str) -> Option<Code> {
+    let refusals = [Code::ClusterAuthorizationFailed, Code::TransactionalIdAuthorizationFailed];
+    refusals.into_iter().find(|code| reason.contains(words_of(*code).trim()))
+}
+
+/// librdkafka's own words for a code: what `Display` puts in brackets.
+fn words_of(code: Code) -> String {
+    let shown = code.to_string();
+    shown.split_once('(').map_or(shown.as_str(), |(_, words)| words.trim_end_matches(')')).to_owned()
+}
+
+/// The few fields of librdkafka's statistics that matter here.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    brokers: HashMap<String, Broker>,
+    eos: Option<Idempotence>,
+}
+
+#[derive(Deserialize)]
+struct Broker {
+    state: String,
+}
+
+#[derive(Deserialize)]
+struct Idempotence {
+    idemp_state: String,
+}
+
+impl Statistics {
+    fn is_warm(&self) -> bool {
+        self.eos.as_ref().is_some_and(|eos| eos.idemp_state == "Assigned")
+    }
+
+    fn is_connected(&self) -> bool {
+        self.brokers.values().any(|broker| matches!(broker.state.as_str(), "UP" | "UPDATE"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fatal_text_that_tells_of_missing_rights_is_recognised() {
+        let reason = "Fatal error: Broker: Cluster authorization failed: Failed to acquire idempotence PID";
+        assert_eq!(refusal_in(reason), Some(Code::ClusterAuthorizationFailed));
+        assert_eq!(refusal_in("Fatal error: Broker: Broker received an out of order sequence number"), None);
+    }
+
+    #[test]
+    fn the_statistics_tell_whether_the_client_is_warm_and_connected() {
+        let text =
+            r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP"}},"eos":{"idemp_state":"Assigned"}}"#;
+        let statistics: Statistics = serde_json::from_str(text).unwrap();
+        assert!(statistics.is_warm() && statistics.is_connected());
+        let text = r#"{"brokers":{"a/1":{"state":"DOWN"}},"eos":{"idemp_state":"WaitTransport"}}"#;
+        let statistics: Statistics = serde_json::from_str(text).unwrap();
+        assert!(!statistics.is_warm() && !statistics.is_connected());
+    }
+}

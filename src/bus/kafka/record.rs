@@ -1,0 +1,116 @@
+//! A message as Kafka stores it: key, headers, value.
+//!
+//! Source: CloudEvents Kafka binding 1.0.2, sections 3.1 to 3.3.
+
+use std::borrow::Cow;
+
+use rdkafka::message::{Header, OwnedHeaders};
+
+use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
+use crate::pipeline::publish::Message;
+
+/// The name of the header that holds the media type; lower case, as the binding has it.
+const CONTENT_TYPE: &str = "content-type";
+
+/// The parts of a record beside its topic.
+pub(super) struct Layout<'a> {
+    /// The event's `partitionkey`, byte for byte.
+    pub key: Option<&'a str>,
+    /// `content-type`, and in binary mode the attributes.
+    pub headers: OwnedHeaders,
+    /// The envelope, or the data.
+    pub value: Cow<'a, [u8]>,
+}
+
+/// Lays a message out in the content mode, or structured where it must be.
+pub(super) fn layout(message: &Message, mode: ContentMode) -> Layout<'_> {
+    let event = &message.event;
+    let key = event.get(Attribute::PartitionKey);
+    match mode {
+        ContentMode::Binary if !message.structured_only => {
+            Layout { key, headers: binary_headers(event), value: binary::payload(event).as_ref().into() }
+        }
+        _ => Layout {
+            key,
+            headers: with(OwnedHeaders::new_with_capacity(1), CONTENT_TYPE, structured::CONTENT_TYPE),
+            value: structured::encode(event).into(),
+        },
+    }
+}
+
+fn binary_headers(event: &CloudEvent) -> OwnedHeaders {
+    let mut headers = OwnedHeaders::new_with_capacity(14);
+    if let Some(content_type) = binary::content_type(event) {
+        headers = with(headers, CONTENT_TYPE, content_type);
+    }
+    for (name, value) in binary::headers(event) {
+        headers = with(headers, &format!("ce_{name}"), value);
+    }
+    headers
+}
+
+fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
+    headers.insert(Header { key, value: Some(value) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use rdkafka::message::Headers;
+
+    use super::*;
+    use crate::cloudevent::Data;
+    use crate::pipeline::publish::Destination;
+
+    fn message(structured_only: bool) -> Message {
+        let data = Data::Json(Bytes::from_static(b"{\"a\":1}"));
+        let mut event = CloudEvent::new("1".into(), "urn:x".into(), data);
+        event.set(Attribute::Type, "com.attio.record.created");
+        event.set(Attribute::DataContentType, "application/json");
+        event.set(Attribute::PartitionKey, "rec-1");
+        let destination =
+            Destination { address: "attio.record".into(), subject: "attio.record.created".into() };
+        Message { destination: Arc::new(destination), event, message_id: "0".repeat(32), structured_only }
+    }
+
+    fn headers(layout: &Layout<'_>) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        layout.headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect()
+    }
+
+    #[test]
+    fn structured_has_one_header() {
+        let message = message(false);
+        let layout = layout(&message, ContentMode::Structured);
+        assert_eq!(layout.key, Some("rec-1"));
+        let content_type = "application/cloudevents+json; charset=UTF-8";
+        assert_eq!(headers(&layout), [("content-type".to_owned(), content_type.to_owned())]);
+        assert!(layout.value.ends_with(b",\"data\":{\"a\":1}}"));
+    }
+
+    #[test]
+    fn binary_has_the_attributes_as_headers_and_the_data_as_value() {
+        let message = message(false);
+        let layout = layout(&message, ContentMode::Binary);
+        assert_eq!(layout.value.as_ref(), b"{\"a\":1}");
+        let expected = [
+            ("content-type", "application/json"),
+            ("ce_specversion", "1.0"),
+            ("ce_id", "1"),
+            ("ce_source", "urn:x"),
+            ("ce_type", "com.attio.record.created"),
+            ("ce_partitionkey", "rec-1"),
+        ];
+        assert_eq!(headers(&layout), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn quarantine_is_structured_in_binary_mode_too() {
+        let message = message(true);
+        let layout = layout(&message, ContentMode::Binary);
+        assert!(layout.value.starts_with(b"{\"specversion\":\"1.0\""));
+        assert_eq!(headers(&layout).len(), 1);
+    }
+}

@@ -1,0 +1,177 @@
+//! Looks whether the topics are there, and makes them where asked to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::Producer;
+
+use super::monitor::Client;
+use super::options::{Ensure, Topics};
+
+/// How long one request to the broker may take.
+pub(super) const REQUEST: Duration = Duration::from_secs(2);
+
+/// How long the broker may take to make topics.
+const CREATION: Duration = Duration::from_secs(5);
+
+/// What the broker says of one topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    There,
+    Missing,
+    Forbidden,
+    /// It is there and has no leader yet, or the broker cannot say.
+    NotYet,
+}
+
+/// Asks the broker about one topic, which also refreshes the client's own view of it.
+pub(super) fn look(client: &Client, topic: &str) -> Result<Found, KafkaError> {
+    let metadata = client.client().fetch_metadata(Some(topic), REQUEST)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    let Some(found) = found else { return Ok(Found::Missing) };
+    Ok(match found.error().map(Code::from) {
+        None if found.partitions().is_empty() => Found::NotYet,
+        None => Found::There,
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => Found::Missing,
+        Some(Code::TopicAuthorizationFailed) => Found::Forbidden,
+        Some(_) => Found::NotYet,
+    })
+}
+
+type Names = BTreeSet<Arc<str>>;
+
+/// Sees to it that every topic is there. Each topic is asked about by its own name: a list of all
+/// topics leaves out those the user may not see, and on a large cluster it is long.
+pub(super) struct Keeper {
+    topics: Vec<Arc<str>>,
+    options: Topics,
+    /// What was logged last, so that only changes are.
+    said: Option<(Names, Names)>,
+    creation_error: Option<String>,
+}
+
+impl Keeper {
+    pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
+        Self { topics, options, said: None, creation_error: None }
+    }
+
+    /// True where nobody wants to know.
+    pub(super) fn is_off(&self) -> bool {
+        self.options.ensure == Ensure::Off
+    }
+
+    /// One round: true when every topic is there.
+    pub(super) fn round(&mut self, client: &Client, config: &ClientConfig) -> Result<bool, KafkaError> {
+        let (mut missing, mut forbidden, mut waiting) = (BTreeSet::new(), BTreeSet::new(), false);
+        for topic in &self.topics {
+            match look(client, topic)? {
+                Found::There => {}
+                Found::Missing => drop(missing.insert(topic.clone())),
+                Found::Forbidden => drop(forbidden.insert(topic.clone())),
+                Found::NotYet => waiting = true,
+            }
+        }
+        if !missing.is_empty() && self.options.ensure == Ensure::Create {
+            self.create(&missing, config);
+            return Ok(false);
+        }
+        let complete = missing.is_empty() && forbidden.is_empty();
+        self.say(missing, forbidden);
+        Ok(complete && !waiting)
+    }
+
+    /// Logs what is wrong, once a change.
+    fn say(&mut self, missing: BTreeSet<Arc<str>>, forbidden: BTreeSet<Arc<str>>) {
+        let now = (missing, forbidden);
+        if self.said.as_ref() == Some(&now) {
+            return;
+        }
+        let (missing, forbidden) = &now;
+        if !missing.is_empty() {
+            tracing::error!(
+                topics = join(missing),
+                "kafka: topics are missing: create them, or set kafka.topics.ensure to \"create\"; not ready \
+                 until they are there"
+            );
+        }
+        if !forbidden.is_empty() {
+            tracing::error!(
+                topics = join(forbidden),
+                "kafka: not authorised on topics: grant Write and Describe on them to the user of this \
+                 client; not ready until then"
+            );
+        }
+        if missing.is_empty() && forbidden.is_empty() {
+            tracing::info!(topics = self.topics.len(), "kafka: every topic is there");
+        }
+        self.said = Some(now);
+    }
+
+    fn create(&mut self, missing: &BTreeSet<Arc<str>>, config: &ClientConfig) {
+        let problem = match create(missing, &self.options, config) {
+            Ok(failed) if failed.is_empty() => {
+                tracing::info!(topics = join(missing), "kafka: topics made");
+                None
+            }
+            Ok(failed) => Some(failed.join("; ")),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = &problem
+            && self.creation_error.as_ref() != Some(problem)
+        {
+            tracing::error!(problem, "kafka: topics cannot be made; trying again every second");
+        }
+        self.creation_error = problem;
+    }
+}
+
+/// Makes topics; then what went wrong, by topic. One that another replica has just made is fine.
+fn create(
+    missing: &BTreeSet<Arc<str>>,
+    options: &Topics,
+    config: &ClientConfig,
+) -> Result<Vec<String>, KafkaError> {
+    let settings = settings(options);
+    let topics: Vec<_> = missing.iter().map(|name| new_topic(name, options, &settings)).collect();
+    let mut config = config.clone();
+    // The admin client publishes nothing and needs neither.
+    config.remove("enable.idempotence").remove("statistics.interval.ms");
+    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let limits = AdminOptions::new().operation_timeout(Some(CREATION)).request_timeout(Some(CREATION));
+    let made = block_on(admin.create_topics(&topics, &limits))?;
+    let failed = made.into_iter().filter_map(Result::err);
+    Ok(failed
+        .filter(|(_, code)| *code != Code::TopicAlreadyExists)
+        .map(|(topic, code)| format!("{topic}: {code}"))
+        .collect())
+}
+
+fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]) -> NewTopic<'a> {
+    /// Leaves the number to the broker.
+    const BROKERS_DEFAULT: i32 = -1;
+    let partitions = options.partitions.unwrap_or(BROKERS_DEFAULT);
+    let replicas = TopicReplication::Fixed(options.replication_factor.unwrap_or(BROKERS_DEFAULT));
+    let topic = NewTopic::new(name, partitions, replicas);
+    settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+}
+
+fn settings(options: &Topics) -> Vec<(&'static str, String)> {
+    let in_sync = options.min_insync_replicas.map(|count| ("min.insync.replicas", count.to_string()));
+    let retention = options.retention.map(|time| ("retention.ms", time.as_millis().to_string()));
+    in_sync.into_iter().chain(retention).collect()
+}
+
+fn block_on<T>(future: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    // Without a runtime nothing was asked of the broker; the next round tries again.
+    runtime.map_err(|error| KafkaError::AdminOpCreation(error.to_string()))?.block_on(future)
+}
+
+fn join(names: &BTreeSet<Arc<str>>) -> String {
+    names.iter().map(|name| &**name).collect::<Vec<_>>().join(", ")
+}

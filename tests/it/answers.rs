@@ -1,0 +1,571 @@
+//! The answer table, over real sockets: what each way of ending looks like to the sender, and where
+//! it is counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use attio_bridge::bus::memory::Answer;
+use attio_bridge::config::Config;
+use attio_bridge::pipeline::outcome::Reason;
+use attio_bridge::pipeline::publish::{Bus, PublishError};
+use attio_bridge::pipeline::verify::Scheme;
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::buses::Broken;
+use crate::support::client::{Client, Response, eventually};
+use crate::support::fixtures;
+use crate::support::request::{Request, SECRET, sign};
+
+const RECORD: &str =
+    r#"{"event_type":"record.created","id":{"workspace_id":"w","object_id":"o","record_id":"r"}}"#;
+const EMPTY: &str = r#"{"webhook_id":"w","events":[]}"#;
+
+/// The table of the contract: status, whether the sender is told when to retry, whether the
+/// connection ends. (The bridge may end more connections than it must.)
+fn expected(reason: Reason) -> (u16, bool, bool) {
+    match reason {
+        Reason::Accepted | Reason::Quarantined | Reason::Duplicate | Reason::Filtered | Reason::Empty => {
+            (200, false, false)
+        }
+        Reason::SignatureMissing
+        | Reason::SignatureMalformed
+        | Reason::SignatureMismatch
+        | Reason::TimestampMissing
+        | Reason::TimestampMalformed
+        | Reason::TimestampOutsideTolerance => (401, false, false),
+        Reason::UnknownSource => (404, false, false),
+        Reason::MethodNotAllowed => (405, false, false),
+        Reason::BodyTimeout => (408, false, true),
+        Reason::BodyTooLarge => (413, false, false),
+        Reason::HeadersTooLarge => (431, false, false),
+        Reason::UnsupportedMediaType => (415, false, false),
+        Reason::BadFraming => (400, false, true),
+        Reason::Overloaded => (503, true, false),
+        Reason::Draining => (503, true, true),
+        Reason::BrokerUnavailable | Reason::BrokerTimeout | Reason::BrokerRefused => (503, true, false),
+        Reason::Internal => (500, false, false),
+    }
+}
+
+/// Everything about one answer that its reason decides.
+fn check(reason: Reason, response: &Response) {
+    let (status, retry, close) = expected(reason);
+    assert_eq!(response.status, status, "{reason:?}: {response:?}");
+    let told = match status {
+        401 => "unauthorized",
+        _ => reason.slug(),
+    };
+    let body = response.json();
+    assert_eq!(body["reason"], told, "{reason:?}");
+    if status == 200 {
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(body["received"], true);
+    } else {
+        assert_eq!(response.header("content-type"), Some("application/problem+json"));
+        assert_eq!(body["type"], "about:blank");
+        assert_eq!(body["status"], status);
+        assert!(!body["title"].as_str().unwrap().is_empty());
+        assert!(!body["error"].as_str().unwrap().is_empty());
+        assert_eq!(body.as_object().unwrap().len(), 5, "{body}");
+    }
+    if status == 401 {
+        assert_eq!(body["error"], "Invalid signature", "{reason:?} tells no more than the others");
+    }
+    assert_eq!(response.header("www-authenticate"), (status == 401).then_some("Attio-Signature"));
+    assert_eq!(response.header("allow"), (status == 405).then_some("POST"));
+    match response.header("retry-after") {
+        None => assert!(!retry, "{reason:?} says when to retry"),
+        Some(seconds) => {
+            assert!(retry, "{reason:?} says nothing of a retry");
+            assert!((1..=30).contains(&seconds.parse::<u32>().unwrap()), "{reason:?}: {seconds}");
+            assert!(seconds.bytes().all(|byte| byte.is_ascii_digit()));
+        }
+    }
+    if close {
+        assert!(response.closes(), "{reason:?} ends the connection: {response:?}");
+    }
+}
+
+/// Makes a bridge end one delivery for that reason, after `warm_up` deliveries for another.
+async fn provoke(reason: Reason) -> (Response, Bridge) {
+    let bridge = Bridge::with(|config| prepare(reason, config)).await;
+    let fail = |error: PublishError| bridge.bus.answer(Answer::Fail(error));
+    let good = Request::keyed("k", RECORD);
+    let request = match reason {
+        Reason::Accepted | Reason::Filtered => good,
+        Reason::Quarantined => Request::signed("no JSON"),
+        Reason::Duplicate => {
+            assert_eq!(bridge.ask(&good).await.told(), (200, "accepted".into()));
+            good
+        }
+        Reason::Empty => Request::signed(EMPTY),
+        Reason::SignatureMissing => Request::unsigned(RECORD),
+        Reason::SignatureMalformed => Request::unsigned(RECORD).header("Attio-Signature", "sha256=x"),
+        Reason::SignatureMismatch => Request::unsigned(RECORD).header("Attio-Signature", sign("x", &[])),
+        Reason::TimestampMissing => good,
+        Reason::TimestampMalformed => Request::timestamped("soon", RECORD),
+        Reason::TimestampOutsideTolerance => Request::timestamped("1000000000", RECORD),
+        Reason::UnknownSource => good.path("/webhooks/other"),
+        Reason::MethodNotAllowed => good.method("PUT"),
+        Reason::BodyTimeout => {
+            let mut client = bridge.connect().await;
+            client.write(&good.head()).await;
+            return (client.receive().await, bridge);
+        }
+        Reason::BodyTooLarge => Request::signed(vec![b' '; 524_289]),
+        Reason::HeadersTooLarge => good.header("X-Filler", vec![b'x'; 16_384]),
+        Reason::UnsupportedMediaType => good.without("Content-Type").header("Content-Type", "text/plain"),
+        Reason::BadFraming => good.header("Host", "another.test"),
+        Reason::Overloaded => {
+            bridge.bus.answer(Answer::Hang);
+            bridge.connect().await.send(&good).await;
+            eventually("the first delivery hangs", || async { bridge.bus.waiting() == 1 }).await;
+            Request::keyed("other", RECORD)
+        }
+        Reason::Draining => {
+            let mut client = waiting_client(&bridge).await;
+            bridge.begin_stop();
+            refused(&bridge).await;
+            return (client.ask(&good).await, bridge);
+        }
+        Reason::BrokerUnavailable => {
+            fail(PublishError::Unavailable { detail: "down".into() });
+            good
+        }
+        Reason::BrokerTimeout => {
+            fail(PublishError::Timeout { detail: "slow".into() });
+            good
+        }
+        Reason::BrokerRefused => {
+            fail(PublishError::Refused { detail: "no topic".into() });
+            good
+        }
+        Reason::Internal => {
+            fail(PublishError::Abandoned);
+            good
+        }
+    };
+    (bridge.ask(&request).await, bridge)
+}
+
+/// What a reason needs of the configuration.
+fn prepare(reason: Reason, config: &mut Config) {
+    match reason {
+        Reason::Filtered => config.sources[0].filter.exclude.types = vec!["record.*".into()],
+        Reason::TimestampMissing => config.sources[0].verify.scheme = Scheme::Timestamped,
+        Reason::BodyTimeout => config.http.body_timeout = Duration::from_millis(100),
+        Reason::Overloaded => config.http.max_in_flight = 1,
+        _ => {}
+    }
+}
+
+/// A client whose connection is accepted and has sent nothing yet.
+pub async fn waiting_client<B: Bus>(bridge: &Bridge<B>) -> Client {
+    let client = bridge.connect().await;
+    // Connections are accepted in their order, so one that is served after it proves it.
+    bridge.ask(&Request::unsigned("")).await;
+    client
+}
+
+/// Waits until the bridge accepts no more connections.
+pub async fn refused<B: Bus>(bridge: &Bridge<B>) {
+    eventually("connections are refused", || async { TcpStream::connect(bridge.http).await.is_err() }).await;
+}
+
+#[tokio::test]
+async fn every_reason_has_its_answer_and_its_count() {
+    for reason in Reason::ALL {
+        let (response, bridge) = provoke(reason).await;
+        check(reason, &response);
+        let source = if reason == Reason::UnknownSource { "none" } else { "attio" };
+        let labels = [("source", source), ("reason", reason.slug())];
+        if reason == Reason::Draining {
+            // Its metrics listener is on its way out as well; the log line and the counter are the
+            // same ones.
+            continue;
+        }
+        let scrape = bridge.metrics().await;
+        assert_eq!(scrape.get("deliveries_total", &labels), 1.0, "{reason:?}");
+        assert_eq!(scrape.sum("deliveries_total", &[("reason", reason.slug())]), 1.0, "{reason:?}");
+        let first = if reason == Reason::Duplicate { 1.0 } else { 0.0 };
+        assert_eq!(scrape.sum("deliveries_total", &[]), 1.0 + first, "{reason:?}");
+        assert!(scrape.balances(), "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_verdict_on_a_signature_is_counted_by_secret_and_result() {
+    for reason in Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()) {
+        let (_, bridge) = provoke(reason).await;
+        let scrape = bridge.metrics().await;
+        let labels = [("source", "attio"), ("secret", "none"), ("result", reason.slug())];
+        assert_eq!(scrape.get("signature_verifications_total", &labels), 1.0, "{reason:?}");
+        assert_eq!(scrape.sum("signature_verifications_total", &[]), 1.0, "{reason:?}");
+        assert_eq!(scrape.sum("events_received_total", &[]), 0.0, "{reason:?}");
+        assert_eq!(bridge.bus.attempts(), 0, "{reason:?} reaches no bus");
+    }
+    let (_, bridge) = provoke(Reason::Accepted).await;
+    let labels = [("source", "attio"), ("secret", "default"), ("result", "ok")];
+    assert_eq!(bridge.metric("signature_verifications_total", &labels).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_good_answer_counts_its_events() {
+    let bridge = Bridge::with(|config| {
+        config.sources[0].filter.exclude.types = vec!["list.deleted".into()];
+    })
+    .await;
+    let body = format!(
+        r#"{{"webhook_id":"w","events":[{RECORD},{{"event_type":"list.deleted"}},7,{{"event_type":"task.created"}}]}}"#
+    );
+    let ask = || Request::keyed("k", &body);
+    let first = bridge.ask(&ask()).await;
+    let counts = |reason: &str, published: u32, duplicates: u32, quarantined: u32| {
+        json!({"received": true, "reason": reason, "events": 4, "published": published,
+               "duplicates": duplicates, "filtered": 1, "quarantined": quarantined})
+    };
+    assert_eq!(first.json(), counts("accepted", 2, 0, 1));
+    assert_eq!(bridge.ask(&ask()).await.json(), counts("duplicate", 0, 3, 0));
+    let text = String::from_utf8(first.body).unwrap();
+    assert!(text.starts_with(r#"{"received":true,"reason":"accepted","events":4"#), "{text}");
+}
+
+#[tokio::test]
+async fn a_mixed_delivery_has_the_first_good_reason_that_applies() {
+    const UNUSABLE: &str = "7";
+    const FILTERED: &str = r#"{"event_type":"list.deleted"}"#;
+    const KNOWN: &str = r#"{"event_type":"task.created","id":{"event_id":"known"}}"#;
+    let table: [(&[&str], &str); 8] = [
+        (&[FILTERED, KNOWN, UNUSABLE, RECORD], "accepted"),
+        (&[FILTERED, RECORD], "accepted"),
+        (&[KNOWN, RECORD], "accepted"),
+        (&[FILTERED, KNOWN, UNUSABLE], "quarantined"),
+        (&[FILTERED, KNOWN], "duplicate"),
+        (&[KNOWN], "duplicate"),
+        (&[FILTERED, FILTERED], "filtered"),
+        (&[], "empty"),
+    ];
+    for (events, reason) in table {
+        let bridge = Bridge::with(|config| {
+            config.sources[0].filter.exclude.types = vec!["list.deleted".into()];
+        })
+        .await;
+        bridge.ask(&Request::signed(KNOWN)).await;
+        let body = format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(","));
+        assert_eq!(bridge.ask(&Request::keyed("k", body)).await.told(), (200, reason.into()), "{events:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_failed_event_makes_the_whole_answer_a_failure_and_a_bug_comes_before_the_broker() {
+    let unavailable = PublishError::Unavailable { detail: "x".into() };
+    let timeout = PublishError::Timeout { detail: "x".into() };
+    let refused = PublishError::Refused { detail: "x".into() };
+    let busy = PublishError::Busy { detail: "x".into() };
+    let fail = |error: &PublishError| Answer::Fail(error.clone());
+    let table = [
+        (vec![Answer::Acknowledge, fail(&timeout), Answer::Acknowledge], (503, "broker_timeout")),
+        (vec![fail(&timeout), fail(&unavailable), Answer::Acknowledge], (503, "broker_unavailable")),
+        (vec![fail(&refused), fail(&timeout), Answer::Acknowledge], (503, "broker_timeout")),
+        (vec![fail(&unavailable), fail(&PublishError::Abandoned), fail(&refused)], (500, "internal")),
+        (vec![fail(&busy), Answer::Acknowledge, Answer::Acknowledge], (503, "overloaded")),
+        (vec![fail(&busy), fail(&refused), Answer::Acknowledge], (503, "broker_refused")),
+    ];
+    for (script, (status, reason)) in table {
+        let bridge = Bridge::start().await;
+        bridge.bus.script(script.clone());
+        let body = format!(r#"{{"webhook_id":"w","events":[{RECORD},{RECORD},{RECORD}]}}"#);
+        let told = bridge.ask(&Request::keyed("k", body)).await.told();
+        assert_eq!(told, (status, reason.into()), "{script:?}");
+        assert!(bridge.metrics().await.balances());
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_panics_or_forgets_its_ticket_is_an_internal_error_and_the_account_balances() {
+    for broken in [Broken::Panics, Broken::DropsItsTicket] {
+        let bridge = Bridge::over(Arc::new(broken), config(&[])).await;
+        let mut client = bridge.connect().await;
+        for round in 1..=3u8 {
+            // The same key every time: a flight that was lost must not hold up the next.
+            let response = client.ask(&Request::keyed("k", fixtures::delivery("edge/batch-of-three"))).await;
+            check(Reason::Internal, &response);
+            let scrape = bridge.metrics().await;
+            let labels = [("source", "attio"), ("reason", "internal")];
+            assert_eq!(scrape.get("deliveries_total", &labels), f64::from(round), "{broken:?}");
+            assert_eq!(scrape.get("events_received_total", &[("source", "attio")]), 3.0 * f64::from(round));
+            assert_eq!(scrape.sum("events_total", &[("result", "failed")]), 3.0 * f64::from(round));
+            assert_eq!(scrape.get("events_in_flight", &[]), 0.0, "{broken:?}");
+            assert_eq!(scrape.sum("publish_in_flight", &[]), 0.0, "{broken:?}");
+            assert!(scrape.sum("publish_attempts_total", &[("result", "abandoned")]) > 0.0, "{broken:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_paths_lead_to_a_source_and_the_query_is_ignored() {
+    let bridge = Bridge::start().await;
+    let table = [
+        ("/webhooks/attio", 200),
+        ("/api/webhooks/attio", 200),
+        ("/webhooks/attio?source=other&x=%00", 200),
+        ("/api/webhooks/attio?", 200),
+        ("/webhooks/other", 404),
+        ("/webhooks/", 404),
+        ("/webhooks", 404),
+        ("/webhooks/attio/", 404),
+        ("/webhooks/attio/more", 404),
+        ("/webhooks/ATTIO", 404),
+        ("/webhooks/none", 404),
+        ("/webhooks//attio", 404),
+        ("/api/api/webhooks/attio", 404),
+        ("/", 404),
+        ("/metrics", 404),
+        ("/livez", 404),
+        ("/readyz", 404),
+    ];
+    let mut unknown = 0.0;
+    for (path, status) in table {
+        let response = bridge.ask(&Request::signed(EMPTY).path(path)).await;
+        assert_eq!(response.status, status, "{path}");
+        unknown += f64::from(u8::from(status == 404));
+    }
+    let labels = [("source", "none"), ("reason", "unknown_source")];
+    assert_eq!(bridge.metric("deliveries_total", &labels).await, unknown);
+}
+
+#[tokio::test]
+async fn only_json_without_an_encoding_is_taken() {
+    let bridge = Bridge::start().await;
+    let ask = |name: &'static str, values: &'static [&'static str]| {
+        let mut request = Request::signed(EMPTY).without(name);
+        for value in values {
+            request = request.header(name, value);
+        }
+        let bridge = &bridge;
+        async move { bridge.ask(&request).await.status }
+    };
+    let types: [(&[&str], u16); 16] = [
+        (&[], 200),
+        (&["application/json"], 200),
+        (&["application/json; charset=utf-8"], 200),
+        (&["APPLICATION/JSON"], 200),
+        (&["application/json;charset=\"utf-8\""], 200),
+        (&["application/cloudevents+json"], 200),
+        (&["application/vnd.attio.v2+json; v=2"], 200),
+        (&["text/plain"], 415),
+        (&["application/x-www-form-urlencoded"], 415),
+        (&["application/jsonp"], 415),
+        (&["application/json-seq"], 415),
+        (&["json"], 415),
+        (&[""], 415),
+        (&["text/html, application/json"], 415),
+        (&["application/json", "text/plain"], 415),
+        (&["application/xml;a=application/json"], 415),
+    ];
+    for (values, status) in types {
+        assert_eq!(ask("Content-Type", values).await, status, "{values:?}");
+    }
+    let encodings: [(&[&str], u16); 7] = [
+        (&[], 200),
+        (&["identity"], 200),
+        (&["Identity"], 200),
+        (&["gzip"], 415),
+        (&["identity, gzip"], 415),
+        (&["identity", "br"], 415),
+        (&["zstd"], 415),
+    ];
+    for (values, status) in encodings {
+        assert_eq!(ask("Content-Encoding", values).await, status, "{values:?}");
+    }
+}
+
+#[tokio::test]
+async fn only_post_is_allowed() {
+    let bridge = Bridge::start().await;
+    for method in ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"] {
+        let response = bridge.ask(&Request::signed(EMPTY).method(method)).await;
+        check(Reason::MethodNotAllowed, &response);
+    }
+    let mut client = bridge.connect().await;
+    client.write(b"GET /webhooks/attio HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    check(Reason::MethodNotAllowed, &client.receive().await);
+}
+
+#[tokio::test]
+async fn framing_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
+    let bridge = Bridge::start().await;
+    let length = EMPTY.len();
+    let signature = sign(SECRET, &[EMPTY.as_bytes()]);
+    let table = [
+        ("no host", String::new(), "HTTP/1.1"),
+        ("two hosts", "Host: a\r\nHost: b\r\n".into(), "HTTP/1.1"),
+        ("the same host twice", "Host: a\r\nHost: a\r\n".into(), "HTTP/1.1"),
+        ("two lengths", format!("Host: a\r\nContent-Length: {length}\r\nContent-Length: 1\r\n"), "HTTP/1.1"),
+        ("a list of lengths", format!("Host: a\r\nContent-Length: {length}, {length}\r\n"), "HTTP/1.1"),
+        ("a signed length", format!("Host: a\r\nContent-Length: +{length}\r\n"), "HTTP/1.1"),
+        ("a coding and chunked", "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n".into(), "HTTP/1.1"),
+        ("a coding alone", "Host: a\r\nTransfer-Encoding: gzip\r\n".into(), "HTTP/1.1"),
+        ("chunked twice", "Host: a\r\nTransfer-Encoding: chunked, chunked\r\n".into(), "HTTP/1.1"),
+        ("a folded header", "Host: a\r\nX-A: b\r\n c\r\n".into(), "HTTP/1.1"),
+        ("a space before the colon", "Host : a\r\n".into(), "HTTP/1.1"),
+        ("HTTP/1.0", "Host: a\r\n".into(), "HTTP/1.0"),
+    ];
+    for (what, headers, version) in table {
+        let framed = headers.contains("-Length") || headers.contains("-Encoding");
+        let ours = if framed { String::new() } else { format!("Content-Length: {length}\r\n") };
+        let request = format!(
+            "POST /webhooks/attio {version}\r\n{headers}{ours}Attio-Signature: {signature}\r\n\r\n{EMPTY}"
+        );
+        let mut client = bridge.connect().await;
+        client.write(request.as_bytes()).await;
+        let response = client.receive().await;
+        assert_eq!(response.status, 400, "{what}: {response:?}");
+        client.closed().await;
+    }
+    assert_eq!(bridge.metrics().await.sum("events_received_total", &[]), 0.0);
+}
+
+/// A request with a length and a transfer coding, in both orders, and a second one hidden behind it.
+fn ambiguous() -> [String; 2] {
+    let signature = sign(SECRET, &[EMPTY.as_bytes()]);
+    let both = ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"];
+    [[both[0], both[1]], [both[1], both[0]]].map(|[first, second]| {
+        format!(
+            "POST /webhooks/attio HTTP/1.1\r\nHost: a\r\n{first}{second}Attio-Signature: {signature}\r\n\r\n\
+             {:x}\r\n{EMPTY}\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n",
+            EMPTY.len()
+        )
+    })
+}
+
+#[tokio::test]
+async fn nothing_is_read_behind_a_request_with_a_length_and_a_transfer_coding() {
+    let bridge = Bridge::start().await;
+    for request in ambiguous() {
+        let mut client = bridge.connect().await;
+        client.write(request.as_bytes()).await;
+        assert!(client.receive().await.closes());
+        assert!(client.try_receive().await.is_none(), "the hidden request has no answer");
+    }
+}
+
+#[tokio::test]
+#[ignore = "open: hyper drops the length, so the bridge reads such a request as chunked and then closes"]
+async fn a_request_with_a_length_and_a_transfer_coding_is_refused() {
+    let bridge = Bridge::start().await;
+    for request in ambiguous() {
+        let mut client = bridge.connect().await;
+        client.write(request.as_bytes()).await;
+        check(Reason::BadFraming, &client.receive().await);
+    }
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_is_signed_like_any_other() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect().await;
+    for (at, size) in [1, 7, 100, 1 << 20].into_iter().enumerate() {
+        let request = Request::keyed(&format!("k{at}"), RECORD).chunked(size);
+        assert_eq!(client.ask(&request).await.told(), (200, "accepted".into()), "chunks of {size}");
+    }
+    assert!(client.ask(&Request::keyed("k0", RECORD)).await.told() == (200, "duplicate".into()));
+}
+
+#[tokio::test]
+async fn a_sender_that_waits_for_100_is_told_to_go_on_only_where_its_body_is_wanted() {
+    let bridge = Bridge::start().await;
+    let good = Request::keyed("k", RECORD).header("Expect", "100-continue");
+    let mut client = bridge.connect().await;
+    client.write(&good.head()).await;
+    assert_eq!(client.receive().await.status, 100);
+    client.write(&good.framed_body()).await;
+    assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+
+    let unwanted = good.path("/webhooks/other");
+    let mut client = bridge.connect().await;
+    client.write(&unwanted.head()).await;
+    assert_eq!(client.receive().await.status, 404);
+}
+
+#[tokio::test]
+async fn a_body_may_be_as_large_as_the_limit_and_not_one_byte_larger() {
+    let bridge = Bridge::start().await;
+    let limit = 524_288;
+    let body = |length: usize| {
+        let mut body = EMPTY.as_bytes().to_vec();
+        body.resize(length, b' ');
+        body
+    };
+    for chunks in [None, Some(limit), Some(65_536), Some(1_000)] {
+        for (length, status) in [(limit, 200), (limit + 1, 413)] {
+            let mut request = Request::signed(body(length));
+            request.chunk = chunks;
+            let response = bridge.ask(&request).await;
+            assert_eq!(response.status, status, "{length} bytes, chunks of {chunks:?}");
+        }
+    }
+    // A length alone is enough to be refused; nothing of the body is waited for.
+    let mut client = bridge.connect().await;
+    let request = Request::signed(EMPTY).header("Content-Length", "99999999999999999999999");
+    client.write(&request.head()).await;
+    let status = client.receive().await.status;
+    assert!(matches!(status, 400 | 413), "{status}");
+}
+
+#[tokio::test]
+async fn a_head_larger_than_the_limit_is_431() {
+    let bridge = Bridge::start().await;
+    let base = Request::keyed("k", RECORD);
+    let fields =
+        |count: usize| (0..count).fold(base.clone(), |request, at| request.header(&format!("X-{at}"), "y"));
+    let table = [
+        ("one large field", base.clone().header("X-Filler", vec![b'x'; 15_000]), 200),
+        ("one too large field", base.clone().header("X-Filler", vec![b'x'; 16_384]), 431),
+        ("a long query", base.clone().path(&format!("/webhooks/attio?{}", "q".repeat(16_384))), 431),
+        ("more than hyper reads", base.clone().header("X-Filler", vec![b'x'; 60_000]), 431),
+        ("many fields", fields(90), 200),
+        ("too many fields", fields(150), 431),
+    ];
+    for (what, request, status) in table {
+        let mut client = bridge.connect().await;
+        let response = client.ask(&request).await;
+        assert_eq!(response.status, status, "{what}");
+        if status == 431 {
+            client.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_connection_serves_one_delivery_after_the_other() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect().await;
+    for (name, body) in fixtures::deliveries() {
+        let response = client.ask(&Request::keyed(&name, body)).await;
+        assert_eq!(response.status, 200, "{name}");
+        assert!(!response.closes());
+    }
+    // Answers that are no 200 keep it too, where they need not close it.
+    for request in [
+        Request::unsigned(RECORD),
+        Request::signed(RECORD).path("/nowhere"),
+        Request::signed(RECORD).method("PUT"),
+        Request::signed(RECORD).header("Content-Encoding", "gzip"),
+    ] {
+        assert!((400..500).contains(&client.ask(&request).await.status));
+    }
+    assert_eq!(client.ask(&Request::signed(EMPTY)).await.status, 200);
+}
+
+#[tokio::test]
+async fn two_requests_in_one_packet_have_two_answers_in_order() {
+    let bridge = Bridge::start().await;
+    let mut client = bridge.connect().await;
+    let both = [Request::keyed("a", RECORD).bytes(), Request::signed(EMPTY).bytes()].concat();
+    client.write(&both).await;
+    assert_eq!(client.receive().await.reason(), "accepted");
+    assert_eq!(client.receive().await.reason(), "empty");
+}

@@ -1,0 +1,227 @@
+//! The main job on a real Kafka: signed deliveries over HTTP in, CloudEvents out, and the 200 only
+//! after the broker's ack, whatever happens to the broker meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use attio_bridge::pipeline::publish::Bus;
+use tokio::task::JoinSet;
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::client::{Client, PATIENCE, Response, eventually};
+use crate::support::consumer::{Found, NAMES};
+use crate::support::kafka::{Broker, shared};
+use crate::support::mix::{Ledger, Mix, Planned};
+use crate::support::request::Request;
+use crate::support::unique;
+
+/// A bridge onto a broker, ready, and its own prefix.
+async fn bridge(broker: &Broker, prefix: &str, more: &[(&str, &str)]) -> Bridge<dyn Bus> {
+    let mut variables = vec![
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", prefix),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
+    ];
+    variables.extend_from_slice(more);
+    Bridge::serving(config(&variables)).await
+}
+
+async fn ready(bridge: &Bridge<dyn Bus>) {
+    eventually("the bridge is ready", || async { bridge.admin("/readyz").await.status == 200 }).await;
+}
+
+fn record_created(record: &str) -> String {
+    format!(
+        r#"{{"webhook_id":"w","events":[{{"event_type":"record.created","id":{{"workspace_id":"ws","object_id":"o","record_id":"{record}"}}}}]}}"#
+    )
+}
+
+/// Sends until it is answered 200, as the sender would; then how many answers were something else.
+async fn until_accepted(client: &mut Client, address: std::net::SocketAddr, request: &Request) -> usize {
+    let begun = Instant::now();
+    for refused in 0.. {
+        client.send(request).await;
+        match client.try_receive().await {
+            Some(Response { status: 200, .. }) => return refused,
+            Some(Response { status: 503, .. }) => {}
+            Some(other) => panic!("neither 200 nor 503: {other:?}"),
+            None => *client = Client::connect(address).await,
+        }
+        assert!(begun.elapsed() < PATIENCE * 3, "never accepted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    unreachable!("the range has no end")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_is_a_503_that_heals_when_it_is_made() {
+    let (broker, prefix) = (shared(), unique("missing"));
+    let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "verify")]).await;
+    let request = Request::keyed("one", record_created("r"));
+    eventually("it is refused", || async {
+        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+    })
+    .await;
+    assert_eq!(bridge.admin("/readyz").await.status, 503, "unready while topics are missing");
+    for name in NAMES {
+        broker.create_topic(&format!("{prefix}.{name}"), 1, &[]);
+    }
+    eventually("it is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
+    ready(&bridge).await;
+    assert_eq!(broker.read_all(&format!("{prefix}.record")).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_delivery_keep_their_order_under_one_key() {
+    let (broker, prefix) = (shared(), unique("order"));
+    let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__TOPICS__PARTITIONS", "6")]).await;
+    ready(&bridge).await;
+    let event = |at| {
+        format!(
+            r#"{{"event_type":"record.updated","id":{{"record_id":"r{}","attribute_id":"a{at}"}}}}"#,
+            at % 3
+        )
+    };
+    let events = (0..60).map(event).collect::<Vec<_>>().join(",");
+    let body = format!(r#"{{"webhook_id":"w","events":[{events}]}}"#);
+    assert_eq!(bridge.ask(&Request::keyed("k", body)).await.json()["published"], 60);
+    let mut order: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for record in broker.read_all(&format!("{prefix}.record")) {
+        let value: serde_json::Value = serde_json::from_str(record.value()).unwrap();
+        let attribute = value["data"]["id"]["attribute_id"].as_str().unwrap();
+        order.entry(record.key().into()).or_default().push(attribute[1..].parse().unwrap());
+    }
+    for (key, seen) in order {
+        assert!(seen.is_sorted() && seen.len() == 20, "{key}: {seen:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_broker_stopped_the_answer_is_503_in_time_and_the_retry_is_stored_once() {
+    let (broker, prefix) = (Broker::start(), unique("stopped"));
+    let bridge = bridge(&broker, &prefix, &[]).await;
+    ready(&bridge).await;
+    broker.kill();
+    let request = Request::keyed("one", record_created("r"));
+    let begun = Instant::now();
+    let answer = bridge.ask(&request).await;
+    let took = begun.elapsed();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    // The sender gives up at 5 s: an answer after that is none.
+    assert!(took < Duration::from_millis(4500), "{took:?}");
+    broker.restart();
+    until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
+    assert_eq!(broker.read_all(&format!("{prefix}.record")).len(), 1);
+    assert!(bridge.metrics().await.balances());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_the_broker_is_killed_under_load() {
+    let (broker, prefix) = (Broker::start(), unique("killed"));
+    let bridge = bridge(&broker, &prefix, &[]).await;
+    ready(&bridge).await;
+    let mut mix = Mix::new(&prefix, 7);
+    let planned: Arc<[Planned]> = (0..1500).map(|_| mix.single()).collect();
+    let (next, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut workers = JoinSet::new();
+    for _ in 0..8 {
+        let (planned, next, accepted) = (Arc::clone(&planned), Arc::clone(&next), Arc::clone(&accepted));
+        let address = bridge.http;
+        workers.spawn(async move {
+            let mut client = Client::connect(address).await;
+            let mut retried = BTreeSet::new();
+            while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if until_accepted(&mut client, address, &delivery.request).await > 0 {
+                    retried.extend(delivery.ids.iter().cloned());
+                }
+                accepted.fetch_add(1, Ordering::Relaxed);
+            }
+            retried
+        });
+    }
+    for round in 1..=2 {
+        let enough = 400 * round;
+        eventually("load flows", || async { accepted.load(Ordering::Relaxed) >= enough }).await;
+        broker.kill();
+        eventually("the bridge knows", || async {
+            bridge.metric("bus_up", &[("bus", "kafka")]).await == 0.0
+        })
+        .await;
+        broker.restart();
+    }
+    let retried: BTreeSet<String> = workers.join_all().await.into_iter().flatten().collect();
+    assert!(!retried.is_empty(), "the outage was felt");
+    let found = Found::on(&broker, &prefix);
+    let lost: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) == 0).collect();
+    assert!(lost.is_empty(), "acknowledged and not there: {lost:?}");
+    let unexplained: Vec<_> =
+        found.events.keys().filter(|id| found.copies(id) > 1 && !retried.contains(*id)).collect();
+    assert!(unexplained.is_empty(), "stored twice without a failed attempt: {unexplained:?}");
+    assert!(bridge.metrics().await.balances());
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_mixed_deliveries_give_exactly_the_expected_ledger() {
+    let (broker, prefix) = (shared(), unique("ledger"));
+    let bridge = bridge(&broker, &prefix, &[]).await;
+    ready(&bridge).await;
+    let mut mix = Mix::new(&prefix, 42);
+    let planned: Arc<[Planned]> = mix.deliveries(10_000).into();
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..32 {
+        let (planned, next, address) = (Arc::clone(&planned), Arc::clone(&next), bridge.http);
+        workers.spawn(async move {
+            let mut client = Client::connect(address).await;
+            while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                check_answer(delivery, &client.ask(&delivery.request).await);
+            }
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.unwrap();
+    }
+    check_bus(&mix.ledger, &Found::on(&broker, &prefix));
+    let metrics = bridge.metrics().await;
+    assert!(metrics.balances());
+    let count = |result| metrics.sum("events_total", &[("result", result)]);
+    assert_eq!(count("published"), mix.ledger.events.len() as f64);
+    assert_eq!(count("quarantined"), mix.ledger.quarantine.len() as f64);
+    assert_eq!(count("failed") + count("filtered"), 0.0);
+    let sent: usize = planned.iter().map(|delivery| delivery.events).sum();
+    assert_eq!(metrics.sum("events_received_total", &[]), sent as f64);
+    let forged = planned.iter().filter(|delivery| delivery.status == 401).count();
+    assert_eq!(metrics.sum("deliveries_total", &[("reason", "signature_mismatch")]), forged as f64);
+    assert_eq!(metrics.sum("deliveries_total", &[]), planned.len() as f64);
+    assert_eq!(metrics.get("events_in_flight", &[]), 0.0);
+}
+
+/// Which copy of a repeated delivery comes first is chance; what they add up to is not.
+fn check_answer(delivery: &Planned, answer: &Response) {
+    assert_eq!(answer.status, delivery.status, "{answer:?}");
+    if answer.status != 200 {
+        return;
+    }
+    let told = answer.json();
+    let count = |name: &str| usize::try_from(told[name].as_u64().unwrap()).unwrap();
+    assert_eq!(count("events"), delivery.events, "{told}");
+    let (published, duplicates, quarantined) =
+        (count("published"), count("duplicates"), count("quarantined"));
+    assert_eq!(published + duplicates + quarantined, delivery.events, "{told}");
+    assert!(published <= delivery.ids.len() && quarantined <= delivery.quarantined, "{told}");
+}
+
+fn check_bus(ledger: &Ledger, found: &Found) {
+    for (id, want) in &ledger.events {
+        assert_eq!(found.events.get(id).map(Vec::as_slice), Some(std::slice::from_ref(want)), "{id}");
+    }
+    assert_eq!(found.events.len(), ledger.events.len(), "nothing that nobody sent");
+    let mut quarantine = found.quarantine.clone();
+    quarantine.sort();
+    let wanted: Vec<_> = ledger.quarantine.iter().cloned().collect();
+    assert_eq!(quarantine, wanted);
+}

@@ -1,0 +1,128 @@
+//! A whole bridge in this process, on ports of its own, over a bus that the test holds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attio_bridge::app::{App, Error};
+use attio_bridge::bus::memory::Memory;
+use attio_bridge::config::{self, Config, Input};
+use attio_bridge::pipeline::publish::Bus;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, PATIENCE, Response, eventually};
+use super::request::{Request, SECRET};
+use super::scrape::Scrape;
+
+/// A running bridge. Dropped, it is left to end with the test's runtime.
+pub struct Bridge<B: Bus + ?Sized = Memory> {
+    pub bus: Arc<B>,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Error>>,
+}
+
+/// The configuration of a bridge with one source, `attio`, out of these variables and the usual ones.
+pub fn config(variables: &[(&str, &str)]) -> Config {
+    let usual = [
+        ("ATTIO_WEBHOOK_SECRET", SECRET),
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("ATTIO_BRIDGE__HTTP__LISTEN", "127.0.0.1:0"),
+        ("ATTIO_BRIDGE__ADMIN__LISTEN", "127.0.0.1:0"),
+    ];
+    let all = usual.iter().chain(variables);
+    let environment = all.map(|(name, value)| ((*name).to_owned(), (*value).into())).collect();
+    config::load(&Input { environment, ..Input::default() }).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+impl Bridge {
+    /// With every default.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// With some options changed.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config(&[]);
+        change(&mut config);
+        Self::over(Memory::new(), config).await
+    }
+
+    /// With an answer timeout short enough to be waited for.
+    pub async fn impatient() -> Self {
+        Self::with(|config| config.http.answer_timeout = Duration::from_millis(150)).await
+    }
+}
+
+impl Bridge<dyn Bus> {
+    /// Over the bus that the configuration asks for.
+    pub async fn serving(config: Config) -> Self {
+        let app = App::bind(config).await.unwrap();
+        Self::running(Arc::clone(app.bus()), app)
+    }
+}
+
+impl<B: Bus> Bridge<B> {
+    /// Over a bus of the test's own.
+    pub async fn over(bus: Arc<B>, config: Config) -> Self {
+        let port: Arc<dyn Bus> = Arc::<B>::clone(&bus);
+        let app = App::bind_to(config, "memory", |_, _| Ok(port)).await.unwrap();
+        Self::running(bus, app)
+    }
+}
+
+impl<B: Bus + ?Sized> Bridge<B> {
+    fn running(bus: Arc<B>, app: App) -> Self {
+        let (http, admin) = (app.http_addr().unwrap(), app.admin_addr().unwrap());
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
+        Self { bus, http, admin, stop, running }
+    }
+
+    pub async fn connect(&self) -> Client {
+        Client::connect(self.http).await
+    }
+
+    /// One request on a connection of its own.
+    pub async fn ask(&self, request: &Request) -> Response {
+        self.connect().await.ask(request).await
+    }
+
+    /// Asks the admin listener.
+    pub async fn admin(&self, path: &str) -> Response {
+        let mut request = Request::unsigned("").method("GET").path(path);
+        request.headers.retain(|(name, _)| name == "Host");
+        Client::connect(self.admin).await.ask(&request).await
+    }
+
+    pub async fn metrics(&self) -> Scrape {
+        Scrape::parse(std::str::from_utf8(&self.admin("/metrics").await.body).unwrap())
+    }
+
+    /// One sample of a scrape.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.metrics().await.get(name, labels)
+    }
+
+    /// Waits until a metric has a value.
+    pub async fn until(&self, name: &str, labels: &[(&str, &str)], value: f64) {
+        eventually(&format!("{name}{labels:?} = {value}"), || async {
+            self.metric(name, labels).await == value
+        })
+        .await;
+    }
+
+    /// Tells the bridge to stop, and does not wait.
+    pub fn begin_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Tells the bridge to stop and waits for how it ends.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.stop.cancel();
+        timeout(PATIENCE, self.running).await.expect("the bridge ends").unwrap()
+    }
+}

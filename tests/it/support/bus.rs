@@ -1,0 +1,72 @@
+//! Messages for a bus, and the verdicts on them.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use attio_bridge::cloudevent::{Attribute, CloudEvent, Data};
+use attio_bridge::metrics::{Labels, Metrics};
+use attio_bridge::pipeline::publish::{Bus, Destination, Message, PublishError, Settle, Ticket, Verdict};
+use bytes::Bytes;
+
+use super::PATIENCE;
+
+/// A message for `topic`, with `key` as its partition key and `data` as its data.
+pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {
+    let mut event = CloudEvent::new("event-1".into(), "https://attio.com/x".into(), Data::Json(data.into()));
+    event.set(Attribute::Type, "com.attio.record.created");
+    event.set(Attribute::DataContentType, "application/json");
+    event.set(Attribute::PartitionKey, key);
+    let destination = Arc::new(Destination { address: topic.into(), subject: topic.into() });
+    Message { destination, event, message_id: "0".repeat(32), structured_only: false }
+}
+
+/// Metrics with nothing but the bus in them.
+pub fn metrics(bus: &'static str, destinations: &[&str]) -> Arc<Metrics> {
+    Metrics::new(Labels {
+        sources: vec![],
+        reasons: vec![],
+        categories: vec![],
+        event_results: vec![],
+        signature_results: vec![],
+        publish_results: PublishError::LABELS.to_vec(),
+        bus,
+        destinations: destinations.iter().map(|name| (*name).to_owned()).collect(),
+    })
+}
+
+struct Tell(SyncSender<Verdict>);
+
+impl Settle for Tell {
+    fn settle(self: Box<Self>, verdict: Verdict) {
+        // A test that does not ask for the verdict has dropped the other end.
+        let _ = self.0.send(verdict);
+    }
+}
+
+/// A verdict that is still to come.
+pub struct Awaited(Receiver<Verdict>);
+
+impl Awaited {
+    /// Waits for it.
+    pub fn wait(self) -> Verdict {
+        self.0.recv_timeout(PATIENCE).expect("every ticket is settled")
+    }
+
+    /// The verdict if it is already there.
+    pub fn now(&self) -> Option<Verdict> {
+        self.0.try_recv().ok()
+    }
+}
+
+/// Hands a message to a bus.
+pub fn publish(bus: &dyn Bus, metrics: &Metrics, message: Message) -> Awaited {
+    let (tell, verdict) = sync_channel(1);
+    let counted = metrics.publish(&message.destination.address);
+    bus.publish(message, Ticket::new(Box::new(Tell(tell)), counted, None));
+    Awaited(verdict)
+}
+
+/// `acknowledged`, or the label of the error.
+pub fn label(verdict: &Verdict) -> &'static str {
+    verdict.as_ref().map_or_else(PublishError::label, |_| "acknowledged")
+}

@@ -1,0 +1,40 @@
+//! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
+
+pub mod bridge;
+pub mod bus;
+pub mod buses;
+pub mod client;
+pub mod consumer;
+pub mod fixtures;
+pub mod kafka;
+pub mod mix;
+pub mod request;
+pub mod scrape;
+
+use std::time::{Duration, Instant};
+
+/// Far longer than anything takes, on a machine that is busy with something else. Tests never
+/// assert that something is fast unless being fast is the promise.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds; fails the test, naming it, when it does not.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    eventually_some(what, || holds().then_some(()));
+}
+
+/// Waits until there is a value.
+pub fn eventually_some<T>(what: &str, mut value: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = value() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A name that no other test of this or an earlier run has used.
+pub fn unique(stem: &str) -> String {
+    format!("{stem}.{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+}
