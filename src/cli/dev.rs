@@ -96,12 +96,14 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
 }
 
 fn start(arguments: &Arguments, environment: &Environment) -> Result<Tally, Error> {
-    // Made first and dropped last: everything else is a client of it.
     let broker = match &arguments.bus {
         Some(_) => None,
         None => Some(Broker::start()?),
     };
     let bootstrap = broker.as_ref().map(Broker::address).or(arguments.bus.clone()).unwrap_or_default();
+    if let Some(broker) = broker {
+        broker.outlive_its_clients();
+    }
     let terminal = io::stdout().is_terminal();
     let colour = terminal && environment.get("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut output: Box<dyn Output> = match arguments.json {

@@ -109,7 +109,6 @@ impl<'a> Session<'a> {
         let at = OffsetDateTime::now_utc();
         let answered = client::deliver(self.target.http, &planned.request).await;
         let answered = answered.map_err(|error| error.to_string());
-        self.tally.answered(&planned, answered.as_ref().ok().map(|got| (&got.answer, got.took)));
         let differences: Vec<String> = wrong_answer(&planned, &answered).into_iter().collect();
         self.tally.differ(differences.iter().map(|text| named(self.sent, &planned.label, text)));
         let (number, read, since) = (self.sent, Vec::new(), Instant::now());
@@ -128,7 +127,6 @@ impl<'a> Session<'a> {
                 self.output.stray(&received, &what)?;
             }
             (Found::Expected, Some(block)) => {
-                self.tally.read(block.planned.group);
                 let label = &block.planned.label;
                 self.tally.differ(what.differences.iter().map(|text| named(block.number, label, text)));
                 block.differences.extend(what.differences);
@@ -150,6 +148,7 @@ impl<'a> Session<'a> {
         while self.pending.front().is_some_and(|block| everything || block.is_complete(PATIENCE))
             && let Some(block) = self.pending.pop_front()
         {
+            self.tally.shown(&block);
             self.output.delivery(&block, &self.tally)?;
         }
         Ok(())

@@ -25,7 +25,7 @@ pub fn summary(tally: &Tally, paint: Paint) -> String {
     line(&mut text, &paint.strong(&row("total", tally.total())));
     text.push('\n');
     if let Some(account) = &tally.account {
-        line(&mut text, &format!("events by the bridge's own account: {}", balance(account)));
+        line(&mut text, &format!("bridge's own account, events: {}", balance(account)));
     }
     if let (Some(half), Some(most), Some(all)) = (tally.latency(500), tally.latency(990), tally.latency(1000))
     {
@@ -62,9 +62,11 @@ fn row(name: &str, sums: Sums) -> String {
     format!("{name:<24}{deliveries:>12}{answered_as_expected:>14}{events_expected:>10}{events_read:>12}")
 }
 
-/// `70 = 50 published + 20 duplicate`.
+/// Such as `70 = 50 published + 20 duplicate`.
 fn balance(account: &Account) -> String {
-    let results = account.results.iter().filter(|(_, count)| **count > 0);
+    let results = ["published", "duplicate", "filtered", "quarantined", "failed"];
+    let results = results.into_iter().map(|result| (result, account.result(result)));
+    let results = results.filter(|(_, count)| *count > 0);
     let mut parts: Vec<String> = results.map(|(result, count)| format!("{count} {result}")).collect();
     if account.in_flight > 0 {
         parts.push(format!("{} in flight", account.in_flight));

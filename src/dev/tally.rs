@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::account::Account;
-use super::planned::{Answer, Counts, Group, Planned};
+use super::output::Block;
+use super::planned::{Counts, Group};
 
 /// Latencies that are kept, the youngest ones.
 const LATENCIES: usize = 10_000;
@@ -46,28 +47,25 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// A delivery was made; nothing for an answer that did not come.
-    pub fn answered(&mut self, planned: &Planned, answer: Option<(&Answer, Duration)>) {
+    /// A delivery is over.
+    pub fn shown(&mut self, block: &Block) {
+        let Block { planned, answered, read, .. } = block;
         let sums = self.groups.entry(planned.group).or_default();
         sums.deliveries += 1;
         sums.events_expected += planned.events.len() as u64;
-        let as_expected = answer.is_some_and(|(answer, _)| *answer == planned.answer);
+        sums.events_read += read.len() as u64;
+        let as_expected = answered.as_ref().is_ok_and(|got| got.answer == planned.answer);
         sums.answered_as_expected += u64::from(as_expected);
         if let Some(counts) = planned.answer.counts {
             self.expected.add(counts);
         }
-        *self.statuses.entry(answer.map_or(0, |(answer, _)| answer.status)).or_default() += 1;
-        if let Some((_, took)) = answer {
+        *self.statuses.entry(answered.as_ref().map_or(0, |got| got.answer.status)).or_default() += 1;
+        if let Ok(got) = answered {
             if self.latencies.len() == LATENCIES {
                 self.latencies.pop_front();
             }
-            self.latencies.push_back(took);
+            self.latencies.push_back(got.took);
         }
-    }
-
-    /// An event of that group was read.
-    pub fn read(&mut self, group: Group) {
-        self.groups.entry(group).or_default().events_read += 1;
     }
 
     /// Something is not as expected.
