@@ -16,6 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::cloud::{Cloud, Received};
 use super::{Error, PREFIX};
 
+/// The end of each partition.
+type Ends = BTreeMap<(String, i32), i64>;
+
 /// How long to wait for the broker's word on topics and offsets.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -101,7 +104,7 @@ impl Worker {
 
     fn run(mut self, messages: &mpsc::Sender<Received>, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
         let mut looked = Instant::now();
-        let mut waiting: Option<(oneshot::Sender<()>, BTreeMap<(String, i32), i64>)> = None;
+        let mut waiting: Option<(oneshot::Sender<()>, Ends)> = None;
         while !messages.is_closed() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
