@@ -7,6 +7,7 @@ mod dedup;
 mod events;
 mod hostile;
 mod identity;
+mod layers;
 mod life;
 mod support;
 mod verify;
