@@ -22,6 +22,7 @@ mod hostile;
 mod identity;
 mod kafka;
 mod kafka_security;
+mod layers;
 mod life;
 mod process;
 mod secrets;
