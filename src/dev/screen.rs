@@ -93,7 +93,7 @@ impl<W: Write> Output for Screen<W> {
 
     fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()> {
         let lines = self.block(block);
-        let total = (self.terminal || block.number % TOTAL_EVERY == 0).then(|| total(so_far));
+        let total = (self.terminal || block.number.is_multiple_of(TOTAL_EVERY)).then(|| total(so_far));
         self.write(&lines, total.as_deref())
     }
 
