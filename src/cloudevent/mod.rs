@@ -136,9 +136,10 @@ impl CloudEvent {
     }
 }
 
-/// A time as the bridge writes it: RFC 3339, UTC, milliseconds, `Z`.
+/// A time as the bridge writes it: RFC 3339, UTC, milliseconds, `Z`. None outside the years 0 to 9999,
+/// which is all that RFC 3339 can write.
 pub fn timestamp(at: OffsetDateTime) -> Option<String> {
-    let utc = at.checked_to_offset(time::UtcOffset::UTC)?;
+    let utc = at.checked_to_offset(time::UtcOffset::UTC).filter(|utc| utc.year() >= 0)?;
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     utc.format(&format).ok()
 }

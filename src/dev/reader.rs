@@ -16,6 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::cloud::{Cloud, Received};
 use super::{Error, PREFIX};
 
+/// The end of each partition.
+type Ends = BTreeMap<(String, i32), i64>;
+
 /// How long to wait for the broker's word on topics and offsets.
 const ASK: Duration = Duration::from_secs(10);
 
@@ -75,14 +78,11 @@ impl Reader {
     }
 }
 
-/// Offsets by topic and partition.
-type Places = BTreeMap<(String, i32), i64>;
-
 /// What the thread owns.
 struct Worker {
     consumer: BaseConsumer,
-    /// The next offset to be read.
-    next: Places,
+    /// The next offset to be read, by topic and partition.
+    next: BTreeMap<(String, i32), i64>,
 }
 
 impl Worker {
@@ -104,7 +104,7 @@ impl Worker {
 
     fn run(mut self, messages: &mpsc::Sender<Received>, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
         let mut looked = Instant::now();
-        let mut waiting: Option<(oneshot::Sender<()>, Places)> = None;
+        let mut waiting: Option<(oneshot::Sender<()>, Ends)> = None;
         while !messages.is_closed() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -136,7 +136,7 @@ impl Worker {
     }
 
     /// Where each partition ends now; nothing where the broker does not say.
-    fn ends(&mut self) -> Option<Places> {
+    fn ends(&mut self) -> Option<BTreeMap<(String, i32), i64>> {
         self.look_again();
         let end = |(topic, partition): &(String, i32)| {
             let (_, end) = self.consumer.fetch_watermarks(topic, *partition, ASK)?;
@@ -146,7 +146,7 @@ impl Worker {
         ends.inspect_err(|error| tracing::warn!("asking where the topics end: {error}")).ok()
     }
 
-    fn has_read(&self, ends: &Places) -> bool {
+    fn has_read(&self, ends: &BTreeMap<(String, i32), i64>) -> bool {
         ends.iter().all(|(place, end)| self.next.get(place).is_some_and(|next| next >= end))
     }
 

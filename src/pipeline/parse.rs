@@ -14,7 +14,6 @@ pub use ids::Ids;
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// The deepest nesting that is read.
@@ -82,17 +81,6 @@ impl Unusable {
     }
 }
 
-/// The members of a body that decide what it is. A member that occurs twice is refused by serde.
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow)]
-    webhook_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    events: Option<&'a RawValue>,
-    #[serde(borrow)]
-    event_type: Option<&'a RawValue>,
-}
-
 /// Reads a body. Never fails: what cannot be read is named.
 pub fn parse(body: &Bytes) -> Parsed {
     let Ok(text) = std::str::from_utf8(body) else { return Parsed::Unreadable(Unusable::NotJson) };
@@ -106,9 +94,16 @@ pub fn parse(body: &Bytes) -> Parsed {
     if !whole.starts_with('{') {
         return Parsed::Unreadable(Unusable::NotAnEvent);
     }
-    let Ok(Body { webhook_id, events, event_type }) = serde_json::from_str(whole) else {
+    // The members that decide what the body is.
+    let Ok(members) = json::members(whole, |name| matches!(name, "webhook_id" | "events" | "event_type"))
+    else {
         return Parsed::Unreadable(Unusable::DuplicateMember);
     };
+    let member = |wanted: &str| {
+        let value = members.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+        value.filter(|value| !json::is_null(value))
+    };
+    let (webhook_id, events, event_type) = (member("webhook_id"), member("events"), member("event_type"));
     let elements = events.map(|events| serde_json::from_str::<Vec<&RawValue>>(events.get()));
     match (elements, event_type) {
         (Some(Ok(elements)), _) => Parsed::Events {

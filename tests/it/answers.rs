@@ -88,7 +88,7 @@ fn check(reason: Reason, response: &Response) {
     }
 }
 
-/// Makes a bridge end one delivery for that reason, after `warm_up` deliveries for another.
+/// Makes a bridge end one delivery for that reason.
 async fn provoke(reason: Reason) -> (Response, Bridge) {
     let bridge = Bridge::with(|config| prepare(reason, config)).await;
     let fail = |error: PublishError| bridge.bus.answer(Answer::Fail(error));
@@ -182,8 +182,7 @@ async fn every_reason_has_its_answer_and_its_count() {
         let source = if reason == Reason::UnknownSource { "none" } else { "attio" };
         let labels = [("source", source), ("reason", reason.slug())];
         if reason == Reason::Draining {
-            // Its metrics listener is on its way out as well; the log line and the counter are the
-            // same ones.
+            // Its metrics listener goes down with it: `life` counts this one while a drain lasts.
             continue;
         }
         let scrape = bridge.metrics().await;

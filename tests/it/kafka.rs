@@ -1,66 +1,15 @@
 //! The Kafka adapter on a real broker.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attio_bridge::bus::kafka::options::{Ensure, Topics};
-use attio_bridge::bus::kafka::{Kafka, Options};
 use attio_bridge::cloudevent::ContentMode;
-use attio_bridge::metrics::Metrics;
-use attio_bridge::pipeline::publish::{Bus, BusState, Message, Verdict};
+use attio_bridge::pipeline::publish::{Bus, BusState};
 
-use crate::support::bus::{self, Awaited, label, message};
+use crate::support::bus::{label, message};
+use crate::support::kafka::bench::Bench;
 use crate::support::kafka::{Broker, shared};
 use crate::support::{PATIENCE, eventually, unique};
-
-/// A bus with its metrics.
-struct Bench {
-    bus: Arc<Kafka>,
-    metrics: Arc<Metrics>,
-}
-
-impl Bench {
-    /// Started, and not waited for.
-    fn start(broker: &Broker, topics: &[&str], change: impl FnOnce(&mut Options)) -> Self {
-        Self::start_in(broker, topics, ContentMode::Structured, change)
-    }
-
-    fn start_in(
-        broker: &Broker,
-        topics: &[&str],
-        mode: ContentMode,
-        change: impl FnOnce(&mut Options),
-    ) -> Self {
-        let mut options = Options::new(broker.bootstrap());
-        change(&mut options);
-        let metrics = bus::metrics("kafka", topics);
-        let addresses = topics.iter().map(|topic| Arc::from(*topic)).collect();
-        let bus = Kafka::start(options, addresses, mode, metrics.bus()).expect("the options are good");
-        Self { bus, metrics }
-    }
-
-    /// Started and up.
-    fn up(broker: &Broker, topics: &[&str]) -> Self {
-        Self::start(broker, topics, |_| {}).wait_for(BusState::Up)
-    }
-
-    fn wait_for(self, state: BusState) -> Self {
-        self.until(state);
-        self
-    }
-
-    fn until(&self, state: BusState) {
-        eventually(&format!("the bus is {state:?}"), || self.bus.state() == state);
-    }
-
-    fn publish(&self, message: Message) -> Awaited {
-        bus::publish(&*self.bus, &self.metrics, message)
-    }
-
-    fn verdict(&self, topic: &str) -> Verdict {
-        self.publish(message(topic, "rec-1", "{}")).wait()
-    }
-}
 
 #[test]
 fn a_structured_event_arrives_byte_for_byte() {

@@ -2,9 +2,13 @@
 //!
 //! `tests/run` installs what they need and runs them all.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::type_complexity, reason = "tables of cases are read once, where they stand")]
+
 mod support;
 
 mod answers;
+mod balance;
 mod catalog;
 mod cli;
 mod config;
@@ -12,8 +16,14 @@ mod dedup;
 mod dev;
 mod docs;
 mod end_to_end;
+mod events;
 mod example;
+mod hostile;
+mod identity;
 mod kafka;
+mod kafka_security;
+mod life;
+mod process;
 mod secrets;
 mod setup;
 mod verify;

@@ -56,6 +56,7 @@ impl Kafka {
             health: health.clone(),
             probe_topic: topics.first().cloned(),
             keeper: Some(Keeper::new(topics, options.topics)),
+            asked: Instant::now(),
             refreshed: None,
             rebuilt: None,
         };

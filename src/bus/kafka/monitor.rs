@@ -37,6 +37,10 @@ const REBUILD_AGAIN: Duration = Duration::from_secs(2);
 /// When nothing is to do and nobody nudges.
 const IDLE: Duration = Duration::from_secs(5);
 
+/// Between two questions to a broker that is reached: often enough that nothing on the way closes
+/// the connection as idle, which would look like a loss.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// How long a client that is replaced may take to give its messages back.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
@@ -58,6 +62,8 @@ pub(super) struct Monitor {
     pub probe_topic: Option<Arc<str>>,
     /// Gone once every topic is there.
     pub keeper: Option<Keeper>,
+    /// When a broker was last asked.
+    pub asked: Instant,
     pub refreshed: Option<Instant>,
     pub rebuilt: Option<Instant>,
 }
@@ -96,6 +102,8 @@ impl Monitor {
         }
         if doubt || !self.health.is_reached() {
             self.probe();
+        } else if self.asked.elapsed() > KEEP_ALIVE {
+            self.keep_alive();
         }
         if !self.health.is_reached() {
             return next.min(PROBE_AGAIN);
@@ -110,15 +118,27 @@ impl Monitor {
     }
 
     /// Asks any broker for anything, which also makes the client connect.
-    fn probe(&self) {
+    fn probe(&mut self) {
         let losses = self.health.losses();
-        let topic = self.probe_topic.as_deref();
-        match self.client.load().client().fetch_metadata(topic, PROBE) {
-            Ok(_) => self.health.reached(losses),
+        match self.ask() {
+            Ok(()) => self.health.reached(losses),
             // Only news where the broker counted as reached; else the client has told already.
             Err(_) if self.health.is_reached() => self.health.lost(),
             Err(error) => tracing::debug!(%error, "kafka: no broker answers yet"),
         }
+    }
+
+    /// A broker that is slow to answer this is still connected: nothing follows from it.
+    fn keep_alive(&mut self) {
+        if let Err(error) = self.ask() {
+            tracing::debug!(%error, "kafka: a broker is slow to answer");
+        }
+    }
+
+    fn ask(&mut self) -> Result<(), KafkaError> {
+        self.asked = Instant::now();
+        let topic = self.probe_topic.as_deref();
+        self.client.load().client().fetch_metadata(topic, PROBE).map(drop)
     }
 
     fn keep_topics(&mut self) -> Duration {

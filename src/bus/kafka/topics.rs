@@ -43,16 +43,27 @@ pub(super) fn look(client: &Client, topic: &str) -> Result<Found, KafkaError> {
     })
 }
 
-type Names = BTreeSet<Arc<str>>;
-
 /// Sees to it that every topic is there. Each topic is asked about by its own name: a list of all
 /// topics leaves out those the user may not see, and on a large cluster it is long.
 pub(super) struct Keeper {
     topics: Vec<Arc<str>>,
     options: Topics,
     /// What was logged last, so that only changes are.
-    said: Option<(Names, Names)>,
+    said: Option<Trouble>,
     creation_error: Option<String>,
+}
+
+/// Topics that keep the bridge unready.
+#[derive(Default, PartialEq, Eq)]
+struct Trouble {
+    missing: BTreeSet<Arc<str>>,
+    forbidden: BTreeSet<Arc<str>>,
+}
+
+impl Trouble {
+    fn is_none(&self) -> bool {
+        self.missing.is_empty() && self.forbidden.is_empty()
+    }
 }
 
 impl Keeper {
@@ -67,47 +78,47 @@ impl Keeper {
 
     /// One round: true when every topic is there.
     pub(super) fn round(&mut self, client: &Client, config: &ClientConfig) -> Result<bool, KafkaError> {
-        let (mut missing, mut forbidden, mut waiting) = (BTreeSet::new(), BTreeSet::new(), false);
+        let (mut trouble, mut waiting) = (Trouble::default(), false);
         for topic in &self.topics {
             match look(client, topic)? {
                 Found::There => {}
-                Found::Missing => drop(missing.insert(topic.clone())),
-                Found::Forbidden => drop(forbidden.insert(topic.clone())),
+                Found::Missing => drop(trouble.missing.insert(topic.clone())),
+                Found::Forbidden => drop(trouble.forbidden.insert(topic.clone())),
                 Found::NotYet => waiting = true,
             }
         }
-        if !missing.is_empty() && self.options.ensure == Ensure::Create {
-            self.create(&missing, config);
-            return Ok(false);
+        if !trouble.missing.is_empty() && self.options.ensure == Ensure::Create {
+            self.create(&trouble.missing, config);
+            waiting = true;
+            // What was just made is no trouble, and what could not be made was logged.
+            trouble.missing.clear();
         }
-        let complete = missing.is_empty() && forbidden.is_empty();
-        self.say(missing, forbidden);
-        Ok(complete && !waiting)
+        let there = trouble.is_none() && !waiting;
+        self.say(trouble, there);
+        Ok(there)
     }
 
     /// Logs what is wrong, once a change.
-    fn say(&mut self, missing: BTreeSet<Arc<str>>, forbidden: BTreeSet<Arc<str>>) {
-        let now = (missing, forbidden);
+    fn say(&mut self, now: Trouble, there: bool) {
+        if there {
+            tracing::info!(topics = self.topics.len(), "kafka: every topic is there");
+        }
         if self.said.as_ref() == Some(&now) {
             return;
         }
-        let (missing, forbidden) = &now;
-        if !missing.is_empty() {
+        if !now.missing.is_empty() {
             tracing::error!(
-                topics = join(missing),
+                topics = join(&now.missing),
                 "kafka: topics are missing: create them, or set kafka.topics.ensure to \"create\"; not ready \
                  until they are there"
             );
         }
-        if !forbidden.is_empty() {
+        if !now.forbidden.is_empty() {
             tracing::error!(
-                topics = join(forbidden),
+                topics = join(&now.forbidden),
                 "kafka: not authorised on topics: grant Write and Describe on them to the user of this \
                  client; not ready until then"
             );
-        }
-        if missing.is_empty() && forbidden.is_empty() {
-            tracing::info!(topics = self.topics.len(), "kafka: every topic is there");
         }
         self.said = Some(now);
     }

@@ -71,11 +71,12 @@ impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Wanted<F> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members: Members<'de> = Vec::with_capacity(8);
-        while let Some(Name(name)) = map.next_key()? {
-            if !(self.0)(&name) {
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            // A name that is not Unicode (a lone surrogate) is legal JSON, and none that is wanted.
+            let Some(name) = text(name).filter(|name| (self.0)(name)) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
-            }
+            };
             if members.iter().any(|(known, _)| *known == name) {
                 return Err(serde::de::Error::custom("duplicate member"));
             }
@@ -84,7 +85,3 @@ impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Wanted<F> {
         Ok(members)
     }
 }
-
-/// A member name, borrowed where it has no escapes.
-#[derive(serde::Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);

@@ -11,14 +11,13 @@
 //! The broker never outlives the tests, whatever ends them: `java` runs under a small shell that
 //! kills it as soon as the pipe to this process is closed.
 
-use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+pub mod bench;
+mod node;
+pub mod security;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -29,6 +28,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{PATIENCE, eventually, unique};
+use node::Node;
+pub use node::free_ports;
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
@@ -72,19 +73,6 @@ pub struct Broker {
     node: Option<Node>,
 }
 
-struct Node {
-    data: tempfile::TempDir,
-    properties: Vec<(String, String)>,
-    process: Mutex<Option<Process>>,
-}
-
-struct Process {
-    /// The shell that watches over `java`.
-    watchdog: Child,
-    /// The process id of `java`.
-    java: u32,
-}
-
 /// The broker that all tests share. Use unique topic names, and do not kill it.
 pub fn shared() -> Arc<Broker> {
     static SHARED: LazyLock<Arc<Broker>> = LazyLock::new(|| {
@@ -99,20 +87,14 @@ pub fn shared() -> Arc<Broker> {
 impl Broker {
     /// A fresh broker of its own; ready when this returns.
     pub fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_where(|_, _| vec![])
     }
 
-    /// A fresh broker with more or other server properties.
-    pub fn start_with(properties: &[(&str, &str)]) -> Self {
+    /// A fresh broker with more or other server properties, which may depend on its two ports: the
+    /// clients' and the controller's.
+    pub fn start_where(properties: impl FnOnce(u16, u16) -> Vec<(String, String)>) -> Self {
         let [client, controller] = free_ports();
-        let data = tempfile::tempdir().expect("a folder for the broker's data");
-        let mut all = server_properties(data.path(), client, controller);
-        for (name, value) in properties {
-            all.retain(|(known, _)| known != name);
-            all.push(((*name).into(), (*value).into()));
-        }
-        let node = Node { data, properties: all, process: Mutex::new(None) };
-        node.format();
+        let node = Node::new(client, controller, properties(client, controller));
         let broker = Self { bootstrap: format!("127.0.0.1:{client}"), node: Some(node) };
         broker.restart();
         broker.warm_up();
@@ -126,8 +108,7 @@ impl Broker {
 
     /// Ends the broker at once, as a power cut does to the process (SIGKILL).
     pub fn kill(&self) {
-        let process = self.node().process.lock().take();
-        process.expect("the broker runs").kill();
+        self.node().kill();
     }
 
     /// Starts it again on the same data and ports; ready when this returns.
@@ -138,17 +119,14 @@ impl Broker {
 
     /// Starts it again, and returns while it is still starting.
     pub fn restart_without_waiting(&self) {
-        let node = self.node();
-        let mut process = node.process.lock();
-        assert!(process.is_none(), "the broker already runs");
-        *process = Some(node.run());
+        self.node().start();
     }
 
     /// Waits until it answers a request for metadata.
     pub fn wait_until_ready(&self) {
         let client: BaseProducer = self.client().create().expect("a client for the broker");
         eventually("the broker answers", || {
-            self.assert_alive();
+            self.node.iter().for_each(Node::assert_alive);
             client
                 .client()
                 .fetch_metadata(None, Duration::from_secs(1))
@@ -158,12 +136,12 @@ impl Broker {
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        signal("STOP", self.java());
+        self.node().signal("STOP");
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
-        signal("CONT", self.java());
+        self.node().signal("CONT");
     }
 
     /// A new topic with a unique name that begins with `stem`.
@@ -271,126 +249,6 @@ impl Broker {
             )
         })
     }
-
-    fn java(&self) -> u32 {
-        self.node().process.lock().as_ref().expect("the broker runs").java
-    }
-
-    fn assert_alive(&self) {
-        let Some(node) = &self.node else { return };
-        let mut process = node.process.lock();
-        let process = process.as_mut().expect("the broker was started");
-        if let Ok(Some(status)) = process.watchdog.try_wait() {
-            panic!("the broker ended ({status}):\n{}", node.log());
-        }
-    }
-}
-
-impl Node {
-    fn format(&self) {
-        let text: String = self.properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        fs::write(self.properties_file(), text).expect("the properties are written");
-        let output = self
-            .java()
-            .args(["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
-            .arg(self.properties_file())
-            .output()
-            .expect("java starts");
-        assert!(output.status.success(), "the storage cannot be formatted: {output:?}");
-    }
-
-    /// Starts `java` under a shell that reads from a pipe of this process and kills it at its end.
-    fn run(&self) -> Process {
-        const WATCHDOG: &str = r#"
-            "$@" </dev/null &
-            java=$!
-            echo "$java" >"$PID_FILE.new" && mv "$PID_FILE.new" "$PID_FILE"
-            exec 1>&- 2>&-
-            ( cat >/dev/null; kill -KILL "$java" ) 2>/dev/null <&3 &
-            exec 3<&-
-            wait "$java"
-        "#;
-        let pid_file = self.data.path().join("java.pid");
-        let _ = fs::remove_file(&pid_file);
-        let java = self.java();
-        let output =
-            || fs::File::options().append(true).create(true).open(self.data.path().join("output.log"));
-        let watchdog = Command::new("sh")
-            .arg("-c")
-            .arg(format!("exec 3<&0\n{WATCHDOG}"))
-            .arg("watchdog")
-            .arg(java.get_program())
-            .args(java.get_args())
-            .arg("kafka.Kafka")
-            .arg(self.properties_file())
-            .env("PID_FILE", &pid_file)
-            .stdin(Stdio::piped())
-            .stdout(output().expect("a file for the output"))
-            .stderr(output().expect("a file for the output"))
-            .spawn()
-            .expect("sh starts");
-        let java =
-            super::eventually_some("java starts", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok());
-        Process { watchdog, java }
-    }
-
-    fn java(&self) -> Command {
-        let kit = kit();
-        let mut command = Command::new("java");
-        command
-            .args(["-Xmx160m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
-            .arg(format!("-XX:SharedArchiveFile={}", kit.join("kafka.jsa").display()))
-            .arg(format!("-Dlog4j2.configurationFile={}", kit.join("log4j2.properties").display()))
-            .arg(format!("-Dkit.log={}", self.data.path().join("server.log").display()))
-            .arg("-cp")
-            .arg(format!("{}/*", kit.join("jars").display()));
-        command
-    }
-
-    fn properties_file(&self) -> PathBuf {
-        self.data.path().join("server.properties")
-    }
-
-    fn log(&self) -> String {
-        let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
-        format!("{}{}", read("output.log"), read("server.log"))
-    }
-}
-
-impl Process {
-    fn kill(mut self) {
-        signal("KILL", self.java);
-        drop(self.watchdog.stdin.take());
-        self.watchdog.wait().expect("the watchdog ends");
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(process) = self.process.lock().take() {
-            process.kill();
-        }
-    }
-}
-
-/// Where `tests/install.sh` puts things: beside the build of this test.
-fn kit() -> PathBuf {
-    static KIT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
-        let program = std::env::current_exe().ok()?;
-        let kit = program.ancestors().map(|folder| folder.join("kit")).find(|kit| kit.is_dir())?;
-        kit.join("kafka.jsa").is_file().then_some(kit)
-    });
-    KIT.clone().expect("no Kafka to test with: run tests/install.sh once (it fetches one into target/kit)")
-}
-
-fn free_ports() -> [u16; 2] {
-    let listeners = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
-}
-
-fn signal(name: &str, pid: u32) {
-    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
-    assert!(sent.expect("kill starts").success(), "the broker does not run");
 }
 
 fn admin_options() -> AdminOptions {
@@ -418,51 +276,4 @@ fn record<M: Message>(message: &M) -> Record {
         headers: headers.unwrap_or_default(),
         value: message.payload().map(Into::into),
     }
-}
-
-/// A small and quick node; the session time-out makes a restart after a kill take 3 s instead of 11.
-fn server_properties(data: &Path, client: u16, controller: u16) -> Vec<(String, String)> {
-    let listeners = format!("PLAIN://127.0.0.1:{client},CTRL://127.0.0.1:{controller}");
-    let text = format!(
-        "process.roles=broker,controller
-        node.id=1
-        listeners={listeners}
-        advertised.listeners=PLAIN://127.0.0.1:{client}
-        listener.security.protocol.map=PLAIN:PLAINTEXT,CTRL:PLAINTEXT
-        inter.broker.listener.name=PLAIN
-        controller.listener.names=CTRL
-        controller.quorum.voters=1@127.0.0.1:{controller}
-        log.dirs={}
-        auto.create.topics.enable=false
-        num.partitions=1
-        default.replication.factor=1
-        min.insync.replicas=1
-        offsets.topic.replication.factor=1
-        offsets.topic.num.partitions=1
-        transaction.state.log.replication.factor=1
-        transaction.state.log.min.isr=1
-        transaction.state.log.num.partitions=1
-        share.coordinator.state.topic.replication.factor=1
-        share.coordinator.state.topic.min.isr=1
-        share.coordinator.state.topic.num.partitions=1
-        group.initial.rebalance.delay.ms=0
-        log.cleaner.dedupe.buffer.size=2097152
-        log.cleaner.io.buffer.size=65536
-        log.segment.bytes=16777216
-        log.index.size.max.bytes=1048576
-        offsets.topic.segment.bytes=1048576
-        num.network.threads=1
-        num.io.threads=2
-        background.threads=1
-        num.replica.fetchers=1
-        num.recovery.threads.per.data.dir=1
-        broker.session.timeout.ms=1500
-        broker.heartbeat.interval.ms=300
-        controller.quorum.election.timeout.ms=200
-        controller.quorum.election.backoff.max.ms=100
-        controller.quorum.fetch.timeout.ms=500",
-        data.join("data").display()
-    );
-    let pair = |line: &str| line.trim().split_once('=').map(|(name, value)| (name.into(), value.into()));
-    text.lines().filter_map(pair).collect()
 }

@@ -1,0 +1,382 @@
+//! The edge over time: deadlines of connections, budgets, probes, and the drain.
+
+use std::time::Duration;
+
+use attio_bridge::app::Error;
+use attio_bridge::bus::memory::Answer;
+use attio_bridge::pipeline::publish::BusState;
+
+use crate::answers::{refused, waiting_client};
+use crate::support::bridge::Bridge;
+use crate::support::client::{Client, eventually};
+use crate::support::request::Request;
+
+/// A delivery of one event that is not like the others.
+fn event(at: usize) -> Request {
+    Request::keyed(&at.to_string(), format!(r#"{{"event_type":"x.y","at":{at}}}"#))
+}
+
+/// Longer than any deadline of a test that must not strike.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Long enough for a deadline of [`SHORT`] to strike, were it set.
+const SEVERAL_SHORT: Duration = Duration::from_millis(500);
+
+const SHORT: Duration = Duration::from_millis(120);
+
+async fn with_timeouts(header: Duration, body: Duration, idle: Duration) -> Bridge {
+    Bridge::with(|config| {
+        config.http.header_timeout = header;
+        config.http.body_timeout = body;
+        config.http.idle_timeout = idle;
+        config.http.answer_timeout = LONG;
+    })
+    .await
+}
+
+/// Sends byte after byte, slowly, until the bridge has had enough of it or everything is sent.
+async fn trickle(client: &mut Client, bytes: &[u8]) {
+    for byte in bytes {
+        client.write(&[*byte]).await;
+        tokio::time::sleep(Duration::from_millis(4)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_ends_the_connection() {
+    let bridge = with_timeouts(SHORT, LONG, LONG).await;
+    let request = event(1).header("X-Filler", vec![b'x'; 100]);
+    let head = request.head();
+    for cut in [0, 1, 20, head.len() - 2] {
+        let mut client = bridge.connect().await;
+        client.write(&head[..cut]).await;
+        assert!(client.try_receive().await.is_none(), "{cut} bytes of a head");
+    }
+    let mut client = bridge.connect().await;
+    trickle(&mut client, &request.bytes()).await;
+    assert!(client.try_receive().await.is_none(), "the deadline is not one of silence");
+
+    let mut client = bridge.connect().await;
+    assert_eq!(client.ask(&event(2)).await.status, 200);
+    client.write(&head[..20]).await;
+    assert!(client.try_receive().await.is_none(), "a second head has the same deadline");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
+    let bridge = with_timeouts(LONG, SHORT, LONG).await;
+    let mut request = event(1);
+    request.body.extend([b' '; 150]);
+    let request = Request::signed(request.body);
+    for slow in [false, true] {
+        for chunked in [false, true] {
+            let request = if chunked { request.clone().chunked(50) } else { request.clone() };
+            let mut client = bridge.connect().await;
+            client.write(&request.head()).await;
+            if slow {
+                trickle(&mut client, &request.framed_body()).await;
+            } else {
+                client.write(&request.framed_body()[..30]).await;
+            }
+            let answer = client.receive().await;
+            assert_eq!(answer.told(), (408, "body_timeout".into()), "slow: {slow}, chunked: {chunked}");
+            assert!(answer.closes());
+            client.closed().await;
+        }
+    }
+    assert_eq!(bridge.bus.attempts(), 0);
+    let labels = [("source", "attio"), ("reason", "body_timeout")];
+    assert_eq!(bridge.metric("deliveries_total", &labels).await, 4.0);
+}
+
+#[tokio::test]
+async fn a_connection_may_be_idle_for_longer_than_a_head_may_take() {
+    let bridge = with_timeouts(SHORT, SHORT, LONG).await;
+    let mut client = bridge.connect().await;
+    for at in 0..2 {
+        assert_eq!(client.ask(&event(at)).await.status, 200);
+        tokio::time::sleep(SEVERAL_SHORT).await;
+    }
+    assert_eq!(client.ask(&event(2)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_may_not_be_idle_for_ever() {
+    let bridge = with_timeouts(LONG, LONG, SHORT).await;
+    let mut client = bridge.connect().await;
+    assert_eq!(client.ask(&event(1)).await.status, 200);
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn no_deadline_of_the_connection_strikes_while_a_delivery_is_worked_on() {
+    let bridge = with_timeouts(SHORT, SHORT, SHORT).await;
+    bridge.bus.answer(Answer::Late);
+    let mut client = bridge.connect().await;
+    client.send(&event(1)).await;
+    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    tokio::time::sleep(SEVERAL_SHORT).await;
+    bridge.bus.release();
+    assert_eq!(client.receive().await.status, 200);
+}
+
+#[tokio::test]
+async fn no_more_deliveries_are_in_flight_than_allowed() {
+    let bridge = Bridge::with(|config| {
+        config.http.max_in_flight = 3;
+        config.http.answer_timeout = LONG;
+    })
+    .await;
+    bridge.bus.answer(Answer::Late);
+    let mut hanging = Vec::new();
+    for at in 0..3 {
+        let mut client = bridge.connect().await;
+        client.send(&event(at)).await;
+        hanging.push(client);
+    }
+    eventually("three hang", || async { bridge.bus.waiting() == 3 }).await;
+    for at in 3..8 {
+        let answer = bridge.ask(&event(at)).await;
+        assert_eq!(answer.told(), (503, "overloaded".into()));
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert_eq!(bridge.bus.attempts(), 3, "what is refused reaches no bus");
+    // A request that needs no place is answered as ever.
+    assert_eq!(bridge.ask(&event(9).method("PUT")).await.status, 405);
+    bridge.bus.release();
+    for mut client in hanging {
+        assert_eq!(client.receive().await.status, 200);
+    }
+    bridge.bus.answer(Answer::Acknowledge);
+    for at in 3..8 {
+        assert_eq!(bridge.ask(&event(at)).await.told(), (200, "accepted".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_publish_keeps_its_place_after_the_answer() {
+    let bridge = Bridge::with(|config| {
+        config.http.max_in_flight = 1;
+        config.http.answer_timeout = SHORT;
+    })
+    .await;
+    bridge.bus.script([Answer::Late]);
+    assert_eq!(bridge.ask(&event(1)).await.reason(), "broker_timeout");
+    assert_eq!(bridge.ask(&event(2)).await.reason(), "overloaded", "the budget bounds the flights");
+    bridge.bus.release();
+    assert_eq!(bridge.ask(&event(2)).await.reason(), "accepted");
+}
+
+#[tokio::test]
+async fn every_way_of_ending_gives_its_place_back() {
+    let bridge = Bridge::with(|config| {
+        config.http.max_in_flight = 1;
+        config.http.max_body_bytes = 100;
+        config.http.max_in_flight_bytes = 100;
+        config.http.body_timeout = SHORT;
+    })
+    .await;
+    let stalled = event(1);
+    let mut client = bridge.connect().await;
+    client.write(&stalled.head()).await;
+    assert_eq!(client.receive().await.status, 408);
+    let too_large = Request::signed([b' '; 101]).chunked(10);
+    for (request, status) in [
+        (Request::unsigned("{}"), 401),
+        (Request::signed("no JSON"), 200),
+        (Request::signed("{}").header("Content-Type", "text/plain"), 415),
+        (too_large, 413),
+        (event(1), 200),
+        (event(1), 200),
+    ] {
+        assert_eq!(bridge.ask(&request).await.status, status);
+    }
+    let mut client = bridge.connect().await;
+    client.write(&stalled.head()).await;
+    client.write(&stalled.body[..5]).await;
+    drop(client);
+    eventually("a client that left gives it back too", || async {
+        bridge.ask(&event(2)).await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn no_more_bytes_are_in_flight_than_allowed() {
+    let bridge = Bridge::with(|config| {
+        config.http.max_body_bytes = 600;
+        config.http.max_in_flight_bytes = 1000;
+        config.http.answer_timeout = LONG;
+    })
+    .await;
+    let sized = |at: usize, bytes: usize| {
+        let mut body = event(at).body;
+        body.resize(bytes, b' ');
+        Request::keyed(&at.to_string(), body)
+    };
+    bridge.bus.answer(Answer::Late);
+    let mut client = bridge.connect().await;
+    client.send(&sized(1, 600)).await;
+    eventually("600 bytes hang", || async { bridge.bus.waiting() == 1 }).await;
+    assert_eq!(bridge.ask(&sized(2, 401)).await.told(), (503, "overloaded".into()));
+    // A body of unknown length may become as large as any.
+    assert_eq!(bridge.ask(&sized(2, 50).chunked(10)).await.told(), (503, "overloaded".into()));
+    let mut second = bridge.connect().await;
+    second.send(&sized(3, 400)).await;
+    eventually("1000 bytes hang", || async { bridge.bus.waiting() == 2 }).await;
+    bridge.bus.release();
+    assert_eq!((client.receive().await.status, second.receive().await.status), (200, 200));
+
+    // Once it is here, only its own size counts.
+    client.send(&sized(4, 50).chunked(10)).await;
+    eventually("50 bytes hang", || async { bridge.bus.waiting() == 1 }).await;
+    second.send(&sized(5, 600)).await;
+    eventually("650 bytes hang", || async { bridge.bus.waiting() == 2 }).await;
+    bridge.bus.release();
+    assert_eq!((client.receive().await.status, second.receive().await.status), (200, 200));
+}
+
+#[tokio::test]
+async fn no_more_connections_are_served_than_allowed() {
+    let bridge = Bridge::with(|config| config.http.max_connections = 2).await;
+    let mut first = bridge.connect().await;
+    let mut second = bridge.connect().await;
+    assert_eq!(first.ask(&event(1)).await.status, 200);
+    assert_eq!(second.ask(&event(2)).await.status, 200);
+    let mut third = bridge.connect().await;
+    third.send(&event(3)).await;
+    assert_eq!(first.ask(&event(4)).await.status, 200);
+    assert_eq!(bridge.bus.attempts(), 3, "the third waits");
+    drop(second);
+    assert_eq!(third.receive().await.status, 200);
+}
+
+#[tokio::test]
+async fn probes() {
+    let bridge = Bridge::start().await;
+    let table = [(BusState::Starting, 503), (BusState::Up, 200), (BusState::Down, 200)];
+    for (state, ready) in table {
+        bridge.bus.set_state(state);
+        assert_eq!(bridge.admin("/readyz").await.status, ready, "{state:?}");
+        assert_eq!(bridge.admin("/livez").await.status, 200, "{state:?}");
+    }
+    let metrics = bridge.admin("/metrics").await;
+    assert!(metrics.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    for path in ["/", "/webhooks/attio", "/config"] {
+        assert_eq!(bridge.admin(path).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_was_accepted_and_takes_nothing_new() {
+    let bridge = Bridge::start().await;
+    bridge.bus.answer(Answer::Late);
+    let mut idle = bridge.connect().await;
+    assert_eq!(idle.ask(&Request::unsigned("")).await.status, 401);
+    let mut busy = bridge.connect().await;
+    busy.send(&event(1)).await;
+    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    let mut open = waiting_client(&bridge).await;
+    assert_eq!(bridge.admin("/readyz").await.status, 200);
+
+    bridge.begin_stop();
+    refused(&bridge).await;
+    assert_eq!(bridge.admin("/readyz").await.status, 503);
+    assert_eq!(bridge.admin("/livez").await.status, 200);
+    idle.closed().await;
+    let answer = open.ask(&event(2)).await;
+    assert_eq!(answer.told(), (503, "draining".into()));
+    assert!(answer.closes());
+    open.closed().await;
+    let scrape = bridge.metrics().await;
+    assert_eq!(scrape.get("deliveries_total", &[("source", "attio"), ("reason", "draining")]), 1.0);
+    assert_eq!(scrape.get("events_in_flight", &[]), 1.0);
+
+    bridge.bus.release();
+    let answer = busy.receive().await;
+    assert_eq!(answer.told(), (200, "accepted".into()));
+    assert!(answer.closes());
+    busy.closed().await;
+    assert_eq!(bridge.bus.stored().len(), 1);
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_a_delivery_whose_client_left() {
+    let bridge = Bridge::start().await;
+    bridge.bus.answer(Answer::Late);
+    let mut client = bridge.connect().await;
+    client.send(&event(1)).await;
+    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    drop(client);
+    bridge.begin_stop();
+    refused(&bridge).await;
+    assert_eq!(bridge.admin("/livez").await.status, 200, "it is not over");
+    bridge.bus.release();
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn before_the_drain_there_may_be_a_delay_in_which_all_is_served() {
+    let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(2)).await;
+    bridge.begin_stop();
+    eventually("it is unready", || async { bridge.admin("/readyz").await.status == 503 }).await;
+    assert_eq!(bridge.ask(&event(1)).await.told(), (200, "accepted".into()));
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_idle_bridge_stops_at_once() {
+    let bridge = Bridge::with(|config| config.shutdown.drain_timeout = LONG).await;
+    let mut client = bridge.connect().await;
+    client.ask(&event(1)).await;
+    bridge.stop().await.unwrap();
+    client.closed().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_does_not_hold_up_a_stop_for_ever() {
+    let bridge = Bridge::with(|config| {
+        config.http.header_timeout = LONG;
+        config.shutdown.drain_timeout = SHORT;
+    })
+    .await;
+    let mut client = waiting_client(&bridge).await;
+    client.write(b"POST /web").await;
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_publish_that_hangs_past_the_drain_is_abandoned_and_that_is_said() {
+    // While its delivery waits, and when only the message is left of it.
+    for (answer_timeout, expected) in [(LONG, (1, 1)), (SHORT, (0, 1))] {
+        let bridge = Bridge::with(|config| {
+            config.http.answer_timeout = answer_timeout;
+            config.shutdown.drain_timeout = SEVERAL_SHORT;
+        })
+        .await;
+        bridge.bus.answer(Answer::Hang);
+        let mut client = bridge.connect().await;
+        client.send(&event(1)).await;
+        eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+        let error = bridge.stop().await.unwrap_err();
+        let Error::Abandoned { deliveries, messages } = error else { panic!("{error}") };
+        assert_eq!((deliveries, messages), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
+    let bridge = Bridge::with(|config| {
+        config.http.answer_timeout = SEVERAL_SHORT;
+        config.shutdown.drain_timeout = SHORT;
+    })
+    .await;
+    bridge.bus.answer(Answer::Hang);
+    let mut client = bridge.connect().await;
+    client.send(&event(1)).await;
+    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    assert!(bridge.stop().await.is_err());
+    let answer = client.try_receive().await;
+    assert!(answer.is_none_or(|answer| answer.status == 503));
+}

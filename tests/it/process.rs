@@ -1,0 +1,180 @@
+//! The built binary as an operator runs it: what it prints, how it stops, how it exits.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::support::client::{Client, eventually};
+use crate::support::consumer::Found;
+use crate::support::kafka::shared;
+use crate::support::mix::{Mix, Planned};
+use crate::support::request::{Request, SECRET};
+use crate::support::{eventually_some, unique};
+
+/// A running `attio-bridge serve`. Killed when dropped.
+struct Served {
+    child: Child,
+    http: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Served {
+    /// Starts it and waits for its line `listening`; the rest of its log is read and dropped.
+    fn start(variables: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .env_clear()
+            .env("ATTIO_WEBHOOK_SECRET", SECRET)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = loop {
+            let line = log.next().expect("it listens before its log ends").unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["message"] == "listening" {
+                break line;
+            }
+        };
+        std::thread::spawn(move || log.for_each(drop));
+        let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
+        Self { child, http: address("http_addr"), admin: address("admin_addr") }
+    }
+
+    fn stdout(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.child.stdout.take().unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        eventually_some("the process ends", || child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It has ended already in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const STDOUT: (&str, &str) = ("ATTIO_BRIDGE__BUS__TYPE", "stdout");
+
+fn task_created(task: &str) -> String {
+    format!(
+        "{{\n \"event_type\":\"task.created\",\r\n \"id\":{{\"workspace_id\":\"w\",\"task_id\":\"{task}\"}} }}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stdout_has_one_event_a_line_before_the_answer_and_sigterm_ends_it_with_0() {
+    for signal in ["TERM", "INT"] {
+        let mut served = Served::start(&[STDOUT]);
+        let mut out = served.stdout();
+        let answer = Client::connect(served.http).await.ask(&Request::keyed("k", task_created("t"))).await;
+        assert_eq!(answer.told(), (200, "accepted".into()));
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(event["type"], "com.attio.task.created");
+        assert_eq!(event["data"]["id"]["task_id"], "t");
+        assert!(!line.trim_end_matches('\n').contains(['\r', '\n']));
+        served.signal(signal);
+        assert_eq!(served.ended().code(), Some(0), "{signal}");
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "", "logs go to standard error");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_gone_is_a_broker_that_has_gone() {
+    let mut served = Served::start(&[STDOUT]);
+    drop(served.stdout());
+    let answer = Client::connect(served.http).await.ask(&Request::keyed("k", task_created("t"))).await;
+    assert_eq!(answer.told(), (503, "broker_unavailable".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_it_at_once_with_1() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        // Accepts and never says a word: the delivery hangs until its answer is due.
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", &address),
+        ("ATTIO_BRIDGE__SHUTDOWN__DELAY", "60s"),
+    ]);
+    let mut client = Client::connect(served.http).await;
+    client.send(&Request::keyed("k", task_created("t"))).await;
+    served.signal("TERM");
+    eventually("readiness falls", || async {
+        let mut request = Request::unsigned("").method("GET").path("/readyz");
+        request.headers.retain(|(name, _)| name == "Host");
+        Client::connect(served.admin).await.ask(&request).await.body == b"draining\n"
+    })
+    .await;
+    let begun = Instant::now();
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(5), "the drain would have taken a minute");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_loses_nothing_that_was_answered_200() {
+    let (broker, prefix) = (shared(), unique("sigterm"));
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
+    ]);
+    let mut mix = Mix::new(&prefix, 11);
+    let planned: Arc<[Planned]> = (0..50_000).map(|_| mix.single()).collect();
+    let (next, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut workers = JoinSet::new();
+    for _ in 0..8 {
+        let (planned, next, accepted) = (Arc::clone(&planned), Arc::clone(&next), Arc::clone(&accepted));
+        let address = served.http;
+        workers.spawn(async move {
+            let mut client = Client::connect(address).await;
+            let mut stored = Vec::new();
+            while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                client.send(&delivery.request).await;
+                match client.try_receive().await {
+                    Some(answer) if answer.status == 200 => {
+                        accepted.fetch_add(1, Ordering::Relaxed);
+                        stored.extend(delivery.ids.iter().cloned());
+                    }
+                    // Not ready yet, or draining: the sender would retry.
+                    Some(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
+                    None => break,
+                }
+            }
+            stored
+        });
+    }
+    eventually("load flows", || async { accepted.load(Ordering::Relaxed) > 500 }).await;
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
+    let acknowledged: Vec<String> = workers.join_all().await.into_iter().flatten().collect();
+    assert!(acknowledged.len() < planned.len(), "it was stopped under load");
+    let found = Found::on(&broker, &prefix);
+    for id in acknowledged {
+        assert_eq!(found.copies(&id), 1, "{id}");
+    }
+}

@@ -1,0 +1,73 @@
+//! The Kafka adapter on a broker, with its metrics.
+
+use std::sync::Arc;
+
+use attio_bridge::bus::kafka::{Kafka, Options};
+use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::metrics::Metrics;
+use attio_bridge::pipeline::publish::{Bus, BusState, Message, Verdict};
+
+use super::Broker;
+use crate::support::bus::{self, Awaited, message};
+use crate::support::eventually;
+
+/// A bus with its metrics.
+pub struct Bench {
+    /// The adapter.
+    pub bus: Arc<Kafka>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Bench {
+    /// Started, and not waited for.
+    pub fn start(broker: &Broker, topics: &[&str], change: impl FnOnce(&mut Options)) -> Self {
+        Self::start_in(broker, topics, ContentMode::Structured, change)
+    }
+
+    /// Started in a content mode, and not waited for.
+    pub fn start_in(
+        broker: &Broker,
+        topics: &[&str],
+        mode: ContentMode,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        let mut options = Options::new(broker.bootstrap());
+        change(&mut options);
+        Self::with(options, topics, mode)
+    }
+
+    /// Started with these options, whatever broker they name.
+    pub fn with(options: Options, topics: &[&str], mode: ContentMode) -> Self {
+        let metrics = bus::metrics("kafka", topics);
+        let addresses = topics.iter().map(|topic| Arc::from(*topic)).collect();
+        let bus = Kafka::start(options, addresses, mode, metrics.bus()).expect("the options are good");
+        Self { bus, metrics }
+    }
+
+    /// Started and up.
+    pub fn up(broker: &Broker, topics: &[&str]) -> Self {
+        Self::start(broker, topics, |_| {}).wait_for(BusState::Up)
+    }
+
+    /// Itself, once it is in that state.
+    pub fn wait_for(self, state: BusState) -> Self {
+        self.until(state);
+        self
+    }
+
+    /// Waits for a state.
+    pub fn until(&self, state: BusState) {
+        eventually(&format!("the bus is {state:?}"), || self.bus.state() == state);
+    }
+
+    /// Hands a message over.
+    pub fn publish(&self, message: Message) -> Awaited {
+        bus::publish(&*self.bus, &self.metrics, message)
+    }
+
+    /// The verdict on a small message.
+    pub fn verdict(&self, topic: &str) -> Verdict {
+        self.publish(message(topic, "rec-1", "{}")).wait()
+    }
+}

@@ -1,0 +1,229 @@
+//! One Kafka node as a child process that cannot outlive this one.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
+
+use crate::support::eventually_some;
+
+/// A node: its data and settings for ever, its process while it runs.
+pub struct Node {
+    data: tempfile::TempDir,
+    properties: Vec<(String, String)>,
+    process: Mutex<Option<Process>>,
+}
+
+struct Process {
+    /// The shell that watches over `java`.
+    watchdog: Child,
+    /// The process id of `java`.
+    java: u32,
+}
+
+impl Node {
+    /// A formatted node that does not run yet. `more` settings win over the usual ones.
+    pub fn new(client: u16, controller: u16, more: Vec<(String, String)>) -> Self {
+        let data = tempfile::tempdir().expect("a folder for the broker's data");
+        let mut properties = server_properties(data.path(), client, controller);
+        for (name, value) in more {
+            properties.retain(|(known, _)| *known != name);
+            properties.push((name, value));
+        }
+        let node = Self { data, properties, process: Mutex::new(None) };
+        node.format();
+        node
+    }
+
+    /// Starts it.
+    pub fn start(&self) {
+        let mut process = self.process.lock();
+        assert!(process.is_none(), "the broker already runs");
+        *process = Some(self.run());
+    }
+
+    /// Ends it at once (SIGKILL), frozen or not; its data stays.
+    pub fn kill(&self) {
+        let process = self.process.lock().take();
+        process.expect("the broker runs").kill();
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let java = self.process.lock().as_ref().expect("the broker runs").java;
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(java.to_string()).status();
+        assert!(sent.expect("kill starts").success(), "the broker does not run");
+    }
+
+    /// Fails the test, with the broker's log, if it has ended by itself.
+    pub fn assert_alive(&self) {
+        let mut process = self.process.lock();
+        let process = process.as_mut().expect("the broker was started");
+        if let Ok(Some(status)) = process.watchdog.try_wait() {
+            panic!("the broker ended ({status}):\n{}", self.log());
+        }
+    }
+}
+
+impl Node {
+    fn format(&self) {
+        let text: String = self.properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        fs::write(self.properties_file(), text).expect("the properties are written");
+        let output = self
+            .java()
+            .args(["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
+            .arg(self.properties_file())
+            .output()
+            .expect("java starts");
+        assert!(output.status.success(), "the storage cannot be formatted: {output:?}");
+    }
+
+    /// Starts `java` under a shell that reads from a pipe of this process and kills it at its end.
+    fn run(&self) -> Process {
+        // Statics are not dropped, so the watchdog also clears the data away, unless told to keep it.
+        const WATCHDOG: &str = r#"
+            exec 3<&0
+            "$@" </dev/null 3<&- &
+            java=$!
+            echo "$java" >"$DATA/java.pid.new" && mv "$DATA/java.pid.new" "$DATA/java.pid"
+            (
+                read -r word
+                kill -KILL "$java"
+                [ "$word" = keep ] && exit
+                while kill -0 "$java"; do sleep 0.1; done
+                rm -rf "$DATA"
+            ) <&3 >/dev/null 2>&1 &
+            exec 3<&-
+            wait "$java"
+        "#;
+        let pid_file = self.data.path().join("java.pid");
+        // Not there on the first start.
+        let _ = fs::remove_file(&pid_file);
+        let java = self.java();
+        let output =
+            || fs::File::options().append(true).create(true).open(self.data.path().join("output.log"));
+        let watchdog = Command::new("sh")
+            .arg("-c")
+            .arg(WATCHDOG)
+            .arg("watchdog")
+            .arg(java.get_program())
+            .args(java.get_args())
+            .arg("kafka.Kafka")
+            .arg(self.properties_file())
+            .env("DATA", self.data.path())
+            .stdin(Stdio::piped())
+            .stdout(output().expect("a file for the output"))
+            .stderr(output().expect("a file for the output"))
+            .spawn()
+            .expect("sh starts");
+        let java = eventually_some("java starts", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok());
+        Process { watchdog, java }
+    }
+
+    fn java(&self) -> Command {
+        let kit = kit();
+        let mut command = Command::new("java");
+        command
+            .args(["-Xmx160m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
+            .arg(format!("-XX:SharedArchiveFile={}", kit.join("kafka.jsa").display()))
+            .arg(format!("-Dlog4j2.configurationFile={}", kit.join("log4j2.properties").display()))
+            .arg(format!("-Dkit.log={}", self.data.path().join("server.log").display()))
+            .arg("-cp")
+            .arg(format!("{}/*", kit.join("jars").display()));
+        command
+    }
+
+    fn properties_file(&self) -> PathBuf {
+        self.data.path().join("server.properties")
+    }
+
+    fn log(&self) -> String {
+        let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
+        format!("{}{}", read("output.log"), read("server.log"))
+    }
+}
+
+impl Process {
+    fn kill(mut self) {
+        // Frozen or not, it is gone when the watchdog is. A broker that ended by itself is gone too.
+        if let Some(mut pipe) = self.watchdog.stdin.take() {
+            let _ = pipe.write_all(b"keep\n");
+        }
+        self.watchdog.wait().expect("the watchdog ends");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.lock().take() {
+            process.kill();
+        }
+    }
+}
+
+/// Where `tests/install.sh` puts things: beside the build of this test.
+fn kit() -> PathBuf {
+    static KIT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
+        let program = std::env::current_exe().ok()?;
+        let kit = program.ancestors().map(|folder| folder.join("kit")).find(|kit| kit.is_dir())?;
+        kit.join("kafka.jsa").is_file().then_some(kit)
+    });
+    KIT.clone().expect("no Kafka to test with: run tests/install.sh once (it fetches one into target/kit)")
+}
+
+/// Ports that nothing listens on.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [0; N].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
+}
+
+/// A small and quick node; the session time-out makes a restart after a kill take 3 s instead of 11.
+fn server_properties(data: &Path, client: u16, controller: u16) -> Vec<(String, String)> {
+    let listeners = format!("PLAIN://127.0.0.1:{client},CTRL://127.0.0.1:{controller}");
+    let text = format!(
+        "process.roles=broker,controller
+        node.id=1
+        listeners={listeners}
+        advertised.listeners=PLAIN://127.0.0.1:{client}
+        listener.security.protocol.map=PLAIN:PLAINTEXT,CTRL:PLAINTEXT
+        inter.broker.listener.name=PLAIN
+        controller.listener.names=CTRL
+        controller.quorum.voters=1@127.0.0.1:{controller}
+        log.dirs={}
+        auto.create.topics.enable=false
+        num.partitions=1
+        default.replication.factor=1
+        min.insync.replicas=1
+        offsets.topic.replication.factor=1
+        offsets.topic.num.partitions=1
+        transaction.state.log.replication.factor=1
+        transaction.state.log.min.isr=1
+        transaction.state.log.num.partitions=1
+        share.coordinator.state.topic.replication.factor=1
+        share.coordinator.state.topic.min.isr=1
+        share.coordinator.state.topic.num.partitions=1
+        group.initial.rebalance.delay.ms=0
+        log.cleaner.dedupe.buffer.size=2097152
+        log.cleaner.io.buffer.size=65536
+        log.segment.bytes=16777216
+        log.index.size.max.bytes=1048576
+        offsets.topic.segment.bytes=1048576
+        num.network.threads=1
+        num.io.threads=2
+        background.threads=1
+        num.replica.fetchers=1
+        num.recovery.threads.per.data.dir=1
+        broker.session.timeout.ms=1500
+        broker.heartbeat.interval.ms=300
+        controller.quorum.election.timeout.ms=200
+        controller.quorum.election.backoff.max.ms=100
+        controller.quorum.fetch.timeout.ms=500",
+        data.join("data").display()
+    );
+    let pair = |line: &str| line.trim().split_once('=').map(|(name, value)| (name.into(), value.into()));
+    text.lines().filter_map(pair).collect()
+}
