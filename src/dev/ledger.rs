@@ -141,10 +141,17 @@ fn differences(expected: &Expected, received: &Received, event: &Cloud) -> Vec<S
     }
     compare("key", attribute("partitionkey"), Some(received.key_text()));
     if expected.data != event.data {
-        let lossy = |data: &[u8]| String::from_utf8_lossy(data).into_owned();
-        compare("data", Some(&lossy(&expected.data)), Some(&lossy(&event.data)));
+        found.push(data_difference(&expected.data, &event.data));
     }
     found
+}
+
+/// Where the data begins to differ, and a little of both.
+fn data_difference(expected: &[u8], got: &[u8]) -> String {
+    const SHOWN: usize = 20;
+    let at = expected.iter().zip(got).take_while(|(expected, got)| expected == got).count();
+    let shown = |data: &[u8]| String::from_utf8_lossy(&data[at..data.len().min(at + SHOWN)]).into_owned();
+    format!("data is {:?} from byte {at} on, expected {:?}", shown(got), shown(expected))
 }
 
 #[cfg(test)]

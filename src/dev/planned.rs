@@ -127,16 +127,13 @@ pub struct Expected {
     pub data: Bytes,
 }
 
+/// Such as `200 accepted of 3: 2/0/0/1`, which is published, duplicates, filtered, quarantined.
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.status, self.reason)?;
         let Some(Counts { events, published, duplicates, filtered, quarantined }) = self.counts else {
             return Ok(());
         };
-        write!(
-            f,
-            " ({events} events: {published} published, {duplicates} duplicates, {filtered} filtered, \
-             {quarantined} quarantined)"
-        )
+        write!(f, " of {events}: {published}/{duplicates}/{filtered}/{quarantined}")
     }
 }

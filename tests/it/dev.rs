@@ -9,6 +9,8 @@ use attio_bridge::dev::client;
 use attio_bridge::dev::letter::{Letter, now};
 use serde_json::Value;
 
+use crate::support::kafka;
+
 /// A port of the system's choice, so that tests do not meet.
 const ANYWHERE: [&str; 3] = ["dev", "--listen", "127.0.0.1:0"];
 
@@ -46,29 +48,35 @@ struct Watched {
 
 impl Watched {
     fn start(arguments: &[&str]) -> Self {
-        let mut child = command(arguments).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut child = command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program runs");
+        let lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
         Self { child, lines }
     }
 
     /// The next line of that kind.
     fn next(&mut self, kind: &str) -> Value {
-        self.lines.by_ref().map(|line| json(&line.unwrap())).find(|line| line["kind"] == kind).unwrap()
+        let mut lines = self.lines.by_ref().map(|line| json(&line.expect("a line")));
+        lines.find(|line| line["kind"] == kind).expect("a line of that kind")
     }
 
     fn code(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+        self.child.wait().expect("it ends").code()
     }
 }
 
 /// Posts an event that the run knows nothing of.
 fn post_as_a_guest(start: &Value) {
-    let address = start["webhooks"].as_str().unwrap().split('/').nth(2).unwrap();
-    let address: SocketAddr = address.parse().unwrap();
+    let text = |name: &str| start[name].as_str().expect("text");
+    let address = text("webhooks").split('/').nth(2).expect("a host");
+    let address: SocketAddr = address.parse().expect("an address");
     let body = r#"{"event_type":"task.created","id":{"task_id":"guest"}}"#;
-    let request = Letter::attio("guest", body.into(), 1).request(start["secret"].as_str().unwrap(), now());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let answered = runtime.block_on(client::deliver(address, &request)).unwrap();
+    let request = Letter::attio("guest", body.into(), 1).request(text("secret"), now());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let answered = runtime.block_on(client::deliver(address, &request)).expect("an answer");
     assert_eq!((answered.answer.status, answered.answer.reason.as_str()), (200, "accepted"));
 }
 
@@ -133,6 +141,18 @@ fn without_a_round_it_runs_until_it_is_told_to_stop_and_guests_are_welcome() {
     assert_eq!(summary["as_expected"], true, "{summary}");
     assert_eq!(summary["from_others"], 1);
     assert_eq!(run.code(), Some(0));
+}
+
+/// On a broker that others use, what they publish (here: an earlier run) is left alone.
+#[test]
+fn a_real_broker_will_do_as_well() {
+    let broker = kafka::shared();
+    let bus = format!("kafka://{}", broker.bootstrap());
+    for run_number in 1..=2 {
+        let output = run(&["--once", "--json", "--bus", &bus]);
+        let last = text(&output.stdout).lines().last().map(json);
+        assert_eq!(output.status.code(), Some(0), "{run_number}: {last:?} {}", text(&output.stderr));
+    }
 }
 
 #[test]
