@@ -9,5 +9,6 @@ mod hostile;
 mod identity;
 mod layers;
 mod life;
+mod logs;
 mod support;
 mod verify;

@@ -4,5 +4,6 @@ pub mod bridge;
 pub mod buses;
 pub mod client;
 pub mod fixtures;
+pub mod logs;
 pub mod request;
 pub mod scrape;
