@@ -24,6 +24,7 @@ mod kafka;
 mod kafka_security;
 mod layers;
 mod life;
+mod logs;
 mod process;
 mod secrets;
 mod setup;

@@ -8,6 +8,7 @@ pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
 pub mod mix;
+pub mod logs;
 pub mod request;
 pub mod scrape;
 
