@@ -5,6 +5,7 @@ mod balance;
 mod catalog;
 mod dedup;
 mod events;
+mod filter;
 mod hostile;
 mod identity;
 mod layers;
