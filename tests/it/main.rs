@@ -18,6 +18,7 @@ mod hostile;
 mod identity;
 mod kafka;
 mod kafka_security;
+mod nats;
 mod life;
 mod process;
 mod secrets;

@@ -8,8 +8,10 @@ pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
 pub mod mix;
+pub mod nats;
 pub mod request;
 pub mod scrape;
+pub mod watched;
 
 use std::time::{Duration, Instant};
 
