@@ -20,8 +20,9 @@ use crate::pipeline::outcome::Reason;
 
 /// Answers one request; `source` is none where the path names no configured source.
 pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request: Request) -> Response {
-    let mut record = edge.recorder.open(source.as_ref());
-    let response = match read(&edge, source, request).await {
+    let received_at = OffsetDateTime::now_utc();
+    let mut record = edge.recorder.open(source.as_ref(), received_at);
+    let response = match read(&edge, source, received_at, request).await {
         Err(reason) => respond::problem(record.refused(reason)),
         Ok(delivery) => {
             record.bytes = delivery.body.len();
@@ -49,9 +50,10 @@ async fn carry_out(edge: Arc<Edge>, delivery: Delivery<Unverified>, mut record: 
 async fn read(
     edge: &Edge,
     source: Option<SourceName>,
+    received_at: OffsetDateTime,
     request: Request,
 ) -> Result<Delivery<Unverified>, Reason> {
-    let (head_at, received_at) = (Instant::now(), OffsetDateTime::now_utc());
+    let head_at = Instant::now();
     let source = source.ok_or(Reason::UnknownSource)?;
     let (head, body) = request.into_parts();
     let mut place = edge.admit(&head)?;

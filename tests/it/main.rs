@@ -2,6 +2,9 @@
 //!
 //! `tests/run` installs what they need and runs them all.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::type_complexity, reason = "tables of cases are read once, where they stand")]
+
 mod support;
 
 mod answers;
@@ -10,6 +13,7 @@ mod catalog;
 mod cli;
 mod config;
 mod dedup;
+mod dev;
 mod docs;
 mod end_to_end;
 mod events;
@@ -19,7 +23,9 @@ mod identity;
 mod kafka;
 mod kafka_security;
 mod nats;
+mod layers;
 mod life;
+mod logs;
 mod process;
 mod secrets;
 mod setup;

@@ -9,6 +9,7 @@ pub mod fixtures;
 pub mod kafka;
 pub mod mix;
 pub mod nats;
+pub mod logs;
 pub mod request;
 pub mod scrape;
 pub mod watched;
