@@ -7,6 +7,7 @@ pub mod client;
 pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
+pub mod load;
 pub mod mix;
 pub mod nats;
 pub mod logs;
