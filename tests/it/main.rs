@@ -23,6 +23,8 @@ mod hostile;
 mod identity;
 mod kafka;
 mod kafka_security;
+mod nats;
+mod nats_end_to_end;
 mod layers;
 mod life;
 mod logs;
