@@ -9,6 +9,7 @@ mod balance;
 mod catalog;
 mod cli;
 mod config;
+mod config_kafka;
 mod dedup;
 mod docs;
 mod end_to_end;
