@@ -7,6 +7,7 @@ use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
 use crate::support::kafka::bench::Bench;
+use crate::support::kafka::security::wrong::{self, Wrong};
 use crate::support::kafka::security::{
     Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
 };
@@ -44,57 +45,13 @@ fn every_way_in_leads_in() {
     assert_eq!(secured.broker.read_all(&topic).len(), benches.len());
 }
 
-/// A way that leads nowhere.
-struct Wrong {
-    options: Options,
-    /// What the refusal must tell, what was found and what to do.
-    words: [&'static str; 2],
-}
-
-fn wrong_ways(secured: &Secured) -> Vec<Wrong> {
-    let wrong = |options, words| Wrong { options, words };
-    let password = |door, mechanism| {
-        let options = secured.login(door, mechanism, USER, "wrong-password");
-        wrong(options, ["uthentication failed", "kafka.sasl_password"])
-    };
-    let mut stranger = secured.options(Door::Tls);
-    stranger.ca_file = Some(secured.certificates.path("stranger.pem"));
-    let mut no_certificate = secured.options(Door::MutualTls);
-    no_certificate.bootstrap_servers = secured.bootstrap(Door::MutualTls);
-    let mut no_tls = Options::new(secured.bootstrap(Door::Tls));
-    no_tls.security_protocol = Some("plaintext".into());
-    let mut no_login = secured.options(Door::Sasl);
-    no_login.security_protocol = None;
-    let mut tls = secured.options(Door::Tls);
-    tls.bootstrap_servers = secured.broker.bootstrap().to_owned();
-    vec![
-        password(Door::Sasl, "PLAIN"),
-        password(Door::SaslTls, "PLAIN"),
-        password(Door::Sasl, "SCRAM-SHA-256"),
-        password(Door::SaslTls, "SCRAM-SHA-256"),
-        password(Door::Sasl, "SCRAM-SHA-512"),
-        password(Door::SaslTls, "SCRAM-SHA-512"),
-        wrong(
-            secured.login(Door::OauthBearer, "PLAIN", USER, PASSWORD),
-            ["supported mechanisms: OAUTHBEARER", "kafka.sasl_mechanism"],
-        ),
-        wrong(stranger, ["its authority is unknown here", "kafka.ca_file"]),
-        wrong(secured.options(Door::Expired), ["it expired on", "renew"]),
-        wrong(secured.options(Door::Elsewhere), ["kafka.elsewhere.test", "not for 127.0.0.1"]),
-        wrong(no_certificate, ["certificate", "kafka.cert_file"]),
-        wrong(no_tls, ["speaks TLS", "kafka.security_protocol"]),
-        wrong(no_login, ["may ask for a login", "kafka.security_protocol"]),
-        wrong(tls, ["speaks no TLS", "kafka.security_protocol"]),
-    ]
-}
-
 #[test]
 fn every_wrong_way_is_refused_at_once_with_its_cause() {
     let secured = shared();
     let topic = secured.broker.topic("wrong-ways", 1);
-    let ways: Vec<_> = wrong_ways(&secured)
+    let ways: Vec<_> = wrong::ways(&secured)
         .into_iter()
-        .map(|Wrong { options, words }| (format!("{options:?}"), started(options, &[&topic]), words))
+        .map(|Wrong { options, words, .. }| (format!("{options:?}"), started(options, &[&topic]), words))
         .collect();
     for (way, bench, words) in &ways {
         eventually(&format!("{words:?} is told: {way}"), || {

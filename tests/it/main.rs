@@ -7,6 +7,7 @@ mod support;
 mod answers;
 mod balance;
 mod catalog;
+mod check_connect;
 mod cli;
 mod config;
 mod config_kafka;

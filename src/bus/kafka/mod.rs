@@ -7,6 +7,7 @@ mod client_config;
 mod complaints;
 mod context;
 mod health;
+mod inspect;
 mod monitor;
 pub mod options;
 pub mod properties;
@@ -23,6 +24,7 @@ use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer};
 
 pub use client_config::StartError;
+pub use inspect::inspect;
 pub use options::Options;
 
 use crate::cloudevent::ContentMode;

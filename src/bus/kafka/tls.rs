@@ -22,6 +22,9 @@ use rustls::{OtherError, SignatureScheme};
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(2);
 
+/// What is said of a listener that takes the connection and then says nothing.
+const SILENCE: &str = "timed out: the port is open and nobody answers";
+
 /// Where systems keep their authorities; librdkafka looks there too.
 const SYSTEM: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
@@ -45,6 +48,7 @@ pub(super) fn look(server: &str, authorities: Option<&Path>) -> Shown {
     };
     match handshake(stream, host(server), authorities) {
         Ok(found) => Shown::Tls(found),
+        Err(Error::General(silence)) if silence == SILENCE => Shown::Nothing(silence),
         Err(_) => Shown::Plaintext,
     }
 }
@@ -87,8 +91,13 @@ fn handshake(mut stream: TcpStream, host: &str, authorities: Option<&Path>) -> R
         Some(found) => Ok(found),
         // Refused before it showed its certificate, yet in the language of TLS.
         None if matches!(&spoken, Err(error) if is_alert(error)) => Ok(None),
+        None if matches!(&spoken, Err(error) if is_timeout(error)) => Err(Error::General(SILENCE.into())),
         None => Err(Error::General("no certificate was shown".into())),
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn is_alert(error: &io::Error) -> bool {
@@ -215,6 +224,13 @@ mod tests {
         for (server, expected) in table {
             assert_eq!(host(server), expected);
         }
+    }
+
+    #[test]
+    fn a_listener_that_says_nothing_is_not_called_plaintext() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        assert_eq!(look(&server, None), Shown::Nothing(SILENCE.into()));
     }
 
     #[test]

@@ -56,9 +56,10 @@ pub(super) fn words(complaint: &str) -> (Step, String) {
 
 /// Where a look at the listener tells more than the complaint: its address.
 pub(super) fn puzzle(complaint: &str) -> Option<&str> {
-    let (_, rest) = complaint.split_once("://")?;
-    let (server, _) = rest.split_once('/')?;
-    complaint.contains("certificate verify failed").then_some(server)
+    let (broker, text) = complaint.split_once(": ")?;
+    let broker = broker.split_once("://").map_or(broker, |(_, broker)| broker);
+    let (server, _) = broker.split_once('/')?;
+    ["certificate verify failed", "Send failed"].iter().any(|part| text.contains(part)).then_some(server)
 }
 
 /// Looks at listeners with the eyes of one client.
@@ -77,6 +78,16 @@ impl Looker {
             authorities: options.ca_file.clone(),
             servers: servers(&options.bootstrap_servers),
         }
+    }
+
+    /// `host:port` of every server to begin with.
+    pub(super) fn servers(&self) -> &[String] {
+        &self.servers
+    }
+
+    /// True where the client speaks TLS.
+    pub(super) const fn wants_tls(&self) -> bool {
+        self.tls
     }
 
     /// Why this client does not get in at a listener, or at the first one; nothing where it should.
@@ -135,6 +146,7 @@ mod tests {
     fn a_certificate_is_a_puzzle() {
         let complaint = "ssl://k:9/bootstrap: SSL handshake failed: x::certificate verify failed: y";
         assert_eq!(puzzle(complaint), Some("k:9"));
+        assert_eq!(puzzle("k:9/bootstrap: Send failed: Broken pipe"), Some("k:9"));
         assert_eq!(puzzle("ssl://k:9/bootstrap: SSL handshake failed"), None);
     }
 

@@ -14,6 +14,7 @@
 pub mod bench;
 mod node;
 pub mod security;
+pub mod variables;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

@@ -10,6 +10,7 @@ use std::net::TcpStream;
 pub enum Operation {
     Write = 4,
     Describe = 8,
+    DescribeConfigs = 10,
 }
 
 /// Which topics a rule is about.

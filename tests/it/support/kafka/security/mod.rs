@@ -10,6 +10,7 @@
 
 mod access;
 mod certificates;
+pub mod wrong;
 
 use std::sync::{Arc, LazyLock};
 
@@ -52,10 +53,12 @@ pub enum Door {
     Expired,
     /// TLS with a certificate for another host.
     Elsewhere,
+    /// Open, and sends clients on to an address that nobody can reach.
+    Lost,
 }
 
 impl Door {
-    const ALL: [(Self, &'static str, &'static str); 7] = [
+    const ALL: [(Self, &'static str, &'static str); 8] = [
         (Self::Tls, "TLS", "SSL"),
         (Self::MutualTls, "MTLS", "SSL"),
         (Self::Sasl, "SASLP", "SASL_PLAINTEXT"),
@@ -63,6 +66,7 @@ impl Door {
         (Self::OauthBearer, "OAUTH", "SASL_PLAINTEXT"),
         (Self::Expired, "EXPIRED", "SSL"),
         (Self::Elsewhere, "ELSEWHERE", "SSL"),
+        (Self::Lost, "LOST", "PLAINTEXT"),
     ];
 
     fn protocol(self) -> &'static str {
@@ -76,7 +80,7 @@ pub struct Secured {
     pub broker: Broker,
     /// What its listeners show, and what clients need.
     pub certificates: Certificates,
-    ports: [u16; 7],
+    ports: [u16; 8],
 }
 
 /// The broker that all tests share; its users start without rights.
@@ -164,16 +168,17 @@ impl Secured {
     }
 }
 
-fn properties(client: u16, controller: u16, ports: &[u16; 7], files: &Certificates) -> Vec<(String, String)> {
+fn properties(client: u16, controller: u16, ports: &[u16; 8], files: &Certificates) -> Vec<(String, String)> {
     let guarded = || Door::ALL.iter().zip(ports);
     let doors: String = guarded().map(|((_, name, _), port)| format!(",{name}://127.0.0.1:{port}")).collect();
+    let advertised = doors.replace("LOST://127.0.0.1:", "LOST://no-such-host.invalid:");
     let protocols: String = guarded().map(|((_, name, protocol), _)| format!(",{name}:{protocol}")).collect();
     let pem = |name: &str| files.path(name).display().to_string();
     let modules = "org.apache.kafka.common.security";
     let unsecured = "oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler";
     let pairs = [
         ("listeners", format!("PLAIN://127.0.0.1:{client},CTRL://127.0.0.1:{controller}{doors}")),
-        ("advertised.listeners", format!("PLAIN://127.0.0.1:{client}{doors}")),
+        ("advertised.listeners", format!("PLAIN://127.0.0.1:{client}{advertised}")),
         ("listener.security.protocol.map", format!("PLAIN:PLAINTEXT,CTRL:PLAINTEXT{protocols}")),
         ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned()),
         ("super.users", "User:ANONYMOUS".to_owned()),
