@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
+use crate::bus::inspect::{Demand, Report};
 use crate::bus::{self, StartError};
 use crate::catalog::Category;
 use crate::config::Config;
@@ -182,6 +183,17 @@ pub async fn run(config: Config) -> Result<(), Error> {
         tracing::info!("drained: everything accepted has its answer");
     }
     result
+}
+
+/// Asks the bus of these options what serving will ask of it, publishing nothing.
+pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let routes = Routes::new(&config.route);
+    let demand = Demand {
+        addresses: routes.addresses(),
+        quarantine: Arc::clone(&routes.quarantine().address),
+        max_body_bytes: config.http.max_body_bytes,
+    };
+    bus::inspect::inspect(config.bus, demand).await
 }
 
 /// What the dedup window costs and covers, so that nobody has to work it out.
