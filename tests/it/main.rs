@@ -13,6 +13,7 @@ mod catalog;
 mod cli;
 mod config;
 mod dedup;
+mod deploy;
 mod dev;
 mod docs;
 mod end_to_end;
