@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod config_kafka;
 mod dedup;
+mod deploy;
 mod dev;
 mod docs;
 mod end_to_end;
