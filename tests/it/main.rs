@@ -18,6 +18,7 @@ mod docs;
 mod end_to_end;
 mod events;
 mod example;
+mod framing;
 mod hostile;
 mod identity;
 mod kafka;
