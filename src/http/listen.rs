@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -52,6 +52,9 @@ const MIN_BUFFER_BYTES: usize = 8192;
 /// would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How often a listener that cannot accept says so.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
 /// Accepts connections until `drain` is cancelled. Connections are tracked and end by themselves:
 /// an idle one at once, a busy one after its answer.
 pub async fn serve(
@@ -62,6 +65,7 @@ pub async fn serve(
     drain: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits.max_connections));
+    let mut warned: Option<Instant> = None;
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -82,7 +86,10 @@ pub async fn serve(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -28,4 +28,5 @@ mod life;
 mod process;
 mod secrets;
 mod setup;
+mod slow;
 mod verify;
