@@ -13,6 +13,7 @@ pub mod nats;
 pub mod logs;
 pub mod request;
 pub mod scrape;
+pub mod served;
 pub mod watched;
 
 use std::time::{Duration, Instant};
@@ -41,4 +42,9 @@ pub fn eventually_some<T>(what: &str, mut value: impl FnMut() -> Option<T>) -> T
 /// A name that no other test of this or an earlier run has used.
 pub fn unique(stem: &str) -> String {
     format!("{stem}.{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
+}
+
+/// Whether the long tests are asked for.
+pub fn full_tier() -> bool {
+    std::env::var_os("ATTIO_BRIDGE_TEST_TIER").is_some_and(|tier| tier == "full")
 }
