@@ -16,6 +16,7 @@ mod docs;
 mod end_to_end;
 mod events;
 mod example;
+mod examples;
 mod hostile;
 mod identity;
 mod kafka;
