@@ -11,6 +11,7 @@ mod check_connect;
 mod cli;
 mod config;
 mod config_kafka;
+mod content_modes;
 mod dedup;
 mod docs;
 mod end_to_end;

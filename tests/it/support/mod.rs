@@ -10,6 +10,7 @@ pub mod kafka;
 pub mod mix;
 pub mod request;
 pub mod scrape;
+pub mod sdk;
 pub mod served;
 
 use std::time::{Duration, Instant};

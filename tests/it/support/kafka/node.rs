@@ -182,7 +182,7 @@ impl Drop for Node {
 }
 
 /// Where `tests/install.sh` puts things: beside the build of this test.
-fn kit() -> PathBuf {
+pub fn kit() -> PathBuf {
     static KIT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
         let program = std::env::current_exe().ok()?;
         let kit = program.ancestors().map(|folder| folder.join("kit")).find(|kit| kit.is_dir())?;
