@@ -8,11 +8,12 @@ pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
 pub mod load;
+pub mod logs;
 pub mod mix;
 pub mod nats;
-pub mod logs;
 pub mod request;
 pub mod scrape;
+pub mod sdk;
 pub mod served;
 pub mod watched;
 

@@ -80,6 +80,11 @@ impl Served {
         eventually_some("the process ends", || child.try_wait().unwrap())
     }
 
+    /// Its log so far, line by line.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().iter().map(Value::to_string).collect()
+    }
+
     /// The lines of its log with this message.
     pub fn logged(&self, message: &str) -> Vec<Value> {
         let log = self.log.lock().unwrap();
