@@ -27,6 +27,7 @@ missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
     [ -d "$KIT/jars" ] || command -v mvn >/dev/null 2>&1 || echo maven
     [ -x "$KIT/nats-server" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    command -v openssl >/dev/null 2>&1 || echo openssl
     command -v make >/dev/null 2>&1 || echo make
     command -v g++ >/dev/null 2>&1 || echo g++
     if command -v pkg-config >/dev/null 2>&1; then

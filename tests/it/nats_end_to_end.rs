@@ -199,7 +199,10 @@ async fn what_the_stream_does_not_take_goes_to_quarantine() {
     assert_eq!((&answer["published"], &answer["quarantined"]), (&0.into(), &1.into()), "{answer}");
     let stored = place.stored(&server);
     assert_eq!(stored[1].subject, format!("{}.quarantine", place.prefix));
-    assert_eq!(serde_json::from_str::<serde_json::Value>(stored[1].text()).unwrap()["reason"], "rejected_by_broker");
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(stored[1].text()).unwrap()["reason"],
+        "rejected_by_broker"
+    );
     // What does not even fit into quarantine is the operator's matter, and never a loss.
     let huge = small.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(5000)), 1);
     let answer = bridge.ask(&Request::keyed("3", body(&[&huge]))).await;
