@@ -120,7 +120,7 @@ impl Server {
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.process.lock().as_ref().expect("the server runs").signal("STOP");
+        self.process.lock().as_ref().expect("the server runs").freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
