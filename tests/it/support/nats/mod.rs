@@ -12,6 +12,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod place;
 mod server;
 pub mod trust;
 
