@@ -24,7 +24,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::pipeline::Pipeline;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
 use crate::pipeline::outcome::{EventResult, Reason, UNKNOWN_CATEGORY};
-use crate::pipeline::publish::{Bus, PublishError};
+use crate::pipeline::publish::{Bus, Destination, PublishError};
 use crate::pipeline::route::Routes;
 use crate::shutdown::{self, Stages};
 
@@ -83,20 +83,21 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
-        Self::bind_to(config, name, |metrics, topics| bus::start(bus, topics, metrics.bus())).await
+        Self::bind_to(config, name, |metrics, destinations| bus::start(bus, destinations, metrics.bus()))
+            .await
     }
 
     /// The same with another bus: what `open` makes.
     pub async fn bind_to(
         config: Config,
         bus_name: &'static str,
-        open: impl FnOnce(&Metrics, Vec<Arc<str>>) -> Result<Arc<dyn Bus>, StartError>,
+        open: impl FnOnce(&Metrics, Vec<Arc<Destination>>) -> Result<Arc<dyn Bus>, StartError>,
     ) -> Result<Self, Error> {
         let routes = Routes::new(&config.route);
         let metrics = Metrics::new(labels(&config, bus_name, &routes));
         let public_listener = listener("http.listen", &config.http.listen).await?;
         let admin_listener = listener("admin.listen", &config.admin_listen).await?;
-        let bus = open(&metrics, routes.addresses())?;
+        let bus = open(&metrics, routes.destinations())?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
         let pipeline = Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics);
         let stages = Stages::default();

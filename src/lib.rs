@@ -26,7 +26,7 @@
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], `dev` → [`pipeline`] → [`delivery`],
+//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`] → [`pipeline`] → [`delivery`],
 //! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
@@ -47,6 +47,7 @@ pub mod config;
 pub mod http;
 pub mod bus;
 pub mod attio;
+pub mod dev;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;

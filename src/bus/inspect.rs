@@ -140,6 +140,11 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
     match options.kind {
         Kind::Kafka(options) => Ok(kafka::inspect(*options, demand).await?),
+        Kind::Nats(_) => {
+            let mut report = Report::new("nats", "the configured servers");
+            report.add("reachable", Level::Warning, "not looked at: this build inspects Kafka alone");
+            Ok(report)
+        }
         Kind::Stdout => {
             let mut report = Report::new("stdout", "this process");
             report.add("reachable", Level::Ok, "one event a line, for pipes: there is nothing to reach");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::Bus;
+use crate::pipeline::publish::{Bus, Destination};
 
 /// Which bus, and how events are laid out on it.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Options {
 pub enum Kind {
     /// Apache Kafka or anything that speaks its protocol.
     Kafka(Box<kafka::Options>),
+    /// NATS JetStream.
+    Nats(Box<nats::Options>),
     /// JSON Lines on standard output.
     Stdout,
 }
@@ -36,6 +38,7 @@ impl Kind {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Kafka(_) => "kafka",
+            Self::Nats(_) => "nats",
             Self::Stdout => "stdout",
         }
     }
@@ -50,17 +53,31 @@ pub enum StartError {
     /// The Kafka client cannot be made.
     #[error(transparent)]
     Kafka(#[from] kafka::StartError),
+    /// The NATS client cannot be made.
+    #[error(transparent)]
+    Nats(#[from] nats::StartError),
 }
 
-/// Makes the bus that the options ask for; `topics` are all addresses it will be asked to publish to.
+/// Makes the bus that the options ask for; `destinations` are all it will be asked to publish to.
 pub fn start(
     options: Options,
-    topics: Vec<Arc<str>>,
+    destinations: Vec<Arc<Destination>>,
     metrics: BusMetrics,
 ) -> Result<Arc<dyn Bus>, StartError> {
     let Options { kind, content_mode } = options;
     match kind {
-        Kind::Kafka(options) => Ok(kafka::Kafka::start(*options, topics, content_mode, metrics)?),
+        Kind::Kafka(options) => {
+            Ok(kafka::Kafka::start(*options, addresses(&destinations), content_mode, metrics)?)
+        }
+        Kind::Nats(options) => Ok(nats::Nats::start(*options, destinations, content_mode, metrics)?),
         Kind::Stdout => Ok(stdout::Stdout::start(metrics).map_err(StartError::Stdout)?),
     }
+}
+
+/// Every address, each once.
+fn addresses(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
+    let mut addresses: Vec<_> = destinations.iter().map(|to| Arc::clone(&to.address)).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }

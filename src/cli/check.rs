@@ -36,6 +36,9 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
 fn summary(config: &Config) -> String {
     let bus = match &config.bus.kind {
         Kind::Kafka(options) => format!("kafka at {}", options.bootstrap_servers),
+        Kind::Nats(options) => {
+            format!("nats at {}, stream {}", options.servers.join(","), options.stream.name)
+        }
         Kind::Stdout => "stdout".into(),
     };
     let sources: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();

@@ -10,6 +10,9 @@ use crate::config::{Environment, LogFormat, LogOptions};
 /// librdkafka and its wrapper tell at `info` what only their developers need.
 const QUIETER: [&str; 2] = ["librdkafka", "rdkafka"];
 
+/// The NATS client tells as an error, at every try, what the bridge says once.
+const SILENT: &str = "async_nats=off";
+
 /// Starts logging. `RUST_LOG` wins over the level of the options.
 pub fn start(options: LogOptions, environment: &Environment) {
     let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
@@ -36,7 +39,7 @@ pub fn start(options: LogOptions, environment: &Environment) {
 /// The filter, and what is wrong with `RUST_LOG` where it cannot be used.
 fn filter(level: &str, rust_log: Option<&str>) -> (EnvFilter, Option<String>) {
     let quiet = if level == "error" { "error" } else { "warn" };
-    let quieter = QUIETER.map(|target| format!("{target}={quiet}")).join(",");
+    let quieter = QUIETER.map(|target| format!("{target}={quiet}")).join(",") + "," + SILENT;
     let own = || EnvFilter::new(format!("{level},{quieter}"));
     match rust_log.map(|directives| EnvFilter::try_new(format!("{level},{quieter},{directives}"))) {
         None => (own(), None),
@@ -57,14 +60,20 @@ mod tests {
 
     #[test]
     fn the_level_holds_and_librdkafka_is_quieter() {
-        assert_eq!(directives(&filter("info", None).0), ["info", "librdkafka=warn", "rdkafka=warn"]);
-        assert_eq!(directives(&filter("error", None).0), ["error", "librdkafka=error", "rdkafka=error"]);
+        assert_eq!(
+            directives(&filter("info", None).0),
+            ["async_nats=off", "info", "librdkafka=warn", "rdkafka=warn"]
+        );
+        assert_eq!(
+            directives(&filter("error", None).0),
+            ["async_nats=off", "error", "librdkafka=error", "rdkafka=error"]
+        );
     }
 
     #[test]
     fn rust_log_wins_target_by_target() {
         let (found, problem) = filter("info", Some("debug,librdkafka=trace"));
-        assert_eq!(directives(&found), ["debug", "librdkafka=trace", "rdkafka=warn"]);
+        assert_eq!(directives(&found), ["async_nats=off", "debug", "librdkafka=trace", "rdkafka=warn"]);
         assert_eq!(problem, None);
         assert!(filter("info", Some("a=b=c")).1.is_some());
     }

@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod dev;
 mod healthcheck;
 pub mod logging;
 mod serve;
@@ -72,6 +73,8 @@ enum Verb {
     Check(check::Arguments),
     /// Print the effective configuration: each key, its value, where it came from
     Config(config::Arguments),
+    /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
+    Dev(dev::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
     /// Print the version
@@ -93,6 +96,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
         Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }

@@ -28,11 +28,12 @@ impl Recorder {
     }
 
     /// The record of a request whose head has just been received.
-    pub(super) fn open(&self, source: Option<&SourceName>) -> Record {
+    pub(super) fn open(&self, source: Option<&SourceName>, received_at: OffsetDateTime) -> Record {
         Record {
             metrics: Arc::clone(&self.metrics),
             unproven: Arc::clone(&self.unproven),
             source: source.cloned(),
+            received_at,
             started: Instant::now(),
             bytes: 0,
             unsettled_events: 0,
@@ -46,6 +47,7 @@ pub(super) struct Record {
     metrics: Arc<Metrics>,
     unproven: Arc<Mutex<Allowance>>,
     source: Option<SourceName>,
+    received_at: OffsetDateTime,
     started: Instant,
     /// Size of the body.
     pub(super) bytes: usize,
@@ -80,7 +82,7 @@ impl Record {
     /// The delivery is genuine and has ended.
     pub(super) fn finished(mut self, outcome: &Outcome) {
         self.metrics.signature(self.source(), Some(&outcome.secret), "ok");
-        self.metrics.last_delivery(self.source(), OffsetDateTime::now_utc().unix_timestamp());
+        self.metrics.last_delivery(self.source(), self.received_at.unix_timestamp());
         for event in &outcome.events {
             self.metrics.event(self.source(), event.category, event.result.label());
         }

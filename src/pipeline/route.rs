@@ -77,11 +77,15 @@ impl Routes {
         &self.quarantine
     }
 
+    /// Every destination there is.
+    pub fn destinations(&self) -> Vec<Arc<Destination>> {
+        let single = [&self.unknown, &self.quarantine];
+        self.known.values().chain(self.unknown_action.values()).chain(single).map(Arc::clone).collect()
+    }
+
     /// Every address, each once: the topics that must exist.
     pub fn addresses(&self) -> Vec<Arc<str>> {
-        let single = [&self.unknown, &self.quarantine];
-        let all = self.unknown_action.values().chain(single);
-        let mut addresses: Vec<_> = all.map(|destination| Arc::clone(&destination.address)).collect();
+        let mut addresses: Vec<_> = self.destinations().iter().map(|to| Arc::clone(&to.address)).collect();
         addresses.sort();
         addresses.dedup();
         addresses

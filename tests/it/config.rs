@@ -139,7 +139,7 @@ fn a_variable_overrides_the_same_property_and_the_same_source() {
 #[test]
 fn values_are_checked() {
     let table = [
-        ("[bus]\ntype = \"nats\"", "bus.type: this build does not have the NATS bus yet"),
+        ("[bus]\ntype = \"nats\"", "nats.servers: required for NATS"),
         ("[http]\nmax_body_bytes = 70000000", "more than http.max_in_flight_bytes"),
         ("[http]\nmax_in_flight = 0", "http.max_in_flight: must be from 1"),
         ("[http]\nanswer_timeout = \"0s\"", "http.answer_timeout: must be from 1ms"),

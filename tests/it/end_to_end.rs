@@ -1,19 +1,18 @@
 //! The main job on a real Kafka: signed deliveries over HTTP in, CloudEvents out, and the 200 only
 //! after the broker's ack, whatever happens to the broker meanwhile.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use attio_bridge::pipeline::publish::Bus;
-use tokio::task::JoinSet;
 
 use crate::support::bridge::{Bridge, config};
-use crate::support::client::{Client, PATIENCE, Response, eventually};
+use crate::support::client::eventually;
 use crate::support::consumer::{Found, NAMES};
 use crate::support::kafka::{Broker, shared};
-use crate::support::mix::{Ledger, Mix, Planned};
+use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
+use crate::support::mix::{Mix, Planned};
 use crate::support::request::Request;
 use crate::support::unique;
 
@@ -29,31 +28,10 @@ async fn bridge(broker: &Broker, prefix: &str, more: &[(&str, &str)]) -> Bridge<
     Bridge::serving(config(&variables)).await
 }
 
-async fn ready(bridge: &Bridge<dyn Bus>) {
-    eventually("the bridge is ready", || async { bridge.admin("/readyz").await.status == 200 }).await;
-}
-
 fn record_created(record: &str) -> String {
     format!(
         r#"{{"webhook_id":"w","events":[{{"event_type":"record.created","id":{{"workspace_id":"ws","object_id":"o","record_id":"{record}"}}}}]}}"#
     )
-}
-
-/// Sends until it is answered 200, as the sender would; then how many answers were something else.
-async fn until_accepted(client: &mut Client, address: std::net::SocketAddr, request: &Request) -> usize {
-    let begun = Instant::now();
-    for refused in 0.. {
-        client.send(request).await;
-        match client.try_receive().await {
-            Some(Response { status: 200, .. }) => return refused,
-            Some(Response { status: 503, .. }) => {}
-            Some(other) => panic!("neither 200 nor 503: {other:?}"),
-            None => *client = Client::connect(address).await,
-        }
-        assert!(begun.elapsed() < PATIENCE * 3, "never accepted");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    unreachable!("the range has no end")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,37 +103,17 @@ async fn nothing_is_lost_when_the_broker_is_killed_under_load() {
     ready(&bridge).await;
     let mut mix = Mix::new(&prefix, 7);
     let planned: Arc<[Planned]> = (0..8000).map(|_| mix.single()).collect();
-    let (next, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let mut workers = JoinSet::new();
-    for _ in 0..8 {
-        let (planned, next, accepted) = (Arc::clone(&planned), Arc::clone(&next), Arc::clone(&accepted));
-        let address = bridge.http;
-        workers.spawn(async move {
-            let mut client = Client::connect(address).await;
-            let mut retried = BTreeSet::new();
-            while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if until_accepted(&mut client, address, &delivery.request).await > 0 {
-                    retried.extend(delivery.ids.iter().cloned());
-                }
-                accepted.fetch_add(1, Ordering::Relaxed);
-            }
-            retried
-        });
-    }
+    let load = Load::start(planned, 8, bridge.http);
     for round in 1..=2 {
         let enough = 1500 * round;
-        eventually("load flows", || async { accepted.load(Ordering::Relaxed) >= enough }).await;
-        let refused = || async {
-            let metrics = bridge.metrics().await;
-            metrics.sum("deliveries_total", &[("reason", "broker_unavailable")])
-                + metrics.sum("deliveries_total", &[("reason", "broker_timeout")])
-        };
+        eventually("load flows", || async { load.accepted() >= enough }).await;
+        let refused = || felt(&bridge);
         let before = refused().await;
         broker.kill();
         eventually("the outage is felt", || async { refused().await > before }).await;
         broker.restart();
     }
-    let retried: BTreeSet<String> = workers.join_all().await.into_iter().flatten().collect();
+    let retried = load.finish().await;
     assert!(!retried.is_empty(), "the outage was felt");
     let found = Found::on(&broker, &prefix);
     let lost: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) == 0).collect();
@@ -174,57 +132,7 @@ async fn ten_thousand_mixed_deliveries_give_exactly_the_expected_ledger() {
     ready(&bridge).await;
     let mut mix = Mix::new(&prefix, 42);
     let planned: Arc<[Planned]> = mix.deliveries(10_000).into();
-    let next = Arc::new(AtomicUsize::new(0));
-    let mut workers = JoinSet::new();
-    for _ in 0..32 {
-        let (planned, next, address) = (Arc::clone(&planned), Arc::clone(&next), bridge.http);
-        workers.spawn(async move {
-            let mut client = Client::connect(address).await;
-            while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
-                check_answer(delivery, &client.ask(&delivery.request).await);
-            }
-        });
-    }
-    while let Some(worker) = workers.join_next().await {
-        worker.unwrap();
-    }
+    send_and_check(&planned, 32, bridge.http).await;
     check_bus(&mix.ledger, &Found::on(&broker, &prefix));
-    let metrics = bridge.metrics().await;
-    assert!(metrics.balances());
-    let count = |result| metrics.sum("events_total", &[("result", result)]);
-    assert_eq!(count("published"), mix.ledger.events.len() as f64);
-    assert_eq!(count("quarantined"), mix.ledger.quarantine.len() as f64);
-    assert_eq!(count("failed") + count("filtered"), 0.0);
-    let sent: usize = planned.iter().map(|delivery| delivery.events).sum();
-    assert_eq!(metrics.sum("events_received_total", &[]), sent as f64);
-    let forged = planned.iter().filter(|delivery| delivery.status == 401).count();
-    assert_eq!(metrics.sum("deliveries_total", &[("reason", "signature_mismatch")]), forged as f64);
-    assert_eq!(metrics.sum("deliveries_total", &[]), planned.len() as f64);
-    assert_eq!(metrics.get("events_in_flight", &[]), 0.0);
-}
-
-/// Which copy of a repeated delivery comes first is chance; what they add up to is not.
-fn check_answer(delivery: &Planned, answer: &Response) {
-    assert_eq!(answer.status, delivery.status, "{answer:?}");
-    if answer.status != 200 {
-        return;
-    }
-    let told = answer.json();
-    let count = |name: &str| usize::try_from(told[name].as_u64().unwrap()).unwrap();
-    assert_eq!(count("events"), delivery.events, "{told}");
-    let (published, duplicates, quarantined) =
-        (count("published"), count("duplicates"), count("quarantined"));
-    assert_eq!(published + duplicates + quarantined, delivery.events, "{told}");
-    assert!(published <= delivery.ids.len() && quarantined <= delivery.quarantined, "{told}");
-}
-
-fn check_bus(ledger: &Ledger, found: &Found) {
-    for (id, want) in &ledger.events {
-        assert_eq!(found.events.get(id).map(Vec::as_slice), Some(std::slice::from_ref(want)), "{id}");
-    }
-    assert_eq!(found.events.len(), ledger.events.len(), "nothing that nobody sent");
-    let mut quarantine = found.quarantine.clone();
-    quarantine.sort();
-    let wanted: Vec<_> = ledger.quarantine.iter().cloned().collect();
-    assert_eq!(quarantine, wanted);
+    check_account(&bridge.metrics().await, &planned, &mix.ledger);
 }

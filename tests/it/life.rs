@@ -1,5 +1,6 @@
 //! The edge over time: deadlines of connections, budgets, probes, and the drain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::app::Error;
@@ -7,7 +8,8 @@ use attio_bridge::bus::memory::Answer;
 use attio_bridge::pipeline::publish::BusState;
 
 use crate::answers::{refused, waiting_client};
-use crate::support::bridge::Bridge;
+use crate::support::bridge::{Bridge, config};
+use crate::support::buses::Silent;
 use crate::support::client::{Client, eventually};
 use crate::support::request::Request;
 
@@ -37,7 +39,9 @@ async fn with_timeouts(header: Duration, body: Duration, idle: Duration) -> Brid
 /// Sends byte after byte, slowly, until the bridge has had enough of it or everything is sent.
 async fn trickle(client: &mut Client, bytes: &[u8]) {
     for byte in bytes {
-        client.write(&[*byte]).await;
+        if !client.write(&[*byte]).await {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(4)).await;
     }
 }
@@ -318,7 +322,7 @@ async fn a_stop_waits_for_a_delivery_whose_client_left() {
 
 #[tokio::test]
 async fn before_the_drain_there_may_be_a_delay_in_which_all_is_served() {
-    let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(2)).await;
+    let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(1)).await;
     bridge.begin_stop();
     eventually("it is unready", || async { bridge.admin("/readyz").await.status == 503 }).await;
     assert_eq!(bridge.ask(&event(1)).await.told(), (200, "accepted".into()));
@@ -363,6 +367,19 @@ async fn a_publish_that_hangs_past_the_drain_is_abandoned_and_that_is_said() {
         let Error::Abandoned { deliveries, messages } = error else { panic!("{error}") };
         assert_eq!((deliveries, messages), expected);
     }
+}
+
+#[tokio::test]
+async fn a_delivery_without_an_answer_is_abandoned_even_if_the_bus_knows_nothing_of_it() {
+    let mut config = config(&[]);
+    config.http.answer_timeout = LONG;
+    config.shutdown.drain_timeout = SHORT;
+    let bridge = Bridge::over(Arc::new(Silent::default()), config).await;
+    let mut client = bridge.connect().await;
+    client.send(&event(1)).await;
+    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    let error = bridge.stop().await.unwrap_err();
+    assert!(matches!(error, Error::Abandoned { deliveries: 1, messages: 0 }), "{error}");
 }
 
 #[tokio::test]

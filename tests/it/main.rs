@@ -2,6 +2,9 @@
 //!
 //! `tests/run` installs what they need and runs them all.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::type_complexity, reason = "tables of cases are read once, where they stand")]
+
 mod support;
 
 mod answers;
@@ -13,16 +16,22 @@ mod config;
 mod config_kafka;
 mod content_modes;
 mod dedup;
+mod dev;
 mod docs;
 mod end_to_end;
 mod events;
 mod example;
 mod examples;
+mod filter;
 mod hostile;
 mod identity;
 mod kafka;
 mod kafka_security;
+mod layers;
 mod life;
+mod logs;
+mod nats;
+mod nats_end_to_end;
 mod process;
 mod secrets;
 mod setup;

@@ -133,6 +133,8 @@ impl ClientContext for Context {
         match level {
             // Failed connections: the error callback reports each of them once.
             _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(facility, "librdkafka: {text}"),
+            // Said dozens of times while a broker starts up, and nothing is wrong yet.
+            _ if text.ends_with("retrying") => tracing::debug!(facility, "librdkafka: {text}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical

@@ -24,6 +24,27 @@ pub struct Options {
     pub stream: Stream,
 }
 
+impl Options {
+    /// The defaults of the configuration, for these servers.
+    pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            servers: servers.into_iter().map(Into::into).collect(),
+            auth: None,
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
+            publish_timeout: Duration::from_secs(10),
+            stream: Stream {
+                name: "ATTIO".into(),
+                ensure: Ensure::Verify,
+                duplicate_window: Duration::from_secs(2 * 3600),
+                max_age: Duration::from_secs(168 * 3600),
+                replicas: None,
+            },
+        }
+    }
+}
+
 /// Who the bridge says it is.
 #[derive(Clone, Debug)]
 pub enum Auth {

@@ -43,14 +43,11 @@ pub fn read(root: &mut Section<'_>) -> (bus::Options, crate::bus::nats::Options)
     let content_mode = section.or("content_mode", "structured", |node| types::choice(node, &MODES)).value;
     let kafka = kafka::read(&mut root.section("kafka"), used == Some(Type::Kafka));
     let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
-    if used == Some(Type::Nats) {
-        let origin = set.as_ref().map(|(_, origin)| origin);
-        report.problem(
-            &given,
-            origin,
-            "this build does not have the NATS bus yet; use \"kafka\" or \"stdout\"",
-        );
-    }
-    let kind = if used == Some(Type::Kafka) { Kind::Kafka(Box::new(kafka)) } else { Kind::Stdout };
+    let kind = match used {
+        Some(Type::Kafka) => Kind::Kafka(Box::new(kafka)),
+        Some(Type::Nats) => Kind::Nats(Box::new(nats.clone())),
+        // Without a type there is a problem, and this is never used.
+        Some(Type::Stdout) | None => Kind::Stdout,
+    };
     (bus::Options { kind, content_mode }, nats)
 }

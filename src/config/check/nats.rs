@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{CENTURY, DAY, INSTANT, readable, value};
 use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
+use crate::bus::nats::{self, StartError};
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
 use crate::config::types;
@@ -34,7 +35,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
             _ => {}
         }
     }
-    Options {
+    let options = Options {
         servers,
         auth,
         ca_file: value(ca_file),
@@ -42,6 +43,17 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         key_file: value(key_file),
         publish_timeout: section.duration_or("publish_timeout", "10s", INSTANT..=DAY).value,
         stream: stream(&mut section.section("stream")),
+    };
+    if used {
+        client(report, &options);
+    }
+    options
+}
+
+/// Whether a client can be made of them. That a file cannot be read has been told already.
+fn client(report: &Report, options: &Options) {
+    if let Err(StartError::Setting { key, reason }) = nats::check(options) {
+        report.problem(key, None, reason);
     }
 }
 

@@ -10,14 +10,15 @@ use bytes::Bytes;
 
 use super::PATIENCE;
 
-/// A message for `topic`, with `key` as its partition key and `data` as its data.
+/// A new message for `topic`, with `key` as its partition key and `data` as its data.
 pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {
     let mut event = CloudEvent::new("event-1".into(), "https://attio.com/x".into(), Data::Json(data.into()));
     event.set(Attribute::Type, "com.attio.record.created");
     event.set(Attribute::DataContentType, "application/json");
     event.set(Attribute::PartitionKey, key);
     let destination = Arc::new(Destination { address: topic.into(), subject: topic.into() });
-    Message { destination, event, message_id: "0".repeat(32), structured_only: false }
+    let message_id = uuid::Uuid::new_v4().simple().to_string();
+    Message { destination, event, message_id, structured_only: false }
 }
 
 /// Metrics with nothing but the bus in them.

@@ -1,8 +1,40 @@
 //! Buses that misbehave.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use attio_bridge::pipeline::publish::{BoxFuture, Bus, BusState, Message, Ticket};
+
+/// A bus that keeps its tickets, and says at the end that nothing is left.
+#[derive(Default)]
+pub struct Silent {
+    tickets: Mutex<Vec<Ticket>>,
+}
+
+impl Silent {
+    /// Publishes without a verdict.
+    pub fn waiting(&self) -> usize {
+        self.tickets.lock().unwrap().len()
+    }
+}
+
+impl Bus for Silent {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    fn publish(&self, _: Message, ticket: Ticket) {
+        self.tickets.lock().unwrap().push(ticket);
+    }
+
+    fn state(&self) -> BusState {
+        BusState::Up
+    }
+
+    fn flush(&self, _: Duration) -> BoxFuture<'_, u64> {
+        Box::pin(std::future::ready(0))
+    }
+}
 
 /// What is wrong with a bus.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::kafka::{Broker, Record};
 use super::mix::Want;
+use super::nats::{Server, Stored};
 
 /// Every category and the two topics beside them.
 pub const NAMES: [&str; 15] = [
@@ -56,21 +57,46 @@ impl Found {
         found
     }
 
+    /// Reads a stream to its end; every subject in it is below the prefix.
+    pub fn in_stream(server: &Server, stream: &str, prefix: &str) -> Self {
+        let mut found = Self::default();
+        for message in server.read_all(stream) {
+            found.add_stored(prefix, &message);
+        }
+        found
+    }
+
     fn add(&mut self, topic: &str, record: &Record) {
         assert_eq!(
             record.headers,
             [("content-type".into(), Some(b"application/cloudevents+json; charset=UTF-8".to_vec()))]
         );
-        let envelope: Envelope<'_> = serde_json::from_str(record.value()).unwrap();
-        assert_eq!(record.key(), envelope.partitionkey, "the key is the partition key");
+        let key = self.add_envelope(topic, record.value());
+        assert_eq!(record.key(), key, "the key is the partition key");
+    }
+
+    fn add_stored(&mut self, prefix: &str, message: &Stored) {
+        assert_eq!(message.header("Content-Type"), Some("application/cloudevents+json; charset=UTF-8"));
+        assert_eq!(message.headers.len(), 3, "{:?}", message.headers);
+        let below = message.subject.strip_prefix(prefix).unwrap().trim_start_matches('.');
+        let (category, action) = below.split_once('.').unwrap_or((below, ""));
+        assert!(!action.contains('.'), "{}", message.subject);
+        self.add_envelope(&format!("{prefix}.{category}"), message.text());
+    }
+
+    /// Takes an envelope in; then its partition key.
+    fn add_envelope(&mut self, topic: &str, text: &str) -> String {
+        let envelope: Envelope<'_> = serde_json::from_str(text).unwrap();
         match (envelope.data, envelope.data_base64) {
             (Some(data), None) => {
-                let want = Want { topic: topic.into(), key: record.key().into(), data: data.get().into() };
+                let key = envelope.partitionkey.clone();
+                let want = Want { topic: topic.into(), key, data: data.get().into() };
                 self.events.entry(envelope.id).or_default().push(want);
             }
             (None, Some(raw)) => self.quarantine.push(STANDARD.decode(raw).unwrap()),
             other => panic!("data or data_base64, not {other:?}"),
         }
+        envelope.partitionkey
     }
 
     /// Copies of one id.

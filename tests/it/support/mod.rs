@@ -7,11 +7,15 @@ pub mod client;
 pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
+pub mod load;
 pub mod mix;
+pub mod nats;
+pub mod logs;
 pub mod request;
 pub mod scrape;
 pub mod sdk;
 pub mod served;
+pub mod watched;
 
 use std::time::{Duration, Instant};
 

@@ -14,7 +14,8 @@ use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::kafka::{Record, kit};
+use super::kafka::Record;
+use super::watched::kit;
 
 /// An event as an SDK has read it.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,7 +99,7 @@ pub fn python(records: &[Record]) -> Vec<Read> {
         json!({ "headers": headers, "key": record.key(), "value": value(&record.value) }).to_string() + "\n"
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/read_cloudevents.py");
-    let mut child = Command::new(kit().join("python/bin/python"))
+    let mut child = Command::new(kit("python/installed.txt").join("python/bin/python"))
         .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

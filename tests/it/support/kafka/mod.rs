@@ -29,8 +29,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{PATIENCE, eventually, unique};
+pub use node::free_ports;
 use node::{Layout, Node};
-pub use node::{free_ports, kit};
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";

@@ -1,15 +1,13 @@
 //! One Kafka node as a child process that cannot outlive this one.
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
+use std::process::Command;
 
 use parking_lot::Mutex;
 
-use crate::support::eventually_some;
+use crate::support::watched::{Watched, kit};
 
 /// How a node differs from the usual one.
 #[derive(Default)]
@@ -24,14 +22,7 @@ pub struct Layout {
 pub struct Node {
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
-    process: Mutex<Option<Process>>,
-}
-
-struct Process {
-    /// The shell that watches over `java`.
-    watchdog: Child,
-    /// The process id of `java`.
-    java: u32,
+    process: Mutex<Option<Watched>>,
 }
 
 impl Node {
@@ -71,16 +62,14 @@ impl Node {
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        let java = self.process.lock().as_ref().expect("the broker runs").java;
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(java.to_string()).status();
-        assert!(sent.expect("kill starts").success(), "the broker does not run");
+        self.process.lock().as_ref().expect("the broker runs").signal(name);
     }
 
     /// Fails the test, with the broker's log, if it has ended by itself.
     pub fn assert_alive(&self) {
         let mut process = self.process.lock();
         let process = process.as_mut().expect("the broker was started");
-        if let Ok(Some(status)) = process.watchdog.try_wait() {
+        if let Some(status) = process.ended() {
             panic!("the broker ended ({status}):\n{}", self.log());
         }
     }
@@ -98,50 +87,14 @@ impl Node {
         assert!(output.status.success(), "the storage cannot be formatted: {output:?}");
     }
 
-    /// Starts `java` under a shell that reads from a pipe of this process and kills it at its end.
-    fn run(&self) -> Process {
-        // Statics are not dropped, so the watchdog also clears the data away, unless told to keep it.
-        const WATCHDOG: &str = r#"
-            exec 3<&0
-            "$@" </dev/null 3<&- &
-            java=$!
-            echo "$java" >"$DATA/java.pid.new" && mv "$DATA/java.pid.new" "$DATA/java.pid"
-            (
-                read -r word
-                kill -KILL "$java"
-                [ "$word" = keep ] && exit
-                while kill -0 "$java"; do sleep 0.1; done
-                rm -rf "$DATA"
-            ) <&3 >/dev/null 2>&1 &
-            exec 3<&-
-            wait "$java"
-        "#;
-        let pid_file = self.data.path().join("java.pid");
-        // Not there on the first start.
-        let _ = fs::remove_file(&pid_file);
-        let java = self.java();
-        let output =
-            || fs::File::options().append(true).create(true).open(self.data.path().join("output.log"));
-        let watchdog = Command::new("sh")
-            .arg("-c")
-            .arg(WATCHDOG)
-            .arg("watchdog")
-            .arg(java.get_program())
-            .args(java.get_args())
-            .arg("kafka.Kafka")
-            .arg(self.properties_file())
-            .env("DATA", self.data.path())
-            .stdin(Stdio::piped())
-            .stdout(output().expect("a file for the output"))
-            .stderr(output().expect("a file for the output"))
-            .spawn()
-            .expect("sh starts");
-        let java = eventually_some("java starts", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok());
-        Process { watchdog, java }
+    fn run(&self) -> Watched {
+        let mut java = self.java();
+        java.arg("kafka.Kafka").arg(self.properties_file());
+        Watched::start(&java, self.data.path())
     }
 
     fn java(&self) -> Command {
-        let kit = kit();
+        let kit = kit("kafka.jsa");
         let mut command = Command::new("java");
         command
             .args(["-Xmx160m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
@@ -163,32 +116,12 @@ impl Node {
     }
 }
 
-impl Process {
-    fn kill(mut self) {
-        // Frozen or not, it is gone when the watchdog is. A broker that ended by itself is gone too.
-        if let Some(mut pipe) = self.watchdog.stdin.take() {
-            let _ = pipe.write_all(b"keep\n");
-        }
-        self.watchdog.wait().expect("the watchdog ends");
-    }
-}
-
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(process) = self.process.lock().take() {
             process.kill();
         }
     }
-}
-
-/// Where `tests/install.sh` puts things: beside the build of this test.
-pub fn kit() -> PathBuf {
-    static KIT: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
-        let program = std::env::current_exe().ok()?;
-        let kit = program.ancestors().map(|folder| folder.join("kit")).find(|kit| kit.is_dir())?;
-        kit.join("kafka.jsa").is_file().then_some(kit)
-    });
-    KIT.clone().expect("no Kafka to test with: run tests/install.sh once (it fetches one into target/kit)")
 }
 
 /// Ports that nothing listens on.

@@ -1,0 +1,254 @@
+//! What is known of the server: written by the client's events and the monitor, read by everyone.
+//!
+//! Whether there is a connection is the client's own word ([`State`]), which it gives before its
+//! events; the events make log lines, metrics and nudges of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::connection::State;
+use async_nats::{ClientError, Event, ServerError};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::refusals::{self, Refusals};
+use crate::metrics::BusMetrics;
+use crate::pipeline::publish::BusState;
+
+/// The same complaint of the client is logged again after this.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+
+struct Known {
+    /// A try to connect has failed, or a connection was lost, since the last connection.
+    failed: bool,
+    contact: bool,
+    fit: bool,
+    /// Once true, stays: readiness does not follow the server after the first contact.
+    ready: bool,
+    cause: Option<Arc<str>>,
+    complained: Option<Instant>,
+}
+
+/// What is known of the server.
+pub(super) struct Health {
+    known: Mutex<Known>,
+    /// Connections lost so far: an ack that was lost with one is no time-out.
+    losses: AtomicU64,
+    /// Messages handed to the client and not settled.
+    pending: AtomicU64,
+    servers: String,
+    metrics: BusMetrics,
+    nudged: Notify,
+    pub refusals: Refusals,
+}
+
+impl Health {
+    pub(super) fn new(servers: String, metrics: BusMetrics) -> Self {
+        metrics.up.set(0);
+        let known =
+            Known { failed: false, contact: false, fit: false, ready: false, cause: None, complained: None };
+        Self {
+            known: Mutex::new(known),
+            losses: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+            servers,
+            metrics,
+            nudged: Notify::new(),
+            refusals: Refusals::default(),
+        }
+    }
+
+    pub(super) fn state(&self, connection: State) -> BusState {
+        match (self.known.lock().ready, connection) {
+            (true, State::Connected) => BusState::Up,
+            (true, State::Pending | State::Disconnected) => BusState::Down,
+            (false, _) => BusState::Starting,
+        }
+    }
+
+    /// Why nothing can be published now, while the client has no connection.
+    pub(super) fn down(&self, connection: State) -> Option<Arc<str>> {
+        let known = match connection {
+            State::Connected => return None,
+            State::Disconnected => self.known.lock(),
+            // Before the first try has failed nobody knows.
+            State::Pending => Some(self.known.lock()).filter(|known| known.failed)?,
+        };
+        let cause = known.cause.as_deref().unwrap_or("the connection was lost");
+        Some(format!("no server of {} can be reached: {cause}", self.servers).into())
+    }
+
+    /// What last kept the client from a server.
+    pub(super) fn cause(&self) -> Option<Arc<str>> {
+        self.known.lock().cause.clone()
+    }
+
+    pub(super) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// The client tells something. Never waits.
+    pub(super) fn event(&self, event: &Event) {
+        match event {
+            Event::Connected => self.reached(),
+            Event::Disconnected => self.lost(),
+            Event::LameDuckMode => {
+                tracing::info!("nats: the server is about to stop; the client moves to another when it does");
+            }
+            Event::ServerError(error) => self.server_error(error),
+            Event::ClientError(ClientError::Other(cause)) => {
+                self.known.lock().failed = true;
+                // The client tells more when it tries again; this is all there is until then.
+                if self.cause().is_none() {
+                    self.complain(cause);
+                }
+            }
+            Event::ClientError(error) => self.complain(&error.to_string()),
+            Event::SlowConsumer(_) | Event::Draining | Event::Closed => {
+                tracing::debug!(%event, "nats: the client tells");
+            }
+        }
+    }
+
+    fn server_error(&self, error: &ServerError) {
+        let ServerError::Other(text) = error else { return self.complain(&error.to_string()) };
+        match refusals::parse(text) {
+            Some(refusal) => self.refusals.add(&refusal, text),
+            None => self.complain(text),
+        }
+    }
+
+    fn reached(&self) {
+        let mut known = self.known.lock();
+        let again = std::mem::replace(&mut known.contact, true);
+        known.failed = false;
+        known.cause = None;
+        known.complained = None;
+        self.metrics.up.set(1);
+        Self::settle_readiness(&mut known);
+        drop(known);
+        if again {
+            tracing::info!("nats: connected again");
+        } else {
+            tracing::info!(servers = self.servers, "nats: first contact");
+        }
+        self.nudge();
+    }
+
+    fn lost(&self) {
+        self.losses.fetch_add(1, Ordering::AcqRel);
+        self.known.lock().failed = true;
+        self.metrics.up.set(0);
+        tracing::warn!(servers = self.servers, "nats: connection lost; answering 503 until one is back");
+    }
+
+    /// Remembers what keeps the client from a server; logs it once a change.
+    pub(super) fn complain(&self, cause: &str) {
+        let mut known = self.known.lock();
+        let same = known.cause.as_deref() == Some(cause);
+        let news = !same || known.complained.is_none_or(|at| at.elapsed() > LOG_AGAIN);
+        known.cause = Some(cause.into());
+        if news {
+            known.complained = Some(Instant::now());
+        }
+        drop(known);
+        if news {
+            tracing::warn!(cause, servers = self.servers, "nats: trouble with a server");
+        }
+    }
+
+    /// The stream takes every event, or nobody asked.
+    pub(super) fn fit(&self) {
+        let mut known = self.known.lock();
+        known.fit = true;
+        Self::settle_readiness(&mut known);
+    }
+
+    fn settle_readiness(known: &mut Known) {
+        if known.contact && known.fit && !known.ready {
+            known.ready = true;
+            tracing::info!("nats: ready to publish");
+        }
+    }
+
+    pub(super) fn handed_over(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn settled(&self) {
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Wakes the monitor.
+    pub(super) fn nudge(&self) {
+        self.nudged.notify_one();
+    }
+
+    /// Waits for a nudge, at most so long.
+    pub(super) async fn sleep(&self, at_most: Duration) {
+        // Nobody nudged in time.
+        let _ = tokio::time::timeout(at_most, self.nudged.notified()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Labels, Metrics};
+
+    fn health() -> (Health, BusMetrics) {
+        let metrics = Metrics::new(Labels {
+            sources: vec![],
+            reasons: vec![],
+            categories: vec![],
+            event_results: vec![],
+            signature_results: vec![],
+            publish_results: vec![],
+            bus: "nats",
+            destinations: vec![],
+        });
+        (Health::new("nats:4222".into(), metrics.bus()), metrics.bus())
+    }
+
+    #[test]
+    fn up_needs_contact_and_a_stream_that_fits() {
+        let (health, metrics) = health();
+        health.fit();
+        assert_eq!(health.state(State::Pending), BusState::Starting);
+        health.event(&Event::Connected);
+        assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
+    }
+
+    #[test]
+    fn a_server_that_is_away_at_the_start_refuses_at_once_but_is_still_starting() {
+        let (health, _) = health();
+        assert_eq!(health.down(State::Pending), None, "nobody knows before the first try has failed");
+        health.event(&Event::ClientError(ClientError::Other("IO error".into())));
+        assert_eq!(health.state(State::Pending), BusState::Starting);
+        let told = || health.down(State::Pending).unwrap();
+        assert_eq!(&*told(), "no server of nats:4222 can be reached: IO error");
+        health.complain("IO error: connection refused");
+        health.event(&Event::ClientError(ClientError::Other("IO error".into())));
+        assert!(told().ends_with("connection refused"), "the fuller text stays");
+    }
+
+    #[test]
+    fn down_and_up_again_once_ready() {
+        let (health, metrics) = health();
+        health.fit();
+        health.event(&Event::Connected);
+        health.event(&Event::Disconnected);
+        assert_eq!((health.state(State::Disconnected), metrics.up.get()), (BusState::Down, 0));
+        assert_eq!(health.losses(), 1);
+        health.event(&Event::ServerError(ServerError::AuthorizationViolation));
+        assert!(health.down(State::Disconnected).unwrap().contains("authorization violation"));
+        health.event(&Event::Connected);
+        assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
+        assert_eq!((health.cause(), health.down(State::Connected)), (None, None));
+    }
+}

@@ -1,0 +1,74 @@
+//! What `attio-bridge dev` is made of: a broker in the process, a sender that signs as Attio does, a
+//! consumer that reads everything back, and the comparison of the two.
+//!
+//! What must arrive is worked out from what was sent and from the catalog, and never by asking the
+//! pipeline: the data path is what is being tried out here.
+
+pub mod broker;
+pub mod body;
+pub mod sample;
+pub mod world;
+pub mod planned;
+pub mod sign;
+pub mod expect;
+pub mod letter;
+pub mod forge;
+pub mod compose;
+pub mod plan;
+pub mod client;
+pub mod cloud;
+pub mod reader;
+pub mod ledger;
+pub mod account;
+pub mod tally;
+pub mod output;
+pub mod paint;
+pub mod header;
+pub mod summary;
+pub mod screen;
+pub mod lines;
+pub mod session;
+
+/// The source that the sender posts to.
+pub const SOURCE: &str = "attio";
+
+/// First part of every topic.
+pub const PREFIX: &str = "attio";
+
+/// Why the trial could not be carried through.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker in the process cannot be made.
+    #[error("the broker in this process does not start: {0}")]
+    Broker(#[source] rdkafka::error::KafkaError),
+    /// The consumer cannot be made, or cannot learn what there is to read.
+    #[error("reading back from Kafka at {bootstrap} fails: {source}")]
+    Reader {
+        /// The broker's address.
+        bootstrap: String,
+        /// What the client said.
+        source: rdkafka::error::KafkaError,
+    },
+    /// The thread of the consumer cannot be started.
+    #[error("the thread that reads back cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The thread of the consumer has ended.
+    #[error("the thread that reads back has ended")]
+    ReaderGone,
+    /// The bridge did not become ready.
+    #[error("the bridge did not reach Kafka at {bootstrap} within {seconds} s: {answer}")]
+    NotReady {
+        /// The broker's address.
+        bootstrap: String,
+        /// How long it was waited for.
+        seconds: u64,
+        /// What readiness said last.
+        answer: String,
+    },
+    /// The admin listener does not answer.
+    #[error("the admin listener does not answer: {0}")]
+    Admin(#[source] client::Error),
+    /// What is printed cannot be written.
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+}

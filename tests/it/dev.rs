@@ -1,0 +1,173 @@
+//! The verb `dev` from outside: the newcomer's first command, and a check of the whole in one.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use attio_bridge::catalog::EVENT_TYPES;
+use attio_bridge::dev::client;
+use attio_bridge::dev::letter::{Letter, now};
+use serde_json::Value;
+
+use crate::support::kafka;
+
+/// A port of the system's choice, so that tests do not meet.
+const ANYWHERE: [&str; 3] = ["dev", "--listen", "127.0.0.1:0"];
+
+/// Settings that would break `dev` if it looked at them.
+const POISON: [(&str, &str); 4] = [
+    ("ATTIO_BRIDGE_CONFIG", "/no/such/file"),
+    ("ATTIO_WEBHOOK_SECRET", "short"),
+    ("ATTIO_BRIDGE__BUS__TYPE", "nats"),
+    ("ATTIO_BRIDGE__ADMIN__LISTEN", "nowhere"),
+];
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    command.args(ANYWHERE).args(arguments).env_clear().envs(POISON).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// A run that goes on while the test watches it.
+struct Watched {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Watched {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program runs");
+        let lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
+        Self { child, lines }
+    }
+
+    /// The next line of that kind.
+    fn next(&mut self, kind: &str) -> Value {
+        let mut lines = self.lines.by_ref().map(|line| json(&line.expect("a line")));
+        lines.find(|line| line["kind"] == kind).expect("a line of that kind")
+    }
+
+    fn code(mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+/// Posts an event that the run knows nothing of.
+fn post_as_a_guest(start: &Value) {
+    let text = |name: &str| start[name].as_str().expect("text");
+    let address = text("webhooks").split('/').nth(2).expect("a host");
+    let address: SocketAddr = address.parse().expect("an address");
+    let body = r#"{"event_type":"task.created","id":{"task_id":"guest"}}"#;
+    let request = Letter::attio("guest", body.into(), 1).request(text("secret"), now());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let answered = runtime.block_on(client::deliver(address, &request)).expect("an answer");
+    assert_eq!((answered.answer.status, answered.answer.reason.as_str()), (200, "accepted"));
+}
+
+#[test]
+fn one_round_arrives_exactly_as_expected() {
+    let output = run(&["--once"]);
+    let (screen, logs) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{screen}\n{logs}");
+    assert!(screen.contains("Everything arrived exactly as expected."), "{screen}");
+    assert_eq!(logs, "");
+    for entry in EVENT_TYPES {
+        assert!(screen.contains(entry.name), "{}", entry.name);
+    }
+    assert!(!screen.contains('\x1b'), "colour in a pipe");
+    let wide = screen.lines().find(|line| line.chars().count() > 80);
+    assert_eq!(wide, None);
+}
+
+#[test]
+fn json_has_a_line_for_each_delivery_and_a_summary() {
+    let output = run(&["--once", "--json"]);
+    let lines: Vec<Value> = text(&output.stdout).lines().map(json).collect();
+    assert_eq!(output.status.code(), Some(0), "{lines:#?}");
+    let [start, deliveries @ .., summary] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!((&start["kind"], &summary["kind"]), (&"start".into(), &"summary".into()));
+    assert!(deliveries.iter().all(|line| line["kind"] == "delivery" && line["as_expected"] == true));
+    assert_eq!(summary["total"]["deliveries"], deliveries.len());
+    let read: usize = deliveries.iter().map(|line| line["events"].as_array().unwrap().len()).sum();
+    assert_eq!(summary["total"]["events_read"], read);
+    assert_eq!(summary["account"]["balances"], true);
+    assert_eq!(summary["as_expected"], true);
+    let statuses: Vec<_> = deliveries.iter().map(|line| line["status"].as_u64().unwrap()).collect();
+    assert!(statuses.contains(&200) && statuses.contains(&401), "{statuses:?}");
+}
+
+/// The round is told apart from what anybody else sends: that is an event nobody expected.
+#[test]
+fn a_guest_in_a_round_is_a_difference() {
+    let mut run = Watched::start(&["--once", "--json", "--rate", "40"]);
+    let start = run.next("start");
+    run.next("delivery");
+    post_as_a_guest(&start);
+    let summary = run.next("summary");
+    assert_eq!(summary["as_expected"], false);
+    let differences = summary["differences"].as_array().unwrap();
+    let has = |text: &str| differences.iter().any(|found| found.as_str().unwrap().contains(text));
+    assert!(has("com.attio.task.created") && has("was not sent"), "{differences:?}");
+    assert!(has("metrics: 67 events received, expected 66"), "{differences:?}");
+    assert_eq!(run.code(), Some(3));
+}
+
+#[test]
+fn without_a_round_it_runs_until_it_is_told_to_stop_and_guests_are_welcome() {
+    let mut run = Watched::start(&["--json", "--rate", "50"]);
+    let start = run.next("start");
+    run.next("delivery");
+    post_as_a_guest(&start);
+    assert_eq!(run.next("stray")["event"]["key"], "guest");
+    let pid = run.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let summary = run.next("summary");
+    assert_eq!(summary["as_expected"], true, "{summary}");
+    assert_eq!(summary["from_others"], 1);
+    assert_eq!(run.code(), Some(0));
+}
+
+/// On a broker that others use, what they publish (here: an earlier run) is left alone.
+#[test]
+fn a_real_broker_will_do_as_well() {
+    let broker = kafka::shared();
+    let bus = format!("kafka://{}", broker.bootstrap());
+    for run_number in 1..=2 {
+        let output = run(&["--once", "--json", "--bus", &bus]);
+        let last = text(&output.stdout).lines().last().map(json);
+        assert_eq!(output.status.code(), Some(0), "{run_number}: {last:?} {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_port_that_was_asked_for_and_is_taken_is_a_failure() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let output = command.args(["dev", "--once", "--listen", &address]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+}
+
+#[test]
+fn wrong_calls_are_usage() {
+    for wrong in [&["--rate", "0"][..], &["--bus", "nats://x:1"], &["--config", "/some/file"]] {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}

@@ -1,0 +1,235 @@
+//! The layers of the code, read off its imports: they go one way, and every edge that does not fit
+//! has its reason here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Top modules from the outside in; each may use those of the lines below it.
+const LAYERS: [&[&str]; 6] = [
+    &["main"],
+    &["cli"],
+    &["app", "config"],
+    &["http", "bus", "attio", "dev"],
+    &["pipeline"],
+    &["delivery", "cloudevent", "catalog"],
+];
+
+/// Used by everybody, and use nobody.
+const LEAVES: [&str; 3] = ["metrics", "shutdown", "version"];
+
+/// Edges inside a layer.
+const EXCEPTIONS: [(&str, &str); 1] = [
+    // The composition root owns the checked configuration and takes it apart.
+    ("app", "config"),
+];
+
+/// What stages of the pipeline take from each other: values alone, never work.
+const VALUES: [(&str, &str); 6] = [
+    ("filter", "parse::Event"),
+    ("normalize", "parse::Event"),
+    ("dedup", "identify::Key"),
+    // The flight is what a ticket settles.
+    ("dedup", "publish::Settle"),
+    ("dedup", "publish::Verdict"),
+    // A route is where the port sends.
+    ("route", "publish::Destination"),
+];
+
+/// Files of the pipeline that join the stages: `handle`, its carrier, and what comes out.
+const JOINS: [&str; 3] = ["mod", "carry", "outcome"];
+
+/// What an adapter may use.
+const OF_ADAPTERS: [&str; 4] = ["bus", "cloudevent", "metrics", "pipeline::publish"];
+
+/// One source file: its path below `src`, and its code without comments and tests.
+struct File {
+    path: PathBuf,
+    code: String,
+}
+
+impl File {
+    /// The module at the top that it belongs to.
+    fn top(&self) -> String {
+        let first = self.path.components().next().unwrap().as_os_str().to_str().unwrap();
+        first.trim_end_matches(".rs").to_owned()
+    }
+
+    fn stem(&self) -> &str {
+        self.path.file_stem().unwrap().to_str().unwrap()
+    }
+
+    /// The paths after `crate::`, groups taken apart: `pipeline::publish::Bus`.
+    fn uses(&self) -> BTreeSet<String> {
+        let mut code = self.code.replace("attio_bridge::", "crate::");
+        if self.path.starts_with("pipeline") && self.path.components().count() == 2 {
+            code = code.replace("super::", "crate::pipeline::");
+        }
+        code.split("crate::").skip(1).flat_map(paths).collect()
+    }
+}
+
+/// The paths that a text begins with: `a::{b, c::D}` is `a::b` and `a::c::D`.
+fn paths(text: &str) -> Vec<String> {
+    let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(text.len());
+    let (stem, rest) = text.split_at(end);
+    let Some(group) = rest.strip_prefix('{') else { return vec![stem.trim_end_matches(':').to_owned()] };
+    let (mut depth, mut items) = (0, vec![String::new()]);
+    for c in group.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            ',' if depth == 0 => items.push(String::new()),
+            _ => {
+                depth += i32::from(c == '{') - i32::from(c == '}');
+                items.last_mut().unwrap().push(c);
+            }
+        }
+    }
+    let items = items.iter().map(|item| item.trim()).filter(|item| !item.is_empty());
+    items.flat_map(paths).map(|path| format!("{stem}{path}").replace("::self", "")).collect()
+}
+
+/// Without comments, and without what follows `#[cfg(test)]`: the tests are at the end of a file.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let lines = text.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Every source file but the map and what is compiled for tests alone.
+fn sources() -> Vec<File> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs")
+                && path.file_name().is_some_and(|name| name != "tests.rs")
+            {
+                files.push(path);
+            }
+        }
+    }
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&src, &mut files);
+    files.sort();
+    let file = |path: PathBuf| File {
+        code: code(&fs::read_to_string(&path).unwrap()),
+        path: path.strip_prefix(&src).unwrap().to_owned(),
+    };
+    files.into_iter().map(file).filter(|file| file.path != Path::new("lib.rs")).collect()
+}
+
+fn layer(module: &str) -> usize {
+    let found = LAYERS.iter().position(|layer| layer.contains(&module));
+    found.unwrap_or_else(|| panic!("{module} is in no layer: the design must give it one"))
+}
+
+fn may_use(from: &str, to: &str) -> bool {
+    if from == to || LEAVES.contains(&to) {
+        return true;
+    }
+    !LEAVES.contains(&from) && (layer(from) < layer(to) || EXCEPTIONS.contains(&(from, to)))
+}
+
+#[test]
+fn imports_are_taken_apart() {
+    let table = [
+        ("a;", vec!["a"]),
+        ("a::b::C;", vec!["a::b::C"]),
+        ("{a, b::C};", vec!["a", "b::C"]),
+        ("a::{self, B, c::{D, E}};", vec!["a", "a::B", "a::c::D", "a::c::E"]),
+        ("a::f(x)", vec!["a::f"]),
+    ];
+    for (text, expected) in table {
+        assert_eq!(paths(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn layers_go_one_way() {
+    let mut edges = 0;
+    for file in sources() {
+        for path in file.uses() {
+            let (from, to) = (file.top(), path.split("::").next().unwrap().to_owned());
+            assert!(may_use(&from, &to), "{}: {from} may not use {path}", file.path.display());
+            edges += 1;
+        }
+    }
+    assert!(edges > 60, "only {edges} imports were found");
+}
+
+#[test]
+fn stages_take_nothing_but_values_from_each_other() {
+    let mut taken = BTreeSet::new();
+    for file in sources().iter().filter(|file| file.top() == "pipeline") {
+        let stage = file.path.components().nth(1).unwrap().as_os_str().to_str().unwrap();
+        let stage = stage.trim_end_matches(".rs");
+        let uses = file.uses();
+        let of_stages = uses.iter().filter_map(|path| path.strip_prefix("pipeline::"));
+        let others = of_stages.filter(|path| path.split("::").next() != Some(stage));
+        if !JOINS.contains(&stage) {
+            taken.extend(others.map(|other| (stage.to_owned(), other.to_owned())));
+        }
+    }
+    let values = VALUES.map(|(stage, value)| (stage.to_owned(), value.to_owned()));
+    assert_eq!(taken, BTreeSet::from(values));
+}
+
+#[test]
+fn adapters_know_the_port_and_what_goes_through_it() {
+    for file in sources().iter().filter(|file| file.top() == "bus") {
+        for path in file.uses() {
+            let known =
+                OF_ADAPTERS.iter().any(|known| path == *known || path.starts_with(&format!("{known}::")));
+            assert!(known, "{}: {path}", file.path.display());
+        }
+    }
+}
+
+#[test]
+fn time_and_environment_come_in_from_above() {
+    for file in sources() {
+        let outer = layer_or_leaf(&file) <= layer("app");
+        let clock = ["now_utc()", "SystemTime::now"].iter().any(|reading| file.code.contains(reading));
+        // Time enters once, as `received_at` of the delivery.
+        // The sender of `dev` is outside: it dates its own signatures, as Attio's guide has it.
+        let may_tell_time = outer || file.top() == "dev" || file.path == Path::new("http/receive.rs");
+        assert!(!clock || may_tell_time, "{} reads the wall clock", file.path.display());
+        let environment = ["env::var", "env::vars"].iter().any(|reading| file.code.contains(reading));
+        assert!(!environment || outer, "{} reads the environment", file.path.display());
+    }
+}
+
+fn layer_or_leaf(file: &File) -> usize {
+    let top = file.top();
+    if LEAVES.contains(&&*top) { LAYERS.len() } else { layer(&top) }
+}
+
+#[test]
+fn nothing_unwraps() {
+    for file in sources() {
+        for (at, line) in file.code.lines().enumerate() {
+            assert!(!line.contains(".unwrap()"), "{}:{}", file.path.display(), at + 1);
+        }
+    }
+}
+
+#[test]
+fn no_file_is_longer_than_400_lines_without_its_tests() {
+    for file in sources() {
+        let lines = file.code.lines().count();
+        assert!(lines <= 400, "{}: {lines}", file.path.display());
+    }
+}
+
+#[test]
+fn a_file_is_named_once() {
+    // A folder's `mod.rs` and a file beside it of the same name would be two homes for one thing.
+    let all: Vec<File> = sources();
+    for file in all.iter().filter(|file| file.stem() == "mod") {
+        let beside = file.path.parent().unwrap().with_extension("rs");
+        assert!(!all.iter().any(|other| other.path == beside), "{}", beside.display());
+    }
+}

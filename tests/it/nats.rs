@@ -1,0 +1,337 @@
+//! The NATS adapter on a real server.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::stream::StorageType;
+use attio_bridge::bus::nats::options::Ensure;
+use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::pipeline::publish::{Bus, BusState, Receipt};
+
+use crate::support::bus::label;
+use crate::support::nats::bench::{Bench, stream_name};
+use crate::support::nats::{Server, Settings, runtime, shared};
+use crate::support::{PATIENCE, eventually, unique};
+
+fn create(options: &mut attio_bridge::bus::nats::Options) {
+    options.stream.ensure = Ensure::Create;
+}
+
+#[test]
+fn a_structured_event_arrives_byte_for_byte() {
+    let server = shared();
+    let bench = Bench::up(&server, "structured");
+    let data = "{ \"big\" : 12345678901234567890.0, \"text\":\"\\u00e9 é\" }";
+    let message = bench.message(data);
+    let id = message.message_id.clone();
+    assert_eq!(bench.publish(message).wait(), Ok(Receipt { duplicate: false }));
+    let stored = bench.stored(&server);
+    assert_eq!(stored.len(), 1);
+    let envelope = format!(
+        "{{\"specversion\":\"1.0\",\"id\":\"event-1\",\"source\":\"https://attio.com/x\",\
+         \"type\":\"com.attio.record.created\",\"datacontenttype\":\"application/json\",\
+         \"partitionkey\":\"rec-1\",\"data\":{data}}}"
+    );
+    assert_eq!(stored[0].text(), envelope);
+    assert_eq!(stored[0].subject, bench.subject);
+    let headers = [
+        ("Content-Type", "application/cloudevents+json; charset=UTF-8"),
+        ("Nats-Expected-Stream", &bench.stream),
+        ("Nats-Msg-Id", &id),
+    ];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(stored[0].headers, headers.into());
+}
+
+#[test]
+fn a_binary_event_arrives_with_its_attributes_as_headers() {
+    let server = shared();
+    let bench = Bench::start_in(&server, "binary", ContentMode::Binary, create).wait_for(BusState::Up);
+    let mut quarantined = bench.message("{}");
+    quarantined.structured_only = true;
+    let event = bench.message("{\"a\":1}");
+    let id = event.message_id.clone();
+    let verdicts = [event, quarantined].map(|message| bench.publish(message));
+    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    let stored = bench.stored(&server);
+    assert_eq!(stored[0].text(), "{\"a\":1}");
+    let headers = [
+        ("Nats-Expected-Stream", bench.stream.as_str()),
+        ("Nats-Msg-Id", &id),
+        ("ce-datacontenttype", "application/json"),
+        ("ce-id", "event-1"),
+        ("ce-partitionkey", "rec-1"),
+        ("ce-source", "https://attio.com/x"),
+        ("ce-specversion", "1.0"),
+        ("ce-type", "com.attio.record.created"),
+    ];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(stored[0].headers, headers.into());
+    assert_eq!(stored[1].headers.len(), 3, "quarantine is structured in either mode");
+    assert!(stored[1].text().starts_with("{\"specversion\""));
+}
+
+#[test]
+fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
+    let server = Server::start();
+    let bench = Bench::up(&server, "twice");
+    let message = bench.message("{}");
+    assert_eq!(bench.publish(message.clone()).wait(), Ok(Receipt { duplicate: false }));
+    assert_eq!(bench.publish(message.clone()).wait(), Ok(Receipt { duplicate: true }));
+    server.kill();
+    server.restart();
+    bench.until(BusState::Up);
+    eventually("the id is known after a restart too", || {
+        bench.publish(message.clone()).wait() == Ok(Receipt { duplicate: true })
+    });
+    assert_eq!(bench.stored(&server).len(), 1);
+}
+
+#[test]
+fn messages_keep_their_order() {
+    let server = shared();
+    let bench = Bench::up(&server, "ordered");
+    let verdicts: Vec<_> =
+        (0..2000).map(|n| bench.publish(bench.message(&format!("{{\"n\":{n:06}}}")))).collect();
+    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    let stored = bench.stored(&server);
+    assert_eq!(stored.len(), 2000);
+    assert!(stored.is_sorted_by_key(|message| message.text().to_owned()));
+}
+
+#[test]
+fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
+    let server = shared();
+    let bench = Bench::start(&server, "missing", |_| {});
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    let refused = bench.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains(&bench.stream) && text.contains(&bench.subject), "{text}");
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.create_stream(&bench.stream, &[&bench.subject], |_| {});
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn another_stream_that_takes_the_subject_is_refused_and_heals() {
+    let server = shared();
+    let (other, subject) = (stream_name("other"), unique("taken"));
+    server.create_stream(&other, &[&subject], |_| {});
+    let mut options = attio_bridge::bus::nats::Options::new([server.url()]);
+    options.stream.name = stream_name("wanted");
+    create(&mut options);
+    let bench = Bench::with(options, &subject, ContentMode::Structured);
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    let refused = bench.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains(&bench.stream));
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    assert!(server.stream(&bench.stream).is_none());
+    server.delete_stream(&other);
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(server.stream(&bench.stream).unwrap().subjects, [subject]);
+}
+
+#[test]
+fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
+    let server = Server::with(Settings { jetstream: false, ..Settings::default() });
+    let bench = Bench::start(&server, "off", create);
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    let refused = bench.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("JetStream"));
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.configure(|settings| settings.jetstream = true);
+    server.kill();
+    server.restart();
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn a_stream_that_does_not_take_every_subject_is_waited_for() {
+    let server = shared();
+    let bench = Bench::start(&server, "uncovered", |_| {});
+    server.create_stream(&bench.stream, &[&unique("else")], |_| {});
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    assert_eq!(label(&bench.verdict()), "refused");
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.change_stream(&bench.stream, |config| config.subjects.push(bench.subject.clone()));
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn a_stream_that_differs_is_used_as_it_is() {
+    let server = shared();
+    let bench = Bench::start(&server, "differs", |_| {});
+    let there = |config: &mut async_nats::jetstream::stream::Config| {
+        config.storage = StorageType::Memory;
+        config.duplicate_window = Duration::from_secs(60);
+        config.max_age = Duration::from_secs(3600);
+    };
+    server.create_stream(&bench.stream, &[&bench.subject], there);
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(server.stream(&bench.stream).unwrap().storage, StorageType::Memory, "never changed");
+}
+
+#[test]
+fn create_makes_the_stream_as_told() {
+    let server = shared();
+    let bench = Bench::start(&server, "made", |options| {
+        create(options);
+        options.stream.duplicate_window = Duration::from_secs(600);
+        options.stream.max_age = Duration::from_secs(7200);
+        options.stream.replicas = Some(1);
+    })
+    .wait_for(BusState::Up);
+    let made = server.stream(&bench.stream).expect("it is there");
+    assert_eq!(made.storage, StorageType::File);
+    assert_eq!(made.duplicate_window, Duration::from_secs(600));
+    assert_eq!(made.max_age, Duration::from_secs(7200));
+    assert_eq!(made.num_replicas, 1);
+    assert_eq!(made.subjects, [bench.subject]);
+}
+
+#[test]
+fn off_asks_nobody() {
+    let server = shared();
+    let bench = Bench::start(&server, "unasked", |options| options.stream.ensure = Ensure::Off);
+    let bench = bench.wait_for(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "refused");
+    server.create_stream(&bench.stream, &[&bench.subject], |_| {});
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn what_is_too_large_is_rejected_alone() {
+    let server = Server::with(Settings { more: "max_payload: 200000".into(), ..Settings::default() });
+    let bench = Bench::start(&server, "small", |_| {});
+    server.create_stream(&bench.stream, &[&bench.subject], |config| config.max_message_size = 100_000);
+    bench.until(BusState::Up);
+    let of = |size: usize| bench.message(&format!("\"{}\"", "x".repeat(size)));
+    let sizes = [5_000, 150_000, 5_000, 250_000, 5_000];
+    let verdicts = sizes.map(|size| bench.publish(of(size)));
+    let labels = verdicts.map(|verdict| label(&verdict.wait()));
+    assert_eq!(labels, ["acknowledged", "rejected", "acknowledged", "rejected", "acknowledged"]);
+}
+
+#[test]
+fn a_subject_that_is_not_permitted_is_refused_at_once() {
+    let allowed = "publish: [\"allowed.>\", \"$JS.API.STREAM.NAMES\"], subscribe: [\"_INBOX.>\"]";
+    let users = format!(
+        "authorization {{ users: [
+            {{ user: admin, password: admin }}
+            {{ user: bridge, password: bridge, permissions: {{ {allowed} }} }}
+        ] }}"
+    );
+    let admin = || async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
+    let server = Server::with(Settings { more: users, admin: std::sync::Arc::new(admin), jetstream: true });
+    server.create_stream("LOCKED", &["allowed.>", "other.>"], |_| {});
+    let on = |subject: &str| {
+        let mut options = attio_bridge::bus::nats::Options::new([server.url()]);
+        options.stream.name = "LOCKED".into();
+        options.auth = Some(attio_bridge::bus::nats::options::Auth::User {
+            username: "bridge".into(),
+            password: "bridge".to_owned().into(),
+        });
+        Bench::with(options, subject, ContentMode::Structured)
+    };
+    // Nobody may look at the stream either, which keeps nobody from publishing.
+    let allowed = on("allowed.record").wait_for(BusState::Up);
+    assert_eq!(label(&allowed.verdict()), "acknowledged");
+    let locked = on("other.record").wait_for(BusState::Up);
+    let begun = Instant::now();
+    let refused = locked.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("not permitted to publish to other.record"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_killed_server_is_noticed_refused_at_once_and_taken_up_again() {
+    let server = Server::start();
+    let bench = Bench::up(&server, "killed");
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    server.kill();
+    bench.until(BusState::Down);
+    eventually("the metric tells", || bench.metrics.bus().up.get() == 0);
+    let verdict =
+        bench.publish(bench.message("{}")).now().expect("the verdict is there when publish returns");
+    assert_eq!(label(&verdict), "unavailable");
+    assert!(verdict.unwrap_err().to_string().contains(server.url().trim_start_matches("nats://")));
+    server.restart();
+    let back = Instant::now();
+    bench.until(BusState::Up);
+    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+    eventually("it is acknowledged again", || label(&bench.verdict()) == "acknowledged");
+}
+
+#[test]
+fn a_server_that_starts_after_the_bus_is_found() {
+    let server = Server::start();
+    server.kill();
+    let bench = Bench::start(&server, "late", create);
+    eventually("it is known to be away", || {
+        bench.publish(bench.message("{}")).now().is_some_and(|verdict| label(&verdict) == "unavailable")
+    });
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.restart();
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn flush_waits_for_a_server_that_stalls() {
+    let server = Server::start();
+    let bench = Bench::up(&server, "flushed");
+    server.pause();
+    let verdicts: Vec<_> = (0..5).map(|_| bench.publish(bench.message("{}"))).collect();
+    assert_eq!(runtime().block_on(bench.bus.flush(Duration::from_millis(200))), 5);
+    server.resume();
+    assert_eq!(runtime().block_on(bench.bus.flush(PATIENCE)), 0);
+    assert!(verdicts.iter().all(|verdict| verdict.now().is_some_and(|v| label(&v) == "acknowledged")));
+    assert_eq!(bench.stored(&server).len(), 5);
+}
+
+#[test]
+fn an_ack_that_does_not_come_is_a_timeout_and_the_retry_a_duplicate() {
+    let server = Server::start();
+    let bench = Bench::start(&server, "slow", |options| {
+        create(options);
+        options.publish_timeout = Duration::from_millis(300);
+    });
+    let bench = bench.wait_for(BusState::Up);
+    let message = bench.message("{}");
+    server.pause();
+    assert_eq!(label(&bench.publish(message.clone()).wait()), "timeout");
+    server.resume();
+    eventually("the retry is acknowledged", || {
+        bench.publish(message.clone()).wait() == Ok(Receipt { duplicate: true })
+    });
+    assert_eq!(bench.stored(&server).len(), 1);
+}
+
+#[test]
+fn more_than_the_client_holds_is_busy_and_the_rest_is_stored() {
+    let server = Server::start();
+    let bench = Bench::start(&server, "busy", |options| {
+        create(options);
+        options.publish_timeout = PATIENCE;
+    });
+    let bench = bench.wait_for(BusState::Up);
+    server.pause();
+    let verdicts: Vec<_> = (0..9000).map(|_| bench.publish(bench.message("{}"))).collect();
+    let busy = verdicts.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
+    assert!(busy > 0, "there is a bound");
+    server.resume();
+    eventually("the rest is stored", || {
+        bench.bus.state() == BusState::Up && {
+            runtime().block_on(bench.bus.flush(Duration::from_millis(100))) == 0
+        }
+    });
+    assert_eq!(bench.stored(&server).len(), 9000 - busy);
+}

@@ -1,0 +1,145 @@
+//! Many senders at once, and the account of what became of their deliveries.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use attio_bridge::pipeline::publish::Bus;
+use tokio::task::JoinSet;
+
+use super::bridge::Bridge;
+use super::client::{Client, PATIENCE, Response, eventually};
+use super::consumer::Found;
+use super::mix::{Ledger, Planned};
+use super::request::Request;
+use super::scrape::Scrape;
+
+/// Waits until the bridge says that it is ready.
+pub async fn ready(bridge: &Bridge<dyn Bus>) {
+    eventually("the bridge is ready", || async { bridge.admin("/readyz").await.status == 200 }).await;
+}
+
+/// Deliveries that an outage of the broker has cost.
+pub async fn felt(bridge: &Bridge<dyn Bus>) -> f64 {
+    let metrics = bridge.metrics().await;
+    let reasons = ["broker_unavailable", "broker_timeout", "broker_refused"];
+    reasons.map(|reason| metrics.sum("deliveries_total", &[("reason", reason)])).iter().sum()
+}
+
+/// Sends until it is answered 200, as the sender would; then how many answers were something else.
+pub async fn until_accepted(client: &mut Client, address: SocketAddr, request: &Request) -> usize {
+    let begun = Instant::now();
+    for refused in 0.. {
+        client.send(request).await;
+        match client.try_receive().await {
+            Some(Response { status: 200, .. }) => return refused,
+            Some(Response { status: 503, .. }) => {}
+            Some(other) => panic!("neither 200 nor 503: {other:?}"),
+            None => *client = Client::connect(address).await,
+        }
+        assert!(begun.elapsed() < PATIENCE * 3, "never accepted");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    unreachable!("the range has no end")
+}
+
+/// Senders that do not give up.
+pub struct Load {
+    accepted: Arc<AtomicUsize>,
+    workers: JoinSet<BTreeSet<String>>,
+}
+
+impl Load {
+    /// Starts so many senders, who share the deliveries.
+    pub fn start(planned: Arc<[Planned]>, senders: usize, address: SocketAddr) -> Self {
+        let (next, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let mut workers = JoinSet::new();
+        for _ in 0..senders {
+            let (planned, next, accepted) = (Arc::clone(&planned), Arc::clone(&next), Arc::clone(&accepted));
+            workers.spawn(async move {
+                let mut client = Client::connect(address).await;
+                let mut retried = BTreeSet::new();
+                while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if until_accepted(&mut client, address, &delivery.request).await > 0 {
+                        retried.extend(delivery.ids.iter().cloned());
+                    }
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                }
+                retried
+            });
+        }
+        Self { accepted, workers }
+    }
+
+    /// Deliveries answered 200 so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the last 200; then the ids of all deliveries that needed more than one attempt.
+    pub async fn finish(self) -> BTreeSet<String> {
+        self.workers.join_all().await.into_iter().flatten().collect()
+    }
+}
+
+/// Sends every delivery once and checks its answer.
+pub async fn send_and_check(planned: &Arc<[Planned]>, senders: usize, address: SocketAddr) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..senders {
+        let (planned, next) = (Arc::clone(planned), Arc::clone(&next));
+        workers.spawn(async move {
+            let mut client = Client::connect(address).await;
+            while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                check_answer(delivery, &client.ask(&delivery.request).await);
+            }
+        });
+    }
+    while let Some(worker) = workers.join_next().await {
+        worker.unwrap();
+    }
+}
+
+/// The metrics say of these deliveries what the ledger says.
+pub fn check_account(metrics: &Scrape, planned: &[Planned], ledger: &Ledger) {
+    assert!(metrics.balances());
+    let count = |result| metrics.sum("events_total", &[("result", result)]);
+    assert_eq!(count("published"), ledger.events.len() as f64);
+    assert_eq!(count("quarantined"), ledger.quarantine.len() as f64);
+    assert_eq!(count("failed") + count("filtered"), 0.0);
+    let sent: usize = planned.iter().map(|delivery| delivery.events).sum();
+    assert_eq!(metrics.sum("events_received_total", &[]), sent as f64);
+    let forged = planned.iter().filter(|delivery| delivery.status == 401).count();
+    assert_eq!(metrics.sum("deliveries_total", &[("reason", "signature_mismatch")]), forged as f64);
+    assert_eq!(metrics.sum("deliveries_total", &[]), planned.len() as f64);
+    assert_eq!(metrics.get("events_in_flight", &[]), 0.0);
+}
+
+/// Which copy of a repeated delivery comes first is chance; what they add up to is not.
+fn check_answer(delivery: &Planned, answer: &Response) {
+    assert_eq!(answer.status, delivery.status, "{answer:?}");
+    if answer.status != 200 {
+        return;
+    }
+    let told = answer.json();
+    let count = |name: &str| usize::try_from(told[name].as_u64().unwrap()).unwrap();
+    assert_eq!(count("events"), delivery.events, "{told}");
+    let (published, duplicates, quarantined) =
+        (count("published"), count("duplicates"), count("quarantined"));
+    assert_eq!(published + duplicates + quarantined, delivery.events, "{told}");
+    assert!(published <= delivery.ids.len() && quarantined <= delivery.quarantined, "{told}");
+}
+
+/// The bus holds exactly what the ledger says.
+pub fn check_bus(ledger: &Ledger, found: &Found) {
+    for (id, want) in &ledger.events {
+        assert_eq!(found.events.get(id).map(Vec::as_slice), Some(std::slice::from_ref(want)), "{id}");
+    }
+    assert_eq!(found.events.len(), ledger.events.len(), "nothing that nobody sent");
+    let mut quarantine = found.quarantine.clone();
+    quarantine.sort();
+    let wanted: Vec<_> = ledger.quarantine.iter().cloned().collect();
+    assert_eq!(quarantine, wanted);
+}

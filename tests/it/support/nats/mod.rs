@@ -1,0 +1,141 @@
+//! A real NATS for the tests: one nats-server with JetStream as a child process, from what
+//! `tests/install.sh` made.
+//!
+//! ```ignore
+//! let server = nats::shared();                   // one for the whole test process
+//! let own = nats::Server::start();               // one that the test may kill
+//! own.kill(); own.restart();
+//! for message in own.read_all("ATTIO") { … }
+//! ```
+//!
+//! The server never outlives the tests, whatever ends them.
+
+pub mod bench;
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::{self, Context};
+use futures_util::StreamExt;
+use tokio::runtime::Runtime;
+
+use super::PATIENCE;
+pub use server::{Server, Settings};
+
+/// A message as the stream keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub subject: String,
+    pub headers: BTreeMap<String, String>,
+    pub payload: Vec<u8>,
+}
+
+impl Stored {
+    /// The payload as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.payload).expect("the payload is text")
+    }
+
+    /// The value of a header.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+}
+
+/// The server that all tests share. Use unique streams and subjects, and do not kill it.
+pub fn shared() -> Arc<Server> {
+    static SHARED: LazyLock<Arc<Server>> = LazyLock::new(|| Arc::new(Server::start()));
+    SHARED.clone()
+}
+
+/// The runtime of the tests that have none of their own.
+pub fn runtime() -> &'static Runtime {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+    });
+    &RUNTIME
+}
+
+/// Waits on a thread of its own, because the test may be inside a runtime already.
+fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
+    let waited = std::thread::scope(|scope| scope.spawn(|| runtime().block_on(future)).join());
+    waited.expect("the request does not panic")
+}
+
+impl Server {
+    /// A JetStream client of the administrator.
+    async fn admin(&self) -> Context {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let client = loop {
+            match self.admin_options().connect(self.url()).await {
+                Ok(client) => break client,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "no connection: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        jetstream::new(client)
+    }
+
+    /// Makes a stream; usable when this returns.
+    pub fn create_stream(&self, name: &str, subjects: &[&str], change: impl FnOnce(&mut Config)) {
+        let subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
+        let mut config = Config { name: name.into(), subjects, ..Config::default() };
+        change(&mut config);
+        block_on(async { self.admin().await.create_stream(config).await.map(drop) })
+            .expect("the stream is made");
+    }
+
+    /// Changes a stream.
+    pub fn change_stream(&self, name: &str, change: impl FnOnce(&mut Config)) {
+        let mut config = self.stream(name).expect("the stream is there");
+        change(&mut config);
+        block_on(async { self.admin().await.update_stream(config).await.map(drop) })
+            .expect("the stream is changed");
+    }
+
+    /// Removes a stream.
+    pub fn delete_stream(&self, name: &str) {
+        block_on(async { self.admin().await.delete_stream(name).await.map(drop) })
+            .expect("the stream is removed");
+    }
+
+    /// A stream's settings; `None` where there is no such stream.
+    pub fn stream(&self, name: &str) -> Option<Config> {
+        block_on(async {
+            let stream = self.admin().await.get_stream(name).await.ok()?;
+            Some(stream.cached_info().config.clone())
+        })
+    }
+
+    /// Everything in a stream, in the order of storing.
+    pub fn read_all(&self, stream: &str) -> Vec<Stored> {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
+            let count = usize::try_from(stream.cached_info().state.messages).expect("few messages");
+            let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
+            let consumer = stream.create_consumer(config).await.expect("a consumer");
+            let mut messages = consumer.messages().await.expect("messages");
+            let mut all = Vec::with_capacity(count);
+            while all.len() < count {
+                let next = tokio::time::timeout(PATIENCE, messages.next()).await.expect("the server answers");
+                all.push(stored(&next.expect("the stream has more").expect("a message")));
+            }
+            all
+        })
+    }
+}
+
+fn stored(message: &jetstream::Message) -> Stored {
+    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+    let one =
+        |values: &Vec<async_nats::HeaderValue>| values.iter().map(ToString::to_string).collect::<String>();
+    Stored {
+        subject: message.subject.to_string(),
+        headers: headers.map(|(name, values)| (name.to_string(), one(values))).collect(),
+        payload: message.payload.to_vec(),
+    }
+}

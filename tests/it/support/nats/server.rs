@@ -1,0 +1,182 @@
+//! One nats-server as a child process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use async_nats::ConnectOptions;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::support::watched::{Watched, kit};
+use crate::support::{eventually, eventually_some};
+
+/// How the administrator gets in.
+type Admin = Arc<dyn Fn() -> ConnectOptions + Send + Sync>;
+
+/// What a server is told.
+#[derive(Clone)]
+pub struct Settings {
+    /// False turns JetStream off.
+    pub jetstream: bool,
+    /// More of the server's configuration, in its own language.
+    pub more: String,
+    /// How the administrator gets in.
+    pub admin: Admin,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { jetstream: true, more: String::new(), admin: Arc::new(ConnectOptions::new) }
+    }
+}
+
+/// A server: its data for ever, its process while it runs.
+pub struct Server {
+    data: tempfile::TempDir,
+    settings: Mutex<Settings>,
+    port: Mutex<Option<u16>>,
+    process: Mutex<Option<Watched>>,
+}
+
+impl Server {
+    /// A fresh server of its own; ready when this returns.
+    pub fn start() -> Self {
+        Self::with(Settings::default())
+    }
+
+    /// A fresh server with more of a configuration.
+    pub fn with(settings: Settings) -> Self {
+        let server = Self::prepared(settings);
+        server.restart();
+        server
+    }
+
+    /// A server that does not run yet.
+    pub fn prepared(settings: Settings) -> Self {
+        let data = tempfile::tempdir().expect("a folder for the server's data");
+        Self { data, settings: Mutex::new(settings), port: Mutex::new(None), process: Mutex::new(None) }
+    }
+
+    /// Where files of a test's configuration can be put.
+    pub fn folder(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// `nats://host:port`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port.lock().expect("the server was started once"))
+    }
+
+    /// Takes effect at the next start.
+    pub fn configure(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings.lock());
+    }
+
+    /// How the administrator gets in.
+    pub fn admin_options(&self) -> ConnectOptions {
+        let admin = Arc::clone(&self.settings.lock().admin);
+        admin()
+    }
+
+    /// Ends the server at once (SIGKILL); its data stays.
+    pub fn kill(&self) {
+        let process = self.process.lock().take();
+        process.expect("the server runs").kill();
+    }
+
+    /// Starts it, again on the same data and port; ready when this returns.
+    pub fn restart(&self) {
+        self.restart_without_waiting();
+        let port = self.port_told();
+        *self.port.lock() = Some(port);
+        if self.settings.lock().jetstream {
+            eventually("JetStream is ready", || {
+                self.assert_alive();
+                self.log()
+                    .rsplit("Starting nats-server")
+                    .next()
+                    .is_some_and(|log| log.contains("Server is ready"))
+            });
+        }
+    }
+
+    /// Starts it, and returns while it is still starting.
+    pub fn restart_without_waiting(&self) {
+        let mut process = self.process.lock();
+        assert!(process.is_none(), "the server already runs");
+        let file = self.data.path().join("server.conf");
+        fs::write(&file, self.configuration()).expect("the configuration is written");
+        let mut command = Command::new(kit("nats-server").join("nats-server"));
+        command.args(["-c"]).arg(file);
+        *process = Some(Watched::start(&command, self.data.path()));
+    }
+
+    /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
+    pub fn pause(&self) {
+        self.process.lock().as_ref().expect("the server runs").signal("STOP");
+    }
+
+    /// Goes on after [`Self::pause`] (SIGCONT).
+    pub fn resume(&self) {
+        self.process.lock().as_ref().expect("the server runs").signal("CONT");
+    }
+
+    /// Asks it to leave by and by: it tells its clients, and ends their connections (SIGUSR2).
+    pub fn lame_duck(&self) {
+        self.process.lock().as_ref().expect("the server runs").signal("USR2");
+    }
+
+    /// Reads its configuration again (SIGHUP).
+    pub fn reload(&self) {
+        let file = self.data.path().join("server.conf");
+        fs::write(file, self.configuration()).expect("the configuration is written");
+        self.process.lock().as_ref().expect("the server runs").signal("HUP");
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.data.path().join("output.log")).unwrap_or_default()
+    }
+
+    fn assert_alive(&self) {
+        let mut process = self.process.lock();
+        if let Some(status) = process.as_mut().expect("the server was started").ended() {
+            panic!("the server ended ({status}):\n{}", self.log());
+        }
+    }
+
+    /// The port, from the file in which the server tells it.
+    fn port_told(&self) -> u16 {
+        let pid = self.process.lock().as_ref().expect("the server runs").pid();
+        let file: PathBuf = self.data.path().join(format!("nats-server_{pid}.ports"));
+        eventually_some("the server tells its port", || {
+            self.assert_alive();
+            let told: Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
+            told["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+        })
+    }
+
+    fn configuration(&self) -> String {
+        let settings = self.settings.lock();
+        let (data, more) = (self.data.path().display(), &settings.more);
+        // -1: any port that is free.
+        let port = self.port.lock().map_or(-1, i32::from);
+        let jetstream = match settings.jetstream {
+            true => format!(
+                "jetstream {{ store_dir: \"{data}/store\", max_file_store: 1GB, max_memory_store: 64MB }}"
+            ),
+            false => String::new(),
+        };
+        format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{data}\"\n{jetstream}\n{more}\n")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.lock().take() {
+            process.kill();
+        }
+    }
+}
