@@ -49,8 +49,7 @@ fn setup(text: &str, certificates: &Certificates) -> Setup {
         while let Some(at) = text.find(folder) {
             let end = at + 1 + text[at + 1..].find('"').expect("a quoted path");
             let name = text[at + 1..end].replace('/', "_");
-            let path =
-                setup.write(&name, if name.ends_with(".creds") { credentials() } else { SECRET.into() });
+            let path = setup.write(&name, content(&name, certificates));
             text.replace_range(at + 1..end, &path.display().to_string());
         }
     }
@@ -79,9 +78,8 @@ fn every_example_is_good_and_warns_of_nothing() {
 fn a_client_can_be_made_of_every_login_of_kafka() {
     let certificates = Certificates::make();
     for (name, text) in examples().iter().filter(|(name, _)| name.starts_with("kafka")) {
-        let Kind::Kafka(options) = setup(text, &certificates).config().bus.kind else {
-            panic!("{name} is of Kafka")
-        };
+        let setup = setup(text, &certificates);
+        let Kind::Kafka(options) = setup.config().bus.kind else { panic!("{name} is of Kafka") };
         attio_bridge::bus::kafka::check(&options).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }
