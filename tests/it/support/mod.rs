@@ -44,3 +44,8 @@ pub fn eventually_some<T>(what: &str, mut value: impl FnMut() -> Option<T>) -> T
 pub fn unique(stem: &str) -> String {
     format!("{stem}.{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
 }
+
+/// Whether the long tests are asked for.
+pub fn full_tier() -> bool {
+    std::env::var_os("ATTIO_BRIDGE_TEST_TIER").is_some_and(|tier| tier == "full")
+}
