@@ -80,15 +80,15 @@ impl Served {
         eventually_some("the process ends", || child.try_wait().unwrap())
     }
 
-    /// Its log so far, line by line.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().iter().map(Value::to_string).collect()
-    }
-
     /// The lines of its log with this message.
     pub fn logged(&self, message: &str) -> Vec<Value> {
         let log = self.log.lock().unwrap();
         log.iter().filter(|line| line["message"] == message).cloned().collect()
+    }
+
+    /// Its whole log, a line each.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().iter().map(Value::to_string).collect()
     }
 
     /// One request on a connection of its own.
