@@ -18,7 +18,7 @@ use crate::catalog::Category;
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits};
+use crate::http::listen::{self, Limits, Reading};
 use crate::http::{self, Edge};
 use crate::metrics::{Labels, Metrics};
 use crate::pipeline::Pipeline;
@@ -135,11 +135,11 @@ impl App {
         let limits = Limits {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
             max_connections: config.http.max_connections,
-            // hyper answers a head beyond its buffer by itself; with room for twice the limit it is
-            // the bridge that answers, in its own words, to all but the very largest.
-            max_buffer_bytes: config.http.max_header_bytes.saturating_mul(2),
+            max_header_bytes: config.http.max_header_bytes,
+            reading: Reading::Strict,
         };
-        let admin_limits = Limits { max_connections: ADMIN_CONNECTIONS, ..limits.clone() };
+        let admin_limits =
+            Limits { max_connections: ADMIN_CONNECTIONS, reading: Reading::Lenient, ..limits.clone() };
         let public = http::router(edge);
         let accepting = tokio::spawn(listen::serve(
             public_listener,

@@ -19,6 +19,10 @@ use crate::delivery::{Delivery, Header, Headers, SourceName, Unverified};
 use crate::pipeline::Rejection;
 use crate::pipeline::outcome::Reason;
 
+/// The head of this request was refused before hyper saw it; the request is only a stand-in for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused(pub(super) Reason);
+
 /// Answers one request; `source` is none where the path names no configured source.
 pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request: Request) -> Response {
     let received_at = OffsetDateTime::now_utc();
@@ -74,6 +78,9 @@ async fn read(
     request: Request,
 ) -> Result<Delivery<Unverified>, Refusal> {
     let head_at = Instant::now();
+    if let Some(Refused(reason)) = request.extensions().get() {
+        return Err((*reason).into());
+    }
     let (head, body) = request.into_parts();
     let admitted = source.ok_or(Reason::UnknownSource).and_then(|source| Ok((source, edge.admit(&head)?)));
     let (source, mut place) = match admitted {

@@ -77,6 +77,11 @@ impl Client {
         self.write(&request.bytes()).await;
     }
 
+    /// Ends the connection without a good-bye.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+    }
+
     /// Sends no more, and still listens.
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
