@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
+use crate::bus::inspect::{Demand, Report};
 use crate::bus::{self, StartError};
 use crate::catalog::Category;
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits};
+use crate::http::listen::{self, Limits, Reading};
 use crate::http::{self, Edge};
 use crate::metrics::{Labels, Metrics};
 use crate::pipeline::Pipeline;
@@ -134,11 +135,11 @@ impl App {
         let limits = Limits {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
             max_connections: config.http.max_connections,
-            // hyper answers a head beyond its buffer by itself; with room for twice the limit it is
-            // the bridge that answers, in its own words, to all but the very largest.
-            max_buffer_bytes: config.http.max_header_bytes.saturating_mul(2),
+            max_header_bytes: config.http.max_header_bytes,
+            reading: Reading::Strict,
         };
-        let admin_limits = Limits { max_connections: ADMIN_CONNECTIONS, ..limits.clone() };
+        let admin_limits =
+            Limits { max_connections: ADMIN_CONNECTIONS, reading: Reading::Lenient, ..limits.clone() };
         let public = http::router(edge);
         let accepting = tokio::spawn(listen::serve(
             public_listener,
@@ -182,6 +183,17 @@ pub async fn run(config: Config) -> Result<(), Error> {
         tracing::info!("drained: everything accepted has its answer");
     }
     result
+}
+
+/// Asks the bus of these options what serving will ask of it, publishing nothing.
+pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let routes = Routes::new(&config.route);
+    let demand = Demand {
+        addresses: routes.addresses(),
+        quarantine: Arc::clone(&routes.quarantine().address),
+        max_body_bytes: config.http.max_body_bytes,
+    };
+    bus::inspect::inspect(config.bus, demand).await
 }
 
 /// What the dedup window costs and covers, so that nobody has to work it out.

@@ -8,8 +8,8 @@
 //! One request walks through these files in this order; `Pipeline::handle` in [`pipeline`] calls the
 //! stages from 2 to 9.
 //!
-//! 1. `http/receive`: framing, method, size, media type, deadlines, budget; the raw bytes. The rest
-//!    runs in a task that outlives the client's connection.
+//! 1. `http/connection`: framing and deadlines, on the raw bytes; then `http/receive`: method, size,
+//!    media type, budget; the body. The rest runs in a task that outlives the client's connection.
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
 //! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event; each event keeps its bytes.
 //! 4. `pipeline/identify`: the same id on every retry.

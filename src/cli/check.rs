@@ -1,19 +1,36 @@
-//! `check`: is the configuration good? Nothing is asked of the network.
+//! `check`: is the configuration good, and with `--connect` also: will the broker take its events?
 
-use super::{Exit, load, print, warn};
+use clap::Args;
+
+use super::{Exit, load, print, say, warn};
+use crate::app;
 use crate::bus::Kind;
+use crate::bus::inspect::{Level, Report};
 use crate::config::{Config, Input};
 
-/// Checks the configuration.
-pub fn run(input: &Input) -> Exit {
-    match load(input) {
-        Ok(config) => {
-            warn(&config.warnings);
-            print(summary(&config));
-            Exit::Done
-        }
-        Err(exit) => exit,
+/// The flags of `check`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Reach the broker too: TLS, login, each topic, the right to write. Nothing is published
+    #[arg(long)]
+    connect: bool,
+    /// Print what --connect finds as a JSON object
+    #[arg(long, requires = "connect")]
+    json: bool,
+}
+
+/// Checks the configuration, and the broker if asked to.
+pub fn run(input: &Input, arguments: &Arguments) -> Exit {
+    let config = match load(input) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    warn(&config.warnings);
+    if arguments.connect {
+        return connect(config, arguments.json);
     }
+    print(summary(&config));
+    Exit::Done
 }
 
 fn summary(config: &Config) -> String {
@@ -27,4 +44,36 @@ fn summary(config: &Config) -> String {
     let sources: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
     let many = if sources.len() == 1 { "source" } else { "sources" };
     format!("the configuration is good: {many} {}, bus {bus}\n", sources.join(", "))
+}
+
+fn connect(config: Config, json: bool) -> Exit {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(format_args!("error: the check cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let found = runtime.block_on(app::inspect(config));
+    // What still waits for the network is left behind.
+    runtime.shutdown_background();
+    match found {
+        Ok(report) => show(&report, json),
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            Exit::Configuration
+        }
+    }
+}
+
+fn show(report: &Report, json: bool) -> Exit {
+    if json {
+        print(format_args!("{:#}\n", report.to_json()));
+    } else {
+        print(report.to_text());
+    }
+    match report.worst() {
+        Level::Failed => Exit::Unexpected,
+        Level::Ok | Level::Warning => Exit::Done,
+    }
 }

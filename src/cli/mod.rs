@@ -69,8 +69,8 @@ struct Arguments {
 enum Verb {
     /// Receive webhooks and publish their events until told to stop
     Serve(serve::Arguments),
-    /// Check the configuration without touching the network; print every problem
-    Check,
+    /// Check the configuration, with --connect also the broker; print every problem
+    Check(check::Arguments),
     /// Print the effective configuration: each key, its value, where it came from
     Config(config::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
@@ -94,7 +94,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
     let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
     match verb {
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
-        Verb::Check => check::run(&input(Vec::new())),
+        Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),

@@ -1,10 +1,11 @@
 //! What a request must be before its body is read: the cheapest checks first, and a place in the
-//! budget last.
+//! budget last. Its framing and the size of its head were checked before it was a request, in
+//! `connection/head`.
 
 use std::sync::Arc;
 
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, Version, header};
+use axum::http::{HeaderMap, Method, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Edge;
@@ -53,10 +54,6 @@ impl Edge {
         if head.method != Method::POST {
             return Err(Reason::MethodNotAllowed);
         }
-        check_framing(head)?;
-        if head_bytes(head) > self.options.max_header_bytes {
-            return Err(Reason::HeadersTooLarge);
-        }
         let length = content_length(&head.headers)?;
         let body_bytes = length.unwrap_or(self.options.max_body_bytes);
         if body_bytes > self.options.max_body_bytes {
@@ -72,32 +69,7 @@ impl Edge {
     }
 }
 
-/// What can be seen of the framing once hyper has read it: exactly one host, and no transfer coding
-/// but `chunked` (RFC 9112 sections 3.2 and 6.1).
-fn check_framing(head: &Parts) -> Result<(), Reason> {
-    let mut hosts = head.headers.get_all(header::HOST).iter();
-    let one_host = hosts.next().is_some() && hosts.next().is_none();
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = match (codings.next(), codings.next()) {
-        (None, _) => true,
-        (Some(coding), None) => {
-            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-                && !head.headers.contains_key(header::CONTENT_LENGTH)
-        }
-        (Some(_), Some(_)) => false,
-    };
-    if one_host && chunked && head.version == Version::HTTP_11 { Ok(()) } else { Err(Reason::BadFraming) }
-}
-
-/// The size of the head as it stood on the wire, the request line included.
-fn head_bytes(head: &Parts) -> usize {
-    let line = head.method.as_str().len() + head.uri.to_string().len() + " HTTP/1.1\r\n ".len();
-    let field = |(name, value): (&header::HeaderName, &header::HeaderValue)| {
-        name.as_str().len() + value.len() + ": \r\n".len()
-    };
-    line + head.headers.iter().map(field).sum::<usize>() + "\r\n".len()
-}
-
+/// The length that the head announces. It stands there once, in digits: the gate has seen to that.
 fn content_length(headers: &HeaderMap) -> Result<Option<usize>, Reason> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
@@ -105,7 +77,6 @@ fn content_length(headers: &HeaderMap) -> Result<Option<usize>, Reason> {
         (Some(_), Some(_)) => Err(Reason::BadFraming),
         (Some(length), None) => {
             let digits = length.to_str().map_err(|_| Reason::BadFraming)?;
-            // hyper has checked that these are digits; more than a usize holds is too large anyway.
             digits.parse().map(Some).map_err(|_| Reason::BodyTooLarge)
         }
     }

@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::connection::{Connection, Progress, Timeouts};
+use super::connection::head::MAX_FIELDS;
+use super::connection::{Connection, Gate, Progress, Timeouts};
+use super::receive::Refused;
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
@@ -28,12 +30,20 @@ pub struct Limits {
     pub timeouts: Timeouts,
     /// Connections open at once; beyond them nothing is accepted.
     pub max_connections: usize,
-    /// The head that hyper will still read, in bytes.
-    pub max_buffer_bytes: usize,
+    /// The largest head, in bytes.
+    pub max_header_bytes: usize,
+    /// How heads are read.
+    pub reading: Reading,
 }
 
-/// Header fields in one request.
-const MAX_HEADERS: usize = 100;
+/// How heads are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// What can be read in two ways is refused, as the open internet demands.
+    Strict,
+    /// As hyper does: probes and scrapers of every age are let in.
+    Lenient,
+}
 
 /// hyper refuses a buffer smaller than this.
 const MIN_BUFFER_BYTES: usize = 8192;
@@ -41,6 +51,9 @@ const MIN_BUFFER_BYTES: usize = 8192;
 /// How long accepting pauses after an error such as too many open files: accepting again at once
 /// would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a listener that cannot accept says so.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Accepts connections until `drain` is cancelled. Connections are tracked and end by themselves:
 /// an idle one at once, a busy one after its answer.
@@ -52,6 +65,7 @@ pub async fn serve(
     drain: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits.max_connections));
+    let mut warned: Option<Instant> = None;
     loop {
         let next = async {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -72,7 +86,10 @@ pub async fn serve(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                    warned = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -86,11 +103,14 @@ async fn converse(stream: TcpStream, router: Router, limits: Limits, drain: Canc
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let progress = Progress::accepted();
-    let connection = Connection::new(stream, progress.clone(), limits.timeouts, drain);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let gate = (limits.reading == Reading::Strict).then(|| Gate::new(limits.max_header_bytes));
+    let connection = Connection::new(stream, gate, progress.clone(), limits.timeouts, drain);
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (router, progress) = (router.clone(), progress.clone());
         async move {
-            progress.request_began();
+            if let Some(reason) = progress.request_began() {
+                request.extensions_mut().insert(Refused(reason));
+            }
             let answer = router.oneshot(request.map(Body::new)).await;
             progress.request_ended();
             answer.map_err(|never: Infallible| never)
@@ -98,8 +118,8 @@ async fn converse(stream: TcpStream, router: Router, limits: Limits, drain: Canc
     });
     let ended = http1::Builder::new()
         .header_read_timeout(None)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(limits.max_buffer_bytes.max(MIN_BUFFER_BYTES))
+        .max_headers(MAX_FIELDS)
+        .max_buf_size(limits.max_header_bytes.max(MIN_BUFFER_BYTES))
         .half_close(true)
         .serve_connection(connection, service)
         .await;

@@ -2,14 +2,15 @@
 //! outlives the client's connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::Response;
 use http_body_util::BodyExt;
 use time::OffsetDateTime;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Edge;
 use super::record::Record;
@@ -18,12 +19,23 @@ use crate::delivery::{Delivery, Header, Headers, SourceName, Unverified};
 use crate::pipeline::Rejection;
 use crate::pipeline::outcome::Reason;
 
+/// The head of this request was refused before hyper saw it; the request is only a stand-in for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refused(pub(super) Reason);
+
 /// Answers one request; `source` is none where the path names no configured source.
 pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request: Request) -> Response {
     let received_at = OffsetDateTime::now_utc();
     let mut record = edge.recorder.open(source.as_ref(), received_at);
     let response = match read(&edge, source, received_at, request).await {
-        Err(reason) => respond::problem(record.refused(reason)),
+        Err(Refusal { reason, unread }) => {
+            let answer = respond::problem(record.refused(reason));
+            let kept = match unread {
+                Some(body) if !respond::closes(reason) => discard(body).await,
+                _ => false,
+            };
+            if kept { answer } else { respond::closing(answer) }
+        }
         Ok(delivery) => {
             record.bytes = delivery.body.len();
             let task = edge.deliveries.spawn(carry_out(Arc::clone(&edge), delivery, record));
@@ -46,17 +58,39 @@ async fn carry_out(edge: Arc<Edge>, delivery: Delivery<Unverified>, mut record: 
     }
 }
 
+/// Why a request has no delivery, and its body where nothing of it has been read or asked for yet.
+struct Refusal {
+    reason: Reason,
+    unread: Option<Body>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, unread: None }
+    }
+}
+
 /// Everything of a request that is checked before its delivery exists.
 async fn read(
     edge: &Edge,
     source: Option<SourceName>,
     received_at: OffsetDateTime,
     request: Request,
-) -> Result<Delivery<Unverified>, Reason> {
+) -> Result<Delivery<Unverified>, Refusal> {
     let head_at = Instant::now();
-    let source = source.ok_or(Reason::UnknownSource)?;
+    if let Some(Refused(reason)) = request.extensions().get() {
+        return Err((*reason).into());
+    }
     let (head, body) = request.into_parts();
-    let mut place = edge.admit(&head)?;
+    let admitted = source.ok_or(Reason::UnknownSource).and_then(|source| Ok((source, edge.admit(&head)?)));
+    let (source, mut place) = match admitted {
+        Ok(admitted) => admitted,
+        Err(reason) => {
+            // To read the body of a sender that waits for a 100 would be to send it one.
+            let unread = (!head.headers.contains_key(header::EXPECT)).then_some(body);
+            return Err(Refusal { reason, unread });
+        }
+    };
     let body = timeout_at(head_at + edge.options.body_timeout, collect(body, edge.options.max_body_bytes))
         .await
         .map_err(|_| Reason::BodyTimeout)??;
@@ -87,6 +121,29 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Reason> {
         }
     }
     Ok(only.unwrap_or_else(|| whole.into()))
+}
+
+/// How much of a body that nobody wants is read, and for how long, so that its connection may be kept.
+const DISCARDED_BYTES: usize = 64 * 1024;
+const DISCARDED_WITHIN: Duration = Duration::from_millis(200);
+
+/// Reads a body that nobody wants; false where there is too much of it, and the connection must end.
+async fn discard(mut body: Body) -> bool {
+    if body.size_hint().lower() > DISCARDED_BYTES as u64 {
+        return false;
+    }
+    let all = async {
+        let mut left = DISCARDED_BYTES;
+        while let Some(frame) = body.frame().await {
+            let read = frame.ok().map(|frame| frame.data_ref().map_or(0, Bytes::len));
+            match read.and_then(|read| left.checked_sub(read)) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
+    };
+    timeout(DISCARDED_WITHIN, all).await.unwrap_or(false)
 }
 
 /// The headers that mean something to the pipeline.

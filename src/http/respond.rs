@@ -78,7 +78,8 @@ fn retry_after(reason: Reason) -> Option<u32> {
     Some(fastrand::u32(range))
 }
 
-const fn closes(reason: Reason) -> bool {
+/// Whether the connection ends with the answer, whatever became of the body.
+pub const fn closes(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::BodyTimeout

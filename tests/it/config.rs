@@ -193,36 +193,6 @@ fn values_are_checked() {
 }
 
 #[test]
-fn kafka_needs_its_servers_and_a_consistent_login() {
-    let kafka =
-        |text: &str| Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka").toml(&format!("[kafka]\n{text}"));
-    let servers = "bootstrap_servers = [\"a:1\", \"b:2\"]\n";
-    one_problem(&kafka(""), &["kafka.bootstrap_servers: required"]);
-    let table = [
-        ("sasl_username = \"u\"", "kafka.sasl_username: has no effect with security_protocol plaintext"),
-        ("security_protocol = \"sasl_plaintext\"", "kafka.sasl_mechanism: required"),
-        (
-            "security_protocol = \"sasl_plaintext\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\"",
-            "kafka.sasl_password: required",
-        ),
-        (
-            "security_protocol = \"ssl\"\nca_file = \"/no/such\"",
-            "kafka.ca_file: the file /no/such cannot be read",
-        ),
-    ];
-    for (text, message) in table {
-        one_problem(&kafka(&format!("{servers}{text}")), &[message]);
-    }
-    let setup = kafka(&format!(
-        "{servers}security_protocol = \"SASL_PLAINTEXT\"\nsasl_mechanism = \"plain\"\nsasl_username = \"u\"\nsasl_password = \"p\""
-    ));
-    let Kind::Kafka(options) = setup.config().bus.kind else { panic!("kafka") };
-    assert_eq!(options.bootstrap_servers, "a:1,b:2");
-    assert_eq!(options.security_protocol.as_deref(), Some("sasl_plaintext"));
-    assert_eq!(options.sasl_mechanism.as_deref(), Some("PLAIN"));
-}
-
-#[test]
 fn the_checked_configuration_holds_the_defaults() {
     let config = Setup::good().config();
     assert_eq!(config.http.max_body_bytes, 524_288);

@@ -350,6 +350,6 @@ async fn a_thousand_hostile_deliveries_add_no_label_and_no_address() {
     let addresses = routes().addresses();
     for message in bridge.bus.stored() {
         assert!(addresses.contains(&message.destination.address));
-        check(&message.event, crate::events::data(&message));
+        assert!(message.event.attributes().all(|(_, value)| is_attribute(value)));
     }
 }

@@ -6,45 +6,121 @@ use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
+use crate::support::client::{Client, eventually as async_eventually};
 use crate::support::kafka::bench::Bench;
-use crate::support::kafka::security::{PASSWORD, Secured, USER};
-use crate::support::{eventually, eventually_some};
+use crate::support::kafka::security::wrong::{self, Wrong};
+use crate::support::kafka::security::{
+    Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
+};
+use crate::support::kafka::variables::variables;
+use crate::support::request::Request;
+use crate::support::served::Served;
+use crate::support::{eventually, unique};
 
-fn options(secured: &Secured, password: &str) -> Options {
-    let mut options = Options::new(secured.bootstrap());
-    options.security_protocol = Some("SASL_PLAINTEXT".into());
-    options.sasl_mechanism = Some("PLAIN".into());
-    options.sasl_username = Some(USER.into());
-    options.sasl_password = Some(password.to_owned().into());
-    options
+fn plain(secured: &Secured, password: &str) -> Options {
+    secured.login(Door::Sasl, "PLAIN", USER, password)
+}
+
+fn started(options: Options, topics: &[&str]) -> Bench {
+    Bench::with(options, topics, ContentMode::Structured)
 }
 
 #[test]
-fn a_wrong_password_is_told_with_every_refusal() {
+fn every_way_in_leads_in() {
+    let secured = shared();
+    let topic = secured.broker.topic("ways-in", 1);
+    secured.allow(USER, &topic);
+    let ways = [
+        plain(&secured, PASSWORD),
+        secured.login(Door::SaslTls, "PLAIN", USER, PASSWORD),
+        secured.login(Door::Sasl, "SCRAM-SHA-256", USER, PASSWORD),
+        secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD),
+        secured.login(Door::Sasl, "SCRAM-SHA-512", USER, PASSWORD),
+        secured.login(Door::SaslTls, "SCRAM-SHA-512", USER, PASSWORD),
+        secured.options(Door::Tls),
+        secured.with_certificate(),
+        secured.with_token(USER),
+    ];
+    let benches = ways.map(|options| (format!("{options:?}"), started(options, &[&topic])));
+    for (way, bench) in &benches {
+        eventually(&format!("up: {way}"), || bench.bus.state() == BusState::Up);
+        assert_eq!(label(&bench.verdict(&topic)), "acknowledged", "{way}");
+    }
+    assert_eq!(secured.broker.read_all(&topic).len(), benches.len());
+}
+
+#[test]
+fn every_wrong_way_is_refused_at_once_with_its_cause() {
+    let secured = shared();
+    let topic = secured.broker.topic("wrong-ways", 1);
+    let ways: Vec<_> = wrong::ways(&secured)
+        .into_iter()
+        .map(|Wrong { options, words, .. }| (format!("{options:?}"), started(options, &[&topic]), words))
+        .collect();
+    for (way, bench, words) in &ways {
+        eventually(&format!("{words:?} is told: {way}"), || {
+            let verdict = bench.publish(message(&topic, "rec-1", "{}")).now();
+            let text = verdict.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
+            assert!(!text.contains("wrong-password"), "{text}");
+            text.starts_with("broker unavailable: ") && words.iter().all(|word| text.contains(word))
+        });
+        assert_eq!((bench.bus.state(), bench.metrics.bus().up.get()), (BusState::Starting, 0), "{way}");
+    }
+    assert_eq!(secured.broker.read_all(&topic).len(), 0, "nothing went another way");
+}
+
+#[test]
+fn a_host_name_is_checked_unless_the_operator_says_otherwise() {
+    let secured = shared();
+    let topic = secured.broker.topic("any-host", 1);
+    let mut options = secured.options(Door::Elsewhere);
+    options.properties.insert("ssl.endpoint.identification.algorithm".into(), "none".into());
+    let bench = started(options, &[&topic]);
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+}
+
+#[test]
+fn a_broker_that_is_mended_is_taken_up_without_a_restart() {
     let secured = Secured::start();
-    let topic = secured.broker.topic("locked", 1);
-    let bench = Bench::with(options(&secured, "wrong-password"), &[&topic], ContentMode::Structured);
-    let error = eventually_some("the cause is told", || {
-        let verdict = bench.publish(message(&topic, "rec-1", "{}")).now()?;
-        verdict.err().map(|error| error.to_string()).filter(|text| text.contains("uthentication"))
-    });
-    assert!(!error.contains("wrong-password"), "{error}");
-    assert_eq!(bench.bus.state(), BusState::Starting);
+    let topic = secured.broker.topic("mended", 1);
+    secured.allow(USER, &topic);
+    let refused = [
+        secured.options(Door::Expired),
+        secured.options(Door::Elsewhere),
+        secured.login(Door::Sasl, "PLAIN", USER, "the new password"),
+    ];
+    let benches = refused.map(|options| started(options, &[&topic]));
+    for bench in &benches {
+        eventually("it is refused", || {
+            let verdict = bench.publish(message(&topic, "rec-1", "{}")).now();
+            verdict.is_some_and(|verdict| label(&verdict) == "unavailable")
+        });
+    }
+    secured.certificates.replace("expired.pem", "server.pem");
+    secured.certificates.replace("elsewhere.pem", "server.pem");
+    secured.change_password("the new password");
+    secured.broker.kill();
+    secured.broker.restart();
+    for bench in &benches {
+        bench.until(BusState::Up);
+        assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    }
 }
 
 #[test]
 fn rights_that_are_granted_later_heal_without_a_restart() {
     let secured = Secured::start();
     let topics = [secured.broker.topic("granted", 1), secured.broker.topic("granted", 1)];
-    let mut options = options(&secured, PASSWORD);
+    let mut options = plain(&secured, PASSWORD);
     options.topics.ensure = Ensure::Off;
-    let bench = Bench::with(options, &[&topics[0], &topics[1]], ContentMode::Structured);
+    let bench = started(options, &[&topics[0], &topics[1]]);
 
     // No right on any topic: the client is not even given a producer id, which ends it for good.
     eventually("it is refused", || label(&bench.verdict(&topics[0])) == "refused");
     eventually("a new client is built", || bench.metrics.bus().rebuilds.get() >= 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
-    secured.allow(&topics[0]);
+    secured.allow(USER, &topics[0]);
     eventually("the first topic heals", || label(&bench.verdict(&topics[0])) == "acknowledged");
     bench.until(BusState::Up);
 
@@ -52,19 +128,91 @@ fn rights_that_are_granted_later_heal_without_a_restart() {
     let refused = bench.verdict(&topics[1]);
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&topics[1]));
-    secured.allow(&topics[1]);
+    secured.allow(USER, &topics[1]);
     eventually("the second topic heals", || label(&bench.verdict(&topics[1])) == "acknowledged");
     assert_eq!(bench.metrics.bus().rebuilds.get(), rebuilds, "one topic's rights do not end the client");
 }
 
 #[test]
 fn verify_waits_for_the_rights_too() {
-    let secured = Secured::start();
+    let secured = shared();
     let topic = secured.broker.topic("seen", 1);
-    let bench = Bench::with(options(&secured, PASSWORD), &[&topic], ContentMode::Structured);
+    let bench = started(plain(&secured, PASSWORD), &[&topic]);
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
-    secured.allow(&topic);
+    secured.allow(USER, &topic);
     bench.until(BusState::Up);
     assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+}
+
+#[test]
+fn write_and_describe_on_the_prefix_are_all_it_needs() {
+    let secured = shared();
+    let prefix = unique("least");
+    let topics = ["record", "unknown"].map(|name| format!("{prefix}.{name}"));
+    topics.iter().for_each(|topic| secured.broker.create_topic(topic, 1, &[]));
+    let beside = secured.broker.topic("beside", 1);
+    for operation in [Operation::Write, Operation::Describe] {
+        secured.grant(SECOND_USER, operation, Topics::Prefixed(&format!("{prefix}.")));
+    }
+    let options = secured.login(Door::SaslTls, "PLAIN", SECOND_USER, PASSWORD);
+    let bench = started(options, &[&topics[0], &topics[1]]);
+    bench.until(BusState::Up);
+    for topic in &topics {
+        assert_eq!(label(&bench.verdict(topic)), "acknowledged");
+    }
+    assert_eq!(label(&bench.verdict(&beside)), "refused", "nothing beside the prefix");
+}
+
+/// The program with these options, and a prefix of which one topic is there.
+fn served(secured: &Secured, options: &Options) -> (Served, String) {
+    let prefix = unique("served");
+    secured.broker.create_topic(&format!("{prefix}.task"), 1, &[]);
+    let mut variables = variables(options, &prefix);
+    variables.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "off".into()));
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    (Served::start(&borrowed), prefix)
+}
+
+async fn ask(served: &Served) -> (u16, String) {
+    let body = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
+    Client::connect(served.http).await.ask(&Request::keyed("k", body)).await.told()
+}
+
+async fn readiness(served: &Served) -> u16 {
+    let mut request = Request::unsigned("").method("GET").path("/readyz");
+    request.headers.retain(|(name, _)| name == "Host");
+    Client::connect(served.admin).await.ask(&request).await.status
+}
+
+fn logged(served: &Served, words: &[&str]) -> bool {
+    served.log().iter().any(|line| words.iter().all(|word| line.contains(word)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sender_is_told_to_come_back_and_the_log_says_why() {
+    let secured = shared();
+    for Wrong { options, words, .. } in wrong::ways(&secured) {
+        let (served, _) = served(&secured, &options);
+        eventually(&format!("the log tells {words:?}"), || logged(&served, &words));
+        assert_eq!(ask(&served).await, (503, "broker_unavailable".into()), "{words:?}");
+        assert_eq!(readiness(&served).await, 503);
+        assert!(!logged(&served, &["wrong-password"]), "{:?}", served.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_is_named_in_the_log_and_granted_without_a_restart() {
+    let secured = shared();
+    let (served, prefix) = served(&secured, &secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD));
+    let topic = format!("{prefix}.task");
+    async_eventually("it is refused", || async { ask(&served).await == (503, "broker_refused".into()) })
+        .await;
+    eventually("the log names it", || {
+        logged(&served, &["not authorised", &topic, "grant Write and Describe"])
+    });
+    secured.allow(USER, &topic);
+    async_eventually("it heals", || async { ask(&served).await == (200, "accepted".into()) }).await;
+    async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
+    assert_eq!(secured.broker.read_all(&topic).len(), 1);
 }

@@ -39,7 +39,9 @@ async fn with_timeouts(header: Duration, body: Duration, idle: Duration) -> Brid
 /// Sends byte after byte, slowly, until the bridge has had enough of it or everything is sent.
 async fn trickle(client: &mut Client, bytes: &[u8]) {
     for byte in bytes {
-        client.write(&[*byte]).await;
+        if !client.write(&[*byte]).await {
+            return;
+        }
         tokio::time::sleep(Duration::from_millis(4)).await;
     }
 }
@@ -320,7 +322,7 @@ async fn a_stop_waits_for_a_delivery_whose_client_left() {
 
 #[tokio::test]
 async fn before_the_drain_there_may_be_a_delay_in_which_all_is_served() {
-    let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(2)).await;
+    let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(1)).await;
     bridge.begin_stop();
     eventually("it is unready", || async { bridge.admin("/readyz").await.status == 503 }).await;
     assert_eq!(bridge.ask(&event(1)).await.told(), (200, "accepted".into()));

@@ -1,8 +1,6 @@
 //! The built binary as an operator runs it: what it prints, how it stops, how it exits.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::io::{BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,64 +11,9 @@ use crate::support::client::{Client, eventually};
 use crate::support::consumer::Found;
 use crate::support::kafka::shared;
 use crate::support::mix::{Mix, Planned};
-use crate::support::request::{Request, SECRET};
-use crate::support::{eventually_some, unique};
-
-/// A running `attio-bridge serve`. Killed when dropped.
-struct Served {
-    child: Child,
-    http: SocketAddr,
-    admin: SocketAddr,
-}
-
-impl Served {
-    /// Starts it and waits for its line `listening`; the rest of its log is read and dropped.
-    fn start(variables: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .env_clear()
-            .env("ATTIO_WEBHOOK_SECRET", SECRET)
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = loop {
-            let line = log.next().expect("it listens before its log ends").unwrap();
-            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-            if line["message"] == "listening" {
-                break line;
-            }
-        };
-        std::thread::spawn(move || log.for_each(drop));
-        let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
-        Self { child, http: address("http_addr"), admin: address("admin_addr") }
-    }
-
-    fn stdout(&mut self) -> BufReader<ChildStdout> {
-        BufReader::new(self.child.stdout.take().unwrap())
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        let child = &mut self.child;
-        eventually_some("the process ends", || child.try_wait().unwrap())
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It has ended already in most tests.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::support::request::Request;
+use crate::support::served::Served;
+use crate::support::unique;
 
 const STDOUT: (&str, &str) = ("ATTIO_BRIDGE__BUS__TYPE", "stdout");
 

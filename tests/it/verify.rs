@@ -20,6 +20,12 @@ const NOW: i64 = 1_795_435_200;
 
 const OTHER: &str = "another secret of good length";
 
+/// The label of the secret that matched, or why none did.
+type Verdict = Result<Arc<str>, SignatureError>;
+
+/// A request's headers, by name and value.
+type Sent<'a> = &'a [(&'a str, &'a [u8])];
+
 fn verifier(scheme: Scheme, secrets: &[(&str, &str)]) -> Verifier {
     let secret = |(label, value): &(&str, &str)| Secret { label: (*label).into(), value: (*value).into() };
     Verifier::new(&Options {
@@ -30,7 +36,7 @@ fn verifier(scheme: Scheme, secrets: &[(&str, &str)]) -> Verifier {
 }
 
 /// The headers of a request, from their names and values as sent.
-fn headers(sent: &[(&str, &[u8])]) -> Headers {
+fn headers(sent: Sent) -> Headers {
     let header = |wanted: &str| {
         let mut values = sent.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
         match (values.next(), values.next()) {
@@ -47,7 +53,7 @@ fn headers(sent: &[(&str, &[u8])]) -> Headers {
     }
 }
 
-fn delivery(sent: &[(&str, &[u8])], body: &[u8], at: OffsetDateTime) -> Delivery<Unverified> {
+fn delivery(sent: Sent, body: &[u8], at: OffsetDateTime) -> Delivery<Unverified> {
     let source = SourceName::new("attio").unwrap();
     Delivery::new(source, at, Instant::now(), headers(sent), body.to_vec().into())
 }
@@ -56,13 +62,12 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(NOW).unwrap()
 }
 
-/// The label of the secret that matched, or why none did.
-fn check(verifier: &Verifier, sent: &[(&str, &[u8])], body: &[u8]) -> Result<Arc<str>, SignatureError> {
+fn check(verifier: &Verifier, sent: Sent, body: &[u8]) -> Verdict {
     verifier.verify(delivery(sent, body, now())).map(|delivery| Arc::clone(delivery.secret()))
 }
 
 /// The same in scheme `auto` with the usual secret.
-fn auto(sent: &[(&str, &[u8])], body: &[u8]) -> Result<Arc<str>, SignatureError> {
+fn auto(sent: Sent, body: &[u8]) -> Verdict {
     check(&verifier(Scheme::Auto, &[("default", SECRET)]), sent, body)
 }
 
@@ -94,7 +99,7 @@ fn the_signature_headers() {
     let wrong = sign(OTHER, &[BODY]);
     let (plain, x) = ("Attio-Signature", "X-Attio-Signature");
     let ok = Ok("default".into());
-    let table: [(&[(&str, &[u8])], Result<Arc<str>, SignatureError>); 15] = [
+    let table: [(Sent, Verdict); 15] = [
         (&[(plain, good)], ok.clone()),
         (&[(x, good)], ok.clone()),
         (&[(plain, good), (x, good)], ok.clone()),
@@ -175,7 +180,7 @@ fn a_secret_is_used_as_text_and_never_decoded() {
 }
 
 /// A request signed over `timestamp.body`, in one scheme.
-fn timestamped(scheme: Scheme, timestamp: &str, at: OffsetDateTime) -> Result<Arc<str>, SignatureError> {
+fn timestamped(scheme: Scheme, timestamp: &str, at: OffsetDateTime) -> Verdict {
     let signature = sign(SECRET, &[timestamp.as_bytes(), b".", BODY]);
     let sent = [("X-Attio-Signature", signature.as_bytes()), ("X-Attio-Timestamp", timestamp.as_bytes())];
     let verified = verifier(scheme, &[("default", SECRET)]).verify(delivery(&sent, BODY, at))?;

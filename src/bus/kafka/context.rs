@@ -160,7 +160,7 @@ fn words_of(code: Code) -> String {
 
 /// The few fields of librdkafka's statistics that matter here.
 #[derive(Deserialize)]
-struct Statistics {
+pub(super) struct Statistics {
     #[serde(default)]
     brokers: HashMap<String, Broker>,
     eos: Option<Idempotence>,
@@ -177,7 +177,7 @@ struct Idempotence {
 }
 
 impl Statistics {
-    fn is_warm(&self) -> bool {
+    pub(super) fn is_warm(&self) -> bool {
         self.eos.as_ref().is_some_and(|eos| eos.idemp_state == "Assigned")
     }
 

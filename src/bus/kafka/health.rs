@@ -1,17 +1,15 @@
 //! What is known of the broker: written by the client's callbacks and the monitor, read by everyone.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::complaints::{Complaints, News, Puzzle};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
-
-/// The same complaint of the client is logged again after this.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// Wakes the monitor. In the order of their weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,9 +37,8 @@ struct Known {
     topics_there: bool,
     /// Once true, stays: readiness does not follow the broker after the first contact.
     ready: bool,
-    cause: Option<Arc<str>>,
+    complaints: Complaints,
     down_detail: Arc<str>,
-    complaints: HashMap<String, Instant>,
     suspects: BTreeSet<Arc<str>>,
 }
 
@@ -68,9 +65,8 @@ impl Health {
             warm: false,
             topics_there: false,
             ready: false,
-            cause: None,
+            complaints: Complaints::default(),
             down_detail: "".into(),
-            complaints: HashMap::new(),
             suspects: BTreeSet::new(),
         };
         let (generation, pending) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -106,13 +102,14 @@ impl Health {
 
     /// What last kept the client from a broker.
     pub(super) fn cause(&self) -> Option<Arc<str>> {
-        self.known.lock().cause.clone()
+        self.known.lock().complaints.cause()
     }
 
     /// Every broker is away.
     pub(super) fn lost(&self) {
         let mut known = self.known.lock();
         known.losses += 1;
+        known.complaints.silent();
         let before = std::mem::replace(&mut known.reach, Reach::Down);
         known.down_detail = self.down_detail(&known);
         let detail = known.down_detail.clone();
@@ -136,8 +133,7 @@ impl Health {
             return;
         }
         let before = std::mem::replace(&mut known.reach, Reach::Up);
-        known.cause = None;
-        known.complaints.clear();
+        known.complaints = Complaints::default();
         self.metrics.up.set(1);
         Self::settle_readiness(&mut known);
         drop(known);
@@ -171,26 +167,43 @@ impl Health {
 
     /// Remembers what keeps the client from a broker; logs it once a change.
     pub(super) fn complain(&self, code: &str, reason: &str) {
-        let text = without_suffix(reason);
-        let kind: String = text.chars().filter(|c| !c.is_ascii_digit()).collect();
         let mut known = self.known.lock();
-        known.cause = Some(text.into());
-        if known.reach == Reach::Down {
-            known.down_detail = self.down_detail(&known);
-        }
-        known.complaints.retain(|_, at| at.elapsed() < LOG_AGAIN);
-        let news = !known.complaints.contains_key(&kind);
-        if news {
-            known.complaints.insert(kind, Instant::now());
-        }
+        let news = known.complaints.add(reason);
+        self.retell(&mut known);
         drop(known);
-        if news {
-            tracing::warn!(code, reason = text, "kafka: trouble with a broker");
+        match news {
+            News::None => {}
+            News::Said(reason) => tracing::warn!(code, %reason, "kafka: trouble with a broker"),
+            News::Puzzle => self.nudge(Nudge::Look),
+        }
+    }
+
+    /// What a look at the listener may explain.
+    pub(super) fn puzzle(&self) -> Option<Puzzle> {
+        self.known.lock().complaints.puzzle()
+    }
+
+    /// The explanation of a puzzle, if there is one.
+    pub(super) fn explain(&self, puzzle: Puzzle, explanation: Option<String>) {
+        let mut known = self.known.lock();
+        if known.reach == Reach::Up {
+            return;
+        }
+        let reason = known.complaints.explain(puzzle, explanation);
+        self.retell(&mut known);
+        drop(known);
+        tracing::warn!(%reason, "kafka: trouble with a broker");
+    }
+
+    fn retell(&self, known: &mut Known) {
+        if known.reach == Reach::Down {
+            known.down_detail = self.down_detail(known);
         }
     }
 
     fn down_detail(&self, known: &Known) -> Arc<str> {
-        let cause = known.cause.as_deref().unwrap_or("all brokers are down");
+        let cause = known.complaints.cause();
+        let cause = cause.as_deref().unwrap_or("all brokers are down");
         format!("no broker of {} can be reached: {cause}", self.bootstrap).into()
     }
 
@@ -251,65 +264,5 @@ impl Health {
     }
 }
 
-/// The client's text without its times and counters, which differ on every try.
-fn without_suffix(reason: &str) -> &str {
-    reason.split(" (after ").next().unwrap_or(reason)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn health() -> (Health, BusMetrics) {
-        let metrics = crate::bus::kafka::tests::bus_metrics();
-        (Health::new("kafka:9092".into(), metrics.clone()), metrics)
-    }
-
-    #[test]
-    fn up_needs_contact_topics_and_a_warm_client() {
-        let (health, metrics) = health();
-        health.topics_there();
-        health.warm();
-        assert_eq!(health.state(), BusState::Starting);
-        health.reached(0);
-        assert_eq!(health.state(), BusState::Up);
-        assert_eq!(metrics.up.get(), 1);
-    }
-
-    #[test]
-    fn a_broker_that_is_away_at_the_start_refuses_at_once_but_is_still_starting() {
-        let (health, _) = health();
-        health.complain("BrokerTransportFailure", "connect refused (after 3ms in state CONNECT)");
-        health.lost();
-        assert_eq!(health.state(), BusState::Starting);
-        let detail = health.down().unwrap();
-        assert_eq!(&*detail, "no broker of kafka:9092 can be reached: connect refused");
-    }
-
-    #[test]
-    fn a_probe_that_began_before_the_loss_proves_nothing() {
-        let (health, metrics) = health();
-        let before = health.losses();
-        health.lost();
-        health.reached(before);
-        assert!(health.down().is_some());
-        health.reached(health.losses());
-        assert!(health.down().is_none());
-        assert_eq!(metrics.up.get(), 1);
-    }
-
-    #[test]
-    fn down_and_up_again_once_ready() {
-        let (health, metrics) = health();
-        health.topics_there();
-        health.warm();
-        health.reached(0);
-        health.lost();
-        assert_eq!((health.state(), metrics.up.get()), (BusState::Down, 0));
-        health.complain("Authentication", "wrong password");
-        assert!(health.down().unwrap().ends_with("wrong password"));
-        health.reached(health.losses());
-        assert_eq!((health.state(), metrics.up.get()), (BusState::Up, 1));
-        assert_eq!(health.cause(), None);
-    }
-}
+mod tests;

@@ -4,13 +4,17 @@
 //! the ticket ([`context`]); what keeps the client fit runs on a thread of its own ([`monitor`]).
 
 mod client_config;
+mod complaints;
 mod context;
 mod health;
+mod inspect;
 mod monitor;
 pub mod options;
 pub mod properties;
 mod record;
+mod tls;
 mod topics;
+mod trouble;
 mod verdict;
 
 use std::sync::Arc;
@@ -20,6 +24,7 @@ use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer};
 
 pub use client_config::StartError;
+pub use inspect::inspect;
 pub use options::Options;
 
 use crate::cloudevent::ContentMode;
@@ -29,6 +34,7 @@ use context::Pending;
 use health::{Health, Nudge};
 use monitor::{Client, Monitor};
 use topics::Keeper;
+use trouble::Looker;
 
 /// The Kafka bus.
 pub struct Kafka {
@@ -47,6 +53,7 @@ impl Kafka {
         metrics: BusMetrics,
     ) -> Result<Arc<Self>, StartError> {
         let config = client_config::client_config(&options)?;
+        let looker = Looker::new(&options);
         let health = Arc::new(Health::new(options.bootstrap_servers, metrics));
         let client = monitor::build(&config, &health, 0).map_err(client_config::creation_error)?;
         let client = Arc::new(ArcSwap::from_pointee(client));
@@ -54,6 +61,7 @@ impl Kafka {
             config,
             client: client.clone(),
             health: health.clone(),
+            looker,
             probe_topic: topics.first().cloned(),
             keeper: Some(Keeper::new(topics, options.topics)),
             asked: Instant::now(),

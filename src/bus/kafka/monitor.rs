@@ -15,6 +15,7 @@ use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 use super::context::Context;
 use super::health::{Health, Nudge};
 use super::topics::{self, Found, Keeper};
+use super::trouble::Looker;
 
 /// The client, with this adapter's callbacks.
 pub(super) type Client = ThreadedProducer<Context>;
@@ -58,6 +59,7 @@ pub(super) struct Monitor {
     pub config: ClientConfig,
     pub client: Arc<ArcSwap<Client>>,
     pub health: Arc<Health>,
+    pub looker: Looker,
     /// What the probes ask about; any topic will do.
     pub probe_topic: Option<Arc<str>>,
     /// Gone once every topic is there.
@@ -106,6 +108,7 @@ impl Monitor {
             self.keep_alive();
         }
         if !self.health.is_reached() {
+            self.explain();
             return next.min(PROBE_AGAIN);
         }
         if self.keeper.is_some() {
@@ -125,6 +128,14 @@ impl Monitor {
             // Only news where the broker counted as reached; else the client has told already.
             Err(_) if self.health.is_reached() => self.health.lost(),
             Err(error) => tracing::debug!(%error, "kafka: no broker answers yet"),
+        }
+    }
+
+    /// Where the client has too few words for what keeps it away, looks for more.
+    fn explain(&self) {
+        if let Some(puzzle) = self.health.puzzle() {
+            let found = self.looker.explain(puzzle.server.as_deref());
+            self.health.explain(puzzle, found.map(|(_, why)| why));
         }
     }
 

@@ -177,7 +177,7 @@ fn settings(options: &Topics) -> Vec<(&'static str, String)> {
     in_sync.into_iter().chain(retention).collect()
 }
 
-fn block_on<T>(future: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
+pub(super) fn block_on<T>(future: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     // Without a runtime nothing was asked of the broker; the next round tries again.
     runtime.map_err(|error| KafkaError::AdminOpCreation(error.to_string()))?.block_on(future)

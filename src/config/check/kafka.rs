@@ -41,7 +41,10 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     if linger.value >= publish_timeout.value {
         report.refuse(&linger, "must be shorter than kafka.publish_timeout");
     }
-    let properties = properties(&mut section.section("properties"));
+    let properties = properties(&mut section.section("properties"), used);
+    if used {
+        access.check_token(report, &properties);
+    }
     let topics = topics(&mut section.section("topics"));
     Options {
         bootstrap_servers: bootstrap_servers.join(","),
@@ -136,6 +139,20 @@ impl Access {
     }
 }
 
+impl Access {
+    /// Where tokens come from.
+    fn check_token(&self, report: &Report, properties: &BTreeMap<String, String>) {
+        if let Some(mechanism) = self.mechanism.as_ref().filter(|given| given.value == "OAUTHBEARER")
+            && properties.get("enable.sasl.oauthbearer.unsecure.jwt").is_none_or(|value| value != "true")
+        {
+            let message = "this build has no way to fetch a token (librdkafka needs libcurl for OIDC); it can make \
+                           unsecured ones, with the properties enable.sasl.oauthbearer.unsecure.jwt and \
+                           sasl.oauthbearer.config; else use SCRAM or a client certificate";
+            report.refuse(mechanism, message);
+        }
+    }
+}
+
 fn refuse<T>(report: &Report, given: Option<&Given<T>>, message: &str) {
     if let Some(given) = given {
         report.refuse(given, message);
@@ -151,7 +168,7 @@ fn word(node: &Node, set: &[&'static str]) -> types::Parsed<String> {
     }
 }
 
-fn properties(section: &mut Section<'_>) -> BTreeMap<String, String> {
+fn properties(section: &mut Section<'_>, used: bool) -> BTreeMap<String, String> {
     let mut properties = BTreeMap::new();
     for (name, node) in section.entries() {
         let key = section.key(&name);
@@ -160,12 +177,30 @@ fn properties(section: &mut Section<'_>) -> BTreeMap<String, String> {
             Ok(text) => {
                 let shown = if hidden { Json::from(HIDDEN) } else { Json::from(text.as_str()) };
                 section.report().setting(&key, shown, Some(&node.origin));
+                if let Some(danger) = unchecked(&name, &text).filter(|_| used) {
+                    section.report().warning(&key, Some(&node.origin), danger);
+                }
                 properties.insert(name, text);
             }
             Err(message) => section.report().problem(&key, Some(&node.origin), message),
         }
     }
     properties
+}
+
+/// What is dangerous about a property that takes the check of the broker's certificate away.
+fn unchecked(name: &str, value: &str) -> Option<&'static str> {
+    match (name, value.to_ascii_lowercase().as_str()) {
+        ("ssl.endpoint.identification.algorithm", "none") => Some(
+            "the broker's host name is not checked: whoever has any certificate of the authority can pose as \
+             the broker; remove it once the certificate is right",
+        ),
+        ("enable.ssl.certificate.verification", "false") => Some(
+            "the broker's certificate is not checked: anybody on the way can pose as the broker and read all \
+             events; set kafka.ca_file instead",
+        ),
+        _ => None,
+    }
 }
 
 fn property(name: &str, node: &Node) -> Result<String, String> {

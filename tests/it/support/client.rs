@@ -68,13 +68,18 @@ impl Client {
         Self { stream, read: Vec::new() }
     }
 
-    /// Writes bytes; a server that has closed already is seen when reading.
-    pub async fn write(&mut self, bytes: &[u8]) {
-        let _ = timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the server takes bytes");
+    /// Writes bytes; false where the server has closed, which is best seen when reading.
+    pub async fn write(&mut self, bytes: &[u8]) -> bool {
+        timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("the server takes bytes").is_ok()
     }
 
     pub async fn send(&mut self, request: &Request) {
         self.write(&request.bytes()).await;
+    }
+
+    /// Ends the connection without a good-bye.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
     }
 
     /// Sends no more, and still listens.

@@ -9,12 +9,14 @@ pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
 pub mod load;
+pub mod logs;
 pub mod mix;
 pub mod nats;
-pub mod logs;
 pub mod request;
 pub mod rig;
 pub mod scrape;
+pub mod sdk;
+pub mod served;
 pub mod watched;
 
 use std::time::{Duration, Instant};

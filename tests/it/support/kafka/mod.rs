@@ -14,6 +14,7 @@
 pub mod bench;
 mod node;
 pub mod security;
+pub mod variables;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -28,8 +29,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{PATIENCE, eventually, unique};
-use node::Node;
 pub use node::free_ports;
+use node::{Layout, Node};
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
@@ -87,14 +88,14 @@ pub fn shared() -> Arc<Broker> {
 impl Broker {
     /// A fresh broker of its own; ready when this returns.
     pub fn start() -> Self {
-        Self::start_where(|_, _| vec![])
+        Self::start_where(|_, _| Layout::default())
     }
 
-    /// A fresh broker with more or other server properties, which may depend on its two ports: the
-    /// clients' and the controller's.
-    pub fn start_where(properties: impl FnOnce(u16, u16) -> Vec<(String, String)>) -> Self {
+    /// A fresh broker that differs from the usual one, maybe by its two ports: the clients' and the
+    /// controller's.
+    pub fn start_where(layout: impl FnOnce(u16, u16) -> Layout) -> Self {
         let [client, controller] = free_ports();
-        let node = Node::new(client, controller, properties(client, controller));
+        let node = Node::new(client, controller, layout(client, controller));
         let broker = Self { bootstrap: format!("127.0.0.1:{client}"), node: Some(node) };
         broker.restart();
         broker.warm_up();
@@ -109,6 +110,12 @@ impl Broker {
     /// Ends the broker at once, as a power cut does to the process (SIGKILL).
     pub fn kill(&self) {
         self.node().kill();
+    }
+
+    /// Changes server properties; they hold from the next start on.
+    pub fn set(&self, properties: &[(&str, &str)]) {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        self.node().set(properties.iter().map(own).collect());
     }
 
     /// Starts it again on the same data and ports; ready when this returns.

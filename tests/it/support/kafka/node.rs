@@ -9,25 +9,42 @@ use parking_lot::Mutex;
 
 use crate::support::watched::{Watched, kit};
 
+/// How a node differs from the usual one.
+#[derive(Default)]
+pub struct Layout {
+    /// Server properties that win over the usual ones.
+    pub properties: Vec<(String, String)>,
+    /// Users for SCRAM, in the words of the storage tool.
+    pub scram: Vec<String>,
+}
+
 /// A node: its data and settings for ever, its process while it runs.
 pub struct Node {
     data: tempfile::TempDir,
-    properties: Vec<(String, String)>,
+    properties: Mutex<Vec<(String, String)>>,
     process: Mutex<Option<Watched>>,
 }
 
 impl Node {
-    /// A formatted node that does not run yet. `more` settings win over the usual ones.
-    pub fn new(client: u16, controller: u16, more: Vec<(String, String)>) -> Self {
+    /// A formatted node that does not run yet.
+    pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
-        let mut properties = server_properties(data.path(), client, controller);
+        let usual = server_properties(data.path(), client, controller);
+        let node = Self { data, properties: Mutex::new(usual), process: Mutex::new(None) };
+        node.set(layout.properties);
+        node.format(&layout.scram);
+        node
+    }
+
+    /// Changes server properties; what is said here holds from the next start on.
+    pub fn set(&self, more: Vec<(String, String)>) {
+        let mut properties = self.properties.lock();
         for (name, value) in more {
             properties.retain(|(known, _)| *known != name);
             properties.push((name, value));
         }
-        let node = Self { data, properties, process: Mutex::new(None) };
-        node.format();
-        node
+        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        fs::write(self.properties_file(), text).expect("the properties are written");
     }
 
     /// Starts it.
@@ -64,13 +81,12 @@ impl Node {
 }
 
 impl Node {
-    fn format(&self) {
-        let text: String = self.properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        fs::write(self.properties_file(), text).expect("the properties are written");
+    fn format(&self, scram: &[String]) {
         let output = self
             .java()
             .args(["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
             .arg(self.properties_file())
+            .args(scram.iter().flat_map(|user| ["--add-scram", user]))
             .output()
             .expect("java starts");
         assert!(output.status.success(), "the storage cannot be formatted: {output:?}");

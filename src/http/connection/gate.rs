@@ -1,0 +1,145 @@
+//! Between the socket and hyper: hyper is given whole heads that were found good, then the bytes of
+//! their bodies, and never a byte of anything else.
+//!
+//! A head that is refused never reaches hyper. A stand-in does, so that the refusal takes the way of
+//! every other answer (JSON, metrics, log), and after it nothing is read any more.
+
+use bytes::{Buf, BytesMut};
+
+use super::chunks::{BadChunk, Chunks};
+use super::head::{Framing, Head, Scan};
+use crate::pipeline::outcome::Reason;
+
+/// What the bytes at the front of the buffer are part of.
+#[derive(Debug)]
+enum Part {
+    Head(Head),
+    Body(u64),
+    Chunks(Chunks),
+    /// Of nothing: a head was refused, or a body had no end.
+    Closed,
+}
+
+/// What there is for hyper.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// Bytes were passed on.
+    Some,
+    /// The first bytes of a head were passed on; why it is a stand-in, if it is.
+    Head(Option<Reason>),
+    /// More must come first.
+    None,
+    /// Nothing will ever come.
+    Closed,
+}
+
+/// One connection's gate.
+pub struct Gate {
+    /// What came and was not passed on.
+    buffer: BytesMut,
+    /// Of which so much may be.
+    ready: usize,
+    part: Part,
+    head_limit: usize,
+}
+
+/// What is read at once while a head is expected, and while a body is.
+const HEAD_READ_BYTES: usize = 4096;
+const BODY_READ_BYTES: usize = 16 * 1024;
+
+impl Gate {
+    /// For heads of at most `head_limit` bytes.
+    pub fn new(head_limit: usize) -> Self {
+        Self { buffer: BytesMut::new(), ready: 0, part: Part::Head(Head::new(head_limit)), head_limit }
+    }
+
+    /// Where the next bytes of the socket go.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        let room = if matches!(self.part, Part::Head(_)) { HEAD_READ_BYTES } else { BODY_READ_BYTES };
+        self.buffer.reserve(room);
+        &mut self.buffer
+    }
+
+    /// Whether nothing of a next request has come.
+    pub fn is_idle(&self) -> bool {
+        self.buffer.is_empty() && matches!(self.part, Part::Head(_))
+    }
+
+    /// Passes on what may be, at most `room` bytes of it.
+    pub fn pass(&mut self, room: usize, take: impl FnOnce(&[u8])) -> Result<Passed, BadChunk> {
+        let mut passed = Passed::Some;
+        if self.ready == 0 {
+            passed = self.look()?;
+        }
+        let count = self.ready.min(room);
+        take(&self.buffer[..count]);
+        self.buffer.advance(count);
+        self.ready -= count;
+        if self.buffer.is_empty() {
+            // An idle connection holds no memory.
+            self.buffer = BytesMut::new();
+        }
+        Ok(passed)
+    }
+
+    /// Decides how much of the buffer may be passed on.
+    fn look(&mut self) -> Result<Passed, BadChunk> {
+        match &mut self.part {
+            Part::Closed => return Ok(Passed::Closed),
+            Part::Head(_) => return Ok(self.look_at_head()),
+            Part::Body(left) => {
+                self.ready = usize::try_from(*left).unwrap_or(usize::MAX).min(self.buffer.len());
+                *left -= self.ready as u64;
+                if *left == 0 {
+                    self.expect_head();
+                }
+            }
+            Part::Chunks(chunks) => match chunks.follow(&self.buffer) {
+                Ok(count) => {
+                    self.ready = count;
+                    if chunks.ended() {
+                        self.expect_head();
+                    }
+                }
+                Err(error) => {
+                    self.part = Part::Closed;
+                    return Err(error);
+                }
+            },
+        }
+        Ok(if self.ready == 0 { Passed::None } else { Passed::Some })
+    }
+
+    fn look_at_head(&mut self) -> Passed {
+        let Part::Head(head) = &mut self.part else { return Passed::None };
+        match head.scan(&self.buffer) {
+            Scan::Incomplete => Passed::None,
+            Scan::Complete(length, framing) => {
+                self.ready = length;
+                match framing {
+                    Framing::Length(0) => self.expect_head(),
+                    Framing::Length(length) => self.part = Part::Body(length),
+                    Framing::Chunked => self.part = Part::Chunks(Chunks::default()),
+                }
+                Passed::Head(None)
+            }
+            Scan::Refused(reason) => {
+                let stand_in = stand_in(head.path(&self.buffer).unwrap_or("/"));
+                self.buffer = BytesMut::from(&*stand_in);
+                self.ready = self.buffer.len();
+                self.part = Part::Closed;
+                Passed::Head(Some(reason))
+            }
+        }
+    }
+
+    fn expect_head(&mut self) {
+        self.part = Part::Head(Head::new(self.head_limit));
+    }
+}
+
+/// The request that hyper sees in the place of one that was refused.
+fn stand_in(path: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        .into_bytes()
+}

@@ -1,0 +1,298 @@
+//! Clients that are slow, that leave, and that are too many: none of them disturbs a good one, none
+//! makes the bridge publish twice, and nothing of them stays behind.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use attio_bridge::bus::memory::Answer;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::bridge::Bridge;
+use crate::support::client::{Client, PATIENCE, eventually};
+use crate::support::full_tier;
+use crate::support::request::Request;
+use crate::support::served::Served;
+
+/// Longer than any deadline of a test that must not strike.
+const LONG: Duration = Duration::from_secs(60);
+
+const SHORT: Duration = Duration::from_millis(150);
+
+/// A delivery of one event that is not like the others.
+fn event(at: usize) -> Request {
+    Request::keyed(&at.to_string(), format!(r#"{{"event_type":"x.y","at":{at}}}"#))
+}
+
+#[tokio::test]
+async fn a_head_that_stalls_behind_a_request_ends_the_connection() {
+    let bridge = Bridge::with(|config| {
+        config.http.header_timeout = SHORT;
+        config.http.idle_timeout = LONG;
+    })
+    .await;
+    for stalled in [1, 20, event(2).head().len() - 1] {
+        let mut client = bridge.connect().await;
+        client.write(&[event(1).bytes(), event(2).head()[..stalled].to_vec()].concat()).await;
+        assert_eq!(client.receive().await.status, 200);
+        assert!(client.try_receive().await.is_none(), "{stalled} bytes of a second head");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_waits_behind_a_request_has_its_time_after_it() {
+    let header_timeout = Duration::from_secs(2);
+    let bridge = Bridge::with(|config| {
+        config.http.header_timeout = header_timeout;
+        config.http.answer_timeout = LONG;
+    })
+    .await;
+    bridge.bus.script([Answer::Late]);
+    let mut client = bridge.connect().await;
+    let (second, cut) = (event(2).bytes(), 30);
+    client.write(&event(1).bytes()[..10]).await;
+    client.write(&[&event(1).bytes()[10..], &second[..cut]].concat()).await;
+    eventually("the first is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    tokio::time::sleep(header_timeout + SHORT).await;
+    bridge.bus.release();
+    assert_eq!(client.receive().await.status, 200);
+    client.write(&second[cut..]).await;
+    assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+}
+
+#[tokio::test]
+async fn a_client_that_never_takes_its_answers_loses_its_connection() {
+    let bridge = Bridge::with(|config| config.http.idle_timeout = SHORT).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(bridge.http).await.unwrap();
+    let requests = Request::unsigned("{}").path("/nowhere").bytes().repeat(100);
+    let sending = async { while stream.write_all(&requests).await.is_ok() {} };
+    timeout(3 * PATIENCE, sending).await.expect("the bridge gives it up");
+}
+
+/// A connection that stalls somewhere in a request; ends when the bridge has ended it.
+async fn stall(address: SocketAddr, at: usize) {
+    let request = event(at);
+    let head = request.head();
+    let mut client = Client::connect(address).await;
+    match at % 4 {
+        0 => {}
+        1 => {
+            client.write(&head[..at % head.len()]).await;
+        }
+        2 => {
+            client.write(&head).await;
+            client.write(&request.body[..5]).await;
+        }
+        _ => {
+            for byte in &head[..20] {
+                client.write(&[*byte]).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    if let Some(answer) = client.try_receive().await {
+        assert_eq!(answer.told(), (408, "body_timeout".into()));
+        client.closed().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_stalled_connections_do_not_disturb_a_good_client() {
+    const STALLED: usize = 1000;
+    let bridge = Bridge::with(|config| {
+        config.http.header_timeout = Duration::from_secs(3);
+        config.http.body_timeout = Duration::from_secs(3);
+    })
+    .await;
+    let mut stalled = JoinSet::new();
+    let mut good = bridge.connect().await;
+    for at in 0..STALLED {
+        stalled.spawn(stall(bridge.http, at));
+        if at % 4 == 0 {
+            assert_eq!(good.ask(&event(STALLED + at)).await.told(), (200, "accepted".into()));
+        }
+    }
+    let mut others = 2 * STALLED;
+    while let Some(ended) =
+        stalled.try_join_next().map_or_else(|| if stalled.is_empty() { None } else { Some(Ok(())) }, Some)
+    {
+        ended.unwrap();
+        others += 1;
+        assert_eq!(good.ask(&event(others)).await.told(), (200, "accepted".into()));
+    }
+    assert_eq!(bridge.bus.stored().len(), bridge.bus.attempts());
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_anywhere_makes_no_second_publish_and_leaves_nothing_behind() {
+    let bridge = Bridge::with(|config| config.shutdown.drain_timeout = LONG).await;
+    let step = if full_tier() { 1 } else { 7 };
+    let mut sent = 0;
+    for chunked in [false, true] {
+        let length = { if chunked { event(1000).chunked(9) } else { event(1000) } }.bytes().len();
+        for cut in (0..=length).step_by(step).chain([length]) {
+            for way in 0..3 {
+                sent += 1;
+                let request = if chunked { event(1000 + sent).chunked(9) } else { event(1000 + sent) };
+                let mut client = bridge.connect().await;
+                client.write(&request.bytes()[..cut.min(request.bytes().len())]).await;
+                match way {
+                    0 => drop(client),
+                    1 => client.reset(),
+                    _ => {
+                        client.half_close().await;
+                        while client.try_receive().await.is_some() {}
+                    }
+                }
+                let retried = bridge.ask(&request).await;
+                assert_eq!(retried.status, 200, "{cut} bytes, way {way}: {retried:?}");
+            }
+        }
+    }
+    assert_eq!(bridge.bus.attempts(), sent, "each was published once");
+    assert!(bridge.metrics().await.balances());
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_its_event_is_on_its_way_finds_it_published() {
+    let bridge = Bridge::with(|config| config.shutdown.drain_timeout = LONG).await;
+    bridge.bus.script([Answer::Late, Answer::Late, Answer::Late]);
+    for way in 0..3 {
+        let mut client = bridge.connect().await;
+        client.send(&event(way)).await;
+        eventually("it is on its way", || async { bridge.bus.waiting() == 1 }).await;
+        match way {
+            0 => drop(client),
+            1 => client.reset(),
+            _ => client.half_close().await,
+        }
+        let mut retry = bridge.connect().await;
+        retry.send(&event(way)).await;
+        bridge.until("dedup_lookups_total", &[("result", "joined")], 1.0 + way as f64).await;
+        bridge.bus.release();
+        assert_eq!(retry.receive().await.told(), (200, "duplicate".into()));
+    }
+    assert_eq!(bridge.bus.attempts(), 3);
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn many_large_bodies_at_once_are_taken_as_far_as_the_budget_goes_and_the_rest_is_told_so() {
+    const BODY: usize = 256 * 1024;
+    const PLACES: usize = 8;
+    let bridge = Bridge::with(|config| {
+        config.http.max_body_bytes = BODY;
+        config.http.max_in_flight_bytes = PLACES * BODY;
+        config.http.body_timeout = LONG;
+        config.http.answer_timeout = LONG;
+    })
+    .await;
+    bridge.bus.answer(Answer::Late);
+    let large = |at: usize| {
+        let mut body = event(at).body;
+        body.resize(BODY, b' ');
+        Request::keyed(&at.to_string(), body)
+    };
+    // Heads first: the place is taken before the body is read.
+    let mut clients = Vec::new();
+    for at in 0..100 {
+        let mut client = bridge.connect().await;
+        client.write(&large(at).head()).await;
+        if at >= PLACES {
+            let answer = client.receive().await;
+            assert_eq!(answer.told(), (503, "overloaded".into()), "request {at}, body unread");
+            assert!(answer.header("retry-after").is_some());
+        } else {
+            let small = Request::signed("{}").without("Host").header("Host", "x").method("PUT");
+            assert_eq!(bridge.ask(&small).await.status, 405, "what needs no place is answered as ever");
+        }
+        clients.push(client);
+    }
+    for (at, client) in clients.iter_mut().take(PLACES).enumerate() {
+        client.write(&large(at).body).await;
+    }
+    eventually("all that have a place are on their way", || async { bridge.bus.waiting() == PLACES }).await;
+    bridge.bus.release();
+    for client in clients.iter_mut().take(PLACES) {
+        assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+    }
+    bridge.bus.answer(Answer::Acknowledge);
+    for at in PLACES..PLACES + 10 {
+        assert_eq!(bridge.ask(&large(at)).await.told(), (200, "accepted".into()), "places came back");
+    }
+}
+
+/// CPU time of a process, in seconds.
+fn cpu_seconds(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let after_name = stat.rsplit_once(')').unwrap().1;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    // Fields 14 and 15 of proc(5), in ticks, of which Linux has 100 a second.
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+#[tokio::test]
+async fn a_bridge_out_of_descriptors_waits_for_them_without_spinning() {
+    let served = Served::limited(Some(48), &[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(Client::connect(served.http).await);
+    }
+    eventually("it is out of descriptors", || async {
+        !served.logged("cannot accept connections").is_empty()
+    })
+    .await;
+    let (before, window) = (cpu_seconds(served.pid()), Duration::from_secs(2));
+    tokio::time::sleep(window).await;
+    let used = cpu_seconds(served.pid()) - before;
+    assert!(used < window.as_secs_f64() / 2.0, "{used} s of CPU in {window:?}");
+    assert!(served.logged("cannot accept connections").len() < 5, "and says so once in a while");
+    drop(clients);
+    assert_eq!(served.ask(&event(1)).await.status, 200);
+}
+
+/// The most memory that a process has ever held, in MiB.
+fn peak_mib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_the_largest_bodies_finds_bounded_memory_and_an_answer_for_everybody() {
+    let flood = if full_tier() { 5000 } else { 600 };
+    // Nobody reads its standard output, so the broker has stopped taking anything.
+    let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut body = event(0).body;
+    body.resize(524_288, b' ');
+    let request: std::sync::Arc<[u8]> = Request::signed(&body).bytes().into();
+    let mut clients = JoinSet::new();
+    for _ in 0..flood {
+        let (address, request) = (served.http, std::sync::Arc::clone(&request));
+        clients.spawn(async move {
+            let mut client = Client::connect(address).await;
+            client.write(&request).await;
+            client.receive().await.told()
+        });
+    }
+    let answers = clients.join_all().await;
+    for (status, reason) in &answers {
+        let known = ["accepted", "overloaded", "broker_timeout", "body_timeout"].contains(&&**reason);
+        assert!(known && [200, 408, 503].contains(status), "{status} {reason}");
+    }
+    let shed = answers.iter().filter(|(_, reason)| reason == "overloaded").count();
+    assert!(shed > 0, "more came than there is room for");
+    let peak = peak_mib(served.pid());
+    assert!(peak < 256, "{peak} MiB for a budget of 64 MiB of bodies");
+    println!("{flood} bodies at once: {shed} shed, peak {peak} MiB");
+    let mut out = served.stdout();
+    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    eventually("it takes deliveries again", || async { served.ask(&event(1)).await.status == 200 }).await;
+    assert!(served.metrics().await.balances());
+}

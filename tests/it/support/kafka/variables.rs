@@ -1,0 +1,28 @@
+//! The options of Kafka as an operator gives them to the program: in variables.
+
+use attio_bridge::bus::kafka::Options;
+use secrecy::ExposeSecret;
+
+/// What `attio-bridge` is started with to get these options, a source and the addresses of a prefix.
+pub fn variables(options: &Options, prefix: &str) -> Vec<(String, String)> {
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let password = options.sasl_password.as_ref().map(|password| password.expose_secret().to_owned());
+    let keys = [
+        ("BUS__TYPE", Some("kafka".to_owned())),
+        ("ROUTE__PREFIX", Some(prefix.to_owned())),
+        ("KAFKA__BOOTSTRAP_SERVERS", Some(options.bootstrap_servers.clone())),
+        ("KAFKA__SECURITY_PROTOCOL", options.security_protocol.clone()),
+        ("KAFKA__SASL_MECHANISM", options.sasl_mechanism.clone()),
+        ("KAFKA__SASL_USERNAME", options.sasl_username.clone()),
+        ("KAFKA__SASL_PASSWORD", password),
+        ("KAFKA__CA_FILE", path(&options.ca_file)),
+        ("KAFKA__CERT_FILE", path(&options.cert_file)),
+        ("KAFKA__KEY_FILE", path(&options.key_file)),
+    ];
+    let named = |(key, value): (&str, Option<String>)| Some((format!("ATTIO_BRIDGE__{key}"), value?));
+    let property = |(name, value): (&String, &String)| {
+        let name = name.replace('.', "_").to_uppercase();
+        (format!("ATTIO_BRIDGE__KAFKA__PROPERTIES__{name}"), value.clone())
+    };
+    keys.into_iter().filter_map(named).chain(options.properties.iter().map(property)).collect()
+}

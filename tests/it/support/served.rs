@@ -1,0 +1,113 @@
+//! The built binary, serving, as an operator runs it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::client::{Client, Response};
+use super::eventually_some;
+use super::request::{Request, SECRET};
+use super::scrape::Scrape;
+
+/// A running `attio-bridge serve`. Killed when dropped.
+pub struct Served {
+    child: Child,
+    pub http: SocketAddr,
+    pub admin: SocketAddr,
+    log: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Served {
+    /// Starts it with these variables and the usual ones, and waits for its line `listening`.
+    pub fn start(variables: &[(&str, &str)]) -> Self {
+        Self::limited(None, variables)
+    }
+
+    /// The same with so many file descriptors and no more.
+    pub fn limited(descriptors: Option<u32>, variables: &[(&str, &str)]) -> Self {
+        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_attio-bridge")])
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .env_clear()
+            .env("ATTIO_WEBHOOK_SECRET", SECRET)
+            .envs(variables.iter().copied().filter(|(_, value)| !value.is_empty()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let listening = loop {
+            let line = lines.next().expect("it listens before its log ends").unwrap();
+            let line: Value = serde_json::from_str(&line).unwrap();
+            log.lock().unwrap().push(line.clone());
+            if line["message"] == "listening" {
+                break line;
+            }
+        };
+        let rest = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                // The last words of a process that panics are no JSON.
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                rest.lock().unwrap().push(line);
+            }
+        });
+        let address = |name: &str| listening[name].as_str().unwrap().parse().unwrap();
+        Self { child, http: address("http_addr"), admin: address("admin_addr"), log }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn stdout(&mut self) -> BufReader<ChildStdout> {
+        BufReader::new(self.child.stdout.take().unwrap())
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    pub fn ended(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        eventually_some("the process ends", || child.try_wait().unwrap())
+    }
+
+    /// Its log so far, line by line.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().iter().map(Value::to_string).collect()
+    }
+
+    /// The lines of its log with this message.
+    pub fn logged(&self, message: &str) -> Vec<Value> {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| line["message"] == message).cloned().collect()
+    }
+
+    /// One request on a connection of its own.
+    pub async fn ask(&self, request: &Request) -> Response {
+        Client::connect(self.http).await.ask(request).await
+    }
+
+    pub async fn metrics(&self) -> Scrape {
+        let mut request = Request::unsigned("").method("GET").path("/metrics");
+        request.headers.retain(|(name, _)| name == "Host");
+        let answer = Client::connect(self.admin).await.ask(&request).await;
+        Scrape::parse(std::str::from_utf8(&answer.body).unwrap())
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It has ended already in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
