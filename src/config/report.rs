@@ -122,6 +122,12 @@ impl Report {
         self.0.borrow_mut().settings.push(setting);
     }
 
+    /// Where the value of a key that was read came from.
+    pub fn origin_of(&self, key: &str) -> Option<Origin> {
+        let found = self.0.borrow();
+        found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
+    }
+
     /// Notes that a key exists, for suggestions.
     pub fn known(&self, key: String) {
         self.0.borrow_mut().known.push(key);
