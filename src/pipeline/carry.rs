@@ -105,6 +105,10 @@ impl Carrier<'_> {
         quarantined: bool,
         event: impl FnOnce() -> CloudEvent,
     ) -> State {
+        if self.delivery.time_left().is_zero() {
+            // The answer is overdue; what has not left by now is the retry's to publish.
+            return State::Done(EventResult::Failed(overdue()));
+        }
         match self.pipeline.dedup.begin(identity.key, identity.repeatable) {
             Lookup::Hit => State::Done(EventResult::Duplicate),
             Lookup::Joined(waiter) => State::Joined(waiter),
@@ -154,7 +158,7 @@ impl Carrier<'_> {
         match tokio::time::timeout_at(self.delivery.answer_by, waiter).await {
             Ok(Ok(verdict)) => verdict,
             Ok(Err(_)) => Err(PublishError::Abandoned),
-            Err(_) => Err(PublishError::Timeout { detail: "the answer was due before the ack".into() }),
+            Err(_) => Err(overdue()),
         }
     }
 
@@ -177,4 +181,8 @@ impl Carrier<'_> {
             webhook_id: self.webhook_id.as_deref(),
         }
     }
+}
+
+fn overdue() -> PublishError {
+    PublishError::Timeout { detail: "the answer was due before the ack".into() }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified};
 use crate::metrics::{Metrics, PublishMetrics};
 use dedup::Dedup;
@@ -62,6 +63,9 @@ pub struct Pipeline {
     bus: Arc<dyn Bus>,
     publish_metrics: HashMap<Arc<str>, Arc<PublishMetrics>>,
 }
+
+/// Events that are worked on before other deliveries get a turn: a body may hold tens of thousands.
+const EVENTS_AT_A_STRETCH: usize = 64;
 
 /// Why a delivery has no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,8 +139,13 @@ impl Pipeline {
         };
         received(elements.len());
         let carrier = carry::Carrier { pipeline: self, source, delivery: &delivery, webhook_id };
-        let departed: Vec<_> =
-            elements.into_iter().enumerate().map(|(index, element)| carrier.depart(index, element)).collect();
+        let mut departed = Vec::with_capacity(elements.len());
+        for (index, element) in elements.into_iter().enumerate() {
+            if index % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
+                tokio::task::yield_now().await;
+            }
+            departed.push(carrier.depart(index, element));
+        }
         let mut events = Vec::with_capacity(departed.len());
         let mut unidentified = 0;
         for departure in departed {
@@ -147,7 +156,7 @@ impl Pipeline {
             events,
             unidentified,
             delivery_id: delivery.idempotency_key().map(str::to_owned),
-            webhook_id: carrier.webhook_id,
+            webhook_id: carrier.webhook_id.filter(|id| catalog::is_id(id)),
             secret: Arc::clone(delivery.secret()),
         })
     }

@@ -448,3 +448,20 @@ fn many_threads_publish_each_id_once() {
     assert_eq!(published.into_inner(), 5_000);
     assert_eq!(dedup.flights(), 0);
 }
+
+#[tokio::test]
+async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
+    let bridge = Bridge::start().await;
+    let answer = bridge.ask(&batch("many", 4000)).await;
+    assert_eq!(answer.json()["published"], 4000, "{answer:?}");
+    let keys: Vec<_> = bridge
+        .bus
+        .stored()
+        .iter()
+        .map(|message| {
+            message.event.get(attio_bridge::cloudevent::Attribute::PartitionKey).unwrap().to_owned()
+        })
+        .collect();
+    let sent: Vec<_> = (0..4000).map(|at| format!("t{at}")).collect();
+    assert_eq!(keys, sent);
+}

@@ -236,6 +236,39 @@ async fn an_optional_attribute_with_an_unusable_value_is_left_out() {
 }
 
 #[tokio::test]
+async fn an_id_is_looked_for_flat_and_then_as_the_guide_nests_it() {
+    let bridge = Bridge::start().await;
+    let table = [
+        (
+            r#"{"event_type":"task.created","id":{"task_id":"flat"},"task":{"id":{"task_id":"nested"}}}"#,
+            "flat",
+        ),
+        (
+            r#"{"event_type":"task.created","task":{"id":{"task_id":"nested"}},"id":{"task_id":"flat"}}"#,
+            "flat",
+        ),
+        (
+            r#"{"event_type":"task.created","id":{"task_id":null},"task":{"id":{"task_id":"nested"}}}"#,
+            "nested",
+        ),
+        (r#"{"event_type":"task.created","id":null,"task":{"id":{"task_id":"nested"}}}"#, "nested"),
+        (r#"{"event_type":"task.created","task":{"id":{"task_id":"nested","x_id":"y"}}}"#, "nested"),
+        (
+            r#"{"event_type":"comment.created","thread_id":"flat","thread":{"id":{"thread_id":"nested"}}}"#,
+            "flat",
+        ),
+        (r#"{"event_type":"comment.created","thread":{"id":{"thread_id":"nested"}}}"#, "nested"),
+        (r#"{"event_type":"comment.created","id":{"thread_id":"misplaced","event_id":"e"}}"#, "misplaced"),
+        (r#"{"event_type":"x.y","id":7,"actor":null}"#, ""),
+    ];
+    for (event, key) in table {
+        let attributes = attributes(&publish(&bridge, event).await);
+        let key = if key.is_empty() { attributes["id"].as_str() } else { key };
+        assert_eq!(attributes["partitionkey"], key, "{event}");
+    }
+}
+
+#[tokio::test]
 async fn a_webhook_id_that_is_no_id_is_left_out() {
     let bridge = Bridge::start().await;
     for (at, webhook) in [r#""a b""#, "7", "null", r#""""#, r#"{"a":1}"#].iter().enumerate() {
@@ -426,6 +459,13 @@ async fn an_element_that_cannot_be_published_is_quarantined_alone() {
         (r#"{"event_type":"task.created","id":{"task_id":"t","workspace_id":{}}}"#, "unusable_id"),
         (r#"{"event_type":"task.created","task":{"id":{"task_id":"a b"}}}"#, "unusable_id"),
         (r#"{"event_type":"comment.created","id":{"comment_id":"c"},"thread_id":">"}"#, "unusable_id"),
+        (
+            r#"{"event_type":"task.created","id":{"task_id":"a b"},"task":{"id":{"task_id":"t"}}}"#,
+            "unusable_id",
+        ),
+        // No id in it can be told.
+        (r#"{"event_type":"task.created","id":"t"}"#, "unusable_id"),
+        (r#"{"event_type":"task.created","id":["t"]}"#, "unusable_id"),
         (&*long, "unusable_id"),
     ];
     let neighbour = |at: &str| format!(r#"{{"event_type":"x.y","at":"{at}"}}"#);

@@ -6,11 +6,15 @@ use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
+use crate::support::client::{Client, eventually as async_eventually};
 use crate::support::kafka::bench::Bench;
 use crate::support::kafka::security::wrong::{self, Wrong};
 use crate::support::kafka::security::{
     Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
 };
+use crate::support::kafka::variables::variables;
+use crate::support::request::Request;
+use crate::support::served::Served;
 use crate::support::{eventually, unique};
 
 fn plain(secured: &Secured, password: &str) -> Options {
@@ -158,4 +162,57 @@ fn write_and_describe_on_the_prefix_are_all_it_needs() {
         assert_eq!(label(&bench.verdict(topic)), "acknowledged");
     }
     assert_eq!(label(&bench.verdict(&beside)), "refused", "nothing beside the prefix");
+}
+
+/// The program with these options, and a prefix of which one topic is there.
+fn served(secured: &Secured, options: &Options) -> (Served, String) {
+    let prefix = unique("served");
+    secured.broker.create_topic(&format!("{prefix}.task"), 1, &[]);
+    let mut variables = variables(options, &prefix);
+    variables.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "off".into()));
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    (Served::start(&borrowed), prefix)
+}
+
+async fn ask(served: &Served) -> (u16, String) {
+    let body = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
+    served.ask(&Request::keyed("k", body)).await.told()
+}
+
+async fn readiness(served: &Served) -> u16 {
+    let mut request = Request::unsigned("").method("GET").path("/readyz");
+    request.headers.retain(|(name, _)| name == "Host");
+    Client::connect(served.admin).await.ask(&request).await.status
+}
+
+fn logged(served: &Served, words: &[&str]) -> bool {
+    served.log().iter().any(|line| words.iter().all(|word| line.contains(word)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sender_is_told_to_come_back_and_the_log_says_why() {
+    let secured = shared();
+    for Wrong { options, words, .. } in wrong::ways(&secured) {
+        let (served, _) = served(&secured, &options);
+        eventually(&format!("the log tells {words:?}"), || logged(&served, &words));
+        assert_eq!(ask(&served).await, (503, "broker_unavailable".into()), "{words:?}");
+        assert_eq!(readiness(&served).await, 503);
+        assert!(!logged(&served, &["wrong-password"]), "{:?}", served.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_is_named_in_the_log_and_granted_without_a_restart() {
+    let secured = shared();
+    let (served, prefix) = served(&secured, &secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD));
+    let topic = format!("{prefix}.task");
+    async_eventually("it is refused", || async { ask(&served).await == (503, "broker_refused".into()) })
+        .await;
+    eventually("the log names it", || {
+        logged(&served, &["not authorised", &topic, "grant Write and Describe"])
+    });
+    secured.allow(USER, &topic);
+    async_eventually("it heals", || async { ask(&served).await == (200, "accepted".into()) }).await;
+    async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
+    assert_eq!(secured.broker.read_all(&topic).len(), 1);
 }

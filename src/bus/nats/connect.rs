@@ -10,6 +10,7 @@ use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::{ClientConfig, RootCertStore};
 use async_nats::{Client, ConnectOptions, ServerAddr};
 
+use super::acks::MAX_IN_FLIGHT;
 use super::auth;
 use super::health::Health;
 use super::options::Options;
@@ -39,9 +40,6 @@ pub enum StartError {
     #[error("nats: must be started inside a tokio runtime")]
     Runtime,
 }
-
-/// Messages handed over and not yet acknowledged: beyond it a publish is refused as busy.
-pub(super) const MAX_IN_FLIGHT: usize = 8192;
 
 /// A server that went silent is given up after three of these, before the publish timeout.
 const PING: Duration = Duration::from_secs(3);

@@ -76,7 +76,7 @@ impl Health {
             State::Pending => Some(self.known.lock()).filter(|known| known.failed)?,
         };
         let cause = known.cause.as_deref().unwrap_or("the connection was lost");
-        Some(format!("no server of {} can be reached: {cause}", self.servers).into())
+        Some(format!("no server of {} can be reached: {cause}{}", self.servers, advice(cause)).into())
     }
 
     /// What last kept the client from a server.
@@ -196,6 +196,18 @@ impl Health {
     }
 }
 
+/// What to do about a cause, where the client's own words do not say it.
+fn advice(cause: &str) -> &'static str {
+    let cause = cause.to_ascii_lowercase();
+    if cause.contains("authorization violation") || cause.contains("authentication") {
+        ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password"
+    } else if cause.contains("tls") || cause.contains("certificate") {
+        ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate"
+    } else {
+        ""
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,7 +258,8 @@ mod tests {
         assert_eq!((health.state(State::Disconnected), metrics.up.get()), (BusState::Down, 0));
         assert_eq!(health.losses(), 1);
         health.event(&Event::ServerError(ServerError::AuthorizationViolation));
-        assert!(health.down(State::Disconnected).unwrap().contains("authorization violation"));
+        let detail = health.down(State::Disconnected).unwrap();
+        assert!(detail.contains("authorization violation: check nats.creds_file"), "{detail}");
         health.event(&Event::Connected);
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
         assert_eq!((health.cause(), health.down(State::Connected)), (None, None));

@@ -4,6 +4,7 @@
 //! adapter waits for the ack and settles the ticket. Whether there is a server is the client's own
 //! word ([`health`]); whether a stream takes the events is looked at by [`monitor`].
 
+mod acks;
 mod auth;
 mod connect;
 mod health;
@@ -22,9 +23,6 @@ use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError as ClientError};
-use async_nats::jetstream::message::PublishMessage;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -36,6 +34,7 @@ use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{
     BoxFuture, Bus, BusState, Destination, Message, PublishError, Receipt, Ticket, Verdict,
 };
+use acks::{Acks, Failure, Waiting};
 use health::Health;
 use monitor::Monitor;
 use refusals::Watch;
@@ -43,11 +42,12 @@ use verdict::Circumstances;
 
 /// The NATS bus.
 pub struct Nats {
-    context: Context,
+    acks: Arc<Acks>,
     link: Arc<Link>,
     content_mode: ContentMode,
+    publish_timeout: Duration,
     runtime: Handle,
-    monitor: AbortHandle,
+    tasks: [AbortHandle; 2],
 }
 
 /// The client, and what is known beside it.
@@ -71,17 +71,16 @@ impl Nats {
         let health = Arc::new(Health::new(connect::names(&options)?, metrics));
         let client = at_once(connect::connect(&options, &health))
             .expect("a client that retries its first connect is there at once")?;
-        let context = ContextBuilder::new()
-            .timeout(options.publish_timeout)
-            .ack_timeout(options.publish_timeout)
-            .max_ack_inflight(connect::MAX_IN_FLIGHT)
-            .backpressure_on_inflight(false)
-            .build(client.clone());
         let stream = Arc::from(options.stream.name.as_str());
-        let monitor = Monitor::new(context.clone(), Arc::clone(&health), options.stream, destinations);
-        let monitor = runtime.spawn(monitor.run()).abort_handle();
+        let (acks, replies) = at_once(Acks::new(client.clone(), Arc::clone(&stream)))
+            .expect("the queue of a new client has room")
+            .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
+        let monitor = Monitor::new(client.clone(), Arc::clone(&health), options.stream, destinations);
+        let hearing = runtime.spawn(Arc::clone(&acks).hear(replies));
+        let tasks = [hearing.abort_handle(), runtime.spawn(monitor.run()).abort_handle()];
+        let publish_timeout = options.publish_timeout;
         let link = Arc::new(Link { client, health, stream });
-        Ok(Arc::new(Self { context, link, content_mode, runtime, monitor }))
+        Ok(Arc::new(Self { acks, link, content_mode, publish_timeout, runtime, tasks }))
     }
 }
 
@@ -102,16 +101,13 @@ impl Bus for Nats {
             }
         };
         let pending = Pending::new(ticket, message.destination, &self.link);
-        let publish = PublishMessage::build().headers(layout.headers).payload(layout.payload);
         let refusal = health.refusals.watch();
-        let runtime = self.runtime.enter();
-        let sent = at_once(self.context.send_publish(pending.destination.subject.to_string(), publish));
-        drop(runtime);
-        match sent {
-            // A hand-over that would have to wait is given up; nothing of it was enqueued.
-            None => pending.settle(Err(verdict::busy())),
-            Some(Err(error)) => pending.fail(&error),
-            Some(Ok(ack)) => drop(self.runtime.spawn(wait_for(ack, refusal, pending))),
+        match self.acks.send(&pending.destination.subject, layout) {
+            Ok(waiting) => {
+                let waited = wait_for(waiting, self.publish_timeout, refusal, pending);
+                drop(self.runtime.spawn(waited));
+            }
+            Err(failure) => pending.fail(&failure),
         }
     }
 
@@ -133,7 +129,7 @@ impl Bus for Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
-        self.monitor.abort();
+        self.tasks.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -153,13 +149,13 @@ impl Pending {
         Self { ticket: Some(ticket), destination, losses: link.health.losses(), link: Arc::clone(link) }
     }
 
-    fn fail(self, error: &ClientError) {
+    fn fail(self, failure: &Failure) {
         let Link { client, health, stream } = &*self.link;
         let lost = health.losses() != self.losses || client.connection_state() != State::Connected;
         let cause = health.cause();
         let subject = &self.destination.subject;
         let at = Circumstances { subject, stream, lost, cause: cause.as_deref() };
-        let error = verdict::sort(error, at);
+        let error = verdict::sort(failure, at);
         self.settle(Err(error));
     }
 
@@ -181,15 +177,14 @@ impl Drop for Pending {
     }
 }
 
-/// Waits for the server's word on one message. Nothing but that word and the client's own time-out
-/// ends it.
-async fn wait_for(ack: PublishAckFuture, refusal: Watch, pending: Pending) {
+/// Waits for the server's word on one message. Nothing but that word and the publish time-out ends it.
+async fn wait_for(waiting: Waiting, at_most: Duration, refusal: Watch, pending: Pending) {
     let subject = Arc::clone(&pending.destination.subject);
     tokio::select! {
         biased;
-        ack = ack.into_future() => match ack {
+        ack = waiting.ack(at_most) => match ack {
             Ok(ack) => pending.settle(Ok(Receipt { duplicate: ack.duplicate })),
-            Err(error) => pending.fail(&error),
+            Err(failure) => pending.fail(&failure),
         },
         advice = refusal.of(&subject) => {
             pending.settle(Err(PublishError::Refused { detail: advice.into() }));

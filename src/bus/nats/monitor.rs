@@ -5,9 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{GetStreamByNameErrorKind, RequestError, RequestErrorKind};
+use async_nats::jetstream::context::{
+    ContextBuilder, GetStreamByNameErrorKind, RequestError, RequestErrorKind,
+};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{Config, Info};
 
@@ -40,12 +43,12 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn new(
-        mut context: Context,
+        client: Client,
         health: Arc<Health>,
         options: Stream,
         destinations: Vec<Arc<Destination>>,
     ) -> Self {
-        context.set_timeout(REQUEST);
+        let context = ContextBuilder::new().timeout(REQUEST).build(client);
         Self { context, health, options, destinations, said: None }
     }
 

@@ -1,11 +1,10 @@
 //! Sorts what the client and the server say of a message into the port's words.
 
-use std::error::Error as _;
 use std::fmt::Display;
 
 use async_nats::jetstream;
-use async_nats::jetstream::context::{PublishError as ClientError, PublishErrorKind as Kind};
 
+use super::acks::Failure;
 use crate::pipeline::publish::PublishError;
 
 /// What is known when a message fails.
@@ -22,35 +21,31 @@ pub(super) struct Circumstances<'a> {
 }
 
 /// The port's word for a failed message.
-pub(super) fn sort(error: &ClientError, at: Circumstances<'_>) -> PublishError {
+pub(super) fn sort(failure: &Failure, at: Circumstances<'_>) -> PublishError {
     let Circumstances { subject, stream, .. } = at;
-    match error.kind() {
-        Kind::StreamNotFound => refused(format!(
+    match failure {
+        Failure::NoResponders => refused(format!(
             "no stream takes subject {subject}, or its stream has no leader now: create stream {stream} with \
              subjects that cover it, or set nats.stream.ensure to \"create\", and see that JetStream is \
              enabled for this account"
         )),
-        Kind::MaxPayloadExceeded => rejected(format!(
-            "larger than the server takes ({}), subject {subject}: see max_payload",
-            detail(error)
-        )),
-        Kind::MaxAckPending => busy(),
-        Kind::TimedOut if !at.lost => PublishError::Timeout { detail: because("no ack in time", at) },
-        Kind::TimedOut => unavailable("the connection was lost before the ack", at),
-        Kind::BrokenPipe => unavailable("the client has ended", at),
-        Kind::WrongLastMessageId | Kind::WrongLastSequence | Kind::Other => match error.source() {
-            Some(source) => match source.downcast_ref::<jetstream::Error>() {
-                Some(error) => of_server(error, at),
-                None => unavailable(source, at),
-            },
-            None => unavailable(error, at),
-        },
+        Failure::TooLarge(told) => {
+            rejected(format!("larger than the server takes ({told}), subject {subject}: see its max_payload"))
+        }
+        Failure::Busy => PublishError::Busy { detail: "too many messages wait for the NATS server".into() },
+        Failure::TimedOut if at.lost => unavailable("the connection was lost before the ack", at),
+        Failure::TimedOut => PublishError::Timeout { detail: because("no ack in time", at) },
+        Failure::OtherStream(other) => refused(another(other, stream, subject)),
+        Failure::Server(error) => of_server(error, at),
+        Failure::Other(told) => unavailable(told, at),
     }
 }
 
-/// The answer where a message finds no room.
-pub(super) fn busy() -> PublishError {
-    PublishError::Busy { detail: "too many messages wait for the NATS server".into() }
+fn another(other: impl Display, stream: &str, subject: &str) -> String {
+    format!(
+        "another stream than {stream} takes subject {subject} ({other}): name that stream in \
+         nats.stream.name, or take the subject from it"
+    )
 }
 
 /// By JetStream's own error codes.
@@ -62,10 +57,7 @@ fn of_server(error: &jetstream::Error, at: Circumstances<'_>) -> PublishError {
             "larger than stream {stream} takes ({error}), subject {subject}: see its max_msg_size"
         )),
         10097 => rejected(format!("its headers are larger than the server takes ({error})")),
-        10056 | 10060 => refused(format!(
-            "another stream than {stream} takes subject {subject} ({error}): name that stream in \
-             nats.stream.name, or take the subject from it"
-        )),
+        10056 | 10060 => refused(another(error, stream, subject)),
         10059 => refused(format!("stream {stream} does not exist ({error}), subject {subject}: create it")),
         10035 | 10039 | 10076 | 10120 => refused(format!(
             "JetStream is off ({error}), subject {subject}: enable it for the server and this account"
@@ -75,10 +67,6 @@ fn of_server(error: &jetstream::Error, at: Circumstances<'_>) -> PublishError {
         // No room, store failed, no leader, and whatever a later server may say: the sender tries again.
         _ => unavailable(error, at),
     }
-}
-
-fn detail(error: &ClientError) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn refused(detail: String) -> PublishError {
@@ -108,26 +96,24 @@ mod tests {
     const AT: Circumstances<'_> =
         Circumstances { subject: "attio.record.created", stream: "ATTIO", lost: false, cause: None };
 
-    fn of_code(code: u64) -> ClientError {
+    fn of_code(code: u64) -> Failure {
         let text = format!(r#"{{"code":400,"err_code":{code},"description":"as told"}}"#);
-        let error: jetstream::Error = serde_json::from_str(&text).unwrap();
-        ClientError::with_source(Kind::Other, error)
+        Failure::Server(serde_json::from_str(&text).unwrap())
     }
 
     #[test]
-    fn every_kind() {
+    fn every_failure_of_the_client() {
+        let told = || "as told".to_owned();
         let table = [
-            (Kind::StreamNotFound, "refused"),
-            (Kind::WrongLastMessageId, "unavailable"),
-            (Kind::WrongLastSequence, "unavailable"),
-            (Kind::TimedOut, "timeout"),
-            (Kind::BrokenPipe, "unavailable"),
-            (Kind::MaxAckPending, "busy"),
-            (Kind::MaxPayloadExceeded, "rejected"),
-            (Kind::Other, "unavailable"),
+            (Failure::NoResponders, "refused"),
+            (Failure::OtherStream(told()), "refused"),
+            (Failure::TimedOut, "timeout"),
+            (Failure::Busy, "busy"),
+            (Failure::TooLarge(told()), "rejected"),
+            (Failure::Other(told()), "unavailable"),
         ];
-        for (kind, label) in table {
-            assert_eq!(sort(&ClientError::new(kind), AT).label(), label, "{kind:?}");
+        for (failure, label) in table {
+            assert_eq!(sort(&failure, AT).label(), label, "{failure:?}");
         }
     }
 
@@ -166,14 +152,15 @@ mod tests {
     #[test]
     fn an_ack_that_went_with_its_connection_means_unavailable() {
         let lost = Circumstances { lost: true, cause: Some("connection refused"), ..AT };
-        let error = sort(&ClientError::new(Kind::TimedOut), lost);
+        let error = sort(&Failure::TimedOut, lost);
         assert_eq!(error.label(), "unavailable");
         assert!(error.to_string().contains("connection refused"), "{error}");
     }
 
     #[test]
     fn a_refusal_names_subject_and_stream() {
-        for error in [ClientError::new(Kind::StreamNotFound), of_code(10060), of_code(10059)] {
+        for error in [Failure::NoResponders, Failure::OtherStream("X".into()), of_code(10060), of_code(10059)]
+        {
             let text = sort(&error, AT).to_string();
             assert!(text.contains("attio.record.created") && text.contains("ATTIO"), "{text}");
         }

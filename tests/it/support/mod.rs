@@ -3,16 +3,19 @@
 pub mod bridge;
 pub mod bus;
 pub mod buses;
+pub mod certificates;
 pub mod client;
 pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
 pub mod load;
+pub mod logs;
 pub mod mix;
 pub mod nats;
-pub mod logs;
 pub mod request;
+pub mod rig;
 pub mod scrape;
+pub mod sdk;
 pub mod served;
 pub mod watched;
 
@@ -39,12 +42,28 @@ pub fn eventually_some<T>(what: &str, mut value: impl FnMut() -> Option<T>) -> T
     }
 }
 
+/// Waits until something succeeds; fails the test with the last error when it does not.
+pub fn eventually_ok<T, E: std::fmt::Display>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// A name that no other test of this or an earlier run has used.
 pub fn unique(stem: &str) -> String {
     format!("{stem}.{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
 }
 
-/// Whether the long tests are asked for.
+/// Whether the long tests run too; says so where they do not.
 pub fn full_tier() -> bool {
-    std::env::var_os("ATTIO_BRIDGE_TEST_TIER").is_some_and(|tier| tier == "full")
+    let full = std::env::var("ATTIO_BRIDGE_TEST_TIER").is_ok_and(|tier| tier == "full");
+    if !full {
+        println!("left out: this test belongs to the full tier (tests/run full)");
+    }
+    full
 }

@@ -94,6 +94,11 @@ impl Served {
         log.iter().filter(|line| line["message"] == message).cloned().collect()
     }
 
+    /// Its whole log, a line each.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().iter().map(Value::to_string).collect()
+    }
+
     /// One request on a connection of its own.
     pub async fn ask(&self, request: &Request) -> Response {
         Client::connect(self.http).await.ask(request).await

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 
-use crate::support::eventually_some;
+use crate::support::{eventually, eventually_some};
 
 /// A running program under a shell that reads from a pipe of this process and kills it at its end.
 pub struct Watched {
@@ -65,6 +65,20 @@ impl Watched {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
         assert!(sent.expect("kill starts").success(), "the program does not run");
+    }
+
+    /// Freezes it (SIGSTOP); none of its threads runs when this returns.
+    pub fn freeze(&self) {
+        self.signal("STOP");
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid));
+        let stopped = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands after the name, which is in brackets.
+            status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        };
+        eventually("every thread stands still", || {
+            fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(|task| task.is_ok_and(stopped)))
+        });
     }
 
     /// How it ended, if it has.

@@ -143,7 +143,7 @@ impl Broker {
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.node().signal("STOP");
+        self.node().freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).

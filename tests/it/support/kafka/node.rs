@@ -60,6 +60,11 @@ impl Node {
         process.expect("the broker runs").kill();
     }
 
+    /// Freezes it (SIGSTOP).
+    pub fn freeze(&self) {
+        self.process.lock().as_ref().expect("the broker runs").freeze();
+    }
+
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
         self.process.lock().as_ref().expect("the broker runs").signal(name);

@@ -11,7 +11,10 @@
 //! The server never outlives the tests, whatever ends them.
 
 pub mod bench;
+pub mod cluster;
+pub mod place;
 mod server;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -23,8 +26,11 @@ use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::PATIENCE;
+use super::{PATIENCE, eventually_ok};
 pub use server::{Server, Settings};
+
+/// One request to a server.
+const REQUEST: Duration = Duration::from_secs(10);
 
 /// A message as the stream keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,19 +119,22 @@ impl Server {
 
     /// Everything in a stream, in the order of storing.
     pub fn read_all(&self, stream: &str) -> Vec<Stored> {
-        block_on(async {
-            let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
-            let count = usize::try_from(stream.cached_info().state.messages).expect("few messages");
-            let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
-            let consumer = stream.create_consumer(config).await.expect("a consumer");
-            let mut messages = consumer.messages().await.expect("messages");
-            let mut all = Vec::with_capacity(count);
-            while all.len() < count {
-                let next = tokio::time::timeout(PATIENCE, messages.next()).await.expect("the server answers");
-                all.push(stored(&next.expect("the stream has more").expect("a message")));
-            }
-            all
-        })
+        let read = || block_on(async { self.try_read_all(stream).await });
+        // A cluster that has just lost a server may need a moment for a consumer.
+        eventually_ok(&format!("stream {stream} can be read"), read)
+    }
+
+    async fn try_read_all(&self, stream: &str) -> Result<Vec<Stored>, async_nats::Error> {
+        let stream = self.admin().await.get_stream(stream).await?;
+        let count = usize::try_from(stream.cached_info().state.messages)?;
+        let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
+        let mut messages = stream.create_consumer(config).await?.messages().await?;
+        let mut all = Vec::with_capacity(count);
+        while all.len() < count {
+            let next = tokio::time::timeout(REQUEST, messages.next()).await?;
+            all.push(stored(&next.ok_or("the stream has fewer")??));
+        }
+        Ok(all)
     }
 }
 

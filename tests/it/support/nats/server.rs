@@ -89,10 +89,15 @@ impl Server {
     /// Starts it, again on the same data and port; ready when this returns.
     pub fn restart(&self) {
         self.restart_without_waiting();
+        self.wait_until_ready();
+    }
+
+    /// Waits until it listens, and JetStream is on where it should be.
+    pub fn wait_until_ready(&self) {
         let port = self.port_told();
         *self.port.lock() = Some(port);
         if self.settings.lock().jetstream {
-            eventually("JetStream is ready", || {
+            eventually("the server is ready", || {
                 self.assert_alive();
                 self.log()
                     .rsplit("Starting nats-server")
@@ -115,7 +120,7 @@ impl Server {
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.process.lock().as_ref().expect("the server runs").signal("STOP");
+        self.process.lock().as_ref().expect("the server runs").freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
@@ -126,13 +131,6 @@ impl Server {
     /// Asks it to leave by and by: it tells its clients, and ends their connections (SIGUSR2).
     pub fn lame_duck(&self) {
         self.process.lock().as_ref().expect("the server runs").signal("USR2");
-    }
-
-    /// Reads its configuration again (SIGHUP).
-    pub fn reload(&self) {
-        let file = self.data.path().join("server.conf");
-        fs::write(file, self.configuration()).expect("the configuration is written");
-        self.process.lock().as_ref().expect("the server runs").signal("HUP");
     }
 
     /// What it has logged.

@@ -1,0 +1,132 @@
+//! Both content modes on Kafka, byte for byte, and as the official SDKs read them.
+
+use std::collections::BTreeMap;
+
+use attio_bridge::cloudevent::timestamp;
+use time::OffsetDateTime;
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::kafka::{Record, shared};
+use crate::support::request::Request;
+use crate::support::sdk::{self, Read};
+use crate::support::unique;
+
+/// An event with odd white space, numbers and text, as its bytes must stay.
+const EVENT: &str = "{ \"event_type\":\"record.updated\" ,\n\"id\":{\"workspace_id\":\"ws\",\"object_id\":\"o\",\
+                     \"record_id\":\"r\",\"attribute_id\":\"a\",\"event_id\":\"evt-1\"},\
+                     \"created_at\":\"2026-01-02T03:04:05.678901+02:00\",\
+                     \"actor\":{\"type\":\"workspace-member\",\"id\":\"m\"},\
+                     \"big\":12345678901234567890.0,\"text\":\"\\u00e9 é \\/\"}";
+
+/// No JSON, so it goes to quarantine.
+const GARBAGE: &str = "{\"webhook_id\":\"w\",\"events\":[{]}";
+
+/// The records of one event and of one quarantined delivery.
+struct Published {
+    event: Record,
+    quarantined: Record,
+    between: [OffsetDateTime; 2],
+}
+
+async fn publish(mode: &str) -> Published {
+    let (broker, prefix) = (shared(), unique("mode"));
+    let bridge = Bridge::serving(config(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__BUS__CONTENT_MODE", mode),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
+    ]))
+    .await;
+    bridge.until("bus_up", &[("bus", "kafka")], 1.0).await;
+    crate::support::client::eventually("it is ready", || async {
+        bridge.admin("/readyz").await.status == 200
+    })
+    .await;
+    let begun = OffsetDateTime::now_utc();
+    let body = format!("{{\"webhook_id\":\"w\",\"events\":[ {EVENT} ]}}");
+    for body in [body.as_str(), GARBAGE] {
+        assert_eq!(bridge.ask(&Request::keyed("\"the-key\"", body)).await.status, 200);
+    }
+    let between = [begun, OffsetDateTime::now_utc()];
+    let only = |name: &str| {
+        let mut records = broker.read_all(&format!("{prefix}.{name}"));
+        assert_eq!(records.len(), 1, "{name}");
+        records.remove(0)
+    };
+    Published { event: only("record"), quarantined: only("quarantine"), between }
+}
+
+/// Every attribute but `recordedtime`.
+fn expected() -> BTreeMap<String, String> {
+    let pairs = [
+        ("specversion", "1.0"),
+        ("id", "evt-1"),
+        ("source", "https://attio.com/workspaces/ws"),
+        ("type", "com.attio.record.updated"),
+        ("subject", "objects/o/records/r"),
+        ("time", "2026-01-02T01:04:05.678Z"),
+        ("datacontenttype", "application/json"),
+        ("partitionkey", "r"),
+        ("correlationid", "the-key"),
+        ("attiowebhookid", "w"),
+        ("authtype", "app_user"),
+        ("authid", "m"),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// Takes `recordedtime` out, after it was looked at.
+fn without_receipt(
+    mut attributes: BTreeMap<String, String>,
+    between: [OffsetDateTime; 2],
+) -> BTreeMap<String, String> {
+    let received = attributes.remove("recordedtime").expect("the time of receipt is there");
+    let [begun, ended] = between.map(|time| timestamp(time).expect("a year of our time"));
+    assert!(begun <= received && received <= ended, "{begun} {received} {ended}");
+    attributes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binary_is_the_data_byte_for_byte_with_the_attributes_as_headers() {
+    let Published { event, quarantined, between } = publish("binary").await;
+    assert_eq!(event.value(), EVENT);
+    assert_eq!(event.key(), "r");
+    let mut headers: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in &event.headers {
+        let text = String::from_utf8(value.clone().expect("no header is null")).expect("text");
+        let name =
+            if name == "content-type" { "datacontenttype" } else { name.strip_prefix("ce_").expect(name) };
+        assert_eq!(headers.insert(name.to_owned(), text), None, "{name} is there once");
+    }
+    assert_eq!(without_receipt(headers, between), expected());
+    assert_eq!(event.header("content-type"), Some("application/json"));
+
+    assert_eq!(
+        quarantined.headers.len(),
+        1,
+        "quarantine is structured in either mode: {:?}",
+        quarantined.headers
+    );
+    assert_eq!(quarantined.header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_modes_are_read_alike_by_the_sdks_of_two_languages() {
+    let data: serde_json::Value = serde_json::from_str(EVENT).expect("the event is JSON");
+    for mode in ["structured", "binary"] {
+        let Published { event, quarantined, between } = publish(mode).await;
+        let [of_event, of_quarantine]: [Read; 2] =
+            sdk::python(&[event.clone(), quarantined.clone()]).try_into().expect("two events");
+        for (language, read) in [("rust", sdk::rust(&event)), ("python", of_event)] {
+            assert_eq!(without_receipt(read.attributes, between), expected(), "{mode} {language}");
+            assert_eq!(read.data.as_ref(), Some(&data), "{mode} {language}");
+        }
+        for (language, read) in [("rust", sdk::rust(&quarantined)), ("python", of_quarantine)] {
+            assert_eq!(read.attributes["type"], "dev.attio-bridge.delivery.quarantined", "{mode} {language}");
+            assert_eq!(read.attributes["correlationid"], "the-key");
+            assert_eq!(read.attributes["partitionkey"], quarantined.key());
+            assert_eq!(read.bytes.as_deref(), Some(GARBAGE.as_bytes()), "{mode} {language}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Three servers with three copies of the stream: what is acknowledged survives its leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use attio_bridge::pipeline::publish::Bus;
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::client::eventually;
+use crate::support::consumer::Found;
+use crate::support::load::{Load, felt, ready, until_accepted};
+use crate::support::mix::{Mix, Planned};
+use crate::support::nats::cluster::Cluster;
+use crate::support::request::Request;
+use crate::support::{full_tier, unique};
+
+const STREAM: &str = "ATTIO";
+
+async fn bridge(cluster: &Cluster, prefix: &str) -> Bridge<dyn Bus> {
+    let urls = cluster.urls();
+    let variables = [
+        ("ATTIO_BRIDGE__BUS__TYPE", "nats"),
+        ("ATTIO_BRIDGE__NATS__SERVERS", &*urls),
+        ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create"),
+        ("ATTIO_BRIDGE__NATS__STREAM__REPLICAS", "3"),
+        ("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "3s"),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", prefix),
+    ];
+    Bridge::serving(config(&variables)).await
+}
+
+async fn whole(cluster: &Cluster, by: usize) {
+    eventually("all copies are up to date", || async { cluster.is_whole(STREAM, by) }).await;
+}
+
+/// Every acknowledged event is there once.
+fn check(cluster: &Cluster, by: usize, prefix: &str, mix: &Mix) {
+    let found = Found::in_stream(&cluster.servers[by], STREAM, prefix);
+    let wrong: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) != 1).collect();
+    assert!(wrong.is_empty(), "not stored exactly once: {wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_the_leader_is_killed_under_load_and_then_the_next() {
+    if !full_tier() {
+        return;
+    }
+    let (cluster, prefix) = (Cluster::start(), unique("leader"));
+    let bridge = bridge(&cluster, &prefix).await;
+    ready(&bridge).await;
+    whole(&cluster, 0).await;
+    let mut mix = Mix::new(&prefix, 7);
+    let planned: Arc<[Planned]> = (0..6000).map(|_| mix.single()).collect();
+    let load = Load::start(planned, 8, bridge.http);
+    let mut by = 0;
+    for round in 1..=2 {
+        let enough = 1500 * round;
+        eventually("load flows", || async { load.accepted() >= enough }).await;
+        let leader = cluster.leader(STREAM, by);
+        by = (leader + 1) % 3;
+        cluster.servers[leader].kill();
+        let now = load.accepted();
+        eventually("another leads", || async { load.accepted() >= now + 200 }).await;
+        cluster.servers[leader].restart();
+        whole(&cluster, by).await;
+    }
+    load.finish().await;
+    check(&cluster, by, &prefix, &mix);
+    assert!(bridge.metrics().await.balances());
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_the_answer_is_503_until_it_is_back() {
+    if !full_tier() {
+        return;
+    }
+    let (cluster, prefix) = (Cluster::start(), unique("quorum"));
+    let bridge = bridge(&cluster, &prefix).await;
+    ready(&bridge).await;
+    whole(&cluster, 0).await;
+    let mut mix = Mix::new(&prefix, 8);
+    let before = mix.single();
+    assert_eq!(bridge.ask(&before.request).await.status, 200);
+    cluster.servers[0].kill();
+    cluster.servers[1].kill();
+    // A leader that has lost its followers may still take what it had in hand for a moment.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let during = mix.single();
+    for _ in 0..3 {
+        assert_eq!(bridge.ask(&during.request).await.status, 503);
+    }
+    assert!(felt(&bridge).await >= 3.0);
+    cluster.servers[0].restart();
+    cluster.servers[1].restart();
+    until_accepted(&mut bridge.connect().await, bridge.http, &during.request).await;
+    whole(&cluster, 0).await;
+    check(&cluster, 0, &prefix, &mix);
+    assert!(bridge.metrics().await.balances());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_says_goodbye_costs_no_event() {
+    if !full_tier() {
+        return;
+    }
+    let (cluster, prefix) = (Cluster::start(), unique("goodbye"));
+    let bridge = bridge(&cluster, &prefix).await;
+    ready(&bridge).await;
+    whole(&cluster, 0).await;
+    let mut mix = Mix::new(&prefix, 9);
+    let planned: Arc<[Planned]> = (0..3000).map(|_| mix.single()).collect();
+    let load = Load::start(planned, 4, bridge.http);
+    eventually("load flows", || async { load.accepted() >= 500 }).await;
+    let leader = cluster.leader(STREAM, 0);
+    cluster.servers[leader].lame_duck();
+    load.finish().await;
+    let by = (leader + 1) % 3;
+    let request = Request::keyed("after", r#"{"event_type":"task.created","id":{"task_id":"after"}}"#);
+    until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
+    check(&cluster, by, &prefix, &mix);
+}

@@ -1,0 +1,173 @@
+//! What a consumer finds on NATS: subjects, headers and payloads, from signed deliveries on.
+
+use std::collections::BTreeMap;
+
+use attio_bridge::catalog::EVENT_TYPES;
+
+use crate::support::client::eventually;
+use crate::support::load::ready;
+use crate::support::nats::bench::stream_name;
+use crate::support::nats::place::Place;
+use crate::support::nats::{Stored, shared};
+use crate::support::request::Request;
+
+fn event(event_type: &str, entity: &str) -> String {
+    let names =
+        ["workspace", "object", "record", "list", "entry", "attribute", "note", "task", "comment", "thread"];
+    let more = ["workspace_member", "meeting", "call_recording", "activity", "activity_record"];
+    let ids: BTreeMap<_, _> =
+        names.iter().chain(&more).map(|name| (format!("{name}_id"), format!("{name}-{entity}"))).collect();
+    let thread = ids["thread_id"].clone();
+    serde_json::json!({
+        "event_type": event_type, "id": ids, "thread_id": thread,
+        "parent_object_id": "o", "parent_record_id": "r", "list_id": "l", "entry_id": "e",
+        "object_id": "o", "record_id": "r",
+        "duplicate_object_id": "o", "duplicate_record_id": "d",
+    })
+    .to_string()
+}
+
+fn delivery(events: &[String]) -> String {
+    format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(","))
+}
+
+fn record_created(record: &str) -> String {
+    delivery(&[event("record.created", record)])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_category_and_action_has_its_subject() {
+    let (server, place) = (shared(), Place::new("subjects"));
+    let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__ROUTE__CATEGORIES__NOTE", "crm.notes.v1")]).await;
+    ready(&bridge).await;
+    let mut expected = vec![];
+    let mut events = vec![];
+    for entry in EVENT_TYPES {
+        events.push(event(entry.name, entry.name));
+        let address = match entry.category.as_str() {
+            "note" => "crm.notes.v1".to_owned(),
+            category => format!("{}.{category}", place.prefix),
+        };
+        expected.push(format!("{address}.{}", entry.action));
+    }
+    events.push(event("record.exploded", "x"));
+    expected.push(format!("{}.record.unknown", place.prefix));
+    events.push(event("planet.created", "x"));
+    expected.push(format!("{}.unknown", place.prefix));
+    events.push("\"no event\"".into());
+    expected.push(format!("{}.quarantine", place.prefix));
+    let answer = bridge.ask(&Request::keyed("all", delivery(&events))).await.json();
+    assert_eq!(answer["published"], EVENT_TYPES.len() + 2, "{answer}");
+    assert_eq!(answer["quarantined"], 1, "{answer}");
+    let mut found: Vec<_> = place.stored(&server).into_iter().map(|message| message.subject).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binary_mode_carries_the_data_alone() {
+    let (server, place) = (shared(), Place::new("binary"));
+    let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__BUS__CONTENT_MODE", "binary")]).await;
+    ready(&bridge).await;
+    let data =
+        r#"{ "event_type":"record.created", "id": {"workspace_id":"ws","object_id":"o","record_id":"r"} }"#;
+    let body = format!(r#"{{"webhook_id":"w","events":[{data},5]}}"#);
+    assert_eq!(bridge.ask(&Request::keyed("k", body)).await.status, 200);
+    let stored = place.stored(&server);
+    assert_eq!(stored[0].text(), data);
+    let header = |name| stored[0].header(name).unwrap();
+    assert_eq!(header("ce-specversion"), "1.0");
+    assert_eq!(header("ce-type"), "com.attio.record.created");
+    assert_eq!(header("ce-source"), "https://attio.com/workspaces/ws");
+    assert_eq!(header("ce-subject"), "objects/o/records/r");
+    assert_eq!(header("ce-partitionkey"), "r");
+    assert_eq!(header("ce-datacontenttype"), "application/json");
+    assert_eq!(header("Nats-Expected-Stream"), place.stream);
+    assert_eq!(header("Nats-Msg-Id").len(), 32);
+    assert_eq!(stored[0].header("Content-Type"), None);
+    assert_eq!(stored[1].header("Content-Type"), Some("application/cloudevents+json; charset=UTF-8"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bridge_that_has_forgotten_learns_of_duplicates_from_the_stream() {
+    let (server, place) = (shared(), Place::new("forgotten"));
+    let request = Request::keyed("one", record_created("r"));
+    let first = place.bridge(&server, &[]).await;
+    ready(&first).await;
+    assert_eq!(first.ask(&request).await.told(), (200, "accepted".into()));
+    first.stop().await.unwrap();
+    let second = place.bridge(&server, &[]).await;
+    ready(&second).await;
+    assert_eq!(second.ask(&request).await.told(), (200, "duplicate".into()));
+    assert_eq!(second.metrics().await.sum("events_total", &[("result", "duplicate")]), 1.0);
+    assert_eq!(place.stored(&server).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_stream_is_a_503_that_heals_when_it_is_made() {
+    let (server, place) = (shared(), Place::new("missing"));
+    let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")]).await;
+    let request = Request::keyed("one", record_created("r"));
+    eventually("it is refused", || async {
+        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+    })
+    .await;
+    assert_eq!(bridge.admin("/readyz").await.status, 503, "unready while the stream is missing");
+    server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
+    eventually("it is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
+    ready(&bridge).await;
+    assert_eq!(place.stored(&server).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_stream_on_the_subjects_is_a_503_that_heals_when_it_gives_way() {
+    let (server, place, other) = (shared(), Place::new("wanted"), stream_name("other"));
+    server.create_stream(&other, &[&format!("{}.record.>", place.prefix)], |_| {});
+    let bridge = place.bridge(&server, &[]).await;
+    let request = Request::keyed("one", record_created("r"));
+    eventually("it is refused", || async {
+        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+    })
+    .await;
+    assert_eq!(bridge.admin("/readyz").await.status, 503);
+    assert!(server.read_all(&other).is_empty(), "nothing went to the wrong stream");
+    server.delete_stream(&other);
+    ready(&bridge).await;
+    assert_eq!(bridge.ask(&request).await.status, 200);
+}
+
+/// A message's size as the server counts it: headers and payload.
+fn size(message: &Stored) -> usize {
+    let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    "NATS/1.0\r\n\r\n".len() + headers + message.payload.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_stream_does_not_take_goes_to_quarantine() {
+    let (server, place) = (shared(), Place::new("large"));
+    let bridge = place.bridge(&server, &[]).await;
+    ready(&bridge).await;
+    // Its ids stand in the attributes once more, so its envelope is larger than its quarantine.
+    let long = "i".repeat(128);
+    let large = format!(
+        r#"{{"event_type":"record.created","id":{{"workspace_id":"{long}","object_id":"{long}","record_id":"{long}"}}}}"#
+    );
+    let small = event("record.created", "a");
+    let body = |events: &[&String]| delivery(&events.iter().map(|e| (*e).clone()).collect::<Vec<_>>());
+    assert_eq!(bridge.ask(&Request::keyed("1", body(&[&large]))).await.json()["published"], 1);
+    let limit = size(&place.stored(&server)[0]) - 1;
+    server.change_stream(&place.stream, |config| config.max_message_size = i32::try_from(limit).unwrap());
+    let answer = bridge.ask(&Request::keyed("2", body(&[&large]))).await.json();
+    assert_eq!((&answer["published"], &answer["quarantined"]), (&0.into(), &1.into()), "{answer}");
+    let stored = place.stored(&server);
+    assert_eq!(stored[1].subject, format!("{}.quarantine", place.prefix));
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(stored[1].text()).unwrap()["reason"],
+        "rejected_by_broker"
+    );
+    // What does not even fit into quarantine is the operator's matter, and never a loss.
+    let huge = small.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(5000)), 1);
+    let answer = bridge.ask(&Request::keyed("3", body(&[&huge]))).await;
+    assert_eq!(answer.told(), (503, "broker_refused".into()));
+}

@@ -1,0 +1,174 @@
+//! The NATS adapter on servers that ask who is there, each way in with the right key and a wrong one.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_nats::ConnectOptions;
+use attio_bridge::bus::nats::Options;
+use attio_bridge::bus::nats::options::{Auth, Ensure};
+use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::pipeline::publish::{Bus, BusState};
+use nkeys::KeyPair;
+
+use crate::support::bus::label;
+use crate::support::certificates::Certificates;
+use crate::support::nats::bench::{Bench, stream_name};
+use crate::support::nats::trust::Trust;
+use crate::support::nats::{Server, Settings};
+use crate::support::{eventually, eventually_some, unique};
+
+fn guarded(more: String, admin: impl Fn() -> ConnectOptions + Send + Sync + 'static) -> Server {
+    Server::with(Settings { jetstream: true, more, admin: Arc::new(admin) })
+}
+
+fn bench(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
+    let mut options = Options::new([url]);
+    options.stream.name = stream_name("guarded");
+    options.stream.ensure = Ensure::Create;
+    change(&mut options);
+    Bench::with(options, &unique("guarded"), ContentMode::Structured)
+}
+
+/// Gets in and publishes.
+fn gets_in(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
+    let bench = bench(url, change).wait_for(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    bench
+}
+
+/// Stays outside, and says why with every refusal.
+fn stays_out(url: &str, why: &str, change: impl FnOnce(&mut Options)) {
+    let bench = bench(url, change);
+    let text = eventually_some(&format!("{why} is told"), || {
+        let verdict = bench.publish(bench.message("{}")).now()?;
+        assert_eq!(label(&verdict), "unavailable");
+        verdict.err().map(|error| error.to_string()).filter(|text| text.contains(why))
+    });
+    assert!(!text.contains("wrong-secret"), "{text}");
+    assert_eq!(bench.bus.state(), BusState::Starting);
+}
+
+const DENIED: &str = "authorization violation";
+
+fn user(password: &str) -> Option<Auth> {
+    Some(Auth::User { username: "bridge".into(), password: password.to_owned().into() })
+}
+
+fn file(server: &Server, name: &str, text: &str) -> PathBuf {
+    let path = server.folder().join(name);
+    fs::write(&path, text).expect("the file is written");
+    path
+}
+
+fn seed(pair: &KeyPair) -> String {
+    pair.seed().expect("a new key has its seed")
+}
+
+#[test]
+fn a_user_with_a_password() {
+    let users = "authorization { users: [ { user: bridge, password: right } ] }";
+    let admin = || ConnectOptions::with_user_and_password("bridge".into(), "right".into());
+    let server = guarded(users.into(), admin);
+    let bench = gets_in(&server.url(), |options| options.auth = user("right"));
+    assert_eq!(bench.stored(&server).len(), 1);
+    stays_out(&server.url(), DENIED, |options| options.auth = user("wrong-secret"));
+    stays_out(&server.url(), DENIED, |_| {});
+}
+
+#[test]
+fn a_token() {
+    let admin = || ConnectOptions::with_token("right".into());
+    let server = guarded("authorization { token: right }".into(), admin);
+    let token = |text: &str| Some(Auth::Token(text.to_owned().into()));
+    gets_in(&server.url(), |options| options.auth = token("right"));
+    stays_out(&server.url(), DENIED, |options| options.auth = token("wrong-secret"));
+}
+
+#[test]
+fn an_nkey_that_is_read_again_when_it_is_renewed() {
+    let (old, new) = (KeyPair::new_user(), KeyPair::new_user());
+    let users = |pair: &KeyPair| format!("authorization {{ users: [ {{ nkey: {} }} ] }}", pair.public_key());
+    let server = guarded(users(&old), ConnectOptions::new);
+    let path = file(&server, "bridge.nk", &seed(&old));
+    let bench = gets_in(&server.url(), |options| options.auth = Some(Auth::NkeyFile(path.clone())));
+    let wrong = file(&server, "wrong.nk", &seed(&new));
+    stays_out(&server.url(), DENIED, |options| options.auth = Some(Auth::NkeyFile(wrong)));
+
+    server.kill();
+    server.configure(|settings| settings.more = users(&new));
+    server.restart();
+    eventually("the old key is refused", || {
+        let verdict = bench.publish(bench.message("{}")).now();
+        verdict.is_some_and(|verdict| verdict.is_err_and(|error| error.to_string().contains(DENIED)))
+    });
+    fs::write(&path, seed(&new)).expect("the key is renewed");
+    bench.until(BusState::Up);
+    eventually("the new key gets in", || label(&bench.verdict()) == "acknowledged");
+}
+
+#[test]
+fn credentials_with_a_jwt() {
+    let (trust, strangers) = (Trust::new(), Trust::new());
+    let credentials = trust.user();
+    let admin = {
+        let credentials = credentials.clone();
+        move || ConnectOptions::with_credentials(&credentials).expect("the credentials are good")
+    };
+    let server = guarded(trust.configuration(), admin);
+    let path = file(&server, "bridge.creds", &credentials);
+    let bench = gets_in(&server.url(), |options| options.auth = Some(Auth::CredsFile(path)));
+    assert_eq!(bench.stored(&server).len(), 1);
+    let path = file(&server, "stranger.creds", &strangers.user());
+    stays_out(&server.url(), DENIED, |options| options.auth = Some(Auth::CredsFile(path)));
+}
+
+fn tls(certificates: &Certificates, certificate: &str, verify: bool) -> String {
+    let path = |name: &str| certificates.path(name).display().to_string();
+    format!(
+        "tls {{ cert_file: \"{}\", key_file: \"{}\", ca_file: \"{}\", verify: {verify} }}",
+        path(&format!("{certificate}.crt")),
+        path(&format!("{certificate}.key")),
+        path("ca.pem"),
+    )
+}
+
+#[test]
+fn tls_with_a_known_authority() {
+    let certificates = Certificates::make();
+    let (ca, stranger) = (certificates.path("ca.pem"), certificates.path("stranger.pem"));
+    let admin = {
+        let ca = ca.clone();
+        move || ConnectOptions::new().add_root_certificates(ca.clone())
+    };
+    let server = guarded(tls(&certificates, "server", false), admin);
+    let bench = gets_in(&server.url(), |options| options.ca_file = Some(ca.clone()));
+    assert_eq!(bench.stored(&server).len(), 1);
+    stays_out(&server.url(), "UnknownIssuer", |options| options.ca_file = Some(stranger));
+    let elsewhere = guarded(tls(&certificates, "elsewhere", false), ConnectOptions::new);
+    stays_out(&elsewhere.url(), "not valid for", |options| options.ca_file = Some(ca.clone()));
+    // Never in plain text where an authority is named.
+    let plain = Server::start();
+    stays_out(&plain.url(), "", |options| options.ca_file = Some(ca));
+}
+
+#[test]
+fn tls_with_a_certificate_of_the_client() {
+    let certificates = Certificates::make();
+    let path = |name: &str| Some(certificates.path(name));
+    let (ca, cert, key) =
+        (certificates.path("ca.pem"), certificates.path("client.crt"), certificates.path("client.key"));
+    let admin = move || {
+        ConnectOptions::new()
+            .add_root_certificates(ca.clone())
+            .add_client_certificate(cert.clone(), key.clone())
+    };
+    let server = guarded(tls(&certificates, "server", true), admin);
+    let bench = gets_in(&server.url(), |options| {
+        options.ca_file = path("ca.pem");
+        options.cert_file = path("client.crt");
+        options.key_file = path("client.key");
+    });
+    assert_eq!(bench.stored(&server).len(), 1);
+    stays_out(&server.url(), "ertificate", |options| options.ca_file = path("ca.pem"));
+}

@@ -1,0 +1,126 @@
+//! What the NATS adapter makes of the stream it finds, or does not find.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, StorageType};
+use attio_bridge::bus::nats::Options;
+use attio_bridge::bus::nats::options::Ensure;
+use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::pipeline::publish::{Bus, BusState};
+
+use crate::support::bus::label;
+use crate::support::nats::bench::{Bench, stream_name};
+use crate::support::nats::{Server, Settings, shared};
+use crate::support::{eventually, unique};
+
+fn create(options: &mut Options) {
+    options.stream.ensure = Ensure::Create;
+}
+
+#[test]
+fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
+    let server = shared();
+    let bench = Bench::start(&server, "missing", |_| {});
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    let refused = bench.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains(&bench.stream) && text.contains(&bench.subject), "{text}");
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.create_stream(&bench.stream, &[&bench.subject], |_| {});
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn another_stream_that_takes_the_subject_is_refused_and_heals() {
+    let server = shared();
+    let (other, subject) = (stream_name("other"), unique("taken"));
+    server.create_stream(&other, &[&subject], |_| {});
+    let mut options = Options::new([server.url()]);
+    options.stream.name = stream_name("wanted");
+    create(&mut options);
+    let bench = Bench::with(options, &subject, ContentMode::Structured);
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    let refused = bench.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains(&bench.stream));
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    assert!(server.stream(&bench.stream).is_none());
+    server.delete_stream(&other);
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(server.stream(&bench.stream).unwrap().subjects, [subject]);
+}
+
+#[test]
+fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
+    let server = Server::with(Settings { jetstream: false, ..Settings::default() });
+    let bench = Bench::start(&server, "off", create);
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    let refused = bench.verdict();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    assert!(refused.unwrap_err().to_string().contains("JetStream"));
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.configure(|settings| settings.jetstream = true);
+    server.kill();
+    server.restart();
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn a_stream_that_does_not_take_every_subject_is_waited_for() {
+    let server = shared();
+    let bench = Bench::start(&server, "uncovered", |_| {});
+    server.create_stream(&bench.stream, &[&unique("else")], |_| {});
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    assert_eq!(label(&bench.verdict()), "refused");
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    server.change_stream(&bench.stream, |config| config.subjects.push(bench.subject.clone()));
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}
+
+#[test]
+fn a_stream_that_differs_is_used_as_it_is() {
+    let server = shared();
+    let bench = Bench::start(&server, "differs", |_| {});
+    let there = |config: &mut Config| {
+        config.storage = StorageType::Memory;
+        config.duplicate_window = Duration::from_secs(60);
+        config.max_age = Duration::from_secs(3600);
+    };
+    server.create_stream(&bench.stream, &[&bench.subject], there);
+    bench.until(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(server.stream(&bench.stream).unwrap().storage, StorageType::Memory, "never changed");
+}
+
+#[test]
+fn create_makes_the_stream_as_told() {
+    let server = shared();
+    let bench = Bench::start(&server, "made", |options| {
+        create(options);
+        options.stream.duplicate_window = Duration::from_secs(600);
+        options.stream.max_age = Duration::from_secs(7200);
+        options.stream.replicas = Some(1);
+    })
+    .wait_for(BusState::Up);
+    let made = server.stream(&bench.stream).expect("it is there");
+    assert_eq!(made.storage, StorageType::File);
+    assert_eq!(made.duplicate_window, Duration::from_secs(600));
+    assert_eq!(made.max_age, Duration::from_secs(7200));
+    assert_eq!(made.num_replicas, 1);
+    assert_eq!(made.subjects, [bench.subject]);
+}
+
+#[test]
+fn off_asks_nobody() {
+    let server = shared();
+    let bench = Bench::start(&server, "unasked", |options| options.stream.ensure = Ensure::Off);
+    let bench = bench.wait_for(BusState::Up);
+    assert_eq!(label(&bench.verdict()), "refused");
+    server.create_stream(&bench.stream, &[&bench.subject], |_| {});
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+}

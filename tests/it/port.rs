@@ -1,0 +1,137 @@
+//! What the pipeline may count on, whatever the bus: one suite, unchanged on memory, Kafka and NATS.
+
+use std::time::{Duration, Instant};
+
+use attio_bridge::pipeline::publish::{BusState, PublishError, Receipt, Verdict};
+
+use crate::support::bus::label;
+use crate::support::rig::{InMemory, OnKafka, OnNats, Rig};
+use crate::support::{PATIENCE, eventually};
+
+fn acknowledged(rig: &impl Rig) -> bool {
+    label(&rig.publish(rig.message("{}")).wait()) == "acknowledged"
+}
+
+fn detail(verdict: Verdict) -> String {
+    match verdict {
+        Ok(receipt) => panic!("acknowledged: {receipt:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Every verdict is counted, and nothing stays in flight.
+fn settled(rig: &impl Rig, published: u64) {
+    let metrics = rig.metrics().publish(rig.destination());
+    assert_eq!(metrics.in_flight.get(), 0);
+    assert_eq!(metrics.duration.get_sample_count(), published);
+}
+
+fn what_is_acknowledged_is_stored(rig: &impl Rig) {
+    let verdicts: Vec<_> = (0..50).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
+    for verdict in verdicts {
+        assert_eq!(verdict.wait(), Ok(Receipt { duplicate: false }));
+    }
+    assert_eq!(rig.stored(), 50);
+    settled(rig, 50);
+}
+
+fn a_repeat_is_a_duplicate_where_the_broker_knows<R: Rig>(rig: &R) {
+    let message = rig.message("{}");
+    assert_eq!(rig.publish(message.clone()).wait(), Ok(Receipt { duplicate: false }));
+    assert_eq!(rig.publish(message).wait(), Ok(Receipt { duplicate: R::KNOWS_DUPLICATES }));
+    assert_eq!(rig.stored(), if R::KNOWS_DUPLICATES { 1 } else { 2 });
+}
+
+fn a_destination_that_is_gone_is_refused_by_name_and_heals(rig: &impl Rig) {
+    assert!(acknowledged(rig));
+    rig.spoil();
+    let refused = rig.publish(rig.message("{}")).wait();
+    assert_eq!(label(&refused), "refused", "{refused:?}");
+    let text = detail(refused);
+    assert!(text.contains(rig.destination()), "{text}");
+    assert_eq!(rig.bus().state(), BusState::Up, "the broker is there");
+    rig.mend();
+    eventually("it heals", || acknowledged(rig));
+}
+
+fn a_broker_that_is_gone_is_unavailable_at_once_and_heals(rig: &impl Rig) {
+    assert!(acknowledged(rig));
+    rig.kill();
+    eventually("the loss is known", || rig.bus().state() == BusState::Down);
+    let begun = Instant::now();
+    let verdict = rig.publish(rig.message("{}")).now().expect("the verdict is there when publish returns");
+    assert_eq!(label(&verdict), "unavailable", "{verdict:?}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    rig.restart();
+    eventually("it is up", || rig.bus().state() == BusState::Up);
+    eventually("it heals", || acknowledged(rig));
+}
+
+fn a_broker_that_is_slow_is_waited_for(rig: &impl Rig) {
+    assert!(acknowledged(rig));
+    rig.stall();
+    let verdicts: Vec<_> = (0..5).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
+    let flushed = |within| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(rig.bus().flush(within))
+    };
+    assert_eq!(flushed(Duration::from_millis(200)), 5);
+    assert!(verdicts.iter().all(|verdict| verdict.now().is_none()));
+    assert_eq!(rig.metrics().publish(rig.destination()).in_flight.get(), 5);
+    rig.go_on();
+    assert_eq!(flushed(PATIENCE), 0);
+    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    assert_eq!(rig.stored(), 6);
+    settled(rig, 6);
+}
+
+fn an_ack_that_comes_too_late_is_a_timeout_and_the_retry_is_good<R: Rig>(rig: &R) {
+    assert!(acknowledged(rig));
+    rig.stall();
+    let message = rig.message("{}");
+    let timeout = rig.publish(message.clone()).wait();
+    assert_eq!(label(&timeout), "timeout", "{timeout:?}");
+    rig.go_on();
+    eventually("the retry is acknowledged", || label(&rig.publish(message.clone()).wait()) == "acknowledged");
+    // Unknown, never "not stored": the first try may be there as well.
+    let stored = rig.stored();
+    assert!(stored == 2 || (stored == 3 && !R::KNOWS_DUPLICATES), "{stored}");
+}
+
+fn what_is_too_large_is_rejected_alone(rig: &impl Rig) {
+    let verdicts = [rig.publish(rig.message("1")), rig.publish_too_large(), rig.publish(rig.message("2"))];
+    let [before, rejected, after] = verdicts.map(|verdict| verdict.wait());
+    assert_eq!((label(&before), label(&after)), ("acknowledged", "acknowledged"));
+    assert!(matches!(rejected, Err(PublishError::Rejected { .. })), "{rejected:?}");
+    assert_eq!(rig.stored(), 2);
+    settled(rig, 3);
+}
+
+macro_rules! suite {
+    ($bus:ident, $rig:ty) => {
+        mod $bus {
+            use super::*;
+
+            suite!($rig, PATIENCE, what_is_acknowledged_is_stored);
+            suite!($rig, PATIENCE, a_repeat_is_a_duplicate_where_the_broker_knows);
+            suite!($rig, PATIENCE, a_destination_that_is_gone_is_refused_by_name_and_heals);
+            suite!($rig, PATIENCE, a_broker_that_is_gone_is_unavailable_at_once_and_heals);
+            suite!($rig, PATIENCE, a_broker_that_is_slow_is_waited_for);
+            suite!($rig, SHORT, an_ack_that_comes_too_late_is_a_timeout_and_the_retry_is_good);
+            suite!($rig, PATIENCE, what_is_too_large_is_rejected_alone);
+        }
+    };
+    ($rig:ty, $timeout:ident, $test:ident) => {
+        #[test]
+        fn $test() {
+            super::$test(&<$rig>::new($timeout));
+        }
+    };
+}
+
+/// Soon over, and longer than a broker that is well needs on a busy machine.
+const SHORT: Duration = Duration::from_secs(2);
+
+suite!(memory, InMemory);
+suite!(kafka, OnKafka);
+suite!(nats, OnNats);

@@ -1,0 +1,67 @@
+//! Certificates made by `openssl` when a test asks for them: an authority of our own and what it signed,
+//! good and bad, and another authority that nobody knows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A folder of PEM files, gone when dropped.
+pub struct Certificates(tempfile::TempDir);
+
+/// The name in the client's certificate.
+pub const CLIENT: &str = "bridge";
+
+const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+
+impl Certificates {
+    /// `ca.pem`, `stranger.pem` (another authority); `server.pem` and `elsewhere.pem` (for another host),
+    /// each with key and chain; `client.pem` with `client.key`.
+    pub fn make() -> Self {
+        let folder = Self(tempfile::tempdir().expect("a folder for certificates"));
+        folder.authority("ca");
+        folder.authority("stranger");
+        let here = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth";
+        folder.leaf("server", "localhost", here, "30");
+        let elsewhere = "subjectAltName=DNS:elsewhere.test\nextendedKeyUsage=serverAuth";
+        folder.leaf("elsewhere", "elsewhere.test", elsewhere, "30");
+        folder.leaf("client", CLIENT, "extendedKeyUsage=clientAuth", "30");
+        folder
+    }
+
+    /// The path of a file by name.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn authority(&self, name: &str) {
+        let (key, out) = (format!("{name}.key"), format!("{name}.pem"));
+        let subject = format!("/CN={name}");
+        let request = ["-x509", "-days", "30", "-subj", &subject, "-keyout", &key, "-out", &out];
+        openssl(self.0.path(), &[&["req"], &CURVE[..], &request].concat());
+    }
+
+    fn leaf(&self, name: &str, common_name: &str, extensions: &str, days: &str) {
+        let [key, request, extension, signed] =
+            ["key", "csr", "ext", "crt"].map(|kind| format!("{name}.{kind}"));
+        let subject = format!("/CN={common_name}");
+        let asked = ["-subj", &subject, "-keyout", &key, "-out", &request];
+        openssl(self.0.path(), &[&["req"], &CURVE[..], &asked].concat());
+        fs::write(self.path(&extension), extensions).expect("the extensions are written");
+        openssl(
+            self.0.path(),
+            &[
+                &["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"],
+                &["-days", days, "-extfile", &extension, "-out", &signed][..],
+            ]
+            .concat(),
+        );
+        let parts = [key, signed, "ca.pem".into()].map(|part| fs::read_to_string(self.path(&part)));
+        let whole: String = parts.map(|part| part.expect("openssl wrote it")).concat();
+        fs::write(self.path(&format!("{name}.pem")), whole).expect("the whole is written");
+    }
+}
+
+fn openssl(folder: &Path, arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).current_dir(folder).output().expect("openssl runs");
+    assert!(output.status.success(), "openssl {arguments:?}: {output:?}");
+}

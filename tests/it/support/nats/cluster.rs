@@ -1,0 +1,68 @@
+//! Three servers with one JetStream.
+
+use async_nats::jetstream::stream::Info;
+
+use super::{Server, Settings, block_on};
+use crate::support::eventually_some;
+use crate::support::kafka::free_ports;
+
+/// Three servers that replicate among themselves.
+pub struct Cluster {
+    pub servers: [Server; 3],
+}
+
+impl Cluster {
+    /// Fresh ones; a meta leader is there when this returns.
+    pub fn start() -> Self {
+        let ports: [u16; 3] = free_ports();
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        let mut number = 0;
+        let servers = ports.map(|port| {
+            number += 1;
+            let more = format!(
+                "server_name: n{number}\ncluster {{ name: kit, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+            );
+            Server::prepared(Settings { more, ..Settings::default() })
+        });
+        servers.iter().for_each(Server::restart_without_waiting);
+        servers.iter().for_each(Server::wait_until_ready);
+        let cluster = Self { servers };
+        // The first stream is made once a meta leader is agreed on.
+        eventually_some("there is a meta leader", || {
+            let asked = block_on(async { cluster.servers[0].admin().await.query_account().await });
+            asked.ok()
+        });
+        cluster
+    }
+
+    /// The addresses of all, as the configuration takes them.
+    pub fn urls(&self) -> String {
+        self.servers.each_ref().map(Server::url).join(",")
+    }
+
+    /// What a server that runs says of a stream.
+    pub fn info(&self, stream: &str, by: usize) -> Option<Info> {
+        block_on(async {
+            let stream = self.servers[by].admin().await.get_stream(stream).await.ok()?;
+            Some(stream.cached_info().clone())
+        })
+    }
+
+    /// The server that leads a stream, as another that runs tells.
+    pub fn leader(&self, stream: &str, by: usize) -> usize {
+        eventually_some("the stream has a leader", || {
+            let leader = self.info(stream, by)?.cluster?.leader?;
+            leader.strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
+        })
+    }
+
+    /// Whether all copies of a stream are there and up to date.
+    pub fn is_whole(&self, stream: &str, by: usize) -> bool {
+        let cluster = self.info(stream, by).and_then(|info| info.cluster);
+        cluster.is_some_and(|cluster| {
+            cluster.leader.is_some()
+                && cluster.replicas.len() == 2
+                && cluster.replicas.iter().all(|replica| replica.current && !replica.offline)
+        })
+    }
+}
