@@ -28,6 +28,7 @@ mod framing;
 mod hostile;
 mod identity;
 mod kafka;
+mod kafka_cluster;
 mod kafka_security;
 mod layers;
 mod life;
