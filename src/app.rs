@@ -3,6 +3,9 @@
 //! [`App::bind`] makes everything and returns what it bound; [`App::run`] serves until it is told to
 //! stop. Tests start the same thing on port 0 with a bus of their own.
 
+mod reload;
+mod systemd;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::inspect::{Demand, Report};
@@ -27,6 +31,7 @@ use crate::pipeline::outcome::{EventResult, Reason, UNKNOWN_CATEGORY};
 use crate::pipeline::publish::{Bus, Destination, PublishError};
 use crate::pipeline::route::Routes;
 use crate::shutdown::{self, Stages};
+use reload::Reloader;
 
 /// Why the bridge did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +71,8 @@ pub struct App {
     edge: Arc<Edge>,
     admin: Admin,
     bus: Arc<dyn Bus>,
+    reloader: Reloader,
+    reload: Arc<Notify>,
     public_listener: TcpListener,
     admin_listener: TcpListener,
     deliveries: TaskTracker,
@@ -99,18 +106,32 @@ impl App {
         let admin_listener = listener("admin.listen", &config.admin_listen).await?;
         let bus = open(&metrics, routes.destinations())?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
-        let pipeline = Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics);
+        let pipeline =
+            Arc::new(Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let edge = Edge::new(
             config.http.clone(),
-            Arc::new(pipeline),
+            Arc::clone(&pipeline),
             Arc::clone(&metrics),
             deliveries.clone(),
             stages.drain.clone(),
         );
+        let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics));
         let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, unready: stages.unready.clone() };
-        Ok(Self { config, edge, admin, bus, public_listener, admin_listener, deliveries, stages })
+        let reload = Arc::new(Notify::new());
+        Ok(Self {
+            config,
+            edge,
+            admin,
+            bus,
+            reloader,
+            reload,
+            public_listener,
+            admin_listener,
+            deliveries,
+            stages,
+        })
     }
 
     /// The public address as bound.
@@ -128,9 +149,15 @@ impl App {
         &self.bus
     }
 
+    /// Asks for a reload of the secrets whenever it is notified.
+    pub fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
+    }
+
     /// Serves until `stop` ends, then drains. An error means that the drain was abandoned.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, edge, admin, bus, public_listener, admin_listener, deliveries, stages } = self;
+        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, .. } = self;
+        let (public_listener, admin_listener) = (self.public_listener, self.admin_listener);
         let connections = TaskTracker::new();
         let limits = Limits {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
@@ -156,15 +183,18 @@ impl App {
             stages.over.clone(),
         ));
 
+        let reloading = tokio::spawn(reloader.run(reload, stages.unready.clone()));
+
         stop.await;
         stages.unready.cancel();
+        systemd::stopping();
         tokio::time::sleep(config.shutdown.delay).await;
         stages.drain.cancel();
         let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
         stages.over.cancel();
-        for listener in [accepting, admin] {
-            // A listener that panicked has said so already, and there is nothing left to serve.
-            let _ = listener.await;
+        for task in [accepting, admin, reloading] {
+            // A task that panicked has said so already, and there is nothing left to serve.
+            let _ = task.await;
         }
         drained
     }
@@ -175,9 +205,12 @@ pub async fn run(config: Config) -> Result<(), Error> {
     let stop = shutdown::stop_signal().map_err(Error::Signals)?;
     announce(&config);
     let app = App::bind(config).await?;
+    shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
     if let (Ok(http_addr), Ok(admin_addr)) = (app.http_addr(), app.admin_addr()) {
         tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");
     }
+    systemd::ready();
+    tokio::spawn(systemd::watchdog());
     let result = app.run(stop).await;
     if result.is_ok() {
         tracing::info!("drained: everything accepted has its answer");

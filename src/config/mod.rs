@@ -10,6 +10,7 @@
 mod check;
 mod env;
 mod file;
+mod files;
 mod log;
 mod print;
 mod report;
@@ -19,14 +20,18 @@ mod suggest;
 mod tree;
 mod types;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use env::{Environment, Flag, variable};
+pub use files::Files;
 pub use log::{LogFormat, LogOptions};
 pub use report::{Problem, Problems, Setting};
 pub use tree::Origin;
+
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::pipeline::{SourceOptions, dedup, route};
 use crate::{attio, bus, http, shutdown};
@@ -69,6 +74,8 @@ pub struct Config {
     /// What is worth saying and keeps nothing from working.
     pub warnings: Vec<Problem>,
     settings: Vec<Setting>,
+    secrets: BTreeMap<String, SecretString>,
+    files: Files,
     input: Input,
 }
 
@@ -86,6 +93,23 @@ impl Config {
     /// The effective configuration as JSON, an object by key.
     pub fn to_json(&self) -> serde_json::Value {
         print::json(&self.settings)
+    }
+
+    /// The files it was read from: its own, and those of secrets.
+    pub fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// The keys whose values are not those of another configuration.
+    pub fn changed(&self, other: &Self) -> BTreeSet<String> {
+        fn values(config: &Config) -> BTreeMap<&str, (&serde_json::Value, Option<&str>)> {
+            let secret = |key: &str| config.secrets.get(key).map(ExposeSecret::expose_secret);
+            let settings = config.settings.iter();
+            settings.map(|setting| (&*setting.key, (&setting.value, secret(&setting.key)))).collect()
+        }
+        let (ours, theirs) = (values(self), values(other));
+        let keys = ours.keys().chain(theirs.keys());
+        keys.filter(|key| ours.get(*key) != theirs.get(*key)).map(|key| (*key).to_owned()).collect()
     }
 
     /// Loads again from the same file, environment and flags: what SIGHUP asks for.
@@ -141,7 +165,13 @@ pub fn load(input: &Input) -> Result<Config, Problems> {
     let config = check::read(&mut Section::root(&report, tree), input);
     let found = report.finish();
     if found.problems.is_empty() {
-        Ok(Config { warnings: found.warnings, settings: found.settings, ..config })
+        Ok(Config {
+            warnings: found.warnings,
+            settings: found.settings,
+            secrets: found.secrets,
+            files: found.files,
+            ..config
+        })
     } else {
         Err(found.into())
     }
@@ -163,6 +193,7 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 /// problems are the whole answer.
 fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {
     let Some((path, named_by)) = &input.file else { return Ok(Table::new()) };
+    report.file(path);
     let tree = std::fs::read_to_string(path).map(|text| file::parse(&text, &shown(path), report));
     match tree {
         Ok(tree) => report.problems_so_far().map_or(Ok(tree), Err),

@@ -2,10 +2,14 @@
 //! origin. Nothing here ever holds the value of a secret.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
+use secrecy::SecretString;
 use serde_json::Value as Json;
 
+use super::files::Files;
 use super::tree::Origin;
 
 /// Something wrong with one key, or worth saying about it.
@@ -89,6 +93,10 @@ pub struct Findings {
     pub warnings: Vec<Problem>,
     /// Every key that was asked for.
     pub settings: Vec<Setting>,
+    /// Every secret, by the key of its setting.
+    pub secrets: BTreeMap<String, SecretString>,
+    /// Every file that was read.
+    pub files: Files,
     known: Vec<String>,
     unknown: Vec<(String, Origin)>,
 }
@@ -126,6 +134,16 @@ impl Report {
     pub fn origin_of(&self, key: &str) -> Option<Origin> {
         let found = self.0.borrow();
         found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
+    }
+
+    /// Notes the value of a key whose setting hides it.
+    pub fn secret(&self, key: &str, value: SecretString) {
+        self.0.borrow_mut().secrets.insert(key.to_owned(), value);
+    }
+
+    /// Notes a file that is about to be read.
+    pub fn file(&self, path: &Path) {
+        self.0.borrow_mut().files.add(path);
     }
 
     /// Notes that a key exists, for suggestions.

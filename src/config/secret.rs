@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
 use super::env::Environment;
-use super::report::Given;
+use super::report::{Given, Report};
 use super::section::{HIDDEN, Section};
 use super::types;
 use crate::pipeline::verify::{MIN_SECRET_BYTES, Secret};
@@ -33,8 +33,9 @@ pub fn is_secret_property(name: &str) -> bool {
 }
 
 /// Reads a secret from a file; one line end at its end is not part of it.
-pub fn read(path: impl AsRef<Path>) -> Result<SecretString, String> {
+pub fn read(path: impl AsRef<Path>, report: &Report) -> Result<SecretString, String> {
     let path = path.as_ref();
+    report.file(path);
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("the file {} cannot be read: {error}", path.display()))?;
     let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
@@ -54,6 +55,7 @@ pub fn entry(mut section: Section<'_>, source: &str, environment: &Environment) 
     let label = label?;
     let key = format!("{source}.secrets.{label}");
     section.report().setting(&key, Json::from(HIDDEN), Some(&value.origin));
+    section.report().secret(&key, value.value.clone());
     Some(Secret { label: label.into(), value: value.value })
 }
 
@@ -90,7 +92,7 @@ fn value(section: &mut Section<'_>, environment: &Environment) -> Option<Given<S
         return None;
     }
     let found = types::text(&node).and_then(|(text, _)| match name {
-        "file" => read(text),
+        "file" => read(text, section.report()),
         "env" => variable(&text, environment),
         _ => Ok(SecretString::from(text)),
     });

@@ -184,14 +184,17 @@ impl<'r> Section<'r> {
 
     /// A secret, given as text or (from the environment) as the name of a file.
     pub fn secret(&mut self, name: &str) -> Option<Given<SecretString>> {
-        self.optional(name, |node| {
+        let report = self.report;
+        let given = self.optional(name, |node| {
             let value = match &node.value {
-                Value::ReadFrom(path) => secret::read(path)?,
+                Value::ReadFrom(path) => secret::read(path, report)?,
                 _ => SecretString::from(types::text(node)?.0),
             };
             secret::not_empty(&value)?;
             Ok((value, Json::from(HIDDEN)))
-        })
+        })?;
+        report.secret(&given.key, given.value.clone());
+        Some(given)
     }
 }
 

@@ -20,6 +20,8 @@ mod carry;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified};
 use crate::metrics::{Metrics, PublishMetrics};
@@ -47,7 +49,8 @@ pub struct SourceOptions {
 /// One source, ready for deliveries.
 struct Source {
     name: SourceName,
-    verifier: Verifier,
+    /// Swapped whole when secrets change.
+    verifier: ArcSwap<Verifier>,
     filter: Filter,
     workspace_id: Option<String>,
 }
@@ -88,7 +91,7 @@ impl Pipeline {
             let SourceOptions { name, verify, filter, workspace_id } = options;
             let source = Source {
                 name: name.clone(),
-                verifier: Verifier::new(verify),
+                verifier: ArcSwap::from_pointee(Verifier::new(verify)),
                 filter: Filter::new(filter),
                 workspace_id: workspace_id.clone(),
             };
@@ -109,6 +112,14 @@ impl Pipeline {
         self.sources.keys().find(|source| source.as_str() == name)
     }
 
+    /// Puts other secrets in force for a source: from the next delivery on these count, and no others.
+    pub fn set_secrets(&self, source: &SourceName, secrets: &[verify::Secret]) {
+        if let Some(source) = self.sources.get(source) {
+            let verifier = source.verifier.load().with_secrets(secrets);
+            source.verifier.store(Arc::new(verifier));
+        }
+    }
+
     /// The walk of one delivery: verify, parse, then per event identify, filter, dedup, normalize,
     /// route, publish. Every event is on its way before the first ack is waited for.
     ///
@@ -119,7 +130,7 @@ impl Pipeline {
         received: impl FnOnce(usize),
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
-        let delivery = source.verifier.verify(delivery)?;
+        let delivery = source.verifier.load().verify(delivery)?;
         let (webhook_id, elements) = match parse::parse(&delivery.body) {
             Parsed::Events { webhook_id, elements } => (webhook_id, elements),
             Parsed::Unreadable(reason) => {

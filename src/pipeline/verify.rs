@@ -89,16 +89,13 @@ pub struct Verifier {
 impl Verifier {
     /// Prepares the key states.
     pub fn new(options: &Options) -> Self {
-        let key = |secret: &Secret| {
-            let bytes = secret.value.expose_secret().as_bytes();
-            let state = Hmac::new_from_slice(bytes).expect("HMAC takes a key of any length");
-            (Arc::clone(&secret.label), state)
-        };
-        Self {
-            scheme: options.scheme,
-            tolerance: options.timestamp_tolerance,
-            keys: options.secrets.iter().map(key).collect(),
-        }
+        let keys = keys(&options.secrets);
+        Self { scheme: options.scheme, tolerance: options.timestamp_tolerance, keys }
+    }
+
+    /// The same source with other secrets.
+    pub fn with_secrets(&self, secrets: &[Secret]) -> Self {
+        Self { scheme: self.scheme, tolerance: self.tolerance, keys: keys(secrets) }
     }
 
     /// The only way from an unverified delivery to a verified one.
@@ -168,6 +165,15 @@ impl Verifier {
         }
         Ok(bytes)
     }
+}
+
+fn keys(secrets: &[Secret]) -> Vec<(Arc<str>, Hmac<Sha256>)> {
+    let key = |secret: &Secret| {
+        let bytes = secret.value.expose_secret().as_bytes();
+        let state = Hmac::new_from_slice(bytes).expect("HMAC takes a key of any length");
+        (Arc::clone(&secret.label), state)
+    };
+    secrets.iter().map(key).collect()
 }
 
 /// The signature that the two headers claim together.

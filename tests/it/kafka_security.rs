@@ -176,7 +176,7 @@ fn served(secured: &Secured, options: &Options) -> (Served, String) {
 
 async fn ask(served: &Served) -> (u16, String) {
     let body = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
-    Client::connect(served.http).await.ask(&Request::keyed("k", body)).await.told()
+    served.ask(&Request::keyed("k", body)).await.told()
 }
 
 async fn readiness(served: &Served) -> u16 {

@@ -1,7 +1,7 @@
 //! A configuration made of texts: a file, variables and flags, none of them the real ones.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use attio_bridge::config::{self, Config, Environment, Flag, Input, Problems};
 use tempfile::TempDir;
@@ -52,6 +52,11 @@ impl Setup {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).expect("a written file");
         path
+    }
+
+    /// The folder that its files are in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Loads it.

@@ -173,10 +173,13 @@ fn properties(section: &mut Section<'_>, used: bool) -> BTreeMap<String, String>
     for (name, node) in section.entries() {
         let key = section.key(&name);
         let hidden = secret::is_secret_property(&name);
-        match property(&name, &node) {
+        match property(&name, &node, section.report()) {
             Ok(text) => {
                 let shown = if hidden { Json::from(HIDDEN) } else { Json::from(text.as_str()) };
                 section.report().setting(&key, shown, Some(&node.origin));
+                if hidden {
+                    section.report().secret(&key, text.clone().into());
+                }
                 if let Some(danger) = unchecked(&name, &text).filter(|_| used) {
                     section.report().warning(&key, Some(&node.origin), danger);
                 }
@@ -203,7 +206,7 @@ fn unchecked(name: &str, value: &str) -> Option<&'static str> {
     }
 }
 
-fn property(name: &str, node: &Node) -> Result<String, String> {
+fn property(name: &str, node: &Node, report: &Report) -> Result<String, String> {
     if let Some(reason) = owned_property(name) {
         return Err(format!("the bridge owns this property: {reason}"));
     }
@@ -211,7 +214,9 @@ fn property(name: &str, node: &Node) -> Result<String, String> {
         Value::Text(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Bool(yes) => yes.to_string(),
-        Value::ReadFrom(path) => secrecy::ExposeSecret::expose_secret(&secret::read(path)?).to_owned(),
+        Value::ReadFrom(path) => {
+            secrecy::ExposeSecret::expose_secret(&secret::read(path, report)?).to_owned()
+        }
         other => return Err(format!("expects text, a number, or true or false, not {}", other.kind())),
     };
     accepted(name, &text).map(|()| text)

@@ -56,6 +56,8 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
         log,
         warnings: Vec::new(),
         settings: Vec::new(),
+        secrets: Default::default(),
+        files: Default::default(),
         input: input.clone(),
     }
 }

@@ -8,6 +8,7 @@ use attio_bridge::app::{App, Error};
 use attio_bridge::bus::memory::Memory;
 use attio_bridge::config::{self, Config, Input};
 use attio_bridge::pipeline::publish::Bus;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ pub struct Bridge<B: Bus + ?Sized = Memory> {
     pub bus: Arc<B>,
     pub http: SocketAddr,
     pub admin: SocketAddr,
+    reload: Arc<Notify>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Error>>,
 }
@@ -77,9 +79,9 @@ impl<B: Bus> Bridge<B> {
 impl<B: Bus + ?Sized> Bridge<B> {
     fn running(bus: Arc<B>, app: App) -> Self {
         let (http, admin) = (app.http_addr().unwrap(), app.admin_addr().unwrap());
-        let stop = CancellationToken::new();
+        let (reload, stop) = (app.reload(), CancellationToken::new());
         let running = tokio::spawn(app.run(stop.clone().cancelled_owned()));
-        Self { bus, http, admin, stop, running }
+        Self { bus, http, admin, reload, stop, running }
     }
 
     pub async fn connect(&self) -> Client {
@@ -113,6 +115,11 @@ impl<B: Bus + ?Sized> Bridge<B> {
             self.metric(name, labels).await == value
         })
         .await;
+    }
+
+    /// Asks for a reload, as SIGHUP does, and does not wait.
+    pub fn begin_reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Tells the bridge to stop, and does not wait.

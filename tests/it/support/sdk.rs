@@ -99,7 +99,7 @@ pub fn python(records: &[Record]) -> Vec<Read> {
         json!({ "headers": headers, "key": record.key(), "value": value(&record.value) }).to_string() + "\n"
     };
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/read_cloudevents.py");
-    let mut child = Command::new(kit("python/bin/python").join("python/bin/python"))
+    let mut child = Command::new(kit("python/installed.txt").join("python/bin/python"))
         .arg(script)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

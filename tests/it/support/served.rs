@@ -28,13 +28,21 @@ impl Served {
 
     /// The same with so many file descriptors and no more.
     pub fn limited(descriptors: Option<u32>, variables: &[(&str, &str)]) -> Self {
+        // A configuration file has secrets of its own.
+        let configured = variables.iter().any(|(name, _)| *name == "ATTIO_BRIDGE_CONFIG");
+        let secret = (!configured).then_some(("ATTIO_WEBHOOK_SECRET", SECRET));
+        // The shell becomes the bridge, so its own id is what systemd would set.
         let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
         let mut child = Command::new("sh")
-            .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_attio-bridge")])
+            .args([
+                "-c",
+                &format!("{limit}export WATCHDOG_PID=$$; exec \"$0\" \"$@\""),
+                env!("CARGO_BIN_EXE_attio-bridge"),
+            ])
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .env_clear()
-            .env("ATTIO_WEBHOOK_SECRET", SECRET)
-            .envs(variables.iter().copied().filter(|(_, value)| !value.is_empty()))
+            .envs(secret)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -80,15 +88,15 @@ impl Served {
         eventually_some("the process ends", || child.try_wait().unwrap())
     }
 
-    /// Its log so far, line by line.
-    pub fn log(&self) -> Vec<String> {
-        self.log.lock().unwrap().iter().map(Value::to_string).collect()
-    }
-
     /// The lines of its log with this message.
     pub fn logged(&self, message: &str) -> Vec<Value> {
         let log = self.log.lock().unwrap();
         log.iter().filter(|line| line["message"] == message).cloned().collect()
+    }
+
+    /// Its whole log, a line each.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap().iter().map(Value::to_string).collect()
     }
 
     /// One request on a connection of its own.

@@ -1,0 +1,276 @@
+//! Secrets that change while the bridge serves: no good delivery is refused, none under a removed
+//! secret is taken, and what is not good changes nothing.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use attio_bridge::bus::memory::Memory;
+use tokio::task::JoinSet;
+
+use crate::setup::Setup;
+use crate::support::bridge::Bridge;
+use crate::support::client::{Client, eventually};
+use crate::support::full_tier;
+use crate::support::logs::Logs;
+use crate::support::request::{Request, sign};
+use crate::support::scrape::Scrape;
+use crate::support::served::Served;
+
+const OLD: &str = "the-old-secret-which-is-long-enough-0123456789";
+const NEW: &str = "the-new-secret-which-is-long-enough-0123456789";
+
+const USUAL: &str =
+    "[http]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[bus]\ntype = \"stdout\"\n";
+
+/// A delivery of one event, signed with a secret.
+fn signed(secret: &str, at: usize) -> Request {
+    let body = format!(r#"{{"event_type":"x.y","at":{at}}}"#);
+    let signature = sign(secret, &[body.as_bytes()]);
+    Request::unsigned(body).header("Attio-Signature", signature).header("Idempotency-Key", at.to_string())
+}
+
+/// A configuration whose source has these secrets, and something more.
+fn configuration(secrets: &[(&str, &str)], more: &str) -> String {
+    let entry = |(label, value): &(&str, &str)| format!("{{ label = \"{label}\", value = \"{value}\" }}");
+    let secrets: Vec<String> = secrets.iter().map(entry).collect();
+    format!("{USUAL}[sources.attio]\nsecrets = [{}]\n{more}", secrets.join(", "))
+}
+
+async fn serve(setup: &Setup) -> Bridge {
+    Bridge::over(Memory::new(), setup.config()).await
+}
+
+/// Waits for a reload that the bridge comes to by itself.
+async fn reloads(bridge: &Bridge, result: &str, count: f64) {
+    bridge.until("config_reloads_total", &[("result", result)], count).await;
+}
+
+/// Asks for a reload and waits for it.
+async fn reload(bridge: &Bridge, result: &str) {
+    let labels = [("result", result)];
+    let before = bridge.metric("config_reloads_total", &labels).await;
+    bridge.begin_reload();
+    eventually("it is reloaded", || async { bridge.metric("config_reloads_total", &labels).await > before })
+        .await;
+}
+
+/// The status and the label of a delivery signed with a secret.
+async fn status(bridge: &Bridge, secret: &str) -> u16 {
+    bridge.ask(&signed(secret, 0)).await.status
+}
+
+/// Senders that never stop, all with one secret at a time.
+struct Traffic {
+    new: Arc<AtomicBool>,
+    over: Arc<AtomicBool>,
+    sent: Vec<Arc<AtomicUsize>>,
+    senders: JoinSet<()>,
+}
+
+impl Traffic {
+    fn start(address: SocketAddr) -> Self {
+        let (new, over) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let sent: Vec<Arc<AtomicUsize>> = (0..4).map(|_| Arc::default()).collect();
+        let mut senders = JoinSet::new();
+        for (which, sent) in sent.iter().cloned().enumerate() {
+            let (new, over) = (Arc::clone(&new), Arc::clone(&over));
+            senders.spawn(async move {
+                let mut client = Client::connect(address).await;
+                while !over.load(Ordering::SeqCst) {
+                    let secret = if new.load(Ordering::SeqCst) { NEW } else { OLD };
+                    let at = sent.load(Ordering::SeqCst) * 4 + which;
+                    let answer = client.ask(&signed(secret, at)).await;
+                    assert_eq!(answer.told(), (200, "accepted".into()), "a good delivery, number {at}");
+                    sent.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        Self { new, over, sent, senders }
+    }
+
+    fn total(&self) -> usize {
+        self.sent.iter().map(|sent| sent.load(Ordering::SeqCst)).sum()
+    }
+
+    /// Signs with the other secret from now on, and waits until nothing of the first is under way.
+    async fn turn(&self, new: bool) {
+        self.new.store(new, Ordering::SeqCst);
+        let before: Vec<usize> = self.sent.iter().map(|sent| sent.load(Ordering::SeqCst)).collect();
+        eventually("every sender has turned", || async {
+            self.sent.iter().zip(&before).all(|(sent, before)| sent.load(Ordering::SeqCst) > before + 1)
+        })
+        .await;
+    }
+
+    async fn stop(mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        while let Some(ended) = self.senders.join_next().await {
+            ended.unwrap();
+        }
+    }
+}
+
+async fn scrape(admin: SocketAddr) -> Scrape {
+    let mut request = Request::unsigned("").method("GET").path("/metrics");
+    request.headers.retain(|(name, _)| name == "Host");
+    Scrape::parse(std::str::from_utf8(&Client::connect(admin).await.ask(&request).await.body).unwrap())
+}
+
+/// Rotates the secret back and forth under traffic; `reload` tells the bridge that the file is new.
+async fn rotate(setup: &Setup, http: SocketAddr, admin: SocketAddr, reload: impl Fn()) {
+    let traffic = Traffic::start(http);
+    let mut done = 0.0;
+    let enough = if full_tier() { 100_000 } else { 3_000 };
+    let mut put = async |secrets: &[(&str, &str)]| {
+        setup.write("config.toml", configuration(secrets, ""));
+        reload();
+        done += 1.0;
+        eventually("it is reloaded", || async {
+            scrape(admin).await.get("config_reloads_total", &[("result", "ok")]) >= done
+        })
+        .await;
+    };
+    let mut round = 0;
+    while round < 2 || traffic.total() < enough {
+        let (from, to) =
+            if round % 2 == 0 { (("old", OLD), ("new", NEW)) } else { (("new", NEW), ("old", OLD)) };
+        put(&[to, from]).await;
+        traffic.turn(round % 2 == 0).await;
+        put(&[to]).await;
+        let dead = Client::connect(http).await.ask(&signed(from.1, 0)).await;
+        assert_eq!(dead.told(), (401, "unauthorized".into()), "a removed secret, round {round}");
+        round += 1;
+    }
+    let total = traffic.total();
+    traffic.stop().await;
+    let scrape = scrape(admin).await;
+    let verified = |secret: &str| {
+        let labels = [("source", "attio"), ("secret", secret), ("result", "ok")];
+        scrape.get("signature_verifications_total", &labels)
+    };
+    assert!(verified("old") > 0.0 && verified("new") > 0.0);
+    assert!(verified("old") + verified("new") >= total as f64);
+    assert_eq!(scrape.get("config_reloads_total", &[("result", "failed")]), 0.0);
+    println!("{total} deliveries, {round} rotations");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_good_delivery_is_refused_while_secrets_are_rotated() {
+    let setup = Setup::empty().toml(&configuration(&[("old", OLD)], ""));
+    let bridge = serve(&setup).await;
+    rotate(&setup, bridge.http, bridge.admin, || bridge.begin_reload()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_reloads_and_no_good_delivery_is_refused() {
+    let setup = Setup::empty().toml(&configuration(&[("old", OLD)], ""));
+    let config = setup.folder().join("config.toml");
+    let mut served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
+    let mut out = served.stdout();
+    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    rotate(&setup, served.http, served.admin, || served.signal("HUP")).await;
+    assert!(!served.logged("secrets reloaded").is_empty());
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
+}
+
+/// Puts a version of a mounted secret in force as the kubelet does: by renaming a link.
+fn mount(folder: &Path, version: &str, secret: &str) {
+    std::fs::create_dir(folder.join(version)).unwrap();
+    std::fs::write(folder.join(version).join("secret"), secret).unwrap();
+    symlink(version, folder.join("..data_tmp")).unwrap();
+    std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_whose_link_is_swapped_is_reloaded_without_being_asked() {
+    let setup = Setup::empty().var("ATTIO_BRIDGE__BUS__TYPE", "stdout");
+    let folder = setup.folder().to_owned();
+    mount(&folder, "..1", OLD);
+    symlink("..data/secret", folder.join("secret")).unwrap();
+    let setup = setup
+        .var("ATTIO_WEBHOOK_SECRET_FILE", folder.join("secret"))
+        .var("ATTIO_BRIDGE__HTTP__LISTEN", "127.0.0.1:0")
+        .var("ATTIO_BRIDGE__ADMIN__LISTEN", "127.0.0.1:0");
+    let bridge = serve(&setup).await;
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 401));
+    mount(&folder, "..2", NEW);
+    reloads(&bridge, "ok", 1.0).await;
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (401, 200));
+
+    // And written in place, as people do.
+    std::fs::write(folder.join("secret"), format!("{OLD}\n")).unwrap();
+    reloads(&bridge, "ok", 2.0).await;
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 401));
+}
+
+#[tokio::test]
+async fn a_configuration_file_that_changes_is_reloaded_without_being_asked() {
+    let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
+    let bridge = serve(&setup).await;
+    assert_eq!(status(&bridge, NEW).await, 401);
+    setup.write("config.toml", configuration(&[("a", OLD), ("b", NEW)], ""));
+    reloads(&bridge, "ok", 1.0).await;
+    let labels = [("source", "attio"), ("secret", "b"), ("result", "ok")];
+    assert_eq!(bridge.metric("signature_verifications_total", &labels).await, 0.0, "there from the start");
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 200));
+    assert_eq!(bridge.metric("signature_verifications_total", &labels).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_bad_reload_changes_nothing_and_says_what_is_wrong() {
+    let logs = Logs::capture();
+    let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
+    let bridge = serve(&setup).await;
+    let bad = [
+        (configuration(&[("a", "short")], ""), "the secret `a` has 5 bytes and needs at least 16"),
+        (configuration(&[], ""), "the source has no secret"),
+        (configuration(&[("a", NEW)], "schema = \"auto\"\n"), "sources.attio.schema"),
+        ("[sources".into(), "(syntax)"),
+    ];
+    for (text, problem) in &bad {
+        setup.write("config.toml", text);
+        reload(&bridge, "failed").await;
+        assert!(logs.text().contains(problem), "{problem}: {}", logs.text());
+        assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 401), "{problem}");
+    }
+    std::fs::remove_file(setup.folder().join("config.toml")).unwrap();
+    reload(&bridge, "failed").await;
+    assert!(logs.text().contains("cannot be read"));
+    assert_eq!(status(&bridge, OLD).await, 200);
+    // The way back.
+    setup.write("config.toml", configuration(&[("a", NEW)], ""));
+    reload(&bridge, "ok").await;
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (401, 200));
+    for secret in [OLD, NEW] {
+        assert!(!logs.text().contains(secret), "no secret is ever logged");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_reloaded_is_named_and_the_secrets_are_taken_all_the_same() {
+    let logs = Logs::capture();
+    let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
+    let bridge = serve(&setup).await;
+    let more = format!(
+        "scheme = \"timestamped\"\n[sources.other]\nsecrets = [{{ label = \"x\", value = \"{NEW}\" }}]\n\
+         [kafka]\nsasl_password = \"canary-password\"\n[shutdown]\ndelay = \"1s\"\n"
+    );
+    setup.write("config.toml", configuration(&[("b", NEW)], &more));
+    reload(&bridge, "ok").await;
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (401, 200), "the scheme stays");
+    assert_eq!(bridge.ask(&signed(NEW, 1).path("/webhooks/other")).await.status, 404);
+    let text = logs.text();
+    let line = |message: &str| text.lines().find(|line| line.contains(message)).unwrap().to_owned();
+    let reloaded = line("secrets reloaded");
+    assert!(reloaded.contains("sources.attio.secrets.a, sources.attio.secrets.b"), "{reloaded}");
+    let restart = line("changed, and needs a restart");
+    for key in ["sources.attio.scheme", "sources.other.secrets.x", "kafka.sasl_password", "shutdown.delay"] {
+        assert!(restart.contains(key), "{key}: {restart}");
+    }
+    assert!(!restart.contains("sources.attio.secrets"), "{restart}");
+    assert!(!text.contains("canary"));
+}

@@ -1,0 +1,61 @@
+//! What systemd hears of a bridge that it started.
+
+use std::os::unix::net::UnixDatagram;
+
+use crate::support::PATIENCE;
+use crate::support::served::Served;
+
+/// The next thing that is no sign of life.
+fn told(socket: &UnixDatagram) -> String {
+    loop {
+        let text = heard(socket);
+        if text != "WATCHDOG=1\n" {
+            return text;
+        }
+    }
+}
+
+fn heard(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let count = socket.recv(&mut buffer).expect("systemd is told something");
+    String::from_utf8(buffer[..count].to_vec()).unwrap()
+}
+
+#[test]
+fn systemd_is_told_of_every_turn_and_that_the_bridge_lives() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "100000"),
+    ]);
+    assert_eq!(told(&socket), "READY=1\n");
+    let mut alive = 0;
+    while alive < 5 {
+        alive += usize::from(heard(&socket) == "WATCHDOG=1\n");
+    }
+
+    served.signal("HUP");
+    let reloading = told(&socket);
+    let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("the form that systemd wants");
+    assert!(since.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
+    assert_eq!(told(&socket), "READY=1\n");
+
+    served.signal("TERM");
+    assert_eq!(told(&socket), "STOPPING=1\n");
+    assert_eq!(served.ended().code(), Some(0));
+}
+
+#[test]
+fn without_systemd_nothing_is_different() {
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("NOTIFY_SOCKET", "/no/such/socket"),
+        ("WATCHDOG_USEC", "1000000"),
+    ]);
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
+}
