@@ -34,6 +34,7 @@ mod layers;
 mod life;
 mod logs;
 mod nats;
+mod nats_check;
 mod nats_cluster;
 mod nats_end_to_end;
 mod nats_events;
