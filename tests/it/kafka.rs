@@ -180,6 +180,23 @@ fn what_the_topic_does_not_take_is_rejected_alone() {
 }
 
 #[test]
+fn messages_that_are_only_too_large_together_are_acknowledged() {
+    let broker = shared();
+    let topic = unique("narrow");
+    broker.create_topic(&topic, 1, &[("max.message.bytes", "10000")]);
+    // They wait for each other, so that they make batches the topic does not take.
+    let bench = Bench::start(&broker, &[&topic], |options| options.linger = Duration::from_millis(50));
+    bench.until(BusState::Up);
+    let of = |size: usize| message(&topic, "rec-1", format!("\"{}\"", "x".repeat(size)));
+    let verdicts: Vec<_> = (0..20).map(|n| bench.publish(of(if n == 7 { 12_000 } else { 3_000 }))).collect();
+    for (n, verdict) in verdicts.into_iter().enumerate() {
+        let expected = if n == 7 { "rejected" } else { "acknowledged" };
+        assert_eq!(label(&verdict.wait()), expected, "message {n}");
+    }
+    assert_eq!(broker.read_all(&topic).len(), 19);
+}
+
+#[test]
 fn a_killed_broker_is_noticed_refused_at_once_and_taken_up_again() {
     let broker = Broker::start();
     let topic = broker.topic("killed", 1);

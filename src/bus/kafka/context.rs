@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
+use super::alone::{Suspect, Suspects};
 use super::health::{Health, Nudge};
 use super::verdict::{self, Circumstances};
 use crate::pipeline::publish::{Destination, PublishError, Receipt, Ticket, Verdict};
@@ -31,11 +32,29 @@ pub(super) struct Context {
     pending: AtomicU64,
     /// Why this client died, where that is the operator's fault.
     fatal: OnceLock<Code>,
+    /// Where messages go that were refused in company; none for the client that sends single ones.
+    suspects: Option<Suspects>,
 }
 
+/// The generation of the client that sends single messages: never the current one, so what happens
+/// to it says nothing of the bus.
+const NO_GENERATION: u64 = u64::MAX;
+
 impl Context {
-    pub(super) fn new(health: Arc<Health>, generation: u64) -> Self {
-        Self { health, generation, pending: AtomicU64::new(0), fatal: OnceLock::new() }
+    pub(super) fn new(health: Arc<Health>, generation: u64, suspects: Suspects) -> Self {
+        let fatal = OnceLock::new();
+        Self { health, generation, pending: AtomicU64::new(0), fatal, suspects: Some(suspects) }
+    }
+
+    /// The callbacks of the client that sends single messages.
+    pub(super) fn alone(health: Arc<Health>) -> Self {
+        let fatal = OnceLock::new();
+        Self { health, generation: NO_GENERATION, pending: AtomicU64::new(0), fatal, suspects: None }
+    }
+
+    /// To be called before a message that counts as pending already is handed to this client.
+    pub(super) fn taken_over(&self) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
     /// To be called before a message is handed to the client.
@@ -88,6 +107,13 @@ impl ProducerContext for Context {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
+        if let (Err((error, message)), Some(suspects)) = (result, &self.suspects)
+            && error.rdkafka_error_code().is_some_and(verdict::may_be_the_batch)
+        {
+            suspects.add(Suspect { pending: *pending, message: message.detach() });
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+            return self.health.nudge(Nudge::Look);
+        }
         let result = match result {
             Ok(_) => Ok(()),
             Err((error, _)) => Err(error.rdkafka_error_code()),

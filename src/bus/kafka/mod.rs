@@ -3,6 +3,7 @@
 //! [`Kafka::publish`] hands a message to the client and returns. The client's polling thread settles
 //! the ticket ([`context`]); what keeps the client fit runs on a thread of its own ([`monitor`]).
 
+mod alone;
 mod client_config;
 mod complaints;
 mod context;
@@ -30,6 +31,7 @@ pub use options::Options;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, Ticket};
+use alone::{Alone, Suspects};
 use context::Pending;
 use health::{Health, Nudge};
 use monitor::{Client, Monitor};
@@ -55,9 +57,12 @@ impl Kafka {
         let config = client_config::client_config(&options)?;
         let looker = Looker::new(&options);
         let health = Arc::new(Health::new(options.bootstrap_servers, metrics));
-        let client = monitor::build(&config, &health, 0).map_err(client_config::creation_error)?;
+        let suspects = Suspects::default();
+        let client = monitor::build(&config, &health, 0, &suspects).map_err(client_config::creation_error)?;
         let client = Arc::new(ArcSwap::from_pointee(client));
         let monitor = Monitor {
+            alone: Alone::new(&config, suspects.clone()),
+            suspects,
             config,
             client: client.clone(),
             health: health.clone(),

@@ -12,6 +12,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 
+use super::alone::{Alone, Suspects};
 use super::context::Context;
 use super::health::{Health, Nudge};
 use super::topics::{self, Found, Keeper};
@@ -50,8 +51,14 @@ pub(super) fn build(
     config: &ClientConfig,
     health: &Arc<Health>,
     generation: u64,
+    suspects: &Suspects,
 ) -> Result<Client, KafkaError> {
-    Client::from_config_and_context(config, Context::new(health.clone(), generation))
+    Client::from_config_and_context(config, Context::new(health.clone(), generation, suspects.clone()))
+}
+
+/// Makes the client that sends single messages.
+pub(super) fn build_alone(config: &ClientConfig, health: &Arc<Health>) -> Result<Client, KafkaError> {
+    Client::from_config_and_context(config, Context::alone(health.clone()))
 }
 
 /// Watches the client.
@@ -60,6 +67,10 @@ pub(super) struct Monitor {
     pub client: Arc<ArcSwap<Client>>,
     pub health: Arc<Health>,
     pub looker: Looker,
+    /// What was refused in company.
+    pub suspects: Suspects,
+    /// Sends it again, each message alone.
+    pub alone: Alone,
     /// What the probes ask about; any topic will do.
     pub probe_topic: Option<Arc<str>>,
     /// Gone once every topic is there.
@@ -85,6 +96,7 @@ impl Monitor {
 
     /// Ends the client here, because dropping it waits for its thread.
     fn end(self) {
+        self.alone.end(&self.health);
         let mut shared = self.client;
         loop {
             match Arc::try_unwrap(shared) {
@@ -99,6 +111,7 @@ impl Monitor {
     /// One look at everything; then how long to sleep if nobody nudges.
     fn round(&mut self, doubt: bool) -> Duration {
         let mut next = IDLE;
+        self.alone.send(&self.health);
         if self.client.load().client().fatal_error().is_some() {
             next = next.min(self.rebuild());
         }
@@ -195,7 +208,7 @@ impl Monitor {
         }
         self.rebuilt = Some(Instant::now());
         let generation = self.health.generation() + 1;
-        let fresh = match build(&self.config, &self.health, generation) {
+        let fresh = match build(&self.config, &self.health, generation, &self.suspects) {
             Ok(client) => client,
             Err(error) => {
                 tracing::error!(%error, "kafka: cannot build the client anew; trying again");

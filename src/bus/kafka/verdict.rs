@@ -79,6 +79,19 @@ pub(super) fn sort(code: Code, at: Circumstances<'_>) -> PublishError {
     }
 }
 
+/// Whether a broker says this of every message of a batch for the fault of one.
+pub(super) fn may_be_the_batch(code: Code) -> bool {
+    matches!(
+        code,
+        Code::MessageSizeTooLarge
+            | Code::MessageBatchTooLarge
+            | Code::InvalidMessageSize
+            | Code::InvalidRecord
+            | Code::InvalidMessage
+            | Code::InvalidTimestamp
+    )
+}
+
 /// True where the operator has to act, and the same message passes afterwards.
 fn is_refusal(code: Code) -> bool {
     matches!(

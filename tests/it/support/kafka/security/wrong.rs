@@ -47,7 +47,7 @@ pub fn ways(secured: &Secured) -> Vec<Wrong> {
         wrong(
             "tls",
             secured.options(Door::Elsewhere),
-            ["it is for kafka.elsewhere.test, not for 127.0.0.1", "advertised.listeners"],
+            ["it is for elsewhere.test, not for 127.0.0.1", "advertised.listeners"],
         ),
         wrong("login", no_certificate, ["certificate", "kafka.cert_file"]),
         wrong("tls", no_tls, ["speaks TLS", "kafka.security_protocol"]),
