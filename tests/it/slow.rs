@@ -268,15 +268,22 @@ fn peak_mib(pid: u32) -> u64 {
 async fn a_flood_of_the_largest_bodies_finds_bounded_memory_and_an_answer_for_everybody() {
     let flood = if full_tier() { 5000 } else { 600 };
     // Nobody reads its standard output, so the broker has stopped taking anything.
-    let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("ATTIO_BRIDGE__HTTP__HEADER_TIMEOUT", "60s"),
+    ]);
     let mut body = event(0).body;
     body.resize(524_288, b' ');
     let request: std::sync::Arc<[u8]> = Request::signed(&body).bytes().into();
-    let mut clients = JoinSet::new();
+    // All are connected before the first speaks, so that it is the bodies which come at once.
+    let mut connected = Vec::new();
     for _ in 0..flood {
-        let (address, request) = (served.http, std::sync::Arc::clone(&request));
+        connected.push(Client::connect(served.http).await);
+    }
+    let mut clients = JoinSet::new();
+    for mut client in connected {
+        let request = std::sync::Arc::clone(&request);
         clients.spawn(async move {
-            let mut client = Client::connect(address).await;
             client.write(&request).await;
             client.receive().await.told()
         });
