@@ -222,6 +222,7 @@ pub async fn run(config: Config) -> Result<(), Error> {
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let routes = Routes::new(&config.route);
     let demand = Demand {
+        destinations: routes.destinations(),
         addresses: routes.addresses(),
         quarantine: Arc::clone(&routes.quarantine().address),
         max_body_bytes: config.http.max_body_bytes,

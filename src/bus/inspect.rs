@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Kind, Options, StartError, kafka};
+use super::{Kind, Options, StartError, kafka, nats};
+use crate::pipeline::publish::Destination;
 
 /// What the bridge will ask of the bus.
 #[derive(Clone, Debug)]
 pub struct Demand {
-    /// Every address that events can go to, the one of quarantine too.
+    /// All that events can go to, quarantine too.
+    pub destinations: Vec<Arc<Destination>>,
+    /// Every address of them, each once.
     pub addresses: Vec<Arc<str>>,
     /// The address of quarantine.
     pub quarantine: Arc<str>,
@@ -140,11 +143,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
     match options.kind {
         Kind::Kafka(options) => Ok(kafka::inspect(*options, demand).await?),
-        Kind::Nats(_) => {
-            let mut report = Report::new("nats", "the configured servers");
-            report.add("reachable", Level::Warning, "not looked at: this build inspects Kafka alone");
-            Ok(report)
-        }
+        Kind::Nats(options) => Ok(nats::inspect(*options, demand).await?),
         Kind::Stdout => {
             let mut report = Report::new("stdout", "this process");
             report.add("reachable", Level::Ok, "one event a line, for pipes: there is nothing to reach");
@@ -171,7 +170,12 @@ mod tests {
 
     #[test]
     fn quarantine_holds_a_body_in_base64() {
-        let demand = Demand { addresses: vec![], quarantine: "a.quarantine".into(), max_body_bytes: 524_288 };
+        let demand = Demand {
+            destinations: vec![],
+            addresses: vec![],
+            quarantine: "a.quarantine".into(),
+            max_body_bytes: 524_288,
+        };
         assert_eq!(demand.largest("a.record"), 528_384);
         assert_eq!(demand.largest("a.quarantine"), 703_148);
     }

@@ -1,7 +1,9 @@
 //! Events as JSON Lines on standard output: a bus for pipes.
 //!
 //! Always structured, one event a line, flushed before the ack. The reader on the other end of the
-//! pipe is the broker here: once it has gone, every publish fails.
+//! pipe is the broker here: once it has gone, every publish fails. A write that fails half way (a
+//! full disk) leaves half a line; the next one begins on a line of its own, so that nothing that is
+//! acknowledged is ever glued to a remnant.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -43,8 +45,9 @@ impl Stdout {
         let writer = Arc::clone(&status);
         std::thread::Builder::new().name("stdout".into()).spawn(move || {
             let mut out = out;
+            let mut torn = false;
             for (line, ticket) in lines {
-                writer.write(&mut out, &line, ticket);
+                torn = writer.write(&mut out, &line, torn, ticket);
             }
         })?;
         Ok(Arc::new(Self { queue, status }))
@@ -52,17 +55,18 @@ impl Stdout {
 }
 
 impl Status {
-    fn write(&self, out: &mut impl Write, line: &[u8], ticket: Ticket) {
-        let verdict = match out.write_all(line).and_then(|()| out.flush()) {
-            Ok(()) => Ok(Receipt { duplicate: false }),
-            Err(error) => {
-                self.broken.store(true, Ordering::Relaxed);
-                self.metrics.up.set(0);
-                Err(PublishError::Unavailable { detail: format!("standard output: {error}").into() })
-            }
-        };
+    /// Writes one line, on a line of its own where the one before was `torn`; whether this one is.
+    fn write(&self, out: &mut impl Write, line: &[u8], torn: bool, ticket: Ticket) -> bool {
+        let remnant: &[u8] = if torn { b"\n" } else { b"" };
+        let written = out.write_all(remnant).and_then(|()| out.write_all(line)).and_then(|()| out.flush());
+        self.broken.store(written.is_err(), Ordering::Relaxed);
+        self.metrics.up.set(i64::from(written.is_ok()));
         self.waiting.fetch_sub(1, Ordering::Release);
-        ticket.settle(verdict);
+        let torn = written.is_err();
+        let refused =
+            |error| PublishError::Unavailable { detail: format!("standard output: {error}").into() };
+        ticket.settle(written.map(|()| Receipt { duplicate: false }).map_err(refused));
+        torn
     }
 }
 
@@ -116,5 +120,78 @@ impl Bus for Stdout {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloudevent::{CloudEvent, Data};
+    use crate::metrics::{Labels, Metrics};
+    use crate::pipeline::publish::{Destination, Settle, Verdict};
+    use std::sync::mpsc::{SyncSender, sync_channel};
+
+    /// Takes so many bytes, fails once in the middle of a line, and goes on.
+    struct FailsOnce {
+        room: usize,
+        out: Arc<parking_lot::Mutex<Vec<u8>>>,
+    }
+
+    impl Write for FailsOnce {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room == 0 {
+                self.room = usize::MAX;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let count = bytes.len().min(self.room);
+            self.room -= count;
+            self.out.lock().extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Tell(SyncSender<Verdict>);
+
+    impl Settle for Tell {
+        fn settle(self: Box<Self>, verdict: Verdict) {
+            self.0.send(verdict).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_acknowledged_after_a_torn_line_stands_on_a_line_of_its_own() {
+        let metrics = Metrics::new(Labels {
+            sources: vec![],
+            reasons: vec![],
+            categories: vec![],
+            event_results: vec![],
+            signature_results: vec![],
+            publish_results: vec![],
+            bus: "stdout",
+            destinations: vec![],
+        });
+        let out = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let writer = FailsOnce { room: 30, out: Arc::clone(&out) };
+        let bus = Stdout::with_writer(writer, metrics.bus()).unwrap();
+        let publish = |id: &str| {
+            let (tell, verdict) = sync_channel(1);
+            let event = CloudEvent::new(id.into(), "urn:x".into(), Data::Json("{}".into()));
+            let destination = Arc::new(Destination { address: "a".into(), subject: "a".into() });
+            let message = Message { destination, event, message_id: String::new(), structured_only: false };
+            bus.publish(message, Ticket::new(Box::new(Tell(tell)), metrics.publish("a"), None));
+            verdict.recv().unwrap()
+        };
+        assert!(publish("first").is_err());
+        assert_eq!(bus.state(), BusState::Down);
+        assert!(publish("second").is_ok());
+        assert_eq!(bus.state(), BusState::Up, "it heals");
+        let text = String::from_utf8(out.lock().clone()).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(serde_json::from_str::<serde_json::Value>(lines[1]).is_ok(), "{text}");
     }
 }

@@ -130,6 +130,12 @@ impl Report {
         self.0.borrow_mut().settings.push(setting);
     }
 
+    /// Where the value of a key that was read came from.
+    pub fn origin_of(&self, key: &str) -> Option<Origin> {
+        let found = self.0.borrow();
+        found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
+    }
+
     /// Notes the value of a key whose setting hides it.
     pub fn secret(&self, key: &str, value: SecretString) {
         self.0.borrow_mut().secrets.insert(key.to_owned(), value);

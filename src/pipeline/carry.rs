@@ -9,7 +9,7 @@ use super::identify::{Facts, Identity};
 use super::normalize::{self, Context};
 use super::outcome::{EventOutcome, EventResult, UNKNOWN_CATEGORY};
 use super::parse::{Element, Event};
-use super::publish::{Destination, Message, PublishError, Ticket, Verdict};
+use super::publish::{BusState, Destination, Message, PublishError, Ticket, Verdict};
 use super::quarantine::{self, Quarantined};
 use super::{Pipeline, Source};
 use crate::catalog::{Category, WORKSPACE_ID};
@@ -111,6 +111,11 @@ impl Carrier<'_> {
         }
         match self.pipeline.dedup.begin(identity.key, identity.repeatable) {
             Lookup::Hit => State::Done(EventResult::Duplicate),
+            // That flight may take off again; until then nobody is kept waiting for it.
+            Lookup::Joined(_) if self.pipeline.bus.state() == BusState::Down => {
+                let detail = "known to be away; an earlier publish of this event is still waiting".into();
+                State::Done(EventResult::Failed(PublishError::Unavailable { detail }))
+            }
             Lookup::Joined(waiter) => State::Joined(waiter),
             Lookup::Miss(flight, waiter) => {
                 let metrics = &self.pipeline.publish_metrics[&destination.address];

@@ -54,7 +54,7 @@ impl Filter {
 impl Rules {
     /// For each list whether the event is in it; none where the list is empty.
     fn matches<'a>(&'a self, event: &'a Event) -> impl Iterator<Item = Option<bool>> + 'a {
-        let types = list(&self.types, || self.types.iter().any(|t| is_type(t, &event.event_type)));
+        let types = list(&self.types, || self.types.iter().any(|t| is_type(t, event)));
         let actors = list(&self.actor_types, || {
             event.actor_type.as_ref().is_some_and(|actor| self.actor_types.contains(actor))
         });
@@ -72,10 +72,10 @@ fn list(wanted: &[String], matches: impl FnOnce() -> bool) -> Option<bool> {
     (!wanted.is_empty()).then(matches)
 }
 
-/// `record.*` stands for every action of `record`; anything else for itself.
-fn is_type(pattern: &str, event_type: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(stem) => event_type.starts_with(stem),
-        None => pattern == event_type,
-    }
+/// `note.*` stands for every type of the category, `note-content.updated` among them, and for every
+/// type that begins so; anything else for itself.
+fn is_type(pattern: &str, event: &Event) -> bool {
+    let Some(category) = pattern.strip_suffix(".*") else { return pattern == event.event_type };
+    event.kind.category().is_some_and(|of_event| of_event.as_str() == category)
+        || event.event_type.strip_prefix(category).is_some_and(|action| action.starts_with('.'))
 }

@@ -35,7 +35,7 @@ fn prefix(secured: &Secured) -> String {
 }
 
 /// What it found, after its exit code was as expected.
-fn found(options: &Options, prefix: &str, code: i32) -> Vec<(String, String, String)> {
+pub fn found(options: &Options, prefix: &str, code: i32) -> Vec<(String, String, String)> {
     let begun = Instant::now();
     let output = check(options, prefix, &["--json"]);
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
@@ -47,7 +47,7 @@ fn found(options: &Options, prefix: &str, code: i32) -> Vec<(String, String, Str
 }
 
 /// The one row of that name.
-fn row<'r>(rows: &'r [(String, String, String)], check: &str) -> (&'r str, &'r str) {
+pub fn row<'r>(rows: &'r [(String, String, String)], check: &str) -> (&'r str, &'r str) {
     let named: Vec<_> = rows.iter().filter(|(name, ..)| name == check).collect();
     assert_eq!(named.len(), 1, "{check}: {rows:#?}");
     (&named[0].1, &named[0].2)

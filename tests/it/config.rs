@@ -140,6 +140,14 @@ fn a_variable_overrides_the_same_property_and_the_same_source() {
 fn values_are_checked() {
     let table = [
         ("[bus]\ntype = \"nats\"", "nats.servers: required for NATS"),
+        (
+            "[bus]\ntype = \"nats\"\n[nats]\nservers = \"http://a\"",
+            "nats.servers: invalid scheme for NATS server URL: http",
+        ),
+        (
+            "[bus]\ntype = \"nats\"\n[nats]\nservers = \"nats://me:secret@a\"",
+            "nats.servers: a server address holds no user: set nats.username and nats.password",
+        ),
         ("[http]\nmax_body_bytes = 70000000", "more than http.max_in_flight_bytes"),
         ("[http]\nmax_in_flight = 0", "http.max_in_flight: must be from 1"),
         ("[http]\nanswer_timeout = \"0s\"", "http.answer_timeout: must be from 1ms"),

@@ -465,3 +465,16 @@ async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
     let sent: Vec<_> = (0..4000).map(|at| format!("t{at}")).collect();
     assert_eq!(keys, sent);
 }
+
+#[tokio::test]
+async fn a_copy_of_what_hangs_is_refused_at_once_while_the_broker_is_known_to_be_away() {
+    let bridge = Bridge::impatient().await;
+    bridge.bus.answer(Answer::Late);
+    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
+    bridge.bus.set_state(attio_bridge::pipeline::publish::BusState::Down);
+    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_unavailable".into()));
+    bridge.bus.set_state(attio_bridge::pipeline::publish::BusState::Up);
+    bridge.bus.release();
+    assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()));
+    assert_eq!(bridge.bus.attempts(), 1);
+}

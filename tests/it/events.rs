@@ -404,6 +404,7 @@ async fn a_delivery_that_cannot_be_read_is_quarantined_whole() {
         of(&not_an_event, "not_an_event"),
         of(&duplicate, "duplicate_member"),
         deep.into_iter().map(|raw| (raw, "too_deep")).collect(),
+        vec![(format!(r#"{{"events":[{}7]}}"#, "7,".repeat(10_000)).into_bytes(), "too_many_events")],
     ];
     for (raw, reason) in table.concat() {
         let answer = bridge.ask(&Request::keyed("k", &raw)).await;

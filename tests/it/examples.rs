@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use attio_bridge::bus::Kind;
 
 use crate::setup::{SECRET, Setup};
-use crate::support::kafka::security::Certificates;
+use crate::support::certificates::Certificates;
 
 fn examples() -> Vec<(String, String)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/examples");

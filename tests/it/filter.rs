@@ -40,8 +40,18 @@ async fn included_in_every_list_and_excluded_by_any() {
     let record = r#"{"event_type":"record.updated","id":{"workspace_id":"w","object_id":"o","record_id":"r","attribute_id":"a"},"actor":{"type":"system","id":null}}"#;
     let entry = r#"{"event_type":"list-entry.created","id":{"workspace_id":"w","list_id":"l","entry_id":"e"},"parent_object_id":"o","actor":{"type":null}}"#;
     let guide = r#"{"event_type":"list-entry.created","id":{"event_id":"e"},"list":{"id":{"list_id":"l"}},"object":{"id":{"object_id":"o"}}}"#;
+    let content = r#"{"event_type":"note-content.updated","id":{"workspace_id":"w","note_id":"n"}}"#;
+    let unknown = r#"{"event_type":"meeting.created","id":{"workspace_id":"w","meeting_id":"m"}}"#;
     let table = [
         ("", "", record, true),
+        // A category is what the topics say it is.
+        ("types=note.*", "", content, true),
+        ("types=note-content.*", "", content, true),
+        ("", "types=note.*", content, false),
+        ("types=note.*", "", record, false),
+        ("types=meeting.*", "", unknown, true),
+        ("types=meet.*", "", unknown, false),
+        ("types=rec*", "", record, false),
         ("types=record.updated", "", record, true),
         ("types=record.created", "", record, false),
         ("types=record.created,record.updated", "", record, true),

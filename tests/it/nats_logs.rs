@@ -45,7 +45,7 @@ async fn a_missing_stream_is_named_once_with_what_to_do() {
     }
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
     ready(&bridge).await;
-    assert!(lines(&logs, "INFO").iter().any(|line| line.contains("takes every event")));
+    until_said(&logs, "INFO", "takes every event").await;
 }
 
 #[tokio::test]

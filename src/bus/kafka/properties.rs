@@ -101,7 +101,8 @@ pub fn check_property(name: &str, value: &str) -> Result<(), PropertyError> {
     }
 }
 
-/// What librdkafka says of a property, without the value: it may be a secret.
+/// What librdkafka says of a property. It quotes some values: the configuration check hides those of
+/// secrets before anything comes here.
 pub(super) fn reason(error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(_, text, _, _) | KafkaError::ClientCreation(text) => text.clone(),

@@ -199,13 +199,22 @@ fn words(error: Error) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "it is for {}, not for {}: use one of its names in kafka.bootstrap_servers and in the \
              broker's advertised.listeners, or renew it with that name",
-            if presented.is_empty() { "no host at all".into() } else { presented.join(", ") },
+            if presented.is_empty() {
+                "no host at all".into()
+            } else {
+                presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
+            },
             expected.to_str()
         ),
         CertificateError::NotValidForName => "it is for another host".into(),
         CertificateError::Other(OtherError(other)) => other.to_string(),
         other => other.to_string(),
     }
+}
+
+/// `kafka-1` out of `DnsName("kafka-1")`.
+fn bare(name: &str) -> &str {
+    name.split('"').nth(1).unwrap_or(name)
 }
 
 fn date(at: UnixTime) -> String {

@@ -37,8 +37,8 @@ const KNOWN: [(&str, Step, &str); 14] = [
     ("timed out", Step::Reach, "check the address, and the firewalls on the way"),
 ];
 
-const NO_TLS: &str = "the listener speaks no TLS: set kafka.security_protocol to \"plaintext\" or \
-                      \"sasl_plaintext\", or use the port of a listener that does";
+const NO_TLS: &str = "the listener speaks no TLS: use the port of one that does; only in a network you trust, \
+                      set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
 const TLS: &str = "the listener speaks TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
 const CERTIFICATE: &str = "the broker asks for a certificate of this client, or does not accept the one it \
                            has: check kafka.cert_file and kafka.key_file";

@@ -51,6 +51,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<Client, StartError> {
     let (events, tries) = (Arc::clone(health), Arc::clone(health));
     let settings = settings(options)?
+        .retry_on_initial_connect()
         .event_callback(move |event| {
             events.event(&event);
             std::future::ready(())
@@ -79,7 +80,7 @@ pub(super) fn names(options: &Options) -> Result<String, StartError> {
     Ok(addresses(&options.servers)?.into_iter().map(name).collect::<Vec<_>>().join(","))
 }
 
-fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
+pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     let key = "nats.servers";
     let parse = |text: &String| {
         let server: ServerAddr = text
@@ -97,10 +98,9 @@ fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     servers.iter().map(parse).collect()
 }
 
-fn settings(options: &Options) -> Result<ConnectOptions, StartError> {
+pub(super) fn settings(options: &Options) -> Result<ConnectOptions, StartError> {
     let settings = auth::connect_options(options.auth.as_ref())?
         .name("attio-bridge")
-        .retry_on_initial_connect()
         .connection_timeout(CONNECT)
         .ping_interval(PING)
         .client_capacity(MAX_IN_FLIGHT)

@@ -40,7 +40,7 @@ pub(super) struct Health {
     servers: String,
     metrics: BusMetrics,
     nudged: Notify,
-    pub refusals: Refusals,
+    pub refusals: Arc<Refusals>,
 }
 
 impl Health {
@@ -55,7 +55,7 @@ impl Health {
             servers,
             metrics,
             nudged: Notify::new(),
-            refusals: Refusals::default(),
+            refusals: Arc::default(),
         }
     }
 
@@ -197,7 +197,7 @@ impl Health {
 }
 
 /// What to do about a cause, where the client's own words do not say it.
-fn advice(cause: &str) -> &'static str {
+pub(super) fn advice(cause: &str) -> &'static str {
     let cause = cause.to_ascii_lowercase();
     if cause.contains("authorization violation") || cause.contains("authentication") {
         ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password"

@@ -8,6 +8,8 @@ mod acks;
 mod auth;
 mod connect;
 mod health;
+mod inspect;
+mod look;
 mod monitor;
 pub mod options;
 mod record;
@@ -27,6 +29,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 pub use connect::{StartError, check};
+pub use inspect::inspect;
 pub use options::Options;
 
 use crate::cloudevent::ContentMode;
@@ -36,6 +39,7 @@ use crate::pipeline::publish::{
 };
 use acks::{Acks, Failure, Waiting};
 use health::Health;
+use look::Look;
 use monitor::Monitor;
 use refusals::Watch;
 use verdict::Circumstances;
@@ -75,7 +79,8 @@ impl Nats {
         let (acks, replies) = at_once(Acks::new(client.clone(), Arc::clone(&stream)))
             .expect("the queue of a new client has room")
             .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
-        let monitor = Monitor::new(client.clone(), Arc::clone(&health), options.stream, destinations);
+        let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
+        let monitor = Monitor::new(look, Arc::clone(&health));
         let hearing = runtime.spawn(Arc::clone(&acks).hear(replies));
         let tasks = [hearing.abort_handle(), runtime.spawn(monitor.run()).abort_handle()];
         let publish_timeout = options.publish_timeout;

@@ -12,6 +12,10 @@ use crate::pipeline::publish::Destination;
 /// What a look at the stream has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
+    /// True where there is no stream of that name.
+    pub missing: bool,
+    /// The stream that is there.
+    pub there: Option<Config>,
     /// Why events cannot be stored, each with what to do.
     pub unfit: Vec<String>,
     /// What differs from the configuration and keeps nothing from being stored.

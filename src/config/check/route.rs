@@ -25,6 +25,9 @@ pub fn read(section: &mut Section<'_>) -> Route {
     check_prefix(section.report(), &prefix);
     let slugs_file = section.path_of("slugs_file");
     readable(section.report(), slugs_file.as_ref());
+    if let Some(given) = &slugs_file {
+        section.report().warn(given, "has no effect yet: this build adds no slugs to events");
+    }
     let mut own = section.section("categories");
     let mut categories = std::collections::BTreeMap::new();
     for (name, node) in own.entries() {

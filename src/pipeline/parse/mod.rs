@@ -19,6 +19,10 @@ use serde_json::value::RawValue;
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 64;
 
+/// The most events that are taken from one delivery. Attio sends one; a body of the default limit
+/// has room for about 3,500 real ones and for 170,000 of nothing, which must not cost memory each.
+pub const MAX_EVENTS: usize = 10_000;
+
 /// What a body holds.
 #[derive(Debug)]
 pub enum Parsed {
@@ -56,6 +60,8 @@ pub enum Unusable {
     TooDeep,
     /// The body is JSON but neither an envelope nor an event.
     NotAnEvent,
+    /// The body holds more than [`MAX_EVENTS`] events.
+    TooManyEvents,
     /// The element is no object.
     NotAnObject,
     /// The element has no `event_type` that is text.
@@ -73,6 +79,7 @@ impl Unusable {
             Self::NotJson => "not_json",
             Self::TooDeep => "too_deep",
             Self::NotAnEvent => "not_an_event",
+            Self::TooManyEvents => "too_many_events",
             Self::NotAnObject => "not_an_object",
             Self::NoEventType => "no_event_type",
             Self::DuplicateMember => "duplicate_member",
@@ -106,6 +113,7 @@ pub fn parse(body: &Bytes) -> Parsed {
     let (webhook_id, events, event_type) = (member("webhook_id"), member("events"), member("event_type"));
     let elements = events.map(|events| serde_json::from_str::<Vec<&RawValue>>(events.get()));
     match (elements, event_type) {
+        (Some(Ok(elements)), _) if elements.len() > MAX_EVENTS => Parsed::Unreadable(Unusable::TooManyEvents),
         (Some(Ok(elements)), _) => Parsed::Events {
             webhook_id: webhook_id.and_then(json::text).map(Cow::into_owned),
             elements: elements.into_iter().map(|raw| element(body, json::trim(raw.get()))).collect(),

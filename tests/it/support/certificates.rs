@@ -14,14 +14,16 @@ pub const CLIENT: &str = "bridge";
 const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 impl Certificates {
-    /// `ca.pem`, `stranger.pem` (another authority); `server.pem` and `elsewhere.pem` (for another host),
-    /// each with key and chain; `client.pem` with `client.key`.
+    /// `ca.pem`, `stranger.pem` (another authority); `server.pem`, `expired.pem` and `elsewhere.pem`
+    /// (for another host), each with key and chain; `client.pem` with `client.key`.
     pub fn make() -> Self {
         let folder = Self(tempfile::tempdir().expect("a folder for certificates"));
         folder.authority("ca");
         folder.authority("stranger");
         let here = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth";
         folder.leaf("server", "localhost", here, "30");
+        // Valid from now until now.
+        folder.leaf("expired", "localhost", here, "0");
         let elsewhere = "subjectAltName=DNS:elsewhere.test\nextendedKeyUsage=serverAuth";
         folder.leaf("elsewhere", "elsewhere.test", elsewhere, "30");
         folder.leaf("client", CLIENT, "extendedKeyUsage=clientAuth", "30");
@@ -31,6 +33,11 @@ impl Certificates {
     /// The path of a file by name.
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// Puts one file in the place of another, as an operator does who renews a certificate.
+    pub fn replace(&self, old: &str, new: &str) {
+        fs::copy(self.path(new), self.path(old)).expect("the file is copied");
     }
 
     fn authority(&self, name: &str) {

@@ -1,9 +1,10 @@
 //! What the bridge logs, as the tests of one thread see it.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use serde_json::Value;
+use tracing::Dispatch;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt::MakeWriter;
@@ -35,9 +36,14 @@ impl<'a> MakeWriter<'a> for Writer {
     }
 }
 
+/// Where there is one subscriber alone, tracing asks the thread that meets a line first whether it is
+/// wanted, and keeps a "no" for all threads. A second one that lives for ever keeps it from that.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::registry()));
+
 impl Logs {
     /// Captures everything, at every level, as JSON.
     pub fn capture() -> Self {
+        LazyLock::force(&SECOND);
         let text = Arc::new(Mutex::new(Vec::new()));
         let subscriber = tracing_subscriber::fmt()
             .json()

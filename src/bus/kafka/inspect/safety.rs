@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn a_topic_that_is_too_small_is_named_with_its_numbers() {
         let quarantine: Arc<str> = "attio.record".into();
-        let mut demand = Demand { addresses: vec![], quarantine, max_body_bytes: 524_288 };
+        let mut demand =
+            Demand { destinations: vec![], addresses: vec![], quarantine, max_body_bytes: 524_288 };
         let row = |demand: &Demand| {
             let mut report = Report::new("kafka", "");
             tell_sizes(&[topic(3, 2)], demand, &mut report);

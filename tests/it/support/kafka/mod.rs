@@ -12,6 +12,7 @@
 //! kills it as soon as the pipe to this process is closed.
 
 pub mod bench;
+pub mod cluster;
 mod node;
 pub mod security;
 pub mod variables;

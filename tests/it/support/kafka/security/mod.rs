@@ -9,7 +9,6 @@
 //! ```
 
 mod access;
-mod certificates;
 pub mod wrong;
 
 use std::sync::{Arc, LazyLock};
@@ -17,13 +16,13 @@ use std::sync::{Arc, LazyLock};
 use attio_bridge::bus::kafka::Options;
 
 pub use access::{Operation, Topics};
-pub use certificates::Certificates;
 
 use super::node::Layout;
 use super::{Broker, free_ports};
+use crate::support::certificates::{CLIENT, Certificates};
 
 /// The usual user, who has no rights until [`Secured::allow`]; the client's certificate names it too.
-pub const USER: &str = certificates::CLIENT;
+pub const USER: &str = CLIENT;
 
 /// A user who may write only what a rule for a prefix allows.
 pub const SECOND_USER: &str = "second-bridge";

@@ -44,7 +44,11 @@ pub fn ways(secured: &Secured) -> Vec<Wrong> {
         ),
         wrong("tls", stranger, ["its authority is unknown here", "kafka.ca_file"]),
         wrong("tls", secured.options(Door::Expired), ["it expired on", "renew"]),
-        wrong("tls", secured.options(Door::Elsewhere), ["kafka.elsewhere.test", "not for 127.0.0.1"]),
+        wrong(
+            "tls",
+            secured.options(Door::Elsewhere),
+            ["it is for kafka.elsewhere.test, not for 127.0.0.1", "advertised.listeners"],
+        ),
         wrong("login", no_certificate, ["certificate", "kafka.cert_file"]),
         wrong("tls", no_tls, ["speaks TLS", "kafka.security_protocol"]),
         wrong("login", no_login, ["may ask for a login", "kafka.security_protocol"]),

@@ -1,0 +1,122 @@
+//! `check --connect` for NATS: goes the way of a message step by step, publishes and makes nothing,
+//! and says at which step it ends and why.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
+use async_nats::{Client, Event, ServerError};
+use humantime::format_duration;
+
+use super::connect::{self, StartError};
+use super::health;
+use super::look::Look;
+use super::options::{Ensure, Options};
+use super::refusals::{self, Refusals};
+use crate::bus::inspect::{Demand, Level, Report};
+
+/// For a connection, whatever the number of servers.
+const CONNECT: Duration = Duration::from_secs(6);
+
+/// How long the sender goes on trying.
+const RETRIES: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// Asks a server everything that serving depends on.
+pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
+    let mut report = Report::new("nats", connect::names(&options)?);
+    let refusals: Arc<Refusals> = Arc::default();
+    match reach(&options, &refusals).await? {
+        Err(cause) => {
+            report.add("reachable", Level::Failed, format!("{cause}{}", health::advice(&cause)));
+        }
+        Ok(client) => {
+            let server = client.server_info();
+            let detail = format!("server {} of version {}", server.server_name, server.version);
+            report.add("reachable", Level::Ok, detail);
+            look(client, options, demand, refusals, &mut report).await;
+        }
+    }
+    Ok(report)
+}
+
+/// A client, or why there is none.
+async fn reach(options: &Options, refusals: &Arc<Refusals>) -> Result<Result<Client, String>, StartError> {
+    let refusals = Arc::clone(refusals);
+    let settings = connect::settings(options)?.event_callback(move |event| {
+        if let Event::ServerError(ServerError::Other(text)) = &event
+            && let Some(refusal) = refusals::parse(text)
+        {
+            refusals.add(&refusal, text);
+        }
+        std::future::ready(())
+    });
+    let connecting = settings.connect(connect::addresses(&options.servers)?);
+    Ok(match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(connected) => connected.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {}", format_duration(CONNECT))),
+    })
+}
+
+async fn look(
+    client: Client,
+    options: Options,
+    demand: Demand,
+    refusals: Arc<Refusals>,
+    report: &mut Report,
+) {
+    let check = format!("stream {}", options.stream.name);
+    let ensure = options.stream.ensure;
+    let largest = demand.largest(&demand.quarantine);
+    let max_payload = client.max_payload();
+    let look = Look::new(client, options.stream, demand.destinations, refusals);
+    let found = match look.look().await {
+        Ok(found) => found,
+        Err(error) => return report.add(check, Level::Failed, format!("JetStream does not answer: {error}")),
+    };
+    if found.missing && ensure == Ensure::Create {
+        return report.add(check, Level::Warning, "does not exist yet: `serve` makes it");
+    }
+    for reason in &found.unfit {
+        report.add(&check, Level::Failed, reason);
+    }
+    for difference in &found.different {
+        report.add(&check, Level::Warning, difference);
+    }
+    if found.unfit.is_empty() && found.different.is_empty() {
+        report.add(&check, Level::Ok, "takes every subject, and is as configured");
+    }
+    if let Some(there) = found.there {
+        tell(&there, largest, max_payload, report);
+    }
+}
+
+/// What a stream that takes the events is worth.
+fn tell(there: &Config, largest: usize, max_payload: usize, report: &mut Report) {
+    let replicas = there.num_replicas;
+    match replicas {
+        0 | 1 => {
+            report.add("durability", Level::Warning, "one copy: use 3 replicas where there are 3 servers")
+        }
+        _ => report.add("durability", Level::Ok, format!("{replicas} replicas")),
+    }
+    let window = format_duration(there.duplicate_window);
+    if there.duplicate_window < RETRIES {
+        let detail = format!(
+            "the server drops repeats for {window}, and the sender tries for about 3 days: a later repeat is \
+             dropped only by the replica of the bridge that has seen the event"
+        );
+        report.add("duplicates", Level::Ok, detail);
+    } else {
+        report.add("duplicates", Level::Ok, format!("the server drops repeats for {window}"));
+    }
+    let of_stream = usize::try_from(there.max_message_size).ok().filter(|size| *size > 0);
+    let limit = of_stream.unwrap_or(usize::MAX).min(max_payload);
+    let detail = format!("the server takes {limit} bytes, the largest quarantined delivery has {largest}");
+    match limit < largest {
+        true => {
+            let advice = "raise max_payload and the stream's max_msg_size, or lower http.max_body_bytes";
+            report.add("sizes", Level::Warning, format!("{detail}: {advice}"));
+        }
+        false => report.add("sizes", Level::Ok, detail),
+    }
+}

@@ -1,0 +1,89 @@
+//! Three brokers, replication 3, two of them must have what is acknowledged: what a 200 is worth
+//! when one of them dies, and when two do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attio_bridge::bus::kafka::Options;
+
+use crate::check_connect::{found, row};
+use crate::support::bridge::{Bridge, config};
+use crate::support::client::eventually;
+use crate::support::consumer::Found;
+use crate::support::full_tier;
+use crate::support::kafka::cluster::Cluster;
+use crate::support::load::{Load, felt, ready};
+use crate::support::mix::{Mix, Planned};
+use crate::support::request::Request;
+use crate::support::unique;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_broker_may_die_and_with_two_dead_nothing_is_acknowledged_or_lost() {
+    if !full_tier() {
+        println!("left out, as one of the long tests: tests/run full");
+        return;
+    }
+    let (cluster, prefix) = (Cluster::start(), unique("quorum"));
+    let bridge = Bridge::serving(config(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", cluster.all.bootstrap()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__PARTITIONS", "3"),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__REPLICATION_FACTOR", "3"),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__MIN_INSYNC_REPLICAS", "2"),
+    ]))
+    .await;
+    ready(&bridge).await;
+    let options = Options::new(cluster.all.bootstrap());
+    assert_eq!(row(&found(&options, &prefix, 0), "durability").0, "ok");
+    let record = format!("topic {prefix}.record");
+    let mut mix = Mix::new(&prefix, 23);
+    let planned: Arc<[Planned]> = (0..20_000).map(|_| mix.single()).collect();
+    let load = Load::start(planned, 8, bridge.http);
+    let flows = async |more: usize| {
+        let enough = load.accepted() + more;
+        eventually("load flows", || async { load.accepted() >= enough }).await;
+    };
+    flows(1500).await;
+
+    cluster.kill(0);
+    let killed = Instant::now();
+    flows(1500).await;
+    println!("one broker killed: 1500 more acknowledged within {:?}", killed.elapsed());
+
+    let rows = found(&options, &prefix, 0);
+    assert_eq!(row(&rows, "reachable").0, "warning", "one of the addresses does not answer: {rows:?}");
+    let (level, detail) = row(&rows, &record);
+    assert!(level == "warning" && detail.contains("only 2 replicas are in sync"), "{detail}");
+
+    let before = felt(&bridge).await;
+    cluster.kill(1);
+    eventually("the loss of the quorum is felt", || async { felt(&bridge).await > before }).await;
+    // What was on its way when the broker died.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let acknowledged = load.accepted();
+    let asked = Instant::now();
+    let task = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
+    let answer = bridge.ask(&Request::keyed("quorum", task)).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_millis(4500), "{:?}", asked.elapsed());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    found(&options, &prefix, 3);
+    assert_eq!(load.accepted(), acknowledged, "one broker alone acknowledges nothing");
+
+    cluster.restart(0);
+    cluster.restart(1);
+    let back = Instant::now();
+    flows(1000).await;
+    println!("two brokers restarted: 1000 more acknowledged within {:?}", back.elapsed());
+    let retried = load.finish().await;
+    cluster.wait_for(3);
+    let found = Found::on(&cluster.all, &prefix);
+    let lost: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) == 0).collect();
+    assert!(lost.is_empty(), "acknowledged and not there: {lost:?}");
+    let twice: Vec<_> =
+        found.events.keys().filter(|id| found.copies(id) > 1 && !retried.contains(*id)).collect();
+    assert!(twice.is_empty(), "stored twice without a failed attempt: {twice:?}");
+    assert!(bridge.metrics().await.balances());
+}

@@ -1,0 +1,80 @@
+//! `check --connect` on NATS, through the program.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::setup::SECRET;
+use crate::support::nats::place::Place;
+use crate::support::nats::{Server, Settings, shared};
+
+/// What it found, as `check result detail`, after its exit code was as expected.
+fn found(url: &str, place: &Place, more: &[(&str, &str)], code: i32) -> Vec<[String; 3]> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    command.args(["check", "--connect", "--json"]).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
+    let variables = [
+        ("BUS__TYPE", "nats"),
+        ("NATS__SERVERS", url),
+        ("NATS__STREAM__NAME", &place.stream),
+        ("ROUTE__PREFIX", &place.prefix),
+    ];
+    command.envs(variables.iter().chain(more).map(|(key, value)| (format!("ATTIO_BRIDGE__{key}"), value)));
+    let output = command.stdin(Stdio::null()).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let report: Json = serde_json::from_slice(&output.stdout).expect("JSON");
+    let of = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();
+    let rows = report["checks"].as_array().expect("rows");
+    rows.iter().map(|row| [of(row, "check"), of(row, "result"), of(row, "detail")]).collect()
+}
+
+/// Fails unless one row begins so and holds these words.
+fn says(rows: &[[String; 3]], check: &str, result: &str, words: &str) {
+    let named = |row: &&[String; 3]| row[0].starts_with(check) && row[1] == result && row[2].contains(words);
+    assert!(rows.iter().any(|row| named(&row)), "{check} {result} {words}: {rows:#?}");
+}
+
+#[test]
+fn a_stream_that_fits_is_good() {
+    let (server, place) = (shared(), Place::new("fits"));
+    server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
+        config.duplicate_window = Duration::from_secs(2 * 3600);
+        config.max_age = Duration::from_secs(7 * 24 * 3600);
+    });
+    let rows = found(&server.url(), &place, &[], 0);
+    says(&rows, "reachable", "ok", "2.15.1");
+    says(&rows, "stream", "ok", "takes every subject");
+    says(&rows, "durability", "warning", "one copy");
+    says(&rows, "duplicates", "ok", "2h");
+    says(&rows, "sizes", "ok", "1048576");
+    assert!(server.read_all(&place.stream).is_empty(), "nothing is published");
+}
+
+#[test]
+fn what_is_wrong_with_a_stream_is_told() {
+    let (server, place) = (shared(), Place::new("wrong"));
+    let rows = found(&server.url(), &place, &[], 3);
+    says(&rows, "stream", "failed", "does not exist");
+    let rows = found(&server.url(), &place, &[("NATS__STREAM__ENSURE", "create")], 0);
+    says(&rows, "stream", "warning", "`serve` makes it");
+    assert!(server.stream(&place.stream).is_none(), "nothing is made");
+    server.create_stream(&place.stream, &[&format!("{}.record.>", place.prefix)], |config| {
+        config.max_message_size = 1000;
+    });
+    let rows = found(&server.url(), &place, &[], 3);
+    says(&rows, "stream", "failed", "does not take");
+    says(&rows, "stream", "warning", "duplicate_window is 2m");
+    says(&rows, "sizes", "warning", "1000 bytes");
+}
+
+#[test]
+fn what_is_wrong_with_a_server_is_told() {
+    let (place, off) =
+        (Place::new("away"), Server::with(Settings { jetstream: false, ..Settings::default() }));
+    says(&found(&off.url(), &place, &[], 3), "stream", "failed", "JetStream");
+    let users = "authorization { users: [ { user: a, password: b } ] }".to_owned();
+    let guarded = Server::with(Settings { more: users, ..Settings::default() });
+    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "nats.creds_file");
+    guarded.kill();
+    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "refused");
+}

@@ -1,0 +1,70 @@
+//! Three Kafka nodes that stand for each other: replication 3, two of them must have what is acknowledged.
+
+use std::time::Duration;
+
+use rdkafka::producer::{BaseProducer, Producer};
+
+use super::node::{Layout, Node};
+use super::{Broker, free_ports};
+use crate::support::eventually;
+
+/// Three nodes, each broker and controller.
+pub struct Cluster {
+    nodes: [Node; 3],
+    /// All of them, for whoever only talks to the cluster.
+    pub all: Broker,
+}
+
+impl Cluster {
+    /// A fresh one; all three are there when this returns.
+    pub fn start() -> Self {
+        let ports: [u16; 6] = free_ports();
+        let [clients, controllers] = [&ports[..3], &ports[3..]];
+        let nodes = [0, 1, 2].map(|at| {
+            let layout = Layout { properties: properties(at, controllers), ..Layout::default() };
+            Node::new(clients[at], controllers[at], layout)
+        });
+        let bootstrap = [0, 1, 2].map(|at| format!("127.0.0.1:{}", clients[at])).join(",");
+        let cluster = Self { nodes, all: Broker { bootstrap, node: None } };
+        cluster.nodes.iter().for_each(Node::start);
+        cluster.wait_for(3);
+        cluster
+    }
+
+    /// Ends one node at once.
+    pub fn kill(&self, at: usize) {
+        self.nodes[at].kill();
+    }
+
+    /// Starts one again.
+    pub fn restart(&self, at: usize) {
+        self.nodes[at].start();
+    }
+
+    /// Waits until the cluster counts so many brokers.
+    pub fn wait_for(&self, brokers: usize) {
+        eventually(&format!("the cluster has {brokers} brokers"), || {
+            // A new client each time: an old one may still ask a node that is gone.
+            let client: BaseProducer = self.all.client().create().expect("a client for the cluster");
+            let metadata = client.client().fetch_metadata(None, Duration::from_secs(2));
+            metadata.is_ok_and(|metadata| metadata.brokers().len() == brokers)
+        });
+    }
+}
+
+fn properties(at: usize, controllers: &[u16]) -> Vec<(String, String)> {
+    let voters: Vec<_> =
+        controllers.iter().enumerate().map(|(at, port)| format!("{}@127.0.0.1:{port}", at + 1)).collect();
+    let pairs = [
+        ("node.id", (at + 1).to_string()),
+        ("controller.quorum.voters", voters.join(",")),
+        ("default.replication.factor", "3".to_owned()),
+        ("min.insync.replicas", "2".to_owned()),
+        ("offsets.topic.replication.factor", "3".to_owned()),
+        ("transaction.state.log.replication.factor", "3".to_owned()),
+        ("transaction.state.log.min.isr", "2".to_owned()),
+        ("share.coordinator.state.topic.replication.factor", "3".to_owned()),
+        ("share.coordinator.state.topic.min.isr", "2".to_owned()),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value)).into()
+}
