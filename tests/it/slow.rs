@@ -2,6 +2,7 @@
 //! makes the bridge publish twice, and nothing of them stays behind.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::bus::memory::Answer;
@@ -117,10 +118,10 @@ async fn a_thousand_stalled_connections_do_not_disturb_a_good_client() {
         }
     }
     let mut others = 2 * STALLED;
-    while let Some(ended) =
-        stalled.try_join_next().map_or_else(|| if stalled.is_empty() { None } else { Some(Ok(())) }, Some)
-    {
-        ended.unwrap();
+    while !stalled.is_empty() {
+        while let Some(ended) = stalled.try_join_next() {
+            ended.unwrap();
+        }
         others += 1;
         assert_eq!(good.ask(&event(others)).await.told(), (200, "accepted".into()));
     }
@@ -228,15 +229,6 @@ async fn many_large_bodies_at_once_are_taken_as_far_as_the_budget_goes_and_the_r
     }
 }
 
-/// CPU time of a process, in seconds.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let after_name = stat.rsplit_once(')').unwrap().1;
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    // Fields 14 and 15 of proc(5), in ticks, of which Linux has 100 a second.
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
-}
-
 #[tokio::test]
 async fn a_bridge_out_of_descriptors_waits_for_them_without_spinning() {
     let served = Served::limited(Some(48), &[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
@@ -248,35 +240,35 @@ async fn a_bridge_out_of_descriptors_waits_for_them_without_spinning() {
         !served.logged("cannot accept connections").is_empty()
     })
     .await;
-    let (before, window) = (cpu_seconds(served.pid()), Duration::from_secs(2));
+    let (before, window) = (served.cpu_seconds(), Duration::from_secs(2));
     tokio::time::sleep(window).await;
-    let used = cpu_seconds(served.pid()) - before;
+    let used = served.cpu_seconds() - before;
     assert!(used < window.as_secs_f64() / 2.0, "{used} s of CPU in {window:?}");
     assert!(served.logged("cannot accept connections").len() < 5, "and says so once in a while");
     drop(clients);
     assert_eq!(served.ask(&event(1)).await.status, 200);
 }
 
-/// The most memory that a process has ever held, in MiB.
-fn peak_mib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_the_largest_bodies_finds_bounded_memory_and_an_answer_for_everybody() {
     let flood = if full_tier() { 5000 } else { 600 };
     // Nobody reads its standard output, so the broker has stopped taking anything.
-    let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("ATTIO_BRIDGE__HTTP__HEADER_TIMEOUT", "60s"),
+    ]);
     let mut body = event(0).body;
     body.resize(524_288, b' ');
-    let request: std::sync::Arc<[u8]> = Request::signed(&body).bytes().into();
-    let mut clients = JoinSet::new();
+    let request: Arc<[u8]> = Request::signed(&body).bytes().into();
+    // All are connected before the first speaks, so that it is the bodies which come at once.
+    let mut connected = Vec::new();
     for _ in 0..flood {
-        let (address, request) = (served.http, std::sync::Arc::clone(&request));
+        connected.push(Client::connect(served.http).await);
+    }
+    let mut clients = JoinSet::new();
+    for mut client in connected {
+        let request = Arc::clone(&request);
         clients.spawn(async move {
-            let mut client = Client::connect(address).await;
             client.write(&request).await;
             client.receive().await.told()
         });
@@ -288,7 +280,7 @@ async fn a_flood_of_the_largest_bodies_finds_bounded_memory_and_an_answer_for_ev
     }
     let shed = answers.iter().filter(|(_, reason)| reason == "overloaded").count();
     assert!(shed > 0, "more came than there is room for");
-    let peak = peak_mib(served.pid());
+    let peak = served.peak_mib();
     assert!(peak < 256, "{peak} MiB for a budget of 64 MiB of bodies");
     println!("{flood} bodies at once: {shed} shed, peak {peak} MiB");
     let mut out = served.stdout();
