@@ -2,13 +2,14 @@
 //!
 //! Our own, because the loop that axum ships sets no timer on its connections.
 
-use std::convert::Infallible;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::FutureExt;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,6 +23,8 @@ use tower::ServiceExt;
 use super::connection::head::MAX_FIELDS;
 use super::connection::{Connection, Gate, Progress, Timeouts};
 use super::receive::Refused;
+use super::respond;
+use crate::pipeline::outcome::Reason;
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
@@ -111,9 +114,10 @@ async fn converse(stream: TcpStream, router: Router, limits: Limits, drain: Canc
             if let Some(reason) = progress.request_began() {
                 request.extensions_mut().insert(Refused(reason));
             }
-            let answer = router.oneshot(request.map(Body::new)).await;
+            let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
             progress.request_ended();
-            answer.map_err(|never: Infallible| never)
+            // A panic was recorded where it passed; the sender is told to try again.
+            answer.unwrap_or_else(|_| Ok(respond::closing(respond::problem(Reason::Internal))))
         }
     });
     let ended = http1::Builder::new()

@@ -8,7 +8,7 @@ use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
 use crate::support::kafka::bench::Bench;
-use crate::support::kafka::{Broker, shared};
+use crate::support::kafka::{Broker, Layout, shared};
 use crate::support::{PATIENCE, eventually, unique};
 
 #[test]
@@ -133,6 +133,23 @@ fn verify_waits_for_the_topics_before_it_is_up() {
     assert_eq!(bench.bus.state(), BusState::Starting);
     broker.create_topic(&missing, 1, &[]);
     bench.until(BusState::Up);
+}
+
+#[test]
+fn verify_makes_no_topic_where_a_broker_would_make_any_that_is_asked_about() {
+    let broker = Broker::start_where(|_, _| Layout {
+        properties: vec![("auto.create.topics.enable".into(), "true".into())],
+        ..Layout::default()
+    });
+    let missing = unique("verified");
+    let bench = Bench::start(&broker, &[&missing], |_| {});
+    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    // Long enough for several looks at the topics; a look that makes one is followed by "up".
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(bench.bus.state(), BusState::Starting);
+    // Its own way of looking must not make the topic either.
+    let there = broker.topics();
+    assert!(!there.contains(&missing), "{there:?}");
 }
 
 #[test]

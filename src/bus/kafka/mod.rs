@@ -67,7 +67,6 @@ impl Kafka {
             client: client.clone(),
             health: health.clone(),
             looker,
-            probe_topic: topics.first().cloned(),
             keeper: Some(Keeper::new(topics, options.topics)),
             asked: Instant::now(),
             refreshed: None,

@@ -15,7 +15,7 @@ use rdkafka::producer::{Producer, PurgeConfig, ThreadedProducer};
 use super::alone::{Alone, Suspects};
 use super::context::Context;
 use super::health::{Health, Nudge};
-use super::topics::{self, Found, Keeper};
+use super::topics::{self, Found, Keeper, NO_TOPIC};
 use super::trouble::Looker;
 
 /// The client, with this adapter's callbacks.
@@ -71,8 +71,6 @@ pub(super) struct Monitor {
     pub suspects: Suspects,
     /// Sends it again, each message alone.
     pub alone: Alone,
-    /// What the probes ask about; any topic will do.
-    pub probe_topic: Option<Arc<str>>,
     /// Gone once every topic is there.
     pub keeper: Option<Keeper>,
     /// When a broker was last asked.
@@ -161,13 +159,12 @@ impl Monitor {
 
     fn ask(&mut self) -> Result<(), KafkaError> {
         self.asked = Instant::now();
-        let topic = self.probe_topic.as_deref();
-        self.client.load().client().fetch_metadata(topic, PROBE).map(drop)
+        self.client.load().client().fetch_metadata(Some(NO_TOPIC), PROBE).map(drop)
     }
 
     fn keep_topics(&mut self) -> Duration {
         let Some(keeper) = &mut self.keeper else { return IDLE };
-        let there = if keeper.is_off() { Ok(true) } else { keeper.round(&self.client.load(), &self.config) };
+        let there = if keeper.is_off() { Ok(true) } else { keeper.round(&self.config) };
         match there {
             Ok(true) => {
                 self.health.topics_there();
@@ -190,7 +187,7 @@ impl Monitor {
             return REFRESH_AGAIN.saturating_sub(at.elapsed());
         }
         for topic in self.health.take_suspects() {
-            let found = topics::look(&self.client.load(), &topic);
+            let found = topics::look(self.client.load().client(), &topic);
             if !matches!(found, Ok(Found::There)) {
                 self.health.keep_suspect(topic);
             }

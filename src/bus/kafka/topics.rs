@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::producer::Producer;
 
-use super::monitor::Client;
 use super::options::{Ensure, Topics};
 
 /// How long one request to the broker may take.
@@ -29,9 +29,23 @@ pub(super) enum Found {
     NotYet,
 }
 
+/// What to ask a broker about to hear anything of it: no topic can have this name, so none is made.
+pub(super) const NO_TOPIC: &str = "?";
+
+/// A client that asks about topics and never makes one: a producer that asks about a topic by its
+/// name makes it on every broker with `auto.create.topics.enable`, which is Kafka's default.
+pub(super) fn asker(config: &ClientConfig) -> Result<BaseConsumer, KafkaError> {
+    let mut config = config.clone();
+    config.remove("enable.idempotence").remove("statistics.interval.ms");
+    config.set("allow.auto.create.topics", "false");
+    // It has a producer's settings, and would say of each that it does not need it.
+    config.set("log_level", "2");
+    config.create()
+}
+
 /// Asks the broker about one topic, which also refreshes the client's own view of it.
-pub(super) fn look(client: &Client, topic: &str) -> Result<Found, KafkaError> {
-    let metadata = client.client().fetch_metadata(Some(topic), REQUEST)?;
+pub(super) fn look<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Found, KafkaError> {
+    let metadata = client.fetch_metadata(Some(topic), REQUEST)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found else { return Ok(Found::Missing) };
     Ok(match found.error().map(Code::from) {
@@ -51,6 +65,7 @@ pub(super) struct Keeper {
     /// What was logged last, so that only changes are.
     said: Option<Trouble>,
     creation_error: Option<String>,
+    asker: Option<BaseConsumer>,
 }
 
 /// Topics that keep the bridge unready.
@@ -68,7 +83,7 @@ impl Trouble {
 
 impl Keeper {
     pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
-        Self { topics, options, said: None, creation_error: None }
+        Self { topics, options, said: None, creation_error: None, asker: None }
     }
 
     /// True where nobody wants to know.
@@ -77,16 +92,21 @@ impl Keeper {
     }
 
     /// One round: true when every topic is there.
-    pub(super) fn round(&mut self, client: &Client, config: &ClientConfig) -> Result<bool, KafkaError> {
+    pub(super) fn round(&mut self, config: &ClientConfig) -> Result<bool, KafkaError> {
+        let asker = match self.asker.take() {
+            Some(asker) => asker,
+            None => asker(config)?,
+        };
         let (mut trouble, mut waiting) = (Trouble::default(), false);
         for topic in &self.topics {
-            match look(client, topic)? {
+            match look(asker.client(), topic)? {
                 Found::There => {}
                 Found::Missing => drop(trouble.missing.insert(topic.clone())),
                 Found::Forbidden => drop(trouble.forbidden.insert(topic.clone())),
                 Found::NotYet => waiting = true,
             }
         }
+        self.asker = Some(asker);
         if !trouble.missing.is_empty() && self.options.ensure == Ensure::Create {
             self.create(&trouble.missing, config);
             waiting = true;

@@ -30,8 +30,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::{PATIENCE, eventually, unique};
+pub use node::Layout;
+use node::Node;
 pub use node::free_ports;
-use node::{Layout, Node};
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
@@ -177,6 +178,13 @@ impl Broker {
         let gone = block_on(admin.delete_topics(&[name], &admin_options())).expect("the broker answers");
         gone[0].as_ref().expect("the topic is removed");
         eventually("the topic is gone", || self.partitions(name).is_none());
+    }
+
+    /// The name of every topic. Asks about none by its name, which would make it on some brokers.
+    pub fn topics(&self) -> Vec<String> {
+        let client: BaseProducer = self.client().create().expect("a client for the broker");
+        let metadata = client.client().fetch_metadata(None, REQUEST).expect("the broker answers");
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
     }
 
     /// The number of partitions that have a leader; `None` where there is no such topic.
