@@ -68,7 +68,20 @@ impl Record {
         if let Some(left_out) = self.unproven.lock().line() {
             let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());
             let status = respond::status(reason).as_u16();
-            tracing::info!(source, reason = reason.slug(), status, duration_ms, bytes, left_out, "delivery");
+            tracing::info!(
+                source,
+                reason = reason.slug(),
+                status,
+                duration_ms,
+                events = 0,
+                published = 0,
+                duplicates = 0,
+                filtered = 0,
+                quarantined = 0,
+                bytes,
+                left_out,
+                "delivery"
+            );
         }
         reason
     }
