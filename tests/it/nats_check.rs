@@ -45,7 +45,11 @@ fn a_stream_that_fits_is_good() {
     says(&rows, "reachable", "ok", "2.15.1");
     says(&rows, "stream", "ok", "takes every subject");
     says(&rows, "durability", "warning", "one copy");
-    says(&rows, "duplicates", "ok", "2h");
+    says(&rows, "durability", "warning", "sync_interval");
+    says(&rows, "duplicates", "warning", "2h");
+    says(&rows, "tls", "ok", "asks for none");
+    says(&rows, "login", "ok", "asks for none");
+    says(&rows, "permission", "warning", "not tried");
     says(&rows, "sizes", "ok", "1048576");
     assert!(server.read_all(&place.stream).is_empty(), "nothing is published");
 }

@@ -33,10 +33,24 @@ pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartEr
             let server = client.server_info();
             let detail = format!("server {} of version {}", server.server_name, server.version);
             report.add("reachable", Level::Ok, detail);
+            tell_door(&options, server.tls_required, server.auth_required, &mut report);
             look(client, options, demand, refusals, &mut report).await;
         }
     }
     Ok(report)
+}
+
+/// How the way in was: TLS, login. What kept the client out was told as not reachable.
+fn tell_door(options: &Options, tls: bool, login: bool, report: &mut Report) {
+    let encrypted = tls || options.servers.iter().any(|server| server.starts_with("tls://"));
+    let detail = if encrypted {
+        "encrypted; the server's certificate and name were checked"
+    } else {
+        "the server asks for none: what is published can be read on the way"
+    };
+    report.add("tls", Level::Ok, detail);
+    let detail = if login { "accepted" } else { "the server asks for none" };
+    report.add("login", Level::Ok, detail);
 }
 
 /// A client, or why there is none.
@@ -85,6 +99,9 @@ async fn look(
     if found.unfit.is_empty() && found.different.is_empty() {
         report.add(&check, Level::Ok, "takes every subject, and is as configured");
     }
+    let detail = "not tried, since nothing is published here: the user needs publish on every subject; where \
+                  it is missing `serve` answers 503 broker_refused and the log names the subject";
+    report.add("permission", Level::Warning, detail);
     if let Some(there) = found.there {
         tell(&there, largest, max_payload, report);
     }
@@ -95,17 +112,27 @@ fn tell(there: &Config, largest: usize, max_payload: usize, report: &mut Report)
     let replicas = there.num_replicas;
     match replicas {
         0 | 1 => {
-            report.add("durability", Level::Warning, "one copy: use 3 replicas where there are 3 servers")
+            let detail = "one copy: use 3 replicas where there are 3 servers; until then a loss of power can \
+                          lose acknowledged events unless the server's sync_interval is always (no client \
+                          can see it)";
+            report.add("durability", Level::Warning, detail);
         }
-        _ => report.add("durability", Level::Ok, format!("{replicas} replicas")),
+        _ => {
+            let detail = format!(
+                "{replicas} replicas; no client can see the servers' sync_interval: set it to always where \
+                 all of them can lose power at once"
+            );
+            report.add("durability", Level::Ok, detail);
+        }
     }
     let window = format_duration(there.duplicate_window);
     if there.duplicate_window < RETRIES {
         let detail = format!(
             "the server drops repeats for {window}, and the sender tries for about 3 days: a later repeat is \
-             dropped only by the replica of the bridge that has seen the event"
+             dropped only by the replica of the bridge that has seen the event; a longer window costs the \
+             server about 257 bytes of memory an event"
         );
-        report.add("duplicates", Level::Ok, detail);
+        report.add("duplicates", Level::Warning, detail);
     } else {
         report.add("duplicates", Level::Ok, format!("the server drops repeats for {window}"));
     }
