@@ -49,7 +49,7 @@ fn a_stream_that_fits_is_good() {
     says(&rows, "duplicates", "warning", "2h");
     says(&rows, "tls", "ok", "asks for none");
     says(&rows, "login", "ok", "asks for none");
-    says(&rows, "permission", "warning", "not tried");
+    says(&rows, "permission", "ok", "allowed on every subject");
     says(&rows, "sizes", "ok", "1048576");
     assert!(server.read_all(&place.stream).is_empty(), "nothing is published");
 }
@@ -69,6 +69,23 @@ fn what_is_wrong_with_a_stream_is_told() {
     says(&rows, "stream", "failed", "does not take");
     says(&rows, "stream", "warning", "duplicate_window is 2m");
     says(&rows, "sizes", "warning", "1000 bytes");
+}
+
+#[test]
+fn a_subject_without_the_right_to_publish_is_named() {
+    let place = Place::new("rights");
+    let users = format!(
+        "authorization {{ users: [ {{ user: a, password: b, permissions: {{ \
+         publish: {{ allow: [\"$JS.API.>\", \"{}.task.>\"] }}, subscribe: \">\" }} }} ] }}",
+        place.prefix
+    );
+    let guarded = Server::with(Settings { more: users, ..Settings::default() });
+    let login = [("NATS__USERNAME", "a"), ("NATS__PASSWORD", "b"), ("NATS__STREAM__ENSURE", "create")];
+    let rows = found(&guarded.url(), &place, &login, 3);
+    says(&rows, "login", "ok", "accepted");
+    says(&rows, "permission", "failed", &format!("{}.activity", place.prefix));
+    let permission = rows.iter().find(|row| row[0] == "permission").expect("the row");
+    assert!(!permission[2].contains(&format!("{}.task", place.prefix)), "{permission:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::connect::{self, StartError};
 use super::health;
 use super::look::Look;
 use super::options::{Ensure, Options};
+use super::permission::{self, Heard};
 use super::refusals::{self, Refusals};
 use crate::bus::inspect::{Demand, Level, Report};
 
@@ -24,8 +25,8 @@ const RETRIES: Duration = Duration::from_secs(3 * 24 * 3600);
 /// Asks a server everything that serving depends on.
 pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
     let mut report = Report::new("nats", connect::names(&options)?);
-    let refusals: Arc<Refusals> = Arc::default();
-    match reach(&options, &refusals).await? {
+    let (refusals, heard): (Arc<Refusals>, Arc<Heard>) = Default::default();
+    match reach(&options, &refusals, &heard).await? {
         Err(cause) => {
             report.add("reachable", Level::Failed, format!("{cause}{}", health::advice(&cause)));
         }
@@ -34,7 +35,7 @@ pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartEr
             let detail = format!("server {} of version {}", server.server_name, server.version);
             report.add("reachable", Level::Ok, detail);
             tell_door(&options, server.tls_required, server.auth_required, &mut report);
-            look(client, options, demand, refusals, &mut report).await;
+            look(client, options, demand, (refusals, heard), &mut report).await;
         }
     }
     Ok(report)
@@ -54,13 +55,18 @@ fn tell_door(options: &Options, tls: bool, login: bool, report: &mut Report) {
 }
 
 /// A client, or why there is none.
-async fn reach(options: &Options, refusals: &Arc<Refusals>) -> Result<Result<Client, String>, StartError> {
-    let refusals = Arc::clone(refusals);
+async fn reach(
+    options: &Options,
+    refusals: &Arc<Refusals>,
+    heard: &Arc<Heard>,
+) -> Result<Result<Client, String>, StartError> {
+    let (refusals, heard) = (Arc::clone(refusals), Arc::clone(heard));
     let settings = connect::settings(options)?.event_callback(move |event| {
-        if let Event::ServerError(ServerError::Other(text)) = &event
-            && let Some(refusal) = refusals::parse(text)
-        {
-            refusals.add(&refusal, text);
+        if let Event::ServerError(ServerError::Other(text)) = &event {
+            heard.send_modify(|texts| texts.push(text.clone()));
+            if let Some(refusal) = refusals::parse(text).filter(|_| !permission::is_answer(text)) {
+                refusals.add(&refusal, text);
+            }
         }
         std::future::ready(())
     });
@@ -75,13 +81,17 @@ async fn look(
     client: Client,
     options: Options,
     demand: Demand,
-    refusals: Arc<Refusals>,
+    (refusals, heard): (Arc<Refusals>, Arc<Heard>),
     report: &mut Report,
 ) {
     let check = format!("stream {}", options.stream.name);
     let ensure = options.stream.ensure;
     let largest = demand.largest(&demand.quarantine);
     let max_payload = client.max_payload();
+    let mut subjects: Vec<_> = demand.destinations.iter().map(|to| Arc::clone(&to.subject)).collect();
+    subjects.sort();
+    subjects.dedup();
+    tell_permission(permission::denied(&client, &heard, &subjects).await, report);
     let look = Look::new(client, options.stream, demand.destinations, refusals);
     let found = match look.look().await {
         Ok(found) => found,
@@ -99,12 +109,31 @@ async fn look(
     if found.unfit.is_empty() && found.different.is_empty() {
         report.add(&check, Level::Ok, "takes every subject, and is as configured");
     }
-    let detail = "not tried, since nothing is published here: the user needs publish on every subject; where \
-                  it is missing `serve` answers 503 broker_refused and the log names the subject";
-    report.add("permission", Level::Warning, detail);
     if let Some(there) = found.there {
         tell(&there, largest, max_payload, report);
     }
+}
+
+/// Which subjects the user may not publish to.
+fn tell_permission(denied: Option<Vec<Arc<str>>>, report: &mut Report) {
+    let (level, detail) = match denied {
+        None => (
+            Level::Warning,
+            "not known: the server said nothing of messages that it had to refuse; where the right is missing \
+             `serve` answers 503 broker_refused and the log names the subject"
+                .to_owned(),
+        ),
+        Some(denied) if denied.is_empty() => {
+            (Level::Ok, "allowed on every subject; nothing was published".to_owned())
+        }
+        Some(denied) => {
+            let named = denied.iter().take(3).map(|subject| &**subject).collect::<Vec<_>>().join(", ");
+            let more = denied.len().saturating_sub(3);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            (Level::Failed, format!("not allowed on {named}{more}: allow this client's user to publish there"))
+        }
+    };
+    report.add("permission", level, detail);
 }
 
 /// What a stream that takes the events is worth.

@@ -12,6 +12,7 @@ mod inspect;
 mod look;
 mod monitor;
 pub mod options;
+mod permission;
 mod record;
 mod refusals;
 mod stream;
