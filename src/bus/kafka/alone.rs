@@ -24,13 +24,22 @@ pub(super) struct Suspect {
     pub message: OwnedMessage,
 }
 
-/// Messages that wait to be sent alone. Bounded by what the first client may hold: they were in it.
+/// Messages that wait to be sent alone.
 #[derive(Clone, Default)]
 pub(super) struct Suspects(Arc<Mutex<Vec<Suspect>>>);
 
+/// A refused batch has 64 KiB at most, so this is room for many of them.
+const MAX_SUSPECTS: usize = 4096;
+
 impl Suspects {
-    pub(super) fn add(&self, suspect: Suspect) {
-        self.0.lock().push(suspect);
+    /// Takes a message in, or gives back whose verdict it was where there is no more room.
+    pub(super) fn add(&self, suspect: Suspect) -> Result<(), Pending> {
+        let mut waiting = self.0.lock();
+        if waiting.len() >= MAX_SUSPECTS {
+            return Err(suspect.pending);
+        }
+        waiting.push(suspect);
+        Ok(())
     }
 
     fn take(&self) -> Vec<Suspect> {

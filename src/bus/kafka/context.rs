@@ -110,9 +110,13 @@ impl ProducerContext for Context {
         if let (Err((error, message)), Some(suspects)) = (result, &self.suspects)
             && error.rdkafka_error_code().is_some_and(verdict::may_be_the_batch)
         {
-            suspects.add(Suspect { pending: *pending, message: message.detach() });
-            self.pending.fetch_sub(1, Ordering::Relaxed);
-            return self.health.nudge(Nudge::Look);
+            return match suspects.add(Suspect { pending: *pending, message: message.detach() }) {
+                Ok(()) => {
+                    self.pending.fetch_sub(1, Ordering::Relaxed);
+                    self.health.nudge(Nudge::Look);
+                }
+                Err(pending) => self.settle(pending, Err(Some(Code::QueueFull))),
+            };
         }
         let result = match result {
             Ok(_) => Ok(()),

@@ -94,16 +94,18 @@ impl Monitor {
 
     /// Ends the client here, because dropping it waits for its thread.
     fn end(self) {
-        self.alone.end(&self.health);
-        let mut shared = self.client;
-        loop {
+        let Self { client: mut shared, alone, health, .. } = self;
+        let client = loop {
             match Arc::try_unwrap(shared) {
-                Ok(client) => return retire(client.into_inner()),
+                Ok(client) => break client.into_inner(),
                 // The bus is being dropped, field by field.
                 Err(still) => shared = still,
             }
             std::thread::sleep(Duration::from_millis(1));
-        }
+        };
+        retire(client);
+        // After the first client, which may still hand it something.
+        alone.end(&health);
     }
 
     /// One look at everything; then how long to sleep if nobody nudges.

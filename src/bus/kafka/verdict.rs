@@ -87,6 +87,7 @@ pub(super) fn may_be_the_batch(code: Code) -> bool {
             | Code::MessageBatchTooLarge
             | Code::InvalidMessageSize
             | Code::InvalidRecord
+            | Code::InvalidDifferentRecord
             | Code::InvalidMessage
             | Code::InvalidTimestamp
     )
