@@ -33,7 +33,8 @@
 //! # What is absent
 //!
 //! - No switch turns verification off, and nothing parses bytes that are not verified.
-//! - No stage imports another stage; they meet in the values that `handle` passes on.
+//! - No stage calls another stage; they meet in the values that `handle` passes on, and the layer test
+//!   lists every type that one takes from another.
 //! - Nothing below [`app`] reads the environment; the wall clock is read once per delivery, in `receive`.
 //! - No text from the wire becomes a topic, a subject, a header name or a metric label.
 //! - Nothing that belongs to a request can cancel a publish, and no timer is shorter than the bus

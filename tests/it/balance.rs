@@ -9,26 +9,13 @@ use attio_bridge::pipeline::publish::PublishError;
 
 use crate::support::bridge::Bridge;
 use crate::support::client::eventually;
+use crate::support::consumer::NAMES;
 use crate::support::fixtures;
 use crate::support::request::Request;
 use crate::support::scrape::Labels;
 
-const CATEGORIES: [&str; 14] = [
-    "record",
-    "list-entry",
-    "list",
-    "list-attribute",
-    "object-attribute",
-    "note",
-    "task",
-    "comment",
-    "workspace-member",
-    "call-recording",
-    "activity",
-    "activity-attribute",
-    "activity-record",
-    "unknown",
-];
+/// What events are counted under: the names of the topics but the last, quarantine.
+const CATEGORIES: &[&str] = NAMES.split_at(NAMES.len() - 1).0;
 
 /// Every label set of a metric: each label with all its values.
 fn all(labels: &[(&str, &[&str])]) -> BTreeSet<Labels> {
@@ -47,8 +34,7 @@ fn all(labels: &[(&str, &[&str])]) -> BTreeSet<Labels> {
 /// The table of the contract, for a bridge with one source and one secret.
 fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
     let reasons = Reason::ALL.map(Reason::slug);
-    let addresses: Vec<String> =
-        CATEGORIES.iter().chain(&["quarantine"]).map(|category| format!("attio.{category}")).collect();
+    let addresses: Vec<String> = NAMES.iter().map(|category| format!("attio.{category}")).collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let refused: Vec<&str> =
         Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()).map(Reason::slug).collect();
@@ -63,7 +49,7 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
         ("deliveries_total", all(&[any_source, ("reason", &reasons)])),
         ("delivery_duration_seconds_count", all(&[any_source])),
         ("events_received_total", all(&[source])),
-        ("events_total", all(&[source, ("category", &CATEGORIES), ("result", &results)])),
+        ("events_total", all(&[source, ("category", CATEGORIES), ("result", &results)])),
         ("events_in_flight", all(&[])),
         ("signature_verifications_total", good.union(&bad).cloned().collect()),
         ("dedup_lookups_total", all(&[("result", &["miss", "hit", "joined"])])),
