@@ -15,7 +15,7 @@ use crate::dev::broker::Broker;
 use crate::dev::lines::Lines;
 use crate::dev::output::{Options, Output, Target};
 use crate::dev::paint::Paint;
-use crate::dev::screen::Screen;
+use crate::dev::screen::{Screen, Surface, USUAL_COLUMNS};
 use crate::dev::session::Session;
 use crate::dev::tally::Tally;
 use crate::dev::world::World;
@@ -108,10 +108,18 @@ fn start(arguments: &Arguments, environment: &Environment) -> Result<Tally, Erro
     let colour = terminal && environment.get("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut output: Box<dyn Output> = match arguments.json {
         true => Box::new(Lines(io::stdout())),
-        false => Box::new(Screen::new(io::stdout(), terminal, Paint(colour))),
+        false => {
+            let surface = if terminal { Surface::Terminal(columns) } else { Surface::Plain };
+            Box::new(Screen::new(io::stdout(), surface, Paint(colour)))
+        }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(session(arguments, &bootstrap, &mut *output))
+}
+
+/// The width of the terminal behind stdout.
+fn columns() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
 }
 
 async fn session(arguments: &Arguments, bootstrap: &str, output: &mut dyn Output) -> Result<Tally, Error> {

@@ -95,7 +95,7 @@ impl<'a> Session<'a> {
                 () = &mut stop => return Ok(()),
                 received = reader.messages.recv() => self.read(received.ok_or(Error::ReaderGone)?)?,
                 () = pace.next() => self.send().await,
-                _ = look.tick() => {}
+                _ = look.tick() => self.output.tick(&self.tally)?,
             }
             self.show(false)?;
         }
