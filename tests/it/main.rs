@@ -23,6 +23,7 @@ mod end_to_end;
 mod events;
 mod example;
 mod examples;
+mod faults;
 mod filter;
 mod framing;
 mod hostile;

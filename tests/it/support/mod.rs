@@ -1,5 +1,6 @@
 //! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
 
+pub mod behind;
 pub mod bridge;
 pub mod bus;
 pub mod buses;
@@ -12,6 +13,7 @@ pub mod load;
 pub mod logs;
 pub mod mix;
 pub mod nats;
+pub mod proxy;
 pub mod request;
 pub mod rig;
 pub mod scrape;
