@@ -34,6 +34,7 @@ mod kafka_security;
 mod layers;
 mod life;
 mod logs;
+mod loss;
 mod nats;
 mod nats_check;
 mod nats_cluster;
