@@ -103,7 +103,10 @@ pub fn inject(
     over: impl Fn() -> bool,
 ) -> Vec<Injected> {
     let (begun, mut injected) = (Instant::now(), Vec::new());
-    for Due { at, fault } in faults {
+    let times: Vec<u64> = faults.iter().map(|due| due.at).collect();
+    for (number, Due { at, fault }) in faults.into_iter().enumerate() {
+        // Traffic never runs past a fault that has not begun.
+        traffic.hold_at(times.get(number + 1).copied().unwrap_or(u64::MAX));
         while traffic.acknowledged.load(Ordering::Relaxed) < at {
             if over() {
                 return injected;

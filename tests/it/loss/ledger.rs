@@ -268,7 +268,7 @@ impl<'a> Ledger<'a> {
             let [counted, maybe] = by_process.entry(attempt.process).or_default();
             match attempt.outcome {
                 Outcome::Answered(_) | Outcome::Left => *counted += 1,
-                Outcome::Lost | Outcome::Silence | Outcome::Cut => *maybe += 1,
+                Outcome::Lost | Outcome::Dropped | Outcome::Silence | Outcome::Cut => *maybe += 1,
             }
         }
         let (mut acknowledged, mut published) = (0.0, 0.0);
@@ -324,7 +324,7 @@ impl<'a> Ledger<'a> {
         let mut taken: HashMap<(u32, u32), i64> = HashMap::new();
         for attempt in attempts {
             // Everything but a lost connection is an answer, or is nothing that the bridge could answer.
-            let lost = i64::from(attempt.outcome == Outcome::Lost);
+            let lost = i64::from(matches!(attempt.outcome, Outcome::Lost | Outcome::Dropped));
             *taken.entry((attempt.process, attempt.delivery)).or_default() += 1 - lost;
         }
         let law = &mut self.laws.drained;
@@ -336,6 +336,13 @@ impl<'a> Ledger<'a> {
                 });
             }
             let number = u32::try_from(*number).expect("few processes");
+            for attempt in attempts {
+                if attempt.process == number && attempt.outcome == Outcome::Dropped {
+                    law.broken(|| {
+                        format!("bridge {number} had taken delivery {} and reset it", attempt.delivery)
+                    });
+                }
+            }
             sums.closed_unread +=
                 attempts.iter().filter(|a| a.process == number && a.outcome == Outcome::Lost).count() as u64;
             let mut carried_out: HashMap<u32, i64> = HashMap::new();

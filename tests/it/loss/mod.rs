@@ -26,6 +26,8 @@ use plan::Plan;
 use report::Report;
 use traffic::Traffic;
 
+use crate::support::full_tier;
+
 /// How often the metrics of every bridge are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -108,9 +110,80 @@ fn demand(options: &Options) {
     assert!(report.is_good(), "{}", report.text());
 }
 
+/// Every fault that one broker allows.
+fn of_one_broker() -> Counts {
+    Counts {
+        broker_kills: 2,
+        freezes: 1,
+        cuts: 2,
+        stalls: 4,
+        bridge_kills: 2,
+        drains: 1,
+        ..Counts::default()
+    }
+}
+
+/// Every fault that takes three brokers.
+fn of_three_brokers() -> Counts {
+    Counts { broker_kills: 1, rolls: 1, moves: 1, bridge_kills: 2, bridge_rolls: 1, ..Counts::default() }
+}
+
 #[test]
 fn nothing_is_lost_on_kafka() {
-    let mut options = Options::new("short-kafka", Bus::Kafka, 8, 4000);
-    options.faults = Counts { broker_kills: 1, ..Counts::default() };
+    let mut options = Options::new("short-kafka", Bus::Kafka, 8, 6000);
+    options.faults = of_one_broker();
+    demand(&options);
+}
+
+#[test]
+fn nothing_is_lost_on_nats() {
+    let mut options = Options::new("short-nats", Bus::Nats, 8, 6000);
+    options.faults = of_one_broker();
+    options.replicas = 3;
+    demand(&options);
+}
+
+#[test]
+fn nothing_is_lost_on_three_kafkas_behind_three_bridges() {
+    if !full_tier() {
+        return;
+    }
+    let mut options = Options::new("cluster-kafka", Bus::Kafka, 9, 20_000);
+    options.faults = of_three_brokers();
+    (options.replicas, options.brokers) = (3, 3);
+    demand(&options);
+}
+
+#[test]
+fn nothing_is_lost_on_three_nats_behind_three_bridges() {
+    if !full_tier() {
+        return;
+    }
+    let mut options = Options::new("cluster-nats", Bus::Nats, 9, 20_000);
+    options.faults = of_three_brokers();
+    (options.replicas, options.brokers) = (3, 3);
+    demand(&options);
+}
+
+/// Drains under load, one bridge or three, on a broker that does not fail.
+fn drains(name: &str, bus: Bus, events: u64) -> Options {
+    let mut options = Options::new(name, bus, 5, events);
+    (options.askers, options.leavers) = (150, 0);
+    options
+}
+
+#[test]
+fn a_bridge_that_is_asked_to_end_again_and_again_answers_all_it_accepted() {
+    let count = if full_tier() { 100 } else { 10 };
+    let mut options = drains("drains", Bus::Kafka, 300 * count as u64);
+    options.faults.drains = count;
+    demand(&options);
+}
+
+#[test]
+fn a_rolling_restart_behind_the_balancer_resets_no_accepted_request() {
+    let mut options = drains("rolling", Bus::Nats, 6000);
+    options.faults.bridge_rolls = 2;
+    options.replicas = 3;
     demand(&options);
 }

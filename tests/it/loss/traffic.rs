@@ -27,6 +27,8 @@ pub enum Outcome {
     Left,
     /// The sender closed within its request.
     Cut,
+    /// The bridge had said that it takes the request, and the connection ended without an answer.
+    Dropped,
 }
 
 impl Outcome {
@@ -54,6 +56,8 @@ pub struct Traffic {
     /// Elements acknowledged so far.
     pub acknowledged: AtomicU64,
     attempts: Mutex<Vec<Attempt>>,
+    /// No new delivery is begun once so many are acknowledged: the next fault is still to come.
+    gate: AtomicU64,
     /// When the last fault was over.
     calm: Mutex<Option<Instant>>,
     /// The longest that a delivery waited for its 200 after that.
@@ -79,9 +83,24 @@ impl Traffic {
             begun: Instant::now(),
             acknowledged: AtomicU64::new(0),
             attempts: Mutex::new(Vec::new()),
+            gate: AtomicU64::new(u64::MAX),
             calm: Mutex::new(None),
             slowest: Mutex::new(Duration::ZERO),
         })
+    }
+
+    /// Holds new deliveries back from that many acknowledged events on.
+    pub fn hold_at(&self, acknowledged: u64) {
+        self.gate.store(acknowledged, Ordering::Relaxed);
+    }
+
+    /// Waits until the gate is open.
+    async fn pass(&self) {
+        while self.acknowledged.load(Ordering::Relaxed) >= self.gate.load(Ordering::Relaxed)
+            && self.begun.elapsed() < self.options.limit
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// No fault comes any more.
@@ -142,12 +161,14 @@ enum Style {
     Leaves,
     Cuts,
     Twice,
+    Asks,
 }
 
 impl Sender {
     async fn run(mut self) {
         let traffic = Arc::clone(&self.traffic);
         loop {
+            traffic.pass().await;
             let delivery = traffic.next.fetch_add(1, Ordering::Relaxed);
             if delivery >= traffic.plan.deliveries {
                 break;
@@ -180,6 +201,7 @@ impl Sender {
                 }
             }
             chance if chance < options.leavers + options.twins => Style::Twice,
+            chance if chance < options.leavers + options.twins + options.askers => Style::Asks,
             _ => Style::Plain,
         };
         let mut wait = FIRST_WAIT;
@@ -194,6 +216,10 @@ impl Sender {
                 Style::Cuts => {
                     let length = random.usize(1..request.len());
                     [self.leave(target, delivery, &request, length).await, None]
+                }
+                Style::Asks => {
+                    let pause = Duration::from_millis(random.u64(0..60));
+                    [self.ask(target, delivery, &request, pause).await, None]
                 }
                 Style::Twice => self.twice(target, delivery, &request).await,
             };
@@ -288,6 +314,33 @@ impl Sender {
             true => Outcome::Cut,
             false if sent => Outcome::Left,
             false => Outcome::Lost,
+        };
+        self.traffic.note(delivery, target, outcome);
+        Some(outcome)
+    }
+
+    /// Sends the head, waits until the bridge wants the body (so its head was accepted), and sends it
+    /// after a pause.
+    async fn ask(
+        &mut self,
+        target: Target,
+        delivery: u32,
+        request: &[u8],
+        pause: Duration,
+    ) -> Option<Outcome> {
+        let mut wire = self.wire(target).await?;
+        let end = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 2;
+        wire.send(&[&request[..end], b"Expect: 100-continue\r\n\r\n"].concat()).await;
+        let outcome = match wire.reply().await {
+            Reply::Status { status: 100, .. } => {
+                tokio::time::sleep(pause).await;
+                wire.send(&request[end + 2..]).await;
+                match outcome(wire.reply().await) {
+                    Outcome::Lost => Outcome::Dropped,
+                    other => other,
+                }
+            }
+            reply => outcome(reply),
         };
         self.traffic.note(delivery, target, outcome);
         Some(outcome)
