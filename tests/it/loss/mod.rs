@@ -4,11 +4,13 @@
 //! `tests/loss` runs it at any size; the tests here are its short form.
 
 mod broker;
+mod command;
 mod faults;
 mod fleet;
 mod ledger;
 mod options;
 mod plan;
+mod planted;
 mod report;
 mod traffic;
 mod wire;
@@ -31,13 +33,10 @@ use crate::support::full_tier;
 /// How often the metrics of every bridge are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// How long what is in flight at the end may take.
-const QUIET_WITHIN: Duration = Duration::from_secs(40);
-
 /// One run, from the first process to the verdict.
 fn run(options: &Options) -> Report {
     let begun = Instant::now();
-    let folder = options.reports.join(format!("{}-{}", options.name, options.seed));
+    let folder = options.folder();
     // Of an earlier run of the same name.
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder for the report");
@@ -64,7 +63,7 @@ fn run(options: &Options) -> Report {
         injecting.join().expect("the faults are injected")
     });
     let sending = started.elapsed();
-    let pasts = fleet.finish(QUIET_WITHIN);
+    let pasts = fleet.finish(options.quiet);
     let (attempts, slowest) = traffic.finish();
     broker.settle();
     let mut ledger = Ledger::new(&plan, options);

@@ -85,6 +85,8 @@ pub struct Options {
     pub budget: Duration,
     /// The sending ends after this, whatever is missing.
     pub limit: Duration,
+    /// What is in flight at the end may take so long.
+    pub quiet: Duration,
     /// Where reports go.
     pub reports: PathBuf,
 }
@@ -111,8 +113,14 @@ impl Options {
             bridge: env!("CARGO_BIN_EXE_attio-bridge").into(),
             budget: Duration::from_secs(45),
             limit: Duration::from_secs(150),
+            quiet: Duration::from_secs(40),
             reports: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("loss"),
         }
+    }
+
+    /// Where its report and the logs of its bridges go.
+    pub fn folder(&self) -> PathBuf {
+        self.reports.join(format!("{}-{}", self.name, self.seed))
     }
 
     /// Whether the broker stands behind a proxy.
