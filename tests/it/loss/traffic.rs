@@ -64,9 +64,6 @@ pub struct Traffic {
     slowest: Mutex<Duration>,
 }
 
-/// Deliveries of its own that a sender lets pass before it repeats one.
-const REPEATS_AFTER: usize = 20;
-
 const FIRST_WAIT: Duration = Duration::from_millis(30);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
@@ -178,7 +175,7 @@ impl Sender {
             } else {
                 self.deliver(delivery).await;
             }
-            if self.repeats.len() > REPEATS_AFTER {
+            if self.repeats.len() > traffic.options.repeats_after {
                 self.repeat().await;
             }
         }
