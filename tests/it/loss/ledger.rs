@@ -268,9 +268,14 @@ impl<'a> Ledger<'a> {
             let [counted, maybe] = by_process.entry(attempt.process).or_default();
             match attempt.outcome {
                 Outcome::Answered(_) | Outcome::Left => *counted += 1,
-                Outcome::Lost | Outcome::Dropped | Outcome::Silence | Outcome::Cut => *maybe += 1,
+                Outcome::Lost | Outcome::Dropped | Outcome::Silence | Outcome::Reset | Outcome::Cut => {
+                    *maybe += 1;
+                }
             }
         }
+        // Nothing was done to anybody and nobody was sent away: then no event fails.
+        let calm = self.options.faults.total() == 0
+            && attempts.iter().all(|attempt| !matches!(attempt.outcome, Outcome::Answered(500..)));
         let (mut acknowledged, mut published) = (0.0, 0.0);
         for Past { number, end, .. } in pasts {
             let scrape = match end {
@@ -299,6 +304,10 @@ impl<'a> Ledger<'a> {
                 law.broken(|| {
                     format!("bridge {number} counts {deliveries} deliveries; it was given {counted}, and {maybe} in part")
                 });
+            }
+            let failed = scrape.sum("events_total", &[("result", "failed")]);
+            if calm && failed > 0.0 {
+                law.broken(|| format!("bridge {number}: {failed} events failed though nothing else did"));
             }
             acknowledged += scrape.sum("publish_attempts_total", &[("result", "acknowledged")]);
             published += scrape.sum("publish_attempts_total", &[]);

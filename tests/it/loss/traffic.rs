@@ -25,6 +25,8 @@ pub enum Outcome {
     Silence,
     /// The sender closed after its request was whole.
     Left,
+    /// The sender reset the connection after its request was whole, so that maybe nobody read it.
+    Reset,
     /// The sender closed within its request.
     Cut,
     /// The bridge had said that it takes the request, and the connection ended without an answer.
@@ -209,10 +211,13 @@ impl Sender {
             };
             let outcomes = match std::mem::replace(&mut style, Style::Plain) {
                 Style::Plain => [self.attempt(target, delivery, &request).await, None],
-                Style::Leaves => [self.leave(target, delivery, &request, request.len()).await, None],
+                Style::Leaves => {
+                    let reset = random.bool().then(|| Duration::from_millis(random.u64(0..30)));
+                    [self.leave(target, delivery, &request, request.len(), reset).await, None]
+                }
                 Style::Cuts => {
                     let length = random.usize(1..request.len());
-                    [self.leave(target, delivery, &request, length).await, None]
+                    [self.leave(target, delivery, &request, length, None).await, None]
                 }
                 Style::Asks => {
                     let pause = Duration::from_millis(random.u64(0..60));
@@ -296,19 +301,27 @@ impl Sender {
         Some(outcome(reply))
     }
 
-    /// Sends so much of a request and goes away.
+    /// Sends so much of a request and goes away, by a reset after a pause or in good order.
     async fn leave(
         &mut self,
         target: Target,
         delivery: u32,
         request: &[u8],
         length: usize,
+        reset: Option<Duration>,
     ) -> Option<Outcome> {
         let mut wire = self.wire(target).await?;
         let sent = wire.send(&request[..length]).await;
-        wire.leave().await;
+        match reset {
+            Some(pause) => {
+                tokio::time::sleep(pause).await;
+                wire.reset();
+            }
+            None => wire.leave().await,
+        }
         let outcome = match length < request.len() {
             true => Outcome::Cut,
+            false if reset.is_some() => Outcome::Reset,
             false if sent => Outcome::Left,
             false => Outcome::Lost,
         };
