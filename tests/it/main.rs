@@ -44,6 +44,7 @@ mod nats_security;
 mod nats_stream;
 mod port;
 mod process;
+mod rebuilds;
 mod reload;
 mod secrets;
 mod setup;
