@@ -45,6 +45,7 @@ mod port;
 mod process;
 mod reload;
 mod secrets;
+mod security;
 mod setup;
 mod slow;
 mod systemd;
