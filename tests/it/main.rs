@@ -48,5 +48,6 @@ mod secrets;
 mod security;
 mod setup;
 mod slow;
+mod strangers;
 mod systemd;
 mod verify;

@@ -67,3 +67,9 @@ pub fn full_tier() -> bool {
     }
     full
 }
+
+/// How many of what a test tries: a few where every change is tested, many in the full tier.
+pub fn stress(few: usize, many: usize) -> usize {
+    let full = std::env::var("ATTIO_BRIDGE_TEST_TIER").is_ok_and(|tier| tier == "full");
+    if full { many } else { few }
+}
