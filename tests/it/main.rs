@@ -46,6 +46,7 @@ mod process;
 mod reload;
 mod secrets;
 mod security;
+mod series;
 mod setup;
 mod slow;
 mod strangers;
