@@ -31,6 +31,7 @@ mod kafka;
 mod kafka_cluster;
 mod kafka_security;
 mod layers;
+mod leaks;
 mod life;
 mod logs;
 mod nats;

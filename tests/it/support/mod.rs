@@ -3,6 +3,7 @@
 pub mod bridge;
 pub mod bus;
 pub mod buses;
+pub mod canaries;
 pub mod certificates;
 pub mod client;
 pub mod consumer;
