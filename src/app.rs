@@ -200,9 +200,9 @@ impl App {
     }
 }
 
-/// Runs a bridge with these options until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<(), Error> {
-    let stop = shutdown::stop_signal().map_err(Error::Signals)?;
+/// Runs a bridge with these options until SIGTERM or SIGINT; `last_words` is what a second one waits for.
+pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let stop = shutdown::stop_signal(last_words).map_err(Error::Signals)?;
     announce(&config);
     let app = App::bind(config).await?;
     shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;

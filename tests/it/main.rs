@@ -9,6 +9,7 @@ mod support;
 
 mod answers;
 mod balance;
+mod blocked;
 mod catalog;
 mod check_connect;
 mod cli;
