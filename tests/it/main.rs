@@ -33,6 +33,7 @@ mod kafka_cluster;
 mod kafka_security;
 mod layers;
 mod leaks;
+mod liars;
 mod life;
 mod logs;
 mod nats;

@@ -130,14 +130,14 @@ impl<'a> MakeWriter<'a> for Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
     use super::*;
 
     /// Takes a line only when the test lets it.
     struct Pipe {
         permits: Receiver<()>,
-        taken: Sender<String>,
+        taken: SyncSender<String>,
     }
 
     impl Write for Pipe {
@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn a_blocked_reader_costs_lines_and_no_time_and_is_told_how_many() {
         let (permit, permits) = sync_channel(0);
-        let (taken, lines) = channel();
-        let (told, dropped) = channel();
+        let (taken, lines) = sync_channel(4 * ROOM);
+        let (told, dropped) = sync_channel(4 * ROOM);
         let tell = move |lines| told.send(lines).expect("the test listens");
         let queue = Queue::start(Pipe { permits, taken }, tell).expect("a thread");
         let sent = 3 * ROOM;
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_flush_waits_for_a_slow_reader() {
-        struct Slow(Sender<()>);
+        struct Slow(SyncSender<()>);
         impl Write for Slow {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 std::thread::sleep(Duration::from_millis(20));
@@ -191,7 +191,7 @@ mod tests {
                 Ok(())
             }
         }
-        let (taken, lines) = channel();
+        let (taken, lines) = sync_channel(4 * ROOM);
         let queue = Queue::start(Slow(taken), |_| {}).expect("a thread");
         for _ in 0..50 {
             queue.push(b"line");
