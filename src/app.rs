@@ -108,6 +108,9 @@ impl App {
         let dedup = Dedup::new(config.dedup, metrics.dedup());
         let pipeline =
             Arc::new(Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics));
+        if config.slugs_file.is_some() {
+            pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
+        }
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let edge = Edge::new(

@@ -47,5 +47,6 @@ mod reload;
 mod secrets;
 mod setup;
 mod slow;
+mod slugs;
 mod systemd;
 mod verify;
