@@ -24,6 +24,7 @@ pub mod tally;
 pub mod output;
 pub mod paint;
 pub mod header;
+pub mod footer;
 pub mod summary;
 pub mod screen;
 pub mod lines;
