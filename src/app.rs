@@ -223,14 +223,19 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
 /// Asks the bus of these options what serving will ask of it, publishing nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let demand = demand(&config);
+    bus::inspect::inspect(config.bus, demand).await
+}
+
+/// What serving with these options asks of the bus.
+pub fn demand(config: &Config) -> Demand {
     let routes = Routes::new(&config.route);
-    let demand = Demand {
+    Demand {
         destinations: routes.destinations(),
         addresses: routes.addresses(),
         quarantine: Arc::clone(&routes.quarantine().address),
         max_body_bytes: config.http.max_body_bytes,
-    };
-    bus::inspect::inspect(config.bus, demand).await
+    }
 }
 
 /// What the dedup window costs and covers, so that nobody has to work it out.

@@ -6,6 +6,7 @@ mod dev;
 mod healthcheck;
 pub mod logging;
 mod serve;
+mod topics;
 mod version;
 
 use std::ffi::OsString;
@@ -73,6 +74,8 @@ enum Verb {
     Check(check::Arguments),
     /// Print the effective configuration: each key, its value, where it came from
     Config(config::Arguments),
+    /// Print what to create on the broker and the least to grant, as commands or manifests
+    Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
     Dev(dev::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
@@ -96,6 +99,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
         Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),

@@ -49,4 +49,5 @@ mod setup;
 mod slow;
 mod slugs;
 mod systemd;
+mod topics;
 mod verify;
