@@ -1,10 +1,12 @@
 //! The command line: one file per verb, each short; the work is in the library.
 
 mod check;
+mod completions;
 mod config;
 mod dev;
 mod healthcheck;
 pub mod logging;
+mod man;
 mod serve;
 mod topics;
 mod version;
@@ -14,7 +16,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
 
@@ -82,6 +84,15 @@ enum Verb {
     Healthcheck(healthcheck::Arguments),
     /// Print the version
     Version(version::Arguments),
+    /// Print what makes a shell complete verbs and flags
+    Completions(completions::Arguments),
+    /// Print the manual page, or write one for every verb
+    Man(man::Arguments),
+}
+
+/// Every verb and flag, as help, completions and manual pages are made of them.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the command line and runs the verb.
@@ -103,6 +114,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
+        Verb::Completions(arguments) => completions::run(&arguments),
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 

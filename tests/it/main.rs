@@ -25,6 +25,7 @@ mod example;
 mod examples;
 mod filter;
 mod framing;
+mod help;
 mod hostile;
 mod identity;
 mod kafka;
