@@ -115,6 +115,9 @@ impl App {
         let dedup = Dedup::new(config.dedup, metrics.dedup());
         let pipeline =
             Arc::new(Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics));
+        if config.slugs_file.is_some() {
+            pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
+        }
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let edge = Edge::new(
@@ -247,14 +250,19 @@ pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> 
 
 /// Asks the bus of these options what serving will ask of it, publishing nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let demand = demand(&config);
+    bus::inspect::inspect(config.bus, demand).await
+}
+
+/// What serving with these options asks of the bus.
+pub fn demand(config: &Config) -> Demand {
     let routes = Routes::new(&config.route);
-    let demand = Demand {
+    Demand {
         destinations: routes.destinations(),
         addresses: routes.addresses(),
         quarantine: Arc::clone(&routes.quarantine().address),
         max_body_bytes: config.http.max_body_bytes,
-    };
-    bus::inspect::inspect(config.bus, demand).await
+    }
 }
 
 /// What the dedup window costs and covers, so that nobody has to work it out.
