@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod config;
 mod dev;
+mod explain;
 mod healthcheck;
 pub mod logging;
 mod man;
@@ -80,6 +81,8 @@ enum Verb {
     Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
     Dev(dev::Arguments),
+    /// Say why a captured request is refused, or what becomes of its events
+    Explain(explain::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
     /// Print the version
@@ -112,6 +115,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
+        Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),

@@ -184,9 +184,8 @@ pub fn claims(headers: &Headers) -> Result<(), SignatureError> {
 }
 
 fn keys(secrets: &[Secret]) -> Vec<(Arc<str>, Hmac<Sha256>)> {
-    let key = |secret: &Secret| {
-        (Arc::clone(&secret.label), key_state(secret.value.expose_secret().as_bytes()))
-    };
+    let key =
+        |secret: &Secret| (Arc::clone(&secret.label), key_state(secret.value.expose_secret().as_bytes()));
     secrets.iter().map(key).collect()
 }
 

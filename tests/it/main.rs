@@ -24,6 +24,7 @@ mod end_to_end;
 mod events;
 mod example;
 mod examples;
+mod explain;
 mod faults;
 mod filter;
 mod framing;
