@@ -43,6 +43,7 @@ mod nats_logs;
 mod nats_security;
 mod nats_stream;
 mod port;
+mod problems;
 mod process;
 mod reload;
 mod secrets;
