@@ -8,6 +8,7 @@ mod explain;
 mod healthcheck;
 pub mod logging;
 mod man;
+mod problems;
 mod serve;
 mod topics;
 mod version;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
+use problems::warn;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,12 +143,7 @@ fn say(message: impl Display) {
 /// Loads the configuration, or says everything that is wrong with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(|problems| {
-        warn(&problems.warnings);
-        say(format_args!("error: {problems}"));
+        problems::tell(&problems);
         Exit::Configuration
     })
-}
-
-fn warn(warnings: &[crate::config::Problem]) {
-    warnings.iter().for_each(|warning| say(format_args!("warning: {warning}")));
 }

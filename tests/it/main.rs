@@ -48,6 +48,7 @@ mod nats_logs;
 mod nats_security;
 mod nats_stream;
 mod port;
+mod problems;
 mod process;
 mod rebuilds;
 mod reload;
