@@ -6,7 +6,9 @@ mod dev;
 mod healthcheck;
 pub mod logging;
 mod serve;
+mod table;
 mod version;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -77,6 +79,8 @@ enum Verb {
     Dev(dev::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
+    /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
+    Webhooks(webhooks::Arguments),
     /// Print the version
     Version(version::Arguments),
 }
@@ -98,6 +102,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
+        Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
     }
 }

@@ -1,0 +1,37 @@
+//! `webhooks plan`.
+
+use clap::Args;
+
+use super::{Exit, Failure, Session, print};
+use crate::attio::filter::Resolver;
+use crate::attio::plan::{Plan, Wanted};
+
+/// The flags of `webhooks plan`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Exit 3 if anything is not as configured
+    #[arg(long)]
+    check: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+    let plan = make(session).await?;
+    match arguments.json {
+        true => print(format_args!("{:#}\n", plan.to_json())),
+        false => print(&plan),
+    }
+    Ok(if arguments.check && !plan.is_clean() { Exit::Unexpected } else { Exit::Done })
+}
+
+/// Compares what is configured with what exists.
+pub async fn make(session: &Session) -> Result<Plan, Failure> {
+    let mut resolver = Resolver::new(&session.client);
+    let mut wanted = Vec::new();
+    for options in &session.config.webhooks {
+        wanted.push(Wanted::resolve(options, &mut resolver).await?);
+    }
+    Ok(Plan::between(wanted, session.client.webhooks().await?))
+}
