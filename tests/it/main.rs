@@ -49,3 +49,8 @@ mod setup;
 mod slow;
 mod systemd;
 mod verify;
+mod webhooks_errors;
+mod webhooks_filters;
+mod webhooks_plan;
+mod webhooks_secrets;
+mod webhooks_verbs;
