@@ -1,12 +1,15 @@
 //! The command line: one file per verb, each short; the work is in the library.
 
 mod check;
+mod completions;
 mod config;
 mod dev;
 mod healthcheck;
 pub mod logging;
+mod man;
 mod serve;
 mod table;
+mod topics;
 mod version;
 mod webhooks;
 
@@ -15,7 +18,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
 
@@ -75,6 +78,8 @@ enum Verb {
     Check(check::Arguments),
     /// Print the effective configuration: each key, its value, where it came from
     Config(config::Arguments),
+    /// Print what to create on the broker and the least to grant, as commands or manifests
+    Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
     Dev(dev::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
@@ -83,6 +88,15 @@ enum Verb {
     Webhooks(webhooks::Arguments),
     /// Print the version
     Version(version::Arguments),
+    /// Print what makes a shell complete verbs and flags
+    Completions(completions::Arguments),
+    /// Print the manual page, or write one for every verb
+    Man(man::Arguments),
+}
+
+/// Every verb and flag, as help, completions and manual pages are made of them.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the command line and runs the verb.
@@ -100,10 +114,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
         Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
+        Verb::Completions(arguments) => completions::run(&arguments),
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 

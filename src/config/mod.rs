@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use env::{Environment, Flag, variable};
 pub use files::Files;
@@ -33,6 +34,7 @@ pub use tree::Origin;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
 use crate::{attio, bus, http, shutdown};
 use report::Report;
@@ -55,6 +57,8 @@ pub struct Config {
     pub route: route::Options,
     /// The file with the names of objects and lists.
     pub slugs_file: Option<PathBuf>,
+    /// What is in it; none where there is none, or where it is not good, as a warning tells then.
+    pub slugs: Option<Arc<Slugs>>,
     /// What is remembered.
     pub dedup: dedup::Options,
     /// The bus in use.

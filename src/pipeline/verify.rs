@@ -15,7 +15,7 @@ use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use time::OffsetDateTime;
 
-use crate::delivery::{Delivery, Header, Unverified, Verified};
+use crate::delivery::{Delivery, Header, Headers, Unverified, Verified};
 
 /// How a source signs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -165,6 +165,12 @@ impl Verifier {
         }
         Ok(bytes)
     }
+}
+
+/// Whether the headers claim a signature at all. Says nothing of whether it holds, and costs nothing: for
+/// whoever must decide before the body is there.
+pub fn claims(headers: &Headers) -> Result<(), SignatureError> {
+    signature(&headers.attio_signature, &headers.x_attio_signature).map(drop)
 }
 
 fn keys(secrets: &[Secret]) -> Vec<(Arc<str>, Hmac<Sha256>)> {

@@ -8,8 +8,14 @@ use super::keep::{self, Keep};
 use super::{Exit, Failure, Session, confirm, plan, print, say};
 use crate::attio::plan::{Change, Step};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: in a pipeline, where nobody can be asked
+  attio-bridge webhooks apply --yes --config bridge.toml";
+
 /// The flags of `webhooks apply`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Do not ask
     #[arg(long)]
@@ -38,7 +44,7 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
         ready.push((step, place(step, arguments)?));
     }
     confirm("Make it so?", arguments.yes)?;
-    let told = keep::undisturbed()?;
+    let told = keep::undisturbed(&session.log)?;
     for (step, keep) in ready {
         if told.is_cancelled() {
             return Err(Failure::Refused(

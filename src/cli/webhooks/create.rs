@@ -8,8 +8,18 @@ use serde_json::json;
 use super::keep::{self, Keep};
 use super::{Exit, Failure, Session, print, say, subscriptions, target};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Examples: the secret in a file, or in a Kubernetes Secret
+  attio-bridge webhooks create --target-url https://hooks.example.com/webhooks/attio \\
+    --event record.created --event note.created --secret-file attio.secret
+  attio-bridge webhooks create --target-url https://hooks.example.com/webhooks/attio \\
+    --event record.updated --filter '{\"object\":\"deals\",\"attribute\":\"stage\"}' \\
+    --secret-format kubernetes --secret-name attio-bridge | kubectl apply -f -";
+
 /// The flags of `webhooks create`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Where to send: the bridge's public address, /webhooks/SOURCE at its end
     #[arg(long, value_name = "URL", value_parser = target)]
@@ -62,7 +72,7 @@ pub async fn run(session: &Session, arguments: Arguments) -> Result<Exit, Failur
         (None, None) => Keep::Show(String::new()),
     };
     let shown = matches!(keep, Keep::Show(_));
-    keep::undisturbed()?;
+    keep::undisturbed(&session.log)?;
     let created = keep::create(&session.client, &target_url, &subscriptions, keep).await?;
     let id = &created.webhook.id.webhook_id;
     say(format_args!("created webhook {id}: Attio sends to {target_url}"));

@@ -4,8 +4,14 @@ use clap::Args;
 
 use super::{Exit, Failure, Session, confirm, say};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example:
+  attio-bridge webhooks delete 23e42eaf-323a-41da-b5bb-fd67eebda553";
+
 /// The flags of `webhooks delete`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Their ids
     #[arg(value_name = "WEBHOOK_ID", required = true)]

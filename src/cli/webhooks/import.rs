@@ -9,8 +9,14 @@ use serde_json::{Value as Json, json};
 use super::{Exit, Failure, Session, print};
 use crate::attio::{Subscription, Webhook};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: keep as code what was made by hand
+  attio-bridge webhooks import --config bridge.toml >> bridge.toml";
+
 /// The flags of `webhooks import`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The source of webhooks whose URL does not end in /webhooks/SOURCE of a source that is configured
     /// [default: the first that is configured, else attio]

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, say};
+use super::{Failure, Log, say};
 use crate::attio::create::Error;
 use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Created, Subscription, create};
@@ -51,8 +51,8 @@ impl Keep {
 
 /// From now on the first Ctrl-C waits until a secret that is being made is kept; whoever has more to do
 /// looks at the token. The second ends the process at once.
-pub fn undisturbed() -> Result<CancellationToken, Failure> {
-    let stop = shutdown::stop_signal()
+pub fn undisturbed(log: &Log) -> Result<CancellationToken, Failure> {
+    let stop = shutdown::stop_signal(log.last_words())
         .map_err(|error| Failure::Refused(format!("cannot listen for signals: {error}")))?;
     let told = CancellationToken::new();
     let tell = told.clone();

@@ -16,7 +16,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, logging, print, say, warn};
+use super::logging::{self, Log};
+use super::{Exit, print, say, warn};
 use crate::attio::{self, Client, create as creation, filter, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
@@ -51,6 +52,8 @@ enum Verb {
 struct Session {
     client: Client,
     config: config::Attio,
+    /// Its last lines come before the verb's own last words.
+    log: Log,
 }
 
 /// Why a verb ends early.
@@ -82,7 +85,14 @@ impl Failure {
 
 /// Runs a verb of `webhooks`.
 pub fn run(input: &Input, arguments: Arguments) -> Exit {
-    logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment);
+    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
+    {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("error: the thread that logs cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
     let config = match config::attio(input) {
         Ok(config) => config,
         Err(problems) => {
@@ -92,7 +102,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
         }
     };
     warn(&config.warnings);
-    match start(config, arguments.verb) {
+    match start(config, log, arguments.verb) {
         Ok(exit) => exit,
         Err(failure) => {
             say(format_args!("error: {failure}"));
@@ -101,11 +111,11 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     }
 }
 
-fn start(config: config::Attio, verb: Verb) -> Result<Exit, Failure> {
+fn start(config: config::Attio, log: Log, verb: Verb) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::Refused(format!("the verb cannot be started: {error}")))?;
-    let session = Session { client: Client::new(&config.options)?, config };
+    let session = Session { client: Client::new(&config.options)?, config, log };
     let done = runtime.block_on(async {
         match verb {
             Verb::List(arguments) => list::run(&session, &arguments).await,

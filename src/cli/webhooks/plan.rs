@@ -6,8 +6,14 @@ use super::{Exit, Failure, Session, print};
 use crate::attio::filter::Resolver;
 use crate::attio::plan::{Plan, Wanted};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: has anybody changed them by hand?
+  attio-bridge webhooks plan --check --config bridge.toml || echo \"exit $?: 3 means yes\"";
+
 /// The flags of `webhooks plan`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Exit 3 if anything is not as configured
     #[arg(long)]

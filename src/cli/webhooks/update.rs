@@ -4,8 +4,15 @@ use clap::Args;
 
 use super::{Exit, Failure, Session, show, subscriptions, target};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: other events at the same place
+  attio-bridge webhooks update 23e42eaf-323a-41da-b5bb-fd67eebda553 \\
+    --event record.created --event record.updated";
+
 /// The flags of `webhooks update`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Its id
     #[arg(value_name = "WEBHOOK_ID")]

@@ -33,6 +33,7 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
     let admin_listen = http::admin(&mut root.section("admin"), &http.listen);
     let sources = sources::read(&mut root.section("sources"), environment);
     let route = route::read(&mut root.section("route"));
+    sources::check_slugs(root.report(), &sources, &route);
     let dedup = dedup(&mut root.section("dedup"));
     let (bus, nats) = bus::read(root);
     let attio = attio::read(&mut root.section("attio"));
@@ -47,6 +48,7 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
         sources,
         route: route.options,
         slugs_file: route.slugs_file,
+        slugs: route.slugs,
         dedup,
         bus,
         nats,

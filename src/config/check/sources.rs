@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::DAY;
+use super::route::Route;
 use crate::catalog::{self, EVENT_TYPES};
 use crate::config::env::Environment;
 use crate::config::report::{Given, Report};
@@ -105,6 +106,37 @@ fn unknown_types(report: &Report, types: &Given<Vec<String>>) {
         };
         if !known {
             report.warn(types, format!("{name:?} is no event type that this build knows"));
+        }
+    }
+}
+
+/// Warns of slugs in filters that stand for no id.
+pub fn check_slugs(report: &Report, sources: &[SourceOptions], route: &Route) {
+    for source in sources {
+        let filter = &source.filter;
+        for (which, rules) in [("include", &filter.include), ("exclude", &filter.exclude)] {
+            let slugs = route.slugs.as_deref();
+            let lists = [
+                ("objects", &rules.objects, slugs.map(|slugs| &slugs.objects)),
+                ("lists", &rules.lists, slugs.map(|slugs| &slugs.lists)),
+            ];
+            for (kind, wanted, known) in lists {
+                let key = format!("sources.{}.filter.{which}.{kind}", source.name);
+                for slug in wanted.iter().filter(|wanted| filter::is_slug(wanted)) {
+                    let message = match (&route.slugs_file, known) {
+                        (None, _) => {
+                            format!("{slug:?} is no id: set route.slugs_file to name {kind} by slug")
+                        }
+                        (Some(file), Some(known)) if !known.values().any(|known| known == slug) => format!(
+                            "{slug:?} is neither an id nor a slug in {}; until it is, this list drops none of \
+                             the {kind} that it does not name",
+                            file.display()
+                        ),
+                        _ => continue,
+                    };
+                    report.warning(&key, report.origin_of(&key).as_ref(), message);
+                }
+            }
         }
     }
 }
