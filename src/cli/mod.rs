@@ -10,8 +10,10 @@ pub mod logging;
 mod man;
 mod problems;
 mod serve;
+mod table;
 mod topics;
 mod version;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -87,6 +89,8 @@ enum Verb {
     Explain(explain::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
+    /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
+    Webhooks(webhooks::Arguments),
     /// Print the version
     Version(version::Arguments),
     /// Print what makes a shell complete verbs and flags
@@ -119,6 +123,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
+        Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),

@@ -62,3 +62,8 @@ mod slugs;
 mod systemd;
 mod topics;
 mod verify;
+mod webhooks_errors;
+mod webhooks_filters;
+mod webhooks_plan;
+mod webhooks_secrets;
+mod webhooks_verbs;

@@ -1,5 +1,6 @@
 //! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
 
+pub mod attio;
 pub mod behind;
 pub mod bridge;
 pub mod bus;
