@@ -40,6 +40,7 @@ mod leaks;
 mod liars;
 mod life;
 mod logs;
+mod loss;
 mod nats;
 mod nats_check;
 mod nats_cluster;
