@@ -5,17 +5,20 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal};
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Exit, logging, say};
+use super::logging::{self, Log};
+use super::{Exit, say};
 use crate::app::{self, App};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::dev::broker::Broker;
 use crate::dev::lines::Lines;
 use crate::dev::output::{Options, Output, Target};
 use crate::dev::paint::Paint;
-use crate::dev::screen::Screen;
+use crate::dev::planned::Group;
+use crate::dev::screen::{Screen, Surface, USUAL_COLUMNS};
 use crate::dev::session::Session;
 use crate::dev::tally::Tally;
 use crate::dev::world::World;
@@ -31,8 +34,15 @@ const ANY: &str = "127.0.0.1:0";
 /// Deliveries per second.
 const RATE: f64 = 2.0;
 
+const AFTER_HELP: &str = "\
+Example: watch the whole path at ten deliveries a second
+  attio-bridge dev --rate 10
+Example: on a Kafka of your own
+  attio-bridge dev --bus kafka://localhost:9092";
+
 /// The flags of `dev`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Send one round of everything, compare, and exit: 0 if all of it arrived as expected, else 3
     #[arg(long)]
@@ -43,6 +53,9 @@ pub struct Arguments {
     /// Deliveries per second [default: 2; with --once as fast as they are answered]
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
+    /// Kinds of deliveries to send [default: all]
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind())]
+    mix: Vec<Group>,
     /// Address of the public listener [default: 127.0.0.1:8080, another port where that is taken]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
@@ -54,6 +67,14 @@ pub struct Arguments {
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
     if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 1000".into()) }
+}
+
+/// A kind of delivery by its word; all of them are listed where it is none of them.
+fn kind() -> impl TypedValueParser<Value = Group> {
+    PossibleValuesParser::new(Group::ALL.map(Group::slug)).map(|word| {
+        let group = Group::ALL.into_iter().find(|group| group.slug() == word);
+        group.expect("the parser lets only the words of groups through")
+    })
 }
 
 fn kafka(text: &str) -> Result<String, String> {
@@ -83,8 +104,14 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
         return Exit::Usage;
     }
     let environment = &input.environment;
-    logging::start(LogOptions { level: "warn", format: LogFormat::Text }, environment);
-    match start(arguments, environment) {
+    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, environment) {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            return Exit::Failed;
+        }
+    };
+    match start(arguments, environment, &log) {
         Ok(tally) if arguments.once && !tally.is_as_expected() => Exit::Unexpected,
         Ok(_) => Exit::Done,
         Err(Error::Dev(dev::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
@@ -95,7 +122,7 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     }
 }
 
-fn start(arguments: &Arguments, environment: &Environment) -> Result<Tally, Error> {
+fn start(arguments: &Arguments, environment: &Environment, log: &Log) -> Result<Tally, Error> {
     let broker = match &arguments.bus {
         Some(_) => None,
         None => Some(Broker::start()?),
@@ -108,17 +135,30 @@ fn start(arguments: &Arguments, environment: &Environment) -> Result<Tally, Erro
     let colour = terminal && environment.get("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut output: Box<dyn Output> = match arguments.json {
         true => Box::new(Lines(io::stdout())),
-        false => Box::new(Screen::new(io::stdout(), terminal, Paint(colour))),
+        false => {
+            let surface = if terminal { Surface::Terminal(columns) } else { Surface::Plain };
+            Box::new(Screen::new(io::stdout(), surface, Paint(colour)))
+        }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(session(arguments, &bootstrap, &mut *output))
+    runtime.block_on(session(arguments, &bootstrap, &mut *output, log))
 }
 
-async fn session(arguments: &Arguments, bootstrap: &str, output: &mut dyn Output) -> Result<Tally, Error> {
+/// The width of the terminal behind stdout.
+fn columns() -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
+}
+
+async fn session(
+    arguments: &Arguments,
+    bootstrap: &str,
+    output: &mut dyn Output,
+    log: &Log,
+) -> Result<Tally, Error> {
     let world = World::new();
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let environment = settings(&secret, &world.workspace_id, bootstrap, arguments.bus.is_some());
-    let stop = shutdown::stop_signal()?;
+    let stop = shutdown::stop_signal(log.last_words())?;
     let app = bind(environment, arguments.listen.as_deref()).await?;
     let target = Target {
         http: reachable(app.http_addr()?),
@@ -131,7 +171,7 @@ async fn session(arguments: &Arguments, bootstrap: &str, output: &mut dyn Output
     let options = Options { once, rate: arguments.rate.or((!once).then_some(RATE)) };
     let end = CancellationToken::new();
     let bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let result = Session::new(target, options, world, output).run(stop).await;
+    let result = Session::new(target, options, world, &arguments.mix, output).run(stop).await;
     end.cancel();
     let drained = bridge.await;
     let tally = result?;

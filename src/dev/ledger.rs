@@ -163,7 +163,7 @@ mod tests {
 
     /// A delivery of three events, and what a consumer reads if all goes well.
     fn delivery() -> (Planned, Vec<Received>) {
-        let mut planner = Planner::new(World::new(), "0123456789abcdef".into());
+        let mut planner = Planner::new(World::new(), "0123456789abcdef".into(), &[]);
         let planned = std::iter::repeat_with(|| planner.plan()).find(|planned| planned.events.len() == 3);
         let planned = planned.expect("the mix has a batch");
         let received = planned.events.iter().map(read_well).collect();

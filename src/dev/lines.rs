@@ -63,6 +63,10 @@ impl<W: Write> Output for Lines<W> {
         self.line(&json!({ "kind": "stray", "event": event(received), "differences": differences }))
     }
 
+    fn tick(&mut self, _: &Tally) -> io::Result<()> {
+        Ok(())
+    }
+
     fn finish(&mut self, _: Options, tally: &Tally) -> io::Result<()> {
         let groups =
             Group::ALL.into_iter().filter_map(|group| Some((group.name(), tally.groups.get(&group)?)));

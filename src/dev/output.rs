@@ -70,6 +70,8 @@ pub trait Output {
     fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()>;
     /// An event that belongs to no delivery that is still to be shown.
     fn stray(&mut self, received: &Received, what: &Match) -> io::Result<()>;
+    /// Some time has passed.
+    fn tick(&mut self, so_far: &Tally) -> io::Result<()>;
     /// The run has ended.
     fn finish(&mut self, options: Options, tally: &Tally) -> io::Result<()>;
 }

@@ -10,7 +10,12 @@ impl Paint {
         self.with("32", text)
     }
 
-    /// What was refused on purpose.
+    /// What was done before, and is therefore not done again.
+    pub fn known(self, text: &str) -> String {
+        self.with("36", text)
+    }
+
+    /// What was refused on purpose, or put aside.
     pub fn refused(self, text: &str) -> String {
         self.with("33", text)
     }

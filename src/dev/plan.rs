@@ -3,7 +3,7 @@
 
 use super::compose::{Composer, Spelling};
 use super::forge::Forgery;
-use super::planned::Planned;
+use super::planned::{Group, Planned};
 use super::world::World;
 use crate::catalog::{EVENT_TYPES, EventType, Kind};
 
@@ -18,6 +18,20 @@ enum Step {
     Unreadable,
     BrokenElement,
     Forged(Forgery),
+}
+
+impl Step {
+    const fn group(self) -> Group {
+        match self {
+            Self::One(_) => Group::One,
+            Self::Batch(_) => Group::Batch,
+            Self::Guide(_) => Group::Guide,
+            Self::Again => Group::Repeat,
+            Self::Unusual(_) => Group::Unusual,
+            Self::Unreadable | Self::BrokenElement => Group::Broken,
+            Self::Forged(_) => Group::Forged,
+        }
+    }
 }
 
 /// What stands between the types. Every form of a delivery is repeated once.
@@ -49,9 +63,16 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// A planner that signs with this secret.
-    pub fn new(world: World, secret: String) -> Self {
-        Self { composer: Composer::new(world, secret), round: round(), next: 0 }
+    /// A planner that signs with this secret, and plans what belongs to these groups; all of them
+    /// where none is named.
+    pub fn new(world: World, secret: String, groups: &[Group]) -> Self {
+        let mut round = round();
+        round.retain(|step| groups.is_empty() || groups.contains(&step.group()));
+        // What repeats needs something to repeat.
+        if round.iter().all(|step| step.group() == Group::Repeat) {
+            round.insert(0, Step::One(of_catalog("record.created")));
+        }
+        Self { composer: Composer::new(world, secret), round, next: 0 }
     }
 
     /// Deliveries in a round.
@@ -115,10 +136,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::dev::planned::Group;
-
     fn one_round() -> Vec<Planned> {
-        let mut planner = Planner::new(World::new(), "0123456789abcdef".into());
+        round_of(&[])
+    }
+
+    fn round_of(groups: &[Group]) -> Vec<Planned> {
+        let mut planner = Planner::new(World::new(), "0123456789abcdef".into(), groups);
         (0..planner.round_len()).map(|_| planner.plan()).collect()
     }
 
@@ -133,6 +156,17 @@ mod tests {
         for group in Group::ALL {
             assert!(round.iter().any(|planned| planned.group == group), "{group:?}");
         }
+    }
+
+    #[test]
+    fn a_mix_has_what_was_asked_for() {
+        for group in Group::ALL {
+            let round = round_of(&[group]);
+            let others = round.iter().filter(|planned| planned.group != group).count();
+            assert_eq!(others, usize::from(group == Group::Repeat), "{group:?}");
+        }
+        let two = round_of(&[Group::Batch, Group::Forged]);
+        assert!(two.iter().all(|planned| matches!(planned.group, Group::Batch | Group::Forged)));
     }
 
     #[test]

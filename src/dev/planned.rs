@@ -44,6 +44,19 @@ impl Group {
     pub const ALL: [Self; 7] =
         [Self::One, Self::Batch, Self::Guide, Self::Unusual, Self::Repeat, Self::Broken, Self::Forged];
 
+    /// The group as one word, for flags.
+    pub const fn slug(self) -> &'static str {
+        match self {
+            Self::One => "one",
+            Self::Batch => "batch",
+            Self::Guide => "timestamped",
+            Self::Unusual => "unusual",
+            Self::Repeat => "repeat",
+            Self::Broken => "broken",
+            Self::Forged => "forged",
+        }
+    }
+
     /// The group in words.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,10 +1,12 @@
-//! A run as lines for people, at home in 80 columns.
+//! A run as lines for people, at home in 80 columns; where there are more, ids are shown whole.
 
 use std::io::{self, Write};
+use std::time::Instant;
 
 use time::macros::format_description;
 
 use super::cloud::Received;
+use super::footer::Footer;
 use super::header::header;
 use super::ledger::{Found, Match};
 use super::output::{Block, Options, Output, Target};
@@ -15,48 +17,79 @@ use super::tally::Tally;
 /// Without a terminal the running total is a line like the others, once in so many deliveries.
 const TOTAL_EVERY: u64 = 20;
 
-/// Removes the running total, which stands on the last line of a terminal.
+/// Columns of a pipe, and of a terminal that does not tell.
+pub const USUAL_COLUMNS: usize = 80;
+
+/// From here on a line has room for whole ids.
+const WIDE: usize = 134;
+
+/// Removes the footer, which stands on the last line of a terminal.
 const ERASE_LINE: &str = "\r\x1b[2K";
+
+/// What the screen is on.
+#[derive(Clone, Copy, Debug)]
+pub enum Surface {
+    /// A terminal of so many columns; asked each time, as its window may be resized.
+    Terminal(fn() -> usize),
+    /// A pipe or a file.
+    Plain,
+}
 
 /// The screen.
 pub struct Screen<W> {
     out: W,
-    terminal: bool,
+    surface: Surface,
     paint: Paint,
+    footer: Footer,
 }
 
 impl<W: Write> Screen<W> {
     /// A screen on `out`.
-    pub fn new(out: W, terminal: bool, paint: Paint) -> Self {
-        Self { out, terminal, paint }
+    pub fn new(out: W, surface: Surface, paint: Paint) -> Self {
+        Self { out, surface, paint, footer: Footer::default() }
     }
 
-    fn write(&mut self, text: &str, total: Option<&str>) -> io::Result<()> {
-        let erase = if self.terminal { ERASE_LINE } else { "" };
-        write!(self.out, "{erase}{text}")?;
-        match total {
-            Some(total) if self.terminal => write!(self.out, "{}", self.paint.dim(total))?,
-            Some(total) => writeln!(self.out, "{total}")?,
-            None => {}
+    fn columns(&self) -> usize {
+        match self.surface {
+            Surface::Terminal(columns) => columns(),
+            Surface::Plain => USUAL_COLUMNS,
         }
+    }
+
+    /// Writes lines above the footer.
+    fn write(&mut self, lines: &str, footer: &str) -> io::Result<()> {
+        let erase = if matches!(self.surface, Surface::Terminal(_)) { ERASE_LINE } else { "" };
+        write!(self.out, "{erase}{lines}{footer}")?;
         self.out.flush()
+    }
+
+    /// The footer where there is a terminal to keep it on.
+    fn footer(&mut self, tally: &Tally) -> String {
+        let columns = self.columns();
+        match self.surface {
+            Surface::Terminal(_) => self.footer.line(tally, Instant::now(), columns, self.paint),
+            Surface::Plain => String::new(),
+        }
     }
 
     fn block(&self, block: &Block) -> String {
         let format = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
         let at = block.at.format(&format).expect("the format names only parts that a time has");
-        let label = &block.planned.label;
+        let at = self.paint.dim(&at);
+        let label = format!("{:<34}", block.planned.label);
         let mut lines = match &block.answered {
             Ok(got) => {
                 let answer = format!("{} {:<16}", got.answer.status, got.answer.reason);
-                let answer = match got.answer.status {
+                let answer = match (got.answer.status, got.answer.reason.as_str()) {
                     _ if got.answer != block.planned.answer => self.paint.bad(&answer),
-                    200 => self.paint.good(&answer),
+                    (200, "duplicate") => self.paint.known(&answer),
+                    (200, "quarantined") => self.paint.refused(&answer),
+                    (200, _) => self.paint.good(&answer),
                     _ => self.paint.refused(&answer),
                 };
-                format!("{at}  {label:<34}  {answer}{:>8}\n", milliseconds(got.took))
+                format!("{at}  {label}  {answer}{:>8}\n", milliseconds(got.took))
             }
-            Err(error) => format!("{at}  {label:<34}  {}\n", self.paint.bad(error)),
+            Err(error) => format!("{at}  {label}  {}\n", self.paint.bad(error)),
         };
         block.read.iter().for_each(|received| lines += &self.event(received));
         let missing = block.planned.events.len().saturating_sub(block.read.len());
@@ -75,9 +108,10 @@ impl<W: Write> Screen<W> {
                 kind.strip_prefix("com.attio.").unwrap_or(kind).to_owned()
             }
         };
-        let id = short(received.attribute("id").unwrap_or("(no id)"));
-        let key = short(received.key_text());
-        self.paint.dim(&format!("  -> {:<24} {key:<8}  {kind:<27} {id}", received.topic)) + "\n"
+        let shown = if self.columns() >= WIDE { 36 } else { 8 };
+        let id = short(received.attribute("id").unwrap_or("(no id)"), shown);
+        let key = short(received.key_text(), shown);
+        self.paint.dim(&format!("  -> {:<24} {key:<shown$}  {kind:<27} {id}", received.topic)) + "\n"
     }
 
     fn bad(&self, text: &str) -> String {
@@ -88,13 +122,18 @@ impl<W: Write> Screen<W> {
 impl<W: Write> Output for Screen<W> {
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()> {
         let header = header(target, options, self.paint);
-        self.write(&header, None)
+        self.write(&header, "")
     }
 
     fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()> {
-        let lines = self.block(block);
-        let total = (self.terminal || block.number.is_multiple_of(TOTAL_EVERY)).then(|| total(so_far));
-        self.write(&lines, total.as_deref())
+        self.footer.delivery(Instant::now());
+        let mut lines = self.block(block);
+        if matches!(self.surface, Surface::Plain) && block.number.is_multiple_of(TOTAL_EVERY) {
+            lines += &self.footer.line(so_far, Instant::now(), USUAL_COLUMNS, self.paint);
+            lines.push('\n');
+        }
+        let footer = self.footer(so_far);
+        self.write(&lines, &footer)
     }
 
     fn stray(&mut self, received: &Received, what: &Match) -> io::Result<()> {
@@ -105,31 +144,21 @@ impl<W: Write> Output for Screen<W> {
             what.differences.iter().for_each(|difference| lines += &self.bad(difference));
         }
         lines += &self.event(received);
-        self.write(&lines, None)
+        self.write(&lines, "")
+    }
+
+    fn tick(&mut self, so_far: &Tally) -> io::Result<()> {
+        let footer = self.footer(so_far);
+        self.write("", &footer)
     }
 
     fn finish(&mut self, _: Options, tally: &Tally) -> io::Result<()> {
         let text = summary(tally, self.paint);
-        self.write(&text, None)
+        self.write(&text, "")
     }
 }
 
-/// `12 sent: 10 taken, 2 refused; 14 events, 14 read back; 0 differences`, below 80 columns.
-fn total(tally: &Tally) -> String {
-    let sums = tally.total();
-    let status = |status: u16| tally.statuses.get(&status).copied().unwrap_or_default();
-    let (taken, refused) = (status(200), status(401));
-    let failed = sums.deliveries - taken - refused;
-    let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
-    let total = format!(
-        "{} sent: {taken} taken, {refused} refused{failed}; {} events, {} read back; {} differences",
-        sums.deliveries, sums.events_expected, sums.events_read, tally.differences_total
-    );
-    // A line that wraps cannot be erased.
-    total.chars().take(79).collect()
-}
-
 /// Enough of an id to tell it from its neighbours.
-fn short(id: &str) -> String {
-    id.chars().take(8).collect()
+fn short(id: &str, shown: usize) -> String {
+    id.chars().take(shown).collect()
 }

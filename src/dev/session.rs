@@ -15,7 +15,7 @@ use super::cloud::Received;
 use super::ledger::{Found, Ledger};
 use super::output::{Block, Options, Output, Target};
 use super::plan::Planner;
-use super::planned::Planned;
+use super::planned::{Group, Planned};
 use super::reader::{Begin, Reader};
 use super::tally::Tally;
 use super::world::World;
@@ -43,11 +43,17 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A run against that target, for the events of that workspace.
-    pub fn new(target: Target, options: Options, world: World, output: &'a mut dyn Output) -> Self {
+    /// A run of those groups against that target, for the events of that workspace.
+    pub fn new(
+        target: Target,
+        options: Options,
+        world: World,
+        mix: &[Group],
+        output: &'a mut dyn Output,
+    ) -> Self {
         let source = format!("https://attio.com/workspaces/{}", world.workspace_id);
         let ledger = if target.embedded { Ledger::default() } else { Ledger::of_source(source) };
-        let planner = Planner::new(world, target.secret.clone());
+        let planner = Planner::new(world, target.secret.clone(), mix);
         let (tally, pending) = (Tally::default(), VecDeque::new());
         Self { target, options, output, planner, ledger, tally, pending, sent: 0 }
     }
@@ -95,7 +101,7 @@ impl<'a> Session<'a> {
                 () = &mut stop => return Ok(()),
                 received = reader.messages.recv() => self.read(received.ok_or(Error::ReaderGone)?)?,
                 () = pace.next() => self.send().await,
-                _ = look.tick() => {}
+                _ = look.tick() => self.output.tick(&self.tally)?,
             }
             self.show(false)?;
         }

@@ -33,6 +33,8 @@ pub struct Tally {
     pub groups: BTreeMap<Group, Sums>,
     /// Counts of all answers that are expected.
     pub expected: Counts,
+    /// Counts of all answers as they came.
+    pub counts: Counts,
     /// Deliveries by the status of their answer; 0 for those without one.
     pub statuses: BTreeMap<u16, u64>,
     /// Events that came from elsewhere.
@@ -61,6 +63,9 @@ impl Tally {
         }
         *self.statuses.entry(answered.as_ref().map_or(0, |got| got.answer.status)).or_default() += 1;
         if let Ok(got) = answered {
+            if let Some(counts) = got.answer.counts {
+                self.counts.add(counts);
+            }
             if self.latencies.len() == LATENCIES {
                 self.latencies.pop_front();
             }
@@ -86,6 +91,16 @@ impl Tally {
             events_expected: total.events_expected + sums.events_expected,
             events_read: total.events_read + sums.events_read,
         })
+    }
+
+    /// Deliveries that were answered 200.
+    pub fn taken(&self) -> u64 {
+        self.statuses.get(&200).copied().unwrap_or_default()
+    }
+
+    /// Deliveries that were answered 4xx.
+    pub fn refused(&self) -> u64 {
+        self.statuses.range(400..500).map(|(_, count)| count).sum()
     }
 
     /// Whether everything was as expected.

@@ -1,5 +1,6 @@
 //! The verb `dev` from outside: the newcomer's first command, and a check of the whole in one.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -110,6 +111,19 @@ fn json_has_a_line_for_each_delivery_and_a_summary() {
     assert_eq!(summary["as_expected"], true);
     let statuses: Vec<_> = deliveries.iter().map(|line| line["status"].as_u64().unwrap()).collect();
     assert!(statuses.contains(&200) && statuses.contains(&401), "{statuses:?}");
+}
+
+#[test]
+fn a_mix_sends_the_kinds_that_were_asked_for() {
+    let output = run(&["--once", "--json", "--mix", "forged,batch"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let lines: Vec<Value> = text(&output.stdout).lines().map(json).collect();
+    let [_, deliveries @ .., _] = &lines[..] else { panic!("{lines:?}") };
+    let groups: BTreeSet<&str> = deliveries.iter().map(|line| line["group"].as_str().unwrap()).collect();
+    assert_eq!(groups, ["not genuine", "several events"].into());
+    let wrong = run(&["--mix", "everything"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("timestamped"), "{}", text(&wrong.stderr));
 }
 
 /// The round is told apart from what anybody else sends: that is an event nobody expected.
