@@ -26,7 +26,7 @@
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`] → [`pipeline`] → [`delivery`],
+//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
 //! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
@@ -49,6 +49,7 @@ pub mod http;
 pub mod bus;
 pub mod attio;
 pub mod dev;
+pub mod explain;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;

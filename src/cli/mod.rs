@@ -4,9 +4,11 @@ mod check;
 mod completions;
 mod config;
 mod dev;
+mod explain;
 mod healthcheck;
 pub mod logging;
 mod man;
+mod problems;
 mod serve;
 mod table;
 mod topics;
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
+use problems::warn;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,8 @@ enum Verb {
     Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
     Dev(dev::Arguments),
+    /// Say why a captured request is refused, or what becomes of its events
+    Explain(explain::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
     /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
@@ -116,6 +121,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
+        Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
@@ -142,12 +148,7 @@ fn say(message: impl Display) {
 /// Loads the configuration, or says everything that is wrong with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(|problems| {
-        warn(&problems.warnings);
-        say(format_args!("error: {problems}"));
+        problems::tell(&problems);
         Exit::Configuration
     })
-}
-
-fn warn(warnings: &[crate::config::Problem]) {
-    warnings.iter().for_each(|warning| say(format_args!("warning: {warning}")));
 }

@@ -9,6 +9,7 @@
 
 mod check;
 mod env;
+mod excerpt;
 mod file;
 mod files;
 mod log;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use env::{Environment, Flag, variable};
+pub use excerpt::Excerpt;
 pub use files::Files;
 pub use log::{LogFormat, LogOptions};
 pub use report::{Problem, Problems, Setting};

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::catalog;
-use crate::delivery::{Delivery, SourceName, Unverified};
+use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::{Metrics, PublishMetrics};
 use dedup::Dedup;
 use filter::Filter;
@@ -135,8 +135,7 @@ impl Pipeline {
         }
     }
 
-    /// The walk of one delivery: verify, parse, then per event identify, filter, dedup, normalize,
-    /// route, publish. Every event is on its way before the first ack is waited for.
+    /// The walk of one delivery: verify, and then what [`Self::carry`] does.
     ///
     /// `received` hears the number of events as soon as it is known.
     pub async fn handle(
@@ -146,6 +145,17 @@ impl Pipeline {
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let delivery = source.verifier.load().verify(delivery)?;
+        self.carry(delivery, received).await
+    }
+
+    /// The walk of a delivery that is genuine: parse, then per event identify, filter, dedup, normalize,
+    /// route, publish. Every event is on its way before the first ack is waited for.
+    pub async fn carry(
+        &self,
+        delivery: Delivery<Verified>,
+        received: impl FnOnce(usize),
+    ) -> Result<Outcome, Rejection> {
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let (webhook_id, elements) = match parse::parse(&delivery.body) {
             Parsed::Events { webhook_id, elements } => (webhook_id, elements),
             Parsed::Unreadable(reason) => {

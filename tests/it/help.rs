@@ -1,12 +1,11 @@
 //! Help, completions and manual pages: all verbs are found by themselves, and what is shown is kept in
-//! `tests/fixtures/help`.
-//!
-//! `ATTIO_BRIDGE_TEST_RENEW=1 cargo test --test it help::` writes the files anew; look at what changed.
+//! `tests/fixtures/help` (see `support/kept.rs` for how to write it anew).
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use crate::support::kept;
 
 /// A verb as it is typed, and whether it does something itself.
 struct Verb {
@@ -36,37 +35,27 @@ fn shown(words: &[String], more: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn kept() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/help")
-}
-
 #[test]
 fn the_help_of_every_verb_is_as_it_was() {
-    let renew = std::env::var_os("ATTIO_BRIDGE_TEST_RENEW").is_some();
+    let folder = kept::folder("help");
     let mut files = BTreeSet::new();
     let mut changed = Vec::new();
     for Verb { words, .. } in verbs() {
         let name = [&["attio-bridge".to_owned()], words.as_slice()].concat().join("-") + ".txt";
-        let (path, now) = (kept().join(&name), shown(&words, &["--help"]));
-        if renew {
-            fs::create_dir_all(kept()).unwrap();
-            fs::write(&path, &now).unwrap();
-        }
-        if fs::read_to_string(&path).ok().as_ref() != Some(&now) {
-            changed.push(format!("{name} is not what is shown:\n{now}"));
-        }
+        changed.extend(kept::compare(&folder.join(&name), &shown(&words, &["--help"])));
         files.insert(name);
     }
-    for file in fs::read_dir(kept()).unwrap() {
+    for file in fs::read_dir(&folder).unwrap() {
         let name = file.unwrap().file_name().into_string().unwrap();
-        if renew && !files.contains(&name) {
-            fs::remove_file(kept().join(&name)).unwrap();
-        } else if !files.contains(&name) {
-            changed.push(format!("{name} is of no verb"));
+        if files.contains(&name) {
+            continue;
+        }
+        match kept::renewing() {
+            true => fs::remove_file(folder.join(&name)).unwrap(),
+            false => changed.push(format!("{name} is of no verb")),
         }
     }
-    let advice = "if it is meant so, write the files anew: ATTIO_BRIDGE_TEST_RENEW=1";
-    assert!(changed.is_empty(), "{advice}\n{}", changed.join("\n"));
+    assert!(changed.is_empty(), "{}", changed.join("\n"));
 }
 
 #[test]

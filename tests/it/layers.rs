@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 6] = [
     &["main"],
     &["cli"],
     &["app", "config"],
-    &["http", "bus", "attio", "dev"],
+    &["http", "bus", "attio", "dev", "explain"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog"],
 ];

@@ -14,6 +14,7 @@ use crate::setup::SECRET as CONFIGURED;
 use crate::support::client::eventually;
 use crate::support::kafka::security::{Door, PASSWORD, SECOND_USER, shared};
 use crate::support::kafka::variables::variables;
+use crate::support::kept;
 use crate::support::nats::place::Place;
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
@@ -221,6 +222,30 @@ fn in_full() -> Variables {
         ("ROUTE__CATEGORIES__RECORD", "Crm.record_v1"),
         ("HTTP__MAX_BODY_BYTES", "1000000"),
     ])
+}
+
+#[test]
+fn what_is_printed_is_as_it_was() {
+    let nats = named(&[
+        ("BUS__TYPE", "nats"),
+        ("NATS__SERVERS", "nats://nats-1:4222"),
+        ("NATS__STREAM__REPLICAS", "3"),
+        ("ROUTE__CATEGORIES__RECORD", "crm.record"),
+    ]);
+    let table = [
+        ("kafka.sh", "kafka", &in_full()),
+        ("terraform.tf", "terraform", &in_full()),
+        ("strimzi.yaml", "strimzi", &in_full()),
+        ("nats.sh", "nats", &nats),
+    ];
+    let folder = kept::folder("topics");
+    let changed: Vec<String> = table
+        .into_iter()
+        .filter_map(|(file, format, config)| {
+            kept::compare(&folder.join(file), &topics(&["--format", format], config))
+        })
+        .collect();
+    assert!(changed.is_empty(), "{}", changed.join("\n"));
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::sources::is_known;
+use super::sources::{self, is_known};
 use super::value;
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
+use crate::config::suggest;
 use crate::config::tree::Value;
 use crate::config::types;
 
@@ -47,7 +48,8 @@ fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> We
     if let Some(source) = &source
         && !sources.contains(&&*source.value)
     {
-        report.refuse(source, format!("there is no source {:?}; add [sources.{0}]", source.value));
+        let meant = suggest::nearest(&source.value, sources.iter().copied());
+        report.refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
     }
     let target_url = required(section, "target_url");
     if let Some(target) = target_url.as_ref().filter(|url| !is_url(&url.value, &["https://"])) {
@@ -119,7 +121,7 @@ fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
 
 fn unknown_type(report: &Report, given: &Given<String>) {
     if !is_known(&given.value) {
-        report.warn(given, format!("{:?} is no event type that this build knows", given.value));
+        report.warn(given, sources::unknown_type(&given.value));
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::catalog::Category;
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
+use crate::config::suggest;
 use crate::config::types;
 use crate::pipeline::route::{Options, is_address};
 use crate::pipeline::slugs::Slugs;
@@ -34,8 +35,9 @@ pub fn read(section: &mut Section<'_>) -> Route {
         let key = own.key(&name);
         let Some(category) = Category::parse(&name) else {
             let known: Vec<_> = Category::ALL.iter().map(|category| category.as_str()).collect();
-            let message = format!("no such category; known are {}", known.join(", "));
-            own.report().problem(&key, Some(&node.origin), message);
+            let meant = suggest::nearest(&name, known.iter().copied());
+            let message = format!("no such category; known are {}{meant}", known.join(", "));
+            own.report().misnamed(&key, &node.origin, message);
             continue;
         };
         match types::text(&node) {

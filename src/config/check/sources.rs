@@ -10,6 +10,7 @@ use crate::config::env::Environment;
 use crate::config::report::{Given, Report};
 use crate::config::secret;
 use crate::config::section::Section;
+use crate::config::suggest;
 use crate::config::types;
 use crate::delivery::SourceName;
 use crate::pipeline::verify::{Options, Scheme, Secret};
@@ -33,7 +34,7 @@ pub fn read(section: &mut Section<'_>, environment: &Environment) -> Vec<SourceO
         let options = self::source(&mut source, environment);
         match SourceName::new(&name) {
             Ok(name) => sources.push(SourceOptions { name, ..options }),
-            Err(error) => source.report().problem(source.path(), Some(&origin), error.to_string()),
+            Err(error) => source.report().misnamed(source.path(), &origin, error.to_string()),
         }
     }
     sources
@@ -105,7 +106,7 @@ fn unknown_types(report: &Report, types: &Given<Vec<String>>) {
             None => is_known(name),
         };
         if !known {
-            report.warn(types, format!("{name:?} is no event type that this build knows"));
+            report.warn(types, unknown_type(name));
         }
     }
 }
@@ -139,6 +140,12 @@ pub fn check_slugs(report: &Report, sources: &[SourceOptions], route: &Route) {
             }
         }
     }
+}
+
+/// What is said of a type that the catalog lacks.
+pub fn unknown_type(name: &str) -> String {
+    let meant = suggest::nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
+    format!("{name:?} is no event type that this build knows{meant}")
 }
 
 /// Whether the catalog has an event type.

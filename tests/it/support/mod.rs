@@ -11,6 +11,7 @@ pub mod client;
 pub mod consumer;
 pub mod fixtures;
 pub mod kafka;
+pub mod kept;
 pub mod load;
 pub mod logs;
 pub mod mix;
