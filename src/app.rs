@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::inspect::{Demand, Report};
@@ -63,6 +64,9 @@ pub enum Error {
         /// Messages still without the broker's word.
         messages: u64,
     },
+    /// A listener, or another part that must run as long as the bridge, has ended before it.
+    #[error("a part of the bridge ended by itself: {0}")]
+    Ended(String),
 }
 
 /// A bridge that has its listeners and has not begun to serve.
@@ -82,6 +86,9 @@ pub struct App {
 /// Connections to the admin listener: probes, a scraper or two, and a person.
 const ADMIN_CONNECTIONS: usize = 64;
 
+/// How long one of them may be idle: shorter than probes are patient, so that nobody holds all of them.
+const ADMIN_IDLE: Duration = Duration::from_secs(5);
+
 /// Time that a flush gets even when the drain has used up its own.
 const LAST_FLUSH: Duration = Duration::from_millis(500);
 
@@ -100,14 +107,12 @@ impl App {
         bus_name: &'static str,
         open: impl FnOnce(&Metrics, Vec<Arc<Destination>>) -> Result<Arc<dyn Bus>, StartError>,
     ) -> Result<Self, Error> {
-        let routes = Routes::new(&config.route);
-        let metrics = Metrics::new(labels(&config, bus_name, &routes));
+        let (routes, metrics) = measured(&config, bus_name);
         let public_listener = listener("http.listen", &config.http.listen).await?;
         let admin_listener = listener("admin.listen", &config.admin_listen).await?;
         let bus = open(&metrics, routes.destinations())?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
-        let pipeline =
-            Arc::new(Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics));
+        let pipeline = Arc::new(join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let edge = Edge::new(
@@ -165,44 +170,64 @@ impl App {
             max_header_bytes: config.http.max_header_bytes,
             reading: Reading::Strict,
         };
-        let admin_limits =
-            Limits { max_connections: ADMIN_CONNECTIONS, reading: Reading::Lenient, ..limits.clone() };
-        let public = http::router(edge);
-        let accepting = tokio::spawn(listen::serve(
+        let admin_limits = Limits {
+            timeouts: Timeouts { idle: limits.timeouts.idle.min(ADMIN_IDLE), ..limits.timeouts },
+            max_connections: ADMIN_CONNECTIONS,
+            reading: Reading::Lenient,
+            ..limits.clone()
+        };
+        let telling = Arc::clone(&edge);
+        let mut parts = JoinSet::new();
+        parts.spawn(listen::serve(
             public_listener,
-            public,
+            http::router(edge),
             limits,
             connections.clone(),
             stages.drain.clone(),
         ));
-        let admin = tokio::spawn(listen::serve(
+        parts.spawn(listen::serve(
             admin_listener,
             http::admin::router(admin),
             admin_limits,
             TaskTracker::new(),
             stages.over.clone(),
         ));
+        parts.spawn(reloader.run(reload, stages.unready.clone()));
+        let over = stages.over.clone();
+        parts.spawn(async move { telling.recorder().tell_left_out(over).await });
 
-        let reloading = tokio::spawn(reloader.run(reload, stages.unready.clone()));
-
-        stop.await;
+        let stopped = until_stopped(stop, &mut parts).await;
         stages.unready.cancel();
         systemd::stopping();
-        tokio::time::sleep(config.shutdown.delay).await;
+        if stopped.is_ok() {
+            tokio::time::sleep(config.shutdown.delay).await;
+        }
         stages.drain.cancel();
         let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
         stages.over.cancel();
-        for task in [accepting, admin, reloading] {
-            // A task that panicked has said so already, and there is nothing left to serve.
-            let _ = task.await;
-        }
-        drained
+        // A part that has panicked has said so already, and there is nothing left to serve.
+        while parts.join_next().await.is_some() {}
+        drained.and(stopped)
     }
 }
 
-/// Runs a bridge with these options until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<(), Error> {
-    let stop = shutdown::stop_signal().map_err(Error::Signals)?;
+/// Waits for the stop, or for a part of the bridge that ends before it: without its parts it must not
+/// look as if it served.
+async fn until_stopped(stop: impl Future<Output = ()>, parts: &mut JoinSet<()>) -> Result<(), Error> {
+    tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        Some(ended) = parts.join_next() => {
+            let error = Error::Ended(ended.err().map_or("without a word".into(), |error| error.to_string()));
+            tracing::error!("{error}; stopping");
+            Err(error)
+        }
+    }
+}
+
+/// Runs a bridge with these options until SIGTERM or SIGINT; `last_words` is what a second one waits for.
+pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let stop = shutdown::stop_signal(last_words).map_err(Error::Signals)?;
     announce(&config);
     let app = App::bind(config).await?;
     shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
@@ -220,14 +245,19 @@ pub async fn run(config: Config) -> Result<(), Error> {
 
 /// Asks the bus of these options what serving will ask of it, publishing nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let demand = demand(&config);
+    bus::inspect::inspect(config.bus, demand).await
+}
+
+/// What serving with these options asks of the bus.
+pub fn demand(config: &Config) -> Demand {
     let routes = Routes::new(&config.route);
-    let demand = Demand {
+    Demand {
         destinations: routes.destinations(),
         addresses: routes.addresses(),
         quarantine: Arc::clone(&routes.quarantine().address),
         max_body_bytes: config.http.max_body_bytes,
-    };
-    bus::inspect::inspect(config.bus, demand).await
+    }
 }
 
 /// What the dedup window costs and covers, so that nobody has to work it out.
@@ -266,11 +296,28 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
 }
 
 async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen {
-        key,
-        address: address.to_owned(),
-        source,
-    })
+    listen::bind(address).await.map_err(|source| Error::Listen { key, address: address.to_owned(), source })
+}
+
+/// The data path of a configuration onto a bus of the caller's, without anything around it.
+pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
+    let (routes, metrics) = measured(config, bus.name());
+    let dedup = Dedup::new(config.dedup, metrics.dedup());
+    join(config, routes, dedup, bus, &metrics)
+}
+
+fn measured(config: &Config, bus_name: &'static str) -> (Routes, Arc<Metrics>) {
+    let routes = Routes::new(&config.route);
+    let metrics = Metrics::new(labels(config, bus_name, &routes));
+    (routes, metrics)
+}
+
+fn join(config: &Config, routes: Routes, dedup: Dedup, bus: Arc<dyn Bus>, metrics: &Metrics) -> Pipeline {
+    let pipeline = Pipeline::new(&config.sources, routes, dedup, bus, metrics);
+    if config.slugs_file.is_some() {
+        pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
+    }
+    pipeline
 }
 
 fn labels(config: &Config, bus: &'static str, routes: &Routes) -> Labels {
@@ -288,5 +335,24 @@ fn labels(config: &Config, bus: &'static str, routes: &Routes) -> Labels {
         publish_results: PublishError::LABELS.to_vec(),
         bus,
         destinations: routes.addresses().iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_an_error_and_a_stop_is_none() {
+        for panics in [true, false] {
+            let mut parts = JoinSet::new();
+            parts.spawn(std::future::pending());
+            parts.spawn(async move { assert!(!panics, "as the test asked") });
+            let ended = until_stopped(std::future::pending(), &mut parts).await;
+            assert!(matches!(ended, Err(Error::Ended(_))), "{ended:?}");
+        }
+        let mut parts = JoinSet::new();
+        parts.spawn(std::future::pending());
+        assert!(until_stopped(std::future::ready(()), &mut parts).await.is_ok());
     }
 }

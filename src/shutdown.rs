@@ -32,8 +32,10 @@ pub struct Stages {
 const SECOND_SIGNAL_EXIT: i32 = 1;
 
 /// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them. A second one
-/// ends the process at once, whatever it is doing.
-pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+/// ends the process at once, whatever it is doing, after `last_words`.
+pub fn stop_signal(
+    last_words: impl FnOnce() + Send + 'static,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let first = CancellationToken::new();
@@ -44,6 +46,7 @@ pub fn stop_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
         told.cancel();
         let name = next(&mut terminate, &mut interrupt).await;
         tracing::error!(signal = name, "second signal: ending at once");
+        last_words();
         std::process::exit(SECOND_SIGNAL_EXIT);
     });
     Ok(async move { first.cancelled().await })

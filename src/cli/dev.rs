@@ -9,7 +9,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Exit, logging, say};
+use super::logging::{self, Log};
+use super::{Exit, say};
 use crate::app::{self, App};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::dev::broker::Broker;
@@ -33,8 +34,15 @@ const ANY: &str = "127.0.0.1:0";
 /// Deliveries per second.
 const RATE: f64 = 2.0;
 
+const AFTER_HELP: &str = "\
+Example: watch the whole path at ten deliveries a second
+  attio-bridge dev --rate 10
+Example: on a Kafka of your own
+  attio-bridge dev --bus kafka://localhost:9092";
+
 /// The flags of `dev`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Send one round of everything, compare, and exit: 0 if all of it arrived as expected, else 3
     #[arg(long)]
@@ -96,8 +104,14 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
         return Exit::Usage;
     }
     let environment = &input.environment;
-    logging::start(LogOptions { level: "warn", format: LogFormat::Text }, environment);
-    match start(arguments, environment) {
+    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, environment) {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            return Exit::Failed;
+        }
+    };
+    match start(arguments, environment, &log) {
         Ok(tally) if arguments.once && !tally.is_as_expected() => Exit::Unexpected,
         Ok(_) => Exit::Done,
         Err(Error::Dev(dev::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
@@ -108,7 +122,7 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     }
 }
 
-fn start(arguments: &Arguments, environment: &Environment) -> Result<Tally, Error> {
+fn start(arguments: &Arguments, environment: &Environment, log: &Log) -> Result<Tally, Error> {
     let broker = match &arguments.bus {
         Some(_) => None,
         None => Some(Broker::start()?),
@@ -127,7 +141,7 @@ fn start(arguments: &Arguments, environment: &Environment) -> Result<Tally, Erro
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(session(arguments, &bootstrap, &mut *output))
+    runtime.block_on(session(arguments, &bootstrap, &mut *output, log))
 }
 
 /// The width of the terminal behind stdout.
@@ -135,11 +149,16 @@ fn columns() -> usize {
     terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
 }
 
-async fn session(arguments: &Arguments, bootstrap: &str, output: &mut dyn Output) -> Result<Tally, Error> {
+async fn session(
+    arguments: &Arguments,
+    bootstrap: &str,
+    output: &mut dyn Output,
+    log: &Log,
+) -> Result<Tally, Error> {
     let world = World::new();
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let environment = settings(&secret, &world.workspace_id, bootstrap, arguments.bus.is_some());
-    let stop = shutdown::stop_signal()?;
+    let stop = shutdown::stop_signal(log.last_words())?;
     let app = bind(environment, arguments.listen.as_deref()).await?;
     let target = Target {
         http: reachable(app.http_addr()?),

@@ -1,11 +1,18 @@
 //! Logs: to stderr, as text on a terminal and as JSON elsewhere, with RFC 3339 UTC times.
 
-use std::io::IsTerminal;
+mod queue;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
+use std::panic::PanicHookInfo;
+use std::sync::Arc;
+
+use tracing::field::display;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
 use crate::config::{Environment, LogFormat, LogOptions};
+use queue::{Lines, Queue};
 
 /// librdkafka and its wrapper tell at `info` what only their developers need.
 const QUIETER: [&str; 2] = ["librdkafka", "rdkafka"];
@@ -13,12 +20,31 @@ const QUIETER: [&str; 2] = ["librdkafka", "rdkafka"];
 /// The NATS client tells as an error, at every try, what the bridge says once.
 const SILENT: &str = "async_nats=off";
 
-/// Starts logging. `RUST_LOG` wins over the level of the options.
-pub fn start(options: LogOptions, environment: &Environment) {
+/// The log of this process. Dropped, it waits for its last lines, as long as somebody reads them.
+pub struct Log(Arc<Queue>);
+
+impl Log {
+    /// What must be done before the process ends in any other way than by dropping this.
+    pub fn last_words(&self) -> impl FnOnce() + Send + use<> {
+        let queue = Arc::clone(&self.0);
+        move || queue.flush()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
+/// Starts logging, and logs panics too. `RUST_LOG` wins over the level of the options. Fails where the
+/// system gives no thread.
+pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> {
     let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
-    let terminal = std::io::stderr().is_terminal();
-    let logs = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let terminal = io::stderr().is_terminal();
+    let queue = Queue::start(io::stderr(), tell_dropped)?;
+    let logs = fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
     // Only a second start in one process can fail, and then logging is on already.
     let _ = match options.format {
         LogFormat::Json => {
@@ -31,9 +57,31 @@ pub fn start(options: LogOptions, environment: &Environment) {
             logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false).try_init()
         }
     };
+    std::panic::set_hook(Box::new(tell_panic));
     if let Some(problem) = problem {
         tracing::warn!("RUST_LOG is ignored: {problem}");
     }
+    Ok(Log(queue))
+}
+
+fn tell_dropped(lines: u64) {
+    tracing::warn!(lines, "log lines were dropped: standard error was not read fast enough");
+}
+
+/// As the usual hook does, but in the form of every other line, and without waiting for a reader.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref().map(String::as_str));
+    let thread = std::thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(&backtrace));
+    tracing::error!(
+        thread = thread.name(),
+        location = panic.location().map(display),
+        backtrace,
+        "panicked: {}",
+        text.unwrap_or("no text"),
+    );
 }
 
 /// The filter, and what is wrong with `RUST_LOG` where it cannot be used.

@@ -6,8 +6,16 @@ use super::{Exit, load, logging, say};
 use crate::app;
 use crate::config::{Config, Flag, Input};
 
+const AFTER_HELP: &str = "\
+Example: to a Kafka on this machine, with everything else at its default
+  export ATTIO_WEBHOOK_SECRET=... ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS=localhost:9092
+  attio-bridge serve --bus kafka
+Example: with a file
+  attio-bridge serve --config /etc/attio-bridge/config.toml";
+
 /// The flags of `serve`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Address of the public listener, http.listen
     #[arg(long, value_name = "ADDR")]
@@ -39,7 +47,13 @@ pub fn run(input: Input) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    logging::start(config.log, &input.environment);
+    let log = match logging::start(config.log, &input.environment) {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("error: the thread that logs cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -50,7 +64,7 @@ pub fn run(input: Input) -> Exit {
             return Exit::Failed;
         }
     };
-    match runtime.block_on(app::run(config)) {
+    match runtime.block_on(app::run(config, log.last_words())) {
         Ok(()) => Exit::Done,
         Err(error) => {
             tracing::error!("{error}");

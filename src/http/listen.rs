@@ -3,6 +3,7 @@
 //! Our own, because the loop that axum ships sets no timer on its connections.
 
 use std::io;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,6 +58,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a listener that cannot accept says so.
 const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Connections that the system keeps until they are accepted: a burst of senders waits, it is not
+/// turned away. The system may keep fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
+/// Listens on the first address behind `host:port` that can be listened on.
+pub async fn bind(address: &str) -> io::Result<TcpListener> {
+    let mut refused = None;
+    for address in tokio::net::lookup_host(address).await? {
+        match open(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Accepts connections until `drain` is cancelled. Connections are tracked and end by themselves:
 /// an idle one at once, a busy one after its answer.

@@ -71,6 +71,11 @@ impl Edge {
         let budget = Budget::new(options.max_in_flight, options.max_in_flight_bytes);
         Arc::new(Self { pipeline, recorder: Recorder::new(metrics), options, budget, deliveries, drain })
     }
+
+    /// What writes down how deliveries end.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
 }
 
 /// Every public path. Both are one source's; the second is the path of the project's guide.

@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::header;
 use axum::response::Response;
 use http_body_util::BodyExt;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Edge;
+use super::admit::Place;
 use super::record::Record;
 use super::respond;
-use crate::delivery::{Delivery, Header, Headers, SourceName, Unverified};
+use crate::delivery::{Delivery, SourceName, Unverified};
 use crate::pipeline::Rejection;
 use crate::pipeline::outcome::Reason;
 
@@ -54,7 +55,7 @@ async fn carry_out(edge: Arc<Edge>, delivery: Delivery<Unverified>, mut record: 
             respond::outcome(&outcome)
         }
         Err(Rejection::UnknownSource) => respond::problem(record.refused(Reason::UnknownSource)),
-        Err(Rejection::Signature(error)) => respond::problem(record.not_genuine(error.into())),
+        Err(Rejection::Signature(error)) => respond::problem(record.refused(error.into())),
     }
 }
 
@@ -83,7 +84,7 @@ async fn read(
     }
     let (head, body) = request.into_parts();
     let admitted = source.ok_or(Reason::UnknownSource).and_then(|source| Ok((source, edge.admit(&head)?)));
-    let (source, mut place) = match admitted {
+    let (source, (headers, mut place)) = match admitted {
         Ok(admitted) => admitted,
         Err(reason) => {
             // To read the body of a sender that waits for a 100 would be to send it one.
@@ -91,36 +92,82 @@ async fn read(
             return Err(Refusal { reason, unread });
         }
     };
-    let body = timeout_at(head_at + edge.options.body_timeout, collect(body, edge.options.max_body_bytes))
-        .await
-        .map_err(|_| Reason::BodyTimeout)??;
+    let reading = collect(edge, body, &mut place, head_at + edge.options.body_timeout / PROMPT);
+    let body =
+        timeout_at(head_at + edge.options.body_timeout, reading).await.map_err(|_| Reason::BodyTimeout)??;
     place.shrink_to(body.len());
     let answer_by = head_at + edge.options.answer_timeout;
-    let mut delivery = Delivery::new(source, received_at, answer_by, headers(&head.headers), body);
+    let mut delivery = Delivery::new(source, received_at, answer_by, headers, body);
     delivery.hold = Some(Arc::new(place));
     Ok(delivery)
 }
 
-/// The whole body, never more than `limit` bytes of it.
-async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Reason> {
-    let mut whole = Vec::new();
-    let mut only = None;
-    while let Some(frame) = body.frame().await {
+/// In this part of its time a body is prompt: all that it announced is kept for it.
+const PROMPT: u32 = 8;
+
+/// The whole body, never more than the limit of it. What has not come by `prompt_until` is charged as it
+/// comes.
+async fn collect(
+    edge: &Edge,
+    mut body: Body,
+    place: &mut Place,
+    prompt_until: Instant,
+) -> Result<Bytes, Reason> {
+    let mut whole = Whole::default();
+    let mut prompt = true;
+    loop {
+        let frame = if prompt {
+            match timeout_at(prompt_until, body.frame()).await {
+                Ok(frame) => frame,
+                Err(_) => {
+                    prompt = false;
+                    place.suspend(whole.len());
+                    continue;
+                }
+            }
+        } else {
+            body.frame().await
+        };
+        let Some(frame) = frame else { break };
         // A broken body: too short for its length, or chunks that are none.
         let frame = frame.map_err(|_| Reason::BadFraming)?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + only.as_ref().map_or(0, Bytes::len) + data.len() > limit {
+        if whole.len() + data.len() > edge.options.max_body_bytes {
             return Err(Reason::BodyTooLarge);
         }
-        match only.take() {
-            None if whole.is_empty() => only = Some(data),
-            first => {
-                whole.extend_from_slice(&first.unwrap_or_default());
-                whole.extend_from_slice(&data);
-            }
-        }
+        edge.budget.charge(place, whole.len() + data.len())?;
+        whole.push(data);
     }
-    Ok(only.unwrap_or_else(|| whole.into()))
+    edge.budget.restore(place)?;
+    Ok(whole.into_bytes())
+}
+
+/// A body as it comes: most are one piece, and that is not copied.
+#[derive(Default)]
+struct Whole {
+    first: Bytes,
+    more: Vec<u8>,
+}
+
+impl Whole {
+    fn len(&self) -> usize {
+        if self.more.is_empty() { self.first.len() } else { self.more.len() }
+    }
+
+    fn push(&mut self, data: Bytes) {
+        if self.len() == 0 {
+            self.first = data;
+            return;
+        }
+        if self.more.is_empty() {
+            self.more.extend_from_slice(&std::mem::take(&mut self.first));
+        }
+        self.more.extend_from_slice(&data);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.more.is_empty() { self.first } else { self.more.into() }
+    }
 }
 
 /// How much of a body that nobody wants is read, and for how long, so that its connection may be kept.
@@ -144,26 +191,4 @@ async fn discard(mut body: Body) -> bool {
         true
     };
     timeout(DISCARDED_WITHIN, all).await.unwrap_or(false)
-}
-
-/// The headers that mean something to the pipeline.
-fn headers(map: &HeaderMap) -> Headers {
-    const ATTIO_SIGNATURE: HeaderName = HeaderName::from_static("attio-signature");
-    const X_ATTIO_SIGNATURE: HeaderName = HeaderName::from_static("x-attio-signature");
-    const X_ATTIO_TIMESTAMP: HeaderName = HeaderName::from_static("x-attio-timestamp");
-    const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-    let header = |name: HeaderName| {
-        let mut values = map.get_all(name).iter();
-        match (values.next(), values.next()) {
-            (None, _) => Header::Absent,
-            (Some(value), None) => Header::Once(Bytes::copy_from_slice(value.as_bytes())),
-            (Some(_), Some(_)) => Header::Repeated,
-        }
-    };
-    Headers {
-        attio_signature: header(ATTIO_SIGNATURE),
-        x_attio_signature: header(X_ATTIO_SIGNATURE),
-        timestamp: header(X_ATTIO_TIMESTAMP),
-        idempotency_key: header(IDEMPOTENCY_KEY),
-    }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::respond;
 use crate::delivery::SourceName;
@@ -42,6 +43,26 @@ impl Recorder {
     }
 }
 
+/// How often it is looked whether lines were left out that nobody has told of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Recorder {
+    /// Tells of lines that were left out where no later line does, until `over`, and then of the last.
+    pub async fn tell_left_out(&self, over: CancellationToken) {
+        while tokio::time::timeout(LOOK_EVERY, over.cancelled()).await.is_err() {
+            self.tell(Allowance::forgotten);
+        }
+        self.tell(Allowance::rest);
+    }
+
+    fn tell(&self, take: impl FnOnce(&mut Allowance) -> u64) {
+        let left_out = take(&mut self.unproven.lock());
+        if left_out > 0 {
+            tracing::info!(left_out, "lines about deliveries that proved nothing were left out");
+        }
+    }
+}
+
 /// One delivery until it has ended.
 pub(super) struct Record {
     metrics: Arc<Metrics>,
@@ -64,6 +85,9 @@ impl Record {
 
     /// Nothing is known of the sender. Gives the reason back, for the answer.
     pub(super) fn refused(mut self, reason: Reason) -> Reason {
+        if reason.is_of_signature() {
+            self.metrics.signature(self.source(), None, reason.slug());
+        }
         self.close(reason);
         if let Some(left_out) = self.unproven.lock().line() {
             let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());
@@ -84,12 +108,6 @@ impl Record {
             );
         }
         reason
-    }
-
-    /// The signature did not hold.
-    pub(super) fn not_genuine(self, reason: Reason) -> Reason {
-        self.metrics.signature(self.source(), None, reason.slug());
-        self.refused(reason)
     }
 
     /// The delivery is genuine and has ended.
@@ -189,6 +207,16 @@ impl Allowance {
             return None;
         }
         self.lines += 1;
-        Some(std::mem::take(&mut self.left_out))
+        Some(self.rest())
+    }
+
+    /// What was left out, once nothing has come for so long that no line will tell.
+    fn forgotten(&mut self) -> u64 {
+        if self.second.elapsed() >= 2 * Duration::from_secs(1) { self.rest() } else { 0 }
+    }
+
+    /// What was left out.
+    fn rest(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 }

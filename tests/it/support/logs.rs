@@ -58,10 +58,13 @@ impl Logs {
         String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
     }
 
+    /// Every line.
+    pub fn lines(&self) -> Vec<Value> {
+        self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// The lines with the message `delivery`.
     pub fn deliveries(&self) -> Vec<Value> {
-        let text = self.text();
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["message"] == "delivery").collect()
+        self.lines().into_iter().filter(|line| line["message"] == "delivery").collect()
     }
 }

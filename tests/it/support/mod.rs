@@ -1,14 +1,18 @@
 //! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
 
+pub mod attio;
 pub mod behind;
 pub mod bridge;
 pub mod bus;
 pub mod buses;
+pub mod canaries;
 pub mod certificates;
 pub mod client;
 pub mod consumer;
+pub mod descriptors;
 pub mod fixtures;
 pub mod kafka;
+pub mod kept;
 pub mod load;
 pub mod logs;
 pub mod mix;
@@ -68,4 +72,10 @@ pub fn full_tier() -> bool {
         println!("left out: this test belongs to the full tier (tests/run full)");
     }
     full
+}
+
+/// How many of what a test tries: a few where every change is tested, many in the full tier.
+pub fn stress(few: usize, many: usize) -> usize {
+    let full = std::env::var("ATTIO_BRIDGE_TEST_TIER").is_ok_and(|tier| tier == "full");
+    if full { many } else { few }
 }

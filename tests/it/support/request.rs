@@ -16,7 +16,7 @@ pub fn sign(secret: &str, parts: &[&[u8]]) -> String {
 /// One HTTP request, written out by hand so that it may be wrong in any way.
 #[derive(Clone)]
 pub struct Request {
-    pub method: &'static str,
+    pub method: String,
     pub path: String,
     pub version: &'static str,
     pub headers: Vec<(String, Vec<u8>)>,
@@ -28,7 +28,7 @@ impl Request {
     /// A POST of that body to source `attio`, without a signature.
     pub fn unsigned(body: impl AsRef<[u8]>) -> Self {
         Self {
-            method: "POST",
+            method: "POST".into(),
             path: "/webhooks/attio".into(),
             version: "HTTP/1.1",
             headers: vec![
@@ -74,8 +74,8 @@ impl Request {
         self
     }
 
-    pub fn method(mut self, method: &'static str) -> Self {
-        self.method = method;
+    pub fn method(mut self, method: &str) -> Self {
+        self.method = method.into();
         self
     }
 

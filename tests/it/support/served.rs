@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -18,6 +20,7 @@ pub struct Served {
     pub http: SocketAddr,
     pub admin: SocketAddr,
     log: Arc<Mutex<Vec<Value>>>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Served {
@@ -59,15 +62,20 @@ impl Served {
             }
         };
         let rest = Arc::clone(&log);
+        let deaf = Arc::new(AtomicBool::new(false));
+        let closed = Arc::clone(&deaf);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
+                while closed.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 // The last words of a process that panics are no JSON.
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 rest.lock().unwrap().push(line);
             }
         });
         let address = |name: &str| listening[name].as_str().unwrap().parse().unwrap();
-        Self { child, http: address("http_addr"), admin: address("admin_addr"), log }
+        Self { child, http: address("http_addr"), admin: address("admin_addr"), log, deaf }
     }
 
     pub fn pid(&self) -> u32 {
@@ -102,6 +110,11 @@ impl Served {
     pub fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
         eventually_some("the process ends", || child.try_wait().unwrap())
+    }
+
+    /// Whether its log is read. While it is not, its stderr fills up.
+    pub fn read_log(&self, read: bool) {
+        self.deaf.store(!read, Ordering::Relaxed);
     }
 
     /// The lines of its log with this message.

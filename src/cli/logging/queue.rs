@@ -1,0 +1,202 @@
+//! Lines on their way to stderr. Whoever logs never waits for whoever reads: the lines have a thread of
+//! their own, there is room for so many, and beyond them lines are dropped, counted and told of.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that may wait: a few seconds of a busy bridge, a few MiB.
+pub const ROOM: usize = 8192;
+
+/// How long the last lines are waited for while none of them leaves.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The lines that wait.
+pub struct Queue {
+    state: Mutex<State>,
+    /// A line has come.
+    came: Condvar,
+    /// A line has left.
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    /// Lines that have left.
+    written: u64,
+    /// One more is being written.
+    writing: bool,
+    /// Dropped and not told of yet; until that is told, every further line is dropped too.
+    dropped: u64,
+}
+
+impl Queue {
+    /// Starts the thread that writes to `out`. It calls `tell` with the number of lines that were
+    /// dropped as soon as there is room again; what `tell` logs may come back into this queue.
+    pub fn start(
+        mut out: impl Write + Send + 'static,
+        tell: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Arc<Self>> {
+        let queue = Arc::new(Self { state: Mutex::default(), came: Condvar::new(), left: Condvar::new() });
+        let lines = Arc::clone(&queue);
+        std::thread::Builder::new().name("log".into()).spawn(move || {
+            loop {
+                let line = lines.next();
+                // Nobody is there to be told that stderr is gone.
+                let _ = out.write_all(&line).and_then(|()| out.flush());
+                if let Some(dropped) = lines.written() {
+                    tell(dropped);
+                }
+            }
+        })?;
+        Ok(queue)
+    }
+
+    /// Takes a line, or drops it.
+    fn push(&self, line: &[u8]) {
+        let mut state = self.state.lock();
+        if state.dropped > 0 || state.lines.len() >= ROOM {
+            state.dropped += 1;
+            return;
+        }
+        state.lines.push_back(line.to_vec());
+        self.came.notify_one();
+    }
+
+    /// Waits for the next line.
+    fn next(&self) -> Vec<u8> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                state.writing = true;
+                return line;
+            }
+            self.came.wait(&mut state);
+        }
+    }
+
+    /// The last line has left. Tells how many were dropped, once there is room to say so and go on.
+    fn written(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.written += 1;
+        state.writing = false;
+        self.left.notify_all();
+        let flows = state.dropped > 0 && state.lines.len() <= ROOM / 2;
+        flows.then(|| std::mem::take(&mut state.dropped))
+    }
+
+    /// Waits until every line has left, as long as lines leave at all.
+    pub fn flush(&self) {
+        let mut state = self.state.lock();
+        while state.writing || !state.lines.is_empty() {
+            let before = state.written;
+            let waited = self.left.wait_for(&mut state, PATIENCE);
+            if waited.timed_out() && state.written == before {
+                return;
+            }
+        }
+    }
+}
+
+/// One line, in one write.
+pub struct Line<'a>(&'a Queue);
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the subscriber writes its lines to.
+pub struct Lines(pub Arc<Queue>);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+    use super::*;
+
+    /// Takes a line only when the test lets it.
+    struct Pipe {
+        permits: Receiver<()>,
+        taken: SyncSender<String>,
+    }
+
+    impl Write for Pipe {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // The test that has dropped its end lets everything through.
+            let _ = self.permits.recv();
+            let _ = self.taken.send(String::from_utf8_lossy(bytes).into_owned());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_blocked_reader_costs_lines_and_no_time_and_is_told_how_many() {
+        let (permit, permits) = sync_channel(0);
+        let (taken, lines) = sync_channel(4 * ROOM);
+        let (told, dropped) = sync_channel(4 * ROOM);
+        let tell = move |lines| told.send(lines).expect("the test listens");
+        let queue = Queue::start(Pipe { permits, taken }, tell).expect("a thread");
+        let sent = 3 * ROOM;
+        for line in 0..sent {
+            queue.push(line.to_string().as_bytes());
+        }
+        queue.flush();
+        assert!(lines.try_recv().is_err(), "nothing has left, and nobody waited for it for ever");
+        drop(permit);
+        let dropped = dropped.recv().expect("it is told");
+        queue.flush();
+        let written: Vec<String> = lines.try_iter().collect();
+        assert_eq!(written.len() as u64 + dropped, sent as u64);
+        let first: Vec<String> = (0..written.len()).map(|line| line.to_string()).collect();
+        assert_eq!(written, first, "the first lines, in their order");
+        queue.push(b"and on");
+        queue.flush();
+        assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["and on"]);
+    }
+
+    #[test]
+    fn a_flush_waits_for_a_slow_reader() {
+        struct Slow(SyncSender<()>);
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                std::thread::sleep(Duration::from_millis(20));
+                self.0.send(()).expect("the test listens");
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (taken, lines) = sync_channel(4 * ROOM);
+        let queue = Queue::start(Slow(taken), |_| {}).expect("a thread");
+        for _ in 0..50 {
+            queue.push(b"line");
+        }
+        queue.flush();
+        assert_eq!(lines.try_iter().count(), 50);
+    }
+}

@@ -1,0 +1,78 @@
+//! A log that nobody reads: no delivery waits for it, and it is said how much of it is missing.
+
+use tokio::task::JoinSet;
+
+use crate::support::client::{Client, eventually};
+use crate::support::request::Request;
+use crate::support::served::Served;
+
+/// More lines than the pipe and the room for lines hold together.
+const DELIVERIES: usize = 16_000;
+const CLIENTS: usize = 8;
+
+fn serve() -> Served {
+    let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut out = served.stdout();
+    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    served
+}
+
+async fn deliver(served: &Served, count: usize) {
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let address = served.http;
+        clients.spawn(async move {
+            let mut sender = Client::connect(address).await;
+            for at in 0..count / CLIENTS {
+                let body = format!(r#"{{"event_type":"x.y","at":"{client} {at}"}}"#);
+                let answer = sender.ask(&Request::keyed(&format!("{client}-{at}"), body)).await;
+                assert_eq!(answer.told(), (200, "accepted".into()));
+            }
+        });
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_no_delivery_and_tells_what_is_missing() {
+    let mut served = serve();
+    served.read_log(false);
+    deliver(&served, DELIVERIES).await;
+    served.read_log(true);
+    const DROPPED: &str = "log lines were dropped: standard error was not read fast enough";
+    eventually("it is told how many lines are missing", || async { !served.logged(DROPPED).is_empty() })
+        .await;
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
+    eventually("the last line arrives", || async {
+        !served.logged("drained: everything accepted has its answer").is_empty()
+    })
+    .await;
+    let dropped: u64 = served.logged(DROPPED).iter().map(|line| line["lines"].as_u64().unwrap()).sum();
+    let written = served.logged("delivery").len();
+    assert_eq!(written as u64 + dropped, DELIVERIES as u64, "every line is there or told of");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_no_stop() {
+    let mut served = serve();
+    served.read_log(false);
+    deliver(&served, 2_000).await;
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_line_is_lost_on_a_stop() {
+    let mut served = serve();
+    deliver(&served, 2_000).await;
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
+    eventually("every line arrives", || async { served.logged("delivery").len() == 2_000 }).await;
+    eventually("the last too", || async {
+        !served.logged("drained: everything accepted has its answer").is_empty()
+    })
+    .await;
+}

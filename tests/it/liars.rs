@@ -1,0 +1,129 @@
+//! Strangers who announce bodies and do not send them, or sit on the admin listener: what they hold they
+//! do not hold for long, and nothing of it is a good client's.
+
+use std::time::Duration;
+
+use attio_bridge::bus::memory::Answer;
+
+use crate::support::bridge::Bridge;
+use crate::support::client::{Client, eventually};
+use crate::support::request::Request;
+
+const BODY: usize = 256 * 1024;
+const PLACES: usize = 4;
+
+/// A good delivery as large as any may be.
+fn large(at: usize) -> Request {
+    let mut body = format!(r#"{{"event_type":"x.y","at":{at}}}"#).into_bytes();
+    body.resize(BODY, b' ');
+    Request::keyed(&at.to_string(), body)
+}
+
+/// Room for so many bodies, each of which is kept its room for an eighth of its time.
+async fn narrow(deliveries: usize, body_timeout: Duration) -> Bridge {
+    Bridge::with(|config| {
+        config.http.max_body_bytes = BODY;
+        config.http.max_in_flight = deliveries;
+        config.http.max_in_flight_bytes = PLACES * BODY;
+        config.http.body_timeout = body_timeout;
+        config.http.answer_timeout = Duration::from_secs(60);
+    })
+    .await
+}
+
+/// Connections that have sent a head and a little of its body.
+async fn announce(bridge: &Bridge, request: impl Fn(usize) -> Request, count: usize) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for at in 0..count {
+        let mut client = bridge.connect().await;
+        client.write(&request(at).head()).await;
+        client.write(b"   ").await;
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn whoever_claims_no_signature_gets_no_place_and_is_told_so_before_the_body() {
+    let bridge = narrow(PLACES, Duration::from_secs(8)).await;
+    let unsigned = |at: usize| {
+        let request = large(at).without("Attio-Signature");
+        if at.is_multiple_of(2) { request } else { request.header("Attio-Signature", "x") }
+    };
+    for client in &mut announce(&bridge, unsigned, 10 * PLACES).await {
+        assert_eq!(client.receive().await.told(), (401, "unauthorized".into()));
+        assert_eq!(bridge.ask(&large(0)).await.status, 200, "there is room for a good one");
+    }
+    let metrics = bridge.metrics().await;
+    for result in ["signature_missing", "signature_malformed"] {
+        let half = (5 * PLACES) as f64;
+        assert_eq!(metrics.sum("deliveries_total", &[("reason", result)]), half);
+        assert_eq!(metrics.sum("signature_verifications_total", &[("result", result)]), half);
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_come_hold_their_room_for_a_moment_only() {
+    for deliveries in [PLACES, 100] {
+        let bridge = narrow(deliveries, Duration::from_secs(2)).await;
+        let forged =
+            |at: usize| large(at).without("Attio-Signature").header("Attio-Signature", "0".repeat(64));
+        let mut liars = announce(&bridge, forged, PLACES).await;
+        eventually("a good one is taken while they wait", || async {
+            bridge.ask(&large(0)).await.status == 200
+        })
+        .await;
+        for liar in &mut liars {
+            assert_eq!(liar.receive().await.told(), (408, "body_timeout".into()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_body_is_taken_where_there_is_room_when_it_comes() {
+    let bridge = narrow(PLACES, Duration::from_secs(8)).await;
+    let mut slow = bridge.connect().await;
+    let request = large(7);
+    slow.write(&request.head()).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    slow.write(&request.body).await;
+    assert_eq!(slow.receive().await.told(), (200, "accepted".into()));
+
+    let mut late = bridge.connect().await;
+    late.write(&large(8).head()).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // All the room is taken meanwhile.
+    bridge.bus.answer(Answer::Late);
+    let mut others = Vec::new();
+    for at in 100..100 + PLACES {
+        let mut client = bridge.connect().await;
+        client.send(&large(at)).await;
+        others.push(client);
+    }
+    eventually("they are on their way", || async { bridge.bus.waiting() == PLACES }).await;
+    late.write(&large(8).body).await;
+    assert_eq!(late.receive().await.told(), (503, "overloaded".into()));
+    bridge.bus.release();
+    for client in &mut others {
+        assert_eq!(client.receive().await.status, 200);
+    }
+    bridge.bus.answer(Answer::Acknowledge);
+    for at in 200..200 + 2 * PLACES {
+        assert_eq!(bridge.ask(&large(at)).await.status, 200, "every place came back");
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_keep_a_probe_from_the_admin_listener() {
+    let bridge = Bridge::start().await;
+    let mut probe = Request::unsigned("").method("GET").path("/livez");
+    probe.headers.retain(|(name, _)| name == "Host");
+    let mut idle = Vec::new();
+    // As many as the listener takes.
+    for _ in 0..64 {
+        let mut client = Client::connect(bridge.admin).await;
+        assert_eq!(client.ask(&probe).await.status, 200);
+        idle.push(client);
+    }
+    assert_eq!(bridge.admin("/livez").await.status, 200, "within the patience of a client");
+}

@@ -1,0 +1,86 @@
+//! Every threat of SECURITY.md has tests, and every test that it names is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+const SECURITY: &str = include_str!("../../SECURITY.md");
+
+/// The properties that the plan of tests asks for.
+const IDS: [&str; 21] = [
+    "H1", "H2", "H3", "D6", "R1", "R3", "B1", "B2", "B3", "B4", "B5", "B8", "C2", "S1", "S3", "S4", "S5",
+    "S7", "S9", "S11", "S12",
+];
+
+/// What a row says: its ids and the tests that hold it.
+struct Row {
+    line: &'static str,
+    ids: Vec<&'static str>,
+    tests: Vec<&'static str>,
+}
+
+/// The rows of the tables whose last column is `test`.
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut in_table = false;
+    for line in SECURITY.lines() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        match cells[..] {
+            ["threat", _, "id", "test"] => in_table = true,
+            [_, _, id, test] if in_table && !id.starts_with("--") => rows.push(Row {
+                line,
+                ids: id.split(", ").collect(),
+                tests: test.split('`').skip(1).step_by(2).collect(),
+            }),
+            [_, _, _, _] => {}
+            _ => in_table = false,
+        }
+    }
+    rows
+}
+
+/// Whether a file has a test of that name.
+fn has_test(source: &str, name: &str) -> bool {
+    let Some(at) = source.find(&format!("fn {name}(")) else { return false };
+    let line = source[..at].rfind('\n').map_or(0, |end| end + 1);
+    let before = source[..line].lines().rev().map(str::trim);
+    before.take_while(|line| line.starts_with("#[")).any(|line| line.contains("test"))
+}
+
+fn source_of(module: &str) -> Option<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if module.starts_with("src/") {
+        return fs::read_to_string(root.join(module)).ok();
+    }
+    let listed = include_str!("main.rs").lines().any(|line| line == format!("mod {module};"));
+    if listed { fs::read_to_string(root.join(format!("tests/it/{module}.rs"))).ok() } else { None }
+}
+
+#[test]
+fn every_row_names_tests_that_there_are() {
+    let rows = rows();
+    assert!(rows.len() > 20, "only {} rows were found", rows.len());
+    for Row { line, tests, .. } in rows {
+        assert!(!tests.is_empty(), "no test holds this row: {line}");
+        for test in tests {
+            let (module, name) = test.rsplit_once("::").unwrap_or_else(|| panic!("{test} is no path"));
+            let source = source_of(module).unwrap_or_else(|| panic!("there is no {module}: {line}"));
+            assert!(has_test(&source, name), "there is no test {test}: {line}");
+        }
+    }
+}
+
+#[test]
+fn every_property_of_the_plan_has_a_row() {
+    let written: BTreeSet<&str> = rows().into_iter().flat_map(|row| row.ids).collect();
+    let missing: Vec<_> = IDS.iter().filter(|id| !written.contains(*id)).collect();
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}
+
+#[test]
+fn a_function_is_a_test_only_with_its_attribute() {
+    let source =
+        "#[test]\nfn one() {}\n\nfn two() {}\n    #[tokio::test(flavor = \"x\")]\n    async fn three() {}\n";
+    assert!(has_test(source, "one") && has_test(source, "three"));
+    assert!(!has_test(source, "two") && !has_test(source, "four"));
+}
