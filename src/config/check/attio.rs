@@ -48,7 +48,7 @@ fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> We
     if let Some(source) = &source
         && !sources.contains(&&*source.value)
     {
-        let meant = suggest::nearest(&source.value, sources.iter().map(|known| known.name.as_str()));
+        let meant = suggest::nearest(&source.value, sources.iter().copied());
         report.refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
     }
     let target_url = required(section, "target_url");
