@@ -11,6 +11,8 @@ pub mod sample;
 pub mod world;
 pub mod planned;
 pub mod sign;
+pub mod stamp;
+pub mod curl;
 pub mod expect;
 pub mod letter;
 pub mod forge;

@@ -56,6 +56,7 @@ mod secrets;
 mod security;
 mod series;
 mod setup;
+mod sign;
 mod slow;
 mod strangers;
 mod slugs;
