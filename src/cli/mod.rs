@@ -10,6 +10,7 @@ mod healthcheck;
 pub mod logging;
 mod man;
 mod problems;
+mod send;
 mod serve;
 mod sign;
 mod signer;
@@ -90,6 +91,8 @@ enum Verb {
     Dev(dev::Arguments),
     /// Print the headers that make a body genuine, or a curl line that sends it
     Sign(sign::Arguments),
+    /// Sign and post deliveries to an address, from files or made up, and count the answers
+    Send(send::Arguments),
     /// Say why a captured request is refused, or what becomes of its events
     Explain(explain::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
@@ -127,6 +130,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
+        Verb::Send(arguments) => send::run(&input(Vec::new()), &arguments),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),

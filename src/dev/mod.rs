@@ -13,6 +13,7 @@ pub mod planned;
 pub mod sign;
 pub mod stamp;
 pub mod curl;
+pub mod send;
 pub mod expect;
 pub mod letter;
 pub mod forge;

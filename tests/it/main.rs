@@ -54,6 +54,7 @@ mod rebuilds;
 mod reload;
 mod secrets;
 mod security;
+mod send;
 mod series;
 mod setup;
 mod sign;
