@@ -107,14 +107,12 @@ impl App {
         bus_name: &'static str,
         open: impl FnOnce(&Metrics, Vec<Arc<Destination>>) -> Result<Arc<dyn Bus>, StartError>,
     ) -> Result<Self, Error> {
-        let routes = Routes::new(&config.route);
-        let metrics = Metrics::new(labels(&config, bus_name, &routes));
+        let (routes, metrics) = measured(&config, bus_name);
         let public_listener = listener("http.listen", &config.http.listen).await?;
         let admin_listener = listener("admin.listen", &config.admin_listen).await?;
         let bus = open(&metrics, routes.destinations())?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
-        let pipeline =
-            Arc::new(Pipeline::new(&config.sources, routes, dedup.clone(), Arc::clone(&bus), &metrics));
+        let pipeline = Arc::new(join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let edge = Edge::new(
@@ -247,14 +245,19 @@ pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> 
 
 /// Asks the bus of these options what serving will ask of it, publishing nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let demand = demand(&config);
+    bus::inspect::inspect(config.bus, demand).await
+}
+
+/// What serving with these options asks of the bus.
+pub fn demand(config: &Config) -> Demand {
     let routes = Routes::new(&config.route);
-    let demand = Demand {
+    Demand {
         destinations: routes.destinations(),
         addresses: routes.addresses(),
         quarantine: Arc::clone(&routes.quarantine().address),
         max_body_bytes: config.http.max_body_bytes,
-    };
-    bus::inspect::inspect(config.bus, demand).await
+    }
 }
 
 /// What the dedup window costs and covers, so that nobody has to work it out.
@@ -294,6 +297,27 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
 
 async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {
     listen::bind(address).await.map_err(|source| Error::Listen { key, address: address.to_owned(), source })
+}
+
+/// The data path of a configuration onto a bus of the caller's, without anything around it.
+pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
+    let (routes, metrics) = measured(config, bus.name());
+    let dedup = Dedup::new(config.dedup, metrics.dedup());
+    join(config, routes, dedup, bus, &metrics)
+}
+
+fn measured(config: &Config, bus_name: &'static str) -> (Routes, Arc<Metrics>) {
+    let routes = Routes::new(&config.route);
+    let metrics = Metrics::new(labels(config, bus_name, &routes));
+    (routes, metrics)
+}
+
+fn join(config: &Config, routes: Routes, dedup: Dedup, bus: Arc<dyn Bus>, metrics: &Metrics) -> Pipeline {
+    let pipeline = Pipeline::new(&config.sources, routes, dedup, bus, metrics);
+    if config.slugs_file.is_some() {
+        pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
+    }
+    pipeline
 }
 
 fn labels(config: &Config, bus: &'static str, routes: &Routes) -> Labels {

@@ -15,7 +15,7 @@
 //! 4. `pipeline/identify`: the same id on every retry.
 //! 5. `pipeline/filter`: drops on purpose, and counts.
 //! 6. `pipeline/dedup`: one flight per id; remembered only after the ack.
-//! 7. `pipeline/normalize`: a CloudEvent.
+//! 7. `pipeline/normalize`: a CloudEvent; what its object and list are called comes from `pipeline/slugs`.
 //! 8. `pipeline/route`: an address from a closed table.
 //! 9. `pipeline/publish`: the port. A bus settles each message once, from whatever thread hears of it;
 //!    what can never be published goes to `pipeline/quarantine`.
@@ -26,7 +26,7 @@
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`] → [`pipeline`] → [`delivery`],
+//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
 //! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
@@ -49,6 +49,7 @@ pub mod http;
 pub mod bus;
 pub mod attio;
 pub mod dev;
+pub mod explain;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;

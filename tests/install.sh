@@ -7,6 +7,8 @@
 set -eu
 
 KAFKA=4.4.0
+# The last of Kafka's own commands that is published; it brings the client it was built with.
+COMMANDS=4.3.1
 LOG4J=2.25.5
 NATS=2.15.1
 
@@ -25,7 +27,7 @@ fail() {
 # The name of the Debian package behind everything that is missing, each once.
 missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
-    [ -f "$KIT/jars/.kafka-$KAFKA" ] || command -v mvn >/dev/null 2>&1 || echo maven
+    [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
     command -v openssl >/dev/null 2>&1 || echo openssl
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
 }
@@ -64,6 +66,19 @@ POM
         org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$KIT/jars"
     touch "$KIT/jars/.kafka-$KAFKA"
+}
+
+# What kafka-topics.sh and kafka-acls.sh run, apart from the broker's jars, whose class archive is made
+# for exactly those.
+kafka_commands() {
+    [ -f "$KIT/commands/.kafka-$COMMANDS" ] && return 0
+    say "fetching the commands of Apache Kafka $COMMANDS with Maven"
+    rm -rf "$KIT/commands"
+    for artifact in kafka-tools kafka-clients kafka-server-common; do
+        mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy \
+            -Dartifact="org.apache.kafka:$artifact:$COMMANDS" -DoutputDirectory="$KIT/commands"
+    done
+    touch "$KIT/commands/.kafka-$COMMANDS"
 }
 
 kafka_logging() {
@@ -166,6 +181,7 @@ python_sdk() {
 system_packages
 python_sdk
 kafka_jars
+kafka_commands
 kafka_logging
 kafka_archive
 nats_server

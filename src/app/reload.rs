@@ -1,8 +1,9 @@
-//! New secrets while the bridge serves: on SIGHUP, and when the files they came from have changed.
+//! New secrets and slugs while the bridge serves: on SIGHUP, and when their files have changed.
 //!
 //! The files are looked at, not watched through the system: that works alike for plain files, for
 //! the links that Kubernetes swaps and for systemd's credentials. A configuration that is not good
-//! changes nothing at all, and whatever is no secret of a source needs a restart.
+//! changes nothing at all, and whatever is neither a secret of a source nor a
+//! slug needs a restart. A map of slugs that is not good keeps the old one, and secrets are taken with it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -29,6 +30,14 @@ pub struct Reloader {
     current: Arc<Config>,
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
+}
+
+/// What a reload made of the map of slugs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SlugsNow {
+    Same,
+    New,
+    Bad,
 }
 
 impl Reloader {
@@ -62,8 +71,8 @@ impl Reloader {
         let files = match load.await {
             Ok((_, Ok(config))) => {
                 let files = config.files().clone();
-                self.take(config, cause);
-                self.metrics.config_reload("ok");
+                let slugs = self.take(config, cause);
+                self.metrics.config_reload(if slugs == SlugsNow::Bad { "failed" } else { "ok" });
                 return files;
             }
             Ok((files, Err(problems))) => {
@@ -80,7 +89,8 @@ impl Reloader {
         files
     }
 
-    fn take(&mut self, new: Config, cause: &'static str) {
+    /// Puts in force what may change while the bridge serves.
+    fn take(&mut self, new: Config, cause: &'static str) -> SlugsNow {
         let is_secret = |key: &String| self.secret_of(key).is_some();
         let secrets: Vec<_> = self.current.changed(&new).into_iter().filter(is_secret).collect();
         let others: Vec<_> = self.started.changed(&new).into_iter().filter(|key| !is_secret(key)).collect();
@@ -94,11 +104,35 @@ impl Reloader {
         for warning in &new.warnings {
             tracing::warn!("{warning}");
         }
-        tracing::info!(cause, changed = secrets.join(", "), "secrets reloaded");
+        let slugs = self.take_slugs(&new, cause);
+        if slugs == SlugsNow::Same || !secrets.is_empty() {
+            tracing::info!(cause, changed = secrets.join(", "), "secrets reloaded");
+        }
         if !others.is_empty() {
             tracing::warn!(keys = others.join(", "), "changed, and needs a restart");
         }
         self.current = Arc::new(new);
+        slugs
+    }
+
+    /// Puts a new map in force; one that is not good leaves the old one there.
+    fn take_slugs(&self, new: &Config, cause: &'static str) -> SlugsNow {
+        if new.slugs_file.is_none() || new.slugs_file != self.started.slugs_file {
+            return SlugsNow::Same;
+        }
+        match &new.slugs {
+            None => {
+                tracing::error!(cause, "reload failed: the slugs stay as they were");
+                SlugsNow::Bad
+            }
+            slugs if *slugs == self.current.slugs => SlugsNow::Same,
+            Some(slugs) => {
+                self.pipeline.set_slugs(slugs);
+                let (objects, lists) = (slugs.objects.len(), slugs.lists.len());
+                tracing::info!(cause, objects, lists, "slugs reloaded");
+                SlugsNow::New
+            }
+        }
     }
 
     /// The running source that a key is a secret of.

@@ -8,8 +8,13 @@ use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report};
 use crate::config::{Config, Input};
 
+const AFTER_HELP: &str = "\
+Example: before a change of the configuration goes out
+  attio-bridge check --config config.toml --connect";
+
 /// The flags of `check`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Reach the broker too: TLS, login, each topic, the right to write. Nothing is published
     #[arg(long)]

@@ -5,8 +5,13 @@ use clap::Args;
 use super::{Exit, load, print, warn};
 use crate::config::Input;
 
+const AFTER_HELP: &str = "\
+Example: where a value comes from
+  attio-bridge config --config config.toml | grep http.listen";
+
 /// The flags of `config`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Print a JSON object by key
     #[arg(long)]

@@ -34,8 +34,15 @@ const ANY: &str = "127.0.0.1:0";
 /// Deliveries per second.
 const RATE: f64 = 2.0;
 
+const AFTER_HELP: &str = "\
+Example: watch the whole path at ten deliveries a second
+  attio-bridge dev --rate 10
+Example: on a Kafka of your own
+  attio-bridge dev --bus kafka://localhost:9092";
+
 /// The flags of `dev`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Send one round of everything, compare, and exit: 0 if all of it arrived as expected, else 3
     #[arg(long)]

@@ -15,8 +15,13 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// More than any status line.
 const LONGEST_LINE: usize = 512;
 
+const AFTER_HELP: &str = "\
+Example: in a container's health check
+  HEALTHCHECK CMD [\"attio-bridge\", \"healthcheck\"]";
+
 /// The flags of `healthcheck`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// What to ask, instead of /readyz of the configured admin.listen
     #[arg(long, value_name = "URL", value_parser = target)]

@@ -1,21 +1,29 @@
 //! The command line: one file per verb, each short; the work is in the library.
 
 mod check;
+mod completions;
 mod config;
 mod dev;
+mod explain;
 mod healthcheck;
 pub mod logging;
+mod man;
+mod problems;
 mod serve;
+mod table;
+mod topics;
 mod version;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
+use problems::warn;
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +81,27 @@ enum Verb {
     Check(check::Arguments),
     /// Print the effective configuration: each key, its value, where it came from
     Config(config::Arguments),
+    /// Print what to create on the broker and the least to grant, as commands or manifests
+    Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
     Dev(dev::Arguments),
+    /// Say why a captured request is refused, or what becomes of its events
+    Explain(explain::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
+    /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
+    Webhooks(webhooks::Arguments),
     /// Print the version
     Version(version::Arguments),
+    /// Print what makes a shell complete verbs and flags
+    Completions(completions::Arguments),
+    /// Print the manual page, or write one for every verb
+    Man(man::Arguments),
+}
+
+/// Every verb and flag, as help, completions and manual pages are made of them.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Parses the command line and runs the verb.
@@ -96,9 +119,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
         Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
+        Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
+        Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
+        Verb::Completions(arguments) => completions::run(&arguments),
+        Verb::Man(arguments) => man::run(&arguments),
     }
 }
 
@@ -120,12 +148,7 @@ fn say(message: impl Display) {
 /// Loads the configuration, or says everything that is wrong with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(|problems| {
-        warn(&problems.warnings);
-        say(format_args!("error: {problems}"));
+        problems::tell(&problems);
         Exit::Configuration
     })
-}
-
-fn warn(warnings: &[crate::config::Problem]) {
-    warnings.iter().for_each(|warning| say(format_args!("warning: {warning}")));
 }

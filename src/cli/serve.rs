@@ -6,8 +6,16 @@ use super::{Exit, load, logging, say};
 use crate::app;
 use crate::config::{Config, Flag, Input};
 
+const AFTER_HELP: &str = "\
+Example: to a Kafka on this machine, with everything else at its default
+  export ATTIO_WEBHOOK_SECRET=... ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS=localhost:9092
+  attio-bridge serve --bus kafka
+Example: with a file
+  attio-bridge serve --config /etc/attio-bridge/config.toml";
+
 /// The flags of `serve`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Address of the public listener, http.listen
     #[arg(long, value_name = "ADDR")]

@@ -5,8 +5,13 @@ use clap::Args;
 use super::{Exit, print};
 use crate::version::{REVISION, VERSION};
 
+const AFTER_HELP: &str = "\
+Example: for a bug report
+  attio-bridge version";
+
 /// The flags of `version`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Print a JSON object
     #[arg(long)]

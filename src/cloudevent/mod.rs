@@ -49,6 +49,10 @@ pub enum Attribute {
     CorrelationId,
     /// `attiowebhookid`
     AttioWebhookId,
+    /// `attioobject`
+    AttioObject,
+    /// `attiolist`
+    AttioList,
     /// `authtype`
     AuthType,
     /// `authid`
@@ -71,6 +75,8 @@ impl Attribute {
             Self::PartitionKey => "partitionkey",
             Self::CorrelationId => "correlationid",
             Self::AttioWebhookId => "attiowebhookid",
+            Self::AttioObject => "attioobject",
+            Self::AttioList => "attiolist",
             Self::AuthType => "authtype",
             Self::AuthId => "authid",
             Self::Reason => "reason",
@@ -97,7 +103,7 @@ pub struct CloudEvent {
 impl CloudEvent {
     /// An event with the two attributes that an event without meaning still needs.
     pub fn new(id: String, source: String, data: Data) -> Self {
-        let mut event = Self { attributes: Vec::with_capacity(12), data };
+        let mut event = Self { attributes: Vec::with_capacity(14), data };
         event.set(Attribute::Id, id);
         event.set(Attribute::Source, source);
         event

@@ -12,6 +12,7 @@ use super::tree::{Node, Origin, Table, Value};
 
 /// Parses the text of a file. What is wrong with it goes to the report.
 pub fn parse(text: &str, path: &str, report: &Report) -> Table {
+    report.text(text);
     let reader = Reader { text, path: path.into() };
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in errors {
@@ -32,7 +33,9 @@ impl Reader<'_> {
     fn origin(&self, offset: usize) -> Origin {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Origin::File { path: self.path.clone(), line }
+        let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let column = String::from_utf8_lossy(&before[begin..]).chars().count() + 1;
+        Origin::File { path: self.path.clone(), line, column }
     }
 
     fn table(&self, table: DeTable<'_>) -> Table {

@@ -9,6 +9,7 @@
 
 mod check;
 mod env;
+mod excerpt;
 mod file;
 mod files;
 mod log;
@@ -24,8 +25,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use env::{Environment, Flag, variable};
+pub use excerpt::Excerpt;
 pub use files::Files;
 pub use log::{LogFormat, LogOptions};
 pub use report::{Problem, Problems, Setting};
@@ -33,6 +36,7 @@ pub use tree::Origin;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
 use crate::{attio, bus, http, shutdown};
 use report::Report;
@@ -55,6 +59,8 @@ pub struct Config {
     pub route: route::Options,
     /// The file with the names of objects and lists.
     pub slugs_file: Option<PathBuf>,
+    /// What is in it; none where there is none, or where it is not good, as a warning tells then.
+    pub slugs: Option<Arc<Slugs>>,
     /// What is remembered.
     pub dedup: dedup::Options,
     /// The bus in use.
@@ -187,6 +193,39 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
     let listen = check::admin_listen(&mut Section::root(&report, admin).section("admin"));
     let found = report.finish();
     if found.problems.is_empty() { Ok(listen) } else { Err(found.into()) }
+}
+
+/// What the verbs that speak to Attio need.
+#[derive(Clone, Debug)]
+pub struct Attio {
+    /// How to reach it.
+    pub options: attio::Options,
+    /// The webhooks that should exist.
+    pub webhooks: Vec<attio::WebhookOptions>,
+    /// The names of the sources.
+    pub sources: Vec<String>,
+    /// What is worth saying and keeps nothing from working.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads `[attio]` and `[[webhooks]]` alone: before the first webhook is made there is no secret for a
+/// source, and so no configuration that `serve` would take.
+pub fn attio(input: &Input) -> Result<Attio, Problems> {
+    let report = Report::default();
+    let mut tree = read_file(input, &report)?;
+    env::overlay(&mut tree, &input.environment, &Report::default());
+    let sources = match tree.remove("sources").map(|node| node.value) {
+        Some(tree::Value::Table(sources)) => sources.into_keys().collect(),
+        _ => Vec::new(),
+    };
+    let own: Table = ["attio", "webhooks"].into_iter().filter_map(|name| tree.remove_entry(name)).collect();
+    let attio = check::attio(&mut Section::root(&report, own), sources);
+    let found = report.finish();
+    if found.problems.is_empty() {
+        Ok(Attio { warnings: found.warnings, ..attio })
+    } else {
+        Err(found.into())
+    }
 }
 
 /// The tree of the file. One that cannot be read or parsed says nothing about any key, so its

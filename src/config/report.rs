@@ -9,6 +9,7 @@ use std::path::Path;
 use secrecy::SecretString;
 use serde_json::Value as Json;
 
+use super::excerpt::{self, Excerpt, Mark};
 use super::files::Files;
 use super::tree::Origin;
 
@@ -21,6 +22,8 @@ pub struct Problem {
     pub message: String,
     /// Where the value came from; absent where there is none.
     pub origin: Option<Origin>,
+    /// What the file has there, as far as it can be shown.
+    pub excerpt: Option<Excerpt>,
 }
 
 impl fmt::Display for Problem {
@@ -42,10 +45,17 @@ pub struct Problems {
     pub warnings: Vec<Problem>,
 }
 
+impl Problems {
+    /// How many there are, as a sentence.
+    pub fn count(&self) -> String {
+        let count = self.problems.len();
+        format!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" })
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.problems.len();
-        write!(f, "the configuration has {count} problem{}", if count == 1 { "" } else { "s" })?;
+        f.write_str(&self.count())?;
         self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }
@@ -99,19 +109,40 @@ pub struct Findings {
     pub files: Files,
     known: Vec<String>,
     unknown: Vec<(String, Origin)>,
+    /// The configuration file, secrets and all.
+    text: String,
+}
+
+impl Findings {
+    fn about(&self, key: &str, origin: Option<&Origin>, message: String, mark: Mark) -> Problem {
+        let excerpt = match origin {
+            Some(Origin::File { line, column, .. }) => excerpt::of(&self.text, (*line, *column), key, mark),
+            _ => None,
+        };
+        Problem { key: key.to_owned(), message, origin: origin.cloned(), excerpt }
+    }
 }
 
 impl Report {
     /// Adds a problem.
     pub fn problem(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
-        let problem = Problem { key: key.to_owned(), message: message.into(), origin: origin.cloned() };
-        self.0.borrow_mut().problems.push(problem);
+        let mut found = self.0.borrow_mut();
+        let problem = found.about(key, origin, message.into(), Mark::Value);
+        found.problems.push(problem);
+    }
+
+    /// Adds a problem with the name of a key, whatever its value is.
+    pub fn misnamed(&self, key: &str, origin: &Origin, message: impl Into<String>) {
+        let mut found = self.0.borrow_mut();
+        let problem = found.about(key, Some(origin), message.into(), Mark::Key);
+        found.problems.push(problem);
     }
 
     /// Adds a warning.
     pub fn warning(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
-        let warning = Problem { key: key.to_owned(), message: message.into(), origin: origin.cloned() };
-        self.0.borrow_mut().warnings.push(warning);
+        let mut found = self.0.borrow_mut();
+        let warning = found.about(key, origin, message.into(), Mark::Value);
+        found.warnings.push(warning);
     }
 
     /// Adds a problem with a value that was read.
@@ -141,6 +172,11 @@ impl Report {
         self.0.borrow_mut().secrets.insert(key.to_owned(), value);
     }
 
+    /// Keeps the text of the configuration file, for excerpts.
+    pub fn text(&self, text: &str) {
+        text.clone_into(&mut self.0.borrow_mut().text);
+    }
+
     /// Notes a file that is about to be read.
     pub fn file(&self, path: &Path) {
         self.0.borrow_mut().files.add(path);
@@ -168,7 +204,8 @@ impl Report {
         let mut findings = self.0.into_inner();
         for (key, origin) in std::mem::take(&mut findings.unknown) {
             let message = super::suggest::unknown(&key, &origin, &findings.known);
-            findings.problems.push(Problem { key, message, origin: Some(origin) });
+            let problem = findings.about(&key, Some(&origin), message, Mark::Key);
+            findings.problems.push(problem);
         }
         findings
     }

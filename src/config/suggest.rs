@@ -18,6 +18,16 @@ pub fn unknown(key: &str, origin: &Origin, known: &[String]) -> String {
     }
 }
 
+/// The end of a message about a word that is not in a set: the nearest one that is, if any is near.
+pub fn nearest<'w>(word: &str, set: impl IntoIterator<Item = &'w str>) -> String {
+    let likeness = |candidate: &str| strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
+    set.into_iter()
+        .map(|candidate| (likeness(candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, meant)| format!("; did you mean \"{meant}\"?"))
+}
+
 /// A key of the same table that is spelt much like this one, else one of that name elsewhere.
 fn closest<'k>(key: &str, known: &'k [String]) -> Option<&'k str> {
     let (table, name) = split(key);
@@ -37,6 +47,16 @@ fn split(key: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_word_is_suggested() {
+        let set = ["kafka", "nats", "stdout"];
+        let table = [("kafak", "kafka"), ("Kafka", "kafka"), ("stout", "stdout")];
+        for (word, meant) in table {
+            assert_eq!(nearest(word, set), format!("; did you mean \"{meant}\"?"));
+        }
+        assert_eq!(nearest("zebra", set), "");
+    }
 
     #[test]
     fn the_closest_key_is_suggested() {

@@ -17,6 +17,8 @@ pub enum Origin {
         path: Arc<str>,
         /// The line, from 1.
         line: usize,
+        /// The character of the line, from 1.
+        column: usize,
     },
     /// An environment variable.
     Environment(String),
@@ -28,7 +30,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "file {path}:{line}"),
+            Self::File { path, line, .. } => write!(f, "file {path}:{line}"),
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
         }

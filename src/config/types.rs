@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use super::suggest;
 use super::tree::{Node, Value};
 
 /// A value of the key's type and how it is shown, or what is wrong with it.
@@ -80,7 +81,8 @@ pub fn choice<T: Copy>(node: &Node, set: &[(&'static str, T)]) -> Parsed<T> {
         Some((word, value)) => Ok((*value, Json::from(*word))),
         None => {
             let words: Vec<_> = set.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            Err(format!("expects one of {}, not {given:?}", words.join(", ")))
+            let meant = suggest::nearest(&given, set.iter().map(|(word, _)| *word));
+            Err(format!("expects one of {}, not {given:?}{meant}", words.join(", ")))
         }
     }
 }
@@ -95,7 +97,7 @@ mod tests {
     }
 
     fn file(value: Value) -> Node {
-        Node { value, origin: Origin::File { path: "c".into(), line: 1 } }
+        Node { value, origin: Origin::File { path: "c".into(), line: 1, column: 1 } }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! What must arrive is worked out from what was sent and from the catalog, and never by asking the
 //! pipeline: the data path is what is being tried out here.
 
+pub mod attio;
 pub mod broker;
 pub mod body;
 pub mod sample;

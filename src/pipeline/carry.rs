@@ -11,6 +11,7 @@ use super::outcome::{EventOutcome, EventResult, UNKNOWN_CATEGORY};
 use super::parse::{Element, Event};
 use super::publish::{BusState, Destination, Message, PublishError, Ticket, Verdict};
 use super::quarantine::{self, Quarantined};
+use super::slugs::Slugs;
 use super::{Pipeline, Source};
 use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
@@ -68,10 +69,13 @@ impl Carrier<'_> {
     fn depart_event(&self, index: usize, event: &Event) -> Departure {
         let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
         let identity = Identity::of_event(event.ids.event_id(), self.facts(index, &event.raw));
-        let passes = self.source.filter.passes(event);
+        let passes = self.source.filter.load().passes(event);
         let state = if passes {
             let destination = self.pipeline.routes.event(event.kind);
-            let normalize = || normalize::normalize(event, &identity.id, self.context());
+            let normalize = || {
+                let slugs = self.pipeline.slugs.load();
+                normalize::normalize(event, &identity.id, self.context(slugs.as_deref()))
+            };
             self.publish(&identity, destination, false, normalize)
         } else {
             State::Done(EventResult::Filtered)
@@ -177,13 +181,14 @@ impl Carrier<'_> {
         }
     }
 
-    fn context(&self) -> Context<'_> {
+    fn context<'a>(&'a self, slugs: Option<&'a Slugs>) -> Context<'a> {
         Context {
             source: self.source.name.as_str(),
             workspace_id: self.source.workspace_id.as_deref(),
             received_at: self.delivery.received_at,
             idempotency_key: self.delivery.idempotency_key(),
             webhook_id: self.webhook_id.as_deref(),
+            slugs,
         }
     }
 }

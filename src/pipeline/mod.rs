@@ -9,6 +9,7 @@ pub mod parse;
 pub mod identify;
 pub mod filter;
 pub mod dedup;
+pub mod slugs;
 pub mod normalize;
 pub mod route;
 pub mod publish;
@@ -20,10 +21,10 @@ mod carry;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::catalog;
-use crate::delivery::{Delivery, SourceName, Unverified};
+use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::{Metrics, PublishMetrics};
 use dedup::Dedup;
 use filter::Filter;
@@ -31,6 +32,7 @@ use outcome::Outcome;
 use parse::{Element, Parsed};
 use publish::Bus;
 use route::Routes;
+use slugs::Slugs;
 use verify::{SignatureError, Verifier};
 
 /// One configured source.
@@ -51,7 +53,8 @@ struct Source {
     name: SourceName,
     /// Swapped whole when secrets change.
     verifier: ArcSwap<Verifier>,
-    filter: Filter,
+    /// Swapped whole when slugs change.
+    filter: ArcSwap<Filter>,
     workspace_id: Option<String>,
 }
 
@@ -60,6 +63,8 @@ pub struct Pipeline {
     sources: HashMap<SourceName, Arc<Source>>,
     dedup: Dedup,
     routes: Routes,
+    /// None where nobody asks for slugs.
+    slugs: ArcSwapOption<Slugs>,
     bus: Arc<dyn Bus>,
     publish_metrics: HashMap<Arc<str>, Arc<PublishMetrics>>,
 }
@@ -92,7 +97,7 @@ impl Pipeline {
             let source = Source {
                 name: name.clone(),
                 verifier: ArcSwap::from_pointee(Verifier::new(verify)),
-                filter: Filter::new(filter),
+                filter: ArcSwap::from_pointee(Filter::new(filter)),
                 workspace_id: workspace_id.clone(),
             };
             (name.clone(), Arc::new(source))
@@ -103,6 +108,7 @@ impl Pipeline {
             publish_metrics: routes.addresses().into_iter().map(publish_metrics).collect(),
             dedup,
             routes,
+            slugs: ArcSwapOption::empty(),
             bus,
         }
     }
@@ -120,8 +126,16 @@ impl Pipeline {
         }
     }
 
-    /// The walk of one delivery: verify, parse, then per event identify, filter, dedup, normalize,
-    /// route, publish. Every event is on its way before the first ack is waited for.
+    /// Puts other slugs in force: from the next event on these are written, and filters may name them.
+    pub fn set_slugs(&self, slugs: &Arc<Slugs>) {
+        self.slugs.store(Some(Arc::clone(slugs)));
+        for source in self.sources.values() {
+            let filter = source.filter.load().with_slugs(slugs);
+            source.filter.store(Arc::new(filter));
+        }
+    }
+
+    /// The walk of one delivery: verify, and then what [`Self::carry`] does.
     ///
     /// `received` hears the number of events as soon as it is known.
     pub async fn handle(
@@ -131,6 +145,17 @@ impl Pipeline {
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let delivery = source.verifier.load().verify(delivery)?;
+        self.carry(delivery, received).await
+    }
+
+    /// The walk of a delivery that is genuine: parse, then per event identify, filter, dedup, normalize,
+    /// route, publish. Every event is on its way before the first ack is waited for.
+    pub async fn carry(
+        &self,
+        delivery: Delivery<Verified>,
+        received: impl FnOnce(usize),
+    ) -> Result<Outcome, Rejection> {
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let (webhook_id, elements) = match parse::parse(&delivery.body) {
             Parsed::Events { webhook_id, elements } => (webhook_id, elements),
             Parsed::Unreadable(reason) => {

@@ -3,10 +3,13 @@
 //! Attributes come from a closed set of members, and each value that comes from the wire has the
 //! alphabet of an id or is left out; `data` is the event's own bytes.
 
+use std::collections::BTreeMap;
+
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::parse::Event;
+use super::slugs::Slugs;
 use crate::catalog::{self, Kind, Part, WORKSPACE_ID};
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
 
@@ -23,6 +26,8 @@ pub struct Context<'a> {
     pub idempotency_key: Option<&'a str>,
     /// The webhook that fired.
     pub webhook_id: Option<&'a str>,
+    /// What its object and list are called, where that is known.
+    pub slugs: Option<&'a Slugs>,
 }
 
 /// The media type of every event's data.
@@ -43,9 +48,29 @@ pub fn normalize(event: &Event, id: &str, context: Context<'_>) -> CloudEvent {
     out.set(Attribute::PartitionKey, partition_key(event, id));
     out.set_some(Attribute::CorrelationId, context.idempotency_key);
     out.set_some(Attribute::AttioWebhookId, context.webhook_id.filter(|id| catalog::is_id(id)));
+    if let Some(slugs) = context.slugs {
+        out.set_some(Attribute::AttioObject, slug(event, &slugs.objects, OBJECT_IDS));
+        out.set_some(Attribute::AttioList, slug(event, &slugs.lists, LIST_IDS));
+    }
     out.set_some(Attribute::AuthType, event.actor_type.as_deref().map(auth_type));
     out.set_some(Attribute::AuthId, event.actor_id.as_deref().filter(|id| catalog::is_id(id)));
     out
+}
+
+/// The members that name the object an event is about, or the object of its parent record.
+const OBJECT_IDS: &[&[&str]] = &[&["object_id"], &["parent_object_id"]];
+
+/// The member that names the list an event is about.
+const LIST_IDS: &[&[&str]] = &[&["list_id"]];
+
+/// The slug of the first id there is under one of the names, in their order.
+fn slug<'a>(
+    event: &Event,
+    slugs: &'a BTreeMap<String, String>,
+    names: &'static [&[&str]],
+) -> Option<&'a str> {
+    let id = names.iter().find_map(|name| event.ids.any_of(name).next())?;
+    slugs.get(id).map(String::as_str)
 }
 
 /// `https://attio.com/workspaces/<id>`, or a URN of the source where no workspace is known.

@@ -93,6 +93,16 @@ impl Verifier {
         Self { scheme: options.scheme, tolerance: options.timestamp_tolerance, keys }
     }
 
+    /// Prepares keys that are no text: for whoever looks for a mistake in the use of a secret.
+    pub fn with_keys<'a>(
+        scheme: Scheme,
+        tolerance: Duration,
+        keys: impl IntoIterator<Item = (Arc<str>, &'a [u8])>,
+    ) -> Self {
+        let keys = keys.into_iter().map(|(label, key)| (label, key_state(key))).collect();
+        Self { scheme, tolerance, keys }
+    }
+
     /// The same source with other secrets.
     pub fn with_secrets(&self, secrets: &[Secret]) -> Self {
         Self { scheme: self.scheme, tolerance: self.tolerance, keys: keys(secrets) }
@@ -174,12 +184,13 @@ pub fn claims(headers: &Headers) -> Result<(), SignatureError> {
 }
 
 fn keys(secrets: &[Secret]) -> Vec<(Arc<str>, Hmac<Sha256>)> {
-    let key = |secret: &Secret| {
-        let bytes = secret.value.expose_secret().as_bytes();
-        let state = Hmac::new_from_slice(bytes).expect("HMAC takes a key of any length");
-        (Arc::clone(&secret.label), state)
-    };
+    let key =
+        |secret: &Secret| (Arc::clone(&secret.label), key_state(secret.value.expose_secret().as_bytes()));
     secrets.iter().map(key).collect()
+}
+
+fn key_state(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
 /// The signature that the two headers claim together.

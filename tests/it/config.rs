@@ -160,10 +160,6 @@ fn values_are_checked() {
         ),
         ("[route.categories]\nrecord = \"attio.unknown\"", "is where unknown events go"),
         ("[route]\nprefix = \"p\"\ncategories.note = \"p.quarantine\"", "is where quarantine events go"),
-        (
-            "[route]\nslugs_file = \"/no/such/file\"",
-            "route.slugs_file: the file /no/such/file cannot be read",
-        ),
         ("[sources.attio]\nworkspace_id = \"a b\"", "sources.attio.workspace_id: expects an id"),
         ("[kafka]\nsecurity_protocol = \"tls\"", "expects one of plaintext, ssl, sasl_plaintext, sasl_ssl"),
         ("[kafka]\npublish_timeout = \"10ms\"\nlinger = \"10ms\"", "kafka.linger: must be shorter"),

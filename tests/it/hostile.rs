@@ -232,6 +232,7 @@ fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>])
                     received_at,
                     idempotency_key: key,
                     webhook_id: webhook_id.as_deref(),
+                    slugs: None,
                 };
                 check(&normalize::normalize(&event, &identity.id, context), &event.raw);
                 let destination = routes.event(event.kind);

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 6] = [
     &["main"],
     &["cli"],
     &["app", "config"],
-    &["http", "bus", "attio", "dev"],
+    &["http", "bus", "attio", "dev", "explain"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog"],
 ];
@@ -25,9 +25,13 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// What stages of the pipeline take from each other: values alone, never work.
-const VALUES: [(&str, &str); 6] = [
+const VALUES: [(&str, &str); 9] = [
     ("filter", "parse::Event"),
     ("normalize", "parse::Event"),
+    // What ids are called, as a file has it.
+    ("filter", "slugs::Slugs"),
+    ("filter", "slugs::ids"),
+    ("normalize", "slugs::Slugs"),
     ("dedup", "identify::Key"),
     // The flight is what a ticket settles.
     ("dedup", "publish::Settle"),

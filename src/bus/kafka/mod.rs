@@ -27,6 +27,7 @@ use rdkafka::producer::{BaseRecord, Producer};
 pub use client_config::StartError;
 pub use inspect::inspect;
 pub use options::Options;
+pub(super) use topics::settings as topic_settings;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;

@@ -191,7 +191,8 @@ fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]
     settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
 }
 
-fn settings(options: &Topics) -> Vec<(&'static str, String)> {
+/// What is set on a topic that is made.
+pub(in crate::bus) fn settings(options: &Topics) -> Vec<(&'static str, String)> {
     let in_sync = options.min_insync_replicas.map(|count| ("min.insync.replicas", count.to_string()));
     let retention = options.retention.map(|time| ("retention.ms", time.as_millis().to_string()));
     in_sync.into_iter().chain(retention).collect()

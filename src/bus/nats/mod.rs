@@ -32,6 +32,7 @@ use tokio::task::AbortHandle;
 pub use connect::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
+pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;

@@ -45,7 +45,7 @@ pub(super) fn subjects(destinations: &[Arc<Destination>]) -> Vec<String> {
 }
 
 /// The stream as it is made.
-pub(super) fn wanted(options: &Stream, destinations: &[Arc<Destination>]) -> Config {
+pub(in crate::bus) fn wanted(options: &Stream, destinations: &[Arc<Destination>]) -> Config {
     Config {
         name: options.name.clone(),
         description: Some("Attio's events, published by attio-bridge".into()),

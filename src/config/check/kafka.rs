@@ -12,6 +12,7 @@ use crate::bus::kafka::properties::owned_property;
 use crate::config::report::{Given, Report};
 use crate::config::secret;
 use crate::config::section::{HIDDEN, Section};
+use crate::config::suggest;
 use crate::config::tree::{Node, Value};
 use crate::config::types;
 
@@ -164,7 +165,10 @@ fn word(node: &Node, set: &[&'static str]) -> types::Parsed<String> {
     let (given, _) = types::text(node)?;
     match set.iter().find(|word| word.eq_ignore_ascii_case(&given)) {
         Some(word) => Ok(((*word).to_owned(), Json::from(*word))),
-        None => Err(format!("expects one of {}, not {given:?}", set.join(", "))),
+        None => {
+            let meant = suggest::nearest(&given, set.iter().copied());
+            Err(format!("expects one of {}, not {given:?}{meant}", set.join(", ")))
+        }
     }
 }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::DAY;
+use super::route::Route;
 use crate::catalog::{self, EVENT_TYPES};
 use crate::config::env::Environment;
 use crate::config::report::{Given, Report};
 use crate::config::secret;
 use crate::config::section::Section;
+use crate::config::suggest;
 use crate::config::types;
 use crate::delivery::SourceName;
 use crate::pipeline::verify::{Options, Scheme, Secret};
@@ -32,7 +34,7 @@ pub fn read(section: &mut Section<'_>, environment: &Environment) -> Vec<SourceO
         let options = self::source(&mut source, environment);
         match SourceName::new(&name) {
             Ok(name) => sources.push(SourceOptions { name, ..options }),
-            Err(error) => source.report().problem(source.path(), Some(&origin), error.to_string()),
+            Err(error) => source.report().misnamed(source.path(), &origin, error.to_string()),
         }
     }
     sources
@@ -104,9 +106,46 @@ fn unknown_types(report: &Report, types: &Given<Vec<String>>) {
             None => is_known(name),
         };
         if !known {
-            report.warn(types, format!("{name:?} is no event type that this build knows"));
+            report.warn(types, unknown_type(name));
         }
     }
+}
+
+/// Warns of slugs in filters that stand for no id.
+pub fn check_slugs(report: &Report, sources: &[SourceOptions], route: &Route) {
+    for source in sources {
+        let filter = &source.filter;
+        for (which, rules) in [("include", &filter.include), ("exclude", &filter.exclude)] {
+            let slugs = route.slugs.as_deref();
+            let lists = [
+                ("objects", &rules.objects, slugs.map(|slugs| &slugs.objects)),
+                ("lists", &rules.lists, slugs.map(|slugs| &slugs.lists)),
+            ];
+            for (kind, wanted, known) in lists {
+                let key = format!("sources.{}.filter.{which}.{kind}", source.name);
+                for slug in wanted.iter().filter(|wanted| filter::is_slug(wanted)) {
+                    let message = match (&route.slugs_file, known) {
+                        (None, _) => {
+                            format!("{slug:?} is no id: set route.slugs_file to name {kind} by slug")
+                        }
+                        (Some(file), Some(known)) if !known.values().any(|known| known == slug) => format!(
+                            "{slug:?} is neither an id nor a slug in {}; until it is, this list drops none of \
+                             the {kind} that it does not name",
+                            file.display()
+                        ),
+                        _ => continue,
+                    };
+                    report.warning(&key, report.origin_of(&key).as_ref(), message);
+                }
+            }
+        }
+    }
+}
+
+/// What is said of a type that the catalog lacks.
+pub fn unknown_type(name: &str) -> String {
+    let meant = suggest::nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
+    format!("{name:?} is no event type that this build knows{meant}")
 }
 
 /// Whether the catalog has an event type.

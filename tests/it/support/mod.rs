@@ -1,5 +1,7 @@
 //! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
 
+pub mod attio;
+pub mod behind;
 pub mod bridge;
 pub mod bus;
 pub mod buses;
@@ -10,10 +12,12 @@ pub mod consumer;
 pub mod descriptors;
 pub mod fixtures;
 pub mod kafka;
+pub mod kept;
 pub mod load;
 pub mod logs;
 pub mod mix;
 pub mod nats;
+pub mod proxy;
 pub mod request;
 pub mod rig;
 pub mod scrape;

@@ -225,7 +225,10 @@ impl Broker {
             match consumer.poll(PATIENCE).expect("the broker answers") {
                 Ok(message) => records.push(record(&message)),
                 Err(KafkaError::PartitionEOF(_)) => at_end += 1,
-                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure)) => {}
+                // A broker that has just come back closes what it had open; the client tries again by itself.
+                Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
+                )) => {}
                 Err(error) => panic!("cannot read {topic}: {error}"),
             }
         }

@@ -1,0 +1,92 @@
+//! What must exist on a broker for a configuration, and the least that must be granted: as plain data,
+//! and in the words of the tools that make it so.
+
+mod kafka;
+mod nats;
+mod strimzi;
+mod terraform;
+
+use super::inspect::Demand;
+use super::{Kind, Options};
+pub use kafka::{Kafka, Topic};
+pub use nats::Nats;
+
+/// Who the bridge is to the broker where neither the configuration nor the operator says it.
+const PRINCIPAL: &str = "attio-bridge";
+
+/// In whose words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Commands of Kafka's own tools.
+    Kafka,
+    /// Resources of the Terraform provider `Mongey/kafka`.
+    Terraform,
+    /// Resources of the Strimzi operator.
+    Strimzi,
+    /// Commands of the `nats` tool, and a part of the server's configuration.
+    Nats,
+}
+
+/// What is needed.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(tag = "bus", rename_all = "lowercase")]
+pub enum Setup {
+    /// On Kafka.
+    Kafka(Kafka),
+    /// On NATS.
+    Nats(Nats),
+}
+
+/// Why there is nothing to print.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Standard output needs nothing.
+    #[error("bus.type is stdout, which needs no topics: set it to kafka or nats")]
+    Nothing,
+    /// The words of another bus.
+    #[error("bus.type is {0}: choose a format of that bus")]
+    OtherBus(&'static str),
+    /// A name that cannot be written in every form.
+    #[error("the principal has {0:?} in it, which not every form can hold: choose another name")]
+    Principal(char),
+}
+
+impl Setup {
+    /// What the bus of the options needs. `principal` is who the bridge is to the broker; without one
+    /// it is the user of the configuration.
+    pub fn new(options: &Options, demand: &Demand, principal: Option<&str>) -> Result<Self, Error> {
+        let unusable = |c: &char| !(c.is_ascii_graphic() || *c == ' ') || "\"'\\`$%".contains(*c);
+        if let Some(c) = principal.and_then(|name| name.chars().find(unusable)) {
+            return Err(Error::Principal(c));
+        }
+        match &options.kind {
+            Kind::Kafka(options) => Ok(Self::Kafka(Kafka::new(options, demand, principal))),
+            Kind::Nats(options) => Ok(Self::Nats(Nats::new(options, demand, principal))),
+            Kind::Stdout => Err(Error::Nothing),
+        }
+    }
+
+    /// The same as commands or manifests; without a format in those of the bus itself.
+    pub fn write(&self, format: Option<Format>, cluster: &str) -> Result<String, Error> {
+        match (self, format) {
+            (Self::Kafka(setup), None | Some(Format::Kafka)) => Ok(kafka::commands(setup)),
+            (Self::Kafka(setup), Some(Format::Terraform)) => Ok(terraform::resources(setup)),
+            (Self::Kafka(setup), Some(Format::Strimzi)) => Ok(strimzi::manifests(setup, cluster)),
+            (Self::Nats(setup), None | Some(Format::Nats)) => Ok(nats::commands(setup)),
+            (Self::Kafka(_), Some(Format::Nats)) => Err(Error::OtherBus("kafka")),
+            (Self::Nats(_), Some(Format::Kafka | Format::Terraform | Format::Strimzi)) => {
+                Err(Error::OtherBus("nats"))
+            }
+        }
+    }
+}
+
+/// A text in double quotes, as shells, HCL, YAML and NATS read it alike: what is quoted here has the
+/// alphabet of an address, or was checked in [`Setup::new`].
+fn quoted(text: &str) -> String {
+    format!("\"{text}\"")
+}
+
+fn quoted_all<T: AsRef<str>>(texts: &[T], between: &str) -> String {
+    texts.iter().map(|text| quoted(text.as_ref())).collect::<Vec<_>>().join(between)
+}

@@ -1,0 +1,156 @@
+//! `explain`: why was this request refused, or what becomes of it?
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use clap::Args;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Exit, load, print, say};
+use crate::app;
+use crate::config::{Config, Input};
+use crate::explain::captured::Captured;
+use crate::explain::recorder::Recorder;
+use crate::explain::report::{self, Layout};
+use crate::explain::{Explanation, explain};
+use crate::pipeline::SourceOptions;
+
+const AFTER_HELP: &str = "\
+A dump is what came over the wire: maybe a request line, then headers, an empty line, the body.
+Nothing is sent and nothing is published. Secrets are used and never printed.
+
+Example: why is Attio told 401?
+  attio-bridge explain --config config.toml request.txt
+Example: the parts of a request in files of their own
+  attio-bridge explain --config config.toml --headers headers.txt --body body.json
+
+Exit codes: 0 it verifies and can be published, 3 it does not, 78 configuration.";
+
+/// The flags of `explain`.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// A dump of the request, or an HTTP archive (HAR); `-` for standard input
+    #[arg(value_name = "FILE", required_unless_present = "headers", conflicts_with = "headers")]
+    request: Option<PathBuf>,
+    /// Which request of an HTTP archive, counted from 1
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    entry: usize,
+    /// A file with the headers alone
+    #[arg(long, value_name = "FILE", requires = "body")]
+    headers: Option<PathBuf>,
+    /// A file with the body alone, byte for byte
+    #[arg(long, value_name = "FILE")]
+    body: Option<PathBuf>,
+    /// The source it was sent to [default: what its path names, or the only one]
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// When it was received, such as 2026-11-24T10:00:00Z [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    at: Option<OffsetDateTime>,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn time(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expects a time such as 2026-11-24T10:00:00Z".into())
+}
+
+/// Explains one request.
+pub fn run(input: &Input, arguments: &Arguments) -> Exit {
+    let config = match load(input) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let request = match captured(arguments) {
+        Ok(request) => request,
+        Err(message) => return failed(&message),
+    };
+    let source = match source(&config, &request, arguments.source.as_deref()) {
+        Ok(source) => source,
+        Err(message) => return failed(&message),
+    };
+    let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
+    let open = |bus: Arc<Recorder>| app::pipeline(&config, bus);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.to_string()),
+    };
+    match runtime.block_on(explain(&request, source, &config.sources, received_at, open)) {
+        Ok(explanation) => show(&explanation, &config, arguments.json),
+        Err(rejection) => failed(&rejection.to_string()),
+    }
+}
+
+fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
+    let layout = Layout { bus: config.bus.kind.name(), mode: config.bus.content_mode };
+    if json {
+        print(format_args!("{:#}\n", report::json(explanation, layout)));
+    } else {
+        print(report::text(explanation, layout));
+    }
+    if explanation.is_good() { Exit::Done } else { Exit::Unexpected }
+}
+
+fn failed(message: &str) -> Exit {
+    say(format_args!("error: {message}"));
+    Exit::Failed
+}
+
+fn captured(arguments: &Arguments) -> Result<Captured, String> {
+    let named = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut request = match (&arguments.request, &arguments.headers) {
+        (Some(path), _) => {
+            let bytes = read(path)?;
+            let archive = bytes.trim_ascii_start().starts_with(b"{");
+            let request =
+                if archive { Captured::archive(&bytes, arguments.entry) } else { Captured::dump(&bytes) };
+            request.map_err(|error| named(path, &error))?
+        }
+        (None, Some(path)) => {
+            let text = read(path)?;
+            Captured::head(&String::from_utf8_lossy(&text)).map_err(|error| named(path, &error))?
+        }
+        (None, None) => return Err("name a file with the request, or --headers and --body".into()),
+    };
+    if let Some(path) = &arguments.body {
+        request.body = read(path)?;
+    }
+    Ok(request)
+}
+
+fn read(path: &Path) -> Result<Bytes, String> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    } else {
+        std::fs::read(path).map(|read| bytes = read)
+    };
+    read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    Ok(bytes.into())
+}
+
+/// The source that was asked: the one of the flag, of the path, or the only one.
+fn source<'a>(
+    config: &'a Config,
+    request: &Captured,
+    flag: Option<&str>,
+) -> Result<&'a SourceOptions, String> {
+    let names = || config.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+    match flag.or(request.source()) {
+        Some(name) => config.sources.iter().find(|source| source.name.as_str() == name).ok_or_else(|| {
+            format!("no source {name} is configured (404 to the sender); there is: {}", names())
+        }),
+        None => match &config.sources[..] {
+            [only] => Ok(only),
+            _ => Err(format!(
+                "the request does not say to which source; add --source with one of: {}",
+                names()
+            )),
+        },
+    }
+}

@@ -1,0 +1,77 @@
+//! `topics`: what to create on the broker, and the least to grant.
+
+use clap::Args;
+
+use super::{Exit, load, print, say, warn};
+use crate::app;
+use crate::bus::setup::{Format, Setup};
+use crate::config::Input;
+
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: make what is missing on a cluster with access rules
+  attio-bridge topics --format kafka --principal bridge > topics.sh
+  BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh topics.sh";
+
+/// The flags of `topics`.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// In whose words; without it those of the bus's own tools
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    format: Option<String>,
+    /// Who the bridge is to the broker; without it the user of the configuration
+    #[arg(long, value_name = "NAME")]
+    principal: Option<String>,
+    /// Name of the Kafka resource, for strimzi
+    #[arg(long, value_name = "NAME", default_value = "kafka", value_parser = cluster)]
+    cluster: String,
+    /// Print the plain data as a JSON object
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+const FORMATS: [(&str, Format); 4] = [
+    ("kafka", Format::Kafka),
+    ("terraform", Format::Terraform),
+    ("strimzi", Format::Strimzi),
+    ("nats", Format::Nats),
+];
+
+fn formats() -> [&'static str; 4] {
+    FORMATS.map(|(name, _)| name)
+}
+
+fn cluster(name: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    match !name.is_empty() && name.chars().all(fits) {
+        true => Ok(name.to_owned()),
+        false => Err("a name of Kubernetes has lower case letters, digits, - and .".into()),
+    }
+}
+
+/// Prints what the configured bus needs.
+pub fn run(input: &Input, arguments: &Arguments) -> Exit {
+    let config = match load(input) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    warn(&config.warnings);
+    let wanted = arguments.format.as_deref();
+    let format = FORMATS.iter().find(|(name, _)| Some(*name) == wanted).map(|(_, format)| *format);
+    let made = Setup::new(&config.bus, &app::demand(&config), arguments.principal.as_deref());
+    let text = made.and_then(|setup| match arguments.json {
+        true => Ok(format!("{:#}\n", serde_json::json!(setup))),
+        false => setup.write(format, &arguments.cluster),
+    });
+    match text {
+        Ok(text) => {
+            print(text);
+            Exit::Done
+        }
+        Err(error) => {
+            say(format_args!("error: {error}"));
+            Exit::Usage
+        }
+    }
+}

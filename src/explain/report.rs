@@ -1,0 +1,184 @@
+//! An explanation, for people and for programs.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::{Carried, Contents, Explanation};
+use crate::cloudevent::{Attribute, ContentMode, binary, structured};
+use crate::pipeline::outcome::Reason;
+use crate::pipeline::publish::Message;
+
+/// How events are laid out, and on what.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// `kafka`, `nats` or `stdout`.
+    pub bus: &'static str,
+    /// Structured or binary.
+    pub mode: ContentMode,
+}
+
+impl Layout {
+    fn place(self, message: &Message) -> String {
+        let to = &message.destination;
+        let key = message.event.get(Attribute::PartitionKey).unwrap_or_default();
+        match self.bus {
+            "kafka" => format!("topic {}, key {key}", to.address),
+            "nats" => format!("subject {}, partitionkey {key}", to.subject),
+            _ => format!("standard output, as {}", to.address),
+        }
+    }
+
+    fn is_binary(self, message: &Message) -> bool {
+        self.mode == ContentMode::Binary && !message.structured_only && self.bus != "stdout"
+    }
+
+    /// The headers as the binding of that bus names them.
+    fn headers(self, message: &Message) -> Vec<(String, String)> {
+        let event = &message.event;
+        let (content_type, prefix) = match self.bus {
+            "kafka" => ("content-type", "ce_"),
+            "nats" => ("Content-Type", "ce-"),
+            _ => return Vec::new(),
+        };
+        let mut headers = Vec::new();
+        if self.is_binary(message) {
+            let of_data =
+                binary::content_type(event).map(|value| (content_type.to_owned(), value.to_owned()));
+            headers.extend(of_data);
+            let attribute = |(name, value): (&str, &str)| (format!("{prefix}{name}"), value.to_owned());
+            headers.extend(binary::headers(event).map(attribute));
+        } else {
+            headers.push((content_type.to_owned(), structured::CONTENT_TYPE.to_owned()));
+        }
+        if self.bus == "nats" {
+            headers.push(("Nats-Msg-Id".to_owned(), message.message_id.clone()));
+        }
+        headers
+    }
+
+    fn payload(self, message: &Message) -> Vec<u8> {
+        if self.is_binary(message) {
+            binary::payload(&message.event).to_vec()
+        } else {
+            structured::encode(&message.event)
+        }
+    }
+}
+
+/// For people.
+pub fn text(explanation: &Explanation, layout: Layout) -> String {
+    let mut out = String::new();
+    let Explanation { source, bytes, verified, mended, remarks, contents } = explanation;
+    line(&mut out, &format!("request    to source {source}, {bytes} bytes"));
+    match verified {
+        Ok(label) => line(&mut out, &format!("signature  good: secret `{label}`")),
+        Err(error) => {
+            let reason = Reason::from(*error).slug();
+            line(&mut out, &format!("signature  refused, 401 ({reason}): {error}"));
+        }
+    }
+    match mended {
+        Some(changes) => {
+            line(&mut out, "because");
+            changes.iter().for_each(|change| line(&mut out, &format!("  - {change}")));
+        }
+        None if verified.is_err() => {
+            line(&mut out, "because    of none of the usual mistakes: most likely another secret is used");
+        }
+        None => {}
+    }
+    remarks.iter().for_each(|remark| line(&mut out, &format!("note       {remark}")));
+    match contents {
+        Contents::Read(names) => line(&mut out, &format!("holds      {}", list(names))),
+        Contents::Carried(events) => {
+            let mended = if verified.is_err() { ", as it would be without the mistake" } else { "" };
+            line(&mut out, &format!("events     {}{mended}", events.len()));
+            for (index, event) in events.iter().enumerate() {
+                carried(&mut out, index + 1, event, layout);
+            }
+        }
+    }
+    out
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "no event".into() } else { names.join(", ") }
+}
+
+fn carried(out: &mut String, number: usize, event: &Carried, layout: Layout) {
+    let Carried { what, category, result, message } = event;
+    let name = match what {
+        Ok(event_type) => event_type.clone(),
+        Err(reason) => format!("unusable ({reason})"),
+    };
+    line(out, &format!("\n{number}. {name}"));
+    line(out, &format!("   category {category}, {}", meaning(result)));
+    let Some(message) = message else { return };
+    line(out, &format!("   to       {}", layout.place(message)));
+    line(out, &format!("   id       {}", message.event.get(Attribute::Id).unwrap_or_default()));
+    for (name, value) in layout.headers(message) {
+        line(out, &format!("   {name}: {value}"));
+    }
+    line(out, &String::from_utf8_lossy(&layout.payload(message)));
+}
+
+fn meaning(result: &str) -> &str {
+    match result {
+        "published" => "would be published",
+        "quarantined" => "can never be published: goes to quarantine",
+        "filtered" => "dropped by the source's filter",
+        "duplicate" => "the same event as one before it",
+        other => other,
+    }
+}
+
+/// For programs.
+pub fn json(explanation: &Explanation, layout: Layout) -> Value {
+    let Explanation { source, bytes, verified, mended, remarks, contents } = explanation;
+    let (read, events) = match contents {
+        Contents::Read(names) => (json!(names), Value::Null),
+        Contents::Carried(events) => {
+            (Value::Null, events.iter().map(|event| event_json(event, layout)).collect())
+        }
+    };
+    json!({
+        "source": source.as_str(),
+        "bytes": bytes,
+        "verifies": verified.is_ok(),
+        "secret": verified.as_ref().ok(),
+        "reason": verified.as_ref().err().map(|error| Reason::from(*error).slug()),
+        "mistakes": mended,
+        "notes": remarks,
+        "holds": read,
+        "events": events,
+    })
+}
+
+fn event_json(event: &Carried, layout: Layout) -> Value {
+    let Carried { what, category, result, message } = event;
+    let published = message.as_ref().map(|message| {
+        let headers: serde_json::Map<String, Value> =
+            layout.headers(message).into_iter().map(|(name, value)| (name, value.into())).collect();
+        json!({
+            "topic": &*message.destination.address,
+            "subject": &*message.destination.subject,
+            "key": message.event.get(Attribute::PartitionKey),
+            "id": message.event.get(Attribute::Id),
+            "headers": headers,
+            "payload": String::from_utf8_lossy(&layout.payload(message)),
+        })
+    });
+    json!({
+        "event_type": what.as_ref().ok(),
+        "unusable": what.as_ref().err(),
+        "category": category,
+        "result": result,
+        "message": published,
+    })
+}
+
+fn line(out: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{line}");
+}

@@ -1,0 +1,274 @@
+//! `explain`, as somebody uses it who was told 401: each usual mistake is found, and what it says of an
+//! event is what `serve` publishes.
+
+use std::process::{Command, Output, Stdio};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use crate::setup::Setup;
+use crate::support::request::{Request, SECRET, sign};
+
+const OTHER: &str = "another secret, of the source named other";
+
+/// When the requests were received, and the same in Unix seconds.
+const AT: &str = "2026-11-24T10:00:00Z";
+const AT_SECONDS: i64 = 1_795_514_400;
+
+const BODY: &str = "{\"webhook_id\":\"w\",\"events\":[{\"event_type\":\"task.created\",\"id\":{\"workspace_id\":\"ws\",\"task_id\":\"t-\u{eb}\"},\"n\":1.50}]}";
+
+const GOOD: &str = r#"{"webhook_id":"w","events":[{"event_type":"task.created","id":{"workspace_id":"ws","task_id":"t1"}}]}"#;
+
+fn configuration(setup: &Setup, more: &str) -> String {
+    let text = format!(
+        "[sources.attio]\nsecrets = [{{ label = \"now\", value = \"{SECRET}\" }}]\n\
+         [sources.other]\nsecrets = [{{ label = \"theirs\", value = \"{OTHER}\" }}]\n\
+         [bus]\ntype = \"kafka\"\n[kafka]\nbootstrap_servers = \"127.0.0.1:1\"\n{more}"
+    );
+    setup.write("config.toml", &text).display().to_string()
+}
+
+/// A dump of a request to source `attio`.
+fn dump(request: &Request) -> Vec<u8> {
+    let mut bytes = format!("POST {} HTTP/1.1\r\n", request.path).into_bytes();
+    for (name, value) in &request.headers {
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(&request.body);
+    bytes
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+        .arg("explain")
+        .args(arguments)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+fn explained(setup: &Setup, more: &str, dump: &[u8]) -> (Option<i32>, Value) {
+    let config = configuration(setup, more);
+    let file = setup.folder().join("request.txt");
+    std::fs::write(&file, dump).unwrap();
+    let output = run(&["--config", &config, "--at", AT, "--json", &file.display().to_string()]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(!told.contains(SECRET) && !told.contains(OTHER), "a secret is told: {told}");
+    let json = serde_json::from_str(&told)
+        .unwrap_or_else(|error| panic!("{error}: {told}{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.code(), json)
+}
+
+fn signature(value: impl Into<String>) -> Request {
+    Request::unsigned(GOOD).header("Attio-Signature", value.into())
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn sign_with(key: &[u8], body: &str) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(key).unwrap();
+    mac.update(body.as_bytes());
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Signed over one body, sent with another.
+fn altered(signed: &str, sent: &str) -> Request {
+    Request::unsigned(sent).header("Attio-Signature", sign(SECRET, &[signed.as_bytes()]))
+}
+
+#[test]
+fn each_usual_mistake_is_found() {
+    let good = sign(SECRET, &[GOOD.as_bytes()]);
+    let base64 = STANDARD.encode(hex(&good));
+    let seconds = AT_SECONDS.to_string();
+    let stamped = |timestamp: &str| sign(SECRET, &[timestamp.as_bytes(), b".", GOOD.as_bytes()]);
+    let old = (AT_SECONDS - 3600).to_string();
+    let compact: Value = serde_json::from_str(BODY).unwrap();
+    let pretty = serde_json::to_string_pretty(&compact).unwrap();
+    let pretty_compact = serde_json::to_string(&compact).unwrap();
+    let spaced = "{\"a\": [1, 2], \"b\": \"\\u00eb\"}";
+    let table: Vec<(&str, Request, &str)> = vec![
+        (
+            "another source's secret",
+            signature(sign(OTHER, &[GOOD.as_bytes()])),
+            "secret `theirs` of source `other`",
+        ),
+        ("decoded secret", signature(sign_with(&hex(SECRET), GOOD)), "as if it were hex"),
+        (
+            "secret with a line end",
+            signature(sign(&format!("{SECRET}\n"), &[GOOD.as_bytes()])),
+            "line end behind",
+        ),
+        ("prefix", signature(format!("sha256={good}")), "`sha256=`"),
+        ("prefix v1", signature(format!("v1={good}")), "`v1=`"),
+        ("base64", signature(base64), "base64"),
+        ("quotes", signature(format!("\"{good}\"")), "quotes"),
+        (
+            "another header",
+            Request::unsigned(GOOD).header("X-Webhook-Signature", good.clone()),
+            "header X-Webhook-Signature",
+        ),
+        ("a line end added", altered(GOOD, &format!("{GOOD}\n")), "line end was added"),
+        ("a line end lost", altered(&format!("{GOOD}\n"), GOOD), "line end was cut off"),
+        ("CR LF", altered("{\n}", "{\r\n}"), "made CR LF"),
+        ("LF", altered("{\r\n}", "{\n}"), "made LF"),
+        ("a mark added", altered(GOOD, &format!("\u{feff}{GOOD}")), "mark was put"),
+        ("a mark lost", altered(&format!("\u{feff}{GOOD}"), GOOD), "mark was taken away"),
+        ("made pretty", altered(&pretty_compact, &pretty), "parsed and written again"),
+        ("made compact", altered(&pretty, &pretty_compact), "parsed and written again"),
+        ("of Python", altered(spaced, "{\"a\":[1,2],\"b\":\"\u{eb}\"}"), "parsed and written again"),
+        (
+            "stale",
+            Request::unsigned(GOOD)
+                .header("X-Attio-Timestamp", old.clone())
+                .header("X-Attio-Signature", stamped(&old)),
+            "3600 s old",
+        ),
+        (
+            "a timestamp beside Attio's scheme",
+            signature(good.clone()).header("X-Attio-Timestamp", seconds.clone()),
+            "over the body alone",
+        ),
+    ];
+    for (name, request, words) in table {
+        let setup = Setup::empty();
+        let (code, told) = explained(&setup, "", &dump(&request));
+        assert_eq!((code, &told["verifies"]), (Some(3), &Value::Bool(false)), "{name}: {told:#}");
+        let mistakes =
+            told["mistakes"].as_array().unwrap_or_else(|| panic!("{name}: nothing found: {told:#}"));
+        assert_eq!(mistakes.len(), 1, "{name}: {mistakes:?}");
+        assert!(mistakes[0].as_str().unwrap().contains(words), "{name}: {mistakes:?}");
+    }
+}
+
+#[test]
+fn a_source_that_is_set_to_the_other_scheme_is_told() {
+    let setup = Setup::empty();
+    let good = signature(sign(SECRET, &[GOOD.as_bytes()]));
+    let config = setup.write(
+        "config.toml",
+        format!(
+            "[sources.attio]\nscheme = \"timestamped\"\nsecrets = [{{ label = \"now\", value = \"{SECRET}\" }}]\n\
+             [bus]\ntype = \"stdout\"\n"
+        ),
+    );
+    let file = setup.write("request.txt", std::str::from_utf8(&dump(&good)).unwrap());
+    let output = run(&["--config", config.to_str().unwrap(), file.to_str().unwrap()]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(told.contains("timestamp_missing") && told.contains("set it to \"attio\""), "{told}");
+}
+
+#[test]
+fn two_mistakes_are_two() {
+    let setup = Setup::empty();
+    let signed = sign(OTHER, &[GOOD.as_bytes()]);
+    let request = Request::unsigned(format!("{GOOD}\n")).header("Attio-Signature", signed);
+    let (_, told) = explained(&setup, "", &dump(&request));
+    assert_eq!(told["mistakes"].as_array().unwrap().len(), 2, "{told:#}");
+    assert_eq!(told["events"][0]["message"]["topic"], "attio.task");
+}
+
+#[test]
+fn a_mistake_that_is_none_of_them_is_not_guessed_at() {
+    let setup = Setup::empty();
+    let request = signature(sign("a secret that nobody here knows", &[GOOD.as_bytes()]));
+    let (code, told) = explained(&setup, "", &dump(&request));
+    assert_eq!((code, &told["mistakes"]), (Some(3), &Value::Null), "{told:#}");
+    assert_eq!(told["holds"], serde_json::json!(["task.created"]));
+    assert_eq!(told["reason"], "signature_mismatch");
+}
+
+#[test]
+fn a_good_request_says_where_each_event_goes() {
+    let setup = Setup::empty();
+    let body = r#"{"webhook_id":"w","events":[{"event_type":"task.created","id":{"workspace_id":"ws","task_id":"t1"}},{"id":{}},{"event_type":"note.created","id":{"note_id":"n"}}]}"#;
+    let more = "[sources.attio.filter.exclude]\ntypes = [\"note.*\"]\n";
+    let (code, told) = explained(&setup, more, &dump(&Request::keyed("k", body)));
+    assert_eq!((code, &told["verifies"], &told["secret"]), (Some(3), &true.into(), &"now".into()));
+    let results: Vec<_> = told["events"].as_array().unwrap().iter().map(|event| &event["result"]).collect();
+    assert_eq!(results, ["published", "quarantined", "filtered"]);
+    let [first, broken, _] = &told["events"].as_array().unwrap()[..] else { panic!("{told:#}") };
+    assert_eq!(first["message"]["key"], "t1");
+    assert_eq!(first["message"]["headers"]["content-type"], "application/cloudevents+json; charset=UTF-8");
+    assert_eq!(broken["message"]["topic"], "attio.quarantine");
+    assert_eq!(broken["unusable"], "no_event_type");
+}
+
+#[test]
+fn headers_are_those_of_the_content_mode() {
+    let setup = Setup::empty();
+    let config = configuration(&setup, "").replace("config.toml", "binary.toml");
+    let text = std::fs::read_to_string(setup.folder().join("config.toml")).unwrap();
+    std::fs::write(&config, text.replace("[bus]\n", "[bus]\ncontent_mode = \"binary\"\n")).unwrap();
+    let file = setup.folder().join("request.txt");
+    std::fs::write(&file, dump(&Request::keyed("k", GOOD))).unwrap();
+    let output = run(&["--config", &config, "--json", file.to_str().unwrap()]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let message = &told["events"][0]["message"];
+    assert_eq!(message["headers"]["ce_type"], "com.attio.task.created");
+    assert!(message["payload"].as_str().unwrap().starts_with("{\"event_type\""), "{message:#}");
+}
+
+#[test]
+fn headers_and_body_may_come_apart_and_an_archive_has_entries() {
+    let setup = Setup::empty();
+    let config = configuration(&setup, "");
+    let request = Request::keyed("k", GOOD);
+    let headers: String = request
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value)))
+        .collect();
+    let (head, body) = (setup.write("headers.txt", &headers), setup.write("body.json", GOOD));
+    let [head, body] = [head, body].map(|path| path.display().to_string());
+    let apart = run(&["--config", &config, "--headers", &head, "--body", &body, "--source", "attio"]);
+    assert_eq!(apart.status.code(), Some(0), "{apart:?}");
+    let unnamed = run(&["--config", &config, "--headers", &head, "--body", &body]);
+    assert_eq!(unnamed.status.code(), Some(1));
+    let said = String::from_utf8(unnamed.stderr).unwrap();
+    assert!(said.contains("--source") && said.contains("attio, other"), "{said}");
+    let of_archive: Vec<Value> = request
+        .headers
+        .iter()
+        .map(|(name, value)| serde_json::json!({ "name": name, "value": String::from_utf8_lossy(value) }))
+        .collect();
+    let entry = serde_json::json!({ "request": { "method": "POST", "url": "https://h.test/webhooks/attio",
+        "headers": of_archive, "postData": { "mimeType": "application/json", "text": GOOD } } });
+    let archive = serde_json::json!({ "log": { "entries": [entry] } }).to_string();
+    let archive = setup.write("request.har", &archive).display().to_string();
+    assert_eq!(run(&["--config", &config, &archive]).status.code(), Some(0));
+    let none = run(&["--config", &config, "--entry", "2", &archive]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("1 entries"), "{none:?}");
+}
+
+/// The same request, explained and served: one CloudEvent, byte for byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_explained_is_what_is_published() {
+    use crate::support::bridge::Bridge;
+    let bridge = Bridge::start().await;
+    let request = Request::keyed("k", GOOD);
+    assert_eq!(bridge.ask(&request).await.status, 200);
+    let published = bridge.bus.stored();
+    let event = &published[0].event;
+    let recorded = event.get(attio_bridge::cloudevent::Attribute::RecordedTime).unwrap();
+    let setup = Setup::empty();
+    let config = configuration(&setup, "");
+    let file = setup.folder().join("request.txt");
+    std::fs::write(&file, dump(&request)).unwrap();
+    let output = run(&["--config", &config, "--at", recorded, "--json", file.to_str().unwrap()]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let payload = told["events"][0]["message"]["payload"].as_str().unwrap();
+    assert_eq!(payload.as_bytes(), attio_bridge::cloudevent::structured::encode(event));
+    assert_eq!(told["events"][0]["message"]["topic"], &*published[0].destination.address);
+}

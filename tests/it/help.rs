@@ -1,0 +1,127 @@
+//! Help, completions and manual pages: all verbs are found by themselves, and what is shown is kept in
+//! `tests/fixtures/help` (see `support/kept.rs` for how to write it anew).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Stdio};
+
+use crate::support::kept;
+
+/// A verb as it is typed, and whether it does something itself.
+struct Verb {
+    words: Vec<String>,
+    does: bool,
+}
+
+/// Every verb that is shown, and the program itself.
+fn verbs() -> Vec<Verb> {
+    fn walk(command: &clap::Command, words: &[String], found: &mut Vec<Verb>) {
+        found.push(Verb { words: words.to_vec(), does: !command.has_subcommands() });
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            walk(verb, &[words, &[verb.get_name().to_owned()]].concat(), found);
+        }
+    }
+    let mut found = Vec::new();
+    walk(&attio_bridge::cli::command(), &[], &mut found);
+    assert!(found.len() > 6, "only {} verbs were found", found.len());
+    found
+}
+
+fn shown(words: &[String], more: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let output = command.args(words).args(more).env_clear().stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{words:?} {more:?}: {output:?}");
+    assert!(output.stderr.is_empty(), "{words:?} {more:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_help_of_every_verb_is_as_it_was() {
+    let folder = kept::folder("help");
+    let mut files = BTreeSet::new();
+    let mut changed = Vec::new();
+    for Verb { words, .. } in verbs() {
+        let name = [&["attio-bridge".to_owned()], words.as_slice()].concat().join("-") + ".txt";
+        changed.extend(kept::compare(&folder.join(&name), &shown(&words, &["--help"])));
+        files.insert(name);
+    }
+    for file in fs::read_dir(&folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if files.contains(&name) {
+            continue;
+        }
+        match kept::renewing() {
+            true => fs::remove_file(folder.join(&name)).unwrap(),
+            false => changed.push(format!("{name} is of no verb")),
+        }
+    }
+    assert!(changed.is_empty(), "{}", changed.join("\n"));
+}
+
+#[test]
+fn every_verb_has_an_example_that_can_be_typed() {
+    let verbs = verbs();
+    for Verb { words, .. } in verbs.iter().filter(|verb| verb.does) {
+        let help = shown(words, &["--help"]);
+        assert!(help.lines().any(|line| line.starts_with("Example")), "{words:?} has no example:\n{help}");
+        let examples = help.split("\nExample").skip(1).flat_map(str::lines);
+        // In the words of a container's file each word is a text of its own.
+        let typed = format!("attio-bridge {}", words.join(" "));
+        let listed = format!("\"attio-bridge\", \"{}\"", words.join("\", \""));
+        let named = |line: &str| line.contains(&typed) || line.contains(&listed);
+        assert!(examples.into_iter().any(named), "{words:?}: no example has `{typed}`:\n{help}");
+    }
+}
+
+#[test]
+fn no_line_of_help_is_wider_than_a_terminal_of_100_columns() {
+    for Verb { words, .. } in verbs() {
+        for line in shown(&words, &["--help"]).lines() {
+            assert!(line.chars().count() <= 100, "{words:?}: {line}");
+        }
+    }
+}
+
+#[test]
+fn completions_know_every_verb_and_its_flags() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let text = shown(&["completions".to_owned()], &[shell]);
+        for Verb { words, .. } in verbs() {
+            let missing = words.iter().find(|word| !text.contains(word.as_str()));
+            assert_eq!(missing, None, "{shell}");
+        }
+        assert!(text.contains("admin-listen"), "{shell}: the flags of verbs");
+    }
+    // A shell that is there reads it without a complaint.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("completions");
+    fs::write(&file, shown(&["completions".to_owned()], &["bash"])).unwrap();
+    let script = format!("set -eu; . '{}'; complete -p attio-bridge", file.display());
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash starts");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn manual_pages_know_every_verb() {
+    let page = shown(&["man".to_owned()], &[]);
+    assert!(page.contains(".TH attio-bridge 1"), "{page}");
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("man1");
+    shown(&["man".to_owned()], &["--to", to.to_str().unwrap()]);
+    for Verb { words, .. } in verbs() {
+        let name = [&["attio-bridge".to_owned()], words.as_slice()].concat().join("-");
+        if let [verb] = words.as_slice() {
+            let escaped = name.replace('-', "\\-");
+            assert!(page.contains(&escaped) || page.contains(&name), "the page lists {verb}");
+        }
+        let own = fs::read_to_string(to.join(format!("{name}.1"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(own.contains(".SH SYNOPSIS"), "{name}");
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+        .args(["man", "--to", "/dev/null/no-folder"])
+        .env_clear()
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/dev/null/no-folder"));
+}
