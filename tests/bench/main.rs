@@ -15,8 +15,8 @@ mod support;
 mod usage;
 mod work;
 
-use std::process::ExitCode;
 use stage::Stage;
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // cargo adds a word of its own.
