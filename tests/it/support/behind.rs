@@ -98,7 +98,7 @@ impl Behind {
 }
 
 /// A node with one more listener, which tells its clients that it is where the proxy is.
-fn behind(client: u16, controller: u16, proxied: u16, proxy: &Proxy) -> Layout {
+pub fn behind(client: u16, controller: u16, proxied: u16, proxy: &Proxy) -> Layout {
     let here = |name: &str, port: u16| format!("{name}://127.0.0.1:{port}");
     let [plain, own] = [here("PLAIN", client), here("PROXIED", proxied)];
     let pair = |name: &str, value: String| (name.to_owned(), value);

@@ -9,6 +9,7 @@ pub mod canaries;
 pub mod certificates;
 pub mod client;
 pub mod consumer;
+pub mod descriptors;
 pub mod fixtures;
 pub mod kafka;
 pub mod kept;
