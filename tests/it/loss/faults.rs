@@ -91,7 +91,7 @@ fn stall(number: usize, still: Duration) -> Fault {
     };
     let flow = if number % 4 == 3 { Flow::Swallow } else { Flow::Hold };
     // What was swallowed is missing from the stream, which must not go on.
-    Fault::Stall { ways, cut: flow == Flow::Swallow || number % 2 == 0, flow, still }
+    Fault::Stall { ways, cut: flow == Flow::Swallow || number.is_multiple_of(2), flow, still }
 }
 
 /// Injects them all, or those that still meet traffic.

@@ -110,7 +110,8 @@ fn there_is_a_scenario_for_every_patch() {
     let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
     let mut there: Vec<String> = fs::read_dir(folder).unwrap().map(name).collect();
     let mut listed: Vec<String> = BUGS.iter().map(|(bug, ..)| format!("{bug}.patch")).collect();
-    (there.sort(), listed.sort());
+    there.sort();
+    listed.sort();
     assert_eq!(there, listed);
 }
 
