@@ -41,6 +41,7 @@ mod nats_events;
 mod nats_logs;
 mod nats_security;
 mod nats_stream;
+mod network;
 mod port;
 mod process;
 mod reload;

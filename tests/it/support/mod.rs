@@ -12,6 +12,7 @@ pub mod load;
 pub mod logs;
 pub mod mix;
 pub mod nats;
+pub mod proxy;
 pub mod request;
 pub mod rig;
 pub mod scrape;

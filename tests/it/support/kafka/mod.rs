@@ -29,6 +29,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::proxy::Proxy;
 use super::{PATIENCE, eventually, unique};
 pub use node::Layout;
 use node::Node;
@@ -102,6 +103,25 @@ impl Broker {
         broker.restart();
         broker.warm_up();
         broker
+    }
+
+    /// A fresh broker with a second listener behind a proxy, which is the address it gives to whoever
+    /// comes in there. Everything that is done to it by this type goes past the proxy.
+    pub fn start_behind_a_proxy() -> (Self, Proxy) {
+        let [port] = free_ports();
+        let proxy = Proxy::start(([127, 0, 0, 1], port).into());
+        let broker = Self::start_where(|client, controller| {
+            let listeners = |far: String| format!("PLAIN://127.0.0.1:{client},FAR://{far}");
+            let controllers = format!(",CTRL://127.0.0.1:{controller}");
+            let properties = [
+                ("listeners", listeners(format!("127.0.0.1:{port}")) + &controllers),
+                ("advertised.listeners", listeners(proxy.addr().to_string())),
+                ("listener.security.protocol.map", "PLAIN:PLAINTEXT,CTRL:PLAINTEXT,FAR:PLAINTEXT".into()),
+            ];
+            let own = |(name, value): (&str, String)| (name.to_owned(), value);
+            Layout { properties: properties.map(own).into(), ..Layout::default() }
+        });
+        (broker, proxy)
     }
 
     /// `host:port`.
