@@ -44,6 +44,7 @@ mod nats_stream;
 mod network;
 mod port;
 mod process;
+mod rebuilds;
 mod reload;
 mod secrets;
 mod setup;

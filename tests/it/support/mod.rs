@@ -6,6 +6,7 @@ pub mod buses;
 pub mod certificates;
 pub mod client;
 pub mod consumer;
+pub mod far;
 pub mod fixtures;
 pub mod kafka;
 pub mod load;

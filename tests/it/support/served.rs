@@ -85,9 +85,18 @@ impl Served {
 
     /// The most memory that it has ever held, in MiB.
     pub fn peak_mib(&self) -> u64 {
+        self.kib("VmHWM:") / 1024
+    }
+
+    /// The memory that it holds now, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    fn kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     pub fn stdout(&mut self) -> BufReader<ChildStdout> {
@@ -121,10 +130,19 @@ impl Served {
     }
 
     pub async fn metrics(&self) -> Scrape {
-        let mut request = Request::unsigned("").method("GET").path("/metrics");
+        Scrape::parse(std::str::from_utf8(&self.admin("/metrics").await.body).unwrap())
+    }
+
+    /// The status of a probe.
+    pub async fn probe(&self, path: &str) -> u16 {
+        self.admin(path).await.status
+    }
+
+    /// Asks the admin listener.
+    async fn admin(&self, path: &str) -> Response {
+        let mut request = Request::unsigned("").method("GET").path(path);
         request.headers.retain(|(name, _)| name == "Host");
-        let answer = Client::connect(self.admin).await.ask(&request).await;
-        Scrape::parse(std::str::from_utf8(&answer.body).unwrap())
+        Client::connect(self.admin).await.ask(&request).await
     }
 }
 
