@@ -50,4 +50,5 @@ mod secrets;
 mod setup;
 mod slow;
 mod systemd;
+mod trust;
 mod verify;

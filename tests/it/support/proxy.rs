@@ -61,6 +61,8 @@ enum End {
 /// One direction of all connections.
 struct Lane {
     flow: watch::Sender<Flow>,
+    /// The first byte of every connection that has said anything.
+    first: Mutex<Vec<u8>>,
     /// What may still pass before a cut.
     left: AtomicU64,
     passed: AtomicU64,
@@ -159,6 +161,11 @@ impl Proxy {
         self.lane(way).passed.load(Ordering::SeqCst)
     }
 
+    /// The first byte that came in one direction of every connection, silent ones left out.
+    pub fn first_bytes(&self, way: Way) -> Vec<u8> {
+        self.lane(way).first.lock().clone()
+    }
+
     /// Connections there are now.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
@@ -198,15 +205,24 @@ impl Shared {
 
 impl Lane {
     fn new() -> Self {
-        Self { flow: watch::channel(Flow::Pass).0, left: AtomicU64::new(0), passed: AtomicU64::new(0) }
+        Self {
+            flow: watch::channel(Flow::Pass).0,
+            first: Mutex::new(Vec::new()),
+            left: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+        }
     }
 
     /// Moves bytes until their source ends, or the connection is to be cut.
     async fn pump(&self, from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
         let mut flow = self.flow.subscribe();
         let mut buffer = vec![0; 16 * 1024];
+        let mut silent = true;
         loop {
             let count = from.read(&mut buffer).await?;
+            if std::mem::take(&mut silent) {
+                self.first.lock().extend(buffer[..count].first());
+            }
             // The end of the source is held as its bytes are.
             let now = *flow.wait_for(|flow| *flow != Flow::Stall).await.expect("the lane lives on");
             let bytes = match now {
