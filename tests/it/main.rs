@@ -42,6 +42,7 @@ mod nats_logs;
 mod nats_security;
 mod nats_stream;
 mod network;
+mod outage;
 mod port;
 mod process;
 mod rebuilds;

@@ -24,7 +24,7 @@ const ANSWER: [(&str, &str); 1] = [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s")]
 
 /// Every event of the ledger is stored, and stored twice only where an attempt failed; where the broker
 /// knows its messages, never twice.
-fn check<F: Far>(far: &F, mix: &Mix, retried: &BTreeSet<String>) {
+pub fn check<F: Far>(far: &F, mix: &Mix, retried: &BTreeSet<String>) {
     let found = far.found();
     let lost: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) == 0).collect();
     assert!(lost.is_empty(), "acknowledged and not there: {lost:?}");
@@ -41,12 +41,12 @@ fn copies<F: Far>(far: &F, mix: &Mix, delivery: &Planned) -> usize {
 }
 
 /// Many deliveries, and their senders.
-fn load(mix: &mut Mix, count: usize, bridge: &Bridge<dyn Bus>) -> Load {
+pub fn load(mix: &mut Mix, count: usize, bridge: &Bridge<dyn Bus>) -> Load {
     let planned: Arc<[Planned]> = (0..count).map(|_| mix.single()).collect();
     Load::start(planned, 8, bridge.http)
 }
 
-async fn flows(load: &Load, more: usize) {
+pub async fn flows(load: &Load, more: usize) {
     let enough = load.accepted() + more;
     eventually("load flows", || async { load.accepted() >= enough }).await;
 }

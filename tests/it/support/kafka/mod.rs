@@ -81,7 +81,7 @@ pub struct Broker {
 pub fn shared() -> Arc<Broker> {
     static SHARED: LazyLock<Arc<Broker>> = LazyLock::new(|| {
         Arc::new(match std::env::var(RUNNING) {
-            Ok(bootstrap) => Broker { bootstrap, node: None },
+            Ok(bootstrap) => Broker::at(bootstrap),
             Err(_) => Broker::start(),
         })
     });
@@ -103,6 +103,11 @@ impl Broker {
         broker.restart();
         broker.warm_up();
         broker
+    }
+
+    /// A broker that somebody else has started.
+    pub fn at(bootstrap: String) -> Self {
+        Self { bootstrap, node: None }
     }
 
     /// A fresh broker with a second listener behind a proxy, which is the address it gives to whoever
