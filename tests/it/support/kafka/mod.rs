@@ -214,7 +214,8 @@ impl Broker {
 
     /// The number of partitions that have a leader; `None` where there is no such topic.
     pub fn partitions(&self, topic: &str) -> Option<usize> {
-        let client: BaseProducer = self.client().create().expect("a client for the broker");
+        // A consumer: asked by a producer, some brokers would make the topic.
+        let client: BaseConsumer = self.client().create().expect("a client for the broker");
         let metadata = client.client().fetch_metadata(Some(topic), REQUEST).expect("the broker answers");
         let topic = metadata.topics().first().filter(|topic| topic.error().is_none())?;
         Some(topic.partitions().iter().filter(|partition| partition.leader() >= 0).count())
