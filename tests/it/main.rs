@@ -50,6 +50,7 @@ mod reload;
 mod secrets;
 mod setup;
 mod slow;
+mod storm;
 mod systemd;
 mod trust;
 mod verify;
