@@ -1,7 +1,6 @@
 //! The broker of a run, one or three, Kafka or NATS: what the bridges are told of it, what is done to
 //! it, and what it holds in the end.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,9 +12,8 @@ use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::options::{Bus, Options};
-use crate::support::behind::behind;
 use crate::support::consumer::NAMES;
-use crate::support::kafka::{self, free_ports};
+use crate::support::kafka;
 use crate::support::nats;
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually};
@@ -47,10 +45,7 @@ impl Broker {
         let mut proxy = None;
         let kind = match (options.bus, options.brokers) {
             (Bus::Kafka, 1) if options.is_proxied() => {
-                let [proxied] = free_ports();
-                let before = Proxy::start(SocketAddr::from(([127, 0, 0, 1], proxied)));
-                let layout = |client, controller| behind(client, controller, proxied, &before);
-                let broker = kafka::Broker::start_where(layout);
+                let (broker, before) = kafka::Broker::start_behind_a_proxy();
                 proxy = Some(before);
                 Kind::Kafka(broker)
             }
@@ -71,7 +66,7 @@ impl Broker {
     /// What the bridges are told.
     pub fn variables(&self) -> Vec<(String, String)> {
         let at = |own: &str| match &self.proxy {
-            Some(proxy) => proxy.address().to_string(),
+            Some(proxy) => proxy.addr().to_string(),
             None => own.trim_start_matches("nats://").to_owned(),
         };
         let kafka = |bootstrap: String, copies: usize| {

@@ -85,11 +85,11 @@ pub fn schedule(options: &Options) -> Vec<Due> {
 /// Every step at which a connection can stall, in turn.
 fn stall(number: usize, still: Duration) -> Fault {
     let ways = match number % 3 {
-        0 => vec![Way::Back],
-        1 => vec![Way::There],
-        _ => vec![Way::There, Way::Back],
+        0 => vec![Way::ToClient],
+        1 => vec![Way::ToServer],
+        _ => vec![Way::ToServer, Way::ToClient],
     };
-    let flow = if number % 4 == 3 { Flow::Swallow } else { Flow::Hold };
+    let flow = if number % 4 == 3 { Flow::Swallow } else { Flow::Stall };
     // What was swallowed is missing from the stream, which must not go on.
     Fault::Stall { ways, cut: flow == Flow::Swallow || number.is_multiple_of(2), flow, still }
 }
@@ -139,14 +139,14 @@ fn apply(fault: Fault, broker: &Broker, fleet: &Fleet) {
         Fault::KillBridge { slot, down } => fleet.kill(slot, down),
         Fault::Drain { slot } => fleet.drain(slot),
         Fault::RollBridges => fleet.roll(),
-        Fault::Cut => proxy().cut(),
+        Fault::Cut => proxy().reset(),
         Fault::Stall { ways, flow, still, cut } => {
             ways.into_iter().for_each(|way| proxy().set(way, flow));
             std::thread::sleep(still);
             if cut {
-                proxy().cut();
+                proxy().reset();
             }
-            proxy().heal();
+            proxy().pass();
         }
     }
 }
