@@ -9,7 +9,9 @@ mod healthcheck;
 pub mod logging;
 mod man;
 mod problems;
+mod reading;
 mod serve;
+mod tail;
 mod topics;
 mod version;
 
@@ -85,6 +87,8 @@ enum Verb {
     Dev(dev::Arguments),
     /// Say why a captured request is refused, or what becomes of its events
     Explain(explain::Arguments),
+    /// Print the events of the bus as they come
+    Tail(tail::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
     /// Print the version
@@ -118,6 +122,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
+        Verb::Tail(arguments) => tail::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 6] = [
     &["main"],
     &["cli"],
-    &["app", "config"],
+    &["app", "config", "consumer"],
     &["http", "bus", "attio", "dev", "explain"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog"],

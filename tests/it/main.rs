@@ -60,5 +60,6 @@ mod slow;
 mod strangers;
 mod slugs;
 mod systemd;
+mod tail;
 mod topics;
 mod verify;

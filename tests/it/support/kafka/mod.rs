@@ -236,6 +236,13 @@ impl Broker {
         records
     }
 
+    /// The names of all consumer groups.
+    pub fn groups(&self) -> Vec<String> {
+        let client: BaseConsumer = self.client().create().expect("a client for the broker");
+        let groups = client.client().fetch_group_list(None, REQUEST).expect("the broker answers");
+        groups.groups().iter().map(|group| group.name().to_owned()).collect()
+    }
+
     /// The settings of a client for this broker.
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
