@@ -9,6 +9,7 @@ mod healthcheck;
 pub mod logging;
 mod man;
 mod problems;
+mod quarantine;
 mod reading;
 mod serve;
 mod tail;
@@ -89,6 +90,8 @@ enum Verb {
     Explain(explain::Arguments),
     /// Print the events of the bus as they come
     Tail(tail::Arguments),
+    /// See what lies in quarantine, and after a fix replay it
+    Quarantine(quarantine::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
     /// Print the version
@@ -123,6 +126,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Tail(arguments) => tail::run(&input(Vec::new()), &arguments),
+        Verb::Quarantine(arguments) => quarantine::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),

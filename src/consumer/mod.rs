@@ -5,4 +5,7 @@
 
 pub mod event;
 pub mod line;
+pub mod noting;
+pub mod quarantined;
+pub mod replay;
 pub mod wanted;

@@ -193,6 +193,16 @@ fn adapters_know_the_port_and_what_goes_through_it() {
 }
 
 #[test]
+fn genuine_deliveries_are_made_in_two_places_alone() {
+    let makers = [(".verified(", "pipeline/verify.rs"), ("::out_of_quarantine(", "consumer/replay.rs")];
+    for (call, maker) in makers {
+        let callers = sources().into_iter().filter(|file| file.code.contains(call));
+        let callers: Vec<_> = callers.map(|file| file.path.display().to_string()).collect();
+        assert_eq!(callers, [maker], "{call}");
+    }
+}
+
+#[test]
 fn time_and_environment_come_in_from_above() {
     for file in sources() {
         let outer = layer_or_leaf(&file) <= layer("app");

@@ -50,6 +50,7 @@ mod nats_stream;
 mod port;
 mod problems;
 mod process;
+mod quarantine_verbs;
 mod rebuilds;
 mod reload;
 mod secrets;
