@@ -13,6 +13,7 @@ mod look;
 mod monitor;
 pub mod options;
 mod permission;
+mod read;
 mod record;
 mod refusals;
 mod stream;
@@ -32,6 +33,7 @@ use tokio::task::AbortHandle;
 pub use connect::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
+pub(super) use read::read;
 pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;

@@ -123,6 +123,19 @@ pub fn parse(body: &Bytes) -> Parsed {
     }
 }
 
+/// Reads one element of `events` that has come alone, out of quarantine.
+pub fn parse_element(raw: &Bytes) -> Element {
+    let unusable = |reason| Element::Unusable { raw: raw.clone(), reason };
+    let Ok(text) = std::str::from_utf8(raw) else { return unusable(Unusable::NotJson) };
+    if depth::exceeds(raw, MAX_DEPTH) {
+        return unusable(Unusable::TooDeep);
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(whole) => element(raw, json::trim(whole.get())),
+        Err(_) => unusable(Unusable::NotJson),
+    }
+}
+
 fn element(body: &Bytes, text: &str) -> Element {
     let raw = body.slice_ref(text.as_bytes());
     match Event::read(text, raw.clone()) {
