@@ -4,6 +4,7 @@ pub mod listen;
 pub mod connection;
 pub mod admit;
 pub mod receive;
+mod outlive;
 pub mod record;
 pub mod respond;
 pub mod admin;
