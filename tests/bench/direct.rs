@@ -171,8 +171,8 @@ fn kafka(bootstrap: &str, topic: &str, linger: &str, task: &Task) -> (Traffic, U
     let events = events(2_000);
     let send = |number: usize, due: Instant| {
         let Event { key, value } = &events[number % events.len()];
-        let headers = OwnedHeaders::new()
-            .insert(Header { key: "content-type", value: Some(structured::CONTENT_TYPE) });
+        let headers =
+            OwnedHeaders::new().insert(Header { key: "content-type", value: Some(structured::CONTENT_TYPE) });
         let record = BaseRecord::<str, [u8], _>::with_opaque_to(topic, Box::new(due))
             .key(key.as_str())
             .payload(value.as_slice())

@@ -80,7 +80,8 @@ fn counted(run: impl FnOnce(&[String])) -> u64 {
     let file = format!("--callgrind-out-file={}", out.path().display());
     run(&["valgrind".into(), "--tool=callgrind".into(), "-q".into(), file]);
     let text = std::fs::read_to_string(out.path()).expect("callgrind writes it");
-    let total = text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    let total =
+        text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
     total.and_then(|total| total.trim().parse().ok()).expect("callgrind gives a total")
 }
 

@@ -24,7 +24,9 @@ pub struct Options {
 impl Options {
     /// Whether a server takes part.
     pub fn wants(&self, name: &str) -> bool {
-        name == "floor" || self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
+        name == "floor"
+            || self.only.is_empty()
+            || self.only.iter().any(|only| name.starts_with(only.as_str()))
     }
 
     /// Times that everything is measured.
@@ -75,7 +77,8 @@ impl Subject {
 pub fn run(options: &Options) -> Vec<Row> {
     let brokers = Brokers { kafka: kafka::Broker::start(), nats: nats::Server::start() };
     let subjects = subjects(options, &brokers);
-    let traffics = Traffics { single: Arc::new(Deliveries::new(1)), batches: Arc::new(Deliveries::new(BATCH)) };
+    let traffics =
+        Traffics { single: Arc::new(Deliveries::new(1)), batches: Arc::new(Deliveries::new(BATCH)) };
     for subject in &subjects {
         warm_up(subject, &traffics);
     }
@@ -107,7 +110,9 @@ fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
     for stage in Stage::ALL {
         add(stage.name(), &|| Subject::Server(Server::stage(stage)));
     }
-    add("stdout", &|| Subject::Server(Server::bridge("stdout", &[("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())])));
+    add("stdout", &|| {
+        Subject::Server(Server::bridge("stdout", &[("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())]))
+    });
     for (name, linger) in [("kafka", "0ms"), ("kafka-linger", "1ms")] {
         add(name, &|| Subject::Server(kafka_bridge(name, &brokers.kafka, linger)));
     }

@@ -31,7 +31,12 @@ pub fn of_rows(rows: &[Row]) -> Vec<Target> {
     let mut targets = Vec::new();
     for (server, at_most) in [("memory", 2.0), ("kafka-linger", 2.9), ("nats", 3.0)] {
         if let Some(row) = row(server, busy) {
-            targets.push(Target::new(format!("CPU a request, {server}, over the floor's"), row.ratio, at_most, "×"));
+            targets.push(Target::new(
+                format!("CPU a request, {server}, over the floor's"),
+                row.ratio,
+                at_most,
+                "×",
+            ));
         }
     }
     for (server, direct) in
