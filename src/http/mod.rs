@@ -70,7 +70,7 @@ impl Edge {
         drain: CancellationToken,
     ) -> Arc<Self> {
         let budget = Budget::new(options.max_in_flight, options.max_in_flight_bytes);
-        Arc::new(Self { pipeline, recorder: Recorder::new(metrics), options, budget, deliveries, drain })
+        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, budget, deliveries, drain })
     }
 
     /// What writes down how deliveries end.
