@@ -75,13 +75,10 @@ pub fn ask(task: &Task) -> Done {
 
 /// Does it.
 pub fn run(task: &Task) -> Done {
-    let traffic = match &task.to {
+    match &task.to {
         To::Kafka { bootstrap, topic, linger } => kafka(bootstrap, topic, linger, task),
         To::Nats { url, subject } => nats(url, subject, task),
-    };
-    let pid = std::process::id();
-    let (traffic, begun) = traffic;
-    Done { traffic, used: usage::of(pid) - begun, peak_kib: usage::memory(pid, "VmHWM") }
+    }
 }
 
 /// One event as it lies in the broker.
@@ -158,7 +155,7 @@ impl ProducerContext for Tally {
 }
 
 /// Sends to Kafka: idempotent, acks from all, the client's own polling thread.
-fn kafka(bootstrap: &str, topic: &str, linger: &str, task: &Task) -> (Traffic, Usage) {
+fn kafka(bootstrap: &str, topic: &str, linger: &str, task: &Task) -> Done {
     let producer: ThreadedProducer<Tally> = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("acks", "all")
@@ -186,13 +183,14 @@ fn kafka(bootstrap: &str, topic: &str, linger: &str, task: &Task) -> (Traffic, U
     producer.context().begin(1);
     send(0, Instant::now());
     producer.context().finish(Instant::now());
-    let begun = usage::of(std::process::id());
-    (drive(producer.context(), task, send), begun)
+    drive(producer.context(), task, send)
 }
 
-/// Sends as the task says, until the time is up and the last ack is there.
-fn drive(tally: &Tally, task: &Task, send: impl Fn(usize, Instant)) -> Traffic {
-    let begun = Instant::now();
+/// Sends as the task says, until the time is up and the last ack is there. What was used is looked up
+/// while the client still has its threads.
+fn drive(tally: &Tally, task: &Task, send: impl Fn(usize, Instant)) -> Done {
+    let pid = std::process::id();
+    let (begun, before) = (Instant::now(), usage::of(pid));
     match task.phase {
         Phase::Batches => unreachable!("a bare producer sends single events"),
         Phase::Saturated(limit) => {
@@ -215,14 +213,18 @@ fn drive(tally: &Tally, task: &Task, send: impl Fn(usize, Instant)) -> Traffic {
             }
         }
     }
-    tally.finish(begun)
+    let traffic = tally.finish(begun);
+    Done { traffic, used: usage::of(pid) - before, peak_kib: usage::memory(pid, "VmHWM") }
 }
 
 /// Sends to JetStream: the client's own ack futures, one task for each place in flight.
-fn nats(url: &str, subject: &str, task: &Task) -> (Traffic, Usage) {
+fn nats(url: &str, subject: &str, task: &Task) -> Done {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let client = runtime.block_on(async_nats::connect(url)).expect("the server is there");
+    // The context has a task of its own.
+    let inside = runtime.enter();
     let stream = async_nats::jetstream::new(client);
+    drop(inside);
     let tally = Arc::new(Tally::default());
     let events = events(2_000);
     let run = fastrand::u64(..);
@@ -240,6 +242,5 @@ fn nats(url: &str, subject: &str, task: &Task) -> (Traffic, Usage) {
             tally.end(good, due);
         });
     };
-    let begun = usage::of(std::process::id());
-    (drive(&tally, task, send), begun)
+    drive(&tally, task, send)
 }
