@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
-use super::error::Refusal;
+use super::error::{self, Refusal};
 use super::named::{Named, Owner, Token};
 use super::retry::{self, OVERALL, TRIES};
 use super::transport::{Answer, Lost, Transport};
@@ -154,15 +154,20 @@ impl Client {
                     (refused(method, &request, answer, tries), again, asked)
                 }
                 Err(lost) => {
-                    let (why, not_sent) = match lost {
-                        Lost::NotSent(why) => (why, true),
-                        Lost::Maybe(why) => (why, false),
+                    let again = match &lost {
+                        Lost::Untrusted(_) => false,
+                        Lost::NotSent(_) => retry::after_loss(method, true),
+                        Lost::Maybe(_) => retry::after_loss(method, false),
                     };
-                    maybe_done |= !not_sent;
-                    let maybe_done = !not_sent && !retry::is_repeatable(method);
-                    let error =
-                        Error::NoAnswer { request: request.clone(), why: tried(&why, tries), maybe_done };
-                    (error, retry::after_loss(method, not_sent), None)
+                    let seen = matches!(lost, Lost::Maybe(_));
+                    maybe_done |= seen;
+                    let (Lost::Untrusted(why) | Lost::NotSent(why) | Lost::Maybe(why)) = lost;
+                    let error = Error::NoAnswer {
+                        request: request.clone(),
+                        why: tried(&why, tries),
+                        maybe_done: seen && !retry::is_repeatable(method),
+                    };
+                    (error, again, None)
                 }
             };
             let wait = retry::wait(tries, asked);
@@ -205,7 +210,12 @@ fn about(token: &Token) -> String {
 fn refused(method: &Method, request: &str, answer: Answer, tries: u32) -> Error {
     let Answer { status, body, execution_id, .. } = answer;
     match Refusal::read(request, status, &body, execution_id) {
-        Some(refusal) => Error::Refused(Box::new(refusal)),
+        Some(mut refusal) => {
+            if status >= 500 && !retry::is_repeatable(method) {
+                refusal.advice = Some(error::NOT_KNOWN.into());
+            }
+            Error::Refused(Box::new(refusal))
+        }
         None => {
             let why = format!("answered {status}, and not in Attio's form");
             let why =

@@ -28,14 +28,12 @@ pub enum Error {
     },
 }
 
-fn unknown(maybe_done: bool) -> &'static str {
-    match maybe_done {
-        true => {
-            "; whether Attio has done it is not known: look with `webhooks list`, and delete a webhook \
-             that nobody has the secret of"
-        }
-        false => "",
-    }
+/// What is said where Attio may have made a webhook and did not say so.
+pub const NOT_KNOWN: &str = "whether Attio has done it is not known: look with `webhooks list`, and delete a \
+                             webhook that nobody has the secret of";
+
+fn unknown(maybe_done: bool) -> String {
+    if maybe_done { format!("; {NOT_KNOWN}") } else { String::new() }
 }
 
 impl Error {

@@ -12,6 +12,9 @@ pub const TRIES: u32 = 6;
 /// How long one call may take with all its tries and waits.
 pub const OVERALL: Duration = Duration::from_secs(60);
 
+/// In seconds; no call waits as long.
+const A_DAY: u64 = 24 * 3600;
+
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(5);
 
@@ -49,8 +52,8 @@ pub fn wait(tries: u32, asked: Option<Duration>) -> Duration {
 /// that this machine's clock does not matter. A date that has passed means now; without a `Date` to
 /// hold it against it means the next second, as Attio's does.
 pub fn retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
+    if let Ok(seconds) = text.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(A_DAY)));
     }
     let then = http_date(text)?;
     match date.and_then(http_date) {
@@ -79,6 +82,7 @@ mod tests {
             ("Tue, 24 Nov 2026 10:00:02 GMT", date, Some(2)),
             ("Tue, 24 Nov 2026 09:59:00 GMT", date, Some(0)),
             ("Tue, 24 Nov 2026 10:00:02 GMT", None, Some(1)),
+            ("18446744073709551615", None, Some(A_DAY)),
             ("soon", date, None),
         ];
         for (text, date, seconds) in table {

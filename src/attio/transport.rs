@@ -48,6 +48,8 @@ pub struct Answer {
 pub enum Lost {
     /// Not even a connection: Attio has surely not seen the request.
     NotSent(String),
+    /// Whoever answers is not who was asked for, and will not become it.
+    Untrusted(String),
     /// Attio may have seen the request.
     Maybe(String),
 }
@@ -96,10 +98,7 @@ impl Transport {
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Lost> {
-        let response = self.client.request(request).await.map_err(|error| match error.is_connect() {
-            true => Lost::NotSent(format!("{} cannot be reached: {}", self.base, chain(&error))),
-            false => Lost::Maybe(chain(&error)),
-        })?;
+        let response = self.client.request(request).await.map_err(|error| self.lost(&error))?;
         let (parts, body) = Response::into_parts(response);
         let body = Limited::new(body, LONGEST_ANSWER).collect().await;
         let body = body.map_err(|error| Lost::Maybe(format!("the answer broke off: {error}")))?;
@@ -110,6 +109,19 @@ impl Transport {
             execution_id: text(&parts.headers, "x-attio-execution-id").map(String::from),
             body: body.to_bytes(),
         })
+    }
+
+    fn lost(&self, error: &legacy::Error) -> Lost {
+        let why = chain(error);
+        if !error.is_connect() {
+            return Lost::Maybe(why);
+        }
+        let why = format!("{} cannot be reached: {why}", self.base);
+        if !why.contains("invalid peer certificate") {
+            return Lost::NotSent(why);
+        }
+        let advice = "where a proxy of your own stands between, name its authority in SSL_CERT_FILE";
+        Lost::Untrusted(format!("{why}; {advice}"))
     }
 }
 

@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
 use crate::config::{Environment, LogFormat, LogOptions};
+use crate::metrics;
 use queue::{Lines, Queue};
 
 /// librdkafka and its wrapper tell at `info` what only their developers need.
@@ -44,7 +45,7 @@ pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> 
     let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
     let terminal = io::stderr().is_terminal();
-    let queue = Queue::start(io::stderr(), tell_dropped)?;
+    let queue = Queue::start(io::stderr(), metrics::log_dropped(), tell_dropped)?;
     let logs = fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
     // Only a second start in one process can fail, and then logging is on already.
     let _ = match options.format {

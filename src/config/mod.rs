@@ -195,6 +195,13 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
     if found.problems.is_empty() { Ok(listen) } else { Err(found.into()) }
 }
 
+/// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
+pub fn secret_file(path: &Path) -> Result<SecretString, String> {
+    let secret = secret::read(path, &Report::default())?;
+    secret::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    Ok(secret)
+}
+
 /// What the verbs that speak to Attio need.
 #[derive(Clone, Debug)]
 pub struct Attio {

@@ -6,7 +6,7 @@
 mod source;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;
 use prometheus::core::Collector;
@@ -116,6 +116,16 @@ pub struct BusMetrics {
     pub rebuilds: IntCounter,
 }
 
+/// Lines of the log that were dropped because nobody read them. A process has one log, so it has one
+/// counter, and every registry shows it.
+pub fn log_dropped() -> IntCounter {
+    static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+        let help = "Lines of the log dropped because nobody read them.";
+        IntCounter::new("attio_bridge_log_dropped_total", help).expect(CONSTANT)
+    });
+    DROPPED.clone()
+}
+
 impl Metrics {
     /// Registers everything and sets every label combination to 0.
     pub fn new(labels: Labels) -> Arc<Self> {
@@ -138,6 +148,7 @@ impl Metrics {
             counters(r, "bus_rebuilds_total", "Clients built anew after a fatal error.", &["bus"]);
         let build_info = gauges(r, "build_info", "Always 1.", &["version", "revision"]);
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1);
+        register(r, log_dropped());
         register_process(r);
 
         let metrics = Self {

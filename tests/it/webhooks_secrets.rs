@@ -1,6 +1,8 @@
 //! The secret that Attio tells once: where it goes, and where it never does.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use attio_bridge::dev::attio::fault::Fault;
@@ -76,7 +78,7 @@ fn neither_secret_nor_key_is_ever_logged() {
 fn a_webhook_whose_secret_cannot_be_told_is_deleted_again() {
     let attio = Attio::start();
     let script = "exec \"$0\" webhooks create --target-url \"$1\" --event record.created >/dev/full";
-    let output = std::process::Command::new("sh")
+    let output = Command::new("sh")
         .args(["-c", script, env!("CARGO_BIN_EXE_attio-bridge"), URL])
         .env_clear()
         .env("ATTIO_API_KEY", KEY)
@@ -96,21 +98,48 @@ fn a_secret_that_is_on_its_way_is_waited_for() {
     let attio = Attio::start();
     let path = attio.path("secret");
     attio.faults([Fault::Late(Duration::from_secs(2))]);
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
-        .args(["webhooks", "create", "--target-url", URL, "--event", "record.created", "--secret-file"])
-        .arg(&path)
-        .env_clear()
-        .env("ATTIO_API_KEY", KEY)
-        .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    eventually("Attio has made it", || !attio.store().webhooks.is_empty());
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let child = begun(&attio, &path);
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{message}");
     assert!(message.contains("finishing what was begun"), "{message}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", attio.only().secret));
+}
+
+/// Somebody else writes the file after it was found free, and Attio does not delete what it has made: the
+/// one who asked is the last to have the secret.
+#[test]
+fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
+    let attio = Attio::start();
+    let path = attio.path("secret");
+    attio.faults([Fault::Late(Duration::from_secs(2))]);
+    attio.faults(std::iter::repeat_n(Fault::Status(503), 10));
+    let child = begun(&attio, &path);
+    std::fs::write(&path, "somebody else's").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    let made = attio.only();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&made.webhook_id) && message.contains("this one time"), "{message}");
+    assert!(!message.contains(&made.secret), "{message}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\n", made.secret));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody else's");
+}
+
+/// A `create` whose webhook Attio has made already, and not yet answered.
+fn begun(attio: &Attio, secret_file: &Path) -> Child {
+    let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+        .args(["webhooks", "create", "--target-url", URL, "--event", "record.created", "--secret-file"])
+        .arg(secret_file)
+        .env_clear()
+        .env("ATTIO_API_KEY", KEY)
+        .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("Attio has made it", || !attio.store().webhooks.is_empty());
+    child
 }

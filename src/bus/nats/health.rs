@@ -154,6 +154,7 @@ impl Health {
         }
         drop(known);
         if news {
+            let cause = format!("{cause}{}", advice(cause));
             tracing::warn!(cause, servers = self.servers, "nats: trouble with a server");
         }
     }
@@ -201,6 +202,8 @@ pub(super) fn advice(cause: &str) -> &'static str {
     let cause = cause.to_ascii_lowercase();
     if cause.contains("authorization violation") || cause.contains("authentication") {
         ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password"
+    } else if cause.contains("corrupt message") {
+        ": what answers there seems to speak no TLS: check nats.servers, and tls in the server's configuration"
     } else if cause.contains("tls") || cause.contains("certificate") {
         ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate"
     } else {

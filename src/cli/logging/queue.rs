@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use prometheus::IntCounter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines that may wait: a few seconds of a busy bridge, a few MiB.
@@ -29,6 +30,8 @@ pub struct Queue {
     came: Condvar,
     /// A line has left.
     left: Condvar,
+    /// Counts what is dropped.
+    dropped: IntCounter,
 }
 
 #[derive(Default)]
@@ -45,13 +48,15 @@ struct State {
 }
 
 impl Queue {
-    /// Starts the thread that writes to `out`. It calls `tell` with the number of lines that were
+    /// Starts the thread that writes to `out`. What is dropped is counted at once; the thread calls `tell` with the number of lines that were
     /// dropped as soon as there is room again; what `tell` logs may come back into this queue.
     pub fn start(
         mut out: impl Write + Send + 'static,
+        dropped: IntCounter,
         tell: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
-        let queue = Arc::new(Self { state: Mutex::default(), came: Condvar::new(), left: Condvar::new() });
+        let (state, came, left) = (Mutex::default(), Condvar::new(), Condvar::new());
+        let queue = Arc::new(Self { state, came, left, dropped });
         let lines = Arc::clone(&queue);
         std::thread::Builder::new().name("log".into()).spawn(move || {
             loop {
@@ -70,6 +75,7 @@ impl Queue {
         let mut state = self.state.lock();
         if state.dropped > 0 || state.lines.len() >= ROOM {
             state.dropped += 1;
+            self.dropped.inc();
             return;
         }
         state.lines.push_back(line.to_vec());
@@ -188,7 +194,8 @@ mod tests {
         let (taken, lines) = sync_channel(4 * ROOM);
         let (told, dropped) = sync_channel(4 * ROOM);
         let tell = move |lines| told.send(lines).expect("the test listens");
-        let queue = Queue::start(Pipe { permits, taken }, tell).expect("a thread");
+        let counted = IntCounter::new("dropped", "Dropped.").expect("a name");
+        let queue = Queue::start(Pipe { permits, taken }, counted.clone(), tell).expect("a thread");
         let sent = 3 * ROOM;
         for line in 0..sent {
             queue.push(line.to_string().as_bytes());
@@ -200,6 +207,7 @@ mod tests {
         queue.flush();
         let written: Vec<String> = lines.try_iter().collect();
         assert_eq!(written.len() as u64 + dropped, sent as u64);
+        assert_eq!(counted.get(), dropped);
         let first: Vec<String> = (0..written.len()).map(|line| line.to_string()).collect();
         assert_eq!(written, first, "the first lines, in their order");
         queue.push(b"and on");
@@ -221,7 +229,9 @@ mod tests {
             }
         }
         let (taken, lines) = sync_channel(4 * ROOM);
-        let queue = Queue::start(Slow(taken), |_| {}).expect("a thread");
+        let queue =
+            Queue::start(Slow(taken), IntCounter::new("dropped", "Dropped.").expect("a name"), |_| {})
+                .expect("a thread");
         for _ in 0..50 {
             queue.push(b"line");
         }

@@ -40,11 +40,11 @@ enum Verb {
     Update(update::Arguments),
     /// Delete webhooks
     Delete(delete::Arguments),
-    /// Show what is between the [[webhooks]] of the configuration and those of the workspace
+    /// Show what is between the webhooks of the configuration and those of the workspace
     Plan(plan::Arguments),
     /// Create and change webhooks so that they are as configured; others are left alone
     Apply(apply::Arguments),
-    /// Print the webhooks of the workspace as [[webhooks]] for the configuration file
+    /// Print the webhooks of the workspace as tables for the configuration file
     Import(import::Arguments),
 }
 
