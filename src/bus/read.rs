@@ -10,7 +10,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Kind, kafka, nats};
 use crate::pipeline::publish::Destination;
@@ -110,10 +110,10 @@ const QUEUE: usize = 1024;
 /// What an adapter's reader writes to.
 pub(super) type Sink = mpsc::Sender<Result<Item, ReadError>>;
 
-/// A reader at work.
+/// A reader at work. Dropped, it stops by and by.
 pub struct Reader {
     items: mpsc::Receiver<Result<Item, ReadError>>,
-    stop: CancellationToken,
+    stop: DropGuard,
     work: JoinHandle<()>,
 }
 
@@ -127,7 +127,7 @@ impl Reader {
             Kind::Nats(options) => nats::read((**options).clone(), plan, sink, stop.clone()).await?,
             Kind::Stdout => return Err(ReadError::Stdout),
         };
-        Ok(Self { items, stop, work })
+        Ok(Self { items, stop: stop.drop_guard(), work })
     }
 
     /// The next message; none once everything has been read and nothing is waited for. May be dropped
@@ -139,8 +139,7 @@ impl Reader {
     /// Stops reading, and waits until nothing of the reader is left on the broker.
     pub async fn end(self) {
         let Self { items, stop, work } = self;
-        stop.cancel();
-        drop(items);
+        drop((stop, items));
         // One that panicked has said so.
         let _ = work.await;
     }

@@ -6,6 +6,9 @@ use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
 use crate::support::kafka::Broker;
+use crate::support::kafka::security::wrong::{self, Wrong};
+use crate::support::kafka::security::{self, Door, Operation, Topics};
+use crate::support::kafka::variables::variables as by_kafka;
 use crate::support::load::ready;
 use crate::support::nats::Server;
 use crate::support::nats::bench::stream_name;
@@ -214,6 +217,47 @@ async fn a_reader_that_goes_away_ends_it() {
         Place::Nats { server, stream, .. } => server.consumers(stream).is_empty(),
         Place::Kafka { .. } => true,
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_guarded_kafka_the_right_to_read_is_enough_and_without_it_it_is_said() {
+    let (secured, prefix) = (security::shared(), unique("guarded"));
+    let record = format!("{prefix}.record");
+    secured.broker.create_topic(&record, 1, &[]);
+    let reader = secured.login(Door::SaslTls, "PLAIN", security::SECOND_USER, security::PASSWORD);
+    let reader = by_kafka(&reader, &prefix);
+    let allow = |operation| secured.grant(security::SECOND_USER, operation, Topics::Prefixed(&prefix));
+    allow(Operation::Describe);
+    let mut denied = Program::start(&["tail", "--from", "beginning", "--count", "1"], &reader);
+    let (code, said) = denied.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("grant this user Read on the topics"), "{said}");
+
+    allow(Operation::Read);
+    let admin = variables(&[
+        ("BUS__TYPE", "kafka"),
+        ("KAFKA__BOOTSTRAP_SERVERS", secured.broker.bootstrap()),
+        ("KAFKA__TOPICS__ENSURE", "create"),
+        ("ROUTE__PREFIX", &prefix),
+    ]);
+    let admin: Vec<_> = admin.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let bridge = Bridge::serving(config(&admin)).await;
+    ready(&bridge).await;
+    publish(&bridge, &[event("record.created", "one", "r")]).await;
+    assert_eq!(ids(&printed(&["tail", "--from", "beginning", "--count", "1"], &reader)), ["one"]);
+    assert!(secured.broker.groups().iter().all(|group| !group.contains("attio-bridge")));
+}
+
+#[test]
+fn every_wrong_way_into_kafka_is_told_with_its_cause() {
+    let secured = security::shared();
+    for Wrong { options, words, .. } in wrong::ways(&secured) {
+        let output = run(&["tail"], &by_kafka(&options, "attio"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{options:?}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+        assert!(!said.contains("wrong-password"), "{said}");
+    }
 }
 
 #[test]

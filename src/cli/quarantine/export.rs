@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Exit, Selection, fail};
+use super::{Exit, Selection, Session, fail};
 use crate::cli::reading::write;
 use crate::cli::{print, say};
-use crate::config::Config;
 use crate::consumer::quarantined::Quarantined;
 
 const AFTER_HELP: &str = "\
@@ -36,8 +35,8 @@ pub struct Arguments {
 }
 
 /// Writes pieces.
-pub async fn run(config: &Config, arguments: &Arguments) -> Exit {
-    let pieces = match arguments.selection.read_named(config, &arguments.ids).await {
+pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
+    let pieces = match arguments.selection.read_named(session, &arguments.ids).await {
         Ok(pieces) => pieces,
         Err(exit) => return exit,
     };

@@ -5,10 +5,9 @@ use std::fmt::Write;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Exit, Selection};
+use super::{Exit, Selection, Session};
 use crate::cli::print;
 use crate::cloudevent::timestamp;
-use crate::config::Config;
 use crate::consumer::line::safe;
 use crate::consumer::quarantined::Quarantined;
 
@@ -28,8 +27,8 @@ pub struct Arguments {
 }
 
 /// Prints what lies in quarantine.
-pub async fn run(config: &Config, arguments: &Arguments) -> Exit {
-    let pieces = match arguments.selection.read(config).await {
+pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
+    let pieces = match arguments.selection.read(session).await {
         Ok(pieces) => pieces,
         Err(exit) => return exit,
     };

@@ -7,10 +7,12 @@ mod selection;
 mod show;
 
 use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use super::reading::{fail, refuse};
 use super::{Exit, load, logging, warn};
 use crate::config::{Config, Input};
+use crate::shutdown;
 use selection::Selection;
 
 /// The verbs of `quarantine`.
@@ -33,6 +35,13 @@ enum Verb {
     Replay(replay::Arguments),
 }
 
+/// What every verb works with.
+struct Session {
+    config: Config,
+    /// Told to stop; whoever is told twice ends at once.
+    stop: CancellationToken,
+}
+
 /// Runs the verb.
 pub fn run(input: &Input, arguments: &Arguments) -> Exit {
     let config = match load(input) {
@@ -40,7 +49,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
         Err(exit) => return exit,
     };
     warn(&config.warnings);
-    let _log = match logging::start(config.log, &input.environment) {
+    let log = match logging::start(config.log, &input.environment) {
         Ok(log) => log,
         Err(error) => return fail(error),
     };
@@ -48,17 +57,29 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
         Ok(runtime) => runtime,
         Err(error) => return fail(error),
     };
-    let exit = runtime.block_on(verb(&config, &arguments.verb));
+    let exit = runtime.block_on(async {
+        let told = match shutdown::stop_signal(log.last_words()) {
+            Ok(told) => told,
+            Err(error) => return fail(error),
+        };
+        let session = Session { config, stop: CancellationToken::new() };
+        let stop = session.stop.clone();
+        tokio::spawn(async move {
+            told.await;
+            stop.cancel();
+        });
+        verb(&session, &arguments.verb).await
+    });
     // What still waits for the network is left behind.
     runtime.shutdown_background();
     exit
 }
 
-async fn verb(config: &Config, verb: &Verb) -> Exit {
+async fn verb(session: &Session, verb: &Verb) -> Exit {
     match verb {
-        Verb::List(arguments) => list::run(config, arguments).await,
-        Verb::Show(arguments) => show::run(config, arguments).await,
-        Verb::Export(arguments) => export::run(config, arguments).await,
-        Verb::Replay(arguments) => replay::run(config, arguments).await,
+        Verb::List(arguments) => list::run(session, arguments).await,
+        Verb::Show(arguments) => show::run(session, arguments).await,
+        Verb::Export(arguments) => export::run(session, arguments).await,
+        Verb::Replay(arguments) => replay::run(session, arguments).await,
     }
 }

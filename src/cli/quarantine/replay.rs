@@ -11,12 +11,12 @@ use clap::Args;
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Selection, fail};
+use super::{Exit, Selection, Session, fail};
 use crate::app;
 use crate::bus::Kind;
 use crate::cli::{print, reading, say};
-use crate::config::Config;
 use crate::consumer::line::safe;
 use crate::consumer::noting::Noting;
 use crate::consumer::quarantined::{Origin, Quarantined, Unplaced};
@@ -24,17 +24,17 @@ use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::pipeline::publish::{Bus, BusState};
 
 const AFTER_HELP: &str = "\
-Ids, keys and times are what they would have been. Nothing is taken out of quarantine, which is a log;
-what can still not be published is told and not quarantined again. NATS drops what it was given under
-the same id within the stream's duplicate window. Kafka does not know ids: what is replayed twice is there
-twice, and consumers tell by the id.
+Ids, keys and times are what they would have been. Quarantine is a log: nothing is taken out of it,
+and what can still not be published is told and not added again. NATS drops what it was given under
+the same id within the stream's duplicate window. Kafka does not know ids: what is replayed twice
+is there twice, under one id by which consumers can tell.
 
 Example: what would be published, after a topic takes larger messages
   attio-bridge quarantine replay --reason rejected_by_broker --dry-run
-Example: a raw delivery out of a file, such as `export` writes
+Example: a raw delivery out of a file
   attio-bridge quarantine replay --file raw.json --source attio --key 7f1c
 
-Exit codes: 0 all of it was published, known or filtered, 1 the bus failed, 3 some can still not be published.";
+Exit codes: 0 all was published, known or filtered, 1 the bus failed, 3 some can still not be.";
 
 /// The flags of `quarantine replay`.
 #[derive(Args)]
@@ -86,8 +86,9 @@ struct Load {
 }
 
 /// Replays what is wanted.
-pub async fn run(config: &Config, arguments: &Arguments) -> Exit {
-    let loads = match loads(config, arguments).await {
+pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
+    let config = &session.config;
+    let loads = match loads(session, arguments).await {
         Ok(loads) => loads,
         Err(exit) => return exit,
     };
@@ -98,17 +99,17 @@ pub async fn run(config: &Config, arguments: &Arguments) -> Exit {
         say(format_args!("error: no source {name} is configured; there is: {}", names.join(", ")));
         return Exit::Usage;
     }
-    let replayer = match replayer(config, arguments.dry_run).await {
+    let replayer = match replayer(session, arguments.dry_run).await {
         Ok(replayer) => replayer,
         Err(exit) => return exit,
     };
-    replay(&replayer, &loads, arguments).await
+    replay(&replayer, &loads, arguments, &session.stop).await
 }
 
-async fn loads(config: &Config, arguments: &Arguments) -> Result<Vec<Load>, Exit> {
+async fn loads(session: &Session, arguments: &Arguments) -> Result<Vec<Load>, Exit> {
     let source = arguments.source.as_deref();
     let Some(file) = &arguments.file else {
-        let pieces = arguments.selection.read_named(config, &arguments.ids).await?;
+        let pieces = arguments.selection.read_named(session, &arguments.ids).await?;
         return Ok(pieces.into_iter().map(|piece| load(piece, source)).collect());
     };
     let bytes = read(file).map_err(|error| fail(format_args!("{}: {error}", file.display())))?;
@@ -153,7 +154,8 @@ const READY: Duration = Duration::from_secs(20);
 /// Beyond the client's own time-out.
 const MORE: Duration = Duration::from_secs(5);
 
-async fn replayer(config: &Config, dry_run: bool) -> Result<Replayer, Exit> {
+async fn replayer(session: &Session, dry_run: bool) -> Result<Replayer, Exit> {
+    let Session { config, stop } = session;
     let (subjects, timeout) = match &config.bus.kind {
         Kind::Kafka(options) => (false, options.publish_timeout),
         Kind::Nats(options) => (true, options.publish_timeout),
@@ -182,29 +184,38 @@ async fn replayer(config: &Config, dry_run: bool) -> Result<Replayer, Exit> {
                 READY.as_secs()
             )));
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::select! {
+            () = stop.cancelled() => return Err(fail("interrupted before anything was replayed")),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
     }
     Ok(Replayer { pipeline, bus, patience })
 }
 
-async fn replay(replayer: &Replayer, loads: &[Load], arguments: &Arguments) -> Exit {
+async fn replay(
+    replayer: &Replayer,
+    loads: &[Load],
+    arguments: &Arguments,
+    stop: &CancellationToken,
+) -> Exit {
     let mut sums: BTreeMap<Ending, usize> = BTreeMap::new();
     let progress = io::stderr().is_terminal() && !io::stdout().is_terminal();
     let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
     let mut without_identity = 0;
     for (done, load) in loads.iter().enumerate() {
-        if let Some(pace) = &mut pace {
-            pace.tick().await;
-        }
-        let replayed = match &load.origin {
-            Err(why) => Replayed::unplaced(why.to_string()),
-            Ok(origin) => {
-                // A second interrupt ends the process; what was handed over may arrive all the same.
-                tokio::select! {
-                    replayed = replayer.replay(load.raw.clone(), load.received_at, origin.clone()) => replayed,
-                    _ = tokio::signal::ctrl_c() => return fail(format_args!("interrupted after {done} of {}", loads.len())),
-                }
+        let one = async {
+            if let Some(pace) = &mut pace {
+                pace.tick().await;
             }
+            match &load.origin {
+                Err(why) => Replayed::unplaced(why.to_string()),
+                Ok(origin) => replayer.replay(load.raw.clone(), load.received_at, origin.clone()).await,
+            }
+        };
+        let replayed = tokio::select! {
+            replayed = one => replayed,
+            // What was handed over last may arrive all the same.
+            () = stop.cancelled() => return fail(format_args!("interrupted after {done} of {}", loads.len())),
         };
         show(load, &replayed, arguments);
         *sums.entry(replayed.ending).or_default() += 1;

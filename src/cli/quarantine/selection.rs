@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::{fail, refuse};
+use super::{Session, fail, refuse};
 use crate::bus::read::{Begin, Plan, Reader};
 use crate::cli::reading::{begin, moment};
 use crate::cli::{Exit, say};
-use crate::config::Config;
 use crate::consumer::event::Event;
 use crate::consumer::quarantined::Quarantined;
 use crate::pipeline::route::Routes;
@@ -43,14 +42,15 @@ impl Selection {
     }
 
     /// Reads quarantine to its end: each piece once, in the order of receipt.
-    pub async fn read(&self, config: &Config) -> Result<Vec<Quarantined>, Exit> {
+    pub async fn read(&self, session: &Session) -> Result<Vec<Quarantined>, Exit> {
+        let Session { config, stop } = session;
         let destination = Routes::new(&config.route).quarantine().clone();
         let plan = Plan { destinations: vec![destination], begin: self.from, follow: false };
         let mut reader = Reader::start(&config.bus.kind, plan).await.map_err(|error| refuse(&error))?;
         let (mut seen, mut pieces) = (BTreeSet::new(), Vec::new());
         let read = loop {
             let item = tokio::select! {
-                _ = tokio::signal::ctrl_c() => break Err(fail("interrupted")),
+                () = stop.cancelled() => break Err(fail("interrupted")),
                 item = reader.next() => item,
             };
             match item {
@@ -72,8 +72,8 @@ impl Selection {
     }
 
     /// The same, and of that only these; each by its id or the beginning of it.
-    pub async fn read_named(&self, config: &Config, ids: &[String]) -> Result<Vec<Quarantined>, Exit> {
-        let pieces = self.read(config).await?;
+    pub async fn read_named(&self, session: &Session, ids: &[String]) -> Result<Vec<Quarantined>, Exit> {
+        let pieces = self.read(session).await?;
         if ids.is_empty() {
             return Ok(pieces);
         }

@@ -6,10 +6,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::list::json;
-use super::{Exit, Selection};
+use super::{Exit, Selection, Session};
 use crate::cli::{print, reading};
 use crate::cloudevent::timestamp;
-use crate::config::Config;
 use crate::consumer::line::safe;
 use crate::consumer::quarantined::Quarantined;
 
@@ -30,8 +29,8 @@ pub struct Arguments {
 }
 
 /// Prints one piece.
-pub async fn run(config: &Config, arguments: &Arguments) -> Exit {
-    let named = Selection::ALL.read_named(config, std::slice::from_ref(&arguments.id)).await;
+pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
+    let named = Selection::ALL.read_named(session, std::slice::from_ref(&arguments.id)).await;
     let piece = match named {
         Ok(pieces) => pieces.into_iter().next(),
         Err(exit) => return exit,
