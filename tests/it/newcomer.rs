@@ -158,7 +158,7 @@ fn an_evening_on_a_real_broker() {
     let aside: Value = serde_json::from_str(&desk.expect(0, &["quarantine", "list", "--json"])).unwrap();
     assert!(aside.to_string().contains("rejected_by_broker"), "{aside}");
     assert_eq!(broker.read_all(&tasks).len(), 0);
-    broker.set_topic(&tasks, &[("max.message.bytes", "1048588")]);
+    broker.set_topic(&tasks, "max.message.bytes", "1048588");
     desk.expect(0, &["quarantine", "replay"]);
     assert_eq!(broker.read_all(&tasks).len(), 1);
 }

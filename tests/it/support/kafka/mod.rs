@@ -230,16 +230,6 @@ impl Broker {
         described[0].as_ref().expect("the topic is described").get(name)?.value.clone()
     }
 
-    /// Changes settings of a topic.
-    pub fn set_topic(&self, topic: &str, settings: &[(&str, &str)]) {
-        let resource = rdkafka::admin::AlterConfig::new(rdkafka::admin::ResourceSpecifier::Topic(topic));
-        let resource = settings.iter().fold(resource, |resource, (name, value)| resource.set(name, value));
-        let admin = self.admin();
-        let altered =
-            block_on(admin.alter_configs([&resource], &admin_options())).expect("the broker answers");
-        altered[0].as_ref().expect("the topic is altered");
-    }
-
     /// Everything in a topic, in the order of partition and offset.
     pub fn read_all(&self, topic: &str) -> Vec<Record> {
         let consumer: BaseConsumer = self
