@@ -16,7 +16,7 @@ use super::ledger::{Found, Ledger};
 use super::output::{Block, Options, Output, Target};
 use super::plan::Planner;
 use super::planned::{Group, Planned};
-use super::reader::{Begin, Reader};
+use super::readback::{Open, Readback};
 use super::tally::Tally;
 use super::world::World;
 
@@ -59,15 +59,14 @@ impl<'a> Session<'a> {
     }
 
     /// Runs until the round is over or `stop` ends; then what there is to say about it.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Tally, Error> {
+    pub async fn run(mut self, open: Open, stop: impl Future<Output = ()>) -> Result<Tally, Error> {
         self.output.start(&self.target, self.options)?;
         let mut stop = pin!(stop);
         tokio::select! {
             ready = self.ready() => ready?,
             () = &mut stop => return Ok(self.tally),
         }
-        let begin = if self.target.embedded { Begin::First } else { Begin::Next };
-        let mut reader = Reader::start(&self.target.bootstrap, begin)?;
+        let mut reader = open().await?;
         let result = match self.deliver(&mut reader, stop).await {
             Ok(()) => self.end(&mut reader).await,
             Err(error) => Err(error),
@@ -87,11 +86,11 @@ impl<'a> Session<'a> {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let bootstrap = self.target.bootstrap.clone();
-        Err(Error::NotReady { bootstrap, seconds: READY.as_secs(), answer })
+        let bus = format!("{} {}", self.target.bus, self.target.address);
+        Err(Error::NotReady { bus, seconds: READY.as_secs(), answer })
     }
 
-    async fn deliver(&mut self, reader: &mut Reader, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    async fn deliver(&mut self, reader: &mut Readback, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let mut stop = pin!(stop);
         let mut pace = Pace::new(self.options.rate);
         let round = self.planner.round_len() as u64;
@@ -161,7 +160,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads what is left, asks for the account, and draws the line.
-    async fn end(&mut self, reader: &mut Reader) -> Result<(), Error> {
+    async fn end(&mut self, reader: &mut Readback) -> Result<(), Error> {
         let mut caught_up = reader.caught_up().await?;
         let mut enough = pin!(tokio::time::sleep(CATCH_UP));
         loop {
