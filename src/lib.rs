@@ -26,7 +26,7 @@
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
+//! `main` → [`cli`] → [`app`], [`config`], [`consumer`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
 //! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
@@ -45,6 +45,7 @@
 pub mod cli;
 pub mod app;
 pub mod config;
+pub mod consumer;
 pub mod http;
 pub mod bus;
 pub mod attio;

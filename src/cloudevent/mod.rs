@@ -58,6 +58,10 @@ pub enum Attribute {
     AuthId,
     /// `reason`, only in quarantine
     Reason,
+    /// `attiosource`, the name of the source, only in quarantine
+    AttioSource,
+    /// `attioindex`, the place in its delivery of an event, only in quarantine
+    AttioIndex,
 }
 
 impl Attribute {
@@ -79,6 +83,8 @@ impl Attribute {
             Self::AuthType => "authtype",
             Self::AuthId => "authid",
             Self::Reason => "reason",
+            Self::AttioSource => "attiosource",
+            Self::AttioIndex => "attioindex",
         }
     }
 }

@@ -117,6 +117,19 @@ pub fn parse(body: &Bytes) -> Parsed {
     }
 }
 
+/// Reads one element of `events` that has come alone, out of quarantine.
+pub fn parse_element(raw: &Bytes) -> Element {
+    let unusable = |reason| Element::Unusable { raw: raw.clone(), reason };
+    let Ok(text) = std::str::from_utf8(raw) else { return unusable(Unusable::NotJson) };
+    if depth::exceeds(raw, MAX_DEPTH) {
+        return unusable(Unusable::TooDeep);
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(whole) => element(raw, json::trim(whole.get())),
+        Err(_) => unusable(Unusable::NotJson),
+    }
+}
+
 /// Why a text has no members that could be trusted.
 fn unreadable(text: &str) -> Unusable {
     match serde_json::from_str::<&RawValue>(text) {
