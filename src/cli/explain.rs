@@ -1,14 +1,12 @@
 //! `explain`: why was this request refused, or what becomes of it?
 
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use clap::Args;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use super::given::{read, time};
 use super::{Exit, load, print, say};
 use crate::app;
 use crate::config::{Config, Input};
@@ -54,10 +52,6 @@ pub struct Arguments {
     /// Print a JSON object
     #[arg(long)]
     json: bool,
-}
-
-fn time(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expects a time such as 2026-11-24T10:00:00Z".into())
 }
 
 /// Explains one request.
@@ -121,17 +115,6 @@ fn captured(arguments: &Arguments) -> Result<Captured, String> {
         request.body = read(path)?;
     }
     Ok(request)
-}
-
-fn read(path: &Path) -> Result<Bytes, String> {
-    let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut bytes).map(drop)
-    } else {
-        std::fs::read(path).map(|read| bytes = read)
-    };
-    read.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    Ok(bytes.into())
 }
 
 /// The source that was asked: the one of the flag, of the path, or the only one.

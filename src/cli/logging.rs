@@ -1,5 +1,6 @@
 //! Logs: to stderr, as text on a terminal and as JSON elsewhere, with RFC 3339 UTC times.
 
+mod json;
 mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -12,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
 use crate::config::{Environment, LogFormat, LogOptions};
+use crate::metrics;
 use queue::{Lines, Queue};
 
 /// librdkafka and its wrapper tell at `info` what only their developers need.
@@ -43,16 +45,12 @@ pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> 
     let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
     let terminal = io::stderr().is_terminal();
-    let queue = Queue::start(io::stderr(), tell_dropped)?;
+    let queue = Queue::start(io::stderr(), metrics::log_dropped(), tell_dropped)?;
     let logs = fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
     // Only a second start in one process can fail, and then logging is on already.
     let _ = match options.format {
-        LogFormat::Json => {
-            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-        }
-        LogFormat::Auto if !terminal => {
-            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-        }
+        LogFormat::Json => logs.event_format(json::Json).try_init(),
+        LogFormat::Auto if !terminal => logs.event_format(json::Json).try_init(),
         LogFormat::Auto | LogFormat::Text => {
             logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false).try_init()
         }

@@ -5,16 +5,22 @@ mod completions;
 mod config;
 mod dev;
 mod explain;
+mod given;
 mod healthcheck;
 pub mod logging;
 mod man;
 mod problems;
 mod quarantine;
 mod reading;
+mod send;
 mod serve;
+mod sign;
+mod signer;
+mod table;
 mod tail;
 mod topics;
 mod version;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -86,6 +92,10 @@ enum Verb {
     Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
     Dev(dev::Arguments),
+    /// Print the headers that make a body genuine, or a curl line that sends it
+    Sign(sign::Arguments),
+    /// Sign and post deliveries to an address, from files or made up, and count the answers
+    Send(send::Arguments),
     /// Say why a captured request is refused, or what becomes of its events
     Explain(explain::Arguments),
     /// Print the events of the bus as they come
@@ -94,6 +104,8 @@ enum Verb {
     Quarantine(quarantine::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
+    /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
+    Webhooks(webhooks::Arguments),
     /// Print the version
     Version(version::Arguments),
     /// Print what makes a shell complete verbs and flags
@@ -124,10 +136,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
+        Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
+        Verb::Send(arguments) => send::run(&input(Vec::new()), &arguments),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Tail(arguments) => tail::run(&input(Vec::new()), &arguments),
         Verb::Quarantine(arguments) => quarantine::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
+        Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),

@@ -195,6 +195,46 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
     if found.problems.is_empty() { Ok(listen) } else { Err(found.into()) }
 }
 
+/// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
+pub fn secret_file(path: &Path) -> Result<SecretString, String> {
+    let secret = secret::read(path, &Report::default())?;
+    secret::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    Ok(secret)
+}
+
+/// What the verbs that speak to Attio need.
+#[derive(Clone, Debug)]
+pub struct Attio {
+    /// How to reach it.
+    pub options: attio::Options,
+    /// The webhooks that should exist.
+    pub webhooks: Vec<attio::WebhookOptions>,
+    /// The names of the sources.
+    pub sources: Vec<String>,
+    /// What is worth saying and keeps nothing from working.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads `[attio]` and `[[webhooks]]` alone: before the first webhook is made there is no secret for a
+/// source, and so no configuration that `serve` would take.
+pub fn attio(input: &Input) -> Result<Attio, Problems> {
+    let report = Report::default();
+    let mut tree = read_file(input, &report)?;
+    env::overlay(&mut tree, &input.environment, &Report::default());
+    let sources = match tree.remove("sources").map(|node| node.value) {
+        Some(tree::Value::Table(sources)) => sources.into_keys().collect(),
+        _ => Vec::new(),
+    };
+    let own: Table = ["attio", "webhooks"].into_iter().filter_map(|name| tree.remove_entry(name)).collect();
+    let attio = check::attio(&mut Section::root(&report, own), sources);
+    let found = report.finish();
+    if found.problems.is_empty() {
+        Ok(Attio { warnings: found.warnings, ..attio })
+    } else {
+        Err(found.into())
+    }
+}
+
 /// The tree of the file. One that cannot be read or parsed says nothing about any key, so its
 /// problems are the whole answer.
 fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {

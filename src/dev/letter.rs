@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::planned::Request;
-use super::sign::sign;
+use super::stamp::{self, Scheme};
 
 /// The path of Attio's webhooks.
 const PATH: &str = "/webhooks/attio";
@@ -53,23 +53,11 @@ impl Letter {
     /// The request, signed at that time.
     pub fn request(&self, secret: &str, now: i64) -> Request {
         let body = Bytes::from(self.body.clone());
-        match &self.form {
-            Form::Attio { key } => {
-                let signature = sign(secret, &[&body]);
-                let headers = vec![
-                    ("Attio-Signature", signature.clone()),
-                    ("X-Attio-Signature", signature),
-                    ("Idempotency-Key", key.clone()),
-                ];
-                Request { path: PATH, headers, body }
-            }
-            Form::Guide => {
-                let timestamp = now.to_string();
-                let signature = sign(secret, &[timestamp.as_bytes(), b".", &body]);
-                let headers = vec![("X-Attio-Signature", signature), ("X-Attio-Timestamp", timestamp)];
-                Request { path: GUIDE_PATH, headers, body }
-            }
-        }
+        let (path, scheme, key) = match &self.form {
+            Form::Attio { key } => (PATH, Scheme::Attio, Some(key.as_str())),
+            Form::Guide => (GUIDE_PATH, Scheme::Timestamped, None),
+        };
+        Request { path, headers: stamp::headers(scheme, secret, &body, key, now), body }
     }
 }
 

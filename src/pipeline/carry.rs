@@ -150,22 +150,31 @@ impl Carrier<'_> {
         }
     }
 
-    /// Waits for the verdict, until the answer is due. An event that the broker will never take goes
-    /// to quarantine, and its verdict there is the event's.
-    pub(super) async fn arrive(&self, departure: Departure) -> EventOutcome {
-        let Departure { place, category, cargo, state, .. } = departure;
-        let mut result = self.land(state).await;
-        if let (EventResult::Failed(PublishError::Rejected { .. }), Some(cargo)) = (&result, cargo) {
-            let again = self.depart_quarantine(place, &cargo, REJECTED_BY_BROKER);
-            result = self.land(again).await;
-        }
-        EventOutcome { category, result }
+    /// Waits for the verdict, until the answer is due. An event that the broker will never take leaves
+    /// again, for quarantine; its verdict there is the event's, and is waited for by [`Self::conclude`].
+    pub(super) async fn arrive(&self, departure: Departure) -> Departure {
+        let Departure { place, category, cargo, state, unidentified } = departure;
+        let result = self.land(state).await;
+        let state = match (&result, cargo) {
+            (EventResult::Failed(PublishError::Rejected { .. }), Some(cargo)) => {
+                self.depart_quarantine(place, &cargo, REJECTED_BY_BROKER)
+            }
+            _ => State::Done(result),
+        };
+        Departure { place, category, cargo: None, state, unidentified }
+    }
+
+    /// What became of an event that has arrived, if need be in quarantine.
+    pub(super) async fn conclude(&self, departure: Departure) -> EventOutcome {
+        EventOutcome { category: departure.category, result: self.land(departure.state).await }
     }
 
     async fn land(&self, state: State) -> EventResult {
         let (verdict, acknowledged) = match state {
             State::Done(result) => return result,
-            State::First { waiter, quarantined: true } => (self.wait(waiter).await, EventResult::Quarantined),
+            State::First { waiter, quarantined: true } => {
+                (self.wait(waiter).await.map_err(unfit_quarantine), EventResult::Quarantined)
+            }
             State::First { waiter, quarantined: false } => (self.wait(waiter).await, EventResult::Published),
             State::Joined(waiter) => (self.wait(waiter).await, EventResult::Duplicate),
         };
@@ -205,6 +214,16 @@ impl Carrier<'_> {
             slugs,
         }
     }
+}
+
+/// Quarantine must take whatever comes, so what it rejects is for the operator to mend.
+fn unfit_quarantine(error: PublishError) -> PublishError {
+    let PublishError::Rejected { detail } = error else { return error };
+    let detail = format!(
+        "not even by quarantine: {detail}: raise what quarantine takes (max.message.bytes of the topic, or \
+         max_msg_size of the stream and max_payload of the server)"
+    );
+    PublishError::Rejected { detail: detail.into() }
 }
 
 fn overdue() -> PublishError {

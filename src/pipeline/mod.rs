@@ -217,11 +217,16 @@ impl Pipeline {
             }
             departed.push(carrier.depart(place, element));
         }
-        let mut events = Vec::with_capacity(departed.len());
-        let mut unidentified = 0;
+        // What the broker will never take leaves again, for quarantine, before any of it is waited for.
+        let mut arrived = Vec::with_capacity(departed.len());
         for departure in departed {
+            arrived.push(carrier.arrive(departure).await);
+        }
+        let mut events = Vec::with_capacity(arrived.len());
+        let mut unidentified = 0;
+        for departure in arrived {
             unidentified += usize::from(departure.unidentified);
-            events.push(carrier.arrive(departure).await);
+            events.push(carrier.conclude(departure).await);
         }
         Ok(Outcome {
             events,

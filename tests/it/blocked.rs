@@ -44,6 +44,7 @@ async fn a_log_that_nobody_reads_holds_up_no_delivery_and_tells_what_is_missing(
     const DROPPED: &str = "log lines were dropped: standard error was not read fast enough";
     eventually("it is told how many lines are missing", || async { !served.logged(DROPPED).is_empty() })
         .await;
+    let counted = served.metrics().await.get("log_dropped_total", &[]);
     served.signal("TERM");
     assert_eq!(served.ended().code(), Some(0));
     eventually("the last line arrives", || async {
@@ -53,6 +54,7 @@ async fn a_log_that_nobody_reads_holds_up_no_delivery_and_tells_what_is_missing(
     let dropped: u64 = served.logged(DROPPED).iter().map(|line| line["lines"].as_u64().unwrap()).sum();
     let written = served.logged("delivery").len();
     assert_eq!(written as u64 + dropped, DELIVERIES as u64, "every line is there or told of");
+    assert_eq!(counted, dropped as f64, "and counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,8 @@ use serde_json::json;
 
 use crate::support::bridge::Bridge;
 use crate::support::client::eventually;
+use crate::support::fixtures;
+use crate::support::logs::Logs;
 use crate::support::request::Request;
 
 /// A delivery of one event, the same every time.
@@ -278,6 +280,30 @@ async fn what_the_broker_never_takes_is_in_quarantine_before_the_answer() {
     assert_eq!(bridge.bus.stored().len(), 1);
     let labels = [("source", "attio"), ("category", "task"), ("result", "quarantined")];
     assert_eq!(bridge.metric("events_total", &labels).await, 1.0);
+}
+
+#[tokio::test]
+async fn what_the_broker_never_takes_of_one_delivery_goes_to_quarantine_together() {
+    let bridge = Bridge::start().await;
+    let rejected = || Answer::Fail(PublishError::Rejected { detail: "too large".into() });
+    bridge.bus.script([rejected(), Answer::Acknowledge, rejected(), Answer::Late, Answer::Late]);
+    let mut client = bridge.connect().await;
+    client.send(&Request::keyed("k", fixtures::delivery("edge/batch-of-three"))).await;
+    eventually("both are on their way", || async { bridge.bus.waiting() == 2 }).await;
+    bridge.bus.release();
+    let answer = client.receive().await.json();
+    assert_eq!((&answer["published"], &answer["quarantined"]), (&1.into(), &2.into()), "{answer}");
+    assert_eq!(bridge.bus.stored().len(), 3);
+}
+
+#[tokio::test]
+async fn a_quarantine_that_takes_less_than_it_must_is_named_in_the_log() {
+    let (logs, bridge) = (Logs::capture(), Bridge::start().await);
+    bridge.bus.answer(Answer::Fail(PublishError::Rejected { detail: "too large".into() }));
+    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_refused".into()));
+    let text = logs.text();
+    assert!(text.contains("not even by quarantine: too large: raise what quarantine takes"), "{text}");
+    assert!(text.contains("max.message.bytes"), "{text}");
 }
 
 #[tokio::test]

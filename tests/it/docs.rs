@@ -11,8 +11,8 @@ const README: &str = include_str!("../../README.md");
 
 /// The rows of the table under a heading, as cells.
 fn table(heading: &str) -> Vec<Vec<String>> {
-    let section = README.split(&format!("## {heading}\n")).nth(1).expect("the heading is there");
-    let section = section.split("\n## ").next().expect("a split has a first part");
+    let section = README.split(&format!("\n### {heading}\n")).nth(1).expect("the heading is there");
+    let section = section.split("\n</details>").next().expect("a split has a first part");
     let row = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     section.lines().filter(|line| line.starts_with('|')).skip(2).map(row).collect()
 }

@@ -140,21 +140,50 @@ fn verify_waits_for_the_topics_before_it_is_up() {
     bench.until(BusState::Up);
 }
 
-#[test]
-fn verify_makes_no_topic_where_a_broker_would_make_any_that_is_asked_about() {
-    let broker = Broker::start_where(|_, _| Layout {
+/// A broker that makes every topic that a client asks about, as Kafka does by default.
+fn obliging() -> Broker {
+    Broker::start_where(|_, _| Layout {
         properties: vec![("auto.create.topics.enable".into(), "true".into())],
         ..Layout::default()
+    })
+}
+
+#[test]
+fn no_look_at_topics_and_no_publish_makes_one_where_a_broker_would_make_any_that_is_asked_about() {
+    let broker = obliging();
+    let (missing, other, gone) = (unique("verified"), unique("unlisted"), broker.topic("gone", 1));
+    for ensure in [Ensure::Verify, Ensure::Off] {
+        let bench = Bench::start(&broker, &[&missing, &gone], |options| options.topics.ensure = ensure);
+        eventually("first contact", || bench.metrics.bus().up.get() == 1);
+        if ensure == Ensure::Verify {
+            assert_eq!(label(&bench.verdict(&gone)), "acknowledged");
+            broker.delete_topic(&gone);
+        }
+        for topic in [&missing, &other, &gone] {
+            // "Unavailable" is what the client may say first of a topic that vanishes.
+            eventually(&format!("{ensure:?}: {topic} is refused"), || {
+                let verdict = bench.verdict(topic);
+                assert_ne!(label(&verdict), "acknowledged", "{ensure:?}: {topic}");
+                label(&verdict) == "refused"
+            });
+        }
+        // Long enough for several looks at the topics and at what was refused.
+        std::thread::sleep(Duration::from_secs(3));
+        let there = broker.topics();
+        assert!(
+            [&missing, &other, &gone].iter().all(|topic| !there.contains(topic)),
+            "{ensure:?}: {there:?}"
+        );
+        if ensure == Ensure::Verify {
+            assert_eq!(bench.bus.state(), BusState::Starting);
+        }
+    }
+    let bench = Bench::start(&broker, &[&missing], |options| {
+        options.topics = Topics { ensure: Ensure::Create, partitions: Some(4), ..Topics::default() };
     });
-    let missing = unique("verified");
-    let bench = Bench::start(&broker, &[&missing], |_| {});
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
-    // Long enough for several looks at the topics; a look that makes one is followed by "up".
-    std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(bench.bus.state(), BusState::Starting);
-    // Its own way of looking must not make the topic either.
-    let there = broker.topics();
-    assert!(!there.contains(&missing), "{there:?}");
+    bench.until(BusState::Up);
+    assert_eq!(broker.partitions(&missing), Some(4), "made by the bridge, as told");
+    assert_eq!(label(&bench.verdict(&missing)), "acknowledged");
 }
 
 #[test]

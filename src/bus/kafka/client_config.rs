@@ -77,12 +77,26 @@ const DEFAULTS: [(&str, &str); 13] = [
 ];
 
 /// What the bridge sets after them: the promise rests on these.
-const PROMISE: [(&str, &str); 4] = [
+const PROMISE: [(&str, &str); 5] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("partitioner", "murmur2_random"),
     ("statistics.interval.ms", STATISTICS_MS),
+    (CREATION_BY_ASKING, "false"),
 ];
+
+/// Whether a question about a topic makes the broker create it, with settings of its own choice, as Kafka
+/// does by default (`auto.create.topics.enable`). A producer asks about every topic that it publishes
+/// to. librdkafka calls this a setting of consumers, and its producer minds it all the same.
+pub(super) const CREATION_BY_ASKING: &str = "allow.auto.create.topics";
+
+/// The settings of a client that publishes nothing, such as an administrator's: it would say of each of
+/// the others that it does not need it.
+pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.remove("enable.idempotence").remove("statistics.interval.ms").remove(CREATION_BY_ASKING);
+    config
+}
 
 /// The settings of the client.
 pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartError> {
@@ -193,6 +207,7 @@ mod tests {
             ("partitioner", "murmur2_random"),
             ("reconnect.backoff.max.ms", "500"),
             ("bootstrap.servers", "127.0.0.1:9"),
+            ("allow.auto.create.topics", "false"),
         ] {
             assert_eq!(config.get(name), Some(value), "{name}");
         }

@@ -14,6 +14,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
 use super::alone::{Suspect, Suspects};
+use super::client_config::CREATION_BY_ASKING;
 use super::health::{Health, Nudge};
 use super::verdict::{self, Circumstances};
 use crate::pipeline::publish::{Destination, PublishError, Receipt, Ticket, Verdict};
@@ -163,6 +164,10 @@ impl ClientContext for Context {
         match level {
             // Failed connections: the error callback reports each of them once.
             _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(facility, "librdkafka: {text}"),
+            // It is no mistake: the producer minds it.
+            _ if facility == "CONFWARN" && text.contains(CREATION_BY_ASKING) => {
+                tracing::debug!(facility, "librdkafka: {text}");
+            }
             // Said dozens of times while a broker starts up, and nothing is wrong yet.
             _ if text.ends_with("retrying") => tracing::debug!(facility, "librdkafka: {text}"),
             RDKafkaLogLevel::Emerg

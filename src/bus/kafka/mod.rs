@@ -83,7 +83,9 @@ impl Kafka {
 
 /// Checks that a client can be made of these options, without asking any broker.
 pub fn check(options: &Options) -> Result<(), StartError> {
-    let config = client_config::client_config(options)?;
+    let mut config = client_config::client_config(options)?;
+    // Its only effect here would be a warning.
+    config.remove(client_config::CREATION_BY_ASKING);
     let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
     client.map(drop).map_err(client_config::creation_error)
 }

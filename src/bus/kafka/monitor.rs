@@ -166,7 +166,8 @@ impl Monitor {
 
     fn keep_topics(&mut self) -> Duration {
         let Some(keeper) = &mut self.keeper else { return IDLE };
-        let there = if keeper.is_off() { Ok(true) } else { keeper.round(&self.config) };
+        let client = self.client.load();
+        let there = if keeper.is_off() { Ok(true) } else { keeper.round(client.client(), &self.config) };
         match there {
             Ok(true) => {
                 self.health.topics_there();
@@ -188,8 +189,10 @@ impl Monitor {
         {
             return REFRESH_AGAIN.saturating_sub(at.elapsed());
         }
+        let deadline = Instant::now() + topics::ROUND;
         for topic in self.health.take_suspects() {
-            let found = topics::look(self.client.load().client(), &topic);
+            let left = deadline.saturating_duration_since(Instant::now());
+            let found = topics::look(self.client.load().client(), &topic, left);
             if !matches!(found, Ok(Found::There)) {
                 self.health.keep_suspect(topic);
             }

@@ -7,7 +7,7 @@ use rdkafka::error::KafkaError;
 
 /// Properties the bridge owns, with what to do instead. Some have a key of their own; the others
 /// would break the promise that a 200 means acknowledged.
-const OWNED: [(&str, &str); 48] = [
+const OWNED: [(&str, &str); 49] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("security.protocol", "set kafka.security_protocol instead"),
@@ -22,6 +22,7 @@ const OWNED: [(&str, &str); 48] = [
     ("delivery.timeout.ms", "set kafka.publish_timeout instead"),
     ("linger.ms", "set kafka.linger instead"),
     ("queue.buffering.max.ms", "set kafka.linger instead"),
+    ("allow.auto.create.topics", "set kafka.topics.ensure instead"),
     ("log_level", "set log.level instead"),
     ("acks", ACKS),
     ("request.required.acks", ACKS),

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::client_config::without_publishing;
 use super::options::{Ensure, Topics};
 
-/// How long one request to the broker may take.
-pub(super) const REQUEST: Duration = Duration::from_secs(2);
+/// How long a round of questions to the broker may take, which holds up whatever else the monitor does.
+pub(super) const ROUND: Duration = Duration::from_secs(2);
 
 /// How long the broker may take to make topics.
 const CREATION: Duration = Duration::from_secs(5);
@@ -32,20 +32,13 @@ pub(super) enum Found {
 /// What to ask a broker about to hear anything of it: no topic can have this name, so none is made.
 pub(super) const NO_TOPIC: &str = "?";
 
-/// A client that asks about topics and never makes one: a producer that asks about a topic by its
-/// name makes it on every broker with `auto.create.topics.enable`, which is Kafka's default.
-pub(super) fn asker(config: &ClientConfig) -> Result<BaseConsumer, KafkaError> {
-    let mut config = config.clone();
-    config.remove("enable.idempotence").remove("statistics.interval.ms");
-    config.set("allow.auto.create.topics", "false");
-    // It has a producer's settings, and would say of each that it does not need it.
-    config.set("log_level", "2");
-    config.create()
-}
-
 /// Asks the broker about one topic, which also refreshes the client's own view of it.
-pub(super) fn look<C: ClientContext>(client: &Client<C>, topic: &str) -> Result<Found, KafkaError> {
-    let metadata = client.fetch_metadata(Some(topic), REQUEST)?;
+pub(super) fn look<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    within: Duration,
+) -> Result<Found, KafkaError> {
+    let metadata = client.fetch_metadata(Some(topic), within)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found else { return Ok(Found::Missing) };
     Ok(match found.error().map(Code::from) {
@@ -65,7 +58,6 @@ pub(super) struct Keeper {
     /// What was logged last, so that only changes are.
     said: Option<Trouble>,
     creation_error: Option<String>,
-    asker: Option<BaseConsumer>,
 }
 
 /// Topics that keep the bridge unready.
@@ -83,7 +75,7 @@ impl Trouble {
 
 impl Keeper {
     pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
-        Self { topics, options, said: None, creation_error: None, asker: None }
+        Self { topics, options, said: None, creation_error: None }
     }
 
     /// True where nobody wants to know.
@@ -92,21 +84,21 @@ impl Keeper {
     }
 
     /// One round: true when every topic is there.
-    pub(super) fn round(&mut self, config: &ClientConfig) -> Result<bool, KafkaError> {
-        let asker = match self.asker.take() {
-            Some(asker) => asker,
-            None => asker(config)?,
-        };
+    pub(super) fn round<C: ClientContext>(
+        &mut self,
+        client: &Client<C>,
+        config: &ClientConfig,
+    ) -> Result<bool, KafkaError> {
+        let deadline = Instant::now() + ROUND;
         let (mut trouble, mut waiting) = (Trouble::default(), false);
         for topic in &self.topics {
-            match look(asker.client(), topic)? {
+            match look(client, topic, deadline.saturating_duration_since(Instant::now()))? {
                 Found::There => {}
                 Found::Missing => drop(trouble.missing.insert(topic.clone())),
                 Found::Forbidden => drop(trouble.forbidden.insert(topic.clone())),
                 Found::NotYet => waiting = true,
             }
         }
-        self.asker = Some(asker);
         if !trouble.missing.is_empty() && self.options.ensure == Ensure::Create {
             self.create(&trouble.missing, config);
             waiting = true;
@@ -169,10 +161,7 @@ fn create(
 ) -> Result<Vec<String>, KafkaError> {
     let settings = settings(options);
     let topics: Vec<_> = missing.iter().map(|name| new_topic(name, options, &settings)).collect();
-    let mut config = config.clone();
-    // The admin client publishes nothing and needs neither.
-    config.remove("enable.idempotence").remove("statistics.interval.ms");
-    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let admin: AdminClient<DefaultClientContext> = without_publishing(config).create()?;
     let limits = AdminOptions::new().operation_timeout(Some(CREATION)).request_timeout(Some(CREATION));
     let made = block_on(admin.create_topics(&topics, &limits))?;
     let failed = made.into_iter().filter_map(Result::err);

@@ -1,16 +1,16 @@
 //! `[attio]` and `[[webhooks]]`: for the verbs that speak to Attio; `serve` never does.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::sources::{self, is_known};
 use super::value;
-use crate::attio::{Options, Subscription, WebhookOptions};
+use crate::attio::{Options, Subscription, WebhookOptions, filter};
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
 use crate::config::suggest;
 use crate::config::tree::Value;
 use crate::config::types;
-use crate::pipeline::SourceOptions;
 
 /// Reads `[attio]`.
 pub fn read(section: &mut Section<'_>) -> Options {
@@ -19,37 +19,46 @@ pub fn read(section: &mut Section<'_>) -> Options {
     if !is_url(&api_url.value, &["https://", "http://"]) {
         section.report().refuse(&api_url, "expects an address that begins with https:// or http://");
     }
-    Options { api_key: value(api_key), api_url: api_url.value.trim_end_matches('/').to_owned() }
+    let timeout = section.duration_or("timeout", "10s", super::INSTANT..=Duration::from_secs(300)).value;
+    Options { api_key: value(api_key), api_url: api_url.value.trim_end_matches('/').to_owned(), timeout }
 }
 
-/// Reads `[[webhooks]]`.
-pub fn webhooks(sections: Vec<Section<'_>>, sources: &[SourceOptions]) -> Vec<WebhookOptions> {
-    let mut names = BTreeSet::new();
-    sections.into_iter().map(|mut section| webhook(&mut section, sources, &mut names)).collect()
+/// What no two webhooks may share.
+#[derive(Default)]
+struct Taken {
+    names: BTreeSet<String>,
+    urls: BTreeSet<String>,
 }
 
-fn webhook(
-    section: &mut Section<'_>,
-    sources: &[SourceOptions],
-    names: &mut BTreeSet<String>,
-) -> WebhookOptions {
+/// Reads `[[webhooks]]`; `sources` are the names of those there are.
+pub fn webhooks(sections: Vec<Section<'_>>, sources: &[&str]) -> Vec<WebhookOptions> {
+    let mut taken = Taken::default();
+    sections.into_iter().map(|mut section| webhook(&mut section, sources, &mut taken)).collect()
+}
+
+fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> WebhookOptions {
     let report = section.report();
     let name = required(section, "name");
     if let Some(name) = &name
-        && !names.insert(name.value.clone())
+        && !taken.names.insert(name.value.clone())
     {
         report.refuse(name, format!("another webhook is already called {:?}", name.value));
     }
     let source = required(section, "source");
     if let Some(source) = &source
-        && !sources.iter().any(|known| known.name.as_str() == source.value)
+        && !sources.contains(&&*source.value)
     {
-        let meant = suggest::nearest(&source.value, sources.iter().map(|known| known.name.as_str()));
+        let meant = suggest::nearest(&source.value, sources.iter().copied());
         report.refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
     }
     let target_url = required(section, "target_url");
     if let Some(target) = target_url.as_ref().filter(|url| !is_url(&url.value, &["https://"])) {
         report.refuse(target, "expects an address that begins with https://");
+    }
+    if let Some(target) = &target_url
+        && !taken.urls.insert(target.value.clone())
+    {
+        report.refuse(target, "another webhook has this target_url, by which webhooks are known");
     }
     let subscriptions = subscriptions(section);
     let text = |given: Option<Given<String>>| value(given).unwrap_or_default();
@@ -100,6 +109,11 @@ fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
         Value::Table(_) => Ok((node.value.to_json(), node.value.to_json())),
         other => Err(format!("expects a table, not {}", other.kind())),
     });
+    if let Some(filter) = &filter
+        && let Err(reason) = filter::parse(&filter.value)
+    {
+        section.report().refuse(filter, format!("the filter {reason}"));
+    }
     let event_type = event_type?;
     unknown_type(section.report(), &event_type);
     Some(Subscription { event_type: event_type.value, filter: value(filter) })

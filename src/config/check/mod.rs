@@ -37,7 +37,8 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
     let dedup = dedup(&mut root.section("dedup"));
     let (bus, nats) = bus::read(root);
     let attio = attio::read(&mut root.section("attio"));
-    let webhooks = attio::webhooks(root.tables("webhooks"), &sources);
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    let webhooks = attio::webhooks(root.tables("webhooks"), &names);
     let shutdown = shutdown(&mut root.section("shutdown"));
     let workers = root.section("runtime").whole("workers", 1..=1024).map(|workers| size(&workers));
     let log = log::read(&mut root.section("log"));
@@ -62,6 +63,15 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
         files: Default::default(),
         input: input.clone(),
     }
+}
+
+/// Reads what the verbs that speak to Attio need. `sources` are the names of those there are; what is in
+/// them is not looked at: their secrets may yet have to be made.
+pub fn attio(root: &mut Section<'_>, sources: Vec<String>) -> super::Attio {
+    let options = attio::read(&mut root.section("attio"));
+    let names: Vec<&str> = sources.iter().map(String::as_str).collect();
+    let webhooks = attio::webhooks(root.tables("webhooks"), &names);
+    super::Attio { options, webhooks, sources, warnings: Vec::new() }
 }
 
 fn dedup(section: &mut Section<'_>) -> dedup::Options {

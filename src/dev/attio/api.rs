@@ -40,21 +40,34 @@ async fn answer(
         tokio::time::sleep(time).await;
         return page(504);
     }
-    let mut store = store.lock();
+    let response = respond(&mut store.lock(), fault.as_ref(), (&method, &uri), &headers, &body);
+    if let Some(Fault::Late(time)) = fault {
+        tokio::time::sleep(time).await;
+    }
+    response
+}
+
+fn respond(
+    store: &mut Store,
+    fault: Option<&Fault>,
+    (method, uri): (&Method, &Uri),
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Response {
     let response = match fault {
-        Some(Fault::Status(status)) => page(status),
+        Some(Fault::Status(status)) => page(*status),
         Some(Fault::StatusAfter(status)) => {
-            let _ = handle(&mut store, &method, &uri, &headers, &body);
-            page(status)
+            let _ = handle(store, method, uri, headers, body);
+            page(*status)
         }
         Some(Fault::Limited) => problem(&Problem::limited(rate::next_second(OffsetDateTime::now_utc()))),
-        Some(Fault::LimitedFor(retry_after)) => problem(&Problem::limited(retry_after)),
-        Some(Fault::Hang(_)) | None => match handle(&mut store, &method, &uri, &headers, &body) {
+        Some(Fault::LimitedFor(retry_after)) => problem(&Problem::limited(retry_after.clone())),
+        Some(Fault::Hang(_) | Fault::Late(_)) | None => match handle(store, method, uri, headers, body) {
             Ok(body) => json_body(200, &body, None),
             Err(found) => problem(&found),
         },
     };
-    note(&mut store, &method, &uri, response.status().as_u16());
+    note(store, method, uri, response.status().as_u16());
     response
 }
 

@@ -11,6 +11,8 @@ pub enum Fault {
     StatusAfter(u16),
     /// The request is not processed, and the answer takes this long.
     Hang(Duration),
+    /// The request is processed, and the answer takes this long.
+    Late(Duration),
     /// The rate limit is over; `Retry-After` is an HTTP date.
     Limited,
     /// The rate limit is over; `Retry-After` is this text.

@@ -65,6 +65,13 @@ impl Gate {
         self.buffer.is_empty() && matches!(self.part, Part::Head(_))
     }
 
+    /// Nothing more comes for now: who waits holds no more memory than what has come.
+    pub fn rest(&mut self) {
+        if self.buffer.capacity() > self.buffer.len() {
+            self.buffer = BytesMut::from(&self.buffer[..]);
+        }
+    }
+
     /// Passes on what may be, at most `room` bytes of it.
     pub fn pass(&mut self, room: usize, take: impl FnOnce(&[u8])) -> Result<Passed, BadChunk> {
         let mut passed = Passed::Some;
@@ -75,10 +82,6 @@ impl Gate {
         take(&self.buffer[..count]);
         self.buffer.advance(count);
         self.ready -= count;
-        if self.buffer.is_empty() {
-            // An idle connection holds no memory.
-            self.buffer = BytesMut::new();
-        }
         Ok(passed)
     }
 

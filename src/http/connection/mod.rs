@@ -135,8 +135,13 @@ impl Connection {
                 }
                 Passed::None => {}
             }
-            if ready!(poll_read_buf(Pin::new(self.io.inner_mut()), cx, gate.buffer()))? == 0 {
-                return Poll::Ready(Ok(()));
+            match poll_read_buf(Pin::new(self.io.inner_mut()), cx, gate.buffer()) {
+                Poll::Pending => {
+                    gate.rest();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(end) => return Poll::Ready(end.map(drop)),
             }
         }
     }

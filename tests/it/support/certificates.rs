@@ -14,19 +14,21 @@ pub const CLIENT: &str = "bridge";
 const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 impl Certificates {
-    /// `ca.pem`, `stranger.pem` (another authority); `server.pem`, `expired.pem` and `elsewhere.pem`
-    /// (for another host), each with key and chain; `client.pem` with `client.key`.
+    /// `ca.pem`, `stranger.pem` (another authority); `server.pem`, `expired.pem`, `elsewhere.pem` (for
+    /// another host) and `foreign.pem` (of the other authority), each with key and chain; `client.pem`
+    /// with `client.key`.
     pub fn make() -> Self {
         let folder = Self(tempfile::tempdir().expect("a folder for certificates"));
         folder.authority("ca");
         folder.authority("stranger");
         let here = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth";
-        folder.leaf("server", "localhost", here, "30");
+        folder.leaf("ca", "server", "localhost", here, "30");
+        folder.leaf("stranger", "foreign", "localhost", here, "30");
         // Valid from now until now.
-        folder.leaf("expired", "localhost", here, "0");
+        folder.leaf("ca", "expired", "localhost", here, "0");
         let elsewhere = "subjectAltName=DNS:elsewhere.test\nextendedKeyUsage=serverAuth";
-        folder.leaf("elsewhere", "elsewhere.test", elsewhere, "30");
-        folder.leaf("client", CLIENT, "extendedKeyUsage=clientAuth", "30");
+        folder.leaf("ca", "elsewhere", "elsewhere.test", elsewhere, "30");
+        folder.leaf("ca", "client", CLIENT, "extendedKeyUsage=clientAuth", "30");
         folder
     }
 
@@ -47,9 +49,10 @@ impl Certificates {
         openssl(self.0.path(), &[&["req"], &CURVE[..], &request].concat());
     }
 
-    fn leaf(&self, name: &str, common_name: &str, extensions: &str, days: &str) {
+    fn leaf(&self, authority: &str, name: &str, common_name: &str, extensions: &str, days: &str) {
         let [key, request, extension, signed] =
             ["key", "csr", "ext", "crt"].map(|kind| format!("{name}.{kind}"));
+        let [ca, ca_key] = ["pem", "key"].map(|kind| format!("{authority}.{kind}"));
         let subject = format!("/CN={common_name}");
         let asked = ["-subj", &subject, "-keyout", &key, "-out", &request];
         openssl(self.0.path(), &[&["req"], &CURVE[..], &asked].concat());
@@ -57,12 +60,12 @@ impl Certificates {
         openssl(
             self.0.path(),
             &[
-                &["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"],
+                &["x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial"],
                 &["-days", days, "-extfile", &extension, "-out", &signed][..],
             ]
             .concat(),
         );
-        let parts = [key, signed, "ca.pem".into()].map(|part| fs::read_to_string(self.path(&part)));
+        let parts = [key, signed, ca].map(|part| fs::read_to_string(self.path(&part)));
         let whole: String = parts.map(|part| part.expect("openssl wrote it")).concat();
         fs::write(self.path(&format!("{name}.pem")), whole).expect("the whole is written");
     }

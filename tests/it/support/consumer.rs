@@ -49,9 +49,13 @@ pub struct Found {
 impl Found {
     /// Reads every topic of a prefix to its end.
     pub fn on(broker: &Broker, prefix: &str) -> Self {
+        Self::on_topics(broker, NAMES.map(|name| format!("{prefix}.{name}")))
+    }
+
+    /// Reads some topics to their end.
+    pub fn on_topics(broker: &Broker, topics: impl IntoIterator<Item = String>) -> Self {
         let mut found = Self::default();
-        for name in NAMES {
-            let topic = format!("{prefix}.{name}");
+        for topic in topics {
             broker.read_all(&topic).iter().for_each(|record| found.add(&topic, record));
         }
         found

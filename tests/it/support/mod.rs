@@ -1,6 +1,6 @@
 //! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
 
-pub mod behind;
+pub mod attio;
 pub mod bridge;
 pub mod bus;
 pub mod buses;
@@ -8,6 +8,8 @@ pub mod canaries;
 pub mod certificates;
 pub mod client;
 pub mod consumer;
+pub mod descriptors;
+pub mod far;
 pub mod fixtures;
 pub mod kafka;
 pub mod kept;

@@ -1,164 +1,398 @@
-//! A TCP proxy on loopback that misbehaves when it is told to: what passes through it can be held
-//! back, swallowed, or cut off, each way by itself.
+//! A TCP proxy on loopback with a tap on either way: between bridge and broker, or client and bridge.
 //!
-//! It sees only bytes. "After the broker has stored and before its ack" is: answers are held, and
-//! the test looks into the broker by another way.
+//! ```ignore
+//! let proxy = Proxy::start(broker);              // connect to proxy.addr() instead
+//! proxy.set(Way::ToClient, Flow::Stall);         // requests arrive, answers are held
+//! proxy.reset();                                 // every connection ends; what is held is lost
+//! proxy.pass();                                  // as if nothing had been
+//! ```
+//!
+//! It runs on a thread of its own, so it serves tests with and without a runtime, and ends with its owner.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-/// What becomes of the bytes of one direction.
+/// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+pub enum Way {
+    ToServer,
+    ToClient,
+}
+
+/// What happens to the bytes of one direction, on every connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// They pass.
     Pass,
-    /// They wait, and pass later.
-    Hold,
-    /// They are read and forgotten.
+    /// They are held, in order, until they may pass.
+    Stall,
+    /// They are taken and lost.
     Swallow,
+    /// So many more of them pass, of all connections together; then the connection is reset.
+    CutAfter(u64),
 }
 
-/// How often a pump that is held back looks again.
-const LOOK: Duration = Duration::from_millis(2);
-
-/// The two directions.
+/// What happens to a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From the client to the server.
-    There,
-    /// From the server to the client.
-    Back,
+pub enum Door {
+    Open,
+    /// It is reset at once.
+    Shut,
 }
 
-/// A proxy. Its connections end with it.
-pub struct Proxy {
-    address: SocketAddr,
-    shared: Arc<Shared>,
+/// How a connection ends at the proxy's will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// With a good-bye (FIN).
+    Close,
+    /// Without (RST).
+    Reset,
+}
+
+/// One direction of all connections.
+struct Lane {
+    flow: watch::Sender<Flow>,
+    /// The first byte of every connection that has said anything.
+    first: Mutex<Vec<u8>>,
+    /// What may still pass before a cut.
+    left: AtomicU64,
+    passed: AtomicU64,
 }
 
 struct Shared {
-    upstream: SocketAddr,
-    flows: [AtomicU8; 2],
-    ended: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    upstream: Mutex<SocketAddr>,
+    door: Mutex<Door>,
+    to_server: Lane,
+    to_client: Lane,
+    /// Counts the times that every connection was to end, and how the last time.
+    ends: watch::Sender<(u64, End)>,
+    connections: AtomicU64,
+}
+
+/// The proxy. Dropped, it ends with all its connections.
+pub struct Proxy {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Proxy {
-    /// A proxy in front of that address.
+    /// Starts one in front of a server, which need not be there yet.
     pub fn start(upstream: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket of the system");
+        let addr = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
-            upstream,
-            flows: [AtomicU8::new(0), AtomicU8::new(0)],
-            ended: AtomicBool::new(false),
-            open: Mutex::new(Vec::new()),
+            upstream: Mutex::new(upstream),
+            door: Mutex::new(Door::Open),
+            to_server: Lane::new(),
+            to_client: Lane::new(),
+            ends: watch::channel((0, End::Reset)).0,
+            connections: AtomicU64::new(0),
         });
-        let accepting = Arc::clone(&shared);
-        std::thread::spawn(move || accepting.accept(&listener));
-        Self { address, shared }
+        let (stop, stopped) = watch::channel(false);
+        let served = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(serve(listener, served, stopped));
+        });
+        Self { addr, shared, stop, thread: Some(thread) }
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
-    /// What becomes of the bytes of one direction from now on, on every connection.
+    /// Turns the tap of one direction. What arrives after this returns is treated so.
     pub fn set(&self, way: Way, flow: Flow) {
-        self.shared.flows[way as usize].store(flow as u8, Ordering::SeqCst);
+        let lane = self.lane(way);
+        if let Flow::CutAfter(bytes) = flow {
+            lane.left.store(bytes, Ordering::SeqCst);
+        }
+        lane.flow.send_replace(flow);
     }
 
-    /// Everything passes again.
-    pub fn heal(&self) {
-        [Way::There, Way::Back].into_iter().for_each(|way| self.set(way, Flow::Pass));
+    /// Both directions and the door are open again; what was held goes on.
+    pub fn pass(&self) {
+        self.door(Door::Open);
+        self.set(Way::ToServer, Flow::Pass);
+        self.set(Way::ToClient, Flow::Pass);
     }
 
-    /// Resets every connection there is; what is held back on them is gone.
-    pub fn cut(&self) {
-        self.shared.cut();
+    /// Takes everything and gives nothing, on connections old and new.
+    pub fn black_hole(&self) {
+        self.set(Way::ToServer, Flow::Swallow);
+        self.set(Way::ToClient, Flow::Swallow);
+    }
+
+    /// What becomes of new connections.
+    pub fn door(&self, door: Door) {
+        *self.shared.door.lock() = door;
+    }
+
+    /// Sends new connections to another server.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        *self.shared.upstream.lock() = upstream;
+    }
+
+    /// Ends every connection without a good-bye; bytes that are held are lost.
+    pub fn reset(&self) {
+        self.end(End::Reset);
+    }
+
+    /// Ends every connection with a good-bye; bytes that are held are lost.
+    pub fn close(&self) {
+        self.end(End::Close);
+    }
+
+    /// Bytes that have passed in one direction since the start.
+    pub fn passed(&self, way: Way) -> u64 {
+        self.lane(way).passed.load(Ordering::SeqCst)
+    }
+
+    /// The first byte that came in one direction of every connection, silent ones left out.
+    pub fn first_bytes(&self, way: Way) -> Vec<u8> {
+        self.lane(way).first.lock().clone()
+    }
+
+    /// Connections there are now.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Ends it with all its connections; nothing listens there any more when this returns.
+    pub fn stop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the proxy does not panic");
+        }
+    }
+
+    fn end(&self, how: End) {
+        self.shared.ends.send_modify(|(count, end)| (*count, *end) = (*count + 1, how));
+    }
+
+    fn lane(&self, way: Way) -> &Lane {
+        self.shared.lane(way)
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.ended.store(true, Ordering::SeqCst);
-        self.shared.cut();
-        // Wakes the thread that accepts. It may have ended by itself.
-        let _ = TcpStream::connect(self.address);
+        self.stop();
     }
 }
 
 impl Shared {
-    fn accept(self: Arc<Self>, listener: &TcpListener) {
-        for client in listener.incoming() {
-            if self.ended.load(Ordering::SeqCst) {
-                return;
-            }
-            let Ok(client) = client else { continue };
-            // A server that is down closes the client's connection, as it would without a proxy.
-            let Ok(server) = TcpStream::connect(self.upstream) else { continue };
-            for stream in [&client, &server] {
-                stream.set_nodelay(true).expect("an open socket takes an option");
-                self.open.lock().push(clone(stream));
-            }
-            self.pump(Way::There, clone(&client), clone(&server));
-            self.pump(Way::Back, server, client);
-        }
-    }
-
-    fn pump(self: &Arc<Self>, way: Way, mut from: TcpStream, mut to: TcpStream) {
-        let shared = Arc::clone(self);
-        std::thread::spawn(move || {
-            let mut buffer = [0; 16 * 1024];
-            while let Ok(read @ 1..) = from.read(&mut buffer) {
-                let flow = shared.wait_while_held(way, &from);
-                if flow == Flow::Pass && to.write_all(&buffer[..read]).is_err() {
-                    break;
-                }
-            }
-            // Half a connection may go on; a socket that is closed already needs nothing.
-            let _ = to.shutdown(Shutdown::Write);
-        });
-    }
-
-    /// The flow, once it is not to hold any more or the connection was cut.
-    fn wait_while_held(&self, way: Way, from: &TcpStream) -> Flow {
-        loop {
-            let flow = self.flow(way);
-            if flow != Flow::Hold {
-                return flow;
-            }
-            // A socket that was shut down has no peer any more.
-            if self.ended.load(Ordering::SeqCst) || from.peer_addr().is_err() {
-                return Flow::Swallow;
-            }
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn flow(&self, way: Way) -> Flow {
-        match self.flows[way as usize].load(Ordering::SeqCst) {
-            0 => Flow::Pass,
-            1 => Flow::Hold,
-            _ => Flow::Swallow,
-        }
-    }
-
-    fn cut(&self) {
-        for stream in self.open.lock().drain(..) {
-            // The other end may have closed it before.
-            let _ = stream.shutdown(Shutdown::Both);
+    fn lane(&self, way: Way) -> &Lane {
+        match way {
+            Way::ToServer => &self.to_server,
+            Way::ToClient => &self.to_client,
         }
     }
 }
 
-fn clone(stream: &TcpStream) -> TcpStream {
-    stream.try_clone().expect("a socket can be shared")
+impl Lane {
+    fn new() -> Self {
+        Self {
+            flow: watch::channel(Flow::Pass).0,
+            first: Mutex::new(Vec::new()),
+            left: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
+        }
+    }
+
+    /// Moves bytes until their source ends, or the connection is to be cut.
+    async fn pump(&self, from: &mut ReadHalf<'_>, to: &mut WriteHalf<'_>) -> io::Result<()> {
+        let mut flow = self.flow.subscribe();
+        let mut buffer = vec![0; 16 * 1024];
+        let mut silent = true;
+        loop {
+            let count = from.read(&mut buffer).await?;
+            if std::mem::take(&mut silent) {
+                self.first.lock().extend(buffer[..count].first());
+            }
+            // The end of the source is held as its bytes are.
+            let now = *flow.wait_for(|flow| *flow != Flow::Stall).await.expect("the lane lives on");
+            let bytes = match now {
+                Flow::Swallow if count == 0 => return Ok(()),
+                Flow::Swallow => continue,
+                Flow::CutAfter(_) => self.still_allowed(count),
+                Flow::Pass | Flow::Stall => count,
+            };
+            if count == 0 {
+                return to.shutdown().await;
+            }
+            to.write_all(&buffer[..bytes]).await?;
+            self.passed.fetch_add(bytes as u64, Ordering::SeqCst);
+            if matches!(now, Flow::CutAfter(_)) && self.left.load(Ordering::SeqCst) == 0 {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+        }
+    }
+
+    /// How many of these bytes come before the cut.
+    fn still_allowed(&self, count: usize) -> usize {
+        let take = |left: u64| Some(left.saturating_sub(count as u64));
+        let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).expect("always some");
+        count.min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let listener = TcpListener::from_std(listener).expect("a socket of the system");
+    loop {
+        let client = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Connections are tasks of this runtime, which ends with this future.
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        let Ok((client, _)) = client else { continue };
+        let door = *shared.door.lock();
+        match door {
+            Door::Open => drop(tokio::spawn(connection(client, Arc::clone(&shared)))),
+            Door::Shut => shut(End::Reset, [client]),
+        }
+    }
+}
+
+async fn connection(mut client: TcpStream, shared: Arc<Shared>) {
+    let mut ends = shared.ends.subscribe();
+    let upstream = *shared.upstream.lock();
+    let Ok(mut server) = TcpStream::connect(upstream).await else {
+        return shut(End::Reset, [client]);
+    };
+    for stream in [&client, &server] {
+        // What can fail here is only a connection that has ended already.
+        let _ = stream.set_nodelay(true);
+    }
+    shared.connections.fetch_add(1, Ordering::SeqCst);
+    let how = {
+        let ((from_client, to_client), (from_server, to_server)) = (&mut client.split(), &mut server.split());
+        let both = async {
+            tokio::try_join!(
+                shared.to_server.pump(from_client, to_server),
+                shared.to_client.pump(from_server, to_client),
+            )
+        };
+        tokio::select! {
+            moved = both => if moved.is_ok() { End::Close } else { End::Reset },
+            _ = ends.changed() => ends.borrow().1,
+        }
+    };
+    shared.connections.fetch_sub(1, Ordering::SeqCst);
+    shut(how, [client, server]);
+}
+
+fn shut<const N: usize>(how: End, streams: [TcpStream; N]) {
+    for stream in streams {
+        if how == End::Reset {
+            // What can fail here is only a connection that has ended already.
+            let _ = stream.set_zero_linger();
+        }
+        drop(stream);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::support::client::eventually;
+
+    /// Gives back what it gets.
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        addr
+    }
+
+    async fn says(stream: &mut TcpStream, words: &str) -> io::Result<String> {
+        stream.write_all(words.as_bytes()).await?;
+        hears(stream, words.len()).await
+    }
+
+    async fn hears(stream: &mut TcpStream, count: usize) -> io::Result<String> {
+        let mut back = vec![0; count];
+        stream.read_exact(&mut back).await?;
+        Ok(String::from_utf8(back).unwrap())
+    }
+
+    async fn silent(stream: &mut TcpStream) -> bool {
+        tokio::time::timeout(Duration::from_millis(100), hears(stream, 1)).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_are_held_or_lost_as_told() {
+        let proxy = Proxy::start(echo().await);
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(says(&mut stream, "one").await.unwrap(), "one");
+
+        proxy.set(Way::ToClient, Flow::Stall);
+        stream.write_all(b"two").await.unwrap();
+        assert!(silent(&mut stream).await);
+        assert_eq!((proxy.passed(Way::ToServer), proxy.passed(Way::ToClient)), (6, 3));
+        proxy.pass();
+        assert_eq!(hears(&mut stream, 3).await.unwrap(), "two", "held, and not lost");
+
+        proxy.black_hole();
+        stream.write_all(b"three").await.unwrap();
+        assert!(silent(&mut stream).await);
+        proxy.pass();
+        assert_eq!(says(&mut stream, "four").await.unwrap(), "four", "lost, and the rest is in order");
+    }
+
+    #[tokio::test]
+    async fn connections_end_and_are_refused_as_told() {
+        let mut proxy = Proxy::start(echo().await);
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        proxy.set(Way::ToServer, Flow::CutAfter(5));
+        assert_eq!(says(&mut stream, "one").await.unwrap(), "one");
+        assert!(says(&mut stream, "two").await.is_err(), "cut");
+        assert_eq!(proxy.passed(Way::ToServer), 5);
+        proxy.pass();
+
+        for end in [Proxy::reset, Proxy::close] {
+            let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+            assert_eq!(says(&mut stream, "three").await.unwrap(), "three");
+            proxy.set(Way::ToServer, Flow::Stall);
+            stream.write_all(b"four").await.unwrap();
+            end(&proxy);
+            assert!(hears(&mut stream, 1).await.is_err());
+            proxy.pass();
+        }
+        eventually("all have ended", || async { proxy.connections() == 0 }).await;
+
+        proxy.door(Door::Shut);
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert!(says(&mut stream, "five").await.is_err());
+        proxy.pass();
+        proxy.lead_to(echo().await);
+        let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
+        assert_eq!(says(&mut stream, "six").await.unwrap(), "six");
+        proxy.stop();
+        assert!(says(&mut stream, "seven").await.is_err());
+        assert!(TcpStream::connect(proxy.addr()).await.is_err());
+    }
 }

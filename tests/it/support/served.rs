@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,17 +32,30 @@ impl Served {
 
     /// The same with so many file descriptors and no more.
     pub fn limited(descriptors: Option<u32>, variables: &[(&str, &str)]) -> Self {
+        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
+        Self::after(&format!("{limit}exec \"$0\" \"$@\""), variables)
+    }
+
+    /// The same with a file of the test's own in the place of `/etc/hosts`, for this process alone. None
+    /// where the system does not allow that.
+    pub fn with_hosts(hosts: &Path, variables: &[(&str, &str)]) -> Option<Self> {
+        let allowed = Command::new("unshare").args(["-rm", "true"]).output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            println!("left out: a process may not have its own /etc/hosts here (unshare -rm)");
+            return None;
+        }
+        let mount = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+        let script = format!("exec unshare -rm sh -c {} \"$0\" \"$@\"", quoted(&mount));
+        Some(Self::after(&script, variables))
+    }
+
+    fn after(script: &str, variables: &[(&str, &str)]) -> Self {
         // A configuration file has secrets of its own.
         let configured = variables.iter().any(|(name, _)| *name == "ATTIO_BRIDGE_CONFIG");
         let secret = (!configured).then_some(("ATTIO_WEBHOOK_SECRET", SECRET));
         // The shell becomes the bridge, so its own id is what systemd would set.
-        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
         let mut child = Command::new("sh")
-            .args([
-                "-c",
-                &format!("{limit}export WATCHDOG_PID=$$; exec \"$0\" \"$@\""),
-                env!("CARGO_BIN_EXE_attio-bridge"),
-            ])
+            .args(["-c", &format!("export WATCHDOG_PID=$$; {script}"), env!("CARGO_BIN_EXE_attio-bridge")])
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .env_clear()
             .envs(secret)
@@ -93,9 +107,18 @@ impl Served {
 
     /// The most memory that it has ever held, in MiB.
     pub fn peak_mib(&self) -> u64 {
+        self.kib("VmHWM:") / 1024
+    }
+
+    /// The memory that it holds now, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        self.kib("VmRSS:")
+    }
+
+    fn kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     pub fn stdout(&mut self) -> BufReader<ChildStdout> {
@@ -134,11 +157,25 @@ impl Served {
     }
 
     pub async fn metrics(&self) -> Scrape {
-        let mut request = Request::unsigned("").method("GET").path("/metrics");
-        request.headers.retain(|(name, _)| name == "Host");
-        let answer = Client::connect(self.admin).await.ask(&request).await;
-        Scrape::parse(std::str::from_utf8(&answer.body).unwrap())
+        Scrape::parse(std::str::from_utf8(&self.admin("/metrics").await.body).unwrap())
     }
+
+    /// The status of a probe.
+    pub async fn probe(&self, path: &str) -> u16 {
+        self.admin(path).await.status
+    }
+
+    /// Asks the admin listener.
+    async fn admin(&self, path: &str) -> Response {
+        let mut request = Request::unsigned("").method("GET").path(path);
+        request.headers.retain(|(name, _)| name == "Host");
+        Client::connect(self.admin).await.ask(&request).await
+    }
+}
+
+/// A text as one word of a shell.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 impl Drop for Served {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use crate::support::{eventually, eventually_some};
 
@@ -14,6 +15,9 @@ pub struct Watched {
     /// The process id of the program itself.
     pid: u32,
 }
+
+/// Kafka's nodes now and then never end when they are asked to, so this is no promise of theirs.
+const STOPS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Statics are not dropped, so the watchdog also clears the data away, unless told to keep it.
 const WATCHDOG: &str = r#"
@@ -84,6 +88,16 @@ impl Watched {
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.watchdog.try_wait().ok().flatten()
+    }
+
+    /// Asks it to end (SIGTERM), and ends it if it has not done so in time; its data stays.
+    pub fn stop(mut self) {
+        self.signal("TERM");
+        let deadline = Instant::now() + STOPS_WITHIN;
+        while self.ended().is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.kill();
     }
 
     /// Ends it at once (SIGKILL), frozen or not; its data stays.

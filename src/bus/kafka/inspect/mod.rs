@@ -11,13 +11,12 @@ mod write;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::client_config::{StartError, client_config, creation_error};
 use super::options::{Ensure, Options};
-use super::topics::{self, Found};
+use super::topics::Found;
 use super::trouble::Looker;
 use crate::bus::inspect::{Demand, Level, Report};
 use topic::Topic;
@@ -43,7 +42,6 @@ pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartEr
         born: Instant::now(),
         options,
         demand,
-        asker: topics::asker(&config).map_err(creation_error)?,
         config,
         client,
         report,
@@ -61,8 +59,6 @@ struct Inspection {
     demand: Demand,
     config: ClientConfig,
     client: Client,
-    /// Asks about topics without making them.
-    asker: BaseConsumer,
     looker: Looker,
     report: Report,
     deadline: Instant,
@@ -91,7 +87,7 @@ impl Inspection {
     fn look_at_topics(&self) -> Vec<Topic> {
         let ask = |name: &std::sync::Arc<str>| {
             let patience = self.left().min(Duration::from_secs(2));
-            let metadata = self.asker.client().fetch_metadata(Some(name), patience);
+            let metadata = self.client.client().fetch_metadata(Some(name), patience);
             Topic::new(name, metadata.as_ref().map_err(ToString::to_string))
         };
         self.demand.addresses.iter().map(ask).collect()

@@ -3,7 +3,6 @@
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::Producer;
 
@@ -56,7 +55,7 @@ impl Inspection {
         loop {
             // About one topic, because a list of all can be long.
             let topic = self.demand.addresses.first().map(|topic| &**topic);
-            let error = match self.asker.client().fetch_metadata(topic, TRY) {
+            let error = match self.client.client().fetch_metadata(topic, TRY) {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => error,
             };

@@ -8,6 +8,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use super::topic::{Settings, Topic};
+use crate::bus::kafka::client_config::without_publishing;
 use crate::bus::kafka::topics::{Found, block_on};
 
 /// How long the broker may take.
@@ -32,9 +33,7 @@ fn describe(
     config: &ClientConfig,
     patience: Duration,
 ) -> Result<Vec<Option<Settings>>, KafkaError> {
-    let mut config = config.clone();
-    config.remove("enable.idempotence").remove("statistics.interval.ms");
-    let admin: AdminClient<DefaultClientContext> = config.create()?;
+    let admin: AdminClient<DefaultClientContext> = without_publishing(config).create()?;
     let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
     let limits = AdminOptions::new().operation_timeout(Some(patience)).request_timeout(Some(patience));
     let described = block_on(admin.describe_configs(&resources, &limits))?;

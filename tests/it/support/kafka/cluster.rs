@@ -36,6 +36,21 @@ impl Cluster {
         self.nodes[at].kill();
     }
 
+    /// Asks one node to end (SIGTERM), which hands over what it leads; gone when this returns.
+    pub fn stop(&self, at: usize) {
+        self.nodes[at].stop();
+    }
+
+    /// Freezes one (SIGSTOP).
+    pub fn pause(&self, at: usize) {
+        self.nodes[at].freeze();
+    }
+
+    /// It goes on (SIGCONT).
+    pub fn resume(&self, at: usize) {
+        self.nodes[at].signal("CONT");
+    }
+
     /// Starts one again.
     pub fn restart(&self, at: usize) {
         self.nodes[at].start();

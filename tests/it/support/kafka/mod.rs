@@ -29,6 +29,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::proxy::Proxy;
 use super::{PATIENCE, eventually, unique};
 pub use node::Layout;
 use node::Node;
@@ -80,7 +81,7 @@ pub struct Broker {
 pub fn shared() -> Arc<Broker> {
     static SHARED: LazyLock<Arc<Broker>> = LazyLock::new(|| {
         Arc::new(match std::env::var(RUNNING) {
-            Ok(bootstrap) => Broker { bootstrap, node: None },
+            Ok(bootstrap) => Broker::at(bootstrap),
             Err(_) => Broker::start(),
         })
     });
@@ -102,6 +103,30 @@ impl Broker {
         broker.restart();
         broker.warm_up();
         broker
+    }
+
+    /// A broker that somebody else has started.
+    pub fn at(bootstrap: String) -> Self {
+        Self { bootstrap, node: None }
+    }
+
+    /// A fresh broker with a second listener behind a proxy, which is the address it gives to whoever
+    /// comes in there. Everything that is done to it by this type goes past the proxy.
+    pub fn start_behind_a_proxy() -> (Self, Proxy) {
+        let [port] = free_ports();
+        let proxy = Proxy::start(([127, 0, 0, 1], port).into());
+        let broker = Self::start_where(|client, controller| {
+            let listeners = |far: String| format!("PLAIN://127.0.0.1:{client},FAR://{far}");
+            let controllers = format!(",CTRL://127.0.0.1:{controller}");
+            let properties = [
+                ("listeners", listeners(format!("127.0.0.1:{port}")) + &controllers),
+                ("advertised.listeners", listeners(proxy.addr().to_string())),
+                ("listener.security.protocol.map", "PLAIN:PLAINTEXT,CTRL:PLAINTEXT,FAR:PLAINTEXT".into()),
+            ];
+            let own = |(name, value): (&str, String)| (name.to_owned(), value);
+            Layout { properties: properties.map(own).into(), ..Layout::default() }
+        });
+        (broker, proxy)
     }
 
     /// `host:port`.
@@ -189,7 +214,8 @@ impl Broker {
 
     /// The number of partitions that have a leader; `None` where there is no such topic.
     pub fn partitions(&self, topic: &str) -> Option<usize> {
-        let client: BaseProducer = self.client().create().expect("a client for the broker");
+        // A consumer: asked by a producer, some brokers would make the topic.
+        let client: BaseConsumer = self.client().create().expect("a client for the broker");
         let metadata = client.client().fetch_metadata(Some(topic), REQUEST).expect("the broker answers");
         let topic = metadata.topics().first().filter(|topic| topic.error().is_none())?;
         Some(topic.partitions().iter().filter(|partition| partition.leader() >= 0).count())

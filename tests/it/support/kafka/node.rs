@@ -60,6 +60,12 @@ impl Node {
         process.expect("the broker runs").kill();
     }
 
+    /// Asks it to end (SIGTERM), and kills it if it does not; its data stays.
+    pub fn stop(&self) {
+        let process = self.process.lock().take();
+        process.expect("the broker runs").stop();
+    }
+
     /// Freezes it (SIGSTOP).
     pub fn freeze(&self) {
         self.process.lock().as_ref().expect("the broker runs").freeze();

@@ -56,6 +56,16 @@ impl Cluster {
         })
     }
 
+    /// Makes another server the leader of a stream.
+    pub fn step_down(&self, stream: &str) {
+        block_on(async {
+            let client = self.servers[0].admin_options().connect(self.servers[0].url()).await;
+            let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
+            // A stream that has no leader just now is about to get another.
+            let _ = client.expect("a server of the cluster answers").request(subject, "".into()).await;
+        });
+    }
+
     /// Whether all copies of a stream are there and up to date.
     pub fn is_whole(&self, stream: &str, by: usize) -> bool {
         let cluster = self.info(stream, by).and_then(|info| info.cluster);

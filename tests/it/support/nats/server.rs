@@ -86,6 +86,12 @@ impl Server {
         process.expect("the server runs").kill();
     }
 
+    /// Asks it to end (SIGTERM); gone when this returns, and its data stays.
+    pub fn stop(&self) {
+        let process = self.process.lock().take();
+        process.expect("the server runs").stop();
+    }
+
     /// Starts it, again on the same data and port; ready when this returns.
     pub fn restart(&self) {
         self.restart_without_waiting();
@@ -163,7 +169,7 @@ impl Server {
         let port = self.port.lock().map_or(-1, i32::from);
         let jetstream = match settings.jetstream {
             true => format!(
-                "jetstream {{ store_dir: \"{data}/store\", max_file_store: 1GB, max_memory_store: 64MB }}"
+                "jetstream {{ store_dir: \"{data}/store\", max_file_store: 16GB, max_memory_store: 64MB }}"
             ),
             false => String::new(),
         };

@@ -52,12 +52,14 @@ pub enum Door {
     Expired,
     /// TLS with a certificate for another host.
     Elsewhere,
+    /// TLS with a certificate of an authority that nobody knows.
+    Foreign,
     /// Open, and sends clients on to an address that nobody can reach.
     Lost,
 }
 
 impl Door {
-    const ALL: [(Self, &'static str, &'static str); 8] = [
+    const ALL: [(Self, &'static str, &'static str); 9] = [
         (Self::Tls, "TLS", "SSL"),
         (Self::MutualTls, "MTLS", "SSL"),
         (Self::Sasl, "SASLP", "SASL_PLAINTEXT"),
@@ -65,6 +67,7 @@ impl Door {
         (Self::OauthBearer, "OAUTH", "SASL_PLAINTEXT"),
         (Self::Expired, "EXPIRED", "SSL"),
         (Self::Elsewhere, "ELSEWHERE", "SSL"),
+        (Self::Foreign, "FOREIGN", "SSL"),
         (Self::Lost, "LOST", "PLAINTEXT"),
     ];
 
@@ -79,7 +82,7 @@ pub struct Secured {
     pub broker: Broker,
     /// What its listeners show, and what clients need.
     pub certificates: Certificates,
-    ports: [u16; 8],
+    ports: [u16; 9],
 }
 
 /// The broker that all tests share; its users start without rights.
@@ -167,7 +170,7 @@ impl Secured {
     }
 }
 
-fn properties(client: u16, controller: u16, ports: &[u16; 8], files: &Certificates) -> Vec<(String, String)> {
+fn properties(client: u16, controller: u16, ports: &[u16; 9], files: &Certificates) -> Vec<(String, String)> {
     let guarded = || Door::ALL.iter().zip(ports);
     let doors: String = guarded().map(|((_, name, _), port)| format!(",{name}://127.0.0.1:{port}")).collect();
     let advertised = doors.replace("LOST://127.0.0.1:", "LOST://no-such-host.invalid:");
@@ -185,6 +188,7 @@ fn properties(client: u16, controller: u16, ports: &[u16; 8], files: &Certificat
         ("ssl.keystore.location", pem("server.pem")),
         ("listener.name.expired.ssl.keystore.location", pem("expired.pem")),
         ("listener.name.elsewhere.ssl.keystore.location", pem("elsewhere.pem")),
+        ("listener.name.foreign.ssl.keystore.location", pem("foreign.pem")),
         ("ssl.truststore.type", "PEM".to_owned()),
         ("ssl.truststore.location", pem("ca.pem")),
         ("listener.name.mtls.ssl.client.auth", "required".to_owned()),

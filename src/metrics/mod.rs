@@ -3,7 +3,10 @@
 //! Label sets are closed: they come from the configuration and from the code's own enums, every
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
-use std::sync::Arc;
+mod source;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;
 use prometheus::core::Collector;
@@ -11,6 +14,8 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+pub use source::SourceMetrics;
 
 /// The `source` label of requests that came in for no configured source.
 pub const NO_SOURCE: &str = "none";
@@ -111,6 +116,16 @@ pub struct BusMetrics {
     pub rebuilds: IntCounter,
 }
 
+/// Lines of the log that were dropped because nobody read them. A process has one log, so it has one
+/// counter, and every registry shows it.
+pub fn log_dropped() -> IntCounter {
+    static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+        let help = "Lines of the log dropped because nobody read them.";
+        IntCounter::new("attio_bridge_log_dropped_total", help).expect(CONSTANT)
+    });
+    DROPPED.clone()
+}
+
 impl Metrics {
     /// Registers everything and sets every label combination to 0.
     pub fn new(labels: Labels) -> Arc<Self> {
@@ -133,6 +148,7 @@ impl Metrics {
             counters(r, "bus_rebuilds_total", "Clients built anew after a fatal error.", &["bus"]);
         let build_info = gauges(r, "build_info", "Always 1.", &["version", "revision"]);
         build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1);
+        register(r, log_dropped());
         register_process(r);
 
         let metrics = Self {
@@ -273,18 +289,6 @@ impl Metrics {
         })
     }
 
-    /// Counts a delivery that was answered.
-    pub fn delivery(&self, source: &str, reason: &str, seconds: f64) {
-        self.deliveries.with_label_values(&[source, reason]).inc();
-        self.delivery_duration.with_label_values(&[source]).observe(seconds);
-    }
-
-    /// Counts a checked signature; `secret` is the label that matched, if one did.
-    pub fn signature(&self, source: &str, secret: Option<&str>, result: &str) {
-        let secret = secret.unwrap_or(NO_SECRET);
-        self.signature_verifications.with_label_values(&[source, secret, result]).inc();
-    }
-
     /// Sets the count of a secret that came with a reload to 0, unless it has one.
     pub fn secret(&self, source: &str, label: &str) {
         self.signature_verifications.with_label_values(&[source, label, "ok"]);
@@ -295,28 +299,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[result]).inc();
     }
 
-    /// Notes when the last genuine delivery came in.
-    pub fn last_delivery(&self, source: &str, unix_seconds: i64) {
-        self.last_delivery.with_label_values(&[source]).set(unix_seconds);
-    }
-
-    /// Counts an event that nothing identifies.
-    pub fn identity_missing(&self, source: &str) {
-        self.identity_missing.with_label_values(&[source]).inc();
-    }
-
-    /// Books `count` events as received and in flight.
-    pub fn events_received(&self, source: &str, count: u64) {
-        let _moving = self.account.read();
-        self.events_received.with_label_values(&[source]).inc_by(count);
-        self.events_in_flight.add(count.cast_signed());
-    }
-
-    /// Books one event out of flight, to its result.
-    pub fn event(&self, source: &str, category: &str, result: &str) {
-        let _moving = self.account.read();
-        self.events.with_label_values(&[source, category, result]).inc();
-        self.events_in_flight.dec();
+    /// Handles for every source, by its name.
+    pub fn sources(self: &Arc<Self>) -> HashMap<String, Arc<SourceMetrics>> {
+        let handles =
+            |(name, _): &(String, _)| (name.clone(), Arc::new(SourceMetrics::new(self, Some(name))));
+        self.labels.sources.iter().map(handles).collect()
     }
 
     /// Everything in the Prometheus text format 0.0.4.

@@ -1,0 +1,46 @@
+//! Making a webhook so that its secret is never lost: kept before success is told, or the webhook is
+//! gone again.
+
+use std::io;
+
+use super::{Client, Created, Subscription};
+
+/// Why there is no webhook whose secret is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Attio did not make it.
+    #[error(transparent)]
+    Attio(#[from] super::Error),
+    /// Its secret could not be kept, and so it was deleted again.
+    #[error("the secret could not be kept: {0}; the webhook that was just made is deleted again")]
+    Undone(#[source] io::Error),
+    /// Its secret could not be kept, and it could not be deleted either. Whoever gets this is the last
+    /// to have the secret.
+    #[error(
+        "the secret could not be kept ({kept}), and webhook {} could not be deleted again ({deleted}): \
+         delete it, or keep the secret yourself", created.webhook.id.webhook_id
+    )]
+    Stranded {
+        /// The webhook, with its secret.
+        created: Box<Created>,
+        /// What keeping said.
+        kept: io::Error,
+        /// What deleting said.
+        deleted: super::Error,
+    },
+}
+
+/// Makes a webhook and keeps its secret by `keep`, which has been found able to do so beforehand.
+pub async fn kept(
+    client: &Client,
+    url: &str,
+    subscriptions: &[Subscription],
+    keep: impl FnOnce(&Created) -> io::Result<()>,
+) -> Result<Created, Error> {
+    let created = client.create_webhook(url, subscriptions).await?;
+    let Err(kept) = keep(&created) else { return Ok(created) };
+    match client.delete_webhook(&created.webhook.id.webhook_id).await {
+        Ok(()) => Err(Error::Undone(kept)),
+        Err(deleted) => Err(Error::Stranded { created: Box::new(created), kept, deleted }),
+    }
+}

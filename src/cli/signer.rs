@@ -1,0 +1,117 @@
+//! The flags of the verbs that sign, and the secret and scheme they choose.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use secrecy::SecretString;
+
+use super::{Exit, load, say, warn};
+use crate::config::{self, Config, Input};
+use crate::dev::stamp;
+use crate::pipeline::SourceOptions;
+use crate::pipeline::verify;
+
+/// How to sign, and with which secret. A secret is never given as a word of the command line, where
+/// every process of the machine could read it.
+#[derive(Args)]
+pub struct Flags {
+    /// How to sign [default: as the source is configured, else attio]
+    #[arg(long, value_name = "SCHEME")]
+    scheme: Option<Scheme>,
+    /// The source whose secret signs [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The label of its secret [default: the first one]
+    #[arg(long, value_name = "LABEL")]
+    label: Option<String>,
+    /// Sign with what is in this file; no configuration is read
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "label", "secret_env"])]
+    secret_file: Option<PathBuf>,
+    /// Sign with what is in this variable; no configuration is read
+    #[arg(long, value_name = "VARIABLE", conflicts_with_all = ["source", "label"])]
+    secret_env: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Scheme {
+    /// Over the body, as Attio does
+    Attio,
+    /// Over a time and the body, with X-Attio-Timestamp
+    Timestamped,
+}
+
+/// What signs.
+pub struct Signer {
+    /// How.
+    pub scheme: stamp::Scheme,
+    /// With what.
+    pub secret: SecretString,
+}
+
+impl Flags {
+    /// The secret and the scheme that the flags and the configuration choose, or how the verb ends.
+    pub fn signer(&self, input: &Input) -> Result<Signer, Exit> {
+        let failed = |message: String| {
+            say(format_args!("error: {message}"));
+            Exit::Failed
+        };
+        let asked = self.scheme.map(|scheme| match scheme {
+            Scheme::Attio => stamp::Scheme::Attio,
+            Scheme::Timestamped => stamp::Scheme::Timestamped,
+        });
+        let secret = match (&self.secret_file, &self.secret_env) {
+            (Some(path), _) => config::secret_file(path).map_err(failed)?,
+            (_, Some(name)) => variable(input, name).map_err(failed)?,
+            _ => {
+                let config = load(input)?;
+                warn(&config.warnings);
+                let source = self.source(&config).map_err(failed)?;
+                let secret = self.secret(source).map_err(failed)?;
+                let configured = match source.verify.scheme {
+                    verify::Scheme::Timestamped => stamp::Scheme::Timestamped,
+                    verify::Scheme::Auto | verify::Scheme::Attio => stamp::Scheme::Attio,
+                };
+                return Ok(Signer { scheme: asked.unwrap_or(configured), secret });
+            }
+        };
+        Ok(Signer { scheme: asked.unwrap_or(stamp::Scheme::Attio), secret })
+    }
+
+    fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {
+        let names = || listed(config.sources.iter().map(|source| source.name.as_str()));
+        match (&self.source, &config.sources[..]) {
+            (None, [only]) => Ok(only),
+            (None, _) => {
+                Err(format!("several sources are configured; add --source with one of: {}", names()))
+            }
+            (Some(name), all) => {
+                let found = all.iter().find(|source| source.name.as_str() == name);
+                found.ok_or_else(|| format!("no source {name} is configured; there is: {}", names()))
+            }
+        }
+    }
+
+    fn secret(&self, source: &SourceOptions) -> Result<SecretString, String> {
+        let secrets = &source.verify.secrets;
+        let found = match &self.label {
+            None => secrets.first(),
+            Some(label) => secrets.iter().find(|secret| *secret.label == **label),
+        };
+        let found = found.map(|secret| secret.value.clone());
+        found.ok_or_else(|| {
+            let labels = listed(secrets.iter().map(|secret| &*secret.label));
+            format!("source {} has no secret of that label; there is: {labels}", source.name)
+        })
+    }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn variable(input: &Input, name: &str) -> Result<SecretString, String> {
+    let value = input.environment.get(name).filter(|value| !value.is_empty());
+    let value = value.ok_or_else(|| format!("the variable {name} is not set, or is empty"))?;
+    let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8 text"))?;
+    Ok(SecretString::from(text))
+}

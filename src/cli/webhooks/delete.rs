@@ -1,0 +1,32 @@
+//! `webhooks delete`.
+
+use clap::Args;
+
+use super::{Exit, Failure, Session, confirm, say};
+
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example:
+  attio-bridge webhooks delete 23e42eaf-323a-41da-b5bb-fd67eebda553";
+
+/// The flags of `webhooks delete`.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// Their ids
+    #[arg(value_name = "WEBHOOK_ID", required = true)]
+    webhook_ids: Vec<String>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+    let Arguments { webhook_ids, yes } = arguments;
+    confirm(&format!("Delete {}?", webhook_ids.join(", ")), *yes)?;
+    for webhook_id in webhook_ids {
+        session.client.delete_webhook(webhook_id).await?;
+        say(format_args!("deleted webhook {webhook_id}"));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,43 @@
+//! `webhooks plan`.
+
+use clap::Args;
+
+use super::{Exit, Failure, Session, print};
+use crate::attio::filter::Resolver;
+use crate::attio::plan::{Plan, Wanted};
+
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: has anybody changed them by hand?
+  attio-bridge webhooks plan --check --config bridge.toml || echo \"exit $?: 3 means yes\"";
+
+/// The flags of `webhooks plan`.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// Exit 3 if anything is not as configured
+    #[arg(long)]
+    check: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+    let plan = make(session).await?;
+    match arguments.json {
+        true => print(format_args!("{:#}\n", plan.to_json())),
+        false => print(&plan),
+    }
+    Ok(if arguments.check && !plan.is_clean() { Exit::Unexpected } else { Exit::Done })
+}
+
+/// Compares what is configured with what exists.
+pub async fn make(session: &Session) -> Result<Plan, Failure> {
+    let mut resolver = Resolver::new(&session.client);
+    let mut wanted = Vec::new();
+    for options in &session.config.webhooks {
+        wanted.push(Wanted::resolve(options, &mut resolver).await?);
+    }
+    Ok(Plan::between(wanted, session.client.webhooks().await?))
+}

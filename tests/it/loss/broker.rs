@@ -1,0 +1,278 @@
+//! The broker of a run, one or three, Kafka or NATS: what the bridges are told of it, what is done to
+//! it, and what it holds in the end.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use futures_util::StreamExt;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::options::{Bus, Options};
+use crate::support::consumer::NAMES;
+use crate::support::kafka;
+use crate::support::nats;
+use crate::support::proxy::Proxy;
+use crate::support::{PATIENCE, eventually};
+
+/// Partitions of every topic, so that a leader and several keys are at stake.
+const PARTITIONS: i32 = 3;
+
+const STREAM: &str = "ATTIO";
+
+enum Kind {
+    Kafka(kafka::Broker),
+    Kafkas(kafka::cluster::Cluster),
+    Nats(nats::Server),
+    Natses(nats::cluster::Cluster),
+}
+
+/// A broker, and the proxy before it where there is one.
+pub struct Broker {
+    kind: Kind,
+    prefix: String,
+    pub proxy: Option<Proxy>,
+    turn: AtomicUsize,
+}
+
+impl Broker {
+    /// Started and ready.
+    pub fn start(options: &Options) -> Self {
+        let prefix = "loss".to_owned();
+        let mut proxy = None;
+        let kind = match (options.bus, options.brokers) {
+            (Bus::Kafka, 1) if options.is_proxied() => {
+                let (broker, before) = kafka::Broker::start_behind_a_proxy();
+                proxy = Some(before);
+                Kind::Kafka(broker)
+            }
+            (Bus::Kafka, 1) => Kind::Kafka(kafka::Broker::start()),
+            (Bus::Kafka, _) => Kind::Kafkas(kafka::cluster::Cluster::start()),
+            (Bus::Nats, 1) => {
+                let server = nats::Server::start();
+                if options.is_proxied() {
+                    proxy = Some(Proxy::start(server.url().trim_start_matches("nats://").parse().unwrap()));
+                }
+                Kind::Nats(server)
+            }
+            (Bus::Nats, _) => Kind::Natses(nats::cluster::Cluster::start()),
+        };
+        Self { kind, prefix, proxy, turn: AtomicUsize::new(0) }
+    }
+
+    /// What the bridges are told.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let at = |own: &str| match &self.proxy {
+            Some(proxy) => proxy.addr().to_string(),
+            None => own.trim_start_matches("nats://").to_owned(),
+        };
+        let kafka = |bootstrap: String, copies: usize| {
+            vec![
+                ("BUS__TYPE", "kafka".into()),
+                ("KAFKA__BOOTSTRAP_SERVERS", bootstrap),
+                ("KAFKA__TOPICS__ENSURE", "create".into()),
+                ("KAFKA__TOPICS__PARTITIONS", PARTITIONS.to_string()),
+                ("KAFKA__TOPICS__REPLICATION_FACTOR", copies.to_string()),
+                ("KAFKA__TOPICS__MIN_INSYNC_REPLICAS", if copies == 3 { "2" } else { "1" }.into()),
+            ]
+        };
+        let nats = |servers: String, copies: usize| {
+            vec![
+                ("BUS__TYPE", "nats".into()),
+                ("NATS__SERVERS", servers),
+                ("NATS__STREAM__NAME", STREAM.into()),
+                ("NATS__STREAM__ENSURE", "create".into()),
+                ("NATS__STREAM__REPLICAS", copies.to_string()),
+            ]
+        };
+        let mut variables: Vec<(&str, String)> = match &self.kind {
+            Kind::Kafka(broker) => kafka(at(broker.bootstrap()), 1),
+            Kind::Kafkas(cluster) => kafka(cluster.all.bootstrap().to_owned(), 3),
+            Kind::Nats(server) => nats(format!("nats://{}", at(&server.url())), 1),
+            Kind::Natses(cluster) => nats(cluster.urls(), 3),
+        };
+        variables.push(("ROUTE__PREFIX", self.prefix.clone()));
+        let named = |(name, value): (&str, String)| (format!("ATTIO_BRIDGE__{name}"), value);
+        variables.into_iter().map(named).collect()
+    }
+
+    /// Kills it, or of three the one that leads or whose turn it is, and starts it again after a while.
+    pub fn kill(&self, down: Duration) {
+        match &self.kind {
+            Kind::Kafka(broker) => {
+                broker.kill();
+                std::thread::sleep(down);
+                broker.restart();
+            }
+            Kind::Kafkas(cluster) => {
+                let at = self.turn(3);
+                cluster.kill(at);
+                std::thread::sleep(down);
+                cluster.restart(at);
+                cluster.wait_for(3);
+            }
+            Kind::Nats(server) => {
+                server.kill();
+                std::thread::sleep(down);
+                server.restart();
+            }
+            Kind::Natses(cluster) => {
+                let at = cluster.leader(STREAM, self.turn(3));
+                cluster.servers[at].kill();
+                std::thread::sleep(down);
+                cluster.servers[at].restart();
+                whole(cluster, at);
+            }
+        }
+    }
+
+    /// Freezes it, or one of three, for a while.
+    pub fn freeze(&self, still: Duration) {
+        match &self.kind {
+            Kind::Kafka(broker) => {
+                broker.pause();
+                std::thread::sleep(still);
+                broker.resume();
+            }
+            Kind::Kafkas(cluster) => {
+                let at = self.turn(3);
+                cluster.pause(at);
+                std::thread::sleep(still);
+                cluster.resume(at);
+                cluster.wait_for(3);
+            }
+            Kind::Nats(server) => {
+                server.pause();
+                std::thread::sleep(still);
+                server.resume();
+            }
+            Kind::Natses(cluster) => {
+                let at = self.turn(3);
+                cluster.servers[at].pause();
+                std::thread::sleep(still);
+                cluster.servers[at].resume();
+                whole(cluster, at);
+            }
+        }
+    }
+
+    /// Restarts three brokers, one after the other, each asked to end.
+    pub fn roll(&self) {
+        for at in 0..3 {
+            match &self.kind {
+                Kind::Kafkas(cluster) => {
+                    cluster.stop(at);
+                    cluster.restart(at);
+                    cluster.wait_for(3);
+                }
+                Kind::Natses(cluster) => {
+                    cluster.servers[at].stop();
+                    cluster.servers[at].restart();
+                    whole(cluster, at);
+                }
+                Kind::Kafka(_) | Kind::Nats(_) => panic!("a rolling restart takes three brokers"),
+            }
+        }
+    }
+
+    /// Makes another broker the leader. On Kafka, whose client cannot ask for it, one of them is asked
+    /// to end, which hands over what it leads, and is started again.
+    pub fn move_leader(&self) {
+        match &self.kind {
+            Kind::Kafkas(cluster) => {
+                let at = self.turn(3);
+                cluster.stop(at);
+                cluster.restart(at);
+                cluster.wait_for(3);
+            }
+            Kind::Natses(cluster) => cluster.step_down(STREAM),
+            Kind::Kafka(_) | Kind::Nats(_) => panic!("a move of the leader takes three brokers"),
+        }
+    }
+
+    fn turn(&self, of: usize) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed) % of
+    }
+
+    /// Reads everything, each as category, key (Kafka) and value.
+    pub fn read(&self, mut each: impl FnMut(&str, Option<&str>, &str) + Send) {
+        match &self.kind {
+            Kind::Kafka(broker) => self.read_kafka(broker, &mut each),
+            Kind::Kafkas(cluster) => self.read_kafka(&cluster.all, &mut each),
+            Kind::Nats(server) => self.read_nats(server, &mut each),
+            Kind::Natses(cluster) => self.read_nats(&cluster.servers[0], &mut each),
+        }
+    }
+
+    fn read_kafka(&self, broker: &kafka::Broker, each: &mut impl FnMut(&str, Option<&str>, &str)) {
+        let consumer: BaseConsumer = broker
+            .client()
+            .set("group.id", "reads-all")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
+            .create()
+            .expect("a consumer for the broker");
+        let (mut list, mut open) = (TopicPartitionList::new(), 0);
+        for name in NAMES {
+            for partition in 0..PARTITIONS {
+                let topic = format!("{}.{name}", self.prefix);
+                list.add_partition_offset(&topic, partition, Offset::Offset(0)).expect("a valid offset");
+                open += 1;
+            }
+        }
+        consumer.assign(&list).expect("the assignment is taken");
+        while open > 0 {
+            match consumer.poll(PATIENCE).expect("the broker answers") {
+                Ok(message) => {
+                    let text = |bytes| std::str::from_utf8(bytes).expect("keys and values are text");
+                    let category = message.topic()[self.prefix.len()..].trim_start_matches('.');
+                    each(category, message.key().map(text), message.payload().map_or("", text));
+                }
+                Err(KafkaError::PartitionEOF(_)) => open -= 1,
+                Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown,
+                )) => {}
+                Err(error) => panic!("cannot read it back: {error}"),
+            }
+        }
+    }
+
+    fn read_nats(&self, server: &nats::Server, each: &mut (impl FnMut(&str, Option<&str>, &str) + Send)) {
+        let read = async {
+            let client = server.admin_options().connect(server.url()).await?;
+            let stream = async_nats::jetstream::new(client).get_stream(STREAM).await?;
+            let count = stream.cached_info().state.messages;
+            let config = pull::Config { ack_policy: AckPolicy::None, ..pull::Config::default() };
+            let consumer = stream.create_consumer(config).await?;
+            let mut messages = consumer.stream().max_messages_per_batch(2000).messages().await?;
+            for _ in 0..count {
+                let next = tokio::time::timeout(PATIENCE, messages.next()).await?;
+                let message = next.ok_or("the stream has fewer")??;
+                let below = message.subject[self.prefix.len()..].trim_start_matches('.');
+                let category = below.split_once('.').map_or(below, |(category, _)| category);
+                let value = std::str::from_utf8(&message.payload).expect("values are text");
+                each(category, None, value);
+            }
+            Ok::<_, async_nats::Error>(())
+        };
+        let read = std::thread::scope(|scope| scope.spawn(|| nats::runtime().block_on(read)).join());
+        read.expect("reading does not panic").expect("the stream can be read");
+    }
+
+    /// Waits until it can be read whole.
+    pub fn settle(&self) {
+        match &self.kind {
+            Kind::Kafkas(cluster) => cluster.wait_for(3),
+            Kind::Natses(cluster) => whole(cluster, 0),
+            Kind::Kafka(_) | Kind::Nats(_) => {}
+        }
+    }
+}
+
+fn whole(cluster: &nats::cluster::Cluster, by: usize) {
+    eventually("all copies are up to date", || cluster.is_whole(STREAM, by));
+}

@@ -1,0 +1,191 @@
+//! The loss checker: real bridges behind a balancer, a real broker, signed traffic with retries,
+//! faults from a seed, and a ledger whose laws tell whether anything was lost, invented or doubled.
+//!
+//! `tests/loss` runs it at any size; the tests here are its short form.
+
+mod broker;
+mod closing;
+mod command;
+mod faults;
+mod fleet;
+mod laws;
+mod ledger;
+mod options;
+mod plan;
+mod planted;
+mod report;
+mod sender;
+mod traffic;
+mod wire;
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use broker::Broker;
+use fleet::Fleet;
+use ledger::Ledger;
+use options::{Bus, Counts, Options};
+use plan::Plan;
+use report::Report;
+use traffic::Traffic;
+
+use crate::support::full_tier;
+
+/// How often the metrics of every bridge are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// One run, from the first process to the verdict.
+fn run(options: &Options) -> Report {
+    let begun = Instant::now();
+    let folder = options.folder();
+    // Of an earlier run of the same name.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder for the report");
+    let plan = Arc::new(Plan::new(options.seed, options.events, options.batch));
+    let broker = Broker::start(options);
+    let mut variables = broker.variables();
+    variables.extend(options.variables.iter().cloned());
+    let fleet = Arc::new(Fleet::start(options, variables, folder.clone()));
+    let traffic = Traffic::new(options, Arc::clone(&plan), Arc::clone(&fleet));
+    let schedule = faults::schedule(options);
+    let (scheduled, over) = (schedule.len(), AtomicBool::new(false));
+    let started = Instant::now();
+    let injected = std::thread::scope(|scope| {
+        let injecting = scope.spawn(|| {
+            let is_over = || over.load(Ordering::Relaxed);
+            let injected = faults::inject(schedule, &broker, &fleet, &traffic, is_over);
+            traffic.calm_down();
+            injected
+        });
+        scope.spawn(|| watch(options, &plan, &fleet, &traffic, &over));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.expect("a runtime").block_on(traffic.flow());
+        over.store(true, Ordering::Relaxed);
+        injecting.join().expect("the faults are injected")
+    });
+    let sending = started.elapsed();
+    let pasts = fleet.finish(options.quiet);
+    let (attempts, slowest) = traffic.finish();
+    broker.settle();
+    let mut ledger = Ledger::new(&plan, options);
+    broker.read(|category, key, value| ledger.found(category, key, value));
+    let sums = ledger.close(&attempts, &pasts, fleet.unbalanced());
+    let report = Report {
+        options: options.clone(),
+        sums,
+        laws: ledger.laws,
+        scheduled,
+        injected,
+        scrapes: fleet.scrapes.load(Ordering::Relaxed),
+        bridges: pasts.len(),
+        slowest,
+        sending,
+        whole: begun.elapsed(),
+    };
+    report.write(&folder);
+    report
+}
+
+/// Looks at the metrics all the while, and tells how far it is.
+fn watch(options: &Options, plan: &Plan, fleet: &Fleet, traffic: &Traffic, over: &AtomicBool) {
+    let mut told = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        std::thread::sleep(LOOK);
+        fleet.look();
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            let acknowledged = traffic.acknowledged.load(Ordering::Relaxed);
+            println!(
+                "{} {}: {acknowledged} of {} events acknowledged",
+                options.name, options.seed, plan.events
+            );
+        }
+    }
+}
+
+/// Runs it and demands that every law holds.
+fn demand(options: &Options) {
+    let report = run(options);
+    println!("{}", report.text());
+    assert!(report.is_good(), "{}", report.text());
+}
+
+/// Every fault that one broker allows.
+fn of_one_broker() -> Counts {
+    Counts {
+        broker_kills: 2,
+        freezes: 1,
+        cuts: 2,
+        stalls: 4,
+        bridge_kills: 2,
+        drains: 1,
+        ..Counts::default()
+    }
+}
+
+/// Every fault that takes three brokers.
+fn of_three_brokers() -> Counts {
+    Counts { broker_kills: 1, rolls: 1, moves: 1, bridge_kills: 2, bridge_rolls: 1, ..Counts::default() }
+}
+
+#[test]
+fn nothing_is_lost_on_kafka() {
+    let mut options = Options::new("short-kafka", Bus::Kafka, 8, 6000);
+    options.faults = of_one_broker();
+    demand(&options);
+}
+
+#[test]
+fn nothing_is_lost_on_nats() {
+    let mut options = Options::new("short-nats", Bus::Nats, 8, 6000);
+    options.faults = of_one_broker();
+    options.replicas = 3;
+    demand(&options);
+}
+
+#[test]
+fn nothing_is_lost_on_three_kafkas_behind_three_bridges() {
+    if !full_tier() {
+        return;
+    }
+    let mut options = Options::new("cluster-kafka", Bus::Kafka, 9, 20_000);
+    options.faults = of_three_brokers();
+    (options.replicas, options.brokers) = (3, 3);
+    demand(&options);
+}
+
+#[test]
+fn nothing_is_lost_on_three_nats_behind_three_bridges() {
+    if !full_tier() {
+        return;
+    }
+    let mut options = Options::new("cluster-nats", Bus::Nats, 9, 20_000);
+    options.faults = of_three_brokers();
+    (options.replicas, options.brokers) = (3, 3);
+    demand(&options);
+}
+
+/// Drains under load, one bridge or three, on a broker that does not fail.
+fn drains(name: &str, bus: Bus, events: u64) -> Options {
+    let mut options = Options::new(name, bus, 5, events);
+    (options.askers, options.leavers) = (150, 0);
+    options
+}
+
+#[test]
+fn a_bridge_that_is_asked_to_end_again_and_again_answers_all_it_accepted() {
+    let count = if full_tier() { 100 } else { 10 };
+    let mut options = drains("drains", Bus::Kafka, 300 * count as u64);
+    options.faults.drains = count;
+    demand(&options);
+}
+
+#[test]
+fn a_rolling_restart_behind_the_balancer_resets_no_accepted_request() {
+    let mut options = drains("rolling", Bus::Nats, 6000);
+    options.faults.bridge_rolls = 2;
+    options.replicas = 3;
+    demand(&options);
+}

@@ -1,0 +1,131 @@
+//! The checker can fail: bugs of six kinds, each a patch in `planted/`, are put into a copy of the
+//! source, and the checker must find each of them, and nothing wrong where there is none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::options::{Bus, Counts, Options};
+use super::run;
+use crate::support::full_tier;
+
+/// What a bridge goes through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scenario {
+    /// The broker is killed and stays away for longer than a publish is waited for, and the senders
+    /// try again while their first attempts still wait.
+    Outages,
+    /// Nothing fails; senders leave early and repeat what the bridge must still remember, and it
+    /// remembers little.
+    Repeats,
+}
+
+/// The bugs, where they must show, and the laws of which one must be broken.
+const BUGS: [(&str, Scenario, &[&str]); 6] = [
+    ("mark-before-ack", Scenario::Outages, &["L1"]),
+    ("busy-repeat-answered-200", Scenario::Outages, &["L1"]),
+    ("work-tied-to-the-connection", Scenario::Repeats, &["L6"]),
+    ("default-cache-policy", Scenario::Repeats, &["L3"]),
+    ("first-error-ends-the-batch", Scenario::Outages, &["L6"]),
+    ("4xx-for-a-broker-error", Scenario::Outages, &["L4"]),
+];
+
+fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
+    let mut options = Options::new(name, Bus::Kafka, 6, 3000);
+    options.bridge = bridge;
+    // Nothing waits longer than its publish.
+    options.quiet = Duration::from_secs(8);
+    let set = |name: &str, value: &str| (format!("ATTIO_BRIDGE__{name}"), value.to_owned());
+    match of {
+        Scenario::Outages => {
+            options.faults = Counts { broker_kills: 2, ..Counts::default() };
+            options.down_ms = (4500, 5000);
+            options.variables = vec![set("KAFKA__PUBLISH_TIMEOUT", "3s"), set("HTTP__ANSWER_TIMEOUT", "1s")];
+        }
+        Scenario::Repeats => {
+            (options.senders, options.batch) = (8, 2);
+            (options.leavers, options.repeats, options.repeats_after) = (150, 400, 5);
+            // Long enough on its way for a sender to leave before the ack.
+            options.variables = vec![set("DEDUP__CAPACITY", "800"), set("KAFKA__LINGER", "20ms")];
+        }
+    }
+    options
+}
+
+/// A copy of the source with one patch in it, built beside the other builds.
+fn build(bug: &str, patch: &Path) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = tempfile::tempdir().expect("a folder for the copy");
+    for part in ["Cargo.toml", "Cargo.lock", "src"] {
+        shell(Command::new("cp").arg("-r").arg(root.join(part)).arg(copy.path()));
+    }
+    shell(Command::new("patch").args(["-p1", "--forward", "-i"]).arg(patch).current_dir(copy.path()));
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--locked", "--quiet", "--bin", "attio-bridge"]).current_dir(copy.path());
+    shell(cargo.env("CARGO_TARGET_DIR", &target).env_remove("RUSTFLAGS"));
+    let bridge = target.join(bug);
+    fs::copy(target.join("debug/attio-bridge"), &bridge).expect("the bridge was built");
+    bridge
+}
+
+fn shell(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}\n{}{}", told(&output.stdout), told(&output.stderr));
+}
+
+/// The bugs to try: all, or those whose names contain this.
+const ONLY: &str = "ATTIO_BRIDGE_LOSS_PLANTED";
+
+/// Every bug is found, and the bridge as it is passes the same scenarios.
+pub fn check() {
+    let only = std::env::var(ONLY).unwrap_or_default();
+    for of in [Scenario::Outages, Scenario::Repeats].into_iter().filter(|_| only.is_empty()) {
+        let name = format!("planted-none-{of:?}").to_lowercase();
+        let report = run(&scenario(of, &name, env!("CARGO_BIN_EXE_attio-bridge").into()));
+        assert!(report.is_good(), "without a bug: {}", report.text());
+        println!("planted: none, {of:?}: good");
+    }
+    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/loss/planted");
+    let mut missed = Vec::new();
+    for (bug, of, laws) in BUGS.into_iter().filter(|(bug, ..)| bug.contains(&only)) {
+        let bridge = build(bug, &patches.join(format!("{bug}.patch")));
+        let report = run(&scenario(of, &format!("planted-{bug}"), bridge));
+        let broken = report.laws.broken();
+        println!("planted: {bug}, {of:?}: broken {broken:?}");
+        if !laws.iter().all(|law| broken.contains(law)) {
+            missed.push(format!("{bug}: {laws:?} should be broken\n{}", report.text()));
+        }
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[test]
+fn every_planted_bug_is_found() {
+    if full_tier() {
+        check();
+    }
+}
+
+#[test]
+fn there_is_a_scenario_for_every_patch() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/loss/planted");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+    let mut there: Vec<String> = fs::read_dir(folder).unwrap().map(name).collect();
+    let mut listed: Vec<String> = BUGS.iter().map(|(bug, ..)| format!("{bug}.patch")).collect();
+    there.sort();
+    listed.sort();
+    assert_eq!(there, listed);
+}
+
+#[test]
+fn every_patch_applies() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (bug, ..) in BUGS {
+        let patch = root.join(format!("tests/it/loss/planted/{bug}.patch"));
+        let mut dry = Command::new("patch");
+        shell(dry.args(["-p1", "--forward", "--dry-run", "-i"]).arg(patch).current_dir(root));
+    }
+}

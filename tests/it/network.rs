@@ -1,0 +1,268 @@
+//! The broker, the network before it and the network before the bridge, broken at every step of a
+//! delivery: what is acknowledged is stored, and what is stored twice was tried twice.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use attio_bridge::pipeline::publish::Bus;
+use tokio::task::JoinSet;
+
+use crate::support::bridge::Bridge;
+use crate::support::client::{Client, eventually};
+use crate::support::far::{Far, FarKafka, FarNats};
+use crate::support::full_tier;
+use crate::support::load::{Load, felt, until_accepted};
+use crate::support::mix::{Mix, Planned};
+use crate::support::proxy::{Door, Flow, Proxy, Way};
+use crate::support::request::Request;
+use crate::support::served::Served;
+
+/// Shorter than the disturbances of these tests, so that they are felt.
+const ANSWER: [(&str, &str); 1] = [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s")];
+
+/// Every event of the ledger is stored, and stored twice only where an attempt failed; where the broker
+/// knows its messages, never twice.
+pub fn check<F: Far>(far: &F, mix: &Mix, retried: &BTreeSet<String>) {
+    let found = far.found();
+    let lost: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) == 0).collect();
+    assert!(lost.is_empty(), "acknowledged and not there: {lost:?}");
+    let explained = |id: &String| !F::KNOWS_DUPLICATES && retried.contains(id);
+    let twice: Vec<_> = found.events.keys().filter(|id| found.copies(id) > 1 && !explained(id)).collect();
+    assert!(twice.is_empty(), "stored twice: {twice:?}");
+    assert_eq!(found.events.len(), mix.ledger.events.len(), "nothing that nobody sent");
+}
+
+/// How often the one event of a delivery is stored.
+fn copies<F: Far>(far: &F, mix: &Mix, delivery: &Planned) -> usize {
+    let id = &delivery.ids[0];
+    far.copies(id, &mix.ledger.events[id])
+}
+
+/// Many deliveries, and their senders.
+pub fn load(mix: &mut Mix, count: usize, bridge: &Bridge<dyn Bus>) -> Load {
+    let planned: Arc<[Planned]> = (0..count).map(|_| mix.single()).collect();
+    Load::start(planned, 8, bridge.http)
+}
+
+pub async fn flows(load: &Load, more: usize) {
+    let enough = load.accepted() + more;
+    eventually("load flows", || async { load.accepted() >= enough }).await;
+}
+
+/// Sends so much that a publish to any topic needs no question before it.
+async fn every_topic_is_known(bridge: &Bridge<dyn Bus>, mix: &mut Mix) -> BTreeSet<String> {
+    load(mix, 300, bridge).finish().await
+}
+
+/// Sends one delivery until it is accepted; then its ids, if that took more than one attempt.
+async fn deliver(bridge: &Bridge<dyn Bus>, delivery: &Planned) -> BTreeSet<String> {
+    let refused = until_accepted(&mut bridge.connect().await, bridge.http, &delivery.request).await;
+    if refused > 0 { delivery.ids.iter().cloned().collect() } else { BTreeSet::new() }
+}
+
+/// B2: stopped for a while, and going on.
+async fn a_broker_that_freezes_under_load_costs_nothing<F: Far>() {
+    let far = F::new();
+    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 31));
+    let seconds: &[u64] = if full_tier() { &[1, 3, 10, 30] } else { &[1, 3] };
+    let load = load(&mut mix, 400 * (seconds.len() + 1), &bridge);
+    for seconds in seconds {
+        flows(&load, 300).await;
+        let (before, frozen) = (felt(&bridge).await, Duration::from_secs(*seconds));
+        far.pause();
+        tokio::time::sleep(frozen).await;
+        far.resume();
+        let back = Instant::now();
+        flows(&load, 1).await;
+        let (cost, after) = (felt(&bridge).await - before, back.elapsed());
+        println!("frozen {frozen:?}: {cost} attempts failed, the next ack {after:?} after its return");
+    }
+    let retried = load.finish().await;
+    check(&far, &mix, &retried);
+    assert!(bridge.metrics().await.balances());
+}
+
+/// B2: the publish does not reach the broker.
+async fn what_is_lost_on_its_way_to_the_broker_is_stored_by_the_retry<F: Far>() {
+    let far = F::new();
+    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 32));
+    let mut retried = every_topic_is_known(&bridge, &mut mix).await;
+    for end in [Proxy::reset, Proxy::close] {
+        let delivery = mix.single();
+        far.proxy().set(Way::ToServer, Flow::Stall);
+        assert_eq!(bridge.ask(&delivery.request).await.told(), (503, "broker_timeout".into()));
+        assert_eq!(copies(&far, &mix, &delivery), 0, "it did not get there");
+        end(far.proxy());
+        far.proxy().pass();
+        deliver(&bridge, &delivery).await;
+        retried.extend(delivery.ids);
+    }
+    check(&far, &mix, &retried);
+    assert!(bridge.metrics().await.balances());
+}
+
+/// B2: the broker has stored it, and its ack does not come back.
+async fn what_is_stored_without_an_ack_is_unknown_and_found_by_the_retry<F: Far>() {
+    let far = F::new();
+    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 33));
+    let mut retried = every_topic_is_known(&bridge, &mut mix).await;
+    for end in [Proxy::reset, Proxy::close] {
+        let delivery = mix.single();
+        far.proxy().set(Way::ToClient, Flow::Stall);
+        assert_eq!(bridge.ask(&delivery.request).await.told(), (503, "broker_timeout".into()));
+        assert_eq!(copies(&far, &mix, &delivery), 1, "unknown means here: stored");
+        end(far.proxy());
+        far.proxy().pass();
+        deliver(&bridge, &delivery).await;
+        // Kafka's own client asks again under its number, which the broker knows.
+        assert_eq!(copies(&far, &mix, &delivery), 1);
+        retried.extend(delivery.ids);
+    }
+    check(&far, &mix, &retried);
+    assert!(bridge.metrics().await.balances());
+}
+
+/// B2: the ack is there, and the sender does not hear of it.
+async fn an_answer_that_is_lost_is_a_duplicate_for_the_retry<F: Far>() {
+    let far = F::new();
+    let (bridge, mut mix) = (far.bridge(&[]).await, Mix::new(far.prefix(), 34));
+    let door = Proxy::start(bridge.http);
+    for end in [Proxy::reset, Proxy::close] {
+        let delivery = mix.single();
+        let answered = bridge.metric("deliveries_total", &ACCEPTED).await;
+        let mut client = Client::connect(door.addr()).await;
+        door.set(Way::ToClient, Flow::Stall);
+        client.send(&delivery.request).await;
+        bridge.until("deliveries_total", &ACCEPTED, answered + 1.0).await;
+        end(&door);
+        assert!(client.try_receive().await.is_none());
+        door.pass();
+        let answer = Client::connect(door.addr()).await.ask(&delivery.request).await;
+        assert_eq!(answer.told(), (200, "duplicate".into()));
+    }
+    check(&far, &mix, &BTreeSet::new());
+}
+
+const ACCEPTED: [(&str, &str); 2] = [("source", "attio"), ("reason", "accepted")];
+
+/// B2: connections are cut wherever it happens to be, in either direction.
+async fn connections_cut_at_any_byte_cost_nothing<F: Far>() {
+    let far = F::new();
+    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 35));
+    let cuts = [1, 40, 250, 1000, 3000, 20_000];
+    let load = load(&mut mix, 2500, &bridge);
+    for (round, bytes) in cuts.into_iter().enumerate() {
+        for way in [Way::ToServer, Way::ToClient] {
+            flows(&load, 100).await;
+            let passed = far.proxy().passed(way);
+            far.proxy().set(way, Flow::CutAfter(bytes));
+            eventually(&format!("cut {round}"), || async { far.proxy().passed(way) >= passed + bytes }).await;
+            far.proxy().pass();
+        }
+    }
+    let retried = load.finish().await;
+    check(&far, &mix, &retried);
+    assert!(bridge.metrics().await.balances());
+}
+
+/// B2: nothing gets through for longer than anybody waits, and nobody says so.
+async fn a_network_that_takes_everything_and_gives_nothing_costs_nothing<F: Far>() {
+    let far = F::new();
+    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 36));
+    let load = load(&mut mix, 600, &bridge);
+    flows(&load, 200).await;
+    let before = felt(&bridge).await;
+    far.proxy().black_hole();
+    eventually("it is felt", || async { felt(&bridge).await >= before + 8.0 }).await;
+    far.proxy().door(Door::Shut);
+    far.proxy().reset();
+    eventually("it is known", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 }).await;
+    far.proxy().pass();
+    let retried = load.finish().await;
+    check(&far, &mix, &retried);
+    assert!(bridge.metrics().await.balances());
+}
+
+/// Sends every delivery once, all at the same time; then how each was answered and how long it took.
+async fn all_at_once(address: SocketAddr, planned: &[Planned]) -> Vec<(u16, Duration)> {
+    let ask = |request: Request| async move {
+        let mut client = Client::connect(address).await;
+        let begun = Instant::now();
+        (client.ask(&request).await.status, begun.elapsed())
+    };
+    let asking: JoinSet<_> = planned.iter().map(|delivery| ask(delivery.request.clone())).collect();
+    asking.join_all().await
+}
+
+/// B2: five hundred publishes while the broker is gone, and as many while it stands still.
+async fn five_hundred_deliveries_in_an_outage_cost_no_memory_and_are_stored_afterwards<F: Far>() {
+    const EACH: usize = 500;
+    let far = F::new();
+    let mut variables = far.variables();
+    variables.push((ANSWER[0].0, ANSWER[0].1.into()));
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let bridge = Served::start(&borrowed);
+    eventually("the bridge is ready", || async { bridge.probe("/readyz").await == 200 }).await;
+    let mut mix = Mix::new(far.prefix(), 37);
+    let mut retried = BTreeSet::new();
+    // The first two are for everything to get its full size once; after that nothing may grow.
+    for (round, way, begin, end) in [
+        (1, "frozen", F::pause as fn(&F), F::resume as fn(&F)),
+        (2, "frozen", F::pause as fn(&F), F::resume as fn(&F)),
+        (3, "gone", F::kill as fn(&F), F::restart as fn(&F)),
+        (4, "frozen", F::pause as fn(&F), F::resume as fn(&F)),
+    ] {
+        let planned: Vec<_> = (0..EACH).map(|_| mix.single()).collect();
+        let before = bridge.resident_kib();
+        begin(&far);
+        if way == "gone" {
+            eventually("it is known", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 }).await;
+        }
+        let mut answers = all_at_once(bridge.http, &planned).await;
+        let after = bridge.resident_kib();
+        answers.sort_by_key(|(_, took)| *took);
+        assert!(answers.iter().all(|(status, _)| *status == 503), "{answers:?}");
+        let ninety_nine = answers[EACH * 99 / 100].1;
+        println!("{way}: {EACH} answers 503, p99 {ninety_nine:?}; resident {before} KiB, then {after} KiB");
+        assert!(round <= 2 || after <= before + before / 10, "memory grows while the broker is {way}");
+        end(&far);
+        let mut client = Client::connect(bridge.http).await;
+        for delivery in &planned {
+            until_accepted(&mut client, bridge.http, &delivery.request).await;
+            retried.extend(delivery.ids.iter().cloned());
+        }
+    }
+    check(&far, &mix, &retried);
+    assert!(bridge.metrics().await.balances());
+}
+
+macro_rules! suite {
+    ($bus:ident, $far:ty, $($test:ident)*) => {
+        mod $bus {
+            use super::*;
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $test() {
+                    super::$test::<$far>().await;
+                }
+            )*
+        }
+    };
+    ($($test:ident)*) => {
+        suite!(kafka, FarKafka, $($test)*);
+        suite!(nats, FarNats, $($test)*);
+    };
+}
+
+suite! {
+    a_broker_that_freezes_under_load_costs_nothing
+    what_is_lost_on_its_way_to_the_broker_is_stored_by_the_retry
+    what_is_stored_without_an_ack_is_unknown_and_found_by_the_retry
+    an_answer_that_is_lost_is_a_duplicate_for_the_retry
+    connections_cut_at_any_byte_cost_nothing
+    a_network_that_takes_everything_and_gives_nothing_costs_nothing
+    five_hundred_deliveries_in_an_outage_cost_no_memory_and_are_stored_afterwards
+}

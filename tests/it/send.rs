@@ -1,0 +1,183 @@
+//! `send`, as somebody uses it who wants to see a bridge at work, or one that does not answer well.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use attio_bridge::catalog::EVENT_TYPES;
+use serde_json::{Value, json};
+
+use crate::setup::Setup;
+use crate::support::request::SECRET;
+use crate::support::served::Served;
+
+const OTHER: &str = "a secret that the bridge has never heard of";
+
+fn run(arguments: &[&str], secret: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+        .args(["send", "--secret-env", "SECRET"])
+        .args(arguments)
+        .env_clear()
+        .env("SECRET", secret)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs")
+}
+
+/// What is printed with `--json`, and the exit code. Nothing else is said where nobody looks on.
+fn sent(arguments: &[&str], secret: &str) -> (Option<i32>, Value) {
+    let output = run(&[arguments, &["--json"]].concat(), secret);
+    assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
+    let printed = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    (output.status.code(), printed)
+}
+
+fn bridge() -> (Served, String) {
+    let mut bridge = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut events = bridge.stdout();
+    // What nobody reads is not acknowledged once the pipe is full.
+    std::thread::spawn(move || std::io::copy(&mut events, &mut std::io::sink()));
+    let url = format!("http://{}/webhooks/attio", bridge.http);
+    (bridge, url)
+}
+
+/// How many were answered so.
+fn count(printed: &Value, status: u16, reason: &str) -> u64 {
+    let answers = printed["answers"].as_array().unwrap().iter();
+    let mut alike = answers.filter(|answer| answer["status"] == status && answer["reason"] == reason);
+    alike.next().map_or(0, |answer| answer["count"].as_u64().unwrap())
+}
+
+#[test]
+fn every_type_is_sent_and_taken_in_either_scheme() {
+    let (_bridge, url) = bridge();
+    let all: Vec<&str> = EVENT_TYPES.iter().map(|entry| entry.name).collect();
+    let all = all.join(",");
+    for scheme in ["attio", "timestamped"] {
+        let (code, printed) = sent(&[&url, "--event", &all, "--scheme", scheme], SECRET);
+        assert_eq!(code, Some(0), "{printed}");
+        assert_eq!(count(&printed, 200, "accepted"), EVENT_TYPES.len() as u64, "{scheme}: {printed}");
+    }
+    let output = run(&[&url, "--event", "record.update"], SECRET);
+    assert_eq!(output.status.code(), Some(2), "a type that is none: {output:?}");
+}
+
+#[test]
+fn a_stream_has_its_shares() {
+    let (_bridge, url) = bridge();
+    let shares = ["--count", "100", "--duplicates", "20", "--batches", "10", "--broken", "5"];
+    for concurrency in ["1", "8"] {
+        let (code, printed) =
+            sent(&[&[url.as_str(), "--concurrency", concurrency], &shares[..]].concat(), SECRET);
+        assert_eq!(code, Some(0), "{printed}");
+        assert_eq!((&printed["deliveries"], &printed["attempts"]), (&json!(100), &json!(100)), "{printed}");
+        // A broken one may be what is repeated.
+        let quarantined = count(&printed, 200, "quarantined");
+        assert_eq!(count(&printed, 200, "duplicate"), 20, "{printed}");
+        assert_eq!((quarantined, count(&printed, 200, "accepted")), (5, 75), "{printed}");
+        let latency = |name: &str| printed["latency_ms"][name].as_f64().unwrap();
+        assert!(latency("p50") <= latency("p99") && latency("p99") <= latency("max"), "{printed}");
+    }
+    let too_many = run(&[&url, "--count", "1", "--duplicates", "60", "--batches", "60"], SECRET);
+    assert_eq!(too_many.status.code(), Some(2), "{too_many:?}");
+}
+
+#[test]
+fn files_and_folders_are_sent_as_they_are() {
+    let (_bridge, url) = bridge();
+    let setup = Setup::empty();
+    let event =
+        |id: &str| format!("{{\"event_type\":\"task.created\",\r\n\"id\":{{\"task_id\":\"{id}\"}} }}\n\n");
+    setup.write("a.json", event("t1"));
+    setup.write("b.json", event("t2"));
+    setup.write("notes.txt", "not sent");
+    let more = setup.write("more.body", event("t3")).display().to_string();
+    let folder = setup.folder().display().to_string();
+    let (code, printed) = sent(&[&url, &folder, &more], SECRET);
+    assert_eq!((code, count(&printed, 200, "accepted")), (Some(0), 3), "{printed}");
+    let output = run(&[&url, "/no/such/file"], SECRET);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/no/such/file cannot be read"), "{output:?}");
+}
+
+#[test]
+fn what_is_refused_is_counted_by_status_and_reason() {
+    let (_bridge, url) = bridge();
+    let output = run(&[&url, "--event", "record.updated,note.created"], OTHER);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    let row = table.lines().find(|line| line.starts_with("401")).unwrap_or_else(|| panic!("{table}"));
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["401", "unauthorized", "2"]);
+    assert!(table.contains("p99"), "{table}");
+    assert!(!table.contains(OTHER) && !table.contains(SECRET));
+}
+
+#[test]
+fn nobody_there_is_exit_1() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    drop(listener);
+    let (code, printed) = sent(&[&url, "--event", "record.created"], SECRET);
+    assert_eq!(code, Some(1), "{printed}");
+    assert_eq!(printed["answers"][0]["status"], Value::Null);
+    assert!(printed["answers"][0]["reason"].as_str().unwrap().contains("not reached"), "{printed}");
+    for url in ["ftp://example.com/", "127.0.0.1:8080"] {
+        let output = run(&[url, "--event", "record.created"], SECRET);
+        assert_eq!(output.status.code(), Some(2), "{url}: {output:?}");
+    }
+}
+
+/// A server that gives these answers, one a connection, and what it was sent.
+fn answering(answers: &'static [&'static str]) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+            // The made-up bodies end with their envelope.
+            while !request.ends_with(b"]}") {
+                let read = stream.read(&mut piece).unwrap();
+                request.extend_from_slice(&piece[..read]);
+            }
+            hears.lock().unwrap().push(String::from_utf8(request).unwrap());
+            let head = format!("HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).unwrap();
+        }
+    });
+    (address, heard)
+}
+
+fn header(request: &str, name: &str) -> String {
+    let prefix = format!("{name}: ");
+    let mut lines = request.lines();
+    let found = lines.find_map(|line| line.to_lowercase().strip_prefix(&prefix).map(str::to_owned));
+    found.unwrap_or_else(|| panic!("{name} in {request}"))
+}
+
+#[test]
+fn retries_carry_the_same_key_until_the_delivery_is_taken() {
+    let (address, heard) = answering(&["503 Service Unavailable", "302 Found", "202 Accepted"]);
+    let url = format!("http://{address}/x?y=1");
+    let (code, printed) = sent(&[&url, "--event", "record.created", "--retry"], SECRET);
+    assert_eq!(code, Some(0), "{printed}");
+    assert_eq!((&printed["attempts"], count(&printed, 202, "")), (&json!(3), 1), "{printed}");
+    let heard = heard.lock().unwrap();
+    assert!(heard.iter().all(|request| request.starts_with("POST /x?y=1 HTTP/1.1\r\n")), "{heard:?}");
+    for name in ["idempotency-key", "attio-signature"] {
+        assert!(heard.iter().all(|request| header(request, name) == header(&heard[0], name)), "{heard:?}");
+    }
+}
+
+#[test]
+fn retries_end_and_without_the_flag_there_are_none() {
+    let (address, _heard) = answering(&["500 Oh", "500 Oh", "500 Oh"]);
+    let url = format!("http://{address}/");
+    let (code, printed) = sent(&[&url, "--event", "record.created"], SECRET);
+    assert_eq!((code, &printed["attempts"]), (Some(3), &json!(1)), "{printed}");
+    let (code, printed) = sent(&[&url, "--event", "record.created", "--retry=1"], SECRET);
+    assert_eq!((code, &printed["attempts"], count(&printed, 500, "")), (Some(3), &json!(2), 1), "{printed}");
+}

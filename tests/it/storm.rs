@@ -1,0 +1,162 @@
+//! R5: after an outage everybody comes back at once, with far more than the bridge can carry. What it lets
+//! in is carried as fast as ever, the rest is told to come later, and it does not stay so.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use crate::network::check;
+use crate::support::client::{Client, Response, eventually};
+use crate::support::far::{Far, FarKafka, FarNats};
+use crate::support::full_tier;
+use crate::support::mix::{Mix, Planned};
+use crate::support::served::Served;
+
+/// Deliveries the bridge carries at the same time.
+const CAPACITY: usize = 16;
+
+/// Senders in the storm.
+const STORM: usize = 10 * CAPACITY;
+
+/// What a window of good throughput is measured over.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// Within this, throughput is back.
+const BACK: Duration = Duration::from_secs(10);
+
+/// Senders that share deliveries, each of which is sent until it is accepted.
+struct Senders {
+    planned: Arc<[Planned]>,
+    next: Arc<AtomicUsize>,
+    accepted: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Senders {
+    fn new(planned: Arc<[Planned]>) -> Self {
+        let count = || Arc::new(AtomicUsize::new(0));
+        let (next, accepted, refused) = (count(), count(), count());
+        Self { planned, next, accepted, refused, stop: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// So many more of them. Like Attio, each tries again after a wait that doubles, and minds no
+    /// `Retry-After`; its waits are short, so that the storm does not blow itself out.
+    fn join(&self, workers: &mut JoinSet<()>, count: usize, address: SocketAddr) {
+        for n in 0..count {
+            let (planned, next) = (Arc::clone(&self.planned), Arc::clone(&self.next));
+            let (accepted, refused) = (Arc::clone(&self.accepted), Arc::clone(&self.refused));
+            let stop = Arc::clone(&self.stop);
+            workers.spawn(async move {
+                let mut random = fastrand::Rng::with_seed(n as u64);
+                let mut client = Client::connect(address).await;
+                while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let mut wait = Duration::from_millis(50);
+                    loop {
+                        client.send(&delivery.request).await;
+                        match client.try_receive().await {
+                            Some(Response { status: 200, .. }) => break,
+                            Some(answer) => assert_eq!(answer.status, 503, "{answer:?}"),
+                            None => client = Client::connect(address).await,
+                        }
+                        refused.fetch_add(1, Ordering::Relaxed);
+                        tokio::time::sleep(wait.mul_f64(0.5 + random.f64())).await;
+                        wait = (wait * 2).min(Duration::from_secs(1));
+                    }
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+        }
+    }
+
+    /// Accepted a second, over one window.
+    async fn throughput(&self) -> f64 {
+        let (before, begun) = (self.accepted.load(Ordering::Relaxed), Instant::now());
+        tokio::time::sleep(WINDOW).await;
+        let more = self.accepted.load(Ordering::Relaxed) - before;
+        more as f64 / begun.elapsed().as_secs_f64()
+    }
+}
+
+async fn a_storm_after_an_outage_is_carried_as_fast_as_ever<F: Far>() {
+    if !full_tier() {
+        return;
+    }
+    let (outage, windows) = (60, 8);
+    let far = F::new();
+    let mut variables = far.variables();
+    variables.push(("ATTIO_BRIDGE__HTTP__MAX_IN_FLIGHT", CAPACITY.to_string()));
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let bridge = Served::start(&borrowed);
+    eventually("the bridge is ready", || async { bridge.probe("/readyz").await == 200 }).await;
+    let mut mix = Mix::new(far.prefix(), 81);
+    // More than can be sent, and every one that was begun is sent until it is accepted.
+    let planned: Arc<[Planned]> = (0..150_000).map(|_| mix.single()).collect();
+    let (senders, mut workers) = (Senders::new(planned), JoinSet::new());
+
+    senders.join(&mut workers, CAPACITY, bridge.http);
+    let mut peak: f64 = 0.0;
+    for _ in 0..windows {
+        peak = peak.max(senders.throughput().await);
+    }
+    far.kill();
+    tokio::time::sleep(Duration::from_secs(outage)).await;
+    senders.join(&mut workers, STORM - CAPACITY, bridge.http);
+    tokio::time::sleep(WINDOW).await;
+    far.restart();
+    let (back, mut course) = (Instant::now(), Vec::new());
+    let recovered = loop {
+        course.push(senders.throughput().await.round());
+        if course.last().is_some_and(|now| *now >= 0.8 * peak) {
+            break back.elapsed();
+        }
+        assert!(back.elapsed() < BACK + WINDOW, "peak {peak:.0}/s, after the outage {course:?}");
+    };
+    // And it stays so while the storm goes on: no state that feeds itself.
+    let mut after = Vec::new();
+    for _ in 0..windows {
+        after.push(senders.throughput().await.round());
+    }
+    let mean = after.iter().sum::<f64>() / windows as f64;
+    println!(
+        "peak {peak:.0}/s with {CAPACITY} senders; {outage} s away; then {STORM} senders: {course:?}/s, at 80 % \
+         after {recovered:?}, and {after:?}/s; {} refusals",
+        senders.refused.load(Ordering::Relaxed)
+    );
+    assert!(recovered < BACK + WINDOW, "{recovered:?}");
+    assert!(mean >= 0.6 * peak, "it does not hold: {after:?}");
+    senders.stop.store(true, Ordering::Relaxed);
+    while let Some(worker) = workers.join_next().await {
+        worker.unwrap();
+    }
+    let sent = senders.next.load(Ordering::Relaxed);
+    assert_eq!(senders.accepted.load(Ordering::Relaxed), sent, "each was accepted in the end");
+    let begun: BTreeSet<String> = senders.planned[..sent].iter().flat_map(|one| one.ids.clone()).collect();
+    mix.ledger.events.retain(|id, _| begun.contains(id));
+    // Who was refused is not kept: any of them may be stored twice where the broker does not know.
+    check(&far, &mix, &begun);
+    let metrics = bridge.metrics().await;
+    assert!(metrics.balances());
+    assert!(metrics.sum("deliveries_total", &[("reason", "overloaded")]) > 0.0, "it was a storm");
+}
+
+mod kafka {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_storm_after_an_outage_is_carried_as_fast_as_ever() {
+        super::a_storm_after_an_outage_is_carried_as_fast_as_ever::<super::FarKafka>().await;
+    }
+}
+
+mod nats {
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_storm_after_an_outage_is_carried_as_fast_as_ever() {
+        super::a_storm_after_an_outage_is_carried_as_fast_as_ever::<super::FarNats>().await;
+    }
+}

@@ -1,0 +1,142 @@
+//! A fake Attio, and the program run against it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use attio_bridge::dev::attio::FakeAttio;
+use attio_bridge::dev::attio::fault::Fault;
+use attio_bridge::dev::attio::store::{Store, Subscription, Webhook};
+use parking_lot::MutexGuard;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// The key that the fake accepts.
+pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
+
+/// A fake Attio, and a folder for what the program writes.
+pub struct Attio {
+    fake: FakeAttio,
+    folder: TempDir,
+    _runtime: Runtime,
+}
+
+/// How a run of the program ended.
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Attio {
+    pub fn start() -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let fake = runtime.block_on(FakeAttio::start(Store::new(KEY))).unwrap();
+        Self { fake, folder: TempDir::new().unwrap(), _runtime: runtime }
+    }
+
+    pub fn url(&self) -> String {
+        self.fake.url()
+    }
+
+    pub fn store(&self) -> MutexGuard<'_, Store> {
+        self.fake.store()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file and tells its path.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Orders what goes wrong next.
+    pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.store().faults.extend(faults);
+    }
+
+    /// Runs `webhooks` with these arguments.
+    pub fn webhooks(&self, arguments: &[&str]) -> Ran {
+        self.with(&[], arguments)
+    }
+
+    /// Runs `webhooks` with a configuration file.
+    pub fn configured(&self, file: &Path, arguments: &[&str]) -> Ran {
+        self.with(&[("ATTIO_BRIDGE_CONFIG", file.to_str().unwrap())], arguments)
+    }
+
+    /// Runs `webhooks` with more variables; the last of a name wins.
+    pub fn with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
+        let url = self.fake.url();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+        command.arg("webhooks").args(arguments).env_clear().stdin(Stdio::null());
+        command.env("ATTIO_API_KEY", KEY).env("ATTIO_BRIDGE__ATTIO__API_URL", &url);
+        command.current_dir(self.folder.path());
+        Ran::of(command.envs(variables.iter().copied()).output().unwrap())
+    }
+
+    /// Puts a webhook there that nobody made through the program.
+    pub fn add(&self, target_url: &str, subscriptions: &[(&str, Value)]) -> String {
+        let one = |(event_type, filter): &(&str, Value)| Subscription {
+            event_type: (*event_type).to_owned(),
+            filter: filter.clone(),
+        };
+        let wanted = attio_bridge::dev::attio::input::Wanted {
+            target_url: Some(target_url.to_owned()),
+            subscriptions: Some(subscriptions.iter().map(one).collect()),
+        };
+        self.store().create(wanted).unwrap().webhook_id
+    }
+
+    /// The one webhook there is.
+    pub fn only(&self) -> Webhook {
+        let store = self.store();
+        assert_eq!(store.webhooks.len(), 1);
+        store.webhooks[0].clone()
+    }
+
+    /// How often a method was asked for.
+    pub fn asked(&self, method: &str) -> usize {
+        self.store().seen.iter().filter(|seen| seen.method == method).count()
+    }
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Fails the test unless it ended so.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        let Self { code: found, stdout, stderr } = &self;
+        assert_eq!(*found, code, "stdout:\n{stdout}\nstderr:\n{stderr}");
+        self
+    }
+
+    /// Fails the test unless every part is in its messages.
+    #[track_caller]
+    pub fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stderr.contains(part), "{part:?} is not in:\n{}", self.stderr);
+        }
+        self
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}:\n{}", self.stdout))
+    }
+}
+
+/// Runs the program with any arguments and nothing in its environment.
+pub fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    command.args(arguments).env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
+    Ran::of(command.output().unwrap())
+}

@@ -1,0 +1,189 @@
+//! B8: a broker that is not who it should be, or whose name nobody knows. The sender is told to come
+//! back, nothing is ever said in plain text, and what is mended is taken up without a restart.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::ConnectOptions;
+
+use crate::support::bridge::config;
+use crate::support::certificates::Certificates;
+use crate::support::client::eventually;
+use crate::support::consumer::NAMES;
+use crate::support::kafka::security::{self, Door};
+use crate::support::kafka::shared as kafka;
+use crate::support::nats::bench::stream_name;
+use crate::support::nats::{Server, Settings, shared as nats};
+use crate::support::proxy::{Proxy, Way};
+use crate::support::request::Request;
+use crate::support::served::Served;
+use crate::support::unique;
+
+/// The first byte of TLS.
+const HANDSHAKE: u8 = 0x16;
+
+/// From the mending to the first ack.
+const HEALS: Duration = Duration::from_secs(10);
+
+fn served(variables: &[(&str, String)]) -> Served {
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    // What is wrong with it is told better here than by a process that does not start.
+    config(&borrowed);
+    Served::start(&borrowed)
+}
+
+fn delivery(key: &str) -> Request {
+    Request::keyed(key, r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#)
+}
+
+/// It answers 503, and its log has the words.
+async fn stays_out(bridge: &Served, words: &str) {
+    eventually(&format!("the log tells {words:?}"), || async {
+        bridge.log().iter().any(|line| line.contains(words))
+    })
+    .await;
+    let begun = Instant::now();
+    assert_eq!(bridge.ask(&delivery("early")).await.told(), (503, "broker_unavailable".into()), "{words}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{words}: {:?}", begun.elapsed());
+    assert_eq!(bridge.probe("/readyz").await, 503);
+}
+
+/// It is ready and has taken the delivery, soon enough.
+async fn heals(bridge: &Served, what: &str) {
+    let mended = Instant::now();
+    eventually("it heals", || async { bridge.ask(&delivery("early")).await.status == 200 }).await;
+    println!("{what}: the first ack {:?} after the mending", mended.elapsed());
+    assert!(mended.elapsed() < HEALS, "{what}: {:?}", mended.elapsed());
+    eventually("it is ready", || async { bridge.probe("/readyz").await == 200 }).await;
+}
+
+/// Every way of being wrong before a proxy, and then the right server behind it.
+async fn through(
+    proxy: &Proxy,
+    variables: &[(&str, String)],
+    wrong: SocketAddr,
+    good: SocketAddr,
+    words: &str,
+) {
+    proxy.lead_to(wrong);
+    let bridge = served(variables);
+    stays_out(&bridge, words).await;
+    proxy.lead_to(good);
+    heals(&bridge, words).await;
+}
+
+fn never_in_plain_text(proxy: &Proxy) {
+    let first = proxy.first_bytes(Way::ToServer);
+    assert!(first.len() > 4 && first.iter().all(|byte| *byte == HANDSHAKE), "{first:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_that_is_not_the_one_is_a_503_never_in_plain_text_and_heals() {
+    let secured = security::shared();
+    let at = |door| secured.bootstrap(door).parse::<SocketAddr>().unwrap();
+    let proxy = Proxy::start(at(Door::Tls));
+    let plain = secured.broker.bootstrap().parse().unwrap();
+    for (wrong, words) in [
+        (at(Door::Expired), "it expired on"),
+        (at(Door::Elsewhere), "it is for elsewhere.test"),
+        (at(Door::Foreign), "its authority is unknown here"),
+        (plain, "speaks no TLS"),
+    ] {
+        let prefix = unique("trust");
+        NAMES.iter().for_each(|name| secured.broker.create_topic(&format!("{prefix}.{name}"), 1, &[]));
+        let variables = [
+            ("ATTIO_BRIDGE__BUS__TYPE", "kafka".into()),
+            ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", proxy.addr().to_string()),
+            ("ATTIO_BRIDGE__KAFKA__SECURITY_PROTOCOL", "ssl".into()),
+            ("ATTIO_BRIDGE__KAFKA__CA_FILE", secured.certificates.path("ca.pem").display().to_string()),
+            ("ATTIO_BRIDGE__ROUTE__PREFIX", prefix.clone()),
+        ];
+        through(&proxy, &variables, wrong, at(Door::Tls), words).await;
+        assert_eq!(secured.broker.read_all(&format!("{prefix}.task")).len(), 1, "{words}");
+    }
+    never_in_plain_text(&proxy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_that_is_not_the_one_is_a_503_never_in_plain_text_and_heals() {
+    let certificates = Certificates::make();
+    // One of them expires within the second in which it was made.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let file = |name: &str| certificates.path(name).display().to_string();
+    let shows = |certificate: &str| {
+        let (cert, key) = (file(&format!("{certificate}.crt")), file(&format!("{certificate}.key")));
+        let (more, ca) =
+            (format!("tls {{ cert_file: \"{cert}\", key_file: \"{key}\" }}"), certificates.path("ca.pem"));
+        let admin = move || ConnectOptions::new().add_root_certificates(ca.clone());
+        Server::with(Settings { jetstream: true, more, admin: Arc::new(admin) })
+    };
+    let at = |server: &Server| server.url().trim_start_matches("nats://").parse::<SocketAddr>().unwrap();
+    let good = shows("server");
+    let proxy = Proxy::start(at(&good));
+    for (wrong, words) in [
+        (shows("expired"), "expired"),
+        (shows("elsewhere"), "not valid for"),
+        (shows("foreign"), "UnknownIssuer"),
+        (Server::start(), "seems to speak no TLS"),
+    ] {
+        let (prefix, stream) = (unique("trust"), stream_name("trust"));
+        let variables = [
+            ("ATTIO_BRIDGE__BUS__TYPE", "nats".into()),
+            ("ATTIO_BRIDGE__NATS__SERVERS", format!("nats://{}", proxy.addr())),
+            ("ATTIO_BRIDGE__NATS__CA_FILE", file("ca.pem")),
+            ("ATTIO_BRIDGE__NATS__STREAM__NAME", stream.clone()),
+            ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create".into()),
+            ("ATTIO_BRIDGE__ROUTE__PREFIX", prefix),
+        ];
+        through(&proxy, &variables, at(&wrong), at(&good), words).await;
+        assert_eq!(good.read_all(&stream).len(), 1, "{words}");
+    }
+    never_in_plain_text(&proxy);
+}
+
+/// The name of a broker that only the test's own `/etc/hosts` may know.
+const NAME: &str = "broker.bridge.test";
+
+/// A name that nobody knows, and then somebody does.
+async fn named(variables: &[(&str, String)]) {
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(hosts.path(), "127.0.0.1 localhost\n").unwrap();
+    let own_hosts = Served::with_hosts(hosts.path(), &borrowed);
+    let mends = own_hosts.is_some();
+    let bridge = own_hosts.unwrap_or_else(|| Served::start(&borrowed));
+    stays_out(&bridge, NAME).await;
+    if mends {
+        std::fs::write(hosts.path(), format!("127.0.0.1 localhost {NAME}\n")).unwrap();
+        heals(&bridge, "name").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_whose_name_nobody_knows_is_a_503_and_heals() {
+    let broker = kafka();
+    let (_, port) = broker.bootstrap().rsplit_once(':').unwrap();
+    named(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka".into()),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", format!("{NAME}:{port}")),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create".into()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", unique("named")),
+    ])
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nats_whose_name_nobody_knows_is_a_503_and_heals() {
+    let server = nats();
+    let (_, port) =
+        server.url().rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).unwrap();
+    named(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "nats".into()),
+        ("ATTIO_BRIDGE__NATS__SERVERS", format!("nats://{NAME}:{port}")),
+        ("ATTIO_BRIDGE__NATS__STREAM__NAME", stream_name("named")),
+        ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create".into()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", unique("named")),
+    ])
+    .await;
+}

@@ -1,0 +1,194 @@
+//! Webhooks as code: plan, apply, drift, import.
+
+use std::path::PathBuf;
+
+use attio_bridge::dev::attio::store::Status;
+use serde_json::{Value, json};
+
+use crate::support::attio::{Attio, program};
+
+const URL: &str = "https://hooks.example.com/webhooks/attio";
+
+/// Two webhooks, one of them filtered by slug. No source has a secret yet.
+fn configuration(attio: &Attio) -> PathBuf {
+    let secret = attio.path("secret").display().to_string();
+    let text = format!(
+        r#"
+        [sources.attio]
+        secrets = [{{ label = "default", file = "{secret}" }}]
+
+        [[webhooks]]
+        name = "production"
+        source = "attio"
+        target_url = "{URL}"
+        secret_file = "{secret}"
+        subscriptions = [
+            {{ event_type = "record.created" }},
+            {{ event_type = "record.updated", filter = {{ object = "deals", attribute = {{ "$eq" = "stage" }} }} }},
+        ]
+
+        [[webhooks]]
+        name = "second"
+        source = "attio"
+        target_url = "{URL}?second"
+        secret_file = "{secret}-second"
+        subscriptions = [{{ event_type = "task.created" }}]
+        "#
+    );
+    attio.write("config.toml", &text)
+}
+
+#[test]
+fn what_is_applied_is_what_was_planned_and_a_second_time_nothing() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    let other = attio.add("https://elsewhere.example.com/hook", &[("note.created", Value::Null)]);
+    let plan = attio.configured(&file, &["plan"]).expect(0).stdout;
+    assert!(plan.contains(&format!("+ production: {URL}: create")), "{plan}");
+    assert!(plan.contains("+ record.updated {\"$and\":"), "{plan}");
+    assert!(plan.contains(&other) && plan.contains("left alone"), "{plan}");
+    assert!(plan.ends_with("2 to create, 0 to change, 0 as wanted, 1 not managed\n"), "{plan}");
+    attio.configured(&file, &["plan", "--check"]).expect(3);
+    attio.configured(&file, &["apply"]).expect(2).says(&["--yes"]);
+    assert_eq!(attio.asked("POST"), 0);
+
+    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["production: created", "second: created"]);
+    let webhooks = attio.store().webhooks.clone();
+    assert_eq!(webhooks.len(), 3);
+    for (path, webhook) in ["secret", "secret-second"].into_iter().zip(&webhooks[1..]) {
+        assert_eq!(std::fs::read_to_string(attio.path(path)).unwrap(), format!("{}\n", webhook.secret));
+    }
+    let again = attio.configured(&file, &["apply", "--yes"]).expect(0);
+    assert!(again.stdout.contains("0 to create, 0 to change, 2 as wanted, 1 not managed"));
+    attio.configured(&file, &["plan", "--check"]).expect(0);
+    assert_eq!((attio.asked("POST"), attio.asked("PATCH"), attio.asked("DELETE")), (2, 0, 0));
+}
+
+#[test]
+fn drift_is_found_and_mended() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.configured(&file, &["apply", "--yes"]).expect(0);
+    let first = attio.store().webhooks[0].clone();
+    attio.store().webhooks[0].subscriptions[0].event_type = "note.created".into();
+    let drift = attio.configured(&file, &["plan", "--check", "--json"]).expect(3).json();
+    assert_eq!(drift["clean"], false);
+    let change = &drift["changes"][0];
+    assert_eq!(change["action"], "update");
+    assert_eq!(change["add"], json!([{ "event_type": "record.created", "filter": null }]));
+    assert_eq!(change["remove"], json!([{ "event_type": "note.created", "filter": null }]));
+    assert_eq!(drift["changes"][1]["action"], "none");
+    let text = attio.configured(&file, &["plan"]).expect(0).stdout;
+    assert!(text.contains("~ production") && text.contains("    + record.created\n    - note.created\n"));
+
+    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["production: changed webhook"]);
+    let mended = attio.store().webhooks[0].clone();
+    assert_eq!((mended.webhook_id, mended.secret), (first.webhook_id, first.secret));
+    assert_eq!(mended.subscriptions, first.subscriptions);
+}
+
+#[test]
+fn a_filter_that_means_the_same_is_no_drift() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.configured(&file, &["apply", "--yes"]).expect(0);
+    {
+        let mut store = attio.store();
+        let filter = &mut store.webhooks[0].subscriptions[1].filter;
+        filter["$and"].as_array_mut().unwrap().reverse();
+        store.webhooks[0].subscriptions.reverse();
+        store.webhooks[1].subscriptions[0].filter = json!({ "$and": [] });
+    }
+    attio.configured(&file, &["plan", "--check"]).expect(0);
+}
+
+#[test]
+fn a_status_is_told_and_two_webhooks_at_one_url_are_not_guessed_about() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.configured(&file, &["apply", "--yes"]).expect(0);
+    let id = attio.store().webhooks[1].webhook_id.clone();
+    assert!(attio.store().set_status(&id, Status::Degraded));
+    let plan = attio.configured(&file, &["plan"]).expect(0).stdout;
+    assert!(plan.contains("it is degraded"), "{plan}");
+    let twin = attio.add(URL, &[("list.created", Value::Null)]);
+    let plan = attio.configured(&file, &["plan", "--check"]).expect(3).stdout;
+    assert!(plan.contains("! production") && plan.contains(&twin), "{plan}");
+    attio.configured(&file, &["apply", "--yes"]).expect(1).says(&["nothing was changed"]);
+}
+
+#[test]
+fn an_old_secret_is_not_lost_where_its_webhook_is_gone() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.write("secret-second", "the secret of before\n");
+    attio.configured(&file, &["apply", "--yes"]).expect(1).says(&["secret-second", "exists already"]);
+    assert_eq!(attio.asked("POST"), 0, "all places are looked at before the first webhook is made");
+    attio.configured(&file, &["apply", "--yes", "--overwrite-secret"]).expect(0);
+    assert_eq!(attio.store().webhooks.len(), 2);
+}
+
+#[test]
+fn without_a_place_for_its_secret_no_webhook_is_made() {
+    let attio = Attio::start();
+    let text = format!(
+        "[sources.attio]\n[[webhooks]]\nname = \"a\"\nsource = \"attio\"\ntarget_url = \"{URL}\"\n\
+         subscriptions = [{{ event_type = \"record.created\" }}]\n"
+    );
+    let file = attio.write("config.toml", &text);
+    attio.configured(&file, &["apply", "--yes"]).expect(2).says(&["secret_file", "--show-secrets"]);
+    let shown = attio.configured(&file, &["apply", "--yes", "--show-secrets"]).expect(0);
+    assert!(shown.stdout.contains(&format!("secret of a: {}\n", attio.only().secret)));
+}
+
+#[test]
+fn what_is_imported_is_what_exists() {
+    let attio = Attio::start();
+    let filter =
+        json!({ "$or": [{ "field": "actor.type", "operator": "not_equals", "value": "api-token" }] });
+    attio.add(URL, &[("record.created", Value::Null), ("record.updated", filter)]);
+    attio.add("https://hooks.example.com/webhooks/sales?a=\"b\"", &[("task.created", json!({ "$and": [] }))]);
+    let sources = "[sources.attio]\nsecrets = [{ label = \"a\", env = \"SECRET\" }]\n\
+                   [sources.sales]\nsecrets = [{ label = \"a\", env = \"SECRET\" }]\n\
+                   [bus]\ntype = \"stdout\"\n";
+    let file = attio.write("config.toml", sources);
+    let imported = attio.configured(&file, &["import"]).expect(0).stdout;
+    assert!(imported.contains("source = \"sales\""), "{imported}");
+    let file = attio.write("config.toml", &format!("{sources}\n{imported}"));
+    let plan = attio.configured(&file, &["plan", "--check"]).expect(0).stdout;
+    assert!(plan.contains("0 to create, 0 to change, 2 as wanted, 0 not managed"), "{plan}");
+    let path = file.to_str().unwrap();
+    program(&["check", "--config", path], &[("SECRET", "0123456789abcdef0123456789abcdef")]).expect(0);
+    let again = attio.configured(&file, &["import"]).expect(0).stdout;
+    assert!(!again.contains("[[webhooks]]"), "{again}");
+}
+
+#[test]
+fn an_unknown_event_type_warns_and_passes() {
+    let attio = Attio::start();
+    attio.store().event_types.insert("meeting.created".into());
+    let text = format!(
+        "[sources.attio]\n[[webhooks]]\nname = \"a\"\nsource = \"attio\"\ntarget_url = \"{URL}\"\n\
+         secret_file = \"secret\"\nsubscriptions = [{{ event_type = \"meeting.created\" }}]\n"
+    );
+    let file = attio.write("config.toml", &text);
+    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["warning", "meeting.created"]);
+    assert_eq!(attio.only().subscriptions[0].event_type, "meeting.created");
+}
+
+#[test]
+fn the_configuration_is_refused_where_webhooks_could_not_be_told_apart() {
+    let attio = Attio::start();
+    let one = |name: &str, filter: &str| {
+        format!(
+            "[[webhooks]]\nname = \"{name}\"\nsource = \"attio\"\ntarget_url = \"{URL}\"\n\
+             subscriptions = [{{ event_type = \"record.updated\", filter = {filter} }}]\n"
+        )
+    };
+    let nested = "{ \"$and\" = [{ \"$or\" = [] }] }";
+    let text = format!("[sources.attio]\n{}{}", one("a", "{ object = \"deals\" }"), one("b", nested));
+    let file = attio.write("config.toml", &text);
+    let refused = attio.configured(&file, &["plan"]).expect(78);
+    refused.says(&["another webhook has this target_url", "nested"]);
+    assert_eq!(attio.asked("GET"), 0);
+}

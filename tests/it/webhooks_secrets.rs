@@ -1,0 +1,145 @@
+//! The secret that Attio tells once: where it goes, and where it never does.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use attio_bridge::dev::attio::fault::Fault;
+
+use crate::support::attio::{Attio, KEY};
+use crate::support::eventually;
+
+const URL: &str = "https://hooks.example.com/webhooks/attio";
+
+fn create(attio: &Attio, more: &[&str]) -> crate::support::attio::Ran {
+    let arguments = [&["create", "--target-url", URL, "--event", "record.created"], more].concat();
+    attio.webhooks(&arguments)
+}
+
+#[test]
+fn a_secret_file_is_the_owners_alone_and_is_not_written_over() {
+    let attio = Attio::start();
+    let path = attio.path("secret");
+    let file = path.to_str().unwrap();
+    let created = create(&attio, &["--secret-file", file]).expect(0).says(&[file]);
+    let made = attio.only();
+    assert_eq!(created.stdout, format!("{}\n", made.webhook_id));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", made.secret));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+
+    attio.store().webhooks.clear();
+    create(&attio, &["--secret-file", file]).expect(1).says(&["exists already", "--overwrite-secret"]);
+    assert_eq!(attio.asked("POST"), 1, "the file is looked at before Attio is asked");
+    create(&attio, &["--secret-file", file, "--overwrite-secret", "--json"]).expect(0);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", attio.only().secret));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_found_before_the_webhook_is_made() {
+    let attio = Attio::start();
+    let nowhere = attio.path("no-such-folder/secret");
+    create(&attio, &["--secret-file", nowhere.to_str().unwrap()]).expect(1).says(&["cannot be written"]);
+    let folder = attio.path("");
+    create(&attio, &["--secret-file", folder.to_str().unwrap(), "--overwrite-secret"]).expect(1);
+    assert_eq!(attio.asked("POST"), 0);
+}
+
+#[test]
+fn the_manifest_is_a_kubernetes_secret() {
+    let attio = Attio::start();
+    let more = ["--secret-format", "kubernetes", "--secret-name", "attio-bridge"];
+    let created = create(&attio, &more).expect(0);
+    let manifest: serde_json::Value = serde_yaml_ng::from_str(&created.stdout).unwrap();
+    let made = attio.only();
+    assert_eq!(manifest["kind"], "Secret");
+    assert_eq!(manifest["metadata"]["name"], "attio-bridge");
+    assert_eq!(manifest["stringData"]["attio-webhook"], made.secret.as_str());
+    assert_eq!(manifest["metadata"]["annotations"]["attio-bridge.dev/webhook-id"], made.webhook_id.as_str());
+}
+
+#[test]
+fn neither_secret_nor_key_is_ever_logged() {
+    let attio = Attio::start();
+    let path = attio.path("secret");
+    let trace = [("RUST_LOG", "trace")];
+    let kept =
+        ["create", "--target-url", URL, "--event", "record.created", "--secret-file", path.to_str().unwrap()];
+    let created = attio.with(&trace, &kept).expect(0);
+    let secret = attio.only().secret;
+    assert!(created.stderr.contains("TRACE"), "the log is on");
+    assert!(!created.stderr.contains(&secret) && !created.stdout.contains(&secret));
+    assert!(!created.stderr.contains(KEY) && !created.stdout.contains(KEY));
+}
+
+/// Standard output is full, as a disk can be: what was made is unmade.
+#[test]
+fn a_webhook_whose_secret_cannot_be_told_is_deleted_again() {
+    let attio = Attio::start();
+    let script = "exec \"$0\" webhooks create --target-url \"$1\" --event record.created >/dev/full";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_attio-bridge"), URL])
+        .env_clear()
+        .env("ATTIO_API_KEY", KEY)
+        .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("deleted again"), "{message}");
+    assert_eq!((attio.asked("POST"), attio.asked("DELETE")), (1, 1));
+    assert!(attio.store().webhooks.is_empty());
+}
+
+/// Attio has made the webhook and its answer is on its way when somebody presses Ctrl-C.
+#[test]
+fn a_secret_that_is_on_its_way_is_waited_for() {
+    let attio = Attio::start();
+    let path = attio.path("secret");
+    attio.faults([Fault::Late(Duration::from_secs(2))]);
+    let child = begun(&attio, &path);
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{message}");
+    assert!(message.contains("finishing what was begun"), "{message}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", attio.only().secret));
+}
+
+/// Somebody else writes the file after it was found free, and Attio does not delete what it has made: the
+/// one who asked is the last to have the secret.
+#[test]
+fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
+    let attio = Attio::start();
+    let path = attio.path("secret");
+    attio.faults([Fault::Late(Duration::from_secs(2))]);
+    attio.faults(std::iter::repeat_n(Fault::Status(503), 10));
+    let child = begun(&attio, &path);
+    std::fs::write(&path, "somebody else's").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    let made = attio.only();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&made.webhook_id) && message.contains("this one time"), "{message}");
+    assert!(!message.contains(&made.secret), "{message}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\n", made.secret));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody else's");
+}
+
+/// A `create` whose webhook Attio has made already, and not yet answered.
+fn begun(attio: &Attio, secret_file: &Path) -> Child {
+    let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+        .args(["webhooks", "create", "--target-url", URL, "--event", "record.created", "--secret-file"])
+        .arg(secret_file)
+        .env_clear()
+        .env("ATTIO_API_KEY", KEY)
+        .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("Attio has made it", || !attio.store().webhooks.is_empty());
+    child
+}

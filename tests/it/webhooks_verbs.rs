@@ -1,0 +1,102 @@
+//! `webhooks list`, `get`, `create`, `update`, `delete`, against a fake Attio over HTTP.
+
+use serde_json::{Value, json};
+
+use crate::support::attio::Attio;
+
+const URL: &str = "https://hooks.example.com/webhooks/attio";
+
+#[test]
+fn all_webhooks_are_listed_however_many_pages_they_take() {
+    let attio = Attio::start();
+    for number in 0..123 {
+        attio.add(&format!("{URL}?{number}"), &[("record.created", Value::Null)]);
+    }
+    let listed = attio.webhooks(&["list", "--json"]).expect(0).json();
+    let urls: Vec<String> =
+        listed.as_array().unwrap().iter().map(|one| one["target_url"].as_str().unwrap().into()).collect();
+    let expected: Vec<String> = (0..123).map(|number| format!("{URL}?{number}")).collect();
+    assert_eq!(urls, expected);
+    let table = attio.webhooks(&["list"]).expect(0).stdout;
+    assert_eq!(table.lines().count(), 124);
+    assert!(table.starts_with("WEBHOOK") && table.contains("active") && table.contains("record.created"));
+}
+
+#[test]
+fn one_is_shown_changed_and_deleted() {
+    let attio = Attio::start();
+    let id = attio.add(URL, &[("record.created", Value::Null), ("note.created", Value::Null)]);
+    let secret = attio.only().secret;
+    let shown = attio.webhooks(&["get", &id, "--json"]).expect(0).json();
+    assert_eq!(shown["id"]["webhook_id"], id.as_str());
+    assert_eq!(shown["secret"], Value::Null);
+    let created_at = shown["created_at"].as_str().unwrap();
+    assert_eq!(created_at.len(), "2026-05-16T01:34:05.738000000Z".len());
+    assert!(attio.webhooks(&["get", &id]).expect(0).stdout.contains(URL));
+
+    attio.webhooks(&["update", &id, "--event", "task.created"]).expect(0);
+    let changed = attio.only();
+    assert_eq!((changed.subscriptions.len(), &*changed.target_url), (1, URL));
+    assert_eq!(changed.secret, secret);
+    let other = format!("{URL}?2");
+    let answer = attio.webhooks(&["update", &id, "--target-url", &other, "--json"]).expect(0).json();
+    assert_eq!(answer["target_url"], other.as_str());
+    assert_eq!(attio.only().subscriptions, changed.subscriptions);
+    attio.webhooks(&["update", &id]).expect(2).says(&["nothing to change"]);
+
+    attio.webhooks(&["delete", &id]).expect(2).says(&["--yes"]);
+    assert_eq!(attio.store().webhooks.len(), 1);
+    attio.webhooks(&["delete", &id, "--yes"]).expect(0);
+    assert!(attio.store().webhooks.is_empty());
+}
+
+#[test]
+fn create_subscribes_and_tells_the_secret_once() {
+    let attio = Attio::start();
+    let arguments = ["create", "--target-url", URL, "--event", "record.created", "--event", "note.updated"];
+    let created = attio.webhooks(&arguments).expect(0).says(&["created webhook", "sources.attio.secrets"]);
+    let made = attio.only();
+    assert_eq!(created.stdout, format!("{}\n", made.secret));
+    assert!(!created.stderr.contains(&made.secret));
+    let types: Vec<&str> = made.subscriptions.iter().map(|one| one.event_type.as_str()).collect();
+    assert_eq!(types, ["record.created", "note.updated"]);
+    assert!(made.subscriptions.iter().all(|one| one.filter.is_null()));
+}
+
+#[test]
+fn create_for_scripts_is_an_object() {
+    let attio = Attio::start();
+    let created = attio.webhooks(&["create", "--target-url", URL, "--event", "record.created", "--json"]);
+    let created = created.expect(0).json();
+    let made = attio.only();
+    assert_eq!(created["secret"], made.secret.as_str());
+    assert_eq!(created["id"]["webhook_id"], made.webhook_id.as_str());
+    assert_eq!(created["subscriptions"], json!([{ "event_type": "record.created", "filter": null }]));
+}
+
+#[test]
+fn an_event_type_that_is_not_known_is_passed_on_with_a_warning() {
+    let attio = Attio::start();
+    let arguments = ["create", "--target-url", URL, "--event", "record.archived"];
+    let refused = attio.webhooks(&arguments).expect(1);
+    refused.says(&["warning: \"record.archived\"", "400 validation_type", "data.subscriptions.0.event_type"]);
+    attio.store().event_types.insert("record.archived".into());
+    attio.webhooks(&arguments).expect(0).says(&["warning: \"record.archived\""]);
+    assert_eq!(attio.only().subscriptions[0].event_type, "record.archived");
+}
+
+#[test]
+fn what_attio_could_never_take_is_wrong_usage() {
+    let attio = Attio::start();
+    let table: [&[&str]; 5] = [
+        &["create", "--target-url", "http://hooks.example.com", "--event", "record.created"],
+        &["create", "--target-url", URL],
+        &["create", "--target-url", URL, "--event", "record.created", "--filter", "{"],
+        &["create", "--target-url", URL, "--event", "record.created", "--secret-format", "kubernetes"],
+        &["zebra"],
+    ];
+    for arguments in table {
+        attio.webhooks(arguments).expect(2);
+    }
+    assert_eq!(attio.asked("POST"), 0);
+}
