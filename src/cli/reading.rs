@@ -8,7 +8,11 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{Exit, say};
 use crate::bus::read::{Begin, ReadError};
+use crate::config::{LogFormat, LogOptions};
 use crate::dev::paint::Paint;
+
+/// What these verbs say beside their own messages: only trouble, and that for people.
+pub const QUIET: LogOptions = LogOptions { level: "warn", format: LogFormat::Text };
 
 /// `beginning`, `now`, a time, or how long ago.
 pub fn begin(text: &str) -> Result<Begin, String> {

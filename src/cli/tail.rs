@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::reading::{begin, fail, paint, refuse, write};
+use super::reading::{QUIET, begin, fail, paint, refuse, write};
 use super::{Exit, load, logging, say, warn};
 use crate::bus::Kind;
 use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
@@ -67,7 +67,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
         Err(exit) => return exit,
     };
     warn(&config.warnings);
-    let log = match logging::start(config.log, &input.environment) {
+    let log = match logging::start(QUIET, &input.environment) {
         Ok(log) => log,
         Err(error) => return fail(error),
     };

@@ -18,6 +18,9 @@ const TYPE: usize = 24;
 const KEY: usize = 13;
 const ID: usize = 9;
 
+/// What stays of a part of the subject: its names as they are, its ids shortened.
+const LONGEST: usize = 18;
+
 /// The line, no wider than so many columns.
 pub fn line(event: &Event, key: &str, columns: usize, paint: Paint) -> String {
     let get = |name| event.get(name).unwrap_or("-");
@@ -56,7 +59,8 @@ fn summary(event: &Event) -> String {
         Data::Json(bytes) => bytes,
     };
     let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(data) else { return String::new() };
-    let mut parts = vec![safe(event.get("subject").unwrap_or_default())];
+    let subject = event.get("subject").unwrap_or_default().split('/').map(|part| short(&safe(part), LONGEST));
+    let mut parts = vec![subject.collect::<Vec<_>>().join("/")];
     for (name, value) in &members {
         match (name.as_str(), value) {
             ("event_type", _) | (_, Value::Null) => {}
@@ -103,6 +107,13 @@ mod tests {
         );
         assert_eq!(line(&event(), "k", 80, Paint(false)).chars().count(), 80);
         assert!(line(&event(), "k", 80, Paint(true)).contains("\x1b[1mrecord.updated"));
+    }
+
+    #[test]
+    fn the_ids_of_a_subject_are_shortened() {
+        let json = r#"{"id":"i","type":"com.attio.x.y","subject":"records/891dcbfc-9141-415d-9b2a-2238a6cc012d","data":{}}"#;
+        let line = line(&Event::structured(json.as_bytes()).unwrap(), "k", 120, Paint(false));
+        assert!(line.ends_with(" records/891dcbfc-9141-415…"), "{line}");
     }
 
     #[test]

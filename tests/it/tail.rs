@@ -202,6 +202,33 @@ async fn topics_and_partitions_that_come_later_are_read_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_without_the_consumer_is_read_on_without_a_gap() {
+    let (server, stream) = (Arc::new(Server::start()), stream_name("back"));
+    let variables = variables(&[
+        ("BUS__TYPE", "nats"),
+        ("NATS__SERVERS", &server.url()),
+        ("NATS__STREAM__NAME", &stream),
+        ("NATS__STREAM__ENSURE", "create"),
+        ("ROUTE__PREFIX", &unique("back")),
+    ]);
+    let place = Place::Nats { server: Arc::clone(&server), stream, variables };
+    let bridge = place.bridge().await;
+    publish(&bridge, &[event("record.created", "before", "r")]).await;
+    let mut program = Program::start(&["tail", "--from", "beginning"], place.variables());
+    assert_eq!(program.line()["id"], "before");
+    server.kill();
+    server.restart();
+    crate::support::client::eventually("it is accepted", || async {
+        bridge.ask(&Request::keyed("k", event("record.created", "after", "r"))).await.status == 200
+    })
+    .await;
+    assert_eq!(program.line()["id"], "after");
+    program.signal("INT");
+    assert_eq!(program.end().0, Some(0));
+    place.holds_nothing_of_a_reader();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_ends_it() {
     let place = Place::nats("structured");
     let bridge = place.bridge().await;
@@ -251,13 +278,18 @@ async fn on_a_guarded_kafka_the_right_to_read_is_enough_and_without_it_it_is_sai
 #[test]
 fn every_wrong_way_into_kafka_is_told_with_its_cause() {
     let secured = security::shared();
-    for Wrong { options, words, .. } in wrong::ways(&secured) {
+    let tell = |Wrong { options, words, .. }: Wrong| {
         let output = run(&["tail"], &by_kafka(&options, "attio"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{options:?}: {said}");
         assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
         assert!(!said.contains("wrong-password"), "{said}");
-    }
+    };
+    std::thread::scope(|scope| {
+        for way in wrong::ways(&secured) {
+            scope.spawn(move || tell(way));
+        }
+    });
 }
 
 #[test]

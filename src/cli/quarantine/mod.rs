@@ -9,7 +9,7 @@ mod show;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::reading::{fail, refuse};
+use super::reading::{QUIET, fail, refuse};
 use super::{Exit, load, logging, warn};
 use crate::config::{Config, Input};
 use crate::shutdown;
@@ -49,7 +49,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
         Err(exit) => return exit,
     };
     warn(&config.warnings);
-    let log = match logging::start(config.log, &input.environment) {
+    let log = match logging::start(QUIET, &input.environment) {
         Ok(log) => log,
         Err(error) => return fail(error),
     };

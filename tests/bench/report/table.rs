@@ -53,7 +53,7 @@ pub fn targets(targets: &[Target]) -> String {
     let mut out = String::from("### Targets\n\n| what | measured | target | |\n|---|---:|---:|---|\n");
     for Target { what, measured, at_most, unit } in targets {
         let verdict = if measured <= at_most { "met" } else { "missed" };
-        let _ = writeln!(out, "| {what} | {measured:.2} {unit} | {at_most} {unit} | {verdict} |");
+        let _ = writeln!(out, "| {what} | {measured:.2} {unit} | {at_most:.2} {unit} | {verdict} |");
     }
     out
 }
