@@ -29,6 +29,7 @@ missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
     command -v openssl >/dev/null 2>&1 || echo openssl
+    command -v kcat >/dev/null 2>&1 || echo kcat
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
 }
 

@@ -2,27 +2,39 @@
 //! the configuration file nor any variable of the bridge, and keeps nothing.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, IsTerminal};
+use std::future::ready;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::logging::{self, Log};
 use super::{Exit, say};
 use crate::app::{self, App};
+use crate::bus::stdout::Stdout;
+use crate::bus::{Kind, StartError};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
+use crate::consumer::readback;
 use crate::dev::broker::Broker;
 use crate::dev::lines::Lines;
 use crate::dev::output::{Options, Output, Target};
 use crate::dev::paint::Paint;
 use crate::dev::planned::Group;
+use crate::dev::readback::{Open, Opening, Readback};
+use crate::dev::reader::Begin;
 use crate::dev::screen::{Screen, Surface, USUAL_COLUMNS};
 use crate::dev::session::Session;
 use crate::dev::tally::Tally;
+use crate::dev::tee::tee;
 use crate::dev::world::World;
 use crate::dev::{self, SOURCE};
+use crate::metrics::Metrics;
+use crate::pipeline::publish::Bus;
+use crate::pipeline::route::Routes;
 use crate::shutdown;
 
 /// The public address where nothing else is asked for, if its port is free.
@@ -59,9 +71,10 @@ pub struct Arguments {
     /// Address of the public listener [default: 127.0.0.1:8080, another port where that is taken]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Publish to this broker instead of one in this process; topics that are missing are created
-    #[arg(long, value_name = "kafka://HOST:PORT", value_parser = kafka)]
-    bus: Option<String>,
+    /// Publish there instead of to a broker in this process: kafka://HOST:PORT, nats://HOST:PORT or
+    /// stdout. Topics or a stream that are missing are created
+    #[arg(long, value_name = "BUS", value_parser = place)]
+    bus: Option<Place>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -77,10 +90,40 @@ fn kind() -> impl TypedValueParser<Value = Group> {
     })
 }
 
-fn kafka(text: &str) -> Result<String, String> {
-    match text.strip_prefix("kafka://") {
-        Some(servers) if servers.contains(':') => Ok(servers.to_owned()),
-        _ => Err("expects kafka://HOST:PORT".into()),
+/// Where events go.
+#[derive(Clone, Debug)]
+enum Place {
+    /// `host:port`.
+    Kafka(String),
+    /// A URL.
+    Nats(String),
+    Stdout,
+}
+
+fn place(text: &str) -> Result<Place, String> {
+    let host = |rest: &str| rest.contains(':');
+    match text.split_once("://") {
+        None if text == "stdout" => Ok(Place::Stdout),
+        Some(("kafka", rest)) if host(rest) => Ok(Place::Kafka(rest.to_owned())),
+        Some(("nats", rest)) if host(rest) => Ok(Place::Nats(text.to_owned())),
+        _ => Err("expects kafka://HOST:PORT, nats://HOST:PORT or stdout".into()),
+    }
+}
+
+impl Place {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => "kafka",
+            Self::Nats(_) => "nats",
+            Self::Stdout => "stdout",
+        }
+    }
+
+    fn address(&self) -> &str {
+        match self {
+            Self::Kafka(address) | Self::Nats(address) => address,
+            Self::Stdout => "",
+        }
     }
 }
 
@@ -123,55 +166,81 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
 }
 
 fn start(arguments: &Arguments, environment: &Environment, log: &Log) -> Result<Tally, Error> {
-    let broker = match &arguments.bus {
-        Some(_) => None,
-        None => Some(Broker::start()?),
-    };
-    let bootstrap = broker.as_ref().map(Broker::address).or(arguments.bus.clone()).unwrap_or_default();
-    if let Some(broker) = broker {
-        broker.outlive_its_clients();
-    }
-    let terminal = io::stdout().is_terminal();
-    let colour = terminal && environment.get("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut output: Box<dyn Output> = match arguments.json {
-        true => Box::new(Lines(io::stdout())),
-        false => {
-            let surface = if terminal { Surface::Terminal(columns) } else { Surface::Plain };
-            Box::new(Screen::new(io::stdout(), surface, Paint(colour)))
+    let place = match &arguments.bus {
+        Some(place) => place.clone(),
+        None => {
+            let broker = Broker::start()?;
+            let address = broker.address();
+            broker.outlive_its_clients();
+            Place::Kafka(address)
         }
     };
+    let plain = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
+    // Where events are data on standard output, what is said of them is not.
+    let mut output = match place {
+        Place::Stdout => output(io::stderr(), columns_of_stderr, arguments.json, plain),
+        Place::Kafka(_) | Place::Nats(_) => output(io::stdout(), columns, arguments.json, plain),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(session(arguments, &bootstrap, &mut *output, log))
+    runtime.block_on(session(arguments, &place, &mut *output, log))
 }
 
-/// The width of the terminal behind stdout.
+fn output(
+    out: impl Write + IsTerminal + 'static,
+    columns: fn() -> usize,
+    json: bool,
+    plain: bool,
+) -> Box<dyn Output> {
+    let terminal = out.is_terminal();
+    if json {
+        return Box::new(Lines(out));
+    }
+    let surface = if terminal { Surface::Terminal(columns) } else { Surface::Plain };
+    Box::new(Screen::new(out, surface, Paint(terminal && !plain)))
+}
+
+/// The width of the terminal behind standard output.
 fn columns() -> usize {
-    terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
+    width(io::stdout())
+}
+
+fn columns_of_stderr() -> usize {
+    width(io::stderr())
+}
+
+fn width(out: impl std::os::fd::AsFd) -> usize {
+    terminal_size::terminal_size_of(out).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
 }
 
 async fn session(
     arguments: &Arguments,
-    bootstrap: &str,
+    place: &Place,
     output: &mut dyn Output,
     log: &Log,
 ) -> Result<Tally, Error> {
     let world = World::new();
     let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let environment = settings(&secret, &world.workspace_id, bootstrap, arguments.bus.is_some());
+    let embedded = arguments.bus.is_none();
+    let environment = settings(&secret, &world.workspace_id, place, embedded);
     let stop = shutdown::stop_signal(log.last_words())?;
-    let app = bind(environment, arguments.listen.as_deref()).await?;
+    let (app, copies) = bind(&environment, arguments.listen.as_deref()).await?;
+    let open = match copies {
+        Some(copies) => Box::new(|| -> Opening { Box::pin(ready(Ok(copies))) }) as Open,
+        None => reader(place, &load(&environment, ANY)?, embedded),
+    };
     let target = Target {
         http: reachable(app.http_addr()?),
         admin: app.admin_addr()?,
-        bootstrap: bootstrap.to_owned(),
-        embedded: arguments.bus.is_none(),
+        bus: place.name(),
+        address: place.address().to_owned(),
+        embedded,
         secret,
     };
     let once = arguments.once;
     let options = Options { once, rate: arguments.rate.or((!once).then_some(RATE)) };
     let end = CancellationToken::new();
     let bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let result = Session::new(target, options, world, &arguments.mix, output).run(stop).await;
+    let result = Session::new(target, options, world, &arguments.mix, output).run(open, stop).await;
     end.cancel();
     let drained = bridge.await;
     let tally = result?;
@@ -180,27 +249,68 @@ async fn session(
 }
 
 /// The variables that would make `serve` run the same bridge.
-fn settings(secret: &str, workspace_id: &str, bootstrap: &str, create: bool) -> Environment {
+fn settings(secret: &str, workspace_id: &str, place: &Place, embedded: bool) -> Environment {
     let source = |key: &str| config::variable(&format!("sources.{SOURCE}.{key}"));
-    let variables = [
+    let mut variables = vec![
         ("ATTIO_WEBHOOK_SECRET".to_owned(), secret),
         (source("workspace_id"), workspace_id),
-        (config::variable("bus.type"), "kafka"),
-        (config::variable("kafka.bootstrap_servers"), bootstrap),
-        (config::variable("kafka.topics.ensure"), if create { "create" } else { "verify" }),
+        (config::variable("bus.type"), place.name()),
         (config::variable("admin.listen"), ANY),
     ];
-    variables.map(|(name, value)| (name, OsString::from(value))).into()
+    match place {
+        Place::Kafka(address) => variables.extend([
+            (config::variable("kafka.bootstrap_servers"), address.as_str()),
+            (config::variable("kafka.topics.ensure"), if embedded { "verify" } else { "create" }),
+        ]),
+        Place::Nats(url) => variables.extend([
+            (config::variable("nats.servers"), url.as_str()),
+            (config::variable("nats.stream.ensure"), "create"),
+        ]),
+        Place::Stdout => {}
+    }
+    variables.into_iter().map(|(name, value)| (name, OsString::from(value))).collect()
+}
+
+/// What reads back. The broker in this process is ours alone, and read from its first message on.
+fn reader(place: &Place, config: &Config, embedded: bool) -> Open {
+    match place {
+        Place::Kafka(address) => {
+            let address = address.clone();
+            let begin = if embedded { Begin::First } else { Begin::Next };
+            Box::new(move || Box::pin(async move { dev::reader::start(&address, begin) }))
+        }
+        Place::Nats(_) | Place::Stdout => {
+            let (kind, destinations) = (config.bus.kind.clone(), Routes::new(&config.route).destinations());
+            Box::new(move || {
+                Box::pin(async move {
+                    let begin = crate::bus::read::Begin::At(OffsetDateTime::now_utc());
+                    let opened = readback::open(kind, destinations, begin).await;
+                    opened.map_err(|error| dev::Error::Readback(error.to_string()))
+                })
+            })
+        }
+    }
 }
 
 /// The usual port may be taken; one that was asked for may not.
-async fn bind(environment: Environment, listen: Option<&str>) -> Result<App, Error> {
-    match App::bind(load(&environment, listen.unwrap_or(USUAL))?).await {
+async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, Option<Readback>), Error> {
+    match bind_at(load(environment, listen.unwrap_or(USUAL))?).await {
         Err(app::Error::Listen { key: "http.listen", .. }) if listen.is_none() => {
-            Ok(App::bind(load(&environment, ANY)?).await?)
+            Ok(bind_at(load(environment, ANY)?).await?)
         }
         bound => Ok(bound?),
     }
+}
+
+/// A bridge, and copies of its lines where its bus is standard output.
+async fn bind_at(config: Config) -> Result<(App, Option<Readback>), app::Error> {
+    let Kind::Stdout = config.bus.kind else { return Ok((App::bind(config).await?, None)) };
+    let (tee, copies) = tee(io::stdout());
+    let open = |metrics: &Metrics, _: Vec<_>| {
+        let bus = Stdout::with_writer(tee, metrics.bus()).map_err(StartError::Stdout)?;
+        Ok(bus as Arc<dyn Bus>)
+    };
+    Ok((App::bind_to(config, "stdout", open).await?, Some(copies)))
 }
 
 fn load(environment: &Environment, listen: &str) -> Result<Config, config::Problems> {

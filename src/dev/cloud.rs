@@ -60,7 +60,8 @@ impl Cloud {
         Self::structured(payload)
     }
 
-    fn structured(payload: &[u8]) -> Result<Self, String> {
+    /// Reads the JSON format.
+    pub fn structured(payload: &[u8]) -> Result<Self, String> {
         let members: BTreeMap<String, &RawValue> =
             serde_json::from_slice(payload).map_err(|error| format!("not a JSON object: {error}"))?;
         let mut event = Self::default();

@@ -132,7 +132,7 @@ impl Composer {
     pub fn unreadable(&mut self) -> Planned {
         let letter =
             Letter::attio("not JSON", format!("{{\"webhook_id\":\"{}\",\"eve", self.world.webhook_id), 1);
-        let events = vec![self.expect.quarantined(&letter.body, "not_json", letter.key())];
+        let events = vec![self.expect.quarantined(&letter.body, "not_json", letter.key(), None)];
         self.taken(Group::Broken, letter, events, 1)
     }
 
@@ -146,7 +146,7 @@ impl Composer {
         let letter = Letter::attio("3 events, one broken", body, 3);
         let events = vec![
             self.expect.event(&first, letter.key(), 0),
-            self.expect.quarantined(&broken, "no_event_type", letter.key()),
+            self.expect.quarantined(&broken, "no_event_type", letter.key(), Some(1)),
             self.expect.event(&last, letter.key(), 2),
         ];
         self.taken(Group::Broken, letter, events, 1)

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::PREFIX;
 use super::planned::Expected;
 use super::sample::{Actor, GuideSample, Sample};
 use super::sign::digest;
 use super::world::World;
+use super::{PREFIX, SOURCE};
 
 /// The namespace of the ids, as consumers know it.
 const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
@@ -72,10 +72,14 @@ impl Expect {
         Expected { topic: format!("{PREFIX}.{category}"), id, attributes, data: Bytes::from(json.to_owned()) }
     }
 
-    /// What went into quarantine. Its id is the bridge's own affair.
-    pub fn quarantined(&self, raw: &str, reason: &str, key: &str) -> Expected {
-        let absent = ["subject", "attiowebhookid", "authtype", "authid"].map(|name| (name, None));
+    /// What went into quarantine: a whole delivery, or one element of a delivery that could be read. Its
+    /// id is the bridge's own affair.
+    pub fn quarantined(&self, raw: &str, reason: &str, key: &str, element: Option<usize>) -> Expected {
+        let absent = ["subject", "authtype", "authid"].map(|name| (name, None));
         let mut attributes = BTreeMap::from(absent);
+        attributes.insert("attiowebhookid", element.map(|_| self.webhook_id.clone()));
+        attributes.insert("attioindex", element.map(|index| index.to_string()));
+        attributes.insert("attiosource", Some(SOURCE.into()));
         attributes.insert("type", Some("dev.attio-bridge.delivery.quarantined".into()));
         attributes.insert("source", Some(self.source.clone()));
         attributes.insert("reason", Some(reason.into()));

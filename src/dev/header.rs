@@ -7,26 +7,37 @@ use crate::version::VERSION;
 
 /// The head of the screen.
 pub fn header(target: &Target, options: Options, paint: Paint) -> String {
-    let Target { http, admin, bootstrap, embedded, secret } = target;
+    let Target { http, admin, bus, address, embedded, secret } = target;
     let broker = if *embedded { "in this process, and gone with it" } else { "not ours; it stays" };
     let end = match options.once {
         true => "one round, then the result",
         false => "until Ctrl-C",
     };
     let title = paint.strong(&format!("attio-bridge dev {VERSION}"));
-    let read = paint.strong("Read along with any Kafka client:");
+    let place = match *bus {
+        "stdout" => "standard output; all else is on standard error".to_owned(),
+        _ => format!("{address} ({broker})"),
+    };
+    let read = match *bus {
+        "kafka" => format!(
+            "{}\n  kcat -b {address} -X auto.offset.reset=earliest -G me '^attio\\..*'\n\n",
+            paint.strong("Read along with any Kafka client:")
+        ),
+        "nats" => format!(
+            "{}\n  nats --server {address} sub 'attio.>'\n\n",
+            paint.strong("Read along with any NATS client:")
+        ),
+        _ => String::new(),
+    };
     let send = paint.strong("Send one of your own:");
     format!(
         "{title}, {end}
 
   webhooks  http://{http}/webhooks/{SOURCE}
   metrics   http://{admin}/metrics
-  kafka     {bootstrap} ({broker})
+  {bus:<9} {place}
 
-{read}
-  kcat -b {bootstrap} -X auto.offset.reset=earliest -G me '^attio\\..*'
-
-{send}
+{read}{send}
   secret={secret}
   body='{{\"event_type\":\"task.created\",\"id\":{{\"task_id\":\"mine\"}}}}'
   sign=$(printf %s \"$body\" | openssl dgst -sha256 -hmac \"$secret\" -r)

@@ -24,12 +24,12 @@ impl<W: Write> Lines<W> {
 
 impl<W: Write> Output for Lines<W> {
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()> {
-        let Target { http, admin, bootstrap, embedded, secret } = target;
+        let Target { http, admin, bus, address, embedded, secret } = target;
         self.line(&json!({
             "kind": "start",
             "webhooks": format!("http://{http}/webhooks/{SOURCE}"),
             "metrics": format!("http://{admin}/metrics"),
-            "kafka": bootstrap,
+            (*bus): address,
             "embedded": embedded,
             "secret": secret,
             "once": options.once,

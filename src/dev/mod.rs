@@ -21,7 +21,9 @@ pub mod compose;
 pub mod plan;
 pub mod client;
 pub mod cloud;
+pub mod readback;
 pub mod reader;
+pub mod tee;
 pub mod ledger;
 pub mod account;
 pub mod tally;
@@ -54,6 +56,9 @@ pub enum Error {
         /// What the client said.
         source: rdkafka::error::KafkaError,
     },
+    /// The bus cannot be read.
+    #[error("{0}")]
+    Readback(String),
     /// The thread of the consumer cannot be started.
     #[error("the thread that reads back cannot be started: {0}")]
     Thread(#[source] std::io::Error),
@@ -61,10 +66,10 @@ pub enum Error {
     #[error("the thread that reads back has ended")]
     ReaderGone,
     /// The bridge did not become ready.
-    #[error("the bridge did not reach Kafka at {bootstrap} within {seconds} s: {answer}")]
+    #[error("the bridge did not reach {bus} within {seconds} s: {answer}")]
     NotReady {
-        /// The broker's address.
-        bootstrap: String,
+        /// The bus.
+        bus: String,
         /// How long it was waited for.
         seconds: u64,
         /// What readiness said last.

@@ -19,8 +19,10 @@ pub struct Target {
     pub http: SocketAddr,
     /// Where readiness and metrics are.
     pub admin: SocketAddr,
-    /// The broker.
-    pub bootstrap: String,
+    /// `kafka`, `nats` or `stdout`.
+    pub bus: &'static str,
+    /// The broker: `host:port` of Kafka, a URL of NATS, nothing of standard output.
+    pub address: String,
     /// True where the broker is this process's own.
     pub embedded: bool,
     /// The secret that deliveries are signed with.

@@ -2,7 +2,6 @@
 //! partition of every topic of the bridge, and commits nothing.
 
 use std::collections::BTreeMap;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,9 +10,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::cloud::{Cloud, Received};
+use super::readback::{QUEUE, Readback, Request};
 use super::{Error, PREFIX};
 
 /// The end of each partition.
@@ -28,9 +28,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long one poll may take: the longest that a request waits.
 const POLL: Duration = Duration::from_millis(25);
 
-/// Messages that have been read and not been looked at.
-const QUEUE: usize = 1024;
-
 /// Where to begin in a topic that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
@@ -40,42 +37,19 @@ pub enum Begin {
     Next,
 }
 
-/// The other end of the reader's thread.
-pub struct Reader {
-    /// What has been read, in the order of reading.
-    pub messages: mpsc::Receiver<Received>,
-    requests: mpsc::Sender<oneshot::Sender<()>>,
-    thread: JoinHandle<()>,
-}
-
-impl Reader {
-    /// Starts to read. What is there when this returns, or comes later, will be read.
-    pub fn start(bootstrap: &str, begin: Begin) -> Result<Self, Error> {
-        let failed = |source| Error::Reader { bootstrap: bootstrap.to_owned(), source };
-        let mut worker = Worker::new(bootstrap).map_err(failed)?;
-        worker.look(begin).map_err(failed)?;
-        let (sender, messages) = mpsc::channel(QUEUE);
-        let (requests, asked) = mpsc::channel(1);
-        let thread = std::thread::Builder::new().name("dev-reader".into());
-        let thread = thread.spawn(move || worker.run(&sender, asked)).map_err(Error::Thread)?;
-        Ok(Self { messages, requests, thread })
-    }
-
-    /// Stops reading, and waits until the consumer has left its broker.
-    pub fn end(self) {
-        let Self { messages, requests, thread } = self;
-        drop((messages, requests));
+/// Starts to read. What is there when this returns, or comes later, will be read.
+pub fn start(bootstrap: &str, begin: Begin) -> Result<Readback, Error> {
+    let failed = |source| Error::Reader { bootstrap: bootstrap.to_owned(), source };
+    let mut worker = Worker::new(bootstrap).map_err(failed)?;
+    worker.look(begin).map_err(failed)?;
+    let (sender, messages) = mpsc::channel(QUEUE);
+    let (requests, asked) = mpsc::channel(1);
+    let thread = std::thread::Builder::new().name("dev-reader".into());
+    let thread = thread.spawn(move || worker.run(&sender, asked)).map_err(Error::Thread)?;
+    Ok(Readback::new(messages, requests, move || {
         // A thread that panicked has said so, and has left the broker as well.
         let _ = thread.join();
-    }
-
-    /// Ends once everything has been read that is on the broker now. The messages are in
-    /// [`Self::messages`], which must be emptied meanwhile.
-    pub async fn caught_up(&self) -> Result<oneshot::Receiver<()>, Error> {
-        let (answer, caught_up) = oneshot::channel();
-        self.requests.send(answer).await.map_err(|_| Error::ReaderGone)?;
-        Ok(caught_up)
-    }
+    }))
 }
 
 /// What the thread owns.
@@ -102,9 +76,9 @@ impl Worker {
         Ok(Self { consumer, next: BTreeMap::new() })
     }
 
-    fn run(mut self, messages: &mpsc::Sender<Received>, mut requests: mpsc::Receiver<oneshot::Sender<()>>) {
+    fn run(mut self, messages: &mpsc::Sender<Received>, mut requests: mpsc::Receiver<Request>) {
         let mut looked = Instant::now();
-        let mut waiting: Option<(oneshot::Sender<()>, Ends)> = None;
+        let mut waiting: Option<(Request, Ends)> = None;
         while !messages.is_closed() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {

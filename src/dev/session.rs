@@ -15,8 +15,8 @@ use super::cloud::Received;
 use super::ledger::{Found, Ledger};
 use super::output::{Block, Options, Output, Target};
 use super::plan::Planner;
-use super::planned::{Group, Planned};
-use super::reader::{Begin, Reader};
+use super::planned::{Expected, Group, Planned};
+use super::readback::{Open, Readback};
 use super::tally::Tally;
 use super::world::World;
 
@@ -59,15 +59,14 @@ impl<'a> Session<'a> {
     }
 
     /// Runs until the round is over or `stop` ends; then what there is to say about it.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Tally, Error> {
+    pub async fn run(mut self, open: Open, stop: impl Future<Output = ()>) -> Result<Tally, Error> {
         self.output.start(&self.target, self.options)?;
         let mut stop = pin!(stop);
         tokio::select! {
             ready = self.ready() => ready?,
             () = &mut stop => return Ok(self.tally),
         }
-        let begin = if self.target.embedded { Begin::First } else { Begin::Next };
-        let mut reader = Reader::start(&self.target.bootstrap, begin)?;
+        let mut reader = open().await?;
         let result = match self.deliver(&mut reader, stop).await {
             Ok(()) => self.end(&mut reader).await,
             Err(error) => Err(error),
@@ -87,11 +86,11 @@ impl<'a> Session<'a> {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let bootstrap = self.target.bootstrap.clone();
-        Err(Error::NotReady { bootstrap, seconds: READY.as_secs(), answer })
+        let bus = format!("{} {}", self.target.bus, self.target.address);
+        Err(Error::NotReady { bus, seconds: READY.as_secs(), answer })
     }
 
-    async fn deliver(&mut self, reader: &mut Reader, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    async fn deliver(&mut self, reader: &mut Readback, stop: impl Future<Output = ()>) -> Result<(), Error> {
         let mut stop = pin!(stop);
         let mut pace = Pace::new(self.options.rate);
         let round = self.planner.round_len() as u64;
@@ -109,7 +108,10 @@ impl<'a> Session<'a> {
     }
 
     async fn send(&mut self) {
-        let planned = self.planner.plan();
+        let mut planned = self.planner.plan();
+        if self.target.bus == "stdout" {
+            planned.events.iter_mut().for_each(on_one_line);
+        }
         self.sent += 1;
         self.ledger.expect(self.sent, &planned.events);
         let at = OffsetDateTime::now_utc();
@@ -161,7 +163,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads what is left, asks for the account, and draws the line.
-    async fn end(&mut self, reader: &mut Reader) -> Result<(), Error> {
+    async fn end(&mut self, reader: &mut Readback) -> Result<(), Error> {
         let mut caught_up = reader.caught_up().await?;
         let mut enough = pin!(tokio::time::sleep(CATCH_UP));
         loop {
@@ -197,6 +199,12 @@ impl<'a> Session<'a> {
         self.output.finish(self.options, &self.tally)?;
         Ok(())
     }
+}
+
+/// On standard output an event is one line: a line end in its data, only ever white space there, is a space.
+fn on_one_line(expected: &mut Expected) {
+    let space = |byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte };
+    expected.data = expected.data.iter().map(space).collect::<Vec<_>>().into();
 }
 
 fn named(number: u64, label: &str, text: &str) -> String {

@@ -10,7 +10,7 @@ use attio_bridge::dev::client;
 use attio_bridge::dev::letter::{Letter, now};
 use serde_json::Value;
 
-use crate::support::kafka;
+use crate::support::{kafka, nats};
 
 /// A port of the system's choice, so that tests do not meet.
 const ANYWHERE: [&str; 3] = ["dev", "--listen", "127.0.0.1:0"];
@@ -181,7 +181,34 @@ fn a_port_that_was_asked_for_and_is_taken_is_a_failure() {
 
 #[test]
 fn wrong_calls_are_usage() {
-    for wrong in [&["--rate", "0"][..], &["--bus", "nats://x:1"], &["--config", "/some/file"]] {
+    for wrong in
+        [&["--rate", "0"][..], &["--bus", "amqp://x:1"], &["--bus", "kafka://x"], &["--config", "/some/file"]]
+    {
         assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_nats_will_do_as_well() {
+    let server = nats::Server::start();
+    // The second time the stream has the events of the first.
+    for _ in 0..2 {
+        let output = run(&["--once", "--bus", &server.url()]);
+        let screen = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{screen}{}", text(&output.stderr));
+        assert!(screen.contains("Everything arrived exactly as expected."), "{screen}");
+        assert!(screen.contains("nats --server"), "{screen}");
+    }
+}
+
+#[test]
+fn on_standard_output_events_are_lines_and_all_else_is_said_elsewhere() {
+    let output = run(&["--once", "--bus", "stdout"]);
+    let (events, screen) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{screen}");
+    assert!(screen.contains("Everything arrived exactly as expected."), "{screen}");
+    assert_eq!(events.lines().map(json).filter(|event| event["specversion"] == "1.0").count(), 55);
+    let json_lines = run(&["--once", "--bus", "stdout", "--json"]);
+    let start: Value = json(text(&json_lines.stderr).lines().next().unwrap());
+    assert_eq!((&start["kind"], &start["stdout"]), (&"start".into(), &"".into()));
 }

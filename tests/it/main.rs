@@ -50,6 +50,7 @@ mod nats_logs;
 mod nats_security;
 mod nats_stream;
 mod network;
+mod newcomer;
 mod outage;
 mod parser_limits;
 mod poison;

@@ -1,0 +1,164 @@
+//! A newcomer's hour: what the README promises, done in its order by somebody who has only a clone.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::kafka::Broker;
+use crate::support::{eventually, full_tier, unique};
+
+const SECRET: &str = "a secret that is long enough for a newcomer";
+
+/// A folder to work in, and the program.
+struct Desk {
+    folder: tempfile::TempDir,
+    program: PathBuf,
+}
+
+/// A process that ends with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Desk {
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
+        command.env("ATTIO_BRIDGE_CONFIG", "config.toml");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs it, and it must end so.
+    fn expect(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}{said}");
+        told
+    }
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The first command of the README, in a fresh clone. What is built already is used.
+#[test]
+fn the_first_command_works_in_a_fresh_clone() {
+    if !full_tier() {
+        return;
+    }
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let clone = folder.path().join("attio-bridge");
+    let cloned = Command::new("git").args(["clone", "--quiet"]).arg(here).arg(&clone).status().unwrap();
+    assert!(cloned.success());
+    let program = std::env::current_exe().unwrap();
+    let target = program.ancestors().find(|folder| folder.join("debug").is_dir()).unwrap();
+    let output = Command::new(clone.join("deploy/dev.sh"))
+        .args(["--once", "--listen", "127.0.0.1:0"])
+        .env("CARGO_TARGET_DIR", target.join("newcomer"))
+        .output()
+        .unwrap();
+    let screen = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{screen}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(screen.contains("Everything arrived exactly as expected."), "{screen}");
+}
+
+#[test]
+fn dev_is_read_along_with_kcat() {
+    let desk = desk();
+    let mut command = desk.command(&["dev", "--json", "--rate", "20", "--listen", "127.0.0.1:0"]);
+    command.env_remove("ATTIO_BRIDGE_CONFIG");
+    let mut dev = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(dev.0.stdout.take().unwrap()).lines();
+    let start: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    std::thread::spawn(move || lines.count());
+    let output = Command::new("kcat")
+        .args(["-b", start["kafka"].as_str().unwrap(), "-C", "-t", "attio.record", "-o", "beginning"])
+        .args(["-c", "1", "-q", "-X", "fetch.wait.max.ms=10"])
+        .output()
+        .expect("tests/install.sh installs kcat");
+    let event: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!((&event["specversion"], &event["type"]), (&"1.0".into(), &"com.attio.record.created".into()));
+}
+
+fn desk() -> Desk {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_attio-bridge"));
+    Desk { folder: tempfile::tempdir().unwrap(), program }
+}
+
+/// From the first configuration to a delivery that came back out of quarantine.
+#[test]
+fn an_evening_on_a_real_broker() {
+    let (desk, broker, prefix) = (desk(), Broker::start(), unique("newcomer"));
+    let (http, admin) = (free_address(), free_address());
+    desk.write("secret", SECRET);
+    desk.write(
+        "config.toml",
+        &format!(
+            "[http]\nlisten = \"{http}\"\n[admin]\nlisten = \"{admin}\"\n\
+             [sources.attio]\nsecrets = [{{ label = \"default\", file = \"{}\" }}]\n\
+             [route]\nprefix = \"{prefix}\"\n[bus]\ntype = \"kafka\"\n\
+             [kafka]\nbootstrap_servers = \"{}\"\ntopics.ensure = \"create\"\n",
+            desk.folder.path().join("secret").display(),
+            broker.bootstrap(),
+        ),
+    );
+    // Somebody has made this topic too small for what will come.
+    let tasks = format!("{prefix}.task");
+    broker.create_topic(&tasks, 1, &[("max.message.bytes", "2000")]);
+    assert!(desk.expect(0, &["check"]).contains("the configuration is good"));
+    assert!(desk.expect(0, &["topics", "--format", "kafka"]).contains(&prefix));
+
+    let _serving = Running(desk.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap());
+    eventually("it is ready", || desk.run(&["healthcheck"]).status.success());
+    desk.expect(0, &["check", "--connect"]);
+    let target = format!("http://{http}/webhooks/attio");
+    desk.expect(0, &["send", &target, "--event", "record.updated"]);
+    let event = desk.expect(0, &["tail", "--from", "beginning", "--count", "1", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&event).unwrap()["type"], "com.attio.record.updated");
+
+    // A wrong secret is a 401, and a captured request says why.
+    let body = desk.write("body.json", r#"{"webhook_id":"w","events":[]}"#);
+    let wrong = desk.write("wrong", &format!("{SECRET}\n\n"));
+    let headers = desk.expect(0, &["sign", &body, "--secret-file", &wrong]);
+    let headers = desk.write("headers.txt", &headers);
+    desk.expect(3, &["send", &target, &body, "--secret-file", &wrong]);
+    let why = desk.expect(3, &["explain", "--headers", &headers, "--body", &body]);
+    assert!(why.contains("401 (signature_mismatch)") && why.contains("line end behind"), "{why}");
+
+    // An event too large for its topic is put aside, and comes back when the topic takes it.
+    let large = format!(
+        r#"{{"webhook_id":"w","events":[{{"event_type":"task.created","id":{{"workspace_id":"ws","task_id":"t1"}},"x":"{}"}}]}}"#,
+        "x".repeat(3000)
+    );
+    let large = desk.write("large.json", &large);
+    desk.expect(0, &["send", &target, &large]);
+    let aside: Value = serde_json::from_str(&desk.expect(0, &["quarantine", "list", "--json"])).unwrap();
+    assert!(aside.to_string().contains("rejected_by_broker"), "{aside}");
+    assert_eq!(broker.read_all(&tasks).len(), 0);
+    broker.set_topic(&tasks, "max.message.bytes", "1048588");
+    desk.expect(0, &["quarantine", "replay"]);
+    assert_eq!(broker.read_all(&tasks).len(), 1);
+}
