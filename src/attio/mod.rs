@@ -12,6 +12,8 @@
 //!   [`filter::Canonical`] is equal for filters that mean the same.
 //! - [`plan::Plan`]: what is between the wanted webhooks and those that exist, as a value:
 //!   [`plan::Plan::between`] asks nobody. A webhook is known by its `target_url`; there is no state.
+//! - [`rotate::Rotation`]: a new secret for a webhook, in steps that can be taken up again.
+//! - [`bridge::Bridge`] asks a running bridge what it counts and whether it takes a secret; it sends no key.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
@@ -26,6 +28,8 @@ pub mod filter;
 pub mod plan;
 pub mod create;
 pub mod secret_file;
+pub mod bridge;
+pub mod rotate;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -8,6 +8,7 @@ mod import;
 mod keep;
 mod list;
 mod plan;
+mod rotate;
 mod show;
 mod subscriptions;
 mod update;
@@ -18,7 +19,7 @@ use clap::{Args, Subcommand};
 
 use super::logging::{self, Log};
 use super::{Exit, print, say, warn};
-use crate::attio::{self, Client, create as creation, filter, secret_file};
+use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
 /// The verbs of `webhooks`.
@@ -46,6 +47,8 @@ enum Verb {
     Apply(apply::Arguments),
     /// Print the webhooks of the workspace as tables for the configuration file
     Import(import::Arguments),
+    /// Give a webhook a new secret while it goes on sending; goes on where it was interrupted
+    Rotate(rotate::Arguments),
 }
 
 /// What a verb works with.
@@ -67,6 +70,8 @@ enum Failure {
     SecretFile(#[from] secret_file::Error),
     #[error(transparent)]
     Create(#[from] creation::Error),
+    #[error(transparent)]
+    Rotate(#[from] rotation::Error),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -126,6 +131,7 @@ fn start(config: config::Attio, log: Log, verb: Verb) -> Result<Exit, Failure> {
             Verb::Plan(arguments) => plan::run(&session, &arguments).await,
             Verb::Apply(arguments) => apply::run(&session, &arguments).await,
             Verb::Import(arguments) => import::run(&session, &arguments).await,
+            Verb::Rotate(arguments) => rotate::run(&session, &arguments).await,
         }
     });
     // A name that is still being looked up is left behind.
