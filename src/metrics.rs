@@ -3,6 +3,8 @@
 //! Label sets are closed: they come from the configuration and from the code's own enums, every
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
+pub mod watch;
+
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;

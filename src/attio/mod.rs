@@ -13,6 +13,8 @@
 //! - [`plan::Plan`]: what is between the wanted webhooks and those that exist, as a value:
 //!   [`plan::Plan::between`] asks nobody. A webhook is known by its `target_url`; there is no state.
 //! - [`rotate::Rotation`]: a new secret for a webhook, in steps that can be taken up again.
+//! - [`watch::Watch`] polls the wanted webhooks, tells each change, and makes lost ones again.
+//! - [`slugs::pull`] makes the map of slugs that the bridge reads from a file.
 //! - [`bridge::Bridge`] asks a running bridge what it counts and whether it takes a secret; it sends no key.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
@@ -30,6 +32,8 @@ pub mod create;
 pub mod secret_file;
 pub mod bridge;
 pub mod rotate;
+pub mod slugs;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;

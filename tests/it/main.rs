@@ -8,6 +8,7 @@
 mod support;
 
 mod answers;
+mod attio_end_to_end;
 mod balance;
 mod blocked;
 mod catalog;
@@ -73,6 +74,7 @@ mod systemd;
 mod topics;
 mod trust;
 mod verify;
+mod watch;
 mod webhooks_errors;
 mod webhooks_fake;
 mod webhooks_filters;
