@@ -68,6 +68,6 @@ pub struct WebhookOptions {
     pub subscriptions: Vec<Subscription>,
     /// Where the secret is written that Attio makes up.
     pub secret_file: Option<PathBuf>,
-    /// Whether it may be deleted and made anew where Attio cannot change it.
+    /// Whether it is made again where it is gone, or inactive for good.
     pub recreate: bool,
 }
