@@ -306,6 +306,18 @@ pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
     join(config, routes, dedup, bus, &metrics)
 }
 
+/// The data path of a configuration onto its own bus, without listeners. `around` may put something
+/// between the two.
+pub fn publisher(
+    config: &Config,
+    around: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
+) -> Result<Pipeline, StartError> {
+    let (routes, metrics) = measured(config, config.bus.kind.name());
+    let bus = around(bus::start(config.bus.clone(), routes.destinations(), metrics.bus())?);
+    let dedup = Dedup::new(config.dedup, metrics.dedup());
+    Ok(join(config, routes, dedup, bus, &metrics))
+}
+
 fn measured(config: &Config, bus_name: &'static str) -> (Routes, Arc<Metrics>) {
     let routes = Routes::new(&config.route);
     let metrics = Metrics::new(labels(config, bus_name, &routes));

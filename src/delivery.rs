@@ -2,7 +2,9 @@
 //!
 //! `Delivery<Unverified>` and `Delivery<Verified>` are different types, and only
 //! [`Delivery::verified`] (called by the verify stage alone) turns one into the other, so nothing
-//! can parse or publish bytes whose sender is not proven.
+//! can parse or publish bytes whose sender is not proven. What was verified when it was received and
+//! has lain in quarantine since comes back by [`Delivery::out_of_quarantine`], which only a replay
+//! calls; a test holds both to their one caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -111,14 +113,37 @@ impl Delivery<Unverified> {
         Self { source, received_at, answer_by, headers, body, hold: None, state: Unverified }
     }
 
-    /// Marks the delivery genuine; `secret` is the label of the secret that matched.
+    /// Marks the delivery genuine, which only the verify stage may; `secret` is the label of the secret that matched.
     pub(crate) fn verified(self, secret: Arc<str>) -> Delivery<Verified> {
         let Self { source, received_at, answer_by, headers, body, hold, state: Unverified } = self;
         Delivery { source, received_at, answer_by, headers, body, hold, state: Verified { secret } }
     }
 }
 
+/// The label that stands for the secret of what comes out of quarantine.
+const QUARANTINE: &str = "quarantine";
+
 impl Delivery<Verified> {
+    /// What was verified when it was received, and comes back out of quarantine; or what an operator
+    /// vouches for who has the raw bytes in a file. Its signature is not there to be checked again:
+    /// whoever may write to the quarantine's topic or subject is trusted as the sender is.
+    ///
+    /// Never for bytes off the wire: a replay, started by a person, is the only caller.
+    pub(crate) fn out_of_quarantine(
+        source: SourceName,
+        received_at: OffsetDateTime,
+        answer_by: Instant,
+        idempotency_key: Option<&str>,
+        body: Bytes,
+    ) -> Self {
+        // In quotes, of which one pair is taken off: a key may have more of its own.
+        let quoted = |key: &str| Header::Once(format!("\"{key}\"").into());
+        let idempotency_key = idempotency_key.map_or(Header::Absent, quoted);
+        let headers = Headers { idempotency_key, ..Headers::default() };
+        let state = Verified { secret: QUARANTINE.into() };
+        Self { source, received_at, answer_by, headers, body, hold: None, state }
+    }
+
     /// The label of the secret that matched.
     pub fn secret(&self) -> &Arc<str> {
         &self.state.secret

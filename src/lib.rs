@@ -9,7 +9,7 @@
 //! stages from 2 to 9.
 //!
 //! 1. `http/connection`: framing and deadlines, on the raw bytes; then `http/receive`: method, size,
-//!    media type, budget; the body. The rest runs in a task that outlives the client's connection.
+//!    media type, budget; the body. The rest is work that outlives the client's connection (`http/outlive`).
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
 //! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event; each event keeps its bytes.
 //! 4. `pipeline/identify`: the same id on every retry.
@@ -26,7 +26,7 @@
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
+//! `main` → [`cli`] → [`app`], [`config`], [`consumer`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
 //! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
@@ -45,6 +45,7 @@
 pub mod cli;
 pub mod app;
 pub mod config;
+pub mod consumer;
 pub mod http;
 pub mod bus;
 pub mod attio;

@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use attio_bridge::cli;
 
+/// A delivery makes some fifty small allocations, and lets go of most of them on another thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cli::run(std::env::args_os(), cli::environment()).into()
 }

@@ -1,5 +1,6 @@
 //! Logs: to stderr, as text on a terminal and as JSON elsewhere, with RFC 3339 UTC times.
 
+mod json;
 mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -48,12 +49,8 @@ pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> 
     let logs = fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
     // Only a second start in one process can fail, and then logging is on already.
     let _ = match options.format {
-        LogFormat::Json => {
-            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-        }
-        LogFormat::Auto if !terminal => {
-            logs.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-        }
+        LogFormat::Json => logs.event_format(json::Json).try_init(),
+        LogFormat::Auto if !terminal => logs.event_format(json::Json).try_init(),
         LogFormat::Auto | LogFormat::Text => {
             logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false).try_init()
         }

@@ -10,12 +10,15 @@ mod healthcheck;
 pub mod logging;
 mod man;
 mod problems;
+mod quarantine;
+mod reading;
 mod send;
 mod serve;
 mod sign;
 mod signer;
 mod slugs;
 mod table;
+mod tail;
 mod topics;
 mod version;
 mod watch;
@@ -97,6 +100,10 @@ enum Verb {
     Send(send::Arguments),
     /// Say why a captured request is refused, or what becomes of its events
     Explain(explain::Arguments),
+    /// Print the events of the bus as they come
+    Tail(tail::Arguments),
+    /// See what lies in quarantine, and after a fix replay it
+    Quarantine(quarantine::Arguments),
     /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
     /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
@@ -138,6 +145,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
         Verb::Send(arguments) => send::run(&input(Vec::new()), &arguments),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
+        Verb::Tail(arguments) => tail::run(&input(Vec::new()), &arguments),
+        Verb::Quarantine(arguments) => quarantine::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
         Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),

@@ -10,7 +10,6 @@ pub mod structured;
 
 use bytes::Bytes;
 use time::OffsetDateTime;
-use time::macros::format_description;
 
 /// The value of `specversion`.
 pub const SPEC_VERSION: &str = "1.0";
@@ -59,6 +58,10 @@ pub enum Attribute {
     AuthId,
     /// `reason`, only in quarantine
     Reason,
+    /// `attiosource`, the name of the source, only in quarantine
+    AttioSource,
+    /// `attioindex`, the place in its delivery of an event, only in quarantine
+    AttioIndex,
 }
 
 impl Attribute {
@@ -80,6 +83,8 @@ impl Attribute {
             Self::AuthType => "authtype",
             Self::AuthId => "authid",
             Self::Reason => "reason",
+            Self::AttioSource => "attiosource",
+            Self::AttioIndex => "attioindex",
         }
     }
 }
@@ -114,7 +119,7 @@ impl CloudEvent {
     pub fn set(&mut self, attribute: Attribute, value: impl Into<String>) {
         let value = value.into();
         debug_assert!(self.get(attribute).is_none(), "attribute {attribute:?} set twice");
-        if !value.is_empty() && !value.chars().any(char::is_control) {
+        if !value.is_empty() && (is_printable_ascii(&value) || !value.chars().any(char::is_control)) {
             self.attributes.push((attribute, value));
         }
     }
@@ -142,10 +147,31 @@ impl CloudEvent {
     }
 }
 
+/// Looks at every byte, because that is quicker than to stop at the first.
+fn is_printable_ascii(text: &str) -> bool {
+    text.bytes().fold(true, |good, byte| good & (b' '..=b'~').contains(&byte))
+}
+
 /// A time as the bridge writes it: RFC 3339, UTC, milliseconds, `Z`. None outside the years 0 to 9999,
 /// which is all that RFC 3339 can write.
 pub fn timestamp(at: OffsetDateTime) -> Option<String> {
-    let utc = at.checked_to_offset(time::UtcOffset::UTC).filter(|utc| utc.year() >= 0)?;
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-    utc.format(&format).ok()
+    let utc = at.checked_to_offset(time::UtcOffset::UTC)?;
+    let year = u32::try_from(utc.year()).ok().filter(|year| *year <= 9999)?;
+    let mut out = *b"0000-00-00T00:00:00.000Z";
+    let numbers = [
+        (0..4, year),
+        (5..7, u32::from(u8::from(utc.month()))),
+        (8..10, u32::from(utc.day())),
+        (11..13, u32::from(utc.hour())),
+        (14..16, u32::from(utc.minute())),
+        (17..19, u32::from(utc.second())),
+        (20..23, u32::from(utc.millisecond())),
+    ];
+    for (place, mut number) in numbers {
+        for digit in out[place].iter_mut().rev() {
+            *digit += (number % 10) as u8;
+            number /= 10;
+        }
+    }
+    Some(out.iter().copied().map(char::from).collect())
 }

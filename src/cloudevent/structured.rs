@@ -45,5 +45,12 @@ fn data_len(data: &Data) -> usize {
 }
 
 fn push_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("writing a string to memory cannot fail");
+    // Looks at every byte, because that is quicker than to stop at the first.
+    let needs_escape = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    if text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
+        return serde_json::to_writer(out, text).expect("writing a string to memory cannot fail");
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
 }

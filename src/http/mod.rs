@@ -4,6 +4,7 @@ pub mod listen;
 pub mod connection;
 pub mod admit;
 pub mod receive;
+mod outlive;
 pub mod record;
 pub mod respond;
 pub mod admin;
@@ -69,7 +70,7 @@ impl Edge {
         drain: CancellationToken,
     ) -> Arc<Self> {
         let budget = Budget::new(options.max_in_flight, options.max_in_flight_bytes);
-        Arc::new(Self { pipeline, recorder: Recorder::new(metrics), options, budget, deliveries, drain })
+        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, budget, deliveries, drain })
     }
 
     /// What writes down how deliveries end.

@@ -1,6 +1,7 @@
-//! One request: its head is checked, its body read, and its delivery carried out by a task that
+//! One request: its head is checked, its body read, and its delivery carried out by work that
 //! outlives the client's connection.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +9,14 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::header;
 use axum::response::Response;
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use time::OffsetDateTime;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Edge;
 use super::admit::Place;
+use super::outlive::Outliving;
 use super::record::Record;
 use super::respond;
 use crate::delivery::{Delivery, SourceName, Unverified};
@@ -39,9 +42,11 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
         }
         Ok(delivery) => {
             record.bytes = delivery.body.len();
-            let task = edge.deliveries.spawn(carry_out(Arc::clone(&edge), delivery, record));
-            // A task that has panicked has recorded that itself.
-            task.await.unwrap_or_else(|_| respond::problem(Reason::Internal))
+            let work = AssertUnwindSafe(carry_out(Arc::clone(&edge), delivery, record)).catch_unwind();
+            // Work that has panicked has recorded that itself.
+            Outliving::new(&edge.deliveries, work)
+                .await
+                .unwrap_or_else(|_| respond::problem(Reason::Internal))
         }
     };
     if edge.drain.is_cancelled() { respond::closing(response) } else { response }

@@ -1,6 +1,7 @@
 //! Writes down how each delivery ended: one log line, and the metrics. What goes unfinished, because
 //! a task panicked, is written down as `internal`, so that the account balances whatever happens.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::respond;
 use crate::delivery::SourceName;
-use crate::metrics::{Metrics, NO_SOURCE};
+use crate::metrics::{Metrics, SourceMetrics};
 use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
 
 /// Lines about requests that proved nothing, in one second; an attacker can cause any number.
@@ -18,22 +19,27 @@ const UNPROVEN_LINES_A_SECOND: u32 = 10;
 
 /// Opens records.
 pub struct Recorder {
-    metrics: Arc<Metrics>,
+    sources: HashMap<String, Arc<SourceMetrics>>,
+    no_source: Arc<SourceMetrics>,
     unproven: Arc<Mutex<Allowance>>,
 }
 
 impl Recorder {
     /// A recorder of one bridge.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, unproven: Arc::new(Mutex::new(Allowance::new())) }
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        Self {
+            sources: metrics.sources(),
+            no_source: Arc::new(SourceMetrics::new(metrics, None)),
+            unproven: Arc::new(Mutex::new(Allowance::new())),
+        }
     }
 
     /// The record of a request whose head has just been received.
     pub(super) fn open(&self, source: Option<&SourceName>, received_at: OffsetDateTime) -> Record {
+        let metrics = source.and_then(|source| self.sources.get(source.as_str()));
         Record {
-            metrics: Arc::clone(&self.metrics),
+            metrics: Arc::clone(metrics.unwrap_or(&self.no_source)),
             unproven: Arc::clone(&self.unproven),
-            source: source.cloned(),
             received_at,
             started: Instant::now(),
             bytes: 0,
@@ -65,9 +71,8 @@ impl Recorder {
 
 /// One delivery until it has ended.
 pub(super) struct Record {
-    metrics: Arc<Metrics>,
+    metrics: Arc<SourceMetrics>,
     unproven: Arc<Mutex<Allowance>>,
-    source: Option<SourceName>,
     received_at: OffsetDateTime,
     started: Instant,
     /// Size of the body.
@@ -80,13 +85,13 @@ impl Record {
     /// The delivery is genuine and has so many events.
     pub(super) fn events_received(&mut self, events: usize) {
         self.unsettled_events = events;
-        self.metrics.events_received(self.source(), events as u64);
+        self.metrics.events_received(events as u64);
     }
 
     /// Nothing is known of the sender. Gives the reason back, for the answer.
     pub(super) fn refused(mut self, reason: Reason) -> Reason {
         if reason.is_of_signature() {
-            self.metrics.signature(self.source(), None, reason.slug());
+            self.metrics.signature(None, reason.slug());
         }
         self.close(reason);
         if let Some(left_out) = self.unproven.lock().line() {
@@ -112,14 +117,14 @@ impl Record {
 
     /// The delivery is genuine and has ended.
     pub(super) fn finished(mut self, outcome: &Outcome) {
-        self.metrics.signature(self.source(), Some(&outcome.secret), "ok");
-        self.metrics.last_delivery(self.source(), self.received_at.unix_timestamp());
+        self.metrics.signature(Some(&outcome.secret), "ok");
+        self.metrics.last_delivery(self.received_at.unix_timestamp());
         for event in &outcome.events {
-            self.metrics.event(self.source(), event.category, event.result.label());
+            self.metrics.event(event.category, event.result.label());
         }
         self.unsettled_events = 0;
         for _ in 0..outcome.unidentified {
-            self.metrics.identity_missing(self.source());
+            self.metrics.identity_missing();
         }
         let reason = outcome.reason();
         self.close(reason);
@@ -157,11 +162,11 @@ impl Record {
 
     fn close(&mut self, reason: Reason) {
         self.open = false;
-        self.metrics.delivery(self.source(), reason.slug(), self.started.elapsed().as_secs_f64());
+        self.metrics.delivery(reason.slug(), self.started.elapsed().as_secs_f64());
     }
 
     fn source(&self) -> &str {
-        self.source.as_ref().map_or(NO_SOURCE, SourceName::as_str)
+        self.metrics.name()
     }
 
     /// Milliseconds since the head, to the microsecond.
@@ -173,7 +178,7 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         for _ in 0..self.unsettled_events {
-            self.metrics.event(self.source(), UNKNOWN_CATEGORY, "failed");
+            self.metrics.event(UNKNOWN_CATEGORY, "failed");
         }
         if self.open && std::thread::panicking() {
             self.close(Reason::Internal);

@@ -13,7 +13,7 @@ use super::publish::{BusState, Destination, Message, PublishError, Ticket, Verdi
 use super::quarantine::{self, Quarantined};
 use super::slugs::Slugs;
 use super::{Pipeline, Source};
-use crate::catalog::{Category, WORKSPACE_ID};
+use crate::catalog::{self, Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
 use crate::delivery::{Delivery, Verified};
 
@@ -26,11 +26,13 @@ pub(super) struct Carrier<'a> {
     pub(super) source: &'a Source,
     pub(super) delivery: &'a Delivery<Verified>,
     pub(super) webhook_id: Option<String>,
+    /// Whether what can never be published goes to quarantine; what comes from there does not again.
+    pub(super) quarantines: bool,
 }
 
 /// One event that has left, or never had to.
 pub(super) struct Departure {
-    index: usize,
+    place: Option<usize>,
     category: &'static str,
     /// None for what is on its way to quarantine already.
     cargo: Option<Cargo>,
@@ -54,21 +56,27 @@ enum State {
 }
 
 impl Carrier<'_> {
-    /// Everything up to and including the hand-over to the bus. Never waits.
-    pub(super) fn depart(&self, index: usize, element: Element) -> Departure {
+    /// Everything up to and including the hand-over to the bus. Never waits. `place` is that of an
+    /// event in its delivery, none for a delivery as a whole.
+    pub(super) fn depart(&self, place: Option<usize>, element: Element) -> Departure {
         match element {
-            Element::Event(event) => self.depart_event(index, &event),
+            Element::Event(event) => self.depart_event(place, &event),
+            Element::Unusable { reason, .. } if !self.quarantines => {
+                let state =
+                    State::Done(EventResult::Failed(PublishError::Rejected { detail: reason.slug().into() }));
+                Departure { place, category: UNKNOWN_CATEGORY, cargo: None, state, unidentified: false }
+            }
             Element::Unusable { raw, reason } => {
                 let cargo = Cargo { raw, workspace_id: None };
-                let state = self.depart_quarantine(index, &cargo, reason.slug());
-                Departure { index, category: UNKNOWN_CATEGORY, cargo: None, state, unidentified: false }
+                let state = self.depart_quarantine(place, &cargo, reason.slug());
+                Departure { place, category: UNKNOWN_CATEGORY, cargo: None, state, unidentified: false }
             }
         }
     }
 
-    fn depart_event(&self, index: usize, event: &Event) -> Departure {
+    fn depart_event(&self, place: Option<usize>, event: &Event) -> Departure {
         let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
-        let identity = Identity::of_event(event.ids.event_id(), self.facts(index, &event.raw));
+        let identity = Identity::of_event(event.ids.event_id(), self.facts(place, &event.raw));
         let passes = self.source.filter.load().passes(event);
         let state = if passes {
             let destination = self.pipeline.routes.event(event.kind);
@@ -80,13 +88,16 @@ impl Carrier<'_> {
         } else {
             State::Done(EventResult::Filtered)
         };
-        let workspace_id = event.ids.get(WORKSPACE_ID).map(str::to_owned);
-        let cargo = Some(Cargo { raw: event.raw.clone(), workspace_id });
-        Departure { index, category, cargo, state, unidentified: passes && !identity.repeatable }
+        let cargo = || {
+            let workspace_id = event.ids.get(WORKSPACE_ID).map(str::to_owned);
+            Cargo { raw: event.raw.clone(), workspace_id }
+        };
+        let cargo = self.quarantines.then(cargo);
+        Departure { place, category, cargo, state, unidentified: passes && !identity.repeatable }
     }
 
-    fn depart_quarantine(&self, index: usize, cargo: &Cargo, reason: &'static str) -> State {
-        let identity = Identity::of_quarantined(self.facts(index, &cargo.raw));
+    fn depart_quarantine(&self, place: Option<usize>, cargo: &Cargo, reason: &'static str) -> State {
+        let identity = Identity::of_quarantined(self.facts(place, &cargo.raw));
         let workspace = cargo.workspace_id.as_deref().or(self.source.workspace_id.as_deref());
         let wrap = || {
             quarantine::wrap(Quarantined {
@@ -96,6 +107,9 @@ impl Carrier<'_> {
                 raw: cargo.raw.clone(),
                 received_at: self.delivery.received_at,
                 idempotency_key: self.delivery.idempotency_key(),
+                source: self.source.name.as_str(),
+                webhook_id: self.webhook_id.as_deref().filter(|id| catalog::is_id(id)),
+                index: place,
             })
         };
         self.publish(&identity, self.pipeline.routes.quarantine(), true, wrap)
@@ -139,15 +153,15 @@ impl Carrier<'_> {
     /// Waits for the verdict, until the answer is due. An event that the broker will never take leaves
     /// again, for quarantine; its verdict there is the event's, and is waited for by [`Self::conclude`].
     pub(super) async fn arrive(&self, departure: Departure) -> Departure {
-        let Departure { index, category, cargo, state, unidentified } = departure;
+        let Departure { place, category, cargo, state, unidentified } = departure;
         let result = self.land(state).await;
         let state = match (&result, cargo) {
             (EventResult::Failed(PublishError::Rejected { .. }), Some(cargo)) => {
-                self.depart_quarantine(index, &cargo, REJECTED_BY_BROKER)
+                self.depart_quarantine(place, &cargo, REJECTED_BY_BROKER)
             }
             _ => State::Done(result),
         };
-        Departure { index, category, cargo: None, state, unidentified }
+        Departure { place, category, cargo: None, state, unidentified }
     }
 
     /// What became of an event that has arrived, if need be in quarantine.
@@ -180,12 +194,12 @@ impl Carrier<'_> {
         }
     }
 
-    fn facts<'a>(&'a self, index: usize, raw: &'a [u8]) -> Facts<'a> {
+    fn facts<'a>(&'a self, place: Option<usize>, raw: &'a [u8]) -> Facts<'a> {
         Facts {
             source: self.source.name.as_str(),
             webhook_id: self.webhook_id.as_deref().unwrap_or(""),
             idempotency_key: self.delivery.idempotency_key(),
-            index,
+            index: place.unwrap_or(0),
             raw,
         }
     }

@@ -78,15 +78,18 @@ impl Identity {
 /// UUID version 5 over `<webhook_id>\n<key>\n<index>\n<hex SHA-256 of the bytes>`.
 fn name_based(kind: &str, key: &str, facts: Facts<'_>) -> String {
     let Facts { webhook_id, index, raw, .. } = facts;
-    let digest = Sha256::digest(raw);
-    let name = format!("{kind}{webhook_id}\n{key}\n{index}\n{}", Hex(&digest));
-    Uuid::new_v5(&NAMESPACE, name.as_bytes()).to_string()
+    let digest: [u8; 32] = Sha256::digest(raw).into();
+    let mut name = format!("{kind}{webhook_id}\n{key}\n{index}\n").into_bytes();
+    name.extend_from_slice(&hex(&digest));
+    Uuid::new_v5(&NAMESPACE, &name).to_string()
 }
 
-struct Hex<'a>(&'a [u8]);
-
-impl std::fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+/// 64 digits, lower case.
+fn hex(digest: &[u8; 32]) -> [u8; 64] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = [0; 64];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(digest) {
+        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
     }
+    out
 }

@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
 
 use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified, Verified};
@@ -71,6 +72,26 @@ pub struct Pipeline {
 
 /// Events that are worked on before other deliveries get a turn: a body may hold tens of thousands.
 const EVENTS_AT_A_STRETCH: usize = 64;
+
+/// Where an event that lay alone in quarantine was in its delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The webhook that fired.
+    pub webhook_id: Option<String>,
+    /// The place, from 0.
+    pub index: usize,
+}
+
+/// The webhook, and what a body holds: events with their places, or something without one.
+fn elements(body: &Bytes) -> (Option<String>, Vec<(Option<usize>, Element)>) {
+    match parse::parse(body) {
+        Parsed::Events { webhook_id, elements } => {
+            let placed = elements.into_iter().enumerate();
+            (webhook_id, placed.map(|(index, element)| (Some(index), element)).collect())
+        }
+        Parsed::Unreadable(reason) => (None, vec![(None, Element::Unusable { raw: body.clone(), reason })]),
+    }
+}
 
 /// Why a delivery has no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -155,21 +176,46 @@ impl Pipeline {
         delivery: Delivery<Verified>,
         received: impl FnOnce(usize),
     ) -> Result<Outcome, Rejection> {
-        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
-        let (webhook_id, elements) = match parse::parse(&delivery.body) {
-            Parsed::Events { webhook_id, elements } => (webhook_id, elements),
-            Parsed::Unreadable(reason) => {
-                (None, vec![Element::Unusable { raw: delivery.body.clone(), reason }])
-            }
-        };
+        if !self.sources.contains_key(&delivery.source) {
+            return Err(Rejection::UnknownSource);
+        }
+        let (webhook_id, elements) = elements(&delivery.body);
         received(elements.len());
-        let carrier = carry::Carrier { pipeline: self, source, delivery: &delivery, webhook_id };
+        self.walk(&delivery, webhook_id, elements, true).await
+    }
+
+    /// The same walk for what comes out of quarantine, alone or as a whole delivery: under the ids that
+    /// its events had. What still can never be published is told as [`PublishError::Rejected`], and not
+    /// quarantined again.
+    pub async fn carry_again(
+        &self,
+        delivery: Delivery<Verified>,
+        alone: Option<Place>,
+    ) -> Result<Outcome, Rejection> {
+        let (webhook_id, elements) = match alone {
+            Some(Place { webhook_id, index }) => {
+                (webhook_id, vec![(Some(index), parse::parse_element(&delivery.body))])
+            }
+            None => elements(&delivery.body),
+        };
+        self.walk(&delivery, webhook_id, elements, false).await
+    }
+
+    async fn walk(
+        &self,
+        delivery: &Delivery<Verified>,
+        webhook_id: Option<String>,
+        elements: Vec<(Option<usize>, Element)>,
+        quarantines: bool,
+    ) -> Result<Outcome, Rejection> {
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
+        let carrier = carry::Carrier { pipeline: self, source, delivery, webhook_id, quarantines };
         let mut departed = Vec::with_capacity(elements.len());
-        for (index, element) in elements.into_iter().enumerate() {
-            if index % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
+        for (at, (place, element)) in elements.into_iter().enumerate() {
+            if at % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
                 tokio::task::yield_now().await;
             }
-            departed.push(carrier.depart(index, element));
+            departed.push(carrier.depart(place, element));
         }
         // What the broker will never take leaves again, for quarantine, before any of it is waited for.
         let mut arrived = Vec::with_capacity(departed.len());

@@ -23,11 +23,19 @@ pub struct Quarantined<'a> {
     pub received_at: OffsetDateTime,
     /// The usable idempotency key of the delivery.
     pub idempotency_key: Option<&'a str>,
+    /// The name of the source.
+    pub source: &'a str,
+    /// The webhook that fired, if it can be an attribute.
+    pub webhook_id: Option<&'a str>,
+    /// The place in its delivery of an event; none for a whole delivery.
+    pub index: Option<usize>,
 }
 
-/// The wrapper as a CloudEvent with `data_base64`.
+/// The wrapper as a CloudEvent with `data_base64`. It holds what the id was made of, so that the event
+/// can be replayed under it.
 pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
-    let Quarantined { id, source_uri, reason, raw, received_at, idempotency_key } = what;
+    let Quarantined { id, source_uri, reason, raw, received_at, idempotency_key, source, webhook_id, index } =
+        what;
     let mut out = CloudEvent::new(id.to_owned(), source_uri, Data::Binary(raw));
     out.set(Attribute::Type, TYPE);
     let received = timestamp(received_at);
@@ -36,6 +44,9 @@ pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
     out.set(Attribute::DataContentType, "application/octet-stream");
     out.set(Attribute::PartitionKey, id);
     out.set_some(Attribute::CorrelationId, idempotency_key);
+    out.set_some(Attribute::AttioWebhookId, webhook_id);
     out.set(Attribute::Reason, reason);
+    out.set(Attribute::AttioSource, source);
+    out.set_some(Attribute::AttioIndex, index.map(|index| index.to_string()));
     out
 }

@@ -27,6 +27,9 @@ pub fn is_address(text: &str) -> bool {
 /// The action of a subject whose event has one that the catalog lacks.
 const UNKNOWN: &str = "unknown";
 
+/// The last part of the address of quarantine.
+const QUARANTINE: &str = "quarantine";
+
 /// Every destination there is. Nothing from the wire becomes part of one.
 pub struct Routes {
     known: BTreeMap<&'static str, Arc<Destination>>,
@@ -59,7 +62,7 @@ impl Routes {
             known: EVENT_TYPES.iter().map(known).collect(),
             unknown_action: addresses.keys().map(|c| (*c, with_action(c, UNKNOWN))).collect(),
             unknown: alone(UNKNOWN),
-            quarantine: alone("quarantine"),
+            quarantine: alone(QUARANTINE),
         }
     }
 
@@ -81,6 +84,16 @@ impl Routes {
     pub fn destinations(&self) -> Vec<Arc<Destination>> {
         let single = [&self.unknown, &self.quarantine];
         self.known.values().chain(self.unknown_action.values()).chain(single).map(Arc::clone).collect()
+    }
+
+    /// Where events of a category go, or those of `unknown` or `quarantine`; nowhere for another name.
+    pub fn of_category(&self, name: &str) -> Vec<Arc<Destination>> {
+        let known = EVENT_TYPES.iter().filter(|entry| entry.category.as_str() == name);
+        let known = known.map(|entry| &self.known[entry.name]);
+        let other = self.unknown_action.iter().filter(|(category, _)| category.as_str() == name);
+        let single = [(UNKNOWN, &self.unknown), (QUARANTINE, &self.quarantine)];
+        let single = single.into_iter().filter(|(known, _)| *known == name).map(|(_, to)| to);
+        known.chain(other.map(|(_, to)| to)).chain(single).map(Arc::clone).collect()
     }
 
     /// Every address, each once: the topics that must exist.

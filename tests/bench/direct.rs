@@ -14,27 +14,81 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use time::OffsetDateTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::body;
 use crate::load::Traffic;
 use crate::load::open::Pace;
+use crate::row::Phase;
+use crate::usage::{self, Usage};
 
-/// How the events are sent.
-#[derive(Clone, Copy, Debug)]
-pub enum Drive {
-    /// So many without an ack at any time.
-    InFlight(usize),
-    /// So many a second.
-    Rate(u32),
+/// Where the events go.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum To {
+    /// A topic.
+    Kafka {
+        /// `host:port`.
+        bootstrap: String,
+        /// The topic.
+        topic: String,
+        /// `linger.ms`.
+        linger: String,
+    },
+    /// A subject that a stream covers.
+    Nats {
+        /// The server.
+        url: String,
+        /// The subject.
+        subject: String,
+    },
+}
+
+/// What a direct producer is asked to do, and what it says of it: JSON, from process to process.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// Where the events go.
+    pub to: To,
+    /// A rate, or as many events in flight as there are connections.
+    pub phase: Phase,
+    /// For how long.
+    pub time: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Done {
+    /// The acks.
+    pub traffic: Traffic,
+    /// What the process used for them.
+    pub used: Usage,
+    /// Its peak.
+    pub peak_kib: u64,
+}
+
+/// Has a process of its own do it.
+pub fn ask(task: &Task) -> Done {
+    let this = std::env::current_exe().expect("this program has a path");
+    let task = serde_json::to_string(task).expect("a task is JSON");
+    let output = std::process::Command::new(this).args(["direct", &task]).output().expect("it starts");
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("direct: {error}: {output:?}"))
+}
+
+/// Does it.
+pub fn run(task: &Task) -> Done {
+    match &task.to {
+        To::Kafka { bootstrap, topic, linger } => kafka(bootstrap, topic, linger, task),
+        To::Nats { url, subject } => nats(url, subject, task),
+    }
 }
 
 /// One event as it lies in the broker.
-pub struct Event {
+struct Event {
     key: String,
     value: Vec<u8>,
 }
 
 /// Events made beforehand, as the bridge makes them.
-pub fn events(count: usize) -> Vec<Event> {
+fn events(count: usize) -> Vec<Event> {
     (0..count).map(|number| event(&number.to_string())).collect()
 }
 
@@ -48,6 +102,7 @@ fn event(id: &str) -> Event {
         received_at: OffsetDateTime::now_utc(),
         idempotency_key: Some("0123456789abcdef0123456789abcdef"),
         webhook_id: webhook_id.as_deref(),
+        slugs: None,
     };
     let event = normalize(event, &format!("82aa3251-fb12-5533-8215-{id:0>12}"), context);
     let key = event.get(attio_bridge::cloudevent::Attribute::PartitionKey).unwrap_or_default().to_owned();
@@ -100,22 +155,21 @@ impl ProducerContext for Tally {
 }
 
 /// Sends to Kafka: idempotent, acks from all, the client's own polling thread.
-pub fn kafka(bootstrap: &str, topic: &str, linger_ms: &str, drive: Drive, time: Duration) -> Traffic {
+fn kafka(bootstrap: &str, topic: &str, linger: &str, task: &Task) -> Done {
     let producer: ThreadedProducer<Tally> = ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        .set("linger.ms", linger_ms)
+        .set("linger.ms", linger)
         .set("batch.size", "65536")
         .set("partitioner", "murmur2_random")
         .create_with_context(Tally::default())
         .expect("the settings are good");
-    let producer = Arc::new(producer);
     let events = events(2_000);
     let send = |number: usize, due: Instant| {
         let Event { key, value } = &events[number % events.len()];
-        let headers = OwnedHeaders::new()
-            .insert(Header { key: "content-type", value: Some(structured::CONTENT_TYPE) });
+        let headers =
+            OwnedHeaders::new().insert(Header { key: "content-type", value: Some(structured::CONTENT_TYPE) });
         let record = BaseRecord::<str, [u8], _>::with_opaque_to(topic, Box::new(due))
             .key(key.as_str())
             .payload(value.as_slice())
@@ -129,25 +183,28 @@ pub fn kafka(bootstrap: &str, topic: &str, linger_ms: &str, drive: Drive, time: 
     producer.context().begin(1);
     send(0, Instant::now());
     producer.context().finish(Instant::now());
-    drive_with(producer.context(), drive, time, send)
+    drive(producer.context(), task, send)
 }
 
-/// Sends as the drive says, until the time is up and the last ack is there.
-fn drive_with(tally: &Tally, drive: Drive, time: Duration, send: impl Fn(usize, Instant)) -> Traffic {
-    let begun = Instant::now();
-    match drive {
-        Drive::InFlight(limit) => {
+/// Sends as the task says, until the time is up and the last ack is there. What was used is looked up
+/// while the client still has its threads.
+fn drive(tally: &Tally, task: &Task, send: impl Fn(usize, Instant)) -> Done {
+    let pid = std::process::id();
+    let (begun, before) = (Instant::now(), usage::of(pid));
+    match task.phase {
+        Phase::Batches => unreachable!("a bare producer sends single events"),
+        Phase::Saturated(limit) => {
             for number in 0.. {
                 tally.begin(limit);
-                if begun.elapsed() >= time {
+                if begun.elapsed() >= task.time {
                     tally.state.lock().waiting -= 1;
                     break;
                 }
                 send(number, Instant::now());
             }
         }
-        Drive::Rate(rate) => {
-            let pace = Pace::new(rate, time);
+        Phase::Rate(rate) => {
+            let pace = Pace::new(rate, task.time);
             let mut number = 0;
             while let Some(due) = pace.next() {
                 tally.begin(usize::MAX);
@@ -156,14 +213,18 @@ fn drive_with(tally: &Tally, drive: Drive, time: Duration, send: impl Fn(usize, 
             }
         }
     }
-    tally.finish(begun)
+    let traffic = tally.finish(begun);
+    Done { traffic, used: usage::of(pid) - before, peak_kib: usage::memory(pid, "VmHWM") }
 }
 
 /// Sends to JetStream: the client's own ack futures, one task for each place in flight.
-pub fn nats(url: &str, subject: &str, drive: Drive, time: Duration) -> Traffic {
+fn nats(url: &str, subject: &str, task: &Task) -> Done {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let client = runtime.block_on(async_nats::connect(url)).expect("the server is there");
+    // The context has a task of its own.
+    let inside = runtime.enter();
     let stream = async_nats::jetstream::new(client);
+    drop(inside);
     let tally = Arc::new(Tally::default());
     let events = events(2_000);
     let run = fastrand::u64(..);
@@ -181,5 +242,5 @@ pub fn nats(url: &str, subject: &str, drive: Drive, time: Duration) -> Traffic {
             tally.end(good, due);
         });
     };
-    drive_with(&tally, drive, time, send)
+    drive(&tally, task, send)
 }

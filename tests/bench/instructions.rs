@@ -121,6 +121,7 @@ pub fn step(step: &str, events: usize, count: u64) {
                     received_at: OffsetDateTime::UNIX_EPOCH,
                     idempotency_key: delivery.idempotency_key(),
                     webhook_id: read.webhook_id.as_deref(),
+                    slugs: None,
                 };
                 std::hint::black_box(structured::encode(&normalize(event, &identity.id, context)));
             }

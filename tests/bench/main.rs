@@ -4,19 +4,31 @@
 //! the figures.
 
 mod body;
+mod direct;
 mod instructions;
 mod load;
+mod report;
+mod residence;
 mod row;
 mod server;
 mod stage;
+mod suite;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used, reason = "made for the tests")]
 mod support;
+mod targets;
 mod usage;
 mod work;
 
-use stage::Stage;
 use std::process::ExitCode;
+
+use report::Machine;
+use stage::Stage;
+use suite::Options;
+
+/// The bridge's own, for the floor too: a ratio compares work and nothing else.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // cargo adds a word of its own.
@@ -31,11 +43,41 @@ fn main() -> ExitCode {
             let events = events.parse().expect("a number of events");
             instructions::step(step, events, count.parse().expect("a number of deliveries"));
         }
-        ["instructions"] => instructions::report(),
-        _ => {
-            eprintln!("usage: tests/bench/run --help");
-            return ExitCode::from(2);
+        ["direct", task] => {
+            let done = direct::run(&serde_json::from_str(task).expect("a task"));
+            println!("{}", serde_json::to_string(&done).expect("figures are JSON"));
         }
+        ["instructions"] => instructions::report(),
+        _ => match options(&words) {
+            Some(options) => all(&options),
+            None => {
+                eprintln!("usage: tests/bench/run [--quick] [--only SERVER,…] | instructions | --help");
+                return ExitCode::from(2);
+            }
+        },
     }
     ExitCode::SUCCESS
+}
+
+fn options(words: &[&str]) -> Option<Options> {
+    let mut options = Options { quick: false, only: Vec::new() };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--quick" => options.quick = true,
+            "--only" => options.only = words.next()?.split(',').map(str::to_owned).collect(),
+            _ => return None,
+        }
+    }
+    Some(options)
+}
+
+fn all(options: &Options) {
+    let machine = Machine::describe();
+    let rows = suite::run(options);
+    let mut targets = targets::of_rows(&rows);
+    if options.wants("residence") {
+        targets.extend(residence::run(options.quick));
+    }
+    report::write(&machine, &rows, &targets);
 }

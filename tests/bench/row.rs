@@ -124,7 +124,7 @@ impl Sum {
             p99: traffic.percentile(0.99),
             p999: traffic.percentile(0.999),
             cpu_us: used.cpu as f64 / 1e3 / requests,
-            ratio: f64::NAN,
+            ratio: 0.0,
             switches: used.switches as f64 / requests,
             peak_mib: *peak_kib as f64 / 1024.0,
         }

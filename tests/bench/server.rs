@@ -61,14 +61,14 @@ impl Server {
     pub fn node(bootstrap: &str, topic: &str) -> Self {
         let [port] = free_ports();
         let mut command = Command::new("node");
-        command.arg(kit("node/server.js")).env("NODE_ENV", "production");
+        command.arg(kit("node/server.js").join("node/server.js")).env("NODE_ENV", "production");
         Self::tutorial("node", command, port, bootstrap, topic)
     }
 
     /// FastAPI and aiokafka, as the usual tutorial has it.
     pub fn python(bootstrap: &str, topic: &str) -> Self {
         let [port] = free_ports();
-        let mut command = Command::new(kit("fastapi/bin/uvicorn"));
+        let mut command = Command::new(kit("fastapi/bin/uvicorn").join("fastapi/bin/uvicorn"));
         command
             .args(["server:app", "--host", "127.0.0.1", "--no-access-log", "--port", &port.to_string()])
             .arg("--app-dir")

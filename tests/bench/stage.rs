@@ -112,7 +112,7 @@ async fn bridge(address: SocketAddr) {
     let environment = variables.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let input = Input { environment, ..Input::default() };
     let config = config::load(&input).unwrap_or_else(|problems| panic!("{problems}"));
-    logging::start(config.log, &input.environment);
+    let _log = logging::start(config.log, &input.environment).expect("the system gives a thread");
     let open = |_: &Metrics, _| -> Result<Arc<dyn Bus>, StartError> { Ok(Arc::new(Sink)) };
     let app = App::bind_to(config, "memory", open).await.expect("the port is free");
     app.run(std::future::pending()).await.expect("it never ends by itself");

@@ -249,6 +249,9 @@ fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>])
                     raw: raw.clone(),
                     received_at,
                     idempotency_key: key,
+                    source: "attio",
+                    webhook_id: Some("w"),
+                    index: Some(0),
                 });
                 check(&wrapped, &raw);
                 assert!(addresses.contains(&routes.quarantine().address));

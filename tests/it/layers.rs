@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 6] = [
     &["main"],
     &["cli"],
-    &["app", "config"],
+    &["app", "config", "consumer"],
     &["http", "bus", "attio", "dev", "explain"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog"],
@@ -189,6 +189,16 @@ fn adapters_know_the_port_and_what_goes_through_it() {
                 OF_ADAPTERS.iter().any(|known| path == *known || path.starts_with(&format!("{known}::")));
             assert!(known, "{}: {path}", file.path.display());
         }
+    }
+}
+
+#[test]
+fn genuine_deliveries_are_made_in_two_places_alone() {
+    let makers = [(".verified(", "pipeline/verify.rs"), ("::out_of_quarantine(", "consumer/replay.rs")];
+    for (call, maker) in makers {
+        let callers = sources().into_iter().filter(|file| file.code.contains(call));
+        let callers: Vec<_> = callers.map(|file| file.path.display().to_string()).collect();
+        assert_eq!(callers, [maker], "{call}");
     }
 }
 

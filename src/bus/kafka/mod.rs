@@ -12,6 +12,7 @@ mod inspect;
 mod monitor;
 pub mod options;
 pub mod properties;
+mod read;
 mod record;
 mod tls;
 mod topics;
@@ -27,6 +28,7 @@ use rdkafka::producer::{BaseRecord, Producer};
 pub use client_config::StartError;
 pub use inspect::inspect;
 pub use options::Options;
+pub(super) use read::read;
 pub(super) use topics::settings as topic_settings;
 
 use crate::cloudevent::ContentMode;

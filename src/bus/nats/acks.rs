@@ -38,6 +38,8 @@ pub(super) enum Failure {
     OtherStream(String),
     /// No ack in time.
     TimedOut,
+    /// The connection that the ack would have come on is gone.
+    ConnectionLost,
     /// Whatever else the client says, or an answer that is no ack.
     Other(String),
 }

@@ -3,6 +3,7 @@
 //! Whether there is a connection is the client's own word ([`State`]), which it gives before its
 //! events; the events make log lines, metrics and nudges of it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,6 +36,7 @@ pub(super) struct Health {
     known: Mutex<Known>,
     /// Connections lost so far: an ack that was lost with one is no time-out.
     losses: AtomicU64,
+    lost: Notify,
     /// Messages handed to the client and not settled.
     pending: AtomicU64,
     servers: String,
@@ -51,6 +53,7 @@ impl Health {
         Self {
             known: Mutex::new(known),
             losses: AtomicU64::new(0),
+            lost: Notify::new(),
             pending: AtomicU64::new(0),
             servers,
             metrics,
@@ -86,6 +89,19 @@ impl Health {
 
     pub(super) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
+    }
+
+    /// Waits until a connection is lost after that many.
+    pub(super) async fn lost_since(&self, losses: u64) {
+        loop {
+            let mut next = pin!(self.lost.notified());
+            // From here on no loss is missed, so the count may be looked at.
+            next.as_mut().enable();
+            if self.losses() != losses {
+                return;
+            }
+            next.await;
+        }
     }
 
     /// The client tells something. Never waits.
@@ -138,6 +154,7 @@ impl Health {
 
     fn lost(&self) {
         self.losses.fetch_add(1, Ordering::AcqRel);
+        self.lost.notify_waiters();
         self.known.lock().failed = true;
         self.metrics.up.set(0);
         tracing::warn!(servers = self.servers, "nats: connection lost; answering 503 until one is back");

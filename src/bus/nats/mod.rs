@@ -13,6 +13,7 @@ mod look;
 mod monitor;
 pub mod options;
 mod permission;
+mod read;
 mod record;
 mod refusals;
 mod stream;
@@ -32,6 +33,7 @@ use tokio::task::AbortHandle;
 pub use connect::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
+pub(super) use read::read;
 pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;
@@ -184,15 +186,19 @@ impl Drop for Pending {
     }
 }
 
-/// Waits for the server's word on one message. Nothing but that word and the publish time-out ends it.
+/// Waits for the server's word on one message. Nothing ends it but that word, the loss of the connection
+/// it would have come on, and the publish time-out. What was lost may be stored: its retry carries the
+/// same message id, so the server stores it once.
 async fn wait_for(waiting: Waiting, at_most: Duration, refusal: Watch, pending: Pending) {
     let subject = Arc::clone(&pending.destination.subject);
+    let (link, losses) = (Arc::clone(&pending.link), pending.losses);
     tokio::select! {
         biased;
         ack = waiting.ack(at_most) => match ack {
             Ok(ack) => pending.settle(Ok(Receipt { duplicate: ack.duplicate })),
             Err(failure) => pending.fail(&failure),
         },
+        () = link.health.lost_since(losses) => pending.fail(&Failure::ConnectionLost),
         advice = refusal.of(&subject) => {
             pending.settle(Err(PublishError::Refused { detail: advice.into() }));
         }

@@ -2,11 +2,11 @@
 //! their own, there is room for so many, and beyond them lines are dropped, counted and told of.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::IntCounter;
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -15,6 +15,13 @@ pub const ROOM: usize = 8192;
 
 /// How long the last lines are waited for while none of them leaves.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the first line of a pause waits for company: to wake a thread and to call the system for
+/// each line alone costs more than the lines do.
+const GATHERING: Duration = Duration::from_millis(1);
+
+/// Lines that are written at once.
+const AT_ONCE: usize = 64;
 
 /// The lines that wait.
 pub struct Queue {
@@ -32,8 +39,10 @@ struct State {
     lines: VecDeque<Vec<u8>>,
     /// Lines that have left.
     written: u64,
-    /// One more is being written.
+    /// More are being written.
     writing: bool,
+    /// The thread sleeps until a line comes.
+    asleep: bool,
     /// Dropped and not told of yet; until that is told, every further line is dropped too.
     dropped: u64,
 }
@@ -51,10 +60,9 @@ impl Queue {
         let lines = Arc::clone(&queue);
         std::thread::Builder::new().name("log".into()).spawn(move || {
             loop {
-                let line = lines.next();
-                // Nobody is there to be told that stderr is gone.
-                let _ = out.write_all(&line).and_then(|()| out.flush());
-                if let Some(dropped) = lines.written() {
+                let batch = lines.next();
+                lines.write(&mut out, &batch);
+                if let Some(dropped) = lines.over() {
                     tell(dropped);
                 }
             }
@@ -71,25 +79,46 @@ impl Queue {
             return;
         }
         state.lines.push_back(line.to_vec());
-        self.came.notify_one();
-    }
-
-    /// Waits for the next line.
-    fn next(&self) -> Vec<u8> {
-        let mut state = self.state.lock();
-        loop {
-            if let Some(line) = state.lines.pop_front() {
-                state.writing = true;
-                return line;
-            }
-            self.came.wait(&mut state);
+        if std::mem::take(&mut state.asleep) {
+            self.came.notify_one();
         }
     }
 
-    /// The last line has left. Tells how many were dropped, once there is room to say so and go on.
-    fn written(&self) -> Option<u64> {
+    /// Waits for the next lines.
+    fn next(&self) -> Vec<Vec<u8>> {
         let mut state = self.state.lock();
-        state.written += 1;
+        if state.lines.is_empty() {
+            state.asleep = true;
+            self.came.wait_while(&mut state, |state| state.lines.is_empty());
+            MutexGuard::unlocked(&mut state, || std::thread::sleep(GATHERING));
+        }
+        state.writing = true;
+        let count = state.lines.len().min(AT_ONCE);
+        state.lines.drain(..count).collect()
+    }
+
+    /// Writes lines, in one call where `out` can.
+    fn write(&self, out: &mut impl Write, batch: &[Vec<u8>]) {
+        let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|line| IoSlice::new(line)).collect();
+        let mut rest = &mut slices[..];
+        while !rest.is_empty() {
+            let before = rest.len();
+            match out.write_vectored(rest) {
+                Ok(count @ 1..) => IoSlice::advance_slices(&mut rest, count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nobody is there to be told that stderr is gone, or how much of a line it took.
+                Ok(0) | Err(_) => rest = &mut rest[1..],
+            }
+            self.state.lock().written += (before - rest.len()) as u64;
+            self.left.notify_all();
+        }
+        // As above.
+        let _ = out.flush();
+    }
+
+    /// The last lines have left. Tells how many were dropped, once there is room to say so and go on.
+    fn over(&self) -> Option<u64> {
+        let mut state = self.state.lock();
         state.writing = false;
         self.left.notify_all();
         let flows = state.dropped > 0 && state.lines.len() <= ROOM / 2;

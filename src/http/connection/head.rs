@@ -79,6 +79,15 @@ impl Head {
     fn advance(&mut self, bytes: &[u8]) -> Result<Option<Framing>, Reason> {
         while let Some(&byte) = bytes.get(self.at) {
             let after_return = self.at > self.line && bytes[self.at - 1] == b'\r';
+            if !after_return && is_text(byte) {
+                // Most of a head is: passed over at once, as far as the limit.
+                let text = bytes[self.at..].iter().take(self.limit.saturating_sub(self.at));
+                let text = text.take_while(|byte| is_text(**byte)).count();
+                self.at += text;
+                if text > 0 {
+                    continue;
+                }
+            }
             self.at += 1;
             if self.at > self.limit {
                 return Err(Reason::HeadersTooLarge);
@@ -91,7 +100,7 @@ impl Head {
                         return self.framing().map(Some);
                     }
                 }
-                b'\r' | b'\t' | b' '..=b'~' | 0x80.. if !after_return => {}
+                b'\r' if !after_return => {}
                 _ => return Err(Reason::BadFraming),
             }
         }
@@ -149,6 +158,11 @@ impl Head {
             _ => Err(Reason::BadFraming),
         }
     }
+}
+
+/// What may stand in a line.
+const fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// Where the target stands in a request line of HTTP/1.1.

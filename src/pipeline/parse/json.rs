@@ -35,7 +35,7 @@ const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
 pub enum MembersError {
     /// The value is no object.
     NotAnObject,
-    /// A wanted member occurs twice.
+    /// A wanted member occurs twice, or the text is no JSON.
     Duplicate,
 }
 
@@ -48,8 +48,9 @@ pub fn members(text: &str, wanted: impl Fn(&str) -> bool) -> Result<Members<'_>,
         return Err(MembersError::NotAnObject);
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    // The text is a whole JSON value already, so only a duplicate can make this fail.
-    Wanted(wanted).deserialize(&mut deserializer).map_err(|_| MembersError::Duplicate)
+    let members = Wanted(wanted).deserialize(&mut deserializer).map_err(|_| MembersError::Duplicate)?;
+    deserializer.end().map_err(|_| MembersError::Duplicate)?;
+    Ok(members)
 }
 
 struct Wanted<F>(F);

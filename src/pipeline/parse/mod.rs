@@ -94,17 +94,11 @@ pub fn parse(body: &Bytes) -> Parsed {
     if depth::exceeds(text.as_bytes(), MAX_DEPTH) {
         return Parsed::Unreadable(Unusable::TooDeep);
     }
-    let Ok(whole) = serde_json::from_str::<&RawValue>(text) else {
-        return Parsed::Unreadable(Unusable::NotJson);
-    };
-    let whole = json::trim(whole.get());
-    if !whole.starts_with('{') {
-        return Parsed::Unreadable(Unusable::NotAnEvent);
-    }
-    // The members that decide what the body is.
+    let whole = json::trim(text);
+    // The members that decide what the body is. A good body is walked once for them.
     let Ok(members) = json::members(whole, |name| matches!(name, "webhook_id" | "events" | "event_type"))
     else {
-        return Parsed::Unreadable(Unusable::DuplicateMember);
+        return Parsed::Unreadable(unreadable(text));
     };
     let member = |wanted: &str| {
         let value = members.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
@@ -120,6 +114,28 @@ pub fn parse(body: &Bytes) -> Parsed {
         },
         (None, Some(_)) => Parsed::Events { webhook_id: None, elements: vec![element(body, whole)] },
         _ => Parsed::Unreadable(Unusable::NotAnEvent),
+    }
+}
+
+/// Reads one element of `events` that has come alone, out of quarantine.
+pub fn parse_element(raw: &Bytes) -> Element {
+    let unusable = |reason| Element::Unusable { raw: raw.clone(), reason };
+    let Ok(text) = std::str::from_utf8(raw) else { return unusable(Unusable::NotJson) };
+    if depth::exceeds(raw, MAX_DEPTH) {
+        return unusable(Unusable::TooDeep);
+    }
+    match serde_json::from_str::<&RawValue>(text) {
+        Ok(whole) => element(raw, json::trim(whole.get())),
+        Err(_) => unusable(Unusable::NotJson),
+    }
+}
+
+/// Why a text has no members that could be trusted.
+fn unreadable(text: &str) -> Unusable {
+    match serde_json::from_str::<&RawValue>(text) {
+        Err(_) => Unusable::NotJson,
+        Ok(whole) if !whole.get().starts_with('{') => Unusable::NotAnEvent,
+        Ok(_) => Unusable::DuplicateMember,
     }
 }
 

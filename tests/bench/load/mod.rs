@@ -1,6 +1,7 @@
 //! Traffic: closed (as fast as the answers come) and open (at a rate, whatever the answers do).
 
 pub mod closed;
+pub mod flood;
 pub mod open;
 
 use std::time::Duration;

@@ -4,14 +4,17 @@
 //! `tests/loss` runs it at any size; the tests here are its short form.
 
 mod broker;
+mod closing;
 mod command;
 mod faults;
 mod fleet;
+mod laws;
 mod ledger;
 mod options;
 mod plan;
 mod planted;
 mod report;
+mod sender;
 mod traffic;
 mod wire;
 

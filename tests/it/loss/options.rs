@@ -74,6 +74,8 @@ pub struct Options {
     pub twins: u32,
     /// Of a thousand deliveries, how many are sent again later though they were acknowledged.
     pub repeats: u32,
+    /// Of those a sender lets so many pass before it repeats one.
+    pub repeats_after: usize,
     /// Of a thousand deliveries, how many wait for leave to send their body (`Expect: 100-continue`).
     pub askers: u32,
     /// More variables of the bridge's configuration.
@@ -108,6 +110,7 @@ impl Options {
             leavers: 10,
             twins: 10,
             repeats: 40,
+            repeats_after: 10,
             askers: 30,
             variables: Vec::new(),
             bridge: env!("CARGO_BIN_EXE_attio-bridge").into(),

@@ -45,8 +45,9 @@ fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
         }
         Scenario::Repeats => {
             (options.senders, options.batch) = (8, 2);
-            (options.leavers, options.repeats) = (150, 400);
-            options.variables = vec![set("DEDUP__CAPACITY", "800")];
+            (options.leavers, options.repeats, options.repeats_after) = (150, 400, 5);
+            // Long enough on its way for a sender to leave before the ack.
+            options.variables = vec![set("DEDUP__CAPACITY", "800"), set("KAFKA__LINGER", "20ms")];
         }
     }
     options
@@ -56,7 +57,7 @@ fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
 fn build(bug: &str, patch: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tempfile::tempdir().expect("a folder for the copy");
-    for part in ["Cargo.toml", "Cargo.lock", "src", "README.md", "deploy", "tests"] {
+    for part in ["Cargo.toml", "Cargo.lock", "src"] {
         shell(Command::new("cp").arg("-r").arg(root.join(part)).arg(copy.path()));
     }
     shell(Command::new("patch").args(["-p1", "--forward", "-i"]).arg(patch).current_dir(copy.path()));
@@ -75,9 +76,13 @@ fn shell(command: &mut Command) {
     assert!(output.status.success(), "{command:?}\n{}{}", told(&output.stdout), told(&output.stderr));
 }
 
+/// The bugs to try: all, or those whose names contain this.
+const ONLY: &str = "ATTIO_BRIDGE_LOSS_PLANTED";
+
 /// Every bug is found, and the bridge as it is passes the same scenarios.
 pub fn check() {
-    for of in [Scenario::Outages, Scenario::Repeats] {
+    let only = std::env::var(ONLY).unwrap_or_default();
+    for of in [Scenario::Outages, Scenario::Repeats].into_iter().filter(|_| only.is_empty()) {
         let name = format!("planted-none-{of:?}").to_lowercase();
         let report = run(&scenario(of, &name, env!("CARGO_BIN_EXE_attio-bridge").into()));
         assert!(report.is_good(), "without a bug: {}", report.text());
@@ -85,7 +90,7 @@ pub fn check() {
     }
     let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/loss/planted");
     let mut missed = Vec::new();
-    for (bug, of, laws) in BUGS {
+    for (bug, of, laws) in BUGS.into_iter().filter(|(bug, ..)| bug.contains(&only)) {
         let bridge = build(bug, &patches.join(format!("{bug}.patch")));
         let report = run(&scenario(of, &format!("planted-{bug}"), bridge));
         let broken = report.laws.broken();

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::closing::Sums;
 use super::faults::Injected;
-use super::ledger::{Laws, Sums};
+use super::laws::Laws;
 use super::options::Options;
 
 /// All of it.

@@ -57,6 +57,12 @@ impl Wire {
         let _ = self.stream.shutdown().await;
     }
 
+    /// Goes without a word.
+    pub fn reset(self) {
+        // A socket that is gone already needs no reset.
+        let _ = self.stream.set_zero_linger();
+    }
+
     async fn read_reply(&mut self) -> Reply {
         loop {
             if let Some(reply) = self.parse() {

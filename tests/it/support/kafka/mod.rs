@@ -20,7 +20,7 @@ pub mod variables;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -260,6 +260,22 @@ impl Broker {
         }
         records.sort_by_key(|record: &Record| (record.partition, record.offset));
         records
+    }
+
+    /// Changes a setting of a topic.
+    pub fn set_topic(&self, topic: &str, name: &str, value: &str) {
+        let admin = self.admin();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
+        let changed = block_on(admin.alter_configs([&change], &admin_options())).expect("the broker answers");
+        changed[0].as_ref().expect("the topic is changed");
+        eventually("the change is in force", || self.topic_setting(topic, name).as_deref() == Some(value));
+    }
+
+    /// The names of all consumer groups.
+    pub fn groups(&self) -> Vec<String> {
+        let client: BaseConsumer = self.client().create().expect("a client for the broker");
+        let groups = client.client().fetch_group_list(None, REQUEST).expect("the broker answers");
+        groups.groups().iter().map(|group| group.name().to_owned()).collect()
     }
 
     /// The settings of a client for this broker.

@@ -117,6 +117,14 @@ impl Server {
         })
     }
 
+    /// The names of a stream's consumers.
+    pub fn consumers(&self, stream: &str) -> Vec<String> {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
+            stream.consumer_names().map(|name| name.expect("a name")).collect().await
+        })
+    }
+
     /// Everything in a stream, in the order of storing.
     pub fn read_all(&self, stream: &str) -> Vec<Stored> {
         let read = || block_on(async { self.try_read_all(stream).await });

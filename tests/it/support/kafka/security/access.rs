@@ -8,6 +8,7 @@ use std::net::TcpStream;
 /// What a rule allows.
 #[derive(Clone, Copy, Debug)]
 pub enum Operation {
+    Read = 3,
     Write = 4,
     Describe = 8,
     DescribeConfigs = 10,

@@ -3,8 +3,10 @@
 //! Label sets are closed: they come from the configuration and from the code's own enums, every
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
+mod source;
 pub mod watch;
 
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;
@@ -13,6 +15,8 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+pub use source::SourceMetrics;
 
 /// The `source` label of requests that came in for no configured source.
 pub const NO_SOURCE: &str = "none";
@@ -286,18 +290,6 @@ impl Metrics {
         })
     }
 
-    /// Counts a delivery that was answered.
-    pub fn delivery(&self, source: &str, reason: &str, seconds: f64) {
-        self.deliveries.with_label_values(&[source, reason]).inc();
-        self.delivery_duration.with_label_values(&[source]).observe(seconds);
-    }
-
-    /// Counts a checked signature; `secret` is the label that matched, if one did.
-    pub fn signature(&self, source: &str, secret: Option<&str>, result: &str) {
-        let secret = secret.unwrap_or(NO_SECRET);
-        self.signature_verifications.with_label_values(&[source, secret, result]).inc();
-    }
-
     /// Sets the count of a secret that came with a reload to 0, unless it has one.
     pub fn secret(&self, source: &str, label: &str) {
         self.signature_verifications.with_label_values(&[source, label, "ok"]);
@@ -308,28 +300,11 @@ impl Metrics {
         self.config_reloads.with_label_values(&[result]).inc();
     }
 
-    /// Notes when the last genuine delivery came in.
-    pub fn last_delivery(&self, source: &str, unix_seconds: i64) {
-        self.last_delivery.with_label_values(&[source]).set(unix_seconds);
-    }
-
-    /// Counts an event that nothing identifies.
-    pub fn identity_missing(&self, source: &str) {
-        self.identity_missing.with_label_values(&[source]).inc();
-    }
-
-    /// Books `count` events as received and in flight.
-    pub fn events_received(&self, source: &str, count: u64) {
-        let _moving = self.account.read();
-        self.events_received.with_label_values(&[source]).inc_by(count);
-        self.events_in_flight.add(count.cast_signed());
-    }
-
-    /// Books one event out of flight, to its result.
-    pub fn event(&self, source: &str, category: &str, result: &str) {
-        let _moving = self.account.read();
-        self.events.with_label_values(&[source, category, result]).inc();
-        self.events_in_flight.dec();
+    /// Handles for every source, by its name.
+    pub fn sources(self: &Arc<Self>) -> HashMap<String, Arc<SourceMetrics>> {
+        let handles =
+            |(name, _): &(String, _)| (name.clone(), Arc::new(SourceMetrics::new(self, Some(name))));
+        self.labels.sources.iter().map(handles).collect()
     }
 
     /// Everything in the Prometheus text format 0.0.4.

@@ -1,0 +1,183 @@
+//! The whole run: every server asked to do everything, in alternation, so that what the machine does
+//! meanwhile falls on all of them alike.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::body::Deliveries;
+use crate::direct::{self, Done, Task, To};
+use crate::load::closed::{self, Until};
+use crate::row::{BATCH, Phase, Row, Sum, Traffics};
+use crate::server::Server;
+use crate::stage::Stage;
+use crate::support::{kafka, nats, unique};
+
+/// How long, and what of it.
+pub struct Options {
+    /// Coarser and quicker.
+    pub quick: bool,
+    /// Servers beside the floor; all where it is empty.
+    pub only: Vec<String>,
+}
+
+impl Options {
+    /// Whether a server takes part.
+    pub fn wants(&self, name: &str) -> bool {
+        name == "floor"
+            || self.only.is_empty()
+            || self.only.iter().any(|only| name.starts_with(only.as_str()))
+    }
+
+    /// Times that everything is measured.
+    fn rounds(&self) -> usize {
+        if self.quick { 1 } else { 3 }
+    }
+
+    /// One stretch of a phase.
+    fn time(&self, phase: Phase) -> Duration {
+        let seconds = match phase {
+            Phase::Rate(25) => 3.0,
+            Phase::Rate(_) => 2.0,
+            _ => 1.5,
+        };
+        Duration::from_secs_f64(if self.quick { seconds / 2.0 } else { seconds })
+    }
+}
+
+/// Real brokers, started for this run alone.
+pub struct Brokers {
+    kafka: kafka::Broker,
+    nats: nats::Server,
+}
+
+/// Who is measured.
+enum Subject {
+    Server(Server),
+    Direct(String, To),
+}
+
+impl Subject {
+    fn name(&self) -> &str {
+        match self {
+            Self::Server(server) => &server.name,
+            Self::Direct(name, _) => name,
+        }
+    }
+
+    fn can(&self, phase: Phase) -> bool {
+        match self {
+            Self::Server(_) => true,
+            Self::Direct(..) => !matches!(phase, Phase::Batches | Phase::Saturated(1)),
+        }
+    }
+}
+
+/// Measures everything that is asked for.
+pub fn run(options: &Options) -> Vec<Row> {
+    let brokers = Brokers { kafka: kafka::Broker::start(), nats: nats::Server::start() };
+    let subjects = subjects(options, &brokers);
+    let traffics =
+        Traffics { single: Arc::new(Deliveries::new(1)), batches: Arc::new(Deliveries::new(BATCH)) };
+    for subject in &subjects {
+        warm_up(subject, &traffics);
+    }
+    let mut sums: BTreeMap<(usize, usize), Sum> = BTreeMap::new();
+    for round in 1..=options.rounds() {
+        for (p, phase) in Phase::ALL.into_iter().enumerate() {
+            eprintln!("round {round} of {}: {}", options.rounds(), phase.title());
+            for (s, subject) in subjects.iter().enumerate().filter(|(_, subject)| subject.can(phase)) {
+                measure(sums.entry((p, s)).or_default(), subject, phase, &traffics, options.time(phase));
+            }
+        }
+    }
+    let mut rows: Vec<Row> = sums
+        .into_iter()
+        .map(|((phase, subject), sum)| sum.row(subjects[subject].name(), Phase::ALL[phase]))
+        .collect();
+    relate(&mut rows);
+    rows
+}
+
+fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    let mut add = |name: &str, make: &dyn Fn() -> Subject| {
+        if options.wants(name) {
+            eprintln!("starting {name}");
+            subjects.push(make());
+        }
+    };
+    for stage in Stage::ALL {
+        add(stage.name(), &|| Subject::Server(Server::stage(stage)));
+    }
+    add("stdout", &|| {
+        Subject::Server(Server::bridge("stdout", &[("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())]))
+    });
+    for (name, linger) in [("kafka", "0ms"), ("kafka-linger", "1ms")] {
+        add(name, &|| Subject::Server(kafka_bridge(name, &brokers.kafka, linger)));
+    }
+    add("nats", &|| Subject::Server(nats_bridge(&brokers.nats)));
+    let bootstrap = brokers.kafka.bootstrap();
+    let topic = |stem: &str| brokers.kafka.topic(stem, 1);
+    add("node", &|| Subject::Server(Server::node(bootstrap, &topic("node"))));
+    add("python", &|| Subject::Server(Server::python(bootstrap, &topic("python"))));
+    for (name, linger) in [("direct-kafka", "0"), ("direct-kafka-linger", "1")] {
+        let to = || To::Kafka { bootstrap: bootstrap.into(), topic: topic("direct"), linger: linger.into() };
+        add(name, &|| Subject::Direct(name.into(), to()));
+    }
+    add("direct-nats", &|| {
+        brokers.nats.create_stream("DIRECT", &["direct"], |_| {});
+        Subject::Direct("direct-nats".into(), To::Nats { url: brokers.nats.url(), subject: "direct".into() })
+    });
+    subjects
+}
+
+/// The bridge on a Kafka whose topics it makes.
+pub fn kafka_bridge(name: &str, broker: &kafka::Broker, linger: &str) -> Server {
+    let variables = [
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka".to_owned()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", unique("bench")),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap().into()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create".into()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__PARTITIONS", "1".into()),
+        ("ATTIO_BRIDGE__KAFKA__LINGER", linger.into()),
+    ];
+    Server::bridge(name, &variables)
+}
+
+/// The bridge on a JetStream whose stream it makes.
+fn nats_bridge(server: &nats::Server) -> Server {
+    let variables = [
+        ("ATTIO_BRIDGE__BUS__TYPE", "nats".to_owned()),
+        ("ATTIO_BRIDGE__NATS__SERVERS", server.url()),
+        ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create".into()),
+    ];
+    Server::bridge("nats", &variables)
+}
+
+/// What is compiled, connected and looked up once is not what a delivery costs.
+fn warm_up(subject: &Subject, traffics: &Traffics) {
+    let Subject::Server(server) = subject else { return };
+    eprintln!("warming up {}", server.name);
+    closed::run(server.address, &traffics.single, 16, Until::Time(Duration::from_millis(700)));
+}
+
+fn measure(sum: &mut Sum, subject: &Subject, phase: Phase, traffics: &Traffics, time: Duration) {
+    match subject {
+        Subject::Server(server) => sum.add(server, phase, traffics, time),
+        Subject::Direct(_, to) => {
+            let Done { traffic, used, peak_kib } = direct::ask(&Task { to: to.clone(), phase, time });
+            sum.count(traffic, used, peak_kib);
+        }
+    }
+}
+
+/// Sets every ratio: to the floor of the same phase.
+fn relate(rows: &mut [Row]) {
+    let floors: Vec<(Phase, f64)> =
+        rows.iter().filter(|row| row.server == "floor").map(|row| (row.phase, row.cpu_us)).collect();
+    for row in rows {
+        let floor = floors.iter().find(|(phase, _)| *phase == row.phase);
+        row.ratio = floor.map_or(0.0, |(_, cpu)| row.cpu_us / cpu);
+    }
+}

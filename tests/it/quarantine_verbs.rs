@@ -1,0 +1,273 @@
+//! `quarantine list | show | export | replay` on real brokers: what the broker would not take comes
+//! back once, under the id that it would have had.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use attio_bridge::pipeline::publish::Bus;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::{Uuid, uuid};
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::kafka::{self, Broker};
+use crate::support::load::ready;
+use crate::support::nats::place::Place;
+use crate::support::nats::{self, Server};
+use crate::support::program::{Variables, lines, printed, run, variables};
+use crate::support::request::Request;
+use crate::support::unique;
+
+const NAMESPACE: Uuid = uuid!("82aa3251-fb12-5533-8215-e473197ca642");
+
+/// The id of the formula.
+fn id(webhook_id: &str, key: &str, index: usize, raw: &str) -> String {
+    let digest: String = Sha256::digest(raw).iter().map(|byte| format!("{byte:02x}")).collect();
+    Uuid::new_v5(&NAMESPACE, format!("{webhook_id}\n{key}\n{index}\n{digest}").as_bytes()).to_string()
+}
+
+fn event(record: &str, filler: usize) -> String {
+    let filler = "x".repeat(filler);
+    format!(
+        r#"{{ "event_type":"record.updated","id":{{"workspace_id":"ws","object_id":"o","record_id":"{record}","attribute_id":"a"}},"filler":"{filler}"}}"#
+    )
+}
+
+fn delivery(events: &[&str]) -> String {
+    format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(", "))
+}
+
+async fn bridge(variables: &Variables) -> Bridge<dyn Bus> {
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let bridge = Bridge::serving(config(&variables)).await;
+    ready(&bridge).await;
+    bridge
+}
+
+/// A Kafka whose topic of records takes small messages alone.
+fn narrow(mode: &str) -> (Arc<Broker>, String, Variables) {
+    let (broker, prefix) = (kafka::shared(), unique("narrow"));
+    broker.create_topic(&format!("{prefix}.record"), 2, &[("max.message.bytes", "2000")]);
+    let variables = variables(&[
+        ("BUS__TYPE", "kafka"),
+        ("BUS__CONTENT_MODE", mode),
+        ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("KAFKA__TOPICS__ENSURE", "create"),
+        ("ROUTE__PREFIX", &prefix),
+    ]);
+    (broker, prefix, variables)
+}
+
+fn on_nats() -> (Arc<Server>, Place, Variables) {
+    let (server, place) = (nats::shared(), Place::new("replayed"));
+    let variables = variables(&[
+        ("BUS__TYPE", "nats"),
+        ("NATS__SERVERS", &server.url()),
+        ("NATS__STREAM__NAME", &place.stream),
+        ("NATS__STREAM__ENSURE", "create"),
+        ("ROUTE__PREFIX", &place.prefix),
+    ]);
+    (server, place, variables)
+}
+
+fn list(variables: &Variables, more: &[&str]) -> Vec<Value> {
+    let text = printed(&[&["quarantine", "list", "--json"], more].concat(), variables);
+    serde_json::from_str(&text).expect("an array")
+}
+
+/// `replay --json`: the exit code, what was printed for each, and what was said.
+fn replay(variables: &Variables, more: &[&str]) -> (i32, Vec<Value>, String) {
+    let output = run(&[&["quarantine", "replay", "--json"], more].concat(), variables);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let code = output.status.code().expect("it ends by itself");
+    (code, lines(std::str::from_utf8(&output.stdout).expect("text")), said)
+}
+
+/// The ids of events in a topic, in either mode.
+fn stored(broker: &Broker, topic: &str) -> Vec<String> {
+    let of = |record: kafka::Record| match record.header("ce_id") {
+        Some(id) => id.to_owned(),
+        None => {
+            serde_json::from_str::<Value>(record.value()).expect("JSON")["id"].as_str().expect("id").into()
+        }
+    };
+    let mut ids: Vec<_> = broker.read_all(topic).into_iter().map(of).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
+    for mode in ["structured", "binary"] {
+        let (broker, prefix, variables) = narrow(mode);
+        let (records, quarantine) = (format!("{prefix}.record"), format!("{prefix}.quarantine"));
+        let bridge = bridge(&variables).await;
+        let (small, large) = (event("small", 10), event("large", 3000));
+        let request = Request::keyed("the-key", delivery(&[&small, &large]));
+        let answer = bridge.ask(&request).await.json();
+        assert_eq!((&answer["published"], &answer["quarantined"]), (&json!(1), &json!(1)), "{answer}");
+        bridge.stop().await.expect("it drains");
+        let (of_small, of_large) = (id("w", "the-key", 0, &small), id("w", "the-key", 1, &large));
+        assert_eq!(stored(&broker, &records), std::slice::from_ref(&of_small));
+
+        // Listed and shown.
+        let all = list(&variables, &[]);
+        assert_eq!(all.len(), 1, "{all:?}");
+        let piece = &all[0];
+        for (name, value) in [
+            ("reason", json!("rejected_by_broker")),
+            ("source", json!("attio")),
+            ("bytes", json!(large.len())),
+            ("correlationid", json!("the-key")),
+            ("webhook_id", json!("w")),
+            ("index", json!(1)),
+        ] {
+            assert_eq!(piece[name], value, "{name}: {piece}");
+        }
+        let own = piece["id"].as_str().expect("an id");
+        let table = printed(&["quarantine", "list"], &variables);
+        assert!(table.starts_with("ID ") && table.contains(own) && table.contains("the-key"), "{table}");
+        let shown = printed(&["quarantine", "show", &own[..8]], &variables);
+        assert!(shown.contains(&large) && shown.contains("max.message.bytes"), "{shown}");
+        assert_eq!(list(&variables, &["--reason", "not_json"]), Vec::<Value>::new());
+        assert_eq!(list(&variables, &["--until", "1h"]), Vec::<Value>::new());
+        assert_eq!(list(&variables, &["--from", "1h", "--reason", "not_json,rejected_by_broker"]).len(), 1);
+
+        // Exported.
+        let folder = tempfile::tempdir().expect("a folder");
+        let to = folder.path().join("out");
+        printed(&["quarantine", "export", "--to", to.to_str().unwrap()], &variables);
+        assert_eq!(std::fs::read(to.join(format!("{own}.raw"))).unwrap(), large.as_bytes());
+        let line = printed(&["quarantine", "export", own, "--to", "-"], &variables);
+        assert_eq!(std::fs::read_to_string(to.join(format!("{own}.json"))).unwrap(), line);
+
+        // Not yet fixed: said, and not quarantined again.
+        let (code, replayed, said) = replay(&variables, &[]);
+        assert_eq!((code, &replayed[0]["ending"]), (3, &json!("refused")), "{replayed:?} {said}");
+        assert!(said.contains("stays in quarantine"), "{said}");
+        assert_eq!(broker.read_all(&quarantine).len(), 1);
+
+        // A dry run publishes nothing, and tells the same id.
+        broker.set_topic(&records, "max.message.bytes", "1000000");
+        let (code, replayed, _) = replay(&variables, &["--dry-run"]);
+        assert_eq!((code, &replayed[0]["events"][0]["id"]), (0, &json!(of_large)), "{replayed:?}");
+        assert_eq!(stored(&broker, &records), std::slice::from_ref(&of_small));
+
+        // Fixed.
+        let (code, replayed, said) = replay(&variables, &["--rate", "50"]);
+        assert_eq!((code, &replayed[0]["ending"]), (0, &json!("published")), "{replayed:?} {said}");
+        let mut both = [of_small, of_large.clone()];
+        both.sort();
+        assert_eq!(stored(&broker, &records), both);
+        assert_eq!(broker.read_all(&quarantine).len(), 1, "quarantine is a log, and nothing was added");
+
+        // The exported file knows all it needs, on another bus too; there it is stored once.
+        let (server, place, on_nats) = on_nats();
+        let file = to.join(format!("{own}.json"));
+        for ending in ["published", "duplicate"] {
+            let (code, replayed, said) = replay(&on_nats, &["--file", file.to_str().unwrap()]);
+            assert_eq!((code, &replayed[0]["ending"]), (0, &json!(ending)), "{replayed:?} {said}");
+        }
+        let stored = place.stored(&server);
+        assert_eq!(stored.len(), 1);
+        let event: Value = serde_json::from_str(stored[0].text()).expect("JSON");
+        assert_eq!((&event["id"], &event["attiowebhookid"]), (&json!(of_large), &json!("w")));
+        assert_eq!(event["recordedtime"], piece["time"], "when it was received, not when it was replayed");
+        assert!(broker.groups().iter().all(|group| !group.contains("attio-bridge")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
+    let (server, place, mut variables) = on_nats();
+    variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
+    let bridge = bridge(&variables).await;
+    assert_eq!(list(&variables, &[]), Vec::<Value>::new());
+    assert_eq!(printed(&["quarantine", "list"], &variables), "nothing\n");
+    let good = event("r", 1);
+    for (key, body) in [("a", "no\u{1b}JSON".to_owned()), ("b", delivery(&[&good, "7"]))] {
+        assert_eq!(bridge.ask(&Request::keyed(key, body)).await.status, 200);
+    }
+    let all = list(&variables, &[]);
+    let told: Vec<_> = all.iter().map(|piece| (&piece["reason"], &piece["index"])).collect();
+    assert_eq!(told, [(&json!("not_json"), &Value::Null), (&json!("not_an_object"), &json!(1))]);
+    let shown = printed(&["quarantine", "show", all[0]["id"].as_str().unwrap()], &variables);
+    assert!(shown.contains("no\\u{1b}JSON") && shown.contains("a whole delivery"), "{shown}");
+    let shown = printed(&["quarantine", "show", "--json", all[1]["id"].as_str().unwrap()], &variables);
+    let shown: Value = serde_json::from_str(&shown).expect("an object");
+    assert_eq!((&shown["raw_base64"], &shown["bytes"]), (&json!("Nw=="), &json!(1)));
+    let (code, replayed, _) = replay(&variables, &[]);
+    assert_eq!(code, 3);
+    let ended: Vec<_> = replayed.iter().map(|one| (&one["ending"], &one["why"])).collect();
+    assert!(ended.iter().all(|(ending, why)| **ending == "refused" && why.is_string()), "{ended:?}");
+    assert_eq!(place.stored(&server).len(), 3, "one event, two pieces, and none twice");
+    let left: Vec<_> = server.consumers(&place.stream);
+    assert!(left.iter().all(|name| !name.contains("attio-bridge")), "{left:?}");
+}
+
+fn write(folder: &Path, text: &str) -> String {
+    let file = folder.join("raw.json");
+    std::fs::write(&file, text).expect("it is written");
+    file.to_str().expect("text").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
+    let (server, place, mut variables) = on_nats();
+    let (first, second) = (event("one", 1), event("two", 1));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), &delivery(&[&first, &second]));
+    let by = ["--file", &file, "--source", "attio", "--key", "k"];
+    let (code, replayed, said) = replay(&variables, &by);
+    assert_eq!((code, &replayed[0]["counts"]), (0, &json!({ "published": 2 })), "{said}");
+    let ids: Vec<_> = place
+        .stored(&server)
+        .iter()
+        .map(|stored| serde_json::from_str::<Value>(stored.text()).unwrap()["id"].clone())
+        .collect();
+    assert_eq!(ids, [json!(id("w", "k", 0, &first)), json!(id("w", "k", 1, &second))]);
+    // The sender's own delivery of the same is a duplicate now.
+    let bridge = bridge(&variables).await;
+    let answer = bridge.ask(&Request::keyed("k", delivery(&[&first, &second]))).await;
+    assert_eq!(answer.told(), (200, "duplicate".into()));
+
+    variables.push(("ATTIO_BRIDGE__SOURCES__ATTIO__FILTER__EXCLUDE__TYPES".into(), "record.*".into()));
+    let (code, replayed, said) =
+        replay(&variables, &["--file", &file, "--source", "attio", "--key", "other"]);
+    assert_eq!((code, &replayed[0]["ending"]), (0, &json!("filtered")), "{said}");
+    assert_eq!(place.stored(&server).len(), 2);
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let (_, _, variables) = on_nats();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), &event("r", 1));
+    let table: [(&[&str], i32, &str); 5] = [
+        (&["list"], 1, "stream replayed-"),
+        (&["replay", "--file", &file], 2, "--source NAME"),
+        (
+            &["replay", "--file", &file, "--source", "other"],
+            2,
+            "no source other is configured; there is: attio",
+        ),
+        (&["replay", "--file", "/not/there", "--source", "attio"], 1, "/not/there"),
+        (&["replay", "--key", "k"], 2, "--file"),
+    ];
+    for (arguments, code, part) in table {
+        let output = run(&[&["quarantine"], arguments].concat(), &variables);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(part), "{arguments:?}: {said}");
+    }
+    let broker = kafka::shared();
+    let missing = crate::support::program::variables(&[
+        ("BUS__TYPE", "kafka"),
+        ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ROUTE__PREFIX", "never-made"),
+    ]);
+    let output = run(&["quarantine", "show", "abc"], &missing);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("never-made.quarantine"), "{said}");
+}

@@ -1,0 +1,110 @@
+//! The built program with a verb that ends by itself, or goes on until it is told to stop.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+
+use super::request::SECRET;
+use super::{eventually, eventually_some};
+
+/// What `attio-bridge` is started with.
+pub type Variables = Vec<(String, String)>;
+
+/// These variables; names without `ATTIO_BRIDGE__`.
+pub fn variables(pairs: &[(&str, &str)]) -> Variables {
+    pairs.iter().map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), (*value).to_owned())).collect()
+}
+
+fn command(arguments: &[&str], variables: &Variables) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let variables = variables.iter().map(|(name, value)| (name, value));
+    command.args(arguments).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET).envs(variables);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end.
+pub fn run(arguments: &[&str], variables: &Variables) -> Output {
+    command(arguments, variables).output().expect("the program runs")
+}
+
+/// What it prints, where it ends with 0.
+pub fn printed(arguments: &[&str], variables: &Variables) -> String {
+    let output = run(arguments, variables);
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("data is text")
+}
+
+/// Lines of JSON.
+pub fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// One that goes on. Killed when dropped.
+pub struct Program {
+    child: Child,
+    stdout: Option<BufReader<ChildStdout>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Program {
+    pub fn start(arguments: &[&str], variables: &Variables) -> Self {
+        let mut child = command(arguments, variables).spawn().expect("the program starts");
+        let stdout = child.stdout.take().map(BufReader::new);
+        let mut stderr = child.stderr.take().expect("piped");
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            // What is no text fails the test that looks for it.
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        Self { child, stdout, stderr: Some(stderr) }
+    }
+
+    /// The next line that it prints.
+    pub fn line(&mut self) -> Value {
+        let mut line = String::new();
+        let stdout = self.stdout.as_mut().expect("it was not closed");
+        let read = stdout.read_line(&mut line).expect("it can be read");
+        assert!(read > 0, "it ended: {:?}", self.end());
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Reads no more.
+    pub fn close_stdout(&mut self) {
+        self.stdout = None;
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs").success());
+    }
+
+    /// Waits until the process listens for signals: else the first one ends it.
+    pub fn listens(&self) {
+        let file = format!("/proc/{}/status", self.child.id());
+        eventually("it listens for SIGINT", || {
+            let status = std::fs::read_to_string(&file).unwrap_or_default();
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
+            u64::from_str_radix(caught, 16).is_ok_and(|caught| caught & 0b10 != 0)
+        });
+    }
+
+    /// Waits for its end: the exit code, and what it said.
+    pub fn end(&mut self) -> (Option<i32>, String) {
+        let child = &mut self.child;
+        let status = eventually_some("the program ends", || child.try_wait().expect("it can be asked"));
+        let said = self.stderr.take().map(|thread| thread.join().expect("it is read")).unwrap_or_default();
+        (status.code(), said)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended already in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

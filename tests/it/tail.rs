@@ -1,0 +1,325 @@
+//! `tail` on real brokers: what it prints in either mode, where it begins, and that it leaves nothing.
+
+use std::sync::Arc;
+
+use attio_bridge::pipeline::publish::Bus;
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::kafka::Broker;
+use crate::support::kafka::security::wrong::{self, Wrong};
+use crate::support::kafka::security::{self, Door, Operation, Topics};
+use crate::support::kafka::variables::variables as by_kafka;
+use crate::support::load::ready;
+use crate::support::nats::Server;
+use crate::support::nats::bench::stream_name;
+use crate::support::program::{Program, Variables, lines, printed, run, variables};
+use crate::support::request::Request;
+use crate::support::{eventually, kafka, nats, unique};
+
+/// A bus of a bridge and its variables.
+enum Place {
+    Kafka { broker: Arc<Broker>, variables: Variables },
+    Nats { server: Arc<Server>, stream: String, variables: Variables },
+}
+
+impl Place {
+    fn kafka(mode: &str) -> Self {
+        let (broker, prefix) = (kafka::shared(), unique("tail"));
+        let variables = variables(&[
+            ("BUS__TYPE", "kafka"),
+            ("BUS__CONTENT_MODE", mode),
+            ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+            ("KAFKA__TOPICS__ENSURE", "create"),
+            ("ROUTE__PREFIX", &prefix),
+        ]);
+        Self::Kafka { broker, variables }
+    }
+
+    fn nats(mode: &str) -> Self {
+        let (server, prefix, stream) = (nats::shared(), unique("tail"), stream_name("tail"));
+        let variables = variables(&[
+            ("BUS__TYPE", "nats"),
+            ("BUS__CONTENT_MODE", mode),
+            ("NATS__SERVERS", &server.url()),
+            ("NATS__STREAM__NAME", &stream),
+            ("NATS__STREAM__ENSURE", "create"),
+            ("ROUTE__PREFIX", &prefix),
+        ]);
+        Self::Nats { server, stream, variables }
+    }
+
+    fn all() -> [Self; 4] {
+        [Self::kafka("structured"), Self::kafka("binary"), Self::nats("structured"), Self::nats("binary")]
+    }
+
+    fn variables(&self) -> &Variables {
+        match self {
+            Self::Kafka { variables, .. } | Self::Nats { variables, .. } => variables,
+        }
+    }
+
+    async fn bridge(&self) -> Bridge<dyn Bus> {
+        let variables: Vec<_> = self.variables().iter().map(|(name, value)| (&**name, &**value)).collect();
+        let bridge = Bridge::serving(config(&variables)).await;
+        ready(&bridge).await;
+        bridge
+    }
+
+    fn holds_nothing_of_a_reader(&self) {
+        let left = match self {
+            Self::Kafka { broker, .. } => broker.groups(),
+            Self::Nats { server, stream, .. } => server.consumers(stream),
+        };
+        let left: Vec<_> = left.iter().filter(|name| name.contains("attio-bridge")).collect();
+        assert!(left.is_empty(), "left on the broker: {left:?}");
+    }
+}
+
+/// With odd white space, numbers and a line end.
+fn event(kind: &str, id: &str, record: &str) -> String {
+    format!(
+        "{{\"event_type\":\"{kind}\" ,\n\"id\":{{\"workspace_id\":\"ws\",\"object_id\":\"o\",\"record_id\":\"{record}\",\
+         \"attribute_id\":\"a\",\"event_id\":\"{id}\"}},\"big\":12345678901234567890.0,\"text\":\"\\u00e9 é\"}}"
+    )
+}
+
+async fn publish(bridge: &Bridge<dyn Bus>, bodies: &[String]) {
+    for body in bodies {
+        assert_eq!(bridge.ask(&Request::keyed("the key", body)).await.status, 200);
+    }
+}
+
+fn ids(text: &str) -> Vec<String> {
+    let mut ids: Vec<_> =
+        lines(text).iter().map(|line| line["id"].as_str().expect("an id").to_owned()).collect();
+    ids.sort();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_event_is_a_line_of_structured_json_in_either_mode() {
+    for place in Place::all() {
+        let bridge = place.bridge().await;
+        publish(&bridge, &[event("record.updated", "one", "r")]).await;
+        let text = printed(&["tail", "--from", "beginning", "--count", "1"], place.variables());
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let data = event("record.updated", "one", "r").replace('\n', " ");
+        assert!(text.contains(&format!("\"data\":{data}")), "byte for byte: {text}");
+        let line = &lines(&text)[0];
+        let expected = [
+            ("specversion", "1.0"),
+            ("id", "one"),
+            ("type", "com.attio.record.updated"),
+            ("source", "https://attio.com/workspaces/ws"),
+            ("subject", "objects/o/records/r"),
+            ("datacontenttype", "application/json"),
+            ("partitionkey", "r"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(line[name], value, "{name}: {text}");
+        }
+        assert!(line["recordedtime"].is_string(), "{text}");
+        place.holds_nothing_of_a_reader();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_flags_choose_what_is_printed() {
+    for place in [Place::kafka("structured"), Place::nats("binary")] {
+        let bridge = place.bridge().await;
+        publish(
+            &bridge,
+            &[
+                event("record.created", "a", "r1"),
+                event("record.updated", "b", "r2"),
+                event("note.created", "c", "r3"),
+            ],
+        )
+        .await;
+        assert_eq!(bridge.ask(&Request::keyed("bad", "no JSON")).await.status, 200);
+        let tail = |more: &[&str], count: &str| {
+            let arguments = [&["tail", "--from", "beginning", "--count", count], more].concat();
+            printed(&arguments, place.variables())
+        };
+        assert_eq!(ids(&tail(&["--category", "record"], "2")), ["a", "b"]);
+        assert_eq!(ids(&tail(&["--category", "record,note", "--json"], "3")), ["a", "b", "c"]);
+        assert_eq!(ids(&tail(&["--type", "record.updated"], "1")), ["b"]);
+        assert_eq!(ids(&tail(&["--type", "com.attio.note.*"], "1")), ["c"]);
+        assert_eq!(ids(&tail(&["--record", "r1"], "1")), ["a"]);
+        let quarantined = lines(&tail(&["--category", "quarantine"], "1"));
+        assert_eq!(quarantined[0]["reason"], "not_json");
+        let since = printed(&["tail", "--from", "1h", "--count", "4"], place.variables());
+        assert_eq!(lines(&since).len(), 4);
+        place.holds_nothing_of_a_reader();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_goes_on_with_what_comes_and_an_interrupt_ends_it_with_0() {
+    for place in [Place::kafka("binary"), Place::nats("structured")] {
+        let bridge = place.bridge().await;
+        publish(&bridge, &[event("record.created", "old", "r")]).await;
+        let mut program = Program::start(&["tail"], place.variables());
+        // Something that comes after it began to read shows that it has.
+        let mut sent = 0;
+        let first = std::thread::scope(|scope| {
+            let line = scope.spawn(|| program.line());
+            while !line.is_finished() {
+                sent += 1;
+                let body = event("record.created", &format!("new-{sent}"), "r");
+                tokio::task::block_in_place(|| {
+                    tokio::runtime::Handle::current().block_on(publish(&bridge, &[body]));
+                });
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+            line.join().expect("a line")
+        });
+        assert!(first["id"].as_str().is_some_and(|id| id.starts_with("new-")), "not the old one: {first}");
+        program.signal("INT");
+        assert_eq!(program.end().0, Some(0));
+        place.holds_nothing_of_a_reader();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_partitions_that_come_later_are_read_too() {
+    let (broker, prefix) = (kafka::shared(), unique("later"));
+    let variables = variables(&[
+        ("BUS__TYPE", "kafka"),
+        ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("KAFKA__TOPICS__ENSURE", "create"),
+        ("ROUTE__PREFIX", &prefix),
+    ]);
+    let mut program = Program::start(&["tail"], &variables);
+    program.listens();
+    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let bridge = Bridge::serving(config(&borrowed)).await;
+    ready(&bridge).await;
+    publish(&bridge, &[event("record.created", "one", "r")]).await;
+    assert_eq!(program.line()["id"], "one");
+    program.signal("TERM");
+    assert_eq!(program.end().0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_back_without_the_consumer_is_read_on_without_a_gap() {
+    let (server, stream) = (Arc::new(Server::start()), stream_name("back"));
+    let variables = variables(&[
+        ("BUS__TYPE", "nats"),
+        ("NATS__SERVERS", &server.url()),
+        ("NATS__STREAM__NAME", &stream),
+        ("NATS__STREAM__ENSURE", "create"),
+        ("ROUTE__PREFIX", &unique("back")),
+    ]);
+    let place = Place::Nats { server: Arc::clone(&server), stream, variables };
+    let bridge = place.bridge().await;
+    publish(&bridge, &[event("record.created", "before", "r")]).await;
+    let mut program = Program::start(&["tail", "--from", "beginning"], place.variables());
+    assert_eq!(program.line()["id"], "before");
+    server.kill();
+    server.restart();
+    crate::support::client::eventually("it is accepted", || async {
+        bridge.ask(&Request::keyed("k", event("record.created", "after", "r"))).await.status == 200
+    })
+    .await;
+    assert_eq!(program.line()["id"], "after");
+    program.signal("INT");
+    assert_eq!(program.end().0, Some(0));
+    place.holds_nothing_of_a_reader();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_it() {
+    let place = Place::nats("structured");
+    let bridge = place.bridge().await;
+    publish(&bridge, &[event("record.created", "one", "r"), event("record.created", "two", "r")]).await;
+    let mut program = Program::start(&["tail", "--from", "beginning"], place.variables());
+    program.line();
+    program.close_stdout();
+    for n in 0..3 {
+        publish(&bridge, &[event("record.created", &format!("more-{n}"), "r")]).await;
+    }
+    assert_eq!(program.end().0, Some(0));
+    eventually("nothing is left", || match &place {
+        Place::Nats { server, stream, .. } => server.consumers(stream).is_empty(),
+        Place::Kafka { .. } => true,
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_guarded_kafka_the_right_to_read_is_enough_and_without_it_it_is_said() {
+    let (secured, prefix) = (security::shared(), unique("guarded"));
+    let record = format!("{prefix}.record");
+    secured.broker.create_topic(&record, 1, &[]);
+    let reader = secured.login(Door::SaslTls, "PLAIN", security::SECOND_USER, security::PASSWORD);
+    let reader = by_kafka(&reader, &prefix);
+    let allow = |operation| secured.grant(security::SECOND_USER, operation, Topics::Prefixed(&prefix));
+    allow(Operation::Describe);
+    let mut denied = Program::start(&["tail", "--from", "beginning", "--count", "1"], &reader);
+    let (code, said) = denied.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("grant this user Read on the topics"), "{said}");
+
+    allow(Operation::Read);
+    let admin = variables(&[
+        ("BUS__TYPE", "kafka"),
+        ("KAFKA__BOOTSTRAP_SERVERS", secured.broker.bootstrap()),
+        ("KAFKA__TOPICS__ENSURE", "create"),
+        ("ROUTE__PREFIX", &prefix),
+    ]);
+    let admin: Vec<_> = admin.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let bridge = Bridge::serving(config(&admin)).await;
+    ready(&bridge).await;
+    publish(&bridge, &[event("record.created", "one", "r")]).await;
+    assert_eq!(ids(&printed(&["tail", "--from", "beginning", "--count", "1"], &reader)), ["one"]);
+    assert!(secured.broker.groups().iter().all(|group| !group.contains("attio-bridge")));
+}
+
+#[test]
+fn every_wrong_way_into_kafka_is_told_with_its_cause() {
+    let secured = security::shared();
+    let tell = |Wrong { options, words, .. }: Wrong| {
+        let output = run(&["tail"], &by_kafka(&options, "attio"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{options:?}: {said}");
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+        assert!(!said.contains("wrong-password"), "{said}");
+    };
+    std::thread::scope(|scope| {
+        for way in wrong::ways(&secured) {
+            scope.spawn(move || tell(way));
+        }
+    });
+}
+
+#[test]
+fn a_bad_bus_is_a_clear_error() {
+    let [port, _] = kafka::free_ports();
+    let address = format!("127.0.0.1:{port}");
+    let kafka = variables(&[("BUS__TYPE", "kafka"), ("KAFKA__BOOTSTRAP_SERVERS", &address)]);
+    let nats = variables(&[("BUS__TYPE", "nats"), ("NATS__SERVERS", &format!("nats://{address}"))]);
+    let server = nats::shared();
+    let no_stream = variables(&[
+        ("BUS__TYPE", "nats"),
+        ("NATS__SERVERS", &server.url()),
+        ("NATS__STREAM__NAME", &stream_name("none")),
+    ]);
+    let stdout = variables(&[("BUS__TYPE", "stdout")]);
+    let table = [
+        (kafka, 1, ["kafka cannot be read: ", &*address]),
+        (nats, 1, ["nats cannot be read: ", &*address]),
+        (no_stream, 1, ["nats cannot be read: stream none-", "not found"]),
+        (stdout, 2, ["bus.type", "stdout"]),
+    ];
+    for (variables, code, parts) in table {
+        let output = run(&["tail"], &variables);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(parts.iter().all(|part| said.contains(part)), "{parts:?}: {said}");
+        assert!(output.stdout.is_empty());
+    }
+    for wrong in [["--from", "yesterday"], ["--category", "people"], ["--count", "0"]] {
+        let output = run(&["tail", wrong[0], wrong[1]], &Variables::new());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
+    }
+}
