@@ -84,4 +84,5 @@ mod webhooks_plan;
 mod webhooks_rotate;
 mod webhooks_secrets;
 mod webhooks_tls;
+mod webhooks_try;
 mod webhooks_verbs;

@@ -62,6 +62,18 @@ impl Attio {
         Arc::new(Deliverer::new(self.fake.shared(), post::to(bridge), times))
     }
 
+    /// Lets the deliverer know what happens through the API too.
+    pub fn tell(&self, deliverer: &Arc<Deliverer>) {
+        let (happenings, mut told) = tokio::sync::mpsc::unbounded_channel::<String>();
+        self.store().happenings = Some(happenings);
+        let deliverer = Arc::clone(deliverer);
+        self.runtime.spawn(async move {
+            while let Some(event) = told.recv().await {
+                deliverer.happened(&event);
+            }
+        });
+    }
+
     /// Runs a future on the runtime of the fake.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
