@@ -207,7 +207,9 @@ async fn five_hundred_deliveries_in_an_outage_cost_no_memory_and_are_stored_afte
     eventually("the bridge is ready", || async { bridge.probe("/readyz").await == 200 }).await;
     let mut mix = Mix::new(far.prefix(), 37);
     let mut retried = BTreeSet::new();
-    // The first two are for everything to get its full size once; after that nothing may grow.
+    // The first two are for everything to get its full size once; after that nothing may outgrow it,
+    // though the allocator may have given some back in between.
+    let mut full = 0;
     for (round, way, begin, end) in [
         (1, "frozen", F::pause as fn(&F), F::resume as fn(&F)),
         (2, "frozen", F::pause as fn(&F), F::resume as fn(&F)),
@@ -226,7 +228,10 @@ async fn five_hundred_deliveries_in_an_outage_cost_no_memory_and_are_stored_afte
         assert!(answers.iter().all(|(status, _)| *status == 503), "{answers:?}");
         let ninety_nine = answers[EACH * 99 / 100].1;
         println!("{way}: {EACH} answers 503, p99 {ninety_nine:?}; resident {before} KiB, then {after} KiB");
-        assert!(round <= 2 || after <= before + before / 10, "memory grows while the broker is {way}");
+        if round <= 2 {
+            full = full.max(after);
+        }
+        assert!(after <= full + full / 10, "memory grows while the broker is {way}");
         end(&far);
         let mut client = Client::connect(bridge.http).await;
         for delivery in &planned {

@@ -1,6 +1,7 @@
 //! The broker of a run, one or three, Kafka or NATS: what the bridges are told of it, what is done to
 //! it, and what it holds in the end.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -216,18 +217,25 @@ impl Broker {
             .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer for the broker");
+        // Nothing is compacted here, so every offset has a record: a reader that skips one is no witness.
+        let mut next: BTreeMap<(String, i32), i64> = BTreeMap::new();
         let (mut list, mut open) = (TopicPartitionList::new(), 0);
         for name in NAMES {
             for partition in 0..PARTITIONS {
                 let topic = format!("{}.{name}", self.prefix);
                 list.add_partition_offset(&topic, partition, Offset::Offset(0)).expect("a valid offset");
                 open += 1;
+                next.insert((topic, partition), 0);
             }
         }
         consumer.assign(&list).expect("the assignment is taken");
         while open > 0 {
             match consumer.poll(PATIENCE).expect("the broker answers") {
                 Ok(message) => {
+                    let place = (message.topic().to_owned(), message.partition());
+                    let next = next.entry(place.clone()).or_default();
+                    assert_eq!(message.offset(), *next, "{place:?} was read with a gap");
+                    *next += 1;
                     let text = |bytes| std::str::from_utf8(bytes).expect("keys and values are text");
                     let category = message.topic()[self.prefix.len()..].trim_start_matches('.');
                     each(category, message.key().map(text), message.payload().map_or("", text));
@@ -238,6 +246,11 @@ impl Broker {
                 )) => {}
                 Err(error) => panic!("cannot read it back: {error}"),
             }
+        }
+        for ((topic, partition), read) in next {
+            let (_, end) =
+                consumer.fetch_watermarks(&topic, partition, PATIENCE).expect("the broker answers");
+            assert_eq!(read, end, "{topic} [{partition}] was not read to its end");
         }
     }
 
