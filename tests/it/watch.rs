@@ -164,6 +164,17 @@ fn a_lost_webhook_is_made_again_once_though_two_watch() {
 }
 
 #[test]
+fn a_rotation_is_left_alone() {
+    let attio = Attio::start();
+    let successor = attio.add(&format!("{URL}?successor-of=x"), &[("note.created", Value::Null)]);
+    let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
+    let watching = Watching::start(&attio, &config, &[]);
+    eventually("it has looked", || watching.polls() > 2.0);
+    assert_eq!(attio.only().webhook_id, successor, "nothing is made");
+    watching.end();
+}
+
+#[test]
 fn a_secret_is_handed_to_a_command() {
     let attio = Attio::start();
     let config = configured(&attio, "recreate = true\n");

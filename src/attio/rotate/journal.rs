@@ -20,6 +20,15 @@ pub struct Journal {
     pub subscriptions: Vec<Subscription>,
 }
 
+/// What a successor's query begins with.
+const SUCCESSOR_OF: &str = "successor-of=";
+
+/// Whether a URL is that of a successor at a target URL: a rotation is under way there.
+pub fn is_successor(url: &str, target_url: &str) -> bool {
+    url.strip_prefix(target_url)
+        .is_some_and(|query| query.get(1..).is_some_and(|q| q.starts_with(SUCCESSOR_OF)))
+}
+
 impl Journal {
     /// For a webhook as it is.
     pub fn of(webhook: &Webhook) -> Self {
@@ -30,7 +39,7 @@ impl Journal {
     /// Where the successor sends meanwhile: the same path, for the bridge reads no query.
     pub fn successor_url(&self) -> String {
         let join = if self.target_url.contains('?') { '&' } else { '?' };
-        format!("{}{join}successor-of={}", self.target_url, self.webhook_id)
+        format!("{}{join}{SUCCESSOR_OF}{}", self.target_url, self.webhook_id)
     }
 
     /// Reads the note beside a secret file.

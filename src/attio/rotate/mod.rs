@@ -20,7 +20,7 @@ use serde_json::{Value as Json, json};
 
 use super::secret_file::{self, Reserved};
 use super::{Client, Subscription, Webhook, create};
-pub use journal::Journal;
+pub use journal::{Journal, is_successor};
 
 /// Fits no workspace.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use serde_json::json;
 use time::OffsetDateTime;
 use time::macros::format_description;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
 use super::fault::Fault;
@@ -122,7 +122,7 @@ pub struct Store {
     /// Its records, oldest first.
     pub records: Vec<Record>,
     /// Where it is told what happens, as JSON; nowhere at first.
-    pub happenings: Option<UnboundedSender<String>>,
+    pub happenings: Option<Sender<String>>,
 }
 
 impl Store {
@@ -187,8 +187,8 @@ impl Store {
             "actor": { "type": "api-token", "id": null },
         });
         if let Some(happenings) = &self.happenings {
-            // Nobody who delivers is there any more.
-            let _ = happenings.send(event.to_string());
+            // Nobody delivers any more, or nobody keeps up: neither is the workspace's concern.
+            let _ = happenings.try_send(event.to_string());
         }
     }
 

@@ -64,7 +64,7 @@ impl Attio {
 
     /// Lets the deliverer know what happens through the API too.
     pub fn tell(&self, deliverer: &Arc<Deliverer>) {
-        let (happenings, mut told) = tokio::sync::mpsc::unbounded_channel::<String>();
+        let (happenings, mut told) = tokio::sync::mpsc::channel::<String>(64);
         self.store().happenings = Some(happenings);
         let deliverer = Arc::clone(deliverer);
         self.runtime.spawn(async move {
