@@ -101,6 +101,29 @@ impl Client {
         self.call(&Method::DELETE, &path(webhook_id)?, None).await.map(drop)
     }
 
+    /// Makes a record of an object, which is named by its id or its slug; then its id.
+    pub async fn create_record(&self, object: &str, values: &Json) -> Result<String, Error> {
+        /// What is read of it.
+        #[derive(Deserialize)]
+        struct Record {
+            id: Id,
+        }
+        #[derive(Deserialize)]
+        struct Id {
+            record_id: String,
+        }
+        let path = format!("/v2/objects/{}/records", checked(object)?);
+        let body = json!({ "data": { "values": values } });
+        let answer = self.call(&Method::POST, &path, Some(&body)).await?;
+        read(&format!("POST {path}"), answer).map(|Data { data: Record { id } }| id.record_id)
+    }
+
+    /// Deletes a record.
+    pub async fn delete_record(&self, object: &str, record_id: &str) -> Result<(), Error> {
+        let path = format!("/v2/objects/{}/records/{}", checked(object)?, checked(record_id)?);
+        self.call(&Method::DELETE, &path, None).await.map(drop)
+    }
+
     /// All objects.
     pub async fn objects(&self) -> Result<Vec<Named>, Error> {
         let all: Vec<Json> = self.get("/v2/objects").await?;

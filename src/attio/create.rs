@@ -3,6 +3,9 @@
 
 use std::io;
 
+use secrecy::ExposeSecret;
+use serde_json::json;
+
 use super::{Client, Created, Subscription};
 
 /// Why there is no webhook whose secret is kept.
@@ -43,4 +46,19 @@ pub async fn kept(
         Ok(()) => Err(Error::Undone(kept)),
         Err(deleted) => Err(Error::Stranded { created: Box::new(created), kept, deleted }),
     }
+}
+
+/// The key of the Secret, which is the name of the file in the container.
+const MANIFEST_KEY: &str = "attio-webhook";
+
+/// The secret of a webhook as the manifest of a Kubernetes Secret.
+pub fn manifest(name: &str, created: &Created) -> String {
+    // Attio's secrets are hex digits; JSON strings are YAML strings whatever they hold.
+    let secret = json!(created.secret.expose_secret());
+    let (id, url) = (&created.webhook.id.webhook_id, json!(created.webhook.target_url));
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  annotations:\n    \
+         attio-bridge.dev/webhook-id: {id}\n    attio-bridge.dev/target-url: {url}\n\
+         type: Opaque\nstringData:\n  {MANIFEST_KEY}: {secret}\n"
+    )
 }

@@ -12,6 +12,10 @@
 //!   [`filter::Canonical`] is equal for filters that mean the same.
 //! - [`plan::Plan`]: what is between the wanted webhooks and those that exist, as a value:
 //!   [`plan::Plan::between`] asks nobody. A webhook is known by its `target_url`; there is no state.
+//! - [`rotate::Rotation`]: a new secret for a webhook, in steps that can be taken up again.
+//! - [`watch::Watch`] polls the wanted webhooks, tells each change, and makes lost ones again.
+//! - [`slugs::pull`] makes the map of slugs that the bridge reads from a file.
+//! - [`bridge::Bridge`] asks a running bridge what it counts and whether it takes a secret; it sends no key.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
@@ -26,6 +30,10 @@ pub mod filter;
 pub mod plan;
 pub mod create;
 pub mod secret_file;
+pub mod bridge;
+pub mod rotate;
+pub mod slugs;
+pub mod watch;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,6 +68,6 @@ pub struct WebhookOptions {
     pub subscriptions: Vec<Subscription>,
     /// Where the secret is written that Attio makes up.
     pub secret_file: Option<PathBuf>,
-    /// Whether it may be deleted and made anew where Attio cannot change it.
+    /// Whether it is made again where it is gone, or inactive for good.
     pub recreate: bool,
 }

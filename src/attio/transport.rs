@@ -63,16 +63,7 @@ impl Transport {
                            this machine's own addresses";
             return Err(Error::Setup(message.into()));
         }
-        let mut http = HttpConnector::new();
-        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        http.enforce_http(false);
-        let tls = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-            .map_err(|error| {
-                Error::Setup(format!("no certificate authorities: {error}; name a file in SSL_CERT_FILE"))
-            })?;
-        let connector = tls.https_or_http().enable_http1().wrap_connector(http);
-        let client = legacy::Client::builder(TokioExecutor::new()).build(connector);
+        let client = legacy::Client::builder(TokioExecutor::new()).build(connector()?);
         Ok(Self {
             client,
             base: options.api_url.clone(),
@@ -123,6 +114,19 @@ impl Transport {
         let advice = "where a proxy of your own stands between, name its authority in SSL_CERT_FILE";
         Lost::Untrusted(format!("{why}; {advice}"))
     }
+}
+
+/// Makes connections, under TLS where the address says so.
+pub fn connector() -> Result<HttpsConnector<HttpConnector>, Error> {
+    let mut http = HttpConnector::new();
+    http.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    http.enforce_http(false);
+    let tls = HttpsConnectorBuilder::new()
+        .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
+        .map_err(|error| {
+            Error::Setup(format!("no certificate authorities: {error}; name a file in SSL_CERT_FILE"))
+        })?;
+    Ok(tls.https_or_http().enable_http1().wrap_connector(http))
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {

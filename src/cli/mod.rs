@@ -16,10 +16,12 @@ mod send;
 mod serve;
 mod sign;
 mod signer;
+mod slugs;
 mod table;
 mod tail;
 mod topics;
 mod version;
+mod watch;
 mod webhooks;
 
 use std::ffi::OsString;
@@ -106,6 +108,10 @@ enum Verb {
     Healthcheck(healthcheck::Arguments),
     /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
     Webhooks(webhooks::Arguments),
+    /// Watch the configured webhooks: tell when Attio stops sending, and make lost ones again
+    Watch(watch::Arguments),
+    /// What Attio's objects and lists are called, for events and filters
+    Slugs(slugs::Arguments),
     /// Print the version
     Version(version::Arguments),
     /// Print what makes a shell complete verbs and flags
@@ -143,6 +149,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Quarantine(arguments) => quarantine::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
+        Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
+        Verb::Slugs(arguments) => slugs::run(&input(Vec::new()), arguments),
         Verb::Version(arguments) => version::run(&arguments),
         Verb::Completions(arguments) => completions::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),

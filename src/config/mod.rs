@@ -211,8 +211,23 @@ pub struct Attio {
     pub webhooks: Vec<attio::WebhookOptions>,
     /// The names of the sources.
     pub sources: Vec<String>,
+    /// Those of their secrets that stand in files.
+    pub secret_files: Vec<SecretFile>,
+    /// Where the map of slugs is to stand.
+    pub slugs_file: Option<PathBuf>,
     /// What is worth saying and keeps nothing from working.
     pub warnings: Vec<Problem>,
+}
+
+/// A secret that stands in a file, which need not be there yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    /// Of which source.
+    pub source: String,
+    /// Its label.
+    pub label: String,
+    /// The file.
+    pub path: PathBuf,
 }
 
 /// Reads `[attio]` and `[[webhooks]]` alone: before the first webhook is made there is no secret for a
@@ -222,14 +237,19 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
     let mut tree = read_file(input, &report)?;
     env::overlay(&mut tree, &input.environment, &Report::default());
     let sources = match tree.remove("sources").map(|node| node.value) {
-        Some(tree::Value::Table(sources)) => sources.into_keys().collect(),
-        _ => Vec::new(),
+        Some(tree::Value::Table(sources)) => sources,
+        _ => Table::new(),
+    };
+    let slugs_file = match tree.remove("route").map(|node| node.value) {
+        Some(tree::Value::Table(mut route)) => route.remove("slugs_file").and_then(|node| node.into_text()),
+        _ => None,
     };
     let own: Table = ["attio", "webhooks"].into_iter().filter_map(|name| tree.remove_entry(name)).collect();
-    let attio = check::attio(&mut Section::root(&report, own), sources);
+    let attio = check::attio(&mut Section::root(&report, own), sources.keys().cloned().collect());
     let found = report.finish();
     if found.problems.is_empty() {
-        Ok(Attio { warnings: found.warnings, ..attio })
+        let (secret_files, slugs_file) = (secret::files(sources), slugs_file.map(PathBuf::from));
+        Ok(Attio { warnings: found.warnings, secret_files, slugs_file, ..attio })
     } else {
         Err(found.into())
     }

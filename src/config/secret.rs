@@ -8,7 +8,8 @@ use serde_json::Value as Json;
 use super::env::Environment;
 use super::report::{Given, Report};
 use super::section::{HIDDEN, Section};
-use super::types;
+use super::tree::{Node, Table, Value};
+use super::{SecretFile, types};
 use crate::pipeline::verify::{MIN_SECRET_BYTES, Secret};
 
 /// Below this a secret is taken with a warning; Attio's own have 64 characters.
@@ -57,6 +58,29 @@ pub fn entry(mut section: Section<'_>, source: &str, environment: &Environment) 
     section.report().setting(&key, Json::from(HIDDEN), Some(&value.origin));
     section.report().secret(&key, value.value.clone());
     Some(Secret { label: label.into(), value: value.value })
+}
+
+/// The secrets of sources that stand in files. Nothing is read, and what is not right is not said: whoever
+/// asks for these files is about to write them.
+pub fn files(sources: Table) -> Vec<SecretFile> {
+    fn inside(node: Node) -> Vec<Node> {
+        match node.value {
+            Value::List(items) => items,
+            _ => Vec::new(),
+        }
+    }
+    let mut files = Vec::new();
+    for (source, node) in sources {
+        let Value::Table(mut table) = node.value else { continue };
+        for secret in table.remove("secrets").map(inside).unwrap_or_default() {
+            let Value::Table(mut secret) = secret.value else { continue };
+            let mut text = |name| secret.remove(name).and_then(Node::into_text);
+            if let (Some(label), Some(path)) = (text("label"), text("file")) {
+                files.push(SecretFile { source: source.clone(), label, path: path.into() });
+            }
+        }
+    }
+    files
 }
 
 fn label(section: &mut Section<'_>) -> Option<String> {

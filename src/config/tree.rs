@@ -101,6 +101,14 @@ impl Node {
         Self { value: Value::Text(text.into()), origin: origin.clone() }
     }
 
+    /// Its text, if that is what it is.
+    pub fn into_text(self) -> Option<String> {
+        match self.value {
+            Value::Text(text) | Value::ReadFrom(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// An empty table.
     pub fn table(origin: &Origin) -> Self {
         Self { value: Value::Table(Table::new()), origin: origin.clone() }

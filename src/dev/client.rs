@@ -16,7 +16,7 @@ use super::planned::{Answer, Counts, Request};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What Attio called itself where it was last seen.
-const USER_AGENT: &str = "Attio 2.0 (https://attio.com/developers/using-webhooks)";
+pub const USER_AGENT: &str = "Attio 2.0 (https://attio.com/developers/using-webhooks)";
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

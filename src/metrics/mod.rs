@@ -4,6 +4,7 @@
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
 mod source;
+pub mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};

@@ -8,6 +8,7 @@
 mod support;
 
 mod answers;
+mod attio_end_to_end;
 mod balance;
 mod blocked;
 mod catalog;
@@ -76,10 +77,13 @@ mod tail;
 mod topics;
 mod trust;
 mod verify;
+mod watch;
 mod webhooks_errors;
 mod webhooks_fake;
 mod webhooks_filters;
 mod webhooks_plan;
+mod webhooks_rotate;
 mod webhooks_secrets;
 mod webhooks_tls;
+mod webhooks_try;
 mod webhooks_verbs;

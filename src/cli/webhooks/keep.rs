@@ -13,9 +13,6 @@ use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Created, Subscription, create};
 use crate::shutdown;
 
-/// The key of the Secret, which is the name of the file in the container.
-const MANIFEST_KEY: &str = "attio-webhook";
-
 /// Where a secret goes.
 pub enum Keep {
     /// Into a file.
@@ -38,7 +35,7 @@ impl Keep {
         let secret = created.secret.expose_secret();
         match self {
             Self::File(reserved) => reserved.write(&created.secret),
-            Self::Manifest(name) => out(&manifest(&name, created)),
+            Self::Manifest(name) => out(&create::manifest(&name, created)),
             Self::Json => {
                 let mut json = json!(created.webhook);
                 json["secret"] = secret.into();
@@ -85,15 +82,4 @@ fn out(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
-}
-
-fn manifest(name: &str, created: &Created) -> String {
-    // Attio's secrets are hex digits; JSON strings are YAML strings whatever they hold.
-    let secret = json!(created.secret.expose_secret());
-    let (id, url) = (&created.webhook.id.webhook_id, json!(created.webhook.target_url));
-    format!(
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  annotations:\n    \
-         attio-bridge.dev/webhook-id: {id}\n    attio-bridge.dev/target-url: {url}\n\
-         type: Opaque\nstringData:\n  {MANIFEST_KEY}: {secret}\n"
-    )
 }

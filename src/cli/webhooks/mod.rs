@@ -1,6 +1,7 @@
 //! `webhooks`: what Attio sends, and where to. One file per verb; here what they share.
 
 mod apply;
+mod attempt;
 mod create;
 mod delete;
 mod get;
@@ -8,6 +9,7 @@ mod import;
 mod keep;
 mod list;
 mod plan;
+mod rotate;
 mod show;
 mod subscriptions;
 mod update;
@@ -18,7 +20,7 @@ use clap::{Args, Subcommand};
 
 use super::logging::{self, Log};
 use super::{Exit, print, say, warn};
-use crate::attio::{self, Client, create as creation, filter, secret_file};
+use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
 /// The verbs of `webhooks`.
@@ -46,6 +48,10 @@ enum Verb {
     Apply(apply::Arguments),
     /// Print the webhooks of the workspace as tables for the configuration file
     Import(import::Arguments),
+    /// Give a webhook a new secret while it goes on sending; goes on where it was interrupted
+    Rotate(rotate::Arguments),
+    /// Try the whole way once: a temporary webhook, a test record, its event on the bus
+    Try(attempt::Arguments),
 }
 
 /// What a verb works with.
@@ -67,10 +73,14 @@ enum Failure {
     SecretFile(#[from] secret_file::Error),
     #[error(transparent)]
     Create(#[from] creation::Error),
+    #[error(transparent)]
+    Rotate(#[from] rotation::Error),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    Unexpected(String),
 }
 
 impl Failure {
@@ -78,6 +88,7 @@ impl Failure {
         match self {
             Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => Exit::Configuration,
             Self::Usage(_) => Exit::Usage,
+            Self::Unexpected(_) => Exit::Unexpected,
             _ => Exit::Failed,
         }
     }
@@ -102,7 +113,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
         }
     };
     warn(&config.warnings);
-    match start(config, log, arguments.verb) {
+    match start(input, config, log, arguments.verb) {
         Ok(exit) => exit,
         Err(failure) => {
             say(format_args!("error: {failure}"));
@@ -111,7 +122,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     }
 }
 
-fn start(config: config::Attio, log: Log, verb: Verb) -> Result<Exit, Failure> {
+fn start(input: &Input, config: config::Attio, log: Log, verb: Verb) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|error| Failure::Refused(format!("the verb cannot be started: {error}")))?;
@@ -126,6 +137,8 @@ fn start(config: config::Attio, log: Log, verb: Verb) -> Result<Exit, Failure> {
             Verb::Plan(arguments) => plan::run(&session, &arguments).await,
             Verb::Apply(arguments) => apply::run(&session, &arguments).await,
             Verb::Import(arguments) => import::run(&session, &arguments).await,
+            Verb::Try(arguments) => attempt::run(&session, input, &arguments).await,
+            Verb::Rotate(arguments) => rotate::run(&session, &arguments).await,
         }
     });
     // A name that is still being looked up is left behind.

@@ -71,7 +71,14 @@ pub fn attio(root: &mut Section<'_>, sources: Vec<String>) -> super::Attio {
     let options = attio::read(&mut root.section("attio"));
     let names: Vec<&str> = sources.iter().map(String::as_str).collect();
     let webhooks = attio::webhooks(root.tables("webhooks"), &names);
-    super::Attio { options, webhooks, sources, warnings: Vec::new() }
+    super::Attio {
+        options,
+        webhooks,
+        sources,
+        secret_files: Vec::new(),
+        slugs_file: None,
+        warnings: Vec::new(),
+    }
 }
 
 fn dedup(section: &mut Section<'_>) -> dedup::Options {

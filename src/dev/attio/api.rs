@@ -118,6 +118,11 @@ fn handle(
         (&Method::GET, ["lists"]) => {
             Ok(data(store.lists.iter().map(|named| shape::list(store, named)).collect()))
         }
+        (&Method::POST, ["objects", name, "records"]) => {
+            let made = store.create_record(name)?;
+            Ok(data(shape::record(store, &made)))
+        }
+        (&Method::DELETE, ["objects", _, "records", id]) => store.delete_record(id).map(|()| json!({})),
         (&Method::GET, ["objects", name, "attributes"]) => attributes(store, "object_id", name),
         (&Method::GET, ["lists", name, "attributes"]) => attributes(store, "list_id", name),
         _ => Err(no_route(method, uri)),
@@ -127,6 +132,7 @@ fn handle(
 /// Reading webhooks is allowed to whoever may change them.
 fn allowed(store: &Store, method: &Method, path: &[&str]) -> Result<(), Problem> {
     let needs = match path.first() {
+        Some(&"objects") if path.get(2) == Some(&"records") => "record_permission:read-write",
         Some(&"webhooks") if method == Method::GET => "webhook:read",
         Some(&"webhooks") => "webhook:read-write",
         Some(&"objects") => "object_configuration:read",

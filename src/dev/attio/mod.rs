@@ -6,13 +6,13 @@
 //!   <https://api.attio.com/openapi/api>, and <https://docs.attio.com/rest-api/guides/webhooks>;
 //! - 100 reads and 25 writes a second, 429 with `Retry-After` as an HTTP date:
 //!   <https://docs.attio.com/rest-api/guides/rate-limiting>;
-//! - what a delivery looks like is not decided here: whoever delivers reads [`store::Store::webhooks`],
-//!   where each webhook has its secret, its subscriptions and its status.
+//! - deliveries, their tries, and what becomes of a webhook that they fail at: [`deliver`].
 //!
 //! Not documented, and decided here: an event type outside the documented set is a `validation_type`;
 //! a 5xx carries HTML, as from a proxy in front of the API.
 
 pub mod api;
+pub mod deliver;
 pub mod fault;
 pub mod filter;
 pub mod input;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use super::store::{Named, Store, Subscription, Webhook};
+use super::store::{Named, Record, Store, Subscription, Webhook};
 
 /// A webhook, without its secret.
 pub fn webhook(store: &Store, webhook: &Webhook) -> Json {
@@ -21,6 +21,12 @@ pub fn created(store: &Store, made: &Webhook) -> Json {
     let mut json = webhook(store, made);
     json["secret"] = made.secret.clone().into();
     json
+}
+
+/// A record that was just made; what is in it is nobody's concern here.
+pub fn record(store: &Store, record: &Record) -> Json {
+    let Record { object_id, record_id } = record;
+    json!({ "id": { "workspace_id": store.workspace_id, "object_id": object_id, "record_id": record_id }, "values": {} })
 }
 
 /// An object.

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use serde_json::json;
 use time::OffsetDateTime;
 use time::macros::format_description;
+use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
 use super::fault::Fault;
@@ -75,6 +77,15 @@ pub struct Named {
     pub attributes: Vec<Named>,
 }
 
+/// A record, without what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its object.
+    pub object_id: String,
+    /// Its own id.
+    pub record_id: String,
+}
+
 /// One request that was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -108,6 +119,10 @@ pub struct Store {
     pub rate: Rate,
     /// Every request so far.
     pub seen: Vec<Seen>,
+    /// Its records, oldest first.
+    pub records: Vec<Record>,
+    /// Where it is told what happens, as JSON; nowhere at first.
+    pub happenings: Option<Sender<String>>,
 }
 
 impl Store {
@@ -118,7 +133,12 @@ impl Store {
             slug: slug.into(),
             attributes: attributes.iter().map(|slug| attribute(slug)).collect(),
         };
-        let scopes = ["webhook:read-write", "object_configuration:read", "list_configuration:read"];
+        let scopes = [
+            "webhook:read-write",
+            "object_configuration:read",
+            "list_configuration:read",
+            "record_permission:read-write",
+        ];
         let documented =
             EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| !OF_THE_GUIDE.contains(name));
         Self {
@@ -136,6 +156,39 @@ impl Store {
             faults: VecDeque::new(),
             rate: Rate::default(),
             seen: Vec::new(),
+            records: Vec::new(),
+            happenings: None,
+        }
+    }
+
+    /// Makes a record of an object, which may be named by its id or its slug.
+    pub fn create_record(&mut self, name: &str) -> Result<Record, Problem> {
+        let object = self.objects.iter().find(|named| named.id == name || named.slug == name);
+        let object = object.ok_or_else(|| Problem::not_found(format!("{name:?} was not found.")))?;
+        let record = Record { object_id: object.id.clone(), record_id: uuid() };
+        self.records.push(record.clone());
+        self.happened("record.created", &record);
+        Ok(record)
+    }
+
+    /// Deletes a record.
+    pub fn delete_record(&mut self, record_id: &str) -> Result<(), Problem> {
+        let at = self.records.iter().position(|record| record.record_id == record_id);
+        let at = at.ok_or_else(|| Problem::not_found(format!("{record_id:?} was not found.")))?;
+        let record = self.records.remove(at);
+        self.happened("record.deleted", &record);
+        Ok(())
+    }
+
+    fn happened(&self, event_type: &str, Record { object_id, record_id }: &Record) {
+        let event = json!({
+            "event_type": event_type,
+            "id": { "workspace_id": self.workspace_id, "object_id": object_id, "record_id": record_id },
+            "actor": { "type": "api-token", "id": null },
+        });
+        if let Some(happenings) = &self.happenings {
+            // Nobody delivers any more, or nobody keeps up: neither is the workspace's concern.
+            let _ = happenings.try_send(event.to_string());
         }
     }
 

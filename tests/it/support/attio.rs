@@ -1,15 +1,24 @@
 //! A fake Attio, and the program run against it.
 
+use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
+use attio_bridge::attio::{Client, Options};
 use attio_bridge::dev::attio::FakeAttio;
+use attio_bridge::dev::attio::deliver::times::Times;
+use attio_bridge::dev::attio::deliver::{Deliverer, post};
 use attio_bridge::dev::attio::fault::Fault;
 use attio_bridge::dev::attio::store::{Store, Subscription, Webhook};
 use parking_lot::MutexGuard;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use super::PATIENCE;
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
@@ -18,7 +27,7 @@ pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
 pub struct Attio {
     fake: FakeAttio,
     folder: TempDir,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 /// How a run of the program ended.
@@ -33,7 +42,7 @@ impl Attio {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let fake = runtime.block_on(FakeAttio::start(Store::new(KEY))).unwrap();
-        Self { fake, folder: TempDir::new().unwrap(), _runtime: runtime }
+        Self { fake, folder: TempDir::new().unwrap(), runtime }
     }
 
     pub fn url(&self) -> String {
@@ -46,6 +55,39 @@ impl Attio {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Delivers what happens in the workspace to a bridge.
+    pub fn deliverer(&self, bridge: SocketAddr, times: Times) -> Arc<Deliverer> {
+        Arc::new(Deliverer::new(self.fake.shared(), post::to(bridge), times))
+    }
+
+    /// Lets the deliverer know what happens through the API too.
+    pub fn tell(&self, deliverer: &Arc<Deliverer>) {
+        let (happenings, mut told) = tokio::sync::mpsc::channel::<String>(64);
+        self.store().happenings = Some(happenings);
+        let deliverer = Arc::clone(deliverer);
+        self.runtime.spawn(async move {
+            while let Some(event) = told.recv().await {
+                deliverer.happened(&event);
+            }
+        });
+    }
+
+    /// Runs a future on the runtime of the fake.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// Leaves a future to the runtime of the fake.
+    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.runtime.spawn(future)
+    }
+
+    /// A client for it.
+    pub fn client(&self) -> Client {
+        let api_key = Some(KEY.to_owned().into());
+        Client::new(&Options { api_key, api_url: self.url(), timeout: PATIENCE }).unwrap()
     }
 
     /// Writes a file and tells its path.

@@ -1,0 +1,243 @@
+//! `watch` against a fake Attio: each change is told once, a lost webhook is made again, slugs stay fresh.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use attio_bridge::attio::bridge::{Bridge, Samples};
+use attio_bridge::dev::attio::fault::Fault;
+use attio_bridge::dev::attio::store::Status;
+use serde_json::Value;
+
+use crate::support::attio::{Attio, KEY};
+use crate::support::served::Served;
+use crate::support::{eventually, eventually_some};
+
+const URL: &str = "https://hooks.example.com/webhooks/attio";
+
+/// A running `watch`.
+struct Watching<'a> {
+    attio: &'a Attio,
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+    metrics: String,
+}
+
+impl<'a> Watching<'a> {
+    fn start(attio: &'a Attio, config: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+            .args(["watch", "--listen", "127.0.0.1:0", "--every", "100ms", "--config"])
+            .arg(config)
+            .args(more)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("ATTIO_API_KEY", KEY)
+            .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
+            .current_dir(attio.path(""))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (lines, kept) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                kept.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+            }
+        });
+        let mut watching = Self { attio, child, log, metrics: String::new() };
+        let first = eventually_some("it watches", || watching.lines("message", "watching").pop());
+        watching.metrics = format!("http://{}/metrics", first["addr"].as_str().unwrap());
+        watching
+    }
+
+    fn lines(&self, field: &str, value: &str) -> Vec<Value> {
+        self.log.lock().unwrap().iter().filter(|line| line[field] == value).cloned().collect()
+    }
+
+    fn metrics(&self) -> Samples {
+        self.attio.block_on(Bridge::new().unwrap().metrics(&self.metrics)).unwrap()
+    }
+
+    fn is(&self, state: &str) -> bool {
+        let labels = [("webhook", "production"), ("state", state)];
+        self.metrics().sum("watch_webhook_state", &labels) == Some(1.0)
+    }
+
+    /// How often it was asked for the list since.
+    fn polls(&self) -> f64 {
+        self.metrics().sum("watch_polls_total", &[("result", "ok")]).unwrap()
+    }
+
+    fn until(&self, state: &str) {
+        eventually(state, || self.is(state));
+    }
+
+    /// SIGTERM ends it well.
+    fn end(mut self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+        let status = eventually_some("it ends", || self.child.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0), "{:?}", self.log.lock().unwrap());
+    }
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        // It has ended already in most tests.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn configured(attio: &Attio, more: &str) -> std::path::PathBuf {
+    let text = format!(
+        "[sources.attio]\nsecrets = [{{ label = \"a\", file = \"secret\" }}]\n[[webhooks]]\nname = \"production\"\n\
+         source = \"attio\"\ntarget_url = \"{URL}\"\nsubscriptions = [{{ event_type = \"note.created\" }}]\n{more}"
+    );
+    attio.write("config.toml", &text)
+}
+
+#[test]
+fn each_change_is_told_once() {
+    let attio = Attio::start();
+    let id = attio.add(URL, &[("note.created", Value::Null)]);
+    let watching = Watching::start(&attio, &configured(&attio, ""), &[]);
+    watching.until("active");
+    for (status, name) in
+        [(Status::Degraded, "degraded"), (Status::Inactive, "inactive"), (Status::Active, "active")]
+    {
+        attio.store().set_status(&id, status);
+        watching.until(name);
+    }
+    attio.store().webhooks[0].subscriptions[0].event_type = "note.deleted".into();
+    let drift = || watching.metrics().sum("watch_webhook_drift", &[("webhook", "production")]);
+    eventually("drift is seen", || drift() == Some(1.0));
+    attio.store().webhooks.clear();
+    watching.until("missing");
+    let before = watching.polls();
+    eventually("it goes on", || watching.polls() > before + 2.0);
+    let told = |state| watching.lines("state", state).len();
+    assert_eq!((told("degraded"), told("inactive"), told("missing")), (1, 1, 1));
+    assert_eq!(told("active"), 3, "at first, again, and with other subscriptions");
+    assert!(attio.store().webhooks.is_empty(), "nothing is made that is not wanted");
+
+    attio.faults((0..5).map(|_| Fault::Status(404)));
+    let failed = || watching.metrics().sum("watch_polls_total", &[("result", "failed")]).unwrap();
+    eventually("a failure is counted", || failed() >= 1.0);
+    eventually("and its end is told", || !watching.lines("message", "Attio can be asked again").is_empty());
+    watching.end();
+}
+
+#[test]
+fn a_lost_webhook_is_made_again_once_though_two_watch() {
+    let attio = Attio::start();
+    let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
+    let first = Watching::start(&attio, &config, &[]);
+    let second = Watching::start(&attio, &config, &[]);
+    for round in 0..5 {
+        attio.store().webhooks.clear();
+        eventually("it is there, and its secret too", || {
+            let Some(made) = attio.store().webhooks.first().cloned() else { return false };
+            std::fs::read_to_string(attio.path("secret"))
+                .is_ok_and(|text| text == format!("{}\n", made.secret))
+        });
+        let before = (first.polls(), second.polls());
+        eventually("both look again", || first.polls() > before.0 + 1.0 && second.polls() > before.1 + 1.0);
+        let made = attio.only();
+        assert_eq!(
+            std::fs::read_to_string(attio.path("secret")).unwrap(),
+            format!("{}\n", made.secret),
+            "{round}"
+        );
+    }
+    // Attio has given it up: nothing makes it active again but making it anew.
+    let old = attio.only().webhook_id;
+    attio.store().set_status(&old, Status::Inactive);
+    eventually("it is another one", || {
+        attio.store().webhooks.first().is_some_and(|made| made.webhook_id != old)
+    });
+    first.end();
+    second.end();
+    attio.only();
+}
+
+#[test]
+fn a_rotation_is_left_alone() {
+    let attio = Attio::start();
+    let successor = attio.add(&format!("{URL}?successor-of=x"), &[("note.created", Value::Null)]);
+    let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
+    let watching = Watching::start(&attio, &config, &[]);
+    eventually("it has looked", || watching.polls() > 2.0);
+    assert_eq!(attio.only().webhook_id, successor, "nothing is made");
+    watching.end();
+}
+
+#[test]
+fn a_secret_is_handed_to_a_command() {
+    let attio = Attio::start();
+    let config = configured(&attio, "recreate = true\n");
+    let hook = ["--secret-format", "kubernetes", "--secret-name", "bridge", "--secret-hook"];
+    let failing = Watching::start(&attio, &config, &[&hook[..], &["exit 7"]].concat());
+    let failed = || {
+        let labels = [("webhook", "production"), ("result", "failed")];
+        failing.metrics().sum("watch_recreations_total", &labels).unwrap()
+    };
+    eventually("it is tried again and again", || failed() >= 2.0);
+    failing.end();
+    assert!(attio.store().webhooks.is_empty(), "a webhook whose secret nobody has is deleted again");
+
+    let watching =
+        Watching::start(&attio, &config, &[&hook[..], &["cat > given.tmp && mv given.tmp given"]].concat());
+    let given = eventually_some("the manifest", || std::fs::read_to_string(attio.path("given")).ok());
+    let manifest: Value = serde_yaml_ng::from_str(&given).unwrap();
+    assert_eq!(manifest["stringData"]["attio-webhook"], attio.only().secret.as_str());
+    watching.end();
+}
+
+#[test]
+fn a_bridge_that_hears_nothing_is_told_of() {
+    let attio = Attio::start();
+    attio.add(URL, &[("note.created", Value::Null)]);
+    let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let mut out = served.stdout();
+    std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    let metrics = format!("http://{}/metrics", served.admin);
+    let config = configured(&attio, "");
+    let watching = Watching::start(&attio, &config, &["--metrics", &metrics, "--silent-after", "1h"]);
+    let silent = || watching.metrics().sum("watch_bridge_silent", &[("source", "attio")]).unwrap();
+    eventually("silence is seen", || silent() == 1.0);
+    attio
+        .block_on(served.ask(&crate::support::request::Request::signed(r#"{"webhook_id":"w","events":[]}"#)));
+    eventually("and its end", || silent() == 0.0);
+    watching.end();
+}
+
+#[test]
+fn slugs_are_pulled_and_stay_fresh() {
+    let attio = Attio::start();
+    let path = attio.path("slugs.json");
+    let pull = |more: &[&str]| {
+        let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
+        crate::support::attio::program(&[&["slugs", "pull"], more].concat(), &variables)
+    };
+    let printed = pull(&[]).expect(0);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["as before"]);
+    let read =
+        || attio_bridge::pipeline::slugs::Slugs::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), printed.stdout);
+    let (workspace, deals) = {
+        let store = attio.store();
+        (store.workspace_id.clone(), store.objects[2].id.clone())
+    };
+    assert_eq!((read().workspace_id, &*read().objects[&deals]), (workspace, "deals"));
+
+    let config =
+        attio.write("config.toml", &format!("[route]\nslugs_file = {:?}\n", path.display().to_string()));
+    let watching = Watching::start(&attio, &config, &[]);
+    attio.store().objects[2].slug = "opportunities".into();
+    eventually("the new slug", || read().objects[&deals] == "opportunities");
+    watching.end();
+}

@@ -1,0 +1,169 @@
+//! A webhook gets a new secret while it goes on sending to a real `serve`, interrupted wherever it can be.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attio_bridge::attio::bridge::Bridge;
+use attio_bridge::attio::rotate::{Places, Rotation, Step};
+use attio_bridge::dev::attio::deliver::Deliverer;
+use attio_bridge::dev::attio::deliver::times::Times;
+use attio_bridge::dev::attio::fault::Fault;
+use serde_json::Value;
+
+use crate::support::attio::{Attio, Ran};
+use crate::support::eventually;
+use crate::support::served::Served;
+
+const URL: &str = "https://hooks.example.com/webhooks/attio";
+
+/// A webhook that sends, the bridge that it sends to, and their files.
+struct Site {
+    attio: Attio,
+    served: Served,
+    deliverer: Arc<Deliverer>,
+    config: std::path::PathBuf,
+    places: Places,
+}
+
+impl Site {
+    fn start() -> Self {
+        let attio = Attio::start();
+        attio.add(URL, &[("record.created", Value::Null)]);
+        let secret = attio.only().secret;
+        let current = attio.write("current", &format!("{secret}\n"));
+        let previous = attio.write("previous", "something else that is long enough to be taken\n");
+        let config = attio.write("config.toml", &configuration(&current, &previous));
+        let mut served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
+        let mut out = served.stdout();
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        let times = Times { hurry: 1.0, per_second: 1000 };
+        let deliverer = attio.deliverer(served.http, times);
+        Self { attio, served, deliverer, config, places: Places { current, previous } }
+    }
+
+    fn rotate(&self, more: &[&str]) -> Ran {
+        let metrics = format!("http://{}/metrics", self.served.admin);
+        let probe = format!("http://{}/webhooks/attio", self.served.http);
+        let usual = ["rotate", "production", "--metrics", &metrics, "--probe-url", &probe, "--grace", "1s"];
+        self.attio.configured(&self.config, &[&usual, more].concat())
+    }
+
+    /// Takes so many steps and leaves it at that, as if the process had been killed then.
+    fn begin(&self, steps: usize) -> Vec<Step> {
+        let client = self.attio.client();
+        let bridge = Bridge::new().unwrap();
+        let probe = format!("http://{}/webhooks/attio", self.served.http);
+        let webhook = self.attio.block_on(client.webhooks()).unwrap().remove(0);
+        drop(Rotation::begin(&client, &self.places, &webhook).unwrap());
+        let one = || {
+            let rotation = Rotation::resume(&client, &self.places).unwrap().unwrap();
+            let step = self.attio.block_on(rotation.next()).unwrap();
+            if matches!(step, Step::Awaken(_)) {
+                let secret = rotation.secret().unwrap();
+                eventually("the bridge takes the new secret", || {
+                    self.attio.block_on(bridge.takes(&probe, &secret)) == Ok(true)
+                });
+            }
+            self.attio.block_on(rotation.perform(step.clone())).unwrap();
+            step
+        };
+        std::iter::repeat_with(one).take(steps).collect()
+    }
+
+    /// Things go on happening until the work is done.
+    fn under_traffic(&self, work: impl FnOnce()) {
+        let deliverer = Arc::clone(&self.deliverer);
+        let world = self.attio.spawn(async move {
+            loop {
+                let event = r#"{"event_type":"record.created","id":{"object_id":"o","record_id":"r"}}"#;
+                assert!(deliverer.happened(event) > 0, "there is always a webhook that sends");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        work();
+        assert!(!world.is_finished());
+        world.abort();
+        self.attio.block_on(self.deliverer.settled());
+        let refused: Vec<_> =
+            self.deliverer.tries().into_iter().filter(|one| one.status != Some(200)).collect();
+        assert!(refused.is_empty(), "no delivery is refused: {refused:?}");
+    }
+
+    /// It is over, and nothing is left of it.
+    fn check(&self, old: &str) {
+        let webhook = self.attio.only();
+        assert_ne!(webhook.webhook_id, old);
+        assert_eq!(webhook.target_url, URL);
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&self.places.current), format!("{}\n", webhook.secret));
+        assert_eq!(read(&self.places.previous), read(&self.places.current), "the old secret is not taken");
+        assert!(!self.attio.path("current.rotation").exists());
+        self.attio.configured(&self.config, &["plan", "--check"]).expect(0);
+    }
+}
+
+fn configuration(current: &Path, previous: &Path) -> String {
+    let (current, previous) = (current.display(), previous.display());
+    format!(
+        "[bus]\ntype = \"stdout\"\n[sources.attio]\nsecrets = [{{ label = \"current\", file = \"{current}\" }}, \
+         {{ label = \"previous\", file = \"{previous}\" }}]\n[[webhooks]]\nname = \"production\"\n\
+         source = \"attio\"\ntarget_url = \"{URL}\"\nsecret_file = \"{current}\"\n\
+         subscriptions = [{{ event_type = \"record.created\" }}]\n"
+    )
+}
+
+#[test]
+fn interrupted_after_each_step_it_goes_on_and_no_delivery_is_refused() {
+    let site = Site::start();
+    site.under_traffic(|| {
+        for steps in 0..5 {
+            let old = site.attio.only().webhook_id;
+            let taken = site.begin(steps);
+            assert_eq!(taken.len(), steps);
+            site.rotate(&[]).expect(0).says(&["going on with the rotation", "rotated"]);
+            site.check(&old);
+        }
+    });
+}
+
+#[test]
+fn a_successor_whose_secret_is_lost_is_made_again() {
+    let site = Site::start();
+    let old = site.attio.only().webhook_id;
+    site.under_traffic(|| {
+        site.attio.faults([]);
+        // The list is read twice before the successor is asked for.
+        let through = std::iter::repeat_n(Fault::Late(Duration::ZERO), 2);
+        site.attio.faults(through.chain([Fault::StatusAfter(502)]));
+        site.rotate(&[]).expect(1);
+        assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has made it");
+        site.rotate(&[]).expect(0).says(&["its secret was lost on its way", "rotated"]);
+        site.check(&old);
+    });
+}
+
+#[test]
+fn without_traffic_it_says_so_and_goes_on_later() {
+    let site = Site::start();
+    let old = site.attio.only().webhook_id;
+    let late = site.rotate(&["--timeout", "3s"]).expect(1);
+    let late = late.says(&["not within 3s", "--wait none"]);
+    assert!(late.stderr.contains("a delivery is verified") || late.stderr.contains("takes the new secret"));
+    site.rotate(&["--wait", "none"]).expect(0).says(&["going on", "rotated"]);
+    site.check(&old);
+}
+
+#[test]
+fn what_it_needs_is_said() {
+    let attio = Attio::start();
+    attio.webhooks(&["rotate", "x"]).expect(2).says(&["--metrics", "--wait none"]);
+    attio.webhooks(&["rotate", "x", "--wait", "none"]).expect(1).says(&["is called \"x\""]);
+    let one = "[sources.attio]\nsecrets = [{ label = \"a\", file = \"a\" }]\n[[webhooks]]\nname = \"x\"\n\
+               source = \"attio\"\ntarget_url = \"https://a/webhooks/attio\"\nsecret_file = \"a\"\n\
+               subscriptions = [{ event_type = \"note.created\" }]\n";
+    let config = attio.write("config.toml", one);
+    let ran = attio.configured(&config, &["rotate", "x", "--wait", "none"]).expect(1);
+    ran.says(&["sources.attio.secrets needs two entries"]);
+    assert_eq!(attio.asked("POST"), 0);
+}

@@ -1,0 +1,94 @@
+//! `webhooks try`: the whole way once on a real Kafka, and nothing is left behind, on Ctrl-C either.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use attio_bridge::dev::attio::deliver::Deliverer;
+use attio_bridge::dev::attio::deliver::times::Times;
+
+use crate::support::attio::{Attio, KEY};
+use crate::support::kafka::shared;
+use crate::support::served::Served;
+use crate::support::{eventually, unique};
+
+const BEFORE: &str = "what was in the file before, long enough\n";
+
+struct Site {
+    attio: Attio,
+    served: Served,
+    deliverer: Arc<Deliverer>,
+    config: std::path::PathBuf,
+}
+
+impl Site {
+    fn start() -> Self {
+        let (attio, broker) = (Attio::start(), shared());
+        let secret = attio.write("secret", BEFORE);
+        let config = attio.write(
+            "config.toml",
+            &format!(
+                "[bus]\ntype = \"kafka\"\n[kafka]\nbootstrap_servers = \"{}\"\ntopics.ensure = \"create\"\n[route]\n\
+                 prefix = \"{}\"\n[sources.attio]\nsecrets = [{{ label = \"try\", file = \"{}\" }}]\n",
+                broker.bootstrap(),
+                unique("try"),
+                secret.display()
+            ),
+        );
+        let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
+        let deliverer = attio.deliverer(served.http, Times { hurry: 2000.0, ..Times::default() });
+        Self { attio, served, deliverer, config }
+    }
+
+    fn arguments(&self) -> [String; 7] {
+        let probe = format!("http://{}/webhooks/attio", self.served.http);
+        let target = "https://abc123.example.com/webhooks/attio";
+        ["try", "--target-url", target, "--secret-file", "secret", "--probe-url", &probe].map(String::from)
+    }
+
+    fn is_as_before(&self) {
+        let store = self.attio.store();
+        assert!(store.webhooks.is_empty() && store.records.is_empty());
+        assert_eq!(std::fs::read_to_string(self.attio.path("secret")).unwrap(), BEFORE);
+    }
+}
+
+#[test]
+fn an_event_goes_the_whole_way_and_nothing_is_left() {
+    let site = Site::start();
+    site.attio.tell(&site.deliverer);
+    let arguments = site.arguments();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ran = site.attio.configured(&site.config, &arguments).expect(0);
+    ran.says(&["created webhook", "created record", "it is on try.", "it works"]);
+    site.is_as_before();
+}
+
+/// Nobody delivers here.
+#[test]
+fn what_does_not_come_is_told_and_ctrl_c_leaves_nothing_either() {
+    let site = Site::start();
+    let arguments = site.arguments();
+    let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "20s"]).collect();
+    site.attio.configured(&site.config, &all).expect(3).says(&["not within 20s", "is on the bus"]);
+    site.is_as_before();
+
+    let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
+        .arg("webhooks")
+        .args(&arguments)
+        .env_clear()
+        .env("ATTIO_API_KEY", KEY)
+        .env("ATTIO_BRIDGE__ATTIO__API_URL", site.attio.url())
+        .env("ATTIO_BRIDGE_CONFIG", &site.config)
+        .current_dir(site.attio.path(""))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("the record is made", || !site.attio.store().records.is_empty());
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("what was made is deleted again"), "{message}");
+    site.is_as_before();
+}
