@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rdkafka::ClientContext;
+use rdkafka::Message as _;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
@@ -75,7 +76,11 @@ impl Context {
             self.health.nudge(Nudge::Look);
         }
         let verdict = result.map(|()| Receipt { duplicate: false }).map_err(|code| self.sort(topic, code));
-        self.follow_up(topic, &verdict);
+        self.report(pending, verdict);
+    }
+
+    fn report(&self, pending: Pending, verdict: Verdict) {
+        self.follow_up(&pending.destination.address, &verdict);
         pending.ticket.settle(verdict);
         self.pending.fetch_sub(1, Ordering::Relaxed);
         self.health.settled();
@@ -104,6 +109,11 @@ impl Context {
     }
 }
 
+/// A message counts as acknowledged only with the offset that the broker gave it. Where one request of
+/// several on their way fails and a later one succeeds, librdkafka takes the earlier one's messages for
+/// stored as well (`rd_kafka_dr_implicit_ack`), for a broker would have refused the later one's sequence
+/// number. A broker that knows nothing yet of this producer on that partition takes any number (KIP-360),
+/// so what was to be the first message there can be lost that way. Its sender is told 503 instead.
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Pending>;
 
@@ -119,11 +129,14 @@ impl ProducerContext for Context {
                 Err(pending) => self.settle(pending, Err(Some(Code::QueueFull))),
             };
         }
-        let result = match result {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.rdkafka_error_code()),
-        };
-        self.settle(*pending, result);
+        match result {
+            Ok(message) if message.offset() < 0 => {
+                let detail = "the client takes it for stored, and the broker has not said so".into();
+                self.report(*pending, Err(PublishError::Timeout { detail }));
+            }
+            Ok(_) => self.settle(*pending, Ok(())),
+            Err((error, _)) => self.settle(*pending, Err(error.rdkafka_error_code())),
+        }
     }
 }
 

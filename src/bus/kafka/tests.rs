@@ -157,6 +157,40 @@ fn a_fatal_error_gives_one_new_client_and_every_message_its_verdict() {
     assert_eq!(bench.bus.state(), BusState::Up);
 }
 
+/// Everything that lies in the topic.
+fn stored(bench: &Bench) -> usize {
+    use rdkafka::consumer::{BaseConsumer, Consumer};
+    let client: BaseConsumer = rdkafka::ClientConfig::new()
+        .set("bootstrap.servers", bench.mock.bootstrap_servers())
+        .create()
+        .unwrap();
+    let partition = |partition| client.fetch_watermarks(TOPIC, partition, PATIENCE).unwrap();
+    (0..3).map(|at| partition(at)).map(|(first, next)| usize::try_from(next - first).unwrap()).sum()
+}
+
+/// The first of two requests on their way fails, the second succeeds: the client then reports both as
+/// stored. This broker minds no sequence numbers, as a real one does not before a producer's first message.
+#[test]
+fn what_the_client_only_infers_is_not_acknowledged() {
+    let bench = bench_with(|options| {
+        options.properties.insert("batch.num.messages".into(), "1".into());
+    });
+    assert_eq!(label(&bench.verdict()), "acknowledged");
+    bench.mock.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    bench.inject(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION]);
+    let verdicts: Vec<_> = (0..2).map(|_| bench.publish()).collect();
+    let labels: Vec<_> =
+        verdicts.iter().map(|verdict| label(&verdict.recv_timeout(PATIENCE).unwrap())).collect();
+    bench.mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    let acknowledged = labels.iter().filter(|label| **label == "acknowledged").count();
+    assert!(stored(&bench) >= 1 + acknowledged, "{labels:?}, and {} stored", stored(&bench));
+    assert_eq!(
+        labels,
+        ["timeout", "acknowledged"],
+        "the client infers no more: this test has lost its cause"
+    );
+}
+
 #[test]
 fn a_full_queue_is_told_at_once() {
     let bench = bench_with(|options| {
