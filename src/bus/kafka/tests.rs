@@ -183,7 +183,7 @@ fn what_the_client_only_infers_is_not_acknowledged() {
         verdicts.iter().map(|verdict| label(&verdict.recv_timeout(PATIENCE).unwrap())).collect();
     bench.mock.broker_round_trip_time(1, Duration::ZERO).unwrap();
     let acknowledged = labels.iter().filter(|label| **label == "acknowledged").count();
-    assert!(stored(&bench) >= 1 + acknowledged, "{labels:?}, and {} stored", stored(&bench));
+    assert!(stored(&bench) > acknowledged, "{labels:?}, and {} stored", stored(&bench));
     assert_eq!(
         labels,
         ["timeout", "acknowledged"],
