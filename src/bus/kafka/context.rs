@@ -131,7 +131,10 @@ impl ProducerContext for Context {
         }
         match result {
             Ok(message) if message.offset() < 0 => {
-                let detail = "the client takes it for stored, and the broker has not said so".into();
+                let topic = &pending.destination.address;
+                let detail =
+                    format!("topic {topic}: the client takes it for stored, the broker has not said so");
+                let detail = detail.into();
                 self.report(*pending, Err(PublishError::Timeout { detail }));
             }
             Ok(_) => self.settle(*pending, Ok(())),

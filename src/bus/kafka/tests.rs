@@ -165,7 +165,7 @@ fn stored(bench: &Bench) -> usize {
         .create()
         .unwrap();
     let partition = |partition| client.fetch_watermarks(TOPIC, partition, PATIENCE).unwrap();
-    (0..3).map(|at| partition(at)).map(|(first, next)| usize::try_from(next - first).unwrap()).sum()
+    (0..3).map(partition).map(|(first, next)| usize::try_from(next - first).unwrap()).sum()
 }
 
 /// The first of two requests on their way fails, the second succeeds: the client then reports both as

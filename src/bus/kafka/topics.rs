@@ -42,7 +42,11 @@ pub(super) fn look<C: ClientContext>(
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found else { return Ok(Found::Missing) };
     Ok(match found.error().map(Code::from) {
+        // A topic that was just made has partitions before they have leaders.
         None if found.partitions().is_empty() => Found::NotYet,
+        None if found.partitions().iter().any(|part| part.leader() < 0 || part.error().is_some()) => {
+            Found::NotYet
+        }
         None => Found::There,
         Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => Found::Missing,
         Some(Code::TopicAuthorizationFailed) => Found::Forbidden,
@@ -55,6 +59,8 @@ pub(super) fn look<C: ClientContext>(
 pub(super) struct Keeper {
     topics: Vec<Arc<str>>,
     options: Topics,
+    /// Those that were there when they were asked about: a round may be too short for all.
+    there: BTreeSet<Arc<str>>,
     /// What was logged last, so that only changes are.
     said: Option<Trouble>,
     creation_error: Option<String>,
@@ -75,7 +81,7 @@ impl Trouble {
 
 impl Keeper {
     pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
-        Self { topics, options, said: None, creation_error: None }
+        Self { topics, options, there: BTreeSet::new(), said: None, creation_error: None }
     }
 
     /// True where nobody wants to know.
@@ -92,8 +98,16 @@ impl Keeper {
         let deadline = Instant::now() + ROUND;
         let (mut trouble, mut waiting) = (Trouble::default(), false);
         for topic in &self.topics {
-            match look(client, topic, deadline.saturating_duration_since(Instant::now()))? {
-                Found::There => {}
+            if self.there.contains(topic) {
+                continue;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // The next round goes on from here.
+                return Ok(false);
+            }
+            match look(client, topic, left)? {
+                Found::There => drop(self.there.insert(topic.clone())),
                 Found::Missing => drop(trouble.missing.insert(topic.clone())),
                 Found::Forbidden => drop(trouble.forbidden.insert(topic.clone())),
                 Found::NotYet => waiting = true,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::IntCounter;
@@ -15,6 +15,12 @@ pub const ROOM: usize = 8192;
 
 /// How long the last lines are waited for while none of them leaves.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the last lines may take to leave, however slowly they do.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long to wait where stderr takes nothing now and does not make its writer wait.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How long the first line of a pause waits for company: to wake a thread and to call the system for
 /// each line alone costs more than the lines do.
@@ -106,6 +112,8 @@ impl Queue {
             match out.write_vectored(rest) {
                 Ok(count @ 1..) => IoSlice::advance_slices(&mut rest, count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that shares stderr may have made it so; a line must not be torn for it.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOOK_AGAIN),
                 // Nobody is there to be told that stderr is gone, or how much of a line it took.
                 Ok(0) | Err(_) => rest = &mut rest[1..],
             }
@@ -127,8 +135,9 @@ impl Queue {
 
     /// Waits until every line has left, as long as lines leave at all.
     pub fn flush(&self) {
+        let deadline = Instant::now() + LAST_WORDS;
         let mut state = self.state.lock();
-        while state.writing || !state.lines.is_empty() {
+        while (state.writing || !state.lines.is_empty()) && Instant::now() < deadline {
             let before = state.written;
             let waited = self.left.wait_for(&mut state, PATIENCE);
             if waited.timed_out() && state.written == before {

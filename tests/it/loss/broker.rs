@@ -214,6 +214,7 @@ impl Broker {
             .set("group.id", "reads-all")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer for the broker");
