@@ -29,7 +29,10 @@ Exit codes: 0 it verifies and can be published, 3 it does not, 78 configuration.
 
 /// The flags of `explain`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(
+    after_help = AFTER_HELP,
+    override_usage = "attio-bridge explain [OPTIONS] <FILE>\n       attio-bridge explain [OPTIONS] --headers <FILE> --body <FILE>"
+)]
 pub struct Arguments {
     /// A dump of the request, or an HTTP archive (HAR); `-` for standard input
     #[arg(value_name = "FILE", required_unless_present = "headers", conflicts_with = "headers")]

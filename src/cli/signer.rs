@@ -59,22 +59,38 @@ impl Flags {
             Scheme::Attio => stamp::Scheme::Attio,
             Scheme::Timestamped => stamp::Scheme::Timestamped,
         });
-        let secret = match (&self.secret_file, &self.secret_env) {
-            (Some(path), _) => config::secret_file(path).map_err(failed)?,
-            (_, Some(name)) => variable(input, name).map_err(failed)?,
-            _ => {
-                let config = load(input)?;
-                warn(&config.warnings);
-                let source = self.source(&config).map_err(failed)?;
-                let secret = self.secret(source).map_err(failed)?;
-                let configured = match source.verify.scheme {
-                    verify::Scheme::Timestamped => stamp::Scheme::Timestamped,
-                    verify::Scheme::Auto | verify::Scheme::Attio => stamp::Scheme::Attio,
-                };
-                return Ok(Signer { scheme: asked.unwrap_or(configured), secret });
-            }
+        let named = match (&self.secret_file, &self.secret_env) {
+            (Some(path), _) => Some(config::secret_file(path)),
+            (_, Some(name)) => Some(variable(input, name)),
+            _ => self.usual(input),
         };
-        Ok(Signer { scheme: asked.unwrap_or(stamp::Scheme::Attio), secret })
+        if let Some(secret) = named {
+            let scheme = asked.unwrap_or(stamp::Scheme::Attio);
+            return Ok(Signer { scheme, secret: secret.map_err(failed)? });
+        }
+        let config = load(input)?;
+        warn(&config.warnings);
+        let source = self.source(&config).map_err(failed)?;
+        let secret = self.secret(source).map_err(failed)?;
+        let configured = match source.verify.scheme {
+            verify::Scheme::Timestamped => stamp::Scheme::Timestamped,
+            verify::Scheme::Auto | verify::Scheme::Attio => stamp::Scheme::Attio,
+        };
+        Ok(Signer { scheme: asked.unwrap_or(configured), secret })
+    }
+
+    /// The secret of the usual variables, where there is no configuration file: a sender needs no bus, and so
+    /// no whole configuration.
+    fn usual(&self, input: &Input) -> Option<Result<SecretString, String>> {
+        const NAME: &str = "ATTIO_WEBHOOK_SECRET";
+        if input.file.is_some() || self.source.is_some() || self.label.is_some() {
+            return None;
+        }
+        if input.environment.contains_key(NAME) {
+            return Some(variable(input, NAME));
+        }
+        let path = input.environment.get(&format!("{NAME}_FILE"))?;
+        Some(config::secret_file(std::path::Path::new(path)))
     }
 
     fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {

@@ -8,6 +8,7 @@ use super::{Carried, Contents, Explanation};
 use crate::cloudevent::{Attribute, ContentMode, binary, structured};
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::publish::Message;
+use crate::pipeline::verify::SignatureError;
 
 /// How events are laid out, and on what.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +84,7 @@ pub fn text(explanation: &Explanation, layout: Layout) -> String {
             line(&mut out, "because");
             changes.iter().for_each(|change| line(&mut out, &format!("  - {change}")));
         }
-        None if verified.is_err() => {
+        None if matches!(verified, Err(SignatureError::Mismatch)) => {
             line(&mut out, "because    of none of the usual mistakes: most likely another secret is used");
         }
         None => {}

@@ -262,7 +262,7 @@ fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) {
 fn conclude(sums: &BTreeMap<Ending, usize>, of: usize, without_identity: usize, dry_run: bool) -> Exit {
     let words: Vec<_> = sums.iter().map(|(ending, count)| format!("{} {count}", ending.word())).collect();
     let dry = if dry_run { " (dry run: nothing was published)" } else { "" };
-    say(format_args!("{} of {of} replayed{dry}: {}", sums.values().sum::<usize>(), words.join(", ")));
+    say(format_args!("{} of {of} tried{dry}: {}", sums.values().sum::<usize>(), words.join(", ")));
     if without_identity > 0 {
         say(format_args!(
             "{without_identity} came without an Idempotency-Key, so their ids are random: the next replay publishes them again"

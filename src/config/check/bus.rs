@@ -34,8 +34,8 @@ pub fn read(root: &mut Section<'_>) -> (bus::Options, crate::bus::nats::Options)
             None
         }
         None => {
-            let message = "required: set bus.type (or ATTIO_BRIDGE__BUS__TYPE, or --bus) to \"kafka\", \
-                           \"nats\" or \"stdout\"";
+            let message = "required: set bus.type (or ATTIO_BRIDGE__BUS__TYPE, or serve's --bus) to \
+                           \"kafka\", \"nats\" or \"stdout\"";
             report.problem(&given, None, message);
             None
         }
