@@ -77,11 +77,9 @@ pub struct Arguments {
 }
 
 fn address(text: &str) -> Result<Uri, String> {
-    let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
-    match uri.scheme_str() {
-        Some("http" | "https") if uri.authority().is_some() => Ok(uri),
-        _ => Err("expects http://HOST/PATH or https://HOST/PATH".into()),
-    }
+    let uri = text.parse::<Uri>().ok().filter(|uri| uri.authority().is_some());
+    uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")))
+        .ok_or_else(|| "expects an address such as http://127.0.0.1:8080/webhooks/attio".into())
 }
 
 fn event_type() -> impl TypedValueParser<Value = &'static EventType> {

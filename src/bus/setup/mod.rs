@@ -44,7 +44,9 @@ pub enum Error {
     #[error("bus.type is stdout, which needs no topics: set it to kafka or nats")]
     Nothing,
     /// The words of another bus.
-    #[error("bus.type is {0}: choose a format of that bus")]
+    #[error(
+        "bus.type is {0}: choose a format of that bus (kafka, terraform and strimzi are Kafka's, nats is NATS's)"
+    )]
     OtherBus(&'static str),
     /// A name that cannot be written in every form.
     #[error("the principal has {0:?} in it, which not every form can hold: choose another name")]
