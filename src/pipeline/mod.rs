@@ -185,7 +185,7 @@ impl Pipeline {
     }
 
     /// The same walk for what comes out of quarantine, alone or as a whole delivery: under the ids that
-    /// its events had. What still can never be published is told as [`PublishError::Rejected`], and not
+    /// its events had. What still can never be published is told as [`publish::PublishError::Rejected`], and not
     /// quarantined again.
     pub async fn carry_again(
         &self,

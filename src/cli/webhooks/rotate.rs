@@ -31,7 +31,7 @@ Example:
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
-    /// Its name in [[webhooks]], or its id
+    /// Its name in the configuration, or its id
     #[arg(value_name = "NAME|ID")]
     webhook: String,
     /// What to wait for before the old webhook is deleted
