@@ -103,8 +103,9 @@ impl Keeper {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                // The next round goes on from here.
-                return Ok(false);
+                // What was found is dealt with, and the next round asks about the rest.
+                waiting = true;
+                break;
             }
             match look(client, topic, left)? {
                 Found::There => drop(self.there.insert(topic.clone())),
