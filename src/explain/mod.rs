@@ -134,7 +134,7 @@ fn elements(body: &bytes::Bytes) -> Vec<Result<String, &'static str>> {
         Parsed::Events { elements, .. } => elements
             .into_iter()
             .map(|element| match element {
-                Element::Event(event) => Ok(event.event_type),
+                Element::Event(event) => Ok(event.event_type.into_owned()),
                 Element::Unusable { reason, .. } => Err(reason.slug()),
             })
             .collect(),

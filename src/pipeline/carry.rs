@@ -1,5 +1,6 @@
 //! Carries the events of one delivery to the bus and waits for their verdicts.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +26,7 @@ pub(super) struct Carrier<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) source: &'a Source,
     pub(super) delivery: &'a Delivery<Verified>,
-    pub(super) webhook_id: Option<String>,
+    pub(super) webhook_id: Option<Cow<'a, str>>,
     /// Whether what can never be published goes to quarantine; what comes from there does not again.
     pub(super) quarantines: bool,
 }
@@ -58,7 +59,7 @@ enum State {
 impl Carrier<'_> {
     /// Everything up to and including the hand-over to the bus. Never waits. `place` is that of an
     /// event in its delivery, none for a delivery as a whole.
-    pub(super) fn depart(&self, place: Option<usize>, element: Element) -> Departure {
+    pub(super) fn depart(&self, place: Option<usize>, element: Element<'_>) -> Departure {
         match element {
             Element::Event(event) => self.depart_event(place, &event),
             Element::Unusable { reason, .. } if !self.quarantines => {
@@ -74,7 +75,7 @@ impl Carrier<'_> {
         }
     }
 
-    fn depart_event(&self, place: Option<usize>, event: &Event) -> Departure {
+    fn depart_event(&self, place: Option<usize>, event: &Event<'_>) -> Departure {
         let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
         let identity = Identity::of_event(event.ids.event_id(), self.facts(place, &event.raw));
         let passes = self.source.filter.load().passes(event);

@@ -86,7 +86,7 @@ impl Filter {
     }
 
     /// Whether an event goes on.
-    pub fn passes(&self, event: &Event) -> bool {
+    pub fn passes(&self, event: &Event<'_>) -> bool {
         let included = self.include.verdicts(event).all(|verdict| verdict != Some(false));
         let excluded = self.exclude.verdicts(event).any(|verdict| verdict == Some(true));
         included && !excluded
@@ -95,11 +95,15 @@ impl Filter {
 
 impl Matcher {
     /// For each list whether the event is in it; none where the list is empty or cannot tell.
-    fn verdicts<'a>(&'a self, event: &'a Event) -> impl Iterator<Item = Option<bool>> + 'a {
+    fn verdicts<'a>(&'a self, event: &'a Event<'_>) -> impl Iterator<Item = Option<bool>> + 'a {
         let Rules { types, actor_types, attributes, .. } = &self.rules;
         let of_type = list(types, || types.iter().any(|pattern| is_type(pattern, event)));
-        let of_actor =
-            list(actor_types, || event.actor_type.as_ref().is_some_and(|actor| actor_types.contains(actor)));
+        let of_actor = list(actor_types, || {
+            event
+                .actor_type
+                .as_deref()
+                .is_some_and(|of_event| actor_types.iter().any(|actor| actor == of_event))
+        });
         let objects = self.objects.verdict(event, &["object_id", "parent_object_id"]);
         let lists = self.lists.verdict(event, &["list_id"]);
         let of_attribute = list(attributes, || has(attributes, event, &["attribute_id"]));
@@ -120,7 +124,7 @@ impl Named {
         named
     }
 
-    fn verdict(&self, event: &Event, names: &[&str]) -> Option<bool> {
+    fn verdict(&self, event: &Event<'_>, names: &[&str]) -> Option<bool> {
         let found = list(&self.ids, || has(&self.ids, event, names))?;
         // An event without such an id is in no list of them, whatever a slug stands for.
         let untold = !found && self.guesses && event.ids.any_of(names).next().is_some();
@@ -133,7 +137,7 @@ pub fn is_slug(name: &str) -> bool {
     Uuid::try_parse(name).is_err()
 }
 
-fn has(wanted: &[String], event: &Event, names: &[&str]) -> bool {
+fn has(wanted: &[String], event: &Event<'_>, names: &[&str]) -> bool {
     event.ids.any_of(names).any(|id| wanted.iter().any(|wanted| wanted == id))
 }
 
@@ -143,8 +147,8 @@ fn list(wanted: &[String], matches: impl FnOnce() -> bool) -> Option<bool> {
 
 /// `note.*` stands for every type of the category, `note-content.updated` among them, and for every
 /// type that begins so; anything else for itself.
-fn is_type(pattern: &str, event: &Event) -> bool {
-    let Some(category) = pattern.strip_suffix(".*") else { return pattern == event.event_type };
+fn is_type(pattern: &str, event: &Event<'_>) -> bool {
+    let Some(category) = pattern.strip_suffix(".*") else { return event.event_type == pattern };
     event.kind.category().is_some_and(|of_event| of_event.as_str() == category)
         || event.event_type.strip_prefix(category).is_some_and(|action| action.starts_with('.'))
 }

@@ -18,6 +18,7 @@ pub mod outcome;
 
 mod carry;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -83,7 +84,7 @@ pub struct Place {
 }
 
 /// The webhook, and what a body holds: events with their places, or something without one.
-fn elements(body: &Bytes) -> (Option<String>, Vec<(Option<usize>, Element)>) {
+fn elements(body: &Bytes) -> (Option<Cow<'_, str>>, Vec<(Option<usize>, Element<'_>)>) {
     match parse::parse(body) {
         Parsed::Events { webhook_id, elements } => {
             let placed = elements.into_iter().enumerate();
@@ -194,7 +195,7 @@ impl Pipeline {
     ) -> Result<Outcome, Rejection> {
         let (webhook_id, elements) = match alone {
             Some(Place { webhook_id, index }) => {
-                (webhook_id, vec![(Some(index), parse::parse_element(&delivery.body))])
+                (webhook_id.map(Cow::Owned), vec![(Some(index), parse::parse_element(&delivery.body))])
             }
             None => elements(&delivery.body),
         };
@@ -204,8 +205,8 @@ impl Pipeline {
     async fn walk(
         &self,
         delivery: &Delivery<Verified>,
-        webhook_id: Option<String>,
-        elements: Vec<(Option<usize>, Element)>,
+        webhook_id: Option<Cow<'_, str>>,
+        elements: Vec<(Option<usize>, Element<'_>)>,
         quarantines: bool,
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
@@ -232,7 +233,7 @@ impl Pipeline {
             events,
             unidentified,
             delivery_id: delivery.idempotency_key().map(str::to_owned),
-            webhook_id: carrier.webhook_id.filter(|id| catalog::is_id(id)),
+            webhook_id: carrier.webhook_id.filter(|id| catalog::is_id(id)).map(Cow::into_owned),
             secret: Arc::clone(delivery.secret()),
         })
     }

@@ -34,7 +34,7 @@ pub struct Context<'a> {
 const JSON: &str = "application/json";
 
 /// The CloudEvent of an event; `id` comes from the identify stage.
-pub fn normalize(event: &Event, id: &str, context: Context<'_>) -> CloudEvent {
+pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEvent {
     let workspace = event.ids.get(WORKSPACE_ID).or(context.workspace_id);
     let mut out =
         CloudEvent::new(id.to_owned(), source_uri(context.source, workspace), Data::Json(event.raw.clone()));
@@ -65,7 +65,7 @@ const LIST_IDS: &[&[&str]] = &[&["list_id"]];
 
 /// The slug of the first id there is under one of the names, in their order.
 fn slug<'a>(
-    event: &Event,
+    event: &Event<'_>,
     slugs: &'a BTreeMap<String, String>,
     names: &'static [&[&str]],
 ) -> Option<&'a str> {
@@ -87,7 +87,7 @@ fn event_type(text: &str) -> String {
 }
 
 /// The path of ids that the catalog gives; none for other types and where an id is not there.
-fn subject(event: &Event) -> Option<String> {
+fn subject(event: &Event<'_>) -> Option<String> {
     let Kind::Known(known) = event.kind else { return None };
     let mut path = String::with_capacity(96);
     for part in known.subject {
@@ -103,7 +103,7 @@ fn subject(event: &Event) -> Option<String> {
 }
 
 /// The entity whose events must stay in order.
-fn partition_key<'a>(event: &'a Event, id: &'a str) -> &'a str {
+fn partition_key<'a>(event: &'a Event<'_>, id: &'a str) -> &'a str {
     let of_catalog = match event.kind {
         Kind::Known(known) => event.ids.get(known.partition_key),
         Kind::UnknownAction(_) | Kind::Unknown => None,

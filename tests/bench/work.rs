@@ -1,5 +1,6 @@
 //! The stages of the pipeline, each to be called alone.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use attio_bridge::delivery::{Delivery, Header, Headers, SourceName, Unverified, Verified};
@@ -25,11 +26,11 @@ pub struct Work {
 }
 
 /// What the parse stage read.
-pub struct Read {
+pub struct Read<'a> {
     /// The webhook that fired.
-    pub webhook_id: Option<String>,
+    pub webhook_id: Option<Cow<'a, str>>,
     /// The events.
-    pub events: Vec<Event>,
+    pub events: Vec<Event<'a>>,
 }
 
 impl Work {
@@ -82,7 +83,7 @@ impl Work {
     }
 
     /// Parse.
-    pub fn parse(&self, delivery: &Delivery<Verified>) -> Read {
+    pub fn parse<'a>(&self, delivery: &'a Delivery<Verified>) -> Read<'a> {
         let Parsed::Events { webhook_id, elements } = parse(&delivery.body) else {
             unreachable!("the bodies of the bench are good")
         };
@@ -94,8 +95,8 @@ impl Work {
     }
 
     /// Identify.
-    pub fn identify(&self, delivery: &Delivery<Verified>, read: &Read) -> Vec<Identity> {
-        let identity = |(index, event): (usize, &Event)| {
+    pub fn identify(&self, delivery: &Delivery<Verified>, read: &Read<'_>) -> Vec<Identity> {
+        let identity = |(index, event): (usize, &Event<'_>)| {
             let facts = Facts {
                 source: self.source.as_str(),
                 webhook_id: read.webhook_id.as_deref().unwrap_or_default(),

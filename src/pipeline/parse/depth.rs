@@ -1,7 +1,9 @@
 //! How deep a JSON text nests, without parsing it.
 //!
-//! serde_json's own limit does not hold for raw values, which the bridge uses so that events keep
-//! their bytes; a hostile text of a million brackets must be found before anything recurses.
+//! serde_json's own limit does not hold for values that are skipped, as most of a body is; a hostile
+//! text of a million brackets must be found before anything follows them.
+
+use super::json::after_string;
 
 /// Whether brackets nest deeper than `limit`. On text that is no JSON the answer means nothing.
 pub fn exceeds(text: &[u8], limit: usize) -> bool {
@@ -9,15 +11,11 @@ pub fn exceeds(text: &[u8], limit: usize) -> bool {
     if text.iter().filter(|byte| matches!(byte, b'{' | b'[')).count() <= limit {
         return false;
     }
-    let mut depth = 0usize;
-    let mut in_string = false;
-    let mut escaped = false;
-    for &byte in text {
+    let (mut at, mut depth) = (0usize, 0usize);
+    while let Some(byte) = text.get(at) {
+        at += 1;
         match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
+            b'"' => at = after_string(text, at),
             b'{' | b'[' => {
                 depth += 1;
                 if depth > limit {

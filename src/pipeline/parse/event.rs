@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::Unusable;
 use super::ids::{self, Ids};
@@ -11,27 +10,28 @@ use super::json::{self, MembersError};
 use crate::catalog::Kind;
 
 /// One event of a verified delivery.
+/// Its texts are those of the body, unless they were escaped there.
 #[derive(Clone, Debug)]
-pub struct Event {
+pub struct Event<'a> {
     /// The event's JSON, byte for byte as it came, without the white space around it.
     pub raw: Bytes,
     /// `event_type` as it came. Any text: check with [`crate::catalog::is_event_type`].
-    pub event_type: String,
+    pub event_type: Cow<'a, str>,
     /// What the catalog knows of the type.
     pub kind: Kind,
     /// Its ids.
-    pub ids: Ids,
+    pub ids: Ids<'a>,
     /// `actor.type`, any text.
-    pub actor_type: Option<String>,
+    pub actor_type: Option<Cow<'a, str>>,
     /// `actor.id`, any text.
-    pub actor_id: Option<String>,
+    pub actor_id: Option<Cow<'a, str>>,
     /// `created_at`, any text; only the guide's form has it.
-    pub created_at: Option<String>,
+    pub created_at: Option<Cow<'a, str>>,
 }
 
-impl Event {
+impl<'a> Event<'a> {
     /// Reads an element of `events`, or a bare event.
-    pub(super) fn read(text: &str, raw: Bytes) -> Result<Self, Unusable> {
+    pub(super) fn read(text: &'a str, raw: Bytes) -> Result<Self, Unusable> {
         let members = json::members(text, is_wanted).map_err(|error| match error {
             MembersError::NotAnObject => Unusable::NotAnObject,
             MembersError::Duplicate => Unusable::DuplicateMember,
@@ -40,12 +40,12 @@ impl Event {
         let mut created_at = None;
         let mut actor = Actor::default();
         let mut ids = Ids::default();
-        for (name, value) in &members {
+        for (name, value) in members {
             match name.as_ref() {
-                "event_type" => event_type = json::text(value).map(Cow::into_owned),
-                "created_at" => created_at = json::text(value).map(Cow::into_owned),
+                "event_type" => event_type = json::text(value),
+                "created_at" => created_at = json::text(value),
                 "actor" => actor = Actor::read(value)?,
-                name => ids.add(name, value)?,
+                _ => ids.add(name, value)?,
             }
         }
         let event_type = event_type.ok_or(Unusable::NoEventType)?;
@@ -65,22 +65,22 @@ fn is_wanted(name: &str) -> bool {
 }
 
 #[derive(Default)]
-struct Actor {
-    kind: Option<String>,
-    id: Option<String>,
+struct Actor<'a> {
+    kind: Option<Cow<'a, str>>,
+    id: Option<Cow<'a, str>>,
 }
 
-impl Actor {
+impl<'a> Actor<'a> {
     /// Both members of an actor may be null or missing, and so may the actor.
-    fn read(raw: &RawValue) -> Result<Self, Unusable> {
-        let members = match json::members(raw.get(), |name| matches!(name, "type" | "id")) {
+    fn read(raw: &'a str) -> Result<Self, Unusable> {
+        let members = match json::members(raw, |name| matches!(name, "type" | "id")) {
             Ok(members) => members,
             Err(MembersError::NotAnObject) => return Ok(Self::default()),
             Err(MembersError::Duplicate) => return Err(Unusable::DuplicateMember),
         };
         let text = |wanted: &str| {
             let (_, value) = members.iter().find(|(name, _)| name == wanted)?;
-            json::text(value).map(Cow::into_owned)
+            json::text(value)
         };
         Ok(Self { kind: text("type"), id: text("id") })
     }

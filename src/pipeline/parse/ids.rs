@@ -1,6 +1,6 @@
 //! The ids of one event, in Attio's flat form and in the guide's nested form.
 
-use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 use super::Unusable;
 use super::json::{self, MembersError};
@@ -8,32 +8,35 @@ use crate::catalog::{self, Id};
 
 /// One id as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
+enum Value<'a> {
     /// Text that may enter an attribute.
-    Usable(String),
+    Usable(Cow<'a, str>),
     /// Anything else that is not null.
     Illegal,
 }
 
-impl Value {
-    fn read(raw: &RawValue) -> Option<Self> {
+impl<'a> Value<'a> {
+    fn read(raw: &'a str) -> Option<Self> {
         if json::is_null(raw) {
             return None;
         }
         let usable = json::text(raw).filter(|text| catalog::is_id(text));
-        Some(usable.map_or(Self::Illegal, |text| Self::Usable(text.into_owned())))
+        Some(usable.map_or(Self::Illegal, Self::Usable))
     }
 }
 
+/// Ids by their names.
+type Named<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
+
 /// The ids of one event. A null counts as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ids {
+pub struct Ids<'a> {
     /// Members of the `id` object, in their order.
-    members: Vec<(String, Value)>,
+    members: Named<'a>,
     /// Members of the event itself.
-    top_level: Vec<(String, Value)>,
+    top_level: Named<'a>,
     /// `<name>.id.<name>_id`, as the guide nests them, by `<name>_id`.
-    nested: Vec<(String, Value)>,
+    nested: Named<'a>,
     /// True where `id` is neither an object nor null, so that no id in it can be told.
     malformed: bool,
 }
@@ -60,22 +63,22 @@ const NESTED: [&str; 13] = [
     "activity",
 ];
 
-impl Ids {
+impl<'a> Ids<'a> {
     /// Adds a top-level member that [`is_wanted`].
-    pub(super) fn add(&mut self, name: &str, raw: &RawValue) -> Result<(), Unusable> {
+    pub(super) fn add(&mut self, name: Cow<'a, str>, raw: &'a str) -> Result<(), Unusable> {
         if name == "id" {
-            self.malformed = !(json::is_null(raw) || raw.get().starts_with('{'));
+            self.malformed = !(json::is_null(raw) || raw.starts_with('{'));
             self.members = object(raw)?;
-        } else if NESTED.contains(&name) {
-            self.add_nested(name, raw)?;
+        } else if NESTED.contains(&name.as_ref()) {
+            self.add_nested(&name, raw)?;
         } else if let Some(value) = Value::read(raw) {
-            self.top_level.push((name.to_owned(), value));
+            self.top_level.push((name, value));
         }
         Ok(())
     }
 
-    fn add_nested(&mut self, name: &str, raw: &RawValue) -> Result<(), Unusable> {
-        let inner = match json::members(raw.get(), |member| member == "id") {
+    fn add_nested(&mut self, name: &str, raw: &'a str) -> Result<(), Unusable> {
+        let inner = match json::members(raw, |member| member == "id") {
             Ok(inner) => inner,
             Err(MembersError::NotAnObject) => return Ok(()),
             Err(MembersError::Duplicate) => return Err(Unusable::DuplicateMember),
@@ -104,7 +107,7 @@ impl Ids {
         }
     }
 
-    fn find(&self, id: Id) -> Option<&Value> {
+    fn find(&self, id: Id) -> Option<&Value<'a>> {
         let flat = if id.top_level { &self.top_level } else { &self.members };
         lookup(flat, id.name).or_else(|| lookup(&self.nested, id.name))
     }
@@ -126,26 +129,25 @@ impl Ids {
     }
 
     /// Every value under one of the names, wherever it stands: what the filters compare with.
-    pub fn any_of<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    pub fn any_of<'s>(&'s self, names: &'s [&str]) -> impl Iterator<Item = &'s str> {
         let all = self.members.iter().chain(&self.top_level).chain(&self.nested);
-        all.filter(|(name, _)| names.contains(&name.as_str())).filter_map(|(_, value)| match value {
-            Value::Usable(text) => Some(text.as_str()),
+        all.filter(|(name, _)| names.contains(&name.as_ref())).filter_map(|(_, value)| match value {
+            Value::Usable(text) => Some(text.as_ref()),
             Value::Illegal => None,
         })
     }
 }
 
-fn lookup<'a>(values: &'a [(String, Value)], name: &str) -> Option<&'a Value> {
+fn lookup<'s, 'a>(values: &'s [(Cow<'a, str>, Value<'a>)], name: &str) -> Option<&'s Value<'a>> {
     values.iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
 /// The members of an object that holds ids; nothing where it is no object.
-fn object(raw: &RawValue) -> Result<Vec<(String, Value)>, Unusable> {
-    match json::members(raw.get(), |name| name.ends_with("_id")) {
-        Ok(members) => Ok(members
-            .into_iter()
-            .filter_map(|(name, raw)| Some((name.into_owned(), Value::read(raw)?)))
-            .collect()),
+fn object(raw: &str) -> Result<Named<'_>, Unusable> {
+    match json::members(raw, |name| name.ends_with("_id")) {
+        Ok(members) => {
+            Ok(members.into_iter().filter_map(|(name, raw)| Some((name, Value::read(raw)?))).collect())
+        }
         Err(MembersError::NotAnObject) => Ok(Vec::new()),
         Err(MembersError::Duplicate) => Err(Unusable::DuplicateMember),
     }

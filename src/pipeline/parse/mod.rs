@@ -14,7 +14,8 @@ pub use ids::Ids;
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
+
+use json::MembersError;
 
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 64;
@@ -25,13 +26,13 @@ pub const MAX_EVENTS: usize = 10_000;
 
 /// What a body holds.
 #[derive(Debug)]
-pub enum Parsed {
+pub enum Parsed<'a> {
     /// An envelope, or one event without one.
     Events {
         /// The webhook that fired, where the body names it.
-        webhook_id: Option<String>,
+        webhook_id: Option<Cow<'a, str>>,
         /// The events in their order, zero or more.
-        elements: Vec<Element>,
+        elements: Vec<Element<'a>>,
     },
     /// Nothing that can be read as events.
     Unreadable(Unusable),
@@ -39,9 +40,9 @@ pub enum Parsed {
 
 /// One element of `events`.
 #[derive(Debug)]
-pub enum Element {
+pub enum Element<'a> {
     /// An event.
-    Event(Event),
+    Event(Event<'a>),
     /// Something that can never be published as an event.
     Unusable {
         /// Its bytes as they came.
@@ -89,28 +90,34 @@ impl Unusable {
 }
 
 /// Reads a body. Never fails: what cannot be read is named.
-pub fn parse(body: &Bytes) -> Parsed {
+pub fn parse(body: &Bytes) -> Parsed<'_> {
     let Ok(text) = std::str::from_utf8(body) else { return Parsed::Unreadable(Unusable::NotJson) };
     if depth::exceeds(text.as_bytes(), MAX_DEPTH) {
         return Parsed::Unreadable(Unusable::TooDeep);
     }
+    if !json::is_json(text) {
+        return Parsed::Unreadable(Unusable::NotJson);
+    }
     let whole = json::trim(text);
-    // The members that decide what the body is. A good body is walked once for them.
-    let Ok(members) = json::members(whole, |name| matches!(name, "webhook_id" | "events" | "event_type"))
-    else {
-        return Parsed::Unreadable(unreadable(text));
+    // The members that decide what the body is.
+    let members = json::members(whole, |name| matches!(name, "webhook_id" | "events" | "event_type"));
+    let members = match members {
+        Ok(members) => members,
+        Err(MembersError::NotAnObject) => return Parsed::Unreadable(Unusable::NotAnEvent),
+        Err(MembersError::Duplicate) => return Parsed::Unreadable(Unusable::DuplicateMember),
     };
     let member = |wanted: &str| {
         let value = members.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
         value.filter(|value| !json::is_null(value))
     };
     let (webhook_id, events, event_type) = (member("webhook_id"), member("events"), member("event_type"));
-    let elements = events.map(|events| serde_json::from_str::<Vec<&RawValue>>(events.get()));
-    match (elements, event_type) {
-        (Some(Ok(elements)), _) if elements.len() > MAX_EVENTS => Parsed::Unreadable(Unusable::TooManyEvents),
-        (Some(Ok(elements)), _) => Parsed::Events {
-            webhook_id: webhook_id.and_then(json::text).map(Cow::into_owned),
-            elements: elements.into_iter().map(|raw| element(body, json::trim(raw.get()))).collect(),
+    match (events.map(json::elements), event_type) {
+        (Some(Some(elements)), _) if elements.len() > MAX_EVENTS => {
+            Parsed::Unreadable(Unusable::TooManyEvents)
+        }
+        (Some(Some(elements)), _) => Parsed::Events {
+            webhook_id: webhook_id.and_then(json::text),
+            elements: elements.into_iter().map(|text| element(body, text)).collect(),
         },
         (None, Some(_)) => Parsed::Events { webhook_id: None, elements: vec![element(body, whole)] },
         _ => Parsed::Unreadable(Unusable::NotAnEvent),
@@ -118,28 +125,16 @@ pub fn parse(body: &Bytes) -> Parsed {
 }
 
 /// Reads one element of `events` that has come alone, out of quarantine.
-pub fn parse_element(raw: &Bytes) -> Element {
+pub fn parse_element(raw: &Bytes) -> Element<'_> {
     let unusable = |reason| Element::Unusable { raw: raw.clone(), reason };
     let Ok(text) = std::str::from_utf8(raw) else { return unusable(Unusable::NotJson) };
     if depth::exceeds(raw, MAX_DEPTH) {
         return unusable(Unusable::TooDeep);
     }
-    match serde_json::from_str::<&RawValue>(text) {
-        Ok(whole) => element(raw, json::trim(whole.get())),
-        Err(_) => unusable(Unusable::NotJson),
-    }
+    if json::is_json(text) { element(raw, json::trim(text)) } else { unusable(Unusable::NotJson) }
 }
 
-/// Why a text has no members that could be trusted.
-fn unreadable(text: &str) -> Unusable {
-    match serde_json::from_str::<&RawValue>(text) {
-        Err(_) => Unusable::NotJson,
-        Ok(whole) if !whole.get().starts_with('{') => Unusable::NotAnEvent,
-        Ok(_) => Unusable::DuplicateMember,
-    }
-}
-
-fn element(body: &Bytes, text: &str) -> Element {
+fn element<'a>(body: &Bytes, text: &'a str) -> Element<'a> {
     let raw = body.slice_ref(text.as_bytes());
     match Event::read(text, raw.clone()) {
         Ok(event) => Element::Event(event),
