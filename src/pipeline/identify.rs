@@ -5,8 +5,9 @@
 //! captured body under a stolen key from suppressing a real event; the key is there because two
 //! honest updates of one attribute are byte-identical.
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 /// The namespace of every name-based id the bridge makes.
 pub const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
@@ -26,7 +27,8 @@ impl Key {
 
     /// 32 hex digits: the message id on the bus.
     pub fn to_hex(self) -> String {
-        format!("{:032x}", self.0)
+        let mut digits = Uuid::encode_buffer();
+        Uuid::from_u128(self.0).as_simple().encode_lower(&mut digits).to_owned()
     }
 }
 
@@ -75,13 +77,22 @@ impl Identity {
     }
 }
 
-/// UUID version 5 over `<webhook_id>\n<key>\n<index>\n<hex SHA-256 of the bytes>`.
+/// UUID version 5 over `<webhook_id>\n<key>\n<index>\n<hex SHA-256 of the bytes>`. Made here, because uuid's
+/// own SHA-1 does not use the processor's.
 fn name_based(kind: &str, key: &str, facts: Facts<'_>) -> String {
     let Facts { webhook_id, index, raw, .. } = facts;
     let digest: [u8; 32] = Sha256::digest(raw).into();
-    let mut name = format!("{kind}{webhook_id}\n{key}\n{index}\n").into_bytes();
-    name.extend_from_slice(&hex(&digest));
-    Uuid::new_v5(&NAMESPACE, &name).to_string()
+    let mut hash = Sha1::new_with_prefix(NAMESPACE.as_bytes());
+    hash.update(kind);
+    for line in [webhook_id, key, &index.to_string()] {
+        hash.update(line);
+        hash.update("\n");
+    }
+    hash.update(hex(&digest));
+    let hash: [u8; 20] = hash.finalize().into();
+    let (id, _) = hash.split_first_chunk().expect("20 bytes begin with 16");
+    let mut text = Uuid::encode_buffer();
+    Builder::from_sha1_bytes(*id).into_uuid().as_hyphenated().encode_lower(&mut text).to_owned()
 }
 
 /// 64 digits, lower case.
