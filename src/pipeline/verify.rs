@@ -199,6 +199,8 @@ fn signature(plain: &Header, prefixed: &Header) -> Result<Digest, SignatureError
         (Header::Absent, Header::Absent) => Err(SignatureError::Missing),
         (Header::Repeated, _) | (_, Header::Repeated) => Err(SignatureError::Malformed),
         (Header::Once(one), Header::Absent) | (Header::Absent, Header::Once(one)) => decode_hex(one),
+        // As Attio sends them; only the case of their digits could differ otherwise.
+        (Header::Once(one), Header::Once(other)) if one == other => decode_hex(one),
         (Header::Once(one), Header::Once(other)) => {
             let (one, other) = (decode_hex(one)?, decode_hex(other)?);
             if one == other { Ok(one) } else { Err(SignatureError::Malformed) }
@@ -212,17 +214,27 @@ fn decode_hex(text: &[u8]) -> Result<Digest, SignatureError> {
     if text.len() != 2 * digest.len() {
         return Err(SignatureError::Malformed);
     }
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Ok(byte - b'0'),
-        b'a'..=b'f' => Ok(byte - b'a' + 10),
-        b'A'..=b'F' => Ok(byte - b'A' + 10),
-        _ => Err(SignatureError::Malformed),
-    };
     for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
+        if high | low > 15 {
+            return Err(SignatureError::Malformed);
+        }
+        *byte = high << 4 | low;
     }
     Ok(digest)
 }
+
+/// The value of each byte that is a hex digit; of all others one that is none.
+const DIGITS: [u8; 256] = {
+    let mut table = [u8::MAX; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        table[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        table[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    table
+};
 
 /// Whether a body begins `^[0-9]{10,13}\.`, as the signed string of the timestamped scheme does.
 fn looks_timestamped(body: &[u8]) -> bool {
