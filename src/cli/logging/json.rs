@@ -2,14 +2,16 @@
 //! JSON with flattened fields and no spans, which spends most of its time between small writes. Every
 //! delivery has a line, so a line is part of what a delivery costs.
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Display, Write as _};
 
+use time::OffsetDateTime;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::cloudevent;
 
 /// The format.
 pub struct Json;
@@ -25,78 +27,89 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        writer.write_str("{\"timestamp\":\"")?;
-        SystemTime.format_time(&mut writer)?;
-        writer.write_str("\",\"level\":\"")?;
-        writer.write_str(event.metadata().level().as_str())?;
-        writer.write_char('"')?;
-        let mut fields = Fields { writer, written: Ok(()) };
+        // Gathered first: what is written to the writer goes through a call that cannot be inlined.
+        let mut line = String::with_capacity(512);
+        line.push_str("{\"timestamp\":\"");
+        push_time(&mut line, OffsetDateTime::now_utc());
+        line.push_str("\",\"level\":\"");
+        line.push_str(event.metadata().level().as_str());
+        line.push('"');
+        let mut fields = Fields { line };
         event.record(&mut fields);
-        fields.member("target", |writer| string(writer, event.metadata().target()));
-        let Fields { mut writer, written } = fields;
-        written.and_then(|()| writer.write_str("}\n"))
+        push_string(fields.member("target"), event.metadata().target());
+        fields.line.push_str("}\n");
+        writer.write_str(&fields.line)
     }
 }
 
 /// Writes fields as further members of the object.
-struct Fields<'a> {
-    writer: Writer<'a>,
-    written: fmt::Result,
+struct Fields {
+    line: String,
 }
 
-impl Fields<'_> {
-    fn member(&mut self, name: &str, value: impl FnOnce(&mut Writer<'_>) -> fmt::Result) {
-        if self.written.is_err() {
-            return;
-        }
-        let writer = &mut self.writer;
-        self.written = writer
-            .write_char(',')
-            .and_then(|()| string(writer, name))
-            .and_then(|()| writer.write_char(':'))
-            .and_then(|()| value(writer));
+impl Fields {
+    /// Begins a member; its value is to be written.
+    fn member(&mut self, name: &str) -> &mut String {
+        self.line.push(',');
+        push_string(&mut self.line, name);
+        self.line.push(':');
+        &mut self.line
+    }
+
+    fn display(&mut self, name: &str, value: impl Display) {
+        write!(self.member(name), "{value}").expect(IN_MEMORY);
     }
 }
 
-impl Visit for Fields<'_> {
+const IN_MEMORY: &str = "writing to a string cannot fail";
+
+impl Visit for Fields {
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.member(field.name(), |writer| writer.write_str(if value { "true" } else { "false" }));
+        self.display(field.name(), value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.member(field.name(), |writer| write!(writer, "{value}"));
+        self.display(field.name(), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.member(field.name(), |writer| write!(writer, "{value}"));
+        self.display(field.name(), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON has no word for what is no number; null it is.
-        let text = serde_json::to_string(&value).map_err(|_| fmt::Error);
-        self.member(field.name(), |writer| writer.write_str(&text?));
+        let text = serde_json::to_string(&value).expect(IN_MEMORY);
+        self.member(field.name()).push_str(&text);
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.member(field.name(), |writer| string(writer, value));
+        push_string(self.member(field.name()), value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         // What `format_args!` stands for is mostly the message, and mostly a constant.
         let text = format!("{value:?}");
-        self.member(field.name(), |writer| string(writer, &text));
+        push_string(self.member(field.name()), &text);
     }
 }
 
-fn string(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
-    writer.write_char('"')?;
-    if text.bytes().any(|byte| byte < 0x20 || matches!(byte, b'"' | b'\\')) {
-        let quoted = serde_json::to_string(text).map_err(|_| fmt::Error)?;
-        writer.write_str(&quoted[1..quoted.len() - 1])?;
+/// RFC 3339 in UTC, to the microsecond.
+fn push_time(line: &mut String, at: OffsetDateTime) {
+    let to_the_millisecond = cloudevent::timestamp(at).unwrap_or_default();
+    line.push_str(to_the_millisecond.trim_end_matches('Z'));
+    write!(line, "{:03}Z", at.microsecond() % 1000).expect(IN_MEMORY);
+}
+
+fn push_string(line: &mut String, text: &str) {
+    // Looks at every byte, because that is quicker than to stop at the first.
+    let needs_escape = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
+    if text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
+        line.push_str(&serde_json::to_string(text).expect(IN_MEMORY));
     } else {
-        writer.write_str(text)?;
+        line.push('"');
+        line.push_str(text);
+        line.push('"');
     }
-    writer.write_char('"')
 }
 
 #[cfg(test)]
