@@ -8,6 +8,8 @@
 pub mod binary;
 pub mod structured;
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use time::OffsetDateTime;
 
@@ -101,14 +103,16 @@ pub enum Data {
 /// One event, ready to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloudEvent {
-    attributes: Vec<(Attribute, String)>,
+    /// The values of all attributes, one after the other: one allocation in place of a dozen.
+    text: String,
+    attributes: Vec<(Attribute, Range<usize>)>,
     data: Data,
 }
 
 impl CloudEvent {
     /// An event with the two attributes that an event without meaning still needs.
-    pub fn new(id: String, source: String, data: Data) -> Self {
-        let mut event = Self { attributes: Vec::with_capacity(14), data };
+    pub fn new(id: &str, source: &str, data: Data) -> Self {
+        let mut event = Self { text: String::with_capacity(512), attributes: Vec::with_capacity(14), data };
         event.set(Attribute::Id, id);
         event.set(Attribute::Source, source);
         event
@@ -116,29 +120,40 @@ impl CloudEvent {
 
     /// Adds an attribute. A value that the CloudEvents String type does not allow (empty, or with a
     /// control character) is left out, because an event with it would be no CloudEvent.
-    pub fn set(&mut self, attribute: Attribute, value: impl Into<String>) {
-        let value = value.into();
-        debug_assert!(self.get(attribute).is_none(), "attribute {attribute:?} set twice");
-        if !value.is_empty() && (is_printable_ascii(&value) || !value.chars().any(char::is_control)) {
-            self.attributes.push((attribute, value));
-        }
+    pub fn set(&mut self, attribute: Attribute, value: impl AsRef<str>) {
+        self.set_joined(attribute, &[value.as_ref()]);
     }
 
     /// Adds an attribute where there is a value for it.
-    pub fn set_some(&mut self, attribute: Attribute, value: Option<impl Into<String>>) {
+    pub fn set_some(&mut self, attribute: Attribute, value: Option<impl AsRef<str>>) {
         if let Some(value) = value {
             self.set(attribute, value);
         }
     }
 
+    /// Adds an attribute whose value is made of these parts.
+    pub fn set_joined(&mut self, attribute: Attribute, parts: &[&str]) {
+        debug_assert!(self.get(attribute).is_none(), "attribute {attribute:?} set twice");
+        let start = self.text.len();
+        for part in parts {
+            self.text.push_str(part);
+        }
+        let value = &self.text[start..];
+        if !value.is_empty() && (is_printable_ascii(value) || !value.chars().any(char::is_control)) {
+            self.attributes.push((attribute, start..self.text.len()));
+        } else {
+            self.text.truncate(start);
+        }
+    }
+
     /// The value of an attribute.
     pub fn get(&self, attribute: Attribute) -> Option<&str> {
-        self.attributes.iter().find(|(name, _)| *name == attribute).map(|(_, value)| value.as_str())
+        self.attributes().find(|(name, _)| *name == attribute).map(|(_, value)| value)
     }
 
     /// The attributes in the order they were set, `specversion` excepted.
     pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &str)> {
-        self.attributes.iter().map(|(name, value)| (*name, value.as_str()))
+        self.attributes.iter().map(|(name, value)| (*name, &self.text[value.clone()]))
     }
 
     /// The payload.
@@ -173,5 +188,5 @@ pub fn timestamp(at: OffsetDateTime) -> Option<String> {
             number /= 10;
         }
     }
-    Some(out.iter().copied().map(char::from).collect())
+    Some(str::from_utf8(&out).expect("digits and signs are ASCII").to_owned())
 }

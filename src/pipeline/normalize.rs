@@ -36,9 +36,9 @@ const JSON: &str = "application/json";
 /// The CloudEvent of an event; `id` comes from the identify stage.
 pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEvent {
     let workspace = event.ids.get(WORKSPACE_ID).or(context.workspace_id);
-    let mut out =
-        CloudEvent::new(id.to_owned(), source_uri(context.source, workspace), Data::Json(event.raw.clone()));
-    out.set(Attribute::Type, event_type(&event.event_type));
+    let source = source_uri(context.source, workspace);
+    let mut out = CloudEvent::new(id, &source, Data::Json(event.raw.clone()));
+    out.set_joined(Attribute::Type, &["com.attio.", event_type(&event.event_type)]);
     out.set_some(Attribute::Subject, subject(event));
     let received = timestamp(context.received_at);
     let created = event.created_at.as_deref().and_then(rfc3339);
@@ -76,14 +76,13 @@ fn slug<'a>(
 /// `https://attio.com/workspaces/<id>`, or a URN of the source where no workspace is known.
 pub fn source_uri(source: &str, workspace: Option<&str>) -> String {
     match workspace {
-        Some(id) => format!("https://attio.com/workspaces/{id}"),
-        None => format!("urn:attio-bridge:{source}"),
+        Some(id) => ["https://attio.com/workspaces/", id].concat(),
+        None => ["urn:attio-bridge:", source].concat(),
     }
 }
 
-fn event_type(text: &str) -> String {
-    let text = if catalog::is_event_type(text) { text } else { "unknown" };
-    format!("com.attio.{text}")
+fn event_type(text: &str) -> &str {
+    if catalog::is_event_type(text) { text } else { "unknown" }
 }
 
 /// The path of ids that the catalog gives; none for other types and where an id is not there.

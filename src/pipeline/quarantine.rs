@@ -36,7 +36,7 @@ pub struct Quarantined<'a> {
 pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
     let Quarantined { id, source_uri, reason, raw, received_at, idempotency_key, source, webhook_id, index } =
         what;
-    let mut out = CloudEvent::new(id.to_owned(), source_uri, Data::Binary(raw));
+    let mut out = CloudEvent::new(id, &source_uri, Data::Binary(raw));
     out.set(Attribute::Type, TYPE);
     let received = timestamp(received_at);
     out.set_some(Attribute::Time, received.clone());
