@@ -13,9 +13,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::Mutex;
@@ -40,7 +40,8 @@ pub const BYTES_PER_ID: u64 = 368;
 /// A power of two; enough that two deliveries seldom meet at one lock.
 const SHARDS: usize = 64;
 
-type Waiters = Vec<oneshot::Sender<Verdict>>;
+/// Who waits for one flight: whoever began it, and those that joined.
+type Waiters = (oneshot::Sender<Verdict>, Vec<oneshot::Sender<Verdict>>);
 type Shard = Mutex<HashMap<Key, Waiters, PassThrough>>;
 
 /// The dedup of one bridge. Cheap to clone.
@@ -52,6 +53,9 @@ pub struct Dedup {
 struct Shared {
     flights: Vec<Shard>,
     memory: Cache<Key, (), PassThrough>,
+    capacity: u64,
+    /// What the memory holds, less what has expired since [`Dedup::measure`].
+    remembered: AtomicU64,
     metrics: DedupMetrics,
 }
 
@@ -71,19 +75,14 @@ pub enum Lookup {
 impl Dedup {
     /// An empty memory.
     pub fn new(options: Options, metrics: DedupMetrics) -> Self {
-        let evicted = metrics.clone();
         let memory = Cache::builder()
             .max_capacity(options.capacity)
             .time_to_live(options.window)
             .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(move |_, (), cause| match cause {
-                RemovalCause::Expired => evicted.expired.inc(),
-                RemovalCause::Size => evicted.capacity.inc(),
-                RemovalCause::Explicit | RemovalCause::Replaced => {}
-            })
             .build_with_hasher(PassThrough::default());
         let flights = (0..SHARDS).map(|_| Shard::default()).collect();
-        Self { shared: Arc::new(Shared { flights, memory, metrics }) }
+        let (capacity, remembered) = (options.capacity, AtomicU64::new(0));
+        Self { shared: Arc::new(Shared { flights, memory, capacity, remembered, metrics }) }
     }
 
     /// Finds out about a key and, where it is new, opens its flight. With `remember` false the key
@@ -94,19 +93,21 @@ impl Dedup {
         let lookup = match flights.entry(key) {
             Entry::Occupied(flight) => {
                 let (tell, waiter) = oneshot::channel();
-                flight.into_mut().push(tell);
+                flight.into_mut().1.push(tell);
                 shared.metrics.joined.inc();
                 Lookup::Joined(waiter)
             }
             // Looked up under the lock of the flight: a flight that lands remembers its key before
             // it lets go of this lock, so a key is never between the two.
-            Entry::Vacant(_) if shared.memory.get(&key).is_some() => {
+            Entry::Vacant(_) if shared.memory.contains_key(&key) => {
+                // To be looked for is not to be used; only this keeps it from being the next to go.
+                shared.memory.get(&key);
                 shared.metrics.hit.inc();
                 Lookup::Hit
             }
             Entry::Vacant(vacant) => {
                 let (tell, waiter) = oneshot::channel();
-                vacant.insert(vec![tell]);
+                vacant.insert((tell, Vec::new()));
                 shared.metrics.miss.inc();
                 Lookup::Miss(Flight { shared: Some(Arc::clone(shared)), key, remember }, waiter)
             }
@@ -120,10 +121,17 @@ impl Dedup {
         self.shared.flights.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Brings `dedup_entries` up to date; called before a scrape.
+    /// Brings `dedup_entries` and the expired up to date; called before a scrape.
     pub fn measure(&self) {
-        self.shared.memory.run_pending_tasks();
-        self.shared.metrics.entries.set(self.shared.memory.entry_count().cast_signed());
+        let Shared { memory, remembered, metrics, .. } = &*self.shared;
+        // In this order: what is remembered meanwhile can only make the expired fewer, until the next time.
+        let before = remembered.load(Ordering::SeqCst);
+        memory.run_pending_tasks();
+        let entries = memory.entry_count();
+        let expired = before.saturating_sub(entries);
+        remembered.fetch_sub(expired, Ordering::SeqCst);
+        metrics.expired.inc_by(expired);
+        metrics.entries.set(entries.cast_signed());
     }
 }
 
@@ -135,12 +143,23 @@ impl Shared {
 
     fn land(&self, key: Key, remember: bool, verdict: &Verdict) {
         if verdict.is_ok() && remember {
-            self.memory.insert(key, ());
+            self.remember(key);
         }
-        let waiters = self.shard(key).lock().remove(&key).unwrap_or_default();
-        for waiter in waiters {
+        let waiters = self.shard(key).lock().remove(&key);
+        let waiters = waiters.map(|(first, joined)| std::iter::once(first).chain(joined));
+        for waiter in waiters.into_iter().flatten() {
             // A waiter that has given up has nothing to be told.
             let _ = waiter.send(verdict.clone());
+        }
+    }
+
+    /// Counts what goes to make room. moka would tell, but only through a listener for which it locks
+    /// every key: a third of what dedup costs.
+    fn remember(&self, key: Key) {
+        self.memory.insert(key, ());
+        if self.remembered.fetch_add(1, Ordering::SeqCst) >= self.capacity {
+            self.remembered.fetch_sub(1, Ordering::SeqCst);
+            self.metrics.capacity.inc();
         }
     }
 }
