@@ -119,9 +119,7 @@ impl Record {
     pub(super) fn finished(mut self, outcome: &Outcome) {
         self.metrics.signature(Some(&outcome.secret), "ok");
         self.metrics.last_delivery(self.received_at.unix_timestamp());
-        for event in &outcome.events {
-            self.metrics.event(event.category, event.result.label());
-        }
+        self.metrics.events(outcome.events.iter().map(|event| (event.category, event.result.label())));
         self.unsettled_events = 0;
         for _ in 0..outcome.unidentified {
             self.metrics.identity_missing();
@@ -177,9 +175,7 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        for _ in 0..self.unsettled_events {
-            self.metrics.event(UNKNOWN_CATEGORY, "failed");
-        }
+        self.metrics.events(std::iter::repeat_n((UNKNOWN_CATEGORY, "failed"), self.unsettled_events));
         if self.open && std::thread::panicking() {
             self.close(Reason::Internal);
             let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());

@@ -82,14 +82,17 @@ impl SourceMetrics {
         self.metrics.events_in_flight.add(count.cast_signed());
     }
 
-    /// Books one event out of flight, to its result.
-    pub fn event(&self, category: &str, result: &str) {
+    /// Books events out of flight, each by its category to its result.
+    pub fn events(&self, events: impl ExactSizeIterator<Item = (&'static str, &'static str)>) {
         let Some(genuine) = &self.genuine else { return };
         let _moving = self.metrics.account.read();
-        if let Some(counter) = find(&genuine.events, category).and_then(|results| find(results, result)) {
-            counter.inc();
+        self.metrics.events_in_flight.sub(events.len() as i64);
+        for (category, result) in events {
+            let results = find(&genuine.events, category);
+            if let Some(counter) = results.and_then(|results| find(results, result)) {
+                counter.inc();
+            }
         }
-        self.metrics.events_in_flight.dec();
     }
 }
 

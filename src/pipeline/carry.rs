@@ -1,9 +1,11 @@
 //! Carries the events of one delivery to the bus and waits for their verdicts.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::time::Sleep;
 
 use super::dedup::{Lookup, Waiter};
 use super::identify::{Facts, Identity};
@@ -152,10 +154,10 @@ impl Carrier<'_> {
     }
 
     /// Waits for the verdict, until the answer is due. An event that the broker will never take leaves
-    /// again, for quarantine; its verdict there is the event's, and is waited for by [`Self::conclude`].
-    pub(super) async fn arrive(&self, departure: Departure) -> Departure {
+    /// again, for quarantine; its verdict there is the event's, and is waited for by [`Departure::conclude`].
+    pub(super) async fn arrive(&self, departure: Departure, due: Pin<&mut Sleep>) -> Departure {
         let Departure { place, category, cargo, state, unidentified } = departure;
-        let result = self.land(state).await;
+        let result = land(state, due).await;
         let state = match (&result, cargo) {
             (EventResult::Failed(PublishError::Rejected { .. }), Some(cargo)) => {
                 self.depart_quarantine(place, &cargo, REJECTED_BY_BROKER)
@@ -163,36 +165,6 @@ impl Carrier<'_> {
             _ => State::Done(result),
         };
         Departure { place, category, cargo: None, state, unidentified }
-    }
-
-    /// What became of an event that has arrived, if need be in quarantine.
-    pub(super) async fn conclude(&self, departure: Departure) -> EventOutcome {
-        EventOutcome { category: departure.category, result: self.land(departure.state).await }
-    }
-
-    async fn land(&self, state: State) -> EventResult {
-        let (verdict, acknowledged) = match state {
-            State::Done(result) => return result,
-            State::First { waiter, quarantined: true } => {
-                (self.wait(waiter).await.map_err(unfit_quarantine), EventResult::Quarantined)
-            }
-            State::First { waiter, quarantined: false } => (self.wait(waiter).await, EventResult::Published),
-            State::Joined(waiter) => (self.wait(waiter).await, EventResult::Duplicate),
-        };
-        match verdict {
-            Ok(receipt) if receipt.duplicate => EventResult::Duplicate,
-            Ok(_) => acknowledged,
-            Err(error) => EventResult::Failed(error),
-        }
-    }
-
-    /// The wait ends when the answer is due; the publish goes on, and its verdict is kept.
-    async fn wait(&self, waiter: Waiter) -> Verdict {
-        match tokio::time::timeout_at(self.delivery.answer_by, waiter).await {
-            Ok(Ok(verdict)) => verdict,
-            Ok(Err(_)) => Err(PublishError::Abandoned),
-            Err(_) => Err(overdue()),
-        }
     }
 
     fn facts<'a>(&'a self, place: Option<usize>, raw: &'a [u8]) -> Facts<'a> {
@@ -214,6 +186,38 @@ impl Carrier<'_> {
             webhook_id: self.webhook_id.as_deref(),
             slugs,
         }
+    }
+}
+
+impl Departure {
+    /// What became of an event that has arrived, if need be in quarantine.
+    pub(super) async fn conclude(self, due: Pin<&mut Sleep>) -> EventOutcome {
+        EventOutcome { category: self.category, result: land(self.state, due).await }
+    }
+}
+
+async fn land(state: State, due: Pin<&mut Sleep>) -> EventResult {
+    let (verdict, acknowledged) = match state {
+        State::Done(result) => return result,
+        State::First { waiter, quarantined: true } => {
+            (wait(waiter, due).await.map_err(unfit_quarantine), EventResult::Quarantined)
+        }
+        State::First { waiter, quarantined: false } => (wait(waiter, due).await, EventResult::Published),
+        State::Joined(waiter) => (wait(waiter, due).await, EventResult::Duplicate),
+    };
+    match verdict {
+        Ok(receipt) if receipt.duplicate => EventResult::Duplicate,
+        Ok(_) => acknowledged,
+        Err(error) => EventResult::Failed(error),
+    }
+}
+
+/// The wait ends when the answer is due; the publish goes on, and its verdict is kept.
+async fn wait(waiter: Waiter, due: Pin<&mut Sleep>) -> Verdict {
+    tokio::select! {
+        biased;
+        verdict = waiter => verdict.unwrap_or(Err(PublishError::Abandoned)),
+        () = due => Err(overdue()),
     }
 }
 

@@ -20,6 +20,7 @@ mod carry;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -218,16 +219,19 @@ impl Pipeline {
             }
             departed.push(carrier.depart(place, element));
         }
+        let mut due = pin!(tokio::time::sleep_until(delivery.answer_by));
         // What the broker will never take leaves again, for quarantine, before any of it is waited for.
+        // The last is waited for first: once it has its ack most of the others have theirs, and this task
+        // is woken once instead of for each of them.
         let mut arrived = Vec::with_capacity(departed.len());
-        for departure in departed {
-            arrived.push(carrier.arrive(departure).await);
+        while let Some(departure) = departed.pop() {
+            arrived.push(carrier.arrive(departure, due.as_mut()).await);
         }
         let mut events = Vec::with_capacity(arrived.len());
         let mut unidentified = 0;
-        for departure in arrived {
+        while let Some(departure) = arrived.pop() {
             unidentified += usize::from(departure.unidentified);
-            events.push(carrier.conclude(departure).await);
+            events.push(departure.conclude(due.as_mut()).await);
         }
         Ok(Outcome {
             events,
