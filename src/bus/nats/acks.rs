@@ -1,9 +1,10 @@
 //! Acks: one subscription for all of them, one entry for each message that waits.
 //!
 //! The client's own JetStream publish keeps an entry for ever where no ack comes; under a lasting
-//! refusal that is a leak. Here an entry goes with the wait for it.
+//! refusal that is a leak. Here an entry goes with its verdict. One task hears the acks, another ends
+//! what will have none; a task for each message would cost more than the message.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,13 +12,15 @@ use std::time::Duration;
 use async_nats::client::PublishErrorKind;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, response::Response};
-use async_nats::{Client, StatusCode, SubscribeError, Subscriber};
+use async_nats::{StatusCode, SubscribeError, Subscriber};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
-use super::at_once;
+use super::pending::Pending;
 use super::record::Layout;
+use super::{Link, at_once};
 
 /// Messages handed over and not yet acknowledged: beyond it a publish is refused as busy. The client's
 /// own queue holds as many.
@@ -38,6 +41,8 @@ pub(super) enum Failure {
     OtherStream(String),
     /// No ack in time.
     TimedOut,
+    /// The server does not permit it; what to do about that.
+    Refused(String),
     /// The connection that the ack would have come on is gone.
     ConnectionLost,
     /// Whatever else the client says, or an answer that is no ack.
@@ -46,88 +51,126 @@ pub(super) enum Failure {
 
 /// Sends messages and hears their acks.
 pub(super) struct Acks {
-    client: Client,
-    stream: Arc<str>,
+    link: Arc<Link>,
     /// What every ack's subject begins with.
     inbox: String,
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<async_nats::Message>>>,
+    at_most: Duration,
+    /// In the order of the hand-over, which is that of the deadlines.
+    waiting: Mutex<BTreeMap<u64, Waiting>>,
+    /// A connection was lost while a message was handed over.
+    lost_meanwhile: Notify,
+}
+
+/// A message that was handed over.
+struct Waiting {
+    pending: Pending,
+    deadline: Instant,
 }
 
 impl Acks {
-    /// Subscribes; what comes in is to be handed to [`Self::hear`].
+    /// Subscribes; what comes in is to be handed to [`Self::hear`]. No ack is waited for longer than
+    /// `at_most`.
     pub(super) async fn new(
-        client: Client,
-        stream: Arc<str>,
+        link: Arc<Link>,
+        at_most: Duration,
     ) -> Result<(Arc<Self>, Subscriber), SubscribeError> {
-        let inbox = client.new_inbox();
-        let replies = client.subscribe(format!("{inbox}.*")).await?;
-        let waiting = Mutex::new(HashMap::new());
-        Ok((Arc::new(Self { client, stream, inbox, next: AtomicU64::new(0), waiting }), replies))
+        let inbox = link.client.new_inbox();
+        let replies = link.client.subscribe(format!("{inbox}.*")).await?;
+        let (next, waiting, lost_meanwhile) = (AtomicU64::new(0), Mutex::default(), Notify::new());
+        Ok((Arc::new(Self { link, inbox, next, at_most, waiting, lost_meanwhile }), replies))
     }
 
-    /// Gives every reply to who waits for it, until the bus is gone.
+    /// Settles each message by its reply, until the bus is gone.
     pub(super) async fn hear(self: Arc<Self>, mut replies: Subscriber) {
         while let Some(reply) = replies.next().await {
             let token = reply.subject.rsplit('.').next().and_then(|token| token.parse().ok());
-            let waiting = token.and_then(|token: u64| self.waiting.lock().remove(&token));
             // Late, and nobody waits any more: the retry hears of it as a duplicate.
-            if let Some(waiting) = waiting {
-                let _ = waiting.send(reply);
+            let Some(pending) = token.and_then(|token| self.take(token)) else { continue };
+            match read(&reply, &self.link.stream) {
+                Ok(ack) => pending.acknowledge(ack.duplicate),
+                Err(failure) => pending.fail(&failure),
             }
         }
     }
 
+    /// Ends what waits in vain, until the bus is gone: by the loss of the connection that its ack would have
+    /// come on, by a refusal, or by the publish time-out. Nothing else ends a wait.
+    pub(super) async fn end(self: Arc<Self>) {
+        let health = &self.link.health;
+        let mut refusals = health.refusals.watch();
+        loop {
+            let losses = health.losses();
+            for (pending, failure) in self.take_hopeless() {
+                pending.fail(&failure);
+            }
+            let oldest = self.waiting.lock().values().next().map(|waiting| waiting.deadline);
+            // What is not there yet has all of its time before it.
+            let next = oldest.unwrap_or_else(|| Instant::now() + self.at_most);
+            tokio::select! {
+                () = health.lost_since(losses) => {}
+                () = self.lost_meanwhile.notified() => {}
+                () = refusals.next() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    fn take(&self, token: u64) -> Option<Pending> {
+        self.waiting.lock().remove(&token).map(|waiting| waiting.pending)
+    }
+
+    fn take_hopeless(&self) -> Vec<(Pending, Failure)> {
+        let now = Instant::now();
+        let mut waiting = self.waiting.lock();
+        let failed = |(token, Waiting { pending, deadline }): (&u64, &Waiting)| {
+            let failure = pending.hopeless().or_else(|| (*deadline <= now).then_some(Failure::TimedOut))?;
+            Some((*token, failure))
+        };
+        let failed: Vec<_> = waiting.iter().filter_map(failed).collect();
+        let taken = failed.into_iter().map(|(token, failure)| (waiting.remove(&token), failure));
+        taken.filter_map(|(waiting, failure)| Some((waiting?.pending, failure))).collect()
+    }
+
     /// Hands a message to the client without waiting. Messages are sent in the order of the calls.
-    pub(super) fn send(self: &Arc<Self>, subject: &str, layout: Layout) -> Result<Waiting, Failure> {
-        let token = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, reply) = oneshot::channel();
-        {
+    pub(super) fn send(&self, pending: Pending, layout: Layout) {
+        let (subject, losses) = (pending.subject(), pending.losses());
+        let token = {
             let mut waiting = self.waiting.lock();
             if waiting.len() >= MAX_IN_FLIGHT {
-                return Err(Failure::Busy);
+                drop(waiting);
+                return pending.fail(&Failure::Busy);
             }
-            waiting.insert(token, sender);
-        }
-        let waiting = Waiting { acks: Arc::clone(self), token, reply };
+            // Numbered under the lock, so that the order of the numbers is that of the deadlines.
+            let token = self.next.fetch_add(1, Ordering::Relaxed);
+            waiting.insert(token, Waiting { pending, deadline: Instant::now() + self.at_most });
+            token
+        };
         let Layout { headers, payload } = layout;
         let to = format!("{}.{token}", self.inbox);
-        let sent = self.client.publish_with_reply_and_headers(subject.to_owned(), to, headers, payload);
-        match at_once(sent) {
-            Some(Ok(())) => Ok(waiting),
+        let Link { client, health, .. } = &*self.link;
+        let sent = client.publish_with_reply_and_headers(subject.to_string(), to, headers, payload);
+        let failure = match at_once(sent) {
+            Some(Ok(())) => None,
             // A hand-over that would have to wait is given up; nothing of it was enqueued.
-            None => Err(Failure::Busy),
-            Some(Err(error)) => Err(match error.kind() {
+            None => Some(Failure::Busy),
+            Some(Err(error)) => Some(match error.kind() {
                 PublishErrorKind::MaxPayloadExceeded => Failure::TooLarge(error.to_string()),
                 PublishErrorKind::InvalidSubject | PublishErrorKind::Send => {
                     Failure::Other(error.to_string())
                 }
             }),
+        };
+        match failure {
+            Some(failure) => {
+                if let Some(pending) = self.take(token) {
+                    pending.fail(&failure);
+                }
+            }
+            // It may have been too late to be among what that loss ended.
+            None if health.losses() != losses => self.lost_meanwhile.notify_one(),
+            None => {}
         }
-    }
-}
-
-/// A message that was handed over.
-pub(super) struct Waiting {
-    acks: Arc<Acks>,
-    token: u64,
-    reply: oneshot::Receiver<async_nats::Message>,
-}
-
-impl Waiting {
-    /// The server's word, at most so long.
-    pub(super) async fn ack(mut self, at_most: Duration) -> Result<PublishAck, Failure> {
-        match tokio::time::timeout(at_most, &mut self.reply).await {
-            Ok(Ok(reply)) => read(&reply, &self.acks.stream),
-            Ok(Err(_)) => Err(Failure::Other("the client has ended".into())),
-            Err(_) => Err(Failure::TimedOut),
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.acks.waiting.lock().remove(&self.token);
     }
 }
 

@@ -1,7 +1,7 @@
 //! NATS JetStream: every message with its id, every ack waited for.
 //!
-//! [`Nats::publish`] hands a message to the client's own bounded queue and returns; a task of this
-//! adapter waits for the ack and settles the ticket. Whether there is a server is the client's own
+//! [`Nats::publish`] hands a message to the client's own bounded queue and returns; the one task that
+//! hears the acks settles the tickets ([`acks`]). Whether there is a server is the client's own
 //! word ([`health`]); whether a stream takes the events is looked at by [`monitor`].
 
 mod acks;
@@ -12,6 +12,7 @@ mod inspect;
 mod look;
 mod monitor;
 pub mod options;
+mod pending;
 mod permission;
 mod read;
 mod record;
@@ -26,7 +27,6 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
-use async_nats::connection::State;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
@@ -38,24 +38,19 @@ pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{
-    BoxFuture, Bus, BusState, Destination, Message, PublishError, Receipt, Ticket, Verdict,
-};
-use acks::{Acks, Failure, Waiting};
+use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, Ticket};
+use acks::Acks;
 use health::Health;
 use look::Look;
 use monitor::Monitor;
-use refusals::Watch;
-use verdict::Circumstances;
+use pending::Pending;
 
 /// The NATS bus.
 pub struct Nats {
     acks: Arc<Acks>,
     link: Arc<Link>,
     content_mode: ContentMode,
-    publish_timeout: Duration,
-    runtime: Handle,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 /// The client, and what is known beside it.
@@ -80,16 +75,16 @@ impl Nats {
         let client = at_once(connect::connect(&options, &health))
             .expect("a client that retries its first connect is there at once")?;
         let stream = Arc::from(options.stream.name.as_str());
-        let (acks, replies) = at_once(Acks::new(client.clone(), Arc::clone(&stream)))
+        let link = Arc::new(Link { client: client.clone(), health: Arc::clone(&health), stream });
+        let (acks, replies) = at_once(Acks::new(Arc::clone(&link), options.publish_timeout))
             .expect("the queue of a new client has room")
             .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
         let hearing = runtime.spawn(Arc::clone(&acks).hear(replies));
-        let tasks = [hearing.abort_handle(), runtime.spawn(monitor.run()).abort_handle()];
-        let publish_timeout = options.publish_timeout;
-        let link = Arc::new(Link { client, health, stream });
-        Ok(Arc::new(Self { acks, link, content_mode, publish_timeout, runtime, tasks }))
+        let ending = runtime.spawn(Arc::clone(&acks).end());
+        let tasks = [hearing, ending, runtime.spawn(monitor.run())].map(|task| task.abort_handle());
+        Ok(Arc::new(Self { acks, link, content_mode, tasks }))
     }
 }
 
@@ -109,15 +104,7 @@ impl Bus for Nats {
                 return ticket.settle(Err(PublishError::Rejected { detail: error.to_string().into() }));
             }
         };
-        let pending = Pending::new(ticket, message.destination, &self.link);
-        let refusal = health.refusals.watch();
-        match self.acks.send(&pending.destination.subject, layout) {
-            Ok(waiting) => {
-                let waited = wait_for(waiting, self.publish_timeout, refusal, pending);
-                drop(self.runtime.spawn(waited));
-            }
-            Err(failure) => pending.fail(&failure),
-        }
+        self.acks.send(Pending::new(ticket, message.destination, &self.link), layout);
     }
 
     fn state(&self) -> BusState {
@@ -139,69 +126,6 @@ impl Bus for Nats {
 impl Drop for Nats {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// A message that the client has and that has no verdict yet.
-struct Pending {
-    /// Gone once settled.
-    ticket: Option<Ticket>,
-    destination: Arc<Destination>,
-    link: Arc<Link>,
-    /// Connections lost before it was handed over.
-    losses: u64,
-}
-
-impl Pending {
-    fn new(ticket: Ticket, destination: Arc<Destination>, link: &Arc<Link>) -> Self {
-        link.health.handed_over();
-        Self { ticket: Some(ticket), destination, losses: link.health.losses(), link: Arc::clone(link) }
-    }
-
-    fn fail(self, failure: &Failure) {
-        let Link { client, health, stream } = &*self.link;
-        let lost = health.losses() != self.losses || client.connection_state() != State::Connected;
-        let cause = health.cause();
-        let subject = &self.destination.subject;
-        let at = Circumstances { subject, stream, lost, cause: cause.as_deref() };
-        let error = verdict::sort(failure, at);
-        self.settle(Err(error));
-    }
-
-    fn settle(mut self, verdict: Verdict) {
-        if matches!(verdict, Err(PublishError::Refused { .. })) {
-            self.link.health.nudge();
-        }
-        if let Some(ticket) = self.ticket.take() {
-            ticket.settle(verdict);
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        // Before the count, so that a flush that sees none has seen every verdict.
-        drop(self.ticket.take());
-        self.link.health.settled();
-    }
-}
-
-/// Waits for the server's word on one message. Nothing ends it but that word, the loss of the connection
-/// it would have come on, and the publish time-out. What was lost may be stored: its retry carries the
-/// same message id, so the server stores it once.
-async fn wait_for(waiting: Waiting, at_most: Duration, refusal: Watch, pending: Pending) {
-    let subject = Arc::clone(&pending.destination.subject);
-    let (link, losses) = (Arc::clone(&pending.link), pending.losses);
-    tokio::select! {
-        biased;
-        ack = waiting.ack(at_most) => match ack {
-            Ok(ack) => pending.settle(Ok(Receipt { duplicate: ack.duplicate })),
-            Err(failure) => pending.fail(&failure),
-        },
-        () = link.health.lost_since(losses) => pending.fail(&Failure::ConnectionLost),
-        advice = refusal.of(&subject) => {
-            pending.settle(Err(PublishError::Refused { detail: advice.into() }));
-        }
     }
 }
 

@@ -24,8 +24,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(&self, subject: &str) -> u64 {
-        self.publish.get(subject).copied().unwrap_or(0)
+    /// The refusal that a message of this subject met, if it was handed over after the first `since`.
+    fn of(&self, subject: &str, since: u64) -> Option<Refusal> {
+        if self.publish.get(subject).is_some_and(|last| *last > since) {
+            return Some(Refusal::Publish(subject.to_owned()));
+        }
+        (self.acks > since).then_some(Refusal::Acks)
     }
 }
 
@@ -52,7 +56,17 @@ impl Refusals {
         }
     }
 
-    /// To be taken before a message is handed over.
+    /// How many there were: to be taken before a message is handed over.
+    pub(super) fn count(&self) -> u64 {
+        self.seen.borrow().count
+    }
+
+    /// What to do about the refusal that a message of this subject met, handed over after the first `since`.
+    pub(super) fn of(&self, subject: &str, since: u64) -> Option<String> {
+        self.seen.borrow().of(subject, since).as_ref().map(advice)
+    }
+
+    /// To be taken before a message is handed over, where one is waited for alone.
     pub(super) fn watch(&self) -> Watch {
         let seen = self.seen.subscribe();
         let since = seen.borrow().count;
@@ -70,15 +84,19 @@ impl Watch {
     /// What to do about a refusal of this subject, once there is one; for ever where there is none.
     pub(super) async fn of(mut self, subject: &str) -> String {
         let since = self.since;
-        let found = self.seen.wait_for(|seen| seen.of(subject) > since || seen.acks > since).await;
-        let refusal = found.map(|seen| match seen.of(subject) > since {
-            true => Refusal::Publish(subject.to_owned()),
-            false => Refusal::Acks,
-        });
+        let found = self.seen.wait_for(|seen| seen.of(subject, since).is_some()).await;
+        let refusal = found.ok().and_then(|seen| seen.of(subject, since));
         match refusal {
-            Ok(refusal) => advice(&refusal),
+            Some(refusal) => advice(&refusal),
             // The bus is gone, and nobody will tell any more.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for any refusal that has not been waited for.
+    pub(super) async fn next(&mut self) {
+        if self.seen.changed().await.is_err() {
+            std::future::pending().await
         }
     }
 }

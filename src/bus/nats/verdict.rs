@@ -33,6 +33,7 @@ pub(super) fn sort(failure: &Failure, at: Circumstances<'_>) -> PublishError {
             rejected(format!("larger than the server takes ({told}), subject {subject}: see its max_payload"))
         }
         Failure::Busy => PublishError::Busy { detail: "too many messages wait for the NATS server".into() },
+        Failure::Refused(advice) => refused(advice.clone()),
         Failure::ConnectionLost => unavailable("the connection was lost before the ack", at),
         Failure::TimedOut if at.lost => unavailable("the connection was lost before the ack", at),
         Failure::TimedOut => PublishError::Timeout { detail: because("no ack in time", at) },
@@ -108,6 +109,8 @@ mod tests {
         let table = [
             (Failure::NoResponders, "refused"),
             (Failure::OtherStream(told()), "refused"),
+            (Failure::Refused(told()), "refused"),
+            (Failure::ConnectionLost, "unavailable"),
             (Failure::TimedOut, "timeout"),
             (Failure::Busy, "busy"),
             (Failure::TooLarge(told()), "rejected"),
