@@ -84,8 +84,11 @@ pub struct Place {
     pub index: usize,
 }
 
-/// The webhook, and what a body holds: events with their places, or something without one.
-fn elements(body: &Bytes) -> (Option<Cow<'_, str>>, Vec<(Option<usize>, Element<'_>)>) {
+/// Events with their places in their delivery, or something without one.
+type Placed<'a> = Vec<(Option<usize>, Element<'a>)>;
+
+/// The webhook, and what a body holds.
+fn elements(body: &Bytes) -> (Option<Cow<'_, str>>, Placed<'_>) {
     match parse::parse(body) {
         Parsed::Events { webhook_id, elements } => {
             let placed = elements.into_iter().enumerate();
@@ -207,7 +210,7 @@ impl Pipeline {
         &self,
         delivery: &Delivery<Verified>,
         webhook_id: Option<Cow<'_, str>>,
-        elements: Vec<(Option<usize>, Element<'_>)>,
+        elements: Placed<'_>,
         quarantines: bool,
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;

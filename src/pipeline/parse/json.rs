@@ -1,5 +1,6 @@
-//! Small readings of JSON text. [`is_json`] comes first: the others find their way only in text that is
-//! known to be JSON, which is why they need not look at most of it.
+//! Small readings of JSON text. Whether it is JSON is [`is_json`]'s to say; the others only find their way,
+//! which is why they need not look at most of it. None of them recurses, and what they make of text that is
+//! no JSON means nothing and does no harm.
 
 use std::borrow::Cow;
 
@@ -45,12 +46,11 @@ pub type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
 /// Reads the wanted members of an object; the others are skipped, whatever they are.
 pub fn members(object: &str, wanted: impl Fn(&str) -> bool) -> Result<Members<'_>, MembersError> {
-    let mut reader = Reader::within(object, b'{').ok_or(MembersError::NotAnObject)?;
+    let mut reader = Reader::within(object, b'{', usize::MAX).ok_or(MembersError::NotAnObject)?;
     let mut members: Members<'_> = Vec::with_capacity(8);
-    while let Some(name) = reader.value() {
+    while let Some(name) = reader.name() {
         let Some(value) = reader.value() else { break };
-        // A name that is not Unicode (a lone surrogate) is legal JSON, and none that is wanted.
-        let Some(name) = text(name).filter(|name| wanted(name)) else { continue };
+        let Some(name) = name.filter(|name| wanted(name)) else { continue };
         if members.iter().any(|(known, _)| *known == name) {
             return Err(MembersError::Duplicate);
         }
@@ -59,14 +59,51 @@ pub fn members(object: &str, wanted: impl Fn(&str) -> bool) -> Result<Members<'_
     Ok(members)
 }
 
-/// The elements of an array; none for anything else.
-pub fn elements(array: &str) -> Option<Vec<&str>> {
-    let mut reader = Reader::within(array, b'[')?;
-    Some(std::iter::from_fn(|| reader.value()).collect())
+/// Whether a text nests no deeper than `limit`. Of text that is no JSON the answer means nothing.
+pub fn nests_within(text: &str, limit: usize) -> bool {
+    match text.as_bytes().first() {
+        Some(b'{' | b'[') => after_brackets(text.as_bytes(), 0, limit).is_some(),
+        _ => true,
+    }
+}
+
+/// What an object is made of at its top, found in one walk over all of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outline<'a> {
+    /// The wanted members.
+    pub members: Members<'a>,
+    /// The elements of the member that is a list, if it is one.
+    pub elements: Option<Vec<&'a str>>,
+    /// Whether a wanted member occurs twice.
+    pub duplicate: bool,
+}
+
+/// Reads the wanted members of an object, the one named `list` element by element. None for an object that
+/// nests deeper than `limit`, nothing but an empty outline for anything but an object. The text need not be
+/// JSON: then all that is found means nothing.
+pub fn outline<'a>(
+    text: &'a str,
+    limit: usize,
+    list: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Option<Outline<'a>> {
+    let mut outline = Outline::default();
+    let Some(mut reader) = Reader::within(text, b'{', limit) else {
+        return nests_within(text, limit).then_some(outline);
+    };
+    while let Some(name) = reader.name() {
+        let name = name.filter(|name| wanted(name));
+        let is_list = name.as_deref() == Some(list);
+        let value = if is_list { reader.list(&mut outline.elements) } else { reader.value() };
+        let (Some(name), Some(value)) = (name, value) else { continue };
+        outline.duplicate |= outline.members.iter().any(|(known, _)| *known == name);
+        outline.members.push((name, value));
+    }
+    (!reader.too_deep).then_some(outline)
 }
 
 /// Where a string ends whose opening quote stands before `from`; at the end of the text if it never does.
-pub fn after_string(text: &[u8], mut from: usize) -> usize {
+fn after_string(text: &[u8], mut from: usize) -> usize {
     loop {
         let rest = text.get(from..).unwrap_or_default();
         match memchr2(b'"', b'\\', rest) {
@@ -78,50 +115,17 @@ pub fn after_string(text: &[u8], mut from: usize) -> usize {
     }
 }
 
-/// Goes from value to value inside one object or array.
-struct Reader<'a> {
-    text: &'a str,
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    /// Behind the opening bracket; none where the text does not begin with it.
-    fn within(text: &'a str, bracket: u8) -> Option<Self> {
-        (text.as_bytes().first() == Some(&bracket)).then_some(Self { text, at: 1 })
-    }
-
-    /// The next name, value or element; none at the closing bracket.
-    fn value(&mut self) -> Option<&'a str> {
-        let bytes = self.text.as_bytes();
-        let between = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':');
-        while bytes.get(self.at).is_some_and(between) {
-            self.at += 1;
-        }
-        let start = self.at;
-        self.at = match bytes.get(start)? {
-            b'}' | b']' => return None,
-            b'"' => after_string(bytes, start + 1),
-            b'{' | b'[' => after_brackets(bytes, start),
-            _ => {
-                let ends = |byte: &u8| between(byte) || matches!(byte, b'}' | b']');
-                let length = bytes[start..].iter().position(ends);
-                length.map_or(bytes.len(), |length| start + length)
-            }
-        };
-        self.text.get(start..self.at)
-    }
-}
-
-/// Where the object or array ends that begins at `from`.
-fn after_brackets(text: &[u8], from: usize) -> usize {
+/// Where the object or array ends that begins at `from`; none where it nests deeper than `limit`.
+fn after_brackets(text: &[u8], from: usize, limit: usize) -> Option<usize> {
     let (mut at, mut depth) = (from, 0usize);
     while let Some(byte) = text.get(at) {
         at += 1;
         match byte {
             b'"' => at = after_string(text, at),
+            b'{' | b'[' if depth == limit => return None,
             b'{' | b'[' => depth += 1,
             b'}' | b']' => {
-                depth -= 1;
+                depth = depth.saturating_sub(1);
                 if depth == 0 {
                     break;
                 }
@@ -129,7 +133,81 @@ fn after_brackets(text: &[u8], from: usize) -> usize {
             _ => {}
         }
     }
-    at
+    Some(at)
+}
+
+/// Goes from value to value inside one object or array.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    /// How deep each value may nest.
+    limit: usize,
+    too_deep: bool,
+}
+
+impl<'a> Reader<'a> {
+    /// Behind the opening bracket; none where the text does not begin with it.
+    fn within(text: &'a str, bracket: u8, limit: usize) -> Option<Self> {
+        let limit = limit.saturating_sub(1);
+        (text.as_bytes().first() == Some(&bracket)).then_some(Self { text, at: 1, limit, too_deep: false })
+    }
+
+    /// The first byte of the next name, value or element; none at the closing bracket.
+    fn next(&mut self) -> Option<u8> {
+        let bytes = self.text.as_bytes();
+        while bytes.get(self.at).is_some_and(is_between) {
+            self.at += 1;
+        }
+        bytes.get(self.at).copied().filter(|byte| !matches!(byte, b'}' | b']'))
+    }
+
+    /// The next name, if there is one; nothing of one that is not Unicode (a lone surrogate), which is legal
+    /// JSON and no name that is wanted.
+    fn name(&mut self) -> Option<Option<Cow<'a, str>>> {
+        self.value().map(text)
+    }
+
+    /// The next name, value or element; none at the closing bracket, or where it nests too deep.
+    fn value(&mut self) -> Option<&'a str> {
+        let (first, start) = (self.next()?, self.at);
+        let bytes = self.text.as_bytes();
+        self.at = match first {
+            b'"' => after_string(bytes, start + 1),
+            b'{' | b'[' => match after_brackets(bytes, start, self.limit) {
+                Some(end) => end,
+                None => {
+                    self.too_deep = true;
+                    self.at = bytes.len();
+                    return None;
+                }
+            },
+            _ => {
+                let ends = |byte: &u8| is_between(byte) || matches!(byte, b'}' | b']');
+                let length = bytes[start..].iter().position(ends);
+                length.map_or(bytes.len(), |length| start + length)
+            }
+        };
+        self.text.get(start..self.at)
+    }
+
+    /// The next value, and its elements if it is an array.
+    fn list(&mut self, elements: &mut Option<Vec<&'a str>>) -> Option<&'a str> {
+        if self.next()? != b'[' {
+            return self.value();
+        }
+        let (start, limit) = (self.at, self.limit);
+        self.at += 1;
+        self.limit = limit.saturating_sub(1);
+        *elements = Some(std::iter::from_fn(|| self.value()).collect());
+        self.limit = limit;
+        self.at += 1;
+        self.text.get(start..self.at)
+    }
+}
+
+/// What stands between values: white space (RFC 8259 section 2), commas and colons.
+fn is_between(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':')
 }
 
 #[cfg(test)]
@@ -176,6 +254,14 @@ mod tests {
         })
     }
 
+    fn depth(value: &Value) -> usize {
+        match value {
+            Value::Array(all) => 1 + all.iter().map(depth).max().unwrap_or(0),
+            Value::Object(all) => 1 + all.values().map(depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     proptest! {
         /// serde_json is the judge of where each value begins and ends.
         #[test]
@@ -185,7 +271,8 @@ mod tests {
             prop_assert!(is_json(&text));
             let judge = serde_json::from_str::<Vec<&RawValue>>(&text);
             let judge = judge.ok().map(|all| all.iter().map(|value| value.get()).collect::<Vec<_>>());
-            prop_assert_eq!(elements(&text), judge);
+            let list = format!("{{\"a\":1,\"list\":{text}}}");
+            prop_assert_eq!(outline(&list, 99, "list", |_| true).unwrap().elements, judge);
             let judge = serde_json::from_str::<std::collections::BTreeMap<String, &RawValue>>(&text);
             let judge = judge.ok().map(|all| {
                 all.into_iter().map(|(name, value)| (name, value.get())).collect::<Vec<_>>()
@@ -194,13 +281,34 @@ mod tests {
                 all.into_iter().map(|(name, value)| (name.into_owned(), value)).collect::<Vec<_>>()
             });
             if let Some(read) = &mut read { read.sort(); }
-            prop_assert_eq!(read, judge);
+            prop_assert_eq!(&read, &judge);
+            let outline = outline(&text, 99, "no name", |_| true).unwrap();
+            prop_assert!(!outline.duplicate && outline.elements.is_none());
+            let mut read: Vec<_> =
+                outline.members.into_iter().map(|(name, value)| (name.into_owned(), value)).collect();
+            read.sort();
+            prop_assert_eq!(read, judge.unwrap_or_default());
+        }
+
+        #[test]
+        fn depth_is_that_of_the_deepest_bracket(value in json()) {
+            let depth = depth(&value);
+            let (text, list) = (value.to_string(), format!("{{\"a\":{value},\"list\":[{value}]}}"));
+            for limit in 1..8 {
+                prop_assert_eq!(nests_within(&text, limit), depth <= limit);
+                prop_assert_eq!(outline(&text, limit, "a", |_| true).is_some(), depth <= limit);
+                if limit >= 2 {
+                    prop_assert_eq!(outline(&list, limit, "list", |_| true).is_some(), depth + 2 <= limit);
+                }
+            }
         }
 
         #[test]
         fn text_that_is_no_json_does_no_harm(text in "[\\\\\"{}\\[\\],: a1é\n]{0,24}") {
-            let _ = elements(&text);
             let _ = members(&text, |_| true);
+            for object in [text.clone(), format!("{{\"a\":{text}"), format!("{{\"a\":[{text}")] {
+                let _ = outline(&object, 3, "a", |_| true);
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Each event keeps the bytes it came with; only the members that the bridge reads are looked at,
 //! and a member it reads that occurs twice is never trusted.
 
-mod depth;
 mod event;
 mod ids;
 mod json;
@@ -15,7 +14,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use json::MembersError;
+use json::Outline;
 
 /// The deepest nesting that is read.
 pub const MAX_DEPTH: usize = 64;
@@ -92,34 +91,31 @@ impl Unusable {
 /// Reads a body. Never fails: what cannot be read is named.
 pub fn parse(body: &Bytes) -> Parsed<'_> {
     let Ok(text) = std::str::from_utf8(body) else { return Parsed::Unreadable(Unusable::NotJson) };
-    if depth::exceeds(text.as_bytes(), MAX_DEPTH) {
-        return Parsed::Unreadable(Unusable::TooDeep);
-    }
-    if !json::is_json(text) {
-        return Parsed::Unreadable(Unusable::NotJson);
-    }
     let whole = json::trim(text);
     // The members that decide what the body is.
-    let members = json::members(whole, |name| matches!(name, "webhook_id" | "events" | "event_type"));
-    let members = match members {
-        Ok(members) => members,
-        Err(MembersError::NotAnObject) => return Parsed::Unreadable(Unusable::NotAnEvent),
-        Err(MembersError::Duplicate) => return Parsed::Unreadable(Unusable::DuplicateMember),
+    let wanted = |name: &str| matches!(name, "webhook_id" | "events" | "event_type");
+    let Some(outline) = json::outline(whole, MAX_DEPTH, "events", wanted) else {
+        return Parsed::Unreadable(Unusable::TooDeep);
     };
+    if !json::is_json(whole) {
+        return Parsed::Unreadable(Unusable::NotJson);
+    }
+    let Outline { members, elements, duplicate } = outline;
+    if duplicate {
+        return Parsed::Unreadable(Unusable::DuplicateMember);
+    }
     let member = |wanted: &str| {
         let value = members.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
         value.filter(|value| !json::is_null(value))
     };
     let (webhook_id, events, event_type) = (member("webhook_id"), member("events"), member("event_type"));
-    match (events.map(json::elements), event_type) {
-        (Some(Some(elements)), _) if elements.len() > MAX_EVENTS => {
-            Parsed::Unreadable(Unusable::TooManyEvents)
-        }
-        (Some(Some(elements)), _) => Parsed::Events {
+    match (elements, events, event_type) {
+        (Some(elements), ..) if elements.len() > MAX_EVENTS => Parsed::Unreadable(Unusable::TooManyEvents),
+        (Some(elements), ..) => Parsed::Events {
             webhook_id: webhook_id.and_then(json::text),
             elements: elements.into_iter().map(|text| element(body, text)).collect(),
         },
-        (None, Some(_)) => Parsed::Events { webhook_id: None, elements: vec![element(body, whole)] },
+        (None, None, Some(_)) => Parsed::Events { webhook_id: None, elements: vec![element(body, whole)] },
         _ => Parsed::Unreadable(Unusable::NotAnEvent),
     }
 }
@@ -128,10 +124,11 @@ pub fn parse(body: &Bytes) -> Parsed<'_> {
 pub fn parse_element(raw: &Bytes) -> Element<'_> {
     let unusable = |reason| Element::Unusable { raw: raw.clone(), reason };
     let Ok(text) = std::str::from_utf8(raw) else { return unusable(Unusable::NotJson) };
-    if depth::exceeds(raw, MAX_DEPTH) {
+    let whole = json::trim(text);
+    if !json::nests_within(whole, MAX_DEPTH) {
         return unusable(Unusable::TooDeep);
     }
-    if json::is_json(text) { element(raw, json::trim(text)) } else { unusable(Unusable::NotJson) }
+    if json::is_json(whole) { element(raw, whole) } else { unusable(Unusable::NotJson) }
 }
 
 fn element<'a>(body: &Bytes, text: &'a str) -> Element<'a> {
