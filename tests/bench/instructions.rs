@@ -1,9 +1,10 @@
-//! Instructions, counted by callgrind: the same on a busy machine as on an idle one.
+//! Instructions and allocations, counted by callgrind: the same on a busy machine as on an idle one.
 //!
 //! Two ways. Single stages are called in a loop, a few thousand times. Whole servers are sent requests
 //! over a socket; what the kernel does for them is not counted. Each is run twice, with more and with
 //! fewer deliveries, so that what starting costs drops out.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use attio_bridge::pipeline::normalize::{Context, normalize};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use futures_util::FutureExt;
+use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::body::{self, Deliveries};
@@ -28,29 +30,51 @@ const STEPS: [&str; 6] = ["receive", "verify", "parse", "identify", "dedup", "en
 /// Deliveries of the shorter and the longer run.
 const RUNS: [u64; 2] = [500, 2500];
 
-/// Counts everything and prints it.
-pub fn report() {
-    println!("instructions per delivery of one event, and of {BATCH}");
-    println!("{:<28}{:>12}{:>12}", "stage alone, up to and with", "1", BATCH);
-    for step in STEPS {
-        let [one, batch] = [1, BATCH].map(|events| per_delivery(|count| of_step(step, events, count)));
-        println!("{step:<28}{one:>12.0}{batch:>12.0}");
-    }
-    println!("{:<28}{:>12}{:>12}", "server", "1", BATCH);
-    let mut floor = None;
-    for stage in Stage::ALL {
-        let [one, batch] = [1, BATCH].map(|events| per_delivery(|count| of_server(stage, events, count)));
-        let floor = *floor.get_or_insert(one);
-        println!("{:<28}{one:>12.0}{batch:>12.0}   {:.2} x the floor", stage.name(), one / floor);
-    }
+/// What one delivery costs.
+#[derive(Serialize)]
+pub struct Cost {
+    /// The stages or the server.
+    pub what: String,
+    /// Instructions of a delivery with one event, and of one with [`BATCH`].
+    pub instructions: [f64; 2],
+    /// Allocations, moves to a larger place among them.
+    pub allocations: [f64; 2],
 }
 
-fn per_delivery(count: impl Fn(u64) -> u64) -> f64 {
-    let [fewer, more] = RUNS.map(&count);
-    more.saturating_sub(fewer) as f64 / (RUNS[1] - RUNS[0]) as f64
+/// Counts everything.
+pub fn costs() -> Vec<Cost> {
+    let steps = STEPS.iter().map(|step| {
+        let what = format!("stages alone, up to {step}");
+        cost(what, |events, count| of_step(step, events, count))
+    });
+    let servers = Stage::ALL.into_iter().map(|stage| {
+        let what = format!("server, {}", stage.name());
+        cost(what, |events, count| of_server(stage, events, count))
+    });
+    steps.chain(servers).collect()
 }
 
-fn of_step(step: &str, events: usize, count: u64) -> u64 {
+fn cost(what: String, count: impl Fn(usize, u64) -> Counted) -> Cost {
+    eprintln!("counting: {what}");
+    let [one, batch] = [1, BATCH].map(|events| {
+        let [fewer, more] = RUNS.map(|runs| count(events, runs));
+        let per_delivery =
+            |fewer: u64, more: u64| more.saturating_sub(fewer) as f64 / (RUNS[1] - RUNS[0]) as f64;
+        [
+            per_delivery(fewer.instructions, more.instructions),
+            per_delivery(fewer.allocations, more.allocations),
+        ]
+    });
+    Cost { what, instructions: [one[0], batch[0]], allocations: [one[1], batch[1]] }
+}
+
+/// What callgrind counted in one run.
+struct Counted {
+    instructions: u64,
+    allocations: u64,
+}
+
+fn of_step(step: &str, events: usize, count: u64) -> Counted {
     let this = std::env::current_exe().expect("this program has a path");
     counted(|watcher| {
         let status = Command::new(&watcher[0])
@@ -63,7 +87,7 @@ fn of_step(step: &str, events: usize, count: u64) -> u64 {
     })
 }
 
-fn of_server(stage: Stage, events: usize, count: u64) -> u64 {
+fn of_server(stage: Stage, events: usize, count: u64) -> Counted {
     counted(|watcher| {
         let watcher: Vec<&str> = watcher.iter().map(String::as_str).collect();
         let server = Server::under(&watcher, stage);
@@ -74,15 +98,41 @@ fn of_server(stage: Stage, events: usize, count: u64) -> u64 {
     })
 }
 
-/// The instructions of what is started under the watcher.
-fn counted(run: impl FnOnce(&[String])) -> u64 {
+/// What was counted of what is started under the watcher.
+fn counted(run: impl FnOnce(&[String])) -> Counted {
     let out = tempfile::NamedTempFile::new().expect("a file for callgrind");
     let file = format!("--callgrind-out-file={}", out.path().display());
     run(&["valgrind".into(), "--tool=callgrind".into(), "-q".into(), file]);
     let text = std::fs::read_to_string(out.path()).expect("callgrind writes it");
     let total =
         text.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
-    total.and_then(|total| total.trim().parse().ok()).expect("callgrind gives a total")
+    let instructions = total.and_then(|total| total.trim().parse().ok()).expect("callgrind gives a total");
+    Counted { instructions, allocations: allocations(&text) }
+}
+
+/// Where the allocator of this program is entered.
+const ALLOCATE: [&str; 3] = ["mi_malloc_aligned", "mi_zalloc_aligned", "mi_realloc_aligned"];
+
+/// Calls of the allocator. A function has its name where it is first spoken of, and then its number alone.
+/// Source: valgrind's manual, "Callgrind Format Specification".
+fn allocations(text: &str) -> u64 {
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    let mut callee = "";
+    let mut allocations = 0;
+    for line in text.lines() {
+        let function = line.strip_prefix("cfn=").or(line.strip_prefix("fn="));
+        if let Some((number, name)) = function.and_then(|function| function.split_once(')')) {
+            if !name.is_empty() {
+                names.insert(number, name.trim());
+            }
+            callee = names.get(number).copied().unwrap_or_default();
+        } else if let Some(calls) = line.strip_prefix("calls=")
+            && ALLOCATE.contains(&callee)
+        {
+            allocations += calls.split(' ').next().and_then(|calls| calls.parse().ok()).unwrap_or(0);
+        }
+    }
+    allocations
 }
 
 /// Runs so many deliveries through the stages up to and including one.

@@ -21,6 +21,7 @@ mod usage;
 mod work;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use report::Machine;
 use stage::Stage;
@@ -47,7 +48,16 @@ fn main() -> ExitCode {
             let done = direct::run(&serde_json::from_str(task).expect("a task"));
             println!("{}", serde_json::to_string(&done).expect("figures are JSON"));
         }
-        ["instructions"] => instructions::report(),
+        ["instructions"] => println!("{}", report::costs(&instructions::costs())),
+        ["load", port, events, connections, seconds] => {
+            let number = |word: &str| word.parse::<usize>().expect("a number");
+            load::alone(
+                ([127, 0, 0, 1], number(port) as u16).into(),
+                number(events),
+                number(connections),
+                Duration::from_secs(number(seconds) as u64),
+            );
+        }
         _ => match options(&words) {
             Some(options) => all(&options),
             None => {
@@ -79,5 +89,7 @@ fn all(options: &Options) {
     if options.wants("residence") {
         targets.extend(residence::run(options.quick));
     }
-    report::write(&machine, &rows, &targets);
+    let counted = !options.quick && options.only.is_empty();
+    let costs = if counted { instructions::costs() } else { Vec::new() };
+    report::write(&machine, &rows, &costs, &targets);
 }

@@ -4,9 +4,13 @@ pub mod closed;
 pub mod flood;
 pub mod open;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::body::Deliveries;
 
 /// What became of some traffic.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -47,6 +51,14 @@ impl Traffic {
         let at = (sorted.len() as f64 * share).ceil() as usize;
         sorted.get(at.max(1) - 1).map_or(0.0, |nanoseconds| *nanoseconds as f64 / 1e6)
     }
+}
+
+/// Sends to a server that somebody else has started, for a profiler to watch.
+pub fn alone(address: SocketAddr, events: usize, connections: usize, time: Duration) {
+    let deliveries = Arc::new(Deliveries::new(events));
+    let Traffic { answered, failed, .. } =
+        closed::run(address, &deliveries, connections, closed::Until::Time(time));
+    println!("{answered} answered 200, {failed} not");
 }
 
 /// The length of the response at the front of these bytes and whether it is a 200, once it is whole.

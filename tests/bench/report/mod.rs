@@ -8,8 +8,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::instructions::Cost;
 use crate::row::Row;
 use crate::targets::Target;
+pub use table::costs;
 
 /// Where and when.
 #[derive(Serialize)]
@@ -58,16 +60,19 @@ impl Machine {
 struct Results<'a> {
     machine: &'a Machine,
     rows: &'a [Row],
+    costs: &'a [Cost],
     targets: &'a [Target],
 }
 
 /// Prints the tables and leaves `results.json`, `report.md` and `chart.svg` in the target folder.
-pub fn write(machine: &Machine, rows: &[Row], targets: &[Target]) {
+pub fn write(machine: &Machine, rows: &[Row], costs: &[Cost], targets: &[Target]) {
     let folder = folder();
     fs::create_dir_all(&folder).expect("the target folder can be written");
-    let text = format!("{}\n\n{}{}", machine.line(), table::rows(rows), table::targets(targets));
+    let counted = if costs.is_empty() { String::new() } else { table::costs(costs) };
+    let text = format!("{}\n\n{}{counted}{}", machine.line(), table::rows(rows), table::targets(targets));
     println!("{text}");
-    let json = serde_json::to_string_pretty(&Results { machine, rows, targets }).expect("figures are JSON");
+    let json =
+        serde_json::to_string_pretty(&Results { machine, rows, costs, targets }).expect("figures are JSON");
     let files = [("results.json", json), ("report.md", text), ("chart.svg", chart::svg(machine, rows))];
     for (name, content) in files {
         fs::write(folder.join(name), content).expect("the target folder can be written");

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::instructions::Cost;
 use crate::row::{Phase, Row};
 use crate::targets::Target;
 
@@ -46,6 +47,20 @@ fn line(row: &Row) -> String {
         "| {server} | {requests:.0} | {events:.0} | {p50:.2} | {p99:.2} | {p999:.2} | {cpu_us:.1} | {ratio:.2} \
          | {switches:.2} | {peak_mib:.0} | {failed} |"
     )
+}
+
+/// What was counted.
+pub fn costs(costs: &[Cost]) -> String {
+    let mut out = String::from(
+        "### Instructions and allocations a delivery, counted by callgrind\n\n\
+         | what | instructions, 1 event | 20 events | allocations, 1 event | 20 events |\n\
+         |---|---:|---:|---:|---:|\n",
+    );
+    for Cost { what, instructions: [one, batch], allocations: [few, many] } in costs {
+        let _ = writeln!(out, "| {what} | {one:.0} | {batch:.0} | {few:.1} | {many:.1} |");
+    }
+    out.push('\n');
+    out
 }
 
 /// Each target beside what was measured.
