@@ -179,7 +179,7 @@ mod tests {
         let bus = Stdout::with_writer(writer, metrics.bus()).unwrap();
         let publish = |id: &str| {
             let (tell, verdict) = sync_channel(1);
-            let event = CloudEvent::new(id, "urn:x", Data::Json("{}".into()));
+            let event = CloudEvent::new(id, &["urn:x"], Data::Json("{}".into()));
             let destination = Arc::new(Destination { address: "a".into(), subject: "a".into() });
             let message = Message { destination, event, message_id: String::new(), structured_only: false };
             bus.publish(message, Ticket::new(Box::new(Tell(tell)), metrics.publish("a"), None));

@@ -110,11 +110,11 @@ pub struct CloudEvent {
 }
 
 impl CloudEvent {
-    /// An event with the two attributes that an event without meaning still needs.
-    pub fn new(id: &str, source: &str, data: Data) -> Self {
+    /// An event with the two attributes that an event without meaning still needs; its source in parts.
+    pub fn new(id: &str, source: &[&str], data: Data) -> Self {
         let mut event = Self { text: String::with_capacity(512), attributes: Vec::with_capacity(14), data };
         event.set(Attribute::Id, id);
-        event.set(Attribute::Source, source);
+        event.set_joined(Attribute::Source, source);
         event
     }
 

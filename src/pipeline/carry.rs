@@ -105,7 +105,7 @@ impl Carrier<'_> {
         let wrap = || {
             quarantine::wrap(Quarantined {
                 id: &identity.id,
-                source_uri: normalize::source_uri(self.source.name.as_str(), workspace),
+                source_uri: normalize::source_parts(self.source.name.as_str(), workspace),
                 reason,
                 raw: cargo.raw.clone(),
                 received_at: self.delivery.received_at,

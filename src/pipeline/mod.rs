@@ -171,7 +171,7 @@ impl Pipeline {
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let delivery = source.verifier.load().verify(delivery)?;
-        self.carry(delivery, received).await
+        Ok(self.carry_from(source, &delivery, received).await)
     }
 
     /// The walk of a delivery that is genuine: parse, then per event identify, filter, dedup, normalize,
@@ -181,12 +181,19 @@ impl Pipeline {
         delivery: Delivery<Verified>,
         received: impl FnOnce(usize),
     ) -> Result<Outcome, Rejection> {
-        if !self.sources.contains_key(&delivery.source) {
-            return Err(Rejection::UnknownSource);
-        }
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
+        Ok(self.carry_from(source, &delivery, received).await)
+    }
+
+    async fn carry_from(
+        &self,
+        source: &Source,
+        delivery: &Delivery<Verified>,
+        received: impl FnOnce(usize),
+    ) -> Outcome {
         let (webhook_id, elements) = elements(&delivery.body);
         received(elements.len());
-        self.walk(&delivery, webhook_id, elements, true).await
+        self.walk(source, delivery, webhook_id, elements, true).await
     }
 
     /// The same walk for what comes out of quarantine, alone or as a whole delivery: under the ids that
@@ -203,17 +210,18 @@ impl Pipeline {
             }
             None => elements(&delivery.body),
         };
-        self.walk(&delivery, webhook_id, elements, false).await
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
+        Ok(self.walk(source, &delivery, webhook_id, elements, false).await)
     }
 
     async fn walk(
         &self,
+        source: &Source,
         delivery: &Delivery<Verified>,
         webhook_id: Option<Cow<'_, str>>,
         elements: Placed<'_>,
         quarantines: bool,
-    ) -> Result<Outcome, Rejection> {
-        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
+    ) -> Outcome {
         let carrier = carry::Carrier { pipeline: self, source, delivery, webhook_id, quarantines };
         let mut departed = Vec::with_capacity(elements.len());
         for (at, (place, element)) in elements.into_iter().enumerate() {
@@ -236,12 +244,12 @@ impl Pipeline {
             unidentified += usize::from(departure.unidentified);
             events.push(departure.conclude(due.as_mut()).await);
         }
-        Ok(Outcome {
+        Outcome {
             events,
             unidentified,
             delivery_id: delivery.idempotency_key().map(str::to_owned),
             webhook_id: carrier.webhook_id.filter(|id| catalog::is_id(id)).map(Cow::into_owned),
             secret: Arc::clone(delivery.secret()),
-        })
+        }
     }
 }

@@ -36,13 +36,13 @@ const JSON: &str = "application/json";
 /// The CloudEvent of an event; `id` comes from the identify stage.
 pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEvent {
     let workspace = event.ids.get(WORKSPACE_ID).or(context.workspace_id);
-    let source = source_uri(context.source, workspace);
-    let mut out = CloudEvent::new(id, &source, Data::Json(event.raw.clone()));
+    let mut out =
+        CloudEvent::new(id, &source_parts(context.source, workspace), Data::Json(event.raw.clone()));
     out.set_joined(Attribute::Type, &["com.attio.", event_type(&event.event_type)]);
     out.set_some(Attribute::Subject, subject(event));
     let received = timestamp(context.received_at);
     let created = event.created_at.as_deref().and_then(rfc3339);
-    out.set_some(Attribute::Time, created.or_else(|| received.clone()));
+    out.set_some(Attribute::Time, created.as_ref().or(received.as_ref()));
     out.set_some(Attribute::RecordedTime, received);
     out.set(Attribute::DataContentType, JSON);
     out.set(Attribute::PartitionKey, partition_key(event, id));
@@ -73,11 +73,11 @@ fn slug<'a>(
     slugs.get(id).map(String::as_str)
 }
 
-/// `https://attio.com/workspaces/<id>`, or a URN of the source where no workspace is known.
-pub fn source_uri(source: &str, workspace: Option<&str>) -> String {
+/// `https://attio.com/workspaces/<id>`, or a URN of the source where no workspace is known; in two parts.
+pub fn source_parts<'a>(source: &'a str, workspace: Option<&'a str>) -> [&'a str; 2] {
     match workspace {
-        Some(id) => ["https://attio.com/workspaces/", id].concat(),
-        None => ["urn:attio-bridge:", source].concat(),
+        Some(id) => ["https://attio.com/workspaces/", id],
+        None => ["urn:attio-bridge:", source],
     }
 }
 

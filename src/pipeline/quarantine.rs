@@ -13,8 +13,8 @@ pub const TYPE: &str = "dev.attio-bridge.delivery.quarantined";
 pub struct Quarantined<'a> {
     /// Its deterministic id.
     pub id: &'a str,
-    /// The CloudEvents `source` of the delivery.
-    pub source_uri: String,
+    /// The CloudEvents `source` of the delivery, in parts.
+    pub source_uri: [&'a str; 2],
     /// Why it is here: a slug.
     pub reason: &'static str,
     /// The bytes as they came.

@@ -244,7 +244,7 @@ fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>])
                 let identity = Identity::of_quarantined(facts(&raw));
                 let wrapped = quarantine::wrap(Quarantined {
                     id: &identity.id,
-                    source_uri: normalize::source_uri("attio", None),
+                    source_uri: normalize::source_parts("attio", None),
                     reason: reason.slug(),
                     raw: raw.clone(),
                     received_at,

@@ -66,7 +66,7 @@ mod tests {
 
     fn message(structured_only: bool) -> Message {
         let data = Data::Json(Bytes::from_static(b"{\"a\":1}"));
-        let mut event = CloudEvent::new("1", "urn:x", data);
+        let mut event = CloudEvent::new("1", &["urn:x"], data);
         event.set(Attribute::Type, "com.attio.record.created");
         event.set(Attribute::DataContentType, "application/json");
         event.set(Attribute::PartitionKey, "rec-1");

@@ -72,7 +72,7 @@ fn bench_with(change: impl FnOnce(&mut Options)) -> Bench {
 
 impl Bench {
     fn publish_bytes(&self, data: Bytes) -> Receiver<Verdict> {
-        let mut event = CloudEvent::new("1", "urn:x", Data::Json(data));
+        let mut event = CloudEvent::new("1", &["urn:x"], Data::Json(data));
         event.set(Attribute::PartitionKey, "rec-1");
         let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
         let message = Message { destination, event, message_id: "0".repeat(32), structured_only: false };

@@ -12,7 +12,7 @@ use super::PATIENCE;
 
 /// A new message for `topic`, with `key` as its partition key and `data` as its data.
 pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {
-    let mut event = CloudEvent::new("event-1", "https://attio.com/x", Data::Json(data.into()));
+    let mut event = CloudEvent::new("event-1", &["https://attio.com/x"], Data::Json(data.into()));
     event.set(Attribute::Type, "com.attio.record.created");
     event.set(Attribute::DataContentType, "application/json");
     event.set(Attribute::PartitionKey, key);
