@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Exit, Selection, Session, fail};
+use super::{Exit, Selection, Session};
 use crate::cli::reading::write;
-use crate::cli::{print, say};
+use crate::cli::{fail, print, say};
 use crate::consumer::quarantined::Quarantined;
 
 const AFTER_HELP: &str = "\
@@ -35,22 +35,15 @@ pub struct Arguments {
 }
 
 /// Writes pieces.
-pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
-    let pieces = match arguments.selection.read_named(session, &arguments.ids).await {
-        Ok(pieces) => pieces,
-        Err(exit) => return exit,
-    };
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+    let pieces = arguments.selection.read_named(session, &arguments.ids).await?;
     let written = match arguments.to.to_str() {
         Some("-") => pieces.iter().try_for_each(|piece| write(&piece.event.to_json()).map(drop)),
         _ => files(&arguments.to, &pieces),
     };
-    match written {
-        Ok(()) => {
-            say(format_args!("exported {}", pieces.len()));
-            Exit::Done
-        }
-        Err(error) => fail(format_args!("{}: {error}", arguments.to.display())),
-    }
+    written.map_err(|error| fail(format_args!("{}: {error}", arguments.to.display())))?;
+    say(format_args!("exported {}", pieces.len()));
+    Ok(Exit::Done)
 }
 
 fn files(folder: &Path, pieces: &[Quarantined]) -> io::Result<()> {

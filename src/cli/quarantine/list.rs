@@ -27,17 +27,14 @@ pub struct Arguments {
 }
 
 /// Prints what lies in quarantine.
-pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
-    let pieces = match arguments.selection.read(session).await {
-        Ok(pieces) => pieces,
-        Err(exit) => return exit,
-    };
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+    let pieces = arguments.selection.read(session).await?;
     if arguments.json {
         print(format_args!("{:#}\n", Value::from_iter(pieces.iter().map(json))));
     } else {
         print(table(&pieces));
     }
-    Exit::Done
+    Ok(Exit::Done)
 }
 
 /// What is known of a piece, without its bytes.

@@ -1,8 +1,8 @@
 //! `quarantine replay`: after a fix the same pipeline again.
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Selection, Session, fail};
+use super::{Exit, Selection, Session};
 use crate::app;
 use crate::bus::Kind;
-use crate::cli::{print, reading, say};
+use crate::cli::given::{key, read};
+use crate::cli::{fail, print, reading, say};
 use crate::consumer::line::safe;
 use crate::consumer::noting::Noting;
 use crate::consumer::quarantined::{Origin, Quarantined, Unplaced};
@@ -70,11 +71,6 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=10_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 10000".into()) }
 }
 
-fn key(text: &str) -> Result<String, String> {
-    let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(text.to_owned()) } else { Err("expects 1 to 255 visible ASCII characters".into()) }
-}
-
 /// One thing to replay.
 struct Load {
     /// What to call it.
@@ -86,23 +82,17 @@ struct Load {
 }
 
 /// Replays what is wanted.
-pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
     let config = &session.config;
-    let loads = match loads(session, arguments).await {
-        Ok(loads) => loads,
-        Err(exit) => return exit,
-    };
+    let loads = loads(session, arguments).await?;
     if let Some(name) = &arguments.source
         && !config.sources.iter().any(|source| source.name.as_str() == name)
     {
         let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
         say(format_args!("error: no source {name} is configured; there is: {}", names.join(", ")));
-        return Exit::Usage;
+        return Err(Exit::Usage);
     }
-    let replayer = match replayer(session, arguments.dry_run).await {
-        Ok(replayer) => replayer,
-        Err(exit) => return exit,
-    };
+    let replayer = replayer(session, arguments.dry_run).await?;
     replay(&replayer, &loads, arguments, &session.stop).await
 }
 
@@ -112,7 +102,7 @@ async fn loads(session: &Session, arguments: &Arguments) -> Result<Vec<Load>, Ex
         let pieces = arguments.selection.read_named(session, &arguments.ids).await?;
         return Ok(pieces.into_iter().map(|piece| load(piece, source)).collect());
     };
-    let bytes = read(file).map_err(|error| fail(format_args!("{}: {error}", file.display())))?;
+    let bytes = read(file).map_err(fail)?;
     // Raw bytes may look like anything: what they are is for the operator to say.
     match (source, Quarantined::read_all(&bytes)) {
         (None, Some(pieces)) => Ok(pieces.into_iter().map(|piece| load(piece, None)).collect()),
@@ -126,20 +116,11 @@ async fn loads(session: &Session, arguments: &Arguments) -> Result<Vec<Load>, Ex
         (Some(source), _) => Ok(vec![Load {
             name: file.display().to_string(),
             reason: "file".into(),
-            raw: bytes.into(),
+            raw: bytes,
             received_at: OffsetDateTime::now_utc(),
             origin: Ok(Origin { source: source.to_owned(), key: arguments.key.clone(), alone: None }),
         }]),
     }
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if file != Path::new("-") {
-        return std::fs::read(file);
-    }
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn load(piece: Quarantined, source: Option<&str>) -> Load {
@@ -197,7 +178,7 @@ async fn replay(
     loads: &[Load],
     arguments: &Arguments,
     stop: &CancellationToken,
-) -> Exit {
+) -> Result<Exit, Exit> {
     let mut sums: BTreeMap<Ending, usize> = BTreeMap::new();
     let progress = io::stderr().is_terminal() && !io::stdout().is_terminal();
     let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
@@ -215,7 +196,9 @@ async fn replay(
         let replayed = tokio::select! {
             replayed = one => replayed,
             // What was handed over last may arrive all the same.
-            () = stop.cancelled() => return fail(format_args!("interrupted after {done} of {}", loads.len())),
+            () = stop.cancelled() => {
+                return Err(fail(format_args!("interrupted after {done} of {}", loads.len())));
+            }
         };
         show(load, &replayed, arguments);
         *sums.entry(replayed.ending).or_default() += 1;
@@ -231,7 +214,7 @@ async fn replay(
     if progress && !loads.is_empty() {
         say("");
     }
-    conclude(&sums, loads.len(), without_identity, arguments.dry_run)
+    Ok(conclude(&sums, loads.len(), without_identity, arguments.dry_run))
 }
 
 fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) {
