@@ -26,14 +26,10 @@ pub(super) fn bus_metrics() -> BusMetrics {
 
 fn metrics() -> Arc<Metrics> {
     Metrics::new(Labels {
-        sources: vec![],
-        reasons: vec![],
-        categories: vec![],
-        event_results: vec![],
-        signature_results: vec![],
         publish_results: PublishError::LABELS.to_vec(),
         bus: "kafka",
         destinations: vec![TOPIC.into()],
+        ..Labels::default()
     })
 }
 

@@ -234,16 +234,7 @@ mod tests {
     use crate::metrics::{Labels, Metrics};
 
     fn health() -> (Health, BusMetrics) {
-        let metrics = Metrics::new(Labels {
-            sources: vec![],
-            reasons: vec![],
-            categories: vec![],
-            event_results: vec![],
-            signature_results: vec![],
-            publish_results: vec![],
-            bus: "nats",
-            destinations: vec![],
-        });
+        let metrics = Metrics::new(Labels { bus: "nats", ..Labels::default() });
         (Health::new("nats:4222".into(), metrics.bus()), metrics.bus())
     }
 
