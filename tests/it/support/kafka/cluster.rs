@@ -33,22 +33,22 @@ impl Cluster {
 
     /// Ends one node at once.
     pub fn kill(&self, at: usize) {
-        self.nodes[at].kill();
+        self.nodes[at].process.take().kill();
     }
 
     /// Asks one node to end (SIGTERM), which hands over what it leads; gone when this returns.
     pub fn stop(&self, at: usize) {
-        self.nodes[at].stop();
+        self.nodes[at].process.take().stop();
     }
 
     /// Freezes one (SIGSTOP).
     pub fn pause(&self, at: usize) {
-        self.nodes[at].freeze();
+        self.nodes[at].process.running().freeze();
     }
 
     /// It goes on (SIGCONT).
     pub fn resume(&self, at: usize) {
-        self.nodes[at].signal("CONT");
+        self.nodes[at].process.running().signal("CONT");
     }
 
     /// Starts one again.

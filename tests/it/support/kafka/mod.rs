@@ -136,7 +136,7 @@ impl Broker {
 
     /// Ends the broker at once, as a power cut does to the process (SIGKILL).
     pub fn kill(&self) {
-        self.node().kill();
+        self.node().process.take().kill();
     }
 
     /// Changes server properties; they hold from the next start on.
@@ -170,12 +170,12 @@ impl Broker {
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.node().freeze();
+        self.node().process.running().freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
-        self.node().signal("CONT");
+        self.node().process.running().signal("CONT");
     }
 
     /// A new topic with a unique name that begins with `stem`.

@@ -9,7 +9,7 @@ use async_nats::ConnectOptions;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::support::watched::{Watched, kit};
+use crate::support::watched::{Process, kit};
 use crate::support::{eventually, eventually_some};
 
 /// How the administrator gets in.
@@ -34,10 +34,11 @@ impl Default for Settings {
 
 /// A server: its data for ever, its process while it runs.
 pub struct Server {
+    /// Ends before its data does.
+    process: Process,
     data: tempfile::TempDir,
     settings: Mutex<Settings>,
     port: Mutex<Option<u16>>,
-    process: Mutex<Option<Watched>>,
 }
 
 impl Server {
@@ -56,7 +57,7 @@ impl Server {
     /// A server that does not run yet.
     pub fn prepared(settings: Settings) -> Self {
         let data = tempfile::tempdir().expect("a folder for the server's data");
-        Self { data, settings: Mutex::new(settings), port: Mutex::new(None), process: Mutex::new(None) }
+        Self { process: Process::default(), data, settings: Mutex::new(settings), port: Mutex::new(None) }
     }
 
     /// Where files of a test's configuration can be put.
@@ -80,16 +81,14 @@ impl Server {
         admin()
     }
 
-    /// Ends the server at once (SIGKILL); its data stays.
+    /// Ends it at once (SIGKILL); its data stays.
     pub fn kill(&self) {
-        let process = self.process.lock().take();
-        process.expect("the server runs").kill();
+        self.process.take().kill();
     }
 
     /// Asks it to end (SIGTERM); gone when this returns, and its data stays.
     pub fn stop(&self) {
-        let process = self.process.lock().take();
-        process.expect("the server runs").stop();
+        self.process.take().stop();
     }
 
     /// Starts it, again on the same data and port; ready when this returns.
@@ -115,28 +114,26 @@ impl Server {
 
     /// Starts it, and returns while it is still starting.
     pub fn restart_without_waiting(&self) {
-        let mut process = self.process.lock();
-        assert!(process.is_none(), "the server already runs");
         let file = self.data.path().join("server.conf");
         fs::write(&file, self.configuration()).expect("the configuration is written");
         let mut command = Command::new(kit("nats-server").join("nats-server"));
         command.args(["-c"]).arg(file);
-        *process = Some(Watched::start(&command, self.data.path()));
+        self.process.start(&command, self.data.path());
     }
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.process.lock().as_ref().expect("the server runs").freeze();
+        self.process.running().freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
-        self.process.lock().as_ref().expect("the server runs").signal("CONT");
+        self.process.running().signal("CONT");
     }
 
     /// Asks it to leave by and by: it tells its clients, and ends their connections (SIGUSR2).
     pub fn lame_duck(&self) {
-        self.process.lock().as_ref().expect("the server runs").signal("USR2");
+        self.process.running().signal("USR2");
     }
 
     /// What it has logged.
@@ -145,15 +142,12 @@ impl Server {
     }
 
     fn assert_alive(&self) {
-        let mut process = self.process.lock();
-        if let Some(status) = process.as_mut().expect("the server was started").ended() {
-            panic!("the server ended ({status}):\n{}", self.log());
-        }
+        self.process.assert_alive(|| self.log());
     }
 
     /// The port, from the file in which the server tells it.
     fn port_told(&self) -> u16 {
-        let pid = self.process.lock().as_ref().expect("the server runs").pid();
+        let pid = self.process.running().pid();
         let file: PathBuf = self.data.path().join(format!("nats-server_{pid}.ports"));
         eventually_some("the server tells its port", || {
             self.assert_alive();
@@ -174,13 +168,5 @@ impl Server {
             false => String::new(),
         };
         format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{data}\"\n{jetstream}\n{more}\n")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(process) = self.process.lock().take() {
-            process.kill();
-        }
     }
 }
