@@ -4,17 +4,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use attio_bridge::pipeline::publish::Bus;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::{Uuid, uuid};
 
-use crate::support::bridge::{Bridge, config};
 use crate::support::kafka::{self, Broker};
-use crate::support::load::ready;
 use crate::support::nats::place::Place;
 use crate::support::nats::{self, Server};
-use crate::support::program::{Variables, lines, printed, run, variables};
+use crate::support::onto;
+use crate::support::program::{Variables, lines, printed, run};
 use crate::support::request::Request;
 use crate::support::unique;
 
@@ -37,36 +35,17 @@ fn delivery(events: &[&str]) -> String {
     format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(", "))
 }
 
-async fn bridge(variables: &Variables) -> Bridge<dyn Bus> {
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let bridge = Bridge::serving(config(&variables)).await;
-    ready(&bridge).await;
-    bridge
-}
-
 /// A Kafka whose topic of records takes small messages alone.
 fn narrow(mode: &str) -> (Arc<Broker>, String, Variables) {
     let (broker, prefix) = (kafka::shared(), unique("narrow"));
     broker.create_topic(&format!("{prefix}.record"), 2, &[("max.message.bytes", "2000")]);
-    let variables = variables(&[
-        ("BUS__TYPE", "kafka"),
-        ("BUS__CONTENT_MODE", mode),
-        ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
-        ("KAFKA__TOPICS__ENSURE", "create"),
-        ("ROUTE__PREFIX", &prefix),
-    ]);
+    let variables = onto::kafka(&broker, &prefix, mode);
     (broker, prefix, variables)
 }
 
 fn on_nats() -> (Arc<Server>, Place, Variables) {
     let (server, place) = (nats::shared(), Place::new("replayed"));
-    let variables = variables(&[
-        ("BUS__TYPE", "nats"),
-        ("NATS__SERVERS", &server.url()),
-        ("NATS__STREAM__NAME", &place.stream),
-        ("NATS__STREAM__ENSURE", "create"),
-        ("ROUTE__PREFIX", &place.prefix),
-    ]);
+    let variables = onto::nats(&server, &place.stream, &place.prefix, "structured");
     (server, place, variables)
 }
 
@@ -101,7 +80,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
     for mode in ["structured", "binary"] {
         let (broker, prefix, variables) = narrow(mode);
         let (records, quarantine) = (format!("{prefix}.record"), format!("{prefix}.quarantine"));
-        let bridge = bridge(&variables).await;
+        let bridge = onto::bridge(&variables).await;
         let (small, large) = (event("small", 10), event("large", 3000));
         let request = Request::keyed("the-key", delivery(&[&small, &large]));
         let answer = bridge.ask(&request).await.json();
@@ -181,7 +160,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
 async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     let (server, place, mut variables) = on_nats();
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
-    let bridge = bridge(&variables).await;
+    let bridge = onto::bridge(&variables).await;
     assert_eq!(list(&variables, &[]), Vec::<Value>::new());
     assert_eq!(printed(&["quarantine", "list"], &variables), "nothing\n");
     let good = event("r", 1);
@@ -227,7 +206,7 @@ async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
         .collect();
     assert_eq!(ids, [json!(id("w", "k", 0, &first)), json!(id("w", "k", 1, &second))]);
     // The sender's own delivery of the same is a duplicate now.
-    let bridge = bridge(&variables).await;
+    let bridge = onto::bridge(&variables).await;
     let answer = bridge.ask(&Request::keyed("k", delivery(&[&first, &second]))).await;
     assert_eq!(answer.told(), (200, "duplicate".into()));
 
