@@ -1,12 +1,11 @@
 //! `check --connect` through the program: what it finds on clusters that are right, and wrong in every way.
 
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use attio_bridge::bus::kafka::Options;
 use serde_json::Value as Json;
 
-use crate::setup::SECRET;
 use crate::support::consumer::NAMES;
 use crate::support::kafka::Broker;
 use crate::support::kafka::security::wrong::{self, Wrong};
@@ -14,13 +13,11 @@ use crate::support::kafka::security::{
     Door, NOBODY, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
 };
 use crate::support::kafka::variables::variables;
+use crate::support::program::run;
 use crate::support::unique;
 
 fn check(options: &Options, prefix: &str, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(["check", "--connect"]).args(more).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
-    command.envs(variables(options, prefix)).stdin(Stdio::null());
-    command.output().expect("the program runs")
+    run(&[&["check", "--connect"], more].concat(), &variables(options, prefix))
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -139,10 +136,9 @@ fn missing_topics_are_named_and_no_matter_where_the_bridge_makes_them() {
         .iter()
         .filter(|(check, _, detail)| check.starts_with("topic ") && detail.contains("missing: create it"));
     assert_eq!(missing.count(), NAMES.len());
-    let mut create = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    create.args(["check", "--connect"]).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
-    create.envs(variables(&options, "absent")).env("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create");
-    let output = create.output().expect("the program runs");
+    let mut create = variables(&options, "absent");
+    create.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "create".into()));
+    let output = run(&["check", "--connect"], &create);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
 

@@ -13,6 +13,7 @@ use crate::support::kafka::security::{
     Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
 };
 use crate::support::kafka::variables::variables;
+use crate::support::program::lent;
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::{eventually, unique};
@@ -170,8 +171,7 @@ fn served(secured: &Secured, options: &Options) -> (Served, String) {
     secured.broker.create_topic(&format!("{prefix}.task"), 1, &[]);
     let mut variables = variables(options, &prefix);
     variables.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "off".into()));
-    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    (Served::start(&borrowed), prefix)
+    (Served::start(&lent(&variables)), prefix)
 }
 
 async fn ask(served: &Served) -> (u16, String) {

@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::PATIENCE;
+use super::program::run_bare;
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
@@ -178,7 +179,5 @@ impl Ran {
 
 /// Runs the program with any arguments and nothing in its environment.
 pub fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(arguments).env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
-    Ran::of(command.output().unwrap())
+    Ran::of(run_bare(arguments, variables))
 }

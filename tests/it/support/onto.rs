@@ -6,7 +6,7 @@ use super::bridge::{Bridge, config};
 use super::kafka::Broker;
 use super::load::ready;
 use super::nats::Server;
-use super::program::{Variables, variables};
+use super::program::{Variables, lent, variables};
 
 /// Topics of this prefix, made where missing.
 pub fn kafka(broker: &Broker, prefix: &str, mode: &str) -> Variables {
@@ -33,8 +33,7 @@ pub fn nats(server: &Server, stream: &str, prefix: &str, mode: &str) -> Variable
 
 /// A bridge that is told so, ready.
 pub async fn bridge(variables: &Variables) -> Bridge<dyn Bus> {
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let bridge = Bridge::serving(config(&variables)).await;
+    let bridge = Bridge::serving(config(&lent(variables))).await;
     ready(&bridge).await;
     bridge
 }

@@ -17,17 +17,30 @@ pub fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), (*value).to_owned())).collect()
 }
 
-fn command(arguments: &[&str], variables: &Variables) -> Command {
+/// The same as texts that are lent.
+pub fn lent(variables: &Variables) -> Vec<(&str, &str)> {
+    variables.iter().map(|(name, value)| (&**name, &**value)).collect()
+}
+
+fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    let variables = variables.iter().map(|(name, value)| (name, value));
-    command.args(arguments).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET).envs(variables);
+    command.args(arguments).env_clear().envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
+fn with_secret(variables: &Variables) -> Vec<(&str, &str)> {
+    [vec![("ATTIO_WEBHOOK_SECRET", SECRET)], lent(variables)].concat()
+}
+
+/// Runs it to its end, with these variables and no secret.
+pub fn run_bare(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    command(arguments, variables).output().expect("the program runs")
+}
+
 /// Runs it to its end.
 pub fn run(arguments: &[&str], variables: &Variables) -> Output {
-    command(arguments, variables).output().expect("the program runs")
+    run_bare(arguments, &with_secret(variables))
 }
 
 /// What it prints, where it ends with 0.
@@ -51,7 +64,7 @@ pub struct Program {
 
 impl Program {
     pub fn start(arguments: &[&str], variables: &Variables) -> Self {
-        let mut child = command(arguments, variables).spawn().expect("the program starts");
+        let mut child = command(arguments, &with_secret(variables)).spawn().expect("the program starts");
         let stdout = child.stdout.take().map(BufReader::new);
         let mut stderr = child.stderr.take().expect("piped");
         let stderr = std::thread::spawn(move || {
