@@ -46,7 +46,8 @@ use tree::Table;
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 
-/// Everything the bridge can be told. Built by [`load`], so everything in it is checked.
+/// Everything that `serve` can be told. Built by [`load`], so everything in it is checked; what is
+/// for the verbs that speak to Attio is checked with it, and given to them by [`attio`](fn@attio).
 #[derive(Clone)]
 pub struct Config {
     /// The public listener and its limits.
@@ -65,12 +66,6 @@ pub struct Config {
     pub dedup: dedup::Options,
     /// The bus in use.
     pub bus: bus::Options,
-    /// The options of NATS, whether it is in use or not.
-    pub nats: bus::nats::Options,
-    /// How to reach Attio, for the verbs that do.
-    pub attio: attio::Options,
-    /// The webhooks that should exist at Attio.
-    pub webhooks: Vec<attio::WebhookOptions>,
     /// How a stop takes its time.
     pub shutdown: shutdown::Options,
     /// Threads that serve; the cores the process may use where absent.

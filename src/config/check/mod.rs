@@ -35,10 +35,11 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
     let route = route::read(&mut root.section("route"));
     sources::check_slugs(root.report(), &sources, &route);
     let dedup = dedup(&mut root.section("dedup"));
-    let (bus, nats) = bus::read(root);
-    let attio = attio::read(&mut root.section("attio"));
+    let bus = bus::read(root);
+    // For their problems: `serve` never speaks to Attio.
+    attio::read(&mut root.section("attio"));
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-    let webhooks = attio::webhooks(root.tables("webhooks"), &names);
+    attio::webhooks(root.tables("webhooks"), &names);
     let shutdown = shutdown(&mut root.section("shutdown"));
     let workers = root.section("runtime").whole("workers", 1..=1024).map(|workers| size(&workers));
     let log = log::read(&mut root.section("log"));
@@ -51,9 +52,6 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
         slugs: route.slugs,
         dedup,
         bus,
-        nats,
-        attio,
-        webhooks,
         shutdown,
         workers,
         log,
