@@ -8,7 +8,7 @@ mod terraform;
 
 use super::inspect::Demand;
 use super::{Kind, Options};
-pub use kafka::{Kafka, Topic};
+pub use kafka::Kafka;
 pub use nats::Nats;
 
 /// Who the bridge is to the broker where neither the configuration nor the operator says it.
