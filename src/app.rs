@@ -149,7 +149,7 @@ impl App {
         self.admin_listener.local_addr()
     }
 
-    /// The bus.
+    /// What events are published to.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.bus
     }

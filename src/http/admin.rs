@@ -21,7 +21,7 @@ use crate::pipeline::publish::{Bus, BusState};
 pub struct Admin {
     /// The bus, for its first contact.
     pub bus: Arc<dyn Bus>,
-    /// The metrics.
+    /// What /metrics shows.
     pub metrics: Arc<Metrics>,
     /// The dedup memory, measured before each scrape.
     pub dedup: Dedup,

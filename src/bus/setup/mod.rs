@@ -27,7 +27,7 @@ pub enum Format {
     Nats,
 }
 
-/// What is needed.
+/// What the bus of a configuration must have and grant.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(tag = "bus", rename_all = "lowercase")]
 pub enum Setup {
