@@ -1,28 +1,28 @@
 //! `quarantine replay`: after a fix the same pipeline again.
 
+mod load;
+mod tell;
+
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use serde_json::json;
-use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Selection, Session};
 use crate::app;
 use crate::bus::Kind;
-use crate::cli::given::{key, read};
-use crate::cli::{fail, print, reading, say};
-use crate::consumer::line::safe;
+use crate::cli::given::key;
+use crate::cli::{fail, say};
 use crate::consumer::noting::Noting;
-use crate::consumer::quarantined::{Origin, Quarantined, Unplaced};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::pipeline::publish::{Bus, BusState};
+use load::{Load, loads};
+use tell::{conclude, show};
 
 const AFTER_HELP: &str = "\
 Ids, keys and times are what they would have been. Quarantine is a log: nothing is taken out of it,
@@ -71,16 +71,6 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=10_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 10000".into()) }
 }
 
-/// One thing to replay.
-struct Load {
-    /// What to call it.
-    name: String,
-    reason: String,
-    raw: Bytes,
-    received_at: OffsetDateTime,
-    origin: Result<Origin, Unplaced>,
-}
-
 /// Replays what is wanted.
 pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
     let config = &session.config;
@@ -94,39 +84,6 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
     }
     let replayer = replayer(session, arguments.dry_run).await?;
     replay(&replayer, &loads, arguments, &session.stop).await
-}
-
-async fn loads(session: &Session, arguments: &Arguments) -> Result<Vec<Load>, Exit> {
-    let source = arguments.source.as_deref();
-    let Some(file) = &arguments.file else {
-        let pieces = arguments.selection.read_named(session, &arguments.ids).await?;
-        return Ok(pieces.into_iter().map(|piece| load(piece, source)).collect());
-    };
-    let bytes = read(file).map_err(fail)?;
-    // Raw bytes may look like anything: what they are is for the operator to say.
-    match (source, Quarantined::read_all(&bytes)) {
-        (None, Some(pieces)) => Ok(pieces.into_iter().map(|piece| load(piece, None)).collect()),
-        (None, None) => {
-            say(format_args!(
-                "error: {}: nothing that `export` wrote as JSON; for the raw bytes of a delivery add --source NAME",
-                file.display()
-            ));
-            Err(Exit::Usage)
-        }
-        (Some(source), _) => Ok(vec![Load {
-            name: file.display().to_string(),
-            reason: "file".into(),
-            raw: bytes,
-            received_at: OffsetDateTime::now_utc(),
-            origin: Ok(Origin { source: source.to_owned(), key: arguments.key.clone(), alone: None }),
-        }]),
-    }
-}
-
-fn load(piece: Quarantined, source: Option<&str>) -> Load {
-    let origin = piece.origin(source);
-    let Quarantined { id, received_at, reason, raw, .. } = piece;
-    Load { name: id, reason, raw, received_at, origin }
 }
 
 /// How long the bus may take to be ready.
@@ -215,49 +172,4 @@ async fn replay(
         say("");
     }
     Ok(conclude(&sums, loads.len(), without_identity, arguments.dry_run))
-}
-
-fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) {
-    if arguments.json {
-        let mut value = json!(replayed);
-        value["id"] = json!(load.name);
-        value["reason"] = json!(load.reason);
-        value["dry_run"] = json!(arguments.dry_run);
-        return print(format_args!("{value}\n"));
-    }
-    let paint = reading::paint();
-    let word = replayed.ending.word();
-    let word = match replayed.ending {
-        Ending::Failed | Ending::Refused | Ending::Unplaced => paint.bad(word),
-        Ending::Published if arguments.dry_run => paint.good("would be published"),
-        Ending::Published => paint.good(word),
-        Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.known(word),
-    };
-    let why = replayed.why.as_deref().map(|why| format!(": {}", safe(why))).unwrap_or_default();
-    print(format_args!("{} {} {word}{why}\n", safe(&load.name), paint.dim(&safe(&load.reason))));
-    if matches!(replayed.ending, Ending::Published) {
-        for event in &replayed.events {
-            print(format_args!("  {} {} {}\n", safe(&event.address), event.kind, event.id));
-        }
-    }
-}
-
-fn conclude(sums: &BTreeMap<Ending, usize>, of: usize, without_identity: usize, dry_run: bool) -> Exit {
-    let words: Vec<_> = sums.iter().map(|(ending, count)| format!("{} {count}", ending.word())).collect();
-    let dry = if dry_run { " (dry run: nothing was published)" } else { "" };
-    say(format_args!("{} of {of} tried{dry}: {}", sums.values().sum::<usize>(), words.join(", ")));
-    if without_identity > 0 {
-        say(format_args!(
-            "{without_identity} came without an Idempotency-Key, so their ids are random: the next replay publishes them again"
-        ));
-    }
-    let some = |endings: &[Ending]| endings.iter().any(|ending| sums.contains_key(ending));
-    if some(&[Ending::Failed]) {
-        Exit::Failed
-    } else if some(&[Ending::Refused, Ending::Unplaced]) {
-        say("what was refused stays in quarantine");
-        Exit::Unexpected
-    } else {
-        Exit::Done
-    }
 }
