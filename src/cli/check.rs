@@ -43,9 +43,8 @@ fn summary(config: &Config) -> String {
         }
         Kind::Stdout => "stdout".into(),
     };
-    let sources: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-    let many = if sources.len() == 1 { "source" } else { "sources" };
-    format!("the configuration is good: {many} {}, bus {bus}\n", sources.join(", "))
+    let many = if config.sources.len() == 1 { "source" } else { "sources" };
+    format!("the configuration is good: {many} {}, bus {bus}\n", config.source_names())
 }
 
 fn connect(config: Config, json: bool) -> Result<Exit, Exit> {

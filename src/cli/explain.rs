@@ -108,9 +108,9 @@ fn source<'a>(
     request: &Captured,
     flag: Option<&str>,
 ) -> Result<&'a SourceOptions, String> {
-    let names = || config.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = || config.source_names();
     match flag.or(request.source()) {
-        Some(name) => config.sources.iter().find(|source| source.name.as_str() == name).ok_or_else(|| {
+        Some(name) => config.source(name).ok_or_else(|| {
             format!("no source {name} is configured (404 to the sender); there is: {}", names())
         }),
         None => match &config.sources[..] {

@@ -94,16 +94,15 @@ impl Flags {
     }
 
     fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {
-        let names = || listed(config.sources.iter().map(|source| source.name.as_str()));
+        let names = || config.source_names();
         match (&self.source, &config.sources[..]) {
             (None, [only]) => Ok(only),
             (None, _) => {
                 Err(format!("several sources are configured; add --source with one of: {}", names()))
             }
-            (Some(name), all) => {
-                let found = all.iter().find(|source| source.name.as_str() == name);
-                found.ok_or_else(|| format!("no source {name} is configured; there is: {}", names()))
-            }
+            (Some(name), _) => config
+                .source(name)
+                .ok_or_else(|| format!("no source {name} is configured; there is: {}", names())),
         }
     }
 
@@ -115,14 +114,10 @@ impl Flags {
         };
         let found = found.map(|secret| secret.value.clone());
         found.ok_or_else(|| {
-            let labels = listed(secrets.iter().map(|secret| &*secret.label));
-            format!("source {} has no secret of that label; there is: {labels}", source.name)
+            let labels: Vec<_> = secrets.iter().map(|secret| &*secret.label).collect();
+            format!("source {} has no secret of that label; there is: {}", source.name, labels.join(", "))
         })
     }
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
 }
 
 fn variable(input: &Input, name: &str) -> Result<SecretString, String> {

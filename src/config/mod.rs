@@ -86,6 +86,16 @@ impl Config {
         &self.settings
     }
 
+    /// The source of that name.
+    pub fn source(&self, name: &str) -> Option<&SourceOptions> {
+        self.sources.iter().find(|source| source.name.as_str() == name)
+    }
+
+    /// The names of all sources, for people.
+    pub fn source_names(&self) -> String {
+        self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
     /// The effective configuration as text, one key a line.
     pub fn to_text(&self) -> String {
         print::text(&self.settings)

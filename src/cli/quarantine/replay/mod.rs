@@ -76,10 +76,10 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
     let config = &session.config;
     let loads = loads(session, arguments).await?;
     if let Some(name) = &arguments.source
-        && !config.sources.iter().any(|source| source.name.as_str() == name)
+        && config.source(name).is_none()
     {
-        let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        say(format_args!("error: no source {name} is configured; there is: {}", names.join(", ")));
+        let names = config.source_names();
+        say(format_args!("error: no source {name} is configured; there is: {names}"));
         return Err(Exit::Usage);
     }
     let replayer = replayer(session, arguments.dry_run).await?;
