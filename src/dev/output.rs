@@ -46,7 +46,7 @@ pub struct Options {
 pub struct Block {
     /// Its number, from 1.
     pub number: u64,
-    /// When it was made.
+    /// When it was made; of one that was tried again, when the last try ended.
     pub at: OffsetDateTime,
     /// What it is.
     pub planned: Planned,

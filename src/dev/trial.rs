@@ -4,6 +4,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use super::Error;
 use super::account::Account;
 use super::attio::deliver::Attempt;
@@ -48,6 +50,9 @@ impl<'a> Trial<'a> {
         let Some(block) = self.pending.back_mut() else { return Ok(()) };
         block.answered = attempt.result.map(Answered::from).map_err(|lost| lost.to_string());
         block.tries += 1;
+        if block.tries > 1 {
+            block.at = OffsetDateTime::now_utc();
+        }
         let Some(wait) = attempt.again else { return Ok(()) };
         self.retried.insert(block.number);
         self.tally.tried_again += 1;

@@ -231,10 +231,7 @@ fn through_an_outage_deliveries_are_tried_again() {
     run.next("delivery");
     broker.kill();
     let failed = run.next("try");
-    assert_eq!(
-        (&failed["status"], &failed["reason"], &failed["try"]),
-        (&503.into(), &"broker_unavailable".into(), &1.into())
-    );
+    assert_eq!((&failed["status"], &failed["try"]), (&503.into(), &1.into()), "{failed}");
     broker.restart();
     let delivered =
         std::iter::repeat_with(|| run.next("delivery")).find(|one| one["number"] == failed["number"]);
