@@ -137,8 +137,9 @@ impl<W: Write> Output for Screen<W> {
 
     fn again(&mut self, block: &Block, wait: Duration) -> io::Result<()> {
         let start = self.start_of_line(OffsetDateTime::now_utc(), &block.planned.label);
-        let said = self.paint.refused(&format!("{}, again in {}", block.said(), milliseconds(wait)));
-        self.write(&format!("{start}{said}\n"), "")
+        let said = self.paint.refused(&block.said());
+        let wait = self.paint.dim(&format!("  .. tried again in {}", milliseconds(wait)));
+        self.write(&format!("{start}{said}\n{wait}\n"), "")
     }
 
     fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()> {

@@ -222,6 +222,20 @@ fn on_standard_output_events_are_lines_and_all_else_is_said_elsewhere() {
     assert_eq!((&start["kind"], &start["stdout"]), (&"start".into(), &"".into()));
 }
 
+/// Who stays is told how to join in, at home in 80 columns.
+#[test]
+fn without_a_round_the_screen_begins_with_hints() {
+    let mut child = command(&["--rate", "20"]).stdout(Stdio::piped()).spawn().expect("the program runs");
+    let lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
+    let head: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.starts_with("time")).collect();
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+    for hint in ["kcat -b", "openssl dgst", "attio-bridge webhooks list", "/v2/objects/people/records"] {
+        assert!(head.iter().any(|line| line.contains(hint)), "{hint}: {head:#?}");
+    }
+    assert!(head.iter().all(|line| line.chars().count() <= 80), "{head:#?}");
+}
+
 /// What a broker's absence refuses, the fake Attio delivers again, and nothing is missing in the end.
 #[test]
 fn through_an_outage_deliveries_are_tried_again() {
