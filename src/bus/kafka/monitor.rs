@@ -168,6 +168,7 @@ impl Monitor {
         let Some(keeper) = &mut self.keeper else { return IDLE };
         let client = self.client.load();
         let there = if keeper.is_off() { Ok(true) } else { keeper.round(client.client(), &self.config) };
+        self.health.topics_lack(keeper.trouble());
         match there {
             Ok(true) => {
                 self.health.topics_there();

@@ -35,6 +35,8 @@ struct Known {
     ready: bool,
     cause: Option<Arc<str>>,
     complained: Option<Instant>,
+    /// What keeps the stream from taking every event.
+    unfit: Option<Arc<str>>,
 }
 
 /// What is known of the server.
@@ -62,6 +64,7 @@ impl Health {
             ready: false,
             cause: None,
             complained: None,
+            unfit: None,
         };
         Self {
             known: Mutex::new(known),
@@ -220,6 +223,16 @@ impl Health {
             let cause = format!("{cause}{}", advice(cause));
             tracing::warn!(cause, servers = self.servers, "nats: trouble with a server");
         }
+    }
+
+    /// The stream does not take every event.
+    pub(super) fn unfit(&self, reasons: &[String]) {
+        self.known.lock().unfit = Some(reasons.join("; ").into());
+    }
+
+    /// What is waited for before the bus is ready, where that is known.
+    pub(super) fn lacks(&self, connection: State) -> Option<Arc<str>> {
+        self.down(connection).or_else(|| self.known.lock().unfit.clone())
     }
 
     /// The stream takes every event, or nobody asked.

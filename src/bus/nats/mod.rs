@@ -127,6 +127,10 @@ impl Bus for Nats {
         self.link.health.state(self.link.client.connection_state())
     }
 
+    fn lacks(&self) -> Option<Arc<str>> {
+        self.link.health.lacks(self.link.client.connection_state())
+    }
+
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
         let deadline = Instant::now() + within;
         let health = &self.link.health;
