@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer};
 
+use super::Broker;
 use super::node::{Layout, Node};
-use super::{Broker, free_ports};
 use crate::support::eventually;
+use crate::support::ports::free_ports;
 
 /// Three nodes, each broker and controller.
 pub struct Cluster {

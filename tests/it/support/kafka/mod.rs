@@ -29,11 +29,11 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::ports::free_ports;
 use super::proxy::Proxy;
 use super::{PATIENCE, eventually, unique};
 pub use node::Layout;
 use node::Node;
-pub use node::free_ports;
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
