@@ -111,7 +111,7 @@ impl Monitor {
     /// One look at everything; then how long to sleep if nobody nudges.
     fn round(&mut self, doubt: bool) -> Duration {
         let mut next = IDLE;
-        self.alone.send(&self.health);
+        self.alone.send(&self.health, Instant::now());
         if self.client.load().client().fatal_error().is_some() {
             next = next.min(self.rebuild());
         }
