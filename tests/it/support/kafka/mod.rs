@@ -17,6 +17,7 @@ mod node;
 pub mod security;
 pub mod variables;
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -132,6 +133,11 @@ impl Broker {
     /// `host:port`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// Its data stays when it is dropped; tells where, if it is ours.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        self.node.as_mut().map(Node::keep)
     }
 
     /// Ends the broker at once, as a power cut does to the process (SIGKILL).

@@ -65,6 +65,12 @@ impl Node {
         process.expect("the broker runs").stop();
     }
 
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
+    }
+
     /// Freezes it (SIGSTOP).
     pub fn freeze(&self) {
         self.process.lock().as_ref().expect("the broker runs").freeze();

@@ -125,6 +125,12 @@ impl Server {
         *process = Some(Watched::start(&command, self.data.path()));
     }
 
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
+    }
+
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
         self.process.lock().as_ref().expect("the server runs").freeze();
