@@ -43,7 +43,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     match admin.bus.state() {
-        BusState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "bus not reached yet\n").into_response(),
+        BusState::Starting => {
+            let lacks = admin.bus.lacks().unwrap_or_else(|| "not reached yet".into());
+            (StatusCode::SERVICE_UNAVAILABLE, format!("bus: {lacks}\n")).into_response()
+        }
         BusState::Up | BusState::Down => "ready\n".into_response(),
     }
 }
