@@ -14,7 +14,7 @@ use crate::support::kafka::{self, Broker};
 use crate::support::load::ready;
 use crate::support::nats::place::Place;
 use crate::support::nats::{self, Server};
-use crate::support::program::{Variables, lines, printed, run, variables};
+use crate::support::program::{Variables, lines, on_terminal, printed, run, variables};
 use crate::support::request::Request;
 use crate::support::unique;
 
@@ -125,9 +125,18 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
             assert_eq!(piece[name], value, "{name}: {piece}");
         }
         let own = piece["id"].as_str().expect("an id");
-        let table = printed(&["quarantine", "list"], &variables);
-        assert!(table.starts_with("ID ") && table.contains(own) && table.contains("the-key"), "{table}");
-        let shown = printed(&["quarantine", "show", &own[..8]], &variables);
+        let short = format!("{}…", &own[..8]);
+        for table in [
+            printed(&["quarantine", "list"], &variables),
+            on_terminal(80, &["quarantine", "list"], &variables),
+        ] {
+            assert!(table.starts_with("ID ") && table.contains(&format!("\n{short} ")), "{table}");
+            assert!(table.contains("the-key") && !table.contains(own), "{table}");
+            assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        }
+        let wide = on_terminal(140, &["quarantine", "list"], &variables);
+        assert!(wide.contains(own) && wide.contains(piece["time"].as_str().unwrap()), "{wide}");
+        let shown = printed(&["quarantine", "show", &short], &variables);
         assert!(shown.contains(&large) && shown.contains("max.message.bytes"), "{shown}");
         assert_eq!(list(&variables, &["--reason", "not_json"]), Vec::<Value>::new());
         assert_eq!(list(&variables, &["--until", "1h"]), Vec::<Value>::new());
