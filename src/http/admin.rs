@@ -17,6 +17,10 @@ use crate::metrics::Metrics;
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::publish::{Bus, BusState};
 
+/// The state has no cause; the log has it, and a check asks for it.
+const NOT_REACHED: &str =
+    "bus not reached yet: the log says why, and so does `attio-bridge check --connect`\n";
+
 /// What the admin listener looks at.
 pub struct Admin {
     /// The bus, for its first contact.
@@ -43,7 +47,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     match admin.bus.state() {
-        BusState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "bus not reached yet\n").into_response(),
+        BusState::Starting => (StatusCode::SERVICE_UNAVAILABLE, NOT_REACHED).into_response(),
         BusState::Up | BusState::Down => "ready\n".into_response(),
     }
 }

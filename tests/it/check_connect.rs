@@ -167,15 +167,18 @@ fn every_wrong_way_ends_at_its_step_with_its_cause() {
 #[test]
 fn a_cluster_that_cannot_be_reached_is_told_from_one_that_does_not_answer() {
     let broker = Broker::start();
-    for (servers, words) in
-        [("127.0.0.1:1", "Connection refused"), ("no-such-host.invalid:9092", "lookup address")]
-    {
+    let refused = "check the address in kafka.bootstrap_servers, and that the broker runs";
+    for (servers, words, advice) in [
+        ("127.0.0.1:1", "Connection refused", refused),
+        ("no-such-host.invalid:9092", "lookup address", "check the names in kafka.bootstrap_servers"),
+    ] {
         let rows = found(&Options::new(servers), "attio", 3);
         let (level, detail) = row(&rows, "reachable");
         assert!(
             level == "failed" && detail.starts_with(&format!("{servers}: ")) && detail.contains(words),
             "{detail}"
         );
+        assert!(detail.ends_with(advice), "{detail}");
     }
     let options = Options::new(format!("127.0.0.1:1,{}", broker.bootstrap()));
     let rows = found(&options, "attio", 3);
