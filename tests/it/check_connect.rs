@@ -4,6 +4,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use attio_bridge::bus::kafka::Options;
+use attio_bridge::bus::kafka::options::Ensure;
 use serde_json::Value as Json;
 
 use crate::setup::SECRET;
@@ -144,6 +145,34 @@ fn missing_topics_are_named_and_no_matter_where_the_bridge_makes_them() {
     create.envs(variables(&options, "absent")).env("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create");
     let output = create.output().expect("the program runs");
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+#[test]
+fn whether_the_bridge_may_make_what_is_missing_is_found_out_without_making_it() {
+    let secured = shared();
+    let prefix = unique("unmade");
+    grant(&secured, USER, &prefix, &[Operation::Write, Operation::Describe, Operation::DescribeConfigs]);
+    let mut options = secured.login(Door::SaslTls, "SCRAM-SHA-512", USER, PASSWORD);
+    options.topics.ensure = Ensure::Create;
+    let record = format!("topic {prefix}.record");
+    let rows = found(&options, &prefix, 3);
+    let (level, detail) = row(&rows, &record);
+    let words = ["would not make it", "TopicAuthorizationFailed", "grant Create on the topics"];
+    assert!(level == "failed" && words.iter().all(|word| detail.contains(word)), "{level} {detail}");
+
+    grant(&secured, USER, &prefix, &[Operation::Create]);
+    let rows = found(&options, &prefix, 0);
+    let (level, detail) = row(&rows, &record);
+    assert!(level == "ok" && detail.contains("the bridge will make it"), "{level} {detail}");
+
+    // More copies than there are brokers.
+    options.topics.replication_factor = Some(3);
+    let rows = found(&options, &prefix, 3);
+    let (level, detail) = row(&rows, &record);
+    assert!(level == "failed" && detail.contains("InvalidReplicationFactor"), "{level} {detail}");
+    assert!(detail.contains("check kafka.topics."), "{detail}");
+    let made = secured.broker.topics();
+    assert!(made.iter().all(|topic| !topic.starts_with(&prefix)), "nothing is made: {made:?}");
 }
 
 #[test]
