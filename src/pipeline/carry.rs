@@ -62,8 +62,7 @@ impl Carrier<'_> {
         match element {
             Element::Event(event) => self.depart_event(place, &event),
             Element::Unusable { reason, .. } if !self.quarantines => {
-                let state =
-                    State::Done(EventResult::Failed(PublishError::Rejected { detail: reason.slug().into() }));
+                let state = State::Done(EventResult::Unusable(reason));
                 Departure { place, category: UNKNOWN_CATEGORY, cargo: None, state, unidentified: false }
             }
             Element::Unusable { raw, reason } => {

@@ -289,7 +289,8 @@ fn a_broker_that_is_away_is_waited_for_and_named() {
     let url = format!("nats://{nobody}");
     let mut run = Watched::start(&["--json", "--bus", &url]);
     let waiting = run.next("waiting");
-    assert_eq!((&waiting["nats"], &waiting["readyz"]), (&url.into(), &"bus not reached yet".into()));
+    assert_eq!(waiting["nats"], url);
+    assert!(waiting["readyz"].as_str().is_some_and(|text| text.starts_with("bus")), "{waiting}");
     run.stop();
     run.code();
 }

@@ -8,7 +8,7 @@ use attio_bridge::attio::bridge::Bridge;
 use attio_bridge::attio::rotate::{Places, Rotation, Step};
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, Deliveries, Ran};
 use crate::support::eventually;
@@ -64,7 +64,7 @@ impl Site {
                     self.attio.block_on(bridge.takes(&probe, &secret)) == Ok(true)
                 });
             }
-            self.attio.block_on(rotation.perform(step.clone())).unwrap();
+            self.attio.block_on(rotation.perform(&step)).unwrap();
             step
         };
         std::iter::repeat_with(one).take(steps).collect()
@@ -145,11 +145,26 @@ fn a_successor_whose_secret_is_lost_is_made_again() {
 fn without_traffic_it_says_so_and_goes_on_later() {
     let site = Site::start();
     let old = site.attio.only().webhook_id;
-    let late = site.rotate(&["--timeout", "3s"]).expect(1);
+    let late = site.rotate(&["--timeout", "3s", "--json"]).expect(1);
     let late = late.says(&["not within 3s", "--wait none"]);
     assert!(late.stderr.contains("a delivery is verified") || late.stderr.contains("takes the new secret"));
-    site.rotate(&["--wait", "none"]).expect(0).says(&["going on", "rotated"]);
+    let first = late.json();
+    assert_eq!((&first["rotated"], &first["old_webhook_id"]), (&json!(false), &json!(old)), "{first}");
+    assert!(first["error"].as_str().unwrap().contains("not within 3s"), "{first}");
+    let ran = site.rotate(&["--wait", "none", "--json"]).expect(0).says(&["going on", "rotated"]);
     site.check(&old);
+    // Both together are a whole rotation, told without the secret.
+    let (second, new) = (ran.json(), site.attio.only());
+    let steps = [&first, &second].map(|outcome| outcome["steps"].as_array().unwrap().clone()).concat();
+    let steps: Vec<_> = steps.iter().map(|step| (&step["step"], &step["webhook_id"])).collect();
+    let (old, id) = (json!(old), json!(new.webhook_id));
+    let words = ["create", "awaken", "delete", "rename", "forget"].map(Value::from);
+    let of = [&Value::Null, &id, &old, &id, &id];
+    assert_eq!(steps, std::iter::zip(&words, of).collect::<Vec<_>>());
+    let told = json!({ "rotated": true, "old_webhook_id": old, "webhook_id": id, "target_url": URL,
+                       "secret_file": site.places.current, "steps": second["steps"], "error": null });
+    assert_eq!(second, told);
+    assert!(!late.stdout.contains(&new.secret) && !ran.stdout.contains(&new.secret));
 }
 
 #[test]

@@ -201,12 +201,18 @@ impl Keeper {
     }
 
     fn create(&mut self, missing: &BTreeSet<Arc<str>>, config: &ClientConfig) {
-        let problem = match create(missing, &self.options, config) {
-            Ok(failed) if failed.is_empty() => {
-                tracing::info!(topics = join(missing), "kafka: topics made");
-                None
-            }
-            Ok(failed) => Some(failed.join("; ")),
+        let problem = match create(missing, &self.options, config, Create::Make) {
+            Ok(refused) => match refused.first() {
+                None => {
+                    tracing::info!(topics = join(missing), "kafka: topics made");
+                    None
+                }
+                Some((_, code)) => {
+                    let each: Vec<_> =
+                        refused.iter().map(|(topic, code)| format!("{topic}: {code}")).collect();
+                    Some(format!("{}: {}", each.join("; "), advice(*code)))
+                }
+            },
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = &problem
@@ -218,22 +224,45 @@ impl Keeper {
     }
 }
 
-/// Makes topics; then what went wrong, by topic. One that another replica has just made is fine.
-fn create(
+/// What the broker is asked to do about topics that are missing.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Create {
+    /// To make them.
+    Make,
+    /// To say whether it would, within a time.
+    Look(Duration),
+}
+
+/// Makes topics, or asks whether they would be made; then those that are refused, and why. One that
+/// another replica has just made is fine.
+pub(super) fn create(
     missing: &BTreeSet<Arc<str>>,
     options: &Topics,
     config: &ClientConfig,
-) -> Result<Vec<String>, KafkaError> {
+    what: Create,
+) -> Result<Vec<(String, Code)>, KafkaError> {
     let settings = settings(options);
     let topics: Vec<_> = missing.iter().map(|name| new_topic(name, options, &settings)).collect();
     let admin: AdminClient<DefaultClientContext> = without_publishing(config).create()?;
-    let limits = AdminOptions::new().operation_timeout(Some(CREATION)).request_timeout(Some(CREATION));
-    let made = block_on(admin.create_topics(&topics, &limits))?;
-    let failed = made.into_iter().filter_map(Result::err);
-    Ok(failed
-        .filter(|(_, code)| *code != Code::TopicAlreadyExists)
-        .map(|(topic, code)| format!("{topic}: {code}"))
-        .collect())
+    let (within, look) = match what {
+        Create::Make => (CREATION, false),
+        Create::Look(within) => (within, true),
+    };
+    let limits = AdminOptions::new().operation_timeout(Some(within)).request_timeout(Some(within));
+    let made = block_on(admin.create_topics(&topics, &limits.validate_only(look)))?;
+    let refused = made.into_iter().filter_map(Result::err);
+    Ok(refused.filter(|(_, code)| *code != Code::TopicAlreadyExists).collect())
+}
+
+/// What to do about topics that the broker does not make.
+pub(super) fn advice(code: Code) -> &'static str {
+    match code {
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            "grant Create on the topics to the user of this client, or create them yourself: `attio-bridge topics` \
+             says how"
+        }
+        _ => "check kafka.topics.*, or create them yourself: `attio-bridge topics` says how",
+    }
 }
 
 fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]) -> NewTopic<'a> {

@@ -282,6 +282,12 @@ pub(super) fn advice(cause: &str) -> &'static str {
         ": what answers there seems to speak no TLS: check nats.servers, and tls in the server's configuration"
     } else if cause.contains("tls") || cause.contains("certificate") {
         ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate"
+    } else if cause.contains("connection refused") {
+        ": check the address in nats.servers, and that the server runs"
+    } else if cause.contains("dns error") {
+        ": check the names in nats.servers"
+    } else if cause.contains("timed out") || cause.contains("no answer") {
+        ": check the address in nats.servers, and the firewalls on the way"
     } else {
         ""
     }
@@ -325,7 +331,24 @@ mod tests {
         assert_eq!(&*told(), "no server of nats:4222 can be reached: IO error");
         health.complain("IO error: connection refused");
         health.event(&Event::ClientError(ClientError::Other("IO error".into())));
-        assert!(told().ends_with("connection refused"), "the fuller text stays");
+        assert!(
+            told()
+                .ends_with("connection refused: check the address in nats.servers, and that the server runs")
+        );
+    }
+
+    #[test]
+    fn what_keeps_a_client_out_is_told_with_what_to_do() {
+        let table = [
+            ("IO error: Connection refused (os error 111)", "that the server runs"),
+            ("DNS error: failed to lookup address information: Name or service not known", "the names in"),
+            ("timed out", "firewalls"),
+            ("no answer within 6s", "firewalls"),
+            ("TLS error: invalid peer certificate: UnknownIssuer", "nats.ca_file"),
+        ];
+        for (cause, part) in table {
+            assert!(advice(cause).starts_with(": check ") && advice(cause).contains(part), "{cause}");
+        }
     }
 
     #[test]

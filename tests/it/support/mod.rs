@@ -25,6 +25,7 @@ pub mod rig;
 pub mod scrape;
 pub mod sdk;
 pub mod served;
+pub mod tls;
 pub mod watched;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! `check --connect` for Kafka: goes the way of a message step by step, publishes nothing, and says
 //! at which step it ends and why.
 
+mod make;
 mod reach;
 mod safety;
 mod settings;
@@ -67,6 +68,7 @@ impl Inspection {
     fn run(mut self) -> Report {
         if self.reach() {
             let mut topics = self.look_at_topics();
+            make::ask(&mut topics, &self.options.topics, &self.config, self.left());
             settings::read(&mut topics, &self.config, self.left());
             let write = write::probe(&topics, &self.config, self.left());
             topics.iter().for_each(|topic| topic.tell(&self.options.topics, &mut self.report));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 
+use super::make::Making;
 use super::makes;
 use crate::bus::inspect::{Level, Report};
 use crate::bus::kafka::options;
@@ -25,6 +26,8 @@ pub(super) struct Topic {
     pub leaderless: usize,
     /// Absent where the user may not see them.
     pub settings: Option<Settings>,
+    /// Where it is missing: whether the bridge could make it.
+    pub making: Making,
 }
 
 /// What only an administrator's request tells.
@@ -46,6 +49,7 @@ impl Topic {
             in_sync: 0,
             leaderless: 0,
             settings: None,
+            making: Making::default(),
         };
         let metadata = match answer {
             Ok(metadata) => metadata,
@@ -71,9 +75,7 @@ impl Topic {
     pub(super) fn tell(&self, options: &options::Topics, report: &mut Report) {
         let (level, detail) = match self.found {
             Found::There => self.state(),
-            Found::Missing if makes(options.ensure) => {
-                (Level::Ok, "missing: the bridge will make it (topics.ensure is \"create\")".to_owned())
-            }
+            Found::Missing if makes(options.ensure) => self.making.state(),
             Found::Missing => {
                 let advice = "missing: create it, or set kafka.topics.ensure to \"create\"";
                 (Level::Failed, advice.to_owned())
@@ -144,6 +146,7 @@ pub(super) mod tests {
             in_sync: replication,
             leaderless: 0,
             settings: Some(settings),
+            making: Making::default(),
         }
     }
 
