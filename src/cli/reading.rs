@@ -71,6 +71,11 @@ pub fn paint() -> Paint {
     Paint(io::stdout().is_terminal() && !no_color())
 }
 
+/// How wide standard output is; `usual` where it is no terminal, or one that does not tell.
+pub fn columns(usual: usize) -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(usual, |(width, _)| width.0.into())
+}
+
 /// Writes a line of data; false once nobody reads it any more.
 pub fn write(line: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();

@@ -15,6 +15,7 @@ Example:
 
 /// The verbs of `slugs`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

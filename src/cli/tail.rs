@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::reading::{self, Session, begin, paint, refuse, write};
+use super::reading::{self, Session, begin, columns, paint, refuse, write};
 use super::{Exit, fail, say};
 use crate::bus::Kind;
 use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
@@ -146,14 +146,10 @@ impl Screen {
         } else {
             let key = item.key.as_deref().map(String::from_utf8_lossy);
             let key = key.as_deref().or(event.get("partitionkey")).unwrap_or("-");
-            line(&event, key, columns(), paint())
+            line(&event, key, columns(USUAL_COLUMNS), paint())
         };
         let read = write(&text)?;
         self.left = self.left.map(|left| left - 1);
         Ok(read && self.left != Some(0))
     }
-}
-
-fn columns() -> usize {
-    terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
 }

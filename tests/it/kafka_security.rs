@@ -216,3 +216,21 @@ async fn a_right_that_is_missing_is_named_in_the_log_and_granted_without_a_resta
     async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
     assert_eq!(secured.broker.read_all(&topic).len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_create_the_log_says_what_to_grant_and_it_heals() {
+    let (secured, prefix) = (shared(), unique("uncreated"));
+    let topics = format!("{prefix}.");
+    for operation in [Operation::Write, Operation::Describe] {
+        secured.grant(SECOND_USER, operation, Topics::Prefixed(&topics));
+    }
+    let mut options = secured.login(Door::SaslTls, "PLAIN", SECOND_USER, PASSWORD);
+    options.topics.ensure = Ensure::Create;
+    let variables = variables(&options, &prefix);
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let served = Served::start(&variables);
+    eventually("the log says what to do", || logged(&served, &["topics cannot be made", "grant Create"]));
+    assert_eq!(readiness(&served).await, 503);
+    secured.grant(SECOND_USER, Operation::Create, Topics::Prefixed(&topics));
+    async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
+}

@@ -93,5 +93,8 @@ fn what_is_wrong_with_a_server_is_told() {
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
     says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "nats.creds_file");
     guarded.kill();
-    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "refused");
+    let refused = "refused (os error 111): check the address in nats.servers, and that the server runs";
+    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", refused);
+    let nowhere = found("no-such-host.invalid", &place, &[], 3);
+    says(&nowhere, "reachable", "failed", "check the names in nats.servers");
 }

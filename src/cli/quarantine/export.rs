@@ -14,6 +14,8 @@ use crate::consumer::quarantined::Quarantined;
 const AFTER_HELP: &str = "\
 Of each piece two files are written: ID.raw, its bytes as they came, to be looked at or mended; and
 ID.json, the CloudEvent of quarantine with its bytes, source, key and place. Replay takes either.
+The path of each ID.raw is printed, one a line. For a program it is all in --to -, which prints
+JSON Lines and writes no file; there is no --json beside it.
 
 Example: everything into a folder
   attio-bridge quarantine export --to quarantined

@@ -13,8 +13,16 @@ use super::reading::{self, Session};
 use crate::config::Input;
 use selection::Selection;
 
+const AFTER_HELP: &str = "\
+Example: what lies there, why, and after the fix back on its way
+  attio-bridge quarantine list --from 24h
+  attio-bridge quarantine show 9d5ee6c0
+  attio-bridge quarantine replay 9d5ee6c0 --dry-run
+  attio-bridge quarantine replay 9d5ee6c0";
+
 /// The verbs of `quarantine`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Arguments {
     #[command(subcommand)]

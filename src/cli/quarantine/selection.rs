@@ -78,7 +78,9 @@ impl Selection {
         }
         let mut named = Vec::with_capacity(ids.len());
         for id in ids {
-            let mut found = pieces.iter().filter(|piece| piece.id.starts_with(id.as_str()));
+            // As `list` shortens it.
+            let id = id.trim_end_matches('…');
+            let mut found = pieces.iter().filter(|piece| piece.id.starts_with(id));
             match (found.next(), found.next()) {
                 (Some(piece), None) => named.push(piece.clone()),
                 (Some(_), Some(_)) => {

@@ -23,8 +23,17 @@ use super::{Exit, print, say, warn};
 use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: as code, what would be changed and then to change it
+  attio-bridge webhooks plan --config bridge.toml
+  attio-bridge webhooks apply --config bridge.toml
+Example: what Attio delivers to, and how well
+  attio-bridge webhooks list";
+
 /// The verbs of `webhooks`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

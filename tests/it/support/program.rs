@@ -50,6 +50,18 @@ pub fn printed(arguments: &[&str], variables: &Variables) -> String {
     String::from_utf8(output.stdout).expect("data is text")
 }
 
+/// What it shows on a terminal of so many columns, where it ends with 0.
+pub fn on_terminal(columns: usize, arguments: &[&str], variables: &Variables) -> String {
+    let program = env!("CARGO_BIN_EXE_attio-bridge");
+    let typed = format!("stty cols {columns} rows 50 && exec '{program}' '{}'", arguments.join("' '"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &typed, "/dev/null"]).stdin(Stdio::null());
+    script.env_clear().env("NO_COLOR", "1").envs(with_secret(variables));
+    let output = script.output().expect("script, of util-linux, runs");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("data is text").replace("\r\n", "\n")
+}
+
 /// Lines of JSON.
 pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()

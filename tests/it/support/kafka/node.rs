@@ -1,7 +1,6 @@
 //! One Kafka node as a child process that cannot outlive this one.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -55,6 +54,12 @@ impl Node {
         self.process.start(&java, self.data.path());
     }
 
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
+    }
+
     /// Fails the test, with the broker's log, if it has ended by itself.
     pub fn assert_alive(&self) {
         self.process.assert_alive(|| self.log());
@@ -92,12 +97,6 @@ impl Node {
         let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
         format!("{}{}", read("output.log"), read("server.log"))
     }
-}
-
-/// Ports that nothing listens on.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [0; N].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
 /// A small and quick node; the session time-out makes a restart after a kill take 3 s instead of 11.
