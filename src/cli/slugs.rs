@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, print, say, warn};
+use super::{Exit, print, problems, say, warn};
 use crate::attio::{Client, Error, slugs};
 use crate::config::{self, Input};
 
@@ -41,7 +41,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     let config = match config::attio(input) {
         Ok(config) => config,
         Err(problems) => {
-            say(format_args!("error: {problems}"));
+            problems::tell(&problems);
             return Exit::Configuration;
         }
     };

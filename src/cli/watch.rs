@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::logging::{self, Log};
-use super::{Exit, say};
+use super::{Exit, problems, say};
 use crate::attio::Client;
 use crate::attio::watch::{Hook, Options, Watch};
 use crate::config::{self, Input, LogFormat, LogOptions};
@@ -76,7 +76,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     let config = match config::attio(input) {
         Ok(config) => config,
         Err(problems) => {
-            say(format_args!("error: {problems}"));
+            problems::tell(&problems);
             return Exit::Configuration;
         }
     };
