@@ -190,6 +190,27 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_id_that_can_be_no_attribute_is_kept_all_the_same() {
+    let (broker, prefix, variables) = narrow("structured");
+    let bridge = bridge(&variables).await;
+    let large = event("large", 3000);
+    let body = format!(r#"{{"webhook_id":"w \u0001é","events":[7,{large}]}}"#);
+    let answer = bridge.ask(&Request::keyed("k", body)).await.json();
+    assert_eq!(answer["quarantined"], 2, "{answer}");
+    bridge.stop().await.expect("it drains");
+    let all = list(&variables, &[]);
+    assert!(all.iter().all(|piece| piece["webhook_id"] == "w \u{1}é"), "{all:?}");
+
+    let records = format!("{prefix}.record");
+    broker.set_topic(&records, "max.message.bytes", "1000000");
+    let (code, replayed, said) = replay(&variables, &[]);
+    let mut endings: Vec<_> = replayed.iter().map(|one| one["ending"].as_str().unwrap()).collect();
+    endings.sort_unstable();
+    assert_eq!((code, endings), (3, vec!["published", "refused"]), "{replayed:?} {said}");
+    assert_eq!(stored(&broker, &records), [id("w \u{1}é", "k", 1, &large)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     let (server, place, mut variables) = on_nats();
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));

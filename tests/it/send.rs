@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::setup::Setup;
 use crate::support::certificates::Certificates;
+use crate::support::ports::free_address;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
 use crate::support::tls;
@@ -124,9 +125,7 @@ fn what_is_refused_is_counted_by_status_and_reason() {
 
 #[test]
 fn nobody_there_is_exit_1() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    drop(listener);
+    let url = format!("http://{}/", free_address());
     let (code, printed) = sent(&[&url, "--event", "record.created"], SECRET);
     assert_eq!(code, Some(1), "{printed}");
     assert_eq!(printed["answers"][0]["status"], Value::Null);

@@ -12,6 +12,7 @@ use crate::support::kafka::variables::variables as by_kafka;
 use crate::support::load::ready;
 use crate::support::nats::Server;
 use crate::support::nats::bench::stream_name;
+use crate::support::ports::free_address;
 use crate::support::program::{Program, Variables, lines, printed, run, variables};
 use crate::support::request::Request;
 use crate::support::{eventually, kafka, nats, unique};
@@ -294,8 +295,7 @@ fn every_wrong_way_into_kafka_is_told_with_its_cause() {
 
 #[test]
 fn a_bad_bus_is_a_clear_error() {
-    let [port, _] = kafka::free_ports();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address();
     let kafka = variables(&[("BUS__TYPE", "kafka"), ("KAFKA__BOOTSTRAP_SERVERS", &address)]);
     let nats = variables(&[("BUS__TYPE", "nats"), ("NATS__SERVERS", &format!("nats://{address}"))]);
     let server = nats::shared();

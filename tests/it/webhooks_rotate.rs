@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
 use attio_bridge::attio::rotate::{Places, Rotation, Step};
-use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
 use serde_json::{Value, json};
 
-use crate::support::attio::{Attio, Ran};
+use crate::support::attio::{Attio, Deliveries, Ran};
 use crate::support::eventually;
 use crate::support::served::Served;
 
@@ -21,7 +20,7 @@ const URL: &str = "https://hooks.example.com/webhooks/attio";
 struct Site {
     attio: Attio,
     served: Served,
-    deliverer: Arc<Deliverer>,
+    deliverer: Arc<Deliveries>,
     config: std::path::PathBuf,
     places: Places,
 }
@@ -85,9 +84,8 @@ impl Site {
         assert!(!world.is_finished());
         world.abort();
         self.attio.block_on(self.deliverer.settled());
-        let refused: Vec<_> =
-            self.deliverer.tries().into_iter().filter(|one| one.status != Some(200)).collect();
-        assert!(refused.is_empty(), "no delivery is refused: {refused:?}");
+        let statuses = self.deliverer.statuses();
+        assert!(statuses.iter().all(|status| *status == Some(200)), "no delivery is refused: {statuses:?}");
     }
 
     /// It is over, and nothing is left of it.

@@ -3,12 +3,11 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 
 use serde_json::{Value, json};
 
-use crate::support::attio::{Attio, KEY};
+use crate::support::attio::{Attio, Deliveries, KEY};
 use crate::support::kafka::shared;
 use crate::support::served::Served;
 use crate::support::{eventually, unique};
@@ -18,7 +17,7 @@ const BEFORE: &str = "what was in the file before, long enough\n";
 struct Site {
     attio: Attio,
     served: Served,
-    deliverer: Arc<Deliverer>,
+    deliverer: Arc<Deliveries>,
     config: std::path::PathBuf,
 }
 
@@ -59,7 +58,7 @@ impl Site {
 #[test]
 fn an_event_goes_the_whole_way_and_nothing_is_left() {
     let site = Site::start();
-    site.attio.tell(&site.deliverer);
+    site.attio.block_on(async { site.deliverer.listen() });
     let arguments = site.arguments();
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ran = site.attio.configured(&site.config, &arguments).expect(0);

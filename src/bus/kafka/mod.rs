@@ -118,6 +118,10 @@ impl Bus for Kafka {
         self.health.state()
     }
 
+    fn lacks(&self) -> Option<Arc<str>> {
+        self.health.lacks()
+    }
+
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
         let deadline = Instant::now() + within;
         let (client, health) = (self.client.load_full(), self.health.clone());

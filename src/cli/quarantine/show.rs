@@ -59,7 +59,7 @@ fn text(piece: &Quarantined) -> String {
         ("hint", piece.hint().to_owned()),
         ("source", safe(piece.source())),
         ("correlation id", safe(piece.key().unwrap_or("-"))),
-        ("webhook", safe(piece.webhook_id().unwrap_or("-"))),
+        ("webhook", safe(piece.webhook_id().as_deref().unwrap_or("-"))),
         ("what", format!("{place}, {} bytes", piece.raw.len())),
     ];
     let rows: String = rows.iter().map(|(name, value)| format!("{name:<14}  {value}\n")).collect();

@@ -17,6 +17,7 @@ pub mod load;
 pub mod logs;
 pub mod mix;
 pub mod nats;
+pub mod ports;
 pub mod program;
 pub mod proxy;
 pub mod request;

@@ -12,12 +12,10 @@ mod write;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
-use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::client_config::{StartError, client_config, creation_error};
 use super::options::{Ensure, Options};
-use super::topics::Found;
 use super::trouble::Looker;
 use crate::bus::inspect::{Demand, Level, Report};
 use topic::Topic;
@@ -118,15 +116,6 @@ impl Inspection {
             std::thread::sleep(Duration::from_millis(20));
         };
         self.report.add("idempotence", level, detail);
-    }
-}
-
-/// What is found of a topic, in the words of the adapter.
-fn found(code: Code) -> Found {
-    match code {
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Found::Missing,
-        Code::TopicAuthorizationFailed => Found::Forbidden,
-        _ => Found::NotYet,
     }
 }
 

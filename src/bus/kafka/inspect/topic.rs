@@ -6,10 +6,10 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 
 use super::make::Making;
-use super::{found, makes};
+use super::makes;
 use crate::bus::inspect::{Level, Report};
 use crate::bus::kafka::options;
-use crate::bus::kafka::topics::Found;
+use crate::bus::kafka::topics::{Found, found};
 
 /// A topic as the cluster tells of it.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ impl Topic {
                 let advice = "not authorised: grant Write and Describe on it (it may be missing, too)";
                 (Level::Failed, advice.to_owned())
             }
-            Found::NotYet => {
+            Found::Leaderless(_) | Found::NotYet => {
                 let problem = self.problem.as_deref().unwrap_or("not ready");
                 (Level::Failed, format!("the cluster cannot tell: {problem}"))
             }

@@ -1,12 +1,14 @@
 //! Three Kafka nodes that stand for each other: replication 3, two of them must have what is acknowledged.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer};
 
+use super::Broker;
 use super::node::{Layout, Node};
-use super::{Broker, free_ports};
 use crate::support::eventually;
+use crate::support::ports::free_ports;
 
 /// Three nodes, each broker and controller.
 pub struct Cluster {
@@ -29,6 +31,11 @@ impl Cluster {
         cluster.nodes.iter().for_each(Node::start);
         cluster.wait_for(3);
         cluster
+    }
+
+    /// Their data stays when they are dropped; tells where.
+    pub fn keep(&mut self) -> [PathBuf; 3] {
+        self.nodes.each_mut().map(Node::keep)
     }
 
     /// Ends one node at once.

@@ -17,6 +17,7 @@ mod node;
 pub mod security;
 pub mod variables;
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -29,11 +30,11 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::ports::free_ports;
 use super::proxy::Proxy;
 use super::{PATIENCE, eventually, unique};
 pub use node::Layout;
 use node::Node;
-pub use node::free_ports;
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
@@ -132,6 +133,11 @@ impl Broker {
     /// `host:port`.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// Its data stays when it is dropped; tells where, if it is ours.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        self.node.as_mut().map(Node::keep)
     }
 
     /// Ends the broker at once, as a power cut does to the process (SIGKILL).

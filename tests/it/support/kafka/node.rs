@@ -1,7 +1,6 @@
 //! One Kafka node as a child process that cannot outlive this one.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -64,6 +63,12 @@ impl Node {
     pub fn stop(&self) {
         let process = self.process.lock().take();
         process.expect("the broker runs").stop();
+    }
+
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
     }
 
     /// Freezes it (SIGSTOP).
@@ -133,12 +138,6 @@ impl Drop for Node {
             process.kill();
         }
     }
-}
-
-/// Ports that nothing listens on.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [0; N].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
 /// A small and quick node; the session time-out makes a restart after a kill take 3 s instead of 11.

@@ -9,8 +9,9 @@ use async_nats::ConnectOptions;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use crate::support::eventually;
+use crate::support::ports::free_ports;
 use crate::support::watched::{Watched, kit};
-use crate::support::{eventually, eventually_some};
 
 /// How the administrator gets in.
 type Admin = Arc<dyn Fn() -> ConnectOptions + Send + Sync>;
@@ -36,7 +37,7 @@ impl Default for Settings {
 pub struct Server {
     data: tempfile::TempDir,
     settings: Mutex<Settings>,
-    port: Mutex<Option<u16>>,
+    port: u16,
     process: Mutex<Option<Watched>>,
 }
 
@@ -56,7 +57,8 @@ impl Server {
     /// A server that does not run yet.
     pub fn prepared(settings: Settings) -> Self {
         let data = tempfile::tempdir().expect("a folder for the server's data");
-        Self { data, settings: Mutex::new(settings), port: Mutex::new(None), process: Mutex::new(None) }
+        let [port] = free_ports();
+        Self { data, settings: Mutex::new(settings), port, process: Mutex::new(None) }
     }
 
     /// Where files of a test's configuration can be put.
@@ -66,7 +68,7 @@ impl Server {
 
     /// `nats://host:port`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.lock().expect("the server was started once"))
+        format!("nats://127.0.0.1:{}", self.port)
     }
 
     /// Takes effect at the next start.
@@ -100,8 +102,7 @@ impl Server {
 
     /// Waits until it listens, and JetStream is on where it should be.
     pub fn wait_until_ready(&self) {
-        let port = self.port_told();
-        *self.port.lock() = Some(port);
+        self.wait_until_it_listens();
         if self.settings.lock().jetstream {
             eventually("the server is ready", || {
                 self.assert_alive();
@@ -122,6 +123,12 @@ impl Server {
         let mut command = Command::new(kit("nats-server").join("nats-server"));
         command.args(["-c"]).arg(file);
         *process = Some(Watched::start(&command, self.data.path()));
+    }
+
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
     }
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
@@ -151,22 +158,20 @@ impl Server {
         }
     }
 
-    /// The port, from the file in which the server tells it.
-    fn port_told(&self) -> u16 {
+    /// Then it tells its ports in a file.
+    fn wait_until_it_listens(&self) {
         let pid = self.process.lock().as_ref().expect("the server runs").pid();
         let file: PathBuf = self.data.path().join(format!("nats-server_{pid}.ports"));
-        eventually_some("the server tells its port", || {
+        eventually("the server listens", || {
             self.assert_alive();
-            let told: Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
-            told["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
-        })
+            fs::read(&file).is_ok_and(|told| serde_json::from_slice::<Value>(&told).is_ok())
+        });
     }
 
     fn configuration(&self) -> String {
         let settings = self.settings.lock();
         let (data, more) = (self.data.path().display(), &settings.more);
-        // -1: any port that is free.
-        let port = self.port.lock().map_or(-1, i32::from);
+        let port = self.port;
         let jetstream = match settings.jetstream {
             true => format!(
                 "jetstream {{ store_dir: \"{data}/store\", max_file_store: 16GB, max_memory_store: 64MB }}"
