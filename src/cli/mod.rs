@@ -187,16 +187,15 @@ fn fail(error: impl Display) -> Exit {
 
 /// Loads the configuration, or says everything that is wrong with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
-    crate::config::load(input).map_err(|problems| {
-        problems::tell(&problems);
-        Exit::Configuration
-    })
+    crate::config::load(input).map_err(not_good)
 }
 
-/// Loads what the verbs need that speak to Attio, or says everything that is wrong with it.
+/// Loads what is for the verbs that speak to Attio, or says everything that is wrong with it.
 fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
-    crate::config::attio(input).map_err(|problems| {
-        say(format_args!("error: {problems}"));
-        Exit::Configuration
-    })
+    crate::config::attio(input).map_err(not_good)
+}
+
+fn not_good(problems: crate::config::Problems) -> Exit {
+    problems::tell(&problems);
+    Exit::Configuration
 }

@@ -40,6 +40,14 @@ enum Scheme {
     Timestamped,
 }
 
+/// How the variables begin that a source can be configured by.
+const CONFIGURES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
+
+/// A whole configuration would be too much to ask for.
+const NO_SECRET: &str = "error: there is no secret to sign with: set ATTIO_WEBHOOK_SECRET or \
+                         ATTIO_WEBHOOK_SECRET_FILE, name a file with --secret-file or a variable with --secret-env, or \
+                         the bridge's configuration with --config";
+
 /// What signs.
 pub struct Signer {
     /// How.
@@ -67,6 +75,11 @@ impl Flags {
         if let Some(secret) = named {
             let scheme = asked.unwrap_or(stamp::Scheme::Attio);
             return Ok(Signer { scheme, secret: secret.map_err(failed)? });
+        }
+        let ours = |name: &String| CONFIGURES.iter().any(|beginning| name.starts_with(beginning));
+        if input.file.is_none() && !input.environment.keys().any(ours) {
+            say(NO_SECRET);
+            return Err(Exit::Configuration);
         }
         let config = load(input)?;
         warn(&config.warnings);

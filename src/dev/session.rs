@@ -76,20 +76,20 @@ impl<'a> Session<'a> {
 
     async fn ready(&mut self) -> Result<(), Error> {
         let (started, url) = (Instant::now(), format!("http://{}/readyz", self.target.admin));
-        let mut said = String::new();
+        let mut known = String::new();
         loop {
             let answer = match self.admin.get(&url).await {
                 Ok(reply) if reply.status == 200 => return Ok(()),
-                Ok(reply) => String::from_utf8_lossy(&reply.body).trim().to_owned(),
+                Ok(reply) => said(&reply.body),
                 Err(lost) => lost.to_string(),
             };
             if started.elapsed() >= READY {
                 let bus = format!("{} {}", self.target.bus, self.target.address);
                 return Err(Error::NotReady { bus, seconds: READY.as_secs(), answer });
             }
-            if started.elapsed() >= HUSH && answer != said {
+            if started.elapsed() >= HUSH && answer != known {
                 self.trial.output.waiting(&self.target, &answer)?;
-                said = answer;
+                known = answer;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -166,6 +166,12 @@ impl<'a> Session<'a> {
         let account = Account::read(&self.admin, self.target.admin).await.map_err(Error::Admin)?;
         self.trial.finish(account)
     }
+}
+
+/// What `/readyz` says of the bus.
+fn said(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    text.trim().trim_start_matches("bus: ").to_owned()
 }
 
 /// The next try of what is under way; never where nothing is.

@@ -114,6 +114,12 @@ fn the_secret_is_the_one_that_is_named() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{arguments:?}: {output:?}");
     }
+    let output = run(&[&body], &[]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{message}");
+    for way in ["ATTIO_WEBHOOK_SECRET", "--secret-file", "--secret-env", "--config"] {
+        assert!(message.contains(way) && !message.contains("bus.type"), "{way}: {message}");
+    }
     let output = run(&["--secret-env", "S", "--key", "a\r\nX-Other: b", &body], &[("S", SECRET)]);
     assert_eq!(output.status.code(), Some(2), "a key cannot bring a header of its own: {output:?}");
 }

@@ -197,6 +197,7 @@ fn what_is_imported_is_what_exists() {
                    [sources.sales]\nsecrets = [{ label = \"a\", env = \"SECRET\" }]\n\
                    [bus]\ntype = \"stdout\"\n";
     let file = attio.write("config.toml", sources);
+    attio.configured(&file, &["plan"]).expect(0).says(&["has no [[webhooks]]", "webhooks import"]);
     let imported = attio.configured(&file, &["import"]).expect(0).stdout;
     assert!(imported.contains("source = \"sales\""), "{imported}");
     let file = attio.write("config.toml", &format!("{sources}\n{imported}"));

@@ -171,12 +171,17 @@ fn without_traffic_it_says_so_and_goes_on_later() {
 fn what_it_needs_is_said() {
     let attio = Attio::start();
     attio.webhooks(&["rotate", "x"]).expect(2).says(&["--metrics", "--wait none"]);
-    attio.webhooks(&["rotate", "x", "--wait", "none"]).expect(1).says(&["is called \"x\""]);
+    attio
+        .webhooks(&["rotate", "x", "--wait", "none"])
+        .expect(1)
+        .says(&["is called \"x\"", "webhooks import"]);
     let one = "[sources.attio]\nsecrets = [{ label = \"a\", file = \"a\" }]\n[[webhooks]]\nname = \"x\"\n\
                source = \"attio\"\ntarget_url = \"https://a/webhooks/attio\"\nsecret_file = \"a\"\n\
                subscriptions = [{ event_type = \"note.created\" }]\n";
     let config = attio.write("config.toml", one);
     let ran = attio.configured(&config, &["rotate", "x", "--wait", "none"]).expect(1);
     ran.says(&["sources.attio.secrets needs two entries"]);
+    let ran = attio.configured(&config, &["rotate", "y", "--wait", "none"]).expect(1);
+    ran.says(&["is called \"y\"", "there is: x"]);
     assert_eq!(attio.asked("POST"), 0);
 }

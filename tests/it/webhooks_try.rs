@@ -36,6 +36,8 @@ impl Site {
             ),
         );
         let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
+        // Its topics have their leaders then, which the verb asks for where it begins to read.
+        eventually("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
         let deliverer = attio.deliverer(served.http, Times { hurry: 2000.0, ..Times::default() });
         Self { attio, served, deliverer, config }
     }
@@ -73,6 +75,18 @@ fn an_event_goes_the_whole_way_and_nothing_is_left() {
     let rest = ["works", "left_behind", "error"].map(|name| outcome[name].clone());
     assert_eq!(rest, [json!(true), json!([]), Value::Null]);
     site.is_as_before();
+}
+
+#[test]
+fn without_a_bus_to_look_at_nothing_is_made() {
+    let attio = Attio::start();
+    let arguments =
+        ["try", "--target-url", "https://a.example.com/webhooks/attio", "--secret-file", "secret"];
+    attio.webhooks(&arguments).expect(78).says(&["bus.type: required"]);
+    let secret = ("ATTIO_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef");
+    let stdout = [secret, ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
+    attio.with(&stdout, &arguments).expect(2).says(&["nothing stays there", "\"kafka\" or \"nats\""]);
+    assert_eq!(attio.asked("POST"), 0);
 }
 
 /// Nobody delivers here.

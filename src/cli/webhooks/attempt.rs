@@ -16,7 +16,7 @@ use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Subscription};
-use crate::bus::read::{Begin, Item, Plan, Position, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
 use crate::config::{self, Input};
 use crate::consumer::event::Event;
 use crate::consumer::wanted::Wanted;
@@ -75,11 +75,14 @@ struct Made {
 }
 
 pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    let config = config::load(input).map_err(|problems| Failure::Refused(problems.to_string()))?;
+    let config = config::load(input).map_err(Failure::Configuration)?;
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
     let reader = Reader::start(&config.bus.kind, plan).await;
-    let mut reader = reader.map_err(|error| Failure::Refused(error.to_string()))?;
+    let mut reader = reader.map_err(|error| match error {
+        ReadError::Stdout => Failure::Usage(error.to_string()),
+        error => Failure::Refused(error.to_string()),
+    })?;
     let told = keep::undisturbed(&session.log)?;
     let mut made = Made::default();
     let done = carry(&session.client, arguments, &mut made, &mut reader, &told).await;

@@ -152,7 +152,10 @@ async fn take_up<'s>(
         options.name == *wanted || by_id.is_some_and(|webhook| webhook.target_url == options.target_url)
     };
     let options = session.config.webhooks.iter().find(is_meant).ok_or_else(|| {
-        Failure::Refused(format!("no [[webhooks]] of the configuration is called {wanted:?} or has its URL"))
+        Failure::Refused(format!(
+            "no [[webhooks]] of the configuration is called {wanted:?} or has its URL; {}",
+            called(&session.config.webhooks)
+        ))
     })?;
     let (places, label) = places(options, &session.config.secret_files)?;
     if let Some(rotation) = Rotation::resume(client, &places)? {
@@ -168,6 +171,15 @@ async fn take_up<'s>(
     };
     let rotation = Rotation::begin(client, &places, webhook)?;
     Ok((places, label, rotation))
+}
+
+/// What could have been meant.
+fn called(webhooks: &[WebhookOptions]) -> String {
+    let names: Vec<_> = webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
+    match &names[..] {
+        [] => "there is none: `attio-bridge webhooks import` prints those of the workspace".into(),
+        names => format!("there is: {}", names.join(", ")),
+    }
 }
 
 /// The files of the two secrets, and the label of the one that will be new.
