@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Time, level, the fields of the event, target; an object a line.
+/// The format.
 pub struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
