@@ -1,13 +1,14 @@
 //! `explain`, as somebody uses it who was told 401: each usual mistake is found, and what it says of an
 //! event is what `serve` publishes.
 
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::setup::Setup;
+use crate::support::program::run_bare;
 use crate::support::request::{Request, SECRET, sign};
 
 const OTHER: &str = "another secret, of the source named other";
@@ -44,13 +45,7 @@ fn dump(request: &Request) -> Vec<u8> {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
-        .arg("explain")
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program runs")
+    run_bare(&[&["explain"], arguments].concat(), &[])
 }
 
 fn explained(setup: &Setup, more: &str, dump: &[u8]) -> (Option<i32>, Value) {
@@ -217,6 +212,17 @@ fn headers_are_those_of_the_content_mode() {
     let message = &told["events"][0]["message"];
     assert_eq!(message["headers"]["ce_type"], "com.attio.task.created");
     assert!(message["payload"].as_str().unwrap().starts_with("{\"event_type\""), "{message:#}");
+    let nats = text.replace("type = \"kafka\"\n", "type = \"nats\"\ncontent_mode = \"binary\"\n");
+    let nats = format!("{nats}[nats]\nservers = [\"127.0.0.1:1\"]\nstream.name = \"OURS\"\n");
+    std::fs::write(&config, nats).unwrap();
+    let output = run(&["--config", &config, "--json", file.to_str().unwrap()]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let headers = &told["events"][0]["message"]["headers"];
+    assert_eq!(
+        (&headers["ce-partitionkey"], &headers["Nats-Expected-Stream"]),
+        (&"t1".into(), &"OURS".into())
+    );
+    assert_eq!(headers["Nats-Msg-Id"].as_str().map(str::len), Some(32), "{headers}");
 }
 
 #[test]

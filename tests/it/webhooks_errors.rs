@@ -6,6 +6,7 @@ use attio_bridge::dev::attio::fault::Fault;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, program};
+use crate::support::ports::free_address;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 const CREATE: [&str; 5] = ["create", "--target-url", URL, "--event", "record.created"];
@@ -115,8 +116,7 @@ fn a_create_that_may_have_happened_is_not_sent_again() {
 
 #[test]
 fn an_address_that_nobody_listens_on_is_named() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{port}");
+    let url = format!("http://{}", free_address());
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", url.as_str())];
     program(&["webhooks", "list"], &variables).expect(1).says(&[&url, "cannot be reached", "try 6"]);
 }

@@ -34,6 +34,7 @@ pub use connect::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
+pub(super) use record::laid;
 pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;
@@ -50,7 +51,7 @@ pub struct Nats {
     acks: Arc<Acks>,
     link: Arc<Link>,
     content_mode: ContentMode,
-    tasks: [AbortHandle; 3],
+    tasks: [AbortHandle; 4],
 }
 
 /// The client, and what is known beside it.
@@ -81,9 +82,12 @@ impl Nats {
             .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
-        let hearing = runtime.spawn(Arc::clone(&acks).hear(replies));
-        let ending = runtime.spawn(Arc::clone(&acks).end());
-        let tasks = [hearing, ending, runtime.spawn(monitor.run())].map(|task| task.abort_handle());
+        let tasks = [
+            runtime.spawn(Arc::clone(&acks).hear(replies)).abort_handle(),
+            runtime.spawn(Arc::clone(&acks).end()).abort_handle(),
+            runtime.spawn(monitor.run()).abort_handle(),
+            runtime.spawn(health.keep_true(client)).abort_handle(),
+        ];
         Ok(Arc::new(Self { acks, link, content_mode, tasks }))
     }
 }
@@ -109,6 +113,10 @@ impl Bus for Nats {
 
     fn state(&self) -> BusState {
         self.link.health.state(self.link.client.connection_state())
+    }
+
+    fn lacks(&self) -> Option<Arc<str>> {
+        self.link.health.lacks(self.link.client.connection_state())
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

@@ -1,7 +1,8 @@
 //! Webhooks for people and for scripts.
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
+use super::{Exit, Failure};
 use crate::attio::{Subscription, Webhook};
 use crate::cli::print;
 use crate::cli::table::table;
@@ -19,6 +20,16 @@ pub fn many(webhooks: &[Webhook], json: bool) {
     };
     let rows: Vec<_> = webhooks.iter().map(row).collect();
     print(table(["WEBHOOK", "STATUS", "TARGET URL", "EVENTS"], &rows));
+}
+
+/// Tells what became of a verb that does several things, of one that failed midway too: with `error`,
+/// which is null where all was done.
+pub fn outcome(json: bool, mut outcome: Json, done: Result<(), Failure>) -> Result<Exit, Failure> {
+    if json {
+        outcome["error"] = done.as_ref().err().map(ToString::to_string).into();
+        print(format_args!("{outcome:#}\n"));
+    }
+    done.map(|()| Exit::Done)
 }
 
 /// Prints one: its members, or an object.
