@@ -37,6 +37,9 @@ pub struct Options {
 /// Bytes of resident memory that one remembered id takes, as measured with 250,000 of them.
 pub const BYTES_PER_ID: u64 = 368;
 
+/// moka counts what was inserted later; never so many are uncounted (its log has room for 384).
+const BEHIND: u64 = 1024;
+
 /// A power of two; enough that two deliveries seldom meet at one lock.
 const SHARDS: usize = 64;
 
@@ -123,15 +126,7 @@ impl Dedup {
 
     /// Brings `dedup_entries` and the expired up to date; called before a scrape.
     pub fn measure(&self) {
-        let Shared { memory, remembered, metrics, .. } = &*self.shared;
-        // In this order: what is remembered meanwhile can only make the expired fewer, until the next time.
-        let before = remembered.load(Ordering::SeqCst);
-        memory.run_pending_tasks();
-        let entries = memory.entry_count();
-        let expired = before.saturating_sub(entries);
-        remembered.fetch_sub(expired, Ordering::SeqCst);
-        metrics.expired.inc_by(expired);
-        metrics.entries.set(entries.cast_signed());
+        self.shared.measure();
     }
 }
 
@@ -157,10 +152,26 @@ impl Shared {
     /// every key: a third of what dedup costs.
     fn remember(&self, key: Key) {
         self.memory.insert(key, ());
-        if self.remembered.fetch_add(1, Ordering::SeqCst) >= self.capacity {
-            self.remembered.fetch_sub(1, Ordering::SeqCst);
-            self.metrics.capacity.inc();
+        if self.remembered.fetch_add(1, Ordering::SeqCst) < self.capacity {
+            return;
         }
+        if self.memory.entry_count() + BEHIND < self.capacity {
+            // There is room: many have expired since anybody looked.
+            return self.measure();
+        }
+        self.remembered.fetch_sub(1, Ordering::SeqCst);
+        self.metrics.capacity.inc();
+    }
+
+    fn measure(&self) {
+        // In this order: what is remembered meanwhile can only make the expired fewer, until the next time.
+        let before = self.remembered.load(Ordering::SeqCst);
+        self.memory.run_pending_tasks();
+        let entries = self.memory.entry_count();
+        let expired = before.saturating_sub(entries);
+        self.remembered.fetch_sub(expired, Ordering::SeqCst);
+        self.metrics.expired.inc_by(expired);
+        self.metrics.entries.set(entries.cast_signed());
     }
 }
 
