@@ -133,9 +133,10 @@ fn a_successor_whose_secret_is_lost_is_made_again() {
     let old = site.attio.only().webhook_id;
     site.under_traffic(|| {
         site.attio.faults([]);
-        // The list is read twice before the successor is asked for.
-        let through = std::iter::repeat_n(Fault::Late(Duration::ZERO), 2);
-        site.attio.faults(through.chain([Fault::StatusAfter(502)]));
+        // The list is read three times before the successor is asked for, and cannot be read after that.
+        let through = std::iter::repeat_n(Fault::Late(Duration::ZERO), 3);
+        let down = std::iter::repeat_n(Fault::Status(503), 6);
+        site.attio.faults(through.chain([Fault::StatusAfter(502)]).chain(down));
         site.rotate(&[]).expect(1);
         assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has made it");
         site.rotate(&[]).expect(0).says(&["its secret was lost on its way", "rotated"]);
