@@ -127,6 +127,19 @@ fn interrupted_after_each_step_it_goes_on_and_no_delivery_is_refused() {
     });
 }
 
+/// The old secret is forgotten, and the note of it is still there.
+#[test]
+fn interrupted_at_its_very_end_it_goes_on() {
+    let site = Site::start();
+    let old = site.attio.only().webhook_id;
+    site.under_traffic(|| {
+        site.begin(4);
+        std::fs::copy(&site.places.current, &site.places.previous).unwrap();
+        site.rotate(&[]).expect(0).says(&["going on with the rotation", "rotated"]);
+        site.check(&old);
+    });
+}
+
 #[test]
 fn a_successor_whose_secret_is_lost_is_made_again() {
     let site = Site::start();
@@ -167,4 +180,36 @@ fn what_it_needs_is_said() {
     let ran = attio.configured(&config, &["rotate", "x", "--wait", "none"]).expect(1);
     ran.says(&["sources.attio.secrets needs two entries"]);
     assert_eq!(attio.asked("POST"), 0);
+}
+
+/// A source may take the secrets of several webhooks: none of them is written over for another.
+#[test]
+fn the_secret_of_another_webhook_is_left_alone() {
+    let attio = Attio::start();
+    attio.add(URL, &[("record.created", Value::Null)]);
+    let (mine, other) =
+        (attio.write("mine", "mine-0123456789abcdef\n"), attio.write("other", "other-0123456789abcdef\n"));
+    let one = |name: &str, url: &str, file: &Path| {
+        format!(
+            "[[webhooks]]\nname = \"{name}\"\nsource = \"attio\"\ntarget_url = \"{url}\"\nsecret_file = {file:?}\n\
+             subscriptions = [{{ event_type = \"record.created\" }}]\n"
+        )
+    };
+    let webhooks = one("mine", URL, &mine) + &one("other", &format!("{URL}?other"), &other);
+    let secrets = |more: &str| {
+        format!(
+            "[sources.attio]\nsecrets = [{{ label = \"other\", file = {other:?} }}, {{ label = \"mine\", file = \
+             {mine:?} }}{more}]\n{webhooks}"
+        )
+    };
+    let config = attio.write("config.toml", &secrets(""));
+    let rotate = ["rotate", "mine", "--wait", "none", "--grace", "100ms"];
+    attio.configured(&config, &rotate).expect(1).says(&["needs two entries", "no other webhook's"]);
+    let several = ", { label = \"x\", file = \"x\" }, { label = \"y\", file = \"y\" }";
+    let config = attio.write("config.toml", &secrets(several));
+    attio.configured(&config, &rotate).expect(1).says(&["labelled \"previous\""]);
+    let config = attio.write("config.toml", &secrets(", { label = \"previous\", file = \"previous\" }"));
+    attio.configured(&config, &rotate).expect(0);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "other-0123456789abcdef\n");
+    assert_eq!(std::fs::read_to_string(&mine).unwrap(), format!("{}\n", attio.only().secret));
 }

@@ -172,7 +172,8 @@ fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Er
         (Some(old), Some(_), _) => Ok(Step::Delete(old)),
         (Some(_), None, _) if !new => Ok(Step::Create),
         (None, Some(successor), None) => Ok(Step::Rename(successor)),
-        (None, None, Some(_)) if new => Ok(Step::Forget),
+        // Files that are equal already have been made so by a Forget that was cut short.
+        (None, None, Some(_)) => Ok(Step::Forget),
         (old, successor, _) => Err(Error::Lost(format!(
             "the rotation of webhook {} cannot go on: at Attio the old webhook is {}, its successor {}; look \
              with `webhooks list`, put the files right, and remove the .rotation file to begin anew",
