@@ -1,6 +1,6 @@
 //! `webhooks try`: from Attio through a tunnel to the bus, once, and everything is as before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -71,7 +71,7 @@ struct Made {
 }
 
 pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    let config = config::load(input).map_err(|problems| Failure::Refused(problems.to_string()))?;
+    let config = config::load(input).map_err(Failure::Configuration)?;
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
     let reader = Reader::start(&config.bus.kind, plan).await;
@@ -81,6 +81,9 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     let done = carry(&session.client, arguments, &mut made, &mut reader, &told).await;
     let cleaned = clean(&session.client, arguments, made).await;
     reader.end().await;
+    if let (Err(_), Err(left)) = (&done, &cleaned) {
+        say(format_args!("error: {left}"));
+    }
     done?;
     cleaned?;
     say("it works: Attio's event has gone through the bridge onto the bus; what was made is deleted again");
@@ -191,13 +194,19 @@ async fn clean(client: &Client, arguments: &Arguments, made: Made) -> Result<(),
     {
         left.push(format!("webhook {webhook}: {error}"));
     }
-    if let (Some(before), Some(_)) = (&made.before, &made.webhook) {
-        let path = arguments.secret_file.display();
-        match Reserved::at(&arguments.secret_file, true).map(|reserved| reserved.write(before)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => left.push(format!("{path}: {error}")),
-            Err(error) => left.push(error.to_string()),
-        }
+    if made.webhook.is_some()
+        && let Err(error) = put_back(&arguments.secret_file, made.before.as_ref())
+    {
+        left.push(error);
     }
     if left.is_empty() { Ok(()) } else { Err(Failure::Refused(format!("left behind: {}", left.join("; ")))) }
+}
+
+/// The secret file as it was; gone where there was none.
+fn put_back(path: &Path, before: Option<&SecretString>) -> Result<(), String> {
+    let written = match before {
+        Some(before) => Reserved::at(path, true).map_err(|error| error.to_string())?.write(before),
+        None => std::fs::remove_file(path),
+    };
+    written.map_err(|error| format!("{}: {error}", path.display()))
 }

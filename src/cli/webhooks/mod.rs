@@ -76,6 +76,8 @@ enum Failure {
     #[error(transparent)]
     Rotate(#[from] rotation::Error),
     #[error("{0}")]
+    Configuration(config::Problems),
+    #[error("{0}")]
     Usage(String),
     #[error("{0}")]
     Refused(String),
@@ -86,7 +88,9 @@ enum Failure {
 impl Failure {
     fn exit(&self) -> Exit {
         match self {
-            Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => Exit::Configuration,
+            Self::Configuration(_) | Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => {
+                Exit::Configuration
+            }
             Self::Usage(_) => Exit::Usage,
             Self::Unexpected(_) => Exit::Unexpected,
             _ => Exit::Failed,
