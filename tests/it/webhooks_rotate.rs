@@ -9,6 +9,7 @@ use attio_bridge::attio::rotate::{Places, Rotation, Step};
 use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
+use hyper::Method;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, Ran};
@@ -145,11 +146,9 @@ fn a_successor_whose_secret_is_lost_is_made_again() {
     let site = Site::start();
     let old = site.attio.only().webhook_id;
     site.under_traffic(|| {
-        site.attio.faults([]);
-        // The list is read three times before the successor is asked for, and cannot be read after that.
-        let through = std::iter::repeat_n(Fault::Late(Duration::ZERO), 3);
-        let down = std::iter::repeat_n(Fault::Status(503), 6);
-        site.attio.faults(through.chain([Fault::StatusAfter(502)]).chain(down));
+        let lost = Fault::Of(Method::POST, Box::new(Fault::StatusAfter(502)));
+        let down = (0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503))));
+        site.attio.faults([lost].into_iter().chain(down));
         site.rotate(&[]).expect(1);
         assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has made it");
         site.rotate(&[]).expect(0).says(&["its secret was lost on its way", "rotated"]);

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use attio_bridge::dev::attio::fault::Fault;
+use hyper::Method;
 
 use crate::support::attio::{Attio, KEY};
 use crate::support::eventually;
@@ -97,7 +98,7 @@ fn a_webhook_whose_secret_cannot_be_told_is_deleted_again() {
 fn a_secret_that_is_on_its_way_is_waited_for() {
     let attio = Attio::start();
     let path = attio.path("secret");
-    attio.faults([Fault::Late(Duration::ZERO), Fault::Late(Duration::from_secs(2))]);
+    attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
     let child = begun(&attio, &path);
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
@@ -114,8 +115,8 @@ fn a_secret_that_is_on_its_way_is_waited_for() {
 fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
     let attio = Attio::start();
     let path = attio.path("secret");
-    attio.faults([Fault::Late(Duration::ZERO), Fault::Late(Duration::from_secs(2))]);
-    attio.faults(std::iter::repeat_n(Fault::Status(503), 10));
+    attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
+    attio.faults((0..10).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
     let child = begun(&attio, &path);
     std::fs::write(&path, "somebody else's").unwrap();
     let output = child.wait_with_output().unwrap();
