@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, print, say, warn};
+use super::{Exit, logging, print, say, warn};
 use crate::attio::{Client, Error, slugs};
-use crate::config::{self, Input};
+use crate::config::{self, Input, LogFormat, LogOptions};
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -45,6 +45,15 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
         }
     };
     warn(&config.warnings);
+    // What is tried again is said meanwhile.
+    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
+    {
+        Ok(log) => log,
+        Err(error) => {
+            say(format_args!("error: the thread that logs cannot be started: {error}"));
+            return Exit::Failed;
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -54,6 +63,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     };
     let pulled = runtime.block_on(async { slugs::pull(&Client::new(&config.options)?).await });
     runtime.shutdown_background();
+    drop(log);
     let map = match pulled {
         Ok(map) => map,
         Err(error) => {

@@ -320,7 +320,8 @@ fn slugs_are_pulled_and_stay_fresh() {
         let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
         crate::support::attio::program(&[&["slugs", "pull"], more].concat(), &variables)
     };
-    let printed = pull(&[]).expect(0);
+    attio.faults([Fault::Status(503)]);
+    let printed = pull(&[]).expect(0).says(&["answered 503", "trying again"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["as before"]);
     let read =
