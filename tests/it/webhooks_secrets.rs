@@ -48,6 +48,29 @@ fn a_file_that_cannot_be_written_is_found_before_the_webhook_is_made() {
 }
 
 #[test]
+fn a_disk_that_is_full_is_found_before_the_webhook_is_made() {
+    let attio = Attio::start();
+    if !Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|output| output.status.success()) {
+        println!("left out: a process may not have mounts of its own here (unshare -rm)");
+        return;
+    }
+    std::fs::create_dir(attio.path("full")).unwrap();
+    let script = "mount -t tmpfs -o size=4k tmpfs full && head -c 4096 /dev/zero > full/other && exec \"$0\" webhooks \
+                  create --target-url \"$1\" --event record.created --secret-file full/secret";
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", script, env!("CARGO_BIN_EXE_attio-bridge"), URL])
+        .env("ATTIO_API_KEY", KEY)
+        .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
+        .current_dir(attio.path(""))
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("full/secret cannot be written"), "{message}");
+    assert_eq!(attio.asked("POST"), 0);
+}
+
+#[test]
 fn the_manifest_is_a_kubernetes_secret() {
     let attio = Attio::start();
     let more = ["--secret-format", "kubernetes", "--secret-name", "attio-bridge"];
