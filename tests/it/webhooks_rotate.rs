@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
-use attio_bridge::attio::rotate::{Places, Rotation, Step};
+use attio_bridge::attio::rotate::{Error, Places, Rotation, Step};
 use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
@@ -154,6 +154,32 @@ fn a_successor_whose_secret_is_lost_is_made_again() {
         site.rotate(&[]).expect(0).says(&["its secret was lost on its way", "rotated"]);
         site.check(&old);
     });
+}
+
+/// Two would undo each other's steps; and `apply` makes nothing in the middle of one.
+#[test]
+fn while_it_is_at_work_nothing_else_is() {
+    let site = Site::start();
+    let client = site.attio.client();
+    let webhook = site.attio.block_on(client.webhooks()).unwrap().remove(0);
+    let rotation = Rotation::begin(&client, &site.places, &webhook).unwrap();
+    site.rotate(&[]).expect(1).says(&["another `webhooks rotate` is at work", "current.rotation"]);
+    assert!(matches!(Rotation::begin(&client, &site.places, &webhook), Err(Error::File { .. })));
+    drop(rotation);
+    assert!(Rotation::resume(&client, &site.places).unwrap().is_some());
+}
+
+#[test]
+fn in_the_middle_of_it_apply_makes_nothing() {
+    let site = Site::start();
+    site.begin(3);
+    assert!(site.attio.only().target_url.contains("successor-of="), "the old one is gone");
+    let apply = ["apply", "--yes", "--overwrite-secret"];
+    site.attio
+        .configured(&site.config, &apply)
+        .expect(1)
+        .says(&["webhooks rotate production", "nothing was changed"]);
+    site.attio.only();
 }
 
 #[test]

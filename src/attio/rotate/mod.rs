@@ -12,6 +12,7 @@
 
 mod journal;
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
@@ -81,21 +82,25 @@ pub struct Rotation<'a> {
     client: &'a Client,
     places: Places,
     journal: Journal,
+    /// Nobody else works on it meanwhile.
+    _held: File,
 }
 
 impl<'a> Rotation<'a> {
     /// Takes up the one that is under way for these places, if there is one.
     pub fn resume(client: &'a Client, places: &Places) -> Result<Option<Self>, Error> {
-        let journal = Journal::read(&places.current)?;
-        Ok(journal.map(|journal| Self { client, places: places.clone(), journal }))
+        let Some(journal) = Journal::read(&places.current)? else { return Ok(None) };
+        let held = Journal::hold(&places.current)?;
+        Ok(Some(Self { client, places: places.clone(), journal, _held: held }))
     }
 
     /// Begins: from now on both files hold the webhook's secret.
     pub fn begin(client: &'a Client, places: &Places, webhook: &Webhook) -> Result<Self, Error> {
-        let rotation = Self { client, places: places.clone(), journal: Journal::of(webhook) };
-        rotation.copy()?;
-        rotation.journal.write(&places.current)?;
-        Ok(rotation)
+        copy(places)?;
+        let journal = Journal::of(webhook);
+        journal.write(&places.current)?;
+        let held = Journal::hold(&places.current)?;
+        Ok(Self { client, places: places.clone(), journal, _held: held })
     }
 
     /// What it is about.
@@ -137,20 +142,19 @@ impl<'a> Rotation<'a> {
                 self.client.update_webhook(&webhook.id.webhook_id, Some(target_url), None).await?;
             }
             Step::Forget => {
-                self.copy()?;
+                copy(&self.places)?;
                 Journal::remove(&self.places.current)?;
             }
         }
         Ok(())
     }
+}
 
-    /// Writes what is in the current file into the previous one.
-    fn copy(&self) -> Result<(), Error> {
-        let Places { current, previous } = &self.places;
-        let secret = read(current)?;
-        let written = Reserved::at(previous, true)?.write(&secret);
-        written.map_err(|source| Error::File { path: previous.clone(), source })
-    }
+/// Writes what is in the current file into the previous one.
+fn copy(Places { current, previous }: &Places) -> Result<(), Error> {
+    let secret = read(current)?;
+    let written = Reserved::at(previous, true)?.write(&secret);
+    written.map_err(|source| Error::File { path: previous.clone(), source })
 }
 
 /// Where it stands. `new` is whether the files differ, which they do as soon as the new secret is kept.

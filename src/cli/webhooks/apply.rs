@@ -7,6 +7,7 @@ use clap::Args;
 use super::keep::{self, Keep};
 use super::{Exit, Failure, Session, confirm, plan, print, say};
 use crate::attio::plan::{Change, Step};
+use crate::attio::rotate::is_successor;
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -37,6 +38,16 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     if plan.steps.iter().any(|step| matches!(step.change, Change::Ambiguous(_))) {
         let message = "webhooks that share a target_url with another are marked ! above; nothing was changed";
         return Err(Failure::Refused(message.into()));
+    }
+    let rotating = |step: &&Step| {
+        let at = &step.wanted.options.target_url;
+        matches!(step.change, Change::Create)
+            && plan.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, at))
+    };
+    if let Some(Step { wanted, .. }) = plan.steps.iter().find(rotating) {
+        let message =
+            format!("{0} is being rotated: `webhooks rotate {0}` goes on with it", wanted.options.name);
+        return Err(Failure::Refused(message + "; nothing was changed"));
     }
     // Every place for a secret is found good before the first webhook is made.
     let mut ready = Vec::new();
