@@ -23,6 +23,9 @@ use crate::metrics::Metrics;
 use crate::metrics::watch::WatchMetrics;
 use crate::shutdown;
 
+/// In an outage each try of each look would be a line: what comes of them is told by the watch.
+const LEVEL: &str = "info,attio_bridge::attio::client=error";
+
 /// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -84,8 +87,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
             return Exit::Configuration;
         }
     };
-    let log = match logging::start(LogOptions { level: "info", format: LogFormat::Auto }, &input.environment)
-    {
+    let log = match logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment) {
         Ok(log) => log,
         Err(error) => {
             say(format_args!("error: the thread that logs cannot be started: {error}"));

@@ -253,6 +253,8 @@ fn a_webhook_whose_secret_was_lost_on_its_way_is_made_anew() {
     let watching = Watching::start(&attio, &config, &[]);
     let behind = "nobody may have its secret; it is made anew next time";
     eventually("it is told", || !watching.lines("message", behind).is_empty());
+    let log = format!("{:?}", watching.log.lock().unwrap());
+    assert!(!log.contains("trying again"), "in an outage that would be all there is: {log}");
     let kept = |secret: &str| {
         std::fs::read_to_string(attio.path("secret")).is_ok_and(|text| text.trim_end() == secret)
     };
