@@ -283,5 +283,5 @@ fn path(webhook_id: &str) -> Result<String, Error> {
 /// What becomes a part of a path.
 fn checked(id: &str) -> Result<&str, Error> {
     let good = catalog::is_id(id) && id.bytes().any(|byte| byte != b'.');
-    if good { Ok(id) } else { Err(Error::Setup(format!("{id:?} is no id"))) }
+    if good { Ok(id) } else { Err(Error::NoId(id.to_owned())) }
 }

@@ -13,6 +13,9 @@ pub enum Error {
     /// The options cannot be used.
     #[error("{0}")]
     Setup(String),
+    /// What was given as an id cannot be one.
+    #[error("{0:?} is no id")]
+    NoId(String),
     /// Attio said no.
     #[error(transparent)]
     Refused(Box<Refusal>),
@@ -56,7 +59,7 @@ impl Error {
         match self {
             Self::Refused(refusal) => refusal.maybe_done,
             Self::NoAnswer { maybe_done, .. } => *maybe_done,
-            Self::NoKey | Self::Setup(_) => false,
+            Self::NoKey | Self::Setup(_) | Self::NoId(_) => false,
         }
     }
 
@@ -65,7 +68,7 @@ impl Error {
         match &mut self {
             Self::Refused(refusal) => refusal.maybe_done = false,
             Self::NoAnswer { maybe_done, .. } => *maybe_done = false,
-            Self::NoKey | Self::Setup(_) => {}
+            Self::NoKey | Self::Setup(_) | Self::NoId(_) => {}
         }
         self
     }

@@ -22,6 +22,7 @@ const DEPLOYMENT: &str = include_str!("../../deploy/kubernetes/deployment.yaml")
 const SERVICE: &str = include_str!("../../deploy/kubernetes/service.yaml");
 const BUDGET: &str = include_str!("../../deploy/kubernetes/disruption-budget.yaml");
 const NETWORK: &str = include_str!("../../deploy/kubernetes/network-policy.yaml");
+const WATCH: &str = include_str!("../../deploy/kubernetes/examples/watch.yaml");
 const KUBERNETES_SECRET: &str = include_str!("../../deploy/kubernetes/examples/secret.yaml");
 
 /// What a stop needs beyond its delay and its drain.
@@ -320,6 +321,20 @@ fn the_image_runs_what_there_is() {
         understood(&words.iter().map(String::as_str).collect::<Vec<_>>());
     }
     assert_eq!(dockerfile("ARG VERSION="), [env!("CARGO_PKG_VERSION")]);
+}
+
+/// One replica, whose command, configuration and port are those of the bridge beside it.
+#[test]
+fn the_watch_of_the_example_is_one_and_is_understood() {
+    let (watch, bridge) = (yaml(WATCH), yaml(DEPLOYMENT));
+    assert_eq!(watch["spec"]["replicas"], 1);
+    let container = |manifest: &Json| manifest["spec"]["template"]["spec"]["containers"][0].clone();
+    let (watch, bridge) = (container(&watch), container(&bridge));
+    assert_eq!(watch["image"], bridge["image"]);
+    understood(&words(&watch["args"]));
+    let port = format!("0.0.0.0:{}", watch["ports"][0]["containerPort"]);
+    assert!(words(&watch["args"]).contains(&&*port));
+    assert_eq!(watch["volumeMounts"][0], bridge["volumeMounts"][0]);
 }
 
 /// cargo wants every target that its manifest names to be there, built or not.
