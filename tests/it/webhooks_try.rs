@@ -6,6 +6,8 @@ use std::sync::Arc;
 use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
+use attio_bridge::dev::attio::store::Status;
+use serde_json::Value;
 
 use crate::support::attio::{Attio, KEY};
 use crate::support::kafka::shared;
@@ -13,6 +15,9 @@ use crate::support::served::Served;
 use crate::support::{eventually, unique};
 
 const BEFORE: &str = "what was in the file before, long enough\n";
+
+/// The secret of another webhook of the same bridge.
+const OTHER: &str = "the secret of another webhook, long enough";
 
 struct Site {
     attio: Attio,
@@ -29,7 +34,8 @@ impl Site {
             "config.toml",
             &format!(
                 "[bus]\ntype = \"kafka\"\n[kafka]\nbootstrap_servers = \"{}\"\ntopics.ensure = \"create\"\n[route]\n\
-                 prefix = \"{}\"\n[sources.attio]\nsecrets = [{{ label = \"try\", file = \"{}\" }}]\n",
+                 prefix = \"{}\"\n[sources.attio]\nsecrets = [{{ label = \"try\", file = \"{}\" }}, \
+                 {{ label = \"other\", value = \"{OTHER}\" }}]\n",
                 broker.bootstrap(),
                 unique("try"),
                 secret.display()
@@ -129,4 +135,23 @@ fn a_configuration_that_is_not_good_is_said_to_be_so() {
     let target = "https://abc123.example.com/webhooks/attio";
     attio.configured(&config, &["try", "--target-url", target, "--secret-file", "secret"]).expect(78);
     assert_eq!(attio.asked("POST"), 0);
+}
+
+/// The record of the test goes through another webhook as well, and through this one not at all.
+#[test]
+fn the_event_of_another_webhook_proves_nothing() {
+    let site = Site::start();
+    site.attio.tell(&site.deliverer);
+    site.attio.add("https://hooks.example.com/webhooks/attio", &[("record.created", Value::Null)]);
+    site.attio.store().webhooks[0].secret = OTHER.into();
+    let arguments = site.arguments();
+    let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| site.attio.configured(&site.config, &all));
+        eventually("the webhook is made", || site.attio.store().webhooks.len() == 2);
+        let made = site.attio.store().webhooks[1].webhook_id.clone();
+        site.attio.store().set_status(&made, Status::Inactive);
+        running.join().unwrap().expect(3).says(&["created record", "not within 30s", "is on the bus"]);
+    });
+    assert_eq!(site.deliverer.fates().delivered, 1, "by the other");
 }

@@ -126,7 +126,9 @@ async fn carry(
     say(format_args!("created record {record} of {}: waiting for its event", arguments.object));
     made.record = Some(record.clone());
     let wanted = Wanted { categories: Vec::new(), types: Vec::new(), record: Some(record) };
-    let arrival = tokio::time::timeout(arguments.timeout, arrival(reader, &wanted));
+    // Another webhook may take the same record to the same bus.
+    let arrival = arrival(reader, &wanted, made.webhook.as_deref());
+    let arrival = tokio::time::timeout(arguments.timeout, arrival);
     match told.run_until_cancelled(arrival).await {
         Some(Ok(arrived)) => {
             let item = arrived?;
@@ -164,10 +166,11 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
     }
 }
 
-async fn arrival(reader: &mut Reader, wanted: &Wanted) -> Result<Item, Failure> {
+async fn arrival(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
+    let is_it = |event: &Event| wanted.has(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
         let item = item.map_err(|error| Failure::Refused(error.to_string()))?;
-        if Event::read(&item).is_ok_and(|event| wanted.has(&event)) {
+        if Event::read(&item).is_ok_and(|event| is_it(&event)) {
             return Ok(item);
         }
     }
