@@ -3,6 +3,7 @@
 //! [`App::bind`] makes everything and returns what it bound; [`App::run`] serves until it is told to
 //! stop. Tests start the same thing on port 0 with a bus of their own.
 
+mod path;
 mod reload;
 mod systemd;
 
@@ -19,19 +20,18 @@ use tokio_util::task::TaskTracker;
 
 use crate::bus::inspect::{Demand, Report};
 use crate::bus::{self, StartError};
-use crate::catalog::Category;
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits, Reading};
 use crate::http::{self, Edge};
-use crate::metrics::{Labels, Metrics};
-use crate::pipeline::Pipeline;
+use crate::metrics::Metrics;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
-use crate::pipeline::outcome::{EventResult, Reason, UNKNOWN_CATEGORY};
-use crate::pipeline::publish::{Bus, Destination, PublishError};
+use crate::pipeline::publish::{Bus, Destination};
 use crate::pipeline::route::Routes;
 use crate::shutdown::{self, Stages};
+use path::{join, measured};
+pub use path::{pipeline, publisher};
 use reload::Reloader;
 
 /// Why the bridge did not start, or did not end well.
@@ -149,7 +149,7 @@ impl App {
         self.admin_listener.local_addr()
     }
 
-    /// The bus.
+    /// What events are published to.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.bus
     }
@@ -297,57 +297,6 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
 
 async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {
     listen::bind(address).await.map_err(|source| Error::Listen { key, address: address.to_owned(), source })
-}
-
-/// The data path of a configuration onto a bus of the caller's, without anything around it.
-pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
-    let (routes, metrics) = measured(config, bus.name());
-    let dedup = Dedup::new(config.dedup, metrics.dedup());
-    join(config, routes, dedup, bus, &metrics)
-}
-
-/// The data path of a configuration onto its own bus, without listeners. `around` may put something
-/// between the two.
-pub fn publisher(
-    config: &Config,
-    around: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
-) -> Result<Pipeline, StartError> {
-    let (routes, metrics) = measured(config, config.bus.kind.name());
-    let bus = around(bus::start(config.bus.clone(), routes.destinations(), metrics.bus())?);
-    let dedup = Dedup::new(config.dedup, metrics.dedup());
-    Ok(join(config, routes, dedup, bus, &metrics))
-}
-
-fn measured(config: &Config, bus_name: &'static str) -> (Routes, Arc<Metrics>) {
-    let routes = Routes::new(&config.route);
-    let metrics = Metrics::new(labels(config, bus_name, &routes));
-    (routes, metrics)
-}
-
-fn join(config: &Config, routes: Routes, dedup: Dedup, bus: Arc<dyn Bus>, metrics: &Metrics) -> Pipeline {
-    let pipeline = Pipeline::new(&config.sources, routes, dedup, bus, metrics);
-    if config.slugs_file.is_some() {
-        pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
-    }
-    pipeline
-}
-
-fn labels(config: &Config, bus: &'static str, routes: &Routes) -> Labels {
-    let source = |source: &crate::pipeline::SourceOptions| {
-        let secrets = source.verify.secrets.iter().map(|secret| secret.label.to_string());
-        (source.name.to_string(), secrets.collect())
-    };
-    let refused = Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()).map(Reason::slug);
-    Labels {
-        sources: config.sources.iter().map(source).collect(),
-        reasons: Reason::ALL.into_iter().map(Reason::slug).collect(),
-        categories: Category::ALL.into_iter().map(Category::as_str).chain([UNKNOWN_CATEGORY]).collect(),
-        event_results: EventResult::LABELS.to_vec(),
-        signature_results: ["ok"].into_iter().chain(refused).collect(),
-        publish_results: PublishError::LABELS.to_vec(),
-        bus,
-        destinations: routes.addresses().iter().map(ToString::to_string).collect(),
-    }
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@
 //! One request walks through these files in this order; `Pipeline::handle` in [`pipeline`] calls the
 //! stages from 2 to 9.
 //!
-//! 1. `http/connection`: framing and deadlines, on the raw bytes; then `http/receive`: method, size,
-//!    media type, budget; the body. The rest is work that outlives the client's connection (`http/outlive`).
+//! 1. `http/connection`: framing and deadlines, on the raw bytes; `http/admit`: method, size, media type,
+//!    budget; `http/receive`: the body. The rest is work that outlives the client's connection (`http/outlive`).
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
 //! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event; each event keeps its bytes.
 //! 4. `pipeline/identify`: the same id on every retry.
@@ -23,6 +23,19 @@
 //!
 //! `pipeline/carry` takes one delivery's events through 4 to 9: all of them are handed to the bus
 //! before the first ack is waited for.
+//!
+//! # Beside the path
+//!
+//! - [`cli`]: a file for each verb; the work is in the modules below.
+//! - [`app`]: the composition root, and the end of everything in order.
+//! - [`config`]: flag, environment, file, default; checked once, with every problem at once.
+//! - [`bus`]: Kafka, NATS and standard output behind the port. `bus/read` is the other way round: messages as
+//!   they lie there; `bus/inspect` is for `check --connect`, `bus/setup` for `topics`.
+//! - [`consumer`]: what those messages mean, for `tail`, `quarantine` and `dev`: events, pieces of quarantine,
+//!   and their way through the pipeline again.
+//! - [`attio`]: Attio's own API, for `webhooks`, `slugs` and `watch`.
+//! - [`dev`]: the broker, the sender and the screen of `dev`; `sign` and `send` are made of its parts.
+//! - [`explain`]: what the bridge makes of a captured request.
 //!
 //! # The layers
 //!

@@ -38,6 +38,18 @@ pub enum Change {
     Ambiguous(Vec<Webhook>),
 }
 
+impl Change {
+    /// The word for it.
+    pub const fn action(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update { .. } => "update",
+            Self::Keep(_) => "none",
+            Self::Ambiguous(_) => "ambiguous",
+        }
+    }
+}
+
 /// One wanted webhook and what is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -98,18 +110,16 @@ impl Plan {
     /// The plan as an object by `changes` and `unmanaged`.
     pub fn to_json(&self) -> Json {
         let step = |Step { wanted, change }: &Step| {
-            let (action, webhooks, add, remove) = match change {
-                Change::Create => ("create", vec![], wanted.subscriptions.clone(), vec![]),
-                Change::Update { webhook, add, remove } => {
-                    ("update", vec![webhook], add.clone(), remove.clone())
-                }
-                Change::Keep(webhook) => ("none", vec![webhook], vec![], vec![]),
-                Change::Ambiguous(found) => ("ambiguous", found.iter().collect(), vec![], vec![]),
+            let (webhooks, add, remove) = match change {
+                Change::Create => (vec![], wanted.subscriptions.clone(), vec![]),
+                Change::Update { webhook, add, remove } => (vec![webhook], add.clone(), remove.clone()),
+                Change::Keep(webhook) => (vec![webhook], vec![], vec![]),
+                Change::Ambiguous(found) => (found.iter().collect(), vec![], vec![]),
             };
             json!({
                 "name": wanted.options.name,
                 "target_url": wanted.options.target_url,
-                "action": action,
+                "action": change.action(),
                 "webhooks": webhooks,
                 "add": add,
                 "remove": remove,

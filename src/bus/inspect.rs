@@ -96,7 +96,7 @@ impl Report {
         self.checks.iter().map(|row| row.result).max().unwrap_or(Level::Ok)
     }
 
-    /// The table.
+    /// A table for people, and a line that counts.
     pub fn to_text(&self) -> String {
         let widest = self.checks.iter().map(|row| row.check.len()).max().unwrap_or(0);
         let indent = widest + "  warning  ".len();

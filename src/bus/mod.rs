@@ -18,9 +18,9 @@ use crate::pipeline::publish::{Bus, Destination};
 /// Which bus, and how events are laid out on it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bus.
+    /// Which one, and how to reach it.
     pub kind: Kind,
-    /// Structured or binary.
+    /// Whether an event is one JSON document, or its data with its attributes as headers.
     pub content_mode: ContentMode,
 }
 

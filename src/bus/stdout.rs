@@ -164,16 +164,7 @@ mod tests {
 
     #[test]
     fn what_is_acknowledged_after_a_torn_line_stands_on_a_line_of_its_own() {
-        let metrics = Metrics::new(Labels {
-            sources: vec![],
-            reasons: vec![],
-            categories: vec![],
-            event_results: vec![],
-            signature_results: vec![],
-            publish_results: vec![],
-            bus: "stdout",
-            destinations: vec![],
-        });
+        let metrics = Metrics::new(Labels { bus: "stdout", ..Labels::default() });
         let out = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let writer = FailsOnce { room: 30, out: Arc::clone(&out) };
         let bus = Stdout::with_writer(writer, metrics.bus()).unwrap();

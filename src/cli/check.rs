@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, load, print, say, warn};
+use super::{Exit, fail, load, print, say, warn};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report};
@@ -25,17 +25,14 @@ pub struct Arguments {
 }
 
 /// Checks the configuration, and the broker if asked to.
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
-    let config = match load(input) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+    let config = load(input)?;
     warn(&config.warnings);
     if arguments.connect {
         return connect(config, arguments.json);
     }
     print(summary(&config));
-    Exit::Done
+    Ok(Exit::Done)
 }
 
 fn summary(config: &Config) -> String {
@@ -46,27 +43,21 @@ fn summary(config: &Config) -> String {
         }
         Kind::Stdout => "stdout".into(),
     };
-    let sources: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-    let many = if sources.len() == 1 { "source" } else { "sources" };
-    format!("the configuration is good: {many} {}, bus {bus}\n", sources.join(", "))
+    let many = if config.sources.len() == 1 { "source" } else { "sources" };
+    format!("the configuration is good: {many} {}, bus {bus}\n", config.source_names())
 }
 
-fn connect(config: Config, json: bool) -> Exit {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(format_args!("error: the check cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
+fn connect(config: Config, json: bool) -> Result<Exit, Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| fail(format_args!("the check cannot be started: {error}")))?;
     let found = runtime.block_on(app::inspect(config));
     // What still waits for the network is left behind.
     runtime.shutdown_background();
     match found {
-        Ok(report) => show(&report, json),
+        Ok(report) => Ok(show(&report, json)),
         Err(error) => {
             say(format_args!("error: {error}"));
-            Exit::Configuration
+            Err(Exit::Configuration)
         }
     }
 }

@@ -19,17 +19,13 @@ pub struct Arguments {
 }
 
 /// Prints every key with its value and origin.
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
-    match load(input) {
-        Ok(config) => {
-            warn(&config.warnings);
-            if arguments.json {
-                print(format_args!("{:#}\n", config.to_json()));
-            } else {
-                print(config.to_text());
-            }
-            Exit::Done
-        }
-        Err(exit) => exit,
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+    let config = load(input)?;
+    warn(&config.warnings);
+    if arguments.json {
+        print(format_args!("{:#}\n", config.to_json()));
+    } else {
+        print(config.to_text());
     }
+    Ok(Exit::Done)
 }

@@ -1,4 +1,4 @@
-//! `dev`: a broker, a bridge, a sender and a reader in one process, for a first look. It reads neither
+//! `dev`: a broker, a bridge, a fake Attio and a reader in one process, for a first look. It reads neither
 //! the configuration file nor any variable of the bridge, and keeps nothing.
 
 use std::ffi::OsString;
@@ -10,7 +10,6 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::logging::{self, Log};
 use super::{Exit, say};
@@ -19,6 +18,8 @@ use crate::bus::stdout::Stdout;
 use crate::bus::{Kind, StartError};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::consumer::readback;
+use crate::dev::attio::FakeAttio;
+use crate::dev::attio::store::Store;
 use crate::dev::broker::Broker;
 use crate::dev::lines::Lines;
 use crate::dev::output::{Options, Output, Target};
@@ -27,6 +28,7 @@ use crate::dev::planned::Group;
 use crate::dev::readback::{Open, Opening, Readback};
 use crate::dev::reader::Begin;
 use crate::dev::screen::{Screen, Surface, USUAL_COLUMNS};
+use crate::dev::senders::{self, Senders};
 use crate::dev::session::Session;
 use crate::dev::tally::Tally;
 use crate::dev::tee::tee;
@@ -42,6 +44,9 @@ const USUAL: &str = "127.0.0.1:8080";
 
 /// A port that the system chooses.
 const ANY: &str = "127.0.0.1:0";
+
+/// The key of the fake Attio, which is nobody's secret.
+const KEY: &str = "key-of-dev";
 
 /// Deliveries per second.
 const RATE: f64 = 2.0;
@@ -218,10 +223,11 @@ async fn session(
     output: &mut dyn Output,
     log: &Log,
 ) -> Result<Tally, Error> {
-    let world = World::new();
-    let secret = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
+    let attio = FakeAttio::start(Store::new(KEY)).await?;
+    let webhook = senders::webhook(&mut attio.store());
+    let world = World::of(&attio.store(), &webhook.webhook_id);
     let embedded = arguments.bus.is_none();
-    let environment = settings(&secret, &world.workspace_id, place, embedded);
+    let environment = settings(&webhook.secret, &world.workspace_id, place, embedded);
     let stop = shutdown::stop_signal(log.last_words())?;
     let (app, copies) = bind(&environment, arguments.listen.as_deref()).await?;
     let open = match copies {
@@ -234,13 +240,16 @@ async fn session(
         bus: place.name(),
         address: place.address().to_owned(),
         embedded,
-        secret,
+        secret: webhook.secret.clone(),
+        attio: attio.url(),
+        key: KEY,
     };
+    let senders = Senders::start(&attio, webhook, target.http);
     let once = arguments.once;
     let options = Options { once, rate: arguments.rate.or((!once).then_some(RATE)) };
     let end = CancellationToken::new();
     let bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let result = Session::new(target, options, world, &arguments.mix, output).run(open, stop).await;
+    let result = Session::new(target, options, senders, world, &arguments.mix, output).run(open, stop).await;
     end.cancel();
     let drained = bridge.await;
     let tally = result?;

@@ -7,7 +7,7 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::given::{read, time};
-use super::{Exit, load, print, say};
+use super::{Exit, fail, load, print};
 use crate::app;
 use crate::config::{Config, Input};
 use crate::explain::captured::Captured;
@@ -58,29 +58,16 @@ pub struct Arguments {
 }
 
 /// Explains one request.
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
-    let config = match load(input) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
-    let request = match captured(arguments) {
-        Ok(request) => request,
-        Err(message) => return failed(&message),
-    };
-    let source = match source(&config, &request, arguments.source.as_deref()) {
-        Ok(source) => source,
-        Err(message) => return failed(&message),
-    };
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+    let config = load(input)?;
+    let request = captured(arguments).map_err(fail)?;
+    let source = source(&config, &request, arguments.source.as_deref()).map_err(fail)?;
     let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
     let open = |bus: Arc<Recorder>| app::pipeline(&config, bus);
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error.to_string()),
-    };
-    match runtime.block_on(explain(&request, source, &config.sources, received_at, open)) {
-        Ok(explanation) => show(&explanation, &config, arguments.json),
-        Err(rejection) => failed(&rejection.to_string()),
-    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
+    let explained = runtime.block_on(explain(&request, source, &config.sources, received_at, open));
+    let explanation = explained.map_err(fail)?;
+    Ok(show(&explanation, &config, arguments.json))
 }
 
 fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
@@ -91,11 +78,6 @@ fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
         print(report::text(explanation, layout));
     }
     if explanation.is_good() { Exit::Done } else { Exit::Unexpected }
-}
-
-fn failed(message: &str) -> Exit {
-    say(format_args!("error: {message}"));
-    Exit::Failed
 }
 
 fn captured(arguments: &Arguments) -> Result<Captured, String> {
@@ -126,9 +108,9 @@ fn source<'a>(
     request: &Captured,
     flag: Option<&str>,
 ) -> Result<&'a SourceOptions, String> {
-    let names = || config.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = || config.source_names();
     match flag.or(request.source()) {
-        Some(name) => config.sources.iter().find(|source| source.name.as_str() == name).ok_or_else(|| {
+        Some(name) => config.source(name).ok_or_else(|| {
             format!("no source {name} is configured (404 to the sender); there is: {}", names())
         }),
         None => match &config.sources[..] {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Exit, say};
+use super::{Exit, fail, say};
 use crate::config::{self, Input};
 
 /// From the first packet to the status line.
@@ -42,25 +42,17 @@ impl std::fmt::Display for Target {
 }
 
 /// Asks once.
-pub fn run(input: &Input, arguments: Arguments) -> Exit {
-    let target = match arguments.url.map_or_else(|| configured(input), Ok) {
-        Ok(target) => target,
-        Err(exit) => return exit,
-    };
+pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
+    let target = arguments.url.map_or_else(|| configured(input), Ok)?;
     match ask(&target) {
         Ok(200) => {
             say(format_args!("ready: {target} answered 200"));
-            Exit::Done
+            return Ok(Exit::Done);
         }
-        Ok(status) => {
-            say(format_args!("not ready: {target} answered {status}"));
-            Exit::Failed
-        }
-        Err(error) => {
-            say(format_args!("not ready: {target} gave no answer: {error}"));
-            Exit::Failed
-        }
+        Ok(status) => say(format_args!("not ready: {target} answered {status}")),
+        Err(error) => say(format_args!("not ready: {target} gave no answer: {error}")),
     }
+    Err(Exit::Failed)
 }
 
 fn configured(input: &Input) -> Result<Target, Exit> {
@@ -69,8 +61,7 @@ fn configured(input: &Input) -> Result<Target, Exit> {
         Exit::Configuration
     })?;
     if listen.ends_with(":0") {
-        say("error: admin.listen has port 0, so the port is not known; give --url");
-        return Err(Exit::Failed);
+        return Err(fail("admin.listen has port 0, so the port is not known; give --url"));
     }
     Ok(Target { authority: reachable(&listen), path: "/readyz".into() })
 }

@@ -1,11 +1,10 @@
 //! `man`: the manual pages.
 
-use std::io;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Exit, command, print, say};
+use super::{Exit, command, fail, print};
 
 const AFTER_HELP: &str = "\
 Example: read it
@@ -23,29 +22,16 @@ pub struct Arguments {
 }
 
 /// Prints the page of the program, or writes all pages.
-pub fn run(arguments: &Arguments) -> Exit {
+pub fn run(arguments: &Arguments) -> Result<Exit, Exit> {
     let Some(folder) = &arguments.to else {
         let mut out = Vec::new();
-        return match clap_mangen::Man::new(command()).render(&mut out) {
-            Ok(()) => {
-                print(String::from_utf8_lossy(&out));
-                Exit::Done
-            }
-            Err(error) => failed(&format!("the manual page cannot be made: {error}")),
-        };
+        let made = clap_mangen::Man::new(command()).render(&mut out);
+        made.map_err(|error| fail(format_args!("the manual page cannot be made: {error}")))?;
+        print(String::from_utf8_lossy(&out));
+        return Ok(Exit::Done);
     };
     let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command(), folder));
-    match written {
-        Ok(()) => Exit::Done,
-        Err(error) => failed(&unwritten(folder, &error)),
-    }
-}
-
-fn unwritten(folder: &std::path::Path, error: &io::Error) -> String {
-    format!("the manual pages cannot be written to {}: {error}", folder.display())
-}
-
-fn failed(message: &str) -> Exit {
-    say(format_args!("error: {message}"));
-    Exit::Failed
+    let unwritten = |error| format!("the manual pages cannot be written to {}: {error}", folder.display());
+    written.map_err(|error| fail(unwritten(error)))?;
+    Ok(Exit::Done)
 }

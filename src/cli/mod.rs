@@ -136,30 +136,37 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         }
     };
     let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
-    match verb {
+    let ended = match verb {
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
         Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
         Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
-        Verb::Dev(arguments) => dev::run(&arguments, &input(Vec::new())),
+        Verb::Dev(arguments) => Ok(dev::run(&arguments, &input(Vec::new()))),
         Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
-        Verb::Send(arguments) => send::run(&input(Vec::new()), &arguments),
+        Verb::Send(arguments) => Ok(send::run(&input(Vec::new()), &arguments)),
         Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
         Verb::Tail(arguments) => tail::run(&input(Vec::new()), &arguments),
         Verb::Quarantine(arguments) => quarantine::run(&input(Vec::new()), &arguments),
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
-        Verb::Webhooks(arguments) => webhooks::run(&input(Vec::new()), arguments),
+        Verb::Webhooks(arguments) => Ok(webhooks::run(&input(Vec::new()), arguments)),
         Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
         Verb::Slugs(arguments) => slugs::run(&input(Vec::new()), arguments),
-        Verb::Version(arguments) => version::run(&arguments),
-        Verb::Completions(arguments) => completions::run(&arguments),
+        Verb::Version(arguments) => Ok(version::run(&arguments)),
+        Verb::Completions(arguments) => Ok(completions::run(&arguments)),
         Verb::Man(arguments) => man::run(&arguments),
-    }
+    };
+    // A verb that could not go on has said why.
+    ended.unwrap_or_else(|exit| exit)
 }
 
 /// The environment of this process. Names that are not text cannot be ours.
 pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
+}
+
+/// Whether people want no colours.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Writes data. A reader that has gone away ends the output, not the verb.
@@ -172,10 +179,23 @@ fn say(message: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{message}");
 }
 
+/// Says what went wrong on this side.
+fn fail(error: impl Display) -> Exit {
+    say(format_args!("error: {error}"));
+    Exit::Failed
+}
+
 /// Loads the configuration, or says everything that is wrong with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
-    crate::config::load(input).map_err(|problems| {
-        problems::tell(&problems);
-        Exit::Configuration
-    })
+    crate::config::load(input).map_err(not_good)
+}
+
+/// Loads what is for the verbs that speak to Attio, or says everything that is wrong with it.
+fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
+    crate::config::attio(input).map_err(not_good)
+}
+
+fn not_good(problems: crate::config::Problems) -> Exit {
+    problems::tell(&problems);
+    Exit::Configuration
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-use super::say;
+use super::{no_color, say};
 use crate::config::{Excerpt, Origin, Problem, Problems};
 use crate::dev::paint::Paint;
 
@@ -33,8 +33,7 @@ pub fn warn(warnings: &[Problem]) {
 
 /// How to paint for the terminal; none where messages go elsewhere.
 fn terminal() -> Option<Paint> {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal().then_some(Paint(!plain))
+    std::io::stderr().is_terminal().then(|| Paint(!no_color()))
 }
 
 /// One problem with its place, as compilers show it.

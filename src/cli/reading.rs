@@ -1,18 +1,49 @@
-//! What the verbs that read the bus have in common: where to begin, colours, signals.
+//! What the verbs that read the bus have in common: how they start and stop, where to begin, colours.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
 
-use super::{Exit, say};
+use super::{Exit, fail, given, load, logging, no_color, say, warn};
 use crate::bus::read::{Begin, ReadError};
-use crate::config::{LogFormat, LogOptions};
+use crate::config::{Config, Input, LogFormat, LogOptions};
 use crate::dev::paint::Paint;
+use crate::shutdown;
 
 /// What these verbs say beside their own messages: only trouble, and that for people.
-pub const QUIET: LogOptions = LogOptions { level: "warn", format: LogFormat::Text };
+const QUIET: LogOptions = LogOptions { level: "warn", format: LogFormat::Text };
+
+/// What such a verb works with.
+pub struct Session {
+    /// The configuration, its warnings said.
+    pub config: Config,
+    /// Told to stop; whoever is told twice ends at once.
+    pub stop: CancellationToken,
+}
+
+/// Runs such a verb.
+pub fn run(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Exit>) -> Result<Exit, Exit> {
+    let config = load(input)?;
+    warn(&config.warnings);
+    let log = logging::start(QUIET, &input.environment).map_err(fail)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(fail)?;
+    let exit = runtime.block_on(async {
+        let told = shutdown::stop_signal(log.last_words()).map_err(fail)?;
+        let session = Session { config, stop: CancellationToken::new() };
+        let stop = session.stop.clone();
+        tokio::spawn(async move {
+            told.await;
+            stop.cancel();
+        });
+        verb(&session).await
+    });
+    // What still waits for the network is left behind.
+    runtime.shutdown_background();
+    exit
+}
 
 /// `beginning`, `now`, a time, or how long ago.
 pub fn begin(text: &str) -> Result<Begin, String> {
@@ -27,7 +58,7 @@ pub fn begin(text: &str) -> Result<Begin, String> {
 
 /// A time, or how long ago.
 pub fn moment(text: &str) -> Result<OffsetDateTime, String> {
-    if let Ok(time) = OffsetDateTime::parse(text, &Rfc3339) {
+    if let Ok(time) = given::time(text) {
         return Ok(time);
     }
     let ago: Option<Duration> = humantime::parse_duration(text).ok();
@@ -37,8 +68,12 @@ pub fn moment(text: &str) -> Result<OffsetDateTime, String> {
 
 /// How to paint for standard output.
 pub fn paint() -> Paint {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    Paint(io::stdout().is_terminal() && !plain)
+    Paint(io::stdout().is_terminal() && !no_color())
+}
+
+/// How wide standard output is; `usual` where it is no terminal, or one that does not tell.
+pub fn columns(usual: usize) -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(usual, |(width, _)| width.0.into())
 }
 
 /// Writes a line of data; false once nobody reads it any more.
@@ -52,16 +87,10 @@ pub fn write(line: &str) -> io::Result<bool> {
 }
 
 /// Says why the bus cannot be read.
-pub fn refuse(error: &ReadError) -> Exit {
+pub fn refuse(error: ReadError) -> Exit {
     say(format_args!("error: {error}"));
     match error {
         ReadError::Stdout => Exit::Usage,
         ReadError::Kafka(_) | ReadError::Nats(_) | ReadError::Broker { .. } => Exit::Failed,
     }
-}
-
-/// Says what went wrong on this side.
-pub fn fail(error: impl std::fmt::Display) -> Exit {
-    say(format_args!("error: {error}"));
-    Exit::Failed
 }

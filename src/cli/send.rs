@@ -14,11 +14,14 @@ use super::table::table;
 use super::{Exit, print, say};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
-use crate::dev::send::mail::{Invention, Mail, Shares};
-use crate::dev::send::post::Poster;
+use crate::dev::mail::Mail;
+use crate::dev::post::Poster;
+use crate::dev::send::invention::{Invention, Shares};
 use crate::dev::send::tally::{Kind, Tally, milliseconds};
-use crate::dev::send::{self, Options};
+use crate::dev::send::{self, Options, Target};
 use crate::dev::stamp::Scheme;
+
+const USER_AGENT: &str = concat!("attio-bridge/", env!("CARGO_PKG_VERSION"), " send");
 
 const AFTER_HELP: &str = "\
 Each delivery has an Idempotency-Key of its own. An answer is waited for 5 s, as Attio does. --retry sends
@@ -119,9 +122,12 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
 
 fn sent(arguments: &Arguments, signer: &Signer) -> Result<Tally, String> {
     let (mails, total) = mails(arguments, signer.scheme)?;
-    let poster = Poster::new(arguments.url.clone())?;
+    let target = Target {
+        url: &arguments.url.to_string(),
+        secret: signer.secret.expose_secret(),
+        poster: Poster::new(USER_AGENT)?,
+    };
     let options = Options {
-        scheme: signer.scheme,
         concurrency: arguments.concurrency.into(),
         rate: arguments.rate,
         retries: arguments.retry.unwrap_or_default(),
@@ -134,8 +140,7 @@ fn sent(arguments: &Arguments, signer: &Signer) -> Result<Tally, String> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let secret = signer.secret.expose_secret();
-    let tally = runtime.block_on(send::send(&poster, secret, options, mails, progress));
+    let tally = runtime.block_on(send::send(&target, options, mails, progress));
     if terminal {
         // The bar gives its line back.
         let _ = write!(io::stderr(), "\r\x1b[K");

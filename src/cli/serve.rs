@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, load, logging, say};
+use super::{Exit, fail, load, logging};
 use crate::app;
 use crate::config::{Config, Flag, Input};
 
@@ -42,33 +42,20 @@ impl Arguments {
 }
 
 /// Runs the bridge.
-pub fn run(input: Input) -> Exit {
-    let config = match load(&input) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
-    let log = match logging::start(config.log, &input.environment) {
-        Ok(log) => log,
-        Err(error) => {
-            say(format_args!("error: the thread that logs cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
+pub fn run(input: Input) -> Result<Exit, Exit> {
+    let config = load(&input)?;
+    let log = logging::start(config.log, &input.environment)
+        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match runtime(&config) {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(format_args!("error: the threads that serve cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
+    let runtime = runtime(&config)
+        .map_err(|error| fail(format_args!("the threads that serve cannot be started: {error}")))?;
     match runtime.block_on(app::run(config, log.last_words())) {
-        Ok(()) => Exit::Done,
+        Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!("{error}");
-            Exit::Failed
+            Err(Exit::Failed)
         }
     }
 }

@@ -8,9 +8,9 @@ use serde_json::{Map, Value as Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::given::{read, time};
+use super::given::{key, read, time};
 use super::signer::{Flags, Signer};
-use super::{Exit, print, say};
+use super::{Exit, fail, print};
 use crate::config::Input;
 use crate::dev::stamp::Scheme;
 use crate::dev::{curl, stamp};
@@ -47,24 +47,10 @@ pub struct Arguments {
     json: bool,
 }
 
-fn key(text: &str) -> Result<String, String> {
-    let usable = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if usable { Ok(text.to_owned()) } else { Err("expects 1 to 255 visible ASCII characters".into()) }
-}
-
 /// Prints the headers, or the line.
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
-    let Signer { scheme, secret } = match arguments.signer.signer(input) {
-        Ok(signer) => signer,
-        Err(exit) => return exit,
-    };
-    let body = match read(&arguments.body) {
-        Ok(body) => body,
-        Err(message) => {
-            say(format_args!("error: {message}"));
-            return Exit::Failed;
-        }
-    };
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+    let Signer { scheme, secret } = arguments.signer.signer(input)?;
+    let body = read(&arguments.body).map_err(fail)?;
     let new = (scheme == Scheme::Attio).then(|| Uuid::new_v4().to_string());
     let key = arguments.key.clone().or(new);
     let now = arguments.at.unwrap_or_else(OffsetDateTime::now_utc).unix_timestamp();
@@ -77,7 +63,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
         (false, Some(line)) => print(format_args!("{line}\n")),
         (false, None) => headers.iter().for_each(|(name, value)| print(format_args!("{name}: {value}\n"))),
     }
-    Exit::Done
+    Ok(Exit::Done)
 }
 
 fn json(headers: &[(&str, String)], line: Option<String>) -> Json {

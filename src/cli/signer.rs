@@ -40,6 +40,14 @@ enum Scheme {
     Timestamped,
 }
 
+/// How the variables begin that a source can be configured by.
+const CONFIGURES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
+
+/// A whole configuration would be too much to ask for.
+const NO_SECRET: &str = "error: there is no secret to sign with: set ATTIO_WEBHOOK_SECRET or \
+                         ATTIO_WEBHOOK_SECRET_FILE, name a file with --secret-file or a variable with --secret-env, or \
+                         the bridge's configuration with --config";
+
 /// What signs.
 pub struct Signer {
     /// How.
@@ -68,6 +76,11 @@ impl Flags {
             let scheme = asked.unwrap_or(stamp::Scheme::Attio);
             return Ok(Signer { scheme, secret: secret.map_err(failed)? });
         }
+        let ours = |name: &String| CONFIGURES.iter().any(|beginning| name.starts_with(beginning));
+        if input.file.is_none() && !input.environment.keys().any(ours) {
+            say(NO_SECRET);
+            return Err(Exit::Configuration);
+        }
         let config = load(input)?;
         warn(&config.warnings);
         let source = self.source(&config).map_err(failed)?;
@@ -94,16 +107,15 @@ impl Flags {
     }
 
     fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {
-        let names = || listed(config.sources.iter().map(|source| source.name.as_str()));
+        let names = || config.source_names();
         match (&self.source, &config.sources[..]) {
             (None, [only]) => Ok(only),
             (None, _) => {
                 Err(format!("several sources are configured; add --source with one of: {}", names()))
             }
-            (Some(name), all) => {
-                let found = all.iter().find(|source| source.name.as_str() == name);
-                found.ok_or_else(|| format!("no source {name} is configured; there is: {}", names()))
-            }
+            (Some(name), _) => config
+                .source(name)
+                .ok_or_else(|| format!("no source {name} is configured; there is: {}", names())),
         }
     }
 
@@ -115,14 +127,10 @@ impl Flags {
         };
         let found = found.map(|secret| secret.value.clone());
         found.ok_or_else(|| {
-            let labels = listed(secrets.iter().map(|secret| &*secret.label));
-            format!("source {} has no secret of that label; there is: {labels}", source.name)
+            let labels: Vec<_> = secrets.iter().map(|secret| &*secret.label).collect();
+            format!("source {} has no secret of that label; there is: {}", source.name, labels.join(", "))
         })
     }
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names.collect::<Vec<_>>().join(", ")
 }
 
 fn variable(input: &Input, name: &str) -> Result<SecretString, String> {

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, logging, print, say, warn};
+use super::{Exit, fail, load_attio, logging, print, say, warn};
 use crate::attio::{Client, Error, slugs};
-use crate::config::{self, Input, LogFormat, LogOptions};
+use crate::config::{Input, LogFormat, LogOptions};
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -15,6 +15,7 @@ Example:
 
 /// The verbs of `slugs`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -35,58 +36,31 @@ struct Pull {
 }
 
 /// Runs a verb of `slugs`.
-pub fn run(input: &Input, arguments: Arguments) -> Exit {
+pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let Verb::Pull(Pull { to }) = arguments.verb;
-    let config = match config::attio(input) {
-        Ok(config) => config,
-        Err(problems) => {
-            say(format_args!("error: {problems}"));
-            return Exit::Configuration;
-        }
-    };
+    let config = load_attio(input)?;
     warn(&config.warnings);
     // What is tried again is said meanwhile.
-    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
-    {
-        Ok(log) => log,
-        Err(error) => {
-            say(format_args!("error: the thread that logs cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(format_args!("error: the verb cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
+    let log = logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
+        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| fail(format_args!("the verb cannot be started: {error}")))?;
     let pulled = runtime.block_on(async { slugs::pull(&Client::new(&config.options)?).await });
     runtime.shutdown_background();
     drop(log);
-    let map = match pulled {
-        Ok(map) => map,
-        Err(error) => {
-            say(format_args!("error: {error}"));
-            let setup = matches!(error, Error::NoKey | Error::Setup(_));
-            return if setup { Exit::Configuration } else { Exit::Failed };
-        }
-    };
+    let map = pulled.map_err(|error| {
+        let exit = fail(&error);
+        if matches!(error, Error::NoKey | Error::Setup(_)) { Exit::Configuration } else { exit }
+    })?;
     let Some(path) = to.or(config.slugs_file) else {
         print(slugs::text(&map));
-        return Exit::Done;
+        return Ok(Exit::Done);
     };
     let file = path.display();
-    match slugs::write(&path, &map) {
-        Ok(new) => {
-            let (objects, lists) = (map.objects.len(), map.lists.len());
-            let new = if new { "written" } else { "as before" };
-            say(format_args!("{file}: {objects} objects and {lists} lists, {new}"));
-            Exit::Done
-        }
-        Err(error) => {
-            say(format_args!("error: {file} cannot be written: {error}"));
-            Exit::Failed
-        }
-    }
+    let written = slugs::write(&path, &map);
+    let new = written.map_err(|error| fail(format_args!("{file} cannot be written: {error}")))?;
+    let (objects, lists) = (map.objects.len(), map.lists.len());
+    let new = if new { "written" } else { "as before" };
+    say(format_args!("{file}: {objects} objects and {lists} lists, {new}"));
+    Ok(Exit::Done)
 }

@@ -6,18 +6,17 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::reading::{QUIET, begin, fail, paint, refuse, write};
-use super::{Exit, load, logging, say, warn};
+use super::reading::{self, Session, begin, columns, paint, refuse, write};
+use super::{Exit, fail, say};
 use crate::bus::Kind;
 use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
 use crate::catalog::Category;
-use crate::config::{Config, Input};
+use crate::config::Input;
 use crate::consumer::event::Event;
 use crate::consumer::line::{USUAL_COLUMNS, line};
 use crate::consumer::wanted::Wanted;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::route::Routes;
-use crate::shutdown;
 
 const AFTER_HELP: &str = "\
 On a terminal an event is a line; elsewhere, and with --json, it is a CloudEvent in structured JSON.
@@ -61,48 +60,23 @@ fn category() -> impl TypedValueParser<Value = String> {
 }
 
 /// Prints events until told to stop.
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
-    let config = match load(input) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
-    warn(&config.warnings);
-    let log = match logging::start(QUIET, &input.environment) {
-        Ok(log) => log,
-        Err(error) => return fail(error),
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(error),
-    };
-    let exit = runtime.block_on(tail(&config, arguments, log.last_words()));
-    // What still waits for the network is left behind.
-    runtime.shutdown_background();
-    exit
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+    reading::run(input, async |session| tail(session, arguments).await)
 }
 
-async fn tail(config: &Config, arguments: &Arguments, last_words: impl FnOnce() + Send + 'static) -> Exit {
-    let stop = match shutdown::stop_signal(last_words) {
-        Ok(stop) => stop,
-        Err(error) => return fail(error),
-    };
+async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
     let destinations = destinations(&config.route, &arguments.category);
     let plan = Plan { destinations, begin: arguments.from, follow: true };
-    let mut stop = std::pin::pin!(stop);
-    let started = tokio::select! {
-        () = &mut stop => return Exit::Done,
-        started = Reader::start(&config.bus.kind, plan) => started,
-    };
-    let mut reader = match started {
-        Ok(reader) => reader,
-        Err(error) => return refuse(&error),
+    let mut reader = tokio::select! {
+        () = stop.cancelled() => return Ok(Exit::Done),
+        started = Reader::start(&config.bus.kind, plan) => started.map_err(refuse)?,
     };
     greet(&config.bus.kind);
     let mut screen = Screen::new(arguments);
     let exit = loop {
         let item = tokio::select! {
             biased;
-            () = &mut stop => break Exit::Done,
+            () = stop.cancelled() => break Exit::Done,
             item = reader.next() => item,
         };
         match item {
@@ -111,15 +85,15 @@ async fn tail(config: &Config, arguments: &Arguments, last_words: impl FnOnce() 
                 Ok(false) => break Exit::Done,
                 Err(error) => break fail(error),
             },
-            Some(Err(error)) => break refuse(&error),
+            Some(Err(error)) => break refuse(error),
             None => {
                 let reason = "the reader ended by itself".into();
-                break refuse(&ReadError::Broker { bus: config.bus.kind.name(), reason });
+                break refuse(ReadError::Broker { bus: config.bus.kind.name(), reason });
             }
         }
     };
     reader.end().await;
-    exit
+    Ok(exit)
 }
 
 /// So that an empty screen is no riddle.
@@ -172,14 +146,10 @@ impl Screen {
         } else {
             let key = item.key.as_deref().map(String::from_utf8_lossy);
             let key = key.as_deref().or(event.get("partitionkey")).unwrap_or("-");
-            line(&event, key, columns(), paint())
+            line(&event, key, columns(USUAL_COLUMNS), paint())
         };
         let read = write(&text)?;
         self.left = self.left.map(|left| left - 1);
         Ok(read && self.left != Some(0))
     }
-}
-
-fn columns() -> usize {
-    terminal_size::terminal_size_of(io::stdout()).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
 }

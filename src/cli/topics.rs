@@ -51,11 +51,8 @@ fn cluster(name: &str) -> Result<String, String> {
 }
 
 /// Prints what the configured bus needs.
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
-    let config = match load(input) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+    let config = load(input)?;
     warn(&config.warnings);
     let wanted = arguments.format.as_deref();
     let format = FORMATS.iter().find(|(name, _)| Some(*name) == wanted).map(|(_, format)| *format);
@@ -67,11 +64,11 @@ pub fn run(input: &Input, arguments: &Arguments) -> Exit {
     match text {
         Ok(text) => {
             print(text);
-            Exit::Done
+            Ok(Exit::Done)
         }
         Err(error) => {
             say(format_args!("error: {error}"));
-            Exit::Usage
+            Err(Exit::Usage)
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::logging::{self, Log};
-use super::{Exit, say};
+use super::{Exit, fail, load_attio, say};
 use crate::attio::secret_file::Reserved;
 use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};
@@ -79,45 +79,31 @@ fn every(text: &str) -> Result<Duration, String> {
 }
 
 /// Watches until told to stop.
-pub fn run(input: &Input, arguments: Arguments) -> Exit {
-    let config = match config::attio(input) {
-        Ok(config) => config,
-        Err(problems) => {
-            say(format_args!("error: {problems}"));
-            return Exit::Configuration;
-        }
-    };
-    let log = match logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment) {
-        Ok(log) => log,
-        Err(error) => {
-            say(format_args!("error: the thread that logs cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
+pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
+    let config = load_attio(input)?;
+    let log = logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment)
+        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let slugs_file = arguments.slugs.clone().or_else(|| config.slugs_file.clone());
     if config.webhooks.is_empty() && slugs_file.is_none() {
         say("error: there is nothing to watch: add [[webhooks]], or name a file with --slugs");
-        return Exit::Configuration;
+        return Err(Exit::Configuration);
     }
     if let Err(message) = has_places(&config.webhooks, arguments.secret_hook.is_some()) {
         say(format_args!("error: {message}"));
-        return Exit::Configuration;
+        return Err(Exit::Configuration);
     }
-    let client = match Client::new(&config.options) {
-        Ok(client) => client,
-        Err(error) => {
-            say(format_args!("error: {error}"));
-            return Exit::Configuration;
-        }
-    };
+    let client = Client::new(&config.options).map_err(|error| {
+        say(format_args!("error: {error}"));
+        Exit::Configuration
+    })?;
     match start(client, config, slugs_file, arguments, &log) {
-        Ok(()) => Exit::Done,
+        Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!("{error}");
-            Exit::Failed
+            Err(Exit::Failed)
         }
     }
 }

@@ -62,6 +62,8 @@ pub enum Attribute {
     AttioSource,
     /// `attioindex`, the place in its delivery of an event, only in quarantine
     AttioIndex,
+    /// `attiowebhookbase64`, in the place of an `attiowebhookid` that can be no attribute, only in quarantine
+    AttioWebhookBase64,
 }
 
 impl Attribute {
@@ -85,6 +87,7 @@ impl Attribute {
             Self::Reason => "reason",
             Self::AttioSource => "attiosource",
             Self::AttioIndex => "attioindex",
+            Self::AttioWebhookBase64 => "attiowebhookbase64",
         }
     }
 }

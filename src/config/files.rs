@@ -29,7 +29,7 @@ impl Files {
     }
 }
 
-/// Links are followed.
+/// Of the file that links lead to.
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let found = std::fs::metadata(path).ok()?;

@@ -13,6 +13,7 @@ mod excerpt;
 mod file;
 mod files;
 mod log;
+mod parts;
 mod print;
 mod report;
 mod secret;
@@ -31,6 +32,7 @@ pub use env::{Environment, Flag, variable};
 pub use excerpt::Excerpt;
 pub use files::Files;
 pub use log::{LogFormat, LogOptions};
+pub use parts::{Attio, SecretFile, admin_listen, attio, secret_file};
 pub use report::{Problem, Problems, Setting};
 pub use tree::Origin;
 
@@ -38,7 +40,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{attio, bus, http, shutdown};
+use crate::{bus, http, shutdown};
 use report::Report;
 use section::Section;
 use tree::Table;
@@ -46,7 +48,8 @@ use tree::Table;
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 
-/// Everything the bridge can be told. Built by [`load`], so everything in it is checked.
+/// Everything that `serve` can be told. Built by [`load`], so everything in it is checked; what is
+/// for the verbs that speak to Attio is checked with it, and given to them by [`attio`](fn@attio).
 #[derive(Clone)]
 pub struct Config {
     /// The public listener and its limits.
@@ -65,12 +68,6 @@ pub struct Config {
     pub dedup: dedup::Options,
     /// The bus in use.
     pub bus: bus::Options,
-    /// The options of NATS, whether it is in use or not.
-    pub nats: bus::nats::Options,
-    /// How to reach Attio, for the verbs that do.
-    pub attio: attio::Options,
-    /// The webhooks that should exist at Attio.
-    pub webhooks: Vec<attio::WebhookOptions>,
     /// How a stop takes its time.
     pub shutdown: shutdown::Options,
     /// Threads that serve; the cores the process may use where absent.
@@ -89,6 +86,16 @@ impl Config {
     /// Every key with its value and origin; secrets are `***`.
     pub fn settings(&self) -> &[Setting] {
         &self.settings
+    }
+
+    /// The source of that name.
+    pub fn source(&self, name: &str) -> Option<&SourceOptions> {
+        self.sources.iter().find(|source| source.name.as_str() == name)
+    }
+
+    /// The names of all sources, for people.
+    pub fn source_names(&self) -> String {
+        self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     /// The effective configuration as text, one key a line.
@@ -178,78 +185,6 @@ pub fn load(input: &Input) -> Result<Config, Problems> {
             files: found.files,
             ..config
         })
-    } else {
-        Err(found.into())
-    }
-}
-
-/// Reads the address of the admin listener alone: whoever asks whether the bridge is ready need not
-/// be able to read its secrets.
-pub fn admin_listen(input: &Input) -> Result<String, Problems> {
-    let report = Report::default();
-    let mut tree = read_file(input, &report)?;
-    env::overlay(&mut tree, &input.environment, &Report::default());
-    let admin: Table = tree.remove_entry("admin").into_iter().collect();
-    let listen = check::admin_listen(&mut Section::root(&report, admin).section("admin"));
-    let found = report.finish();
-    if found.problems.is_empty() { Ok(listen) } else { Err(found.into()) }
-}
-
-/// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
-pub fn secret_file(path: &Path) -> Result<SecretString, String> {
-    let secret = secret::read(path, &Report::default())?;
-    secret::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
-    Ok(secret)
-}
-
-/// What the verbs that speak to Attio need.
-#[derive(Clone, Debug)]
-pub struct Attio {
-    /// How to reach it.
-    pub options: attio::Options,
-    /// The webhooks that should exist.
-    pub webhooks: Vec<attio::WebhookOptions>,
-    /// The names of the sources.
-    pub sources: Vec<String>,
-    /// Those of their secrets that stand in files.
-    pub secret_files: Vec<SecretFile>,
-    /// Where the map of slugs is to stand.
-    pub slugs_file: Option<PathBuf>,
-    /// What is worth saying and keeps nothing from working.
-    pub warnings: Vec<Problem>,
-}
-
-/// A secret that stands in a file, which need not be there yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SecretFile {
-    /// Of which source.
-    pub source: String,
-    /// Its label.
-    pub label: String,
-    /// The file.
-    pub path: PathBuf,
-}
-
-/// Reads `[attio]` and `[[webhooks]]` alone: before the first webhook is made there is no secret for a
-/// source, and so no configuration that `serve` would take.
-pub fn attio(input: &Input) -> Result<Attio, Problems> {
-    let report = Report::default();
-    let mut tree = read_file(input, &report)?;
-    env::overlay(&mut tree, &input.environment, &Report::default());
-    let sources = match tree.remove("sources").map(|node| node.value) {
-        Some(tree::Value::Table(sources)) => sources,
-        _ => Table::new(),
-    };
-    let slugs_file = match tree.remove("route").map(|node| node.value) {
-        Some(tree::Value::Table(mut route)) => route.remove("slugs_file").and_then(|node| node.into_text()),
-        _ => None,
-    };
-    let own: Table = ["attio", "webhooks"].into_iter().filter_map(|name| tree.remove_entry(name)).collect();
-    let attio = check::attio(&mut Section::root(&report, own), sources.keys().cloned().collect());
-    let found = report.finish();
-    if found.problems.is_empty() {
-        let (secret_files, slugs_file) = (secret::files(sources), slugs_file.map(PathBuf::from));
-        Ok(Attio { warnings: found.warnings, secret_files, slugs_file, ..attio })
     } else {
         Err(found.into())
     }

@@ -87,7 +87,7 @@ fn label(section: &mut Section<'_>) -> Option<String> {
     const FORM: &str = "is 1 to 32 characters of a-z, 0-9, - and _, and not `none`";
     let Some(node) = section.take("label") else {
         let message = format!("missing: a label tells secrets apart in metrics and logs; it {FORM}");
-        section.report().problem(&section.key("label"), None, message);
+        section.missing("label", &message);
         return None;
     };
     let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
@@ -106,7 +106,7 @@ fn value(section: &mut Section<'_>, environment: &Environment) -> Option<Given<S
         ["value", "file", "env"].into_iter().filter_map(|name| Some((name, section.take(name)?))).collect();
     let Some((name, node)) = given.pop() else {
         let message = "has no value; give one of `value`, `file` and `env`";
-        section.report().problem(section.path(), None, message);
+        section.report().problem(section.path(), section.place(), message);
         return None;
     };
     if let Some((other, _)) = given.pop() {

@@ -24,19 +24,21 @@ pub struct Section<'r> {
     report: &'r Report,
     key: String,
     table: Table,
+    /// Where it begins, if it is anywhere.
+    place: Option<Origin>,
 }
 
 impl<'r> Section<'r> {
     /// The whole tree.
     pub fn root(report: &'r Report, table: Table) -> Self {
-        Self { report, key: String::new(), table }
+        Self { report, key: String::new(), table, place: None }
     }
 
     /// The table of that name; an empty one where it is absent.
     pub fn section(&mut self, name: &str) -> Self {
         match self.take(name) {
             Some(node) => self.child(name, node),
-            None => Self { report: self.report, key: self.key(name), table: Table::new() },
+            None => Self { report: self.report, key: self.key(name), table: Table::new(), place: None },
         }
     }
 
@@ -54,7 +56,17 @@ impl<'r> Section<'r> {
                 Table::new()
             }
         };
-        Self { report, key, table }
+        Self { report, key, table, place: Some(node.origin) }
+    }
+
+    /// Where it begins, if it is anywhere.
+    pub fn place(&self) -> Option<&Origin> {
+        self.place.as_ref()
+    }
+
+    /// Says that a key of this table has to be there and is not: one table of many is known by its place.
+    pub fn missing(&self, name: &str, message: &str) {
+        self.report.problem(&self.key(name), self.place.as_ref(), message);
     }
 
     /// Everything in a table whose names are the operator's own.

@@ -35,7 +35,7 @@ pub enum NoEvent {
 }
 
 impl Event {
-    /// Reads a message.
+    /// Reads a message in the content mode that its headers tell.
     pub fn read(item: &Item) -> Result<Self, NoEvent> {
         let content_type = header(item, "content-type");
         let structured = content_type.is_some_and(|text| text.starts_with(b"application/cloudevents+json"));
@@ -45,7 +45,7 @@ impl Event {
         ["ce_", "ce-"].into_iter().find_map(|prefix| Self::binary(item, prefix)).ok_or(NoEvent::Headers)
     }
 
-    /// Reads the JSON format.
+    /// Reads an event in structured JSON.
     pub fn structured(json: &[u8]) -> Result<Self, NoEvent> {
         let members: Members<'_> =
             serde_json::from_slice(json).map_err(|error| NoEvent::Json(error.to_string()))?;
@@ -102,7 +102,7 @@ impl Event {
         self.attributes.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// The data.
+    /// What the event carries, byte for byte.
     pub fn data(&self) -> &Data {
         &self.data
     }

@@ -45,11 +45,11 @@ pub fn line(event: &Event, key: &str, columns: usize, paint: Paint) -> String {
 }
 
 /// Long ids by their beginning: enough to tell them apart.
-fn short(text: &str, width: usize) -> String {
+pub fn short(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }
-    text.chars().take(width - 1).chain(['…']).collect()
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// What is in the data beside the ids that stand before it.

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cloudevent::Attribute;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, Receipt, Ticket};
 
-/// What was handed over.
+/// What is noted of a message that was handed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
     /// The id of the event.
@@ -21,7 +21,7 @@ pub struct Note {
     pub address: String,
 }
 
-/// The bus.
+/// Stands between a pipeline and its bus.
 pub struct Noting {
     /// None where nothing is to be published.
     inner: Option<Arc<dyn Bus>>,

@@ -96,8 +96,8 @@ impl Quarantined {
     }
 
     /// The webhook that fired.
-    pub fn webhook_id(&self) -> Option<&str> {
-        self.noted("attiowebhookid")
+    pub fn webhook_id(&self) -> Option<String> {
+        quarantine::webhook_id(self.noted("attiowebhookid"), self.noted("attiowebhookbase64"))
     }
 
     fn noted(&self, name: &str) -> Option<&str> {
@@ -108,9 +108,8 @@ impl Quarantined {
     /// older bridge put aside. Its own id is the proof that these were the facts.
     pub fn origin(&self, source: Option<&str>) -> Result<Origin, Unplaced> {
         let noted = self.noted("attiosource");
-        let alone = noted
-            .and_then(|_| self.index())
-            .map(|index| Place { webhook_id: self.webhook_id().map(str::to_owned), index });
+        let alone =
+            noted.and_then(|_| self.index()).map(|index| Place { webhook_id: self.webhook_id(), index });
         let proof = Identity::of_quarantined(Facts {
             source: "",
             webhook_id: alone.as_ref().and_then(|place| place.webhook_id.as_deref()).unwrap_or(""),
@@ -182,6 +181,9 @@ mod tests {
         let more = format!(r#"{NOTED},"attioindex":"3","attiowebhookid":"w""#);
         let place = Place { webhook_id: Some("w".into()), index: 3 };
         assert_eq!(wrapped(&more, &id("w", 3)).origin(None).unwrap().alone, Some(place));
+        let more = format!(r#"{NOTED},"attioindex":"3","attiowebhookbase64":"dyDDqQ==""#);
+        let place = Place { webhook_id: Some("w é".into()), index: 3 };
+        assert_eq!(wrapped(&more, &id("w é", 3)).origin(None).unwrap().alone, Some(place));
     }
 
     #[test]

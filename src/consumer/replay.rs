@@ -109,13 +109,25 @@ fn replayed(outcome: &Outcome, events: Vec<Note>) -> Replayed {
     let worst = outcome.events.iter().min_by_key(|event| ending(&event.result));
     Replayed {
         ending: worst.map_or(Ending::Empty, |event| ending(&event.result)),
-        why: worst.and_then(|event| match &event.result {
-            EventResult::Failed(error) => Some(error.to_string()),
-            _ => None,
-        }),
+        why: worst.and_then(|event| why(&event.result)),
         counts,
         events,
         without_identity: outcome.unidentified > 0,
+    }
+}
+
+/// Why an event was not published, in the words for something that lay in quarantine.
+fn why(result: &EventResult) -> Option<String> {
+    match result {
+        EventResult::Unusable(unusable) => Some(format!("no event can be made of it: {unusable}")),
+        EventResult::Failed(PublishError::Rejected { detail }) => {
+            Some(format!("the bus still does not take it: {detail}"))
+        }
+        EventResult::Failed(error) => Some(error.to_string()),
+        EventResult::Published
+        | EventResult::Duplicate
+        | EventResult::Filtered
+        | EventResult::Quarantined => None,
     }
 }
 
@@ -125,7 +137,9 @@ fn ending(result: &EventResult) -> Ending {
         EventResult::Duplicate => Ending::Duplicate,
         EventResult::Filtered => Ending::Filtered,
         // A replay never quarantines.
-        EventResult::Quarantined | EventResult::Failed(PublishError::Rejected { .. }) => Ending::Refused,
+        EventResult::Quarantined
+        | EventResult::Unusable(_)
+        | EventResult::Failed(PublishError::Rejected { .. }) => Ending::Refused,
         EventResult::Failed(_) => Ending::Failed,
     }
 }

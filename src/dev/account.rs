@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::client;
 use super::planned::Counts;
+use super::post::{Lost, Poster};
 
 /// The account.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,9 +20,9 @@ pub struct Account {
 
 impl Account {
     /// Reads it from the admin listener.
-    pub async fn read(admin: SocketAddr) -> Result<Self, client::Error> {
-        let (_, page) = client::get(admin, "/metrics").await?;
-        Ok(Self::parse(&String::from_utf8_lossy(&page)))
+    pub async fn read(client: &Poster, admin: SocketAddr) -> Result<Self, Lost> {
+        let page = client.get(&format!("http://{admin}/metrics")).await?;
+        Ok(Self::parse(&String::from_utf8_lossy(&page.body)))
     }
 
     fn parse(page: &str) -> Self {

@@ -5,9 +5,9 @@ use uuid::Uuid;
 use super::body::{Json, envelope};
 use super::expect::Expect;
 use super::forge::Forgery;
-use super::letter::{Letter, now};
+use super::letter::Letter;
 use super::plan::of_catalog;
-use super::planned::{Answer, Counts, Expected, Group, Planned};
+use super::planned::{Answer, By, Counts, Expected, Group, Planned};
 use super::world::World;
 use crate::catalog::EventType;
 
@@ -35,7 +35,7 @@ pub struct Composer {
 }
 
 impl Composer {
-    /// A composer that signs with this secret.
+    /// A composer of what happens there; only forgers need the secret, to come as close as they can.
     pub fn new(mut world: World, secret: String) -> Self {
         let expect = Expect::new(&world);
         let json = world.event(of_catalog("record.created")).json;
@@ -72,15 +72,13 @@ impl Composer {
         self.published(Group::Guide, letter, events)
     }
 
-    /// The last delivery that was taken, once more: signed anew if its signature has a time, under
-    /// the same identity in any case.
+    /// The last delivery that was taken, once more, under the same identity: as if its answer had been lost.
     pub fn again(&mut self) -> Planned {
         let letter = self.last.clone();
         let counts = Counts { events: letter.events, duplicates: letter.events, ..Counts::default() };
         let label = format!("{}, again", letter.label);
-        let request = letter.request(&self.secret, now());
-        let answer = Answer::taken(counts);
-        Planned { group: Group::Repeat, label, request, answer, events: Vec::new() }
+        let (by, answer) = (By::Attio(letter.mail), Answer::taken(counts));
+        Planned { group: Group::Repeat, label, by, answer, events: Vec::new() }
     }
 
     /// Something unusual that is published all the same.
@@ -130,9 +128,9 @@ impl Composer {
 
     /// A body that is no JSON.
     pub fn unreadable(&mut self) -> Planned {
-        let letter =
-            Letter::attio("not JSON", format!("{{\"webhook_id\":\"{}\",\"eve", self.world.webhook_id), 1);
-        let events = vec![self.expect.quarantined(&letter.body, "not_json", letter.key(), None)];
+        let body = format!("{{\"webhook_id\":\"{}\",\"eve", self.world.webhook_id);
+        let letter = Letter::attio("not JSON", body.clone(), 1);
+        let events = vec![self.expect.quarantined(&body, "not_json", letter.key(), None)];
         self.taken(Group::Broken, letter, events, 1)
     }
 
@@ -165,8 +163,8 @@ impl Composer {
             }
         };
         let label = format!("{}, {}", update.name, forgery.name());
-        let request = forgery.request(&letter, &self.secret);
-        Planned { group: Group::Forged, label, request, answer: Answer::refused(), events: Vec::new() }
+        let by = By::Stranger(forgery.request(&letter.mail, &self.secret));
+        Planned { group: Group::Forged, label, by, answer: Answer::refused(), events: Vec::new() }
     }
 
     fn published(&mut self, group: Group, letter: Letter, events: Vec<Expected>) -> Planned {
@@ -177,10 +175,9 @@ impl Composer {
         let published = events.len() as u64 - quarantined;
         let answer =
             Answer::taken(Counts { events: letter.events, published, quarantined, ..Counts::default() });
-        let request = letter.request(&self.secret, now());
-        let label = letter.label.clone();
+        let (label, by) = (letter.label.clone(), By::Attio(letter.mail.clone()));
         self.last = letter;
-        Planned { group, label, request, answer, events }
+        Planned { group, label, by, answer, events }
     }
 }
 

@@ -49,14 +49,14 @@ impl Footer {
             (format!("{} duplicate", counts.duplicates), Colour::Known),
             (format!("{refused} refused"), Colour::Refused),
         ];
-        parts.extend(latency("p50", 500));
-        parts.extend(latency("p99", 990));
         if counts.quarantined > 0 {
             parts.push((format!("{} quarantined", counts.quarantined), Colour::Refused));
         }
         if counts.filtered > 0 {
             parts.push((format!("{} filtered", counts.filtered), Colour::Plain));
         }
+        parts.extend(latency("p50", 500));
+        parts.extend(latency("p99", 990));
         let wrong = tally.differences_total;
         if wrong > 0 || failed > 0 {
             parts.insert(1, (format!("{failed} failed, {wrong} WRONG"), Colour::Bad));

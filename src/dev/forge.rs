@@ -1,6 +1,8 @@
 //! Deliveries that are not genuine.
 
-use super::letter::{Letter, now};
+use time::OffsetDateTime;
+
+use super::mail::Mail;
 use super::planned::Request;
 
 /// Older than any tolerance that makes sense, in seconds.
@@ -33,21 +35,23 @@ impl Forgery {
         }
     }
 
-    /// The letter, forged.
-    pub fn request(self, letter: &Letter, secret: &str) -> Request {
-        let mut request = letter.request(secret, now());
+    /// The delivery, forged.
+    pub fn request(self, mail: &Mail, secret: &str) -> Request {
+        let genuine = || Request { headers: mail.headers(secret), body: mail.body.clone() };
+        let now = OffsetDateTime::now_utc().unix_timestamp();
         match self {
-            Self::WrongSecret => letter.request(&"0".repeat(64), now()),
-            Self::StaleTimestamp => letter.request(secret, now() - STALE),
+            Self::WrongSecret => Request { headers: mail.headers(&"0".repeat(64)), ..genuine() },
+            Self::StaleTimestamp => Request { headers: mail.headers_at(secret, now - STALE), ..genuine() },
             Self::NoSignature => {
+                let mut request = genuine();
                 request.headers.retain(|(name, _)| !name.ends_with("Attio-Signature"));
                 request
             }
             Self::AlteredBody => {
-                request.body = letter.body.replace("record.updated", "record.deleted").into();
-                request
+                let body = String::from_utf8_lossy(&mail.body).replace("record.updated", "record.deleted");
+                Request { body: body.into(), ..genuine() }
             }
-            Self::Spliced => spliced(request),
+            Self::Spliced => spliced(genuine()),
         }
     }
 }

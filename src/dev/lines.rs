@@ -1,6 +1,7 @@
 //! A run as JSON Lines for programs: one object at the start, one for each delivery, one at the end.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ impl<W: Write> Lines<W> {
 
 impl<W: Write> Output for Lines<W> {
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()> {
-        let Target { http, admin, bus, address, embedded, secret } = target;
+        let Target { http, admin, bus, address, embedded, secret, attio, key } = target;
         self.line(&json!({
             "kind": "start",
             "webhooks": format!("http://{http}/webhooks/{SOURCE}"),
@@ -32,13 +33,32 @@ impl<W: Write> Output for Lines<W> {
             (*bus): address,
             "embedded": embedded,
             "secret": secret,
+            "attio": attio,
+            "attio_key": key,
             "once": options.once,
+        }))
+    }
+
+    fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()> {
+        self.line(&json!({ "kind": "waiting", (target.bus): target.address, "readyz": answer }))
+    }
+
+    fn again(&mut self, block: &Block, wait: Duration) -> io::Result<()> {
+        let got = block.answered.as_ref().ok();
+        self.line(&json!({
+            "kind": "try",
+            "number": block.number,
+            "try": block.tries,
+            "status": got.map(|got| got.answer.status),
+            "reason": got.map(|got| &got.answer.reason),
+            "error": block.answered.as_ref().err(),
+            "again_ms": wait.as_micros() as f64 / 1000.0,
         }))
     }
 
     fn delivery(&mut self, block: &Block, _: &Tally) -> io::Result<()> {
         let got = block.answered.as_ref().ok();
-        let as_expected = got.is_some_and(|got| got.answer == block.planned.answer)
+        let as_expected = block.is_answered_as_expected()
             && block.differences.is_empty()
             && block.read.len() == block.planned.events.len();
         self.line(&json!({
@@ -47,6 +67,7 @@ impl<W: Write> Output for Lines<W> {
             "time": timestamp(block.at),
             "group": block.planned.group.name(),
             "sent": block.planned.label,
+            "tries": block.tries,
             "status": got.map(|got| got.answer.status),
             "reason": got.map(|got| &got.answer.reason),
             "counts": got.map(|got| got.answer.counts),
@@ -88,6 +109,8 @@ impl<W: Write> Output for Lines<W> {
             "account": account,
             "latency_ms": { "median": latency(500), "p99": latency(990), "max": latency(1000) },
             "from_others": tally.others,
+            "tried_again": tally.tried_again,
+            "read_again": tally.read_again,
             "differences": tally.differences,
             "differences_total": tally.differences_total,
             "as_expected": tally.is_as_expected(),

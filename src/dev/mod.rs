@@ -1,32 +1,34 @@
-//! What `attio-bridge dev` is made of: a broker in the process, a sender that signs as Attio does, a
-//! consumer that reads everything back, and the comparison of the two.
+//! What `attio-bridge dev` is made of: a broker in the process, a fake Attio that delivers, a consumer that
+//! reads everything back, and the comparison of the two.
 //!
 //! What must arrive is worked out from what was sent and from the catalog, and never by asking the
 //! pipeline: the data path is what is being tried out here.
 
-pub mod attio;
-pub mod broker;
-pub mod body;
-pub mod sample;
-pub mod world;
-pub mod planned;
-pub mod sign;
 pub mod stamp;
-pub mod curl;
-pub mod send;
-pub mod expect;
+pub mod sign;
+pub mod mail;
+pub mod post;
+pub mod body;
+pub mod attio;
+pub mod world;
+pub mod sample;
 pub mod letter;
 pub mod forge;
+pub mod planned;
+pub mod expect;
 pub mod compose;
 pub mod plan;
-pub mod client;
-pub mod cloud;
+pub mod senders;
+pub mod broker;
 pub mod readback;
 pub mod reader;
+pub mod cloud;
 pub mod tee;
 pub mod ledger;
 pub mod account;
 pub mod tally;
+pub mod trial;
+pub mod session;
 pub mod output;
 pub mod paint;
 pub mod header;
@@ -34,7 +36,8 @@ pub mod footer;
 pub mod summary;
 pub mod screen;
 pub mod lines;
-pub mod session;
+pub mod curl;
+pub mod send;
 
 /// The source that the sender posts to.
 pub const SOURCE: &str = "attio";
@@ -77,7 +80,7 @@ pub enum Error {
     },
     /// The admin listener does not answer.
     #[error("the admin listener does not answer: {0}")]
-    Admin(#[source] client::Error),
+    Admin(#[source] post::Lost),
     /// What is printed cannot be written.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),

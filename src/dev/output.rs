@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::client::Answered;
 use super::cloud::Received;
 use super::ledger::Match;
-use super::planned::Planned;
+use super::planned::{Answered, Planned};
 use super::tally::Tally;
 
 /// The bridge that is tried out, and its broker.
@@ -27,6 +26,10 @@ pub struct Target {
     pub embedded: bool,
     /// The secret that deliveries are signed with.
     pub secret: String,
+    /// Where the fake Attio's API is.
+    pub attio: String,
+    /// The key that it accepts.
+    pub key: &'static str,
 }
 
 /// How to go about it.
@@ -43,24 +46,56 @@ pub struct Options {
 pub struct Block {
     /// Its number, from 1.
     pub number: u64,
-    /// When it was made.
+    /// When it was made; of one that was tried again, when the last try ended.
     pub at: OffsetDateTime,
     /// What it is.
     pub planned: Planned,
     /// The answer, or why there is none.
     pub answered: Result<Answered, String>,
+    /// How often it was tried.
+    pub tries: u32,
     /// What was read back.
     pub read: Vec<Received>,
     /// What is not as expected.
     pub differences: Vec<String>,
-    /// When its answer came.
-    pub since: Instant,
+    /// When it was tried for the last time; none while it is under way.
+    pub since: Option<Instant>,
 }
 
 impl Block {
-    /// Whether all its events were read, or have been waited for long enough.
+    /// A delivery that is made now.
+    pub fn new(number: u64, planned: Planned) -> Self {
+        Self {
+            number,
+            at: OffsetDateTime::now_utc(),
+            planned,
+            answered: Err("not delivered, the webhook is deleted or inactive".to_owned()),
+            tries: 0,
+            read: Vec::new(),
+            differences: Vec::new(),
+            since: None,
+        }
+    }
+
+    /// Whether it is over, and all its events were read or have been waited for long enough.
     pub fn is_complete(&self, patience: Duration) -> bool {
-        self.read.len() >= self.planned.events.len() || self.since.elapsed() >= patience
+        let waited = |since: Instant| since.elapsed() >= patience;
+        self.since.is_some_and(|since| self.read.len() >= self.planned.events.len() || waited(since))
+    }
+
+    /// Whether the answer is the one that must come.
+    pub fn is_answered_as_expected(&self) -> bool {
+        self.answered.as_ref().is_ok_and(|got| got.answer.is_as(&self.planned.answer, self.tries > 1))
+    }
+
+    /// The answer, or why there is none.
+    pub fn said(&self) -> String {
+        self.answered.as_ref().map_or_else(Clone::clone, |got| got.answer.to_string())
+    }
+
+    /// Something about it, as it stands among others.
+    pub fn named(&self, text: &str) -> String {
+        format!("#{} {}: {text}", self.number, self.planned.label)
     }
 }
 
@@ -68,6 +103,10 @@ impl Block {
 pub trait Output {
     /// The run begins.
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()>;
+    /// The bridge is not ready; this is what its `/readyz` says.
+    fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()>;
+    /// A try has failed; the next one is made after a while.
+    fn again(&mut self, block: &Block, wait: Duration) -> io::Result<()>;
     /// A delivery is complete, or has waited long enough.
     fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()>;
     /// An event that belongs to no delivery that is still to be shown.

@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Deserialize;
+
+use super::mail::Mail;
+use super::post::Reply;
+use super::stamp::Headers;
 
 /// One delivery.
 #[derive(Clone, Debug)]
@@ -12,8 +18,8 @@ pub struct Planned {
     pub group: Group,
     /// What it is, in a few words.
     pub label: String,
-    /// What is sent.
-    pub request: Request,
+    /// Who sends what.
+    pub by: By,
     /// What must be answered.
     pub answer: Answer,
     /// What a consumer must read, each exactly once.
@@ -71,13 +77,20 @@ impl Group {
     }
 }
 
-/// What is sent.
+/// Who sends what.
+#[derive(Clone, Debug)]
+pub enum By {
+    /// The fake Attio: it signs, and tries again until it is taken.
+    Attio(Mail),
+    /// Somebody who is not Attio, once.
+    Stranger(Request),
+}
+
+/// What a stranger sends.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The path.
-    pub path: &'static str,
     /// The headers that matter.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Headers,
     /// The body.
     pub body: Bytes,
 }
@@ -108,6 +121,21 @@ pub struct Counts {
     pub quarantined: u64,
 }
 
+/// An answer, and how long it took.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    /// What was answered.
+    pub answer: Answer,
+    /// From before the request to after the last byte.
+    pub took: Duration,
+}
+
+impl From<Reply> for Answered {
+    fn from(reply: Reply) -> Self {
+        Self { answer: Answer::read(reply.status, &reply.body), took: reply.took }
+    }
+}
+
 impl Answer {
     /// 200 with these counts; the reason follows from them.
     pub fn taken(counts: Counts) -> Self {
@@ -119,6 +147,33 @@ impl Answer {
             _ => "empty",
         };
         Self { status: 200, reason: reason.into(), counts: Some(counts) }
+    }
+
+    fn read(status: u16, body: &[u8]) -> Self {
+        /// The members that both kinds of answer have, and those of the good one.
+        #[derive(Deserialize)]
+        struct Body {
+            #[serde(default)]
+            reason: String,
+            #[serde(flatten)]
+            counts: Option<Counts>,
+        }
+        match serde_json::from_slice(body) {
+            Ok(Body { reason, counts }) => Self { status, reason, counts },
+            Err(error) => Self { status, reason: format!("(unreadable answer: {error})"), counts: None },
+        }
+    }
+
+    /// Whether it is what was `expected`. Where tries failed before it (`again`), some of the events may
+    /// have been published by those, and are duplicates now.
+    pub fn is_as(&self, expected: &Self, again: bool) -> bool {
+        let whole = |counts: Counts| Counts {
+            published: 0,
+            duplicates: counts.published + counts.duplicates,
+            ..counts
+        };
+        self == expected
+            || again && self.status == expected.status && self.counts.map(whole) == expected.counts.map(whole)
     }
 
     /// 401.

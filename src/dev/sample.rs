@@ -77,7 +77,7 @@ impl Happening {
 
     /// In the guide's form: no workspace, an id and a time of its own, and every entity as an object,
     /// with its slug where it has one.
-    pub fn guide(self, slug: impl Fn(&str) -> Option<&'static str>) -> GuideSample {
+    pub fn guide<'a>(self, slug: impl Fn(&str) -> Option<&'a str>) -> GuideSample {
         let event_id = Uuid::new_v4().to_string();
         let created_at = now();
         let mut event = vec![

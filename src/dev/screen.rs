@@ -1,8 +1,9 @@
 //! A run as lines for people, at home in 80 columns; where there are more, ids are shown whole.
 
 use std::io::{self, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use time::macros::format_description;
 
 use super::cloud::Received;
@@ -73,23 +74,20 @@ impl<W: Write> Screen<W> {
     }
 
     fn block(&self, block: &Block) -> String {
-        let format = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
-        let at = block.at.format(&format).expect("the format names only parts that a time has");
-        let at = self.paint.dim(&at);
-        let label = format!("{:<34}", block.planned.label);
+        let start = self.start_of_line(block.at, &block.planned.label);
         let mut lines = match &block.answered {
             Ok(got) => {
                 let answer = format!("{} {:<16}", got.answer.status, got.answer.reason);
                 let answer = match (got.answer.status, got.answer.reason.as_str()) {
-                    _ if got.answer != block.planned.answer => self.paint.bad(&answer),
+                    _ if !block.is_answered_as_expected() => self.paint.bad(&answer),
                     (200, "duplicate") => self.paint.known(&answer),
                     (200, "quarantined") => self.paint.refused(&answer),
                     (200, _) => self.paint.good(&answer),
                     _ => self.paint.refused(&answer),
                 };
-                format!("{at}  {label}  {answer}{:>8}\n", milliseconds(got.took))
+                format!("{start}{answer}{:>8}\n", milliseconds(got.took))
             }
-            Err(error) => format!("{at}  {label}  {}\n", self.paint.bad(error)),
+            Err(error) => format!("{start}{}\n", self.paint.bad(error)),
         };
         block.read.iter().for_each(|received| lines += &self.event(received));
         let missing = block.planned.events.len().saturating_sub(block.read.len());
@@ -98,6 +96,12 @@ impl<W: Write> Screen<W> {
         }
         block.differences.iter().for_each(|difference| lines += &self.bad(difference));
         lines
+    }
+
+    fn start_of_line(&self, at: OffsetDateTime, label: &str) -> String {
+        let format = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
+        let at = at.format(&format).expect("the format names only parts that a time has");
+        format!("{}  {label:<34}  ", self.paint.dim(&at))
     }
 
     fn event(&self, received: &Received) -> String {
@@ -125,6 +129,19 @@ impl<W: Write> Output for Screen<W> {
         self.write(&header, "")
     }
 
+    fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()> {
+        let Target { bus, address, .. } = target;
+        let line = format!("waiting for {bus} {address}: {answer}");
+        self.write(&(self.paint.refused(line.trim()) + "\n"), "")
+    }
+
+    fn again(&mut self, block: &Block, wait: Duration) -> io::Result<()> {
+        let start = self.start_of_line(OffsetDateTime::now_utc(), &block.planned.label);
+        let said = self.paint.refused(&block.said());
+        let wait = self.paint.dim(&format!("  .. tried again in {}", milliseconds(wait)));
+        self.write(&format!("{start}{said}\n{wait}\n"), "")
+    }
+
     fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()> {
         self.footer.delivery(Instant::now());
         let mut lines = self.block(block);
@@ -138,10 +155,12 @@ impl<W: Write> Output for Screen<W> {
 
     fn stray(&mut self, received: &Received, what: &Match) -> io::Result<()> {
         let mut lines = String::new();
-        if what.found == Found::NotSent {
-            lines += "              from somebody else\n";
-        } else {
-            what.differences.iter().for_each(|difference| lines += &self.bad(difference));
+        match what.found {
+            Found::NotSent => lines += "              from somebody else\n",
+            Found::Again if what.differences.is_empty() => {
+                lines += "              once more, as a try had failed\n";
+            }
+            _ => what.differences.iter().for_each(|difference| lines += &self.bad(difference)),
         }
         lines += &self.event(received);
         self.write(&lines, "")

@@ -11,14 +11,11 @@ pub enum Scheme {
     Timestamped,
 }
 
+/// Headers by name.
+pub type Headers = Vec<(&'static str, String)>;
+
 /// The headers that matter, signed at that time in Unix seconds.
-pub fn headers(
-    scheme: Scheme,
-    secret: &str,
-    body: &[u8],
-    key: Option<&str>,
-    now: i64,
-) -> Vec<(&'static str, String)> {
+pub fn headers(scheme: Scheme, secret: &str, body: &[u8], key: Option<&str>, now: i64) -> Headers {
     let mut headers = match scheme {
         Scheme::Attio => {
             let signature = sign(secret, &[body]);

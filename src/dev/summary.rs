@@ -32,6 +32,10 @@ pub fn summary(tally: &Tally, paint: Paint) -> String {
         let [half, most, all] = [half, most, all].map(milliseconds);
         line(&mut text, &format!("answers took {half} (median), {most} (99 %), {all} (longest)"));
     }
+    if tally.tried_again > 0 {
+        let (tries, events) = (tally.tried_again, tally.read_again);
+        line(&mut text, &format!("{tries} tries failed and were made again; {events} events came twice"));
+    }
     if tally.others > 0 {
         line(&mut text, &format!("{} events came from somebody else", tally.others));
     }

@@ -39,6 +39,10 @@ pub struct Tally {
     pub statuses: BTreeMap<u16, u64>,
     /// Events that came from elsewhere.
     pub others: u64,
+    /// Tries that failed and were made again.
+    pub tried_again: u64,
+    /// Events that came once more after such a try.
+    pub read_again: u64,
     /// What is not as expected.
     pub differences: Vec<String>,
     /// How many differences there are.
@@ -56,8 +60,7 @@ impl Tally {
         sums.deliveries += 1;
         sums.events_expected += planned.events.len() as u64;
         sums.events_read += read.len() as u64;
-        let as_expected = answered.as_ref().is_ok_and(|got| got.answer == planned.answer);
-        sums.answered_as_expected += u64::from(as_expected);
+        sums.answered_as_expected += u64::from(block.is_answered_as_expected());
         if let Some(counts) = planned.answer.counts {
             self.expected.add(counts);
         }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::attio::store::{Named, Store};
 use super::body::Json;
 use super::sample::{Actor, GuideSample, Happening, Sample};
 use crate::catalog::{Category, EventType, Part};
@@ -15,8 +16,8 @@ pub struct World {
     pub workspace_id: String,
     /// The one webhook.
     pub webhook_id: String,
-    objects: [(&'static str, String); 3],
-    lists: [(&'static str, String); 2],
+    objects: Vec<Named>,
+    lists: Vec<Named>,
     actors: [Actor; 4],
     /// What the next event of a category is about.
     current: HashMap<(Category, &'static str), String>,
@@ -24,15 +25,20 @@ pub struct World {
 }
 
 impl World {
-    /// A workspace with ids of its own.
+    /// A workspace of its own.
     pub fn new() -> Self {
+        Self::of(&Store::new(""), &uuid())
+    }
+
+    /// What happens in the fake Attio's workspace, as one of its webhooks tells it.
+    pub fn of(store: &Store, webhook_id: &str) -> Self {
         let actor = |kind| Actor { kind, id: Some(uuid()) };
         let system = Actor { kind: "system", id: None };
         Self {
-            workspace_id: uuid(),
-            webhook_id: uuid(),
-            objects: ["people", "companies", "deals"].map(|slug| (slug, uuid())),
-            lists: ["sales_pipeline", "recruiting"].map(|slug| (slug, uuid())),
+            workspace_id: store.workspace_id.clone(),
+            webhook_id: webhook_id.to_owned(),
+            objects: store.objects.clone(),
+            lists: store.lists.clone(),
             actors: [actor("workspace-member"), actor("api-token"), system, actor("app")],
             current: HashMap::new(),
             turn: 0,
@@ -76,7 +82,7 @@ impl World {
         }
         let id = match name {
             "object_id" => self.object_id().to_owned(),
-            "list_id" if category != Category::List => self.lists[self.turn % self.lists.len()].1.clone(),
+            "list_id" if category != Category::List => self.lists[self.turn % self.lists.len()].id.clone(),
             _ => uuid(),
         };
         self.current.insert((category, name), id.clone());
@@ -106,12 +112,12 @@ impl World {
 
     /// The object whose turn it is.
     fn object_id(&self) -> &str {
-        &self.objects[self.turn % self.objects.len()].1
+        &self.objects[self.turn % self.objects.len()].id
     }
 
-    fn slug(&self, id: &str) -> Option<&'static str> {
+    fn slug(&self, id: &str) -> Option<&str> {
         let mut named = self.objects.iter().chain(&self.lists);
-        named.find(|(_, known)| known == id).map(|(slug, _)| *slug)
+        named.find(|named| named.id == id).map(|named| &*named.slug)
     }
 }
 

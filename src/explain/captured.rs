@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::delivery::{Header, Headers};
 
-/// A request.
+/// A request, as far as it was written down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
     /// Its path, where it was written down.

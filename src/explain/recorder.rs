@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, Receipt, Ticket};
 
-/// The bus.
+/// What a pipeline would have published, oldest first.
 #[derive(Debug, Default)]
 pub struct Recorder(Mutex<Vec<Message>>);
 

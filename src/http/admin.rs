@@ -17,11 +17,15 @@ use crate::metrics::Metrics;
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::publish::{Bus, BusState};
 
+/// Where the bus cannot tell what it waits for.
+const NOT_REACHED: &str =
+    "bus not reached yet: the log says why, and so does `attio-bridge check --connect`\n";
+
 /// What the admin listener looks at.
 pub struct Admin {
     /// The bus, for its first contact.
     pub bus: Arc<dyn Bus>,
-    /// The metrics.
+    /// What /metrics shows.
     pub metrics: Arc<Metrics>,
     /// The dedup memory, measured before each scrape.
     pub dedup: Dedup,
@@ -43,7 +47,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     match admin.bus.state() {
-        BusState::Starting => (StatusCode::SERVICE_UNAVAILABLE, "bus not reached yet\n").into_response(),
+        BusState::Starting => {
+            let lacks = admin.bus.lacks().map(|lacks| format!("bus: {lacks}\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, lacks.unwrap_or_else(|| NOT_REACHED.into())).into_response()
+        }
         BusState::Up | BusState::Down => "ready\n".into_response(),
     }
 }

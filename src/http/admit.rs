@@ -69,6 +69,11 @@ impl Budget {
 }
 
 impl Place {
+    /// Bytes that it is charged with.
+    pub fn bytes(&self) -> usize {
+        self.bytes.num_permits()
+    }
+
     /// Gives back what a body does not need.
     pub fn shrink_to(&mut self, bytes: usize) {
         let excess = self.bytes.num_permits().saturating_sub(bytes);

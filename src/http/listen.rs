@@ -30,17 +30,17 @@ use crate::pipeline::outcome::Reason;
 /// What one listener allows.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Waits of a connection.
+    /// How long a connection may take over a head, and be idle.
     pub timeouts: Timeouts,
     /// Connections open at once; beyond them nothing is accepted.
     pub max_connections: usize,
     /// The largest head, in bytes.
     pub max_header_bytes: usize,
-    /// How heads are read.
+    /// How strictly heads are read.
     pub reading: Reading,
 }
 
-/// How heads are read.
+/// How strictly heads are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reading {
     /// What can be read in two ways is refused, as the open internet demands.

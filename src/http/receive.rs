@@ -118,7 +118,7 @@ async fn collect(
     place: &mut Place,
     prompt_until: Instant,
 ) -> Result<Bytes, Reason> {
-    let mut whole = Whole::default();
+    let mut whole = Whole::new(place.bytes());
     let mut prompt = true;
     loop {
         let frame = if prompt {
@@ -126,7 +126,7 @@ async fn collect(
                 Ok(frame) => frame,
                 Err(_) => {
                     prompt = false;
-                    place.suspend(whole.len());
+                    place.suspend(whole.held());
                     continue;
                 }
             }
@@ -140,23 +140,44 @@ async fn collect(
         if whole.len() + data.len() > edge.options.max_body_bytes {
             return Err(Reason::BodyTooLarge);
         }
-        edge.budget.charge(place, whole.len() + data.len())?;
+        edge.budget.charge(place, whole.held_with(data.len()))?;
         whole.push(data);
     }
     edge.budget.restore(place)?;
     Ok(whole.into_bytes())
 }
 
-/// A body as it comes: most are one piece, and that is not copied.
-#[derive(Default)]
+/// A body as it comes: most are one piece, and that is not copied. It never holds more memory than the
+/// budget is charged with.
 struct Whole {
     first: Bytes,
     more: Vec<u8>,
+    /// What was announced, or what any body may have.
+    most: usize,
 }
 
 impl Whole {
+    fn new(most: usize) -> Self {
+        Self { first: Bytes::new(), more: Vec::new(), most }
+    }
+
     fn len(&self) -> usize {
         if self.more.is_empty() { self.first.len() } else { self.more.len() }
+    }
+
+    /// Memory that it holds.
+    fn held(&self) -> usize {
+        if self.more.is_empty() { self.first.len() } else { self.more.capacity() }
+    }
+
+    /// Memory that it will hold with so many bytes more: twice as much each time it grows, so that it is
+    /// seldom copied, but no more than what may come.
+    fn held_with(&self, more: usize) -> usize {
+        let needed = self.len() + more;
+        if self.len() == 0 || needed <= self.held() {
+            return needed.max(self.held());
+        }
+        needed.max(self.most.min(2 * self.held()))
     }
 
     fn push(&mut self, data: Bytes) {
@@ -164,13 +185,17 @@ impl Whole {
             self.first = data;
             return;
         }
+        let held = self.held_with(data.len());
+        self.more.reserve_exact(held - self.more.len());
         if self.more.is_empty() {
             self.more.extend_from_slice(&std::mem::take(&mut self.first));
         }
         self.more.extend_from_slice(&data);
     }
 
-    fn into_bytes(self) -> Bytes {
+    fn into_bytes(mut self) -> Bytes {
+        // What was announced has come whole; of anything else the end was not known.
+        self.more.shrink_to_fit();
         if self.more.is_empty() { self.first } else { self.more.into() }
     }
 }
@@ -196,4 +221,27 @@ async fn discard(mut body: Body) -> bool {
         true
     };
     timeout(DISCARDED_WITHIN, all).await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_holds_no_more_memory_than_it_is_charged_with() {
+        for (length, most) in [(100_000, 100_000), (100_000, 512 * 1024), (7, 7), (7, 100)] {
+            for piece in [1, 7, 1000, 65_536, length] {
+                let body = vec![b'x'; length];
+                let (mut whole, mut charged) = (Whole::new(most), 0);
+                for piece in body.chunks(piece) {
+                    charged = charged.max(whole.held_with(piece.len()));
+                    whole.push(Bytes::copy_from_slice(piece));
+                    assert!(whole.held() <= charged && charged <= most, "{charged} of {most}");
+                }
+                let whole = whole.into_bytes();
+                assert_eq!(whole, body);
+                assert_eq!(Vec::from(whole).capacity(), length, "in pieces of {piece}");
+            }
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
 /// Lines about requests that proved nothing, in one second; an attacker can cause any number.
 const UNPROVEN_LINES_A_SECOND: u32 = 10;
 
-/// Opens records.
+/// Opens a record for each request, and holds what they share: counters, and how many lines are left.
 pub struct Recorder {
     sources: HashMap<String, Arc<SourceMetrics>>,
     no_source: Arc<SourceMetrics>,

@@ -3,6 +3,7 @@
 //! Label sets are closed: they come from the configuration and from the code's own enums, every
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
+mod family;
 mod source;
 pub mod watch;
 
@@ -10,12 +11,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use parking_lot::RwLock;
-use prometheus::core::Collector;
-use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use family::{CONSTANT, Families};
 pub use source::SourceMetrics;
 
 /// The `source` label of requests that came in for no configured source.
@@ -24,12 +22,8 @@ pub const NO_SOURCE: &str = "none";
 /// The `secret` label of signatures that matched no secret.
 pub const NO_SECRET: &str = "none";
 
-/// Seconds; the bridge answers in about a millisecond and gives up after four seconds.
-const BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-
 /// The values that labels can take.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Labels {
     /// Source names, each with the labels of its secrets.
     pub sources: Vec<(String, Vec<String>)>,
@@ -51,7 +45,7 @@ pub struct Labels {
 
 /// All metrics of one bridge, on a registry of its own.
 pub struct Metrics {
-    registry: Registry,
+    families: Families,
     labels: Labels,
     /// Taken for reading by whoever moves events between the three accounts, for writing by the
     /// scrape, so that every scrape balances.
@@ -68,8 +62,7 @@ pub struct Metrics {
     publish_in_flight: IntGaugeVec,
     last_delivery: IntGaugeVec,
     config_reloads: IntCounterVec,
-    bus_up: IntGauge,
-    bus_rebuilds: IntCounter,
+    bus: BusMetrics,
     dedup: DedupMetrics,
 }
 
@@ -88,6 +81,21 @@ pub struct DedupMetrics {
     pub expired: IntCounter,
     /// Ids forgotten early, to make room.
     pub capacity: IntCounter,
+}
+
+impl DedupMetrics {
+    fn new(r: &Families) -> Self {
+        let lookups = r.counters("dedup_lookups_total", "Lookups in the dedup stage.", &["result"]);
+        let evictions = r.counters("dedup_evictions_total", "Ids forgotten by the dedup memory.", &["cause"]);
+        Self {
+            miss: lookups.with_label_values(&["miss"]),
+            hit: lookups.with_label_values(&["hit"]),
+            joined: lookups.with_label_values(&["joined"]),
+            entries: r.gauge("dedup_entries", "Ids remembered as acknowledged."),
+            expired: evictions.with_label_values(&["expired"]),
+            capacity: evictions.with_label_values(&["capacity"]),
+        }
+    }
 }
 
 /// What one destination counts.
@@ -117,6 +125,16 @@ pub struct BusMetrics {
     pub rebuilds: IntCounter,
 }
 
+impl BusMetrics {
+    fn new(r: &Families, bus: &str) -> Self {
+        let rebuilds = r.counters("bus_rebuilds_total", "Clients built anew after a fatal error.", &["bus"]);
+        Self {
+            up: r.gauges("bus_up", "1 while the broker is reachable.", &["bus"]).with_label_values(&[bus]),
+            rebuilds: rebuilds.with_label_values(&[bus]),
+        }
+    }
+}
+
 /// Lines of the log that were dropped because nobody read them. A process has one log, so it has one
 /// counter, and every registry shows it.
 pub fn log_dropped() -> IntCounter {
@@ -130,97 +148,69 @@ pub fn log_dropped() -> IntCounter {
 impl Metrics {
     /// Registers everything and sets every label combination to 0.
     pub fn new(labels: Labels) -> Arc<Self> {
-        let registry = Registry::new();
-        let r = &registry;
-        let dedup_lookups = counters(r, "dedup_lookups_total", "Lookups in the dedup stage.", &["result"]);
-        let dedup_evictions =
-            counters(r, "dedup_evictions_total", "Ids forgotten by the dedup memory.", &["cause"]);
-        let dedup = DedupMetrics {
-            miss: dedup_lookups.with_label_values(&["miss"]),
-            hit: dedup_lookups.with_label_values(&["hit"]),
-            joined: dedup_lookups.with_label_values(&["joined"]),
-            entries: gauges(r, "dedup_entries", "Ids remembered as acknowledged.", &[])
-                .with_label_values(&[] as &[&str]),
-            expired: dedup_evictions.with_label_values(&["expired"]),
-            capacity: dedup_evictions.with_label_values(&["capacity"]),
-        };
-        let bus_up = gauges(r, "bus_up", "1 while the broker is reachable.", &["bus"]);
-        let bus_rebuilds =
-            counters(r, "bus_rebuilds_total", "Clients built anew after a fatal error.", &["bus"]);
-        let build_info = gauges(r, "build_info", "Always 1.", &["version", "revision"]);
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION]).set(1);
-        register(r, log_dropped());
-        register_process(r);
-
+        let r = Families::default();
+        r.gauges("build_info", "Always 1.", &["version", "revision"])
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION])
+            .set(1);
+        r.register(log_dropped());
+        r.register_process();
         let metrics = Self {
             account: RwLock::new(()),
-            deliveries: counters(
-                r,
+            deliveries: r.counters(
                 "deliveries_total",
                 "Deliveries answered, by reason.",
                 &["source", "reason"],
             ),
-            delivery_duration: histograms(
-                r,
+            delivery_duration: r.histograms(
                 "delivery_duration_seconds",
                 "From the request's head to its answer.",
                 &["source"],
             ),
-            events_received: counters(
-                r,
+            events_received: r.counters(
                 "events_received_total",
                 "Events of deliveries whose signature matched.",
                 &["source"],
             ),
-            events: counters(
-                r,
+            events: r.counters(
                 "events_total",
                 "Events that have their result.",
                 &["source", "category", "result"],
             ),
-            events_in_flight: gauges(r, "events_in_flight", "Events that have no result yet.", &[])
-                .with_label_values(&[] as &[&str]),
-            signature_verifications: counters(
-                r,
+            events_in_flight: r.gauge("events_in_flight", "Events that have no result yet."),
+            signature_verifications: r.counters(
                 "signature_verifications_total",
                 "Signatures checked, by the label of the secret that matched.",
                 &["source", "secret", "result"],
             ),
-            identity_missing: counters(
-                r,
+            identity_missing: r.counters(
                 "identity_missing_total",
                 "Events published without dedup, because nothing identifies them.",
                 &["source"],
             ),
-            publish_attempts: counters(
-                r,
+            publish_attempts: r.counters(
                 "publish_attempts_total",
                 "Messages handed to the bus client that have their verdict.",
                 &["bus", "destination", "result"],
             ),
-            publish_duration: histograms(
-                r,
+            publish_duration: r.histograms(
                 "publish_duration_seconds",
                 "From hand-over to the broker's verdict.",
                 &["bus"],
             ),
-            publish_in_flight: gauges(
-                r,
+            publish_in_flight: r.gauges(
                 "publish_in_flight",
                 "Messages handed to the bus client without a verdict.",
                 &["bus"],
             ),
-            last_delivery: gauges(
-                r,
+            last_delivery: r.gauges(
                 "last_delivery_timestamp_seconds",
                 "Unix time of the last delivery whose signature matched.",
                 &["source"],
             ),
-            config_reloads: counters(r, "config_reloads_total", "Reloads of the secrets.", &["result"]),
-            bus_up: bus_up.with_label_values(&[labels.bus]),
-            bus_rebuilds: bus_rebuilds.with_label_values(&[labels.bus]),
-            dedup,
-            registry,
+            config_reloads: r.counters("config_reloads_total", "Reloads of the secrets.", &["result"]),
+            bus: BusMetrics::new(&r, labels.bus),
+            dedup: DedupMetrics::new(&r),
+            families: r,
             labels,
         };
         metrics.initialise();
@@ -274,7 +264,7 @@ impl Metrics {
 
     /// Handles for the bus.
     pub fn bus(&self) -> BusMetrics {
-        BusMetrics { up: self.bus_up.clone(), rebuilds: self.bus_rebuilds.clone() }
+        self.bus.clone()
     }
 
     /// Handles for one destination of the route table.
@@ -311,14 +301,9 @@ impl Metrics {
     pub fn render(&self) -> Vec<u8> {
         let families = {
             let _still = self.account.write();
-            self.registry.gather()
+            self.families.gather()
         };
-        let mut out = Vec::new();
-        // Writing to memory fails only for a family without a name or samples, and none is made.
-        if let Err(error) = TextEncoder::new().encode(&families, &mut out) {
-            tracing::error!(%error, "cannot render the metrics");
-        }
-        out
+        family::text(&families)
     }
 
     /// The media type of [`Self::render`].
@@ -330,39 +315,3 @@ pub const REVISION: &str = match option_env!("ATTIO_BRIDGE_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> C {
-    registry
-        .register(Box::new(collector.clone()))
-        .expect("names are constants of this file and each is registered once");
-    collector
-}
-
-const CONSTANT: &str = "name, help and labels are constants of this file and valid";
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    let opts = Opts::new(format!("attio_bridge_{name}"), help);
-    register(registry, IntCounterVec::new(opts, labels).expect(CONSTANT))
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    let opts = Opts::new(format!("attio_bridge_{name}"), help);
-    register(registry, IntGaugeVec::new(opts, labels).expect(CONSTANT))
-}
-
-fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-    let opts = HistogramOpts::new(format!("attio_bridge_{name}"), help).buckets(BUCKETS.into());
-    register(registry, HistogramVec::new(opts, labels).expect(CONSTANT))
-}
-
-#[cfg(target_os = "linux")]
-fn register_process(registry: &Registry) {
-    let process = prometheus::process_collector::ProcessCollector::for_self();
-    // Standard process metrics are an extra: a registry that refuses them still works.
-    if let Err(error) = registry.register(Box::new(process)) {
-        tracing::warn!(%error, "cannot export process metrics");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn register_process(_: &Registry) {}

@@ -1,15 +1,15 @@
 //! The metrics of `watch`, a process of its own: what Attio says of each configured webhook.
 
-use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{counters, gauges};
+use super::family::{self, Families};
 
 /// What a webhook can be at Attio: its status there, and what keeps it from having one.
 pub const STATES: [&str; 6] = ["active", "degraded", "inactive", "other", "missing", "ambiguous"];
 
 /// Handles; the labels are the names in the configuration and these words.
 pub struct WatchMetrics {
-    registry: Registry,
+    families: Families,
     webhooks: Vec<String>,
     state: IntGaugeVec,
     drift: IntGaugeVec,
@@ -25,51 +25,40 @@ pub struct WatchMetrics {
 impl WatchMetrics {
     /// For webhooks and sources of these names; everything that can be counted is there, as 0.
     pub fn new(webhooks: Vec<String>, sources: &[String]) -> Self {
-        let registry = Registry::new();
-        let r = &registry;
+        let r = Families::default();
         let metrics = Self {
-            state: gauges(
-                r,
+            state: r.gauges(
                 "watch_webhook_state",
                 "1 for what the webhook is at Attio.",
                 &["webhook", "state"],
             ),
-            drift: gauges(r, "watch_webhook_drift", "1 while its subscriptions are others.", &["webhook"]),
-            changes: counters(r, "watch_changes_total", "Changes to a state.", &["webhook", "state"]),
-            recreations: counters(
-                r,
+            drift: r.gauges("watch_webhook_drift", "1 while its subscriptions are others.", &["webhook"]),
+            changes: r.counters("watch_changes_total", "Changes to a state.", &["webhook", "state"]),
+            recreations: r.counters(
                 "watch_recreations_total",
                 "Lost webhooks made again; conflict: somebody else was first.",
                 &["webhook", "result"],
             ),
-            polls: counters(r, "watch_polls_total", "Times that Attio was asked.", &["result"]),
-            last_poll: gauges(
-                r,
-                "watch_last_poll_timestamp_seconds",
-                "Unix time of the last answer of Attio's.",
-                &[],
-            )
-            .with_label_values(&[] as &[&str]),
-            slugs: counters(
-                r,
+            polls: r.counters("watch_polls_total", "Times that Attio was asked.", &["result"]),
+            last_poll: r
+                .gauge("watch_last_poll_timestamp_seconds", "Unix time of the last answer of Attio's."),
+            slugs: r.counters(
                 "watch_slugs_pulls_total",
                 "Times that the map of slugs was made.",
                 &["result"],
             ),
-            last_delivery: gauges(
-                r,
+            last_delivery: r.gauges(
                 "watch_bridge_last_delivery_timestamp_seconds",
                 "Unix time of the bridge's last genuine delivery, as it says itself.",
                 &["source"],
             ),
-            silent: gauges(
-                r,
+            silent: r.gauges(
                 "watch_bridge_silent",
                 "1 while Attio calls a webhook active and the bridge hears nothing.",
                 &["source"],
             ),
             webhooks,
-            registry,
+            families: r,
         };
         metrics.initialise(sources);
         metrics
@@ -135,12 +124,7 @@ impl WatchMetrics {
 
     /// Everything in the Prometheus text format 0.0.4.
     pub fn render(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        // Writing to memory fails only for a family without a name or samples, and none is made.
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
-            tracing::error!(%error, "cannot render the metrics");
-        }
-        out
+        family::text(&self.families.gather())
     }
 }
 

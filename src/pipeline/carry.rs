@@ -13,7 +13,7 @@ use super::publish::{BusState, Destination, Message, PublishError, Ticket, Verdi
 use super::quarantine::{self, Quarantined};
 use super::slugs::Slugs;
 use super::{Pipeline, Source};
-use crate::catalog::{self, Category, WORKSPACE_ID};
+use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
 use crate::delivery::{Delivery, Verified};
 
@@ -62,8 +62,7 @@ impl Carrier<'_> {
         match element {
             Element::Event(event) => self.depart_event(place, &event),
             Element::Unusable { reason, .. } if !self.quarantines => {
-                let state =
-                    State::Done(EventResult::Failed(PublishError::Rejected { detail: reason.slug().into() }));
+                let state = State::Done(EventResult::Unusable(reason));
                 Departure { place, category: UNKNOWN_CATEGORY, cargo: None, state, unidentified: false }
             }
             Element::Unusable { raw, reason } => {
@@ -108,7 +107,7 @@ impl Carrier<'_> {
                 received_at: self.delivery.received_at,
                 idempotency_key: self.delivery.idempotency_key(),
                 source: self.source.name.as_str(),
-                webhook_id: self.webhook_id.as_deref().filter(|id| catalog::is_id(id)),
+                webhook_id: self.webhook_id.as_deref(),
                 index: place,
             })
         };

@@ -185,8 +185,8 @@ impl Pipeline {
     }
 
     /// The same walk for what comes out of quarantine, alone or as a whole delivery: under the ids that
-    /// its events had. What still can never be published is told as [`publish::PublishError::Rejected`], and not
-    /// quarantined again.
+    /// its events had. What still can never be published is told as [`outcome::EventResult::Unusable`] or
+    /// [`publish::PublishError::Rejected`], and not quarantined again.
     pub async fn carry_again(
         &self,
         delivery: Delivery<Verified>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::parse::Unusable;
 use super::publish::PublishError;
 use super::verify::SignatureError;
 
@@ -170,6 +171,8 @@ pub enum EventResult {
     Filtered,
     /// Acknowledged in quarantine.
     Quarantined,
+    /// It came out of quarantine and stays there: no event can be made of it.
+    Unusable(Unusable),
     /// Not acknowledged, or not known to be.
     Failed(PublishError),
 }
@@ -184,7 +187,7 @@ impl EventResult {
             Self::Published => "published",
             Self::Duplicate => "duplicate",
             Self::Filtered => "filtered",
-            Self::Quarantined => "quarantined",
+            Self::Quarantined | Self::Unusable(_) => "quarantined",
             Self::Failed(_) => "failed",
         }
     }

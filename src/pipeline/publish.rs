@@ -169,6 +169,11 @@ pub trait Bus: Send + Sync + 'static {
     /// What the client knows of its broker now.
     fn state(&self) -> BusState;
 
+    /// What it waits for while it is [`BusState::Starting`], in words for the operator, where it knows.
+    fn lacks(&self) -> Option<Arc<str>> {
+        None
+    }
+
     /// Waits until everything handed over has its verdict, at most `within`; then the number of
     /// messages still without one.
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64>;

@@ -1,12 +1,18 @@
 //! What was signed and can never be published as an event, wrapped so that nothing of it is lost.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use time::OffsetDateTime;
 
+use crate::catalog;
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
 
 /// The `type` of everything in quarantine.
 pub const TYPE: &str = "dev.attio-bridge.delivery.quarantined";
+
+/// A longer `webhook_id` is not kept: a body of many elements would make many times its size of it.
+const MAX_WEBHOOK_ID: usize = 255;
 
 /// What goes into the wrapper.
 #[derive(Clone, Debug)]
@@ -25,7 +31,7 @@ pub struct Quarantined<'a> {
     pub idempotency_key: Option<&'a str>,
     /// The name of the source.
     pub source: &'a str,
-    /// The webhook that fired, if it can be an attribute.
+    /// The webhook that fired.
     pub webhook_id: Option<&'a str>,
     /// The place in its delivery of an event; none for a whole delivery.
     pub index: Option<usize>,
@@ -44,9 +50,17 @@ pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
     out.set(Attribute::DataContentType, "application/octet-stream");
     out.set(Attribute::PartitionKey, id);
     out.set_some(Attribute::CorrelationId, idempotency_key);
-    out.set_some(Attribute::AttioWebhookId, webhook_id);
+    out.set_some(Attribute::AttioWebhookId, webhook_id.filter(|id| catalog::is_id(id)));
     out.set(Attribute::Reason, reason);
     out.set(Attribute::AttioSource, source);
     out.set_some(Attribute::AttioIndex, index.map(|index| index.to_string()));
+    let unfit = webhook_id.filter(|id| !catalog::is_id(id) && id.len() <= MAX_WEBHOOK_ID);
+    out.set_some(Attribute::AttioWebhookBase64, unfit.map(|id| STANDARD.encode(id)));
     out
+}
+
+/// The webhook of a wrapper, read back from its attributes.
+pub fn webhook_id(id: Option<&str>, base64: Option<&str>) -> Option<String> {
+    let decoded = || String::from_utf8(STANDARD.decode(base64?).ok()?).ok();
+    id.map(str::to_owned).or_else(decoded)
 }

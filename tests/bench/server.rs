@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::stage::Stage;
 use crate::support::eventually;
-use crate::support::kafka::free_ports;
+use crate::support::ports::free_ports;
 use crate::support::request::{Request, SECRET};
 use crate::support::watched::kit;
 

@@ -40,16 +40,7 @@ impl Work {
 
     /// With room for so many ids.
     pub fn remembering(capacity: u64) -> Self {
-        let labels = Labels {
-            sources: vec![],
-            reasons: vec![],
-            categories: vec![],
-            event_results: vec![],
-            signature_results: vec![],
-            publish_results: vec![],
-            bus: "memory",
-            destinations: vec![],
-        };
+        let labels = Labels { bus: "memory", ..Labels::default() };
         let secrets = vec![Secret { label: "default".into(), value: SECRET.into() }];
         let timestamp_tolerance = Duration::from_secs(300);
         let options = verify::Options { scheme: Scheme::Auto, timestamp_tolerance, secrets };

@@ -48,7 +48,7 @@ fn what_attio_sends_through_an_outage_is_there_exactly_once() {
     });
     eventually("deliveries flow", || deliverer.fates().delivered >= events / 5);
     broker.kill();
-    let refused = || deliverer.tries().iter().filter(|one| one.status == Some(503)).count();
+    let refused = || deliverer.statuses().iter().filter(|status| **status == Some(503)).count();
     eventually("the outage is felt", || refused() >= events / 20);
     broker.restart();
     attio.block_on(deliverer.settled());
@@ -59,5 +59,5 @@ fn what_attio_sends_through_an_outage_is_there_exactly_once() {
     let records: BTreeSet<&str> = copies.iter().map(|want| &*want.key).collect();
     assert_eq!((copies.len(), records.len()), (events, events), "each once, and none is missing");
     assert!(found.quarantine.is_empty());
-    println!("{events} events, {} tries, {} of them refused", deliverer.tries().len(), refused());
+    println!("{events} events, {} tries, {} of them refused", deliverer.statuses().len(), refused());
 }

@@ -1,12 +1,12 @@
 //! `check --connect` through the program: what it finds on clusters that are right, and wrong in every way.
 
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use attio_bridge::bus::kafka::Options;
+use attio_bridge::bus::kafka::options::Ensure;
 use serde_json::Value as Json;
 
-use crate::setup::SECRET;
 use crate::support::consumer::NAMES;
 use crate::support::kafka::Broker;
 use crate::support::kafka::security::wrong::{self, Wrong};
@@ -14,13 +14,11 @@ use crate::support::kafka::security::{
     Door, NOBODY, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
 };
 use crate::support::kafka::variables::variables;
+use crate::support::program::run;
 use crate::support::unique;
 
 fn check(options: &Options, prefix: &str, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(["check", "--connect"]).args(more).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
-    command.envs(variables(options, prefix)).stdin(Stdio::null());
-    command.output().expect("the program runs")
+    run(&[&["check", "--connect"], more].concat(), &variables(options, prefix))
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -139,11 +137,38 @@ fn missing_topics_are_named_and_no_matter_where_the_bridge_makes_them() {
         .iter()
         .filter(|(check, _, detail)| check.starts_with("topic ") && detail.contains("missing: create it"));
     assert_eq!(missing.count(), NAMES.len());
-    let mut create = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    create.args(["check", "--connect"]).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
-    create.envs(variables(&options, "absent")).env("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create");
-    let output = create.output().expect("the program runs");
+    let mut create = variables(&options, "absent");
+    create.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "create".into()));
+    let output = run(&["check", "--connect"], &create);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+#[test]
+fn whether_the_bridge_may_make_what_is_missing_is_found_out_without_making_it() {
+    let secured = shared();
+    let prefix = unique("unmade");
+    grant(&secured, USER, &prefix, &[Operation::Write, Operation::Describe, Operation::DescribeConfigs]);
+    let mut options = secured.login(Door::SaslTls, "SCRAM-SHA-512", USER, PASSWORD);
+    options.topics.ensure = Ensure::Create;
+    let record = format!("topic {prefix}.record");
+    let rows = found(&options, &prefix, 3);
+    let (level, detail) = row(&rows, &record);
+    let words = ["would not make it", "TopicAuthorizationFailed", "grant Create on the topics"];
+    assert!(level == "failed" && words.iter().all(|word| detail.contains(word)), "{level} {detail}");
+
+    grant(&secured, USER, &prefix, &[Operation::Create]);
+    let rows = found(&options, &prefix, 0);
+    let (level, detail) = row(&rows, &record);
+    assert!(level == "ok" && detail.contains("the bridge will make it"), "{level} {detail}");
+
+    // More copies than there are brokers.
+    options.topics.replication_factor = Some(3);
+    let rows = found(&options, &prefix, 3);
+    let (level, detail) = row(&rows, &record);
+    assert!(level == "failed" && detail.contains("InvalidReplicationFactor"), "{level} {detail}");
+    assert!(detail.contains("check kafka.topics."), "{detail}");
+    let made = secured.broker.topics();
+    assert!(made.iter().all(|topic| !topic.starts_with(&prefix)), "nothing is made: {made:?}");
 }
 
 #[test]
@@ -167,15 +192,18 @@ fn every_wrong_way_ends_at_its_step_with_its_cause() {
 #[test]
 fn a_cluster_that_cannot_be_reached_is_told_from_one_that_does_not_answer() {
     let broker = Broker::start();
-    for (servers, words) in
-        [("127.0.0.1:1", "Connection refused"), ("no-such-host.invalid:9092", "lookup address")]
-    {
+    let refused = "check the address in kafka.bootstrap_servers, and that the broker runs";
+    for (servers, words, advice) in [
+        ("127.0.0.1:1", "Connection refused", refused),
+        ("no-such-host.invalid:9092", "lookup address", "check the names in kafka.bootstrap_servers"),
+    ] {
         let rows = found(&Options::new(servers), "attio", 3);
         let (level, detail) = row(&rows, "reachable");
         assert!(
             level == "failed" && detail.starts_with(&format!("{servers}: ")) && detail.contains(words),
             "{detail}"
         );
+        assert!(detail.ends_with(advice), "{detail}");
     }
     let options = Options::new(format!("127.0.0.1:1,{}", broker.bootstrap()));
     let rows = found(&options, "attio", 3);

@@ -2,15 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use crate::setup::SECRET;
-
-fn program(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(arguments).env_clear().envs(environment.iter().copied()).stdin(Stdio::null());
-    command.output().expect("the program runs")
-}
+use crate::support::program::run_bare as program;
 
 fn code(output: &Output) -> i32 {
     output.status.code().expect("an exit code")

@@ -233,14 +233,14 @@ fn webhooks_can_be_counted_in_the_environment() {
     ]
     .into_iter()
     .fold(Setup::good(), |setup, (key, value)| webhook(setup, key, value));
-    let webhooks = setup.config().webhooks;
+    let webhooks = setup.attio().webhooks;
     assert_eq!(webhooks.len(), 1);
     assert!(webhooks[0].recreate);
     assert_eq!(webhooks[0].subscriptions[0].filter, Some(serde_json::json!({ "$and": [] })));
     let file = "[[webhooks]]\nname = \"a\"\nsource = \"attio\"\ntarget_url = \"https://a\"\n\
                 subscriptions = [{ event_type = \"note.created\" }]\n";
     let setup = webhook(Setup::good().toml(file), "TARGET_URL", "https://b");
-    assert_eq!(setup.config().webhooks[0].target_url, "https://b");
+    assert_eq!(setup.attio().webhooks[0].target_url, "https://b");
 }
 
 #[cfg(unix)]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use attio_bridge::cloudevent::timestamp;
 use time::OffsetDateTime;
 
-use crate::support::bridge::{Bridge, config};
 use crate::support::kafka::{Record, shared};
+use crate::support::onto;
 use crate::support::request::Request;
 use crate::support::sdk::{self, Read};
 use crate::support::unique;
@@ -30,19 +30,7 @@ struct Published {
 
 async fn publish(mode: &str) -> Published {
     let (broker, prefix) = (shared(), unique("mode"));
-    let bridge = Bridge::serving(config(&[
-        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
-        ("ATTIO_BRIDGE__BUS__CONTENT_MODE", mode),
-        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
-        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
-        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
-    ]))
-    .await;
-    bridge.until("bus_up", &[("bus", "kafka")], 1.0).await;
-    crate::support::client::eventually("it is ready", || async {
-        bridge.admin("/readyz").await.status == 200
-    })
-    .await;
+    let bridge = onto::bridge(&onto::kafka(&broker, &prefix, mode)).await;
     let begun = OffsetDateTime::now_utc();
     let body = format!("{{\"webhook_id\":\"w\",\"events\":[ {EVENT} ]}}");
     for body in [body.as_str(), GARBAGE] {

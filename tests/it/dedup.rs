@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::bus::memory::Answer;
-use attio_bridge::metrics::{Labels, Metrics};
+use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::dedup::{Dedup, Lookup, Options};
 use attio_bridge::pipeline::identify::Key;
 use attio_bridge::pipeline::publish::{PublishError, Receipt, Settle};
@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::support::bridge::Bridge;
+use crate::support::bus::metrics;
 use crate::support::client::eventually;
 use crate::support::fixtures;
 use crate::support::logs::Logs;
@@ -360,17 +361,7 @@ proptest! {
 
 /// The stage alone.
 fn stage(window: Duration, capacity: u64) -> (Dedup, Arc<Metrics>) {
-    let labels = Labels {
-        sources: vec![],
-        reasons: vec![],
-        categories: vec![],
-        event_results: vec![],
-        signature_results: vec![],
-        publish_results: vec![],
-        bus: "memory",
-        destinations: vec![],
-    };
-    let metrics = Metrics::new(labels);
+    let metrics = metrics("memory", &[]);
     (Dedup::new(Options { window, capacity }, metrics.dedup()), metrics)
 }
 

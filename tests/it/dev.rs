@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use attio_bridge::catalog::EVENT_TYPES;
-use attio_bridge::dev::client;
-use attio_bridge::dev::letter::{Letter, now};
+use attio_bridge::dev::mail::Mail;
+use attio_bridge::dev::post::{Poster, Reply};
+use attio_bridge::dev::stamp::{Headers, Scheme};
 use serde_json::Value;
 
 use crate::support::{kafka, nats};
@@ -64,21 +65,30 @@ impl Watched {
         lines.find(|line| line["kind"] == kind).expect("a line of that kind")
     }
 
+    /// Asks it to end.
+    fn stop(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
     fn code(mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
     }
 }
 
+/// Posts once.
+fn post(url: &str, headers: &Headers, body: &'static str) -> Reply {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(Poster::plain("test").post(url, headers, body.into())).expect("an answer")
+}
+
 /// Posts an event that the run knows nothing of.
 fn post_as_a_guest(start: &Value) {
     let text = |name: &str| start[name].as_str().expect("text");
-    let address = text("webhooks").split('/').nth(2).expect("a host");
-    let address: SocketAddr = address.parse().expect("an address");
     let body = r#"{"event_type":"task.created","id":{"task_id":"guest"}}"#;
-    let request = Letter::attio("guest", body.into(), 1).request(text("secret"), now());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let answered = runtime.block_on(client::deliver(address, &request)).expect("an answer");
-    assert_eq!((answered.answer.status, answered.answer.reason.as_str()), (200, "accepted"));
+    let headers = Mail::new(Scheme::Attio, body).headers(text("secret"));
+    let reply = post(text("webhooks"), &headers, body);
+    assert_eq!((reply.status, &*reply.reason()), (200, "accepted"));
 }
 
 #[test]
@@ -149,8 +159,7 @@ fn without_a_round_it_runs_until_it_is_told_to_stop_and_guests_are_welcome() {
     run.next("delivery");
     post_as_a_guest(&start);
     assert_eq!(run.next("stray")["event"]["key"], "guest");
-    let pid = run.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    run.stop();
     let summary = run.next("summary");
     assert_eq!(summary["as_expected"], true, "{summary}");
     assert_eq!(summary["from_others"], 1);
@@ -197,7 +206,7 @@ fn a_nats_will_do_as_well() {
         let screen = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{screen}{}", text(&output.stderr));
         assert!(screen.contains("Everything arrived exactly as expected."), "{screen}");
-        assert!(screen.contains("nats --server"), "{screen}");
+        assert!(!screen.contains("nats --server"), "a round has no time to join in: {screen}");
     }
 }
 
@@ -211,4 +220,77 @@ fn on_standard_output_events_are_lines_and_all_else_is_said_elsewhere() {
     let json_lines = run(&["--once", "--bus", "stdout", "--json"]);
     let start: Value = json(text(&json_lines.stderr).lines().next().unwrap());
     assert_eq!((&start["kind"], &start["stdout"]), (&"start".into(), &"".into()));
+}
+
+/// Who stays is told how to join in, at home in 80 columns.
+#[test]
+fn without_a_round_the_screen_begins_with_hints() {
+    let mut child = command(&["--rate", "20"]).stdout(Stdio::piped()).spawn().expect("the program runs");
+    let lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
+    let head: Vec<String> =
+        lines.map_while(Result::ok).take_while(|line| !line.starts_with("time")).collect();
+    child.kill().and_then(|()| child.wait()).expect("it ends");
+    for hint in ["kcat -b", "openssl dgst", "attio-bridge webhooks list", "/v2/objects/people/records"] {
+        assert!(head.iter().any(|line| line.contains(hint)), "{hint}: {head:#?}");
+    }
+    assert!(head.iter().all(|line| line.chars().count() <= 80), "{head:#?}");
+}
+
+/// What a broker's absence refuses, the fake Attio delivers again, and nothing is missing in the end.
+#[test]
+fn through_an_outage_deliveries_are_tried_again() {
+    let broker = kafka::Broker::start();
+    let mut run =
+        Watched::start(&["--json", "--rate", "20", "--bus", &format!("kafka://{}", broker.bootstrap())]);
+    run.next("delivery");
+    broker.kill();
+    let failed = run.next("try");
+    assert_eq!((&failed["status"], &failed["try"]), (&503.into(), &1.into()), "{failed}");
+    broker.restart();
+    let delivered =
+        std::iter::repeat_with(|| run.next("delivery")).find(|one| one["number"] == failed["number"]);
+    let delivered = delivered.expect("there is always a next one");
+    assert!(delivered["tries"].as_u64() > Some(1), "{delivered}");
+    assert_eq!((&delivered["status"], &delivered["as_expected"]), (&200.into(), &true.into()), "{delivered}");
+    run.stop();
+    let summary = run.next("summary");
+    assert_eq!(summary["as_expected"], true, "{summary}");
+    assert!(summary["tried_again"].as_u64() > Some(0), "{summary}");
+    assert_eq!(run.code(), Some(0));
+}
+
+/// The fake Attio is asked as the real one is, and what happens through its API is delivered too.
+#[test]
+fn the_fake_attio_answers_and_delivers_what_is_done_there() {
+    let mut run = Watched::start(&["--json", "--rate", "1"]);
+    let start = run.next("start");
+    let text = |name: &str| start[name].as_str().expect("text");
+    let mut list = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    list.args(["webhooks", "list", "--json"]).env_clear().env("ATTIO_API_KEY", text("attio_key"));
+    let output = list.env("ATTIO_BRIDGE__ATTIO__API_URL", text("attio")).output().expect("the program runs");
+    let webhooks = json(&self::text(&output.stdout));
+    assert_eq!(webhooks.as_array().map(Vec::len), Some(1), "{webhooks}");
+    assert_eq!(webhooks[0]["status"], "active");
+
+    run.next("delivery");
+    let url = format!("{}/v2/objects/people/records", text("attio"));
+    let key = vec![("Authorization", format!("Bearer {}", text("attio_key")))];
+    let reply = post(&url, &key, r#"{"data":{"values":{}}}"#);
+    assert_eq!(reply.status, 200);
+    let record = json(&self::text(&reply.body))["data"]["id"]["record_id"].clone();
+    assert_eq!(run.next("stray")["event"]["key"], record);
+    run.stop();
+    assert_eq!(run.next("summary")["as_expected"], true);
+}
+
+#[test]
+fn a_broker_that_is_away_is_waited_for_and_named() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("nats://{nobody}");
+    let mut run = Watched::start(&["--json", "--bus", &url]);
+    let waiting = run.next("waiting");
+    assert_eq!(waiting["nats"], url);
+    assert!(waiting["readyz"].as_str().is_some_and(|text| !text.is_empty()), "{waiting}");
+    run.stop();
+    run.code();
 }

@@ -79,3 +79,20 @@ fn the_envelope_in_the_readme_is_a_cloud_event() {
     assert!(parsed.is_ok(), "{parsed:?}");
     assert_eq!(event["partitionkey"], event["data"]["id"]["record_id"]);
 }
+
+#[test]
+fn the_table_of_the_verbs_of_webhooks_names_every_verb_and_flag() {
+    let rows: Vec<&str> = README.lines().filter(|line| line.starts_with("| `webhooks ")).collect();
+    let command = attio_bridge::cli::command();
+    let webhooks = command.find_subcommand("webhooks").expect("there is the verb");
+    for verb in webhooks.get_subcommands() {
+        let is_named = |row: &&&str| {
+            let cell = row.split('|').nth(1).expect("a row has cells");
+            code_words(cell).iter().any(|typed| typed.split(' ').any(|word| word == verb.get_name()))
+        };
+        let row = rows.iter().find(is_named).unwrap_or_else(|| panic!("no row for {}", verb.get_name()));
+        for flag in verb.get_arguments().filter_map(|argument| argument.get_long()) {
+            assert!(row.contains(&format!("--{flag}")), "{}: --{flag} is not in {row}", verb.get_name());
+        }
+    }
+}

@@ -43,7 +43,11 @@ async fn a_missing_topic_is_a_503_that_heals_when_it_is_made() {
         bridge.ask(&request).await.told() == (503, "broker_refused".into())
     })
     .await;
-    assert_eq!(bridge.admin("/readyz").await.status, 503, "unready while topics are missing");
+    eventually("readiness waits for the missing topics and says so", || async {
+        let answer = bridge.admin("/readyz").await;
+        answer.status == 503 && String::from_utf8_lossy(&answer.body).contains(&format!("{prefix}.record"))
+    })
+    .await;
     for name in NAMES {
         broker.create_topic(&format!("{prefix}.{name}"), 1, &[]);
     }

@@ -54,7 +54,7 @@ fn it_is_good_with_every_key_in_force() {
     let text = uncommented(&setup);
     let setup = setup.toml(&text);
     assert_eq!(setup.warnings(), [""; 0]);
-    assert_eq!(setup.config().webhooks.len(), 1);
+    assert_eq!(setup.attio().webhooks.len(), 1);
 }
 
 #[test]

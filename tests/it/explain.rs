@@ -1,13 +1,14 @@
 //! `explain`, as somebody uses it who was told 401: each usual mistake is found, and what it says of an
 //! event is what `serve` publishes.
 
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use crate::setup::Setup;
+use crate::support::program::run_bare;
 use crate::support::request::{Request, SECRET, sign};
 
 const OTHER: &str = "another secret, of the source named other";
@@ -44,13 +45,7 @@ fn dump(request: &Request) -> Vec<u8> {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
-        .arg("explain")
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program runs")
+    run_bare(&[&["explain"], arguments].concat(), &[])
 }
 
 fn explained(setup: &Setup, more: &str, dump: &[u8]) -> (Option<i32>, Value) {

@@ -7,16 +7,10 @@ use std::process::{Command, Stdio};
 
 use crate::support::kept;
 
-/// A verb as it is typed, and whether it does something itself.
-struct Verb {
-    words: Vec<String>,
-    does: bool,
-}
-
-/// Every verb that is shown, and the program itself.
-fn verbs() -> Vec<Verb> {
-    fn walk(command: &clap::Command, words: &[String], found: &mut Vec<Verb>) {
-        found.push(Verb { words: words.to_vec(), does: !command.has_subcommands() });
+/// Every verb that is shown, as it is typed, and the program itself.
+fn verbs() -> Vec<Vec<String>> {
+    fn walk(command: &clap::Command, words: &[String], found: &mut Vec<Vec<String>>) {
+        found.push(words.to_vec());
         for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
             walk(verb, &[words, &[verb.get_name().to_owned()]].concat(), found);
         }
@@ -40,7 +34,7 @@ fn the_help_of_every_verb_is_as_it_was() {
     let folder = kept::folder("help");
     let mut files = BTreeSet::new();
     let mut changed = Vec::new();
-    for Verb { words, .. } in verbs() {
+    for words in verbs() {
         let name = [&["attio-bridge".to_owned()], words.as_slice()].concat().join("-") + ".txt";
         changed.extend(kept::compare(&folder.join(&name), &shown(&words, &["--help"])));
         files.insert(name);
@@ -60,8 +54,7 @@ fn the_help_of_every_verb_is_as_it_was() {
 
 #[test]
 fn every_verb_has_an_example_that_can_be_typed() {
-    let verbs = verbs();
-    for Verb { words, .. } in verbs.iter().filter(|verb| verb.does) {
+    for words in verbs().iter().filter(|words| !words.is_empty()) {
         let help = shown(words, &["--help"]);
         assert!(help.lines().any(|line| line.starts_with("Example")), "{words:?} has no example:\n{help}");
         let examples = help.split("\nExample").skip(1).flat_map(str::lines);
@@ -75,7 +68,7 @@ fn every_verb_has_an_example_that_can_be_typed() {
 
 #[test]
 fn no_line_of_help_is_wider_than_a_terminal_of_100_columns() {
-    for Verb { words, .. } in verbs() {
+    for words in verbs() {
         for line in shown(&words, &["--help"]).lines() {
             assert!(line.chars().count() <= 100, "{words:?}: {line}");
         }
@@ -86,7 +79,7 @@ fn no_line_of_help_is_wider_than_a_terminal_of_100_columns() {
 fn completions_know_every_verb_and_its_flags() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let text = shown(&["completions".to_owned()], &[shell]);
-        for Verb { words, .. } in verbs() {
+        for words in verbs() {
             let missing = words.iter().find(|word| !text.contains(word.as_str()));
             assert_eq!(missing, None, "{shell}");
         }
@@ -108,7 +101,7 @@ fn manual_pages_know_every_verb() {
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("man1");
     shown(&["man".to_owned()], &["--to", to.to_str().unwrap()]);
-    for Verb { words, .. } in verbs() {
+    for words in verbs() {
         let name = [&["attio-bridge".to_owned()], words.as_slice()].concat().join("-");
         if let [verb] = words.as_slice() {
             let escaped = name.replace('-', "\\-");

@@ -13,6 +13,7 @@ use crate::support::kafka::security::{
     Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
 };
 use crate::support::kafka::variables::variables;
+use crate::support::program::lent;
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::{eventually, unique};
@@ -170,8 +171,7 @@ fn served(secured: &Secured, options: &Options) -> (Served, String) {
     secured.broker.create_topic(&format!("{prefix}.task"), 1, &[]);
     let mut variables = variables(options, &prefix);
     variables.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "off".into()));
-    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    (Served::start(&borrowed), prefix)
+    (Served::start(&lent(&variables)), prefix)
 }
 
 async fn ask(served: &Served) -> (u16, String) {
@@ -215,4 +215,22 @@ async fn a_right_that_is_missing_is_named_in_the_log_and_granted_without_a_resta
     async_eventually("it heals", || async { ask(&served).await == (200, "accepted".into()) }).await;
     async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
     assert_eq!(secured.broker.read_all(&topic).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_create_the_log_says_what_to_grant_and_it_heals() {
+    let (secured, prefix) = (shared(), unique("uncreated"));
+    let topics = format!("{prefix}.");
+    for operation in [Operation::Write, Operation::Describe] {
+        secured.grant(SECOND_USER, operation, Topics::Prefixed(&topics));
+    }
+    let mut options = secured.login(Door::SaslTls, "PLAIN", SECOND_USER, PASSWORD);
+    options.topics.ensure = Ensure::Create;
+    let variables = variables(&options, &prefix);
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
+    let served = Served::start(&variables);
+    eventually("the log says what to do", || logged(&served, &["topics cannot be made", "grant Create"]));
+    assert_eq!(readiness(&served).await, 503);
+    secured.grant(SECOND_USER, Operation::Create, Topics::Prefixed(&topics));
+    async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
 }

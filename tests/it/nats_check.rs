@@ -1,26 +1,22 @@
 //! `check --connect` on NATS, through the program.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::setup::SECRET;
 use crate::support::nats::place::Place;
 use crate::support::nats::{Server, Settings, shared};
+use crate::support::program::{run, variables};
 
 /// What it found, as `check result detail`, after its exit code was as expected.
 fn found(url: &str, place: &Place, more: &[(&str, &str)], code: i32) -> Vec<[String; 3]> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(["check", "--connect", "--json"]).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
-    let variables = [
+    let own = [
         ("BUS__TYPE", "nats"),
         ("NATS__SERVERS", url),
         ("NATS__STREAM__NAME", &place.stream),
         ("ROUTE__PREFIX", &place.prefix),
     ];
-    command.envs(variables.iter().chain(more).map(|(key, value)| (format!("ATTIO_BRIDGE__{key}"), value)));
-    let output = command.stdin(Stdio::null()).output().expect("the program runs");
+    let output = run(&["check", "--connect", "--json"], &variables(&[&own[..], more].concat()));
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     let report: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     let of = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();
@@ -97,5 +93,8 @@ fn what_is_wrong_with_a_server_is_told() {
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
     says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "nats.creds_file");
     guarded.kill();
-    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "refused");
+    let refused = "refused (os error 111): check the address in nats.servers, and that the server runs";
+    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", refused);
+    let nowhere = found("no-such-host.invalid", &place, &[], 3);
+    says(&nowhere, "reachable", "failed", "check the names in nats.servers");
 }

@@ -113,7 +113,11 @@ async fn a_missing_stream_is_a_503_that_heals_when_it_is_made() {
         bridge.ask(&request).await.told() == (503, "broker_refused".into())
     })
     .await;
-    assert_eq!(bridge.admin("/readyz").await.status, 503, "unready while the stream is missing");
+    eventually("readiness waits for the missing stream and says so", || async {
+        let answer = bridge.admin("/readyz").await;
+        answer.status == 503 && String::from_utf8_lossy(&answer.body).contains(&place.stream)
+    })
+    .await;
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
     eventually("it is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
     ready(&bridge).await;

@@ -1,10 +1,16 @@
 //! What the log says of NATS: once a change, and what to do.
 
+use std::io::Write;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::StorageType;
+use attio_bridge::bus::nats::{Nats, Options};
+use attio_bridge::cloudevent::ContentMode;
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
+use crate::support::bus;
 use crate::support::client::eventually;
 use crate::support::load::ready;
 use crate::support::logs::Logs;
@@ -88,4 +94,43 @@ async fn an_outage_is_told_at_its_beginning_and_its_end() {
     assert!(warnings.len() <= 3, "a line a change, not a line a try: {warnings:?}");
     server.restart();
     until_said(&logs, "INFO", "connected again").await;
+}
+
+/// What a server says that refuses more, before it goes, than the client has room to tell of.
+fn flood() -> Vec<u8> {
+    let refusal = "-ERR 'Permissions Violation for Publish to \"x\"'\r\n";
+    format!("PONG\r\n{}", refusal.repeat(500)).into_bytes()
+}
+
+#[tokio::test]
+async fn a_loss_that_the_client_had_no_room_to_tell_of_is_noticed() {
+    let logs = Logs::capture();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let metrics = bus::metrics("nats", &[]);
+    let options = Options::new([address.to_string()]);
+    let _bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus()).unwrap();
+
+    let (mut server, _) = listener.accept().await.unwrap();
+    let info = format!(
+        r#"{{"server_id":"x","server_name":"x","host":"{}","port":{},"version":"2.10.0","headers":true,"max_payload":1048576,"proto":1,"client_id":1,"go":"x"}}"#,
+        address.ip(),
+        address.port()
+    );
+    server.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
+    let mut server = BufReader::new(server);
+    let mut line = String::new();
+    while !line.starts_with("PING") {
+        line.clear();
+        server.read_line(&mut line).await.unwrap();
+    }
+    // All of it, and the end, before the client's task runs again on this one thread.
+    let mut server = server.into_inner().into_std().unwrap();
+    server.set_nonblocking(false).unwrap();
+    server.write_all(&flood()).unwrap();
+    drop((server, listener));
+
+    until_said(&logs, "INFO", "first contact").await;
+    until_said(&logs, "WARN", "connection lost").await;
+    assert_eq!(metrics.bus().up.get(), 0);
 }

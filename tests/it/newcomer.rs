@@ -1,13 +1,13 @@
 //! A newcomer's hour: what the README promises, done in its order by somebody who has only a clone.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::support::kafka::Broker;
+use crate::support::ports::free_address;
 use crate::support::{eventually, full_tier, unique};
 
 const SECRET: &str = "a secret that is long enough for a newcomer";
@@ -55,10 +55,6 @@ impl Desk {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}{said}");
         told
     }
-}
-
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// The first command of the README, in a fresh clone. What is built already is used.

@@ -20,6 +20,7 @@ use crate::support::kafka::{Broker, shared};
 use crate::support::load::{check_bus, ready, send_and_check};
 use crate::support::mix::{Mix, Planned};
 use crate::support::request::Request;
+use crate::support::served::Served;
 use crate::support::{full_tier, unique};
 
 /// The times of so many answers that come from the client's own state, one after the other.
@@ -223,4 +224,32 @@ async fn without_a_quarantine_what_would_go_there_is_a_503_until_there_is_one() 
         let envelope: serde_json::Value = serde_json::from_str(stored[n].value()).unwrap();
         assert_eq!(STANDARD.decode(envelope["data_base64"].as_str().unwrap()).unwrap(), body.as_bytes());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_leader_at_the_start_is_named_once_and_waited_for() {
+    let mock = Mock::new();
+    let topic = format!("{}.headless", mock.prefix);
+    mock.cluster.create_topic(&topic, 3, 1).unwrap();
+    mock.cluster.partition_leader(&topic, 1, None).unwrap();
+    let served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", &mock.cluster.bootstrap_servers()),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &mock.prefix),
+        ("ATTIO_BRIDGE__ROUTE__CATEGORIES__NOTE", &topic),
+    ]);
+    let named = format!("{topic} (partition 1)");
+    eventually("/readyz says what it waits for", || async {
+        let answer = served.admin("/readyz").await;
+        answer.status == 503 && String::from_utf8_lossy(&answer.body).contains(&named)
+    })
+    .await;
+    // It is looked at every second.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let said: Vec<_> = served.log().into_iter().filter(|line| line.contains(&named)).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("no leader") && said[0].contains("WARN"), "{said:?}");
+
+    mock.cluster.partition_leader(&topic, 1, Some(1)).unwrap();
+    eventually("the bridge is ready", || async { served.probe("/readyz").await == 200 }).await;
 }

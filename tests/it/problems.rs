@@ -156,3 +156,40 @@ fn near_words_are_told() {
     let setup = Setup::good().toml("[sources.attio]\nfilter.exclude.types = [\"record.create\"]\n");
     assert!(setup.warnings()[0].contains("did you mean \"record.created\"?"), "{:?}", setup.warnings());
 }
+
+#[test]
+fn what_is_missing_in_one_table_of_many_is_told_with_its_place_and_its_form() {
+    let setup = Setup::empty().toml(
+        "[bus]
+type = \"stdout\"
+[sources.attio]
+secrets = [{ value = \"0123456789abcdef0123456789abcdef\" }, { label = \"b\" }]
+[[webhooks]]
+name = \"good\"
+source = \"attio\"
+target_url = \"https://a\"
+subscriptions = [{ event_type = \"note.created\" },
+  { filter = { \"$and\" = [] } }]
+[[webhooks]]
+name = \"bad\"
+",
+    );
+    let text = said(&setup, &[], false);
+    let lines = [
+        "sources.attio.secrets[0].label: missing: a label tells secrets apart",
+        "sources.attio.secrets[1]: has no value; give one of `value`, `file` and `env` (file config.toml:4)",
+        "webhooks[0].subscriptions[1].event_type: required for a subscription: as in event_type = \
+         \"record.created\" (file config.toml:10)",
+        "webhooks[1].source: required for a webhook: on which source its deliveries come in, as in source = \
+         \"attio\" (file config.toml:11)",
+        "webhooks[1].target_url: required for a webhook: where Attio sends to, as in target_url = \
+         \"https://hooks.example.com/webhooks/attio\" (file config.toml:11)",
+        "webhooks[1].subscriptions: required for a webhook: what Attio sends, as in subscriptions = \
+         [{ event_type = \"record.created\" }] (file config.toml:11)",
+    ];
+    for line in lines {
+        assert!(text.contains(line), "{line}\n\n{text}");
+    }
+    let shown = said(&setup, &[("NO_COLOR", "1")], true);
+    assert!(shown.contains(" --> config.toml:11:"), "{shown}");
+}

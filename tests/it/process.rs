@@ -121,3 +121,28 @@ async fn sigterm_under_load_loses_nothing_that_was_answered_200() {
         assert_eq!(found.copies(&id), 1, "{id}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_that_is_not_there_is_told_with_what_to_do() {
+    // A port that no test is ever given.
+    let address = "127.0.0.1:1";
+    let table = [
+        ("kafka", "KAFKA__BOOTSTRAP_SERVERS", "kafka.bootstrap_servers, and that the broker runs"),
+        ("nats", "NATS__SERVERS", "nats.servers, and that the server runs"),
+    ];
+    for (bus, key, advice) in table {
+        let key = format!("ATTIO_BRIDGE__{key}");
+        let served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", bus), (&key, address)]);
+        eventually("the log says what to do", || async {
+            let advised = |line: &String| line.contains("onnection refused") && line.contains(advice);
+            served.log().iter().any(advised)
+        })
+        .await;
+        eventually("readiness says it too", || async {
+            let answer = served.admin("/readyz").await;
+            let body = String::from_utf8_lossy(&answer.body).into_owned();
+            answer.status == 503 && body.contains("onnection refused") && body.contains(advice)
+        })
+        .await;
+    }
+}

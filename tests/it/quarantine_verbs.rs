@@ -4,17 +4,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use attio_bridge::pipeline::publish::Bus;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::{Uuid, uuid};
 
-use crate::support::bridge::{Bridge, config};
 use crate::support::kafka::{self, Broker};
-use crate::support::load::ready;
 use crate::support::nats::place::Place;
 use crate::support::nats::{self, Server};
-use crate::support::program::{Variables, lines, printed, run, variables};
+use crate::support::onto;
+use crate::support::program::{Variables, lines, on_terminal, printed, run};
 use crate::support::request::Request;
 use crate::support::unique;
 
@@ -37,36 +35,17 @@ fn delivery(events: &[&str]) -> String {
     format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(", "))
 }
 
-async fn bridge(variables: &Variables) -> Bridge<dyn Bus> {
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let bridge = Bridge::serving(config(&variables)).await;
-    ready(&bridge).await;
-    bridge
-}
-
 /// A Kafka whose topic of records takes small messages alone.
 fn narrow(mode: &str) -> (Arc<Broker>, String, Variables) {
     let (broker, prefix) = (kafka::shared(), unique("narrow"));
     broker.create_topic(&format!("{prefix}.record"), 2, &[("max.message.bytes", "2000")]);
-    let variables = variables(&[
-        ("BUS__TYPE", "kafka"),
-        ("BUS__CONTENT_MODE", mode),
-        ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
-        ("KAFKA__TOPICS__ENSURE", "create"),
-        ("ROUTE__PREFIX", &prefix),
-    ]);
+    let variables = onto::kafka(&broker, &prefix, mode);
     (broker, prefix, variables)
 }
 
 fn on_nats() -> (Arc<Server>, Place, Variables) {
     let (server, place) = (nats::shared(), Place::new("replayed"));
-    let variables = variables(&[
-        ("BUS__TYPE", "nats"),
-        ("NATS__SERVERS", &server.url()),
-        ("NATS__STREAM__NAME", &place.stream),
-        ("NATS__STREAM__ENSURE", "create"),
-        ("ROUTE__PREFIX", &place.prefix),
-    ]);
+    let variables = onto::nats(&server, &place.stream, &place.prefix, "structured");
     (server, place, variables)
 }
 
@@ -101,7 +80,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
     for mode in ["structured", "binary"] {
         let (broker, prefix, variables) = narrow(mode);
         let (records, quarantine) = (format!("{prefix}.record"), format!("{prefix}.quarantine"));
-        let bridge = bridge(&variables).await;
+        let bridge = onto::bridge(&variables).await;
         let (small, large) = (event("small", 10), event("large", 3000));
         let request = Request::keyed("the-key", delivery(&[&small, &large]));
         let answer = bridge.ask(&request).await.json();
@@ -125,9 +104,18 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
             assert_eq!(piece[name], value, "{name}: {piece}");
         }
         let own = piece["id"].as_str().expect("an id");
-        let table = printed(&["quarantine", "list"], &variables);
-        assert!(table.starts_with("ID ") && table.contains(own) && table.contains("the-key"), "{table}");
-        let shown = printed(&["quarantine", "show", &own[..8]], &variables);
+        let short = format!("{}…", &own[..8]);
+        for table in [
+            printed(&["quarantine", "list"], &variables),
+            on_terminal(80, &["quarantine", "list"], &variables),
+        ] {
+            assert!(table.starts_with("ID ") && table.contains(&format!("\n{short} ")), "{table}");
+            assert!(table.contains("the-key") && !table.contains(own), "{table}");
+            assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        }
+        let wide = on_terminal(140, &["quarantine", "list"], &variables);
+        assert!(wide.contains(own) && wide.contains(piece["time"].as_str().unwrap()), "{wide}");
+        let shown = printed(&["quarantine", "show", &short], &variables);
         assert!(shown.contains(&large) && shown.contains("max.message.bytes"), "{shown}");
         assert_eq!(list(&variables, &["--reason", "not_json"]), Vec::<Value>::new());
         assert_eq!(list(&variables, &["--until", "1h"]), Vec::<Value>::new());
@@ -145,6 +133,9 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
         let (code, replayed, said) = replay(&variables, &[]);
         assert_eq!((code, &replayed[0]["ending"]), (3, &json!("refused")), "{replayed:?} {said}");
         assert!(said.contains("stays in quarantine"), "{said}");
+        let why = replayed[0]["why"].as_str().expect("text");
+        let words = ["the bus still does not take it: larger than topic", "see its max.message.bytes"];
+        assert!(words.iter().all(|word| why.contains(word)), "{why}");
         assert_eq!(broker.read_all(&quarantine).len(), 1);
 
         // A dry run publishes nothing, and tells the same id.
@@ -178,19 +169,50 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_id_that_can_be_no_attribute_is_kept_all_the_same() {
+    let (broker, prefix, variables) = narrow("structured");
+    let bridge = onto::bridge(&variables).await;
+    let large = event("large", 3000);
+    let body = format!(r#"{{"webhook_id":"w \u0001é","events":[7,{large}]}}"#);
+    let answer = bridge.ask(&Request::keyed("k", body)).await.json();
+    assert_eq!(answer["quarantined"], 2, "{answer}");
+    bridge.stop().await.expect("it drains");
+    let all = list(&variables, &[]);
+    assert!(all.iter().all(|piece| piece["webhook_id"] == "w \u{1}é"), "{all:?}");
+
+    let records = format!("{prefix}.record");
+    broker.set_topic(&records, "max.message.bytes", "1000000");
+    let (code, replayed, said) = replay(&variables, &[]);
+    let mut endings: Vec<_> = replayed.iter().map(|one| one["ending"].as_str().unwrap()).collect();
+    endings.sort_unstable();
+    assert_eq!((code, endings), (3, vec!["published", "refused"]), "{replayed:?} {said}");
+    assert_eq!(stored(&broker, &records), [id("w \u{1}é", "k", 1, &large)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     let (server, place, mut variables) = on_nats();
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
-    let bridge = bridge(&variables).await;
+    let bridge = onto::bridge(&variables).await;
     assert_eq!(list(&variables, &[]), Vec::<Value>::new());
     assert_eq!(printed(&["quarantine", "list"], &variables), "nothing\n");
     let good = event("r", 1);
-    for (key, body) in [("a", "no\u{1b}JSON".to_owned()), ("b", delivery(&[&good, "7"]))] {
+    let bodies = [
+        ("a", "no\u{1b}JSON".to_owned()),
+        ("b", delivery(&[&good, "7"])),
+        ("c", format!("{}1{}", "[".repeat(65), "]".repeat(65))),
+        ("d", "{}".to_owned()),
+        ("e", delivery(&[r#"{"id":{}}"#])),
+        ("f", delivery(&[&event("a b", 1)])),
+        ("g", delivery(&[r#"{"event_type":"note.created","event_type":"note.updated"}"#])),
+        ("h", delivery(&["1"; 10_001])),
+    ];
+    for (key, body) in bodies {
         assert_eq!(bridge.ask(&Request::keyed(key, body)).await.status, 200);
     }
     let all = list(&variables, &[]);
     let told: Vec<_> = all.iter().map(|piece| (&piece["reason"], &piece["index"])).collect();
-    assert_eq!(told, [(&json!("not_json"), &Value::Null), (&json!("not_an_object"), &json!(1))]);
+    assert_eq!(told[..2], [(&json!("not_json"), &Value::Null), (&json!("not_an_object"), &json!(1))]);
     let shown = printed(&["quarantine", "show", all[0]["id"].as_str().unwrap()], &variables);
     assert!(shown.contains("no\\u{1b}JSON") && shown.contains("a whole delivery"), "{shown}");
     let shown = printed(&["quarantine", "show", "--json", all[1]["id"].as_str().unwrap()], &variables);
@@ -198,9 +220,23 @@ async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     assert_eq!((&shown["raw_base64"], &shown["bytes"]), (&json!("Nw=="), &json!(1)));
     let (code, replayed, _) = replay(&variables, &[]);
     assert_eq!(code, 3);
-    let ended: Vec<_> = replayed.iter().map(|one| (&one["ending"], &one["why"])).collect();
-    assert!(ended.iter().all(|(ending, why)| **ending == "refused" && why.is_string()), "{ended:?}");
-    assert_eq!(place.stored(&server).len(), 3, "one event, two pieces, and none twice");
+    let ended = replayed.iter().map(|one| {
+        let why = one["why"].as_str().and_then(|why| why.strip_prefix("no event can be made of it: "));
+        assert_eq!(one["ending"], "refused", "{one}");
+        (one["reason"].as_str().expect("text"), why.unwrap_or_else(|| panic!("{one}")))
+    });
+    let expected = [
+        ("not_json", "it is not JSON in UTF-8"),
+        ("not_an_object", "it is no JSON object"),
+        ("too_deep", "its JSON nests deeper than 64"),
+        ("not_an_event", "its JSON has neither `events` nor `event_type`"),
+        ("no_event_type", "it has no `event_type` that is text"),
+        ("unusable_id", "an id that its type needs is no text of A-Z a-z 0-9 . _ : - or is too long"),
+        ("duplicate_member", "a member occurs twice in it, so it can be read in two ways"),
+        ("too_many_events", "it holds more than 10000 events"),
+    ];
+    assert_eq!(ended.collect::<Vec<_>>(), expected);
+    assert_eq!(place.stored(&server).len(), 9, "one event, eight pieces, and none twice");
     let left: Vec<_> = server.consumers(&place.stream);
     assert!(left.iter().all(|name| !name.contains("attio-bridge")), "{left:?}");
 }
@@ -227,7 +263,7 @@ async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
         .collect();
     assert_eq!(ids, [json!(id("w", "k", 0, &first)), json!(id("w", "k", 1, &second))]);
     // The sender's own delivery of the same is a duplicate now.
-    let bridge = bridge(&variables).await;
+    let bridge = onto::bridge(&variables).await;
     let answer = bridge.ask(&Request::keyed("k", delivery(&[&first, &second]))).await;
     assert_eq!(answer.told(), (200, "duplicate".into()));
 

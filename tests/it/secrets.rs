@@ -28,7 +28,7 @@ fn a_secret_stays_the_text_it_is() {
     let setup = Setup::good().var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD", "00123");
     assert_eq!(setup.effective("kafka.sasl_password").0, "\"***\"");
     let setup = Setup::good().var("ATTIO_API_KEY", "00123");
-    assert_eq!(setup.config().attio.api_key.expect("a key").expose_secret(), "00123");
+    assert_eq!(setup.attio().options.api_key.expect("a key").expose_secret(), "00123");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn secrets_of_the_other_sections_may_be_files() {
     let path = setup.write("secret", format!("{CANARY}\n"));
     let setup = setup.var("ATTIO_API_KEY_FILE", &path).var("ATTIO_BRIDGE__NATS__TOKEN_FILE", &path);
     let setup = setup.var("ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", &path);
-    assert_eq!(setup.config().attio.api_key.expect("a key").expose_secret(), CANARY);
+    assert_eq!(setup.attio().options.api_key.expect("a key").expose_secret(), CANARY);
     let (value, origin) = setup.effective("kafka.properties.ssl.key.password");
     assert_eq!(value, "\"***\"");
     assert_eq!(origin, "environment ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE");
@@ -151,8 +151,10 @@ fn the_effective_configuration_hides_them() {
         assert!(!text.contains("canary"), "{text}");
         assert!(text.contains("***"));
     }
-    let parts =
-        [format!("{:?}", config.sources), format!("{:?}", config.nats), format!("{:?}", config.attio)];
+    let nats = Setup::good().var("ATTIO_BRIDGE__NATS__SERVERS", "n").var("ATTIO_BRIDGE__NATS__TOKEN", CANARY);
+    let nats = nats.var("ATTIO_BRIDGE__BUS__TYPE", "nats").config().bus;
+    let attio = canaries("").attio().options;
+    let parts = [format!("{:?}", config.sources), format!("{nats:?}"), format!("{attio:?}")];
     assert!(parts.iter().all(|text| !text.contains("canary")), "{parts:#?}");
 }
 

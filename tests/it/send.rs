@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -9,17 +10,26 @@ use attio_bridge::catalog::EVENT_TYPES;
 use serde_json::{Value, json};
 
 use crate::setup::Setup;
+use crate::support::certificates::Certificates;
+use crate::support::ports::free_address;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
+use crate::support::tls;
 
 const OTHER: &str = "a secret that the bridge has never heard of";
 
 fn run(arguments: &[&str], secret: &str) -> Output {
+    trusting(None, arguments, secret)
+}
+
+/// With a file of the authorities that alone are trusted.
+fn trusting(authorities: Option<&Path>, arguments: &[&str], secret: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
         .args(["send", "--secret-env", "SECRET"])
         .args(arguments)
         .env_clear()
         .env("SECRET", secret)
+        .envs(authorities.map(|file| ("SSL_CERT_FILE", file)))
         .stdin(Stdio::null())
         .output()
         .expect("the program runs")
@@ -115,9 +125,7 @@ fn what_is_refused_is_counted_by_status_and_reason() {
 
 #[test]
 fn nobody_there_is_exit_1() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    drop(listener);
+    let url = format!("http://{}/", free_address());
     let (code, printed) = sent(&[&url, "--event", "record.created"], SECRET);
     assert_eq!(code, Some(1), "{printed}");
     assert_eq!(printed["answers"][0]["status"], Value::Null);
@@ -126,6 +134,38 @@ fn nobody_there_is_exit_1() {
         let output = run(&[url, "--event", "record.created"], SECRET);
         assert_eq!(output.status.code(), Some(2), "{url}: {output:?}");
     }
+}
+
+#[test]
+fn over_tls_who_answers_is_checked_before_anything_is_sent() {
+    let certificates = Certificates::make();
+    let [authority, stranger, nothing] =
+        ["ca.pem", "stranger.pem", "none.pem"].map(|name| certificates.path(name));
+    let server = |name: &str| tls::serve(&certificates.path(name), r#"{"reason":"accepted"}"#);
+    let send = |url: &str, authorities: &Path| {
+        let arguments = [url, "--event", "record.created", "--json"];
+        let output = trusting(Some(authorities), &arguments, SECRET);
+        let printed = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        (output.status.code(), printed, String::from_utf8(output.stderr).expect("text"))
+    };
+    let good = server("server.pem");
+    let (code, printed, said) = send(&good, &authority);
+    assert_eq!((code, count(&printed, 200, "accepted")), (Some(0), 1), "{printed} {said}");
+    let table = [
+        (&good, &stranger, "UnknownIssuer"),
+        (&server("foreign.pem"), &authority, "UnknownIssuer"),
+        (&server("elsewhere.pem"), &authority, "certificate not valid for name \"localhost\""),
+    ];
+    for (url, authorities, cause) in table {
+        let (code, printed, said) = send(url, authorities);
+        assert_eq!((code, &printed["attempts"]), (Some(1), &json!(1)), "{cause}: {printed} {said}");
+        let reason = printed["answers"][0]["reason"].as_str().expect("a reason");
+        assert!(reason.starts_with("not reached: invalid peer certificate: "), "{reason}");
+        assert!(reason.contains(cause), "{cause}: {reason}");
+    }
+    let (code, _, said) = send(&good, &nothing);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no certificate authorities: ") && said.contains("SSL_CERT_FILE"), "{said}");
 }
 
 /// A server that gives these answers, one a connection, and what it was sent.

@@ -59,9 +59,18 @@ impl Setup {
         self.folder.path()
     }
 
+    fn input(&self) -> Input {
+        Input::new(self.file.clone(), self.environment.clone(), self.flags.clone())
+    }
+
     /// Loads it.
     pub fn load(&self) -> Result<Config, Problems> {
-        config::load(&Input::new(self.file.clone(), self.environment.clone(), self.flags.clone()))
+        config::load(&self.input())
+    }
+
+    /// Loads what is for the verbs that speak to Attio, which must be good.
+    pub fn attio(&self) -> config::Attio {
+        config::attio(&self.input()).unwrap_or_else(|problems| panic!("{problems}"))
     }
 
     /// Loads what must be good.

@@ -1,12 +1,13 @@
 //! `sign`, as somebody uses it who makes a delivery by hand.
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::setup::Setup;
 use crate::support::fixtures;
+use crate::support::program::run_bare;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
 
@@ -14,14 +15,7 @@ use crate::support::served::Served;
 const AT: &str = "2026-11-23T12:00:00Z";
 
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
-        .arg("sign")
-        .args(arguments)
-        .env_clear()
-        .envs(variables.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program runs")
+    run_bare(&[&["sign"], arguments].concat(), variables)
 }
 
 fn printed(arguments: &[&str], variables: &[(&str, &str)]) -> String {
@@ -119,6 +113,12 @@ fn the_secret_is_the_one_that_is_named() {
         let output = run(&arguments, &[]);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{arguments:?}: {output:?}");
+    }
+    let output = run(&[&body], &[]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{message}");
+    for way in ["ATTIO_WEBHOOK_SECRET", "--secret-file", "--secret-env", "--config"] {
+        assert!(message.contains(way) && !message.contains("bus.type"), "{way}: {message}");
     }
     let output = run(&["--secret-env", "S", "--key", "a\r\nX-Other: b", &body], &[("S", SECRET)]);
     assert_eq!(output.status.code(), Some(2), "a key cannot bring a header of its own: {output:?}");

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use attio_bridge::pipeline::publish::Bus;
 
-use crate::support::bridge::{Bridge, config};
+use crate::support::bridge::Bridge;
 use crate::support::kafka::Broker;
 use crate::support::kafka::security::wrong::{self, Wrong};
 use crate::support::kafka::security::{self, Door, Operation, Topics};
 use crate::support::kafka::variables::variables as by_kafka;
-use crate::support::load::ready;
 use crate::support::nats::Server;
 use crate::support::nats::bench::stream_name;
+use crate::support::onto;
+use crate::support::ports::free_address;
 use crate::support::program::{Program, Variables, lines, printed, run, variables};
 use crate::support::request::Request;
 use crate::support::{eventually, kafka, nats, unique};
@@ -24,27 +25,14 @@ enum Place {
 
 impl Place {
     fn kafka(mode: &str) -> Self {
-        let (broker, prefix) = (kafka::shared(), unique("tail"));
-        let variables = variables(&[
-            ("BUS__TYPE", "kafka"),
-            ("BUS__CONTENT_MODE", mode),
-            ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
-            ("KAFKA__TOPICS__ENSURE", "create"),
-            ("ROUTE__PREFIX", &prefix),
-        ]);
+        let broker = kafka::shared();
+        let variables = onto::kafka(&broker, &unique("tail"), mode);
         Self::Kafka { broker, variables }
     }
 
     fn nats(mode: &str) -> Self {
-        let (server, prefix, stream) = (nats::shared(), unique("tail"), stream_name("tail"));
-        let variables = variables(&[
-            ("BUS__TYPE", "nats"),
-            ("BUS__CONTENT_MODE", mode),
-            ("NATS__SERVERS", &server.url()),
-            ("NATS__STREAM__NAME", &stream),
-            ("NATS__STREAM__ENSURE", "create"),
-            ("ROUTE__PREFIX", &prefix),
-        ]);
+        let (server, stream) = (nats::shared(), stream_name("tail"));
+        let variables = onto::nats(&server, &stream, &unique("tail"), mode);
         Self::Nats { server, stream, variables }
     }
 
@@ -59,10 +47,7 @@ impl Place {
     }
 
     async fn bridge(&self) -> Bridge<dyn Bus> {
-        let variables: Vec<_> = self.variables().iter().map(|(name, value)| (&**name, &**value)).collect();
-        let bridge = Bridge::serving(config(&variables)).await;
-        ready(&bridge).await;
-        bridge
+        onto::bridge(self.variables()).await
     }
 
     fn holds_nothing_of_a_reader(&self) {
@@ -183,18 +168,10 @@ async fn it_goes_on_with_what_comes_and_an_interrupt_ends_it_with_0() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_and_partitions_that_come_later_are_read_too() {
-    let (broker, prefix) = (kafka::shared(), unique("later"));
-    let variables = variables(&[
-        ("BUS__TYPE", "kafka"),
-        ("KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
-        ("KAFKA__TOPICS__ENSURE", "create"),
-        ("ROUTE__PREFIX", &prefix),
-    ]);
+    let variables = onto::kafka(&kafka::shared(), &unique("later"), "structured");
     let mut program = Program::start(&["tail"], &variables);
     program.listens();
-    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let bridge = Bridge::serving(config(&borrowed)).await;
-    ready(&bridge).await;
+    let bridge = onto::bridge(&variables).await;
     publish(&bridge, &[event("record.created", "one", "r")]).await;
     assert_eq!(program.line()["id"], "one");
     program.signal("TERM");
@@ -204,13 +181,7 @@ async fn topics_and_partitions_that_come_later_are_read_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_without_the_consumer_is_read_on_without_a_gap() {
     let (server, stream) = (Arc::new(Server::start()), stream_name("back"));
-    let variables = variables(&[
-        ("BUS__TYPE", "nats"),
-        ("NATS__SERVERS", &server.url()),
-        ("NATS__STREAM__NAME", &stream),
-        ("NATS__STREAM__ENSURE", "create"),
-        ("ROUTE__PREFIX", &unique("back")),
-    ]);
+    let variables = onto::nats(&server, &stream, &unique("back"), "structured");
     let place = Place::Nats { server: Arc::clone(&server), stream, variables };
     let bridge = place.bridge().await;
     publish(&bridge, &[event("record.created", "before", "r")]).await;
@@ -261,15 +232,7 @@ async fn on_a_guarded_kafka_the_right_to_read_is_enough_and_without_it_it_is_sai
     assert!(said.contains("grant this user Read on the topics"), "{said}");
 
     allow(Operation::Read);
-    let admin = variables(&[
-        ("BUS__TYPE", "kafka"),
-        ("KAFKA__BOOTSTRAP_SERVERS", secured.broker.bootstrap()),
-        ("KAFKA__TOPICS__ENSURE", "create"),
-        ("ROUTE__PREFIX", &prefix),
-    ]);
-    let admin: Vec<_> = admin.iter().map(|(name, value)| (&**name, &**value)).collect();
-    let bridge = Bridge::serving(config(&admin)).await;
-    ready(&bridge).await;
+    let bridge = onto::bridge(&onto::kafka(&secured.broker, &prefix, "structured")).await;
     publish(&bridge, &[event("record.created", "one", "r")]).await;
     assert_eq!(ids(&printed(&["tail", "--from", "beginning", "--count", "1"], &reader)), ["one"]);
     assert!(secured.broker.groups().iter().all(|group| !group.contains("attio-bridge")));
@@ -294,8 +257,7 @@ fn every_wrong_way_into_kafka_is_told_with_its_cause() {
 
 #[test]
 fn a_bad_bus_is_a_clear_error() {
-    let [port, _] = kafka::free_ports();
-    let address = format!("127.0.0.1:{port}");
+    let address = free_address();
     let kafka = variables(&[("BUS__TYPE", "kafka"), ("KAFKA__BOOTSTRAP_SERVERS", &address)]);
     let nats = variables(&[("BUS__TYPE", "nats"), ("NATS__SERVERS", &format!("nats://{address}"))]);
     let server = nats::shared();

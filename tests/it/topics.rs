@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use async_nats::ConnectOptions;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::setup::SECRET as CONFIGURED;
 use crate::support::client::eventually;
 use crate::support::kafka::security::{Door, PASSWORD, SECOND_USER, shared};
 use crate::support::kafka::variables::variables;
@@ -18,30 +17,15 @@ use crate::support::kept;
 use crate::support::nats::place::Place;
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
+use crate::support::program::{self, Variables, lent, printed, variables as named};
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::unique;
 use crate::support::watched::kit;
 
-type Variables = Vec<(String, String)>;
-
-/// The program with these arguments and variables.
-fn program(arguments: &[&str], variables: &Variables) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(arguments).env_clear().env("ATTIO_WEBHOOK_SECRET", CONFIGURED);
-    let variables = variables.iter().map(|(name, value)| (name, value));
-    command.envs(variables).stdin(Stdio::null()).output().expect("the program runs")
-}
-
 /// What `topics` prints.
 fn topics(arguments: &[&str], variables: &Variables) -> String {
-    let output = program(&[&["topics"], arguments].concat(), variables);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn named(pairs: &[(&str, &str)]) -> Variables {
-    pairs.iter().map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), (*value).to_owned())).collect()
+    printed(&[&["topics"], arguments].concat(), variables)
 }
 
 /// Every category at one address.
@@ -55,8 +39,7 @@ fn together(address: &str) -> Variables {
 }
 
 fn served(variables: &Variables) -> Served {
-    let borrowed: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    Served::start(&borrowed)
+    Served::start(&lent(variables))
 }
 
 const TASK: &str = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
@@ -133,7 +116,7 @@ async fn on_kafka_the_commands_make_what_a_restricted_user_needs() {
     for name in ["events", "unknown", "quarantine"] {
         assert_eq!(secured.broker.read_all(&format!("{prefix}.{name}")).len(), 1, "{name}");
     }
-    let checked = program(&["check", "--connect"], &config);
+    let checked = program::run(&["check", "--connect"], &config);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 }
 
@@ -194,7 +177,7 @@ async fn on_nats_the_stream_and_the_rights_are_what_a_restricted_user_needs() {
         assert_eq!(server.read_all(&place.stream).len(), 3);
         let log = served.log();
         assert!(!log.iter().any(|line| line.contains("differs") || line.contains("ermission")), "{log:?}");
-        let checked = program(&["check", "--connect"], &config);
+        let checked = program::run(&["check", "--connect"], &config);
         assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 
         // Nothing beside it.
@@ -348,7 +331,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         (&in_full(), vec!["--cluster", "A b"], "a name of Kubernetes"),
     ];
     for (config, arguments, words) in table {
-        let output = program(&[vec!["topics"], arguments].concat(), config);
+        let output = program::run(&[vec!["topics"], arguments].concat(), config);
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(words) && output.stdout.is_empty(), "{words}: {said}");

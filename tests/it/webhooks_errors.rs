@@ -7,6 +7,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, program};
+use crate::support::ports::free_address;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 const CREATE: [&str; 5] = ["create", "--target-url", URL, "--event", "record.created"];
@@ -154,8 +155,7 @@ fn how_long_attio_asks_to_wait_is_said() {
 
 #[test]
 fn an_address_that_nobody_listens_on_is_named() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{port}");
+    let url = format!("http://{}", free_address());
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", url.as_str())];
     program(&["webhooks", "list"], &variables).expect(1).says(&[&url, "cannot be reached", "try 6"]);
 }

@@ -88,6 +88,48 @@ fn drift_is_found_and_mended() {
 }
 
 #[test]
+fn what_is_applied_is_told_to_scripts_without_a_secret() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    let applied = attio.configured(&file, &["apply", "--yes", "--json"]).expect(0);
+    let ran = applied.says(&["+ production", "2 to create", "second: created"]);
+    let outcome = ran.json();
+    let webhooks = attio.store().webhooks.clone();
+    let of = |name: &str, url: String, action: &str, at: usize, path: &str| {
+        json!({ "name": name, "target_url": url, "action": action, "done": true,
+                "webhook_id": webhooks[at].webhook_id, "secret_file": attio.path(path) })
+    };
+    let second = format!("{URL}?second");
+    let expected = |action: &str| {
+        let changes = [
+            of("production", URL.into(), action, 0, "secret"),
+            of("second", second.clone(), action, 1, "secret-second"),
+        ];
+        json!({ "changes": changes, "error": null })
+    };
+    assert_eq!(outcome, expected("create"));
+    assert!(webhooks.iter().all(|webhook| !ran.stdout.contains(&webhook.secret)));
+    assert_eq!(attio.configured(&file, &["apply", "--json"]).expect(0).json(), expected("none"));
+    attio.store().webhooks[1].subscriptions[0].event_type = "note.created".into();
+    let changed = attio.configured(&file, &["apply", "--yes", "--json"]).expect(0).json();
+    assert_eq!([&changed["changes"][0]["action"], &changed["changes"][1]["action"]], ["none", "update"]);
+    assert_eq!(changed["changes"][1]["webhook_id"], json!(webhooks[1].webhook_id));
+}
+
+#[test]
+fn of_what_fails_midway_scripts_are_told_what_is_done() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.store().event_types.remove("task.created");
+    let failed = attio.configured(&file, &["apply", "--yes", "--json"]).expect(1);
+    let outcome = failed.says(&["error: ", "validation_type"]).json();
+    let done = |at: usize| (&outcome["changes"][at]["done"], &outcome["changes"][at]["webhook_id"]);
+    assert_eq!(done(0), (&json!(true), &json!(attio.only().webhook_id)));
+    assert_eq!(done(1), (&json!(false), &Value::Null));
+    assert!(outcome["error"].as_str().unwrap().contains("validation_type"), "{outcome}");
+}
+
+#[test]
 fn a_filter_that_means_the_same_is_no_drift() {
     let attio = Attio::start();
     let file = configuration(&attio);
@@ -137,6 +179,9 @@ fn without_a_place_for_its_secret_no_webhook_is_made() {
     );
     let file = attio.write("config.toml", &text);
     attio.configured(&file, &["apply", "--yes"]).expect(2).says(&["secret_file", "--show-secrets"]);
+    attio.configured(&file, &["apply", "--yes", "--json"]).expect(2).says(&["secret_file"]);
+    attio.configured(&file, &["apply", "--yes", "--json", "--show-secrets"]).expect(2);
+    assert_eq!(attio.asked("POST"), 0);
     let shown = attio.configured(&file, &["apply", "--yes", "--show-secrets"]).expect(0);
     assert!(shown.stdout.contains(&format!("secret of a: {}\n", attio.only().secret)));
 }
@@ -152,6 +197,7 @@ fn what_is_imported_is_what_exists() {
                    [sources.sales]\nsecrets = [{ label = \"a\", env = \"SECRET\" }]\n\
                    [bus]\ntype = \"stdout\"\n";
     let file = attio.write("config.toml", sources);
+    attio.configured(&file, &["plan"]).expect(0).says(&["has no [[webhooks]]", "webhooks import"]);
     let imported = attio.configured(&file, &["import"]).expect(0).stdout;
     assert!(imported.contains("source = \"sales\""), "{imported}");
     let file = attio.write("config.toml", &format!("{sources}\n{imported}"));

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
 use attio_bridge::attio::rotate::{Error, Places, Rotation, Step};
-use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
 use hyper::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::support::attio::{Attio, Ran};
+use crate::support::attio::{Attio, Deliveries, Ran};
 use crate::support::eventually;
 use crate::support::served::Served;
 
@@ -22,7 +21,7 @@ const URL: &str = "https://hooks.example.com/webhooks/attio";
 struct Site {
     attio: Attio,
     served: Served,
-    deliverer: Arc<Deliverer>,
+    deliverer: Arc<Deliveries>,
     config: std::path::PathBuf,
     places: Places,
 }
@@ -66,7 +65,7 @@ impl Site {
                     self.attio.block_on(bridge.takes(&probe, &secret)) == Ok(true)
                 });
             }
-            self.attio.block_on(rotation.perform(step.clone())).unwrap();
+            self.attio.block_on(rotation.perform(&step)).unwrap();
             step
         };
         std::iter::repeat_with(one).take(steps).collect()
@@ -86,9 +85,8 @@ impl Site {
         assert!(!world.is_finished());
         world.abort();
         self.attio.block_on(self.deliverer.settled());
-        let refused: Vec<_> =
-            self.deliverer.tries().into_iter().filter(|one| one.status != Some(200)).collect();
-        assert!(refused.is_empty(), "no delivery is refused: {refused:?}");
+        let statuses = self.deliverer.statuses();
+        assert!(statuses.iter().all(|status| *status == Some(200)), "no delivery is refused: {statuses:?}");
     }
 
     /// It is over, and nothing is left of it.
@@ -186,24 +184,44 @@ fn in_the_middle_of_it_apply_makes_nothing() {
 fn without_traffic_it_says_so_and_goes_on_later() {
     let site = Site::start();
     let old = site.attio.only().webhook_id;
-    let late = site.rotate(&["--timeout", "3s"]).expect(1);
+    let late = site.rotate(&["--timeout", "3s", "--json"]).expect(1);
     let late = late.says(&["not within 3s", "--wait none"]);
     assert!(late.stderr.contains("a delivery is verified") || late.stderr.contains("takes the new secret"));
-    site.rotate(&["--wait", "none"]).expect(0).says(&["going on", "rotated"]);
+    let first = late.json();
+    assert_eq!((&first["rotated"], &first["old_webhook_id"]), (&json!(false), &json!(old)), "{first}");
+    assert!(first["error"].as_str().unwrap().contains("not within 3s"), "{first}");
+    let ran = site.rotate(&["--wait", "none", "--json"]).expect(0).says(&["going on", "rotated"]);
     site.check(&old);
+    // Both together are a whole rotation, told without the secret.
+    let (second, new) = (ran.json(), site.attio.only());
+    let steps = [&first, &second].map(|outcome| outcome["steps"].as_array().unwrap().clone()).concat();
+    let steps: Vec<_> = steps.iter().map(|step| (&step["step"], &step["webhook_id"])).collect();
+    let (old, id) = (json!(old), json!(new.webhook_id));
+    let words = ["create", "awaken", "delete", "rename", "forget"].map(Value::from);
+    let of = [&Value::Null, &id, &old, &id, &id];
+    assert_eq!(steps, std::iter::zip(&words, of).collect::<Vec<_>>());
+    let told = json!({ "rotated": true, "old_webhook_id": old, "webhook_id": id, "target_url": URL,
+                       "secret_file": site.places.current, "steps": second["steps"], "error": null });
+    assert_eq!(second, told);
+    assert!(!late.stdout.contains(&new.secret) && !ran.stdout.contains(&new.secret));
 }
 
 #[test]
 fn what_it_needs_is_said() {
     let attio = Attio::start();
     attio.webhooks(&["rotate", "x"]).expect(2).says(&["--metrics", "--wait none"]);
-    attio.webhooks(&["rotate", "x", "--wait", "none"]).expect(1).says(&["is called \"x\""]);
+    attio
+        .webhooks(&["rotate", "x", "--wait", "none"])
+        .expect(1)
+        .says(&["is called \"x\"", "webhooks import"]);
     let one = "[sources.attio]\nsecrets = [{ label = \"a\", file = \"a\" }]\n[[webhooks]]\nname = \"x\"\n\
                source = \"attio\"\ntarget_url = \"https://a/webhooks/attio\"\nsecret_file = \"a\"\n\
                subscriptions = [{ event_type = \"note.created\" }]\n";
     let config = attio.write("config.toml", one);
     let ran = attio.configured(&config, &["rotate", "x", "--wait", "none"]).expect(1);
     ran.says(&["sources.attio.secrets needs two entries"]);
+    let ran = attio.configured(&config, &["rotate", "y", "--wait", "none"]).expect(1);
+    ran.says(&["is called \"y\"", "there is: x"]);
     assert_eq!(attio.asked("POST"), 0);
 }
 

@@ -122,7 +122,7 @@ fn a_secret_that_is_on_its_way_is_waited_for() {
     let attio = Attio::start();
     let path = attio.path("secret");
     attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
-    let child = begun(&attio, &path);
+    let child = begun(&attio, &create_into(&path));
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -138,9 +138,8 @@ fn a_secret_that_is_on_its_way_is_waited_for() {
 fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
     let attio = Attio::start();
     let path = attio.path("secret");
-    attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
-    attio.faults((0..10).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
-    let child = begun(&attio, &path);
+    stranded(&attio);
+    let child = begun(&attio, &create_into(&path));
     std::fs::write(&path, "somebody else's").unwrap();
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
@@ -152,11 +151,44 @@ fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody else's");
 }
 
-/// A `create` whose webhook Attio has made already, and not yet answered.
-fn begun(attio: &Attio, secret_file: &Path) -> Child {
+/// What a program reads has no secret in it, and stays what a program can read.
+#[test]
+fn beside_a_document_a_secret_is_lost_rather_than_told() {
+    let attio = Attio::start();
+    let path = attio.path("secret");
+    let config = format!(
+        "[sources.attio]\n[[webhooks]]\nname = \"a\"\nsource = \"attio\"\ntarget_url = \"{URL}\"\n\
+         secret_file = {path:?}\nsubscriptions = [{{ event_type = \"note.created\" }}]\n"
+    );
+    let config = attio.write("config.toml", &config);
+    stranded(&attio);
+    let child = begun(&attio, &["apply", "--yes", "--json", "--config", config.to_str().unwrap()]);
+    std::fs::write(&path, "somebody else's").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let (message, made) = (String::from_utf8(output.stderr).unwrap(), attio.only());
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains(&format!("the secret of webhook {} is lost", made.webhook_id)), "{message}");
+    let outcome: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert!(outcome["error"].as_str().unwrap().contains(&made.webhook_id), "{outcome}");
+    assert!(!message.contains(&made.secret) && !outcome.to_string().contains(&made.secret));
+}
+
+fn create_into(secret_file: &Path) -> [&str; 7] {
+    let path = secret_file.to_str().unwrap();
+    ["create", "--target-url", URL, "--event", "record.created", "--secret-file", path]
+}
+
+/// Attio takes its time to answer when it is asked to make a webhook, and does not delete it.
+fn stranded(attio: &Attio) {
+    attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
+    attio.faults((0..10).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
+}
+
+/// A verb whose webhook Attio has made already, and not yet answered.
+fn begun(attio: &Attio, arguments: &[&str]) -> Child {
     let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
-        .args(["webhooks", "create", "--target-url", URL, "--event", "record.created", "--secret-file"])
-        .arg(secret_file)
+        .arg("webhooks")
+        .args(arguments)
         .env_clear()
         .env("ATTIO_API_KEY", KEY)
         .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())

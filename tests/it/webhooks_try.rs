@@ -3,13 +3,13 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use attio_bridge::dev::attio::deliver::Deliverer;
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
 use attio_bridge::dev::attio::store::Status;
-use serde_json::Value;
 
-use crate::support::attio::{Attio, KEY};
+use serde_json::{Value, json};
+
+use crate::support::attio::{Attio, Deliveries, KEY};
 use crate::support::kafka::shared;
 use crate::support::served::Served;
 use crate::support::{eventually, unique};
@@ -22,7 +22,7 @@ const OTHER: &str = "the secret of another webhook, long enough";
 struct Site {
     attio: Attio,
     served: Served,
-    deliverer: Arc<Deliverer>,
+    deliverer: Arc<Deliveries>,
     config: std::path::PathBuf,
 }
 
@@ -42,6 +42,8 @@ impl Site {
             ),
         );
         let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
+        // Its topics have their leaders then, which the verb asks for where it begins to read.
+        eventually("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
         let deliverer = attio.deliverer(served.http, Times { hurry: 2000.0, ..Times::default() });
         Self { attio, served, deliverer, config }
     }
@@ -62,12 +64,35 @@ impl Site {
 #[test]
 fn an_event_goes_the_whole_way_and_nothing_is_left() {
     let site = Site::start();
-    site.attio.tell(&site.deliverer);
+    site.attio.block_on(async { site.deliverer.listen() });
     let arguments = site.arguments();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ran = site.attio.configured(&site.config, &arguments).expect(0);
-    ran.says(&["created webhook", "created record", "it is on try.", "it works"]);
+    let ran = ran.says(&["created webhook", "created record", "it is on try", "it works"]);
+    assert_eq!(ran.stdout, "");
     site.is_as_before();
+    arguments.push("--json");
+    let ran = site.attio.configured(&site.config, &arguments).expect(0).says(&["it works"]);
+    let outcome = ran.json();
+    let [webhook, record] = ["webhook_id", "record_id"].map(|name| outcome[name].as_str().unwrap());
+    assert!(ran.stderr.contains(webhook) && ran.stderr.contains(record), "{outcome} {}", ran.stderr);
+    assert!(outcome["address"].as_str().unwrap().ends_with(".record"), "{outcome}");
+    assert!(outcome["position"]["offset"].is_u64(), "{outcome}");
+    let rest = ["works", "left_behind", "error"].map(|name| outcome[name].clone());
+    assert_eq!(rest, [json!(true), json!([]), Value::Null]);
+    site.is_as_before();
+}
+
+#[test]
+fn without_a_bus_to_look_at_nothing_is_made() {
+    let attio = Attio::start();
+    let arguments =
+        ["try", "--target-url", "https://a.example.com/webhooks/attio", "--secret-file", "secret"];
+    attio.webhooks(&arguments).expect(78).says(&["bus.type: required"]);
+    let secret = ("ATTIO_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef");
+    let stdout = [secret, ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
+    attio.with(&stdout, &arguments).expect(2).says(&["nothing stays there", "\"kafka\" or \"nats\""]);
+    assert_eq!(attio.asked("POST"), 0);
 }
 
 /// Nobody delivers here.
@@ -76,7 +101,11 @@ fn what_does_not_come_is_told_and_ctrl_c_leaves_nothing_either() {
     let site = Site::start();
     let arguments = site.arguments();
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "20s"]).collect();
-    site.attio.configured(&site.config, &all).expect(3).says(&["not within 20s", "is on the bus"]);
+    let all = [&all[..], &["--json"]].concat();
+    let ran = site.attio.configured(&site.config, &all).expect(3).says(&["not within 20s", "is on the bus"]);
+    let outcome = ran.json();
+    assert_eq!((&outcome["works"], &outcome["address"]), (&json!(false), &Value::Null));
+    assert!(outcome["error"].as_str().unwrap().contains("not within 20s"), "{outcome}");
     site.is_as_before();
 
     let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
@@ -141,7 +170,7 @@ fn a_configuration_that_is_not_good_is_said_to_be_so() {
 #[test]
 fn the_event_of_another_webhook_proves_nothing() {
     let site = Site::start();
-    site.attio.tell(&site.deliverer);
+    site.attio.block_on(async { site.deliverer.listen() });
     site.attio.add("https://hooks.example.com/webhooks/attio", &[("record.created", Value::Null)]);
     site.attio.store().webhooks[0].secret = OTHER.into();
     let arguments = site.arguments();

@@ -51,6 +51,18 @@ fn one_is_shown_changed_and_deleted() {
 }
 
 #[test]
+fn what_is_deleted_is_told_to_scripts_though_not_all_of_it_could_be() {
+    let attio = Attio::start();
+    let ids = [attio.add(URL, &[]), attio.add(&format!("{URL}?2"), &[])];
+    let deleted = attio.webhooks(&["delete", &ids[0], "no-such-id", &ids[1], "--yes", "--json"]).expect(1);
+    let outcome = deleted.json();
+    assert_eq!(outcome["deleted"], json!([ids[0]]));
+    assert!(outcome["error"].as_str().unwrap().contains("no-such-id"), "{outcome}");
+    let outcome = attio.webhooks(&["delete", &ids[1], "--yes", "--json"]).expect(0).json();
+    assert_eq!(outcome, json!({ "deleted": [ids[1]], "error": null }));
+}
+
+#[test]
 fn create_subscribes_and_tells_the_secret_once() {
     let attio = Attio::start();
     let arguments = ["create", "--target-url", URL, "--event", "record.created", "--event", "note.updated"];

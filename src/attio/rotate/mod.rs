@@ -48,8 +48,35 @@ pub enum Step {
     Delete(Webhook),
     /// Give the successor the URL.
     Rename(Webhook),
-    /// Once nothing signed with the old secret is on its way: forget that secret.
-    Forget,
+    /// Once nothing signed with the old secret is on its way: forget that secret. This is the webhook
+    /// that is there from now on.
+    Forget(Webhook),
+}
+
+impl Step {
+    /// The word for it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Discard(_) => "discard",
+            Self::Awaken(_) => "awaken",
+            Self::Delete(_) => "delete",
+            Self::Rename(_) => "rename",
+            Self::Forget(_) => "forget",
+        }
+    }
+
+    /// What is there of the webhook that it is about.
+    pub const fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Create => None,
+            Self::Discard(webhook)
+            | Self::Awaken(webhook)
+            | Self::Delete(webhook)
+            | Self::Rename(webhook)
+            | Self::Forget(webhook) => Some(webhook),
+        }
+    }
 }
 
 /// Why a step failed.
@@ -120,7 +147,7 @@ impl<'a> Rotation<'a> {
     }
 
     /// Does a step. Whatever has to be waited for before it was waited for.
-    pub async fn perform(&self, step: Step) -> Result<(), Error> {
+    pub async fn perform(&self, step: &Step) -> Result<(), Error> {
         let Journal { target_url, subscriptions, .. } = &self.journal;
         match step {
             Step::Create => {
@@ -141,7 +168,7 @@ impl<'a> Rotation<'a> {
             Step::Rename(webhook) => {
                 self.client.update_webhook(&webhook.id.webhook_id, Some(target_url), None).await?;
             }
-            Step::Forget => {
+            Step::Forget(_) => {
                 copy(&self.places)?;
                 Journal::remove(&self.places.current)?;
             }
@@ -177,7 +204,7 @@ fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Er
         (Some(_), None, _) if !new => Ok(Step::Create),
         (None, Some(successor), None) => Ok(Step::Rename(successor)),
         // Files that are equal already have been made so by a Forget that was cut short.
-        (None, None, Some(_)) => Ok(Step::Forget),
+        (None, None, Some(webhook)) => Ok(Step::Forget(webhook)),
         (old, successor, _) => Err(Error::Lost(format!(
             "the rotation of webhook {} cannot go on: at Attio the old webhook is {}, its successor {}; look \
              with `webhooks list`, put the files right, and remove the .rotation file to begin anew",

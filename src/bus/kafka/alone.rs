@@ -4,6 +4,7 @@
 //! batches hold one message. Only what is refused there is the message's own fault.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::Message;
@@ -47,26 +48,41 @@ impl Suspects {
     }
 }
 
-/// The second client, made when it is first needed.
+/// The second client, made when it is needed and ended when it is not any more.
 pub(super) struct Alone {
     config: ClientConfig,
     suspects: Suspects,
     client: Option<Arc<Client>>,
+    /// When it was last needed.
+    needed: Option<Instant>,
 }
+
+/// How long the client is kept for the next refusal.
+const KEPT: Duration = Duration::from_secs(60);
 
 impl Alone {
     pub(super) fn new(config: &ClientConfig, suspects: Suspects) -> Self {
         let mut config = config.clone();
         config.set("batch.num.messages", "1");
-        Self { config, suspects, client: None }
+        Self { config, suspects, client: None, needed: None }
     }
 
-    /// Sends what waits. Their verdicts come by the client's own callbacks.
-    pub(super) fn send(&mut self, health: &Arc<Health>) {
-        if let Some(dead) = self.client.take_if(|client| client.client().fatal_error().is_some()) {
-            monitor::retire(dead);
+    /// Sends what waits. Their verdicts come by the client's own callbacks. A client that is dead, or that
+    /// nothing has needed for long, is ended.
+    pub(super) fn send(&mut self, health: &Arc<Health>, now: Instant) {
+        let suspects = self.suspects.take();
+        if !suspects.is_empty() {
+            self.needed = Some(now);
         }
-        for suspect in self.suspects.take() {
+        let idle = self.needed.is_none_or(|at| now.duration_since(at) >= KEPT);
+        let useless = |client: &mut Arc<Client>| {
+            let client = client.client();
+            client.fatal_error().is_some() || idle && client.context().pending() == 0
+        };
+        if let Some(useless) = self.client.take_if(useless) {
+            monitor::retire(useless);
+        }
+        for suspect in suspects {
             match self.client(health) {
                 Some(client) => send(client, suspect),
                 None => give_up(health, suspect),
@@ -113,4 +129,76 @@ fn give_up(health: &Health, suspect: Suspect) {
     let detail = "refused in a batch, and not sent again alone".into();
     suspect.pending.ticket.settle(Err(PublishError::Unavailable { detail }));
     health.settled();
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::bus::kafka::tests::{PATIENCE, TOPIC, bus_metrics, eventually, label, ticket};
+    use crate::bus::kafka::{Options, client_config};
+    use crate::pipeline::publish::Destination;
+
+    struct Bench {
+        mock: MockCluster<'static, DefaultProducerContext>,
+        health: Arc<Health>,
+        alone: Alone,
+        now: Instant,
+    }
+
+    fn bench() -> Bench {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic(TOPIC, 1, 1).unwrap();
+        let config = client_config::client_config(&Options::new(mock.bootstrap_servers())).unwrap();
+        let alone = Alone::new(&config, Suspects::default());
+        let health = Arc::new(Health::new(mock.bootstrap_servers(), bus_metrics()));
+        Bench { mock, health, alone, now: Instant::now() }
+    }
+
+    impl Bench {
+        /// What becomes of a suspect.
+        fn suspect(&mut self) -> &'static str {
+            let (ticket, verdict) = ticket();
+            let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
+            let payload = Some(b"{}".to_vec());
+            let message = OwnedMessage::new(payload, None, TOPIC.into(), Timestamp::NotAvailable, 0, 0, None);
+            self.health.handed_over();
+            let suspect = Suspect { pending: Pending { ticket, destination }, message };
+            assert!(self.alone.suspects.add(suspect).is_ok());
+            self.alone.send(&self.health, self.now);
+            let verdict = verdict.recv_timeout(PATIENCE).unwrap();
+            eventually("it has settled", || self.health.pending() == 0);
+            label(&verdict)
+        }
+
+        /// Whether there is a client after a look so much later.
+        fn has_client(&mut self, later: Duration) -> bool {
+            self.alone.send(&self.health, self.now + later);
+            self.alone.client.is_some()
+        }
+    }
+
+    #[test]
+    fn a_client_that_nothing_needs_any_more_is_ended() {
+        let mut bench = bench();
+        assert!(!bench.has_client(Duration::ZERO), "none is made before it is needed");
+        assert_eq!(bench.suspect(), "acknowledged");
+        assert!(bench.has_client(KEPT / 2));
+        assert!(!bench.has_client(KEPT));
+        assert_eq!(bench.suspect(), "acknowledged", "another is made");
+    }
+
+    #[test]
+    fn a_client_that_is_dead_is_ended_at_the_next_look_and_another_made() {
+        let mut bench = bench();
+        let fatal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        bench.mock.request_errors(RDKafkaApiKey::Produce, &[fatal]);
+        assert_eq!(bench.suspect(), "unavailable");
+        assert!(!bench.has_client(Duration::ZERO));
+        assert_eq!(bench.suspect(), "acknowledged");
+    }
 }

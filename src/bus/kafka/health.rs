@@ -40,6 +40,8 @@ struct Known {
     complaints: Complaints,
     down_detail: Arc<str>,
     suspects: BTreeSet<Arc<str>>,
+    /// What keeps the topics from taking events.
+    trouble: Option<Arc<str>>,
 }
 
 /// What is known of the broker.
@@ -68,6 +70,7 @@ impl Health {
             complaints: Complaints::default(),
             down_detail: "".into(),
             suspects: BTreeSet::new(),
+            trouble: None,
         };
         let (generation, pending) = (AtomicU64::new(0), AtomicU64::new(0));
         Self {
@@ -141,6 +144,16 @@ impl Health {
             Reach::Down => tracing::info!("kafka: a broker is back"),
             _ => tracing::info!(brokers = self.bootstrap, "kafka: first contact"),
         }
+    }
+
+    /// What keeps the topics from taking events, as found now.
+    pub(super) fn topics_lack(&self, trouble: Option<String>) {
+        self.known.lock().trouble = trouble.map(Arc::from);
+    }
+
+    /// What is waited for before the bus is ready, where that is known.
+    pub(super) fn lacks(&self) -> Option<Arc<str>> {
+        self.down().or_else(|| self.known.lock().trouble.clone())
     }
 
     /// Every topic that events can go to is there, or nobody asked.

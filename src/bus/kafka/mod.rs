@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::producer::{BaseRecord, Producer};
 
 pub use client_config::StartError;
@@ -84,8 +85,9 @@ impl Kafka {
 /// Checks that a client can be made of these options, without asking any broker.
 pub fn check(options: &Options) -> Result<(), StartError> {
     let mut config = client_config::client_config(options)?;
-    // Its only effect here would be a warning.
-    config.remove(client_config::CREATION_BY_ASKING);
+    // Its only effect here would be a warning; and a client that knows of no broker asks none.
+    config.remove(client_config::CREATION_BY_ASKING).remove("bootstrap.servers");
+    config.set_log_level(RDKafkaLogLevel::Emerg);
     let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
     client.map(drop).map_err(client_config::creation_error)
 }
@@ -116,6 +118,10 @@ impl Bus for Kafka {
 
     fn state(&self) -> BusState {
         self.health.state()
+    }
+
+    fn lacks(&self) -> Option<Arc<str>> {
+        self.health.lacks()
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

@@ -111,7 +111,7 @@ impl Monitor {
     /// One look at everything; then how long to sleep if nobody nudges.
     fn round(&mut self, doubt: bool) -> Duration {
         let mut next = IDLE;
-        self.alone.send(&self.health);
+        self.alone.send(&self.health, Instant::now());
         if self.client.load().client().fatal_error().is_some() {
             next = next.min(self.rebuild());
         }
@@ -168,6 +168,7 @@ impl Monitor {
         let Some(keeper) = &mut self.keeper else { return IDLE };
         let client = self.client.load();
         let there = if keeper.is_off() { Ok(true) } else { keeper.round(client.client(), &self.config) };
+        self.health.topics_lack(keeper.trouble());
         match there {
             Ok(true) => {
                 self.health.topics_there();

@@ -16,9 +16,9 @@ use crate::metrics::{Labels, Metrics};
 use crate::pipeline::publish::{Destination, Settle, Verdict};
 
 /// Far longer than anything takes here, on a machine that is busy with something else.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-const TOPIC: &str = "attio.record";
+pub(super) const TOPIC: &str = "attio.record";
 
 pub(super) fn bus_metrics() -> BusMetrics {
     metrics().bus()
@@ -26,14 +26,10 @@ pub(super) fn bus_metrics() -> BusMetrics {
 
 fn metrics() -> Arc<Metrics> {
     Metrics::new(Labels {
-        sources: vec![],
-        reasons: vec![],
-        categories: vec![],
-        event_results: vec![],
-        signature_results: vec![],
         publish_results: PublishError::LABELS.to_vec(),
         bus: "kafka",
         destinations: vec![TOPIC.into()],
+        ..Labels::default()
     })
 }
 
@@ -43,6 +39,12 @@ impl Settle for Tell {
     fn settle(self: Box<Self>, verdict: Verdict) {
         let _ = self.0.send(verdict);
     }
+}
+
+/// A ticket, and where its verdict comes.
+pub(super) fn ticket() -> (Ticket, Receiver<Verdict>) {
+    let (tell, verdict) = sync_channel(1);
+    (Ticket::new(Box::new(Tell(tell)), metrics().publish(TOPIC), None), verdict)
 }
 
 struct Bench {
@@ -95,7 +97,7 @@ impl Bench {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
@@ -103,7 +105,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn label(verdict: &Verdict) -> &'static str {
+pub(super) fn label(verdict: &Verdict) -> &'static str {
     verdict.as_ref().map_or_else(PublishError::label, |_| "acknowledged")
 }
 

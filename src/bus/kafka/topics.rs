@@ -1,6 +1,6 @@
 //! Looks whether the topics are there, and makes them where asked to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,9 @@ pub(super) enum Found {
     There,
     Missing,
     Forbidden,
-    /// It is there and has no leader yet, or the broker cannot say.
+    /// It is there, and this partition of it has no leader.
+    Leaderless(i32),
+    /// It has no partitions yet, or the broker cannot say.
     NotYet,
 }
 
@@ -41,17 +43,23 @@ pub(super) fn look<C: ClientContext>(
     let metadata = client.fetch_metadata(Some(topic), within)?;
     let found = metadata.topics().iter().find(|found| found.name() == topic);
     let Some(found) = found else { return Ok(Found::Missing) };
-    Ok(match found.error().map(Code::from) {
-        // A topic that was just made has partitions before they have leaders.
-        None if found.partitions().is_empty() => Found::NotYet,
-        None if found.partitions().iter().any(|part| part.leader() < 0 || part.error().is_some()) => {
-            Found::NotYet
-        }
-        None => Found::There,
-        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic) => Found::Missing,
-        Some(Code::TopicAuthorizationFailed) => Found::Forbidden,
-        Some(_) => Found::NotYet,
+    let partitions = found.partitions();
+    let leaderless = partitions.iter().find(|part| part.leader() < 0 || part.error().is_some());
+    Ok(match (found.error().map(Code::from), leaderless) {
+        (None, None) if partitions.is_empty() => Found::NotYet,
+        (None, None) => Found::There,
+        (None, Some(partition)) => Found::Leaderless(partition.id()),
+        (Some(code), _) => self::found(code),
     })
+}
+
+/// What an error about a topic means.
+pub(super) const fn found(code: Code) -> Found {
+    match code {
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Found::Missing,
+        Code::TopicAuthorizationFailed => Found::Forbidden,
+        _ => Found::NotYet,
+    }
 }
 
 /// Sees to it that every topic is there. Each topic is asked about by its own name: a list of all
@@ -61,6 +69,8 @@ pub(super) struct Keeper {
     options: Topics,
     /// Those that were there when they were asked about: a round may be too short for all.
     there: BTreeSet<Arc<str>>,
+    /// As found in the last round: a topic that was just made has partitions before they have leaders.
+    leaderless: Leaderless,
     /// What was logged last, so that only changes are.
     said: Option<Trouble>,
     creation_error: Option<String>,
@@ -71,17 +81,43 @@ pub(super) struct Keeper {
 struct Trouble {
     missing: BTreeSet<Arc<str>>,
     forbidden: BTreeSet<Arc<str>>,
+    leaderless: Leaderless,
 }
+
+/// Topics, each with one of its partitions that has no leader; without one where the broker cannot say.
+type Leaderless = BTreeMap<Arc<str>, Option<i32>>;
 
 impl Trouble {
     fn is_none(&self) -> bool {
-        self.missing.is_empty() && self.forbidden.is_empty()
+        self.missing.is_empty() && self.forbidden.is_empty() && self.leaderless.is_empty()
+    }
+
+    fn leaderless(&self) -> String {
+        let name = |(topic, partition): (&Arc<str>, &Option<i32>)| match partition {
+            Some(partition) => format!("{topic} (partition {partition})"),
+            None => topic.to_string(),
+        };
+        self.leaderless.iter().map(name).collect::<Vec<_>>().join(", ")
     }
 }
 
 impl Keeper {
     pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
-        Self { topics, options, there: BTreeSet::new(), said: None, creation_error: None }
+        let (there, leaderless) = (BTreeSet::new(), Leaderless::new());
+        Self { topics, options, there, leaderless, said: None, creation_error: None }
+    }
+
+    /// Why the bridge is not ready, as the last round found it.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let said = self.said.as_ref()?;
+        let kinds = [
+            ("topics are missing", join(&said.missing)),
+            ("not authorised on topics", join(&said.forbidden)),
+            ("topics without a leader", said.leaderless()),
+        ];
+        let kinds = kinds.iter().filter(|(_, names)| !names.is_empty());
+        let text = kinds.map(|(what, names)| format!("{what}: {names}")).collect::<Vec<_>>().join("; ");
+        (!text.is_empty()).then_some(text)
     }
 
     /// True where nobody wants to know.
@@ -96,7 +132,7 @@ impl Keeper {
         config: &ClientConfig,
     ) -> Result<bool, KafkaError> {
         let deadline = Instant::now() + ROUND;
-        let (mut trouble, mut waiting) = (Trouble::default(), false);
+        let (mut trouble, mut waiting, mut leaderless) = (Trouble::default(), false, Leaderless::new());
         for topic in &self.topics {
             if self.there.contains(topic) {
                 continue;
@@ -105,15 +141,22 @@ impl Keeper {
             if left.is_zero() {
                 // What was found is dealt with, and the next round asks about the rest.
                 waiting = true;
-                break;
+                leaderless
+                    .extend(self.leaderless.get_key_value(topic).map(|(topic, at)| (topic.clone(), *at)));
+                continue;
             }
             match look(client, topic, left)? {
                 Found::There => drop(self.there.insert(topic.clone())),
                 Found::Missing => drop(trouble.missing.insert(topic.clone())),
                 Found::Forbidden => drop(trouble.forbidden.insert(topic.clone())),
-                Found::NotYet => waiting = true,
+                Found::Leaderless(partition) => drop(leaderless.insert(topic.clone(), Some(partition))),
+                Found::NotYet => drop(leaderless.insert(topic.clone(), None)),
             }
         }
+        waiting |= !leaderless.is_empty();
+        let before = std::mem::replace(&mut self.leaderless, leaderless);
+        let lasts = self.leaderless.iter().filter(|(topic, _)| before.contains_key(*topic));
+        trouble.leaderless = lasts.map(|(topic, partition)| (topic.clone(), *partition)).collect();
         if !trouble.missing.is_empty() && self.options.ensure == Ensure::Create {
             self.create(&trouble.missing, config);
             waiting = true;
@@ -147,16 +190,29 @@ impl Keeper {
                  client; not ready until then"
             );
         }
+        if !now.leaderless.is_empty() {
+            tracing::warn!(
+                topics = now.leaderless(),
+                "kafka: partitions have no leader: see which of the brokers are away; not ready until each \
+                 partition has one"
+            );
+        }
         self.said = Some(now);
     }
 
     fn create(&mut self, missing: &BTreeSet<Arc<str>>, config: &ClientConfig) {
-        let problem = match create(missing, &self.options, config) {
-            Ok(failed) if failed.is_empty() => {
-                tracing::info!(topics = join(missing), "kafka: topics made");
-                None
-            }
-            Ok(failed) => Some(failed.join("; ")),
+        let problem = match create(missing, &self.options, config, Create::Make) {
+            Ok(refused) => match refused.first() {
+                None => {
+                    tracing::info!(topics = join(missing), "kafka: topics made");
+                    None
+                }
+                Some((_, code)) => {
+                    let each: Vec<_> =
+                        refused.iter().map(|(topic, code)| format!("{topic}: {code}")).collect();
+                    Some(format!("{}: {}", each.join("; "), advice(*code)))
+                }
+            },
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = &problem
@@ -168,22 +224,45 @@ impl Keeper {
     }
 }
 
-/// Makes topics; then what went wrong, by topic. One that another replica has just made is fine.
-fn create(
+/// What the broker is asked to do about topics that are missing.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Create {
+    /// To make them.
+    Make,
+    /// To say whether it would, within a time.
+    Look(Duration),
+}
+
+/// Makes topics, or asks whether they would be made; then those that are refused, and why. One that
+/// another replica has just made is fine.
+pub(super) fn create(
     missing: &BTreeSet<Arc<str>>,
     options: &Topics,
     config: &ClientConfig,
-) -> Result<Vec<String>, KafkaError> {
+    what: Create,
+) -> Result<Vec<(String, Code)>, KafkaError> {
     let settings = settings(options);
     let topics: Vec<_> = missing.iter().map(|name| new_topic(name, options, &settings)).collect();
     let admin: AdminClient<DefaultClientContext> = without_publishing(config).create()?;
-    let limits = AdminOptions::new().operation_timeout(Some(CREATION)).request_timeout(Some(CREATION));
-    let made = block_on(admin.create_topics(&topics, &limits))?;
-    let failed = made.into_iter().filter_map(Result::err);
-    Ok(failed
-        .filter(|(_, code)| *code != Code::TopicAlreadyExists)
-        .map(|(topic, code)| format!("{topic}: {code}"))
-        .collect())
+    let (within, look) = match what {
+        Create::Make => (CREATION, false),
+        Create::Look(within) => (within, true),
+    };
+    let limits = AdminOptions::new().operation_timeout(Some(within)).request_timeout(Some(within));
+    let made = block_on(admin.create_topics(&topics, &limits.validate_only(look)))?;
+    let refused = made.into_iter().filter_map(Result::err);
+    Ok(refused.filter(|(_, code)| *code != Code::TopicAlreadyExists).collect())
+}
+
+/// What to do about topics that the broker does not make.
+pub(super) fn advice(code: Code) -> &'static str {
+    match code {
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            "grant Create on the topics to the user of this client, or create them yourself: `attio-bridge topics` \
+             says how"
+        }
+        _ => "check kafka.topics.*, or create them yourself: `attio-bridge topics` says how",
+    }
 }
 
 fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]) -> NewTopic<'a> {

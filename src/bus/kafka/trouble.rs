@@ -20,7 +20,7 @@ pub(super) enum Step {
 }
 
 /// Parts of librdkafka's texts, how far the client got, and what to do.
-const KNOWN: [(&str, Step, &str); 14] = [
+const KNOWN: [(&str, Step, &str); 15] = [
     ("connecting to a PLAINTEXT broker listener", Step::Tls, NO_TLS),
     ("connecting to a SSL broker listener", Step::Tls, TLS),
     ("certificate verify failed", Step::Tls, ""),
@@ -32,11 +32,17 @@ const KNOWN: [(&str, Step, &str); 14] = [
     ("mechanism handshake failed", Step::Login, "set kafka.sasl_mechanism to one that the listener takes"),
     ("SASL authentication error", Step::Login, "check kafka.sasl_username and kafka.sasl_password"),
     ("SASL", Step::Login, "check kafka.security_protocol and kafka.sasl_*"),
-    ("Failed to resolve", Step::Reach, "check the names in kafka.bootstrap_servers"),
-    ("Connection refused", Step::Reach, "check the address, and that the broker runs"),
-    ("timed out", Step::Reach, "check the address, and the firewalls on the way"),
+    ("Failed to resolve", Step::Reach, NAME),
+    ("failed to lookup address", Step::Reach, NAME),
+    (
+        "Connection refused",
+        Step::Reach,
+        "check the address in kafka.bootstrap_servers, and that the broker runs",
+    ),
+    ("timed out", Step::Reach, "check the address in kafka.bootstrap_servers, and the firewalls on the way"),
 ];
 
+const NAME: &str = "check the names in kafka.bootstrap_servers";
 const NO_TLS: &str = "the listener speaks no TLS: use the port of one that does; only in a network you trust, \
                       set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
 const TLS: &str = "the listener speaks TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";

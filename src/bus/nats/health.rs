@@ -1,7 +1,8 @@
 //! What is known of the server: written by the client's events and the monitor, read by everyone.
 //!
-//! Whether there is a connection is the client's own word ([`State`]), which it gives before its
-//! events; the events make log lines, metrics and nudges of it.
+//! Whether there is a connection is the client's own word ([`State`]); its events make log lines, metrics
+//! and nudges of it. It drops events that come faster than they are read, so now and then its word is
+//! compared with what its events have told ([`Health::compare`]).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
-use async_nats::{ClientError, Event, ServerError};
+use async_nats::{Client, ClientError, Event, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -20,7 +21,12 @@ use crate::pipeline::publish::BusState;
 /// The same complaint of the client is logged again after this.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
 
+/// Between two comparisons of what the client's events have told with the client's own word.
+const COMPARE_AGAIN: Duration = Duration::from_secs(1);
+
 struct Known {
+    /// What the events have told.
+    connected: bool,
     /// A try to connect has failed, or a connection was lost, since the last connection.
     failed: bool,
     contact: bool,
@@ -29,6 +35,8 @@ struct Known {
     ready: bool,
     cause: Option<Arc<str>>,
     complained: Option<Instant>,
+    /// What keeps the stream from taking every event.
+    unfit: Option<Arc<str>>,
 }
 
 /// What is known of the server.
@@ -48,8 +56,16 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(servers: String, metrics: BusMetrics) -> Self {
         metrics.up.set(0);
-        let known =
-            Known { failed: false, contact: false, fit: false, ready: false, cause: None, complained: None };
+        let known = Known {
+            connected: false,
+            failed: false,
+            contact: false,
+            fit: false,
+            ready: false,
+            cause: None,
+            complained: None,
+            unfit: None,
+        };
         Self {
             known: Mutex::new(known),
             losses: AtomicU64::new(0),
@@ -135,8 +151,36 @@ impl Health {
         }
     }
 
+    /// Compares for ever.
+    pub(super) async fn keep_true(self: Arc<Self>, client: Client) {
+        let statistics = client.statistics();
+        loop {
+            tokio::time::sleep(COMPARE_AGAIN).await;
+            self.compare(client.connection_state(), statistics.connects.load(Ordering::Relaxed));
+        }
+    }
+
+    /// Compares what the events have told with the client's own word and the connections it has made so
+    /// far: what it had no room to tell is made up for.
+    pub(super) fn compare(&self, connection: State, connects: u64) {
+        let told = self.known.lock().connected;
+        match (told, connection) {
+            (false, State::Connected) => self.reached(),
+            (true, State::Disconnected) => self.lost(),
+            // Every connection but the first comes after a loss.
+            (true, State::Connected) if connects > self.losses() + 1 => {
+                self.lost();
+                self.reached();
+            }
+            _ => {}
+        }
+    }
+
     fn reached(&self) {
         let mut known = self.known.lock();
+        if std::mem::replace(&mut known.connected, true) {
+            return;
+        }
         let again = std::mem::replace(&mut known.contact, true);
         known.failed = false;
         known.cause = None;
@@ -153,10 +197,15 @@ impl Health {
     }
 
     fn lost(&self) {
+        let mut known = self.known.lock();
+        if !std::mem::replace(&mut known.connected, false) {
+            return;
+        }
+        known.failed = true;
+        self.metrics.up.set(0);
+        drop(known);
         self.losses.fetch_add(1, Ordering::AcqRel);
         self.lost.notify_waiters();
-        self.known.lock().failed = true;
-        self.metrics.up.set(0);
         tracing::warn!(servers = self.servers, "nats: connection lost; answering 503 until one is back");
     }
 
@@ -174,6 +223,16 @@ impl Health {
             let cause = format!("{cause}{}", advice(cause));
             tracing::warn!(cause, servers = self.servers, "nats: trouble with a server");
         }
+    }
+
+    /// The stream does not take every event.
+    pub(super) fn unfit(&self, reasons: &[String]) {
+        self.known.lock().unfit = Some(reasons.join("; ").into());
+    }
+
+    /// What is waited for before the bus is ready, where that is known.
+    pub(super) fn lacks(&self, connection: State) -> Option<Arc<str>> {
+        self.down(connection).or_else(|| self.known.lock().unfit.clone())
     }
 
     /// The stream takes every event, or nobody asked.
@@ -223,6 +282,12 @@ pub(super) fn advice(cause: &str) -> &'static str {
         ": what answers there seems to speak no TLS: check nats.servers, and tls in the server's configuration"
     } else if cause.contains("tls") || cause.contains("certificate") {
         ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate"
+    } else if cause.contains("connection refused") {
+        ": check the address in nats.servers, and that the server runs"
+    } else if cause.contains("dns error") {
+        ": check the names in nats.servers"
+    } else if cause.contains("timed out") || cause.contains("no answer") {
+        ": check the address in nats.servers, and the firewalls on the way"
     } else {
         ""
     }
@@ -234,16 +299,7 @@ mod tests {
     use crate::metrics::{Labels, Metrics};
 
     fn health() -> (Health, BusMetrics) {
-        let metrics = Metrics::new(Labels {
-            sources: vec![],
-            reasons: vec![],
-            categories: vec![],
-            event_results: vec![],
-            signature_results: vec![],
-            publish_results: vec![],
-            bus: "nats",
-            destinations: vec![],
-        });
+        let metrics = Metrics::new(Labels { bus: "nats", ..Labels::default() });
         (Health::new("nats:4222".into(), metrics.bus()), metrics.bus())
     }
 
@@ -266,7 +322,24 @@ mod tests {
         assert_eq!(&*told(), "no server of nats:4222 can be reached: IO error");
         health.complain("IO error: connection refused");
         health.event(&Event::ClientError(ClientError::Other("IO error".into())));
-        assert!(told().ends_with("connection refused"), "the fuller text stays");
+        assert!(
+            told()
+                .ends_with("connection refused: check the address in nats.servers, and that the server runs")
+        );
+    }
+
+    #[test]
+    fn what_keeps_a_client_out_is_told_with_what_to_do() {
+        let table = [
+            ("IO error: Connection refused (os error 111)", "that the server runs"),
+            ("DNS error: failed to lookup address information: Name or service not known", "the names in"),
+            ("timed out", "firewalls"),
+            ("no answer within 6s", "firewalls"),
+            ("TLS error: invalid peer certificate: UnknownIssuer", "nats.ca_file"),
+        ];
+        for (cause, part) in table {
+            assert!(advice(cause).starts_with(": check ") && advice(cause).contains(part), "{cause}");
+        }
     }
 
     #[test]
@@ -283,5 +356,25 @@ mod tests {
         health.event(&Event::Connected);
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
         assert_eq!((health.cause(), health.down(State::Connected)), (None, None));
+    }
+
+    #[test]
+    fn what_the_client_had_no_room_to_tell_is_made_up_for() {
+        let (health, metrics) = health();
+        health.fit();
+        health.compare(State::Pending, 0);
+        assert_eq!((metrics.up.get(), health.losses()), (0, 0), "there was nothing to tell");
+        health.compare(State::Connected, 1);
+        assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
+        health.compare(State::Disconnected, 1);
+        assert_eq!((metrics.up.get(), health.losses()), (0, 1));
+        health.event(&Event::Connected);
+        health.compare(State::Connected, 2);
+        assert_eq!((metrics.up.get(), health.losses()), (1, 1), "all of this was told");
+        health.compare(State::Connected, 3);
+        assert_eq!((metrics.up.get(), health.losses()), (1, 2), "lost and made again between two looks");
+        health.event(&Event::Connected);
+        health.compare(State::Connected, 3);
+        assert_eq!((metrics.up.get(), health.losses()), (1, 2), "what is told late changes nothing");
     }
 }

@@ -55,7 +55,7 @@ pub struct Nats {
     content_mode: ContentMode,
     publish_timeout: Duration,
     runtime: Handle,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
 }
 
 /// The client, and what is known beside it.
@@ -85,8 +85,11 @@ impl Nats {
             .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
-        let hearing = runtime.spawn(Arc::clone(&acks).hear(replies));
-        let tasks = [hearing.abort_handle(), runtime.spawn(monitor.run()).abort_handle()];
+        let tasks = [
+            runtime.spawn(Arc::clone(&acks).hear(replies)).abort_handle(),
+            runtime.spawn(monitor.run()).abort_handle(),
+            runtime.spawn(Arc::clone(&health).keep_true(client.clone())).abort_handle(),
+        ];
         let publish_timeout = options.publish_timeout;
         let link = Arc::new(Link { client, health, stream });
         Ok(Arc::new(Self { acks, link, content_mode, publish_timeout, runtime, tasks }))
@@ -122,6 +125,10 @@ impl Bus for Nats {
 
     fn state(&self) -> BusState {
         self.link.health.state(self.link.client.connection_state())
+    }
+
+    fn lacks(&self) -> Option<Arc<str>> {
+        self.link.health.lacks(self.link.client.connection_state())
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

@@ -59,11 +59,12 @@ impl Monitor {
                 return AGAIN;
             }
         };
-        let fit = found.unfit.is_empty();
-        self.say(found);
-        if !fit {
+        if !found.unfit.is_empty() {
+            self.health.unfit(&found.unfit);
+            self.say(found);
             return AGAIN;
         }
+        self.say(found);
         self.health.fit();
         IDLE
     }

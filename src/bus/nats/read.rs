@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Config, Stream};
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use humantime::format_duration;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -43,8 +45,8 @@ pub async fn read(
     sink: Sink,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, ReadError> {
-    let said = Arc::default();
-    let client = reach(&options, &said).await?;
+    let (said, back) = (Arc::default(), Arc::default());
+    let client = reach(&options, &said, Arc::clone(&back)).await?;
     let stream = jetstream::new(client).get_stream(&options.stream.name).await;
     let name = options.stream.name.clone();
     let stream = stream.map_err(|error| broken(format!("stream {name}: {error}{}", heard(&said))))?;
@@ -57,6 +59,7 @@ pub async fn read(
         begin: plan.begin,
         follow: plan.follow,
         said,
+        back,
         consumer: None,
     };
     let feed = worker.consume().await.map_err(|error| broken(format!("stream {name}: {error}")))?;
@@ -83,11 +86,16 @@ fn heard(said: &Said) -> String {
     })
 }
 
-async fn reach(options: &Options, said: &Said) -> Result<Client, ReadError> {
+/// `back` is told of every connection after the first.
+async fn reach(options: &Options, said: &Said, back: Arc<Notify>) -> Result<Client, ReadError> {
     let said = Arc::clone(said);
+    let lost = AtomicBool::new(false);
     let settings = connect::settings(options)?.event_callback(move |event| {
-        if let Event::ServerError(ServerError::Other(text)) = &event {
-            *said.lock() = Some(text.clone());
+        match event {
+            Event::ServerError(ServerError::Other(text)) => *said.lock() = Some(text),
+            Event::Disconnected => lost.store(true, Ordering::Relaxed),
+            Event::Connected if lost.load(Ordering::Relaxed) => back.notify_one(),
+            _ => {}
         }
         std::future::ready(())
     });
@@ -108,6 +116,8 @@ struct Worker {
     begin: Begin,
     follow: bool,
     said: Said,
+    /// Tells of a connection that is there again.
+    back: Arc<Notify>,
     /// The name of the consumer that is on the server now.
     consumer: Option<String>,
     /// The sequence of the last message that was read, or is not wanted.
@@ -183,7 +193,12 @@ impl Worker {
 
     async fn drain(&mut self, feed: &mut Feed, sink: &Sink) -> End {
         while self.follow || feed.pending > 0 {
-            let message = match feed.messages.next().await {
+            let message = tokio::select! {
+                message = feed.messages.next() => message,
+                // What was asked for on the old connection may never come, and is missed only much later.
+                () = self.back.notified() => return End::Lost("the connection was lost".into()),
+            };
+            let message = match message {
                 Some(Ok(message)) => message,
                 Some(Err(error)) => return End::Lost(error.to_string()),
                 None => return End::Lost("the consumer has ended".into()),

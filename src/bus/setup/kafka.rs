@@ -17,14 +17,14 @@ const KAFKAS_LARGEST: usize = 1_048_588;
 /// What a batch of one message adds to it, generously.
 const BATCH: usize = 1024;
 
-/// What is needed.
+/// What a cluster must have and grant.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kafka {
     /// Where the configuration reaches the cluster.
     pub bootstrap_servers: String,
     /// Who the bridge is, as `User:NAME`.
     pub principal: String,
-    /// Every topic.
+    /// Every topic that events can go to, quarantine among them.
     pub topics: Vec<Topic>,
     /// What the principal must be allowed on each topic, and on nothing else.
     pub operations: Vec<&'static str>,
@@ -33,7 +33,7 @@ pub struct Kafka {
     pub(super) login: Login,
 }
 
-/// One topic.
+/// One topic, as it is to be made.
 #[derive(Clone, Debug, Serialize)]
 pub struct Topic {
     /// Its name.

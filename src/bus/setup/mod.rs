@@ -8,7 +8,7 @@ mod terraform;
 
 use super::inspect::Demand;
 use super::{Kind, Options};
-pub use kafka::{Kafka, Topic};
+pub use kafka::Kafka;
 pub use nats::Nats;
 
 /// Who the bridge is to the broker where neither the configuration nor the operator says it.
@@ -27,7 +27,7 @@ pub enum Format {
     Nats,
 }
 
-/// What is needed.
+/// What the bus of a configuration must have and grant.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(tag = "bus", rename_all = "lowercase")]
 pub enum Setup {

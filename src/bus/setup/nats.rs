@@ -11,7 +11,7 @@ use crate::bus::nats::wanted_stream;
 /// What a server takes unless it is told otherwise. Source: the NATS server's configuration, `max_payload`.
 const NATS_LARGEST: usize = 1_048_576;
 
-/// What is needed.
+/// What a server must have and grant.
 #[derive(Clone, Debug, Serialize)]
 pub struct Nats {
     /// The stream, as JetStream's own API has it.

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -38,6 +39,8 @@ pub struct Queue {
     left: Condvar,
     /// Counts what is dropped.
     dropped: IntCounter,
+    /// The thread that writes. What it says itself is never dropped: it is how many lines were.
+    writer: OnceLock<ThreadId>,
 }
 
 #[derive(Default)]
@@ -62,9 +65,10 @@ impl Queue {
         tell: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
         let (state, came, left) = (Mutex::default(), Condvar::new(), Condvar::new());
-        let queue = Arc::new(Self { state, came, left, dropped });
+        let queue = Arc::new(Self { state, came, left, dropped, writer: OnceLock::new() });
         let lines = Arc::clone(&queue);
         std::thread::Builder::new().name("log".into()).spawn(move || {
+            lines.writer.get_or_init(|| std::thread::current().id());
             loop {
                 let batch = lines.next();
                 lines.write(&mut out, &batch);
@@ -79,7 +83,8 @@ impl Queue {
     /// Takes a line, or drops it.
     fn push(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        if state.dropped > 0 || state.lines.len() >= ROOM {
+        let full = state.dropped > 0 || state.lines.len() >= ROOM;
+        if full && self.writer.get() != Some(&std::thread::current().id()) {
             state.dropped += 1;
             self.dropped.inc();
             return;
@@ -222,6 +227,31 @@ mod tests {
         queue.push(b"and on");
         queue.flush();
         assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["and on"]);
+    }
+
+    #[test]
+    fn how_many_were_dropped_is_said_however_many_lines_come_meanwhile() {
+        let (permit, permits) = sync_channel(0);
+        let (taken, lines) = sync_channel(8 * ROOM);
+        let own: Arc<OnceLock<Arc<Queue>>> = Arc::default();
+        let fill = |queue: &Queue| (0..2 * ROOM).for_each(|_| queue.push(b"line"));
+        let (into, again) = (Arc::clone(&own), std::cell::Cell::new(false));
+        let tell = move |dropped: u64| {
+            let queue = into.get().expect("nothing is dropped before");
+            if !again.replace(true) {
+                std::thread::scope(|scope| drop(scope.spawn(|| fill(queue))));
+            }
+            queue.push(format!("dropped {dropped}").as_bytes());
+        };
+        let counted = IntCounter::new("dropped", "Dropped.").expect("a name");
+        let queue = Queue::start(Pipe { permits, taken }, counted.clone(), tell).expect("a thread");
+        let _ = own.set(Arc::clone(&queue));
+        fill(&queue);
+        drop(permit);
+        queue.flush();
+        let told = |line: String| line.strip_prefix("dropped ")?.parse::<u64>().ok();
+        let told: Vec<u64> = lines.try_iter().filter_map(told).collect();
+        assert_eq!((told.len(), told.iter().sum()), (2, counted.get()), "{told:?}");
     }
 
     #[test]

@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Exit, Selection, Session, fail};
+use super::{Exit, Selection, Session};
 use crate::cli::reading::write;
-use crate::cli::{print, say};
+use crate::cli::{fail, print, say};
 use crate::consumer::quarantined::Quarantined;
 
 const AFTER_HELP: &str = "\
 Of each piece two files are written: ID.raw, its bytes as they came, to be looked at or mended; and
 ID.json, the CloudEvent of quarantine with its bytes, source, key and place. Replay takes either.
+The path of each ID.raw is printed, one a line. For a program it is all in --to -, which prints
+JSON Lines and writes no file; there is no --json beside it.
 
 Example: everything into a folder
   attio-bridge quarantine export --to quarantined
@@ -35,22 +37,15 @@ pub struct Arguments {
 }
 
 /// Writes pieces.
-pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
-    let pieces = match arguments.selection.read_named(session, &arguments.ids).await {
-        Ok(pieces) => pieces,
-        Err(exit) => return exit,
-    };
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+    let pieces = arguments.selection.read_named(session, &arguments.ids).await?;
     let written = match arguments.to.to_str() {
         Some("-") => pieces.iter().try_for_each(|piece| write(&piece.event.to_json()).map(drop)),
         _ => files(&arguments.to, &pieces),
     };
-    match written {
-        Ok(()) => {
-            say(format_args!("exported {}", pieces.len()));
-            Exit::Done
-        }
-        Err(error) => fail(format_args!("{}: {error}", arguments.to.display())),
-    }
+    written.map_err(|error| fail(format_args!("{}: {error}", arguments.to.display())))?;
+    say(format_args!("exported {}", pieces.len()));
+    Ok(Exit::Done)
 }
 
 fn files(folder: &Path, pieces: &[Quarantined]) -> io::Result<()> {

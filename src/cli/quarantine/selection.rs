@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::{Session, fail, refuse};
 use crate::bus::read::{Begin, Plan, Reader};
-use crate::cli::reading::{begin, moment};
-use crate::cli::{Exit, say};
+use crate::cli::reading::{Session, begin, moment, refuse};
+use crate::cli::{Exit, fail, say};
 use crate::consumer::event::Event;
 use crate::consumer::quarantined::Quarantined;
 use crate::pipeline::route::Routes;
@@ -46,7 +45,7 @@ impl Selection {
         let Session { config, stop } = session;
         let destination = Routes::new(&config.route).quarantine().clone();
         let plan = Plan { destinations: vec![destination], begin: self.from, follow: false };
-        let mut reader = Reader::start(&config.bus.kind, plan).await.map_err(|error| refuse(&error))?;
+        let mut reader = Reader::start(&config.bus.kind, plan).await.map_err(refuse)?;
         let (mut seen, mut pieces) = (BTreeSet::new(), Vec::new());
         let read = loop {
             let item = tokio::select! {
@@ -55,7 +54,7 @@ impl Selection {
             };
             match item {
                 None => break Ok(()),
-                Some(Err(error)) => break Err(refuse(&error)),
+                Some(Err(error)) => break Err(refuse(error)),
                 Some(Ok(item)) => match Event::read(&item).ok().and_then(Quarantined::read) {
                     Some(piece) if self.has(&piece) && seen.insert(piece.id.clone()) => pieces.push(piece),
                     Some(_) => {}
@@ -79,7 +78,9 @@ impl Selection {
         }
         let mut named = Vec::with_capacity(ids.len());
         for id in ids {
-            let mut found = pieces.iter().filter(|piece| piece.id.starts_with(id.as_str()));
+            // As `list` shortens it.
+            let id = id.trim_end_matches('…');
+            let mut found = pieces.iter().filter(|piece| piece.id.starts_with(id));
             match (found.next(), found.next()) {
                 (Some(piece), None) => named.push(piece.clone()),
                 (Some(_), Some(_)) => {

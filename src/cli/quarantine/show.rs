@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::list::json;
 use super::{Exit, Selection, Session};
-use crate::cli::{print, reading};
+use crate::cli::{fail, print};
 use crate::cloudevent::timestamp;
 use crate::consumer::line::safe;
 use crate::consumer::quarantined::Quarantined;
@@ -29,13 +29,9 @@ pub struct Arguments {
 }
 
 /// Prints one piece.
-pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
-    let named = Selection::ALL.read_named(session, std::slice::from_ref(&arguments.id)).await;
-    let piece = match named {
-        Ok(pieces) => pieces.into_iter().next(),
-        Err(exit) => return exit,
-    };
-    let Some(piece) = piece else { return reading::fail("no id was given") };
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+    let named = Selection::ALL.read_named(session, std::slice::from_ref(&arguments.id)).await?;
+    let piece = named.into_iter().next().ok_or_else(|| fail("no id was given"))?;
     if arguments.json {
         let mut value = json(&piece);
         value["hint"] = Value::from(piece.hint());
@@ -44,7 +40,7 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
     } else {
         print(text(&piece));
     }
-    Exit::Done
+    Ok(Exit::Done)
 }
 
 fn text(piece: &Quarantined) -> String {
@@ -59,7 +55,7 @@ fn text(piece: &Quarantined) -> String {
         ("hint", piece.hint().to_owned()),
         ("source", safe(piece.source())),
         ("correlation id", safe(piece.key().unwrap_or("-"))),
-        ("webhook", safe(piece.webhook_id().unwrap_or("-"))),
+        ("webhook", safe(piece.webhook_id().as_deref().unwrap_or("-"))),
         ("what", format!("{place}, {} bytes", piece.raw.len())),
     ];
     let rows: String = rows.iter().map(|(name, value)| format!("{name:<14}  {value}\n")).collect();

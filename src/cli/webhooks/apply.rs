@@ -3,10 +3,11 @@
 use std::io::{self, IsTerminal};
 
 use clap::Args;
+use serde_json::{Value as Json, json};
 
-use super::keep::{self, Keep};
-use super::{Exit, Failure, Session, confirm, plan, print, say};
-use crate::attio::plan::{Change, Step};
+use super::keep::{self, Keep, Told};
+use super::{Exit, Failure, Session, confirm, plan, print, say, show};
+use crate::attio::plan::{Change, Plan, Step};
 use crate::attio::rotate::is_successor;
 
 /// What an operator types.
@@ -27,13 +28,23 @@ pub struct Arguments {
     /// Print the secrets of webhooks that have no secret_file, though nobody is at a terminal
     #[arg(long)]
     show_secrets: bool,
+    /// Print what was done as a JSON object, which never has a secret; the plan goes to stderr
+    #[arg(long, conflicts_with = "show_secrets")]
+    json: bool,
+}
+
+impl Arguments {
+    /// Whether secrets may go to standard output.
+    fn shows(&self) -> bool {
+        self.show_secrets || (!self.json && io::stdout().is_terminal())
+    }
 }
 
 pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     let plan = plan::make(session).await?;
-    print(&plan);
-    if plan.is_clean() {
-        return Ok(Exit::Done);
+    match arguments.json {
+        true => say(plan.to_string().trim_end()),
+        false => print(&plan),
     }
     if plan.steps.iter().any(|step| matches!(step.change, Change::Ambiguous(_))) {
         let message = "webhooks that share a target_url with another are marked ! above; nothing was changed";
@@ -54,17 +65,34 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     for step in &plan.steps {
         ready.push((step, place(step, arguments)?));
     }
-    confirm("Make it so?", arguments.yes)?;
-    let told = keep::undisturbed(&session.log)?;
-    for (step, keep) in ready {
-        if told.is_cancelled() {
+    let mut done = Vec::new();
+    let outcome = match plan.is_clean() {
+        true => Ok(()),
+        false => {
+            confirm("Make it so?", arguments.yes)?;
+            carry_out(session, ready, Told::beside(arguments.json), &mut done).await
+        }
+    };
+    show::outcome(arguments.json, to_json(&plan, &done), outcome)
+}
+
+/// Takes the steps one after the other and notes the webhook of each that is done.
+async fn carry_out(
+    session: &Session,
+    steps: Vec<(&Step, Option<Keep>)>,
+    told: Told,
+    done: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let stop = keep::undisturbed(&session.log)?;
+    for (step, keep) in steps {
+        if stop.is_cancelled() {
             return Err(Failure::Refused(
                 "stopped before it was all done; apply goes on where it was".into(),
             ));
         }
-        perform(session, step, keep).await?;
+        done.push(perform(session, step, keep, told).await?);
     }
-    Ok(Exit::Done)
+    Ok(())
 }
 
 /// Where the secret goes, if one will be made.
@@ -72,39 +100,64 @@ fn place(step: &Step, arguments: &Arguments) -> Result<Option<Keep>, Failure> {
     let options = &step.wanted.options;
     match (&step.change, &options.secret_file) {
         (Change::Create, Some(path)) => Keep::file(path, arguments.overwrite_secret).map(Some),
-        (Change::Create, None) if arguments.show_secrets || io::stdout().is_terminal() => {
+        (Change::Create, None) if arguments.shows() => {
             Ok(Some(Keep::Show(format!("secret of {}: ", options.name))))
         }
         (Change::Create, None) => Err(Failure::Usage(format!(
             "webhook {:?} has no secret_file, and its secret would go to no terminal: set secret_file, or \
-             say --show-secrets",
+             say --show-secrets (without --json)",
             options.name
         ))),
         _ => Ok(None),
     }
 }
 
-async fn perform(session: &Session, step: &Step, keep: Option<Keep>) -> Result<(), Failure> {
-    let options = &step.wanted.options;
+/// Does a step; then the id of its webhook.
+async fn perform(session: &Session, step: &Step, keep: Option<Keep>, told: Told) -> Result<String, Failure> {
+    let (options, subscriptions) = (&step.wanted.options, &step.wanted.subscriptions);
     let name = &options.name;
     match (&step.change, keep) {
         (Change::Create, Some(keep)) => {
             let created =
-                keep::create(&session.client, &options.target_url, &step.wanted.subscriptions, keep).await?;
-            let id = &created.webhook.id.webhook_id;
+                keep::create(&session.client, &options.target_url, subscriptions, keep, told).await?;
+            let id = created.webhook.id.webhook_id;
             match &options.secret_file {
                 Some(path) => {
                     say(format_args!("{name}: created webhook {id}, its secret is in {}", path.display()));
                 }
                 None => say(format_args!("{name}: created webhook {id}, its secret is on standard output")),
             }
+            Ok(id)
         }
         (Change::Update { webhook, .. }, _) => {
             let id = &webhook.id.webhook_id;
-            session.client.update_webhook(id, None, Some(&step.wanted.subscriptions)).await?;
+            session.client.update_webhook(id, None, Some(subscriptions)).await?;
             say(format_args!("{name}: changed webhook {id}"));
+            Ok(id.clone())
         }
-        _ => {}
+        (Change::Keep(webhook), _) => Ok(webhook.id.webhook_id.clone()),
+        (Change::Create | Change::Ambiguous(_), _) => {
+            Err(Failure::Refused(format!("{name}: nothing can be done for it")))
+        }
     }
-    Ok(())
+}
+
+/// The steps with what became of each. Those of a clean plan are done before they begin.
+fn to_json(plan: &Plan, done: &[String]) -> Json {
+    let change = |(at, Step { wanted, change }): (usize, &Step)| {
+        let id = match change {
+            Change::Update { webhook, .. } | Change::Keep(webhook) => Some(&webhook.id.webhook_id),
+            Change::Create | Change::Ambiguous(_) => done.get(at),
+        };
+        json!({
+            "name": wanted.options.name,
+            "target_url": wanted.options.target_url,
+            "action": change.action(),
+            "done": matches!(change, Change::Keep(_)) || at < done.len(),
+            "webhook_id": id,
+            "secret_file": wanted.options.secret_file,
+        })
+    };
+    let changes: Vec<Json> = plan.steps.iter().enumerate().map(change).collect();
+    json!({ "changes": changes })
 }

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::keep::{self, Keep};
-use super::{Exit, Failure, Session, say, target};
+use super::keep::{self, Keep, Told};
+use super::{Exit, Failure, Session, say, show, target};
 use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Subscription};
-use crate::bus::read::{Begin, Item, Plan, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
 use crate::config::{self, Input};
 use crate::consumer::event::Event;
 use crate::consumer::wanted::Wanted;
@@ -55,19 +55,23 @@ pub struct Arguments {
     /// Where to ask whether the bridge takes the secret, instead of the target URL
     #[arg(long, value_name = "URL")]
     probe_url: Option<String>,
+    /// Print how it ended as a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 fn values(text: &str) -> Result<Json, String> {
     serde_json::from_str(text).map_err(|error| format!("expects JSON: {error}"))
 }
 
-/// What has been made and must go again.
+/// What has been made and must go again, and where its event came.
 #[derive(Default)]
 struct Made {
     webhook: Option<String>,
     record: Option<String>,
     /// What was in the secret file.
     before: Option<SecretString>,
+    arrived: Option<Item>,
 }
 
 pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -75,19 +79,46 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
     let reader = Reader::start(&config.bus.kind, plan).await;
-    let mut reader = reader.map_err(|error| Failure::Refused(error.to_string()))?;
+    let mut reader = reader.map_err(|error| match error {
+        ReadError::Stdout => Failure::Usage(error.to_string()),
+        error => Failure::Refused(error.to_string()),
+    })?;
     let told = keep::undisturbed(&session.log)?;
     let mut made = Made::default();
     let done = carry(&session.client, arguments, &mut made, &mut reader, &told).await;
-    let cleaned = clean(&session.client, arguments, made).await;
+    let left = clean(&session.client, arguments, &made).await;
     reader.end().await;
-    if let (Err(_), Err(left)) = (&done, &cleaned) {
-        say(format_args!("error: {left}"));
+    let behind = (!left.is_empty()).then(|| format!("left behind: {}", left.join("; ")));
+    let done = match (done, behind) {
+        (Ok(()), Some(behind)) => Err(Failure::Refused(behind)),
+        (Err(failure), Some(behind)) => {
+            say(format_args!("warning: {behind}"));
+            Err(failure)
+        }
+        (done, None) => done,
+    };
+    if done.is_ok() {
+        say(
+            "it works: Attio's event has gone through the bridge onto the bus; what was made is deleted again",
+        );
     }
-    done?;
-    cleaned?;
-    say("it works: Attio's event has gone through the bridge onto the bus; what was made is deleted again");
-    Ok(Exit::Done)
+    show::outcome(arguments.json, to_json(&made, &left), done)
+}
+
+/// How it ended; what was made is named though it is deleted.
+fn to_json(made: &Made, left: &[String]) -> Json {
+    let position = |item: &Item| match item.position {
+        Position::Kafka { partition, offset } => json!({ "partition": partition, "offset": offset }),
+        Position::Nats { sequence } => json!({ "sequence": sequence }),
+    };
+    json!({
+        "works": made.arrived.is_some(),
+        "webhook_id": made.webhook,
+        "record_id": made.record,
+        "address": made.arrived.as_ref().map(|item| &item.address),
+        "position": made.arrived.as_ref().map(position),
+        "left_behind": left,
+    })
 }
 
 /// Makes the webhook. Its secret is in the file then.
@@ -97,10 +128,11 @@ async fn make(client: &Client, arguments: &Arguments, made: &mut Made) -> Result
         filter: Some(json!({ "object": arguments.object })),
     };
     let subscription = Resolver::new(client).resolve(&wanted).await?;
+    let told = Told::beside(arguments.json);
     let before = std::fs::read_to_string(&arguments.secret_file).ok();
     made.before = before.map(|text| text.trim_end_matches(['\r', '\n']).to_owned().into());
     let keep = Keep::file(&arguments.secret_file, true)?;
-    let created = keep::create(client, &arguments.target_url, &[subscription], keep).await?;
+    let created = keep::create(client, &arguments.target_url, &[subscription], keep, told).await?;
     let webhook_id = created.webhook.id.webhook_id;
     say(format_args!("created webhook {webhook_id}: Attio sends to {}", arguments.target_url));
     made.webhook = Some(webhook_id);
@@ -133,6 +165,7 @@ async fn carry(
         Some(Ok(arrived)) => {
             let item = arrived?;
             say(format_args!("it is on {}, {}", item.address, item.position));
+            made.arrived = Some(item);
             Ok(())
         }
         Some(Err(_)) => {
@@ -185,7 +218,8 @@ fn late(arguments: &Arguments, what: &str, why: &str) -> Failure {
 }
 
 /// Deletes what was made, all of it that can be, and puts the file back.
-async fn clean(client: &Client, arguments: &Arguments, made: Made) -> Result<(), Failure> {
+/// Then what could not be.
+async fn clean(client: &Client, arguments: &Arguments, made: &Made) -> Vec<String> {
     let mut left = Vec::new();
     if let Some(record) = &made.record
         && let Err(error) = client.delete_record(&arguments.object, record).await
@@ -202,7 +236,7 @@ async fn clean(client: &Client, arguments: &Arguments, made: Made) -> Result<(),
     {
         left.push(error);
     }
-    if left.is_empty() { Ok(()) } else { Err(Failure::Refused(format!("left behind: {}", left.join("; ")))) }
+    left
 }
 
 /// The secret file as it was; gone where there was none.

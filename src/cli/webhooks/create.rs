@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::keep::{self, Keep};
+use super::keep::{self, Keep, Told};
 use super::{Exit, Failure, Session, print, say, subscriptions, target};
 
 /// What an operator types.
@@ -73,7 +73,7 @@ pub async fn run(session: &Session, arguments: Arguments) -> Result<Exit, Failur
     };
     let shown = matches!(keep, Keep::Show(_));
     keep::undisturbed(&session.log)?;
-    let created = keep::create(&session.client, &target_url, &subscriptions, keep).await?;
+    let created = keep::create(&session.client, &target_url, &subscriptions, keep, Told::Aloud).await?;
     let id = &created.webhook.id.webhook_id;
     say(format_args!("created webhook {id}: Attio sends to {target_url}"));
     match &secret_file {

@@ -46,6 +46,22 @@ impl Keep {
     }
 }
 
+/// Whether a secret that nobody else has may go to standard output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// It may.
+    Aloud,
+    /// A program reads there what has no secrets: it is lost rather.
+    Never,
+}
+
+impl Told {
+    /// For a verb that prints a document without secrets, or lines for people.
+    pub fn beside(document: bool) -> Self {
+        if document { Self::Never } else { Self::Aloud }
+    }
+}
+
 /// From now on the first Ctrl-C waits until a secret that is being made is kept; whoever has more to do
 /// looks at the token. The second ends the process at once.
 pub fn undisturbed(log: &Log) -> Result<CancellationToken, Failure> {
@@ -61,17 +77,19 @@ pub fn undisturbed(log: &Log) -> Result<CancellationToken, Failure> {
     Ok(told)
 }
 
-/// Makes a webhook whose secret is kept. A secret that is about to be lost is told to whoever is there.
+/// Makes a webhook whose secret is kept. A secret that is about to be lost is told to whoever is there,
+/// but not in the place of a document that has no secrets.
 pub async fn create(
     client: &Client,
     url: &str,
     subscriptions: &[Subscription],
     keep: Keep,
+    told: Told,
 ) -> Result<Created, Failure> {
     let made = create::kept(client, url, subscriptions, |created| keep.keep(created)).await;
     if let Err(Error::Stranded { created, .. }) = &made {
-        let shown = out(&format!("{}\n", created.secret.expose_secret()));
-        let where_to = if shown.is_ok() { "is on standard output, this one time" } else { "is lost" };
+        let shown = told == Told::Aloud && out(&format!("{}\n", created.secret.expose_secret())).is_ok();
+        let where_to = if shown { "is on standard output, this one time" } else { "is lost" };
         say(format_args!("warning: the secret of webhook {} {where_to}", created.webhook.id.webhook_id));
     }
     Ok(made?)

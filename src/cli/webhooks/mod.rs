@@ -19,12 +19,21 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::{Args, Subcommand};
 
 use super::logging::{self, Log};
-use super::{Exit, print, say, warn};
+use super::{Exit, print, problems, say, warn};
 use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
+/// What an operator types.
+const AFTER_HELP: &str = "\
+Example: as code, what would be changed and then to change it
+  attio-bridge webhooks plan --config bridge.toml
+  attio-bridge webhooks apply --config bridge.toml
+Example: what Attio delivers to, and how well
+  attio-bridge webhooks list";
+
 /// The verbs of `webhooks`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -111,8 +120,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     let config = match config::attio(input) {
         Ok(config) => config,
         Err(problems) => {
-            warn(&problems.warnings);
-            say(format_args!("error: {problems}"));
+            problems::tell(&problems);
             return Exit::Configuration;
         }
     };
@@ -120,7 +128,10 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     match start(input, config, log, arguments.verb) {
         Ok(exit) => exit,
         Err(failure) => {
-            say(format_args!("error: {failure}"));
+            match &failure {
+                Failure::Configuration(problems) => problems::tell(problems),
+                failure => say(format_args!("error: {failure}")),
+            }
             failure.exit()
         }
     }

@@ -34,6 +34,10 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
 
 /// Compares what is configured with what exists.
 pub async fn make(session: &Session) -> Result<Plan, Failure> {
+    if session.config.webhooks.is_empty() {
+        say("warning: the configuration has no [[webhooks]], so there is nothing to compare; \
+             `attio-bridge webhooks import` prints those of the workspace as such tables");
+    }
     let mut resolver = Resolver::new(&session.client);
     let mut wanted = Vec::new();
     for options in &session.config.webhooks {

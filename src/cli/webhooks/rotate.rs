@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
-use super::{Exit, Failure, Session, keep, say};
+use super::{Exit, Failure, Session, keep, say, show};
 use crate::attio::WebhookOptions;
 use crate::attio::bridge::Bridge;
 use crate::attio::rotate::{Places, Rotation, Step};
@@ -52,6 +53,9 @@ pub struct Arguments {
     /// How long what was signed with the old secret may be on its way, and a reload may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
+    /// Print the steps that were taken and how it ended as a JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,6 +71,35 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
         return Err(Failure::Usage("say with --metrics where the bridge counts, or say --wait none".into()));
     }
     let (places, label, rotation) = take_up(session, arguments).await?;
+    let mut taken = Vec::new();
+    let done = carry(session, arguments, &places, label, &rotation, &mut taken).await;
+    show::outcome(arguments.json, to_json(&rotation, &places, &taken), done)
+}
+
+/// What was done, and the webhook that is there at the end.
+fn to_json(rotation: &Rotation<'_>, places: &Places, taken: &[Step]) -> Json {
+    let id = |step: &Step| step.webhook().map(|webhook| webhook.id.webhook_id.clone());
+    let new = taken.iter().rfind(|step| matches!(step, Step::Awaken(_) | Step::Rename(_) | Step::Forget(_)));
+    let step = |step: &Step| json!({ "step": step.word(), "webhook_id": id(step) });
+    json!({
+        "rotated": matches!(taken.last(), Some(Step::Forget(_))),
+        "target_url": rotation.journal().target_url,
+        "old_webhook_id": rotation.journal().webhook_id,
+        "webhook_id": new.and_then(id),
+        "secret_file": places.current,
+        "steps": taken.iter().map(step).collect::<Vec<_>>(),
+    })
+}
+
+/// Takes step after step, and notes those that are taken.
+async fn carry(
+    session: &Session,
+    arguments: &Arguments,
+    places: &Places,
+    label: &SecretFile,
+    rotation: &Rotation<'_>,
+    taken: &mut Vec<Step>,
+) -> Result<(), Failure> {
     let told = keep::undisturbed(&session.log)?;
     let watch = Watch { bridge: Bridge::new()?, arguments, source: &label.source, label: &label.label };
     let mut before = None;
@@ -76,21 +109,21 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
             return Err(Failure::Refused("stopped; the same command goes on where it was".into()));
         }
         let before_step = match &step {
-            Step::Awaken(_) => watch.takes(&rotation).await?,
+            Step::Awaken(_) => watch.takes(rotation).await?,
             Step::Delete(_) => watch.traffic(before.take()).await?,
-            Step::Forget => {
+            Step::Forget(_) => {
                 tokio::time::sleep(arguments.grace).await;
                 None
             }
             Step::Create | Step::Discard(_) | Step::Rename(_) => None,
         };
         before = before_step.or(before);
-        let over = step == Step::Forget;
-        let message = describe(&step, &places);
-        rotation.perform(step).await?;
-        say(message);
+        let over = matches!(step, Step::Forget(_));
+        rotation.perform(&step).await?;
+        say(describe(&step, places));
+        taken.push(step);
         if over {
-            return Ok(Exit::Done);
+            return Ok(());
         }
     }
 }
@@ -106,7 +139,7 @@ fn describe(step: &Step, places: &Places) -> String {
         Step::Awaken(webhook) => format!("webhook {} sends", webhook.id.webhook_id),
         Step::Delete(webhook) => format!("deleted the old webhook {}", webhook.id.webhook_id),
         Step::Rename(webhook) => format!("webhook {} has the target URL now", webhook.id.webhook_id),
-        Step::Forget => "rotated; the old secret is no longer taken".into(),
+        Step::Forget(_) => "rotated; the old secret is no longer taken".into(),
     }
 }
 
@@ -122,7 +155,10 @@ async fn take_up<'s>(
         options.name == *wanted || by_id.is_some_and(|webhook| webhook.target_url == options.target_url)
     };
     let options = session.config.webhooks.iter().find(is_meant).ok_or_else(|| {
-        Failure::Refused(format!("no [[webhooks]] of the configuration is called {wanted:?} or has its URL"))
+        Failure::Refused(format!(
+            "no [[webhooks]] of the configuration is called {wanted:?} or has its URL; {}",
+            called(&session.config.webhooks)
+        ))
     })?;
     let (places, label) = places(options, &session.config.webhooks, &session.config.secret_files)?;
     if let Some(rotation) = Rotation::resume(client, &places)? {
@@ -138,6 +174,15 @@ async fn take_up<'s>(
     };
     let rotation = Rotation::begin(client, &places, webhook)?;
     Ok((places, label, rotation))
+}
+
+/// What could have been meant.
+fn called(webhooks: &[WebhookOptions]) -> String {
+    let names: Vec<_> = webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
+    match &names[..] {
+        [] => "there is none: `attio-bridge webhooks import` prints those of the workspace".into(),
+        names => format!("there is: {}", names.join(", ")),
+    }
 }
 
 /// The files of the two secrets, and the label of the one that will be new. The second file is written

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use terminal_size::{Width, terminal_size_of};
 
+use super::{Exit, Failure};
 use crate::attio::{Subscription, Webhook};
 use crate::cli::print;
 use crate::cli::table::table;
@@ -48,6 +49,16 @@ fn blocks(webhooks: &[Webhook], width: usize) -> String {
         text += &format!("{line}\n");
     }
     text
+}
+
+/// Tells what became of a verb that does several things, of one that failed midway too: with `error`,
+/// which is null where all was done.
+pub fn outcome(json: bool, mut outcome: Json, done: Result<(), Failure>) -> Result<Exit, Failure> {
+    if json {
+        outcome["error"] = done.as_ref().err().map(ToString::to_string).into();
+        print(format_args!("{outcome:#}\n"));
+    }
+    done.map(|()| Exit::Done)
 }
 
 /// Prints one: its members, or an object.

@@ -38,20 +38,20 @@ pub fn webhooks(sections: Vec<Section<'_>>, sources: &[&str]) -> Vec<WebhookOpti
 
 fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> WebhookOptions {
     let report = section.report();
-    let name = required(section, "name");
+    let name = required(section, "name", NAME);
     if let Some(name) = &name
         && !taken.names.insert(name.value.clone())
     {
         report.refuse(name, format!("another webhook is already called {:?}", name.value));
     }
-    let source = required(section, "source");
+    let source = required(section, "source", SOURCE);
     if let Some(source) = &source
         && !sources.contains(&&*source.value)
     {
         let meant = suggest::nearest(&source.value, sources.iter().copied());
         report.refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
     }
-    let target_url = required(section, "target_url");
+    let target_url = required(section, "target_url", TARGET_URL);
     if let Some(target) = target_url.as_ref().filter(|url| !is_url(&url.value, &["https://"])) {
         report.refuse(target, "expects an address that begins with https://");
     }
@@ -72,10 +72,20 @@ fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> We
     }
 }
 
-fn required(section: &mut Section<'_>, name: &str) -> Option<Given<String>> {
+/// What is said of a key that has to be there and is not.
+const NAME: &str = "required for a webhook: a name of your own, as in name = \"production\"";
+const SOURCE: &str =
+    "required for a webhook: on which source its deliveries come in, as in source = \"attio\"";
+const TARGET_URL: &str = "required for a webhook: where Attio sends to, as in target_url = \
+                          \"https://hooks.example.com/webhooks/attio\"";
+const SUBSCRIPTIONS: &str = "required for a webhook: what Attio sends, as in subscriptions = [{ event_type = \
+                             \"record.created\" }]";
+const EVENT_TYPE: &str = "required for a subscription: as in event_type = \"record.created\"";
+
+fn required(section: &mut Section<'_>, name: &str, what: &str) -> Option<Given<String>> {
     let node = section.take(name);
     if node.is_none() {
-        section.report().problem(&section.key(name), None, "required for a webhook");
+        section.missing(name, what);
     }
     let node = node?;
     let key = section.key(name);
@@ -92,16 +102,15 @@ fn required(section: &mut Section<'_>, name: &str) -> Option<Given<String>> {
 }
 
 fn subscriptions(section: &mut Section<'_>) -> Vec<Subscription> {
-    let key = section.key("subscriptions");
     let sections = section.tables("subscriptions");
     if sections.is_empty() {
-        section.report().problem(&key, None, "required for a webhook: the event types to subscribe to");
+        section.missing("subscriptions", SUBSCRIPTIONS);
     }
     sections.into_iter().filter_map(|mut section| subscription(&mut section)).collect()
 }
 
 fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
-    let event_type = required(section, "event_type");
+    let event_type = required(section, "event_type", EVENT_TYPE);
     let filter = section.optional("filter", |node| match &node.value {
         Value::Text(text) if node.is_untyped() => serde_json::from_str(text)
             .map(|json: serde_json::Value| (json.clone(), json))

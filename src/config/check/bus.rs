@@ -18,8 +18,8 @@ const TYPES: [(&str, Type); 3] = [("kafka", Type::Kafka), ("nats", Type::Nats), 
 const MODES: [(&str, ContentMode); 2] =
     [("structured", ContentMode::Structured), ("binary", ContentMode::Binary)];
 
-/// Reads the bus in use and the options of NATS.
-pub fn read(root: &mut Section<'_>) -> (bus::Options, crate::bus::nats::Options) {
+/// Reads the bus in use.
+pub fn read(root: &mut Section<'_>) -> bus::Options {
     let mut section = root.section("bus");
     let given = section.key("type");
     let set = section.take("type").map(|node| (types::choice(&node, &TYPES), node.origin));
@@ -45,9 +45,9 @@ pub fn read(root: &mut Section<'_>) -> (bus::Options, crate::bus::nats::Options)
     let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
     let kind = match used {
         Some(Type::Kafka) => Kind::Kafka(Box::new(kafka)),
-        Some(Type::Nats) => Kind::Nats(Box::new(nats.clone())),
+        Some(Type::Nats) => Kind::Nats(Box::new(nats)),
         // Without a type there is a problem, and this is never used.
         Some(Type::Stdout) | None => Kind::Stdout,
     };
-    (bus::Options { kind, content_mode }, nats)
+    bus::Options { kind, content_mode }
 }

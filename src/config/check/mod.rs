@@ -16,6 +16,7 @@ use super::log;
 use super::report::{Given, Report};
 use super::section::Section;
 use super::{Config, Input};
+use crate::attio::{Options, WebhookOptions};
 use crate::pipeline::dedup;
 use crate::shutdown;
 
@@ -35,10 +36,10 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
     let route = route::read(&mut root.section("route"));
     sources::check_slugs(root.report(), &sources, &route);
     let dedup = dedup(&mut root.section("dedup"));
-    let (bus, nats) = bus::read(root);
-    let attio = attio::read(&mut root.section("attio"));
+    let bus = bus::read(root);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-    let webhooks = attio::webhooks(root.tables("webhooks"), &names);
+    // For its problems: `serve` never speaks to Attio.
+    attio(root, &names);
     let shutdown = shutdown(&mut root.section("shutdown"));
     let workers = root.section("runtime").whole("workers", 1..=1024).map(|workers| size(&workers));
     let log = log::read(&mut root.section("log"));
@@ -51,9 +52,6 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
         slugs: route.slugs,
         dedup,
         bus,
-        nats,
-        attio,
-        webhooks,
         shutdown,
         workers,
         log,
@@ -65,20 +63,10 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
     }
 }
 
-/// Reads what the verbs that speak to Attio need. `sources` are the names of those there are; what is in
-/// them is not looked at: their secrets may yet have to be made.
-pub fn attio(root: &mut Section<'_>, sources: Vec<String>) -> super::Attio {
-    let options = attio::read(&mut root.section("attio"));
-    let names: Vec<&str> = sources.iter().map(String::as_str).collect();
-    let webhooks = attio::webhooks(root.tables("webhooks"), &names);
-    super::Attio {
-        options,
-        webhooks,
-        sources,
-        secret_files: Vec::new(),
-        slugs_file: None,
-        warnings: Vec::new(),
-    }
+/// Reads how to reach Attio, and the webhooks that should exist there. `sources` are the names of those
+/// that deliveries can come in on.
+pub fn attio(root: &mut Section<'_>, sources: &[&str]) -> (Options, Vec<WebhookOptions>) {
+    (attio::read(&mut root.section("attio")), attio::webhooks(root.tables("webhooks"), sources))
 }
 
 fn dedup(section: &mut Section<'_>) -> dedup::Options {

@@ -1,8 +1,7 @@
 //! What `attio-bridge send` is made of: deliveries out of files or made up, signed and posted to an
 //! address as Attio does, and an account of the answers.
 
-pub mod mail;
-pub mod post;
+pub mod invention;
 pub mod tally;
 
 use std::time::Duration;
@@ -10,9 +9,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::stamp::{self, Scheme};
-use mail::Mail;
-use post::{Lost, Poster, Reply};
+use super::mail::Mail;
+use super::post::{Lost, Poster, Reply};
 use tally::Tally;
 
 /// The pause before a delivery is sent again; each one after that is twice as long. Attio's own are
@@ -25,8 +23,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How bodies are signed.
-    pub scheme: Scheme,
     /// Deliveries that are under way at a time.
     pub concurrency: usize,
     /// Deliveries per second, at most.
@@ -44,10 +40,19 @@ pub struct Sent {
     pub attempts: u32,
 }
 
+/// Where deliveries go, and what signs them.
+pub struct Target<'a> {
+    /// The address.
+    pub url: &'a str,
+    /// The secret.
+    pub secret: &'a str,
+    /// The client.
+    pub poster: Poster,
+}
+
 /// Sends everything; `progress` hears of each delivery as it ends.
 pub async fn send(
-    poster: &Poster,
-    secret: &str,
+    target: &Target<'_>,
     options: Options,
     mails: impl Iterator<Item = Mail>,
     mut progress: impl FnMut(&Tally),
@@ -61,7 +66,7 @@ pub async fn send(
     };
     let jobs = mails.enumerate().map(|(index, mail)| async move {
         sleep_until(due(index)).await;
-        deliver(poster, secret, options, &mail).await
+        deliver(target, options, &mail).await
     });
     let mut sent = futures_util::stream::iter(jobs).buffer_unordered(options.concurrency);
     let mut tally = Tally::default();
@@ -75,12 +80,11 @@ pub async fn send(
 
 /// One delivery, with as many attempts as it needs and may have. A timestamp is of its attempt; the
 /// key is the same in all.
-async fn deliver(poster: &Poster, secret: &str, options: Options, mail: &Mail) -> Sent {
+async fn deliver(target: &Target<'_>, options: Options, mail: &Mail) -> Sent {
     let mut attempts = 0;
     loop {
-        let now = super::letter::now();
-        let headers = stamp::headers(options.scheme, secret, &mail.body, mail.key.as_deref(), now);
-        let reply = poster.post(&headers, mail.body.clone()).await;
+        let headers = mail.headers(target.secret);
+        let reply = target.poster.post(target.url, &headers, mail.body.clone()).await;
         attempts += 1;
         let again = reply.as_ref().map_or_else(|lost| *lost != Lost::Unsendable, |reply| !reply.is_taken());
         if !again || attempts > options.retries {

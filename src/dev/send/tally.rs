@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::Sent;
-use super::post::Lost;
+use crate::dev::post::Lost;
 
 /// What a delivery was answered in the end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +43,7 @@ impl Tally {
             Ok(reply) => {
                 self.good += u64::from(reply.is_good());
                 self.took.push(reply.took);
-                Kind::Answer(reply.status, reply.reason)
+                Kind::Answer(reply.status, reply.reason())
             }
             Err(lost) => Kind::Lost(lost),
         };
@@ -98,15 +98,17 @@ pub fn milliseconds(took: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
-    use crate::dev::send::post::Reply;
+    use crate::dev::post::Reply;
 
     #[test]
     fn percentiles_are_of_what_was_answered() {
         let mut tally = Tally::default();
         assert_eq!(tally.latency(), None);
         for took in (1..=100).rev().map(Duration::from_millis) {
-            let reply = Reply { status: 200, reason: "accepted".into(), took };
+            let reply = Reply { status: 200, body: Bytes::new(), took };
             tally.add(Sent { reply: Ok(reply), attempts: 1 });
         }
         tally.add(Sent { reply: Err(Lost::Late), attempts: 2 });

@@ -55,8 +55,13 @@ impl Gate {
 
     /// Where the next bytes of the socket go.
     pub fn buffer(&mut self) -> &mut BytesMut {
-        let room = if matches!(self.part, Part::Head(_)) { HEAD_READ_BYTES } else { BODY_READ_BYTES };
-        self.buffer.reserve(room);
+        let spare = self.buffer.capacity() - self.buffer.len();
+        match self.part {
+            // A head that comes slowly grows in the room that is left, and is copied when there is none.
+            Part::Head(_) if spare > 0 && !self.buffer.is_empty() => {}
+            Part::Head(_) => self.buffer.reserve(HEAD_READ_BYTES),
+            _ => self.buffer.reserve(BODY_READ_BYTES),
+        }
         &mut self.buffer
     }
 
@@ -65,9 +70,9 @@ impl Gate {
         self.buffer.is_empty() && matches!(self.part, Part::Head(_))
     }
 
-    /// Nothing more comes for now: who waits holds no more memory than what has come.
+    /// Nothing more comes for now: who waits holds no more memory than twice what has come.
     pub fn rest(&mut self) {
-        if self.buffer.capacity() > self.buffer.len() {
+        if self.buffer.capacity() > 2 * self.buffer.len() {
             self.buffer = BytesMut::from(&self.buffer[..]);
         }
     }
@@ -145,4 +150,35 @@ impl Gate {
 fn stand_in(path: &str) -> Vec<u8> {
     format!("POST {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BufMut;
+
+    use super::*;
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_copied_seldom_and_holds_little() {
+        const LIMIT: usize = 256 * 1024;
+        let mut gate = Gate::new(LIMIT);
+        let head = format!("POST / HTTP/1.1\r\nHost: h\r\nX: {}\r\n", "x".repeat(LIMIT - 100));
+        let (mut copied, mut at) = (0, std::ptr::null());
+        for (came, byte) in head.bytes().enumerate() {
+            let buffer = gate.buffer();
+            buffer.put_u8(byte);
+            if buffer.as_ptr() != at {
+                copied += came;
+                at = buffer.as_ptr();
+            }
+            assert_eq!(gate.pass(LIMIT, |_| {}).unwrap(), Passed::None);
+            gate.rest();
+            if gate.buffer.as_ptr() != at {
+                copied += came;
+                at = gate.buffer.as_ptr();
+            }
+            assert!(gate.buffer.capacity() <= 2 * gate.buffer.len(), "{came}");
+        }
+        assert!(copied < 2 * HEAD_READ_BYTES * HEAD_READ_BYTES, "{copied} bytes copied for {}", head.len());
+    }
 }

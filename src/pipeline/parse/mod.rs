@@ -51,24 +51,32 @@ pub enum Element {
     },
 }
 
-/// Why a delivery or an element can never be published. The text is the `reason` in quarantine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a delivery or an element can never be published. The slug is the `reason` in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     /// The body is not JSON in UTF-8.
+    #[error("it is not JSON in UTF-8")]
     NotJson,
     /// The body nests deeper than [`MAX_DEPTH`].
+    #[error("its JSON nests deeper than {MAX_DEPTH}")]
     TooDeep,
     /// The body is JSON but neither an envelope nor an event.
+    #[error("its JSON has neither `events` nor `event_type`")]
     NotAnEvent,
     /// The body holds more than [`MAX_EVENTS`] events.
+    #[error("it holds more than {MAX_EVENTS} events")]
     TooManyEvents,
     /// The element is no object.
+    #[error("it is no JSON object")]
     NotAnObject,
     /// The element has no `event_type` that is text.
+    #[error("it has no `event_type` that is text")]
     NoEventType,
     /// A member that the bridge reads occurs twice.
+    #[error("a member occurs twice in it, so it can be read in two ways")]
     DuplicateMember,
     /// An id that the event's type needs has an illegal value.
+    #[error("an id that its type needs is no text of A-Z a-z 0-9 . _ : - or is too long")]
     UnusableId,
 }
 

@@ -2,6 +2,7 @@
 //! it, and what it holds in the end.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -277,6 +278,16 @@ impl Broker {
         read.expect("reading does not panic").expect("the stream can be read");
     }
 
+    /// Its data stays when it ends; tells where.
+    pub fn keep(&mut self) -> Vec<PathBuf> {
+        match &mut self.kind {
+            Kind::Kafka(broker) => broker.keep().into_iter().collect(),
+            Kind::Kafkas(cluster) => cluster.keep().into(),
+            Kind::Nats(server) => vec![server.keep()],
+            Kind::Natses(cluster) => cluster.servers.each_mut().map(nats::Server::keep).into(),
+        }
+    }
+
     /// Waits until it can be read whole.
     pub fn settle(&self) {
         match &self.kind {
@@ -289,4 +300,14 @@ impl Broker {
 
 fn whole(cluster: &nats::cluster::Cluster, by: usize) {
     eventually("all copies are up to date", || cluster.is_whole(STREAM, by));
+}
+
+#[test]
+fn the_data_of_a_broker_is_left_where_it_says() {
+    let mut broker = Broker::start(&Options::new("kept", Bus::Nats, 1, 1));
+    let kept = broker.keep();
+    drop(broker);
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0].join("server.conf").is_file() && kept[0].join("output.log").is_file());
+    std::fs::remove_dir_all(&kept[0]).expect("it is ours");
 }

@@ -162,7 +162,8 @@ impl Ledger<'_> {
             acknowledged += scrape.sum("publish_attempts_total", &[("result", "acknowledged")]);
             published += scrape.sum("publish_attempts_total", &[]);
         }
-        let records = self.records;
+        self.check_results(attempts, pasts, calm);
+        let (records, law) = (self.records, &mut self.laws.balanced);
         if pasts.iter().all(|past| matches!(past.end, End::Runs(_))) {
             if records as f64 > published {
                 law.broken(|| format!("{records} records are stored, and only {published} were published"));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::options::Options;
-use crate::support::kafka::free_ports;
+use crate::support::ports::free_ports;
 use crate::support::request::SECRET;
 use crate::support::scrape::Scrape;
 

@@ -44,7 +44,7 @@ impl Laws {
             explained: Law::new("L3", "every duplicate is explained by an attempt that did not end in 200"),
             refused: Law::new("L4", "nothing that got a 4xx is stored"),
             acknowledged: Law::new("L5", "everything is acknowledged within the budget after the faults"),
-            balanced: Law::new("L6", "/metrics balances"),
+            balanced: Law::new("L6", "/metrics balances, and each result is what was answered and is stored"),
             drained: Law::new("C2", "a drain answers what it accepted, and ends with 0 in time"),
         }
     }

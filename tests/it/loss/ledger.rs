@@ -18,6 +18,8 @@ pub struct Ledger<'a> {
     pub(super) copies: Vec<u8>,
     /// Records on the bus, whatever they are.
     pub(super) records: u64,
+    /// Of these in quarantine.
+    pub(super) quarantined: u64,
     pub laws: Laws,
 }
 
@@ -38,12 +40,21 @@ impl<'a> Ledger<'a> {
             total += u32::try_from(plan.stored(delivery)).expect("small batches");
         }
         first.push(total);
-        Self { plan, options, first, copies: vec![0; total as usize], records: 0, laws: Laws::new() }
+        Self {
+            plan,
+            options,
+            first,
+            copies: vec![0; total as usize],
+            records: 0,
+            quarantined: 0,
+            laws: Laws::new(),
+        }
     }
 
     /// Takes one record in: L2, and L4 for forgeries.
     pub fn found(&mut self, category: &str, key: Option<&str>, value: &str) {
         self.records += 1;
+        self.quarantined += u64::from(category == "quarantine");
         if let Err(wrong) = self.recognise(category, key, value) {
             self.laws.genuine.broken(|| format!("in {category}: {wrong}: {value}"));
         }

@@ -14,6 +14,7 @@ mod options;
 mod plan;
 mod planted;
 mod report;
+mod results;
 mod sender;
 mod traffic;
 mod wire;
@@ -44,7 +45,7 @@ fn run(options: &Options) -> Report {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).expect("a folder for the report");
     let plan = Arc::new(Plan::new(options.seed, options.events, options.batch));
-    let broker = Broker::start(options);
+    let mut broker = Broker::start(options);
     let mut variables = broker.variables();
     variables.extend(options.variables.iter().cloned());
     let fleet = Arc::new(Fleet::start(options, variables, folder.clone()));
@@ -72,7 +73,12 @@ fn run(options: &Options) -> Report {
     let mut ledger = Ledger::new(&plan, options);
     broker.read(|category, key, value| ledger.found(category, key, value));
     let sums = ledger.close(&attempts, &pasts, fleet.unbalanced());
+    let kept = match options.keeps && ledger.laws.stored.violations > 0 {
+        true => broker.keep(),
+        false => Vec::new(),
+    };
     let report = Report {
+        kept,
         options: options.clone(),
         sums,
         laws: ledger.laws,

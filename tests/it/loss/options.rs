@@ -89,6 +89,8 @@ pub struct Options {
     pub limit: Duration,
     /// What is in flight at the end may take so long.
     pub quiet: Duration,
+    /// Whether the broker's data is kept where something was lost.
+    pub keeps: bool,
     /// Where reports go.
     pub reports: PathBuf,
 }
@@ -117,6 +119,7 @@ impl Options {
             budget: Duration::from_secs(45),
             limit: Duration::from_secs(150),
             quiet: Duration::from_secs(40),
+            keeps: true,
             reports: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("loss"),
         }
     }

@@ -1,4 +1,4 @@
-//! The checker can fail: bugs of six kinds, each a patch in `planted/`, are put into a copy of the
+//! The checker can fail: bugs of seven kinds, each a patch in `planted/`, are put into a copy of the
 //! source, and the checker must find each of them, and nothing wrong where there is none.
 
 use std::fs;
@@ -22,13 +22,14 @@ enum Scenario {
 }
 
 /// The bugs, where they must show, and the laws of which one must be broken.
-const BUGS: [(&str, Scenario, &[&str]); 6] = [
+const BUGS: [(&str, Scenario, &[&str]); 7] = [
     ("mark-before-ack", Scenario::Outages, &["L1"]),
     ("busy-repeat-answered-200", Scenario::Outages, &["L1"]),
     ("work-tied-to-the-connection", Scenario::Repeats, &["L6"]),
     ("default-cache-policy", Scenario::Repeats, &["L3"]),
     ("first-error-ends-the-batch", Scenario::Outages, &["L6"]),
     ("4xx-for-a-broker-error", Scenario::Outages, &["L4"]),
+    ("duplicates-counted-as-published", Scenario::Repeats, &["L6"]),
 ];
 
 fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
@@ -36,6 +37,7 @@ fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
     options.bridge = bridge;
     // Nothing waits longer than its publish.
     options.quiet = Duration::from_secs(8);
+    options.keeps = false;
     let set = |name: &str, value: &str| (format!("ATTIO_BRIDGE__{name}"), value.to_owned());
     match of {
         Scenario::Outages => {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -17,6 +17,8 @@ pub struct Report {
     pub options: Options,
     pub sums: Sums,
     pub laws: Laws,
+    /// Where the broker's data was left, to be looked at.
+    pub kept: Vec<PathBuf>,
     /// Faults that were to be injected.
     pub scheduled: usize,
     pub injected: Vec<Injected>,
@@ -88,6 +90,13 @@ impl Report {
                 let _ = writeln!(out, "              {example}");
             }
         }
+        for folder in &self.kept {
+            let _ = writeln!(
+                out,
+                "kept          the broker's data, with its settings and logs: {}",
+                folder.display()
+            );
+        }
         if self.injected.len() < self.scheduled {
             let _ = writeln!(out, "INCOMPLETE    the traffic ended before the faults did");
         }
@@ -112,6 +121,7 @@ impl Report {
             "good": self.is_good(),
             "sums": self.sums,
             "laws": self.laws.all(),
+            "kept": self.kept,
             "faults": { "scheduled": self.scheduled, "injected": self.injected },
             "scrapes": self.scrapes,
             "bridges": self.bridges,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::fleet::Target;
 use super::options::Bus;
 use super::plan::Kind;
+use super::results::Results;
 use super::traffic::{Outcome, Traffic};
 use super::wire::{Reply, Wire};
 
@@ -154,9 +155,9 @@ impl Sender {
         let second = async {
             let mut wire = Wire::connect(other.http).await.ok()?;
             wire.send(request).await;
-            let outcome = outcome(wire.reply().await);
-            traffic.note(delivery, other, outcome);
-            Some(outcome)
+            let reply = wire.reply().await;
+            traffic.note(delivery, other, outcome(reply), told(reply));
+            Some(outcome(reply))
         };
         let (one, two) = tokio::join!(self.attempt(target, delivery, request), second);
         [one, two]
@@ -167,13 +168,13 @@ impl Sender {
         let mut wire = self.wire(target).await?;
         wire.send(request).await;
         let reply = wire.reply().await;
-        self.traffic.note(delivery, target, outcome(reply));
+        self.traffic.note(delivery, target, outcome(reply), told(reply));
         match reply {
             Reply::Status { closes: false, .. } => {
                 self.wires.insert(target.number, wire);
             }
             // It goes down.
-            Reply::Status { status: 503, closes: true } => self.traffic.fleet.mark_dead(target),
+            Reply::Status { status: 503, closes: true, .. } => self.traffic.fleet.mark_dead(target),
             Reply::Status { .. } | Reply::Lost | Reply::Silence => {}
         }
         Some(outcome(reply))
@@ -203,7 +204,7 @@ impl Sender {
             false if sent => Outcome::Left,
             false => Outcome::Lost,
         };
-        self.traffic.note(delivery, target, outcome);
+        self.traffic.note(delivery, target, outcome, Results::default());
         Some(outcome)
     }
 
@@ -219,18 +220,18 @@ impl Sender {
         let mut wire = self.wire(target).await?;
         let end = request.windows(4).position(|window| window == b"\r\n\r\n").expect("a head") + 2;
         wire.send(&[&request[..end], b"Expect: 100-continue\r\n\r\n"].concat()).await;
-        let outcome = match wire.reply().await {
-            Reply::Status { status: 100, .. } => {
-                tokio::time::sleep(pause).await;
-                wire.send(&request[end + 2..]).await;
-                match outcome(wire.reply().await) {
-                    Outcome::Lost => Outcome::Dropped,
-                    other => other,
-                }
-            }
-            reply => outcome(reply),
+        let mut reply = wire.reply().await;
+        let taken = matches!(reply, Reply::Status { status: 100, .. });
+        if taken {
+            tokio::time::sleep(pause).await;
+            wire.send(&request[end + 2..]).await;
+            reply = wire.reply().await;
+        }
+        let outcome = match outcome(reply) {
+            Outcome::Lost if taken => Outcome::Dropped,
+            other => other,
         };
-        self.traffic.note(delivery, target, outcome);
+        self.traffic.note(delivery, target, outcome, told(reply));
         Some(outcome)
     }
 
@@ -253,5 +254,12 @@ fn outcome(reply: Reply) -> Outcome {
         Reply::Status { status, .. } => Outcome::Answered(status),
         Reply::Lost => Outcome::Lost,
         Reply::Silence => Outcome::Silence,
+    }
+}
+
+fn told(reply: Reply) -> Results {
+    match reply {
+        Reply::Status { told, .. } => told,
+        Reply::Lost | Reply::Silence => Results::default(),
     }
 }

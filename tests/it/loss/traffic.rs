@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::fleet::{Fleet, Target};
 use super::options::Options;
 use super::plan::Plan;
+use super::results::Results;
 use super::sender::Sender;
 
 /// How an attempt ended, as the sender saw it. A connection that was refused is none.
@@ -45,6 +46,8 @@ pub struct Attempt {
     pub delivery: u32,
     pub process: u32,
     pub outcome: Outcome,
+    /// What the answer tells of its events.
+    pub told: Results,
 }
 
 /// The sending side of a run.
@@ -114,9 +117,9 @@ impl Traffic {
         (std::mem::take(&mut self.attempts.lock()), *self.slowest.lock())
     }
 
-    pub(super) fn note(&self, delivery: u32, target: Target, outcome: Outcome) {
+    pub(super) fn note(&self, delivery: u32, target: Target, outcome: Outcome, told: Results) {
         let process = u32::try_from(target.number).expect("few processes");
-        self.attempts.lock().push(Attempt { delivery, process, outcome });
+        self.attempts.lock().push(Attempt { delivery, process, outcome, told });
     }
 
     /// Whether a delivery that was first tried then may be tried again.

@@ -8,6 +8,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::results::{self, Results};
+
 /// What the sender waits for an answer, as Attio does.
 pub const SENDER_WAITS: Duration = Duration::from_secs(5);
 
@@ -20,8 +22,8 @@ pub struct Wire {
 /// What came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A whole answer, and whether the connection ends with it.
-    Status { status: u16, closes: bool },
+    /// A whole answer, whether the connection ends with it, and what it tells of the events.
+    Status { status: u16, closes: bool, told: Results },
     /// The connection ended without one.
     Lost,
     /// Nothing came within [`SENDER_WAITS`].
@@ -93,7 +95,8 @@ impl Wire {
         if self.read.len() < end + length {
             return None;
         }
+        let told = results::told(status, &self.read[end..end + length]);
         self.read.drain(..end + length);
-        Some(Reply::Status { status, closes })
+        Some(Reply::Status { status, closes, told })
     }
 }

@@ -2,23 +2,26 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use attio_bridge::attio::{Client, Options};
 use attio_bridge::dev::attio::FakeAttio;
+use attio_bridge::dev::attio::deliver::Deliverer;
+use attio_bridge::dev::attio::deliver::post::{self, Post};
 use attio_bridge::dev::attio::deliver::times::Times;
-use attio_bridge::dev::attio::deliver::{Deliverer, post};
 use attio_bridge::dev::attio::fault::Fault;
 use attio_bridge::dev::attio::store::{Store, Subscription, Webhook};
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::PATIENCE;
+use super::program::run_bare;
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
@@ -58,20 +61,10 @@ impl Attio {
     }
 
     /// Delivers what happens in the workspace to a bridge.
-    pub fn deliverer(&self, bridge: SocketAddr, times: Times) -> Arc<Deliverer> {
-        Arc::new(Deliverer::new(self.fake.shared(), post::to(bridge), times))
-    }
-
-    /// Lets the deliverer know what happens through the API too.
-    pub fn tell(&self, deliverer: &Arc<Deliverer>) {
-        let (happenings, mut told) = tokio::sync::mpsc::channel::<String>(64);
-        self.store().happenings = Some(happenings);
-        let deliverer = Arc::clone(deliverer);
-        self.runtime.spawn(async move {
-            while let Some(event) = told.recv().await {
-                deliverer.happened(&event);
-            }
-        });
+    pub fn deliverer(&self, bridge: SocketAddr, times: Times) -> Arc<Deliveries> {
+        let statuses = Arc::new(Mutex::new(Vec::new()));
+        let post = counting(post::to(bridge), Arc::clone(&statuses));
+        Arc::new(Deliveries { deliverer: Deliverer::new(self.fake.shared(), post, times), statuses })
     }
 
     /// Runs a future on the runtime of the fake.
@@ -148,6 +141,38 @@ impl Attio {
     }
 }
 
+/// A deliverer, and what its tries were answered.
+pub struct Deliveries {
+    deliverer: Deliverer,
+    statuses: Arc<Mutex<Vec<Option<u16>>>>,
+}
+
+impl Deliveries {
+    /// The status of each try so far; none where nothing was in time.
+    pub fn statuses(&self) -> Vec<Option<u16>> {
+        self.statuses.lock().clone()
+    }
+}
+
+impl Deref for Deliveries {
+    type Target = Deliverer;
+
+    fn deref(&self) -> &Deliverer {
+        &self.deliverer
+    }
+}
+
+fn counting(post: Post, statuses: Arc<Mutex<Vec<Option<u16>>>>) -> Post {
+    Arc::new(move |parcel| {
+        let (trying, statuses) = (post(parcel), Arc::clone(&statuses));
+        Box::pin(async move {
+            let result = trying.await;
+            statuses.lock().push(result.as_ref().ok().map(|reply| reply.status));
+            result
+        })
+    })
+}
+
 impl Ran {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -178,7 +203,5 @@ impl Ran {
 
 /// Runs the program with any arguments and nothing in its environment.
 pub fn program(arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    command.args(arguments).env_clear().envs(variables.iter().copied()).stdin(Stdio::null());
-    Ran::of(command.output().unwrap())
+    Ran::of(run_bare(arguments, variables))
 }

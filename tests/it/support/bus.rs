@@ -24,14 +24,10 @@ pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {
 /// Metrics with nothing but the bus in them.
 pub fn metrics(bus: &'static str, destinations: &[&str]) -> Arc<Metrics> {
     Metrics::new(Labels {
-        sources: vec![],
-        reasons: vec![],
-        categories: vec![],
-        event_results: vec![],
-        signature_results: vec![],
         publish_results: PublishError::LABELS.to_vec(),
         bus,
         destinations: destinations.iter().map(|name| (*name).to_owned()).collect(),
+        ..Labels::default()
     })
 }
 

@@ -17,6 +17,8 @@ pub mod load;
 pub mod logs;
 pub mod mix;
 pub mod nats;
+pub mod onto;
+pub mod ports;
 pub mod program;
 pub mod proxy;
 pub mod request;
@@ -24,6 +26,7 @@ pub mod rig;
 pub mod scrape;
 pub mod sdk;
 pub mod served;
+pub mod tls;
 pub mod watched;
 
 use std::time::{Duration, Instant};

@@ -17,17 +17,30 @@ pub fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), (*value).to_owned())).collect()
 }
 
-fn command(arguments: &[&str], variables: &Variables) -> Command {
+/// The same as texts that are lent.
+pub fn lent(variables: &Variables) -> Vec<(&str, &str)> {
+    variables.iter().map(|(name, value)| (&**name, &**value)).collect()
+}
+
+fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
-    let variables = variables.iter().map(|(name, value)| (name, value));
-    command.args(arguments).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET).envs(variables);
+    command.args(arguments).env_clear().envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
+fn with_secret(variables: &Variables) -> Vec<(&str, &str)> {
+    [vec![("ATTIO_WEBHOOK_SECRET", SECRET)], lent(variables)].concat()
+}
+
+/// Runs it to its end, with these variables and no secret.
+pub fn run_bare(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    command(arguments, variables).output().expect("the program runs")
+}
+
 /// Runs it to its end.
 pub fn run(arguments: &[&str], variables: &Variables) -> Output {
-    command(arguments, variables).output().expect("the program runs")
+    run_bare(arguments, &with_secret(variables))
 }
 
 /// What it prints, where it ends with 0.
@@ -35,6 +48,18 @@ pub fn printed(arguments: &[&str], variables: &Variables) -> String {
     let output = run(arguments, variables);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).expect("data is text")
+}
+
+/// What it shows on a terminal of so many columns, where it ends with 0.
+pub fn on_terminal(columns: usize, arguments: &[&str], variables: &Variables) -> String {
+    let program = env!("CARGO_BIN_EXE_attio-bridge");
+    let typed = format!("stty cols {columns} rows 50 && exec '{program}' '{}'", arguments.join("' '"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &typed, "/dev/null"]).stdin(Stdio::null());
+    script.env_clear().env("NO_COLOR", "1").envs(with_secret(variables));
+    let output = script.output().expect("script, of util-linux, runs");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("data is text").replace("\r\n", "\n")
 }
 
 /// Lines of JSON.
@@ -51,7 +76,7 @@ pub struct Program {
 
 impl Program {
     pub fn start(arguments: &[&str], variables: &Variables) -> Self {
-        let mut child = command(arguments, variables).spawn().expect("the program starts");
+        let mut child = command(arguments, &with_secret(variables)).spawn().expect("the program starts");
         let stdout = child.stdout.take().map(BufReader::new);
         let mut stderr = child.stderr.take().expect("piped");
         let stderr = std::thread::spawn(move || {

@@ -166,7 +166,7 @@ impl Served {
     }
 
     /// Asks the admin listener.
-    async fn admin(&self, path: &str) -> Response {
+    pub async fn admin(&self, path: &str) -> Response {
         let mut request = Request::unsigned("").method("GET").path(path);
         request.headers.retain(|(name, _)| name == "Host");
         Client::connect(self.admin).await.ask(&request).await

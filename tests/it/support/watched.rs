@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
+
 use crate::support::{eventually, eventually_some};
 
 /// A running program under a shell that reads from a pipe of this process and kills it at its end.
@@ -107,6 +109,44 @@ impl Watched {
             let _ = pipe.write_all(b"keep\n");
         }
         self.watchdog.wait().expect("the watchdog ends");
+    }
+}
+
+/// A broker's process: there, gone, and there again.
+#[derive(Default)]
+pub struct Process(Mutex<Option<Watched>>);
+
+impl Process {
+    /// Starts it; see [`Watched::start`].
+    pub fn start(&self, command: &Command, data: &Path) {
+        let mut process = self.0.lock();
+        assert!(process.is_none(), "the broker already runs");
+        *process = Some(Watched::start(command, data));
+    }
+
+    /// The one that runs, to be frozen or asked about.
+    pub fn running(&self) -> MappedMutexGuard<'_, Watched> {
+        MutexGuard::map(self.0.lock(), |process| process.as_mut().expect("the broker runs"))
+    }
+
+    /// The one that runs, to be ended.
+    pub fn take(&self) -> Watched {
+        self.0.lock().take().expect("the broker runs")
+    }
+
+    /// Fails the test, with the broker's log, if it has ended by itself.
+    pub fn assert_alive(&self, log: impl FnOnce() -> String) {
+        if let Some(status) = self.running().ended() {
+            panic!("the broker ended ({status}):\n{}", log());
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(process) = self.0.get_mut().take() {
+            process.kill();
+        }
     }
 }
 

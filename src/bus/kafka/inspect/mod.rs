@@ -1,6 +1,7 @@
 //! `check --connect` for Kafka: goes the way of a message step by step, publishes nothing, and says
 //! at which step it ends and why.
 
+mod make;
 mod reach;
 mod safety;
 mod settings;
@@ -11,12 +12,10 @@ mod write;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
-use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{Producer, ThreadedProducer};
 
 use super::client_config::{StartError, client_config, creation_error};
 use super::options::{Ensure, Options};
-use super::topics::Found;
 use super::trouble::Looker;
 use crate::bus::inspect::{Demand, Level, Report};
 use topic::Topic;
@@ -69,6 +68,7 @@ impl Inspection {
     fn run(mut self) -> Report {
         if self.reach() {
             let mut topics = self.look_at_topics();
+            make::ask(&mut topics, &self.options.topics, &self.config, self.left());
             settings::read(&mut topics, &self.config, self.left());
             let write = write::probe(&topics, &self.config, self.left());
             topics.iter().for_each(|topic| topic.tell(&self.options.topics, &mut self.report));
@@ -116,15 +116,6 @@ impl Inspection {
             std::thread::sleep(Duration::from_millis(20));
         };
         self.report.add("idempotence", level, detail);
-    }
-}
-
-/// What is found of a topic, in the words of the adapter.
-fn found(code: Code) -> Found {
-    match code {
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => Found::Missing,
-        Code::TopicAuthorizationFailed => Found::Forbidden,
-        _ => Found::NotYet,
     }
 }
 

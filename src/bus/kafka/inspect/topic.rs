@@ -5,10 +5,11 @@ use std::sync::Arc;
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::metadata::Metadata;
 
-use super::{found, makes};
+use super::make::Making;
+use super::makes;
 use crate::bus::inspect::{Level, Report};
 use crate::bus::kafka::options;
-use crate::bus::kafka::topics::Found;
+use crate::bus::kafka::topics::{Found, found};
 
 /// A topic as the cluster tells of it.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Topic {
     pub leaderless: usize,
     /// Absent where the user may not see them.
     pub settings: Option<Settings>,
+    /// Where it is missing: whether the bridge could make it.
+    pub making: Making,
 }
 
 /// What only an administrator's request tells.
@@ -46,6 +49,7 @@ impl Topic {
             in_sync: 0,
             leaderless: 0,
             settings: None,
+            making: Making::default(),
         };
         let metadata = match answer {
             Ok(metadata) => metadata,
@@ -71,9 +75,7 @@ impl Topic {
     pub(super) fn tell(&self, options: &options::Topics, report: &mut Report) {
         let (level, detail) = match self.found {
             Found::There => self.state(),
-            Found::Missing if makes(options.ensure) => {
-                (Level::Ok, "missing: the bridge will make it (topics.ensure is \"create\")".to_owned())
-            }
+            Found::Missing if makes(options.ensure) => self.making.state(),
             Found::Missing => {
                 let advice = "missing: create it, or set kafka.topics.ensure to \"create\"";
                 (Level::Failed, advice.to_owned())
@@ -82,7 +84,7 @@ impl Topic {
                 let advice = "not authorised: grant Write and Describe on it (it may be missing, too)";
                 (Level::Failed, advice.to_owned())
             }
-            Found::NotYet => {
+            Found::Leaderless(_) | Found::NotYet => {
                 let problem = self.problem.as_deref().unwrap_or("not ready");
                 (Level::Failed, format!("the cluster cannot tell: {problem}"))
             }
@@ -144,6 +146,7 @@ pub(super) mod tests {
             in_sync: replication,
             leaderless: 0,
             settings: Some(settings),
+            making: Making::default(),
         }
     }
 

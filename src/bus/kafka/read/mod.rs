@@ -5,12 +5,13 @@ mod context;
 mod places;
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
@@ -20,7 +21,7 @@ use super::client_config::{StartError, client_config, creation_error};
 use super::options::Options;
 use super::trouble::{self, Looker};
 use crate::bus::addresses;
-use crate::bus::read::{Item, Plan, Position, ReadError, Sink};
+use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Sink};
 use context::Notes;
 use places::Places;
 
@@ -60,6 +61,12 @@ const GET_IN: Duration = Duration::from_secs(8);
 
 /// One try of it.
 const TRY: Duration = Duration::from_secs(1);
+
+/// How long partitions may be without a leader at the start.
+const LEADERS: Duration = Duration::from_secs(10);
+
+/// Between two looks for one.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Begins to read.
 pub async fn read(
@@ -108,7 +115,7 @@ impl Worker {
         let first = topics.first().map(|topic| &**topic);
         get_in(&consumer, first, &Looker::new(options)).map_err(broken)?;
         let mut places = Places::new(topics);
-        places.look(&consumer, plan.begin).map_err(|error| broken(error.to_string()))?;
+        look(&mut places, &consumer, plan.begin).map_err(|error| broken(error.to_string()))?;
         match places.missing() {
             [] => {}
             missing if !plan.follow => return Err(broken(no_topics(missing))),
@@ -149,6 +156,25 @@ impl Worker {
             }
         }
     }
+}
+
+/// Looks for the first time. A partition may be without a leader for a moment: one that was just made, or
+/// whose broker has just gone.
+fn look(places: &mut Places, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
+    let deadline = Instant::now() + LEADERS;
+    loop {
+        match places.look(consumer, begin) {
+            Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(PAUSE),
+            looked => return looked,
+        }
+    }
+}
+
+fn is_leaderless(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable | Code::OffsetNotAvailable)
+    )
 }
 
 /// Whether reading can never go on.

@@ -6,65 +6,54 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::Request;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 
-use crate::dev::client::USER_AGENT;
-use crate::dev::sign::sign;
+use crate::dev::mail::Mail;
+use crate::dev::post::{Lost, Poster, Reply};
+use crate::dev::stamp::Headers;
 
-/// One delivery to one webhook, as it is tried now.
+/// What Attio called itself where it was last seen, in its reference of 2023.
+const USER_AGENT: &str = "Attio 2.0 (https://attio.com/developers/using-webhooks)";
+
+/// One delivery as it is tried now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parcel {
     /// Where to.
     pub target_url: String,
+    /// Signature and key.
+    pub headers: Headers,
     /// The body.
-    pub body: String,
-    /// The same on every try.
-    pub key: String,
-    /// Hex HMAC of the body.
-    pub signature: String,
+    pub body: Bytes,
 }
 
 impl Parcel {
-    /// Signs a body.
-    pub fn new(target_url: &str, secret: &str, body: String, key: &str) -> Self {
-        let signature = sign(secret, &[body.as_bytes()]);
-        Self { target_url: target_url.to_owned(), body, key: key.to_owned(), signature }
+    /// A delivery to that URL, signed now.
+    pub fn new(target_url: &str, secret: &str, mail: &Mail) -> Self {
+        let (target_url, body) = (target_url.to_owned(), mail.body.clone());
+        Self { target_url, headers: mail.headers(secret), body }
     }
 
-    /// The request that goes to an address in the place of the URL's host.
-    fn request(self, address: SocketAddr) -> hyper::http::Result<Request<Full<Bytes>>> {
+    /// The URL with an address in the place of its host, and without TLS.
+    fn url_at(&self, address: SocketAddr) -> String {
         let rest = self.target_url.split_once("://").map_or(&*self.target_url, |(_, rest)| rest);
         let path = rest.find('/').map_or("/", |at| &rest[at..]);
-        Request::post(format!("http://{address}{path}"))
-            .header("User-Agent", USER_AGENT)
-            .header("Content-Type", "application/json")
-            .header("Attio-Signature", &self.signature)
-            .header("X-Attio-Signature", &self.signature)
-            .header("Idempotency-Key", &self.key)
-            .body(Full::new(self.body.into()))
+        format!("http://{address}{path}")
     }
 }
 
-/// What a try comes to: a status, or none.
-pub type Trying = Pin<Box<dyn Future<Output = Option<u16>> + Send>>;
+/// What a try comes to.
+pub type Trying = Pin<Box<dyn Future<Output = Result<Reply, Lost>> + Send>>;
 
 /// Tries a delivery.
 pub type Post = Arc<dyn Fn(Parcel) -> Trying + Send + Sync>;
 
 /// Posts to one address, whatever the host of the target URL is: what stands behind it here.
 pub fn to(address: SocketAddr) -> Post {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let poster = Poster::plain(USER_AGENT);
     Arc::new(move |parcel| {
-        let client = client.clone();
+        let poster = poster.clone();
         Box::pin(async move {
-            let answer = client.request(parcel.request(address).ok()?).await.ok()?;
-            let status = answer.status().as_u16();
-            // Read to its end, so that the connection can be used again.
-            answer.into_body().collect().await.ok()?;
-            Some(status)
+            let url = parcel.url_at(address);
+            poster.post(&url, &parcel.headers, parcel.body).await
         })
     })
 }

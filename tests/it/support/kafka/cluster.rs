@@ -1,12 +1,14 @@
 //! Three Kafka nodes that stand for each other: replication 3, two of them must have what is acknowledged.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::producer::{BaseProducer, Producer};
 
+use super::Broker;
 use super::node::{Layout, Node};
-use super::{Broker, free_ports};
 use crate::support::eventually;
+use crate::support::ports::free_ports;
 
 /// Three nodes, each broker and controller.
 pub struct Cluster {
@@ -31,24 +33,29 @@ impl Cluster {
         cluster
     }
 
+    /// Their data stays when they are dropped; tells where.
+    pub fn keep(&mut self) -> [PathBuf; 3] {
+        self.nodes.each_mut().map(Node::keep)
+    }
+
     /// Ends one node at once.
     pub fn kill(&self, at: usize) {
-        self.nodes[at].kill();
+        self.nodes[at].process.take().kill();
     }
 
     /// Asks one node to end (SIGTERM), which hands over what it leads; gone when this returns.
     pub fn stop(&self, at: usize) {
-        self.nodes[at].stop();
+        self.nodes[at].process.take().stop();
     }
 
     /// Freezes one (SIGSTOP).
     pub fn pause(&self, at: usize) {
-        self.nodes[at].freeze();
+        self.nodes[at].process.running().freeze();
     }
 
     /// It goes on (SIGCONT).
     pub fn resume(&self, at: usize) {
-        self.nodes[at].signal("CONT");
+        self.nodes[at].process.running().signal("CONT");
     }
 
     /// Starts one again.

@@ -17,6 +17,7 @@ mod node;
 pub mod security;
 pub mod variables;
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -29,11 +30,11 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::ports::free_ports;
 use super::proxy::Proxy;
 use super::{PATIENCE, eventually, unique};
 pub use node::Layout;
 use node::Node;
-pub use node::free_ports;
 
 /// Set to `host:port`, [`shared`] is that broker instead of one of our own.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
@@ -134,9 +135,14 @@ impl Broker {
         &self.bootstrap
     }
 
+    /// Its data stays when it is dropped; tells where, if it is ours.
+    pub fn keep(&mut self) -> Option<PathBuf> {
+        self.node.as_mut().map(Node::keep)
+    }
+
     /// Ends the broker at once, as a power cut does to the process (SIGKILL).
     pub fn kill(&self) {
-        self.node().kill();
+        self.node().process.take().kill();
     }
 
     /// Changes server properties; they hold from the next start on.
@@ -170,12 +176,12 @@ impl Broker {
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.node().freeze();
+        self.node().process.running().freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
-        self.node().signal("CONT");
+        self.node().process.running().signal("CONT");
     }
 
     /// A new topic with a unique name that begins with `stem`.

@@ -1,13 +1,12 @@
 //! One Kafka node as a child process that cannot outlive this one.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use parking_lot::Mutex;
 
-use crate::support::watched::{Watched, kit};
+use crate::support::watched::{Process, kit};
 
 /// How a node differs from the usual one.
 #[derive(Default)]
@@ -20,9 +19,10 @@ pub struct Layout {
 
 /// A node: its data and settings for ever, its process while it runs.
 pub struct Node {
+    /// Ends before its data does.
+    pub process: Process,
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
-    process: Mutex<Option<Watched>>,
 }
 
 impl Node {
@@ -30,7 +30,7 @@ impl Node {
     pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let usual = server_properties(data.path(), client, controller);
-        let node = Self { data, properties: Mutex::new(usual), process: Mutex::new(None) };
+        let node = Self { process: Process::default(), data, properties: Mutex::new(usual) };
         node.set(layout.properties);
         node.format(&layout.scram);
         node
@@ -49,44 +49,22 @@ impl Node {
 
     /// Starts it.
     pub fn start(&self) {
-        let mut process = self.process.lock();
-        assert!(process.is_none(), "the broker already runs");
-        *process = Some(self.run());
+        let mut java = self.java();
+        java.arg("kafka.Kafka").arg(self.properties_file());
+        self.process.start(&java, self.data.path());
     }
 
-    /// Ends it at once (SIGKILL), frozen or not; its data stays.
-    pub fn kill(&self) {
-        let process = self.process.lock().take();
-        process.expect("the broker runs").kill();
-    }
-
-    /// Asks it to end (SIGTERM), and kills it if it does not; its data stays.
-    pub fn stop(&self) {
-        let process = self.process.lock().take();
-        process.expect("the broker runs").stop();
-    }
-
-    /// Freezes it (SIGSTOP).
-    pub fn freeze(&self) {
-        self.process.lock().as_ref().expect("the broker runs").freeze();
-    }
-
-    /// Sends a signal by name.
-    pub fn signal(&self, name: &str) {
-        self.process.lock().as_ref().expect("the broker runs").signal(name);
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
     }
 
     /// Fails the test, with the broker's log, if it has ended by itself.
     pub fn assert_alive(&self) {
-        let mut process = self.process.lock();
-        let process = process.as_mut().expect("the broker was started");
-        if let Some(status) = process.ended() {
-            panic!("the broker ended ({status}):\n{}", self.log());
-        }
+        self.process.assert_alive(|| self.log());
     }
-}
 
-impl Node {
     fn format(&self, scram: &[String]) {
         let output = self
             .java()
@@ -96,12 +74,6 @@ impl Node {
             .output()
             .expect("java starts");
         assert!(output.status.success(), "the storage cannot be formatted: {output:?}");
-    }
-
-    fn run(&self) -> Watched {
-        let mut java = self.java();
-        java.arg("kafka.Kafka").arg(self.properties_file());
-        Watched::start(&java, self.data.path())
     }
 
     fn java(&self) -> Command {
@@ -125,20 +97,6 @@ impl Node {
         let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
         format!("{}{}", read("output.log"), read("server.log"))
     }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Some(process) = self.process.lock().take() {
-            process.kill();
-        }
-    }
-}
-
-/// Ports that nothing listens on.
-pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [0; N].map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.each_ref().map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
 /// A small and quick node; the session time-out makes a restart after a kill take 3 s instead of 11.

@@ -1,12 +1,19 @@
 //! The options of Kafka as an operator gives them to the program: in variables.
 
 use attio_bridge::bus::kafka::Options;
+use attio_bridge::bus::kafka::options::Ensure;
 use secrecy::ExposeSecret;
 
 /// What `attio-bridge` is started with to get these options, a source and the addresses of a prefix.
 pub fn variables(options: &Options, prefix: &str) -> Vec<(String, String)> {
     let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
     let password = options.sasl_password.as_ref().map(|password| password.expose_secret().to_owned());
+    let ensure = match options.topics.ensure {
+        Ensure::Off => Some("off"),
+        Ensure::Verify => None,
+        Ensure::Create => Some("create"),
+    };
+    let replication = options.topics.replication_factor;
     let keys = [
         ("BUS__TYPE", Some("kafka".to_owned())),
         ("ROUTE__PREFIX", Some(prefix.to_owned())),
@@ -18,6 +25,8 @@ pub fn variables(options: &Options, prefix: &str) -> Vec<(String, String)> {
         ("KAFKA__CA_FILE", path(&options.ca_file)),
         ("KAFKA__CERT_FILE", path(&options.cert_file)),
         ("KAFKA__KEY_FILE", path(&options.key_file)),
+        ("KAFKA__TOPICS__ENSURE", ensure.map(str::to_owned)),
+        ("KAFKA__TOPICS__REPLICATION_FACTOR", replication.map(|factor| factor.to_string())),
     ];
     let named = |(key, value): (&str, Option<String>)| Some((format!("ATTIO_BRIDGE__{key}"), value?));
     let property = |(name, value): (&String, &String)| {

@@ -4,7 +4,7 @@ use async_nats::jetstream::stream::Info;
 
 use super::{Server, Settings, block_on};
 use crate::support::eventually_some;
-use crate::support::kafka::free_ports;
+use crate::support::ports::free_ports;
 
 /// Three servers that replicate among themselves.
 pub struct Cluster {

@@ -9,8 +9,9 @@ use async_nats::ConnectOptions;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::support::watched::{Watched, kit};
-use crate::support::{eventually, eventually_some};
+use crate::support::eventually;
+use crate::support::ports::free_ports;
+use crate::support::watched::{Process, kit};
 
 /// How the administrator gets in.
 type Admin = Arc<dyn Fn() -> ConnectOptions + Send + Sync>;
@@ -34,10 +35,11 @@ impl Default for Settings {
 
 /// A server: its data for ever, its process while it runs.
 pub struct Server {
+    /// Ends before its data does.
+    process: Process,
     data: tempfile::TempDir,
     settings: Mutex<Settings>,
-    port: Mutex<Option<u16>>,
-    process: Mutex<Option<Watched>>,
+    port: u16,
 }
 
 impl Server {
@@ -56,7 +58,8 @@ impl Server {
     /// A server that does not run yet.
     pub fn prepared(settings: Settings) -> Self {
         let data = tempfile::tempdir().expect("a folder for the server's data");
-        Self { data, settings: Mutex::new(settings), port: Mutex::new(None), process: Mutex::new(None) }
+        let [port] = free_ports();
+        Self { process: Process::default(), data, settings: Mutex::new(settings), port }
     }
 
     /// Where files of a test's configuration can be put.
@@ -66,7 +69,7 @@ impl Server {
 
     /// `nats://host:port`.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port.lock().expect("the server was started once"))
+        format!("nats://127.0.0.1:{}", self.port)
     }
 
     /// Takes effect at the next start.
@@ -80,16 +83,14 @@ impl Server {
         admin()
     }
 
-    /// Ends the server at once (SIGKILL); its data stays.
+    /// Ends it at once (SIGKILL); its data stays.
     pub fn kill(&self) {
-        let process = self.process.lock().take();
-        process.expect("the server runs").kill();
+        self.process.take().kill();
     }
 
     /// Asks it to end (SIGTERM); gone when this returns, and its data stays.
     pub fn stop(&self) {
-        let process = self.process.lock().take();
-        process.expect("the server runs").stop();
+        self.process.take().stop();
     }
 
     /// Starts it, again on the same data and port; ready when this returns.
@@ -100,8 +101,7 @@ impl Server {
 
     /// Waits until it listens, and JetStream is on where it should be.
     pub fn wait_until_ready(&self) {
-        let port = self.port_told();
-        *self.port.lock() = Some(port);
+        self.wait_until_it_listens();
         if self.settings.lock().jetstream {
             eventually("the server is ready", || {
                 self.assert_alive();
@@ -115,28 +115,32 @@ impl Server {
 
     /// Starts it, and returns while it is still starting.
     pub fn restart_without_waiting(&self) {
-        let mut process = self.process.lock();
-        assert!(process.is_none(), "the server already runs");
         let file = self.data.path().join("server.conf");
         fs::write(&file, self.configuration()).expect("the configuration is written");
         let mut command = Command::new(kit("nats-server").join("nats-server"));
         command.args(["-c"]).arg(file);
-        *process = Some(Watched::start(&command, self.data.path()));
+        self.process.start(&command, self.data.path());
+    }
+
+    /// Its data stays when it is dropped; tells where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.data.disable_cleanup(true);
+        self.data.path().to_owned()
     }
 
     /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
-        self.process.lock().as_ref().expect("the server runs").freeze();
+        self.process.running().freeze();
     }
 
     /// Goes on after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
-        self.process.lock().as_ref().expect("the server runs").signal("CONT");
+        self.process.running().signal("CONT");
     }
 
     /// Asks it to leave by and by: it tells its clients, and ends their connections (SIGUSR2).
     pub fn lame_duck(&self) {
-        self.process.lock().as_ref().expect("the server runs").signal("USR2");
+        self.process.running().signal("USR2");
     }
 
     /// What it has logged.
@@ -145,28 +149,23 @@ impl Server {
     }
 
     fn assert_alive(&self) {
-        let mut process = self.process.lock();
-        if let Some(status) = process.as_mut().expect("the server was started").ended() {
-            panic!("the server ended ({status}):\n{}", self.log());
-        }
+        self.process.assert_alive(|| self.log());
     }
 
-    /// The port, from the file in which the server tells it.
-    fn port_told(&self) -> u16 {
-        let pid = self.process.lock().as_ref().expect("the server runs").pid();
+    /// Then it tells its ports in a file.
+    fn wait_until_it_listens(&self) {
+        let pid = self.process.running().pid();
         let file: PathBuf = self.data.path().join(format!("nats-server_{pid}.ports"));
-        eventually_some("the server tells its port", || {
+        eventually("the server listens", || {
             self.assert_alive();
-            let told: Value = serde_json::from_slice(&fs::read(&file).ok()?).ok()?;
-            told["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
-        })
+            fs::read(&file).is_ok_and(|told| serde_json::from_slice::<Value>(&told).is_ok())
+        });
     }
 
     fn configuration(&self) -> String {
         let settings = self.settings.lock();
         let (data, more) = (self.data.path().display(), &settings.more);
-        // -1: any port that is free.
-        let port = self.port.lock().map_or(-1, i32::from);
+        let port = self.port;
         let jetstream = match settings.jetstream {
             true => format!(
                 "jetstream {{ store_dir: \"{data}/store\", max_file_store: 16GB, max_memory_store: 64MB }}"
@@ -174,13 +173,5 @@ impl Server {
             false => String::new(),
         };
         format!("listen: \"127.0.0.1:{port}\"\nports_file_dir: \"{data}\"\n{jetstream}\n{more}\n")
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Some(process) = self.process.lock().take() {
-            process.kill();
-        }
     }
 }

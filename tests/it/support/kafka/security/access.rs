@@ -10,6 +10,7 @@ use std::net::TcpStream;
 pub enum Operation {
     Read = 3,
     Write = 4,
+    Create = 5,
     Describe = 8,
     DescribeConfigs = 10,
 }

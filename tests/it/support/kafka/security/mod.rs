@@ -17,9 +17,10 @@ use attio_bridge::bus::kafka::Options;
 
 pub use access::{Operation, Topics};
 
+use super::Broker;
 use super::node::Layout;
-use super::{Broker, free_ports};
 use crate::support::certificates::{CLIENT, Certificates};
+use crate::support::ports::free_ports;
 
 /// The usual user, who has no rights until [`Secured::allow`]; the client's certificate names it too.
 pub const USER: &str = CLIENT;

@@ -1,27 +1,28 @@
 //! `quarantine replay`: after a fix the same pipeline again.
 
+mod load;
+mod tell;
+
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use clap::Args;
-use serde_json::json;
-use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Selection, Session, fail};
+use super::{Exit, Selection, Session};
 use crate::app;
 use crate::bus::Kind;
-use crate::cli::{print, reading, say};
-use crate::consumer::line::safe;
+use crate::cli::given::key;
+use crate::cli::{fail, say};
 use crate::consumer::noting::Noting;
-use crate::consumer::quarantined::{Origin, Quarantined, Unplaced};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::pipeline::publish::{Bus, BusState};
+use load::{Load, loads};
+use tell::{conclude, show};
 
 const AFTER_HELP: &str = "\
 Ids, keys and times are what they would have been. Quarantine is a log: nothing is taken out of it,
@@ -70,82 +71,19 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=10_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 10000".into()) }
 }
 
-fn key(text: &str) -> Result<String, String> {
-    let fits = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if fits { Ok(text.to_owned()) } else { Err("expects 1 to 255 visible ASCII characters".into()) }
-}
-
-/// One thing to replay.
-struct Load {
-    /// What to call it.
-    name: String,
-    reason: String,
-    raw: Bytes,
-    received_at: OffsetDateTime,
-    origin: Result<Origin, Unplaced>,
-}
-
 /// Replays what is wanted.
-pub async fn run(session: &Session, arguments: &Arguments) -> Exit {
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
     let config = &session.config;
-    let loads = match loads(session, arguments).await {
-        Ok(loads) => loads,
-        Err(exit) => return exit,
-    };
+    let loads = loads(session, arguments).await?;
     if let Some(name) = &arguments.source
-        && !config.sources.iter().any(|source| source.name.as_str() == name)
+        && config.source(name).is_none()
     {
-        let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
-        say(format_args!("error: no source {name} is configured; there is: {}", names.join(", ")));
-        return Exit::Usage;
+        let names = config.source_names();
+        say(format_args!("error: no source {name} is configured; there is: {names}"));
+        return Err(Exit::Usage);
     }
-    let replayer = match replayer(session, arguments.dry_run).await {
-        Ok(replayer) => replayer,
-        Err(exit) => return exit,
-    };
+    let replayer = replayer(session, arguments.dry_run).await?;
     replay(&replayer, &loads, arguments, &session.stop).await
-}
-
-async fn loads(session: &Session, arguments: &Arguments) -> Result<Vec<Load>, Exit> {
-    let source = arguments.source.as_deref();
-    let Some(file) = &arguments.file else {
-        let pieces = arguments.selection.read_named(session, &arguments.ids).await?;
-        return Ok(pieces.into_iter().map(|piece| load(piece, source)).collect());
-    };
-    let bytes = read(file).map_err(|error| fail(format_args!("{}: {error}", file.display())))?;
-    // Raw bytes may look like anything: what they are is for the operator to say.
-    match (source, Quarantined::read_all(&bytes)) {
-        (None, Some(pieces)) => Ok(pieces.into_iter().map(|piece| load(piece, None)).collect()),
-        (None, None) => {
-            say(format_args!(
-                "error: {}: nothing that `export` wrote as JSON; for the raw bytes of a delivery add --source NAME",
-                file.display()
-            ));
-            Err(Exit::Usage)
-        }
-        (Some(source), _) => Ok(vec![Load {
-            name: file.display().to_string(),
-            reason: "file".into(),
-            raw: bytes.into(),
-            received_at: OffsetDateTime::now_utc(),
-            origin: Ok(Origin { source: source.to_owned(), key: arguments.key.clone(), alone: None }),
-        }]),
-    }
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    if file != Path::new("-") {
-        return std::fs::read(file);
-    }
-    let mut bytes = Vec::new();
-    io::stdin().lock().read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn load(piece: Quarantined, source: Option<&str>) -> Load {
-    let origin = piece.origin(source);
-    let Quarantined { id, received_at, reason, raw, .. } = piece;
-    Load { name: id, reason, raw, received_at, origin }
 }
 
 /// How long the bus may take to be ready.
@@ -197,7 +135,7 @@ async fn replay(
     loads: &[Load],
     arguments: &Arguments,
     stop: &CancellationToken,
-) -> Exit {
+) -> Result<Exit, Exit> {
     let mut sums: BTreeMap<Ending, usize> = BTreeMap::new();
     let progress = io::stderr().is_terminal() && !io::stdout().is_terminal();
     let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
@@ -215,7 +153,9 @@ async fn replay(
         let replayed = tokio::select! {
             replayed = one => replayed,
             // What was handed over last may arrive all the same.
-            () = stop.cancelled() => return fail(format_args!("interrupted after {done} of {}", loads.len())),
+            () = stop.cancelled() => {
+                return Err(fail(format_args!("interrupted after {done} of {}", loads.len())));
+            }
         };
         show(load, &replayed, arguments);
         *sums.entry(replayed.ending).or_default() += 1;
@@ -231,50 +171,5 @@ async fn replay(
     if progress && !loads.is_empty() {
         say("");
     }
-    conclude(&sums, loads.len(), without_identity, arguments.dry_run)
-}
-
-fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) {
-    if arguments.json {
-        let mut value = json!(replayed);
-        value["id"] = json!(load.name);
-        value["reason"] = json!(load.reason);
-        value["dry_run"] = json!(arguments.dry_run);
-        return print(format_args!("{value}\n"));
-    }
-    let paint = reading::paint();
-    let word = replayed.ending.word();
-    let word = match replayed.ending {
-        Ending::Failed | Ending::Refused | Ending::Unplaced => paint.bad(word),
-        Ending::Published if arguments.dry_run => paint.good("would be published"),
-        Ending::Published => paint.good(word),
-        Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.known(word),
-    };
-    let why = replayed.why.as_deref().map(|why| format!(": {}", safe(why))).unwrap_or_default();
-    print(format_args!("{} {} {word}{why}\n", safe(&load.name), paint.dim(&safe(&load.reason))));
-    if matches!(replayed.ending, Ending::Published) {
-        for event in &replayed.events {
-            print(format_args!("  {} {} {}\n", safe(&event.address), event.kind, event.id));
-        }
-    }
-}
-
-fn conclude(sums: &BTreeMap<Ending, usize>, of: usize, without_identity: usize, dry_run: bool) -> Exit {
-    let words: Vec<_> = sums.iter().map(|(ending, count)| format!("{} {count}", ending.word())).collect();
-    let dry = if dry_run { " (dry run: nothing was published)" } else { "" };
-    say(format_args!("{} of {of} tried{dry}: {}", sums.values().sum::<usize>(), words.join(", ")));
-    if without_identity > 0 {
-        say(format_args!(
-            "{without_identity} came without an Idempotency-Key, so their ids are random: the next replay publishes them again"
-        ));
-    }
-    let some = |endings: &[Ending]| endings.iter().any(|ending| sums.contains_key(ending));
-    if some(&[Ending::Failed]) {
-        Exit::Failed
-    } else if some(&[Ending::Refused, Ending::Unplaced]) {
-        say("what was refused stays in quarantine");
-        Exit::Unexpected
-    } else {
-        Exit::Done
-    }
+    Ok(conclude(&sums, loads.len(), without_identity, arguments.dry_run))
 }

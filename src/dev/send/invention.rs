@@ -1,29 +1,12 @@
-//! What is sent: bodies of files, or made-up ones of every type of the catalog.
+//! Made-up deliveries of every type of the catalog.
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::dev::body::envelope;
+use crate::dev::mail::Mail;
 use crate::dev::stamp::Scheme;
 use crate::dev::world::World;
-
-/// One delivery, not yet signed.
-#[derive(Clone, Debug)]
-pub struct Mail {
-    /// The body.
-    pub body: Bytes,
-    /// Its Idempotency-Key; none in the timestamped scheme, where events name themselves.
-    pub key: Option<String>,
-}
-
-impl Mail {
-    /// A delivery of that body, under a key of its own.
-    pub fn new(scheme: Scheme, body: impl Into<Bytes>) -> Self {
-        let key = (scheme == Scheme::Attio).then(|| Uuid::new_v4().to_string());
-        Self { body: body.into(), key }
-    }
-}
 
 /// About how many of a hundred made-up deliveries are not one event for the first time.
 #[derive(Clone, Copy, Debug, Default)]
