@@ -5,6 +5,7 @@ pub mod nats;
 pub mod stdout;
 pub mod memory;
 pub mod inspect;
+pub mod laid;
 pub mod read;
 pub mod setup;
 

@@ -72,7 +72,7 @@ impl Status {
 
 /// One event as one line. A line break in the data can only be white space between JSON tokens, so
 /// a blank in its place changes nothing.
-fn line(message: &Message) -> Vec<u8> {
+pub(super) fn line(message: &Message) -> Vec<u8> {
     let mut line = structured::encode(&message.event);
     for byte in &mut line {
         if matches!(byte, b'\r' | b'\n') {

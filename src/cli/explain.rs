@@ -9,12 +9,14 @@ use time::OffsetDateTime;
 use super::given::{read, time};
 use super::{Exit, fail, load, print};
 use crate::app;
+use crate::bus::laid::Laid;
 use crate::config::{Config, Input};
 use crate::explain::captured::Captured;
 use crate::explain::recorder::Recorder;
-use crate::explain::report::{self, Layout};
+use crate::explain::report::{self, Place};
 use crate::explain::{Explanation, explain};
 use crate::pipeline::SourceOptions;
+use crate::pipeline::publish::Message;
 
 const AFTER_HELP: &str = "\
 A dump is what came over the wire: maybe a request line, then headers, an empty line, the body.
@@ -71,11 +73,12 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
 }
 
 fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
-    let layout = Layout { bus: config.bus.kind.name(), mode: config.bus.content_mode };
+    let lay = |message: &Message| config.bus.lay(message).map(|Laid { headers, payload }| (headers, payload));
+    let place = Place { bus: config.bus.kind.name(), lay: &lay };
     if json {
-        print(format_args!("{:#}\n", report::json(explanation, layout)));
+        print(format_args!("{:#}\n", report::json(explanation, place)));
     } else {
-        print(report::text(explanation, layout));
+        print(report::text(explanation, place));
     }
     if explanation.is_good() { Exit::Done } else { Exit::Unexpected }
 }

@@ -5,22 +5,25 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::{Carried, Contents, Explanation};
-use crate::cloudevent::{Attribute, ContentMode, binary, structured};
+use crate::cloudevent::Attribute;
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::publish::Message;
 use crate::pipeline::verify::SignatureError;
 
-/// How events are laid out, and on what.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
+/// The bus that events would go to.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
     /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
-    /// Structured or binary.
-    pub mode: ContentMode,
+    /// Lays a message out as that bus would hold it.
+    pub lay: &'a dyn Fn(&Message) -> Result<Layout, String>,
 }
 
-impl Layout {
-    fn place(self, message: &Message) -> String {
+/// Headers and payload of a message.
+pub type Layout = (Vec<(String, String)>, Vec<u8>);
+
+impl Place<'_> {
+    fn of(self, message: &Message) -> String {
         let to = &message.destination;
         let key = message.event.get(Attribute::PartitionKey).unwrap_or_default();
         match self.bus {
@@ -29,46 +32,10 @@ impl Layout {
             _ => format!("standard output, as {}", to.address),
         }
     }
-
-    fn is_binary(self, message: &Message) -> bool {
-        self.mode == ContentMode::Binary && !message.structured_only && self.bus != "stdout"
-    }
-
-    /// The headers as the binding of that bus names them.
-    fn headers(self, message: &Message) -> Vec<(String, String)> {
-        let event = &message.event;
-        let (content_type, prefix) = match self.bus {
-            "kafka" => ("content-type", "ce_"),
-            "nats" => ("Content-Type", "ce-"),
-            _ => return Vec::new(),
-        };
-        let mut headers = Vec::new();
-        if self.is_binary(message) {
-            let of_data =
-                binary::content_type(event).map(|value| (content_type.to_owned(), value.to_owned()));
-            headers.extend(of_data);
-            let attribute = |(name, value): (&str, &str)| (format!("{prefix}{name}"), value.to_owned());
-            headers.extend(binary::headers(event).map(attribute));
-        } else {
-            headers.push((content_type.to_owned(), structured::CONTENT_TYPE.to_owned()));
-        }
-        if self.bus == "nats" {
-            headers.push(("Nats-Msg-Id".to_owned(), message.message_id.clone()));
-        }
-        headers
-    }
-
-    fn payload(self, message: &Message) -> Vec<u8> {
-        if self.is_binary(message) {
-            binary::payload(&message.event).to_vec()
-        } else {
-            structured::encode(&message.event)
-        }
-    }
 }
 
 /// For people.
-pub fn text(explanation: &Explanation, layout: Layout) -> String {
+pub fn text(explanation: &Explanation, place: Place<'_>) -> String {
     let mut out = String::new();
     let Explanation { source, bytes, verified, mended, remarks, contents } = explanation;
     line(&mut out, &format!("request    to source {source}, {bytes} bytes"));
@@ -96,7 +63,7 @@ pub fn text(explanation: &Explanation, layout: Layout) -> String {
             let mended = if verified.is_err() { ", as it would be without the mistake" } else { "" };
             line(&mut out, &format!("events     {}{mended}", events.len()));
             for (index, event) in events.iter().enumerate() {
-                carried(&mut out, index + 1, event, layout);
+                carried(&mut out, index + 1, event, place);
             }
         }
     }
@@ -107,7 +74,7 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "no event".into() } else { names.join(", ") }
 }
 
-fn carried(out: &mut String, number: usize, event: &Carried, layout: Layout) {
+fn carried(out: &mut String, number: usize, event: &Carried, place: Place<'_>) {
     let Carried { what, category, result, message } = event;
     let name = match what {
         Ok(event_type) => event_type.clone(),
@@ -116,12 +83,17 @@ fn carried(out: &mut String, number: usize, event: &Carried, layout: Layout) {
     line(out, &format!("\n{number}. {name}"));
     line(out, &format!("   category {category}, {}", meaning(result)));
     let Some(message) = message else { return };
-    line(out, &format!("   to       {}", layout.place(message)));
+    line(out, &format!("   to       {}", place.of(message)));
     line(out, &format!("   id       {}", message.event.get(Attribute::Id).unwrap_or_default()));
-    for (name, value) in layout.headers(message) {
-        line(out, &format!("   {name}: {value}"));
+    match (place.lay)(message) {
+        Ok((headers, payload)) => {
+            for (name, value) in headers {
+                line(out, &format!("   {name}: {value}"));
+            }
+            line(out, String::from_utf8_lossy(&payload).trim_end_matches('\n'));
+        }
+        Err(error) => line(out, &format!("   cannot be published: {error}")),
     }
-    line(out, &String::from_utf8_lossy(&layout.payload(message)));
 }
 
 fn meaning(result: &str) -> &str {
@@ -135,12 +107,12 @@ fn meaning(result: &str) -> &str {
 }
 
 /// For programs.
-pub fn json(explanation: &Explanation, layout: Layout) -> Value {
+pub fn json(explanation: &Explanation, place: Place<'_>) -> Value {
     let Explanation { source, bytes, verified, mended, remarks, contents } = explanation;
     let (read, events) = match contents {
         Contents::Read(names) => (json!(names), Value::Null),
         Contents::Carried(events) => {
-            (Value::Null, events.iter().map(|event| event_json(event, layout)).collect())
+            (Value::Null, events.iter().map(|event| event_json(event, place)).collect())
         }
     };
     json!({
@@ -156,18 +128,21 @@ pub fn json(explanation: &Explanation, layout: Layout) -> Value {
     })
 }
 
-fn event_json(event: &Carried, layout: Layout) -> Value {
+fn event_json(event: &Carried, place: Place<'_>) -> Value {
     let Carried { what, category, result, message } = event;
     let published = message.as_ref().map(|message| {
+        let laid = (place.lay)(message);
+        let (headers, payload) = laid.as_ref().ok().cloned().unwrap_or_default();
         let headers: serde_json::Map<String, Value> =
-            layout.headers(message).into_iter().map(|(name, value)| (name, value.into())).collect();
+            headers.into_iter().map(|(name, value)| (name, value.into())).collect();
         json!({
             "topic": &*message.destination.address,
             "subject": &*message.destination.subject,
             "key": message.event.get(Attribute::PartitionKey),
             "id": message.event.get(Attribute::Id),
             "headers": headers,
-            "payload": String::from_utf8_lossy(&layout.payload(message)),
+            "payload": String::from_utf8_lossy(&payload).trim_end_matches('\n'),
+            "error": laid.err(),
         })
     });
     json!({

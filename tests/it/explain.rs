@@ -212,6 +212,17 @@ fn headers_are_those_of_the_content_mode() {
     let message = &told["events"][0]["message"];
     assert_eq!(message["headers"]["ce_type"], "com.attio.task.created");
     assert!(message["payload"].as_str().unwrap().starts_with("{\"event_type\""), "{message:#}");
+    let nats = text.replace("type = \"kafka\"\n", "type = \"nats\"\ncontent_mode = \"binary\"\n");
+    let nats = format!("{nats}[nats]\nservers = [\"127.0.0.1:1\"]\nstream.name = \"OURS\"\n");
+    std::fs::write(&config, nats).unwrap();
+    let output = run(&["--config", &config, "--json", file.to_str().unwrap()]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let headers = &told["events"][0]["message"]["headers"];
+    assert_eq!(
+        (&headers["ce-partitionkey"], &headers["Nats-Expected-Stream"]),
+        (&"t1".into(), &"OURS".into())
+    );
+    assert_eq!(headers["Nats-Msg-Id"].as_str().map(str::len), Some(32), "{headers}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub use client_config::StartError;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
+pub(super) use record::laid;
 pub(super) use topics::settings as topic_settings;
 
 use crate::cloudevent::ContentMode;

@@ -4,8 +4,9 @@
 
 use std::borrow::Cow;
 
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
 
+use crate::bus::laid::Laid;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
 use crate::pipeline::publish::Message;
 
@@ -36,6 +37,15 @@ pub(super) fn layout(message: &Message, mode: ContentMode) -> Layout<'_> {
             value: structured::encode(event).into(),
         },
     }
+}
+
+/// A message as Kafka would hold it.
+pub(in crate::bus) fn laid(message: &Message, mode: ContentMode) -> Laid {
+    let Layout { headers, value, .. } = layout(message, mode);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers =
+        headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default())));
+    Laid { headers: headers.collect(), payload: value.into_owned() }
 }
 
 fn binary_headers(event: &CloudEvent) -> OwnedHeaders {

@@ -34,6 +34,7 @@ pub use connect::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
+pub(super) use record::laid;
 pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;

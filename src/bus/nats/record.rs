@@ -12,6 +12,7 @@ use async_nats::header::{
 };
 use bytes::Bytes;
 
+use crate::bus::laid::Laid;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
 use crate::pipeline::publish::Message;
 
@@ -53,6 +54,19 @@ pub(super) fn layout(message: &Message, mode: ContentMode, stream: &str) -> Resu
         }
     };
     Ok(Layout { headers, payload })
+}
+
+/// A message as the stream would hold it.
+pub(in crate::bus) fn laid(message: &Message, mode: ContentMode, stream: &str) -> Result<Laid, String> {
+    let layout = layout(message, mode, stream).map_err(|error| error.to_string())?;
+    let headers = layout
+        .headers
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())));
+    let mut headers: Vec<_> = headers.collect();
+    // The client keeps them in no order.
+    headers.sort();
+    Ok(Laid { headers, payload: layout.payload.into() })
 }
 
 fn add_attributes(headers: &mut HeaderMap, event: &CloudEvent) -> Result<(), BadHeader> {
