@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
-use super::error::{self, Refusal};
+use super::error::Refusal;
 use super::named::{Named, Owner, Token};
 use super::retry::{self, OVERALL, TRIES};
 use super::transport::{Answer, Lost, Transport};
@@ -50,14 +50,15 @@ impl Client {
         let mut offset = 0;
         loop {
             let page: Vec<Webhook> = self.get(&format!("/v2/webhooks?limit={PAGE}&offset={offset}")).await?;
-            let read = page.len();
+            let (read, before) = (page.len(), all.len());
             // One that is deleted while pages are read moves the others: none may be there twice.
             for webhook in page {
                 if !all.iter().any(|known| known.id == webhook.id) {
                     all.push(webhook);
                 }
             }
-            if read < PAGE {
+            // A page that only repeats what was read ends it as well: there may be no pages at all.
+            if read < PAGE || all.len() == before {
                 return Ok(all);
             }
             offset += read;
@@ -138,15 +139,15 @@ impl Client {
 
     /// All attributes of an object or a list, which is named by its id or its slug.
     pub async fn attributes(&self, owner: Owner, name: &str) -> Result<Vec<Named>, Error> {
-        let (mut all, owner) = (Vec::new(), owner.path());
+        let (mut all, owner) = (Vec::<Json>::new(), owner.path());
         let name = checked(name)?;
         loop {
             let offset = all.len();
             let path = format!("/v2/{owner}/{name}/attributes?limit={ATTRIBUTES}&offset={offset}");
             let page: Vec<Json> = self.get(&path).await?;
-            let read = page.len();
+            let over = page.len() < ATTRIBUTES || page.first().is_some_and(|one| all.contains(one));
             all.extend(page);
-            if read < ATTRIBUTES {
+            if over {
                 return Ok(all.iter().filter_map(|item| named(item, "attribute_id")).collect());
             }
         }
@@ -172,7 +173,7 @@ impl Client {
                     return Ok(Bytes::new());
                 }
                 Ok(answer) => {
-                    maybe_done |= answer.status >= 500;
+                    maybe_done |= is_unknown(answer.status);
                     let (again, asked) = (retry::after_answer(method, answer.status), answer.retry_after);
                     (refused(method, &request, answer, tries), again, asked)
                 }
@@ -229,21 +230,29 @@ fn about(token: &Token) -> String {
     )
 }
 
+/// Whether an answer leaves open what was done: it may come from a proxy that has not waited for Attio.
+fn is_unknown(status: u16) -> bool {
+    status == 408 || status >= 500
+}
+
 /// An answer that is no success.
 fn refused(method: &Method, request: &str, answer: Answer, tries: u32) -> Error {
-    let Answer { status, body, execution_id, .. } = answer;
+    let Answer { status, body, execution_id, retry_after } = answer;
+    let maybe_done = is_unknown(status) && !retry::is_repeatable(method);
     match Refusal::read(request, status, &body, execution_id) {
         Some(mut refusal) => {
-            if status >= 500 && !retry::is_repeatable(method) {
-                refusal.advice = Some(error::NOT_KNOWN.into());
+            refusal.maybe_done = maybe_done;
+            if let (429, Some(asked)) = (status, retry_after) {
+                refusal.advice = Some(format!("Attio asks to wait {} s", asked.as_secs()));
             }
             Error::Refused(Box::new(refusal))
         }
         None => {
             let why = format!("answered {status}, and not in Attio's form");
-            let why =
-                if status < 500 { format!("{why}: is attio.api_url right?") } else { tried(&why, tries) };
-            let maybe_done = status >= 500 && !retry::is_repeatable(method);
+            let why = match is_unknown(status) {
+                true => tried(&why, tries),
+                false => format!("{why}: is attio.api_url right?"),
+            };
             Error::NoAnswer { request: request.to_owned(), why, maybe_done }
         }
     }
@@ -274,5 +283,5 @@ fn path(webhook_id: &str) -> Result<String, Error> {
 /// What becomes a part of a path.
 fn checked(id: &str) -> Result<&str, Error> {
     let good = catalog::is_id(id) && id.bytes().any(|byte| byte != b'.');
-    if good { Ok(id) } else { Err(Error::Setup(format!("{id:?} is no id"))) }
+    if good { Ok(id) } else { Err(Error::NoId(id.to_owned())) }
 }

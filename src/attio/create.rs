@@ -1,12 +1,14 @@
 //! Making a webhook so that its secret is never lost: kept before success is told, or the webhook is
 //! gone again.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use secrecy::ExposeSecret;
 use serde_json::json;
 
-use super::{Client, Created, Subscription};
+use super::plan::key;
+use super::{Client, Created, Subscription, Webhook};
 
 /// Why there is no webhook whose secret is kept.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +16,16 @@ pub enum Error {
     /// Attio did not make it.
     #[error(transparent)]
     Attio(#[from] super::Error),
+    /// Attio did not say that it made it, and did; as nobody has its secret, it was deleted again.
+    #[error(
+        "{why}; Attio has made webhook {webhook_id} all the same: it is deleted again, for nobody has its secret"
+    )]
+    Unheard {
+        /// What was heard instead.
+        why: super::Error,
+        /// The webhook.
+        webhook_id: String,
+    },
     /// Its secret could not be kept, and so it was deleted again.
     #[error("the secret could not be kept: {0}; the webhook that was just made is deleted again")]
     Undone(#[source] io::Error),
@@ -33,6 +45,17 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether there may be a webhook now whose secret nobody has.
+    pub fn leaves_one_behind(&self) -> bool {
+        match self {
+            Self::Attio(error) => error.is_maybe_done(),
+            Self::Stranded { .. } => true,
+            Self::Unheard { .. } | Self::Undone(_) => false,
+        }
+    }
+}
+
 /// Makes a webhook and keeps its secret by `keep`, which has been found able to do so beforehand.
 pub async fn kept(
     client: &Client,
@@ -40,11 +63,40 @@ pub async fn kept(
     subscriptions: &[Subscription],
     keep: impl FnOnce(&Created) -> io::Result<()>,
 ) -> Result<Created, Error> {
-    let created = client.create_webhook(url, subscriptions).await?;
+    let before: Vec<Webhook> = client.webhooks().await?;
+    let created = match client.create_webhook(url, subscriptions).await {
+        Err(error) if error.is_maybe_done() => {
+            return Err(unheard(client, url, subscriptions, &before, error).await);
+        }
+        created => created?,
+    };
     let Err(kept) = keep(&created) else { return Ok(created) };
     match client.delete_webhook(&created.webhook.id.webhook_id).await {
         Ok(()) => Err(Error::Undone(kept)),
         Err(deleted) => Err(Error::Stranded { created: Box::new(created), kept, deleted }),
+    }
+}
+
+/// Looks for a webhook that was not there before and is what was asked for, and deletes it. One that was
+/// there may be what kept this one from being made, and its secret is somebody's.
+async fn unheard(
+    client: &Client,
+    url: &str,
+    subscriptions: &[Subscription],
+    before: &[Webhook],
+    error: super::Error,
+) -> Error {
+    let keys = |all: &[Subscription]| all.iter().map(key).collect::<BTreeSet<_>>();
+    let is_made = |webhook: &Webhook| {
+        webhook.target_url == url
+            && keys(&webhook.subscriptions) == keys(subscriptions)
+            && before.iter().all(|known| known.id != webhook.id)
+    };
+    let Ok(now) = client.webhooks().await else { return error.into() };
+    let Some(Webhook { id, .. }) = now.into_iter().find(is_made) else { return error.into() };
+    match client.delete_webhook(&id.webhook_id).await {
+        Ok(()) => Error::Unheard { why: error.now_known(), webhook_id: id.webhook_id },
+        Err(_) => error.into(),
     }
 }
 

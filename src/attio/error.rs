@@ -13,11 +13,14 @@ pub enum Error {
     /// The options cannot be used.
     #[error("{0}")]
     Setup(String),
+    /// What was given as an id cannot be one.
+    #[error("{0:?} is no id")]
+    NoId(String),
     /// Attio said no.
     #[error(transparent)]
     Refused(Box<Refusal>),
     /// No answer of Attio's came, or none that can be read.
-    #[error("{request}: {why}{}", unknown(*.maybe_done))]
+    #[error("{request}: {why}{}", unknown(request, *.maybe_done))]
     NoAnswer {
         /// What was asked.
         request: String,
@@ -28,12 +31,18 @@ pub enum Error {
     },
 }
 
-/// What is said where Attio may have made a webhook and did not say so.
-pub const NOT_KNOWN: &str = "whether Attio has done it is not known: look with `webhooks list`, and delete a \
-                             webhook that nobody has the secret of";
+/// What is said where Attio may have made something and did not say so.
+pub(super) fn not_known(request: &str) -> &'static str {
+    if request.ends_with("/records") {
+        "whether Attio has made the record is not known: look for it in Attio"
+    } else {
+        "whether Attio has done it is not known: look with `webhooks list`, and delete a webhook that nobody \
+         has the secret of"
+    }
+}
 
-fn unknown(maybe_done: bool) -> String {
-    if maybe_done { format!("; {NOT_KNOWN}") } else { String::new() }
+fn unknown(request: &str, maybe_done: bool) -> String {
+    if maybe_done { format!("; {}", not_known(request)) } else { String::new() }
 }
 
 impl Error {
@@ -43,6 +52,25 @@ impl Error {
             Self::Refused(refusal) => Some(refusal.status),
             _ => None,
         }
+    }
+
+    /// Whether Attio may have made what it was asked for all the same: it must not be asked again blindly.
+    pub fn is_maybe_done(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.maybe_done,
+            Self::NoAnswer { maybe_done, .. } => *maybe_done,
+            Self::NoKey | Self::Setup(_) | Self::NoId(_) => false,
+        }
+    }
+
+    /// The same where it has become known whether Attio has done it.
+    pub fn now_known(mut self) -> Self {
+        match &mut self {
+            Self::Refused(refusal) => refusal.maybe_done = false,
+            Self::NoAnswer { maybe_done, .. } => *maybe_done = false,
+            Self::NoKey | Self::Setup(_) | Self::NoId(_) => {}
+        }
+        self
     }
 
     /// Whether what was asked for is not there.
@@ -68,6 +96,8 @@ pub struct Refusal {
     pub execution_id: Option<String>,
     /// What to do.
     pub advice: Option<String>,
+    /// Whether Attio may have done it all the same, and doing it again is not harmless.
+    pub maybe_done: bool,
 }
 
 /// One part of a request that Attio does not take.
@@ -103,6 +133,7 @@ impl Refusal {
             validation_errors: body.validation_errors,
             execution_id,
             advice,
+            maybe_done: false,
         })
     }
 }
@@ -117,14 +148,15 @@ fn advice(status: u16, code: &str) -> Option<&'static str> {
             "one subscription per target URL, event type and filter: `webhooks list` shows which one has \
              it; change that one, or use another URL (a query is enough)",
         ),
-        (429, _) => Some("Attio limits requests; try again later"),
+        (429, _) => Some("try again later"),
         _ => None,
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: Attio answered {} {}: {}", self.request, self.status, self.code, self.message)?;
+        let message = self.message.trim_end_matches('.');
+        write!(f, "{}: Attio answered {} {}: {message}", self.request, self.status, self.code)?;
         for ValidationError { path, message } in &self.validation_errors {
             let part = |part: &serde_json::Value| part.as_str().map_or(part.to_string(), String::from);
             let path: Vec<String> = path.iter().map(part).collect();
@@ -133,6 +165,7 @@ impl fmt::Display for Refusal {
         if let Some(advice) = &self.advice {
             write!(f, "; {advice}")?;
         }
+        f.write_str(&unknown(&self.request, self.maybe_done))?;
         match &self.execution_id {
             Some(id) => write!(f, " (x-attio-execution-id {id})"),
             None => Ok(()),

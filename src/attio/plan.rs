@@ -153,7 +153,7 @@ fn change(wanted: &Wanted, mut found: Vec<Webhook>) -> Change {
 }
 
 /// What Attio tells subscriptions of one URL apart by.
-fn key(subscription: &Subscription) -> (String, Canonical) {
+pub(super) fn key(subscription: &Subscription) -> (String, Canonical) {
     (subscription.event_type.clone(), Canonical::of(subscription.filter.as_ref()))
 }
 

@@ -1,13 +1,16 @@
 //! A file for a secret, known to be writable before there is a secret to write.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::{NamedTempFile, TempPath};
 
-/// A place for a secret: an empty file beside the one it will become, with mode 0600.
+/// More than a secret takes: Attio's are 64 hex digits.
+const ROOM: [u8; 256] = [b' '; 256];
+
+/// A place for a secret: a blank file beside the one it will become, with mode 0600.
 #[derive(Debug)]
 pub struct Reserved {
     file: File,
@@ -42,7 +45,9 @@ impl Reserved {
         if path.file_name().is_none() || path.is_dir() {
             return Err(unwritable(io::Error::from(io::ErrorKind::IsADirectory)));
         }
-        let (file, beside) = NamedTempFile::new_in(folder(path)).map_err(unwritable)?.into_parts();
+        let (mut file, beside) = NamedTempFile::new_in(folder(path)).map_err(unwritable)?.into_parts();
+        // The disk has room for it now, and keeps it.
+        file.write_all(&ROOM).and_then(|()| file.sync_all()).map_err(unwritable)?;
         Ok(Self { file, beside, path: path.to_owned(), overwrite })
     }
 
@@ -53,7 +58,10 @@ impl Reserved {
 
     /// Writes the secret with a line end, to the disk, and gives the file its name at once.
     pub fn write(mut self, secret: &SecretString) -> io::Result<()> {
-        writeln!(self.file, "{}", secret.expose_secret())?;
+        let text = format!("{}\n", secret.expose_secret());
+        self.file.rewind()?;
+        self.file.write_all(text.as_bytes())?;
+        self.file.set_len(text.len() as u64)?;
         self.file.sync_all()?;
         match self.overwrite {
             true => self.beside.persist(&self.path),

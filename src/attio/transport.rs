@@ -109,7 +109,9 @@ impl Transport {
         }
         let why = format!("{} cannot be reached: {why}", self.base);
         if !why.contains("invalid peer certificate") {
-            return Lost::NotSent(format!("{why}; check the network, and attio.api_url"));
+            return Lost::NotSent(format!(
+                "{why}; check the network (proxies that the environment names are not used), and attio.api_url"
+            ));
         }
         let advice = "where a proxy of your own stands between, name its authority in SSL_CERT_FILE";
         Lost::Untrusted(format!("{why}; {advice}"))

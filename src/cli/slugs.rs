@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, fail, load_attio, print, say, warn};
+use super::{Exit, fail, load_attio, logging, print, say, warn};
 use crate::attio::{Client, Error, slugs};
-use crate::config::Input;
+use crate::config::{Input, LogFormat, LogOptions};
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -40,10 +40,14 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let Verb::Pull(Pull { to }) = arguments.verb;
     let config = load_attio(input)?;
     warn(&config.warnings);
+    // What is tried again is said meanwhile.
+    let log = logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
+        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| fail(format_args!("the verb cannot be started: {error}")))?;
     let pulled = runtime.block_on(async { slugs::pull(&Client::new(&config.options)?).await });
     runtime.shutdown_background();
+    drop(log);
     let map = pulled.map_err(|error| {
         let exit = fail(&error);
         if matches!(error, Error::NoKey | Error::Setup(_)) { Exit::Configuration } else { exit }

@@ -13,14 +13,21 @@ use tokio_util::task::TaskTracker;
 
 use super::logging::{self, Log};
 use super::{Exit, fail, load_attio, say};
-use crate::attio::Client;
+use crate::attio::secret_file::Reserved;
 use crate::attio::watch::{Hook, Options, Watch};
+use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits, Reading};
 use crate::metrics::Metrics;
 use crate::metrics::watch::WatchMetrics;
 use crate::shutdown;
+
+/// In an outage each try of each look would be a line: what comes of them is told by the watch.
+const LEVEL: &str = "info,attio_bridge::attio::client=error";
+
+/// How long the command of --secret-hook may take.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -40,9 +47,9 @@ pub struct Arguments {
     /// How often Attio is asked
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = every)]
     every: Duration,
-    /// /metrics of the bridge, to hold against what Attio says
+    /// /metrics of the bridge, to hold against what Attio says; of each replica where there are several
     #[arg(long, value_name = "URL")]
-    metrics: Option<String>,
+    metrics: Vec<String>,
     /// How long the bridge may hear nothing while Attio calls the webhook active
     #[arg(long, value_name = "TIME", requires = "metrics", value_parser = humantime::parse_duration)]
     silent_after: Option<Duration>,
@@ -55,7 +62,7 @@ pub struct Arguments {
     /// Name of the Kubernetes Secret
     #[arg(long, value_name = "NAME", requires = "secret_format")]
     secret_name: Option<String>,
-    /// Command that takes the manifest on its standard input
+    /// Command that takes the manifest on its standard input, for a minute at most
     #[arg(long, value_name = "COMMAND", requires = "secret_format")]
     secret_hook: Option<String>,
 }
@@ -74,7 +81,7 @@ fn every(text: &str) -> Result<Duration, String> {
 /// Watches until told to stop.
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let config = load_attio(input)?;
-    let log = logging::start(LogOptions { level: "info", format: LogFormat::Auto }, &input.environment)
+    let log = logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment)
         .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -84,9 +91,8 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
         say("error: there is nothing to watch: add [[webhooks]], or name a file with --slugs");
         return Err(Exit::Configuration);
     }
-    let recreated = config.webhooks.iter().filter(|webhook| webhook.recreate).count();
-    if arguments.secret_hook.is_some() && recreated > 1 {
-        say("error: one Secret holds one secret, and several webhooks have recreate = true");
+    if let Err(message) = has_places(&config.webhooks, arguments.secret_hook.is_some()) {
+        say(format_args!("error: {message}"));
         return Err(Exit::Configuration);
     }
     let client = Client::new(&config.options).map_err(|error| {
@@ -100,6 +106,27 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
             Err(Exit::Failed)
         }
     }
+}
+
+/// Whether each secret that may be made has a place; found now and not when a webhook is lost. A folder
+/// that cannot be written to may come yet, so it is said and nothing more.
+fn has_places(webhooks: &[WebhookOptions], hook: bool) -> Result<(), String> {
+    let recreated: Vec<_> = webhooks.iter().filter(|webhook| webhook.recreate).collect();
+    if hook && recreated.len() > 1 {
+        return Err("one Secret holds one secret, and several webhooks have recreate = true".into());
+    }
+    for WebhookOptions { name, secret_file, .. } in recreated.into_iter().filter(|_| !hook) {
+        let Some(path) = secret_file else {
+            return Err(format!(
+                "webhook {name:?} has recreate = true, and there is no place for its new secret: set its \
+                 secret_file, or say --secret-hook"
+            ));
+        };
+        if let Err(error) = Reserved::at(path, true) {
+            tracing::error!(webhook = name, %error, "it could not be made again as things are");
+        }
+    }
+    Ok(())
 }
 
 fn start(
@@ -116,7 +143,7 @@ fn start(
         webhooks: config.webhooks,
         every: arguments.every,
         slugs_file,
-        hook: hook.map(|(command, secret_name)| Hook { command, secret_name }),
+        hook: hook.map(|(command, secret_name)| Hook { command, secret_name, timeout: HOOK_TIMEOUT }),
         bridge: arguments.metrics,
         silent_after: arguments.silent_after,
         now: || time::OffsetDateTime::now_utc().unix_timestamp(),

@@ -1,16 +1,14 @@
 //! What `deploy` holds agrees with the bridge: configurations load, commands parse, ports, paths and
-//! times are the same, and the alerts speak of metrics that there are.
+//! times are the same.
 //!
 //! `.ci/lint-deploy` checks that each file is well formed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use attio_bridge::cli::Exit;
 use attio_bridge::config::{Config, Problems};
-use attio_bridge::http::respond;
-use attio_bridge::pipeline::outcome::Reason;
 use serde_json::{Value as Json, json};
 
 use crate::setup::{SECRET, Setup};
@@ -18,13 +16,13 @@ use crate::support::bridge::Bridge;
 
 const DOCKERFILE: &str = include_str!("../../deploy/Dockerfile");
 const UNIT: &str = include_str!("../../deploy/attio-bridge.service");
-const ALERTS: &str = include_str!("../../deploy/alerts.yaml");
 const COMPOSE: &str = include_str!("../../deploy/compose.yaml");
 const CONFIG_MAP: &str = include_str!("../../deploy/kubernetes/config.yaml");
 const DEPLOYMENT: &str = include_str!("../../deploy/kubernetes/deployment.yaml");
 const SERVICE: &str = include_str!("../../deploy/kubernetes/service.yaml");
 const BUDGET: &str = include_str!("../../deploy/kubernetes/disruption-budget.yaml");
 const NETWORK: &str = include_str!("../../deploy/kubernetes/network-policy.yaml");
+const WATCH: &str = include_str!("../../deploy/kubernetes/examples/watch.yaml");
 const KUBERNETES_SECRET: &str = include_str!("../../deploy/kubernetes/examples/secret.yaml");
 
 /// What a stop needs beyond its delay and its drain.
@@ -325,6 +323,20 @@ fn the_image_runs_what_there_is() {
     assert_eq!(dockerfile("ARG VERSION="), [env!("CARGO_PKG_VERSION")]);
 }
 
+/// One replica, whose command, configuration and port are those of the bridge beside it.
+#[test]
+fn the_watch_of_the_example_is_one_and_is_understood() {
+    let (watch, bridge) = (yaml(WATCH), yaml(DEPLOYMENT));
+    assert_eq!(watch["spec"]["replicas"], 1);
+    let container = |manifest: &Json| manifest["spec"]["template"]["spec"]["containers"][0].clone();
+    let (watch, bridge) = (container(&watch), container(&bridge));
+    assert_eq!(watch["image"], bridge["image"]);
+    understood(&words(&watch["args"]));
+    let port = format!("0.0.0.0:{}", watch["ports"][0]["containerPort"]);
+    assert!(words(&watch["args"]).contains(&&*port));
+    assert_eq!(watch["volumeMounts"][0], bridge["volumeMounts"][0]);
+}
+
 /// cargo wants every target that its manifest names to be there, built or not.
 #[test]
 fn the_image_is_built_from_what_cargo_wants() {
@@ -338,62 +350,4 @@ fn the_image_is_built_from_what_cargo_wants() {
     let needed = env!("CARGO_PKG_RUST_VERSION").split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
     let image = dockerfile("FROM rust:1.")[0].split('.').next().and_then(|minor| minor.parse().ok());
     assert!(image >= needed, "{image:?} is older than {needed:?}");
-}
-
-// --- Alerts -------------------------------------------------------------------------------------
-
-/// A metric and its labels, each with its operator and value.
-type Selector<'a> = (&'a str, Vec<(&'a str, &'a str, &'a str)>);
-
-/// Every `attio_bridge_name{label="value",…}` of a text, those in comments as well.
-fn selectors(text: &str) -> Vec<Selector<'_>> {
-    text.split("attio_bridge_").skip(1).map(selector).collect()
-}
-
-fn selector(text: &str) -> Selector<'_> {
-    let (metric, rest) = split_word(text);
-    let inside =
-        rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inside, _)| inside);
-    let label = |part| {
-        let (name, rest) = split_word(part);
-        let (operator, value) = rest.split_once('"').expect("a quoted value");
-        (name, operator, value.trim_end_matches('"'))
-    };
-    (metric, inside.split(',').map(str::trim).filter(|part| !part.is_empty()).map(label).collect())
-}
-
-fn split_word(text: &str) -> (&str, &str) {
-    text.split_at(text.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(text.len()))
-}
-
-#[tokio::test]
-async fn the_alerts_speak_of_metrics_that_there_are() {
-    let bridge = Bridge::start().await;
-    let scrape = bridge.metrics().await;
-    let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for (metric, labels) in scrape.label_sets() {
-        for (label, value) in labels {
-            values.entry((metric.clone(), label)).or_default().insert(value);
-        }
-    }
-    let found = selectors(ALERTS);
-    assert!(found.len() >= 12, "{found:?}");
-    for (metric, labels) in found {
-        assert!(scrape.names().contains(metric), "there is no metric {metric}");
-        for (label, operator, value) in labels {
-            let known = values.get(&(metric.into(), label.into()));
-            let known = known.unwrap_or_else(|| panic!("{metric} has no label {label}"));
-            for value in value.split('|') {
-                assert!(known.contains(value), "{metric} has no {label}{operator}{value}");
-            }
-        }
-    }
-}
-
-#[test]
-fn the_alert_for_503_knows_every_reason_of_it() {
-    let (_, rest) = ALERTS.split_once("reason=~\"").expect("a list of reasons");
-    let (listed, _) = rest.split_once('"').expect("the list ends");
-    let unavailable = Reason::ALL.into_iter().filter(|reason| respond::status(*reason).as_u16() == 503);
-    assert_eq!(listed.split('|').collect::<BTreeSet<_>>(), unavailable.map(Reason::slug).collect());
 }

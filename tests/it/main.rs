@@ -7,6 +7,7 @@
 
 mod support;
 
+mod alerts;
 mod answers;
 mod attio_end_to_end;
 mod balance;

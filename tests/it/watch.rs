@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use attio_bridge::attio::bridge::{Bridge, Samples};
 use attio_bridge::dev::attio::fault::Fault;
 use attio_bridge::dev::attio::store::Status;
+use hyper::Method;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, KEY};
@@ -127,6 +128,8 @@ fn each_change_is_told_once() {
     let failed = || watching.metrics().sum("watch_polls_total", &[("result", "failed")]).unwrap();
     eventually("a failure is counted", || failed() >= 1.0);
     eventually("and its end is told", || !watching.lines("message", "Attio can be asked again").is_empty());
+    let cannot = "Attio cannot be asked: what is counted is what was known before";
+    assert_eq!(watching.lines("message", cannot).len(), 1, "though it failed five times");
     watching.end();
 }
 
@@ -205,12 +208,109 @@ fn a_bridge_that_hears_nothing_is_told_of() {
     std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
     let metrics = format!("http://{}/metrics", served.admin);
     let config = configured(&attio, "");
-    let watching = Watching::start(&attio, &config, &["--metrics", &metrics, "--silent-after", "1h"]);
+    let watching = Watching::start(&attio, &config, &["--metrics", &metrics, "--silent-after", "3s"]);
     let silent = || watching.metrics().sum("watch_bridge_silent", &[("source", "attio")]).unwrap();
     eventually("silence is seen", || silent() == 1.0);
     attio
         .block_on(served.ask(&crate::support::request::Request::signed(r#"{"webhook_id":"w","events":[]}"#)));
     eventually("and its end", || silent() == 0.0);
+    watching.end();
+}
+
+/// A bridge that was just started has heard nothing yet, and of several replicas one that hears is enough.
+#[test]
+fn a_bridge_that_was_just_started_is_not_silent() {
+    let attio = Attio::start();
+    attio.add(URL, &[("note.created", Value::Null)]);
+    let start = || {
+        let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+        let mut out = served.stdout();
+        std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+        served
+    };
+    let (deaf, hearing) = (start(), start());
+    let urls = [&deaf, &hearing].map(|served| format!("http://{}/metrics", served.admin));
+    let flags = ["--metrics", &urls[0], "--metrics", &urls[1], "--silent-after", "1h"];
+    let watching = Watching::start(&attio, &configured(&attio, ""), &flags);
+    eventually("it has looked", || watching.polls() > 3.0);
+    attio.block_on(
+        hearing.ask(&crate::support::request::Request::signed(r#"{"webhook_id":"w","events":[]}"#)),
+    );
+    let last =
+        || watching.metrics().sum("watch_bridge_last_delivery_timestamp_seconds", &[("source", "attio")]);
+    eventually("the one that hears is told of", || last() > Some(0.0));
+    assert_eq!(watching.metrics().sum("watch_bridge_silent", &[("source", "attio")]), Some(0.0));
+    watching.end();
+}
+
+/// Attio has made it, and neither said so nor lets it be deleted: it must not pass for what is wanted.
+#[test]
+fn a_webhook_whose_secret_was_lost_on_its_way_is_made_anew() {
+    let attio = Attio::start();
+    let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
+    attio.faults([Fault::Of(Method::POST, Box::new(Fault::StatusAfter(502)))]);
+    attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
+    let watching = Watching::start(&attio, &config, &[]);
+    let behind = "nobody may have its secret; it is made anew next time";
+    eventually("it is told", || !watching.lines("message", behind).is_empty());
+    let log = format!("{:?}", watching.log.lock().unwrap());
+    assert!(!log.contains("trying again"), "in an outage that would be all there is: {log}");
+    let kept = |secret: &str| {
+        std::fs::read_to_string(attio.path("secret")).is_ok_and(|text| text.trim_end() == secret)
+    };
+    eventually("its secret is kept", || {
+        attio.store().webhooks.first().is_some_and(|made| kept(&made.secret))
+    });
+    watching.end();
+    assert!(kept(&attio.only().secret));
+}
+
+/// One object is called something else now: the other webhooks are watched as before.
+#[test]
+fn a_slug_that_is_gone_blinds_nothing_else() {
+    let attio = Attio::start();
+    let id = attio.add(URL, &[("note.created", Value::Null)]);
+    let more = format!(
+        "[[webhooks]]\nname = \"deals\"\nsource = \"attio\"\ntarget_url = \"{URL}?deals\"\nrecreate = true\n\
+         secret_file = \"deals\"\nsubscriptions = [{{ event_type = \"record.created\", filter = {{ object = \
+         \"deals\" }} }}]\n"
+    );
+    let watching = Watching::start(&attio, &configured(&attio, &more), &[]);
+    eventually("it is made", || attio.store().webhooks.len() == 2);
+    let made = attio.store().webhooks[1].webhook_id.clone();
+    attio.store().objects[2].slug = "opportunities".into();
+    let drift = || watching.metrics().sum("watch_webhook_drift", &[("webhook", "deals")]);
+    eventually("it is not what is configured", || drift() == Some(1.0));
+    attio.store().set_status(&id, Status::Degraded);
+    watching.until("degraded");
+    attio.store().delete(&made).unwrap();
+    let failed = || {
+        let labels = [("webhook", "deals"), ("result", "failed")];
+        watching.metrics().sum("watch_recreations_total", &labels)
+    };
+    eventually("it cannot be made as it is not known what", || failed() >= Some(2.0));
+    attio.only();
+    let told = watching.lines("message", "what is configured cannot be had at Attio: see `webhooks plan`");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0]["error"].as_str().unwrap().contains("there is no object \"deals\""), "{told:?}");
+    watching.end();
+}
+
+#[test]
+fn a_new_secret_without_a_place_is_found_at_the_start() {
+    let attio = Attio::start();
+    let start = |config: &Path| {
+        let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
+        crate::support::attio::program(&["watch", "--config", config.to_str().unwrap()], &variables)
+    };
+    start(&configured(&attio, "recreate = true\n")).expect(78).says(&[
+        "production",
+        "secret_file",
+        "--secret-hook",
+    ]);
+    let config = configured(&attio, "secret_file = \"no-such-folder/secret\"\nrecreate = true\n");
+    let watching = Watching::start(&attio, &config, &[]);
+    assert_eq!(watching.lines("message", "it could not be made again as things are").len(), 1);
     watching.end();
 }
 
@@ -222,7 +322,8 @@ fn slugs_are_pulled_and_stay_fresh() {
         let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
         crate::support::attio::program(&[&["slugs", "pull"], more].concat(), &variables)
     };
-    let printed = pull(&[]).expect(0);
+    attio.faults([Fault::Status(503)]);
+    let printed = pull(&[]).expect(0).says(&["answered 503", "trying again"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["as before"]);
     let read =

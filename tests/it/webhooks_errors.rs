@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use attio_bridge::dev::attio::fault::Fault;
+use hyper::Method;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, program};
@@ -10,6 +11,11 @@ use crate::support::ports::free_address;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 const CREATE: [&str; 5] = ["create", "--target-url", URL, "--event", "record.created"];
+
+/// Of the request that makes a webhook.
+fn of_post(fault: Fault) -> Fault {
+    Fault::Of(Method::POST, Box::new(fault))
+}
 
 #[test]
 fn a_key_that_attio_does_not_know_is_told_apart_from_a_missing_scope() {
@@ -47,7 +53,7 @@ fn what_is_not_there_is_said() {
     {
         attio.webhooks(arguments).expect(1).says(&["404 not_found", id, "webhooks list"]);
     }
-    attio.webhooks(&["get", "../self"]).expect(78).says(&["is no id"]);
+    attio.webhooks(&["get", "../self"]).expect(2).says(&["is no id"]);
 }
 
 #[test]
@@ -63,7 +69,8 @@ fn a_conflict_says_what_is_unique() {
 #[test]
 fn a_limited_request_is_sent_again_when_attio_says() {
     let attio = Attio::start();
-    attio.faults([Fault::Limited, Fault::LimitedFor("1".into()), Fault::LimitedFor("soon".into())]);
+    let limits = [Fault::Limited, Fault::LimitedFor("1".into()), Fault::LimitedFor("soon".into())];
+    attio.faults(limits.map(of_post));
     attio.webhooks(&CREATE).expect(0).says(&["429 rate_limit_exceeded", "trying again"]);
     assert_eq!(attio.asked("POST"), 4);
     attio.only();
@@ -108,10 +115,42 @@ fn trouble_that_stays_is_a_failure() {
 #[test]
 fn a_create_that_may_have_happened_is_not_sent_again() {
     let attio = Attio::start();
-    attio.faults([Fault::StatusAfter(502)]);
+    attio.faults([of_post(Fault::StatusAfter(502))]);
+    attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
     attio.webhooks(&CREATE).expect(1).says(&["answered 502", "whether Attio has done it is not known"]);
     assert_eq!(attio.asked("POST"), 1);
     attio.only();
+}
+
+/// Nobody has the secret of what Attio made and did not say.
+#[test]
+fn what_was_made_unheard_is_deleted_again() {
+    let attio = Attio::start();
+    for fault in [Fault::StatusAfter(502), Fault::StatusAfter(408), Fault::Late(Duration::from_secs(600))] {
+        attio.faults([of_post(fault)]);
+        let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s")];
+        let told = attio.with(&hasty, &CREATE).expect(1).says(&["all the same: it is deleted again"]);
+        assert!(!told.stderr.contains("not known"), "{}", told.stderr);
+        assert!(attio.store().webhooks.is_empty());
+    }
+    assert_eq!((attio.asked("POST"), attio.asked("DELETE")), (3, 3));
+}
+
+/// What was there before is somebody's, though it is just what was asked for.
+#[test]
+fn what_was_there_before_stays_whatever_is_heard() {
+    let attio = Attio::start();
+    attio.add(URL, &[("record.created", Value::Null)]);
+    attio.faults([of_post(Fault::StatusAfter(502))]);
+    attio.webhooks(&CREATE).expect(1).says(&["whether Attio has done it is not known"]);
+    attio.only();
+}
+
+#[test]
+fn how_long_attio_asks_to_wait_is_said() {
+    let attio = Attio::start();
+    attio.faults([Fault::LimitedFor("3600".into())]);
+    attio.webhooks(&["list"]).expect(1).says(&["asks to wait 3600 s"]);
 }
 
 #[test]

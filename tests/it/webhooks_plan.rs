@@ -238,3 +238,19 @@ fn the_configuration_is_refused_where_webhooks_could_not_be_told_apart() {
     refused.says(&["another webhook has this target_url", "nested"]);
     assert_eq!(attio.asked("GET"), 0);
 }
+
+/// What Attio made and nobody heard of is not as wanted only because it is there.
+#[test]
+fn a_webhook_whose_secret_is_not_here_is_told_of() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.configured(&file, &["apply", "--yes"]).expect(0);
+    assert!(!attio.configured(&file, &["plan"]).expect(0).stderr.contains("is not here"));
+    std::fs::remove_file(attio.path("secret-second")).unwrap();
+    let id = attio.store().webhooks[1].webhook_id.clone();
+    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&[
+        "warning: second",
+        &id,
+        "secret-second is not here",
+    ]);
+}

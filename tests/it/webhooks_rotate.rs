@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
-use attio_bridge::attio::rotate::{Places, Rotation, Step};
+use attio_bridge::attio::rotate::{Error, Places, Rotation, Step};
 use attio_bridge::dev::attio::deliver::times::Times;
 use attio_bridge::dev::attio::fault::Fault;
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, Deliveries, Ran};
@@ -125,20 +126,58 @@ fn interrupted_after_each_step_it_goes_on_and_no_delivery_is_refused() {
     });
 }
 
+/// The old secret is forgotten, and the note of it is still there.
+#[test]
+fn interrupted_at_its_very_end_it_goes_on() {
+    let site = Site::start();
+    let old = site.attio.only().webhook_id;
+    site.under_traffic(|| {
+        site.begin(4);
+        std::fs::copy(&site.places.current, &site.places.previous).unwrap();
+        site.rotate(&[]).expect(0).says(&["going on with the rotation", "rotated"]);
+        site.check(&old);
+    });
+}
+
 #[test]
 fn a_successor_whose_secret_is_lost_is_made_again() {
     let site = Site::start();
     let old = site.attio.only().webhook_id;
     site.under_traffic(|| {
-        site.attio.faults([]);
-        // The list is read twice before the successor is asked for.
-        let through = std::iter::repeat_n(Fault::Late(Duration::ZERO), 2);
-        site.attio.faults(through.chain([Fault::StatusAfter(502)]));
+        let lost = Fault::Of(Method::POST, Box::new(Fault::StatusAfter(502)));
+        let down = (0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503))));
+        site.attio.faults([lost].into_iter().chain(down));
         site.rotate(&[]).expect(1);
         assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has made it");
         site.rotate(&[]).expect(0).says(&["its secret was lost on its way", "rotated"]);
         site.check(&old);
     });
+}
+
+/// Two would undo each other's steps; and `apply` makes nothing in the middle of one.
+#[test]
+fn while_it_is_at_work_nothing_else_is() {
+    let site = Site::start();
+    let client = site.attio.client();
+    let webhook = site.attio.block_on(client.webhooks()).unwrap().remove(0);
+    let rotation = Rotation::begin(&client, &site.places, &webhook).unwrap();
+    site.rotate(&[]).expect(1).says(&["another `webhooks rotate` is at work", "current.rotation"]);
+    assert!(matches!(Rotation::begin(&client, &site.places, &webhook), Err(Error::File { .. })));
+    drop(rotation);
+    assert!(Rotation::resume(&client, &site.places).unwrap().is_some());
+}
+
+#[test]
+fn in_the_middle_of_it_apply_makes_nothing() {
+    let site = Site::start();
+    site.begin(3);
+    assert!(site.attio.only().target_url.contains("successor-of="), "the old one is gone");
+    let apply = ["apply", "--yes", "--overwrite-secret"];
+    site.attio
+        .configured(&site.config, &apply)
+        .expect(1)
+        .says(&["webhooks rotate production", "nothing was changed"]);
+    site.attio.only();
 }
 
 #[test]
@@ -184,4 +223,36 @@ fn what_it_needs_is_said() {
     let ran = attio.configured(&config, &["rotate", "y", "--wait", "none"]).expect(1);
     ran.says(&["is called \"y\"", "there is: x"]);
     assert_eq!(attio.asked("POST"), 0);
+}
+
+/// A source may take the secrets of several webhooks: none of them is written over for another.
+#[test]
+fn the_secret_of_another_webhook_is_left_alone() {
+    let attio = Attio::start();
+    attio.add(URL, &[("record.created", Value::Null)]);
+    let (mine, other) =
+        (attio.write("mine", "mine-0123456789abcdef\n"), attio.write("other", "other-0123456789abcdef\n"));
+    let one = |name: &str, url: &str, file: &Path| {
+        format!(
+            "[[webhooks]]\nname = \"{name}\"\nsource = \"attio\"\ntarget_url = \"{url}\"\nsecret_file = {file:?}\n\
+             subscriptions = [{{ event_type = \"record.created\" }}]\n"
+        )
+    };
+    let webhooks = one("mine", URL, &mine) + &one("other", &format!("{URL}?other"), &other);
+    let secrets = |more: &str| {
+        format!(
+            "[sources.attio]\nsecrets = [{{ label = \"other\", file = {other:?} }}, {{ label = \"mine\", file = \
+             {mine:?} }}{more}]\n{webhooks}"
+        )
+    };
+    let config = attio.write("config.toml", &secrets(""));
+    let rotate = ["rotate", "mine", "--wait", "none", "--grace", "100ms"];
+    attio.configured(&config, &rotate).expect(1).says(&["needs two entries", "no other webhook's"]);
+    let several = ", { label = \"x\", file = \"x\" }, { label = \"y\", file = \"y\" }";
+    let config = attio.write("config.toml", &secrets(several));
+    attio.configured(&config, &rotate).expect(1).says(&["labelled \"previous\""]);
+    let config = attio.write("config.toml", &secrets(", { label = \"previous\", file = \"previous\" }"));
+    attio.configured(&config, &rotate).expect(0);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "other-0123456789abcdef\n");
+    assert_eq!(std::fs::read_to_string(&mine).unwrap(), format!("{}\n", attio.only().secret));
 }

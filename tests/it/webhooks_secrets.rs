@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use attio_bridge::dev::attio::fault::Fault;
+use hyper::Method;
 
 use crate::support::attio::{Attio, KEY};
 use crate::support::eventually;
@@ -43,6 +44,29 @@ fn a_file_that_cannot_be_written_is_found_before_the_webhook_is_made() {
     create(&attio, &["--secret-file", nowhere.to_str().unwrap()]).expect(1).says(&["cannot be written"]);
     let folder = attio.path("");
     create(&attio, &["--secret-file", folder.to_str().unwrap(), "--overwrite-secret"]).expect(1);
+    assert_eq!(attio.asked("POST"), 0);
+}
+
+#[test]
+fn a_disk_that_is_full_is_found_before_the_webhook_is_made() {
+    let attio = Attio::start();
+    if !Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|output| output.status.success()) {
+        println!("left out: a process may not have mounts of its own here (unshare -rm)");
+        return;
+    }
+    std::fs::create_dir(attio.path("full")).unwrap();
+    let script = "mount -t tmpfs -o size=4k tmpfs full && head -c 4096 /dev/zero > full/other && exec \"$0\" webhooks \
+                  create --target-url \"$1\" --event record.created --secret-file full/secret";
+    let output = Command::new("unshare")
+        .args(["-rm", "sh", "-c", script, env!("CARGO_BIN_EXE_attio-bridge"), URL])
+        .env("ATTIO_API_KEY", KEY)
+        .env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url())
+        .current_dir(attio.path(""))
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("full/secret cannot be written"), "{message}");
     assert_eq!(attio.asked("POST"), 0);
 }
 
@@ -97,7 +121,7 @@ fn a_webhook_whose_secret_cannot_be_told_is_deleted_again() {
 fn a_secret_that_is_on_its_way_is_waited_for() {
     let attio = Attio::start();
     let path = attio.path("secret");
-    attio.faults([Fault::Late(Duration::from_secs(2))]);
+    attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
     let child = begun(&attio, &create_into(&path));
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
@@ -114,8 +138,7 @@ fn a_secret_that_is_on_its_way_is_waited_for() {
 fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
     let attio = Attio::start();
     let path = attio.path("secret");
-    attio.faults([Fault::Late(Duration::from_secs(2))]);
-    attio.faults(std::iter::repeat_n(Fault::Status(503), 10));
+    stranded(&attio);
     let child = begun(&attio, &create_into(&path));
     std::fs::write(&path, "somebody else's").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -138,8 +161,7 @@ fn beside_a_document_a_secret_is_lost_rather_than_told() {
          secret_file = {path:?}\nsubscriptions = [{{ event_type = \"note.created\" }}]\n"
     );
     let config = attio.write("config.toml", &config);
-    attio.faults([Fault::Late(Duration::ZERO), Fault::Late(Duration::from_secs(2))]);
-    attio.faults(std::iter::repeat_n(Fault::Status(503), 10));
+    stranded(&attio);
     let child = begun(&attio, &["apply", "--yes", "--json", "--config", config.to_str().unwrap()]);
     std::fs::write(&path, "somebody else's").unwrap();
     let output = child.wait_with_output().unwrap();
@@ -154,6 +176,12 @@ fn beside_a_document_a_secret_is_lost_rather_than_told() {
 fn create_into(secret_file: &Path) -> [&str; 7] {
     let path = secret_file.to_str().unwrap();
     ["create", "--target-url", URL, "--event", "record.created", "--secret-file", path]
+}
+
+/// Attio takes its time to answer when it is asked to make a webhook, and does not delete it.
+fn stranded(attio: &Attio) {
+    attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
+    attio.faults((0..10).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
 }
 
 /// A verb whose webhook Attio has made already, and not yet answered.

@@ -4,6 +4,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use attio_bridge::dev::attio::deliver::times::Times;
+use attio_bridge::dev::attio::fault::Fault;
+use attio_bridge::dev::attio::store::Status;
 
 use serde_json::{Value, json};
 
@@ -13,6 +15,9 @@ use crate::support::served::Served;
 use crate::support::{eventually, unique};
 
 const BEFORE: &str = "what was in the file before, long enough\n";
+
+/// The secret of another webhook of the same bridge.
+const OTHER: &str = "the secret of another webhook, long enough";
 
 struct Site {
     attio: Attio,
@@ -29,7 +34,8 @@ impl Site {
             "config.toml",
             &format!(
                 "[bus]\ntype = \"kafka\"\n[kafka]\nbootstrap_servers = \"{}\"\ntopics.ensure = \"create\"\n[route]\n\
-                 prefix = \"{}\"\n[sources.attio]\nsecrets = [{{ label = \"try\", file = \"{}\" }}]\n",
+                 prefix = \"{}\"\n[sources.attio]\nsecrets = [{{ label = \"try\", file = \"{}\" }}, \
+                 {{ label = \"other\", value = \"{OTHER}\" }}]\n",
                 broker.bootstrap(),
                 unique("try"),
                 secret.display()
@@ -121,4 +127,60 @@ fn what_does_not_come_is_told_and_ctrl_c_leaves_nothing_either() {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("what was made is deleted again"), "{message}");
     site.is_as_before();
+}
+
+/// Attio does not answer when it is asked to delete: both what went wrong and what is left are told.
+#[test]
+fn what_is_left_behind_is_told_though_it_did_not_work_either() {
+    let site = Site::start();
+    let arguments = site.arguments();
+    let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
+    let ran = std::thread::scope(|scope| {
+        let running = scope.spawn(|| site.attio.configured(&site.config, &all));
+        eventually("the record is made", || !site.attio.store().records.is_empty());
+        site.attio.faults(std::iter::repeat_n(Fault::Status(503), 12));
+        running.join().unwrap()
+    });
+    let store = site.attio.store();
+    let (webhook, record) = (&store.webhooks[0].webhook_id, &store.records[0].record_id);
+    ran.expect(3).says(&["left behind", webhook, record, "not within 30s"]);
+}
+
+#[test]
+fn where_there_was_no_secret_file_there_is_none_again() {
+    let site = Site::start();
+    let mut arguments = site.arguments();
+    arguments[4] = "another".into();
+    let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "1s"]).collect();
+    site.attio.configured(&site.config, &all).expect(3).says(&["it answers 401"]);
+    assert!(!site.attio.path("another").exists());
+    site.is_as_before();
+}
+
+#[test]
+fn a_configuration_that_is_not_good_is_said_to_be_so() {
+    let attio = Attio::start();
+    let config = attio.write("config.toml", "[bus]\ntype = \"zebra\"\n");
+    let target = "https://abc123.example.com/webhooks/attio";
+    attio.configured(&config, &["try", "--target-url", target, "--secret-file", "secret"]).expect(78);
+    assert_eq!(attio.asked("POST"), 0);
+}
+
+/// The record of the test goes through another webhook as well, and through this one not at all.
+#[test]
+fn the_event_of_another_webhook_proves_nothing() {
+    let site = Site::start();
+    site.attio.block_on(async { site.deliverer.listen() });
+    site.attio.add("https://hooks.example.com/webhooks/attio", &[("record.created", Value::Null)]);
+    site.attio.store().webhooks[0].secret = OTHER.into();
+    let arguments = site.arguments();
+    let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| site.attio.configured(&site.config, &all));
+        eventually("the webhook is made", || site.attio.store().webhooks.len() == 2);
+        let made = site.attio.store().webhooks[1].webhook_id.clone();
+        site.attio.store().set_status(&made, Status::Inactive);
+        running.join().unwrap().expect(3).says(&["created record", "not within 30s", "is on the bus"]);
+    });
+    assert_eq!(site.deliverer.fates().delivered, 1, "by the other");
 }

@@ -100,7 +100,8 @@ fn an_event_type_that_is_not_known_is_passed_on_with_a_warning() {
 #[test]
 fn what_attio_could_never_take_is_wrong_usage() {
     let attio = Attio::start();
-    let table: [&[&str]; 5] = [
+    let table: [&[&str]; 6] = [
+        &["create", "--target-url", URL, "--event", "note.created", "--event", "note.created"],
         &["create", "--target-url", "http://hooks.example.com", "--event", "record.created"],
         &["create", "--target-url", URL],
         &["create", "--target-url", URL, "--event", "record.created", "--filter", "{"],

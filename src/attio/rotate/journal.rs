@@ -1,6 +1,7 @@
 //! The note that a rotation is under way: `<secret file>.rotation`. It holds no secret.
 
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -54,7 +55,7 @@ impl Journal {
         }
     }
 
-    /// Writes the note at once.
+    /// Writes the note at once, unless there is one.
     pub fn write(&self, secret_file: &Path) -> Result<(), Error> {
         let path = beside(secret_file);
         let write = || {
@@ -62,9 +63,23 @@ impl Journal {
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
             file.write_all(&serde_json::to_vec_pretty(self)?)?;
             file.as_file().sync_all()?;
-            file.persist(&path).map_err(|error| error.error).map(drop)
+            file.persist_noclobber(&path).map_err(|error| error.error).map(drop)
         };
         write().map_err(|source| Error::File { path: path.clone(), source })
+    }
+
+    /// Holds the note as long as the file is open: two that work on one rotation would undo each other's
+    /// steps. Where the file system has no locks it is not held.
+    pub fn hold(secret_file: &Path) -> Result<File, Error> {
+        let path = beside(secret_file);
+        let file = File::open(&path).map_err(|source| Error::File { path: path.clone(), source })?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::Lost(format!(
+                "another `webhooks rotate` is at work on {}: wait for it, or end it",
+                path.display()
+            ))),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        }
     }
 
     /// It is over.

@@ -12,6 +12,7 @@
 
 mod journal;
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
@@ -108,21 +109,25 @@ pub struct Rotation<'a> {
     client: &'a Client,
     places: Places,
     journal: Journal,
+    /// Nobody else works on it meanwhile.
+    _held: File,
 }
 
 impl<'a> Rotation<'a> {
     /// Takes up the one that is under way for these places, if there is one.
     pub fn resume(client: &'a Client, places: &Places) -> Result<Option<Self>, Error> {
-        let journal = Journal::read(&places.current)?;
-        Ok(journal.map(|journal| Self { client, places: places.clone(), journal }))
+        let Some(journal) = Journal::read(&places.current)? else { return Ok(None) };
+        let held = Journal::hold(&places.current)?;
+        Ok(Some(Self { client, places: places.clone(), journal, _held: held }))
     }
 
     /// Begins: from now on both files hold the webhook's secret.
     pub fn begin(client: &'a Client, places: &Places, webhook: &Webhook) -> Result<Self, Error> {
-        let rotation = Self { client, places: places.clone(), journal: Journal::of(webhook) };
-        rotation.copy()?;
-        rotation.journal.write(&places.current)?;
-        Ok(rotation)
+        copy(places)?;
+        let journal = Journal::of(webhook);
+        journal.write(&places.current)?;
+        let held = Journal::hold(&places.current)?;
+        Ok(Self { client, places: places.clone(), journal, _held: held })
     }
 
     /// What it is about.
@@ -164,20 +169,19 @@ impl<'a> Rotation<'a> {
                 self.client.update_webhook(&webhook.id.webhook_id, Some(target_url), None).await?;
             }
             Step::Forget(_) => {
-                self.copy()?;
+                copy(&self.places)?;
                 Journal::remove(&self.places.current)?;
             }
         }
         Ok(())
     }
+}
 
-    /// Writes what is in the current file into the previous one.
-    fn copy(&self) -> Result<(), Error> {
-        let Places { current, previous } = &self.places;
-        let secret = read(current)?;
-        let written = Reserved::at(previous, true)?.write(&secret);
-        written.map_err(|source| Error::File { path: previous.clone(), source })
-    }
+/// Writes what is in the current file into the previous one.
+fn copy(Places { current, previous }: &Places) -> Result<(), Error> {
+    let secret = read(current)?;
+    let written = Reserved::at(previous, true)?.write(&secret);
+    written.map_err(|source| Error::File { path: previous.clone(), source })
 }
 
 /// Where it stands. `new` is whether the files differ, which they do as soon as the new secret is kept.
@@ -199,7 +203,8 @@ fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Er
         (Some(old), Some(_), _) => Ok(Step::Delete(old)),
         (Some(_), None, _) if !new => Ok(Step::Create),
         (None, Some(successor), None) => Ok(Step::Rename(successor)),
-        (None, None, Some(webhook)) if new => Ok(Step::Forget(webhook)),
+        // Files that are equal already have been made so by a Forget that was cut short.
+        (None, None, Some(webhook)) => Ok(Step::Forget(webhook)),
         (old, successor, _) => Err(Error::Lost(format!(
             "the rotation of webhook {} cannot go on: at Attio the old webhook is {}, its successor {}; look \
              with `webhooks list`, put the files right, and remove the .rotation file to begin anew",

@@ -4,6 +4,7 @@
 //! Two that run by mistake do no harm: Attio takes (URL, type, filter) once, so that one of them is told
 //! of a conflict and changes nothing, the secret file included.
 
+mod compare;
 mod recreate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +32,8 @@ pub struct Options {
     pub slugs_file: Option<PathBuf>,
     /// Takes secrets that no file takes.
     pub hook: Option<Hook>,
-    /// `/metrics` of the bridge.
-    pub bridge: Option<String>,
+    /// `/metrics` of the bridge, of each replica.
+    pub bridge: Vec<String>,
     /// How long the bridge may hear nothing while Attio calls a webhook of its active.
     pub silent_after: Option<Duration>,
     /// Unix time.
@@ -47,15 +48,21 @@ pub struct Watch {
     metrics: Arc<WatchMetrics>,
     /// What was told last of each webhook.
     told: BTreeMap<String, (&'static str, bool)>,
-    silent: BTreeSet<String>,
-    failing: bool,
+    /// Why the filters of a webhook cannot be had.
+    unresolved: BTreeMap<String, String>,
+    /// Webhooks that may be there while nobody has their secret.
+    behind: BTreeSet<String>,
+    heard: compare::Heard,
+    /// How Attio refuses to be asked, while it does.
+    failing: Option<Option<u16>>,
 }
 
 impl Watch {
     /// Nothing is asked yet.
     pub fn new(client: Client, options: Options, metrics: Arc<WatchMetrics>) -> Result<Self, super::Error> {
-        let (told, silent) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Self { client, bridge: Bridge::new()?, options, metrics, told, silent, failing: false })
+        let (told, unresolved, behind) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (bridge, heard) = (Bridge::new()?, compare::Heard::default());
+        Ok(Self { client, bridge, options, metrics, told, unresolved, behind, heard, failing: None })
     }
 
     /// Watches until it is told to stop. A webhook that is being made again is finished first.
@@ -65,8 +72,9 @@ impl Watch {
             let Some(looked) = looked else { return };
             self.metrics.polled(looked.is_ok().then(self.options.now));
             match looked {
-                Ok(plan) => {
+                Ok((plan, unresolved)) => {
                     self.back();
+                    self.tell_unresolved(unresolved);
                     for step in &plan.steps {
                         self.tell(step);
                         // Between its last two steps a rotation has no webhook at the URL itself.
@@ -83,8 +91,10 @@ impl Watch {
                     }
                 }
                 Err(error) => {
-                    self.failing = true;
-                    tracing::error!(%error, "Attio cannot be asked: what follows is what was known before");
+                    // Told once, and again where it is for another reason.
+                    if self.failing.replace(error.status()) != Some(error.status()) {
+                        tracing::error!(%error, "Attio cannot be asked: what is counted is what was known before");
+                    }
                 }
             }
             if stop.run_until_cancelled(tokio::time::sleep(self.options.every)).await.is_none() {
@@ -93,17 +103,38 @@ impl Watch {
         }
     }
 
-    async fn look(&self) -> Result<Plan, filter::Error> {
+    async fn look(&self) -> Result<(Plan, BTreeMap<String, String>), super::Error> {
         let mut resolver = Resolver::new(&self.client);
-        let mut wanted = Vec::new();
+        let (mut wanted, mut unresolved) = (Vec::new(), BTreeMap::new());
         for options in &self.options.webhooks {
-            wanted.push(Wanted::resolve(options, &mut resolver).await?);
+            wanted.push(match Wanted::resolve(options, &mut resolver).await {
+                Ok(resolved) => resolved,
+                Err(filter::Error::Attio(error)) => return Err(error),
+                // A slug that Attio knows no more: what is there is told all the same, as not what is wanted.
+                Err(error @ filter::Error::Refused { .. }) => {
+                    unresolved.insert(options.name.clone(), error.to_string());
+                    Wanted { options: options.clone(), subscriptions: Vec::new() }
+                }
+            });
         }
-        Ok(Plan::between(wanted, self.client.webhooks().await?))
+        Ok((Plan::between(wanted, self.client.webhooks().await?), unresolved))
+    }
+
+    fn tell_unresolved(&mut self, unresolved: BTreeMap<String, String>) {
+        for (webhook, error) in &unresolved {
+            if self.unresolved.get(webhook) != Some(error) {
+                tracing::error!(
+                    webhook,
+                    error,
+                    "what is configured cannot be had at Attio: see `webhooks plan`"
+                );
+            }
+        }
+        self.unresolved = unresolved;
     }
 
     fn back(&mut self) {
-        if std::mem::take(&mut self.failing) {
+        if self.failing.take().is_some() {
             tracing::info!("Attio can be asked again");
         }
     }
@@ -126,40 +157,6 @@ impl Watch {
             tracing::warn!(webhook, target_url, state, was, drift, "{does}");
         } else {
             tracing::info!(webhook, target_url, state, was, drift, "the webhook is active and as configured");
-        }
-    }
-
-    /// Holds Attio's word against the bridge's own.
-    async fn compare(&mut self, plan: &Plan) {
-        let Some(url) = self.options.bridge.clone() else { return };
-        let samples = match self.bridge.metrics(&url).await {
-            Ok(samples) => samples,
-            Err(error) => return tracing::warn!(%error, "the bridge cannot be read"),
-        };
-        let sources: BTreeSet<&String> = plan.steps.iter().map(|step| &step.wanted.options.source).collect();
-        for source in sources {
-            let labels = [("source", &**source)];
-            let Some(last) = samples.sum("last_delivery_timestamp_seconds", &labels) else {
-                tracing::warn!(source, url, "the bridge knows no such source");
-                continue;
-            };
-            let last = last as i64;
-            let active = plan.steps.iter().any(|step| {
-                step.wanted.options.source == *source && state(&step.change).0 == Status::Active.as_str()
-            });
-            let ago = u64::try_from((self.options.now)() - last).unwrap_or(0);
-            let silent = active && self.options.silent_after.is_some_and(|after| ago > after.as_secs());
-            self.metrics.bridge(source, last, silent);
-            if silent && self.silent.insert(source.clone()) {
-                tracing::warn!(
-                    source,
-                    seconds_ago = ago,
-                    "Attio calls the webhook active, and the bridge hears nothing: does the target URL lead to \
-                     this bridge?"
-                );
-            } else if !silent && self.silent.remove(source) {
-                tracing::info!(source, "the bridge hears of Attio again");
-            }
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::keep::{self, Keep, Told};
 use super::{Exit, Failure, Session, confirm, plan, print, say, show};
 use crate::attio::plan::{Change, Plan, Step};
+use crate::attio::rotate::is_successor;
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -48,6 +49,16 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     if plan.steps.iter().any(|step| matches!(step.change, Change::Ambiguous(_))) {
         let message = "webhooks that share a target_url with another are marked ! above; nothing was changed";
         return Err(Failure::Refused(message.into()));
+    }
+    let rotating = |step: &&Step| {
+        let at = &step.wanted.options.target_url;
+        matches!(step.change, Change::Create)
+            && plan.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, at))
+    };
+    if let Some(Step { wanted, .. }) = plan.steps.iter().find(rotating) {
+        let message =
+            format!("{0} is being rotated: `webhooks rotate {0}` goes on with it", wanted.options.name);
+        return Err(Failure::Refused(message + "; nothing was changed"));
     }
     // Every place for a secret is found good before the first webhook is made.
     let mut ready = Vec::new();

@@ -1,6 +1,6 @@
 //! `webhooks try`: from Attio through a tunnel to the bus, once, and everything is as before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -158,7 +158,9 @@ async fn carry(
     say(format_args!("created record {record} of {}: waiting for its event", arguments.object));
     made.record = Some(record.clone());
     let wanted = Wanted { categories: Vec::new(), types: Vec::new(), record: Some(record) };
-    let arrival = tokio::time::timeout(arguments.timeout, arrival(reader, &wanted));
+    // Another webhook may take the same record to the same bus.
+    let arrival = arrival(reader, &wanted, made.webhook.as_deref());
+    let arrival = tokio::time::timeout(arguments.timeout, arrival);
     match told.run_until_cancelled(arrival).await {
         Some(Ok(arrived)) => {
             let item = arrived?;
@@ -197,10 +199,11 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
     }
 }
 
-async fn arrival(reader: &mut Reader, wanted: &Wanted) -> Result<Item, Failure> {
+async fn arrival(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
+    let is_it = |event: &Event| wanted.has(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
         let item = item.map_err(|error| Failure::Refused(error.to_string()))?;
-        if Event::read(&item).is_ok_and(|event| wanted.has(&event)) {
+        if Event::read(&item).is_ok_and(|event| is_it(&event)) {
             return Ok(item);
         }
     }
@@ -228,13 +231,19 @@ async fn clean(client: &Client, arguments: &Arguments, made: &Made) -> Vec<Strin
     {
         left.push(format!("webhook {webhook}: {error}"));
     }
-    if let (Some(before), Some(_)) = (&made.before, &made.webhook) {
-        let path = arguments.secret_file.display();
-        match Reserved::at(&arguments.secret_file, true).map(|reserved| reserved.write(before)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => left.push(format!("{path}: {error}")),
-            Err(error) => left.push(error.to_string()),
-        }
+    if made.webhook.is_some()
+        && let Err(error) = put_back(&arguments.secret_file, made.before.as_ref())
+    {
+        left.push(error);
     }
     left
+}
+
+/// The secret file as it was; gone where there was none.
+fn put_back(path: &Path, before: Option<&SecretString>) -> Result<(), String> {
+    let written = match before {
+        Some(before) => Reserved::at(path, true).map_err(|error| error.to_string())?.write(before),
+        None => std::fs::remove_file(path),
+    };
+    written.map_err(|error| format!("{}: {error}", path.display()))
 }

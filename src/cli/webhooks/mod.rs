@@ -97,9 +97,10 @@ enum Failure {
 impl Failure {
     fn exit(&self) -> Exit {
         match self {
-            Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => Exit::Configuration,
-            Self::Configuration(_) => Exit::Configuration,
-            Self::Usage(_) => Exit::Usage,
+            Self::Configuration(_) | Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => {
+                Exit::Configuration
+            }
+            Self::Usage(_) | Self::Attio(attio::Error::NoId(_)) => Exit::Usage,
             Self::Unexpected(_) => Exit::Unexpected,
             _ => Exit::Failed,
         }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Exit, Failure, Session, print, say};
 use crate::attio::filter::Resolver;
-use crate::attio::plan::{Plan, Wanted};
+use crate::attio::plan::{Change, Plan, Step, Wanted};
 
 /// What an operator types.
 const AFTER_HELP: &str = "\
@@ -43,5 +43,20 @@ pub async fn make(session: &Session) -> Result<Plan, Failure> {
     for options in &session.config.webhooks {
         wanted.push(Wanted::resolve(options, &mut resolver).await?);
     }
-    Ok(Plan::between(wanted, session.client.webhooks().await?))
+    let plan = Plan::between(wanted, session.client.webhooks().await?);
+    for Step { wanted, change } in &plan.steps {
+        if let (Change::Keep(webhook) | Change::Update { webhook, .. }, Some(path)) =
+            (change, &wanted.options.secret_file)
+            && !path.exists()
+        {
+            say(format_args!(
+                "warning: {}: webhook {} exists, and its secret_file {} is not here: if nobody has its secret, \
+                 delete the webhook and apply",
+                wanted.options.name,
+                webhook.id.webhook_id,
+                path.display()
+            ));
+        }
+    }
+    Ok(plan)
 }

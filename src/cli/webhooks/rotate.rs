@@ -19,10 +19,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// by one.
 const IN_A_ROW: u32 = 5;
 
+/// The label of the secret before, where a source has more than two.
+const PREVIOUS: &str = "previous";
+
 /// What an operator types.
 const AFTER_HELP: &str = "\
 The source needs two secrets with files; the webhook's secret_file is that of the first. At the start the
-second may hold the same as the first:
+second may hold the same as the first; it is written over, so it must not be another webhook's:
   secrets = [{ label = \"current\", file = \"attio.secret\" }, { label = \"previous\", file = \"attio.previous\" }]
 Interrupted at any point, the same command goes on where it was.
 Example:
@@ -157,7 +160,7 @@ async fn take_up<'s>(
             called(&session.config.webhooks)
         ))
     })?;
-    let (places, label) = places(options, &session.config.secret_files)?;
+    let (places, label) = places(options, &session.config.webhooks, &session.config.secret_files)?;
     if let Some(rotation) = Rotation::resume(client, &places)? {
         say(format_args!("going on with the rotation of webhook {}", rotation.journal().webhook_id));
         return Ok((places, label, rotation));
@@ -182,16 +185,28 @@ fn called(webhooks: &[WebhookOptions]) -> String {
     }
 }
 
-/// The files of the two secrets, and the label of the one that will be new.
-fn places<'s>(options: &WebhookOptions, all: &'s [SecretFile]) -> Result<(Places, &'s SecretFile), Failure> {
-    let mut own = all.iter().filter(|secret| secret.source == options.source);
-    let is_current = |secret: &&SecretFile| Some(&secret.path) == options.secret_file.as_ref();
-    let current = own.clone().find(is_current);
-    let previous = own.find(|secret| !is_current(secret));
+/// The files of the two secrets, and the label of the one that will be new. The second file is written
+/// over: it must be no other webhook's, and be the only one there is, or be labelled so.
+fn places<'s>(
+    options: &WebhookOptions,
+    webhooks: &[WebhookOptions],
+    all: &'s [SecretFile],
+) -> Result<(Places, &'s SecretFile), Failure> {
+    let own = || all.iter().filter(|secret| secret.source == options.source);
+    let is_of =
+        |secret: &SecretFile, webhook: &WebhookOptions| Some(&secret.path) == webhook.secret_file.as_ref();
+    let current = own().find(|secret| is_of(secret, options));
+    let free: Vec<&SecretFile> =
+        own().filter(|secret| !webhooks.iter().any(|webhook| is_of(secret, webhook))).collect();
+    let previous = match free[..] {
+        [one] => Some(one),
+        _ => free.into_iter().find(|secret| secret.label == PREVIOUS),
+    };
     let (Some(current), Some(previous)) = (current, previous) else {
         return Err(Failure::Refused(format!(
-            "sources.{}.secrets needs two entries with `file`, one of them the secret_file of webhook {:?}, so \
-             that the old secret and the new one are taken side by side: see --help",
+            "sources.{}.secrets needs two entries with `file`, so that the old secret and the new one are taken \
+             side by side: the secret_file of webhook {:?}, and one that is no other webhook's (of several, the \
+             one labelled {PREVIOUS:?}): see --help",
             options.source, options.name
         )));
     };
@@ -241,7 +256,10 @@ impl Watch<'_> {
         let mut before = before;
         self.until("a delivery is verified with the new secret", async || {
             let now = self.count().await?;
-            Ok(now > *before.get_or_insert(now))
+            // A bridge that was started anew counts from 0.
+            let least = before.map_or(now, |before| before.min(now));
+            before = Some(least);
+            Ok(now > least)
         })
         .await?;
         Ok(None)

@@ -36,6 +36,11 @@ impl Subscribing {
         if self.events.is_empty() {
             return Err(Failure::Usage("say with --event what to subscribe to".into()));
         }
+        if let Some(twice) =
+            self.events.iter().enumerate().find(|(at, one)| self.events[..*at].contains(*one))
+        {
+            return Err(Failure::Usage(format!("--event {} is there twice", twice.1)));
+        }
         let mut resolver = Resolver::new(client);
         let mut all = Vec::new();
         for event_type in &self.events {

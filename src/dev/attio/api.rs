@@ -34,7 +34,7 @@ async fn answer(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let fault = store.lock().faults.pop_front();
+    let fault = Fault::take(&mut store.lock().faults, &method);
     if let Some(Fault::Hang(time)) = fault {
         note(&mut store.lock(), &method, &uri, 0);
         tokio::time::sleep(time).await;
@@ -62,10 +62,12 @@ fn respond(
         }
         Some(Fault::Limited) => problem(&Problem::limited(rate::next_second(OffsetDateTime::now_utc()))),
         Some(Fault::LimitedFor(retry_after)) => problem(&Problem::limited(retry_after.clone())),
-        Some(Fault::Hang(_) | Fault::Late(_)) | None => match handle(store, method, uri, headers, body) {
-            Ok(body) => json_body(200, &body, None),
-            Err(found) => problem(&found),
-        },
+        Some(Fault::Hang(_) | Fault::Late(_) | Fault::Of(..)) | None => {
+            match handle(store, method, uri, headers, body) {
+                Ok(body) => json_body(200, &body, None),
+                Err(found) => problem(&found),
+            }
+        }
     };
     note(store, method, uri, response.status().as_u16());
     response

@@ -1,0 +1,73 @@
+//! The alerts speak of metrics that there are. What each fires at is in `deploy/alerts_test.yaml`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use attio_bridge::http::respond;
+use attio_bridge::metrics::watch::WatchMetrics;
+use attio_bridge::pipeline::outcome::Reason;
+
+use crate::support::bridge::Bridge;
+use crate::support::scrape::Scrape;
+
+const ALERTS: &str = include_str!("../../deploy/alerts.yaml");
+
+/// A metric and its labels, each with its operator and value.
+type Selector<'a> = (&'a str, Vec<(&'a str, &'a str, &'a str)>);
+
+/// Every `attio_bridge_name{label="value",…}` of a text, those in comments as well.
+fn selectors(text: &str) -> Vec<Selector<'_>> {
+    text.split("attio_bridge_").skip(1).map(selector).collect()
+}
+
+fn selector(text: &str) -> Selector<'_> {
+    let (metric, rest) = split_word(text);
+    let inside =
+        rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inside, _)| inside);
+    let label = |part| {
+        let (name, rest) = split_word(part);
+        let (operator, value) = rest.split_once('"').expect("a quoted value");
+        (name, operator, value.trim_end_matches('"'))
+    };
+    (metric, inside.split(',').map(str::trim).filter(|part| !part.is_empty()).map(label).collect())
+}
+
+fn split_word(text: &str) -> (&str, &str) {
+    text.split_at(text.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(text.len()))
+}
+
+#[tokio::test]
+async fn the_alerts_speak_of_metrics_that_there_are() {
+    let bridge = Bridge::start().await;
+    let bridge = bridge.metrics().await;
+    let watch = WatchMetrics::new(vec!["production".into()], &["attio".into()]).render();
+    let watch = Scrape::parse(std::str::from_utf8(&watch).unwrap());
+    let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (metric, labels) in bridge.label_sets().into_iter().chain(watch.label_sets()) {
+        for (label, value) in labels {
+            values.entry((metric.clone(), label)).or_default().insert(value);
+        }
+    }
+    let found = selectors(ALERTS);
+    assert!(found.len() >= 12, "{found:?}");
+    for (metric, labels) in found {
+        assert!(
+            bridge.names().contains(metric) || watch.names().contains(metric),
+            "there is no metric {metric}"
+        );
+        for (label, operator, value) in labels {
+            let known = values.get(&(metric.into(), label.into()));
+            let known = known.unwrap_or_else(|| panic!("{metric} has no label {label}"));
+            for value in value.split('|') {
+                assert!(known.contains(value), "{metric} has no {label}{operator}{value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_alert_for_503_knows_every_reason_of_it() {
+    let (_, rest) = ALERTS.split_once("reason=~\"").expect("a list of reasons");
+    let (listed, _) = rest.split_once('"').expect("the list ends");
+    let unavailable = Reason::ALL.into_iter().filter(|reason| respond::status(*reason).as_u16() == 503);
+    assert_eq!(listed.split('|').collect::<BTreeSet<_>>(), unavailable.map(Reason::slug).collect());
+}
