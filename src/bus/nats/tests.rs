@@ -85,7 +85,7 @@ fn bench(publish_timeout: Duration) -> Bench {
 impl Bench {
     fn message(&self, subject: &str) -> (Message, Ticket, Receiver<Verdict>) {
         let (tell, verdict) = sync_channel(1);
-        let event = CloudEvent::new("1", "urn:x", Data::Json("{}".into()));
+        let event = CloudEvent::new("1", &["urn:x"], Data::Json("{}".into()));
         let destination = Arc::new(Destination { address: "a".into(), subject: subject.into() });
         let message = Message { destination, event, message_id: "0".repeat(32), structured_only: false };
         (message, Ticket::new(Box::new(Tell(tell)), self.metrics.publish("a"), None), verdict)
