@@ -40,6 +40,16 @@ fn bodies() -> Vec<(&'static str, String, &'static str)> {
             format!(r#"{{"event_type":"x.y","id":{}}}"#, keys(&|at| format!("k{at}"))),
             "accepted",
         ),
+        (
+            "90,000 ids",
+            format!(r#"{{"event_type":"x.y","id":{}}}"#, keys(&|at| format!("k{at}_id"))),
+            "accepted",
+        ),
+        (
+            "90,000 times what may be there once",
+            keys(&|at| if at < 45_000 { "events" } else { "webhook_id" }.into()),
+            "quarantined",
+        ),
     ]
 }
 
