@@ -59,6 +59,8 @@ struct Shared {
     capacity: u64,
     /// What the memory holds, less what has expired since [`Dedup::measure`].
     remembered: AtomicU64,
+    /// Held while measuring: two at once would count the same expired twice.
+    measuring: Mutex<()>,
     metrics: DedupMetrics,
 }
 
@@ -84,8 +86,8 @@ impl Dedup {
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(PassThrough::default());
         let flights = (0..SHARDS).map(|_| Shard::default()).collect();
-        let (capacity, remembered) = (options.capacity, AtomicU64::new(0));
-        Self { shared: Arc::new(Shared { flights, memory, capacity, remembered, metrics }) }
+        let (capacity, remembered, measuring) = (options.capacity, AtomicU64::new(0), Mutex::new(()));
+        Self { shared: Arc::new(Shared { flights, memory, capacity, remembered, measuring, metrics }) }
     }
 
     /// Finds out about a key and, where it is new, opens its flight. With `remember` false the key
@@ -152,18 +154,27 @@ impl Shared {
     /// every key: a third of what dedup costs.
     fn remember(&self, key: Key) {
         self.memory.insert(key, ());
-        if self.remembered.fetch_add(1, Ordering::SeqCst) < self.capacity {
+        if self.has_counted_one() {
             return;
         }
         if self.memory.entry_count() + BEHIND < self.capacity {
             // There is room: many have expired since anybody looked.
-            return self.measure();
+            self.measure();
+            if self.has_counted_one() {
+                return;
+            }
         }
-        self.remembered.fetch_sub(1, Ordering::SeqCst);
         self.metrics.capacity.inc();
     }
 
+    /// Counts one more, unless as many are counted as the memory may hold.
+    fn has_counted_one(&self) -> bool {
+        let with_one_more = |held| (held < self.capacity).then(|| held + 1);
+        self.remembered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_one_more).is_ok()
+    }
+
     fn measure(&self) {
+        let _alone = self.measuring.lock();
         // In this order: what is remembered meanwhile can only make the expired fewer, until the next time.
         let before = self.remembered.load(Ordering::SeqCst);
         self.memory.run_pending_tasks();

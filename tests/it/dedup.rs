@@ -422,6 +422,45 @@ async fn an_id_is_forgotten_at_the_end_of_its_window() {
     .await;
 }
 
+#[test]
+fn what_expires_is_counted_once_however_many_scrape() {
+    let (dedup, metrics) = stage(Duration::from_millis(1), 10_000);
+    let (rounds, ids) = (40, 50);
+    for round in 0..rounds {
+        (0..ids).for_each(|at| acknowledge(&dedup, key(round * ids + at)));
+        std::thread::sleep(Duration::from_millis(2));
+        std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| dedup.measure()))));
+    }
+    let handles = metrics.dedup();
+    let counted = (handles.entries.get(), handles.expired.get(), handles.capacity.get());
+    assert_eq!(counted, (0, rounds * ids, 0));
+}
+
+#[test]
+fn every_id_is_held_or_counted_as_gone_whatever_happens_at_once() {
+    let (dedup, metrics) = stage(Duration::from_millis(20), 200);
+    let remembered = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for at in (0..4_000).map(|at| at % 1_000) {
+                    if let Lookup::Miss(flight, _) = dedup.begin(key(at), true) {
+                        remembered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        Box::new(flight).settle(Ok(Receipt { duplicate: false }));
+                    }
+                    if at % 50 == 0 {
+                        dedup.measure();
+                    }
+                }
+            });
+        }
+    });
+    dedup.measure();
+    let handles = metrics.dedup();
+    let gone = handles.expired.get() + handles.capacity.get();
+    assert_eq!(gone + handles.entries.get().unsigned_abs(), remembered.into_inner());
+}
+
 #[tokio::test]
 async fn what_is_not_worth_remembering_is_not() {
     let (dedup, metrics) = stage(Duration::from_secs(3600), 10);
