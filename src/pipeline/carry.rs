@@ -152,18 +152,13 @@ impl Carrier<'_> {
         }
     }
 
-    /// Waits for the verdict, until the answer is due. An event that the broker will never take leaves
-    /// again, for quarantine; its verdict there is the event's, and is waited for by [`Departure::conclude`].
-    pub(super) async fn arrive(&self, departure: Departure, due: Pin<&mut Sleep>) -> Departure {
-        let Departure { place, category, cargo, state, unidentified } = departure;
-        let result = land(state, due).await;
-        let state = match (&result, cargo) {
-            (EventResult::Failed(PublishError::Rejected { .. }), Some(cargo)) => {
-                self.depart_quarantine(place, &cargo, REJECTED_BY_BROKER)
-            }
-            _ => State::Done(result),
-        };
-        Departure { place, category, cargo: None, state, unidentified }
+    /// An event that the broker will never take leaves again, for quarantine; its verdict there is the event's.
+    pub(super) fn depart_again(&self, departure: &mut Departure) {
+        if let State::Done(EventResult::Failed(PublishError::Rejected { .. })) = departure.state
+            && let Some(cargo) = departure.cargo.take()
+        {
+            departure.state = self.depart_quarantine(departure.place, &cargo, REJECTED_BY_BROKER);
+        }
     }
 
     fn facts<'a>(&'a self, place: Option<usize>, raw: &'a [u8]) -> Facts<'a> {
@@ -189,6 +184,11 @@ impl Carrier<'_> {
 }
 
 impl Departure {
+    /// Waits for the verdict, until the answer is due.
+    pub(super) async fn arrive(self, due: Pin<&mut Sleep>) -> Self {
+        Self { state: State::Done(land(self.state, due).await), ..self }
+    }
+
     /// What became of an event that has arrived, if need be in quarantine.
     pub(super) async fn conclude(self, due: Pin<&mut Sleep>) -> EventOutcome {
         EventOutcome { category: self.category, result: land(self.state, due).await }

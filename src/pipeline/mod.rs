@@ -75,6 +75,13 @@ pub struct Pipeline {
 /// Events that are worked on before other deliveries get a turn: a body may hold tens of thousands.
 const EVENTS_AT_A_STRETCH: usize = 64;
 
+/// Gives other deliveries their turn before the event at this place, if it is time.
+async fn give_way(at: usize) {
+    if at % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Where an event that lay alone in quarantine was in its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -225,22 +232,25 @@ impl Pipeline {
         let carrier = carry::Carrier { pipeline: self, source, delivery, webhook_id, quarantines };
         let mut departed = Vec::with_capacity(elements.len());
         for (at, (place, element)) in elements.into_iter().enumerate() {
-            if at % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
-                tokio::task::yield_now().await;
-            }
+            give_way(at).await;
             departed.push(carrier.depart(place, element));
         }
         let mut due = pin!(tokio::time::sleep_until(delivery.answer_by));
-        // What the broker will never take leaves again, for quarantine, before any of it is waited for.
         // The last is waited for first: once it has its ack most of the others have theirs, and this task
         // is woken once instead of for each of them.
         let mut arrived = Vec::with_capacity(departed.len());
         while let Some(departure) = departed.pop() {
-            arrived.push(carrier.arrive(departure, due.as_mut()).await);
+            arrived.push(departure.arrive(due.as_mut()).await);
+        }
+        arrived.reverse();
+        // What the broker will never take leaves again before any of it is waited for.
+        for (at, departure) in arrived.iter_mut().enumerate() {
+            give_way(at).await;
+            carrier.depart_again(departure);
         }
         let mut events = Vec::with_capacity(arrived.len());
         let mut unidentified = 0;
-        while let Some(departure) = arrived.pop() {
+        for departure in arrived {
             unidentified += usize::from(departure.unidentified);
             events.push(departure.conclude(due.as_mut()).await);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::bus::memory::Answer;
+use attio_bridge::cloudevent::Attribute;
 use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::dedup::{Dedup, Lookup, Options};
 use attio_bridge::pipeline::identify::Key;
@@ -294,6 +295,23 @@ async fn what_the_broker_never_takes_of_one_delivery_goes_to_quarantine_together
     bridge.bus.release();
     let answer = client.receive().await.json();
     assert_eq!((&answer["published"], &answer["quarantined"]), (&1.into(), &2.into()), "{answer}");
+    let stored = bridge.bus.stored();
+    let places: Vec<_> = stored.iter().map(|message| message.event.get(Attribute::AttioIndex)).collect();
+    assert_eq!(places, [None, Some("0"), Some("2")], "in the order they had, which a replay keeps");
+}
+
+#[tokio::test]
+async fn what_is_rejected_beside_an_event_that_hangs_is_the_retrys() {
+    let bridge = Bridge::impatient().await;
+    let rejected = || Answer::Fail(PublishError::Rejected { detail: "too large".into() });
+    bridge.bus.script([rejected(), Answer::Acknowledge, Answer::Hang]);
+    let delivery = Request::keyed("k", fixtures::delivery("edge/batch-of-three"));
+    assert_eq!(bridge.ask(&delivery).await.told(), (503, "broker_timeout".into()));
+    bridge.bus.release();
+    bridge.bus.script([rejected(), Answer::Acknowledge, Answer::Acknowledge]);
+    let answer = bridge.ask(&delivery).await.json();
+    let told = ["published", "duplicates", "quarantined"].map(|result| answer[result].as_u64().unwrap());
+    assert_eq!(told, [1, 1, 1], "{answer}");
     assert_eq!(bridge.bus.stored().len(), 3);
 }
 
@@ -514,9 +532,7 @@ async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
         .bus
         .stored()
         .iter()
-        .map(|message| {
-            message.event.get(attio_bridge::cloudevent::Attribute::PartitionKey).unwrap().to_owned()
-        })
+        .map(|message| message.event.get(Attribute::PartitionKey).unwrap().to_owned())
         .collect();
     let sent: Vec<_> = (0..4000).map(|at| format!("t{at}")).collect();
     assert_eq!(keys, sent);
