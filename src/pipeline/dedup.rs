@@ -154,16 +154,23 @@ impl Shared {
     /// every key: a third of what dedup costs.
     fn remember(&self, key: Key) {
         self.memory.insert(key, ());
-        let with_one_more = |held| (held < self.capacity).then(|| held + 1);
-        if self.remembered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_one_more).is_ok() {
+        if self.has_counted_one() {
             return;
         }
         if self.memory.entry_count() + BEHIND < self.capacity {
             // There is room: many have expired since anybody looked.
-            self.remembered.fetch_add(1, Ordering::SeqCst);
-            return self.measure();
+            self.measure();
+            if self.has_counted_one() {
+                return;
+            }
         }
         self.metrics.capacity.inc();
+    }
+
+    /// Counts one more, unless as many are counted as the memory may hold.
+    fn has_counted_one(&self) -> bool {
+        let with_one_more = |held| (held < self.capacity).then(|| held + 1);
+        self.remembered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_one_more).is_ok()
     }
 
     fn measure(&self) {

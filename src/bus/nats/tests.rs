@@ -57,14 +57,10 @@ struct Bench {
 
 fn bench(publish_timeout: Duration) -> Bench {
     let metrics = Metrics::new(Labels {
-        sources: vec![],
-        reasons: vec![],
-        categories: vec![],
-        event_results: vec![],
-        signature_results: vec![],
         publish_results: PublishError::LABELS.to_vec(),
         bus: "nats",
         destinations: vec!["a".into()],
+        ..Labels::default()
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut options = Options::new([silent_server().to_string()]);
@@ -108,6 +104,11 @@ impl Bench {
 
     fn tell(&self, event: &Event) {
         self.bus.link.health.event(event);
+    }
+
+    fn lose_connection(&self) {
+        self.tell(&Event::Disconnected);
+        self.tell(&Event::Connected);
     }
 
     fn refuse(&self, subject: &str) {
@@ -167,13 +168,13 @@ fn whatever_is_handed_over_before_a_loss_or_during_it_is_ended_by_it() {
             .map(|_| scope.spawn(|| (0..1000).map(|_| bench.publish("a")).collect::<Vec<_>>()))
             .collect();
         for _ in 0..50 {
-            bench.tell(&Event::Disconnected);
+            bench.lose_connection();
             thread::sleep(Duration::from_micros(200));
         }
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     let last = bench.publish("a");
-    bench.tell(&Event::Disconnected);
+    bench.lose_connection();
     assert!(waiting.iter().all(|verdict| matches!(label(verdict), "unavailable" | "busy")));
     assert_eq!(label(&last), "unavailable");
     bench.waits_for(0);
@@ -185,7 +186,7 @@ fn a_loss_between_the_count_and_the_hand_over_ends_the_message_too() {
     let (message, ticket, verdict) = bench.message("a");
     let layout = record::layout(&message, ContentMode::Structured, "ATTIO").unwrap();
     let pending = Pending::new(ticket, message.destination, &bench.bus.link);
-    bench.tell(&Event::Disconnected);
+    bench.lose_connection();
     // Whoever ends what waits has looked by now, and has found nothing.
     thread::sleep(Duration::from_millis(50));
     bench.bus.acks.send(pending, layout);

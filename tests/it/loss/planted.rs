@@ -62,7 +62,12 @@ fn build(bug: &str, patch: &Path) -> PathBuf {
     for part in ["Cargo.toml", "Cargo.lock", "src"] {
         shell(Command::new("cp").arg("-r").arg(root.join(part)).arg(copy.path()));
     }
-    shell(Command::new("patch").args(["-p1", "--forward", "-i"]).arg(patch).current_dir(copy.path()));
+    shell(
+        Command::new("patch")
+            .args(["-p1", "--forward", "--fuzz=0", "-i"])
+            .arg(patch)
+            .current_dir(copy.path()),
+    );
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("planted");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--locked", "--quiet", "--bin", "attio-bridge"]).current_dir(copy.path());
@@ -128,6 +133,6 @@ fn every_patch_applies() {
     for (bug, ..) in BUGS {
         let patch = root.join(format!("tests/it/loss/planted/{bug}.patch"));
         let mut dry = Command::new("patch");
-        shell(dry.args(["-p1", "--forward", "--dry-run", "-i"]).arg(patch).current_dir(root));
+        shell(dry.args(["-p1", "--forward", "--fuzz=0", "--dry-run", "-i"]).arg(patch).current_dir(root));
     }
 }
