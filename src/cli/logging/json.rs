@@ -50,10 +50,9 @@ struct Fields {
 impl Fields {
     /// Begins a member; its value is to be written.
     fn member(&mut self, name: &str) -> &mut String {
-        // Names are identifiers and dots: nothing in them needs an escape.
-        self.line.push_str(",\"");
-        self.line.push_str(name);
-        self.line.push_str("\":");
+        self.line.push(',');
+        push_string(&mut self.line, name);
+        self.line.push(':');
         &mut self.line
     }
 
