@@ -31,10 +31,6 @@ fn kafka_needs_its_servers_and_a_consistent_login() {
             "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"",
             "kafka.sasl_mechanism: this build has no way to fetch a token",
         ),
-        (
-            "security_protocol = \"ssl\"\n[kafka.properties]\n\"ssl.keystore.location\" = \"/etc/hostname\"",
-            "kafka: no client can be made of these settings: `ssl.keystore.password` is mandatory",
-        ),
         ("[kafka.properties]\n\"sasl.oauthbearer.method\" = \"oidc\"", "OAuth/OIDC depends on libcurl"),
     ];
     for (text, message) in table {

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::producer::{BaseRecord, Producer};
 
 pub use client_config::StartError;
@@ -86,9 +85,8 @@ impl Kafka {
 /// Checks that a client can be made of these options, without asking any broker.
 pub fn check(options: &Options) -> Result<(), StartError> {
     let mut config = client_config::client_config(options)?;
-    // Its only effect here would be a warning; and a client that knows of no broker asks none.
-    config.remove(client_config::CREATION_BY_ASKING).remove("bootstrap.servers");
-    config.set_log_level(RDKafkaLogLevel::Emerg);
+    // Its only effect here would be a warning.
+    config.remove(client_config::CREATION_BY_ASKING);
     let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
     client.map(drop).map_err(client_config::creation_error)
 }

@@ -9,7 +9,6 @@ use serde_json::Value as Json;
 use super::{CENTURY, DAY, INSTANT, readable, value};
 use crate::bus::kafka::options::{Ensure, Options, Topics};
 use crate::bus::kafka::properties::owned_property;
-use crate::bus::kafka::{self, StartError};
 use crate::config::report::{Given, Report};
 use crate::config::secret;
 use crate::config::section::{HIDDEN, Section};
@@ -48,7 +47,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         access.check_token(report, &properties);
     }
     let topics = topics(&mut section.section("topics"));
-    let options = Options {
+    Options {
         bootstrap_servers: bootstrap_servers.join(","),
         security_protocol: value(access.protocol),
         sasl_mechanism: value(access.mechanism),
@@ -61,23 +60,6 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         linger: linger.value,
         properties,
         topics,
-    };
-    if used && report.problems_so_far().is_none() {
-        client(report, &options);
-    }
-    options
-}
-
-/// Whether a client can be made of them. What cannot be read alone has been told already.
-fn client(report: &Report, options: &Options) {
-    match kafka::check(options) {
-        Err(StartError::Setting { key, reason }) => {
-            report.problem(key, report.origin_of(key).as_ref(), reason);
-        }
-        Err(StartError::Client { reason, .. }) => {
-            report.problem("kafka", None, format!("no client can be made of these settings: {reason}"));
-        }
-        Err(StartError::Property(_) | StartError::File { .. } | StartError::Thread(_)) | Ok(()) => {}
     }
 }
 
