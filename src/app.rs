@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::inspect::{Demand, Report};
+use crate::bus::inspect::{Report, Requirements};
 use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
@@ -30,6 +30,7 @@ use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
 use crate::pipeline::publish::{Bus, Destination};
 use crate::pipeline::route::Routes;
 use crate::shutdown::{self, Stages};
+use crate::supervise::{Ends, Supervisor};
 use path::{join, measured};
 pub use path::{pipeline, publisher};
 use reload::Reloader;
@@ -81,6 +82,7 @@ pub struct App {
     admin_listener: TcpListener,
     deliveries: TaskTracker,
     stages: Stages,
+    ends: Ends,
 }
 
 /// Connections to the admin listener: probes, a scraper or two, and a person.
@@ -97,20 +99,23 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
-        Self::bind_to(config, name, |metrics, destinations| bus::start(bus, destinations, metrics.bus()))
-            .await
+        Self::bind_to(config, name, |metrics, destinations, supervisor| {
+            bus::start(bus, destinations, metrics.bus(), supervisor)
+        })
+        .await
     }
 
     /// The same with another bus: what `open` makes.
     pub async fn bind_to(
         config: Config,
         bus_name: &'static str,
-        open: impl FnOnce(&Metrics, Vec<Arc<Destination>>) -> Result<Arc<dyn Bus>, StartError>,
+        open: impl FnOnce(&Metrics, Vec<Arc<Destination>>, &Supervisor) -> Result<Arc<dyn Bus>, StartError>,
     ) -> Result<Self, Error> {
         let (routes, metrics) = measured(&config, bus_name);
         let public_listener = listener("http.listen", &config.http.listen).await?;
         let admin_listener = listener("admin.listen", &config.admin_listen).await?;
-        let bus = open(&metrics, routes.destinations())?;
+        let (supervisor, ends) = Supervisor::new();
+        let bus = open(&metrics, routes.destinations(), &supervisor)?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
         let pipeline = Arc::new(join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics));
         let stages = Stages::default();
@@ -136,6 +141,7 @@ impl App {
             admin_listener,
             deliveries,
             stages,
+            ends,
         })
     }
 
@@ -161,7 +167,7 @@ impl App {
 
     /// Serves until `stop` ends, then drains. An error means that the drain was abandoned.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, .. } = self;
+        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, mut ends, .. } = self;
         let (public_listener, admin_listener) = (self.public_listener, self.admin_listener);
         let connections = TaskTracker::new();
         let limits = Limits {
@@ -196,7 +202,7 @@ impl App {
         let over = stages.over.clone();
         parts.spawn(async move { telling.recorder().tell_left_out(over).await });
 
-        let stopped = until_stopped(stop, &mut parts).await;
+        let stopped = until_stopped(stop, &mut parts, &mut ends).await;
         stages.unready.cancel();
         systemd::stopping();
         if stopped.is_ok() {
@@ -213,10 +219,19 @@ impl App {
 
 /// Waits for the stop, or for a part of the bridge that ends before it: without its parts it must not
 /// look as if it served.
-async fn until_stopped(stop: impl Future<Output = ()>, parts: &mut JoinSet<()>) -> Result<(), Error> {
+async fn until_stopped(
+    stop: impl Future<Output = ()>,
+    parts: &mut JoinSet<()>,
+    ends: &mut Ends,
+) -> Result<(), Error> {
     tokio::select! {
         biased;
         () = stop => Ok(()),
+        ended = ends.next() => {
+            let error = Error::Ended(ended.to_string());
+            tracing::error!("{error}; stopping");
+            Err(error)
+        }
         Some(ended) = parts.join_next() => {
             let error = Error::Ended(ended.err().map_or("without a word".into(), |error| error.to_string()));
             tracing::error!("{error}; stopping");
@@ -245,14 +260,14 @@ pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> 
 
 /// Asks the bus of these options what serving will ask of it, publishing nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
-    let demand = demand(&config);
-    bus::inspect::inspect(config.bus, demand).await
+    let requirements = requirements(&config);
+    bus::inspect::inspect(config.bus, requirements).await
 }
 
 /// What serving with these options asks of the bus.
-pub fn demand(config: &Config) -> Demand {
+pub fn requirements(config: &Config) -> Requirements {
     let routes = Routes::new(&config.route);
-    Demand {
+    Requirements {
         destinations: routes.destinations(),
         addresses: routes.addresses(),
         quarantine: Arc::clone(&routes.quarantine().address),
@@ -309,11 +324,11 @@ mod tests {
             let mut parts = JoinSet::new();
             parts.spawn(std::future::pending());
             parts.spawn(async move { assert!(!panics, "as the test asked") });
-            let ended = until_stopped(std::future::pending(), &mut parts).await;
+            let ended = until_stopped(std::future::pending(), &mut parts, &mut Supervisor::new().1).await;
             assert!(matches!(ended, Err(Error::Ended(_))), "{ended:?}");
         }
         let mut parts = JoinSet::new();
         parts.spawn(std::future::pending());
-        assert!(until_stopped(std::future::ready(()), &mut parts).await.is_ok());
+        assert!(until_stopped(std::future::ready(()), &mut parts, &mut Supervisor::new().1).await.is_ok());
     }
 }

@@ -135,7 +135,7 @@ impl EventType {
 pub enum Kind {
     /// A type of the catalog.
     Known(&'static EventType),
-    /// A known category with an action the catalog lacks.
+    /// A known category with an action the catalog not_ready_reason.
     UnknownAction(Category),
     /// Anything else.
     Unknown,

@@ -81,7 +81,7 @@ pub struct Verified {
 
 /// Something held until every publish of the delivery has its verdict, such as a place in the
 /// in-flight budget. It is only ever dropped.
-pub type Hold = Arc<dyn Send + Sync>;
+pub type Permit = Arc<dyn Send + Sync>;
 
 /// One HTTP attempt to hand over a webhook.
 #[derive(Clone)]
@@ -97,7 +97,7 @@ pub struct Delivery<State> {
     /// The body, byte for byte.
     pub body: Bytes,
     /// The place this delivery takes in the in-flight budget.
-    pub hold: Option<Hold>,
+    pub permit: Option<Permit>,
     state: State,
 }
 
@@ -110,13 +110,13 @@ impl Delivery<Unverified> {
         headers: Headers,
         body: Bytes,
     ) -> Self {
-        Self { source, received_at, answer_by, headers, body, hold: None, state: Unverified }
+        Self { source, received_at, answer_by, headers, body, permit: None, state: Unverified }
     }
 
     /// Marks the delivery genuine, which only the verify stage may; `secret` is the label of the secret that matched.
     pub(crate) fn verified(self, secret: Arc<str>) -> Delivery<Verified> {
-        let Self { source, received_at, answer_by, headers, body, hold, state: Unverified } = self;
-        Delivery { source, received_at, answer_by, headers, body, hold, state: Verified { secret } }
+        let Self { source, received_at, answer_by, headers, body, permit, state: Unverified } = self;
+        Delivery { source, received_at, answer_by, headers, body, permit, state: Verified { secret } }
     }
 }
 
@@ -141,7 +141,7 @@ impl Delivery<Verified> {
         let idempotency_key = idempotency_key.map_or(Header::Absent, quoted);
         let headers = Headers { idempotency_key, ..Headers::default() };
         let state = Verified { secret: QUARANTINE.into() };
-        Self { source, received_at, answer_by, headers, body, hold: None, state }
+        Self { source, received_at, answer_by, headers, body, permit: None, state }
     }
 
     /// The label of the secret that matched.

@@ -70,4 +70,5 @@ pub mod catalog;
 pub mod cloudevent;
 pub mod metrics;
 pub mod shutdown;
+pub mod supervise;
 pub mod version;

@@ -11,6 +11,7 @@ use crate::pipeline::outcome::{EventResult, Reason, UNKNOWN_CATEGORY};
 use crate::pipeline::publish::{Bus, PublishError};
 use crate::pipeline::route::Routes;
 use crate::pipeline::{Pipeline, SourceOptions};
+use crate::supervise::Supervisor;
 
 /// The data path of a configuration onto a bus of the caller's, without anything around it.
 pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
@@ -26,7 +27,12 @@ pub fn publisher(
     around: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
 ) -> Result<Pipeline, StartError> {
     let (routes, metrics) = measured(config, config.bus.kind.name());
-    let bus = around(bus::start(config.bus.clone(), routes.destinations(), metrics.bus())?);
+    let bus = around(bus::start(
+        config.bus.clone(),
+        routes.destinations(),
+        metrics.bus(),
+        &Supervisor::detached(),
+    )?);
     let dedup = Dedup::new(config.dedup, metrics.dedup());
     Ok(join(config, routes, dedup, bus, &metrics))
 }

@@ -10,7 +10,7 @@ use crate::pipeline::publish::Destination;
 
 /// What the bridge will ask of the bus.
 #[derive(Clone, Debug)]
-pub struct Demand {
+pub struct Requirements {
     /// All that events can go to, quarantine too.
     pub destinations: Vec<Arc<Destination>>,
     /// Every address of them, each once.
@@ -24,7 +24,7 @@ pub struct Demand {
 /// What an envelope adds to an event at most, generously.
 const ENVELOPE: usize = 4096;
 
-impl Demand {
+impl Requirements {
     /// The largest message that can go to an address: quarantine holds whole bodies in base64.
     pub fn largest(&self, address: &str) -> usize {
         let body = self.max_body_bytes;
@@ -140,10 +140,10 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// Asks the bus of the options what it will be asked for, publishing nothing. Takes about ten
 /// seconds at most. Fails only where no client can be made of the options.
-pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
+pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     match options.kind {
-        Kind::Kafka(options) => Ok(kafka::inspect(*options, demand).await?),
-        Kind::Nats(options) => Ok(nats::inspect(*options, demand).await?),
+        Kind::Kafka(options) => Ok(kafka::inspect(*options, requirements).await?),
+        Kind::Nats(options) => Ok(nats::inspect(*options, requirements).await?),
         Kind::Stdout => {
             let mut report = Report::new("stdout", "this process");
             report.add("reachable", Level::Ok, "one event a line, for pipes: there is nothing to reach");
@@ -170,13 +170,13 @@ mod tests {
 
     #[test]
     fn quarantine_holds_a_body_in_base64() {
-        let demand = Demand {
+        let requirements = Requirements {
             destinations: vec![],
             addresses: vec![],
             quarantine: "a.quarantine".into(),
             max_body_bytes: 524_288,
         };
-        assert_eq!(demand.largest("a.record"), 528_384);
-        assert_eq!(demand.largest("a.quarantine"), 703_148);
+        assert_eq!(requirements.largest("a.record"), 528_384);
+        assert_eq!(requirements.largest("a.quarantine"), 703_148);
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, Receipt, Ticket, Verdict};
+use crate::pipeline::publish::{
+    Ack, BoxFuture, Bus, BusState, Message, PublishError, PublishHandle, PublishResult,
+};
 
 /// How the memory bus answers a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ struct State {
     script: VecDeque<Answer>,
     stored: Vec<Message>,
     attempts: usize,
-    waiting: Vec<(Ticket, Verdict)>,
+    waiting: Vec<(PublishHandle, PublishResult)>,
     bus: BusState,
 }
 
@@ -75,8 +77,8 @@ impl Memory {
     /// Settles what hangs: late messages as acknowledged, the others as timed out.
     pub fn release(&self) {
         let waiting = std::mem::take(&mut self.state.lock().waiting);
-        for (ticket, verdict) in waiting {
-            ticket.settle(verdict);
+        for (handle, verdict) in waiting {
+            handle.settle(verdict);
         }
     }
 
@@ -91,14 +93,14 @@ impl Memory {
     }
 }
 
-const ACKNOWLEDGED: Verdict = Ok(Receipt { duplicate: false });
+const ACKNOWLEDGED: PublishResult = Ok(Ack { duplicate: false });
 
 impl Bus for Memory {
     fn name(&self) -> &'static str {
         "memory"
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, handle: PublishHandle) {
         let mut state = self.state.lock();
         state.attempts += 1;
         let answer = state.script.pop_front().unwrap_or_else(|| state.default.clone());
@@ -107,19 +109,19 @@ impl Bus for Memory {
                 state.stored.push(message);
                 ACKNOWLEDGED
             }
-            Answer::Duplicate => Ok(Receipt { duplicate: true }),
+            Answer::Duplicate => Ok(Ack { duplicate: true }),
             Answer::Fail(error) => Err(error),
             Answer::Hang => {
                 let timeout = PublishError::Timeout { detail: "told to hang".into() };
-                return state.waiting.push((ticket, Err(timeout)));
+                return state.waiting.push((handle, Err(timeout)));
             }
             Answer::Late => {
                 state.stored.push(message);
-                return state.waiting.push((ticket, ACKNOWLEDGED));
+                return state.waiting.push((handle, ACKNOWLEDGED));
             }
         };
         drop(state);
-        ticket.settle(verdict);
+        handle.settle(verdict);
     }
 
     fn state(&self) -> BusState {

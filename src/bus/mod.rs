@@ -5,7 +5,7 @@ pub mod nats;
 pub mod stdout;
 pub mod memory;
 pub mod inspect;
-pub mod laid;
+pub mod encoded;
 pub mod read;
 pub mod setup;
 
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{Bus, Destination};
+use crate::supervise::Supervisor;
 
 /// Which bus, and how events are laid out on it.
 #[derive(Clone, Debug)]
@@ -62,18 +63,22 @@ pub enum StartError {
 }
 
 /// Makes the bus that the options ask for; `destinations` are all it will be asked to publish to.
+/// Its tasks and threads are started by `supervisor`.
 pub fn start(
     options: Options,
     destinations: Vec<Arc<Destination>>,
     metrics: BusMetrics,
+    supervisor: &Supervisor,
 ) -> Result<Arc<dyn Bus>, StartError> {
     let Options { kind, content_mode } = options;
     match kind {
         Kind::Kafka(options) => {
-            Ok(kafka::Kafka::start(*options, addresses(&destinations), content_mode, metrics)?)
+            Ok(kafka::Kafka::start(*options, addresses(&destinations), content_mode, metrics, supervisor)?)
         }
-        Kind::Nats(options) => Ok(nats::Nats::start(*options, destinations, content_mode, metrics)?),
-        Kind::Stdout => Ok(stdout::Stdout::start(metrics).map_err(StartError::Stdout)?),
+        Kind::Nats(options) => {
+            Ok(nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?)
+        }
+        Kind::Stdout => Ok(stdout::Stdout::start(metrics, supervisor).map_err(StartError::Stdout)?),
     }
 }
 

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::cloudevent::structured;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, Receipt, Ticket};
+use crate::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
+use crate::supervise::Supervisor;
 
 /// Lines waiting for the writer. A full queue is answered at once, so a stalled reader costs a
 /// bounded amount of memory.
@@ -21,7 +22,7 @@ const QUEUE_LINES: usize = 4096;
 
 /// The bus. Lines are written by a thread of its own, because a pipe whose reader stalls blocks.
 pub struct Stdout {
-    queue: SyncSender<(Vec<u8>, Ticket)>,
+    queue: SyncSender<(Vec<u8>, PublishHandle)>,
     status: Arc<Status>,
 }
 
@@ -33,21 +34,25 @@ struct Status {
 
 impl Stdout {
     /// A bus that writes to the process's standard output.
-    pub fn start(metrics: BusMetrics) -> io::Result<Arc<Self>> {
-        Self::with_writer(io::stdout(), metrics)
+    pub fn start(metrics: BusMetrics, supervisor: &Supervisor) -> io::Result<Arc<Self>> {
+        Self::with_writer(io::stdout(), metrics, supervisor)
     }
 
     /// A bus that writes to `out`.
-    pub fn with_writer(out: impl Write + Send + 'static, metrics: BusMetrics) -> io::Result<Arc<Self>> {
+    pub fn with_writer(
+        out: impl Write + Send + 'static,
+        metrics: BusMetrics,
+        supervisor: &Supervisor,
+    ) -> io::Result<Arc<Self>> {
         metrics.up.set(1);
         let status = Arc::new(Status { broken: AtomicBool::new(false), waiting: AtomicU64::new(0), metrics });
-        let (queue, lines) = sync_channel::<(Vec<u8>, Ticket)>(QUEUE_LINES);
+        let (queue, lines) = sync_channel::<(Vec<u8>, PublishHandle)>(QUEUE_LINES);
         let writer = Arc::clone(&status);
-        std::thread::Builder::new().name("stdout".into()).spawn(move || {
+        supervisor.spawn_thread("stdout", move || {
             let mut out = out;
             let mut torn = false;
-            for (line, ticket) in lines {
-                torn = writer.write(&mut out, &line, torn, ticket);
+            for (line, handle) in lines {
+                torn = writer.write(&mut out, &line, torn, handle);
             }
         })?;
         Ok(Arc::new(Self { queue, status }))
@@ -56,7 +61,7 @@ impl Stdout {
 
 impl Status {
     /// Writes one line, on a line of its own where the one before was `torn`; whether this one is.
-    fn write(&self, out: &mut impl Write, line: &[u8], torn: bool, ticket: Ticket) -> bool {
+    fn write(&self, out: &mut impl Write, line: &[u8], torn: bool, handle: PublishHandle) -> bool {
         let remnant: &[u8] = if torn { b"\n" } else { b"" };
         let written = out.write_all(remnant).and_then(|()| out.write_all(line)).and_then(|()| out.flush());
         self.broken.store(written.is_err(), Ordering::Relaxed);
@@ -65,7 +70,7 @@ impl Status {
         let torn = written.is_err();
         let refused =
             |error| PublishError::Unavailable { detail: format!("standard output: {error}").into() };
-        ticket.settle(written.map(|()| Receipt { duplicate: false }).map_err(refused));
+        handle.settle(written.map(|()| Ack { duplicate: false }).map_err(refused));
         torn
     }
 }
@@ -88,21 +93,21 @@ impl Bus for Stdout {
         "stdout"
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, handle: PublishHandle) {
         self.status.waiting.fetch_add(1, Ordering::Relaxed);
-        let Err(refused) = self.queue.try_send((line(&message), ticket)) else { return };
+        let Err(refused) = self.queue.try_send((line(&message), handle)) else { return };
         self.status.waiting.fetch_sub(1, Ordering::Release);
-        let (ticket, error) = match refused {
-            TrySendError::Full((_, ticket)) => {
+        let (handle, error) = match refused {
+            TrySendError::Full((_, handle)) => {
                 let detail = "the reader of standard output does not keep up".into();
-                (ticket, PublishError::Busy { detail })
+                (handle, PublishError::Busy { detail })
             }
-            TrySendError::Disconnected((_, ticket)) => {
+            TrySendError::Disconnected((_, handle)) => {
                 let detail = "the writer of standard output has ended".into();
-                (ticket, PublishError::Unavailable { detail })
+                (handle, PublishError::Unavailable { detail })
             }
         };
-        ticket.settle(Err(error));
+        handle.settle(Err(error));
     }
 
     fn state(&self) -> BusState {
@@ -128,7 +133,8 @@ mod tests {
     use super::*;
     use crate::cloudevent::{CloudEvent, Data};
     use crate::metrics::{Labels, Metrics};
-    use crate::pipeline::publish::{Destination, Settle, Verdict};
+    use crate::pipeline::publish::{AckCallback, Destination, PublishResult};
+    use crate::supervise::Supervisor;
     use std::sync::mpsc::{SyncSender, sync_channel};
 
     /// Takes so many bytes, fails once in the middle of a line, and goes on.
@@ -154,10 +160,10 @@ mod tests {
         }
     }
 
-    struct Tell(SyncSender<Verdict>);
+    struct Tell(SyncSender<PublishResult>);
 
-    impl Settle for Tell {
-        fn settle(self: Box<Self>, verdict: Verdict) {
+    impl AckCallback for Tell {
+        fn settle(self: Box<Self>, verdict: PublishResult) {
             self.0.send(verdict).unwrap();
         }
     }
@@ -167,13 +173,13 @@ mod tests {
         let metrics = Metrics::new(Labels { bus: "stdout", ..Labels::default() });
         let out = Arc::new(parking_lot::Mutex::new(Vec::new()));
         let writer = FailsOnce { room: 30, out: Arc::clone(&out) };
-        let bus = Stdout::with_writer(writer, metrics.bus()).unwrap();
+        let bus = Stdout::with_writer(writer, metrics.bus(), &Supervisor::detached()).unwrap();
         let publish = |id: &str| {
             let (tell, verdict) = sync_channel(1);
             let event = CloudEvent::new(id, &["urn:x"], Data::Json("{}".into()));
             let destination = Arc::new(Destination { address: "a".into(), subject: "a".into() });
-            let message = Message { destination, event, message_id: String::new(), structured_only: false };
-            bus.publish(message, Ticket::new(Box::new(Tell(tell)), metrics.publish("a"), None));
+            let message = Message { destination, event, dedup_key: String::new(), structured_only: false };
+            bus.publish(message, PublishHandle::new(Box::new(Tell(tell)), metrics.publish("a"), None));
             verdict.recv().unwrap()
         };
         assert!(publish("first").is_err());

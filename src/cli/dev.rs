@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::pipeline::publish::Bus;
 use crate::pipeline::route::Routes;
 use crate::shutdown;
+use crate::supervise::Supervisor;
 
 /// The public address where nothing else is asked for, if its port is free.
 const USUAL: &str = "127.0.0.1:8080";
@@ -315,8 +316,8 @@ async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, O
 async fn bind_at(config: Config) -> Result<(App, Option<Readback>), app::Error> {
     let Kind::Stdout = config.bus.kind else { return Ok((App::bind(config).await?, None)) };
     let (tee, copies) = tee(io::stdout());
-    let open = |metrics: &Metrics, _: Vec<_>| {
-        let bus = Stdout::with_writer(tee, metrics.bus()).map_err(StartError::Stdout)?;
+    let open = |metrics: &Metrics, _: Vec<_>, supervisor: &Supervisor| {
+        let bus = Stdout::with_writer(tee, metrics.bus(), supervisor).map_err(StartError::Stdout)?;
         Ok(bus as Arc<dyn Bus>)
     };
     Ok((App::bind_to(config, "stdout", open).await?, Some(copies)))

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use crate::cloudevent::Attribute;
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, Receipt, Ticket};
+use crate::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishHandle};
 
 /// What is noted of a message that was handed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,15 +47,15 @@ impl Bus for Noting {
         self.inner.as_ref().map_or("recorder", |bus| bus.name())
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, handle: PublishHandle) {
         let text = |attribute| message.event.get(attribute).unwrap_or_default().to_owned();
         let to = &message.destination;
         let address = if self.subjects { &to.subject } else { &to.address };
         let address = address.to_string();
         self.notes.lock().push(Note { id: text(Attribute::Id), kind: text(Attribute::Type), address });
         match &self.inner {
-            Some(bus) => bus.publish(message, ticket),
-            None => ticket.settle(Ok(Receipt { duplicate: false })),
+            Some(bus) => bus.publish(message, handle),
+            None => handle.settle(Ok(Ack { duplicate: false })),
         }
     }
 

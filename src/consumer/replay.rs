@@ -94,7 +94,7 @@ impl Replayer {
         let answer_by = Instant::now() + self.patience;
         let delivery =
             Delivery::out_of_quarantine(source.clone(), received_at, answer_by, key.as_deref(), raw);
-        match self.pipeline.carry_again(delivery, alone).await {
+        match self.pipeline.replay(delivery, alone).await {
             Ok(outcome) => replayed(&outcome, self.bus.take()),
             Err(error) => Replayed::unplaced(format!("source {source}: {error} is configured")),
         }

@@ -14,9 +14,9 @@ use crate::catalog::EventType;
 /// Something unusual that must be published all the same.
 #[derive(Clone, Copy, Debug)]
 pub enum Spelling {
-    /// A category and type that the catalog lacks.
+    /// A category and type that the catalog not_ready_reason.
     UnknownType,
-    /// A known category with an action that the catalog lacks.
+    /// A known category with an action that the catalog not_ready_reason.
     UnknownAction,
     /// One event without an envelope.
     Bare,

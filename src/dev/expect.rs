@@ -62,7 +62,7 @@ impl Expect {
         Expected { topic, id, attributes, data: Bytes::from(sample.json.clone()) }
     }
 
-    /// An event of a type that the catalog lacks, by nobody.
+    /// An event of a type that the catalog not_ready_reason, by nobody.
     pub fn unknown(&self, name: &str, category: &str, entity: &str, json: &str, key: &str) -> Expected {
         let webhook_id = Some(self.webhook_id.as_str());
         let mut attributes = self.common(name, webhook_id, Some(key));

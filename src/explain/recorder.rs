@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, Receipt, Ticket};
+use crate::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishHandle};
 
 /// What a pipeline would have published, oldest first.
 #[derive(Debug, Default)]
@@ -28,9 +28,9 @@ impl Bus for Recorder {
         "recorder"
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, handle: PublishHandle) {
         self.0.lock().push(message);
-        ticket.settle(Ok(Receipt { duplicate: false }));
+        handle.settle(Ok(Ack { duplicate: false }));
     }
 
     fn state(&self) -> BusState {

@@ -48,8 +48,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     }
     match admin.bus.state() {
         BusState::Starting => {
-            let lacks = admin.bus.lacks().map(|lacks| format!("bus: {lacks}\n"));
-            (StatusCode::SERVICE_UNAVAILABLE, lacks.unwrap_or_else(|| NOT_REACHED.into())).into_response()
+            let not_ready_reason =
+                admin.bus.not_ready_reason().map(|not_ready_reason| format!("bus: {not_ready_reason}\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, not_ready_reason.unwrap_or_else(|| NOT_REACHED.into()))
+                .into_response()
         }
         BusState::Up | BusState::Down => "ready\n".into_response(),
     }

@@ -103,7 +103,7 @@ async fn read(
     place.shrink_to(body.len());
     let answer_by = head_at + edge.options.answer_timeout;
     let mut delivery = Delivery::new(source, received_at, answer_by, headers, body);
-    delivery.hold = Some(Arc::new(place));
+    delivery.permit = Some(Arc::new(place));
     Ok(delivery)
 }
 

@@ -12,7 +12,7 @@ use super::identify::{Facts, Identity};
 use super::normalize::{self, Context};
 use super::outcome::{EventOutcome, EventResult, UNKNOWN_CATEGORY};
 use super::parse::{Element, Event};
-use super::publish::{BusState, Destination, Message, PublishError, Ticket, Verdict};
+use super::publish::{BusState, Destination, Message, PublishError, PublishHandle, PublishResult};
 use super::quarantine::{self, Quarantined};
 use super::slugs::Slugs;
 use super::{Pipeline, Source};
@@ -139,14 +139,15 @@ impl Carrier<'_> {
             Lookup::Joined(waiter) => State::Joined(waiter),
             Lookup::Miss(flight, waiter) => {
                 let metrics = &self.pipeline.publish_metrics[&destination.address];
-                let ticket = Ticket::new(Box::new(flight), Arc::clone(metrics), self.delivery.hold.clone());
+                let handle =
+                    PublishHandle::new(Box::new(flight), Arc::clone(metrics), self.delivery.permit.clone());
                 let message = Message {
                     destination: Arc::clone(destination),
                     event: event(),
-                    message_id: identity.key.to_hex(),
+                    dedup_key: identity.key.to_hex(),
                     structured_only: quarantined,
                 };
-                self.pipeline.bus.publish(message, ticket);
+                self.pipeline.bus.publish(message, handle);
                 State::First { waiter, quarantined }
             }
         }
@@ -212,7 +213,7 @@ async fn land(state: State, due: Pin<&mut Sleep>) -> EventResult {
 }
 
 /// The wait ends when the answer is due; the publish goes on, and its verdict is kept.
-async fn wait(waiter: Waiter, due: Pin<&mut Sleep>) -> Verdict {
+async fn wait(waiter: Waiter, due: Pin<&mut Sleep>) -> PublishResult {
     tokio::select! {
         biased;
         verdict = waiter => verdict.unwrap_or(Err(PublishError::Abandoned)),

@@ -21,8 +21,8 @@ use moka::sync::Cache;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::identify::Key;
-use super::publish::{Settle, Verdict};
+use super::identify::DedupKey;
+use super::publish::{AckCallback, PublishResult};
 use crate::metrics::DedupMetrics;
 
 /// How much is remembered, and for how long.
@@ -44,8 +44,8 @@ const BEHIND: u64 = 1024;
 const SHARDS: usize = 64;
 
 /// Who waits for one flight: whoever began it, and those that joined.
-type Waiters = (oneshot::Sender<Verdict>, Vec<oneshot::Sender<Verdict>>);
-type Shard = Mutex<HashMap<Key, Waiters, PassThrough>>;
+type Waiters = (oneshot::Sender<PublishResult>, Vec<oneshot::Sender<PublishResult>>);
+type Shard = Mutex<HashMap<DedupKey, Waiters, PassThrough>>;
 
 /// The dedup of one bridge. Cheap to clone.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ pub struct Dedup {
 
 struct Shared {
     flights: Vec<Shard>,
-    memory: Cache<Key, (), PassThrough>,
+    memory: Cache<DedupKey, (), PassThrough>,
     capacity: u64,
     /// What the memory holds, less what has expired since [`Dedup::measure`].
     remembered: AtomicU64,
@@ -65,7 +65,7 @@ struct Shared {
 }
 
 /// Waits for the verdict of a flight. An error means that the flight was lost without a verdict.
-pub type Waiter = oneshot::Receiver<Verdict>;
+pub type Waiter = oneshot::Receiver<PublishResult>;
 
 /// What is known of a key.
 pub enum Lookup {
@@ -74,7 +74,7 @@ pub enum Lookup {
     /// Its publish is on its way; the waiter hears the verdict.
     Joined(Waiter),
     /// Nobody knows it: the caller must publish and see that the flight is settled.
-    Miss(Flight, Waiter),
+    Miss(InFlight, Waiter),
 }
 
 impl Dedup {
@@ -92,7 +92,7 @@ impl Dedup {
 
     /// Finds out about a key and, where it is new, opens its flight. With `remember` false the key
     /// is random and its ack is not worth a place in memory.
-    pub fn begin(&self, key: Key, remember: bool) -> Lookup {
+    pub fn begin(&self, key: DedupKey, remember: bool) -> Lookup {
         let shared = &self.shared;
         let mut flights = shared.shard(key).lock();
         let lookup = match flights.entry(key) {
@@ -114,7 +114,7 @@ impl Dedup {
                 let (tell, waiter) = oneshot::channel();
                 vacant.insert((tell, Vec::new()));
                 shared.metrics.miss.inc();
-                Lookup::Miss(Flight { shared: Some(Arc::clone(shared)), key, remember }, waiter)
+                Lookup::Miss(InFlight { shared: Some(Arc::clone(shared)), key, remember }, waiter)
             }
         };
         drop(flights);
@@ -133,12 +133,12 @@ impl Dedup {
 }
 
 impl Shared {
-    fn shard(&self, key: Key) -> &Shard {
+    fn shard(&self, key: DedupKey) -> &Shard {
         // Of the hash's other half: the map inside a shard uses the low bits itself.
         &self.flights[(key.0 >> 64) as usize % SHARDS]
     }
 
-    fn land(&self, key: Key, remember: bool, verdict: &Verdict) {
+    fn land(&self, key: DedupKey, remember: bool, verdict: &PublishResult) {
         if verdict.is_ok() && remember {
             self.remember(key);
         }
@@ -152,7 +152,7 @@ impl Shared {
 
     /// Counts what goes to make room. moka would tell, but only through a listener for which it locks
     /// every key: a third of what dedup costs.
-    fn remember(&self, key: Key) {
+    fn remember(&self, key: DedupKey) {
         self.memory.insert(key, ());
         if self.has_counted_one() {
             return;
@@ -188,21 +188,21 @@ impl Shared {
 
 /// A publish on its way. Settled once, by the bus; dropped unsettled, it is forgotten and its
 /// waiters hear that their channel closed.
-pub struct Flight {
+pub struct InFlight {
     shared: Option<Arc<Shared>>,
-    key: Key,
+    key: DedupKey,
     remember: bool,
 }
 
-impl Settle for Flight {
-    fn settle(mut self: Box<Self>, verdict: Verdict) {
+impl AckCallback for InFlight {
+    fn settle(mut self: Box<Self>, verdict: PublishResult) {
         if let Some(shared) = self.shared.take() {
             shared.land(self.key, self.remember, &verdict);
         }
     }
 }
 
-impl Drop for Flight {
+impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.take() {
             shared.shard(self.key).lock().remove(&self.key);
@@ -226,7 +226,7 @@ impl Hasher for KeyHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Only reached if `Key` ever hashes itself in another way; still a hash, just a slow one.
+        // Only reached if `DedupKey` ever hashes itself in another way; still a hash, just a slow one.
         self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
     }
 }

@@ -1,7 +1,7 @@
 //! Gives each event its identity: the same on every retry, different for every event.
 //!
 //! Attio sends no event id, so the id is made of what a retry repeats: the webhook, the
-//! `Idempotency-Key`, the place in the batch, and a digest of the event's bytes. The digest keeps a
+//! `Idempotency-DedupKey`, the place in the batch, and a digest of the event's bytes. The digest keeps a
 //! captured body under a stolen key from suppressing a real event; the key is there because two
 //! honest updates of one attribute are byte-identical.
 
@@ -14,9 +14,9 @@ pub const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
 
 /// The key of an event in dedup: 128 bits of a hash, so it needs no further hashing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key(pub u128);
+pub struct DedupKey(pub u128);
 
-impl Key {
+impl DedupKey {
     /// First half of SHA-256 over `<source name>\n<id>`. The source is part of it because NATS
     /// drops repeats over a whole stream, which several sources may share.
     pub fn new(source: &str, id: &str) -> Self {
@@ -38,7 +38,7 @@ pub struct Identity {
     /// The CloudEvents `id`.
     pub id: String,
     /// The key in dedup and on the bus.
-    pub key: Key,
+    pub key: DedupKey,
     /// False for an event that nothing identifies: its id is random and not remembered.
     pub repeatable: bool,
 }
@@ -66,14 +66,14 @@ impl Identity {
             (None, Some(key)) => (name_based("", key, facts), true),
             (None, None) => (Uuid::new_v4().to_string(), false),
         };
-        Self { key: Key::new(facts.source, &id), id, repeatable }
+        Self { key: DedupKey::new(facts.source, &id), id, repeatable }
     }
 
     /// The identity of something in quarantine. Bytes without a key still have one, because two
     /// copies of the same unusable bytes are worth no more than one.
     pub fn of_quarantined(facts: Facts<'_>) -> Self {
         let id = name_based("quarantine\n", facts.idempotency_key.unwrap_or(""), facts);
-        Self { key: Key::new(facts.source, &id), id, repeatable: true }
+        Self { key: DedupKey::new(facts.source, &id), id, repeatable: true }
     }
 }
 

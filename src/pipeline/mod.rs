@@ -168,7 +168,7 @@ impl Pipeline {
         }
     }
 
-    /// The walk of one delivery: verify, and then what [`Self::carry`] does.
+    /// The walk of one delivery: verify, and then what [`Self::process_verified`] does.
     ///
     /// `received` hears the number of events as soon as it is known.
     pub async fn handle(
@@ -178,21 +178,21 @@ impl Pipeline {
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let delivery = source.verifier.load().verify(delivery)?;
-        Ok(self.carry_from(source, &delivery, received).await)
+        Ok(self.process(source, &delivery, received).await)
     }
 
     /// The walk of a delivery that is genuine: parse, then per event identify, filter, dedup, normalize,
     /// route, publish. Every event is on its way before the first ack is waited for.
-    pub async fn carry(
+    pub async fn process_verified(
         &self,
         delivery: Delivery<Verified>,
         received: impl FnOnce(usize),
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
-        Ok(self.carry_from(source, &delivery, received).await)
+        Ok(self.process(source, &delivery, received).await)
     }
 
-    async fn carry_from(
+    async fn process(
         &self,
         source: &Source,
         delivery: &Delivery<Verified>,
@@ -206,7 +206,7 @@ impl Pipeline {
     /// The same walk for what comes out of quarantine, alone or as a whole delivery: under the ids that
     /// its events had. What still can never be published is told as [`outcome::EventResult::Unusable`] or
     /// [`publish::PublishError::Rejected`], and not quarantined again.
-    pub async fn carry_again(
+    pub async fn replay(
         &self,
         delivery: Delivery<Verified>,
         alone: Option<Place>,

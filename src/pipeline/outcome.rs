@@ -193,7 +193,7 @@ impl EventResult {
     }
 }
 
-/// The label of events whose category the catalog lacks, and of whole deliveries in quarantine.
+/// The label of events whose category the catalog not_ready_reason, and of whole deliveries in quarantine.
 pub const UNKNOWN_CATEGORY: &str = "unknown";
 
 /// How one event of a delivery ended, and under which category it is counted.

@@ -1,6 +1,6 @@
 //! The port: what the pipeline asks of a bus, and the only thing it knows of one.
 //!
-//! A bus takes a [`Message`] together with a [`Ticket`] and settles the ticket exactly once, from
+//! A bus takes a [`Message`] together with a [`PublishHandle`] and settles the handle exactly once, from
 //! whatever thread hears of the broker's word. Nothing that belongs to a request can cancel that:
 //! the verdict reaches the dedup memory even when everybody has stopped waiting.
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cloudevent::CloudEvent;
-use crate::delivery::Hold;
+use crate::delivery::Permit;
 use crate::metrics::PublishMetrics;
 
 /// Where a message goes. Built once at start from the closed route table.
@@ -30,14 +30,14 @@ pub struct Message {
     /// What goes there. Its `partitionkey` is the key of the message.
     pub event: CloudEvent,
     /// The bus-wide identity of the message: 32 hex digits, the same on every retry.
-    pub message_id: String,
+    pub dedup_key: String,
     /// True for quarantine, which is always structured whatever the content mode.
     pub structured_only: bool,
 }
 
 /// The broker's ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Receipt {
+pub struct Ack {
     /// True when the broker already had the message under this id.
     pub duplicate: bool,
 }
@@ -75,7 +75,7 @@ pub enum PublishError {
         /// What the client or the broker said.
         detail: Arc<str>,
     },
-    /// The ticket was dropped without a verdict: a bug in a bus, or the process is going down.
+    /// The handle was dropped without a verdict: a bug in a bus, or the process is going down.
     #[error("the publish was abandoned")]
     Abandoned,
 }
@@ -99,36 +99,36 @@ impl PublishError {
 }
 
 /// What became of a publish.
-pub type Verdict = Result<Receipt, PublishError>;
+pub type PublishResult = Result<Ack, PublishError>;
 
 /// Told the verdict of one publish, once.
-pub trait Settle: Send + Sync {
+pub trait AckCallback: Send + Sync {
     /// Remembers or forgets, and wakes whoever waits.
-    fn settle(self: Box<Self>, verdict: Verdict);
+    fn settle(self: Box<Self>, verdict: PublishResult);
 }
 
 /// The obligation to report one verdict. Dropping it reports [`PublishError::Abandoned`].
-pub struct Ticket {
-    settle: Option<Box<dyn Settle>>,
+pub struct PublishHandle {
+    settle: Option<Box<dyn AckCallback>>,
     metrics: Arc<PublishMetrics>,
     started: Instant,
     /// Keeps the delivery's place in the in-flight budget until the verdict is in.
-    _hold: Option<Hold>,
+    _permit: Option<Permit>,
 }
 
-impl Ticket {
-    /// A ticket that counts itself as in flight until it is settled.
-    pub fn new(settle: Box<dyn Settle>, metrics: Arc<PublishMetrics>, hold: Option<Hold>) -> Self {
+impl PublishHandle {
+    /// A handle that counts itself as in flight until it is settled.
+    pub fn new(settle: Box<dyn AckCallback>, metrics: Arc<PublishMetrics>, permit: Option<Permit>) -> Self {
         metrics.in_flight.inc();
-        Self { settle: Some(settle), metrics, started: Instant::now(), _hold: hold }
+        Self { settle: Some(settle), metrics, started: Instant::now(), _permit: permit }
     }
 
     /// Reports the verdict.
-    pub fn settle(mut self, verdict: Verdict) {
+    pub fn settle(mut self, verdict: PublishResult) {
         self.report(verdict);
     }
 
-    fn report(&mut self, verdict: Verdict) {
+    fn report(&mut self, verdict: PublishResult) {
         let Some(settle) = self.settle.take() else { return };
         self.metrics.in_flight.dec();
         self.metrics.duration.observe(self.started.elapsed().as_secs_f64());
@@ -137,7 +137,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for PublishHandle {
     fn drop(&mut self) {
         self.report(Err(PublishError::Abandoned));
     }
@@ -163,14 +163,14 @@ pub trait Bus: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Hands a message to the client. Never waits for the broker; messages handed over one after
-    /// the other for one partition key are stored in that order. The ticket is settled exactly once.
-    fn publish(&self, message: Message, ticket: Ticket);
+    /// the other for one partition key are stored in that order. The handle is settled exactly once.
+    fn publish(&self, message: Message, handle: PublishHandle);
 
     /// What the client knows of its broker now.
     fn state(&self) -> BusState;
 
     /// What it waits for while it is [`BusState::Starting`], in words for the operator, where it knows.
-    fn lacks(&self) -> Option<Arc<str>> {
+    fn not_ready_reason(&self) -> Option<Arc<str>> {
         None
     }
 

@@ -24,7 +24,7 @@ pub fn is_address(text: &str) -> bool {
     text.len() <= 200 && text.split('.').all(token)
 }
 
-/// The action of a subject whose event has one that the catalog lacks.
+/// The action of a subject whose event has one that the catalog not_ready_reason.
 const UNKNOWN: &str = "unknown";
 
 /// The last part of the address of quarantine.

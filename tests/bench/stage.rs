@@ -9,7 +9,7 @@ use attio_bridge::bus::StartError;
 use attio_bridge::cli::logging;
 use attio_bridge::config::{self, Input};
 use attio_bridge::metrics::Metrics;
-use attio_bridge::pipeline::publish::{BoxFuture, Bus, BusState, Message, Receipt, Ticket};
+use attio_bridge::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishHandle};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
@@ -113,7 +113,7 @@ async fn bridge(address: SocketAddr) {
     let input = Input { environment, ..Input::default() };
     let config = config::load(&input).unwrap_or_else(|problems| panic!("{problems}"));
     let _log = logging::start(config.log, &input.environment).expect("the system gives a thread");
-    let open = |_: &Metrics, _| -> Result<Arc<dyn Bus>, StartError> { Ok(Arc::new(Sink)) };
+    let open = |_: &Metrics, _, _: &_| -> Result<Arc<dyn Bus>, StartError> { Ok(Arc::new(Sink)) };
     let app = App::bind_to(config, "memory", open).await.expect("the port is free");
     app.run(std::future::pending()).await.expect("it never ends by itself");
 }
@@ -126,9 +126,9 @@ impl Bus for Sink {
         "memory"
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, ticket: PublishHandle) {
         drop(message);
-        ticket.settle(Ok(Receipt { duplicate: false }));
+        ticket.settle(Ok(Ack { duplicate: false }));
     }
 
     fn state(&self) -> BusState {

@@ -8,7 +8,7 @@ use attio_bridge::metrics::{Labels, Metrics};
 use attio_bridge::pipeline::dedup::{Dedup, Lookup, Options};
 use attio_bridge::pipeline::identify::{Facts, Identity};
 use attio_bridge::pipeline::parse::{Element, Event, Parsed, parse};
-use attio_bridge::pipeline::publish::{Receipt, Settle as _};
+use attio_bridge::pipeline::publish::{Ack, AckCallback as _};
 use attio_bridge::pipeline::verify::{self, Scheme, Secret, Verifier};
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -103,7 +103,7 @@ impl Work {
     /// Dedup: a flight, its landing, and the wait for it.
     pub async fn remember(&self, identity: &Identity) -> bool {
         let Lookup::Miss(flight, waiter) = self.dedup.begin(identity.key, true) else { return true };
-        Box::new(flight).settle(Ok(Receipt { duplicate: false }));
+        Box::new(flight).settle(Ok(Ack { duplicate: false }));
         waiter.await.is_ok()
     }
 }

@@ -8,8 +8,8 @@ use attio_bridge::bus::memory::Answer;
 use attio_bridge::cloudevent::Attribute;
 use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::dedup::{Dedup, Lookup, Options};
-use attio_bridge::pipeline::identify::Key;
-use attio_bridge::pipeline::publish::{PublishError, Receipt, Settle};
+use attio_bridge::pipeline::identify::DedupKey;
+use attio_bridge::pipeline::publish::{Ack, AckCallback, PublishError};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -254,7 +254,7 @@ async fn sources_do_not_share_their_ids() {
     assert_eq!(bridge.ask(&event()).await.reason(), "accepted");
     assert_eq!(bridge.ask(&event().path("/webhooks/other")).await.reason(), "accepted");
     let stored = bridge.bus.stored();
-    let ids: HashSet<_> = stored.iter().map(|message| message.message_id.clone()).collect();
+    let ids: HashSet<_> = stored.iter().map(|message| message.dedup_key.clone()).collect();
     assert_eq!((stored.len(), ids.len()), (2, 2));
 }
 
@@ -369,7 +369,7 @@ proptest! {
             assert_eq!(again.json()["published"], missing);
             assert_eq!(again.json()["duplicates"], fails.len() - missing);
             assert_eq!(bridge.bus.attempts(), fails.len() + missing);
-            let ids: HashSet<_> = bridge.bus.stored().into_iter().map(|m| m.message_id).collect();
+            let ids: HashSet<_> = bridge.bus.stored().into_iter().map(|m| m.dedup_key).collect();
             assert_eq!(ids.len(), fails.len());
             assert_eq!(bridge.bus.stored().len(), fails.len());
             assert!(bridge.metrics().await.balances());
@@ -384,16 +384,16 @@ fn stage(window: Duration, capacity: u64) -> (Dedup, Arc<Metrics>) {
 }
 
 /// A key like those of the bridge: a hash.
-fn key(at: u64) -> Key {
-    Key::new("attio", &at.to_string())
+fn key(at: u64) -> DedupKey {
+    DedupKey::new("attio", &at.to_string())
 }
 
-fn acknowledge(dedup: &Dedup, key: Key) {
+fn acknowledge(dedup: &Dedup, key: DedupKey) {
     let Lookup::Miss(flight, _) = dedup.begin(key, true) else { panic!("known already") };
-    Box::new(flight).settle(Ok(Receipt { duplicate: false }));
+    Box::new(flight).settle(Ok(Ack { duplicate: false }));
 }
 
-fn is_hit(dedup: &Dedup, key: Key) -> bool {
+fn is_hit(dedup: &Dedup, key: DedupKey) -> bool {
     matches!(dedup.begin(key, true), Lookup::Hit)
 }
 
@@ -464,7 +464,7 @@ fn every_id_is_held_or_counted_as_gone_whatever_happens_at_once() {
                 for at in (0..4_000).map(|at| at % 1_000) {
                     if let Lookup::Miss(flight, _) = dedup.begin(key(at), true) {
                         remembered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Box::new(flight).settle(Ok(Receipt { duplicate: false }));
+                        Box::new(flight).settle(Ok(Ack { duplicate: false }));
                     }
                     if at % 50 == 0 {
                         dedup.measure();
@@ -484,8 +484,8 @@ async fn what_is_not_worth_remembering_is_not() {
     let (dedup, metrics) = stage(Duration::from_secs(3600), 10);
     let Lookup::Miss(flight, waiter) = dedup.begin(key(1), false) else { panic!("nothing is known") };
     assert_eq!(dedup.flights(), 1);
-    Box::new(flight).settle(Ok(Receipt { duplicate: false }));
-    assert_eq!(waiter.await.unwrap(), Ok(Receipt { duplicate: false }));
+    Box::new(flight).settle(Ok(Ack { duplicate: false }));
+    assert_eq!(waiter.await.unwrap(), Ok(Ack { duplicate: false }));
     assert_eq!(dedup.flights(), 0);
     dedup.measure();
     assert_eq!(metrics.dedup().entries.get(), 0);
@@ -513,7 +513,7 @@ fn many_threads_publish_each_id_once() {
                 for at in 0..5_000 {
                     if let Lookup::Miss(flight, _) = dedup.begin(key(at), true) {
                         published.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Box::new(flight).settle(Ok(Receipt { duplicate: false }));
+                        Box::new(flight).settle(Ok(Ack { duplicate: false }));
                     }
                 }
             });

@@ -345,7 +345,7 @@ fn the_image_is_built_from_what_cargo_wants() {
     let tables = ["bin", "test", "bench", "example"].into_iter().filter_map(|kind| manifest.get(kind));
     for target in tables.flat_map(|table| table.as_array().expect("targets")) {
         let path = target["path"].as_str().expect("a target has a path");
-        assert!(DOCKERFILE.contains(path), "the layer of the dependencies lacks {path}");
+        assert!(DOCKERFILE.contains(path), "the layer of the dependencies not_ready_reason {path}");
     }
     let needed = env!("CARGO_PKG_RUST_VERSION").split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
     let image = dockerfile("FROM rust:1.")[0].split('.').next().and_then(|minor| minor.parse().ok());

@@ -62,7 +62,7 @@ fn check(name: &str, message: &Message, expected: &Value) {
     assert_eq!(envelope(message)["data"], expected["data"].as_str().unwrap(), "{name}: data as published");
     assert_eq!(&*message.destination.address, expected["topic"], "{name}: topic");
     assert_eq!(&*message.destination.subject, expected["nats_subject"], "{name}: subject");
-    assert_eq!(message.message_id, expected["message_id"], "{name}: message id");
+    assert_eq!(message.dedup_key, expected["message_id"], "{name}: message id");
     assert!(!message.structured_only, "{name}");
 }
 
@@ -507,7 +507,7 @@ async fn quarantine_has_the_same_id_every_time_and_is_deduplicated() {
             // Another delivery of the same bytes is another one.
             assert_eq!(bridge.ask(&Request::keyed("other", body)).await.reason(), "quarantined");
         }
-        let of = |message: Message| (attributes(&message)["id"].clone(), message.message_id);
+        let of = |message: Message| (attributes(&message)["id"].clone(), message.dedup_key);
         let mine: Vec<_> = bridge.bus.stored().into_iter().map(of).collect();
         assert_eq!(mine.len(), 4);
         assert_eq!(mine.iter().collect::<std::collections::HashSet<_>>().len(), 4);

@@ -22,7 +22,7 @@ fn formula(webhook: &str, key: &str, index: usize, event: &str) -> String {
     Uuid::new_v5(&namespace, format!("{webhook}\n{key}\n{index}\n{digest}").as_bytes()).to_string()
 }
 
-fn message_id(id: &str) -> String {
+fn dedup_key(id: &str) -> String {
     hex(&Sha256::digest(format!("attio\n{id}")))[..32].to_owned()
 }
 
@@ -37,7 +37,7 @@ async fn check(request: &Request, ids: &[String]) {
     let stored = bridge.bus.stored();
     assert_eq!(stored.iter().map(id).collect::<Vec<_>>(), ids);
     for message in &stored {
-        assert_eq!(message.message_id, message_id(&id(message)));
+        assert_eq!(message.dedup_key, dedup_key(&id(message)));
     }
 }
 
@@ -140,7 +140,7 @@ async fn without_a_usable_key_an_event_is_published_every_time_and_counted() {
         for message in &stored {
             let uuid = Uuid::parse_str(&id(message)).unwrap();
             assert_eq!(uuid.get_version_num(), 4);
-            assert_eq!(message.message_id, message_id(&id(message)));
+            assert_eq!(message.dedup_key, dedup_key(&id(message)));
             assert_eq!(attributes(message).get("correlationid"), None, "{keys:?}");
         }
         assert_eq!(bridge.metric("dedup_entries", &[]).await, 0.0, "{keys:?}: nothing is remembered");

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Used by everybody, and use nobody.
-const LEAVES: [&str; 3] = ["metrics", "shutdown", "version"];
+const LEAVES: [&str; 4] = ["metrics", "shutdown", "supervise", "version"];
 
 /// Edges inside a layer.
 const EXCEPTIONS: [(&str, &str); 1] = [
@@ -32,10 +32,10 @@ const VALUES: [(&str, &str); 9] = [
     ("filter", "slugs::Slugs"),
     ("filter", "slugs::ids"),
     ("normalize", "slugs::Slugs"),
-    ("dedup", "identify::Key"),
+    ("dedup", "identify::DedupKey"),
     // The flight is what a ticket settles.
-    ("dedup", "publish::Settle"),
-    ("dedup", "publish::Verdict"),
+    ("dedup", "publish::AckCallback"),
+    ("dedup", "publish::PublishResult"),
     // A route is where the port sends.
     ("route", "publish::Destination"),
 ];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use attio_bridge::bus::nats::options::Ensure;
 use attio_bridge::cloudevent::ContentMode;
-use attio_bridge::pipeline::publish::{Bus, BusState, Receipt};
+use attio_bridge::pipeline::publish::{Ack, Bus, BusState};
 
 use crate::support::bus::label;
 use crate::support::nats::bench::Bench;
@@ -21,8 +21,8 @@ fn a_structured_event_arrives_byte_for_byte() {
     let bench = Bench::up(&server, "structured");
     let data = "{ \"big\" : 12345678901234567890.0, \"text\":\"\\u00e9 é\" }";
     let message = bench.message(data);
-    let id = message.message_id.clone();
-    assert_eq!(bench.publish(message).wait(), Ok(Receipt { duplicate: false }));
+    let id = message.dedup_key.clone();
+    assert_eq!(bench.publish(message).wait(), Ok(Ack { duplicate: false }));
     let stored = bench.stored(&server);
     assert_eq!(stored.len(), 1);
     let envelope = format!(
@@ -48,7 +48,7 @@ fn a_binary_event_arrives_with_its_attributes_as_headers() {
     let mut quarantined = bench.message("{}");
     quarantined.structured_only = true;
     let event = bench.message("{\"a\":1}");
-    let id = event.message_id.clone();
+    let id = event.dedup_key.clone();
     let verdicts = [event, quarantined].map(|message| bench.publish(message));
     assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
     let stored = bench.stored(&server);
@@ -74,13 +74,13 @@ fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
     let server = Server::start();
     let bench = Bench::up(&server, "twice");
     let message = bench.message("{}");
-    assert_eq!(bench.publish(message.clone()).wait(), Ok(Receipt { duplicate: false }));
-    assert_eq!(bench.publish(message.clone()).wait(), Ok(Receipt { duplicate: true }));
+    assert_eq!(bench.publish(message.clone()).wait(), Ok(Ack { duplicate: false }));
+    assert_eq!(bench.publish(message.clone()).wait(), Ok(Ack { duplicate: true }));
     server.kill();
     server.restart();
     bench.until(BusState::Up);
     eventually("the id is known after a restart too", || {
-        bench.publish(message.clone()).wait() == Ok(Receipt { duplicate: true })
+        bench.publish(message.clone()).wait() == Ok(Ack { duplicate: true })
     });
     assert_eq!(bench.stored(&server).len(), 1);
 }
@@ -201,7 +201,7 @@ fn an_ack_that_does_not_come_is_a_timeout_and_the_retry_a_duplicate() {
     assert_eq!(label(&bench.publish(message.clone()).wait()), "timeout");
     server.resume();
     eventually("the retry is acknowledged", || {
-        bench.publish(message.clone()).wait() == Ok(Receipt { duplicate: true })
+        bench.publish(message.clone()).wait() == Ok(Ack { duplicate: true })
     });
     assert_eq!(bench.stored(&server).len(), 1);
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::StorageType;
 use attio_bridge::bus::nats::{Nats, Options};
 use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::supervise::Supervisor;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -109,7 +110,8 @@ async fn a_loss_that_the_client_had_no_room_to_tell_of_is_noticed() {
     let address = listener.local_addr().unwrap();
     let metrics = bus::metrics("nats", &[]);
     let options = Options::new([address.to_string()]);
-    let _bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus()).unwrap();
+    let _bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus(), &Supervisor::detached())
+        .unwrap();
 
     let (mut server, _) = listener.accept().await.unwrap();
     let info = format!(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use attio_bridge::pipeline::publish::{BusState, PublishError, Receipt, Verdict};
+use attio_bridge::pipeline::publish::{Ack, BusState, PublishError, PublishResult};
 
 use crate::support::bus::label;
 use crate::support::rig::{InMemory, OnKafka, OnNats, Rig};
@@ -12,7 +12,7 @@ fn acknowledged(rig: &impl Rig) -> bool {
     label(&rig.publish(rig.message("{}")).wait()) == "acknowledged"
 }
 
-fn detail(verdict: Verdict) -> String {
+fn detail(verdict: PublishResult) -> String {
     match verdict {
         Ok(receipt) => panic!("acknowledged: {receipt:?}"),
         Err(error) => error.to_string(),
@@ -29,7 +29,7 @@ fn settled(rig: &impl Rig, published: u64) {
 fn what_is_acknowledged_is_stored(rig: &impl Rig) {
     let verdicts: Vec<_> = (0..50).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
     for verdict in verdicts {
-        assert_eq!(verdict.wait(), Ok(Receipt { duplicate: false }));
+        assert_eq!(verdict.wait(), Ok(Ack { duplicate: false }));
     }
     assert_eq!(rig.stored(), 50);
     settled(rig, 50);
@@ -37,8 +37,8 @@ fn what_is_acknowledged_is_stored(rig: &impl Rig) {
 
 fn a_repeat_is_a_duplicate_where_the_broker_knows<R: Rig>(rig: &R) {
     let message = rig.message("{}");
-    assert_eq!(rig.publish(message.clone()).wait(), Ok(Receipt { duplicate: false }));
-    assert_eq!(rig.publish(message).wait(), Ok(Receipt { duplicate: R::KNOWS_DUPLICATES }));
+    assert_eq!(rig.publish(message.clone()).wait(), Ok(Ack { duplicate: false }));
+    assert_eq!(rig.publish(message).wait(), Ok(Ack { duplicate: R::KNOWS_DUPLICATES }));
     assert_eq!(rig.stored(), if R::KNOWS_DUPLICATES { 1 } else { 2 });
 }
 

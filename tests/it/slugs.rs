@@ -138,7 +138,7 @@ async fn events_carry_the_slugs_of_their_object_and_list() {
             None,
         ),
         (json!({ "event_type": "task.created", "id": { "workspace_id": w, "task_id": "t" } }), None, None),
-        // The guide's form, and a type that the catalog lacks.
+        // The guide's form, and a type that the catalog not_ready_reason.
         (
             json!({ "event_type": "record.created", "id": { "event_id": "e1" }, "object": { "id": { "object_id": PEOPLE } }, "record": { "id": { "record_id": "r" } } }),
             people,

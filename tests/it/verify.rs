@@ -21,7 +21,7 @@ const NOW: i64 = 1_795_435_200;
 const OTHER: &str = "another secret of good length";
 
 /// The label of the secret that matched, or why none did.
-type Verdict = Result<Arc<str>, SignatureError>;
+type PublishResult = Result<Arc<str>, SignatureError>;
 
 /// A request's headers, by name and value.
 type Sent<'a> = &'a [(&'a str, &'a [u8])];
@@ -62,12 +62,12 @@ fn now() -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(NOW).unwrap()
 }
 
-fn check(verifier: &Verifier, sent: Sent, body: &[u8]) -> Verdict {
+fn check(verifier: &Verifier, sent: Sent, body: &[u8]) -> PublishResult {
     verifier.verify(delivery(sent, body, now())).map(|delivery| Arc::clone(delivery.secret()))
 }
 
 /// The same in scheme `auto` with the usual secret.
-fn auto(sent: Sent, body: &[u8]) -> Verdict {
+fn auto(sent: Sent, body: &[u8]) -> PublishResult {
     check(&verifier(Scheme::Auto, &[("default", SECRET)]), sent, body)
 }
 
@@ -99,7 +99,7 @@ fn the_signature_headers() {
     let wrong = sign(OTHER, &[BODY]);
     let (plain, x) = ("Attio-Signature", "X-Attio-Signature");
     let ok = Ok("default".into());
-    let table: [(Sent, Verdict); 15] = [
+    let table: [(Sent, PublishResult); 15] = [
         (&[(plain, good)], ok.clone()),
         (&[(x, good)], ok.clone()),
         (&[(plain, good), (x, good)], ok.clone()),
@@ -180,7 +180,7 @@ fn a_secret_is_used_as_text_and_never_decoded() {
 }
 
 /// A request signed over `timestamp.body`, in one scheme.
-fn timestamped(scheme: Scheme, timestamp: &str, at: OffsetDateTime) -> Verdict {
+fn timestamped(scheme: Scheme, timestamp: &str, at: OffsetDateTime) -> PublishResult {
     let signature = sign(SECRET, &[timestamp.as_bytes(), b".", BODY]);
     let sent = [("X-Attio-Signature", signature.as_bytes()), ("X-Attio-Timestamp", timestamp.as_bytes())];
     let verified = verifier(scheme, &[("default", SECRET)]).verify(delivery(&sent, BODY, at))?;

@@ -127,7 +127,7 @@ fn send(client: &Client, suspect: Suspect) {
 
 fn give_up(health: &Health, suspect: Suspect) {
     let detail = "refused in a batch, and not sent again alone".into();
-    suspect.pending.ticket.settle(Err(PublishError::Unavailable { detail }));
+    suspect.pending.handle.settle(Err(PublishError::Unavailable { detail }));
     health.settled();
 }
 
@@ -139,7 +139,7 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
-    use crate::bus::kafka::tests::{PATIENCE, TOPIC, bus_metrics, eventually, label, ticket};
+    use crate::bus::kafka::tests::{PATIENCE, TOPIC, bus_metrics, eventually, handle, label};
     use crate::bus::kafka::{Options, client_config};
     use crate::pipeline::publish::Destination;
 
@@ -162,12 +162,12 @@ mod tests {
     impl Bench {
         /// What becomes of a suspect.
         fn suspect(&mut self) -> &'static str {
-            let (ticket, verdict) = ticket();
+            let (handle, verdict) = handle();
             let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
             let payload = Some(b"{}".to_vec());
             let message = OwnedMessage::new(payload, None, TOPIC.into(), Timestamp::NotAvailable, 0, 0, None);
             self.health.handed_over();
-            let suspect = Suspect { pending: Pending { ticket, destination }, message };
+            let suspect = Suspect { pending: Pending { handle, destination }, message };
             assert!(self.alone.suspects.add(suspect).is_ok());
             self.alone.send(&self.health, self.now);
             let verdict = verdict.recv_timeout(PATIENCE).unwrap();

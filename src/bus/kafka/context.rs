@@ -18,11 +18,11 @@ use super::alone::{Suspect, Suspects};
 use super::client_config::CREATION_BY_ASKING;
 use super::health::{Health, Nudge};
 use super::verdict::{self, Circumstances};
-use crate::pipeline::publish::{Destination, PublishError, Receipt, Ticket, Verdict};
+use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
 
 /// What travels with a message through the client.
 pub(super) struct Pending {
-    pub ticket: Ticket,
+    pub handle: PublishHandle,
     pub destination: Arc<Destination>,
 }
 
@@ -75,13 +75,13 @@ impl Context {
         if result == Err(Some(Code::Fatal)) {
             self.health.nudge(Nudge::Look);
         }
-        let verdict = result.map(|()| Receipt { duplicate: false }).map_err(|code| self.sort(topic, code));
+        let verdict = result.map(|()| Ack { duplicate: false }).map_err(|code| self.sort(topic, code));
         self.report(pending, verdict);
     }
 
-    fn report(&self, pending: Pending, verdict: Verdict) {
+    fn report(&self, pending: Pending, verdict: PublishResult) {
         self.follow_up(&pending.destination.address, &verdict);
-        pending.ticket.settle(verdict);
+        pending.handle.settle(verdict);
         self.pending.fetch_sub(1, Ordering::Relaxed);
         self.health.settled();
     }
@@ -97,7 +97,7 @@ impl Context {
         verdict::sort(code.unwrap_or(Code::Unknown), at)
     }
 
-    fn follow_up(&self, topic: &Arc<str>, verdict: &Verdict) {
+    fn follow_up(&self, topic: &Arc<str>, verdict: &PublishResult) {
         if matches!(verdict, Err(PublishError::Refused { .. })) && self.is_current() {
             self.health.suspect(topic);
         }

@@ -152,7 +152,7 @@ impl Health {
     }
 
     /// What is waited for before the bus is ready, where that is known.
-    pub(super) fn lacks(&self) -> Option<Arc<str>> {
+    pub(super) fn not_ready_reason(&self) -> Option<Arc<str>> {
         self.down().or_else(|| self.known.lock().trouble.clone())
     }
 

@@ -1,7 +1,7 @@
 //! Kafka: one long-lived idempotent producer, acks from all in-sync replicas.
 //!
 //! [`Kafka::publish`] hands a message to the client and returns. The client's polling thread settles
-//! the ticket ([`context`]); what keeps the client fit runs on a thread of its own ([`monitor`]).
+//! the handle ([`context`]); what keeps the client fit runs on a thread of its own ([`monitor`]).
 
 mod alone;
 mod client_config;
@@ -29,12 +29,13 @@ pub use client_config::StartError;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
-pub(super) use record::laid;
+pub(super) use record::encode;
 pub(super) use topics::settings as topic_settings;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, Ticket};
+use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
+use crate::supervise::Supervisor;
 use alone::{Alone, Suspects};
 use context::Pending;
 use health::{Health, Nudge};
@@ -57,6 +58,7 @@ impl Kafka {
         topics: Vec<Arc<str>>,
         content_mode: ContentMode,
         metrics: BusMetrics,
+        supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
         let config = client_config::client_config(&options)?;
         let looker = Looker::new(&options);
@@ -76,8 +78,7 @@ impl Kafka {
             refreshed: None,
             rebuilt: None,
         };
-        let thread = std::thread::Builder::new().name("kafka-monitor".into());
-        thread.spawn(move || monitor.run()).map_err(StartError::Thread)?;
+        supervisor.spawn_thread("kafka-monitor", move || monitor.run()).map_err(StartError::Thread)?;
         Ok(Arc::new(Self { client, health, content_mode }))
     }
 }
@@ -96,13 +97,13 @@ impl Bus for Kafka {
         "kafka"
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, handle: PublishHandle) {
         if let Some(detail) = self.health.down() {
-            return ticket.settle(Err(PublishError::Unavailable { detail }));
+            return handle.settle(Err(PublishError::Unavailable { detail }));
         }
         let layout = record::layout(&message, self.content_mode);
         let topic = message.destination.address.clone();
-        let pending = Box::new(Pending { ticket, destination: message.destination.clone() });
+        let pending = Box::new(Pending { handle, destination: message.destination.clone() });
         let mut record = BaseRecord::<str, [u8], _>::with_opaque_to(&topic, pending)
             .payload(layout.value.as_ref())
             .headers(layout.headers);
@@ -119,8 +120,8 @@ impl Bus for Kafka {
         self.health.state()
     }
 
-    fn lacks(&self) -> Option<Arc<str>> {
-        self.health.lacks()
+    fn not_ready_reason(&self) -> Option<Arc<str>> {
+        self.health.not_ready_reason()
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

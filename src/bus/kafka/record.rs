@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
-use crate::bus::laid::Laid;
+use crate::bus::encoded::EncodedMessage;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
 use crate::pipeline::publish::Message;
 
@@ -40,12 +40,12 @@ pub(super) fn layout(message: &Message, mode: ContentMode) -> Layout<'_> {
 }
 
 /// A message as Kafka would hold it.
-pub(in crate::bus) fn laid(message: &Message, mode: ContentMode) -> Laid {
+pub(in crate::bus) fn encode(message: &Message, mode: ContentMode) -> EncodedMessage {
     let Layout { headers, value, .. } = layout(message, mode);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers =
         headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default())));
-    Laid { headers: headers.collect(), payload: value.into_owned() }
+    EncodedMessage { headers: headers.collect(), payload: value.into_owned() }
 }
 
 fn binary_headers(event: &CloudEvent) -> OwnedHeaders {
@@ -82,7 +82,7 @@ mod tests {
         event.set(Attribute::PartitionKey, "rec-1");
         let destination =
             Destination { address: "attio.record".into(), subject: "attio.record.created".into() };
-        Message { destination: Arc::new(destination), event, message_id: "0".repeat(32), structured_only }
+        Message { destination: Arc::new(destination), event, dedup_key: "0".repeat(32), structured_only }
     }
 
     fn headers(layout: &Layout<'_>) -> Vec<(String, String)> {

@@ -13,7 +13,8 @@ use super::options::Ensure;
 use super::*;
 use crate::cloudevent::{Attribute, CloudEvent, Data};
 use crate::metrics::{Labels, Metrics};
-use crate::pipeline::publish::{Destination, Settle, Verdict};
+use crate::pipeline::publish::{AckCallback, Destination, PublishResult};
+use crate::supervise::Supervisor;
 
 /// Far longer than anything takes here, on a machine that is busy with something else.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,18 +34,18 @@ fn metrics() -> Arc<Metrics> {
     })
 }
 
-struct Tell(SyncSender<Verdict>);
+struct Tell(SyncSender<PublishResult>);
 
-impl Settle for Tell {
-    fn settle(self: Box<Self>, verdict: Verdict) {
+impl AckCallback for Tell {
+    fn settle(self: Box<Self>, verdict: PublishResult) {
         let _ = self.0.send(verdict);
     }
 }
 
-/// A ticket, and where its verdict comes.
-pub(super) fn ticket() -> (Ticket, Receiver<Verdict>) {
+/// A handle, and where its verdict comes.
+pub(super) fn handle() -> (PublishHandle, Receiver<PublishResult>) {
     let (tell, verdict) = sync_channel(1);
-    (Ticket::new(Box::new(Tell(tell)), metrics().publish(TOPIC), None), verdict)
+    (PublishHandle::new(Box::new(Tell(tell)), metrics().publish(TOPIC), None), verdict)
 }
 
 struct Bench {
@@ -66,29 +67,30 @@ fn bench_with(change: impl FnOnce(&mut Options)) -> Bench {
     change(&mut options);
     let metrics = metrics();
     let topics = vec![TOPIC.into()];
-    let bus = Kafka::start(options, topics, ContentMode::Structured, metrics.bus()).unwrap();
+    let bus = Kafka::start(options, topics, ContentMode::Structured, metrics.bus(), &Supervisor::detached())
+        .unwrap();
     let bench = Bench { bus, metrics, mock };
     eventually("the bus is up", || bench.bus.state() == BusState::Up);
     bench
 }
 
 impl Bench {
-    fn publish_bytes(&self, data: Bytes) -> Receiver<Verdict> {
+    fn publish_bytes(&self, data: Bytes) -> Receiver<PublishResult> {
         let mut event = CloudEvent::new("1", &["urn:x"], Data::Json(data));
         event.set(Attribute::PartitionKey, "rec-1");
         let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
-        let message = Message { destination, event, message_id: "0".repeat(32), structured_only: false };
+        let message = Message { destination, event, dedup_key: "0".repeat(32), structured_only: false };
         let (tell, verdict) = sync_channel(1);
-        let ticket = Ticket::new(Box::new(Tell(tell)), self.metrics.publish(TOPIC), None);
-        self.bus.publish(message, ticket);
+        let handle = PublishHandle::new(Box::new(Tell(tell)), self.metrics.publish(TOPIC), None);
+        self.bus.publish(message, handle);
         verdict
     }
 
-    fn publish(&self) -> Receiver<Verdict> {
+    fn publish(&self) -> Receiver<PublishResult> {
         self.publish_bytes(Bytes::from_static(b"{}"))
     }
 
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self) -> PublishResult {
         self.publish().recv_timeout(PATIENCE).unwrap()
     }
 
@@ -105,7 +107,7 @@ pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-pub(super) fn label(verdict: &Verdict) -> &'static str {
+pub(super) fn label(verdict: &PublishResult) -> &'static str {
     verdict.as_ref().map_or_else(PublishError::label, |_| "acknowledged")
 }
 
@@ -222,7 +224,14 @@ fn no_broker_at_the_start_is_no_error() {
     let mut options = Options::new("127.0.0.1:1");
     options.topics.ensure = Ensure::Verify;
     let metrics = metrics();
-    let bus = Kafka::start(options, vec![TOPIC.into()], ContentMode::Structured, metrics.bus()).unwrap();
+    let bus = Kafka::start(
+        options,
+        vec![TOPIC.into()],
+        ContentMode::Structured,
+        metrics.bus(),
+        &Supervisor::detached(),
+    )
+    .unwrap();
     eventually("it is known to be away", || bus.health.down().is_some());
     assert_eq!(bus.state(), BusState::Starting);
 }

@@ -231,7 +231,7 @@ impl Health {
     }
 
     /// What is waited for before the bus is ready, where that is known.
-    pub(super) fn lacks(&self, connection: State) -> Option<Arc<str>> {
+    pub(super) fn not_ready_reason(&self, connection: State) -> Option<Arc<str>> {
         self.down(connection).or_else(|| self.known.lock().unfit.clone())
     }
 

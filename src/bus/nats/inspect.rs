@@ -14,7 +14,7 @@ use super::look::Look;
 use super::options::{Ensure, Options};
 use super::permission::{self, Heard};
 use super::refusals::{self, Refusals};
-use crate::bus::inspect::{Demand, Level, Report};
+use crate::bus::inspect::{Level, Report, Requirements};
 
 /// For a connection, whatever the number of servers.
 const CONNECT: Duration = Duration::from_secs(6);
@@ -23,7 +23,7 @@ const CONNECT: Duration = Duration::from_secs(6);
 const RETRIES: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// Asks a server everything that serving depends on.
-pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
+pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     let mut report = Report::new("nats", connect::names(&options)?);
     let (refusals, heard): (Arc<Refusals>, Arc<Heard>) = Default::default();
     match reach(&options, &refusals, &heard).await? {
@@ -35,7 +35,7 @@ pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartEr
             let detail = format!("server {} of version {}", server.server_name, server.version);
             report.add("reachable", Level::Ok, detail);
             tell_door(&options, server.tls_required, server.auth_required, &mut report);
-            look(client, options, demand, (refusals, heard), &mut report).await;
+            look(client, options, requirements, (refusals, heard), &mut report).await;
         }
     }
     Ok(report)
@@ -80,19 +80,19 @@ async fn reach(
 async fn look(
     client: Client,
     options: Options,
-    demand: Demand,
+    requirements: Requirements,
     (refusals, heard): (Arc<Refusals>, Arc<Heard>),
     report: &mut Report,
 ) {
     let check = format!("stream {}", options.stream.name);
     let ensure = options.stream.ensure;
-    let largest = demand.largest(&demand.quarantine);
+    let largest = requirements.largest(&requirements.quarantine);
     let max_payload = client.max_payload();
-    let mut subjects: Vec<_> = demand.destinations.iter().map(|to| Arc::clone(&to.subject)).collect();
+    let mut subjects: Vec<_> = requirements.destinations.iter().map(|to| Arc::clone(&to.subject)).collect();
     subjects.sort();
     subjects.dedup();
     tell_permission(permission::denied(&client, &heard, &subjects).await, report);
-    let look = Look::new(client, options.stream, demand.destinations, refusals);
+    let look = Look::new(client, options.stream, requirements.destinations, refusals);
     let found = match look.look().await {
         Ok(found) => found,
         Err(error) => return report.add(check, Level::Failed, format!("JetStream does not answer: {error}")),

@@ -34,12 +34,13 @@ pub use connect::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
-pub(super) use record::laid;
+pub(super) use record::encode;
 pub(super) use stream::wanted as wanted_stream;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, Ticket};
+use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, PublishHandle};
+use crate::supervise::Supervisor;
 use acks::Acks;
 use health::Health;
 use look::Look;
@@ -70,8 +71,9 @@ impl Nats {
         destinations: Vec<Arc<Destination>>,
         content_mode: ContentMode,
         metrics: BusMetrics,
+        supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
-        let runtime = Handle::try_current().map_err(|_| StartError::Runtime)?;
+        Handle::try_current().map_err(|_| StartError::Runtime)?;
         let health = Arc::new(Health::new(connect::names(&options)?, metrics));
         let client = at_once(connect::connect(&options, &health))
             .expect("a client that retries its first connect is there at once")?;
@@ -83,10 +85,10 @@ impl Nats {
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
         let tasks = [
-            runtime.spawn(Arc::clone(&acks).hear(replies)).abort_handle(),
-            runtime.spawn(Arc::clone(&acks).end()).abort_handle(),
-            runtime.spawn(monitor.run()).abort_handle(),
-            runtime.spawn(health.keep_true(client)).abort_handle(),
+            supervisor.spawn("NATS acks", Arc::clone(&acks).hear(replies)),
+            supervisor.spawn("NATS ack timeouts", Arc::clone(&acks).end()),
+            supervisor.spawn("NATS monitor", monitor.run()),
+            supervisor.spawn("NATS health", health.keep_true(client)),
         ];
         Ok(Arc::new(Self { acks, link, content_mode, tasks }))
     }
@@ -97,26 +99,26 @@ impl Bus for Nats {
         "nats"
     }
 
-    fn publish(&self, message: Message, ticket: Ticket) {
+    fn publish(&self, message: Message, handle: PublishHandle) {
         let Link { client, health, stream } = &*self.link;
         if let Some(detail) = health.down(client.connection_state()) {
-            return ticket.settle(Err(PublishError::Unavailable { detail }));
+            return handle.settle(Err(PublishError::Unavailable { detail }));
         }
         let layout = match record::layout(&message, self.content_mode, stream) {
             Ok(layout) => layout,
             Err(error) => {
-                return ticket.settle(Err(PublishError::Rejected { detail: error.to_string().into() }));
+                return handle.settle(Err(PublishError::Rejected { detail: error.to_string().into() }));
             }
         };
-        self.acks.send(Pending::new(ticket, message.destination, &self.link), layout);
+        self.acks.send(Pending::new(handle, message.destination, &self.link), layout);
     }
 
     fn state(&self) -> BusState {
         self.link.health.state(self.link.client.connection_state())
     }
 
-    fn lacks(&self) -> Option<Arc<str>> {
-        self.link.health.lacks(self.link.client.connection_state())
+    fn not_ready_reason(&self) -> Option<Arc<str>> {
+        self.link.health.not_ready_reason(self.link.client.connection_state())
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

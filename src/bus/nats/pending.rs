@@ -7,12 +7,12 @@ use async_nats::connection::State;
 use super::Link;
 use super::acks::Failure;
 use super::verdict::{self, Circumstances};
-use crate::pipeline::publish::{Destination, PublishError, Receipt, Ticket, Verdict};
+use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
 
 /// The message, and what was known when it was handed over.
 pub(super) struct Pending {
     /// Gone once settled.
-    ticket: Option<Ticket>,
+    handle: Option<PublishHandle>,
     destination: Arc<Destination>,
     link: Arc<Link>,
     /// Connections lost before.
@@ -23,11 +23,11 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Counts as handed over until it is settled.
-    pub(super) fn new(ticket: Ticket, destination: Arc<Destination>, link: &Arc<Link>) -> Self {
+    pub(super) fn new(handle: PublishHandle, destination: Arc<Destination>, link: &Arc<Link>) -> Self {
         let health = &link.health;
         health.handed_over();
         let (losses, refusals) = (health.losses(), health.refusals.count());
-        Self { ticket: Some(ticket), destination, losses, refusals, link: Arc::clone(link) }
+        Self { handle: Some(handle), destination, losses, refusals, link: Arc::clone(link) }
     }
 
     /// Where it goes.
@@ -52,7 +52,7 @@ impl Pending {
 
     /// The server has it.
     pub(super) fn acknowledge(self, duplicate: bool) {
-        self.settle(Ok(Receipt { duplicate }));
+        self.settle(Ok(Ack { duplicate }));
     }
 
     /// It has no ack.
@@ -66,12 +66,12 @@ impl Pending {
         self.settle(Err(error));
     }
 
-    fn settle(mut self, verdict: Verdict) {
+    fn settle(mut self, verdict: PublishResult) {
         if matches!(verdict, Err(PublishError::Refused { .. })) {
             self.link.health.nudge();
         }
-        if let Some(ticket) = self.ticket.take() {
-            ticket.settle(verdict);
+        if let Some(handle) = self.handle.take() {
+            handle.settle(verdict);
         }
     }
 }
@@ -79,7 +79,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         // Before the count, so that a flush that sees none has seen every verdict.
-        drop(self.ticket.take());
+        drop(self.handle.take());
         self.link.health.settled();
     }
 }

@@ -12,7 +12,7 @@ use async_nats::header::{
 };
 use bytes::Bytes;
 
-use crate::bus::laid::Laid;
+use crate::bus::encoded::EncodedMessage;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
 use crate::pipeline::publish::Message;
 
@@ -39,7 +39,7 @@ pub(super) enum BadHeader {
 /// Lays a message out in the content mode, or structured where it must be.
 pub(super) fn layout(message: &Message, mode: ContentMode, stream: &str) -> Result<Layout, BadHeader> {
     let mut headers = HeaderMap::new();
-    headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.message_id)?);
+    headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.dedup_key)?);
     headers.insert(NATS_EXPECTED_STREAM, HeaderValue::from_str(stream)?);
     let event = &message.event;
     let payload = match mode {
@@ -57,7 +57,11 @@ pub(super) fn layout(message: &Message, mode: ContentMode, stream: &str) -> Resu
 }
 
 /// A message as the stream would hold it.
-pub(in crate::bus) fn laid(message: &Message, mode: ContentMode, stream: &str) -> Result<Laid, String> {
+pub(in crate::bus) fn encode(
+    message: &Message,
+    mode: ContentMode,
+    stream: &str,
+) -> Result<EncodedMessage, String> {
     let layout = layout(message, mode, stream).map_err(|error| error.to_string())?;
     let headers = layout
         .headers
@@ -66,7 +70,7 @@ pub(in crate::bus) fn laid(message: &Message, mode: ContentMode, stream: &str) -
     let mut headers: Vec<_> = headers.collect();
     // The client keeps them in no order.
     headers.sort();
-    Ok(Laid { headers, payload: layout.payload.into() })
+    Ok(EncodedMessage { headers, payload: layout.payload.into() })
 }
 
 fn add_attributes(headers: &mut HeaderMap, event: &CloudEvent) -> Result<(), BadHeader> {
@@ -113,7 +117,7 @@ mod tests {
         event.set(Attribute::PartitionKey, "50 % \"é\"");
         let destination =
             Destination { address: "attio.record".into(), subject: "attio.record.created".into() };
-        Message { destination: Arc::new(destination), event, message_id: "0".repeat(32), structured_only }
+        Message { destination: Arc::new(destination), event, dedup_key: "0".repeat(32), structured_only }
     }
 
     fn headers(layout: &Layout) -> BTreeMap<String, String> {

@@ -11,7 +11,8 @@ use super::options::Ensure;
 use super::*;
 use crate::cloudevent::{CloudEvent, Data};
 use crate::metrics::{Labels, Metrics};
-use crate::pipeline::publish::{Settle, Verdict};
+use crate::pipeline::publish::{AckCallback, PublishResult};
+use crate::supervise::Supervisor;
 
 /// Far longer than anything takes here, on a machine that is busy with something else.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,10 +42,10 @@ fn listen(mut connection: TcpStream) {
     }
 }
 
-struct Tell(SyncSender<Verdict>);
+struct Tell(SyncSender<PublishResult>);
 
-impl Settle for Tell {
-    fn settle(self: Box<Self>, verdict: Verdict) {
+impl AckCallback for Tell {
+    fn settle(self: Box<Self>, verdict: PublishResult) {
         let _ = self.0.send(verdict);
     }
 }
@@ -67,7 +68,8 @@ fn bench(publish_timeout: Duration) -> Bench {
     options.publish_timeout = publish_timeout;
     options.stream.ensure = Ensure::Off;
     let inside = runtime.enter();
-    let bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus()).unwrap();
+    let bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus(), &Supervisor::detached())
+        .unwrap();
     drop(inside);
     let bench = Bench { runtime, bus, metrics };
     let begun = Instant::now();
@@ -79,17 +81,17 @@ fn bench(publish_timeout: Duration) -> Bench {
 }
 
 impl Bench {
-    fn message(&self, subject: &str) -> (Message, Ticket, Receiver<Verdict>) {
+    fn message(&self, subject: &str) -> (Message, PublishHandle, Receiver<PublishResult>) {
         let (tell, verdict) = sync_channel(1);
         let event = CloudEvent::new("1", &["urn:x"], Data::Json("{}".into()));
         let destination = Arc::new(Destination { address: "a".into(), subject: subject.into() });
-        let message = Message { destination, event, message_id: "0".repeat(32), structured_only: false };
-        (message, Ticket::new(Box::new(Tell(tell)), self.metrics.publish("a"), None), verdict)
+        let message = Message { destination, event, dedup_key: "0".repeat(32), structured_only: false };
+        (message, PublishHandle::new(Box::new(Tell(tell)), self.metrics.publish("a"), None), verdict)
     }
 
-    fn publish(&self, subject: &str) -> Receiver<Verdict> {
-        let (message, ticket, verdict) = self.message(subject);
-        self.bus.publish(message, ticket);
+    fn publish(&self, subject: &str) -> Receiver<PublishResult> {
+        let (message, handle, verdict) = self.message(subject);
+        self.bus.publish(message, handle);
         verdict
     }
 
@@ -117,7 +119,7 @@ impl Bench {
     }
 }
 
-fn label(verdict: &Receiver<Verdict>) -> &'static str {
+fn label(verdict: &Receiver<PublishResult>) -> &'static str {
     match verdict.recv_timeout(PATIENCE) {
         Ok(Ok(_)) => "acknowledged",
         Ok(Err(error)) => error.label(),
@@ -183,9 +185,9 @@ fn whatever_is_handed_over_before_a_loss_or_during_it_is_ended_by_it() {
 #[test]
 fn a_loss_between_the_count_and_the_hand_over_ends_the_message_too() {
     let bench = bench(Duration::from_secs(3600));
-    let (message, ticket, verdict) = bench.message("a");
+    let (message, handle, verdict) = bench.message("a");
     let layout = record::layout(&message, ContentMode::Structured, "ATTIO").unwrap();
-    let pending = Pending::new(ticket, message.destination, &bench.bus.link);
+    let pending = Pending::new(handle, message.destination, &bench.bus.link);
     bench.lose_connection();
     // Whoever ends what waits has looked by now, and has found nothing.
     thread::sleep(Duration::from_millis(50));

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::PRINCIPAL;
-use crate::bus::inspect::Demand;
+use crate::bus::inspect::Requirements;
 use crate::bus::kafka::options::{Ensure, Options};
 use crate::bus::kafka::topic_settings;
 
@@ -58,10 +58,10 @@ pub(super) enum Login {
 }
 
 impl Kafka {
-    pub(super) fn new(options: &Options, demand: &Demand, principal: Option<&str>) -> Self {
+    pub(super) fn new(options: &Options, requirements: &Requirements, principal: Option<&str>) -> Self {
         let settings: BTreeMap<_, _> = topic_settings(&options.topics).into_iter().collect();
         let topic = |name: &str| {
-            let largest = demand.largest(name);
+            let largest = requirements.largest(name);
             let mut config = settings.clone();
             if largest + BATCH > KAFKAS_LARGEST {
                 config.insert("max.message.bytes", (largest + BATCH).to_string());
@@ -79,7 +79,7 @@ impl Kafka {
         Self {
             bootstrap_servers: options.bootstrap_servers.clone(),
             principal: format!("User:{}", name.strip_prefix("User:").unwrap_or(name)),
-            topics: demand.addresses.iter().map(|name| topic(name)).collect(),
+            topics: requirements.addresses.iter().map(|name| topic(name)).collect(),
             operations: ["Describe", "Write"].into_iter().chain(create).collect(),
             login: match (&options.cert_file, &options.sasl_mechanism) {
                 (Some(_), None) => Login::Certificate,

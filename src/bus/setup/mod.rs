@@ -6,7 +6,7 @@ mod nats;
 mod strimzi;
 mod terraform;
 
-use super::inspect::Demand;
+use super::inspect::Requirements;
 use super::{Kind, Options};
 pub use kafka::Kafka;
 pub use nats::Nats;
@@ -56,14 +56,18 @@ pub enum Error {
 impl Setup {
     /// What the bus of the options needs. `principal` is who the bridge is to the broker; without one
     /// it is the user of the configuration.
-    pub fn new(options: &Options, demand: &Demand, principal: Option<&str>) -> Result<Self, Error> {
+    pub fn new(
+        options: &Options,
+        requirements: &Requirements,
+        principal: Option<&str>,
+    ) -> Result<Self, Error> {
         let unusable = |c: &char| !(c.is_ascii_graphic() || *c == ' ') || "\"'\\`$%".contains(*c);
         if let Some(c) = principal.and_then(|name| name.chars().find(unusable)) {
             return Err(Error::Principal(c));
         }
         match &options.kind {
-            Kind::Kafka(options) => Ok(Self::Kafka(Kafka::new(options, demand, principal))),
-            Kind::Nats(options) => Ok(Self::Nats(Nats::new(options, demand, principal))),
+            Kind::Kafka(options) => Ok(Self::Kafka(Kafka::new(options, requirements, principal))),
+            Kind::Nats(options) => Ok(Self::Nats(Nats::new(options, requirements, principal))),
             Kind::Stdout => Err(Error::Nothing),
         }
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::{PRINCIPAL, quoted, quoted_all};
-use crate::bus::inspect::Demand;
+use crate::bus::inspect::Requirements;
 use crate::bus::nats::options::{Auth, Ensure, Options};
 use crate::bus::nats::wanted_stream;
 
@@ -37,8 +37,8 @@ enum Login {
 }
 
 impl Nats {
-    pub(super) fn new(options: &Options, demand: &Demand, principal: Option<&str>) -> Self {
-        let wanted = wanted_stream(&options.stream, &demand.destinations);
+    pub(super) fn new(options: &Options, requirements: &Requirements, principal: Option<&str>) -> Self {
+        let wanted = wanted_stream(&options.stream, &requirements.destinations);
         let of_configuration = match &options.auth {
             Some(Auth::User { username, .. }) => Some(username.as_str()),
             _ => None,
@@ -54,7 +54,8 @@ impl Nats {
         let look = [format!("$JS.API.STREAM.INFO.{name}"), "$JS.API.STREAM.NAMES".to_owned()];
         let create =
             (options.stream.ensure == Ensure::Create).then(|| format!("$JS.API.STREAM.CREATE.{name}"));
-        let largest = demand.addresses.iter().map(|address| demand.largest(address)).max().unwrap_or(0);
+        let largest =
+            requirements.addresses.iter().map(|address| requirements.largest(address)).max().unwrap_or(0);
         Self {
             publish: wanted.subjects.iter().cloned().chain(look).chain(create).collect(),
             subscribe: vec!["_INBOX.>".to_owned()],

@@ -142,7 +142,7 @@ pub fn check_slugs(report: &Report, sources: &[SourceOptions], route: &Route) {
     }
 }
 
-/// What is said of a type that the catalog lacks.
+/// What is said of a type that the catalog not_ready_reason.
 pub fn unknown_type(name: &str) -> String {
     let meant = suggest::nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
     format!("{name:?} is no event type that this build knows{meant}")

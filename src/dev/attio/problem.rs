@@ -45,7 +45,7 @@ impl Problem {
         Self::new(401, "auth_error", "unauthorized", "The access token is invalid.")
     }
 
-    /// The key lacks a scope.
+    /// The key not_ready_reason a scope.
     pub fn forbidden(scope: &str) -> Self {
         Self::new(403, "auth_error", "unauthorized", format!("The required scope is missing: {scope}."))
     }

@@ -117,7 +117,7 @@ impl<'a> Ids<'a> {
         self.get(Id { name: "event_id", top_level: false })
     }
 
-    /// The last member of `id` that can name the entity of a type the catalog lacks.
+    /// The last member of `id` that can name the entity of a type the catalog not_ready_reason.
     pub fn last_entity(&self) -> Option<&str> {
         const NOT_AN_ENTITY: [&str; 3] = ["workspace_id", "attribute_id", "event_id"];
         let names_entity = |name: &str| name.ends_with("_id") && !NOT_AN_ENTITY.contains(&name);

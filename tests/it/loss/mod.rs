@@ -112,7 +112,7 @@ fn watch(options: &Options, plan: &Plan, fleet: &Fleet, traffic: &Traffic, over:
 }
 
 /// Runs it and demands that every law holds.
-fn demand(options: &Options) {
+fn requirements(options: &Options) {
     let report = run(options);
     println!("{}", report.text());
     assert!(report.is_good(), "{}", report.text());
@@ -140,7 +140,7 @@ fn of_three_brokers() -> Counts {
 fn nothing_is_lost_on_kafka() {
     let mut options = Options::new("short-kafka", Bus::Kafka, 8, 6000);
     options.faults = of_one_broker();
-    demand(&options);
+    requirements(&options);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn nothing_is_lost_on_nats() {
     let mut options = Options::new("short-nats", Bus::Nats, 8, 6000);
     options.faults = of_one_broker();
     options.replicas = 3;
-    demand(&options);
+    requirements(&options);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn nothing_is_lost_on_three_kafkas_behind_three_bridges() {
     let mut options = Options::new("cluster-kafka", Bus::Kafka, 9, 20_000);
     options.faults = of_three_brokers();
     (options.replicas, options.brokers) = (3, 3);
-    demand(&options);
+    requirements(&options);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn nothing_is_lost_on_three_nats_behind_three_bridges() {
     let mut options = Options::new("cluster-nats", Bus::Nats, 9, 20_000);
     options.faults = of_three_brokers();
     (options.replicas, options.brokers) = (3, 3);
-    demand(&options);
+    requirements(&options);
 }
 
 /// Drains under load, one bridge or three, on a broker that does not fail.
@@ -185,7 +185,7 @@ fn a_bridge_that_is_asked_to_end_again_and_again_answers_all_it_accepted() {
     let count = if full_tier() { 100 } else { 10 };
     let mut options = drains("drains", Bus::Kafka, 300 * count as u64);
     options.faults.drains = count;
-    demand(&options);
+    requirements(&options);
 }
 
 #[test]
@@ -193,5 +193,5 @@ fn a_rolling_restart_behind_the_balancer_resets_no_accepted_request() {
     let mut options = drains("rolling", Bus::Nats, 6000);
     options.faults.bridge_rolls = 2;
     options.replicas = 3;
-    demand(&options);
+    requirements(&options);
 }

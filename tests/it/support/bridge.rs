@@ -71,7 +71,7 @@ impl<B: Bus> Bridge<B> {
     /// Over a bus of the test's own.
     pub async fn over(bus: Arc<B>, config: Config) -> Self {
         let port: Arc<dyn Bus> = Arc::<B>::clone(&bus);
-        let app = App::bind_to(config, "memory", |_, _| Ok(port)).await.unwrap();
+        let app = App::bind_to(config, "memory", |_, _, _| Ok(port)).await.unwrap();
         Self::running(bus, app)
     }
 }

@@ -5,7 +5,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use attio_bridge::cloudevent::{Attribute, CloudEvent, Data};
 use attio_bridge::metrics::{Labels, Metrics};
-use attio_bridge::pipeline::publish::{Bus, Destination, Message, PublishError, Settle, Ticket, Verdict};
+use attio_bridge::pipeline::publish::{
+    AckCallback, Bus, Destination, Message, PublishError, PublishHandle, PublishResult,
+};
 use bytes::Bytes;
 
 use super::PATIENCE;
@@ -17,8 +19,8 @@ pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {
     event.set(Attribute::DataContentType, "application/json");
     event.set(Attribute::PartitionKey, key);
     let destination = Arc::new(Destination { address: topic.into(), subject: topic.into() });
-    let message_id = uuid::Uuid::new_v4().simple().to_string();
-    Message { destination, event, message_id, structured_only: false }
+    let dedup_key = uuid::Uuid::new_v4().simple().to_string();
+    Message { destination, event, dedup_key, structured_only: false }
 }
 
 /// Metrics with nothing but the bus in them.
@@ -31,26 +33,26 @@ pub fn metrics(bus: &'static str, destinations: &[&str]) -> Arc<Metrics> {
     })
 }
 
-struct Tell(SyncSender<Verdict>);
+struct Tell(SyncSender<PublishResult>);
 
-impl Settle for Tell {
-    fn settle(self: Box<Self>, verdict: Verdict) {
+impl AckCallback for Tell {
+    fn settle(self: Box<Self>, verdict: PublishResult) {
         // A test that does not ask for the verdict has dropped the other end.
         let _ = self.0.send(verdict);
     }
 }
 
 /// A verdict that is still to come.
-pub struct Awaited(Receiver<Verdict>);
+pub struct Awaited(Receiver<PublishResult>);
 
 impl Awaited {
     /// Waits for it.
-    pub fn wait(self) -> Verdict {
+    pub fn wait(self) -> PublishResult {
         self.0.recv_timeout(PATIENCE).expect("every ticket is settled")
     }
 
     /// The verdict if it is already there.
-    pub fn now(&self) -> Option<Verdict> {
+    pub fn now(&self) -> Option<PublishResult> {
         self.0.try_recv().ok()
     }
 }
@@ -59,11 +61,11 @@ impl Awaited {
 pub fn publish(bus: &dyn Bus, metrics: &Metrics, message: Message) -> Awaited {
     let (tell, verdict) = sync_channel(1);
     let counted = metrics.publish(&message.destination.address);
-    bus.publish(message, Ticket::new(Box::new(Tell(tell)), counted, None));
+    bus.publish(message, PublishHandle::new(Box::new(Tell(tell)), counted, None));
     Awaited(verdict)
 }
 
 /// `acknowledged`, or the label of the error.
-pub fn label(verdict: &Verdict) -> &'static str {
+pub fn label(verdict: &PublishResult) -> &'static str {
     verdict.as_ref().map_or_else(PublishError::label, |_| "acknowledged")
 }

@@ -3,12 +3,12 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use attio_bridge::pipeline::publish::{BoxFuture, Bus, BusState, Message, Ticket};
+use attio_bridge::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishHandle};
 
 /// A bus that keeps its tickets, and says at the end that nothing is left.
 #[derive(Default)]
 pub struct Silent {
-    tickets: Mutex<Vec<Ticket>>,
+    tickets: Mutex<Vec<PublishHandle>>,
 }
 
 impl Silent {
@@ -23,7 +23,7 @@ impl Bus for Silent {
         "memory"
     }
 
-    fn publish(&self, _: Message, ticket: Ticket) {
+    fn publish(&self, _: Message, ticket: PublishHandle) {
         self.tickets.lock().unwrap().push(ticket);
     }
 
@@ -50,7 +50,7 @@ impl Bus for Broken {
         "memory"
     }
 
-    fn publish(&self, _: Message, ticket: Ticket) {
+    fn publish(&self, _: Message, ticket: PublishHandle) {
         match self {
             Self::Panics => panic!("this bus panics, as the test asked"),
             Self::DropsItsTicket => drop(ticket),

@@ -17,7 +17,7 @@ use rdkafka::producer::{Producer, ThreadedProducer};
 use super::client_config::{StartError, client_config, creation_error};
 use super::options::{Ensure, Options};
 use super::trouble::Looker;
-use crate::bus::inspect::{Demand, Level, Report};
+use crate::bus::inspect::{Level, Report, Requirements};
 use topic::Topic;
 use watch::Watch;
 
@@ -31,7 +31,7 @@ const IN_ALL: Duration = Duration::from_secs(10);
 const PRODUCER_ID: Duration = Duration::from_secs(4);
 
 /// Asks a cluster everything that serving depends on.
-pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartError> {
+pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     let report = Report::new("kafka", options.bootstrap_servers.clone());
     let config = client_config(&options)?;
     let client = Client::from_config_and_context(&config, Watch::default()).map_err(creation_error)?;
@@ -40,7 +40,7 @@ pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartEr
         deadline: Instant::now() + IN_ALL,
         born: Instant::now(),
         options,
-        demand,
+        requirements,
         config,
         client,
         report,
@@ -55,7 +55,7 @@ pub async fn inspect(options: Options, demand: Demand) -> Result<Report, StartEr
 
 struct Inspection {
     options: Options,
-    demand: Demand,
+    requirements: Requirements,
     config: ClientConfig,
     client: Client,
     looker: Looker,
@@ -75,7 +75,7 @@ impl Inspection {
             write::tell(&topics, &write, &mut self.report);
             self.producer_id();
             safety::tell_durability(&topics, &mut self.report);
-            safety::tell_sizes(&topics, &self.demand, &mut self.report);
+            safety::tell_sizes(&topics, &self.requirements, &mut self.report);
         }
         self.report
     }
@@ -90,7 +90,7 @@ impl Inspection {
             let metadata = self.client.client().fetch_metadata(Some(name), patience);
             Topic::new(name, metadata.as_ref().map_err(ToString::to_string))
         };
-        self.demand.addresses.iter().map(ask).collect()
+        self.requirements.addresses.iter().map(ask).collect()
     }
 
     /// An idempotent producer needs an id, which only a client gets that may write somewhere.

@@ -54,7 +54,7 @@ impl Inspection {
         let deadline = Instant::now() + GET_IN;
         loop {
             // About one topic, because a list of all can be long.
-            let topic = self.demand.addresses.first().map(|topic| &**topic);
+            let topic = self.requirements.addresses.first().map(|topic| &**topic);
             let error = match self.client.client().fetch_metadata(topic, TRY) {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => error,

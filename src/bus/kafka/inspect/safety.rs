@@ -1,7 +1,7 @@
 //! Whether acknowledged events are safe on their topics, and whether they fit.
 
 use super::topic::{Settings, Topic, names};
-use crate::bus::inspect::{Demand, Level, Report};
+use crate::bus::inspect::{Level, Report, Requirements};
 use crate::bus::kafka::topics::Found;
 
 impl Topic {
@@ -66,16 +66,16 @@ pub(super) fn tell_durability(topics: &[Topic], report: &mut Report) {
 }
 
 /// Whether every topic takes the largest message that can go there.
-pub(super) fn tell_sizes(topics: &[Topic], demand: &Demand, report: &mut Report) {
+pub(super) fn tell_sizes(topics: &[Topic], requirements: &Requirements, report: &mut Report) {
     let known: Vec<_> = topics.iter().filter_map(|topic| Some((topic, topic.settings?))).collect();
     let mut small = Vec::new();
     for (topic, settings) in &known {
-        let largest = demand.largest(&topic.name);
+        let largest = requirements.largest(&topic.name);
         if settings.max_message_bytes < largest as u64 {
             small.push(format!("{} takes {} of {largest} bytes", topic.name, settings.max_message_bytes));
         }
     }
-    let limit = demand.max_body_bytes;
+    let limit = requirements.max_body_bytes;
     if !small.is_empty() {
         let detail = format!(
             "{}: a delivery of http.max_body_bytes ({limit}) may not fit; raise max.message.bytes, or lower \
@@ -120,16 +120,16 @@ mod tests {
     #[test]
     fn a_topic_that_is_too_small_is_named_with_its_numbers() {
         let quarantine: Arc<str> = "attio.record".into();
-        let mut demand =
-            Demand { destinations: vec![], addresses: vec![], quarantine, max_body_bytes: 524_288 };
-        let row = |demand: &Demand| {
+        let mut requirements =
+            Requirements { destinations: vec![], addresses: vec![], quarantine, max_body_bytes: 524_288 };
+        let row = |requirements: &Requirements| {
             let mut report = Report::new("kafka", "");
-            tell_sizes(&[topic(3, 2)], demand, &mut report);
+            tell_sizes(&[topic(3, 2)], requirements, &mut report);
             report.checks.remove(0)
         };
-        assert_eq!(row(&demand).result, Level::Ok);
-        demand.max_body_bytes = 1_000_000;
-        let found = row(&demand);
+        assert_eq!(row(&requirements).result, Level::Ok);
+        requirements.max_body_bytes = 1_000_000;
+        let found = row(&requirements);
         assert_eq!(found.result, Level::Warning);
         assert!(found.detail.contains("attio.record takes 1048588 of 1337432 bytes"), "{found:?}");
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use attio_bridge::bus::kafka::{Kafka, Options};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
-use attio_bridge::pipeline::publish::{Bus, BusState, Message, Verdict};
+use attio_bridge::pipeline::publish::{Bus, BusState, Message, PublishResult};
+use attio_bridge::supervise::Supervisor;
 
 use super::Broker;
 use crate::support::bus::{self, Awaited, message};
@@ -41,7 +42,8 @@ impl Bench {
     pub fn with(options: Options, topics: &[&str], mode: ContentMode) -> Self {
         let metrics = bus::metrics("kafka", topics);
         let addresses = topics.iter().map(|topic| Arc::from(*topic)).collect();
-        let bus = Kafka::start(options, addresses, mode, metrics.bus()).expect("the options are good");
+        let bus = Kafka::start(options, addresses, mode, metrics.bus(), &Supervisor::detached())
+            .expect("the options are good");
         Self { bus, metrics }
     }
 
@@ -67,7 +69,7 @@ impl Bench {
     }
 
     /// The verdict on a small message.
-    pub fn verdict(&self, topic: &str) -> Verdict {
+    pub fn verdict(&self, topic: &str) -> PublishResult {
         self.publish(message(topic, "rec-1", "{}")).wait()
     }
 }

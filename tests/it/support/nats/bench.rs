@@ -6,7 +6,8 @@ use attio_bridge::bus::nats::options::Ensure;
 use attio_bridge::bus::nats::{Nats, Options};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
-use attio_bridge::pipeline::publish::{Bus, BusState, Destination, Message, Verdict};
+use attio_bridge::pipeline::publish::{Bus, BusState, Destination, Message, PublishResult};
+use attio_bridge::supervise::Supervisor;
 
 use super::{Server, Stored, runtime};
 use crate::support::bus::{self, Awaited, message};
@@ -54,7 +55,8 @@ impl Bench {
         let stream = options.stream.name.clone();
         let to = vec![Arc::new(Destination { address: subject.into(), subject: subject.into() })];
         let _runtime = runtime().enter();
-        let bus = Nats::start(options, to, mode, metrics.bus()).expect("the options are good");
+        let bus = Nats::start(options, to, mode, metrics.bus(), &Supervisor::detached())
+            .expect("the options are good");
         Self { bus, metrics, stream, subject: subject.into() }
     }
 
@@ -85,7 +87,7 @@ impl Bench {
     }
 
     /// The verdict on a small message.
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> PublishResult {
         self.publish(self.message("{}")).wait()
     }
 

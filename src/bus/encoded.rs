@@ -5,7 +5,7 @@ use crate::pipeline::publish::Message;
 
 /// A message beside its topic or subject, and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Laid {
+pub struct EncodedMessage {
     /// Names and values, in the order they are written.
     pub headers: Vec<(String, String)>,
     /// The envelope, or the data.
@@ -14,11 +14,11 @@ pub struct Laid {
 
 impl Options {
     /// Lays a message out; an error is why the bus would not take it.
-    pub fn lay(&self, message: &Message) -> Result<Laid, String> {
+    pub fn encode(&self, message: &Message) -> Result<EncodedMessage, String> {
         match &self.kind {
-            Kind::Kafka(_) => Ok(kafka::laid(message, self.content_mode)),
-            Kind::Nats(options) => nats::laid(message, self.content_mode, &options.stream.name),
-            Kind::Stdout => Ok(Laid { headers: Vec::new(), payload: stdout::line(message) }),
+            Kind::Kafka(_) => Ok(kafka::encode(message, self.content_mode)),
+            Kind::Nats(options) => nats::encode(message, self.content_mode, &options.stream.name),
+            Kind::Stdout => Ok(EncodedMessage { headers: Vec::new(), payload: stdout::line(message) }),
         }
     }
 }
