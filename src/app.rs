@@ -261,7 +261,7 @@ pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> 
 /// Asks the bus of these options what serving will ask of it, publishing nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = requirements(&config);
-    bus::inspect::inspect(config.bus, requirements).await
+    bus::inspect(config.bus, requirements).await
 }
 
 /// What serving with these options asks of the bus.

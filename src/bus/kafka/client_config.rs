@@ -3,7 +3,6 @@
 //! Source: librdkafka's CONFIGURATION.md, and measurements of its 2.12.1 against Kafka 4.4: with the
 //! default reconnect backoff the client stays away up to 7 s after the broker is back.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,44 +11,8 @@ use rdkafka::error::KafkaError;
 use secrecy::ExposeSecret;
 
 use super::options::Options;
-use super::properties::{self, PropertyError, owned_property};
-
-/// Why a client cannot be made. Never because the broker is away.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An entry of `kafka.properties`.
-    #[error("kafka.properties: {0}")]
-    Property(#[from] PropertyError),
-    /// A file that cannot be read.
-    #[error("{key}: cannot read {}", path.display())]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A key whose value the client does not take.
-    #[error("{key}: {reason}")]
-    Setting {
-        /// The configuration key.
-        key: &'static str,
-        /// What is wrong with its value.
-        reason: String,
-    },
-    /// Settings that the client does not take together.
-    #[error("kafka: the client cannot be made: {reason}")]
-    Client {
-        /// What librdkafka said.
-        reason: String,
-        /// The error it came with.
-        source: KafkaError,
-    },
-    /// The system gives no thread.
-    #[error("kafka: cannot start the thread that watches the client")]
-    Thread(#[source] io::Error),
-}
+use super::properties::{self, owned_property};
+use crate::bus::error::StartError;
 
 /// How often the client reports its state; a start is noticed as warm within this.
 const STATISTICS_MS: &str = "500";
@@ -106,7 +69,9 @@ pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartErro
         config.set(name, value);
     }
     for (name, value) in &options.properties {
-        properties::check_property(name, value)?;
+        let checked = properties::check_property(name, value);
+        checked
+            .map_err(|error| StartError::Setting { key: "kafka.properties", reason: error.to_string() })?;
         config.set(name, value);
     }
     for (name, value) in PROMISE {
@@ -165,7 +130,7 @@ pub(super) fn creation_error(source: KafkaError) -> StartError {
     let keyed = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "bootstrap.servers"];
     match keyed.into_iter().find(|name| reason.contains(name)) {
         Some(name) => StartError::Setting { key: key_of(name), reason },
-        None => StartError::Client { reason, source },
+        None => StartError::Setting { key: "kafka", reason: format!("the client cannot be made: {reason}") },
     }
 }
 

@@ -25,13 +25,13 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer};
 
-pub use client_config::StartError;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use topics::settings as topic_settings;
 
+use super::error::StartError;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
@@ -78,7 +78,8 @@ impl Kafka {
             refreshed: None,
             rebuilt: None,
         };
-        supervisor.spawn_thread("kafka-monitor", move || monitor.run()).map_err(StartError::Thread)?;
+        let thread = supervisor.spawn_thread("kafka monitor", move || monitor.run());
+        thread.map_err(|source| StartError::Spawn { part: "the Kafka monitor", source })?;
         Ok(Arc::new(Self { client, health, content_mode }))
     }
 }

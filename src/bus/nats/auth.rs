@@ -9,8 +9,8 @@ use async_nats::{Auth as Answer, AuthError, ConnectOptions};
 use nkeys::{KeyPair, KeyPairType};
 use secrecy::ExposeSecret;
 
-use super::connect::StartError;
 use super::options::Auth;
+use crate::bus::error::StartError;
 
 /// Connect options that answer the server's challenge, after a first look at the files.
 pub(super) fn connect_options(auth: Option<&Auth>) -> Result<ConnectOptions, StartError> {

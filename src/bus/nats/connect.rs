@@ -1,7 +1,7 @@
 //! From the options to a client that connects by itself, for ever.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,32 +14,7 @@ use super::acks::MAX_IN_FLIGHT;
 use super::auth;
 use super::health::Health;
 use super::options::Options;
-
-/// Why a client cannot be made. Never because the server is away.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A file that cannot be read.
-    #[error("{key}: cannot read {}", path.display())]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A key whose value the client does not take.
-    #[error("{key}: {reason}")]
-    Setting {
-        /// The configuration key.
-        key: &'static str,
-        /// What is wrong with its value.
-        reason: String,
-    },
-    /// The client's tasks have nothing to run on.
-    #[error("nats: must be started inside a tokio runtime")]
-    Runtime,
-}
+use crate::bus::error::StartError;
 
 /// A server that went silent is given up after three of these, before the publish timeout.
 const PING: Duration = Duration::from_secs(3);

@@ -21,6 +21,7 @@ mod stream;
 mod verdict;
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -30,13 +31,14 @@ use async_nats::Client;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-pub use connect::{StartError, check};
+pub use connect::check;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use stream::wanted as wanted_stream;
 
+use super::error::StartError;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, PublishHandle};
@@ -73,7 +75,10 @@ impl Nats {
         metrics: BusMetrics,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
-        Handle::try_current().map_err(|_| StartError::Runtime)?;
+        Handle::try_current().map_err(|error| StartError::Spawn {
+            part: "the NATS client",
+            source: io::Error::other(error),
+        })?;
         let health = Arc::new(Health::new(connect::names(&options)?, metrics));
         let client = at_once(connect::connect(&options, &health))
             .expect("a client that retries its first connect is there at once")?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CENTURY, DAY, INSTANT, readable, value};
 use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
-use crate::bus::nats::{self, StartError};
+use crate::bus::{StartError, nats};
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
 use crate::config::types;
