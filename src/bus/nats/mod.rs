@@ -90,10 +90,10 @@ impl Nats {
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
         let tasks = [
-            supervisor.spawn("NATS acks", Arc::clone(&acks).hear(replies)),
-            supervisor.spawn("NATS ack timeouts", Arc::clone(&acks).end()),
-            supervisor.spawn("NATS monitor", monitor.run()),
-            supervisor.spawn("NATS health", health.keep_true(client)),
+            supervisor.spawn("nats acks", Arc::clone(&acks).hear(replies)),
+            supervisor.spawn("nats ack timeouts", Arc::clone(&acks).end()),
+            supervisor.spawn("nats monitor", monitor.run()),
+            supervisor.spawn("nats health", health.keep_true(client)),
         ];
         Ok(Arc::new(Self { acks, link, content_mode, tasks }))
     }
