@@ -286,7 +286,9 @@ async fn a_failed_reload_is_retried_when_the_ca_file_is_back() {
     let ca = setup.write("ca.pem", "a certificate");
     let with_ca = |secret| {
         let ca = ca.display();
-        let more = format!("[kafka]\nbootstrap_servers = \"localhost:1\"\nca_file = \"{ca}\"\n");
+        let more = format!(
+            "[kafka]\nbootstrap_servers = \"localhost:1\"\nsecurity_protocol = \"ssl\"\nca_file = \"{ca}\"\n"
+        );
         configuration(&[("a", secret)], &more).replace("stdout", "kafka")
     };
     let setup = setup.toml(&with_ca(OLD));
