@@ -70,6 +70,13 @@ pub enum Error {
     Ended(String),
 }
 
+impl Error {
+    /// Whether a setting is at fault, so that a restart cannot help.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Bus(error) if error.setting().is_some())
+    }
+}
+
 /// A bridge that has its listeners and has not begun to serve.
 pub struct App {
     config: Config,
