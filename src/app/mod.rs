@@ -71,6 +71,13 @@ pub enum Error {
     Ended(#[from] Ended),
 }
 
+impl Error {
+    /// Whether a setting is at fault, so that a restart cannot help.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Bus(error) if error.setting().is_some())
+    }
+}
+
 /// A bridge whose listeners are bound and that does not serve yet.
 pub struct App {
     config: Config,

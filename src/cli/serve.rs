@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, fail, load, logging};
+use super::{Exit, fail, load_for_serving, logging};
 use crate::app;
 use crate::config::{Config, Flag, Input};
 
@@ -43,7 +43,7 @@ impl Arguments {
 
 /// Runs the bridge.
 pub fn run(input: Input) -> Result<Exit, Exit> {
-    let config = load(&input)?;
+    let config = load_for_serving(&input)?;
     let log = logging::start(config.log, &input.environment)
         .map_err(|error| fail(format_args!("cannot start the log thread: {error}")))?;
     for warning in &config.warnings {
@@ -58,7 +58,7 @@ pub fn run(input: Input) -> Result<Exit, Exit> {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!("{error}");
-            Err(Exit::Failed)
+            Err(if error.is_configuration() { Exit::Configuration } else { Exit::Failed })
         }
     }
 }
