@@ -1,9 +1,11 @@
 //! Why the client of a bus cannot be started or read with.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a bus client cannot be made from its options. Never because the broker is unreachable.
+/// Why a bus client cannot be created from its options. An unreachable broker is not a reason.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A file that cannot be read.
@@ -13,25 +15,51 @@ pub enum StartError {
         key: &'static str,
         /// Its value.
         path: PathBuf,
-        /// What the system reported.
+        /// The system's error.
         source: io::Error,
     },
-    /// A value that the client does not accept.
+    /// A value that the client refuses, alone or together with other settings.
     #[error("{key}: {reason}")]
     Setting {
-        /// The configuration key, or the bus where several keys do not fit together.
-        key: &'static str,
-        /// What is wrong with the value.
+        /// The configuration key.
+        key: Cow<'static, str>,
+        /// What is wrong with its value.
         reason: String,
     },
-    /// A thread or a task of the client that cannot be started.
-    #[error("cannot start {part}: {source}")]
-    Spawn {
-        /// What was to be started.
-        part: &'static str,
-        /// What the system reported.
+    /// The client cannot be created for a reason that no setting changes.
+    #[error("{bus}: the client cannot be created: {reason}")]
+    Client {
+        /// `kafka` or `nats`.
+        bus: &'static str,
+        /// The client's error.
+        reason: String,
+    },
+    /// A thread that cannot be started.
+    #[error("cannot start the thread {thread}: {source}")]
+    Thread {
+        /// Its name.
+        thread: &'static str,
+        /// The system's error.
         source: io::Error,
     },
+}
+
+impl StartError {
+    /// A value that the client refuses.
+    pub(super) fn setting_of(key: impl Into<Cow<'static, str>>, reason: impl Display) -> Self {
+        Self::Setting { key: key.into(), reason: reason.to_string() }
+    }
+
+    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
+    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
+        match self {
+            Self::File { key, path, source } => {
+                Some(((*key).into(), format!("cannot read {}: {source}", path.display())))
+            }
+            Self::Setting { key, reason } => Some((key.as_ref().into(), reason.clone())),
+            Self::Client { .. } | Self::Thread { .. } => None,
+        }
+    }
 }
 
 /// Why a bus cannot be read.
@@ -40,7 +68,7 @@ pub enum ReadError {
     /// Standard output keeps nothing.
     #[error("bus.type is \"stdout\", which cannot be read back; set it to \"kafka\" or \"nats\"")]
     Stdout,
-    /// The client cannot be made.
+    /// The client cannot be created.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The broker is unreachable, or does not allow this client to read.

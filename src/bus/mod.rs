@@ -55,6 +55,15 @@ impl Kind {
     }
 }
 
+/// Checks that a client can be created from the options, as [`start`] will, without contacting a broker.
+pub fn check(options: &Options) -> Result<(), StartError> {
+    match &options.kind {
+        Kind::Kafka(options) => kafka::check(options),
+        Kind::Nats(options) => nats::check(options),
+        Kind::Stdout => Ok(()),
+    }
+}
+
 /// Starts the bus of these options; `destinations` are all it will be asked to publish to. `supervisor`
 /// runs its tasks and threads.
 pub fn start(

@@ -56,7 +56,7 @@ impl Stdout {
                 torn = writer.write(&mut out, &line, torn, handle);
             }
         });
-        thread.map_err(|source| StartError::Spawn { part: "the writer of standard output", source })?;
+        thread.map_err(|source| StartError::Thread { thread: "stdout writer", source })?;
         Ok(Arc::new(Self { queue, status }))
     }
 }

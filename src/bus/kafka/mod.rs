@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer};
 
+pub use client_config::check;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
@@ -62,9 +63,10 @@ impl Kafka {
     ) -> Result<Arc<Self>, StartError> {
         let config = client_config::client_config(&options)?;
         let looker = Looker::new(&options);
-        let health = Arc::new(Health::new(options.bootstrap_servers, metrics));
+        let health = Arc::new(Health::new(options.bootstrap_servers.clone(), metrics));
         let suspects = Suspects::default();
-        let client = monitor::build(&config, &health, 0, &suspects).map_err(client_config::creation_error)?;
+        let client = monitor::build(&config, &health, 0, &suspects)
+            .map_err(|error| client_config::creation_error(&options, &config, error))?;
         let client = Arc::new(ArcSwap::from_pointee(client));
         let monitor = Monitor {
             alone: Alone::new(&config, suspects.clone()),
@@ -79,18 +81,9 @@ impl Kafka {
             rebuilt: None,
         };
         let thread = supervisor.spawn_thread("kafka monitor", move || monitor.run());
-        thread.map_err(|source| StartError::Spawn { part: "the Kafka monitor", source })?;
+        thread.map_err(|source| StartError::Thread { thread: "kafka monitor", source })?;
         Ok(Arc::new(Self { client, health, content_mode }))
     }
-}
-
-/// Checks that a client can be made of these options, without asking any broker.
-pub fn check(options: &Options) -> Result<(), StartError> {
-    let mut config = client_config::client_config(options)?;
-    // Its only effect here would be a warning.
-    config.remove(client_config::CREATION_BY_ASKING);
-    let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
-    client.map(drop).map_err(client_config::creation_error)
 }
 
 impl Bus for Kafka {

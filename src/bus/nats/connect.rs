@@ -40,7 +40,7 @@ pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<C
         });
     let servers = addresses(&options.servers)?;
     let client = async_nats::connect_with_options(servers, settings).await;
-    client.map_err(|error| StartError::Setting { key: "nats.servers", reason: error.to_string() })
+    client.map_err(|error| StartError::setting_of("nats.servers", error))
 }
 
 /// Checks that a client can be made of these options, without asking any server.
@@ -58,9 +58,8 @@ pub(super) fn names(options: &Options) -> Result<String, StartError> {
 pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     let key = "nats.servers";
     let parse = |text: &String| {
-        let server: ServerAddr = text
-            .parse()
-            .map_err(|error: io::Error| StartError::Setting { key, reason: error.to_string() })?;
+        let server: ServerAddr =
+            text.parse().map_err(|error: io::Error| StartError::setting_of(key, error))?;
         let reason = match server.scheme() {
             "nats" | "tls" if server.has_user_pass() || server.password().is_some() => {
                 "a server address holds no user: set nats.username and nats.password".to_owned()
@@ -68,7 +67,7 @@ pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartErro
             "nats" | "tls" => return Ok(server),
             scheme => format!("a server address begins with nats:// or tls://, not {scheme}://"),
         };
-        Err(StartError::Setting { key, reason })
+        Err(StartError::setting_of(key, reason))
     };
     servers.iter().map(parse).collect()
 }
@@ -128,7 +127,7 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, StartError> {
 }
 
 fn unusable(key: &'static str, path: &Path, reason: impl std::fmt::Display) -> StartError {
-    StartError::Setting { key, reason: format!("{} cannot be used: {reason}", path.display()) }
+    StartError::setting_of(key, format!("{} cannot be used: {reason}", path.display()))
 }
 
 #[cfg(test)]

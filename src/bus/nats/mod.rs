@@ -21,7 +21,6 @@ mod stream;
 mod verdict;
 
 use std::future::Future;
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -75,10 +74,8 @@ impl Nats {
         metrics: BusMetrics,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
-        Handle::try_current().map_err(|error| StartError::Spawn {
-            part: "the NATS client",
-            source: io::Error::other(error),
-        })?;
+        Handle::try_current()
+            .map_err(|error| StartError::Client { bus: "nats", reason: error.to_string() })?;
         let health = Arc::new(Health::new(connect::names(&options)?, metrics));
         let client = at_once(connect::connect(&options, &health))
             .expect("a client that retries its first connect is there at once")?;
@@ -86,7 +83,7 @@ impl Nats {
         let link = Arc::new(Link { client: client.clone(), health: Arc::clone(&health), stream });
         let (acks, replies) = at_once(Acks::new(Arc::clone(&link), options.publish_timeout))
             .expect("the queue of a new client has room")
-            .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
+            .map_err(|error| StartError::Client { bus: "nats", reason: error.to_string() })?;
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
         let tasks = [

@@ -53,7 +53,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
 /// Whether a client can be made of them. That a file cannot be read has been told already.
 fn client(report: &Report, options: &Options) {
     if let Err(StartError::Setting { key, reason }) = nats::check(options) {
-        report.problem(key, report.origin_of(key).as_ref(), reason);
+        report.problem(&key, report.origin_of(&key).as_ref(), reason);
     }
 }
 
