@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::event::Event;
 use crate::cloudevent::Data;
-use crate::dev::paint::Paint;
+use crate::paint::Paint;
 use crate::pipeline::quarantine;
 
 /// What a terminal shows where its width is not known.

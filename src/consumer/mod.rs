@@ -7,6 +7,5 @@ pub mod event;
 pub mod line;
 pub mod noting;
 pub mod quarantined;
-pub mod readback;
 pub mod replay;
 pub mod wanted;
