@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: [&[&str]; 6] = [
     &["main"],
     &["cli"],
-    &["app", "config", "consumer"],
-    &["http", "bus", "attio", "dev", "explain"],
+    &["app", "config", "consumer", "explain"],
+    &["http", "bus", "attio", "dev"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog"],
 ];
