@@ -41,8 +41,8 @@
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`] → [`http`], [`bus`], [`attio`], [`fake_attio`],
-//! [`explain`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
+//! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
 //! # What is absent

@@ -10,8 +10,8 @@ const LAYERS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
     &["try_out"],
-    &["app", "config", "consumer"],
-    &["http", "bus", "attio", "fake_attio", "explain"],
+    &["app", "config", "consumer", "explain"],
+    &["http", "bus", "attio", "fake_attio"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog", "signing"],
 ];
@@ -45,7 +45,7 @@ const VALUES: [(&str, &str); 9] = [
 const JOINS: [&str; 3] = ["mod", "carry", "outcome"];
 
 /// What an adapter may use.
-const OF_ADAPTERS: [&str; 4] = ["bus", "cloudevent", "metrics", "pipeline::publish"];
+const OF_ADAPTERS: [&str; 5] = ["bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
 
 /// One source file: its path below `src`, and its code without comments and tests.
 struct File {
