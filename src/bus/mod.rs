@@ -11,6 +11,7 @@ pub mod encoded;
 pub mod error;
 pub mod inspect;
 pub mod read;
+pub mod recording;
 pub mod setup;
 
 use std::sync::Arc;
