@@ -40,7 +40,7 @@
 //! # The layers
 //!
 //! `main` → [`cli`] → [`app`], [`config`], [`consumer`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
-//! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
+//! [`cloudevent`], [`catalog`]; [`http_client`], [`sign`], [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
 //! # What is absent
@@ -68,6 +68,8 @@ pub mod pipeline;
 pub mod delivery;
 pub mod catalog;
 pub mod cloudevent;
+pub mod http_client;
+pub mod sign;
 pub mod metrics;
 pub mod shutdown;
 pub mod supervise;

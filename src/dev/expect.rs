@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::planned::Expected;
 use super::sample::{Actor, GuideSample, Sample};
-use super::sign::digest;
 use super::world::World;
 use super::{PREFIX, SOURCE};
+use crate::sign::digest;
 
 /// The namespace of the ids, as consumers know it.
 const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");

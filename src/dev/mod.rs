@@ -5,7 +5,6 @@
 //! pipeline: the data path is what is being tried out here.
 
 pub mod stamp;
-pub mod sign;
 pub mod mail;
 pub mod post;
 pub mod body;

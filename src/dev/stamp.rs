@@ -1,6 +1,6 @@
 //! The headers that make a body genuine, in either scheme.
 
-use super::sign::sign;
+use crate::sign::sign;
 
 /// How a body is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
