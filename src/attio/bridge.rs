@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Request;
 use secrecy::{ExposeSecret, SecretString};
+use time::OffsetDateTime;
 
 use super::Error;
 use crate::http_client::{HttpClient, Options, Response};
 use crate::metrics::samples::Samples;
-use crate::sign::sign;
+use crate::signing::{self, Scheme};
 
 const OPTIONS: Options = Options {
     timeout: Duration::from_secs(5),
@@ -44,9 +45,13 @@ impl Bridge {
 
     /// Whether the bridge at a target URL accepts deliveries signed with a secret: sends one without events.
     pub async fn accepts(&self, url: &str, secret: &SecretString) -> Result<bool, String> {
-        let request = Request::post(url)
-            .header("Content-Type", "application/json")
-            .header("Attio-Signature", sign(secret.expose_secret(), &[NO_EVENTS.as_bytes()]));
+        let (secret, body) = (secret.expose_secret(), NO_EVENTS.as_bytes());
+        // Attio's scheme has no timestamp.
+        let headers = signing::headers(Scheme::Attio, secret, body, None, OffsetDateTime::UNIX_EPOCH);
+        let mut request = Request::post(url).header("Content-Type", "application/json");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
         match self.send(url, request, Bytes::from_static(NO_EVENTS.as_bytes())).await?.status {
             200 => Ok(true),
             401 => Ok(false),

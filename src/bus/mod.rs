@@ -7,6 +7,7 @@ pub mod memory;
 pub mod inspect;
 pub mod encoded;
 pub mod read;
+pub mod recording;
 pub mod setup;
 
 use std::borrow::Cow;
