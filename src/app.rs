@@ -3,6 +3,7 @@
 //! [`App::bind`] makes everything and returns what it bound; [`App::run`] serves until it is told to
 //! stop. Tests start the same thing on port 0 with a bus of their own.
 
+pub mod logging;
 mod path;
 mod reload;
 mod systemd;
@@ -23,7 +24,7 @@ use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Reading};
+use crate::http::listen::{self, Limits, Parsing};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
@@ -174,12 +175,12 @@ impl App {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
             max_connections: config.http.max_connections,
             max_header_bytes: config.http.max_header_bytes,
-            reading: Reading::Strict,
+            parsing: Parsing::Strict,
         };
         let admin_limits = Limits {
             timeouts: Timeouts { idle: limits.timeouts.idle.min(ADMIN_IDLE), ..limits.timeouts },
             max_connections: ADMIN_CONNECTIONS,
-            reading: Reading::Lenient,
+            parsing: Parsing::Lenient,
             ..limits.clone()
         };
         let telling = Arc::clone(&edge);
@@ -200,7 +201,7 @@ impl App {
         ));
         parts.spawn(reloader.run(reload, stages.unready.clone()));
         let over = stages.over.clone();
-        parts.spawn(async move { telling.recorder().tell_left_out(over).await });
+        parts.spawn(async move { telling.recorder().report_suppressed(over).await });
 
         let stopped = until_stopped(stop, &mut parts, &mut ends).await;
         stages.unready.cancel();

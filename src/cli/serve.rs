@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::{Exit, fail, load, logging};
+use super::{Exit, fail, load};
 use crate::app;
+use crate::app::logging;
 use crate::config::{Config, Flag, Input};
 
 const AFTER_HELP: &str = "\

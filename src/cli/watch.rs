@@ -11,8 +11,8 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::logging::{self, Log};
 use super::{Exit, fail, load_attio, say};
+use crate::app::logging::{self, Log};
 use crate::attio::secret_file::Reserved;
 use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};

@@ -74,7 +74,6 @@ async fn framing_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection
         ("a bare carriage return", format!("{host}X-A: b\rX-B: c\r\n"), "HTTP/1.1"),
         ("two carriage returns", format!("{host}X-A: b\r\r\n"), "HTTP/1.1"),
         ("a zero byte", format!("{host}X-A: b\0\r\n"), "HTTP/1.1"),
-        ("HTTP/1.0", host.into(), "HTTP/1.0"),
         ("HTTP/1.2", host.into(), "HTTP/1.2"),
         ("HTTP/2.0", host.into(), "HTTP/2.0"),
         ("HTTP in small letters", host.into(), "http/1.1"),
@@ -94,6 +93,74 @@ async fn framing_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection
     assert_eq!(refusals(&scrape), count as f64);
     assert_eq!(scrape.sum("deliveries_total", &[]), count as f64);
     assert_eq!(scrape.sum("events_received_total", &[]), 0.0);
+}
+
+/// A delivery in HTTP/1.0: its header fields apart from the signature, and its method.
+fn http_10(method: &str, fields: &str) -> Vec<u8> {
+    let signature = sign(SECRET, &[EMPTY.as_bytes()]);
+    let head = format!("{method} /webhooks/attio HTTP/1.0\r\n{fields}Attio-Signature: {signature}\r\n\r\n");
+    let body = if fields.contains("chunked") {
+        format!("{:x}\r\n{EMPTY}\r\n0\r\n\r\n", EMPTY.len())
+    } else if method == "GET" {
+        String::new()
+    } else {
+        EMPTY.into()
+    };
+    [head, body].concat().into_bytes()
+}
+
+#[tokio::test]
+async fn http_10_with_a_content_length_is_served_and_the_connection_is_closed() {
+    let bridge = Bridge::start().await;
+    let length = format!("Content-Length: {}\r\n", EMPTY.len());
+    let table = [
+        ("one Host", "POST", format!("Host: a\r\n{length}"), 200),
+        ("no Host", "POST", length.clone(), 200),
+        ("as nginx sends it", "POST", format!("Host: a\r\nConnection: close\r\n{length}"), 200),
+        ("keep-alive", "POST", format!("Host: a\r\nConnection: keep-alive\r\n{length}"), 200),
+        ("PUT", "PUT", length.clone(), 405),
+        ("GET without a length", "GET", "Host: a\r\n".into(), 405),
+        ("no signature", "POST", format!("{length}Attio-Signature: x\r\n"), 401),
+    ];
+    for (what, method, fields, status) in table {
+        let mut client = bridge.connect().await;
+        // A second request on the connection is never read.
+        client.write(&[http_10(method, &fields), hidden().bytes()].concat()).await;
+        let answer = client.receive().await;
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        assert!(answer.closes(), "{what}: {answer:?}");
+        assert!(client.try_receive().await.is_none(), "{what}");
+    }
+    assert_eq!(bridge.bus.attempts(), 0);
+    let counted = bridge.metric("deliveries_total", &[("source", "attio"), ("reason", "empty")]).await;
+    assert_eq!(counted, 4.0);
+}
+
+#[tokio::test]
+async fn ambiguous_http_10_is_refused_with_an_error_that_names_the_version() {
+    let bridge = Bridge::start().await;
+    let length = format!("Content-Length: {}\r\n", EMPTY.len());
+    let table = [
+        ("no length", "POST", "Host: a\r\n".into()),
+        ("two lengths", "POST", length.repeat(2)),
+        ("two hosts", "POST", format!("Host: a\r\nHost: a\r\n{length}")),
+        ("chunked", "POST", "Host: a\r\nTransfer-Encoding: chunked\r\n".into()),
+        ("chunked with a length", "POST", format!("Transfer-Encoding: chunked\r\n{length}")),
+        ("a coding", "POST", format!("Transfer-Encoding: gzip\r\n{length}")),
+        ("a signed length", "POST", "Content-Length: +1\r\n".into()),
+    ];
+    let count = table.len() as f64;
+    for (what, method, fields) in table {
+        let mut client = bridge.connect().await;
+        client.write(&[http_10(method, &fields), hidden().bytes()].concat()).await;
+        let answer = client.receive().await;
+        check(Reason::BadFraming, &answer);
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        assert!(error.contains("HTTP/1.0"), "{what}: {error}");
+        assert!(client.try_receive().await.is_none(), "{what}");
+    }
+    assert_eq!(refusals(&bridge.metrics().await), count);
+    assert_eq!(bridge.bus.attempts(), 0);
 }
 
 #[tokio::test]

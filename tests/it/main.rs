@@ -59,6 +59,7 @@ mod poison;
 mod port;
 mod problems;
 mod process;
+mod proxies;
 mod quarantine_verbs;
 mod rebuilds;
 mod reload;
