@@ -9,6 +9,7 @@ mod given;
 mod healthcheck;
 mod man;
 mod problems;
+mod progress;
 mod quarantine;
 mod reading;
 mod send;
@@ -187,6 +188,11 @@ fn fail(error: impl Display) -> Exit {
 /// Loads the configuration, or says everything that is wrong with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(not_good)
+}
+
+/// Loads the configuration as [`load`] does, and checks that a client of its bus can be created.
+fn load_for_serving(input: &Input) -> Result<crate::config::Config, Exit> {
+    crate::config::load_for_serving(input).map_err(not_good)
 }
 
 /// Loads what is for the verbs that speak to Attio, or says everything that is wrong with it.

@@ -10,7 +10,7 @@ use super::{Exit, fail, given, load, no_color, say, warn};
 use crate::app::logging;
 use crate::bus::read::{Begin, ReadError};
 use crate::config::{Config, Input, LogFormat, LogOptions};
-use crate::dev::paint::Paint;
+use crate::paint::Paint;
 use crate::shutdown;
 
 /// What these verbs say beside their own messages: only trouble, and that for people.

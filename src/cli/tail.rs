@@ -11,8 +11,8 @@ use super::{Exit, fail, say};
 use crate::bus::Kind;
 use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
 use crate::catalog::Category;
+use crate::cloudevent::decode::DecodedEvent;
 use crate::config::Input;
-use crate::consumer::event::Event;
 use crate::consumer::line::{USUAL_COLUMNS, line};
 use crate::consumer::wanted::Wanted;
 use crate::pipeline::publish::Destination;
@@ -131,7 +131,7 @@ impl Screen {
 
     /// Prints a message if it is wanted; false once nothing more is.
     fn show(&mut self, item: &Item) -> io::Result<bool> {
-        let event = match Event::read(item) {
+        let event = match DecodedEvent::from_message(&item.headers, &item.payload) {
             Ok(event) => event,
             Err(error) => {
                 say(format_args!("left out: {}, {}: {error}", item.address, item.position));

@@ -45,6 +45,9 @@ use report::Report;
 use section::Section;
 use tree::Table;
 
+/// The largest configuration file or slugs file.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 
@@ -171,11 +174,29 @@ impl fmt::Debug for Input {
 
 /// Reads and checks everything; on failure every problem there is.
 pub fn load(input: &Input) -> Result<Config, Problems> {
+    load_with(input, |_| Ok(()))
+}
+
+/// The same, and checks that a client of the bus can be created, as `serve` creates one.
+pub fn load_for_serving(input: &Input) -> Result<Config, Problems> {
+    load_with(input, bus::check)
+}
+
+fn load_with(
+    input: &Input,
+    check_bus: fn(&bus::Options) -> Result<(), bus::StartError>,
+) -> Result<Config, Problems> {
     let report = Report::default();
     let mut tree = read_file(input, &report)?;
     env::overlay(&mut tree, &input.environment, &report);
     env::flags(&mut tree, &input.flags);
     let config = check::read(&mut Section::root(&report, tree), input);
+    if report.problems_so_far().is_none()
+        && let Err(error) = check_bus(&config.bus)
+        && let Some((key, message)) = error.setting()
+    {
+        report.problem(&key, report.origin_of(&key).as_ref(), message);
+    }
     let found = report.finish();
     if found.problems.is_empty() {
         Ok(Config {
@@ -195,7 +216,7 @@ pub fn load(input: &Input) -> Result<Config, Problems> {
 fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {
     let Some((path, named_by)) = &input.file else { return Ok(Table::new()) };
     report.file(path);
-    let tree = std::fs::read_to_string(path).map(|text| file::parse(&text, &shown(path), report));
+    let tree = files::read_text(path, MAX_FILE_BYTES).map(|text| file::parse(&text, &shown(path), report));
     match tree {
         Ok(tree) => report.problems_so_far().map_or(Ok(tree), Err),
         Err(error) => {

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use attio_bridge::attio::bridge::{Bridge, Samples};
-use attio_bridge::dev::attio::fault::Fault;
-use attio_bridge::dev::attio::store::Status;
+use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::webhook::Status;
 use hyper::Method;
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::bus::read::{Begin, Plan, Reader};
 use crate::cli::reading::{Session, begin, moment, refuse};
 use crate::cli::{Exit, fail, say};
-use crate::consumer::event::Event;
+use crate::cloudevent::decode::DecodedEvent;
 use crate::consumer::quarantined::Quarantined;
 use crate::pipeline::route::Routes;
 
@@ -55,7 +55,10 @@ impl Selection {
             match item {
                 None => break Ok(()),
                 Some(Err(error)) => break Err(refuse(error)),
-                Some(Ok(item)) => match Event::read(&item).ok().and_then(Quarantined::read) {
+                Some(Ok(item)) => match DecodedEvent::from_message(&item.headers, &item.payload)
+                    .ok()
+                    .and_then(Quarantined::read)
+                {
                     Some(piece) if self.has(&piece) && seen.insert(piece.id.clone()) => pieces.push(piece),
                     Some(_) => {}
                     None => say(format_args!(

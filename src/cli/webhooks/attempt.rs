@@ -17,8 +17,8 @@ use crate::attio::filter::Resolver;
 use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Subscription};
 use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
+use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
-use crate::consumer::event::Event;
 use crate::consumer::wanted::Wanted;
 use crate::pipeline::route::Routes;
 
@@ -200,10 +200,10 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
 }
 
 async fn arrival(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
-    let is_it = |event: &Event| wanted.has(event) && event.get("attiowebhookid") == webhook;
+    let is_it = |event: &DecodedEvent| wanted.has(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
         let item = item.map_err(|error| Failure::Refused(error.to_string()))?;
-        if Event::read(&item).is_ok_and(|event| is_it(&event)) {
+        if DecodedEvent::from_message(&item.headers, &item.payload).is_ok_and(|event| is_it(&event)) {
             return Ok(item);
         }
     }
