@@ -1,5 +1,5 @@
 //! Deliveries through nginx and HAProxy, the real programs, with the configuration that
-//! `deploy/behind-a-proxy.md` gives for them.
+//! `deploy/docs/behind-a-proxy.md` gives for them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::support::fixtures;
 use crate::support::ports::free_address;
 use crate::support::request::Request;
 
-const PAGE: &str = include_str!("../../deploy/behind-a-proxy.md");
+const PAGE: &str = include_str!("../../deploy/docs/behind-a-proxy.md");
 
 /// The block of the page in that language, for these addresses.
 fn block(language: &str, listen: SocketAddr, bridge: &Bridge) -> String {
