@@ -5,6 +5,7 @@
 
 mod account;
 mod family;
+pub mod samples;
 mod source;
 pub mod watch;
 

@@ -39,7 +39,7 @@ async fn refused(bridge: &Bridge, client: &mut Client, bad: &[u8], cuts: &[usize
 }
 
 #[tokio::test]
-async fn framing_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection() {
+async fn ambiguous_framing_is_refused_and_the_connection_closed() {
     let bridge = Bridge::start().await;
     let length = EMPTY.len();
     let signature = sign(SECRET, &[EMPTY.as_bytes()]);
@@ -164,7 +164,7 @@ async fn ambiguous_http_10_is_refused_with_an_error_that_names_the_version() {
 }
 
 #[tokio::test]
-async fn a_request_with_a_length_and_a_transfer_coding_is_refused() {
+async fn content_length_beside_transfer_encoding_is_refused() {
     let bridge = Bridge::start().await;
     let signature = sign(SECRET, &[EMPTY.as_bytes()]);
     let both = ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"];
@@ -181,7 +181,7 @@ async fn a_request_with_a_length_and_a_transfer_coding_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_at_all_is_refused_as_soon_as_that_is_seen() {
+async fn bytes_that_are_not_http_are_refused_at_once() {
     let bridge = Bridge::start().await;
     let table: [&[u8]; 9] = [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -205,7 +205,7 @@ async fn what_is_no_request_at_all_is_refused_as_soon_as_that_is_seen() {
 }
 
 #[tokio::test]
-async fn a_length_that_no_number_holds_is_too_large_and_a_name_without_end_is_too() {
+async fn overflowing_content_length_is_413_and_overlong_field_name_is_431() {
     let bridge = Bridge::start().await;
     let good = Request::signed(EMPTY);
     let long = good.clone().header("Content-Length", "99999999999999999999999");
@@ -214,7 +214,7 @@ async fn a_length_that_no_number_holds_is_too_large_and_a_name_without_end_is_to
 }
 
 #[tokio::test]
-async fn chunks_that_are_none_are_refused_and_nothing_is_read_behind_them() {
+async fn malformed_chunks_are_refused_and_nothing_after_them_is_read() {
     let bridge = Bridge::start().await;
     let head = Request::signed(EMPTY).chunked(1).head();
     let size = format!("{:x}", EMPTY.len());
@@ -239,7 +239,7 @@ async fn chunks_that_are_none_are_refused_and_nothing_is_read_behind_them() {
 }
 
 #[tokio::test]
-async fn one_connection_may_frame_each_of_its_requests_in_another_way() {
+async fn pipelined_requests_may_mix_content_length_and_chunked() {
     let bridge = Bridge::start().await;
     let mut rng = Rng::with_seed(5);
     let mut client = bridge.connect().await;
@@ -317,7 +317,7 @@ fn broken(rng: &mut Rng) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn no_generated_bad_head_is_taken_and_none_of_its_bytes_reaches_the_next_request() {
+async fn generated_bad_heads_are_refused_and_smuggle_no_request() {
     let cases = if full_tier() { 10_000 } else { 2_000 };
     let bridge = Bridge::start().await;
     for seed in 0..cases {
@@ -338,7 +338,7 @@ async fn no_generated_bad_head_is_taken_and_none_of_its_bytes_reaches_the_next_r
 }
 
 #[tokio::test]
-async fn whatever_comes_every_answer_is_in_the_words_of_the_bridge() {
+async fn mutated_requests_get_only_answers_of_the_bridge() {
     let cases = if full_tier() { 10_000 } else { 1_000 };
     let bridge = Bridge::start().await;
     for seed in 0..cases {
