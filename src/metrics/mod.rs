@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use crate::version::{REVISION, VERSION};
 use family::{CONSTANT, Families};
 pub use source::SourceMetrics;
 
@@ -150,7 +151,7 @@ impl Metrics {
     pub fn new(labels: Labels) -> Arc<Self> {
         let r = Families::default();
         r.gauges("build_info", "Always 1.", &["version", "revision"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION])
+            .with_label_values(&[VERSION, REVISION])
             .set(1);
         r.register(log_dropped());
         r.register_process();
@@ -309,9 +310,3 @@ impl Metrics {
     /// The media type of [`Self::render`].
     pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 }
-
-/// The commit that the binary was built from, where the build knew it.
-pub const REVISION: &str = match option_env!("ATTIO_BRIDGE_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
