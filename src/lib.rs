@@ -30,13 +30,16 @@
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
 //! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`.
-//! - [`dev`]: the try-out, and what `sign` and `send` are made of.
+//! - [`try_out`]: what `dev` and `send` are made of: generated events, the expected result, the comparison.
+//! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
+//! - [`signing`]: signed requests, for `sign`, `send` and the fake.
 //! - [`explain`]: why a captured request is refused, or what becomes of its events.
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`], [`consumer`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`]
-//! → [`delivery`], [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`], [`supervise`] and [`version`] are leaves.
+//! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`http_client`], [`metrics`],
+//! [`shutdown`], [`supervise`] and [`version`] are leaves.
 //! `tests/it/layers.rs` reads the imports and fails on any other edge.
 //!
 //! # What is absent
@@ -83,18 +86,22 @@
 //! | replica | one of several bridge processes behind a load balancer |
 
 pub mod cli;
+pub mod try_out;
 pub mod app;
 pub mod config;
 pub mod consumer;
 pub mod http;
 pub mod bus;
 pub mod attio;
-pub mod dev;
+pub mod fake_attio;
 pub mod explain;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;
 pub mod cloudevent;
+pub mod signing;
+pub mod paint;
+pub mod http_client;
 pub mod metrics;
 pub mod shutdown;
 pub mod supervise;

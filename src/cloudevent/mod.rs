@@ -5,6 +5,7 @@
 //! specification. Every attribute is a non-empty string, so that every SDK reads the same.
 
 pub mod binary;
+pub mod decode;
 pub mod structured;
 
 use std::ops::Range;
