@@ -36,7 +36,7 @@ async fn deliver(served: &Served, count: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_no_delivery_and_tells_what_is_missing() {
+async fn unread_stderr_delays_no_delivery_and_dropped_lines_are_reported() {
     let mut served = serve();
     served.read_log(false);
     deliver(&served, DELIVERIES).await;
@@ -58,7 +58,7 @@ async fn a_log_that_nobody_reads_holds_up_no_delivery_and_tells_what_is_missing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_holds_up_no_stop() {
+async fn unread_stderr_does_not_delay_a_stop() {
     let mut served = serve();
     served.read_log(false);
     deliver(&served, 2_000).await;
@@ -67,7 +67,7 @@ async fn a_log_that_nobody_reads_holds_up_no_stop() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_line_is_lost_on_a_stop() {
+async fn stop_flushes_every_log_line() {
     let mut served = serve();
     deliver(&served, 2_000).await;
     served.signal("TERM");
