@@ -92,8 +92,7 @@ impl Options {
 }
 
 /// Whether topics are looked at, or made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ensure {
     /// Neither.
     Off,
