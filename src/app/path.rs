@@ -29,7 +29,7 @@ pub fn publisher(
     let (routes, metrics) = measured(config, config.bus.kind.name());
     let bus = around(bus::start(
         config.bus.clone(),
-        routes.destinations(),
+        &super::requirements(config),
         metrics.bus(),
         &Supervisor::detached(),
     )?);

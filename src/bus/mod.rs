@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
+use crate::bus::inspect::Requirements;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{Bus, Destination};
@@ -83,22 +84,25 @@ pub fn check(options: &Options) -> Result<(), StartError> {
     }
 }
 
-/// Makes the bus that the options ask for; `destinations` are all it will be asked to publish to.
-/// Its tasks and threads are started by `supervisor`.
+/// Starts the bus of the options for what will be published to it. `supervisor` starts its tasks and threads.
 pub fn start(
     options: Options,
-    destinations: Vec<Arc<Destination>>,
+    requirements: &Requirements,
     metrics: BusMetrics,
     supervisor: &Supervisor,
 ) -> Result<Arc<dyn Bus>, StartError> {
     let Options { kind, content_mode } = options;
     match kind {
         Kind::Kafka(options) => {
-            Ok(kafka::Kafka::start(*options, addresses(&destinations), content_mode, metrics, supervisor)?)
+            Ok(kafka::Kafka::start(*options, requirements, content_mode, metrics, supervisor)?)
         }
-        Kind::Nats(options) => {
-            Ok(nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?)
-        }
+        Kind::Nats(options) => Ok(nats::Nats::start(
+            *options,
+            requirements.destinations.clone(),
+            content_mode,
+            metrics,
+            supervisor,
+        )?),
         Kind::Stdout => Ok(stdout::Stdout::start(metrics, supervisor).map_err(StartError::Stdout)?),
     }
 }
