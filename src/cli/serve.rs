@@ -1,4 +1,4 @@
-//! `serve`: receives webhooks and publishes their events until told to stop.
+//! `serve`: receives webhooks and publishes their events until SIGTERM.
 
 use clap::Args;
 
@@ -45,13 +45,16 @@ impl Arguments {
 pub fn run(input: Input) -> Result<Exit, Exit> {
     let config = load_for_serving(&input)?;
     let log = logging::start(config.log, &input.environment)
-        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
+        .map_err(|error| fail(format_args!("cannot start the log thread: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = runtime(&config)
-        .map_err(|error| fail(format_args!("the threads that serve cannot be started: {error}")))?;
-    match runtime.block_on(app::run(config, log.last_words())) {
+    let runtime =
+        runtime(&config).map_err(|error| fail(format_args!("cannot start the worker threads: {error}")))?;
+    let result = runtime.block_on(app::run(config, log.last_words()));
+    // Dropping the runtime would wait for blocking tasks, such as a name resolution that hangs.
+    runtime.shutdown_background();
+    match result {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!("{error}");

@@ -1,6 +1,45 @@
-//! The files that a configuration was read from, and whether they are still the same.
+//! The files that a configuration is read from: reading them within bounds, and whether they have changed.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+/// How long reading may wait for the writer of a pipe, such as a shell's `<(command)`.
+const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pause before a pipe without data is read again.
+const PIPE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens a file for reading. Never blocks on a FIFO.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Reads a text file of at most `limit` bytes.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let deadline = Instant::now() + PIPE_TIMEOUT;
+    let mut file = open(path)?.take(limit + 1);
+    let mut bytes = Vec::new();
+    while let Err(error) = file.read_to_end(&mut bytes) {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        if Instant::now() >= deadline {
+            let message = format!("nothing was written to it within {} s", PIPE_TIMEOUT.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        std::thread::sleep(PIPE_PAUSE);
+    }
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} KiB", limit / 1024)));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
+}
 
 /// What tells one state of a file from another. A file that is replaced, by a rename or by swapping
 /// a link on its way, is another file; one that is written in place has another time.

@@ -45,6 +45,9 @@ use report::Report;
 use section::Section;
 use tree::Table;
 
+/// The largest configuration file or slugs file.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 
@@ -213,7 +216,7 @@ fn load_with(
 fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {
     let Some((path, named_by)) = &input.file else { return Ok(Table::new()) };
     report.file(path);
-    let tree = std::fs::read_to_string(path).map(|text| file::parse(&text, &shown(path), report));
+    let tree = files::read_text(path, MAX_FILE_BYTES).map(|text| file::parse(&text, &shown(path), report));
     match tree {
         Ok(tree) => report.problems_so_far().map_or(Ok(tree), Err),
         Err(error) => {

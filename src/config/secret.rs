@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
 use super::env::Environment;
+use super::files;
 use super::report::{Given, Report};
 use super::section::{HIDDEN, Section};
 use super::tree::{Node, Table, Value};
@@ -14,6 +15,9 @@ use crate::pipeline::verify::{MIN_SECRET_BYTES, Secret};
 
 /// Below this a secret is taken with a warning; Attio's own have 64 characters.
 const GOOD_SECRET_BYTES: usize = 32;
+
+/// The largest file that a secret is read from.
+const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// The label of signatures that matched no secret, which no secret may have.
 const RESERVED: &str = crate::metrics::NO_SECRET;
@@ -37,7 +41,7 @@ pub fn is_secret_property(name: &str) -> bool {
 pub fn read(path: impl AsRef<Path>, report: &Report) -> Result<SecretString, String> {
     let path = path.as_ref();
     report.file(path);
-    let text = std::fs::read_to_string(path)
+    let text = files::read_text(path, MAX_SECRET_FILE_BYTES)
         .map_err(|error| format!("the file {} cannot be read: {error}", path.display()))?;
     let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     Ok(SecretString::from(text))

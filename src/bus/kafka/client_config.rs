@@ -4,7 +4,6 @@
 //! reconnect backoff it takes up to 7 s to reconnect.
 
 use std::borrow::Cow;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,54 +12,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
-use super::options::{Options, PropertyError, check_property, owned_property, reason};
+use super::options::{Options, check_property, owned_property, reason};
+use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;
-
-/// Why a client cannot be created. An unreachable broker is not a reason.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An entry of `kafka.properties`.
-    #[error("kafka.properties: {0}")]
-    Property(#[from] PropertyError),
-    /// A file that cannot be read.
-    #[error("{key}: cannot read {}", path.display())]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// A key whose value librdkafka refuses, alone or together with other settings.
-    #[error("{key}: {reason}")]
-    Setting {
-        /// The configuration key.
-        key: Cow<'static, str>,
-        /// What is wrong with its value.
-        reason: String,
-    },
-    /// The client cannot be created for a reason that no setting changes.
-    #[error("kafka: the client cannot be created")]
-    Client(#[source] KafkaError),
-    /// The system cannot start a thread.
-    #[error("kafka: cannot start the monitor thread")]
-    Thread(#[source] io::Error),
-}
-
-impl StartError {
-    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
-    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
-        match self {
-            Self::Property(error) => Some((property_key(error.name()), error.to_string())),
-            Self::File { key, path, source } => {
-                Some(((*key).into(), format!("cannot read {}: {source}", path.display())))
-            }
-            Self::Setting { key, reason } => Some((key.as_ref().into(), reason.clone())),
-            Self::Client(_) | Self::Thread(_) => None,
-        }
-    }
-}
 
 /// How often the client reports its state, and with it that it has its producer id.
 const STATISTICS_MS: &str = "500";
@@ -140,7 +94,8 @@ pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartErro
         config.set(name, value);
     }
     for (name, value) in &options.properties {
-        check_property(name, value)?;
+        let checked = check_property(name, value);
+        checked.map_err(|error| StartError::setting_of(property_key(name), error))?;
         config.set(name, value);
     }
     for (name, value) in PROMISE {
@@ -179,7 +134,7 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
     for (name, value) in values {
         let Some(value) = value else { continue };
         let accepted = ClientConfig::new().set(name, &value).create_native_config().map(drop);
-        accepted.map_err(|error| StartError::Setting { key: key_of(name).into(), reason: reason(&error) })?;
+        accepted.map_err(|error| StartError::setting_of(key_of(name), reason(&error)))?;
         config.set(name, value);
     }
     Ok(())
@@ -232,7 +187,7 @@ pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: Ka
     } else if create_offline(&ClientConfig::new()).is_ok() {
         "kafka".into()
     } else {
-        return StartError::Client(error);
+        return StartError::Client { bus: "kafka", reason };
     };
     StartError::Setting { key, reason }
 }

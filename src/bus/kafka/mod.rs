@@ -24,13 +24,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer as _};
 
-pub use client_config::{StartError, check};
+pub use client_config::check;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use topics::settings as topic_settings;
 
+use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
@@ -85,9 +86,13 @@ impl Kafka {
         let diagnosed = Arc::clone(&health);
         // Dropped on an error, it ends what has been started.
         let bus = Arc::new(Self { producer, health, content_mode });
-        supervisor.spawn_thread("kafka-monitor", move || monitor.run()).map_err(StartError::Thread)?;
+        let spawn = |thread: &'static str, work: Box<dyn FnOnce() + Send>| {
+            let spawned = supervisor.spawn_thread(thread, work);
+            spawned.map_err(|source| StartError::Thread { thread, source })
+        };
+        spawn("kafka-monitor", Box::new(move || monitor.run()))?;
         let diagnosis = move || diagnose::run(&failures, &diagnosed, explain);
-        supervisor.spawn_thread("kafka-diagnosis", diagnosis).map_err(StartError::Thread)?;
+        spawn("kafka-diagnosis", Box::new(diagnosis))?;
         Ok(bus)
     }
 }

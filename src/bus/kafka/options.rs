@@ -188,15 +188,6 @@ pub enum PropertyError {
     },
 }
 
-impl PropertyError {
-    /// The name of the property.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Owned { name, .. } | Self::Invalid { name, .. } => name,
-        }
-    }
-}
-
 /// Checks one entry of `kafka.properties`: the bridge does not own it, and librdkafka knows the name and
 /// accepts the value. Contradictions between properties are only found by creating a client.
 pub fn check_property(name: &str, value: &str) -> Result<(), PropertyError> {

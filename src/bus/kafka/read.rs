@@ -17,11 +17,11 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::client_config::{StartError, client_config, creation_error};
+use super::client_config::{client_config, creation_error};
 use super::diagnose::{ErrorNotes, Probe, first_answer};
 use super::options::Options;
-use crate::bus::addresses;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Sink};
+use crate::bus::error::{ReadError, StartError};
+use crate::bus::read::{Begin, Item, Plan, Position, Sink, addresses};
 
 type Consumer = BaseConsumer<Notes>;
 

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::env::Environment;
+use super::files;
 use super::log;
 use super::report::{Given, Report};
 use super::section::Section;
@@ -92,7 +93,8 @@ fn size(given: &Given<u64>) -> usize {
 fn readable(report: &Report, given: Option<&Given<PathBuf>>) {
     let Some(given) = given.filter(|given| !given.value.as_os_str().is_empty()) else { return };
     let path = given.value.display();
-    let tried = std::fs::File::open(&given.value).and_then(|file| file.metadata());
+    report.file(&given.value);
+    let tried = files::open(&given.value).and_then(|file| file.metadata());
     match tried {
         Err(error) => report.refuse(given, format!("the file {path} cannot be read: {error}")),
         Ok(found) if found.is_dir() => report.refuse(given, format!("{path} is a directory, not a file")),

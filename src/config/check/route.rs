@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::catalog::Category;
+use crate::config::MAX_FILE_BYTES;
+use crate::config::files;
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
 use crate::config::suggest;
@@ -58,7 +60,8 @@ pub fn read(section: &mut Section<'_>) -> Route {
 fn slugs(report: &Report, given: &Given<PathBuf>) -> Option<Arc<Slugs>> {
     let path = given.value.display();
     report.file(&given.value);
-    let read = std::fs::read_to_string(&given.value).map_err(|error| format!("cannot be read: {error}"));
+    let read =
+        files::read_text(&given.value, MAX_FILE_BYTES).map_err(|error| format!("cannot be read: {error}"));
     match read.and_then(|text| Slugs::parse(&text).map_err(|error| error.to_string())) {
         Ok(slugs) => Some(Arc::new(slugs)),
         Err(error) => {

@@ -79,3 +79,10 @@ pub fn full_tier() -> bool {
 pub fn stress(few: usize, many: usize) -> usize {
     if full_tier() { many } else { few }
 }
+
+/// Makes a FIFO, and gives a writer of it that writes nothing.
+pub fn fifo(path: &std::path::Path) -> std::fs::File {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    // Open for reading too, so that opening it does not wait for a reader.
+    std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
+}

@@ -14,10 +14,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
-use super::client_config::{StartError, creation_error, producer_config};
+use super::client_config::{creation_error, producer_config};
 use super::context::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, Step, first_answer};
 use super::options::Options;
+use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
 use topic::Topic;
 

@@ -1,0 +1,351 @@
+//! The composition root: configuration -> bus -> pipeline -> listeners, and the graceful stop.
+//!
+//! [`App::bind`] builds everything and binds the listeners; [`App::run`] serves until the stop is requested,
+//! then drains. Tests run the same on port 0 with a bus of their own.
+
+mod reload;
+mod systemd;
+mod wiring;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::inspect::{Report, Requirements};
+use crate::bus::{self, StartError};
+use crate::config::Config;
+use crate::http::admin::Admin;
+use crate::http::connection::Timeouts;
+use crate::http::listen::{self, Limits, Reading};
+use crate::http::{self, Edge};
+use crate::metrics::Metrics;
+use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
+use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::route::Routes;
+use crate::shutdown::{self, Stages};
+use crate::supervise::{Ended, Ends, Supervisor};
+use reload::Reloader;
+use systemd::Notifier;
+use wiring::{join, measured};
+pub use wiring::{pipeline, publisher};
+
+/// Why the bridge did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Listen {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The bus client cannot be made from its options.
+    #[error(transparent)]
+    Bus(#[from] StartError),
+    /// Signals cannot be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// The drain ran out of time.
+    #[error(
+        "drain abandoned: {deliveries} deliveries and {messages} messages were not acknowledged in time; \
+         none of them was answered 200, the sender will retry them"
+    )]
+    Abandoned {
+        /// Deliveries still in process.
+        deliveries: usize,
+        /// Messages without an ack.
+        messages: u64,
+    },
+    /// A listener, or another part that must run as long as the bridge, ended before the stop.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+impl Error {
+    /// Whether a setting is at fault, so that a restart cannot help.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Bus(error) if error.setting().is_some())
+    }
+}
+
+/// A bridge whose listeners are bound and that does not serve yet.
+pub struct App {
+    config: Config,
+    edge: Arc<Edge>,
+    admin: Admin,
+    bus: Arc<dyn Bus>,
+    reloader: Reloader,
+    reload: Arc<Notify>,
+    public_listener: TcpListener,
+    admin_listener: TcpListener,
+    deliveries: TaskTracker,
+    stages: Stages,
+    systemd: Notifier,
+    supervisor: Supervisor,
+    ends: Ends,
+}
+
+/// Connections to the admin listener: probes, a scraper or two, and a person.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long an admin connection may be idle: less than a probe's timeout, so that idle ones cannot block it.
+const ADMIN_IDLE: Duration = Duration::from_secs(5);
+
+/// What a stop may take beyond `shutdown.delay` and `shutdown.drain_timeout` before it is forced: the last
+/// flush and the end of the parts, with a margin.
+const STOP_SLACK: Duration = Duration::from_secs(3);
+
+/// What a flush gets when the drain has used up its time.
+const LAST_FLUSH: Duration = Duration::from_millis(500);
+
+impl App {
+    /// Builds everything the configuration asks for.
+    pub async fn bind(config: Config) -> Result<Self, Error> {
+        let bus = config.bus.clone();
+        let name = bus.kind.name();
+        let requirements = requirements(&config);
+        Self::bind_to(config, name, |metrics, _, supervisor| {
+            bus::start(bus, &requirements, metrics.bus(), supervisor)
+        })
+        .await
+    }
+
+    /// The same with the bus that `open` returns.
+    pub async fn bind_to(
+        config: Config,
+        bus_name: &'static str,
+        open: impl FnOnce(&Metrics, Vec<Arc<Destination>>, &Supervisor) -> Result<Arc<dyn Bus>, StartError>,
+    ) -> Result<Self, Error> {
+        let (routes, metrics) = measured(&config, bus_name);
+        let public_listener = listener("http.listen", &config.http.listen).await?;
+        let admin_listener = listener("admin.listen", &config.admin_listen).await?;
+        let (supervisor, ends) = Supervisor::new();
+        let bus = open(&metrics, routes.destinations(), &supervisor)?;
+        let dedup = Dedup::new(config.dedup, metrics.dedup());
+        let pipeline = Arc::new(join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics));
+        let stages = Stages::default();
+        let deliveries = TaskTracker::new();
+        let edge = Edge::new(
+            config.http.clone(),
+            Arc::clone(&pipeline),
+            Arc::clone(&metrics),
+            deliveries.clone(),
+            stages.drain.clone(),
+        );
+        let systemd = Notifier::default();
+        let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
+        let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, unready: stages.unready.clone() };
+        let reload = Arc::new(Notify::new());
+        Ok(Self {
+            config,
+            edge,
+            admin,
+            bus,
+            reloader,
+            reload,
+            public_listener,
+            admin_listener,
+            deliveries,
+            stages,
+            systemd,
+            supervisor,
+            ends,
+        })
+    }
+
+    /// The public address as bound.
+    pub fn http_addr(&self) -> io::Result<SocketAddr> {
+        self.public_listener.local_addr()
+    }
+
+    /// The admin address as bound.
+    pub fn admin_addr(&self) -> io::Result<SocketAddr> {
+        self.admin_listener.local_addr()
+    }
+
+    /// The bus that events are published to.
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.bus
+    }
+
+    /// Notify it to reload the secrets.
+    pub fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
+    }
+
+    /// Serves until `stop` ends or a part ends by itself, then drains.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, systemd, .. } = self;
+        let (supervisor, mut ends) = (self.supervisor, self.ends);
+        let connections = TaskTracker::new();
+        let limits = Limits {
+            timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
+            max_connections: config.http.max_connections,
+            max_header_bytes: config.http.max_header_bytes,
+            reading: Reading::Strict,
+        };
+        let admin_limits = Limits {
+            timeouts: Timeouts { idle: limits.timeouts.idle.min(ADMIN_IDLE), ..limits.timeouts },
+            max_connections: ADMIN_CONNECTIONS,
+            reading: Reading::Lenient,
+            ..limits.clone()
+        };
+        // The parts that end by themselves once the stop is over.
+        let parts = TaskTracker::new();
+        let (reporting, over) = (Arc::clone(&edge), stages.over.clone());
+        let report_left_out = async move { reporting.recorder().tell_left_out(over).await };
+        supervisor.spawn("left-out reporter", parts.track_future(report_left_out));
+        let public = http::router(edge);
+        let public =
+            listen::serve(self.public_listener, public, limits, connections.clone(), stages.drain.clone());
+        supervisor.spawn("public listener", parts.track_future(public));
+        let admin = http::admin::router(admin);
+        let admin =
+            listen::serve(self.admin_listener, admin, admin_limits, TaskTracker::new(), stages.over.clone());
+        supervisor.spawn("admin listener", parts.track_future(admin));
+        let reloader = reloader.run(reload, stages.unready.clone());
+        supervisor.spawn("reloader", parts.track_future(reloader));
+        if let Some(watchdog) = systemd::watchdog() {
+            supervisor.spawn("systemd watchdog", watchdog);
+        }
+
+        let stopped = until_stopped(stop, &mut ends).await;
+        stages.unready.cancel();
+        systemd.stopping();
+        if stopped.is_ok() {
+            tokio::time::sleep(config.shutdown.delay).await;
+        }
+        stages.drain.cancel();
+        let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
+        stages.over.cancel();
+        parts.close();
+        // Each of them ends at once, unless it is stuck: then it is left behind.
+        let _ = tokio::time::timeout(LAST_FLUSH, parts.wait()).await;
+        drained.and(stopped)
+    }
+}
+
+/// Waits for the stop, or for a part that ends before it.
+async fn until_stopped(stop: impl Future<Output = ()>, ends: &mut Ends) -> Result<(), Error> {
+    tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        ended = ends.next() => {
+            tracing::error!(part = ended.part, "{ended}; stopping");
+            Err(ended.into())
+        }
+    }
+}
+
+/// Runs a bridge until SIGTERM or SIGINT. A second signal, or a stop that takes longer than the configuration
+/// allows, ends the process with exit code 1 after `flush_log`.
+pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let limit = config.shutdown.delay + config.shutdown.drain_timeout + STOP_SLACK;
+    let mut stop = pin!(shutdown::stop_signal_within(limit, flush_log).map_err(Error::Signals)?);
+    announce(&config);
+    // Resolving the name in `http.listen` may hang.
+    let app = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        app = App::bind(config) => app?,
+    };
+    shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
+    if let (Ok(http_addr), Ok(admin_addr)) = (app.http_addr(), app.admin_addr()) {
+        tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");
+    }
+    app.systemd.ready();
+    let result = app.run(stop).await;
+    if result.is_ok() {
+        tracing::info!("drained: no requests in flight");
+    }
+    result
+}
+
+/// Checks on the broker what serving needs of it. Publishes nothing.
+pub async fn inspect(config: Config) -> Result<Report, StartError> {
+    let requirements = requirements(&config);
+    bus::inspect(config.bus, requirements).await
+}
+
+/// What serving needs of the broker.
+pub fn requirements(config: &Config) -> Requirements {
+    let routes = Routes::new(&config.route);
+    Requirements {
+        destinations: routes.destinations(),
+        addresses: routes.addresses(),
+        quarantine: Arc::clone(&routes.quarantine().address),
+        max_body_bytes: config.http.max_body_bytes,
+    }
+}
+
+/// Logs how much memory the dedup window takes and how many hours it covers.
+fn announce(config: &Config) {
+    const EVENTS_PER_SECOND: u64 = 25;
+    let dedup = config.dedup;
+    tracing::info!(
+        ids = dedup.capacity,
+        window = %humantime::format_duration(dedup.window),
+        memory_mib = dedup.capacity.saturating_mul(BYTES_PER_ID) / (1 << 20),
+        hours_at_25_events_per_second = dedup.capacity / (EVENTS_PER_SECOND * 3600),
+        "dedup memory, when full"
+    );
+}
+
+/// Waits for connections, then for deliveries whose client has left, then for acks: in all at most
+/// `drain_timeout`.
+async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bus) -> Result<(), Error> {
+    let deadline = Instant::now() + options.drain_timeout;
+    let [connections, deliveries] = work;
+    for tracker in work {
+        tracker.close();
+        // After the timeout, what is left is counted below.
+        let _ = tokio::time::timeout_at(deadline.into(), tracker.wait()).await;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    let messages = bus.flush(left.max(LAST_FLUSH)).await;
+    let deliveries = deliveries.len();
+    if deliveries == 0 && messages == 0 {
+        if !connections.is_empty() {
+            tracing::info!(connections = connections.len(), "closing connections without a delivery");
+        }
+        return Ok(());
+    }
+    Err(Error::Abandoned { deliveries, messages })
+}
+
+async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {
+    listen::bind(address).await.map_err(|source| Error::Listen { key, address: address.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_before_the_stop_is_an_error() {
+        for panics in [true, false] {
+            let (supervisor, mut ends) = Supervisor::new();
+            supervisor.spawn("lasting", std::future::pending());
+            supervisor.spawn("short", async move { assert!(!panics, "as the test asked") });
+            let ended = until_stopped(std::future::pending(), &mut ends).await;
+            assert!(matches!(ended, Err(Error::Ended(Ended { part: "short", .. }))), "{ended:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_no_error() {
+        let (supervisor, mut ends) = Supervisor::new();
+        supervisor.spawn("lasting", std::future::pending());
+        assert!(until_stopped(std::future::ready(()), &mut ends).await.is_ok());
+    }
+}
