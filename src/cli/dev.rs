@@ -12,12 +12,12 @@ use indicatif::ProgressDrawTarget;
 use terminal_size::terminal_size_of;
 use tokio_util::sync::CancellationToken;
 
-use super::logging::{self, Log};
 use super::{Exit, fail, say};
+use crate::app::logging::{self, Log};
 use crate::app::{self, App};
+use crate::bus::Kind;
 use crate::bus::read::{Begin, Plan};
 use crate::bus::stdout::Stdout;
-use crate::bus::{Kind, StartError};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::fake_attio::FakeAttio;
 use crate::fake_attio::store::Store;
@@ -277,7 +277,7 @@ async fn bind_at(config: Config) -> Result<(App, Option<Source>), app::Error> {
     let Kind::Stdout = config.bus.kind else { return Ok((App::bind(config).await?, None)) };
     let (writer, copies) = CopyingWriter::new(io::stdout());
     let open = |metrics: &Metrics, _: Vec<_>, supervisor: &Supervisor| {
-        let bus = Stdout::with_writer(writer, metrics.bus(), supervisor).map_err(StartError::Stdout)?;
+        let bus = Stdout::with_writer(writer, metrics.bus(), supervisor)?;
         Ok(bus as Arc<dyn Bus>)
     };
     Ok((App::bind_to(config, "stdout", open).await?, Some(copies)))

@@ -120,7 +120,7 @@ fn send(arguments: &Arguments, signer: &Signer) -> Result<Answers, String> {
     let target = Target {
         url: &arguments.url.to_string(),
         secret: signer.secret.expose_secret(),
-        poster: Poster::new(USER_AGENT)?,
+        poster: Poster::new(USER_AGENT).map_err(|error| error.to_string())?,
     };
     let options = Options {
         concurrency: arguments.concurrency.into(),

@@ -17,7 +17,7 @@ pub mod screen;
 pub mod totals;
 pub mod tracker;
 
-use crate::bus::read::ReadError;
+use crate::bus::error::ReadError;
 use crate::fake_attio::post::PostError;
 
 /// The source that deliveries are posted to.

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::PREFIX;
-use crate::bus::Kind;
-use crate::bus::read::{Item, Plan, Position, ReadError, Reader};
+use crate::bus::error::ReadError;
+use crate::bus::read::{Item, Plan, Position, Reader};
+use crate::bus::{self, Kind};
 use crate::catalog;
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::{DecodeError, DecodedEvent};
@@ -82,7 +83,7 @@ impl Source {
     /// Starts to read: what is published after this returns will be read.
     pub async fn open(self) -> Result<EventReader, ReadError> {
         Ok(match self {
-            Self::Broker(kind, plan) => EventReader::Broker(Reader::start(&kind, plan).await?),
+            Self::Broker(kind, plan) => EventReader::Broker(bus::read(&kind, plan).await?),
             Self::Lines(lines) => EventReader::Lines(lines),
         })
     }

@@ -1,6 +1,6 @@
 //! The totals of a run: deliveries and events by group, latencies, differences, the bridge's own metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::delivery::{Counts, Group, Report};
 use crate::fake_attio::post::{PostError, Poster};
+use crate::metrics::samples::Samples;
 
 /// Differences that are kept; more are only counted.
 const MAX_DIFFERENCES: usize = 1000;
@@ -159,23 +160,17 @@ impl BridgeMetrics {
     }
 
     fn parse(page: &str) -> Self {
-        let mut metrics = Self::default();
-        for line in page.lines() {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
-            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            // Counters of events are whole numbers.
-            let Ok(value) = value.parse::<u64>() else { continue };
-            match name {
-                "attio_bridge_events_received_total" => metrics.received += value,
-                "attio_bridge_events_in_flight" => metrics.in_flight += value,
-                "attio_bridge_events_total" => {
-                    let result = labels.split_once("result=\"").and_then(|(_, rest)| rest.split('"').next());
-                    *metrics.results.entry(result.unwrap_or_default().to_owned()).or_default() += value;
-                }
-                _ => {}
-            }
+        let samples = Samples::parse(page);
+        // Whole numbers, far below 2^52.
+        let sum = |name: &str, labels: &[(&str, &str)]| samples.sum(name, labels).unwrap_or_default() as u64;
+        let events = samples.iter().filter(|sample| sample.name == "events_total");
+        let results: BTreeSet<&String> = events.filter_map(|sample| sample.labels.get("result")).collect();
+        let count = |result: &String| (result.clone(), sum("events_total", &[("result", result)]));
+        Self {
+            received: sum("events_received_total", &[]),
+            results: results.into_iter().map(count).collect(),
+            in_flight: sum("events_in_flight", &[]),
         }
-        metrics
     }
 
     /// Events with one result.

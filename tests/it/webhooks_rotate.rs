@@ -62,7 +62,7 @@ impl Site {
             if matches!(step, Step::Awaken(_)) {
                 let secret = rotation.secret().unwrap();
                 eventually("the bridge takes the new secret", || {
-                    self.attio.block_on(bridge.takes(&probe, &secret)) == Ok(true)
+                    self.attio.block_on(bridge.accepts(&probe, &secret)) == Ok(true)
                 });
             }
             self.attio.block_on(rotation.perform(&step)).unwrap();

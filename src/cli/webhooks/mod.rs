@@ -18,8 +18,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::{Args, Subcommand};
 
-use super::logging::{self, Log};
 use super::{Exit, print, problems, say, warn};
+use crate::app::logging::{self, Log};
 use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
@@ -100,7 +100,7 @@ impl Failure {
             Self::Configuration(_) | Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => {
                 Exit::Configuration
             }
-            Self::Usage(_) | Self::Attio(attio::Error::NoId(_)) => Exit::Usage,
+            Self::Usage(_) | Self::Attio(attio::Error::InvalidId(_)) => Exit::Usage,
             Self::Unexpected(_) => Exit::Unexpected,
             _ => Exit::Failed,
         }

@@ -1,4 +1,4 @@
-//! Webhooks as the API has them.
+//! Resources of Attio's API.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-/// A webhook. Attio tells its secret on creation alone, see [`Created`].
+/// A webhook. Its secret is only in the answer to its creation, see [`Created`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Webhook {
     /// Its ids.
@@ -15,16 +15,16 @@ pub struct Webhook {
     pub target_url: String,
     /// What Attio sends.
     pub subscriptions: Vec<Subscription>,
-    /// How its deliveries fare.
+    /// Its status.
     pub status: Status,
-    /// When it was made, as Attio writes it: UTC, nine fractional digits.
+    /// When it was created, as Attio writes it: UTC, nine fractional digits.
     pub created_at: String,
 }
 
 /// The ids of a webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Id {
-    /// Its workspace.
+    /// The workspace's.
     pub workspace_id: String,
     /// Its own.
     pub webhook_id: String,
@@ -35,27 +35,27 @@ pub struct Id {
 pub struct Subscription {
     /// The type.
     pub event_type: String,
-    /// Which of its events; all where absent. Attio wants the member to be there, so it is sent as null.
+    /// Which of its events; none for all. Attio requires the member, so none is sent as null.
     #[serde(default)]
     pub filter: Option<Json>,
 }
 
-/// How the deliveries of a webhook fare.
+/// The status of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Status {
-    /// It is delivered to.
+    /// Deliveries succeed.
     Active,
-    /// Deliveries have failed for about three days; it is still delivered to.
+    /// Deliveries have failed for about three days; Attio still sends.
     Degraded,
-    /// It was degraded for seven days; it gets nothing.
+    /// Degraded for seven days; Attio no longer sends.
     Inactive,
-    /// Something that Attio says since.
+    /// A status that this build does not know.
     Other(String),
 }
 
 impl Status {
-    /// As the API has it.
+    /// The API's word.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Active => "active",
@@ -89,12 +89,56 @@ impl fmt::Display for Status {
     }
 }
 
-/// A webhook that was just made.
+/// A webhook that was just created.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Created {
     /// The webhook.
     #[serde(flatten)]
     pub webhook: Webhook,
-    /// Its secret, which Attio does not tell again.
+    /// Its secret, which Attio shows only this once.
     pub secret: SecretString,
+}
+
+/// An object, a list or an attribute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named {
+    /// Its id, as in events.
+    pub id: String,
+    /// Its slug, which may be absent.
+    pub slug: Option<String>,
+}
+
+/// What has attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// An object.
+    Object,
+    /// A list.
+    List,
+}
+
+impl Owner {
+    /// Its collection in the API.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Object => "objects",
+            Self::List => "lists",
+        }
+    }
+}
+
+/// The answer of `GET /v2/self`: what an API key is.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Token {
+    /// Whether Attio accepts it.
+    pub active: bool,
+    /// Its workspace.
+    #[serde(default)]
+    pub workspace_id: Option<String>,
+    /// The name of its workspace.
+    #[serde(default)]
+    pub workspace_name: Option<String>,
+    /// Its scopes, separated by spaces.
+    #[serde(default)]
+    pub scope: Option<String>,
 }
