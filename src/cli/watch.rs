@@ -18,7 +18,7 @@ use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Parsing};
+use crate::http::listen::{self, Limits};
 use crate::metrics::Metrics;
 use crate::metrics::watch::WatchMetrics;
 use crate::shutdown;
@@ -177,7 +177,7 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
         timeouts: Timeouts { header: patience, idle: patience },
         max_connections: 64,
         max_header_bytes: 16_384,
-        parsing: Parsing::Lenient,
+        strict: false,
     };
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;
