@@ -42,7 +42,7 @@
 //! # The layers
 //!
 //! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
-//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`http_client`], [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`atomic_file`], [`http_client`], [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
 //! # What is absent
@@ -73,6 +73,7 @@ pub mod catalog;
 pub mod cloudevent;
 pub mod signing;
 pub mod paint;
+pub mod atomic_file;
 pub mod http_client;
 pub mod metrics;
 pub mod shutdown;

@@ -3,10 +3,9 @@
 //! Label sets are closed: they come from the configuration and from the code's own enums, every
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
-mod family;
+pub(crate) mod family;
 pub mod samples;
 mod source;
-pub mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
