@@ -8,8 +8,13 @@ use super::{Exit, fail, load_attio, logging, print, say, warn};
 use crate::attio::{Client, Error, slugs};
 use crate::config::{Input, LogFormat, LogOptions};
 
+const AFTER_HELP: &str = "\
+Example:
+  attio-bridge slugs pull --to slugs.json";
+
 /// The verbs of `slugs`.
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -22,9 +27,7 @@ enum Verb {
 }
 
 #[derive(Args)]
-#[command(after_help = "\
-Example:
-  attio-bridge slugs pull --to slugs.json")]
+#[command(after_help = AFTER_HELP)]
 struct Pull {
     /// The file [default: route.slugs_file; without either, standard output]
     #[arg(long, value_name = "FILE")]

@@ -128,8 +128,8 @@ fn each_change_is_logged_once() {
     attio.faults((0..5).map(|_| Fault::Status(404)));
     let failed = || watching.metrics().sum("watch_polls_total", &[("result", "failed")]).unwrap();
     eventually("a failure is counted", || failed() >= 1.0);
-    eventually("and its end is told", || !watching.lines("message", "Attio can be asked again").is_empty());
-    let cannot = "Attio cannot be asked: what is counted is what was known before";
+    eventually("its end is logged", || !watching.lines("message", "Attio answers again").is_empty());
+    let cannot = "cannot poll Attio: the metrics keep their last values";
     assert_eq!(watching.lines("message", cannot).len(), 1, "though it failed five times");
     watching.end();
 }

@@ -148,20 +148,19 @@ fn successor_whose_secret_was_not_stored_is_replaced() {
         let down = (0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503))));
         site.attio.faults([lost].into_iter().chain(down));
         site.rotate(&[]).expect(1);
-        assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has made it");
-        site.rotate(&[]).expect(0).says(&["its secret was lost on its way", "rotated"]);
+        assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has created it");
+        site.rotate(&[]).expect(0).says(&["whose secret was not stored", "rotated"]);
         site.check(&old);
     });
 }
 
-/// Two would undo each other's steps; and `apply` makes nothing in the middle of one.
 #[test]
 fn second_rotation_of_the_same_webhook_is_refused() {
     let site = Site::start();
     let client = site.attio.client();
     let webhook = site.attio.block_on(client.webhooks()).unwrap().remove(0);
     let rotation = Rotation::begin(&client, &site.paths, &webhook).unwrap();
-    site.rotate(&[]).expect(1).says(&["another `webhooks rotate` is at work", "current.rotation"]);
+    site.rotate(&[]).expect(1).says(&["another `webhooks rotate` is using", "current.rotation"]);
     assert!(matches!(Rotation::begin(&client, &site.paths, &webhook), Err(Error::File { .. })));
     drop(rotation);
     assert!(Rotation::resume(&client, &site.paths).unwrap().is_some());

@@ -225,7 +225,7 @@ impl Conditions<'_> {
         .await?;
         let mut verified = 0.0;
         self.wait("the bridge's metrics can be read", async || {
-            verified = self.verified().await?;
+            verified = self.count_verified().await?;
             Ok(true)
         })
         .await?;
@@ -240,7 +240,7 @@ impl Conditions<'_> {
         }
         let mut before = before;
         self.wait("a delivery is verified with the new secret", async || {
-            let now = self.verified().await?;
+            let now = self.count_verified().await?;
             // The counter of a restarted bridge begins at 0.
             let least = before.map_or(now, |before| before.min(now));
             before = Some(least);
@@ -250,7 +250,7 @@ impl Conditions<'_> {
     }
 
     /// Signatures verified with the new secret, summed over the replicas.
-    async fn verified(&self) -> Result<f64, String> {
+    async fn count_verified(&self) -> Result<f64, String> {
         let SecretFile { source, label, .. } = self.secret;
         let labels = [("source", &**source), ("secret", &**label), ("result", "ok")];
         let mut sum = 0.0;
