@@ -6,8 +6,10 @@ use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, fail, given, load, logging, no_color, say, warn};
-use crate::bus::read::{Begin, ReadError};
+use super::{Exit, fail, given, load, no_color, say, warn};
+use crate::app::logging;
+use crate::bus::ReadError;
+use crate::bus::read::Begin;
 use crate::config::{Config, Input, LogFormat, LogOptions};
 use crate::paint::Paint;
 use crate::shutdown;
@@ -91,6 +93,6 @@ pub fn refuse(error: ReadError) -> Exit {
     say(format_args!("error: {error}"));
     match error {
         ReadError::Stdout => Exit::Usage,
-        ReadError::Kafka(_) | ReadError::Nats(_) | ReadError::Broker { .. } => Exit::Failed,
+        ReadError::Start(_) | ReadError::Broker { .. } => Exit::Failed,
     }
 }

@@ -11,15 +11,15 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::logging::{self, Log};
 use super::{Exit, fail, load_attio, say};
+use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
 use crate::attio::watch::metrics::WatchMetrics;
 use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Reading};
+use crate::http::listen::{self, Limits, Parsing};
 use crate::metrics::Metrics;
 use crate::shutdown;
 
@@ -176,7 +176,7 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
         timeouts: Timeouts { header: timeout, idle: timeout },
         max_connections: 64,
         max_header_bytes: 16_384,
-        reading: Reading::Lenient,
+        parsing: Parsing::Lenient,
     };
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;

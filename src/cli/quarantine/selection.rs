@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use clap::Args;
 use time::OffsetDateTime;
 
-use crate::bus::read::{Begin, Plan, Reader};
+use crate::bus;
+use crate::bus::read::{Begin, Plan};
 use crate::cli::reading::{Session, begin, moment, refuse};
 use crate::cli::{Exit, fail, say};
 use crate::cloudevent::decode::DecodedEvent;
@@ -45,7 +46,7 @@ impl Selection {
         let Session { config, stop } = session;
         let destination = Routes::new(&config.route).quarantine().clone();
         let plan = Plan { destinations: vec![destination], begin: self.from, follow: false };
-        let mut reader = Reader::start(&config.bus.kind, plan).await.map_err(refuse)?;
+        let mut reader = bus::read(&config.bus.kind, plan).await.map_err(refuse)?;
         let (mut seen, mut pieces) = (BTreeSet::new(), Vec::new());
         let read = loop {
             let item = tokio::select! {

@@ -18,7 +18,8 @@ use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret::{self, SecretFile};
 use crate::attio::{Client, Subscription};
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position, Reader};
+use crate::bus::{self, ReadError};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
 use crate::consumer::wanted::Wanted;
@@ -77,7 +78,7 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     let config = config::load(input).map_err(Failure::Configuration)?;
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
-    let mut reader = Reader::start(&config.bus.kind, plan).await.map_err(|error| match error {
+    let mut reader = bus::read(&config.bus.kind, plan).await.map_err(|error| match error {
         ReadError::Stdout => Failure::Usage(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })?;
