@@ -1,4 +1,4 @@
-//! The fake Attio: its answers are what Attio documents.
+//! The fake Attio's API: it must answer what Attio documents.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ fn wanted(url: &str) -> Value {
 }
 
 #[test]
-fn secret_is_only_in_the_answer_to_create() {
+fn secret_is_in_the_answer_to_create_only() {
     let attio = Attio::start();
     let made = ask(&attio, "POST", "/v2/webhooks", KEY, &wanted(URL));
     assert_eq!(made.status, 200);
@@ -48,7 +48,7 @@ fn secret_is_only_in_the_answer_to_create() {
 }
 
 #[test]
-fn pages_have_10_webhooks_by_default_and_at_most_100() {
+fn list_limit_is_10_by_default_and_100_at_most() {
     let attio = Attio::start();
     for number in 0..12 {
         attio.add(&format!("{URL}?{number}"), &[("note.created", Value::Null)]);
@@ -100,7 +100,7 @@ fn errors_have_attios_format() {
 }
 
 #[test]
-fn rate_limit_answers_429_with_a_date() {
+fn rate_limit_answers_429_with_retry_after() {
     let attio = Attio::start();
     attio.store().rate.reads = 0;
     let limited = ask(&attio, "GET", "/v2/webhooks", KEY, &Value::Null);
