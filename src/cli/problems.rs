@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 
 use super::{no_color, say};
 use crate::config::{Excerpt, Origin, Problem, Problems};
-use crate::dev::paint::Paint;
+use crate::paint::Paint;
 
 /// Says every problem, and what would have been worth a warning.
 pub fn tell(problems: &Problems) {

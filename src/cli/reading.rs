@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, fail, given, load, logging, no_color, say, warn};
 use crate::bus::read::{Begin, ReadError};
 use crate::config::{Config, Input, LogFormat, LogOptions};
-use crate::dev::paint::Paint;
+use crate::paint::Paint;
 use crate::shutdown;
 
 /// What these verbs say beside their own messages: only trouble, and that for people.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::dev::paint::Paint;
+use crate::paint::Paint;
 use crate::pipeline::quarantine;
 
 /// What a terminal shows where its width is not known.

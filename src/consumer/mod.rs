@@ -5,6 +5,5 @@
 
 pub mod line;
 pub mod quarantined;
-pub mod readback;
 pub mod replay;
 pub mod wanted;

@@ -187,7 +187,7 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
     let (bridge, begun) = (Bridge::new()?, Instant::now());
     let url = arguments.probe_url.as_ref().unwrap_or(&arguments.target_url);
     loop {
-        let why = match bridge.takes(url, secret).await {
+        let why = match bridge.accepts(url, secret).await {
             Ok(true) => return Ok(()),
             Ok(false) => "it answers 401: is --secret-file the file of one of its source's secrets?".into(),
             Err(error) => error,
