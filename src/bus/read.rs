@@ -55,7 +55,7 @@ pub struct Item {
 }
 
 /// Where a message lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Position {
     /// In a partition of its topic.
     Kafka {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::given::{read, time};
+use super::parsers::{read, time};
 use super::{Exit, fail, load, print};
 use crate::app;
 use crate::bus::encoded::EncodedMessage;

@@ -1,18 +1,18 @@
 //! The command line: one file per verb, each short; the work is in the library.
 
+mod about;
+mod bus_session;
 mod check;
-mod completions;
 mod config;
 mod dev;
+mod event_line;
 mod explain;
-mod given;
 mod healthcheck;
 pub mod logging;
-mod man;
+mod parsers;
 mod problems;
 mod progress;
 mod quarantine;
-mod reading;
 mod send;
 mod serve;
 mod sign;
@@ -21,7 +21,6 @@ mod slugs;
 mod table;
 mod tail;
 mod topics;
-mod version;
 mod watch;
 mod webhooks;
 
@@ -114,11 +113,11 @@ enum Verb {
     /// What Attio's objects and lists are called, for events and filters
     Slugs(slugs::Arguments),
     /// Print the version
-    Version(version::Arguments),
+    Version(about::Version),
     /// Print what makes a shell complete verbs and flags
-    Completions(completions::Arguments),
+    Completions(about::Completions),
     /// Print the manual page, or write one for every verb
-    Man(man::Arguments),
+    Man(about::Man),
 }
 
 /// Every verb and flag, as help, completions and manual pages are made of them.
@@ -152,9 +151,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Webhooks(arguments) => Ok(webhooks::run(&input(Vec::new()), arguments)),
         Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
         Verb::Slugs(arguments) => slugs::run(&input(Vec::new()), arguments),
-        Verb::Version(arguments) => Ok(version::run(&arguments)),
-        Verb::Completions(arguments) => Ok(completions::run(&arguments)),
-        Verb::Man(arguments) => man::run(&arguments),
+        Verb::Version(arguments) => Ok(about::version(&arguments)),
+        Verb::Completions(arguments) => Ok(about::completions(&arguments)),
+        Verb::Man(arguments) => about::man(&arguments),
     };
     // A verb that could not go on has said why.
     ended.unwrap_or_else(|exit| exit)

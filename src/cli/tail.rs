@@ -6,15 +6,16 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::reading::{self, Session, begin, columns, paint, refuse, write};
+use super::bus_session::{self, Session, columns, fail_read, paint, write_line};
+use super::event_line::{USUAL_COLUMNS, line};
+use super::parsers::begin;
 use super::{Exit, fail, say};
 use crate::bus::Kind;
 use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
 use crate::catalog::Category;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::Input;
-use crate::consumer::line::{USUAL_COLUMNS, line};
-use crate::consumer::wanted::Wanted;
+use crate::consumer::event_filter::EventFilter;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::route::Routes;
 
@@ -61,7 +62,7 @@ fn category() -> impl TypedValueParser<Value = String> {
 
 /// Prints events until told to stop.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    reading::run(input, async |session| tail(session, arguments).await)
+    bus_session::run(input, async |session| tail(session, arguments).await)
 }
 
 async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
@@ -69,7 +70,7 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
     let plan = Plan { destinations, begin: arguments.from, follow: true };
     let mut reader = tokio::select! {
         () = stop.cancelled() => return Ok(Exit::Done),
-        started = Reader::start(&config.bus.kind, plan) => started.map_err(refuse)?,
+        started = Reader::start(&config.bus.kind, plan) => started.map_err(fail_read)?,
     };
     greet(&config.bus.kind);
     let mut screen = Screen::new(arguments);
@@ -85,10 +86,10 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
                 Ok(false) => break Exit::Done,
                 Err(error) => break fail(error),
             },
-            Some(Err(error)) => break refuse(error),
+            Some(Err(error)) => break fail_read(error),
             None => {
                 let reason = "the reader ended by itself".into();
-                break refuse(ReadError::Broker { bus: config.bus.kind.name(), reason });
+                break fail_read(ReadError::Broker { bus: config.bus.kind.name(), reason });
             }
         }
     };
@@ -114,14 +115,14 @@ fn destinations(route: &crate::pipeline::route::Options, wanted: &[String]) -> V
 
 /// What is printed, and when it is enough.
 struct Screen {
-    wanted: Wanted,
+    wanted: EventFilter,
     left: Option<u64>,
     lines: bool,
 }
 
 impl Screen {
     fn new(arguments: &Arguments) -> Self {
-        let wanted = Wanted {
+        let wanted = EventFilter {
             categories: arguments.category.clone(),
             types: arguments.types.clone(),
             record: arguments.record.clone(),
@@ -138,7 +139,7 @@ impl Screen {
                 return Ok(true);
             }
         };
-        if !self.wanted.has(&event) {
+        if !self.wanted.matches(&event) {
             return Ok(true);
         }
         let text = if self.lines {
@@ -148,7 +149,7 @@ impl Screen {
             let key = key.as_deref().or(event.get("partitionkey")).unwrap_or("-");
             line(&event, key, columns(USUAL_COLUMNS), paint())
         };
-        let read = write(&text)?;
+        let read = write_line(&text)?;
         self.left = self.left.map(|left| left - 1);
         Ok(read && self.left != Some(0))
     }

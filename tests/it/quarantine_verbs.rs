@@ -136,7 +136,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
         assert_eq!((code, &replayed[0]["ending"]), (3, &json!("refused")), "{replayed:?} {said}");
         assert!(said.contains("stays in quarantine"), "{said}");
         let why = replayed[0]["why"].as_str().expect("text");
-        let words = ["the bus still does not take it: larger than topic", "see its max.message.bytes"];
+        let words = ["the bus still rejects it: larger than topic", "see its max.message.bytes"];
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
         assert_eq!(broker.read_all(&quarantine).len(), 1);
 
@@ -223,7 +223,7 @@ async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     let (code, replayed, _) = replay(&variables, &[]);
     assert_eq!(code, 3);
     let ended = replayed.iter().map(|one| {
-        let why = one["why"].as_str().and_then(|why| why.strip_prefix("no event can be made of it: "));
+        let why = one["why"].as_str().and_then(|why| why.strip_prefix("it is not a publishable event: "));
         assert_eq!(one["ending"], "refused", "{one}");
         (one["reason"].as_str().expect("text"), why.unwrap_or_else(|| panic!("{one}")))
     });
@@ -287,7 +287,7 @@ fn what_cannot_be_done_is_said() {
         (
             &["replay", "--file", &file, "--source", "other"],
             2,
-            "no source other is configured; there is: attio",
+            "no source other is configured; configured: attio",
         ),
         (&["replay", "--file", "/not/there", "--source", "attio"], 1, "/not/there"),
         (&["replay", "--key", "k"], 2, "--file"),

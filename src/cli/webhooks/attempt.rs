@@ -19,7 +19,7 @@ use crate::attio::{Client, Subscription};
 use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
-use crate::consumer::wanted::Wanted;
+use crate::consumer::event_filter::EventFilter;
 use crate::pipeline::route::Routes;
 
 /// How often the bridge is asked.
@@ -157,7 +157,7 @@ async fn carry(
     let record = client.create_record(&arguments.object, &values).await?;
     say(format_args!("created record {record} of {}: waiting for its event", arguments.object));
     made.record = Some(record.clone());
-    let wanted = Wanted { categories: Vec::new(), types: Vec::new(), record: Some(record) };
+    let wanted = EventFilter { categories: Vec::new(), types: Vec::new(), record: Some(record) };
     // Another webhook may take the same record to the same bus.
     let arrival = arrival(reader, &wanted, made.webhook.as_deref());
     let arrival = tokio::time::timeout(arguments.timeout, arrival);
@@ -199,8 +199,8 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
     }
 }
 
-async fn arrival(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
-    let is_it = |event: &DecodedEvent| wanted.has(event) && event.get("attiowebhookid") == webhook;
+async fn arrival(reader: &mut Reader, wanted: &EventFilter, webhook: Option<&str>) -> Result<Item, Failure> {
+    let is_it = |event: &DecodedEvent| wanted.matches(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
         let item = item.map_err(|error| Failure::Refused(error.to_string()))?;
         if DecodedEvent::from_message(&item.headers, &item.payload).is_ok_and(|event| is_it(&event)) {
