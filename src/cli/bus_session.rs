@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, fail, load, logging, no_color, say, warn};
-use crate::bus::read::ReadError;
+use crate::bus::ReadError;
 use crate::config::{Config, Input, LogFormat, LogOptions};
 use crate::paint::Paint;
 use crate::shutdown;
@@ -68,6 +68,6 @@ pub fn fail_read(error: ReadError) -> Exit {
     say(format_args!("error: {error}"));
     match error {
         ReadError::Stdout => Exit::Usage,
-        ReadError::Kafka(_) | ReadError::Nats(_) | ReadError::Broker { .. } => Exit::Failed,
+        ReadError::Start(_) | ReadError::Broker { .. } => Exit::Failed,
     }
 }

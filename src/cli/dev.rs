@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::logging::{self, Log};
 use super::{Exit, say};
 use crate::app::{self, App};
+use crate::bus::Kind;
 use crate::bus::stdout::Stdout;
-use crate::bus::{Kind, StartError};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::fake_attio::FakeAttio;
 use crate::fake_attio::store::Store;
@@ -317,7 +317,7 @@ async fn bind_at(config: Config) -> Result<(App, Option<Readback>), app::Error> 
     let Kind::Stdout = config.bus.kind else { return Ok((App::bind(config).await?, None)) };
     let (tee, copies) = tee(io::stdout());
     let open = |metrics: &Metrics, _: Vec<_>, supervisor: &Supervisor| {
-        let bus = Stdout::with_writer(tee, metrics.bus(), supervisor).map_err(StartError::Stdout)?;
+        let bus = Stdout::with_writer(tee, metrics.bus(), supervisor)?;
         Ok(bus as Arc<dyn Bus>)
     };
     Ok((App::bind_to(config, "stdout", open).await?, Some(copies)))

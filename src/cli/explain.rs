@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use super::parsers::{read, time};
 use super::{Exit, fail, load, print};
 use crate::app;
+use crate::bus;
 use crate::bus::encoded::EncodedMessage;
 use crate::bus::recording::RecordingBus;
 use crate::config::{Config, Input};
@@ -74,7 +75,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
 
 fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
     let lay = |message: &Message| {
-        config.bus.encode(message).map(|EncodedMessage { headers, payload }| (headers, payload))
+        bus::encode(&config.bus, message).map(|EncodedMessage { headers, payload }| (headers, payload))
     };
     let place = Place { bus: config.bus.kind.name(), lay: &lay };
     if json {

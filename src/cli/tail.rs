@@ -10,8 +10,8 @@ use super::bus_session::{self, Session, columns, fail_read, paint, write_line};
 use super::event_line::{USUAL_COLUMNS, line};
 use super::parsers::begin;
 use super::{Exit, fail, say};
-use crate::bus::Kind;
-use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan};
+use crate::bus::{self, Kind, ReadError};
 use crate::catalog::Category;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::Input;
@@ -70,7 +70,7 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
     let plan = Plan { destinations, begin: arguments.from, follow: true };
     let mut reader = tokio::select! {
         () = stop.cancelled() => return Ok(Exit::Done),
-        started = Reader::start(&config.bus.kind, plan) => started.map_err(fail_read)?,
+        started = bus::read(&config.bus.kind, plan) => started.map_err(fail_read)?,
     };
     greet(&config.bus.kind);
     let mut screen = Screen::new(arguments);

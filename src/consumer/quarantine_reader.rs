@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::quarantined::{Entry, Quarantined};
-use crate::bus::Kind;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position};
+use crate::bus::{self, Kind, ReadError};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::publish::Destination;
 
@@ -83,7 +83,7 @@ impl QuarantineReader {
     /// Reads messages until `accept` answers false, or to the end.
     async fn read(&self, begin: Begin, mut accept: impl FnMut(Item) -> bool) -> Result<(), QuarantineError> {
         let plan = Plan { destinations: vec![Arc::clone(&self.destination)], begin, follow: false };
-        let mut reader = Reader::start(&self.bus, plan).await?;
+        let mut reader = bus::read(&self.bus, plan).await?;
         let done = loop {
             let item = tokio::select! {
                 () = self.stop.cancelled() => break Err(QuarantineError::Interrupted),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::bus::Kind;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position, Reader};
+use crate::bus::{self, Kind, ReadError};
 use crate::pipeline::publish::Destination;
 use crate::try_out::cloud::{Cloud, Received};
 use crate::try_out::readback::{QUEUE, Readback, Request};
@@ -21,7 +21,7 @@ pub async fn open(
     begin: Begin,
 ) -> Result<Readback, ReadError> {
     let plan = Plan { destinations, begin, follow: true };
-    let reader = Reader::start(&kind, plan.clone()).await?;
+    let reader = bus::read(&kind, plan.clone()).await?;
     let (sink, messages) = mpsc::channel(QUEUE);
     let (requests, asked) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -72,7 +72,7 @@ async fn follow(
 /// what lay there before it.
 async fn ends(kind: &Kind, plan: &Plan) -> Result<Places, ReadError> {
     let begin = if plan.begin == Begin::Now { return Ok(Places::new()) } else { plan.begin };
-    let mut reader = Reader::start(kind, Plan { begin, follow: false, ..plan.clone() }).await?;
+    let mut reader = bus::read(kind, Plan { begin, follow: false, ..plan.clone() }).await?;
     let mut ends = Places::new();
     while let Some(item) = reader.next().await {
         let (place, at) = place(&item?);

@@ -91,7 +91,7 @@ fn without_a_bus_to_look_at_nothing_is_made() {
     attio.webhooks(&arguments).expect(78).says(&["bus.type: required"]);
     let secret = ("ATTIO_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef");
     let stdout = [secret, ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
-    attio.with(&stdout, &arguments).expect(2).says(&["nothing stays there", "\"kafka\" or \"nats\""]);
+    attio.with(&stdout, &arguments).expect(2).says(&["cannot be read back", "\"kafka\" or \"nats\""]);
     assert_eq!(attio.asked("POST"), 0);
 }
 

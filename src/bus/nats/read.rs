@@ -24,13 +24,17 @@ use uuid::Uuid;
 use super::connect;
 use super::health;
 use super::options::Options;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Sink};
+use crate::bus::error::ReadError;
+use crate::bus::read::{Begin, Item, Plan, Position, Sink};
 
 /// For a connection, whatever the number of servers.
 const CONNECT: Duration = Duration::from_secs(6);
 
 /// The server removes a consumer that nobody has asked for this long, should the reader be killed.
 const ABANDONED: Duration = Duration::from_secs(30);
+
+/// Messages that are requested at a time.
+const BATCH: usize = 32;
 
 /// Between two tries to make a consumer anew.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -166,7 +170,9 @@ impl Worker {
         let consumer = self.stream.create_consumer(config).await;
         let consumer = consumer.map_err(|error| told(error.to_string(), &self.said))?;
         let pending = consumer.cached_info().num_pending;
-        let messages = consumer.messages().await.map_err(|error| told(error.to_string(), &self.said))?;
+        // Few at a time: each may be as large as the server accepts.
+        let messages = consumer.stream().max_messages_per_batch(BATCH).messages().await;
+        let messages = messages.map_err(|error| told(error.to_string(), &self.said))?;
         Ok(Feed { messages, pending, next: 1 })
     }
 

@@ -16,7 +16,8 @@ use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Subscription};
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position, Reader};
+use crate::bus::{self, ReadError};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
 use crate::consumer::event_filter::EventFilter;
@@ -78,7 +79,7 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     let config = config::load(input).map_err(Failure::Configuration)?;
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
-    let reader = Reader::start(&config.bus.kind, plan).await;
+    let reader = bus::read(&config.bus.kind, plan).await;
     let mut reader = reader.map_err(|error| match error {
         ReadError::Stdout => Failure::Usage(error.to_string()),
         error => Failure::Refused(error.to_string()),

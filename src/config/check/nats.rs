@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CENTURY, DAY, INSTANT, readable, value};
 use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
-use crate::bus::nats::{self, StartError};
+use crate::bus::{StartError, nats};
 use crate::config::report::{Given, Report};
 use crate::config::section::Section;
 use crate::config::types;
@@ -53,7 +53,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
 /// Whether a client can be made of them. That a file cannot be read has been told already.
 fn client(report: &Report, options: &Options) {
     if let Err(StartError::Setting { key, reason }) = nats::check(options) {
-        report.problem(key, report.origin_of(key).as_ref(), reason);
+        report.problem(&key, report.origin_of(&key).as_ref(), reason);
     }
 }
 

@@ -17,11 +17,11 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::client_config::{StartError, client_config, creation_error};
+use super::client_config::{client_config, creation_error};
 use super::options::Options;
 use super::trouble::{self, Looker};
-use crate::bus::addresses;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Sink};
+use crate::bus::error::{ReadError, StartError};
+use crate::bus::read::{Begin, Item, Plan, Position, Sink, addresses};
 use context::Notes;
 use places::Places;
 
@@ -96,6 +96,12 @@ fn config(options: &Options) -> Result<ClientConfig, StartError> {
         .set("auto.offset.reset", "earliest")
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "true");
+    // Bounds the memory of what is fetched ahead; librdkafka's defaults are 64 and 50 MiB.
+    for (name, value) in [("queued.max.messages.kbytes", "8192"), ("fetch.max.bytes", "8388608")] {
+        if config.get(name).is_none() {
+            config.set(name, value);
+        }
+    }
     Ok(config)
 }
 
