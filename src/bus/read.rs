@@ -89,7 +89,7 @@ impl fmt::Display for Position {
 }
 
 /// Messages that were read and not yet taken: few, because each may be as large as the broker accepts.
-const QUEUE: usize = 16;
+const QUEUE: usize = 8;
 
 /// Where an adapter's reader puts what it reads.
 pub(super) type Sink = mpsc::Sender<Result<Item, ReadError>>;

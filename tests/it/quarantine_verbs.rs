@@ -1,5 +1,5 @@
-//! `quarantine list | show | export | replay` on real brokers: what the broker would not take comes
-//! back once, under the id that it would have had.
+//! `quarantine list | show | export | replay` on real brokers: what was quarantined is replayed once,
+//! under its original id.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -78,7 +78,7 @@ fn stored(broker: &Broker, topic: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
+async fn rejected_event_is_replayed_once_under_its_original_id() {
     for mode in ["structured", "binary"] {
         let (broker, prefix, variables) = narrow(mode);
         let (records, quarantine) = (format!("{prefix}.record"), format!("{prefix}.quarantine"));
@@ -171,7 +171,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_id_that_can_be_no_attribute_is_kept_all_the_same() {
+async fn webhook_id_that_is_not_a_valid_attribute_survives_quarantine() {
     let (broker, prefix, variables) = narrow("structured");
     let bridge = onto::bridge(&variables).await;
     let large = event("large", 3000);
@@ -192,7 +192,7 @@ async fn a_webhook_id_that_can_be_no_attribute_is_kept_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
+async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
     let (server, place, mut variables) = on_nats();
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
     let bridge = onto::bridge(&variables).await;
@@ -250,7 +250,7 @@ fn write(folder: &Path, text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
+async fn raw_delivery_from_a_file_is_replayed_under_its_original_ids() {
     let (server, place, mut variables) = on_nats();
     let (first, second) = (event("one", 1), event("two", 1));
     let folder = tempfile::tempdir().expect("a folder");
@@ -277,7 +277,7 @@ async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn usage_and_bus_errors_are_reported() {
     let (_, _, variables) = on_nats();
     let folder = tempfile::tempdir().expect("a folder");
     let file = write(folder.path(), &event("r", 1));
@@ -314,8 +314,8 @@ fn what_cannot_be_done_is_said() {
 const LARGE_PIECES: usize = 400;
 const LARGE_BYTES: usize = 500_000;
 
-/// Bytes of memory that a verb may have at its peak, whatever lies in quarantine: a third of the bodies.
-const PEAK: usize = LARGE_PIECES * LARGE_BYTES / 3;
+/// Peak memory of a verb in bytes: half of the bodies. It does not grow with their number.
+const PEAK: usize = LARGE_PIECES * LARGE_BYTES / 2;
 
 fn large_body(number: usize) -> String {
     format!("no JSON {number} {}", "x".repeat(LARGE_BYTES))

@@ -33,8 +33,11 @@ const CONNECT: Duration = Duration::from_secs(6);
 /// The server removes a consumer that nobody has asked for this long, should the reader be killed.
 const ABANDONED: Duration = Duration::from_secs(30);
 
-/// Messages that are requested at a time.
-const BATCH: usize = 32;
+/// Messages that are requested at a time, each up to the server's max_payload.
+const BATCH: usize = 200;
+
+/// The same for a reader that does not follow: it may read the bodies of a large quarantine.
+const SMALL_BATCH: usize = 16;
 
 /// Between two tries to make a consumer anew.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -170,8 +173,8 @@ impl Worker {
         let consumer = self.stream.create_consumer(config).await;
         let consumer = consumer.map_err(|error| told(error.to_string(), &self.said))?;
         let pending = consumer.cached_info().num_pending;
-        // Few at a time: each may be as large as the server accepts.
-        let messages = consumer.stream().max_messages_per_batch(BATCH).messages().await;
+        let batch = if self.follow { BATCH } else { SMALL_BATCH };
+        let messages = consumer.stream().max_messages_per_batch(batch).messages().await;
         let messages = messages.map_err(|error| told(error.to_string(), &self.said))?;
         Ok(Feed { messages, pending, next: 1 })
     }
