@@ -4,7 +4,8 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, fail, load, logging, no_color, say, warn};
+use super::{Exit, fail, load, no_color, say, warn};
+use crate::app::logging;
 use crate::bus::ReadError;
 use crate::config::{Config, Input, LogFormat, LogOptions};
 use crate::paint::Paint;

@@ -8,7 +8,6 @@ mod dev;
 mod event_line;
 mod explain;
 mod healthcheck;
-pub mod logging;
 mod parsers;
 mod problems;
 mod progress;

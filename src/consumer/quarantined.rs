@@ -6,7 +6,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::pipeline::Place;
+use crate::pipeline::EventPosition;
 use crate::pipeline::identify::{Facts, Identity};
 use crate::pipeline::quarantine;
 
@@ -50,7 +50,7 @@ pub struct Origin {
     /// The usable idempotency key of the delivery.
     pub key: Option<String>,
     /// The position of the event in its delivery; none for a whole delivery.
-    pub alone: Option<Place>,
+    pub alone: Option<EventPosition>,
 }
 
 /// Why a replay would not produce the original event id.
@@ -105,7 +105,7 @@ impl Quarantined {
     pub fn origin(&self, source: Option<&str>) -> Result<Origin, UnknownOrigin> {
         let Entry { id, idempotency_key, webhook_id, index, .. } = &self.entry;
         let recorded = self.event.get("attiosource");
-        let alone = recorded.and(*index).map(|index| Place { webhook_id: webhook_id.clone(), index });
+        let alone = recorded.and(*index).map(|index| EventPosition { webhook_id: webhook_id.clone(), index });
         let expected = Identity::of_quarantined(Facts {
             source: "",
             webhook_id: alone.as_ref().and_then(|position| position.webhook_id.as_deref()).unwrap_or(""),
@@ -181,7 +181,7 @@ mod tests {
             [(r#""attiowebhookid":"w""#, "w"), (r#""attiowebhookbase64":"dyDDqQ==""#, "w é")]
         {
             let more = format!(r#"{SOURCE},"attioindex":"3",{webhook}"#);
-            let alone = Place { webhook_id: Some(webhook_id.into()), index: 3 };
+            let alone = EventPosition { webhook_id: Some(webhook_id.into()), index: 3 };
             assert_eq!(quarantined(&more, &id(webhook_id, 3)).origin(None).unwrap().alone, Some(alone));
         }
     }

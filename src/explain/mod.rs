@@ -121,7 +121,7 @@ async fn process(
     let bus = RecordingBus::new(None);
     let pipeline = open(Arc::clone(&bus));
     let event_types = event_types(&delivery.body);
-    let outcome = pipeline.process_verified(delivery, |_| {}).await?;
+    let outcome = pipeline.process_verified(delivery).await?;
     let mut messages = bus.take().into_iter();
     let event = |(event_type, outcome): (Result<String, &'static str>, EventOutcome)| {
         let result = outcome.result.label();
