@@ -114,8 +114,9 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
-        Self::bind_to(config, name, |metrics, destinations, supervisor| {
-            bus::start(bus, destinations, metrics.bus(), supervisor)
+        let requirements = requirements(&config);
+        Self::bind_to(config, name, |metrics, _, supervisor| {
+            bus::start(bus, &requirements, metrics.bus(), supervisor)
         })
         .await
     }

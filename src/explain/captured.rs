@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::delivery::{Header, Headers};
 
@@ -81,23 +81,35 @@ impl Captured {
     /// Reads one entry of an HTTP archive, counted from 1.
     /// Source: the HAR 1.2 specification, `entries[].request`.
     pub fn archive(bytes: &[u8], wanted: usize) -> Result<Self, Error> {
-        let Archive { log } =
-            serde_json::from_slice(bytes).map_err(|error| Error::Archive(error.to_string()))?;
-        let entries = log.entries.len();
-        let entry = wanted.checked_sub(1).and_then(|index| log.entries.into_iter().nth(index));
-        let HarRequest { url, headers, post_data } = entry.ok_or(Error::NoEntry { wanted, entries })?.request;
-        let body = match post_data {
-            Some(PostData { text, encoding: Some(encoding) }) if encoding == "base64" => STANDARD
-                .decode(text)
-                .map_err(|error| Error::Archive(format!("the body is not base64: {error}")))?
-                .into(),
-            Some(PostData { text, .. }) => Bytes::from(text),
-            None => Bytes::new(),
+        let invalid = |error: &str| Error::Archive(error.to_owned());
+        let archive: Value = serde_json::from_slice(bytes).map_err(|error| invalid(&error.to_string()))?;
+        let entries = archive["log"]["entries"].as_array().ok_or(invalid("it has no `log.entries`"))?;
+        let entry = wanted.checked_sub(1).and_then(|index| entries.get(index));
+        let request = &entry.ok_or(Error::NoEntry { wanted, entries: entries.len() })?["request"];
+        let text = |value: &Value, name: &str| {
+            value[name]
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| invalid(&format!("a request without `{name}`")))
         };
-        // Without the pseudo headers of HTTP/2.
-        let headers = headers.into_iter().filter(|header| !header.name.starts_with(':'));
-        let headers = headers.map(|header| (header.name, Bytes::from(header.value))).collect();
-        Ok(Self { path: Some(path_of(&url)), headers, body })
+        let mut captured = Self { path: Some(path_of(&text(request, "url")?)), ..Self::default() };
+        for header in request["headers"].as_array().ok_or(invalid("a request without `headers`"))? {
+            let name = text(header, "name")?;
+            // Pseudo headers of HTTP/2 are not headers.
+            if !name.starts_with(':') {
+                captured.headers.push((name, text(header, "value")?.into()));
+            }
+        }
+        if let Some(data) = request.get("postData").filter(|data| !data.is_null()) {
+            let body = text(data, "text")?;
+            captured.body = match data["encoding"].as_str() {
+                Some("base64") => {
+                    STANDARD.decode(body).map_err(|_| invalid("the body is not base64"))?.into()
+                }
+                _ => body.into(),
+            };
+        }
+        Ok(captured)
     }
 
     /// The source in the path, as in `/webhooks/{source}`.
@@ -154,41 +166,6 @@ fn split(bytes: &Bytes) -> (Bytes, Bytes) {
         Some((at, length)) => (bytes.slice(..at), bytes.slice(at + length..)),
         None => (bytes.clone(), Bytes::new()),
     }
-}
-
-#[derive(Deserialize)]
-struct Archive {
-    log: Log,
-}
-
-#[derive(Deserialize)]
-struct Log {
-    entries: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    request: HarRequest,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HarRequest {
-    url: String,
-    headers: Vec<HarHeader>,
-    post_data: Option<PostData>,
-}
-
-#[derive(Deserialize)]
-struct HarHeader {
-    name: String,
-    value: String,
-}
-
-#[derive(Deserialize)]
-struct PostData {
-    text: String,
-    encoding: Option<String>,
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use rdkafka::error::KafkaError;
 use serde_json::Value as Json;
 
 use super::{CENTURY, DAY, INSTANT, readable, value};
-use crate::bus::kafka::options::{Ensure, Options, Topics};
-use crate::bus::kafka::properties::owned_property;
+use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::report::{Given, Report};
 use crate::config::secret;
 use crate::config::section::{HIDDEN, Section};

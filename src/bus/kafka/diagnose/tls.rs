@@ -1,8 +1,8 @@
-//! What a broker's listener shows of itself: whether it speaks TLS, and what is wrong with its
-//! certificate. librdkafka says of a certificate only that it "could not be verified".
+//! Probes a listener: whether it speaks TLS, and what is wrong with its certificate. librdkafka reports
+//! only that a certificate "could not be verified".
 //!
-//! Nothing secret is sent, and nothing that is found here decides whether the bridge connects: it
-//! only words what librdkafka has refused already.
+//! No secret is sent, and the result does not decide whether the bridge connects: it only explains what
+//! librdkafka has refused.
 
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
@@ -22,39 +22,39 @@ use rustls::{OtherError, SignatureScheme};
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(2);
 
-/// What is said of a listener that takes the connection and then says nothing.
-const SILENCE: &str = "timed out: the port is open and nobody answers";
+/// The listener accepts the connection and sends nothing.
+const SILENCE: &str = "timed out: the port is open but nothing answers";
 
-/// Where systems keep their authorities; librdkafka looks there too.
+/// Where systems keep their certificate authorities; librdkafka searches there too.
 const SYSTEM: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
-/// What a listener shows.
+/// What a listener speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
-    /// No connection.
-    Nothing(String),
-    /// Something that is no TLS.
+pub(super) enum TlsInfo {
+    /// No connection, and why.
+    Unreachable(String),
+    /// It does not speak TLS.
     Plaintext,
-    /// TLS, with what is wrong with the certificate.
+    /// TLS, and what is wrong with the certificate.
     Tls(Option<String>),
 }
 
-/// Looks at `host:port`; `authorities` is `kafka.ca_file`.
-pub(super) fn look(server: &str, authorities: Option<&Path>) -> Shown {
+/// Probes `host:port`; `authorities` is `kafka.ca_file`.
+pub(super) fn probe(server: &str, authorities: Option<&Path>) -> TlsInfo {
     let stream = match connect(server) {
         Ok(stream) => stream,
-        Err(error) => return Shown::Nothing(error.to_string()),
+        Err(error) => return TlsInfo::Unreachable(error.to_string()),
     };
     match handshake(stream, host(server), authorities) {
-        Ok(found) => Shown::Tls(found),
-        Err(Error::General(silence)) if silence == SILENCE => Shown::Nothing(silence),
-        Err(_) => Shown::Plaintext,
+        Ok(found) => TlsInfo::Tls(found),
+        Err(Error::General(silence)) if silence == SILENCE => TlsInfo::Unreachable(silence),
+        Err(_) => TlsInfo::Plaintext,
     }
 }
 
-/// Opens a connection; the error is in words for an operator.
-pub(super) fn connect(server: &str) -> io::Result<TcpStream> {
+/// Opens a connection.
+pub(in crate::bus::kafka) fn connect(server: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in server.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, STEP) {
@@ -75,24 +75,24 @@ fn host(server: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Fails where no TLS is spoken; else what is wrong with the certificate.
+/// Fails where TLS is not spoken; else returns what is wrong with the certificate.
 fn handshake(mut stream: TcpStream, host: &str, authorities: Option<&Path>) -> Result<Option<String>, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let witness = Arc::new(Witness::new(provider.clone(), authorities));
+    let verifier = Arc::new(RecordingVerifier::new(provider.clone(), authorities));
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(witness.clone())
+        .with_custom_certificate_verifier(verifier.clone())
         .with_no_client_auth();
     let name = ServerName::try_from(host.to_owned()).map_err(|error| Error::General(error.to_string()))?;
     let mut connection = ClientConnection::new(Arc::new(config), name)?;
-    let spoken = connection.complete_io(&mut stream);
-    match witness.found.lock().take() {
+    let handshake = connection.complete_io(&mut stream);
+    match verifier.found.lock().take() {
         Some(found) => Ok(found),
-        // Refused before it showed its certificate, yet in the language of TLS.
-        None if matches!(&spoken, Err(error) if is_alert(error)) => Ok(None),
-        None if matches!(&spoken, Err(error) if is_timeout(error)) => Err(Error::General(SILENCE.into())),
-        None => Err(Error::General("no certificate was shown".into())),
+        // Refused before it sent its certificate, but with a TLS alert.
+        None if matches!(&handshake, Err(error) if is_alert(error)) => Ok(None),
+        None if matches!(&handshake, Err(error) if is_timeout(error)) => Err(Error::General(SILENCE.into())),
+        None => Err(Error::General("no certificate was sent".into())),
     }
 }
 
@@ -105,19 +105,19 @@ fn is_alert(error: &io::Error) -> bool {
     matches!(inner, Some(Error::AlertReceived(_)))
 }
 
-/// Checks the certificate, notes what is wrong with it, and lets the handshake go on.
+/// Verifies the certificate, records what is wrong with it, and accepts it.
 #[derive(Debug)]
-struct Witness {
+struct RecordingVerifier {
     provider: Arc<CryptoProvider>,
     verifier: Result<Arc<WebPkiServerVerifier>, String>,
     found: Mutex<Option<Option<String>>>,
 }
 
-impl Witness {
+impl RecordingVerifier {
     fn new(provider: Arc<CryptoProvider>, authorities: Option<&Path>) -> Self {
         let roots = match authorities.map(PathBuf::from).or_else(system) {
             Some(file) => roots(&file),
-            None => Err("this system has no authorities: set kafka.ca_file".into()),
+            None => Err("this system has no certificate authorities: set kafka.ca_file".into()),
         };
         let verifier = roots.and_then(|roots| {
             let built =
@@ -136,13 +136,13 @@ fn roots(file: &Path) -> Result<RootCertStore, String> {
     let unreadable = |error| format!("no certificates in {}: {error}", file.display());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(file).map_err(unreadable)? {
-        // One that is no authority verifies nothing; the others may.
+        // A certificate that is not an authority verifies nothing.
         let _ = roots.add(certificate.map_err(unreadable)?);
     }
     Ok(roots)
 }
 
-impl ServerCertVerifier for Witness {
+impl ServerCertVerifier for RecordingVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -152,7 +152,7 @@ impl ServerCertVerifier for Witness {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let found = match &self.verifier {
-            Ok(verifier) => verifier.verify_server_cert(leaf, chain, name, ocsp, now).err().map(words),
+            Ok(verifier) => verifier.verify_server_cert(leaf, chain, name, ocsp, now).err().map(explain),
             Err(problem) => Some(problem.clone()),
         };
         *self.found.lock() = Some(found);
@@ -182,8 +182,8 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-/// What is wrong, in words for an operator.
-fn words(error: Error) -> String {
+/// What is wrong with a certificate and what to do.
+fn explain(error: Error) -> String {
     let Error::InvalidCertificate(problem) = error else { return error.to_string() };
     match problem {
         CertificateError::Expired => "it has expired: renew the broker's certificate".into(),
@@ -200,9 +200,9 @@ fn words(error: Error) -> String {
             "it is for {}, not for {}: use one of its names in kafka.bootstrap_servers and in the \
              broker's advertised.listeners, or renew it with that name",
             if presented.is_empty() {
-                "no host at all".into()
+                "no host".into()
             } else {
-                presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", ")
+                presented.iter().map(|name| unquoted(name)).collect::<Vec<_>>().join(", ")
             },
             expected.to_str()
         ),
@@ -212,15 +212,15 @@ fn words(error: Error) -> String {
     }
 }
 
-/// `kafka-1` out of `DnsName("kafka-1")`.
-fn bare(name: &str) -> &str {
+/// `kafka-1` of `DnsName("kafka-1")`.
+fn unquoted(name: &str) -> &str {
     name.split('"').nth(1).unwrap_or(name)
 }
 
 fn date(at: UnixTime) -> String {
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     let at = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
-    at.map_or_else(|| "an unknown day".into(), |at| at.date().to_string())
+    at.map_or_else(|| "an unknown date".into(), |at| at.date().to_string())
 }
 
 #[cfg(test)]
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_is_what_stands_before_the_port() {
+    fn host_is_split_from_port() {
         let table = [("kafka-1:9092", "kafka-1"), ("[::1]:9092", "::1"), ("10.0.0.1:1", "10.0.0.1")];
         for (server, expected) in table {
             assert_eq!(host(server), expected);
@@ -236,19 +236,19 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_says_nothing_is_not_called_plaintext() {
+    fn a_silent_listener_is_not_plaintext() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap().to_string();
-        assert_eq!(look(&server, None), Shown::Nothing(SILENCE.into()));
+        assert_eq!(probe(&server, None), TlsInfo::Unreachable(SILENCE.into()));
     }
 
     #[test]
-    fn a_listener_that_closes_at_once_speaks_no_tls_and_a_closed_port_shows_nothing() {
+    fn a_closing_listener_is_plaintext_and_a_closed_port_is_unreachable() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap().to_string();
         let closing = std::thread::spawn(move || drop(listener.accept()));
-        assert_eq!(look(&server, None), Shown::Plaintext);
+        assert_eq!(probe(&server, None), TlsInfo::Plaintext);
         closing.join().unwrap();
-        assert!(matches!(look(&server, None), Shown::Nothing(text) if text.contains("refused")));
+        assert!(matches!(probe(&server, None), TlsInfo::Unreachable(text) if text.contains("refused")));
     }
 }

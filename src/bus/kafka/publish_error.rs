@@ -1,4 +1,4 @@
-//! Sorts what the client says of a message into the port's words.
+//! From librdkafka's error of a message to the port's [`PublishError`].
 
 use std::fmt::Display;
 
@@ -6,23 +6,23 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::pipeline::publish::PublishError;
 
-/// What is known of the client when a message fails.
+/// The state of the client when a message fails.
 #[derive(Clone, Copy)]
 pub(super) struct Circumstances<'a> {
     /// The topic of the message.
     pub topic: &'a str,
-    /// True while every broker is known to be away.
+    /// Whether all brokers are down.
     pub down: bool,
-    /// What last kept the client from a broker, such as a wrong password.
+    /// What last kept the client from a broker, for example a wrong password.
     pub cause: Option<&'a str>,
     /// The error that ended this client for good.
     pub fatal: Option<Code>,
 }
 
-/// The port's word for a failed message.
-pub(super) fn sort(code: Code, at: Circumstances<'_>) -> PublishError {
+/// The port's error for a failed message.
+pub(super) fn classify(code: Code, at: Circumstances<'_>) -> PublishError {
     let topic = at.topic;
-    // A client that is dead says "fatal" of every message; why it died decides whose fault it is.
+    // A dead client fails every message with "fatal"; the reason of its death decides whose fault it is.
     let code = match (code, at.fatal) {
         (Code::Fatal | Code::PurgeQueue | Code::PurgeInflight, Some(fatal)) if is_refusal(fatal) => fatal,
         _ => code,
@@ -53,33 +53,37 @@ pub(super) fn sort(code: Code, at: Circumstances<'_>) -> PublishError {
              kafka.security_protocol"
         )),
         Code::InvalidTopic => {
-            refused(format!("{topic} is no valid topic name: check route.prefix and route.categories"))
+            refused(format!("{topic} is not a valid topic name: check route.prefix and route.categories"))
         }
         code if is_refusal(code) => refused(format!(
-            "topic {topic} does not take what this client sends ({code}): check the topic's and the \
-             client's settings"
+            "topic {topic} refuses what this client sends ({code}): check the topic's and the client's \
+             settings"
         )),
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
             PublishError::Rejected {
-                detail: format!("larger than topic {topic} takes ({code}): see its max.message.bytes").into(),
+                detail: format!(
+                    "too large for topic {topic} ({code}): see its max.message.bytes, and \
+                     kafka.properties.message.max.bytes where that is set"
+                )
+                .into(),
             }
         }
-        Code::InvalidRecord => PublishError::Rejected {
-            detail: format!("topic {topic} does not take this record ({code})").into(),
-        },
+        Code::InvalidRecord => {
+            PublishError::Rejected { detail: format!("topic {topic} refuses this record ({code})").into() }
+        }
         Code::QueueFull => PublishError::Busy { detail: "the queue of the Kafka client is full".into() },
         Code::MessageTimedOut | Code::TimedOutQueue | Code::RequestTimedOut | Code::OperationTimedOut
             if !at.down =>
         {
             PublishError::Timeout { detail: because(code, topic, at.cause) }
         }
-        // Purged with a client that ended, brokers away, replicas missing, and whatever a later
-        // librdkafka may say: the sender tries again.
+        // Purged with a dead client, brokers down, replicas missing, and codes of a later librdkafka: the
+        // sender retries.
         _ => PublishError::Unavailable { detail: because(code, topic, at.cause) },
     }
 }
 
-/// Whether a broker says this of every message of a batch for the fault of one.
+/// Whether a broker fails every message of a batch with this code because of one of them.
 pub(super) fn may_be_the_batch(code: Code) -> bool {
     matches!(
         code,
@@ -93,7 +97,7 @@ pub(super) fn may_be_the_batch(code: Code) -> bool {
     )
 }
 
-/// True where the operator has to act, and the same message passes afterwards.
+/// Whether the operator must act, after which the same message is accepted.
 fn is_refusal(code: Code) -> bool {
     matches!(
         code,
@@ -135,7 +139,7 @@ fn because(code: Code, topic: &str, cause: Option<&str>) -> std::sync::Arc<str> 
 }
 
 fn with_cause(code: impl Display, topic: &str, cause: &str) -> String {
-    format!("topic {topic}: {code}; the client last said: {cause}")
+    format!("topic {topic}: {code}; last connection error: {cause}")
 }
 
 #[cfg(test)]
@@ -146,7 +150,7 @@ mod tests {
         Circumstances { topic: "attio.record", down: false, cause: None, fatal: None };
 
     #[test]
-    fn every_branch() {
+    fn every_code_has_its_class() {
         let table = [
             (Code::UnknownTopic, "refused"),
             (Code::UnknownTopicOrPartition, "refused"),
@@ -198,35 +202,35 @@ mod tests {
             (Code::Unknown, "unavailable"),
         ];
         for (code, label) in table {
-            assert_eq!(sort(code, AT).label(), label, "{code:?}");
+            assert_eq!(classify(code, AT).label(), label, "{code:?}");
             assert_eq!(is_refusal(code), label == "refused", "{code:?}");
         }
     }
 
     #[test]
-    fn a_timeout_while_every_broker_is_away_means_unavailable() {
+    fn a_timeout_while_all_brokers_are_down_is_unavailable() {
         let down = Circumstances { down: true, cause: Some("wrong password"), ..AT };
-        let error = sort(Code::MessageTimedOut, down);
+        let error = classify(Code::MessageTimedOut, down);
         assert_eq!(error.label(), "unavailable");
         assert!(error.to_string().contains("wrong password"), "{error}");
-        let slow = sort(Code::MessageTimedOut, Circumstances { cause: Some("reset"), ..AT });
+        let slow = classify(Code::MessageTimedOut, Circumstances { cause: Some("reset"), ..AT });
         assert!(slow.to_string().contains("reset"), "{slow}");
     }
 
     #[test]
-    fn a_client_that_died_for_want_of_rights_is_the_operators_fault() {
+    fn a_client_that_died_of_a_missing_permission_is_refused() {
         let unauthorised = Circumstances { fatal: Some(Code::ClusterAuthorizationFailed), ..AT };
-        assert_eq!(sort(Code::Fatal, unauthorised).label(), "refused");
-        assert_eq!(sort(Code::PurgeQueue, unauthorised).label(), "refused");
-        assert_eq!(sort(Code::MessageTimedOut, unauthorised).label(), "timeout");
+        assert_eq!(classify(Code::Fatal, unauthorised).label(), "refused");
+        assert_eq!(classify(Code::PurgeQueue, unauthorised).label(), "refused");
+        assert_eq!(classify(Code::MessageTimedOut, unauthorised).label(), "timeout");
         let order = Circumstances { fatal: Some(Code::OutOfOrderSequenceNumber), ..AT };
-        assert_eq!(sort(Code::Fatal, order).label(), "unavailable");
+        assert_eq!(classify(Code::Fatal, order).label(), "unavailable");
     }
 
     #[test]
-    fn a_refusal_names_the_topic() {
+    fn refusals_name_the_topic() {
         for code in [Code::UnknownTopicOrPartition, Code::TopicAuthorizationFailed, Code::InvalidTopic] {
-            assert!(sort(code, AT).to_string().contains("attio.record"), "{code:?}");
+            assert!(classify(code, AT).to_string().contains("attio.record"), "{code:?}");
         }
     }
 }
