@@ -136,7 +136,7 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
         assert_eq!((code, &replayed[0]["ending"]), (3, &json!("refused")), "{replayed:?} {said}");
         assert!(said.contains("stays in quarantine"), "{said}");
         let why = replayed[0]["why"].as_str().expect("text");
-        let words = ["the bus still rejects it: larger than topic", "see its max.message.bytes"];
+        let words = ["the bus still rejects it: too large for topic", "see its max.message.bytes"];
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
         assert_eq!(broker.read_all(&quarantine).len(), 1);
 
