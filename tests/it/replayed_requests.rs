@@ -1,5 +1,4 @@
-//! What an attacker does with requests that were captured: whatever is replayed under whatever key, every
-//! true event is published, and nothing else is.
+//! Replayed requests: whatever is replayed under whatever key, every real event is published and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +16,7 @@ fn honest(at: usize) -> (String, String) {
 }
 
 #[tokio::test]
-async fn no_replay_under_any_key_suppresses_a_true_event() {
+async fn no_replay_under_any_key_suppresses_a_real_event() {
     let (seed, deliveries) = (Rng::new().u64(..), stress(300, 5_000));
     println!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
