@@ -1,9 +1,48 @@
-//! The files that a configuration was read from, and whether they are still the same.
+//! The files that a configuration is read from: reading them within bounds, and whether they have changed.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// What tells one state of a file from another. A file that is replaced, by a rename or by swapping
-/// a link on its way, is another file; one that is written in place has another time.
+use rustix::fs::OFlags;
+
+/// How long reading may wait for the writer of a pipe, such as a shell's `<(command)`.
+const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Pause before a pipe without data is read again.
+const PIPE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens a file for reading. Never blocks on a FIFO.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Reads a text file of at most `limit` bytes.
+pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
+    let deadline = Instant::now() + PIPE_TIMEOUT;
+    let mut file = open(path)?.take(limit + 1);
+    let mut bytes = Vec::new();
+    while let Err(error) = file.read_to_end(&mut bytes) {
+        if error.kind() != io::ErrorKind::WouldBlock {
+            return Err(error);
+        }
+        if Instant::now() >= deadline {
+            let message = format!("nothing was written to it within {} s", PIPE_TIMEOUT.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+        }
+        std::thread::sleep(PIPE_PAUSE);
+    }
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} KiB", limit / 1024)));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
+}
+
+/// Tells one state of a file from another. A file that is replaced, by a rename or by swapping a link on its
+/// way, is another file; one that is written in place has another time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -13,23 +52,23 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// Files, each with its state when it was looked at; none where it could not be.
+/// Files, each with its state when it was added; none where there was no file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Files {
-    /// Adds a file as it is now: before it is read, so that no change goes unnoticed.
+    /// Adds a file as it is now. Add it before reading it, so that no change is missed.
     pub fn add(&mut self, path: &Path) {
         self.0.push((path.to_owned(), stamp(path)));
     }
 
-    /// The same files as they are now. Looks at the file system, and nothing is read.
+    /// The same files as they are now. Reads metadata only.
     pub fn again(&self) -> Self {
         Self(self.0.iter().map(|(path, _)| (path.clone(), stamp(path))).collect())
     }
 }
 
-/// Of the file that links lead to.
+/// Follows links.
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let found = std::fs::metadata(path).ok()?;
