@@ -1,64 +1,101 @@
-//! Signals: to reload, and to stop; and the steps of a graceful stop: unready, stop accepting, finish, flush.
+//! Signals, and the stages of a graceful stop: unready, stop accepting, drain, flush.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How a stop takes its time.
+/// How long a stop may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long to go on serving after readiness has fallen.
+    /// How long to keep serving after `/readyz` has become 503.
     pub delay: Duration,
-    /// How long to wait for what was accepted.
+    /// How long to wait for accepted deliveries and their acks.
     pub drain_timeout: Duration,
 }
 
-/// The stages of a stop, each a token that whoever must know holds.
+/// The stages of a stop. Each is cancelled when it begins.
 #[derive(Clone, Debug, Default)]
 pub struct Stages {
-    /// No more traffic should be sent here.
+    /// `/readyz` is 503.
     pub unready: CancellationToken,
-    /// Nothing more is accepted.
+    /// No new connections or deliveries are accepted.
     pub drain: CancellationToken,
-    /// Everything is over, the admin listener included.
+    /// The drain is over; the admin listener closes too.
     pub over: CancellationToken,
 }
 
-/// The exit code of a process that was told twice.
-const SECOND_SIGNAL_EXIT: i32 = 1;
+/// The exit code after a second signal or a forced stop.
+const FORCED_EXIT: i32 = 1;
 
-/// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them. A second one
-/// ends the process at once, whatever it is doing, after `last_words`.
+/// Listens for SIGTERM and SIGINT from now on; the future ends with the first of them. A second one ends the
+/// process at once with exit code 1, after `flush_log`.
 pub fn stop_signal(
-    last_words: impl FnOnce() + Send + 'static,
+    flush_log: impl FnOnce() + Send + 'static,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
+    listen(None, flush_log)
+}
+
+/// The same; a stop that takes longer than `limit` ends the process too, whatever hangs.
+pub fn stop_signal_within(
+    limit: Duration,
+    flush_log: impl FnOnce() + Send + 'static,
+) -> std::io::Result<impl Future<Output = ()> + Send> {
+    listen(Some(limit), flush_log)
+}
+
+fn listen(
+    limit: Option<Duration>,
+    flush_log: impl FnOnce() + Send + 'static,
 ) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let first = CancellationToken::new();
-    let told = first.clone();
+    let received = first.clone();
+    let flush_log = Arc::new(Mutex::new(Some(flush_log)));
+    let force = move || {
+        if let Some(flush_log) = flush_log.lock().take() {
+            flush_log();
+        }
+        std::process::exit(FORCED_EXIT);
+    };
     tokio::spawn(async move {
         let name = next(&mut terminate, &mut interrupt).await;
         tracing::info!(signal = name, "stopping");
-        told.cancel();
+        if let Some(limit) = limit {
+            force_after(limit, force.clone());
+        }
+        received.cancel();
         let name = next(&mut terminate, &mut interrupt).await;
-        tracing::error!(signal = name, "second signal: ending at once");
-        last_words();
-        std::process::exit(SECOND_SIGNAL_EXIT);
+        tracing::error!(signal = name, "second signal: exiting now");
+        force();
     });
     Ok(async move { first.cancelled().await })
 }
 
-/// Passes every SIGHUP on, from now on; several that come together are one.
-pub fn reload_signal(told: Arc<Notify>) -> std::io::Result<()> {
+/// Calls `force` after `limit`, from a thread, because whatever hangs may hold up every task.
+fn force_after(limit: Duration, force: impl FnOnce() + Send + 'static) {
+    let timer = move || {
+        std::thread::sleep(limit);
+        tracing::error!("the stop took longer than {} s: exiting now", limit.as_secs());
+        force();
+    };
+    if let Err(error) = std::thread::Builder::new().name("stop-timer".into()).spawn(timer) {
+        tracing::warn!(%error, "cannot start the timer of the stop");
+    }
+}
+
+/// Notifies on every SIGHUP from now on; several at once may be one.
+pub fn reload_signal(reload: Arc<Notify>) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             tracing::info!(signal = "SIGHUP", "reloading");
-            told.notify_one();
+            reload.notify_one();
         }
     });
     Ok(())

@@ -1,96 +1,116 @@
-//! New secrets and slugs while the bridge serves: on SIGHUP, and when their files have changed.
+//! Reloads secrets and slugs while the bridge serves: on SIGHUP, and when a file has changed.
 //!
-//! The files are looked at, not watched through the system: that works alike for plain files, for
-//! the links that Kubernetes swaps and for systemd's credentials. A configuration that is not good
-//! changes nothing at all, and whatever is neither a secret of a source nor a
-//! slug needs a restart. A map of slugs that is not good keeps the old one, and secrets are taken with it.
+//! Files are polled. That works alike for plain files, for the symbolic links that Kubernetes swaps, for
+//! systemd's credentials and on network file systems. An invalid configuration changes nothing, and the
+//! reload is retried until it succeeds. Everything but the secrets of sources and the slugs needs a restart.
+//! An invalid slugs file keeps the old slugs; the secrets are reloaded all the same.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::systemd;
+use super::systemd::Notifier;
 use crate::config::{Config, Files, Problems};
 use crate::delivery::SourceName;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
 
-/// How often the files are looked at. A change is taken once it has lasted from one look to the
-/// next, so that no secret is taken half written.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often files are polled. A change counts once it has lasted from one poll to the next, so that no
+/// secret is read half written.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Keeps the secrets of a running bridge up to date.
+/// Delay before a failed reload is retried; doubles up to [`MAX_RETRY_DELAY`].
+const FIRST_RETRY_DELAY: Duration = Duration::from_secs(1);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(30);
+
+/// How long file access may take. Opening a FIFO, or a file on a network file system that is gone, can block
+/// for ever.
+const FILE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keeps the secrets and slugs of a running bridge up to date.
 pub struct Reloader {
-    /// What the bridge was started with: all but its secrets is in force until it ends.
+    /// What the bridge was started with. Everything in it but secrets and slugs stays in force.
     started: Arc<Config>,
-    /// What was loaded last: its secrets are in force.
+    /// What was loaded last. Its secrets are in force.
     current: Arc<Config>,
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
+    systemd: Notifier,
+    files: FileAccess,
 }
 
-/// What a reload made of the map of slugs.
+/// The effect of a reload on the slugs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum SlugsNow {
-    Same,
-    New,
-    Bad,
+enum SlugsChange {
+    Unchanged,
+    Replaced,
+    Invalid,
 }
 
 impl Reloader {
     /// For a bridge of this configuration.
-    pub fn new(config: Config, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: Config, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>, systemd: Notifier) -> Self {
         let started = Arc::new(config);
-        Self { current: Arc::clone(&started), started, pipeline, metrics }
+        let files = FileAccess::default();
+        Self { current: Arc::clone(&started), started, pipeline, metrics, systemd, files }
     }
 
-    /// Reloads whenever it is asked to, or a file has changed, until `end`.
-    pub async fn run(mut self, asked: Arc<Notify>, end: CancellationToken) {
+    /// Reloads on request, when a file has changed, and after a failure until a reload succeeds. Ends with
+    /// `stop`, also in the middle of a reload.
+    pub async fn run(mut self, requested: Arc<Notify>, stop: CancellationToken) {
         let mut seen = self.current.files().clone();
+        let mut retry_delay = None;
         loop {
             let cause = tokio::select! {
                 biased;
-                () = end.cancelled() => return,
-                () = asked.notified() => "asked",
-                () = changed(&seen) => "files changed",
+                () = stop.cancelled() => return,
+                () = requested.notified() => "asked",
+                () = self.files.changed(&seen) => "files changed",
+                () = self.files.settled(&seen, retry_delay) => "retry",
             };
-            systemd::reloading();
-            seen = self.reload(seen, cause).await;
-            systemd::ready();
+            self.systemd.reloading();
+            let reloaded = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                reloaded = self.reload(&mut seen, cause) => reloaded,
+            };
+            self.metrics.config_reload(if reloaded { "ok" } else { "failed" });
+            self.systemd.ready();
+            retry_delay = match retry_delay {
+                _ if reloaded => None,
+                Some(delay) if cause == "retry" => Some(MAX_RETRY_DELAY.min(2 * delay)),
+                _ => Some(FIRST_RETRY_DELAY),
+            };
         }
     }
 
-    /// Loads again and puts the secrets in force; gives back the files as they were then.
-    async fn reload(&mut self, seen: Files, cause: &'static str) -> Files {
+    /// Loads the configuration and applies it; whether all of it was valid. `seen` becomes the state of the
+    /// files just before they were read.
+    async fn reload(&mut self, seen: &mut Files, cause: &'static str) -> bool {
         let old = Arc::clone(&self.current);
-        let looked = seen.clone();
-        let load = tokio::task::spawn_blocking(move || (looked.again(), old.reload()));
-        let files = match load.await {
+        let watched = seen.clone();
+        match self.files.access(move || (watched.again(), old.reload())).await {
             Ok((_, Ok(config))) => {
-                let files = config.files().clone();
-                let slugs = self.take(config, cause);
-                self.metrics.config_reload(if slugs == SlugsNow::Bad { "failed" } else { "ok" });
-                return files;
+                *seen = config.files().clone();
+                self.apply(config, cause) != SlugsChange::Invalid
             }
             Ok((files, Err(problems))) => {
-                say(&problems, cause);
-                files
+                *seen = files;
+                log_problems(&problems, cause);
+                false
             }
-            // A bug, which the panic has described.
             Err(error) => {
                 tracing::error!(cause, %error, "reload failed: the secrets stay as they were");
-                seen
+                false
             }
-        };
-        self.metrics.config_reload("failed");
-        files
+        }
     }
 
-    /// Puts in force what may change while the bridge serves.
-    fn take(&mut self, new: Config, cause: &'static str) -> SlugsNow {
+    /// Applies what may change while the bridge serves.
+    fn apply(&mut self, new: Config, cause: &'static str) -> SlugsChange {
         let is_secret = |key: &String| self.secret_of(key).is_some();
         let secrets: Vec<_> = self.current.changed(&new).into_iter().filter(is_secret).collect();
         let others: Vec<_> = self.started.changed(&new).into_iter().filter(|key| !is_secret(key)).collect();
@@ -104,8 +124,8 @@ impl Reloader {
         for warning in &new.warnings {
             tracing::warn!("{warning}");
         }
-        let slugs = self.take_slugs(&new, cause);
-        if slugs == SlugsNow::Same || !secrets.is_empty() {
+        let slugs = self.apply_slugs(&new, cause);
+        if slugs == SlugsChange::Unchanged || !secrets.is_empty() {
             tracing::info!(cause, changed = secrets.join(", "), "secrets reloaded");
         }
         if !others.is_empty() {
@@ -115,22 +135,22 @@ impl Reloader {
         slugs
     }
 
-    /// Puts a new map in force; one that is not good leaves the old one there.
-    fn take_slugs(&self, new: &Config, cause: &'static str) -> SlugsNow {
+    /// Replaces the slugs, unless the new ones are invalid.
+    fn apply_slugs(&self, new: &Config, cause: &'static str) -> SlugsChange {
         if new.slugs_file.is_none() || new.slugs_file != self.started.slugs_file {
-            return SlugsNow::Same;
+            return SlugsChange::Unchanged;
         }
         match &new.slugs {
             None => {
                 tracing::error!(cause, "reload failed: the slugs stay as they were");
-                SlugsNow::Bad
+                SlugsChange::Invalid
             }
-            slugs if *slugs == self.current.slugs => SlugsNow::Same,
+            slugs if *slugs == self.current.slugs => SlugsChange::Unchanged,
             Some(slugs) => {
                 self.pipeline.set_slugs(slugs);
                 let (objects, lists) = (slugs.objects.len(), slugs.lists.len());
                 tracing::info!(cause, objects, lists, "slugs reloaded");
-                SlugsNow::New
+                SlugsChange::Replaced
             }
         }
     }
@@ -143,22 +163,78 @@ impl Reloader {
     }
 }
 
-/// Ends when the files are no longer as they were seen, and have come to rest.
-async fn changed(seen: &Files) {
-    let mut last = seen.clone();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let files = last.clone();
-        // A look that panicked saw nothing.
-        let Ok(now) = tokio::task::spawn_blocking(move || files.again()).await else { continue };
-        if now != *seen && now == last {
-            return;
-        }
-        last = now;
+/// Why file access gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum FileAccessError {
+    #[error("a file could not be read within {} s", FILE_TIMEOUT.as_secs())]
+    Timeout,
+    /// A bug, which the log describes.
+    #[error("reading the files panicked")]
+    Panicked,
+}
+
+/// Accesses files on a blocking thread, one access at a time, so that an access that hangs holds one thread
+/// and no more.
+#[derive(Clone)]
+struct FileAccess(Arc<Semaphore>);
+
+impl Default for FileAccess {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
     }
 }
 
-fn say(problems: &Problems, cause: &'static str) {
+impl FileAccess {
+    async fn access<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, FileAccessError> {
+        let access = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&self.0).acquire_owned().await;
+            let blocking = move || {
+                let done = work();
+                drop(permit);
+                done
+            };
+            tokio::task::spawn_blocking(blocking).await.map_err(|_| FileAccessError::Panicked)
+        };
+        tokio::time::timeout(FILE_TIMEOUT, access).await.unwrap_or(Err(FileAccessError::Timeout))
+    }
+
+    /// Waits for a delay, and then until the files have stopped changing or cannot be accessed; for ever where
+    /// there is no delay.
+    async fn settled(&self, files: &Files, delay: Option<Duration>) {
+        let Some(delay) = delay else { return std::future::pending().await };
+        tokio::time::sleep(delay).await;
+        let mut last = None;
+        loop {
+            let files = files.clone();
+            let Ok(now) = self.access(move || files.again()).await else { return };
+            if last.as_ref() == Some(&now) {
+                return;
+            }
+            last = Some(now);
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until the files are no longer as they were seen, and have stopped changing.
+    async fn changed(&self, seen: &Files) {
+        let mut last = seen.clone();
+        loop {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            let files = last.clone();
+            let Ok(now) = self.access(move || files.again()).await else { continue };
+            if now != *seen && now == last {
+                return;
+            }
+            last = now;
+        }
+    }
+}
+
+fn log_problems(problems: &Problems, cause: &'static str) {
     for problem in &problems.problems {
         tracing::error!(cause, %problem, "reload failed: the secrets stay as they were");
     }

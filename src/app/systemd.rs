@@ -1,47 +1,73 @@
-//! What systemd is told, where it started the bridge and wants to hear (`NOTIFY_SOCKET`).
+//! Notifications to systemd, where it started the bridge (`NOTIFY_SOCKET`, `sd_notify(3)`).
 //!
-//! Ready means listening, and not "the broker was reached": a broker that is down must not make the
-//! unit fail to start, for the bridge answers 503 until it is there and heals by itself. Whether the
-//! broker was ever reached is what `/readyz` says.
+//! `READY=1` means listening, not that the broker was reached: a broker that is down must not make the
+//! unit fail to start, because the bridge answers 503 until the broker is there. `/readyz` reports whether
+//! the broker was ever reached.
 
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 
-/// The bridge listens, or a reload has ended.
-pub fn ready() {
-    tell(&[NotifyState::Ready]);
+/// Sends notifications. Nothing but the watchdog's follows `STOPPING=1`. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Notifier {
+    /// Held while sending, so that a reload that ends during the stop cannot overtake it.
+    stopping: Arc<Mutex<bool>>,
 }
 
-/// A reload has begun.
-pub fn reloading() {
-    // Without a monotonic clock there is no reload that systemd would understand.
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+impl Notifier {
+    /// The bridge listens, or a reload has ended.
+    pub fn ready(&self) {
+        self.unless_stopping(|| vec![NotifyState::Ready]);
+    }
+
+    /// A reload has begun.
+    pub fn reloading(&self) {
+        // Without a monotonic clock systemd would ignore the reload.
+        let state = || NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
+        self.unless_stopping(|| state().unwrap_or_default());
+    }
+
+    /// The drain has begun.
+    pub fn stopping(&self) {
+        let mut stopping = self.stopping.lock();
+        *stopping = true;
+        send(&[NotifyState::Stopping]);
+    }
+
+    fn unless_stopping(&self, states: impl FnOnce() -> Vec<NotifyState<'static>>) {
+        let stopping = self.stopping.lock();
+        if !*stopping {
+            send(&states());
+        }
     }
 }
 
-/// The drain has begun.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
-}
-
-/// Says that the bridge is alive, twice as often as it must, where the unit asks for it. It is a
-/// task among the others, so that it falls silent when they are stuck.
-pub async fn watchdog() {
+/// The watchdog task, where the unit asks for one (`WatchdogSec=`). It notifies twice as often as it must.
+/// It is a task like the others, so it stops notifying when they are stuck.
+pub fn watchdog() -> Option<impl Future<Output = ()> + Send> {
     let mut limit = 0;
     if !sd_notify::watchdog_enabled(false, &mut limit) {
-        return;
+        return None;
     }
-    let mut beat = tokio::time::interval(Duration::from_micros(limit / 2).max(Duration::from_millis(1)));
-    loop {
-        beat.tick().await;
-        tell(&[NotifyState::Watchdog]);
-    }
+    let every = Duration::from_micros(limit / 2).max(Duration::from_millis(1));
+    Some(async move {
+        let mut interval = tokio::time::interval(every);
+        loop {
+            interval.tick().await;
+            send(&[NotifyState::Watchdog]);
+        }
+    })
 }
 
-fn tell(states: &[NotifyState]) {
+fn send(states: &[NotifyState<'_>]) {
+    if states.is_empty() {
+        return;
+    }
     if let Err(error) = sd_notify::notify(false, states) {
-        tracing::debug!(%error, "systemd cannot be told");
+        tracing::debug!(%error, "cannot notify systemd");
     }
 }

@@ -9,6 +9,7 @@ pub mod encoded;
 pub mod read;
 pub mod setup;
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
@@ -60,6 +61,26 @@ pub enum StartError {
     /// The NATS client cannot be made.
     #[error(transparent)]
     Nats(#[from] nats::StartError),
+}
+
+impl StartError {
+    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
+    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
+        match self {
+            Self::Kafka(error) => error.setting(),
+            Self::Nats(error) => error.setting(),
+            Self::Stdout(_) => None,
+        }
+    }
+}
+
+/// Checks that a client can be created from the options, as [`start`] will, without contacting a broker.
+pub fn check(options: &Options) -> Result<(), StartError> {
+    match &options.kind {
+        Kind::Kafka(options) => Ok(kafka::check(options)?),
+        Kind::Nats(options) => Ok(nats::check(options)?),
+        Kind::Stdout => Ok(()),
+    }
 }
 
 /// Makes the bus that the options ask for; `destinations` are all it will be asked to publish to.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, fail, load, print, say, warn};
+use super::{Exit, fail, load_for_serving, print, say, warn};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report};
@@ -26,7 +26,7 @@ pub struct Arguments {
 
 /// Checks the configuration, and the broker if asked to.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    let config = load(input)?;
+    let config = load_for_serving(input)?;
     warn(&config.warnings);
     if arguments.connect {
         return connect(config, arguments.json);

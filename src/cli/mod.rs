@@ -190,6 +190,11 @@ fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(not_good)
 }
 
+/// Loads the configuration as [`load`] does, and checks that a client of its bus can be created.
+fn load_for_serving(input: &Input) -> Result<crate::config::Config, Exit> {
+    crate::config::load_for_serving(input).map_err(not_good)
+}
+
 /// Loads what is for the verbs that speak to Attio, or says everything that is wrong with it.
 fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
     crate::config::attio(input).map_err(not_good)

@@ -1,8 +1,8 @@
-//! `serve`: receives webhooks and publishes their events until told to stop.
+//! `serve`: receives webhooks and publishes their events until SIGTERM.
 
 use clap::Args;
 
-use super::{Exit, fail, load, logging};
+use super::{Exit, fail, load_for_serving, logging};
 use crate::app;
 use crate::config::{Config, Flag, Input};
 
@@ -43,19 +43,22 @@ impl Arguments {
 
 /// Runs the bridge.
 pub fn run(input: Input) -> Result<Exit, Exit> {
-    let config = load(&input)?;
+    let config = load_for_serving(&input)?;
     let log = logging::start(config.log, &input.environment)
-        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
+        .map_err(|error| fail(format_args!("cannot start the log thread: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = runtime(&config)
-        .map_err(|error| fail(format_args!("the threads that serve cannot be started: {error}")))?;
-    match runtime.block_on(app::run(config, log.last_words())) {
+    let runtime =
+        runtime(&config).map_err(|error| fail(format_args!("cannot start the worker threads: {error}")))?;
+    let result = runtime.block_on(app::run(config, log.last_words()));
+    // Dropping the runtime would wait for blocking tasks, such as a name resolution that hangs.
+    runtime.shutdown_background();
+    match result {
         Ok(()) => Ok(Exit::Done),
         Err(error) => {
             tracing::error!("{error}");
-            Err(Exit::Failed)
+            Err(if error.is_configuration() { Exit::Configuration } else { Exit::Failed })
         }
     }
 }

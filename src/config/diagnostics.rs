@@ -108,11 +108,7 @@ pub struct Findings {
 impl Findings {
     /// The value, if there is no problem.
     pub fn result<T>(self, value: impl FnOnce(Self) -> T) -> Result<T, Problems> {
-        if self.problems.is_empty() {
-            Ok(value(self))
-        } else {
-            Err(self.into())
-        }
+        if self.problems.is_empty() { Ok(value(self)) } else { Err(self.into()) }
     }
 }
 
@@ -209,7 +205,7 @@ fn unknown(key: &str, origin: &Origin, known: &[String]) -> String {
     match closest(key, known) {
         Some(meant) if environment => format!("{what}; did you mean `{}`?", variable(meant)),
         Some(meant) => format!("{what}; did you mean `{meant}`?"),
-        None => format!("{what}; remove it, or see deploy/configuration.md for every key"),
+        None => format!("{what}; remove it, or run `attio-bridge config --schema` for every key"),
     }
 }
 

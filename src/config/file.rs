@@ -89,7 +89,13 @@ impl Reader<'_> {
 
     /// What may be shown of a key and its value: the key, and a plain value of a key that is declared and no
     /// secret.
-    fn excerpt(&self, key: Range<usize>, value: Range<usize>, path: &[String], read: &Value) -> Option<Excerpt> {
+    fn excerpt(
+        &self,
+        key: Range<usize>,
+        value: Range<usize>,
+        path: &[String],
+        read: &Value,
+    ) -> Option<Excerpt> {
         let name = self.text.get(key.clone())?;
         let begin = self.text[..key.start].rfind('\n').map_or(0, |at| at + 1);
         let mut text = String::new();
@@ -217,10 +223,7 @@ mod tests {
             (format!("[sources.a]\nsecrets = [\"{CANARY}\"]"), &["sources", "a", "secrets"]),
             (format!("[sources]\nattio = {{ secrets = [\"{CANARY}\"] }}"), &["sources", "attio"]),
             (format!("[nats]\nservers = \"nats://me:{CANARY}@n\""), &["nats", "servers"]),
-            (
-                format!("[[webhooks]]\ntarget_url = \"http://n/?token={CANARY}\""),
-                &["webhooks", "target_url"],
-            ),
+            (format!("[[webhooks]]\ntarget_url = \"http://n/?token={CANARY}\""), &["webhooks", "target_url"]),
             (format!("[http]\nlisten = \"\"\"{CANARY}\"\"\""), &["http", "listen"]),
             (format!("[http]\nlisten = \"\\\"{CANARY}\""), &["http", "listen"]),
             (format!("[http]\nlisten = 5 # {CANARY}"), &["http", "listen"]),
@@ -253,7 +256,8 @@ mod tests {
     #[test]
     fn librdkafka_properties_are_flat() {
         let diagnostics = Diagnostics::default();
-        let tree = parse("[kafka.properties]\nsocket.keepalive.enable = true\n\"a.b\" = 1\n", "c", &diagnostics);
+        let tree =
+            parse("[kafka.properties]\nsocket.keepalive.enable = true\n\"a.b\" = 1\n", "c", &diagnostics);
         let Value::Table(kafka) = &tree["kafka"].value else { panic!("a table") };
         let Value::Table(properties) = &kafka["properties"].value else { panic!("a table") };
         let names: Vec<_> = properties.keys().collect();

@@ -160,7 +160,7 @@ impl Kind for Integer {
         if self.0.contains(&number) {
             Ok((number, Json::from(number)))
         } else {
-            Err(format!("must be {}, and is {number}", self.range()))
+            Err(outside(&self.range(), number))
         }
     }
 
@@ -171,6 +171,11 @@ impl Kind for Integer {
         }
         Description::new("integer", self.range(), schema)
     }
+}
+
+fn outside(range: &str, value: impl std::fmt::Display) -> String {
+    let from = if range.starts_with("at") { "" } else { "from " };
+    format!("must be {from}{range}, and is {value}")
 }
 
 /// A length of time in a range, such as `5s`.
@@ -196,7 +201,7 @@ impl Kind for TimeSpan {
         if self.0.contains(&duration) {
             Ok((duration, Json::from(text.as_str())))
         } else {
-            Err(format!("must be {}, and is {}", self.range(), humantime::format_duration(duration)))
+            Err(outside(&self.range(), humantime::format_duration(duration)))
         }
     }
 
@@ -216,7 +221,9 @@ impl Kind for Boolean {
         const FORM: &str = "expects `true` or `false`";
         let yes = match &node.value {
             Value::Bool(yes) => *yes,
-            Value::Text(text) if node.is_untyped() => text.parse().map_err(|_| format!("{FORM}, not {text:?}"))?,
+            Value::Text(text) if node.is_untyped() => {
+                text.parse().map_err(|_| format!("{FORM}, not {text:?}"))?
+            }
             other => return Err(format!("{FORM}, not {}", other.kind())),
         };
         Ok((yes, Json::from(yes)))
@@ -350,7 +357,10 @@ impl Kind for Secret {
     }
 
     fn describe(&self) -> Description {
-        Description { secret: true, ..Description::new("secret", "", json!({ "type": "string", "minLength": 1 })) }
+        Description {
+            secret: true,
+            ..Description::new("secret", "", json!({ "type": "string", "minLength": 1 }))
+        }
     }
 }
 
@@ -454,7 +464,7 @@ mod tests {
         }
         assert!(read(&COUNT, &file(Value::Text("42".into()))).is_err(), "the file has its own types");
         assert!(read(&COUNT, &file(Value::Integer(-1))).is_err());
-        assert_eq!(read(&Integer(1..=9), &env("10")), Err("must be 1 to 9, and is 10".into()));
+        assert_eq!(read(&Integer(1..=9), &env("10")), Err("must be from 1 to 9, and is 10".into()));
         assert_eq!(read(&Integer(1..=u64::MAX), &env("0")), Err("must be at least 1, and is 0".into()));
     }
 
@@ -468,7 +478,7 @@ mod tests {
             assert!(read(&ANY_SPAN, &env(bad)).expect_err("refused").contains("\"5s\""), "{bad:?}");
         }
         let short = TimeSpan(Duration::ZERO..=Duration::from_secs(1));
-        assert_eq!(read(&short, &env("2s")), Err("must be 0s to 1s, and is 2s".into()));
+        assert_eq!(read(&short, &env("2s")), Err("must be from 0s to 1s, and is 2s".into()));
     }
 
     #[test]

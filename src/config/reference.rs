@@ -13,7 +13,8 @@ use super::tree::variable;
 const SET: [&str; 2] = ["bus.type", "kafka.bootstrap_servers"];
 
 /// How to write the generated files again; a test compares them.
-const GENERATED: &str = "Generated from src/config/sections by `ATTIO_BRIDGE_TEST_REWRITE=1 cargo test --test it example::`.";
+const GENERATED: &str =
+    "Generated from src/config/sections by `ATTIO_BRIDGE_TEST_REWRITE=1 cargo test --test it example::`.";
 
 const HEAD: &str = "\
 # attio-bridge: every key, with its default.
@@ -38,7 +39,7 @@ const INTRODUCTION: &str = "\
 Every key of the configuration file. Precedence: flag > environment > file > default. Unknown keys are
 errors; all problems are reported at once, each with its key and where its value came from.
 `attio-bridge config` prints the values in use with their origins, `attio-bridge config --schema` a JSON
-Schema for editors, and [config.example.toml](config.example.toml) is a file to start from.
+Schema for editors, and [config.example.toml](../config.example.toml) is a file to start from.
 
 Every key is also an environment variable, as listed; lists are comma separated there. `NAME` is a name of
 your own in upper case, with `_` for `-`. A secret may also be given as the variable with `_FILE` at its
@@ -119,7 +120,7 @@ fn last(table: &Declaration) -> &'static str {
     table.path.rsplit('.').next().unwrap_or(table.path)
 }
 
-/// `deploy/configuration.md`.
+/// `deploy/docs/configuration.md`.
 pub fn reference() -> String {
     let mut out = format!("<!-- {GENERATED} -->\n\n# Configuration\n\n{INTRODUCTION}");
     for table in &TABLES {
@@ -133,7 +134,9 @@ pub fn reference() -> String {
         if table.keys.is_empty() {
             continue;
         }
-        out.push_str("\n| key | type | default | range | variable | what it does |\n|---|---|---|---|---|---|\n");
+        out.push_str(
+            "\n| key | type | default | range | variable | what it does |\n|---|---|---|---|---|---|\n",
+        );
         for key in table.keys {
             reference_row(&mut out, &path, key);
         }

@@ -3,6 +3,7 @@
 use attio_bridge::bus::Kind;
 
 use crate::setup::Setup;
+use crate::support::program::{run, variables};
 
 fn one_problem(setup: &Setup, words: &[&str]) {
     let problems = setup.problems();
@@ -62,4 +63,70 @@ fn a_check_of_certificates_that_is_off_is_a_warning() {
         );
         assert!(Setup::good().toml(&text).warnings().is_empty(), "no matter for another bus");
     }
+}
+
+/// `check` and `serve` both end with 78 and name the key, so that systemd does not restart the unit.
+fn assert_configuration_error(more: &[(&str, &str)], words: &[&str]) {
+    let mut variables = variables(more);
+    variables.extend([
+        ("ATTIO_BRIDGE__BUS__TYPE".to_owned(), "kafka".to_owned()),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS".to_owned(), "127.0.0.1:1".to_owned()),
+        ("ATTIO_BRIDGE__HTTP__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+        ("ATTIO_BRIDGE__ADMIN__LISTEN".to_owned(), "127.0.0.1:0".to_owned()),
+    ]);
+    for arguments in [&["check"][..], &["check", "--connect"], &["serve"]] {
+        let output = run(arguments, &variables);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("the configuration has 1 problem"), "{arguments:?}: {stderr}");
+        assert!(words.iter().all(|word| stderr.contains(word)), "{arguments:?}: {words:?}: {stderr}");
+    }
+}
+
+#[test]
+fn properties_that_no_client_can_be_created_with_exit_78_in_check_and_serve() {
+    let table = [
+        ("MAX_IN_FLIGHT", "100", "kafka.properties.max.in.flight: "),
+        ("RETRIES", "0", "kafka.properties.retries: "),
+        ("SSL_KEYSTORE_LOCATION", "/etc/hostname", "kafka.properties.ssl.keystore.location: "),
+        ("SSL_CIPHER_SUITES", "no-such-cipher", "kafka.properties.ssl.cipher.suites: "),
+    ];
+    for (name, value, key) in table {
+        let variable = format!("KAFKA__PROPERTIES__{name}");
+        let origin = format!("(environment ATTIO_BRIDGE__{variable})");
+        let tls = ("KAFKA__SECURITY_PROTOCOL", "ssl");
+        assert_configuration_error(&[tls, (&variable, value)], &[key, &origin]);
+    }
+}
+
+#[test]
+fn two_properties_that_each_keep_a_client_from_being_created_exit_78() {
+    let properties = [("KAFKA__PROPERTIES__MAX_IN_FLIGHT", "100"), ("KAFKA__PROPERTIES__RETRIES", "0")];
+    assert_configuration_error(&properties, &["kafka.properties.max.in.flight: "]);
+}
+
+#[test]
+fn a_ca_file_without_certificates_exits_78() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "not a certificate").expect("it is written");
+    let tls = ("KAFKA__SECURITY_PROTOCOL", "ssl");
+    let path = file.path().to_str().expect("UTF-8");
+    let words = ["kafka.ca_file: ", "(environment ATTIO_BRIDGE__KAFKA__CA_FILE)"];
+    assert_configuration_error(&[tls, ("KAFKA__CA_FILE", path)], &words);
+    assert_configuration_error(
+        &[tls, ("KAFKA__CA_FILE", "/no/such/ca.pem")],
+        &["kafka.ca_file: ", "cannot be read"],
+    );
+}
+
+#[test]
+fn certificate_and_key_that_do_not_belong_together_exit_78() {
+    let certificates = crate::support::certificates::Certificates::make();
+    let path = |name: &str| certificates.path(name).to_str().expect("UTF-8").to_owned();
+    let variables = [
+        ("KAFKA__SECURITY_PROTOCOL", "ssl"),
+        ("KAFKA__CERT_FILE", &path("client.crt")),
+        ("KAFKA__KEY_FILE", &path("server.key")),
+    ];
+    assert_configuration_error(&variables, &["kafka.key_file: "]);
 }

@@ -1,4 +1,4 @@
-//! What the README says is what the code does.
+//! The reference pages in `deploy/docs` match the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,14 @@ use attio_bridge::http::respond;
 use attio_bridge::metrics::{Labels, Metrics};
 use attio_bridge::pipeline::outcome::Reason;
 
-const README: &str = include_str!("../../README.md");
+const EVENTS: &str = include_str!("../../deploy/docs/events.md");
+const OPERATIONS: &str = include_str!("../../deploy/docs/operations.md");
+const WEBHOOKS: &str = include_str!("../../deploy/docs/webhooks.md");
 
-/// The rows of the table under a heading, as cells.
+/// The rows of the table under a heading of `operations.md`, as cells.
 fn table(heading: &str) -> Vec<Vec<String>> {
-    let section = README.split(&format!("\n### {heading}\n")).nth(1).expect("the heading is there");
-    let section = section.split("\n</details>").next().expect("a split has a first part");
+    let section = OPERATIONS.split(&format!("\n## {heading}\n")).nth(1).expect("the heading is there");
+    let section = section.split("\n#").next().expect("a split has a first part");
     let row = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     section.lines().filter(|line| line.starts_with('|')).skip(2).map(row).collect()
 }
@@ -24,7 +26,7 @@ fn code_words(cell: &str) -> Vec<String> {
 #[test]
 fn the_answer_table_names_every_reason_with_its_status() {
     let mut written = BTreeMap::new();
-    for row in table("What the sender is answered") {
+    for row in table("Answers") {
         for reason in code_words(&row[0]) {
             let status: u16 = row[1].parse().expect("a status is a number");
             assert_eq!(written.insert(reason.clone(), status), None, "{reason} stands twice");
@@ -71,8 +73,8 @@ fn metrics() -> std::sync::Arc<Metrics> {
 }
 
 #[test]
-fn the_envelope_in_the_readme_is_a_cloud_event() {
-    let json = README.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
+fn the_example_envelope_is_a_cloud_event() {
+    let json = EVENTS.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
     let event: serde_json::Value =
         serde_json::from_str(json.expect("there is a JSON block")).expect("the block is JSON");
     let parsed: Result<cloudevents::Event, _> = serde_json::from_value(event.clone());
@@ -82,7 +84,7 @@ fn the_envelope_in_the_readme_is_a_cloud_event() {
 
 #[test]
 fn the_table_of_the_verbs_of_webhooks_names_every_verb_and_flag() {
-    let rows: Vec<&str> = README.lines().filter(|line| line.starts_with("| `webhooks ")).collect();
+    let rows: Vec<&str> = WEBHOOKS.lines().filter(|line| line.starts_with("| `webhooks ")).collect();
     let command = attio_bridge::cli::command();
     let webhooks = command.find_subcommand("webhooks").expect("there is the verb");
     for verb in webhooks.get_subcommands() {

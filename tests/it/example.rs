@@ -1,8 +1,12 @@
-//! The example configuration is the reference manual: it holds every key, and the true defaults.
+//! What is generated from the declared keys: the example and the reference are those of the code, and the
+//! example is valid by the JSON Schema too.
+//!
+//! `ATTIO_BRIDGE_TEST_REWRITE=1 cargo test --test it example::` writes the committed files again.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use attio_bridge::config::{Config, Origin};
+use attio_bridge::config::{self, Config, Origin};
 use serde_json::Value as Json;
 
 use crate::setup::{SECRET, Setup};
@@ -11,7 +15,7 @@ const EXAMPLE: &str = include_str!("../../deploy/config.example.toml");
 
 const SLUGS: &str = r#"{"version":1,"workspace_id":"w","objects":{},"lists":{}}"#;
 
-/// The example with its commented-out keys and tables put in force, and its files made.
+/// The example with its commented-out keys and tables set, and its files created.
 fn uncommented(setup: &Setup) -> String {
     let live = |line: &str| {
         let rest = line.strip_prefix("# ")?;
@@ -35,12 +39,38 @@ fn with_files(setup: &Setup, line: String) -> String {
     line
 }
 
+/// Compares a committed file with what the code generates, or writes it again.
+fn compare(path: &str, committed: &str, generated: &str) {
+    if std::env::var_os("ATTIO_BRIDGE_TEST_REWRITE").is_some() {
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(path), generated).expect("a written file");
+        return;
+    }
+    let differs =
+        committed.lines().zip(generated.lines()).find(|(committed, generated)| committed != generated);
+    assert!(
+        committed == generated,
+        "{path} is not what the declared keys give, first {differs:?}: run \
+         `ATTIO_BRIDGE_TEST_REWRITE=1 cargo test --test it example::`"
+    );
+}
+
+#[test]
+fn example_is_generated_from_the_declared_keys() {
+    compare("deploy/config.example.toml", EXAMPLE, &config::example());
+}
+
+#[test]
+fn reference_is_generated_from_the_declared_keys() {
+    let committed = include_str!("../../deploy/docs/configuration.md");
+    compare("deploy/docs/configuration.md", committed, &config::reference());
+}
+
 fn values(config: &Config) -> BTreeMap<String, (Json, Option<Origin>)> {
     config.settings().iter().cloned().map(|setting| (setting.key, (setting.value, setting.origin))).collect()
 }
 
 #[test]
-fn it_is_good_as_it_stands() {
+fn example_is_valid_as_it_stands() {
     let setup = Setup::empty().toml(EXAMPLE).var("ATTIO_WEBHOOK_SECRET", SECRET);
     assert!(setup.warnings().is_empty());
     let setup = Setup::empty().toml(EXAMPLE);
@@ -49,7 +79,7 @@ fn it_is_good_as_it_stands() {
 }
 
 #[test]
-fn it_is_good_with_every_key_in_force() {
+fn example_is_valid_with_every_key_set() {
     let setup = Setup::empty();
     let text = uncommented(&setup);
     let setup = setup.toml(&text);
@@ -58,7 +88,7 @@ fn it_is_good_with_every_key_in_force() {
 }
 
 #[test]
-fn it_holds_every_key_with_its_default() {
+fn example_has_every_key_with_its_default() {
     let setup = Setup::empty();
     let text = uncommented(&setup);
     let written = values(&setup.toml(&text).config());

@@ -10,7 +10,6 @@ use crate::check_connect::{found, row};
 use crate::support::bridge::{Bridge, config};
 use crate::support::client::eventually;
 use crate::support::consumer::Found;
-use crate::support::full_tier;
 use crate::support::kafka::cluster::Cluster;
 use crate::support::load::{Load, felt, ready};
 use crate::support::mix::{Mix, Planned};
@@ -18,11 +17,8 @@ use crate::support::request::Request;
 use crate::support::unique;
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "full tier: three brokers, a minute"]
 async fn one_broker_may_die_and_with_two_dead_nothing_is_acknowledged_or_lost() {
-    if !full_tier() {
-        println!("left out, as one of the long tests: tests/run full");
-        return;
-    }
     let (cluster, prefix) = (Cluster::start(), unique("quorum"));
     let bridge = Bridge::serving(config(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),

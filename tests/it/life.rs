@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::app::Error;
-use attio_bridge::bus::memory::Answer;
+use attio_bridge::app::{App, Error};
+use attio_bridge::bus::memory::{Answer, Memory};
 use attio_bridge::pipeline::publish::BusState;
 
 use crate::answers::{refused, waiting_client};
 use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Silent;
 use crate::support::client::{Client, eventually};
+use crate::support::logs::Logs;
 use crate::support::request::Request;
 
 /// A delivery of one event that is not like the others.
@@ -396,4 +397,17 @@ async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
     assert!(bridge.stop().await.is_err());
     let answer = client.try_receive().await;
     assert!(answer.is_none_or(|answer| answer.status == 503));
+}
+
+#[tokio::test]
+async fn a_part_that_panics_ends_the_bridge_and_the_log_names_it() {
+    let logs = Logs::capture();
+    let app = App::bind_to(config(&[]), "memory", |_, _, supervisor| {
+        supervisor.spawn("part under test", async { panic!("as the test asked") });
+        Ok(Memory::new())
+    });
+    let error = app.await.unwrap().run(std::future::pending()).await.unwrap_err();
+    let message = "part under test ended unexpectedly: as the test asked";
+    assert_eq!(error.to_string(), message);
+    assert!(logs.text().contains(message), "{}", logs.text());
 }

@@ -12,7 +12,7 @@ use crate::support::load::{Load, felt, ready, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::nats::cluster::Cluster;
 use crate::support::request::Request;
-use crate::support::{full_tier, unique};
+use crate::support::unique;
 
 const STREAM: &str = "ATTIO";
 
@@ -41,10 +41,8 @@ fn check(cluster: &Cluster, by: usize, prefix: &str, mix: &Mix) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "full tier: three servers, a minute"]
 async fn nothing_is_lost_when_the_leader_is_killed_under_load_and_then_the_next() {
-    if !full_tier() {
-        return;
-    }
     let (cluster, prefix) = (Cluster::start(), unique("leader"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
@@ -71,10 +69,8 @@ async fn nothing_is_lost_when_the_leader_is_killed_under_load_and_then_the_next(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "full tier: three servers, a minute"]
 async fn without_a_quorum_the_answer_is_503_until_it_is_back() {
-    if !full_tier() {
-        return;
-    }
     let (cluster, prefix) = (Cluster::start(), unique("quorum"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
@@ -100,10 +96,8 @@ async fn without_a_quorum_the_answer_is_503_until_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "full tier: three servers, a minute"]
 async fn a_server_that_says_goodbye_costs_no_event() {
-    if !full_tier() {
-        return;
-    }
     let (cluster, prefix) = (Cluster::start(), unique("goodbye"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;

@@ -1,6 +1,7 @@
 //! The built binary as an operator runs it: what it prints, how it stops, how it exits.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, Read, Write};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use crate::support::kafka::shared;
 use crate::support::mix::{Mix, Planned};
 use crate::support::request::Request;
 use crate::support::served::Served;
-use crate::support::unique;
+use crate::support::{PATIENCE, unique};
 
 const STDOUT: (&str, &str) = ("ATTIO_BRIDGE__BUS__TYPE", "stdout");
 
@@ -144,5 +145,49 @@ async fn a_bus_that_is_not_there_is_told_with_what_to_do() {
             answer.status == 503 && body.contains("onnection refused") && body.contains(advice)
         })
         .await;
+    }
+}
+
+/// A name server that receives queries and never answers, and a `resolv.conf` that names it. None where
+/// port 53 cannot be bound.
+fn silent_name_server() -> Option<(UdpSocket, tempfile::NamedTempFile)> {
+    // Another loopback address for each process, because `resolv.conf` cannot name a port.
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    let address = Ipv4Addr::new(127, 53, high, low.clamp(1, 254));
+    let Ok(socket) = UdpSocket::bind((address, 53)) else {
+        println!("skipped: cannot bind port 53 of {address}");
+        return None;
+    };
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    writeln!(file, "nameserver {address}\noptions timeout:30 attempts:5").unwrap();
+    Some((socket, file))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_serve_with_0_while_name_resolution_hangs() {
+    let Some((socket, resolv_conf)) = silent_name_server() else { return };
+    for (bus, key) in [("kafka", "KAFKA__BOOTSTRAP_SERVERS"), ("nats", "NATS__SERVERS")] {
+        let key = format!("ATTIO_BRIDGE__{key}");
+        let variables = [
+            ("ATTIO_BRIDGE__BUS__TYPE", bus),
+            (&key, "broker.example:4222"),
+            ("ATTIO_BRIDGE__SHUTDOWN__DRAIN_TIMEOUT", "2s"),
+        ];
+        let served = Served::with_mounted(resolv_conf.path(), "/etc/resolv.conf", &variables);
+        let Some(mut served) = served else { return };
+        let mut query = [0; 512];
+        socket.recv(&mut query).expect("the name is looked up");
+        served.signal("TERM");
+        // The resolver would give up after 150 s, which is longer than the patience of this test.
+        assert_eq!(served.ended().code(), Some(0), "{bus}: {:?}", served.log());
+        eventually("the last log line is read", || async {
+            !served.logged("drained: no requests in flight").is_empty()
+        })
+        .await;
+        // Whatever the process still asked before it ended.
+        socket.set_nonblocking(true).unwrap();
+        while socket.recv(&mut query).is_ok() {}
+        socket.set_nonblocking(false).unwrap();
     }
 }

@@ -13,11 +13,11 @@ use tokio::task::JoinSet;
 use crate::setup::Setup;
 use crate::support::bridge::Bridge;
 use crate::support::client::{Client, eventually};
-use crate::support::full_tier;
 use crate::support::logs::Logs;
 use crate::support::request::{Request, sign};
 use crate::support::scrape::Scrape;
 use crate::support::served::Served;
+use crate::support::{fifo, full_tier};
 
 const OLD: &str = "the-old-secret-which-is-long-enough-0123456789";
 const NEW: &str = "the-new-secret-which-is-long-enough-0123456789";
@@ -278,4 +278,81 @@ async fn what_cannot_be_reloaded_is_named_and_the_secrets_are_taken_all_the_same
     }
     assert!(!restart.contains("sources.attio.secrets"), "{restart}");
     assert!(!text.contains("canary"));
+}
+
+#[tokio::test]
+async fn a_failed_reload_is_retried_when_the_ca_file_is_back() {
+    let setup = Setup::empty();
+    let ca = setup.write("ca.pem", "a certificate");
+    let with_ca = |secret| {
+        let ca = ca.display();
+        let more = format!(
+            "[kafka]\nbootstrap_servers = \"localhost:1\"\nsecurity_protocol = \"ssl\"\nca_file = \"{ca}\"\n"
+        );
+        configuration(&[("a", secret)], &more).replace("stdout", "kafka")
+    };
+    let setup = setup.toml(&with_ca(OLD));
+    let bridge = serve(&setup).await;
+    // A directory in its place cannot be read, not even by root.
+    std::fs::remove_file(&ca).unwrap();
+    std::fs::create_dir(&ca).unwrap();
+    setup.write("config.toml", with_ca(NEW));
+    eventually("a reload fails", || async {
+        bridge.metric("config_reloads_total", &[("result", "failed")]).await > 0.0
+    })
+    .await;
+    assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 401));
+    std::fs::remove_dir(&ca).unwrap();
+    setup.write("ca.pem", "a certificate");
+    eventually("the new secret is in force", || async { status(&bridge, NEW).await == 200 }).await;
+    assert_eq!(status(&bridge, OLD).await, 401);
+}
+
+#[tokio::test]
+async fn a_failed_reload_is_retried_when_a_file_appears_that_was_never_read() {
+    let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
+    let bridge = serve(&setup).await;
+    let secret = setup.folder().join("new-secret");
+    let entry = format!("{{ label = \"b\", file = \"{}\" }}", secret.display());
+    setup.write("config.toml", format!("{USUAL}[sources.attio]\nsecrets = [{entry}]\n"));
+    eventually("a reload fails", || async {
+        bridge.metric("config_reloads_total", &[("result", "failed")]).await > 0.0
+    })
+    .await;
+    std::fs::write(&secret, NEW).unwrap();
+    eventually("the new secret is in force", || async { status(&bridge, NEW).await == 200 }).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_reads_a_pipe_without_a_writer_or_without_data_fails_and_is_retried() {
+    let setup = Setup::empty();
+    let secret = setup.write("secret", OLD);
+    let entry = format!("{{ label = \"a\", file = \"{}\" }}", secret.display());
+    let setup = setup.toml(&format!("{USUAL}[sources.attio]\nsecrets = [{entry}]\n"));
+    let bridge = serve(&setup).await;
+    let pipe = setup.folder().join("pipe");
+    let writer = fifo(&pipe);
+    std::fs::rename(&pipe, &secret).unwrap();
+    reload(&bridge, "failed").await;
+    drop(writer);
+    reload(&bridge, "failed").await;
+    assert_eq!(status(&bridge, OLD).await, 200);
+    let renewed = setup.write("renewed", NEW);
+    std::fs::rename(renewed, &secret).unwrap();
+    eventually("the new secret is in force", || async { status(&bridge, NEW).await == 200 }).await;
+    bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_reload() {
+    let setup = Setup::empty();
+    let secret = setup.write("secret", OLD);
+    let entry = format!("{{ label = \"a\", file = \"{}\" }}", secret.display());
+    let setup = setup.toml(&format!("{USUAL}[sources.attio]\nsecrets = [{entry}]\n"));
+    let bridge = serve(&setup).await;
+    let pipe = setup.folder().join("pipe");
+    let _writer = fifo(&pipe);
+    std::fs::rename(&pipe, &secret).unwrap();
+    bridge.begin_reload();
+    bridge.stop().await.unwrap();
 }

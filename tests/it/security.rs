@@ -16,7 +16,8 @@ const IDS: [&str; 25] = [
 struct Row {
     line: &'static str,
     ids: Vec<&'static str>,
-    tests: Vec<&'static str>,
+    /// Each with whether the row says that it belongs to the full tier.
+    tests: Vec<(&'static str, bool)>,
 }
 
 /// The rows of the tables whose last column is `test`.
@@ -27,16 +28,39 @@ fn rows() -> Vec<Row> {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
         match cells[..] {
             ["threat", _, "id", "test"] => in_table = true,
-            [_, _, id, test] if in_table && !id.starts_with("--") => rows.push(Row {
-                line,
-                ids: id.split(", ").collect(),
-                tests: test.split('`').skip(1).step_by(2).collect(),
-            }),
+            [_, _, id, test] if in_table && !id.starts_with("--") => {
+                rows.push(Row { line, ids: id.split(", ").collect(), tests: named_tests(test) })
+            }
             [_, _, _, _] => {}
             _ => in_table = false,
         }
     }
     rows
+}
+
+/// The tests that a cell names: `` `module::name` ``, followed by `(full tier)` where it is one of those.
+fn named_tests(cell: &str) -> Vec<(&str, bool)> {
+    let pieces: Vec<&str> = cell.split('`').collect();
+    let named = pieces.chunks_exact(2).map(|pair| pair[1]);
+    let after = pieces.iter().skip(2).step_by(2);
+    named.zip(after).map(|(test, after)| (test, after.starts_with(" (full tier)"))).collect()
+}
+
+/// The attributes of a test of that name; none where the file has no such test.
+fn attributes<'a>(source: &'a str, name: &str) -> Option<Vec<&'a str>> {
+    let definition = format!("fn {name}(");
+    let mut definitions = source.match_indices(&definition).map(|(at, _)| at);
+    definitions.find_map(|at| {
+        let line = source[..at].rfind('\n').map_or(0, |end| end + 1);
+        let before = source[..line].lines().rev().map(str::trim);
+        let found: Vec<&str> = before.take_while(|line| line.starts_with("#[")).collect();
+        found.iter().any(|line| line.contains("test")).then_some(found)
+    })
+}
+
+/// Whether only the full tier runs a test.
+fn is_ignored(source: &str, name: &str) -> bool {
+    attributes(source, name).is_some_and(|found| found.iter().any(|line| line.starts_with("#[ignore")))
 }
 
 /// Whether a file has a test of that name, by itself or in the list of a suite that runs on every bus.
@@ -47,10 +71,7 @@ fn has_test(source: &str, name: &str) -> bool {
     if generic && listed {
         return true;
     }
-    let Some(at) = source.find(&format!("fn {name}(")) else { return false };
-    let line = source[..at].rfind('\n').map_or(0, |end| end + 1);
-    let before = source[..line].lines().rev().map(str::trim);
-    before.take_while(|line| line.starts_with("#[")).any(|line| line.contains("test"))
+    attributes(source, name).is_some()
 }
 
 fn source_of(module: &str) -> Option<String> {
@@ -64,15 +85,16 @@ fn source_of(module: &str) -> Option<String> {
 }
 
 #[test]
-fn every_row_names_tests_that_there_are() {
+fn every_row_names_existing_tests_and_their_tier() {
     let rows = rows();
     assert!(rows.len() > 20, "only {} rows were found", rows.len());
     for Row { line, tests, .. } in rows {
         assert!(!tests.is_empty(), "no test holds this row: {line}");
-        for test in tests {
+        for (test, in_full_tier) in tests {
             let (module, name) = test.rsplit_once("::").unwrap_or_else(|| panic!("{test} is no path"));
             let source = source_of(module).unwrap_or_else(|| panic!("there is no {module}: {line}"));
             assert!(has_test(&source, name), "there is no test {test}: {line}");
+            assert_eq!(in_full_tier, is_ignored(&source, name), "the tier of {test} is wrong: {line}");
         }
     }
 }
@@ -90,4 +112,7 @@ fn a_function_is_a_test_only_with_its_attribute() {
         "#[test]\nfn one() {}\n\nfn two() {}\n    #[tokio::test(flavor = \"x\")]\n    async fn three() {}\n";
     assert!(has_test(source, "one") && has_test(source, "three"));
     assert!(!has_test(source, "two") && !has_test(source, "four"));
+    let source = "#[test]\n#[ignore = \"full tier: slow\"]\nfn one() {}\n";
+    assert!(has_test(source, "one") && is_ignored(source, "one"));
+    assert_eq!(named_tests("`a::b`, `c::d` (full tier)"), [("a::b", false), ("c::d", true)]);
 }

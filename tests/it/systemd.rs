@@ -2,8 +2,9 @@
 
 use std::os::unix::net::UnixDatagram;
 
-use crate::support::PATIENCE;
+use crate::support::request::SECRET;
 use crate::support::served::Served;
+use crate::support::{PATIENCE, fifo};
 
 /// The next thing that is no sign of life.
 fn told(socket: &UnixDatagram) -> String {
@@ -47,6 +48,35 @@ fn systemd_is_told_of_every_turn_and_that_the_bridge_lives() {
     served.signal("TERM");
     assert_eq!(told(&socket), "STOPPING=1\n");
     assert_eq!(served.ended().code(), Some(0));
+}
+
+#[test]
+fn ready_never_follows_stopping() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, SECRET).unwrap();
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("ATTIO_WEBHOOK_SECRET_PREVIOUS_FILE", secret.to_str().unwrap()),
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+    ]);
+    assert_eq!(told(&socket), "READY=1\n");
+    // A reload that takes a while: a pipe that nobody writes to.
+    let writer = fifo(&folder.path().join("fifo"));
+    std::fs::rename(folder.path().join("fifo"), &secret).unwrap();
+    served.signal("HUP");
+    assert!(told(&socket).starts_with("RELOADING=1\n"));
+    served.signal("TERM");
+    assert_eq!(told(&socket), "STOPPING=1\n");
+    assert_eq!(served.ended().code(), Some(0));
+    drop(writer);
+    socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 64];
+    let more = socket.recv(&mut buffer).map(|count| String::from_utf8_lossy(&buffer[..count]).into_owned());
+    assert!(more.is_err(), "{more:?}");
 }
 
 #[test]

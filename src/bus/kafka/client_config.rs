@@ -3,18 +3,20 @@
 //! Source: librdkafka's CONFIGURATION.md, and measurements of its 2.12.1 against Kafka 4.4: with the
 //! default reconnect backoff the client stays away up to 7 s after the broker is back.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
 use super::options::Options;
 use super::properties::{self, PropertyError, owned_property};
 
-/// Why a client cannot be made. Never because the broker is away.
+/// Why a client cannot be created. An unreachable broker is not a reason.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An entry of `kafka.properties`.
@@ -30,25 +32,34 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// A key whose value the client does not take.
+    /// A key whose value librdkafka refuses, alone or together with other settings.
     #[error("{key}: {reason}")]
     Setting {
         /// The configuration key.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// What is wrong with its value.
         reason: String,
     },
-    /// Settings that the client does not take together.
-    #[error("kafka: the client cannot be made: {reason}")]
-    Client {
-        /// What librdkafka said.
-        reason: String,
-        /// The error it came with.
-        source: KafkaError,
-    },
-    /// The system gives no thread.
-    #[error("kafka: cannot start the thread that watches the client")]
+    /// The client cannot be created for a reason that no setting changes.
+    #[error("kafka: the client cannot be created")]
+    Client(#[source] KafkaError),
+    /// The system cannot start a thread.
+    #[error("kafka: cannot start the monitor thread")]
     Thread(#[source] io::Error),
+}
+
+impl StartError {
+    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
+    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
+        match self {
+            Self::Property(error) => Some((property_key(error.name()), error.to_string())),
+            Self::File { key, path, source } => {
+                Some(((*key).into(), format!("cannot read {}: {source}", path.display())))
+            }
+            Self::Setting { key, reason } => Some((key.as_ref().into(), reason.clone())),
+            Self::Client(_) | Self::Thread(_) => None,
+        }
+    }
 }
 
 /// How often the client reports its state; a start is noticed as warm within this.
@@ -82,19 +93,19 @@ const PROMISE: [(&str, &str); 5] = [
     ("enable.idempotence", "true"),
     ("partitioner", "murmur2_random"),
     ("statistics.interval.ms", STATISTICS_MS),
-    (CREATION_BY_ASKING, "false"),
+    (AUTO_CREATE, "false"),
 ];
 
 /// Whether a question about a topic makes the broker create it, with settings of its own choice, as Kafka
 /// does by default (`auto.create.topics.enable`). A producer asks about every topic that it publishes
 /// to. librdkafka calls this a setting of consumers, and its producer minds it all the same.
-pub(super) const CREATION_BY_ASKING: &str = "allow.auto.create.topics";
+pub(super) const AUTO_CREATE: &str = "allow.auto.create.topics";
 
 /// The settings of a client that publishes nothing, such as an administrator's: it would say of each of
 /// the others that it does not need it.
 pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
-    config.remove("enable.idempotence").remove("statistics.interval.ms").remove(CREATION_BY_ASKING);
+    config.remove("enable.idempotence").remove("statistics.interval.ms").remove(AUTO_CREATE);
     config
 }
 
@@ -147,8 +158,10 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
         let mut alone = ClientConfig::new();
         alone.set(name, &value);
         let taken = alone.create_native_config().map(drop);
-        taken
-            .map_err(|error| StartError::Setting { key: key_of(name), reason: properties::reason(&error) })?;
+        taken.map_err(|error| StartError::Setting {
+            key: key_of(name).into(),
+            reason: properties::reason(&error),
+        })?;
         config.set(name, value);
     }
     Ok(())
@@ -159,14 +172,56 @@ fn readable(key: &'static str, path: Option<&Path>) -> Result<(), StartError> {
     std::fs::read(path).map(drop).map_err(|source| StartError::File { key, path: path.into(), source })
 }
 
-/// Names the key behind what librdkafka says when it makes a client.
-pub(super) fn creation_error(source: KafkaError) -> StartError {
-    let reason = properties::reason(&source);
-    let keyed = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "bootstrap.servers"];
-    match keyed.into_iter().find(|name| reason.contains(name)) {
-        Some(name) => StartError::Setting { key: key_of(name), reason },
-        None => StartError::Client { reason, source },
-    }
+/// Checks that a client can be created from these options, without contacting a broker.
+pub fn check(options: &Options) -> Result<(), StartError> {
+    let config = client_config(options)?;
+    create_offline(&config).map_err(|error| creation_error(options, &config, error))
+}
+
+/// Creates a client that knows no broker, and drops it.
+fn create_offline(config: &ClientConfig) -> Result<(), KafkaError> {
+    let mut config = config.clone();
+    // The first would only cause a warning here.
+    config.remove(AUTO_CREATE).remove("bootstrap.servers").set_log_level(RDKafkaLogLevel::Emerg);
+    config.create::<BaseProducer>().map(drop)
+}
+
+/// Names the setting that keeps librdkafka from creating a client: the operator's property without which
+/// it can be created, else the key that librdkafka's error mentions.
+pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: KafkaError) -> StartError {
+    let without = |names: &[&String]| {
+        let mut config = config.clone();
+        for name in names {
+            config.remove(name);
+            // What the bridge sets is at its default again.
+            if let Some((name, default)) = DEFAULTS.iter().find(|(default, _)| default == name) {
+                config.set(*name, *default);
+            }
+        }
+        create_offline(&config).is_ok()
+    };
+    let properties: Vec<_> = options.properties.keys().collect();
+    let reason = properties::reason(&error);
+    let connection = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "bootstrap.servers"];
+    let key = if let Some(name) = properties.iter().find(|name| without(&[name])) {
+        property_key(name)
+    } else if let Some(name) = connection.into_iter().find(|name| reason.contains(name)) {
+        key_of(name).into()
+    } else if without(&properties) {
+        // More than one of them is at fault.
+        let mentioned = properties.iter().find(|name| reason.contains(&format!("`{name}`")));
+        mentioned.map_or("kafka.properties".into(), |name| property_key(name))
+    } else if create_offline(&ClientConfig::new()).is_ok() {
+        "kafka".into()
+    } else {
+        return StartError::Client(error);
+    };
+    StartError::Setting { key, reason }
+}
+
+/// The configuration key of one of the operator's properties.
+fn property_key(name: &str) -> Cow<'static, str> {
+    format!("kafka.properties.{name}").into()
 }
 
 /// The configuration key of a property the bridge owns: the advice names it.

@@ -15,7 +15,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
 use super::alone::{Suspect, Suspects};
-use super::client_config::CREATION_BY_ASKING;
+use super::client_config::AUTO_CREATE;
 use super::health::{Health, Nudge};
 use super::verdict::{self, Circumstances};
 use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
@@ -181,7 +181,7 @@ impl ClientContext for Context {
             // Failed connections: the error callback reports each of them once.
             _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(facility, "librdkafka: {text}"),
             // It is no mistake: the producer minds it.
-            _ if facility == "CONFWARN" && text.contains(CREATION_BY_ASKING) => {
+            _ if facility == "CONFWARN" && text.contains(AUTO_CREATE) => {
                 tracing::debug!(facility, "librdkafka: {text}");
             }
             // Said dozens of times while a broker starts up, and nothing is wrong yet.

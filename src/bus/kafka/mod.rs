@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer};
 
-pub use client_config::StartError;
+pub use client_config::{StartError, check};
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
@@ -62,9 +62,10 @@ impl Kafka {
     ) -> Result<Arc<Self>, StartError> {
         let config = client_config::client_config(&options)?;
         let looker = Looker::new(&options);
-        let health = Arc::new(Health::new(options.bootstrap_servers, metrics));
+        let health = Arc::new(Health::new(options.bootstrap_servers.clone(), metrics));
         let suspects = Suspects::default();
-        let client = monitor::build(&config, &health, 0, &suspects).map_err(client_config::creation_error)?;
+        let client = monitor::build(&config, &health, 0, &suspects)
+            .map_err(|error| client_config::creation_error(&options, &config, error))?;
         let client = Arc::new(ArcSwap::from_pointee(client));
         let monitor = Monitor {
             alone: Alone::new(&config, suspects.clone()),
@@ -81,15 +82,6 @@ impl Kafka {
         supervisor.spawn_thread("kafka-monitor", move || monitor.run()).map_err(StartError::Thread)?;
         Ok(Arc::new(Self { client, health, content_mode }))
     }
-}
-
-/// Checks that a client can be made of these options, without asking any broker.
-pub fn check(options: &Options) -> Result<(), StartError> {
-    let mut config = client_config::client_config(options)?;
-    // Its only effect here would be a warning.
-    config.remove(client_config::CREATION_BY_ASKING);
-    let client: Result<rdkafka::producer::BaseProducer, _> = config.create();
-    client.map(drop).map_err(client_config::creation_error)
 }
 
 impl Bus for Kafka {

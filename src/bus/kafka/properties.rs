@@ -88,6 +88,15 @@ pub enum PropertyError {
     },
 }
 
+impl PropertyError {
+    /// The name of the property.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Owned { name, .. } | Self::Invalid { name, .. } => name,
+        }
+    }
+}
+
 /// Checks one entry of `kafka.properties`: the name is free to be set, and librdkafka knows it and
 /// takes the value. Properties that contradict each other are only found by starting a client.
 pub fn check_property(name: &str, value: &str) -> Result<(), PropertyError> {

@@ -1,5 +1,6 @@
 //! From the options to a client that connects by itself, for ever.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +40,19 @@ pub enum StartError {
     /// The client's tasks have nothing to run on.
     #[error("nats: must be started inside a tokio runtime")]
     Runtime,
+}
+
+impl StartError {
+    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
+    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
+        match self {
+            Self::File { key, path, source } => {
+                Some(((*key).into(), format!("cannot read {}: {source}", path.display())))
+            }
+            Self::Setting { key, reason } => Some(((*key).into(), reason.clone())),
+            Self::Runtime => None,
+        }
+    }
 }
 
 /// A server that went silent is given up after three of these, before the publish timeout.

@@ -109,7 +109,8 @@ fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> We
         && !sources.contains(&&*source.value)
     {
         let meant = nearest(&source.value, sources.iter().copied());
-        diagnostics.refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
+        diagnostics
+            .refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
     }
     if let Some(target) = &keys.target_url
         && !taken.urls.insert(target.value.clone())

@@ -27,11 +27,8 @@ const ENSURE: [(&str, Ensure); 3] =
 const LONGEST_LINGER: Duration = Duration::from_secs(900);
 
 /// What is in `[kafka.properties]`.
-pub const PROPERTIES: Entries = Entries {
-    names: Vec::new,
-    kind: &Scalar,
-    example: ("socket.keepalive.enable", "true"),
-};
+pub const PROPERTIES: Entries =
+    Entries { names: Vec::new, kind: &Scalar, example: ("socket.keepalive.enable", "true") };
 
 keys! {
     /// The keys of `[kafka]`.

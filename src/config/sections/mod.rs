@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::diagnostics::{Diagnostics, Given};
+use super::files;
 use super::keys::{Key, keys};
 use super::kinds::{Choice, Describe, Integer, TimeSpan, unreadable};
-use super::files;
 use super::section::Section;
 use super::{Config, Environment, Input};
 use crate::bus::{self, Kind as Bus};
@@ -94,7 +94,10 @@ pub static TABLES: [Declaration; 21] = [
         )
     },
     table("route", "Where events go.", sources::RouteKeys::KEYS),
-    Declaration { entries: Some(sources::CATEGORIES), ..table("route.categories", sources::CATEGORIES_DOC, &[]) },
+    Declaration {
+        entries: Some(sources::CATEGORIES),
+        ..table("route.categories", sources::CATEGORIES_DOC, &[])
+    },
     table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
@@ -145,11 +148,9 @@ pub fn is_secret(path: &[&str]) -> bool {
 /// Whether the value of a key may be shown: the key is declared, and no secret.
 pub fn is_open(path: &[&str]) -> bool {
     let Some((name, table)) = path.split_last() else { return false };
-    let entry = |table: &Declaration| table.entries.as_ref().is_some_and(|entries| (entries.names)().contains(name));
-    key(path).map_or_else(
-        || declaration(table).is_some_and(entry),
-        |key| !key.kind.description().secret,
-    )
+    let entry =
+        |table: &Declaration| table.entries.as_ref().is_some_and(|entries| (entries.names)().contains(name));
+    key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.kind.description().secret)
 }
 
 fn key(path: &[&str]) -> Option<&'static Key> {
@@ -187,10 +188,14 @@ keys! {
     }
 }
 
+/// The brokers that `bus.type` names.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Type {
+pub enum Type {
+    /// Apache Kafka.
     Kafka,
+    /// NATS JetStream.
     Nats,
+    /// Standard output.
     Stdout,
 }
 

@@ -10,13 +10,13 @@ use serde_json::Value as Json;
 
 use super::{DAY, Entries, value};
 use crate::catalog::{self, Category, EVENT_TYPES};
-use crate::config::{Environment, MAX_FILE_BYTES, files};
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::keys::keys;
 use crate::config::kinds::{
     Choice, FilePath, Form, HIDDEN, Kind, List, Pattern, Secret, Text, TimeSpan, read_secret, unreadable,
 };
 use crate::config::section::Section;
+use crate::config::{Environment, MAX_FILE_BYTES, files};
 use crate::delivery::SourceName;
 use crate::metrics::NO_SECRET;
 use crate::pipeline::slugs::Slugs;
@@ -260,7 +260,8 @@ fn check_strength(diagnostics: &Diagnostics, label: &str, given: &Given<SecretSt
             diagnostics.refuse(given, message);
         }
         length if length < GOOD_SECRET_BYTES => {
-            diagnostics.warn(given, format!("the secret `{label}` has only {length} bytes; Attio's own have 64"));
+            diagnostics
+                .warn(given, format!("the secret `{label}` has only {length} bytes; Attio's own have 64"));
         }
         _ => {}
     }
@@ -279,7 +280,8 @@ fn rules(section: &mut Section<'_>) -> filter::Rules {
             None => is_known_type(name),
         };
         if !known {
-            let message = format!("{}; no event matches it until Attio sends such events", unknown_type(name));
+            let message =
+                format!("{}; no event matches it until Attio sends such events", unknown_type(name));
             section.diagnostics().warn(&keys.types, message);
         }
     }
@@ -359,14 +361,17 @@ fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, Str
 /// The slugs. A malformed file is a warning, not a problem: events are published without slugs.
 fn slugs(diagnostics: &Diagnostics, given: &Given<PathBuf>) -> Option<Arc<Slugs>> {
     diagnostics.file(&given.value);
-    let text = files::read_text(&given.value, MAX_FILE_BYTES).map_err(|error| unreadable(&given.value, &error));
+    let text =
+        files::read_text(&given.value, MAX_FILE_BYTES).map_err(|error| unreadable(&given.value, &error));
     let parsed = text.and_then(|text| {
         Slugs::parse(&text).map_err(|error| format!("the file {} {error}", given.value.display()))
     });
-    parsed.map(Arc::new).map_err(|error| {
-        diagnostics.warn(given, format!("{error}; the slugs known so far stay in use, at start none"));
-    })
-    .ok()
+    parsed
+        .map(Arc::new)
+        .map_err(|error| {
+            diagnostics.warn(given, format!("{error}; the slugs known so far stay in use, at start none"));
+        })
+        .ok()
 }
 
 /// Warns of slugs in filters that no id has.

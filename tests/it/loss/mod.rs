@@ -152,10 +152,8 @@ fn nothing_is_lost_on_nats() {
 }
 
 #[test]
+#[ignore = "full tier: three brokers, minutes"]
 fn nothing_is_lost_on_three_kafkas_behind_three_bridges() {
-    if !full_tier() {
-        return;
-    }
     let mut options = Options::new("cluster-kafka", Bus::Kafka, 9, 20_000);
     options.faults = of_three_brokers();
     (options.replicas, options.brokers) = (3, 3);
@@ -163,10 +161,8 @@ fn nothing_is_lost_on_three_kafkas_behind_three_bridges() {
 }
 
 #[test]
+#[ignore = "full tier: three brokers, minutes"]
 fn nothing_is_lost_on_three_nats_behind_three_bridges() {
-    if !full_tier() {
-        return;
-    }
     let mut options = Options::new("cluster-nats", Bus::Nats, 9, 20_000);
     options.faults = of_three_brokers();
     (options.replicas, options.brokers) = (3, 3);

@@ -69,17 +69,20 @@ pub fn unique(stem: &str) -> String {
     format!("{stem}.{}", &uuid::Uuid::new_v4().simple().to_string()[..8])
 }
 
-/// Whether the long tests run too; says so where they do not.
+/// Whether tests run at full strength (`tests/run full`). Tests that only the full tier runs are
+/// `#[ignore]`d instead, so that none counts as passed without having run.
 pub fn full_tier() -> bool {
-    let full = std::env::var("ATTIO_BRIDGE_TEST_TIER").is_ok_and(|tier| tier == "full");
-    if !full {
-        println!("left out: this test belongs to the full tier (tests/run full)");
-    }
-    full
+    std::env::var("ATTIO_BRIDGE_TEST_TIER").is_ok_and(|tier| tier == "full")
 }
 
-/// How many of what a test tries: a few where every change is tested, many in the full tier.
+/// The number of repetitions: `few` in CI, `many` in the full tier.
 pub fn stress(few: usize, many: usize) -> usize {
-    let full = std::env::var("ATTIO_BRIDGE_TEST_TIER").is_ok_and(|tier| tier == "full");
-    if full { many } else { few }
+    if full_tier() { many } else { few }
+}
+
+/// Makes a FIFO, and gives a writer of it that writes nothing.
+pub fn fifo(path: &std::path::Path) -> std::fs::File {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    // Open for reading too, so that opening it does not wait for a reader.
+    std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
 }

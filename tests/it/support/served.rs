@@ -36,15 +36,15 @@ impl Served {
         Self::after(&format!("{limit}exec \"$0\" \"$@\""), variables)
     }
 
-    /// The same with a file of the test's own in the place of `/etc/hosts`, for this process alone. None
-    /// where the system does not allow that.
-    pub fn with_hosts(hosts: &Path, variables: &[(&str, &str)]) -> Option<Self> {
+    /// The same with a file mounted over a file of the system, `/etc/hosts` for example, for this process alone.
+    /// None where the system does not allow that.
+    pub fn with_mounted(file: &Path, over: &str, variables: &[(&str, &str)]) -> Option<Self> {
         let allowed = Command::new("unshare").args(["-rm", "true"]).output();
         if !allowed.is_ok_and(|output| output.status.success()) {
-            println!("left out: a process may not have its own /etc/hosts here (unshare -rm)");
+            println!("skipped: cannot mount over {over} here (unshare -rm)");
             return None;
         }
-        let mount = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+        let mount = format!("mount --bind '{}' {over} && exec \"$0\" \"$@\"", file.display());
         let script = format!("exec unshare -rm sh -c {} \"$0\" \"$@\"", quoted(&mount));
         Some(Self::after(&script, variables))
     }

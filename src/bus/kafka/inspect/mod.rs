@@ -34,7 +34,8 @@ const PRODUCER_ID: Duration = Duration::from_secs(4);
 pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     let report = Report::new("kafka", options.bootstrap_servers.clone());
     let config = client_config(&options)?;
-    let client = Client::from_config_and_context(&config, Watch::default()).map_err(creation_error)?;
+    let client = Client::from_config_and_context(&config, Watch::default())
+        .map_err(|error| creation_error(&options, &config, error))?;
     let inspection = Inspection {
         looker: Looker::new(&options),
         deadline: Instant::now() + IN_ALL,

@@ -109,8 +109,8 @@ struct Worker {
 impl Worker {
     fn start(options: &Options, plan: &Plan) -> Result<Self, ReadError> {
         let config = config(options)?;
-        let consumer =
-            Consumer::from_config_and_context(&config, Notes::default()).map_err(creation_error)?;
+        let consumer = Consumer::from_config_and_context(&config, Notes::default())
+            .map_err(|error| creation_error(options, &config, error))?;
         let topics = addresses(&plan.destinations);
         let first = topics.first().map(|topic| &**topic);
         get_in(&consumer, first, &Looker::new(options)).map_err(broken)?;

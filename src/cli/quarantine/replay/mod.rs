@@ -21,6 +21,7 @@ use crate::cli::{fail, say};
 use crate::consumer::noting::Noting;
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::pipeline::publish::{Bus, BusState};
+use crate::supervise::Supervisor;
 use load::{Load, loads};
 use tell::{conclude, show};
 
@@ -82,8 +83,15 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
         say(format_args!("error: no source {name} is configured; there is: {names}"));
         return Err(Exit::Usage);
     }
-    let replayer = replayer(session, arguments.dry_run).await?;
-    replay(&replayer, &loads, arguments, &session.stop).await
+    let (supervisor, mut ends) = Supervisor::new();
+    let work = async {
+        let replayer = replayer(session, arguments.dry_run, &supervisor).await?;
+        replay(&replayer, &loads, arguments, &session.stop).await
+    };
+    tokio::select! {
+        done = work => done,
+        ended = ends.next() => Err(fail(ended)),
+    }
 }
 
 /// How long the bus may take to be ready.
@@ -92,7 +100,7 @@ const READY: Duration = Duration::from_secs(20);
 /// Beyond the client's own time-out.
 const MORE: Duration = Duration::from_secs(5);
 
-async fn replayer(session: &Session, dry_run: bool) -> Result<Replayer, Exit> {
+async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Exit> {
     let Session { config, stop } = session;
     let (subjects, timeout) = match &config.bus.kind {
         Kind::Kafka(options) => (false, options.publish_timeout),
@@ -106,7 +114,7 @@ async fn replayer(session: &Session, dry_run: bool) -> Result<Replayer, Exit> {
         return Ok(Replayer { pipeline: app::pipeline(config, port), bus, patience });
     }
     let mut noting = None;
-    let pipeline = app::publisher(config, |inner| {
+    let pipeline = app::publisher(config, supervisor, |inner| {
         let bus = Noting::new(Some(inner), subjects);
         noting = Some(Arc::clone(&bus));
         bus

@@ -1,4 +1,4 @@
-//! The data path of a configuration: the stages, their metrics, and the bus below them.
+//! Builds the pipeline of a configuration: its stages, their metrics, and the bus.
 
 use std::sync::Arc;
 
@@ -13,31 +13,27 @@ use crate::pipeline::route::Routes;
 use crate::pipeline::{Pipeline, SourceOptions};
 use crate::supervise::Supervisor;
 
-/// The data path of a configuration onto a bus of the caller's, without anything around it.
+/// The pipeline of a configuration onto the caller's bus, without listeners.
 pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
     let (routes, metrics) = measured(config, bus.name());
     let dedup = Dedup::new(config.dedup, metrics.dedup());
     join(config, routes, dedup, bus, &metrics)
 }
 
-/// The data path of a configuration onto its own bus, without listeners. `around` may put something
-/// between the two.
+/// The pipeline of a configuration onto its own bus, without listeners. `around` may wrap the bus; the
+/// supervisor reports when a part of the bus ends.
 pub fn publisher(
     config: &Config,
+    supervisor: &Supervisor,
     around: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
 ) -> Result<Pipeline, StartError> {
     let (routes, metrics) = measured(config, config.bus.kind.name());
-    let bus = around(bus::start(
-        config.bus.clone(),
-        routes.destinations(),
-        metrics.bus(),
-        &Supervisor::detached(),
-    )?);
+    let bus = around(bus::start(config.bus.clone(), routes.destinations(), metrics.bus(), supervisor)?);
     let dedup = Dedup::new(config.dedup, metrics.dedup());
     Ok(join(config, routes, dedup, bus, &metrics))
 }
 
-/// Where events can go, and metrics with a label for each.
+/// The destinations, and metrics with a label for each.
 pub(super) fn measured(config: &Config, bus_name: &'static str) -> (Routes, Arc<Metrics>) {
     let routes = Routes::new(&config.route);
     let metrics = Metrics::new(labels(config, bus_name, &routes));

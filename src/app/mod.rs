@@ -1,21 +1,21 @@
-//! The composition root: configuration -> bus -> pipeline -> listeners, and their end in order.
+//! The composition root: configuration -> bus -> pipeline -> listeners, and the graceful stop.
 //!
-//! [`App::bind`] makes everything and returns what it bound; [`App::run`] serves until it is told to
-//! stop. Tests start the same thing on port 0 with a bus of their own.
+//! [`App::bind`] builds everything and binds the listeners; [`App::run`] serves until the stop is requested,
+//! then drains. Tests run the same on port 0 with a bus of their own.
 
-mod path;
 mod reload;
 mod systemd;
+mod wiring;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::inspect::{Report, Requirements};
@@ -30,10 +30,11 @@ use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
 use crate::pipeline::publish::{Bus, Destination};
 use crate::pipeline::route::Routes;
 use crate::shutdown::{self, Stages};
-use crate::supervise::{Ends, Supervisor};
-use path::{join, measured};
-pub use path::{pipeline, publisher};
+use crate::supervise::{Ended, Ends, Supervisor};
 use reload::Reloader;
+use systemd::Notifier;
+use wiring::{join, measured};
+pub use wiring::{pipeline, publisher};
 
 /// Why the bridge did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +46,7 @@ pub enum Error {
         key: &'static str,
         /// Its value.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The bus client cannot be made from its options.
@@ -56,21 +57,28 @@ pub enum Error {
     Signals(#[source] io::Error),
     /// The drain ran out of time.
     #[error(
-        "drain abandoned: {deliveries} deliveries and {messages} messages without a verdict; \
+        "drain abandoned: {deliveries} deliveries and {messages} messages were not acknowledged in time; \
          none of them was answered 200, the sender will retry them"
     )]
     Abandoned {
-        /// Deliveries still being worked on.
+        /// Deliveries still in process.
         deliveries: usize,
-        /// Messages still without the broker's word.
+        /// Messages without an ack.
         messages: u64,
     },
-    /// A listener, or another part that must run as long as the bridge, has ended before it.
-    #[error("a part of the bridge ended by itself: {0}")]
-    Ended(String),
+    /// A listener, or another part that must run as long as the bridge, ended before the stop.
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
-/// A bridge that has its listeners and has not begun to serve.
+impl Error {
+    /// Whether a setting is at fault, so that a restart cannot help.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Bus(error) if error.setting().is_some())
+    }
+}
+
+/// A bridge whose listeners are bound and that does not serve yet.
 pub struct App {
     config: Config,
     edge: Arc<Edge>,
@@ -82,20 +90,26 @@ pub struct App {
     admin_listener: TcpListener,
     deliveries: TaskTracker,
     stages: Stages,
+    systemd: Notifier,
+    supervisor: Supervisor,
     ends: Ends,
 }
 
 /// Connections to the admin listener: probes, a scraper or two, and a person.
 const ADMIN_CONNECTIONS: usize = 64;
 
-/// How long one of them may be idle: shorter than probes are patient, so that nobody holds all of them.
+/// How long an admin connection may be idle: less than a probe's timeout, so that idle ones cannot block it.
 const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
-/// Time that a flush gets even when the drain has used up its own.
+/// What a stop may take beyond `shutdown.delay` and `shutdown.drain_timeout` before it is forced: the last
+/// flush and the end of the parts, with a margin.
+const STOP_SLACK: Duration = Duration::from_secs(3);
+
+/// What a flush gets when the drain has used up its time.
 const LAST_FLUSH: Duration = Duration::from_millis(500);
 
 impl App {
-    /// Makes everything the configuration asks for.
+    /// Builds everything the configuration asks for.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
@@ -105,7 +119,7 @@ impl App {
         .await
     }
 
-    /// The same with another bus: what `open` makes.
+    /// The same with the bus that `open` returns.
     pub async fn bind_to(
         config: Config,
         bus_name: &'static str,
@@ -127,7 +141,8 @@ impl App {
             deliveries.clone(),
             stages.drain.clone(),
         );
-        let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics));
+        let systemd = Notifier::default();
+        let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
         let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, unready: stages.unready.clone() };
         let reload = Arc::new(Notify::new());
         Ok(Self {
@@ -141,6 +156,8 @@ impl App {
             admin_listener,
             deliveries,
             stages,
+            systemd,
+            supervisor,
             ends,
         })
     }
@@ -155,20 +172,20 @@ impl App {
         self.admin_listener.local_addr()
     }
 
-    /// What events are published to.
+    /// The bus that events are published to.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.bus
     }
 
-    /// Asks for a reload of the secrets whenever it is notified.
+    /// Notify it to reload the secrets.
     pub fn reload(&self) -> Arc<Notify> {
         Arc::clone(&self.reload)
     }
 
-    /// Serves until `stop` ends, then drains. An error means that the drain was abandoned.
+    /// Serves until `stop` ends or a part ends by itself, then drains.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
-        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, mut ends, .. } = self;
-        let (public_listener, admin_listener) = (self.public_listener, self.admin_listener);
+        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, systemd, .. } = self;
+        let (supervisor, mut ends) = (self.supervisor, self.ends);
         let connections = TaskTracker::new();
         let limits = Limits {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
@@ -182,89 +199,84 @@ impl App {
             reading: Reading::Lenient,
             ..limits.clone()
         };
-        let telling = Arc::clone(&edge);
-        let mut parts = JoinSet::new();
-        parts.spawn(listen::serve(
-            public_listener,
-            http::router(edge),
-            limits,
-            connections.clone(),
-            stages.drain.clone(),
-        ));
-        parts.spawn(listen::serve(
-            admin_listener,
-            http::admin::router(admin),
-            admin_limits,
-            TaskTracker::new(),
-            stages.over.clone(),
-        ));
-        parts.spawn(reloader.run(reload, stages.unready.clone()));
-        let over = stages.over.clone();
-        parts.spawn(async move { telling.recorder().tell_left_out(over).await });
+        // The parts that end by themselves once the stop is over.
+        let parts = TaskTracker::new();
+        let (reporting, over) = (Arc::clone(&edge), stages.over.clone());
+        let report_left_out = async move { reporting.recorder().tell_left_out(over).await };
+        supervisor.spawn("left-out reporter", parts.track_future(report_left_out));
+        let public = http::router(edge);
+        let public =
+            listen::serve(self.public_listener, public, limits, connections.clone(), stages.drain.clone());
+        supervisor.spawn("public listener", parts.track_future(public));
+        let admin = http::admin::router(admin);
+        let admin =
+            listen::serve(self.admin_listener, admin, admin_limits, TaskTracker::new(), stages.over.clone());
+        supervisor.spawn("admin listener", parts.track_future(admin));
+        let reloader = reloader.run(reload, stages.unready.clone());
+        supervisor.spawn("reloader", parts.track_future(reloader));
+        if let Some(watchdog) = systemd::watchdog() {
+            supervisor.spawn("systemd watchdog", watchdog);
+        }
 
-        let stopped = until_stopped(stop, &mut parts, &mut ends).await;
+        let stopped = until_stopped(stop, &mut ends).await;
         stages.unready.cancel();
-        systemd::stopping();
+        systemd.stopping();
         if stopped.is_ok() {
             tokio::time::sleep(config.shutdown.delay).await;
         }
         stages.drain.cancel();
         let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
         stages.over.cancel();
-        // A part that has panicked has said so already, and there is nothing left to serve.
-        while parts.join_next().await.is_some() {}
+        parts.close();
+        // Each of them ends at once, unless it is stuck: then it is left behind.
+        let _ = tokio::time::timeout(LAST_FLUSH, parts.wait()).await;
         drained.and(stopped)
     }
 }
 
-/// Waits for the stop, or for a part of the bridge that ends before it: without its parts it must not
-/// look as if it served.
-async fn until_stopped(
-    stop: impl Future<Output = ()>,
-    parts: &mut JoinSet<()>,
-    ends: &mut Ends,
-) -> Result<(), Error> {
+/// Waits for the stop, or for a part that ends before it.
+async fn until_stopped(stop: impl Future<Output = ()>, ends: &mut Ends) -> Result<(), Error> {
     tokio::select! {
         biased;
         () = stop => Ok(()),
         ended = ends.next() => {
-            let error = Error::Ended(ended.to_string());
-            tracing::error!("{error}; stopping");
-            Err(error)
-        }
-        Some(ended) = parts.join_next() => {
-            let error = Error::Ended(ended.err().map_or("without a word".into(), |error| error.to_string()));
-            tracing::error!("{error}; stopping");
-            Err(error)
+            tracing::error!(part = ended.part, "{ended}; stopping");
+            Err(ended.into())
         }
     }
 }
 
-/// Runs a bridge with these options until SIGTERM or SIGINT; `last_words` is what a second one waits for.
-pub async fn run(config: Config, last_words: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let stop = shutdown::stop_signal(last_words).map_err(Error::Signals)?;
+/// Runs a bridge until SIGTERM or SIGINT. A second signal, or a stop that takes longer than the configuration
+/// allows, ends the process with exit code 1 after `flush_log`.
+pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let limit = config.shutdown.delay + config.shutdown.drain_timeout + STOP_SLACK;
+    let mut stop = pin!(shutdown::stop_signal_within(limit, flush_log).map_err(Error::Signals)?);
     announce(&config);
-    let app = App::bind(config).await?;
+    // Resolving the name in `http.listen` may hang.
+    let app = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        app = App::bind(config) => app?,
+    };
     shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
     if let (Ok(http_addr), Ok(admin_addr)) = (app.http_addr(), app.admin_addr()) {
         tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");
     }
-    systemd::ready();
-    tokio::spawn(systemd::watchdog());
+    app.systemd.ready();
     let result = app.run(stop).await;
     if result.is_ok() {
-        tracing::info!("drained: everything accepted has its answer");
+        tracing::info!("drained: no requests in flight");
     }
     result
 }
 
-/// Asks the bus of these options what serving will ask of it, publishing nothing.
+/// Checks on the broker what serving needs of it. Publishes nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = requirements(&config);
     bus::inspect::inspect(config.bus, requirements).await
 }
 
-/// What serving with these options asks of the bus.
+/// What serving needs of the broker.
 pub fn requirements(config: &Config) -> Requirements {
     let routes = Routes::new(&config.route);
     Requirements {
@@ -275,27 +287,27 @@ pub fn requirements(config: &Config) -> Requirements {
     }
 }
 
-/// What the dedup window costs and covers, so that nobody has to work it out.
+/// Logs how much memory the dedup window takes and how many hours it covers.
 fn announce(config: &Config) {
-    const EVENTS_A_SECOND: u64 = 25;
+    const EVENTS_PER_SECOND: u64 = 25;
     let dedup = config.dedup;
     tracing::info!(
         ids = dedup.capacity,
         window = %humantime::format_duration(dedup.window),
         memory_mib = dedup.capacity.saturating_mul(BYTES_PER_ID) / (1 << 20),
-        hours_at_25_events_per_second = dedup.capacity / (EVENTS_A_SECOND * 3600),
+        hours_at_25_events_per_second = dedup.capacity / (EVENTS_PER_SECOND * 3600),
         "dedup memory, when full"
     );
 }
 
-/// Waits for connections, then for the deliveries that outlived theirs, then for the bus, in all for
-/// as long as the options allow.
+/// Waits for connections, then for deliveries whose client has left, then for acks: in all at most
+/// `drain_timeout`.
 async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bus) -> Result<(), Error> {
     let deadline = Instant::now() + options.drain_timeout;
     let [connections, deliveries] = work;
     for tracker in work {
         tracker.close();
-        // Out of time: what is left is counted below.
+        // After the timeout, what is left is counted below.
         let _ = tokio::time::timeout_at(deadline.into(), tracker.wait()).await;
     }
     let left = deadline.saturating_duration_since(Instant::now());
@@ -319,16 +331,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_part_that_ends_by_itself_is_an_error_and_a_stop_is_none() {
+    async fn a_part_that_ends_before_the_stop_is_an_error() {
         for panics in [true, false] {
-            let mut parts = JoinSet::new();
-            parts.spawn(std::future::pending());
-            parts.spawn(async move { assert!(!panics, "as the test asked") });
-            let ended = until_stopped(std::future::pending(), &mut parts, &mut Supervisor::new().1).await;
-            assert!(matches!(ended, Err(Error::Ended(_))), "{ended:?}");
+            let (supervisor, mut ends) = Supervisor::new();
+            supervisor.spawn("lasting", std::future::pending());
+            supervisor.spawn("short", async move { assert!(!panics, "as the test asked") });
+            let ended = until_stopped(std::future::pending(), &mut ends).await;
+            assert!(matches!(ended, Err(Error::Ended(Ended { part: "short", .. }))), "{ended:?}");
         }
-        let mut parts = JoinSet::new();
-        parts.spawn(std::future::pending());
-        assert!(until_stopped(std::future::ready(()), &mut parts, &mut Supervisor::new().1).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_no_error() {
+        let (supervisor, mut ends) = Supervisor::new();
+        supervisor.spawn("lasting", std::future::pending());
+        assert!(until_stopped(std::future::ready(()), &mut ends).await.is_ok());
     }
 }
