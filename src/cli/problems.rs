@@ -41,20 +41,16 @@ fn terminal() -> Option<Renderer> {
 /// One problem with its place, as compilers show it.
 fn in_full(problem: &Problem, level: Level<'static>, renderer: &Renderer) -> String {
     let group = level.primary_title(format!("{}: {}", problem.key, problem.message));
-    let place = |origin: String| snippets::Origin::path(origin);
     let group = match &problem.origin {
-        Some(Origin::File { path, line, column, excerpt }) => {
-            let group = group.element(place(path.to_string()).line(*line).char_column(*column));
-            match excerpt {
-                Some(excerpt) => {
-                    let mark = AnnotationKind::Primary.span(excerpt.mark.clone());
-                    group.element(Snippet::source(&*excerpt.text).line_start(*line).annotation(mark))
-                }
-                None => group,
-            }
+        Some(Origin::File { path, line, excerpt: Some(excerpt), .. }) => {
+            let mark = AnnotationKind::Primary.span(excerpt.mark.clone());
+            group.element(Snippet::source(&*excerpt.text).path(&**path).line_start(*line).annotation(mark))
         }
-        Some(origin) => group.element(place(origin.to_string())),
-        None => group.element(place("not set".to_owned())),
+        Some(Origin::File { path, line, column, .. }) => {
+            group.element(snippets::Origin::path(&**path).line(*line).char_column(*column))
+        }
+        Some(origin) => group.element(snippets::Origin::path(origin.to_string())),
+        None => group.element(snippets::Origin::path("not set")),
     };
     renderer.render(&[group]) + "\n"
 }

@@ -98,14 +98,17 @@ impl Reader<'_> {
     ) -> Option<Excerpt> {
         let name = self.text.get(key.clone())?;
         let begin = self.text[..key.start].rfind('\n').map_or(0, |at| at + 1);
-        let mut text = String::new();
-        if !self.text[begin..key.start].trim().is_empty() {
-            text = format!("{HIDDEN} ");
-        }
+        let before = &self.text[begin..key.start];
+        let mut text = match before.trim().is_empty() {
+            true => before.to_owned(),
+            // As wide, so that columns are those of the file.
+            false => format!("{HIDDEN}{:width$}", "", width = before.chars().count() - 1),
+        };
         let mut mark = text.len()..text.len() + name.len();
         text.push_str(name);
-        if self.text[key.end..].trim_start_matches([' ', '\t']).starts_with('=') {
-            text.push_str(" = ");
+        let sign = self.text.get(key.end..value.start).unwrap_or_default();
+        if sign.trim() == "=" {
+            text.push_str(sign);
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
             match self.text.get(value).filter(|value| is_open(&path) && is_plain(read, value)) {
                 Some(value) => {
@@ -179,8 +182,8 @@ mod tests {
     fn excerpt_shows_and_marks_a_plain_value() {
         let table = [
             ("listen = \"nowhere\" # why", "listen = \"nowhere\"", "\"nowhere\""),
-            ("listen=5", "listen = 5", "5"),
-            ("\"listen\" = 'x'", "\"listen\" = 'x'", "'x'"),
+            ("listen=5", "listen=5", "5"),
+            ("  \"listen\" = 'x'", "  \"listen\" = 'x'", "'x'"),
             ("listen = [\"a\", 'b'] # c", "listen = [\"a\", 'b']", "[\"a\", 'b']"),
             ("listen = \"żółć\"", "listen = \"żółć\"", "\"żółć\""),
         ];
@@ -188,10 +191,10 @@ mod tests {
             assert_eq!(excerpt(&format!("[http]\n{line}\n"), &["http", "listen"]), pair(text, marked));
         }
         let inline = "http = { body = 1, listen = true }";
-        assert_eq!(excerpt(inline, &["http", "listen"]), pair("… listen = true", "true"));
+        assert_eq!(excerpt(inline, &["http", "listen"]), pair("…                  listen = true", "true"));
         let file = "[sources.a]\nsecrets = [{ file = \"/x\" }]";
         let shown = excerpt(file, &["sources", "a", "secrets", "file"]);
-        assert_eq!(shown, pair("… file = \"/x\"", "\"/x\""));
+        assert_eq!(shown, pair("…            file = \"/x\"", "\"/x\""));
     }
 
     #[test]
@@ -200,7 +203,7 @@ mod tests {
         assert_eq!(excerpt(&file, &["passwrod"]), pair("passwrod = …", "passwrod"));
         let secret = format!("[kafka]\nsasl_password = \"{CANARY}\"");
         assert_eq!(excerpt(&secret, &["kafka", "sasl_password"]), pair("sasl_password = …", "sasl_password"));
-        assert_eq!(excerpt("[htttp]", &["htttp"]), pair("… htttp", "htttp"));
+        assert_eq!(excerpt("[htttp]", &["htttp"]), pair("…htttp", "htttp"));
     }
 
     #[test]

@@ -79,8 +79,7 @@ fn example_table(out: &mut String, table: &Declaration) {
         let _ = writeln!(out, "{}{} = {}", if set { "" } else { "# " }, key.name(), key.shown());
     }
     if let Some(entries) = &table.entries {
-        let (name, value) = entries.example;
-        let _ = writeln!(out, "# {name} = {}", entries.kind.json(value));
+        let _ = writeln!(out, "# {}", entries.example);
     }
     for list in lists(table) {
         let Example::Inline(value) = list.example else { continue };
@@ -90,17 +89,23 @@ fn example_table(out: &mut String, table: &Declaration) {
     }
 }
 
-fn comment<'l>(out: &mut String, lines: impl IntoIterator<Item = &'l str>) {
+fn comment(out: &mut String, lines: impl IntoIterator<Item = impl AsRef<str>>) {
     for line in lines {
-        let _ = writeln!(out, "# {line}");
+        let _ = writeln!(out, "# {}", line.as_ref());
     }
 }
 
-/// What a key does, which words it takes, and whether it has no default.
-fn key_doc(key: &Key) -> Vec<&'static str> {
-    let mut lines: Vec<&str> = key.doc().collect();
-    if key.default.is_none() && !key.required {
-        lines.push("No default.");
+/// What a key does, and that it has no default.
+fn key_doc(key: &Key) -> Vec<String> {
+    /// The longest line of a comment.
+    const WIDTH: usize = 100;
+    const NONE: &str = "No default.";
+    let mut lines: Vec<String> = key.doc().map(String::from).collect();
+    if key.default.is_none() && !key.required && !lines.iter().any(|line| line.contains("Required")) {
+        match lines.last_mut() {
+            Some(line) if line.len() + 3 + NONE.len() <= WIDTH => *line = format!("{line} {NONE}"),
+            _ => lines.push(NONE.to_owned()),
+        }
     }
     lines
 }

@@ -28,7 +28,7 @@ const LONGEST_LINGER: Duration = Duration::from_secs(900);
 
 /// What is in `[kafka.properties]`.
 pub const PROPERTIES: Entries =
-    Entries { names: Vec::new, kind: &Scalar, example: ("socket.keepalive.enable", "true") };
+    Entries { names: Vec::new, kind: &Scalar, example: "socket.keepalive.enable = true" };
 
 keys! {
     /// The keys of `[kafka]`.

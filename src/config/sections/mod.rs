@@ -48,8 +48,8 @@ pub struct Entries {
     pub names: fn() -> Vec<&'static str>,
     /// The type of their values.
     pub kind: &'static dyn Describe,
-    /// A name and a value to show.
-    pub example: (&'static str, &'static str),
+    /// An entry to show.
+    pub example: &'static str,
 }
 
 /// How the example shows a table.

@@ -54,7 +54,7 @@ const ADDRESS: Pattern = Pattern {
 pub const CATEGORIES: Entries = Entries {
     names: || Category::ALL.iter().map(|category| category.as_str()).collect(),
     kind: &Form(&ADDRESS),
-    example: ("record", "crm.record.v1"),
+    example: "record = \"crm.record.v1\"",
 };
 
 /// What a source is.
