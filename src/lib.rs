@@ -31,16 +31,18 @@
 //! - [`config`]: flag, environment, file, default; checked once, with every problem at once.
 //! - [`bus`]: Kafka, NATS and standard output behind the port. `bus/read` is the other way round: messages as
 //!   they lie there; `bus/inspect` is for `check --connect`, `bus/setup` for `topics`.
-//! - [`consumer`]: what those messages mean, for `tail`, `quarantine` and `dev`: events, pieces of quarantine,
+//! - [`consumer`]: what those messages mean, for `tail` and `quarantine`: events, pieces of quarantine,
 //!   and their way through the pipeline again.
 //! - [`attio`]: Attio's own API, for `webhooks`, `slugs` and `watch`.
-//! - [`dev`]: the broker, the sender and the screen of `dev`; `sign` and `send` are made of its parts.
+//! - [`try_out`]: what `dev` and `send` are made of: generated events, what must come of them, the comparison.
+//! - [`fake_attio`]: a fake of Attio's API that also delivers webhooks, for `dev` and for tests.
+//! - [`signing`]: signed requests, for `sign`, `send` and the fake.
 //! - [`explain`]: what the bridge makes of a captured request.
 //!
 //! # The layers
 //!
-//! `main` → [`cli`] → [`app`], [`config`], [`consumer`] → [`http`], [`bus`], [`attio`], [`dev`], [`explain`] → [`pipeline`] → [`delivery`],
-//! [`cloudevent`], [`catalog`]; [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
+//! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`http_client`], [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
 //! lines and fails on any other edge.
 //!
 //! # What is absent
@@ -56,18 +58,22 @@
 //! - No outbound HTTP on the data path, no disk, no database.
 
 pub mod cli;
+pub mod try_out;
 pub mod app;
 pub mod config;
 pub mod consumer;
 pub mod http;
 pub mod bus;
 pub mod attio;
-pub mod dev;
+pub mod fake_attio;
 pub mod explain;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;
 pub mod cloudevent;
+pub mod signing;
+pub mod paint;
+pub mod http_client;
 pub mod metrics;
 pub mod shutdown;
 pub mod supervise;

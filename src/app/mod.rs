@@ -273,7 +273,7 @@ pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> R
 /// Checks on the broker what serving needs of it. Publishes nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = requirements(&config);
-    bus::inspect::inspect(config.bus, requirements).await
+    bus::inspect(config.bus, requirements).await
 }
 
 /// What serving needs of the broker.

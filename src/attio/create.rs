@@ -49,7 +49,7 @@ impl Error {
     /// Whether there may be a webhook now whose secret nobody has.
     pub fn leaves_one_behind(&self) -> bool {
         match self {
-            Self::Attio(error) => error.is_maybe_done(),
+            Self::Attio(error) => error.is_outcome_unknown(),
             Self::Stranded { .. } => true,
             Self::Unheard { .. } | Self::Undone(_) => false,
         }
@@ -65,7 +65,7 @@ pub async fn kept(
 ) -> Result<Created, Error> {
     let before: Vec<Webhook> = client.webhooks().await?;
     let created = match client.create_webhook(url, subscriptions).await {
-        Err(error) if error.is_maybe_done() => {
+        Err(error) if error.is_outcome_unknown() => {
             return Err(unheard(client, url, subscriptions, &before, error).await);
         }
         created => created?,
@@ -95,7 +95,7 @@ async fn unheard(
     let Ok(now) = client.webhooks().await else { return error.into() };
     let Some(Webhook { id, .. }) = now.into_iter().find(is_made) else { return error.into() };
     match client.delete_webhook(&id.webhook_id).await {
-        Ok(()) => Error::Unheard { why: error.now_known(), webhook_id: id.webhook_id },
+        Ok(()) => Error::Unheard { why: error.with_known_outcome(), webhook_id: id.webhook_id },
         Err(_) => error.into(),
     }
 }

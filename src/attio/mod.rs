@@ -21,11 +21,9 @@
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
 
 pub mod client;
-pub mod transport;
-pub mod retry;
+mod request;
 pub mod error;
-pub mod webhook;
-pub mod named;
+pub mod types;
 pub mod filter;
 pub mod plan;
 pub mod create;
@@ -42,7 +40,7 @@ use secrecy::SecretString;
 
 pub use client::Client;
 pub use error::Error;
-pub use webhook::{Created, Status, Subscription, Webhook};
+pub use types::{Created, Status, Subscription, Webhook};
 
 /// How to reach Attio.
 #[derive(Clone, Debug)]

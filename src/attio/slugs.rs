@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tempfile::Builder;
 
-use super::named::Named;
+use super::types::{Named, Owner};
 use super::{Client, Error};
 use crate::catalog;
 use crate::pipeline::slugs::Slugs;
@@ -22,7 +22,7 @@ pub async fn pull(client: &Client) -> Result<Slugs, Error> {
         let pairs = all.into_iter().filter_map(|named| Some((named.id, named.slug?)));
         pairs.filter(|(id, slug)| catalog::is_id(id) && catalog::is_id(slug)).collect()
     };
-    let (objects, lists) = (client.objects().await?, client.lists().await?);
+    let (objects, lists) = (client.owners(Owner::Object).await?, client.owners(Owner::List).await?);
     let mut slugs = Slugs::new(workspace_id);
     (slugs.objects, slugs.lists) = (known(objects), known(lists));
     Ok(slugs)

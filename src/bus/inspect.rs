@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Kind, Options, StartError, kafka, nats};
 use crate::pipeline::publish::Destination;
 
 /// What the bridge will ask of the bus.
@@ -136,20 +135,6 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-/// Asks the bus of the options what it will be asked for, publishing nothing. Takes about ten
-/// seconds at most. Fails only where no client can be made of the options.
-pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
-    match options.kind {
-        Kind::Kafka(options) => Ok(kafka::inspect(*options, requirements).await?),
-        Kind::Nats(options) => Ok(nats::inspect(*options, requirements).await?),
-        Kind::Stdout => {
-            let mut report = Report::new("stdout", "this process");
-            report.add("reachable", Level::Ok, "one event a line, for pipes: there is nothing to reach");
-            Ok(report)
-        }
-    }
 }
 
 #[cfg(test)]

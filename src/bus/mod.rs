@@ -1,36 +1,43 @@
 //! The buses: adapters behind the port of [`crate::pipeline::publish`].
+//!
+//! This file alone knows which adapter a configuration asks for. What the adapters share is in leaf
+//! modules that import none of them: [`error`], [`inspect`], [`read`], [`encoded`].
 
 pub mod kafka;
 pub mod nats;
 pub mod stdout;
 pub mod memory;
-pub mod inspect;
 pub mod encoded;
+pub mod error;
+pub mod inspect;
 pub mod read;
+pub mod recording;
 pub mod setup;
 
-use std::borrow::Cow;
-use std::io;
 use std::sync::Arc;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::publish::{Bus, Destination, Message};
 use crate::supervise::Supervisor;
+use encoded::EncodedMessage;
+pub use error::{ReadError, StartError};
+use inspect::{Level, Report, Requirements};
+use read::{Plan, Reader};
 
-/// Which bus, and how events are laid out on it.
+/// Which bus, and how events are encoded for it.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Which one, and how to reach it.
+    /// The bus, with its own options.
     pub kind: Kind,
     /// Whether an event is one JSON document, or its data with its attributes as headers.
     pub content_mode: ContentMode,
 }
 
-/// The bus, with its own options.
+/// A bus with its own options.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// Apache Kafka or anything that speaks its protocol.
+    /// Apache Kafka, or a broker that speaks its protocol.
     Kafka(Box<kafka::Options>),
     /// NATS JetStream.
     Nats(Box<nats::Options>),
@@ -49,42 +56,17 @@ impl Kind {
     }
 }
 
-/// Why a bus cannot be made from its options. A broker that cannot be reached is no reason.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The thread that writes cannot be started.
-    #[error("cannot start the writer of standard output: {0}")]
-    Stdout(#[source] io::Error),
-    /// The Kafka client cannot be made.
-    #[error(transparent)]
-    Kafka(#[from] kafka::StartError),
-    /// The NATS client cannot be made.
-    #[error(transparent)]
-    Nats(#[from] nats::StartError),
-}
-
-impl StartError {
-    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
-    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
-        match self {
-            Self::Kafka(error) => error.setting(),
-            Self::Nats(error) => error.setting(),
-            Self::Stdout(_) => None,
-        }
-    }
-}
-
 /// Checks that a client can be created from the options, as [`start`] will, without contacting a broker.
 pub fn check(options: &Options) -> Result<(), StartError> {
     match &options.kind {
-        Kind::Kafka(options) => Ok(kafka::check(options)?),
-        Kind::Nats(options) => Ok(nats::check(options)?),
+        Kind::Kafka(options) => kafka::check(options),
+        Kind::Nats(options) => nats::check(options),
         Kind::Stdout => Ok(()),
     }
 }
 
-/// Makes the bus that the options ask for; `destinations` are all it will be asked to publish to.
-/// Its tasks and threads are started by `supervisor`.
+/// Starts the bus of these options; `destinations` are all it will be asked to publish to. `supervisor`
+/// runs its tasks and threads.
 pub fn start(
     options: Options,
     destinations: Vec<Arc<Destination>>,
@@ -92,21 +74,46 @@ pub fn start(
     supervisor: &Supervisor,
 ) -> Result<Arc<dyn Bus>, StartError> {
     let Options { kind, content_mode } = options;
-    match kind {
+    Ok(match kind {
         Kind::Kafka(options) => {
-            Ok(kafka::Kafka::start(*options, addresses(&destinations), content_mode, metrics, supervisor)?)
+            let topics = read::addresses(&destinations);
+            kafka::Kafka::start(*options, topics, content_mode, metrics, supervisor)?
         }
-        Kind::Nats(options) => {
-            Ok(nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?)
+        Kind::Nats(options) => nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?,
+        Kind::Stdout => stdout::Stdout::start(metrics, supervisor)?,
+    })
+}
+
+/// Checks that a bus meets the requirements, without publishing. Takes about ten seconds at most. Fails
+/// only where no client can be made of the options.
+pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
+    match options.kind {
+        Kind::Kafka(options) => kafka::inspect(*options, requirements).await,
+        Kind::Nats(options) => nats::inspect(*options, requirements).await,
+        Kind::Stdout => {
+            let mut report = Report::new("stdout", "this process");
+            report.add("reachable", Level::Ok, "one event per line, for pipes; no broker to reach");
+            Ok(report)
         }
-        Kind::Stdout => Ok(stdout::Stdout::start(metrics, supervisor).map_err(StartError::Stdout)?),
     }
 }
 
-/// Every address, each once.
-fn addresses(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
-    let mut addresses: Vec<_> = destinations.iter().map(|to| Arc::clone(&to.address)).collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
+/// Starts to read a bus: everything stored from `plan.begin` on, before or after this returns.
+pub async fn read(kind: &Kind, plan: Plan) -> Result<Reader, ReadError> {
+    let (sink, items, stop) = read::channel();
+    let task = match kind {
+        Kind::Kafka(options) => kafka::read((**options).clone(), plan, sink, stop.clone()).await?,
+        Kind::Nats(options) => nats::read((**options).clone(), plan, sink, stop.clone()).await?,
+        Kind::Stdout => return Err(ReadError::Stdout),
+    };
+    Ok(Reader::new(items, stop, task))
+}
+
+/// Encodes a message as the bus would store it; the error is why the bus would not accept it.
+pub fn encode(options: &Options, message: &Message) -> Result<EncodedMessage, String> {
+    match &options.kind {
+        Kind::Kafka(_) => Ok(kafka::encode(message, options.content_mode)),
+        Kind::Nats(nats) => nats::encode(message, options.content_mode, &nats.stream.name),
+        Kind::Stdout => Ok(EncodedMessage { headers: Vec::new(), payload: stdout::line(message) }),
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{Kind, kafka, nats};
+use super::error::ReadError;
 use crate::pipeline::publish::Destination;
 
 /// Where to begin.
@@ -35,6 +35,14 @@ pub struct Plan {
     pub begin: Begin,
     /// Whether to go on with what comes, once everything has been read.
     pub follow: bool,
+}
+
+/// The addresses of these destinations, sorted, each once.
+pub(super) fn addresses(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
+    let mut addresses: Vec<_> = destinations.iter().map(|to| Arc::clone(&to.address)).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
 }
 
 /// One message as it lies on the bus.
@@ -80,67 +88,42 @@ impl fmt::Display for Position {
     }
 }
 
-/// Why a bus cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// Nothing stays on standard output.
-    #[error(
-        "bus.type is \"stdout\": nothing stays there that could be read; set it to \"kafka\" or \"nats\""
-    )]
-    Stdout,
-    /// The Kafka client cannot be made.
-    #[error(transparent)]
-    Kafka(#[from] kafka::StartError),
-    /// The NATS client cannot be made.
-    #[error(transparent)]
-    Nats(#[from] nats::StartError),
-    /// The broker cannot be reached, or does not let this client read.
-    #[error("{bus} cannot be read: {reason}")]
-    Broker {
-        /// `kafka` or `nats`.
-        bus: &'static str,
-        /// What is wrong, and what to do about it.
-        reason: String,
-    },
-}
-
-/// Messages that have been read and not been looked at.
+/// Messages that were read and not yet taken.
 const QUEUE: usize = 1024;
 
-/// What an adapter's reader writes to.
+/// Where an adapter's reader puts what it reads.
 pub(super) type Sink = mpsc::Sender<Result<Item, ReadError>>;
 
-/// A reader at work. Dropped, it stops by and by.
+type Items = mpsc::Receiver<Result<Item, ReadError>>;
+
+/// What a reading task writes to, what [`Reader`] takes from, and what stops the task.
+pub(super) fn channel() -> (Sink, Items, CancellationToken) {
+    let (sink, items) = mpsc::channel(QUEUE);
+    (sink, items, CancellationToken::new())
+}
+
+/// A running reader. Dropped, it stops in the background.
 pub struct Reader {
-    items: mpsc::Receiver<Result<Item, ReadError>>,
+    items: Items,
     stop: DropGuard,
-    work: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl Reader {
-    /// Begins to read: what lies on the bus from `begin` on when this returns, or comes later, is read.
-    pub async fn start(kind: &Kind, plan: Plan) -> Result<Self, ReadError> {
-        let (sink, items) = mpsc::channel(QUEUE);
-        let stop = CancellationToken::new();
-        let work = match kind {
-            Kind::Kafka(options) => kafka::read((**options).clone(), plan, sink, stop.clone()).await?,
-            Kind::Nats(options) => nats::read((**options).clone(), plan, sink, stop.clone()).await?,
-            Kind::Stdout => return Err(ReadError::Stdout),
-        };
-        Ok(Self { items, stop: stop.drop_guard(), work })
+    pub(super) fn new(items: Items, stop: CancellationToken, task: JoinHandle<()>) -> Self {
+        Self { items, stop: stop.drop_guard(), task }
     }
 
-    /// The next message; none once everything has been read and nothing is waited for. May be dropped
-    /// before it is done without losing a message.
+    /// The next message; none at the end of what was asked for. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Item, ReadError>> {
         self.items.recv().await
     }
 
-    /// Stops reading, and waits until nothing of the reader is left on the broker.
+    /// Stops reading, and waits until the reader has left nothing on the broker.
     pub async fn end(self) {
-        let Self { items, stop, work } = self;
+        let Self { items, stop, task } = self;
         drop((stop, items));
-        // One that panicked has said so.
-        let _ = work.await;
+        // A panic was logged where it happened.
+        let _ = task.await;
     }
 }

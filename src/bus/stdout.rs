@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use super::error::StartError;
 use crate::cloudevent::structured;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
@@ -34,7 +35,7 @@ struct Status {
 
 impl Stdout {
     /// A bus that writes to the process's standard output.
-    pub fn start(metrics: BusMetrics, supervisor: &Supervisor) -> io::Result<Arc<Self>> {
+    pub fn start(metrics: BusMetrics, supervisor: &Supervisor) -> Result<Arc<Self>, StartError> {
         Self::with_writer(io::stdout(), metrics, supervisor)
     }
 
@@ -43,18 +44,19 @@ impl Stdout {
         out: impl Write + Send + 'static,
         metrics: BusMetrics,
         supervisor: &Supervisor,
-    ) -> io::Result<Arc<Self>> {
+    ) -> Result<Arc<Self>, StartError> {
         metrics.up.set(1);
         let status = Arc::new(Status { broken: AtomicBool::new(false), waiting: AtomicU64::new(0), metrics });
         let (queue, lines) = sync_channel::<(Vec<u8>, PublishHandle)>(QUEUE_LINES);
         let writer = Arc::clone(&status);
-        supervisor.spawn_thread("stdout", move || {
+        let thread = supervisor.spawn_thread("stdout writer", move || {
             let mut out = out;
             let mut torn = false;
             for (line, handle) in lines {
                 torn = writer.write(&mut out, &line, torn, handle);
             }
-        })?;
+        });
+        thread.map_err(|source| StartError::Thread { thread: "stdout writer", source })?;
         Ok(Arc::new(Self { queue, status }))
     }
 }

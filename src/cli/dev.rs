@@ -14,31 +14,31 @@ use tokio_util::sync::CancellationToken;
 use super::logging::{self, Log};
 use super::{Exit, say};
 use crate::app::{self, App};
+use crate::bus::Kind;
 use crate::bus::stdout::Stdout;
-use crate::bus::{Kind, StartError};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
-use crate::consumer::readback;
-use crate::dev::attio::FakeAttio;
-use crate::dev::attio::store::Store;
-use crate::dev::broker::Broker;
-use crate::dev::lines::Lines;
-use crate::dev::output::{Options, Output, Target};
-use crate::dev::paint::Paint;
-use crate::dev::planned::Group;
-use crate::dev::readback::{Open, Opening, Readback};
-use crate::dev::reader::Begin;
-use crate::dev::screen::{Screen, Surface, USUAL_COLUMNS};
-use crate::dev::senders::{self, Senders};
-use crate::dev::session::Session;
-use crate::dev::tally::Tally;
-use crate::dev::tee::tee;
-use crate::dev::world::World;
-use crate::dev::{self, SOURCE};
+use crate::fake_attio::FakeAttio;
+use crate::fake_attio::store::Store;
 use crate::metrics::Metrics;
+use crate::paint::Paint;
 use crate::pipeline::publish::Bus;
 use crate::pipeline::route::Routes;
 use crate::shutdown;
 use crate::supervise::Supervisor;
+use crate::try_out::broker::Broker;
+use crate::try_out::bus_reader;
+use crate::try_out::lines::Lines;
+use crate::try_out::output::{Options, Output, Target};
+use crate::try_out::planned::Group;
+use crate::try_out::readback::{Open, Opening, Readback};
+use crate::try_out::reader::Begin;
+use crate::try_out::screen::{Screen, Surface, USUAL_COLUMNS};
+use crate::try_out::senders::{self, Senders};
+use crate::try_out::session::Session;
+use crate::try_out::tally::Tally;
+use crate::try_out::tee::tee;
+use crate::try_out::world::World;
+use crate::try_out::{self, SOURCE};
 
 /// The public address where nothing else is asked for, if its port is free.
 const USUAL: &str = "127.0.0.1:8080";
@@ -137,7 +137,7 @@ impl Place {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Dev(#[from] dev::Error),
+    Dev(#[from] try_out::Error),
     #[error(transparent)]
     App(#[from] app::Error),
     #[error(transparent)]
@@ -163,7 +163,7 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     match start(arguments, environment, &log) {
         Ok(tally) if arguments.once && !tally.is_as_expected() => Exit::Unexpected,
         Ok(_) => Exit::Done,
-        Err(Error::Dev(dev::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
+        Err(Error::Dev(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
         Err(error) => {
             say(format_args!("error: {error}"));
             Exit::Failed
@@ -287,15 +287,15 @@ fn reader(place: &Place, config: &Config, embedded: bool) -> Open {
         Place::Kafka(address) => {
             let address = address.clone();
             let begin = if embedded { Begin::First } else { Begin::Next };
-            Box::new(move || Box::pin(async move { dev::reader::start(&address, begin) }))
+            Box::new(move || Box::pin(async move { try_out::reader::start(&address, begin) }))
         }
         Place::Nats(_) | Place::Stdout => {
             let (kind, destinations) = (config.bus.kind.clone(), Routes::new(&config.route).destinations());
             Box::new(move || {
                 Box::pin(async move {
                     let begin = crate::bus::read::Begin::At(OffsetDateTime::now_utc());
-                    let opened = readback::open(kind, destinations, begin).await;
-                    opened.map_err(|error| dev::Error::Readback(error.to_string()))
+                    let opened = bus_reader::open(kind, destinations, begin).await;
+                    opened.map_err(|error| try_out::Error::Readback(error.to_string()))
                 })
             })
         }
@@ -317,7 +317,7 @@ async fn bind_at(config: Config) -> Result<(App, Option<Readback>), app::Error> 
     let Kind::Stdout = config.bus.kind else { return Ok((App::bind(config).await?, None)) };
     let (tee, copies) = tee(io::stdout());
     let open = |metrics: &Metrics, _: Vec<_>, supervisor: &Supervisor| {
-        let bus = Stdout::with_writer(tee, metrics.bus(), supervisor).map_err(StartError::Stdout)?;
+        let bus = Stdout::with_writer(tee, metrics.bus(), supervisor)?;
         Ok(bus as Arc<dyn Bus>)
     };
     Ok((App::bind_to(config, "stdout", open).await?, Some(copies)))

@@ -9,10 +9,11 @@ use time::OffsetDateTime;
 use super::given::{read, time};
 use super::{Exit, fail, load, print};
 use crate::app;
+use crate::bus;
 use crate::bus::encoded::EncodedMessage;
+use crate::bus::recording::RecordingBus;
 use crate::config::{Config, Input};
 use crate::explain::captured::Captured;
-use crate::explain::recorder::Recorder;
 use crate::explain::report::{self, Place};
 use crate::explain::{Explanation, explain};
 use crate::pipeline::SourceOptions;
@@ -65,7 +66,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let request = captured(arguments).map_err(fail)?;
     let source = source(&config, &request, arguments.source.as_deref()).map_err(fail)?;
     let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
-    let open = |bus: Arc<Recorder>| app::pipeline(&config, bus);
+    let open = |bus: Arc<RecordingBus>| app::pipeline(&config, bus);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
     let explained = runtime.block_on(explain(&request, source, &config.sources, received_at, open));
     let explanation = explained.map_err(fail)?;
@@ -74,7 +75,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
 
 fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
     let lay = |message: &Message| {
-        config.bus.encode(message).map(|EncodedMessage { headers, payload }| (headers, payload))
+        bus::encode(&config.bus, message).map(|EncodedMessage { headers, payload }| (headers, payload))
     };
     let place = Place { bus: config.bus.kind.name(), lay: &lay };
     if json {

@@ -10,6 +10,7 @@ mod healthcheck;
 pub mod logging;
 mod man;
 mod problems;
+mod progress;
 mod quarantine;
 mod reading;
 mod send;

@@ -7,9 +7,10 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, fail, given, load, logging, no_color, say, warn};
-use crate::bus::read::{Begin, ReadError};
+use crate::bus::ReadError;
+use crate::bus::read::Begin;
 use crate::config::{Config, Input, LogFormat, LogOptions};
-use crate::dev::paint::Paint;
+use crate::paint::Paint;
 use crate::shutdown;
 
 /// What these verbs say beside their own messages: only trouble, and that for people.
@@ -91,6 +92,6 @@ pub fn refuse(error: ReadError) -> Exit {
     say(format_args!("error: {error}"));
     match error {
         ReadError::Stdout => Exit::Usage,
-        ReadError::Kafka(_) | ReadError::Nats(_) | ReadError::Broker { .. } => Exit::Failed,
+        ReadError::Start(_) | ReadError::Broker { .. } => Exit::Failed,
     }
 }

@@ -14,12 +14,12 @@ use super::table::table;
 use super::{Exit, print, say};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
-use crate::dev::mail::Mail;
-use crate::dev::post::Poster;
-use crate::dev::send::invention::{Invention, Shares};
-use crate::dev::send::tally::{Kind, Tally, milliseconds};
-use crate::dev::send::{self, Options, Target};
-use crate::dev::stamp::Scheme;
+use crate::fake_attio::post::Poster;
+use crate::signing::Payload;
+use crate::signing::Scheme;
+use crate::try_out::send::invention::{Invention, Shares};
+use crate::try_out::send::tally::{Kind, Tally, milliseconds};
+use crate::try_out::send::{self, Options, Target};
 
 const USER_AGENT: &str = concat!("attio-bridge/", env!("CARGO_PKG_VERSION"), " send");
 
@@ -158,7 +158,7 @@ fn bar(tally: &Tally, total: u64) {
     let _ = write!(io::stderr(), "\r\x1b[K{bar} {}/{total}, {other} not taken", tally.deliveries);
 }
 
-type Mails = Box<dyn Iterator<Item = Mail>>;
+type Mails = Box<dyn Iterator<Item = Payload>>;
 
 /// What to send, and how many.
 fn mails(arguments: &Arguments, scheme: Scheme) -> Result<(Mails, u64), String> {
@@ -176,7 +176,7 @@ fn mails(arguments: &Arguments, scheme: Scheme) -> Result<(Mails, u64), String> 
     }
     let bodies = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     let count = bodies.len() as u64;
-    Ok((Box::new(bodies.into_iter().map(move |body| Mail::new(scheme, body))), count))
+    Ok((Box::new(bodies.into_iter().map(move |body| Payload::new(scheme, body))), count))
 }
 
 /// The JSON files of a folder, by name.

@@ -12,8 +12,7 @@ use super::given::{key, read, time};
 use super::signer::{Flags, Signer};
 use super::{Exit, fail, print};
 use crate::config::Input;
-use crate::dev::stamp::Scheme;
-use crate::dev::{curl, stamp};
+use crate::signing::{self, Scheme};
 
 const AFTER_HELP: &str = "\
 In Attio's scheme each call makes a new Idempotency-Key, as Attio does for a new delivery; --key repeats one.
@@ -53,11 +52,11 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let body = read(&arguments.body).map_err(fail)?;
     let new = (scheme == Scheme::Attio).then(|| Uuid::new_v4().to_string());
     let key = arguments.key.clone().or(new);
-    let now = arguments.at.unwrap_or_else(OffsetDateTime::now_utc).unix_timestamp();
+    let now = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
     let mut headers = vec![("Content-Type", "application/json".to_owned())];
-    headers.extend(stamp::headers(scheme, secret.expose_secret(), &body, key.as_deref(), now));
+    headers.extend(signing::headers(scheme, secret.expose_secret(), &body, key.as_deref(), now));
     let file = arguments.body.display().to_string();
-    let line = arguments.curl.as_ref().map(|url| curl::line(url, &headers, &file));
+    let line = arguments.curl.as_ref().map(|url| signing::curl(url, &headers, &file));
     match (arguments.json, line) {
         (true, line) => print(format_args!("{:#}\n", json(&headers, line))),
         (false, Some(line)) => print(format_args!("{line}\n")),

@@ -7,9 +7,9 @@ use secrecy::SecretString;
 
 use super::{Exit, load, say, warn};
 use crate::config::{self, Config, Input};
-use crate::dev::stamp;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::verify;
+use crate::signing;
 
 /// How to sign, and with which secret. A secret is never given as a word of the command line, where
 /// every process of the machine could read it.
@@ -51,7 +51,7 @@ const NO_SECRET: &str = "error: there is no secret to sign with: set ATTIO_WEBHO
 /// What signs.
 pub struct Signer {
     /// How.
-    pub scheme: stamp::Scheme,
+    pub scheme: signing::Scheme,
     /// With what.
     pub secret: SecretString,
 }
@@ -64,8 +64,8 @@ impl Flags {
             Exit::Failed
         };
         let asked = self.scheme.map(|scheme| match scheme {
-            Scheme::Attio => stamp::Scheme::Attio,
-            Scheme::Timestamped => stamp::Scheme::Timestamped,
+            Scheme::Attio => signing::Scheme::Attio,
+            Scheme::Timestamped => signing::Scheme::Timestamped,
         });
         let named = match (&self.secret_file, &self.secret_env) {
             (Some(path), _) => Some(config::secret_file(path)),
@@ -73,7 +73,7 @@ impl Flags {
             _ => self.usual(input),
         };
         if let Some(secret) = named {
-            let scheme = asked.unwrap_or(stamp::Scheme::Attio);
+            let scheme = asked.unwrap_or(signing::Scheme::Attio);
             return Ok(Signer { scheme, secret: secret.map_err(failed)? });
         }
         let ours = |name: &String| CONFIGURES.iter().any(|beginning| name.starts_with(beginning));
@@ -86,8 +86,8 @@ impl Flags {
         let source = self.source(&config).map_err(failed)?;
         let secret = self.secret(source).map_err(failed)?;
         let configured = match source.verify.scheme {
-            verify::Scheme::Timestamped => stamp::Scheme::Timestamped,
-            verify::Scheme::Auto | verify::Scheme::Attio => stamp::Scheme::Attio,
+            verify::Scheme::Timestamped => signing::Scheme::Timestamped,
+            verify::Scheme::Auto | verify::Scheme::Attio => signing::Scheme::Attio,
         };
         Ok(Signer { scheme: asked.unwrap_or(configured), secret })
     }

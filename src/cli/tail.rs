@@ -8,11 +8,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::reading::{self, Session, begin, columns, paint, refuse, write};
 use super::{Exit, fail, say};
-use crate::bus::Kind;
-use crate::bus::read::{Begin, Item, Plan, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan};
+use crate::bus::{self, Kind, ReadError};
 use crate::catalog::Category;
+use crate::cloudevent::decode::DecodedEvent;
 use crate::config::Input;
-use crate::consumer::event::Event;
 use crate::consumer::line::{USUAL_COLUMNS, line};
 use crate::consumer::wanted::Wanted;
 use crate::pipeline::publish::Destination;
@@ -69,7 +69,7 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
     let plan = Plan { destinations, begin: arguments.from, follow: true };
     let mut reader = tokio::select! {
         () = stop.cancelled() => return Ok(Exit::Done),
-        started = Reader::start(&config.bus.kind, plan) => started.map_err(refuse)?,
+        started = bus::read(&config.bus.kind, plan) => started.map_err(refuse)?,
     };
     greet(&config.bus.kind);
     let mut screen = Screen::new(arguments);
@@ -131,7 +131,7 @@ impl Screen {
 
     /// Prints a message if it is wanted; false once nothing more is.
     fn show(&mut self, item: &Item) -> io::Result<bool> {
-        let event = match Event::read(item) {
+        let event = match DecodedEvent::from_message(&item.headers, &item.payload) {
             Ok(event) => event,
             Err(error) => {
                 say(format_args!("left out: {}, {}: {error}", item.address, item.position));

@@ -24,7 +24,7 @@ use crate::metrics::watch::WatchMetrics;
 use crate::shutdown;
 
 /// In an outage each try of each look would be a line: what comes of them is told by the watch.
-const LEVEL: &str = "info,attio_bridge::attio::client=error";
+const LEVEL: &str = "info,attio_bridge::attio::request=error";
 
 /// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);

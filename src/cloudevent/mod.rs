@@ -6,6 +6,7 @@
 //! SDK reads the same thing.
 
 pub mod binary;
+pub mod decode;
 pub mod structured;
 
 use std::ops::Range;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::event::Event;
 use crate::cloudevent::Data;
-use crate::dev::paint::Paint;
+use crate::cloudevent::decode::DecodedEvent;
+use crate::paint::Paint;
 use crate::pipeline::quarantine;
 
 /// What a terminal shows where its width is not known.
@@ -22,7 +22,7 @@ const ID: usize = 9;
 const LONGEST: usize = 18;
 
 /// The line, no wider than so many columns.
-pub fn line(event: &Event, key: &str, columns: usize, paint: Paint) -> String {
+pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> String {
     let get = |name| event.get(name).unwrap_or("-");
     let time = get("recordedtime");
     let clock = safe(time.get(CLOCK).unwrap_or(time));
@@ -53,7 +53,7 @@ pub fn short(text: &str, width: usize) -> String {
 }
 
 /// What is in the data beside the ids that stand before it.
-fn summary(event: &Event) -> String {
+fn summary(event: &DecodedEvent) -> String {
     let data = match event.data() {
         Data::Binary(bytes) => return format!("{} bytes", bytes.len()),
         Data::Json(bytes) => bytes,
@@ -91,11 +91,11 @@ pub fn safe(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn event() -> Event {
+    fn event() -> DecodedEvent {
         let json = r#"{"id":"9d5ee6c0-aaaa","type":"com.attio.record.updated","subject":"objects/o/records/r",
             "recordedtime":"2026-11-24T12:34:56.789Z","data":{"event_type":"record.updated",
             "id":{"record_id":"r","attribute_id":"a"},"actor":{"type":"system","id":null},"x":"\u001b[2J"}}"#;
-        Event::structured(json.as_bytes()).unwrap()
+        DecodedEvent::from_json(json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -112,14 +112,14 @@ mod tests {
     #[test]
     fn the_ids_of_a_subject_are_shortened() {
         let json = r#"{"id":"i","type":"com.attio.x.y","subject":"records/891dcbfc-9141-415d-9b2a-2238a6cc012d","data":{}}"#;
-        let line = line(&Event::structured(json.as_bytes()).unwrap(), "k", 120, Paint(false));
+        let line = line(&DecodedEvent::from_json(json.as_bytes()).unwrap(), "k", 120, Paint(false));
         assert!(line.ends_with(" records/891dcbfc-9141-415…"), "{line}");
     }
 
     #[test]
     fn quarantine_says_why() {
         let json = r#"{"id":"i","type":"dev.attio-bridge.delivery.quarantined","reason":"not_json","data_base64":"e30="}"#;
-        let line = line(&Event::structured(json.as_bytes()).unwrap(), "i", 120, Paint(false));
+        let line = line(&DecodedEvent::from_json(json.as_bytes()).unwrap(), "i", 120, Paint(false));
         assert!(line.contains("quarantine not_json") && line.ends_with("2 bytes"), "{line}");
     }
 }

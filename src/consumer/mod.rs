@@ -3,10 +3,7 @@
 //!
 //! Messages come through [`crate::bus::read`]; what is replayed goes through the pipeline of `serve`.
 
-pub mod event;
 pub mod line;
-pub mod noting;
 pub mod quarantined;
-pub mod readback;
 pub mod replay;
 pub mod wanted;

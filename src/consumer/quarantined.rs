@@ -4,8 +4,8 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::event::Event;
 use crate::cloudevent::Data;
+use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::Place;
 use crate::pipeline::identify::{Facts, Identity};
 use crate::pipeline::quarantine;
@@ -22,7 +22,7 @@ pub struct Quarantined {
     /// The bytes as they came.
     pub raw: Bytes,
     /// The wrapper as it was read.
-    pub event: Event,
+    pub event: DecodedEvent,
 }
 
 /// Under what it goes through the pipeline again.
@@ -58,7 +58,7 @@ pub enum Unplaced {
 
 impl Quarantined {
     /// Reads a wrapper; none where it is something else.
-    pub fn read(event: Event) -> Option<Self> {
+    pub fn read(event: DecodedEvent) -> Option<Self> {
         if event.get("type") != Some(quarantine::TYPE) {
             return None;
         }
@@ -76,7 +76,7 @@ impl Quarantined {
     pub fn read_all(lines: &[u8]) -> Option<Vec<Self>> {
         let lines =
             lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-        let read = |line: &[u8]| Self::read(Event::structured(line).ok()?);
+        let read = |line: &[u8]| Self::read(DecodedEvent::from_json(line).ok()?);
         lines.map(read).collect::<Option<Vec<_>>>().filter(|all| !all.is_empty())
     }
 
@@ -164,7 +164,7 @@ mod tests {
             r#"{{"id":"{id}","type":"{}","time":"2026-11-24T10:00:00.000Z","reason":"not_json","correlationid":"k"{more},"data_base64":"eA=="}}"#,
             quarantine::TYPE
         );
-        Quarantined::read(Event::structured(json.as_bytes()).unwrap()).unwrap()
+        Quarantined::read(DecodedEvent::from_json(json.as_bytes()).unwrap()).unwrap()
     }
 
     fn id(webhook_id: &str, index: usize) -> String {

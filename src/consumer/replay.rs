@@ -9,21 +9,45 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::noting::{Note, Noting};
 use super::quarantined::Origin;
+use crate::bus::recording::RecordingBus;
+use crate::cloudevent::Attribute;
 use crate::delivery::{Delivery, SourceName};
 use crate::pipeline::Pipeline;
 use crate::pipeline::outcome::{EventResult, Outcome};
-use crate::pipeline::publish::PublishError;
+use crate::pipeline::publish::{Message, PublishError};
 
 /// Replays one piece after the other.
 pub struct Replayer {
     /// Onto the bus below.
     pub pipeline: Pipeline,
     /// What the pipeline publishes to.
-    pub bus: Arc<Noting>,
+    pub bus: Arc<RecordingBus>,
+    /// Whether addresses are subjects (NATS) or topics.
+    pub subjects: bool,
     /// How long one piece may take.
     pub patience: Duration,
+}
+
+/// One event that was handed to the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplayedEvent {
+    /// The id of the event.
+    pub id: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The topic, or the subject on NATS.
+    pub address: String,
+}
+
+impl ReplayedEvent {
+    fn new(message: &Message, subjects: bool) -> Self {
+        let text = |attribute| message.event.get(attribute).unwrap_or_default().to_owned();
+        let to = &message.destination;
+        let address = if subjects { &to.subject } else { &to.address };
+        Self { id: text(Attribute::Id), kind: text(Attribute::Type), address: address.to_string() }
+    }
 }
 
 /// How one piece ended, worst first.
@@ -71,7 +95,7 @@ pub struct Replayed {
     /// How many of its events ended how.
     pub counts: BTreeMap<&'static str, usize>,
     /// What was handed to the bus.
-    pub events: Vec<Note>,
+    pub events: Vec<ReplayedEvent>,
     /// True where an event has no id of its own: the next replay publishes it under another one.
     pub without_identity: bool,
 }
@@ -95,13 +119,17 @@ impl Replayer {
         let delivery =
             Delivery::out_of_quarantine(source.clone(), received_at, answer_by, key.as_deref(), raw);
         match self.pipeline.replay(delivery, alone).await {
-            Ok(outcome) => replayed(&outcome, self.bus.take()),
+            Ok(outcome) => {
+                let messages = self.bus.take();
+                let events = messages.iter().map(|message| ReplayedEvent::new(message, self.subjects));
+                replayed(&outcome, events.collect())
+            }
             Err(error) => Replayed::unplaced(format!("source {source}: {error} is configured")),
         }
     }
 }
 
-fn replayed(outcome: &Outcome, events: Vec<Note>) -> Replayed {
+fn replayed(outcome: &Outcome, events: Vec<ReplayedEvent>) -> Replayed {
     let mut counts = BTreeMap::new();
     for event in &outcome.events {
         *counts.entry(ending(&event.result).word()).or_default() += 1;

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::event::Event;
 use crate::catalog::{Category, Kind};
 use crate::cloudevent::Data;
+use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::outcome::UNKNOWN_CATEGORY;
 use crate::pipeline::quarantine;
 
@@ -24,7 +24,7 @@ const PREFIX: &str = "com.attio.";
 
 impl Wanted {
     /// Whether this one is wanted.
-    pub fn has(&self, event: &Event) -> bool {
+    pub fn has(&self, event: &DecodedEvent) -> bool {
         let of_type = self.types.is_empty() || self.types.iter().any(|wanted| is_of_type(event, wanted));
         let of_category =
             self.categories.is_empty() || self.categories.iter().any(|name| name == category(event));
@@ -33,19 +33,19 @@ impl Wanted {
 }
 
 /// Attio's name of the type, or the whole of a type that is not Attio's.
-fn short_type(event: &Event) -> &str {
+fn short_type(event: &DecodedEvent) -> &str {
     let found = event.get("type").unwrap_or_default();
     found.strip_prefix(PREFIX).unwrap_or(found)
 }
 
-fn category(event: &Event) -> &'static str {
+fn category(event: &DecodedEvent) -> &'static str {
     match short_type(event) {
         quarantine::TYPE => "quarantine",
         name => Kind::of(name).category().map_or(UNKNOWN_CATEGORY, Category::as_str),
     }
 }
 
-fn is_of_type(event: &Event, wanted: &str) -> bool {
+fn is_of_type(event: &DecodedEvent, wanted: &str) -> bool {
     let short = short_type(event);
     let wanted = wanted.strip_prefix(PREFIX).unwrap_or(wanted);
     match wanted.strip_suffix(".*") {
@@ -55,7 +55,7 @@ fn is_of_type(event: &Event, wanted: &str) -> bool {
 }
 
 /// Its record, its parent record, or the record that its subject leads to.
-fn is_about(event: &Event, record: &str) -> bool {
+fn is_about(event: &DecodedEvent, record: &str) -> bool {
     let by_subject = event.get("subject").is_some_and(|subject| subject.split('/').any(|id| id == record));
     if by_subject || event.get("partitionkey") == Some(record) {
         return true;
@@ -71,11 +71,11 @@ fn is_about(event: &Event, record: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn event(subject: &str, data: &str) -> Event {
+    fn event(subject: &str, data: &str) -> DecodedEvent {
         let json = format!(
             r#"{{"type":"com.attio.list-entry.created","subject":"{subject}","partitionkey":"e","data":{data}}}"#
         );
-        Event::structured(json.as_bytes()).unwrap()
+        DecodedEvent::from_json(json.as_bytes()).unwrap()
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
     fn categories_are_the_catalogs() {
         let has = |wanted: &str| Wanted { categories: vec![wanted.into()], ..Wanted::default() };
         assert!(has("list-entry").has(&event("x", "{}")) && !has("list").has(&event("x", "{}")));
-        let of = |kind: &str| Event::structured(format!(r#"{{"type":"{kind}"}}"#).as_bytes()).unwrap();
+        let of = |kind: &str| DecodedEvent::from_json(format!(r#"{{"type":"{kind}"}}"#).as_bytes()).unwrap();
         assert!(has("note").has(&of("com.attio.note-content.updated")));
         assert!(has("quarantine").has(&of(quarantine::TYPE)));
         assert!(has("unknown").has(&of("com.attio.unknown")) && !has("unknown").has(&of(quarantine::TYPE)));

@@ -8,7 +8,6 @@
 pub mod captured;
 pub mod mistakes;
 pub mod reformat;
-pub mod recorder;
 pub mod report;
 
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::bus::recording::RecordingBus;
 use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::pipeline::parse::{self, Element, Parsed};
 use crate::pipeline::publish::Message;
@@ -24,7 +24,6 @@ use crate::pipeline::verify::{SignatureError, Verifier};
 use crate::pipeline::{Pipeline, Rejection, SourceOptions};
 use captured::Captured;
 use mistakes::Mended;
-use recorder::Recorder;
 
 /// What is found out about one request.
 #[derive(Debug)]
@@ -80,7 +79,7 @@ pub async fn explain(
     source: &SourceOptions,
     all: &[SourceOptions],
     received_at: OffsetDateTime,
-    open: impl FnOnce(Arc<Recorder>) -> Pipeline,
+    open: impl FnOnce(Arc<RecordingBus>) -> Pipeline,
 ) -> Result<Explanation, Rejection> {
     let delivery = delivery(request, source, received_at);
     let verified = Verifier::new(&source.verify).verify(delivery);
@@ -112,9 +111,9 @@ fn delivery(request: &Captured, source: &SourceOptions, received_at: OffsetDateT
 
 async fn carried(
     delivery: Delivery<Verified>,
-    open: impl FnOnce(Arc<Recorder>) -> Pipeline,
+    open: impl FnOnce(Arc<RecordingBus>) -> Pipeline,
 ) -> Result<Vec<Carried>, Rejection> {
-    let recorder = Recorder::new();
+    let recorder = RecordingBus::new(None);
     let pipeline = open(Arc::clone(&recorder));
     let elements = elements(&delivery.body);
     let outcome = pipeline.process_verified(delivery, |_| {}).await?;

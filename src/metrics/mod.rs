@@ -4,6 +4,7 @@
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
 mod family;
+pub mod samples;
 mod source;
 pub mod watch;
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use attio_bridge::dev::attio::deliver::Fates;
-use attio_bridge::dev::attio::deliver::times::Times;
+use attio_bridge::fake_attio::deliver::DeliveryCounts;
+use attio_bridge::fake_attio::timing::Timing;
 
 use crate::support::attio::Attio;
 use crate::support::consumer::Found;
@@ -15,7 +15,7 @@ use crate::support::{eventually, stress, unique};
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
 /// Three days in about two minutes, the first wait a quarter of a second; and more than 25 in a second.
-const FAST: Times = Times { hurry: 2000.0, per_second: 200 };
+const FAST: Timing = Timing { time_scale: 2000.0, per_second: 200 };
 
 fn event(record: usize) -> String {
     let kind = ["record.created", "record.updated", "record.deleted"][record % 3];
@@ -43,16 +43,16 @@ fn what_attio_sends_through_an_outage_is_there_exactly_once() {
     let events = stress(600, 5000);
     attio.block_on(async {
         for record in 0..events {
-            assert_eq!(deliverer.happened(&event(record)), 1);
+            assert_eq!(deliverer.publish(&event(record)), 1);
         }
     });
-    eventually("deliveries flow", || deliverer.fates().delivered >= events / 5);
+    eventually("deliveries flow", || deliverer.counts().delivered >= events / 5);
     broker.kill();
     let refused = || deliverer.statuses().iter().filter(|status| **status == Some(503)).count();
     eventually("the outage is felt", || refused() >= events / 20);
     broker.restart();
-    attio.block_on(deliverer.settled());
-    assert_eq!(deliverer.fates(), Fates { delivered: events, ..Fates::default() });
+    attio.block_on(deliverer.idle());
+    assert_eq!(deliverer.counts(), DeliveryCounts { delivered: events, ..DeliveryCounts::default() });
 
     let found = Found::on(&broker, &prefix);
     let copies: Vec<_> = found.events.values().flatten().collect();

@@ -6,9 +6,8 @@ use std::net::TcpListener;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use attio_bridge::catalog::EVENT_TYPES;
-use attio_bridge::dev::mail::Mail;
-use attio_bridge::dev::post::{Poster, Reply};
-use attio_bridge::dev::stamp::{Headers, Scheme};
+use attio_bridge::fake_attio::post::{Poster, Reply};
+use attio_bridge::signing::{Payload, Scheme, SignedRequest};
 use serde_json::Value;
 
 use crate::support::{kafka, nats};
@@ -77,17 +76,17 @@ impl Watched {
 }
 
 /// Posts once.
-fn post(url: &str, headers: &Headers, body: &'static str) -> Reply {
+fn post(url: &str, request: &SignedRequest) -> Reply {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(Poster::plain("test").post(url, headers, body.into())).expect("an answer")
+    runtime.block_on(Poster::plain("test").post(url, request)).expect("an answer")
 }
 
 /// Posts an event that the run knows nothing of.
 fn post_as_a_guest(start: &Value) {
     let text = |name: &str| start[name].as_str().expect("text");
     let body = r#"{"event_type":"task.created","id":{"task_id":"guest"}}"#;
-    let headers = Mail::new(Scheme::Attio, body).headers(text("secret"));
-    let reply = post(text("webhooks"), &headers, body);
+    let now = time::OffsetDateTime::now_utc();
+    let reply = post(text("webhooks"), &Payload::new(Scheme::Attio, body).sign(text("secret"), now));
     assert_eq!((reply.status, &*reply.reason()), (200, "accepted"));
 }
 
@@ -274,8 +273,8 @@ fn the_fake_attio_answers_and_delivers_what_is_done_there() {
 
     run.next("delivery");
     let url = format!("{}/v2/objects/people/records", text("attio"));
-    let key = vec![("Authorization", format!("Bearer {}", text("attio_key")))];
-    let reply = post(&url, &key, r#"{"data":{"values":{}}}"#);
+    let headers = vec![("Authorization", format!("Bearer {}", text("attio_key")))];
+    let reply = post(&url, &SignedRequest { headers, body: r#"{"data":{"values":{}}}"#.into() });
     assert_eq!(reply.status, 200);
     let record = json(&self::text(&reply.body))["data"]["id"]["record_id"].clone();
     assert_eq!(run.next("stray")["event"]["key"], record);

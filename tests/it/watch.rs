@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use attio_bridge::attio::bridge::{Bridge, Samples};
-use attio_bridge::dev::attio::fault::Fault;
-use attio_bridge::dev::attio::store::Status;
+use attio_bridge::attio::bridge::Bridge;
+use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::webhook::Status;
+use attio_bridge::metrics::samples::Samples;
 use hyper::Method;
 use serde_json::Value;
 
@@ -254,7 +255,7 @@ fn a_webhook_whose_secret_was_lost_on_its_way_is_made_anew() {
     let behind = "nobody may have its secret; it is made anew next time";
     eventually("it is told", || !watching.lines("message", behind).is_empty());
     let log = format!("{:?}", watching.log.lock().unwrap());
-    assert!(!log.contains("trying again"), "in an outage that would be all there is: {log}");
+    assert!(!log.contains("retrying in"), "in an outage that would be all there is: {log}");
     let kept = |secret: &str| {
         std::fs::read_to_string(attio.path("secret")).is_ok_and(|text| text.trim_end() == secret)
     };
@@ -323,7 +324,7 @@ fn slugs_are_pulled_and_stay_fresh() {
         crate::support::attio::program(&[&["slugs", "pull"], more].concat(), &variables)
     };
     attio.faults([Fault::Status(503)]);
-    let printed = pull(&[]).expect(0).says(&["answered 503", "trying again"]);
+    let printed = pull(&[]).expect(0).says(&["answered 503", "retrying in"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["as before"]);
     let read =

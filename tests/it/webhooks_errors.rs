@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attio_bridge::dev::attio::fault::Fault;
+use attio_bridge::fake_attio::fault::Fault;
 use hyper::Method;
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ fn a_key_that_attio_does_not_know_is_told_apart_from_a_missing_scope() {
     attio.webhooks(&["list"]).expect(1).says(&[
         "403",
         "webhook:read",
-        "the key is good",
+        "the key is valid",
         "object_configuration:read",
     ]);
 }
@@ -41,7 +41,7 @@ fn without_a_key_nothing_is_asked() {
 #[test]
 fn the_key_is_not_sent_in_the_clear() {
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", "http://api.example.com")];
-    program(&["webhooks", "list"], &variables).expect(78).says(&["in the clear"]);
+    program(&["webhooks", "list"], &variables).expect(78).says(&["unencrypted"]);
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn what_is_not_there_is_said() {
     {
         attio.webhooks(arguments).expect(1).says(&["404 not_found", id, "webhooks list"]);
     }
-    attio.webhooks(&["get", "../self"]).expect(2).says(&["is no id"]);
+    attio.webhooks(&["get", "../self"]).expect(2).says(&["is not an id"]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_limited_request_is_sent_again_when_attio_says() {
     let attio = Attio::start();
     let limits = [Fault::Limited, Fault::LimitedFor("1".into()), Fault::LimitedFor("soon".into())];
     attio.faults(limits.map(of_post));
-    attio.webhooks(&CREATE).expect(0).says(&["429 rate_limit_exceeded", "trying again"]);
+    attio.webhooks(&CREATE).expect(0).says(&["429 rate_limit_exceeded", "retrying in"]);
     assert_eq!(attio.asked("POST"), 4);
     attio.only();
     // The budget of the second itself, not an order of the test.
@@ -108,7 +108,7 @@ fn a_timeout_is_tried_again() {
 fn trouble_that_stays_is_a_failure() {
     let attio = Attio::start();
     attio.faults(std::iter::repeat_n(Fault::Status(503), 20));
-    attio.webhooks(&["list"]).expect(1).says(&["answered 503", "try 6"]);
+    attio.webhooks(&["list"]).expect(1).says(&["answered 503", "attempt 6"]);
     assert_eq!(attio.asked("GET"), 6);
 }
 
@@ -117,7 +117,7 @@ fn a_create_that_may_have_happened_is_not_sent_again() {
     let attio = Attio::start();
     attio.faults([of_post(Fault::StatusAfter(502))]);
     attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
-    attio.webhooks(&CREATE).expect(1).says(&["answered 502", "whether Attio has done it is not known"]);
+    attio.webhooks(&CREATE).expect(1).says(&["answered 502", "it is unknown whether Attio did it"]);
     assert_eq!(attio.asked("POST"), 1);
     attio.only();
 }
@@ -130,7 +130,7 @@ fn what_was_made_unheard_is_deleted_again() {
         attio.faults([of_post(fault)]);
         let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s")];
         let told = attio.with(&hasty, &CREATE).expect(1).says(&["all the same: it is deleted again"]);
-        assert!(!told.stderr.contains("not known"), "{}", told.stderr);
+        assert!(!told.stderr.contains("unknown whether"), "{}", told.stderr);
         assert!(attio.store().webhooks.is_empty());
     }
     assert_eq!((attio.asked("POST"), attio.asked("DELETE")), (3, 3));
@@ -142,7 +142,7 @@ fn what_was_there_before_stays_whatever_is_heard() {
     let attio = Attio::start();
     attio.add(URL, &[("record.created", Value::Null)]);
     attio.faults([of_post(Fault::StatusAfter(502))]);
-    attio.webhooks(&CREATE).expect(1).says(&["whether Attio has done it is not known"]);
+    attio.webhooks(&CREATE).expect(1).says(&["it is unknown whether Attio did it"]);
     attio.only();
 }
 
@@ -157,7 +157,7 @@ fn how_long_attio_asks_to_wait_is_said() {
 fn an_address_that_nobody_listens_on_is_named() {
     let url = format!("http://{}", free_address());
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", url.as_str())];
-    program(&["webhooks", "list"], &variables).expect(1).says(&[&url, "cannot be reached", "try 6"]);
+    program(&["webhooks", "list"], &variables).expect(1).says(&[&url, "cannot be reached", "attempt 6"]);
 }
 
 #[test]

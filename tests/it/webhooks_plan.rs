@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use attio_bridge::dev::attio::store::Status;
+use attio_bridge::fake_attio::webhook::Status;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, program};

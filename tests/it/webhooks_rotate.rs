@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
 use attio_bridge::attio::rotate::{Error, Places, Rotation, Step};
-use attio_bridge::dev::attio::deliver::times::Times;
-use attio_bridge::dev::attio::fault::Fault;
+use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::timing::Timing;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ impl Site {
         let mut served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
         let mut out = served.stdout();
         std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-        let times = Times { hurry: 1.0, per_second: 1000 };
+        let times = Timing { time_scale: 1.0, per_second: 1000 };
         let deliverer = attio.deliverer(served.http, times);
         Self { attio, served, deliverer, config, places: Places { current, previous } }
     }
@@ -62,7 +62,7 @@ impl Site {
             if matches!(step, Step::Awaken(_)) {
                 let secret = rotation.secret().unwrap();
                 eventually("the bridge takes the new secret", || {
-                    self.attio.block_on(bridge.takes(&probe, &secret)) == Ok(true)
+                    self.attio.block_on(bridge.accepts(&probe, &secret)) == Ok(true)
                 });
             }
             self.attio.block_on(rotation.perform(&step)).unwrap();
@@ -77,14 +77,14 @@ impl Site {
         let world = self.attio.spawn(async move {
             loop {
                 let event = r#"{"event_type":"record.created","id":{"object_id":"o","record_id":"r"}}"#;
-                assert!(deliverer.happened(event) > 0, "there is always a webhook that sends");
+                assert!(deliverer.publish(event) > 0, "there is always a webhook that sends");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         });
         work();
         assert!(!world.is_finished());
         world.abort();
-        self.attio.block_on(self.deliverer.settled());
+        self.attio.block_on(self.deliverer.idle());
         let statuses = self.deliverer.statuses();
         assert!(statuses.iter().all(|status| *status == Some(200)), "no delivery is refused: {statuses:?}");
     }

@@ -3,9 +3,9 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use attio_bridge::dev::attio::deliver::times::Times;
-use attio_bridge::dev::attio::fault::Fault;
-use attio_bridge::dev::attio::store::Status;
+use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::timing::Timing;
+use attio_bridge::fake_attio::webhook::Status;
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ impl Site {
         let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
         // Its topics have their leaders then, which the verb asks for where it begins to read.
         eventually("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
-        let deliverer = attio.deliverer(served.http, Times { hurry: 2000.0, ..Times::default() });
+        let deliverer = attio.deliverer(served.http, Timing { time_scale: 2000.0, ..Timing::default() });
         Self { attio, served, deliverer, config }
     }
 
@@ -64,7 +64,7 @@ impl Site {
 #[test]
 fn an_event_goes_the_whole_way_and_nothing_is_left() {
     let site = Site::start();
-    site.attio.block_on(async { site.deliverer.listen() });
+    site.attio.block_on(async { site.deliverer.follow_api() });
     let arguments = site.arguments();
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ran = site.attio.configured(&site.config, &arguments).expect(0);
@@ -91,7 +91,7 @@ fn without_a_bus_to_look_at_nothing_is_made() {
     attio.webhooks(&arguments).expect(78).says(&["bus.type: required"]);
     let secret = ("ATTIO_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef");
     let stdout = [secret, ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
-    attio.with(&stdout, &arguments).expect(2).says(&["nothing stays there", "\"kafka\" or \"nats\""]);
+    attio.with(&stdout, &arguments).expect(2).says(&["cannot be read back", "\"kafka\" or \"nats\""]);
     assert_eq!(attio.asked("POST"), 0);
 }
 
@@ -170,7 +170,7 @@ fn a_configuration_that_is_not_good_is_said_to_be_so() {
 #[test]
 fn the_event_of_another_webhook_proves_nothing() {
     let site = Site::start();
-    site.attio.block_on(async { site.deliverer.listen() });
+    site.attio.block_on(async { site.deliverer.follow_api() });
     site.attio.add("https://hooks.example.com/webhooks/attio", &[("record.created", Value::Null)]);
     site.attio.store().webhooks[0].secret = OTHER.into();
     let arguments = site.arguments();
@@ -182,5 +182,5 @@ fn the_event_of_another_webhook_proves_nothing() {
         site.attio.store().set_status(&made, Status::Inactive);
         running.join().unwrap().expect(3).says(&["created record", "not within 30s", "is on the bus"]);
     });
-    assert_eq!(site.deliverer.fates().delivered, 1, "by the other");
+    assert_eq!(site.deliverer.counts().delivered, 1, "by the other");
 }

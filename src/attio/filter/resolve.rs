@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use super::{Condition, Filter, Which, parse};
-use crate::attio::named::{Named, Owner};
+use crate::attio::types::{Named, Owner};
 use crate::attio::{self, Client, Subscription};
 use crate::catalog::{Category, Kind};
 
@@ -97,11 +97,7 @@ impl<'c> Resolver<'c> {
 
     async fn owners(&mut self, owner: Owner) -> Result<&[Named], attio::Error> {
         if !self.owners.contains_key(&owner) {
-            let all = match owner {
-                Owner::Object => self.client.objects().await?,
-                Owner::List => self.client.lists().await?,
-            };
-            self.owners.insert(owner, all);
+            self.owners.insert(owner, self.client.owners(owner).await?);
         }
         Ok(&self.owners[&owner])
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Watch, state};
 use crate::attio::Status;
-use crate::attio::bridge::Samples;
 use crate::attio::plan::Plan;
+use crate::metrics::samples::Samples;
 
 /// What was heard of the bridge so far.
 #[derive(Default)]

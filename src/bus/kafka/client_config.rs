@@ -4,7 +4,6 @@
 //! default reconnect backoff the client stays away up to 7 s after the broker is back.
 
 use std::borrow::Cow;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,53 +13,8 @@ use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
 use super::options::Options;
-use super::properties::{self, PropertyError, owned_property};
-
-/// Why a client cannot be created. An unreachable broker is not a reason.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// An entry of `kafka.properties`.
-    #[error("kafka.properties: {0}")]
-    Property(#[from] PropertyError),
-    /// A file that cannot be read.
-    #[error("{key}: cannot read {}", path.display())]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A key whose value librdkafka refuses, alone or together with other settings.
-    #[error("{key}: {reason}")]
-    Setting {
-        /// The configuration key.
-        key: Cow<'static, str>,
-        /// What is wrong with its value.
-        reason: String,
-    },
-    /// The client cannot be created for a reason that no setting changes.
-    #[error("kafka: the client cannot be created")]
-    Client(#[source] KafkaError),
-    /// The system cannot start a thread.
-    #[error("kafka: cannot start the monitor thread")]
-    Thread(#[source] io::Error),
-}
-
-impl StartError {
-    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
-    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
-        match self {
-            Self::Property(error) => Some((property_key(error.name()), error.to_string())),
-            Self::File { key, path, source } => {
-                Some(((*key).into(), format!("cannot read {}: {source}", path.display())))
-            }
-            Self::Setting { key, reason } => Some((key.as_ref().into(), reason.clone())),
-            Self::Client(_) | Self::Thread(_) => None,
-        }
-    }
-}
+use super::properties::{self, owned_property};
+use crate::bus::error::StartError;
 
 /// How often the client reports its state; a start is noticed as warm within this.
 const STATISTICS_MS: &str = "500";
@@ -117,7 +71,8 @@ pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartErro
         config.set(name, value);
     }
     for (name, value) in &options.properties {
-        properties::check_property(name, value)?;
+        let checked = properties::check_property(name, value);
+        checked.map_err(|error| StartError::setting_of(property_key(name), error))?;
         config.set(name, value);
     }
     for (name, value) in PROMISE {
@@ -214,7 +169,7 @@ pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: Ka
     } else if create_offline(&ClientConfig::new()).is_ok() {
         "kafka".into()
     } else {
-        return StartError::Client(error);
+        return StartError::Client { bus: "kafka", reason };
     };
     StartError::Setting { key, reason }
 }
@@ -285,7 +240,7 @@ mod tests {
         let mut owned = options();
         owned.properties.insert("acks".into(), "0".into());
         let error = client_config(&owned).unwrap_err().to_string();
-        assert!(error.starts_with("kafka.properties: acks is owned by the bridge"), "{error}");
+        assert!(error.starts_with("kafka.properties.acks: acks is owned by the bridge"), "{error}");
 
         let mut protocol = options();
         protocol.security_protocol = Some("tls".into());

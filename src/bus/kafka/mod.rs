@@ -25,13 +25,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer};
 
-pub use client_config::{StartError, check};
+pub use client_config::check;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use topics::settings as topic_settings;
 
+use super::error::StartError;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
@@ -79,7 +80,8 @@ impl Kafka {
             refreshed: None,
             rebuilt: None,
         };
-        supervisor.spawn_thread("kafka-monitor", move || monitor.run()).map_err(StartError::Thread)?;
+        let thread = supervisor.spawn_thread("kafka monitor", move || monitor.run());
+        thread.map_err(|source| StartError::Thread { thread: "kafka monitor", source })?;
         Ok(Arc::new(Self { client, health, content_mode }))
     }
 }

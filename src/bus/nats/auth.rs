@@ -9,8 +9,8 @@ use async_nats::{Auth as Answer, AuthError, ConnectOptions};
 use nkeys::{KeyPair, KeyPairType};
 use secrecy::ExposeSecret;
 
-use super::connect::StartError;
 use super::options::Auth;
+use crate::bus::error::StartError;
 
 /// Connect options that answer the server's challenge, after a first look at the files.
 pub(super) fn connect_options(auth: Option<&Auth>) -> Result<ConnectOptions, StartError> {
@@ -32,7 +32,7 @@ type Signer = fn(&str, &[u8]) -> Result<Answer, String>;
 fn with_file(key: &'static str, path: &Path, sign: Signer) -> Result<ConnectOptions, StartError> {
     let text =
         fs::read_to_string(path).map_err(|source| StartError::File { key, path: path.to_owned(), source })?;
-    sign(&text, b"nonce").map_err(|reason| StartError::Setting { key, reason })?;
+    sign(&text, b"nonce").map_err(|reason| StartError::setting_of(key, reason))?;
     let path = path.to_owned();
     Ok(ConnectOptions::with_auth_callback(move |nonce| {
         let answer = fs::read_to_string(&path)

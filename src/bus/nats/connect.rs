@@ -1,8 +1,7 @@
 //! From the options to a client that connects by itself, for ever.
 
-use std::borrow::Cow;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,45 +14,7 @@ use super::acks::MAX_IN_FLIGHT;
 use super::auth;
 use super::health::Health;
 use super::options::Options;
-
-/// Why a client cannot be made. Never because the server is away.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A file that cannot be read.
-    #[error("{key}: cannot read {}", path.display())]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A key whose value the client does not take.
-    #[error("{key}: {reason}")]
-    Setting {
-        /// The configuration key.
-        key: &'static str,
-        /// What is wrong with its value.
-        reason: String,
-    },
-    /// The client's tasks have nothing to run on.
-    #[error("nats: must be started inside a tokio runtime")]
-    Runtime,
-}
-
-impl StartError {
-    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
-    pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
-        match self {
-            Self::File { key, path, source } => {
-                Some(((*key).into(), format!("cannot read {}: {source}", path.display())))
-            }
-            Self::Setting { key, reason } => Some(((*key).into(), reason.clone())),
-            Self::Runtime => None,
-        }
-    }
-}
+use crate::bus::error::StartError;
 
 /// A server that went silent is given up after three of these, before the publish timeout.
 const PING: Duration = Duration::from_secs(3);
@@ -79,7 +40,7 @@ pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<C
         });
     let servers = addresses(&options.servers)?;
     let client = async_nats::connect_with_options(servers, settings).await;
-    client.map_err(|error| StartError::Setting { key: "nats.servers", reason: error.to_string() })
+    client.map_err(|error| StartError::setting_of("nats.servers", error))
 }
 
 /// Checks that a client can be made of these options, without asking any server.
@@ -97,9 +58,8 @@ pub(super) fn names(options: &Options) -> Result<String, StartError> {
 pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     let key = "nats.servers";
     let parse = |text: &String| {
-        let server: ServerAddr = text
-            .parse()
-            .map_err(|error: io::Error| StartError::Setting { key, reason: error.to_string() })?;
+        let server: ServerAddr =
+            text.parse().map_err(|error: io::Error| StartError::setting_of(key, error))?;
         let reason = match server.scheme() {
             "nats" | "tls" if server.has_user_pass() || server.password().is_some() => {
                 "a server address holds no user: set nats.username and nats.password".to_owned()
@@ -107,7 +67,7 @@ pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartErro
             "nats" | "tls" => return Ok(server),
             scheme => format!("a server address begins with nats:// or tls://, not {scheme}://"),
         };
-        Err(StartError::Setting { key, reason })
+        Err(StartError::setting_of(key, reason))
     };
     servers.iter().map(parse).collect()
 }
@@ -167,7 +127,7 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, StartError> {
 }
 
 fn unusable(key: &'static str, path: &Path, reason: impl std::fmt::Display) -> StartError {
-    StartError::Setting { key, reason: format!("{} cannot be used: {reason}", path.display()) }
+    StartError::setting_of(key, format!("{} cannot be used: {reason}", path.display()))
 }
 
 #[cfg(test)]

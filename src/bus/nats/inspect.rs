@@ -8,12 +8,13 @@ use async_nats::jetstream::stream::Config;
 use async_nats::{Client, Event, ServerError};
 use humantime::format_duration;
 
-use super::connect::{self, StartError};
+use super::connect;
 use super::health;
 use super::look::Look;
 use super::options::{Ensure, Options};
 use super::permission::{self, Heard};
 use super::refusals::{self, Refusals};
+use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
 
 /// For a connection, whatever the number of servers.

@@ -30,13 +30,14 @@ use async_nats::Client;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
-pub use connect::{StartError, check};
+pub use connect::check;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use stream::wanted as wanted_stream;
 
+use super::error::StartError;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, PublishHandle};
@@ -73,7 +74,8 @@ impl Nats {
         metrics: BusMetrics,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
-        Handle::try_current().map_err(|_| StartError::Runtime)?;
+        Handle::try_current()
+            .map_err(|error| StartError::Client { bus: "nats", reason: error.to_string() })?;
         let health = Arc::new(Health::new(connect::names(&options)?, metrics));
         let client = at_once(connect::connect(&options, &health))
             .expect("a client that retries its first connect is there at once")?;
@@ -81,14 +83,14 @@ impl Nats {
         let link = Arc::new(Link { client: client.clone(), health: Arc::clone(&health), stream });
         let (acks, replies) = at_once(Acks::new(Arc::clone(&link), options.publish_timeout))
             .expect("the queue of a new client has room")
-            .map_err(|error| StartError::Setting { key: "nats", reason: error.to_string() })?;
+            .map_err(|error| StartError::Client { bus: "nats", reason: error.to_string() })?;
         let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
         let monitor = Monitor::new(look, Arc::clone(&health));
         let tasks = [
-            supervisor.spawn("NATS acks", Arc::clone(&acks).hear(replies)),
-            supervisor.spawn("NATS ack timeouts", Arc::clone(&acks).end()),
-            supervisor.spawn("NATS monitor", monitor.run()),
-            supervisor.spawn("NATS health", health.keep_true(client)),
+            supervisor.spawn("nats acks", Arc::clone(&acks).hear(replies)),
+            supervisor.spawn("nats ack timeouts", Arc::clone(&acks).end()),
+            supervisor.spawn("nats monitor", monitor.run()),
+            supervisor.spawn("nats health", health.keep_true(client)),
         ];
         Ok(Arc::new(Self { acks, link, content_mode, tasks }))
     }

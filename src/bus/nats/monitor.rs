@@ -35,7 +35,9 @@ impl Monitor {
     /// Runs until the bus is gone.
     pub(super) async fn run(mut self) {
         if self.look.options.ensure == Ensure::Off {
-            return self.health.fit();
+            self.health.fit();
+            // A supervised task that returned would end the process.
+            return std::future::pending().await;
         }
         loop {
             let next = match self.look.client.connection_state() {

@@ -24,7 +24,8 @@ use uuid::Uuid;
 use super::connect;
 use super::health;
 use super::options::Options;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Sink};
+use crate::bus::error::ReadError;
+use crate::bus::read::{Begin, Item, Plan, Position, Sink};
 
 /// For a connection, whatever the number of servers.
 const CONNECT: Duration = Duration::from_secs(6);

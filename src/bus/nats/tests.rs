@@ -1,43 +1,64 @@
-//! The adapter against a server that takes everything and acknowledges nothing.
+//! The adapter against a fake server that accepts everything and acknowledges everything or nothing.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 
 use async_nats::{Event, ServerError};
+use futures_util::FutureExt;
 
 use super::options::Ensure;
 use super::*;
 use crate::cloudevent::{CloudEvent, Data};
 use crate::metrics::{Labels, Metrics};
 use crate::pipeline::publish::{AckCallback, PublishResult};
-use crate::supervise::Supervisor;
+use crate::supervise::{Ended, Ends, Supervisor};
 
-/// Far longer than anything takes here, on a machine that is busy with something else.
+/// Far longer than anything takes, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const INFO: &str = "INFO {\"server_id\":\"x\",\"server_name\":\"x\",\"version\":\"2.10.0\",\"proto\":1,\"go\":\"\",\
                     \"host\":\"127.0.0.1\",\"port\":4222,\"headers\":true,\"max_payload\":1048576,\"client_id\":1}\r\n";
 
-/// Takes everything, and says nothing but that it is there.
-fn silent_server() -> SocketAddr {
+/// Whether the fake server acknowledges messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replies {
+    Acks,
+    Nothing,
+}
+
+fn fake_server(replies: Replies) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for connection in listener.incoming().flatten() {
-            thread::spawn(move || listen(connection));
+            thread::spawn(move || serve(connection, replies));
         }
     });
     address
 }
 
-fn listen(mut connection: TcpStream) {
-    let _ = connection.write_all(INFO.as_bytes());
-    let mut buffer = [0; 65536];
-    while let Ok(read @ 1..) = connection.read(&mut buffer) {
-        if buffer[..read].windows(6).any(|line| line == b"PING\r\n") {
-            let _ = connection.write_all(b"PONG\r\n");
+/// Reads the client's protocol; none once the client is gone.
+fn serve(mut connection: TcpStream, replies: Replies) -> Option<()> {
+    let mut reader = BufReader::new(connection.try_clone().ok()?);
+    connection.write_all(INFO.as_bytes()).ok()?;
+    let mut subscription = String::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            ["PING"] => connection.write_all(b"PONG\r\n").ok()?,
+            ["SUB", _, id] => subscription = id.to_owned(),
+            ["HPUB", _, reply, _, size] => {
+                let mut message = vec![0; size.parse::<usize>().unwrap() + 2];
+                reader.read_exact(&mut message).ok()?;
+                let ack = "{\"stream\":\"ATTIO\",\"seq\":1}";
+                if replies == Replies::Acks {
+                    write!(connection, "MSG {reply} {subscription} {}\r\n{ack}\r\n", ack.len()).ok()?;
+                }
+            }
+            _ => {}
         }
     }
 }
@@ -50,13 +71,28 @@ impl AckCallback for Tell {
     }
 }
 
+/// Panics where it is settled, as a bug in the pipeline would.
+struct Panics;
+
+impl AckCallback for Panics {
+    fn settle(self: Box<Self>, _: PublishResult) {
+        panic!("a planted bug");
+    }
+}
+
 struct Bench {
     runtime: tokio::runtime::Runtime,
     bus: Arc<Nats>,
     metrics: Arc<Metrics>,
+    ends: Ends,
 }
 
+/// A bus on a server that acknowledges nothing.
 fn bench(publish_timeout: Duration) -> Bench {
+    bench_on(Replies::Nothing, publish_timeout)
+}
+
+fn bench_on(replies: Replies, publish_timeout: Duration) -> Bench {
     let metrics = Metrics::new(Labels {
         publish_results: PublishError::LABELS.to_vec(),
         bus: "nats",
@@ -64,14 +100,14 @@ fn bench(publish_timeout: Duration) -> Bench {
         ..Labels::default()
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut options = Options::new([silent_server().to_string()]);
+    let mut options = Options::new([fake_server(replies).to_string()]);
     options.publish_timeout = publish_timeout;
     options.stream.ensure = Ensure::Off;
     let inside = runtime.enter();
-    let bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus(), &Supervisor::detached())
-        .unwrap();
+    let (supervisor, ends) = Supervisor::new();
+    let bus = Nats::start(options, vec![], ContentMode::Structured, metrics.bus(), &supervisor).unwrap();
     drop(inside);
-    let bench = Bench { runtime, bus, metrics };
+    let bench = Bench { runtime, bus, metrics, ends };
     let begun = Instant::now();
     while bench.bus.state() != BusState::Up {
         assert!(begun.elapsed() < PATIENCE, "the bus is up");
@@ -102,6 +138,19 @@ impl Bench {
             assert!(begun.elapsed() < PATIENCE, "{} are waited for", self.bus.link.health.pending());
             thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Publishes a message whose callback panics.
+    fn publish_with_planted_bug(&self) {
+        let (message, _, _) = self.message("a");
+        let handle = PublishHandle::new(Box::new(Panics), self.metrics.publish("a"), None);
+        self.bus.publish(message, handle);
+    }
+
+    /// The first supervised part that ends.
+    fn ended(&mut self) -> Ended {
+        let Self { runtime, ends, .. } = self;
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, ends.next()).await }).expect("a part ends")
     }
 
     fn tell(&self, event: &Event) {
@@ -193,4 +242,31 @@ fn a_loss_between_the_count_and_the_hand_over_ends_the_message_too() {
     thread::sleep(Duration::from_millis(50));
     bench.bus.acks.send(pending, layout);
     assert_eq!(label(&verdict), "unavailable");
+}
+
+#[test]
+fn panic_in_the_ack_task_is_reported_to_the_supervisor() {
+    let mut bench = bench_on(Replies::Acks, PATIENCE);
+    assert_eq!(label(&bench.publish("a")), "acknowledged");
+    bench.publish_with_planted_bug();
+    assert_eq!(bench.ended(), Ended { part: "nats acks", cause: "a planted bug".into() });
+}
+
+#[test]
+fn panic_in_the_ack_timeout_task_is_reported_to_the_supervisor() {
+    let mut bench = bench(Duration::from_millis(50));
+    bench.publish_with_planted_bug();
+    assert_eq!(bench.ended(), Ended { part: "nats ack timeouts", cause: "a planted bug".into() });
+}
+
+#[test]
+fn stream_ensure_off_and_a_normal_stop_end_no_supervised_task() {
+    let bench = bench(Duration::from_millis(50));
+    // The bus is up, so every task has run; a timeout comes after that.
+    assert_eq!(label(&bench.publish("a")), "timeout");
+    let Bench { bus, runtime, mut ends, .. } = bench;
+    assert_eq!(ends.next().now_or_never(), None, "running");
+    drop(bus);
+    runtime.shutdown_timeout(PATIENCE);
+    assert_eq!(ends.next().now_or_never(), None, "stopped");
 }

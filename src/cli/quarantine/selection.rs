@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use clap::Args;
 use time::OffsetDateTime;
 
-use crate::bus::read::{Begin, Plan, Reader};
+use crate::bus;
+use crate::bus::read::{Begin, Plan};
 use crate::cli::reading::{Session, begin, moment, refuse};
 use crate::cli::{Exit, fail, say};
-use crate::consumer::event::Event;
+use crate::cloudevent::decode::DecodedEvent;
 use crate::consumer::quarantined::Quarantined;
 use crate::pipeline::route::Routes;
 
@@ -45,7 +46,7 @@ impl Selection {
         let Session { config, stop } = session;
         let destination = Routes::new(&config.route).quarantine().clone();
         let plan = Plan { destinations: vec![destination], begin: self.from, follow: false };
-        let mut reader = Reader::start(&config.bus.kind, plan).await.map_err(refuse)?;
+        let mut reader = bus::read(&config.bus.kind, plan).await.map_err(refuse)?;
         let (mut seen, mut pieces) = (BTreeSet::new(), Vec::new());
         let read = loop {
             let item = tokio::select! {
@@ -55,7 +56,10 @@ impl Selection {
             match item {
                 None => break Ok(()),
                 Some(Err(error)) => break Err(refuse(error)),
-                Some(Ok(item)) => match Event::read(&item).ok().and_then(Quarantined::read) {
+                Some(Ok(item)) => match DecodedEvent::from_message(&item.headers, &item.payload)
+                    .ok()
+                    .and_then(Quarantined::read)
+                {
                     Some(piece) if self.has(&piece) && seen.insert(piece.id.clone()) => pieces.push(piece),
                     Some(_) => {}
                     None => say(format_args!(

@@ -16,9 +16,10 @@ use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret_file::Reserved;
 use crate::attio::{Client, Subscription};
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Reader};
+use crate::bus::read::{Begin, Item, Plan, Position, Reader};
+use crate::bus::{self, ReadError};
+use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
-use crate::consumer::event::Event;
 use crate::consumer::wanted::Wanted;
 use crate::pipeline::route::Routes;
 
@@ -78,7 +79,7 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     let config = config::load(input).map_err(Failure::Configuration)?;
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
-    let reader = Reader::start(&config.bus.kind, plan).await;
+    let reader = bus::read(&config.bus.kind, plan).await;
     let mut reader = reader.map_err(|error| match error {
         ReadError::Stdout => Failure::Usage(error.to_string()),
         error => Failure::Refused(error.to_string()),
@@ -187,7 +188,7 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
     let (bridge, begun) = (Bridge::new()?, Instant::now());
     let url = arguments.probe_url.as_ref().unwrap_or(&arguments.target_url);
     loop {
-        let why = match bridge.takes(url, secret).await {
+        let why = match bridge.accepts(url, secret).await {
             Ok(true) => return Ok(()),
             Ok(false) => "it answers 401: is --secret-file the file of one of its source's secrets?".into(),
             Err(error) => error,
@@ -200,10 +201,10 @@ async fn takes(arguments: &Arguments, secret: &SecretString) -> Result<(), Failu
 }
 
 async fn arrival(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
-    let is_it = |event: &Event| wanted.has(event) && event.get("attiowebhookid") == webhook;
+    let is_it = |event: &DecodedEvent| wanted.has(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
         let item = item.map_err(|error| Failure::Refused(error.to_string()))?;
-        if Event::read(&item).is_ok_and(|event| is_it(&event)) {
+        if DecodedEvent::from_message(&item.headers, &item.payload).is_ok_and(|event| is_it(&event)) {
             return Ok(item);
         }
     }

@@ -100,7 +100,7 @@ impl Failure {
             Self::Configuration(_) | Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => {
                 Exit::Configuration
             }
-            Self::Usage(_) | Self::Attio(attio::Error::NoId(_)) => Exit::Usage,
+            Self::Usage(_) | Self::Attio(attio::Error::InvalidId(_)) => Exit::Usage,
             Self::Unexpected(_) => Exit::Unexpected,
             _ => Exit::Failed,
         }

@@ -233,7 +233,7 @@ impl Watch<'_> {
         let secret = rotation.secret()?;
         let mut in_a_row = 0;
         self.until("the bridge takes the new secret", async || {
-            let taken = self.bridge.takes(url, &secret).await;
+            let taken = self.bridge.accepts(url, &secret).await;
             in_a_row = if taken == Ok(true) { in_a_row + 1 } else { 0 };
             taken.map(|_| in_a_row >= IN_A_ROW)
         })

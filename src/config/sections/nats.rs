@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CENTURY, DAY, INSTANT, paired, readable, value};
 use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
-use crate::bus::nats::{self, StartError};
+use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::keys;
 use crate::config::kinds::{Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan};
@@ -93,7 +93,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         stream: stream(&mut section.section("stream")),
     };
     if used && let Err(StartError::Setting { key, reason }) = nats::check(&options) {
-        diagnostics.problem(key, diagnostics.origin_of(key).as_ref(), reason);
+        diagnostics.problem(&key, diagnostics.origin_of(&key).as_ref(), reason);
     }
     options
 }

@@ -8,12 +8,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use attio_bridge::attio::{Client, Options};
-use attio_bridge::dev::attio::FakeAttio;
-use attio_bridge::dev::attio::deliver::Deliverer;
-use attio_bridge::dev::attio::deliver::post::{self, Post};
-use attio_bridge::dev::attio::deliver::times::Times;
-use attio_bridge::dev::attio::fault::Fault;
-use attio_bridge::dev::attio::store::{Store, Subscription, Webhook};
+use attio_bridge::fake_attio::FakeAttio;
+use attio_bridge::fake_attio::deliver::{Deliverer, Post, post_to};
+use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::store::Store;
+use attio_bridge::fake_attio::timing::Timing;
+use attio_bridge::fake_attio::webhook::{Subscription, Webhook, WebhookInput};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -61,10 +61,10 @@ impl Attio {
     }
 
     /// Delivers what happens in the workspace to a bridge.
-    pub fn deliverer(&self, bridge: SocketAddr, times: Times) -> Arc<Deliveries> {
+    pub fn deliverer(&self, bridge: SocketAddr, timing: Timing) -> Arc<Deliveries> {
         let statuses = Arc::new(Mutex::new(Vec::new()));
-        let post = counting(post::to(bridge), Arc::clone(&statuses));
-        Arc::new(Deliveries { deliverer: Deliverer::new(self.fake.shared(), post, times), statuses })
+        let post = counting(post_to(bridge), Arc::clone(&statuses));
+        Arc::new(Deliveries { deliverer: Deliverer::new(self.fake.shared(), post, timing), statuses })
     }
 
     /// Runs a future on the runtime of the fake.
@@ -121,7 +121,7 @@ impl Attio {
             event_type: (*event_type).to_owned(),
             filter: filter.clone(),
         };
-        let wanted = attio_bridge::dev::attio::input::Wanted {
+        let wanted = WebhookInput {
             target_url: Some(target_url.to_owned()),
             subscriptions: Some(subscriptions.iter().map(one).collect()),
         };
@@ -163,8 +163,8 @@ impl Deref for Deliveries {
 }
 
 fn counting(post: Post, statuses: Arc<Mutex<Vec<Option<u16>>>>) -> Post {
-    Arc::new(move |parcel| {
-        let (trying, statuses) = (post(parcel), Arc::clone(&statuses));
+    Arc::new(move |url, request| {
+        let (trying, statuses) = (post(url, request), Arc::clone(&statuses));
         Box::pin(async move {
             let result = trying.await;
             statuses.lock().push(result.as_ref().ok().map(|reply| reply.status));

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Labels in the order of their names.
-pub type Labels = BTreeMap<String, String>;
+pub use attio_bridge::metrics::samples::Labels;
+use attio_bridge::metrics::samples::Samples;
 
 /// Every sample by its full name and labels. Names are without the prefix that all of them have.
 #[derive(Clone, Debug)]
@@ -13,8 +13,12 @@ pub struct Scrape {
 
 impl Scrape {
     pub fn parse(text: &str) -> Self {
-        let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-        Self { samples: samples.filter_map(sample).collect() }
+        let samples = Samples::parse(text);
+        let lines = text.lines().filter(|line| line.starts_with("attio_bridge_"));
+        assert_eq!(samples.iter().count(), lines.count(), "a sample cannot be read:\n{text}");
+        Self {
+            samples: samples.iter().map(|one| ((one.name.clone(), one.labels.clone()), one.value)).collect(),
+        }
     }
 
     /// The sample with exactly these labels.
@@ -53,17 +57,4 @@ impl Scrape {
 
 fn owned(labels: &[(&str, &str)]) -> Labels {
     labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-/// `attio_bridge_name{a="b",c="d"} 1`; other names (of the process) are left out.
-fn sample(line: &str) -> Option<((String, Labels), f64)> {
-    let line = line.strip_prefix("attio_bridge_")?;
-    let (series, value) = line.rsplit_once(' ').unwrap();
-    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
-    let mut labels_out = Labels::new();
-    for label in labels.trim_end_matches('}').split("\",").filter(|label| !label.is_empty()) {
-        let (name, value) = label.split_once("=\"").unwrap();
-        labels_out.insert(name.to_owned(), value.trim_end_matches('"').to_owned());
-    }
-    Some(((name.to_owned(), labels_out), value.parse().unwrap()))
 }

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::producer::{Producer, ThreadedProducer};
 
-use super::client_config::{StartError, client_config, creation_error};
+use super::client_config::{client_config, creation_error};
 use super::options::{Ensure, Options};
 use super::trouble::Looker;
+use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
 use topic::Topic;
 use watch::Watch;

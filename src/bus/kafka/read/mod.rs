@@ -17,11 +17,11 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::client_config::{StartError, client_config, creation_error};
+use super::client_config::{client_config, creation_error};
 use super::options::Options;
 use super::trouble::{self, Looker};
-use crate::bus::addresses;
-use crate::bus::read::{Begin, Item, Plan, Position, ReadError, Sink};
+use crate::bus::error::{ReadError, StartError};
+use crate::bus::read::{Begin, Item, Plan, Position, Sink, addresses};
 use context::Notes;
 use places::Places;
 

@@ -4,7 +4,6 @@ mod load;
 mod tell;
 
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, Selection, Session};
 use crate::app;
 use crate::bus::Kind;
+use crate::bus::recording::RecordingBus;
 use crate::cli::given::key;
+use crate::cli::progress::Progress;
 use crate::cli::{fail, say};
-use crate::consumer::noting::Noting;
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::pipeline::publish::{Bus, BusState};
 use crate::supervise::Supervisor;
@@ -109,13 +109,13 @@ async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> 
     };
     let patience = timeout + MORE;
     if dry_run {
-        let bus = Noting::new(None, subjects);
-        let port: Arc<dyn Bus> = Arc::<Noting>::clone(&bus);
-        return Ok(Replayer { pipeline: app::pipeline(config, port), bus, patience });
+        let bus = RecordingBus::new(None);
+        let port: Arc<dyn Bus> = Arc::<RecordingBus>::clone(&bus);
+        return Ok(Replayer { pipeline: app::pipeline(config, port), bus, subjects, patience });
     }
     let mut noting = None;
     let pipeline = app::publisher(config, supervisor, |inner| {
-        let bus = Noting::new(Some(inner), subjects);
+        let bus = RecordingBus::new(Some(inner));
         noting = Some(Arc::clone(&bus));
         bus
     });
@@ -135,7 +135,7 @@ async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> 
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }
-    Ok(Replayer { pipeline, bus, patience })
+    Ok(Replayer { pipeline, bus, subjects, patience })
 }
 
 async fn replay(
@@ -145,7 +145,7 @@ async fn replay(
     stop: &CancellationToken,
 ) -> Result<Exit, Exit> {
     let mut sums: BTreeMap<Ending, usize> = BTreeMap::new();
-    let progress = io::stderr().is_terminal() && !io::stdout().is_terminal();
+    let progress = Progress::new(loads.len());
     let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
     let mut without_identity = 0;
     for (done, load) in loads.iter().enumerate() {
@@ -165,19 +165,14 @@ async fn replay(
                 return Err(fail(format_args!("interrupted after {done} of {}", loads.len())));
             }
         };
-        show(load, &replayed, arguments);
+        progress.print(show(load, &replayed, arguments));
         *sums.entry(replayed.ending).or_default() += 1;
         without_identity += usize::from(replayed.without_identity);
-        if progress {
-            // A terminal that is gone needs no progress.
-            let _ = write!(io::stderr(), "\r{} of {}", done + 1, loads.len());
-        }
+        progress.set(done + 1, "");
         if replayed.ending == Ending::Failed {
             break;
         }
     }
-    if progress && !loads.is_empty() {
-        say("");
-    }
+    drop(progress);
     Ok(conclude(&sums, loads.len(), without_identity, arguments.dry_run))
 }

@@ -6,18 +6,18 @@ use serde_json::json;
 
 use super::Arguments;
 use super::load::Load;
-use crate::cli::{Exit, print, reading, say};
+use crate::cli::{Exit, reading, say};
 use crate::consumer::line::safe;
 use crate::consumer::replay::{Ending, Replayed};
 
-/// Prints what became of one.
-pub(super) fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) {
+/// What became of one, as text or JSON.
+pub(super) fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) -> String {
     if arguments.json {
         let mut value = json!(replayed);
         value["id"] = json!(load.name);
         value["reason"] = json!(load.reason);
         value["dry_run"] = json!(arguments.dry_run);
-        return print(format_args!("{value}\n"));
+        return format!("{value}\n");
     }
     let paint = reading::paint();
     let word = replayed.ending.word();
@@ -28,12 +28,13 @@ pub(super) fn show(load: &Load, replayed: &Replayed, arguments: &Arguments) {
         Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.known(word),
     };
     let why = replayed.why.as_deref().map(|why| format!(": {}", safe(why))).unwrap_or_default();
-    print(format_args!("{} {} {word}{why}\n", safe(&load.name), paint.dim(&safe(&load.reason))));
+    let mut out = format!("{} {} {word}{why}\n", safe(&load.name), paint.dim(&safe(&load.reason)));
     if matches!(replayed.ending, Ending::Published) {
         for event in &replayed.events {
-            print(format_args!("  {} {} {}\n", safe(&event.address), event.kind, event.id));
+            out += &format!("  {} {} {}\n", safe(&event.address), event.kind, event.id);
         }
     }
+    out
 }
 
 /// Says what became of all, and how that ends the verb.

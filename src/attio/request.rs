@@ -1,0 +1,282 @@
+//! One request to Attio with its retries.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use bytes::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value as Json;
+use tokio::time::Instant;
+
+use super::error::ApiError;
+use super::{Error, Options};
+use crate::http_client::{self, HttpClient, Response};
+use crate::version::VERSION;
+
+/// Retries after the first attempt.
+const RETRIES: usize = 5;
+
+/// One call with all its attempts and waits.
+const OVERALL: Duration = Duration::from_secs(60);
+
+const MIN_DELAY: Duration = Duration::from_millis(200);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// More than any answer of the endpoints in use.
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// A `Retry-After` is at most this many seconds; no call waits as long.
+const A_DAY: u64 = 24 * 3600;
+
+/// Sends requests to one API URL with one key. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Requests {
+    client: HttpClient,
+    api_url: String,
+    authorization: HeaderValue,
+}
+
+/// One call.
+struct Call<'a> {
+    method: &'a Method,
+    path: &'a str,
+    body: Bytes,
+    attempts: AtomicU32,
+    /// An earlier attempt may have done it.
+    maybe_done: AtomicBool,
+}
+
+/// One failed attempt.
+struct Failed {
+    error: Error,
+    retry: bool,
+    retry_after: Option<Duration>,
+}
+
+impl Requests {
+    pub(super) fn new(options: &Options) -> Result<Self, Error> {
+        let key = options.api_key.as_ref().ok_or(Error::NoKey)?;
+        if !options.api_url.starts_with("https://") && !http_client::is_loopback(&options.api_url) {
+            let message = "attio.api_url: the key would be sent unencrypted; use https:// (http:// is for loopback \
+                           addresses only)";
+            return Err(Error::Setup(message.into()));
+        }
+        let limits = http_client::Options {
+            timeout: options.timeout,
+            max_body_bytes: MAX_BODY_BYTES,
+            keep_alive: true,
+        };
+        let client = HttpClient::new(limits).map_err(|error| Error::Setup(error.to_string()))?;
+        Ok(Self { client, api_url: options.api_url.clone(), authorization: bearer(key)? })
+    }
+
+    /// Sends a request until it succeeds, cannot be retried, or has failed too often. The body of the answer.
+    ///
+    /// 429 is always retried: Attio has not processed the request. 408, 5xx, timeouts and broken connections
+    /// are retried only where repeating does no harm, so never a POST.
+    pub(super) async fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Json>,
+    ) -> Result<Bytes, Error> {
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let (attempts, maybe_done) = (AtomicU32::new(0), AtomicBool::new(false));
+        let call = Call { method, path, body, attempts, maybe_done };
+        let deadline = Instant::now() + OVERALL;
+        let backoff = ExponentialBuilder::new().with_jitter().with_max_times(RETRIES);
+        let done = (|| self.attempt(&call))
+            .retry(backoff.with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY))
+            .when(|failed| failed.retry)
+            .adjust(|failed, wait| {
+                let jitter = MIN_DELAY.mul_f64(fastrand::f64());
+                let wait = failed.retry_after.map_or(wait?, |asked| asked + jitter);
+                (Instant::now() + wait <= deadline).then_some(wait)
+            })
+            .notify(|failed, wait| {
+                tracing::warn!("{}; retrying in {:.1} s", failed.error, wait.as_secs_f64());
+            });
+        done.await.map_err(|failed| failed.error)
+    }
+
+    async fn attempt(&self, call: &Call<'_>) -> Result<Bytes, Failed> {
+        call.attempts.fetch_add(1, Ordering::Relaxed);
+        match self.once(call.method, call.path, call.body.clone()).await {
+            Ok(response) if (200..300).contains(&response.status) => Ok(response.body),
+            // Deleted by an earlier attempt.
+            Ok(response)
+                if response.status == 404
+                    && call.method == Method::DELETE
+                    && call.maybe_done.load(Ordering::Relaxed) =>
+            {
+                Ok(Bytes::new())
+            }
+            Ok(response) => Err(call.refused(&response)),
+            Err(error) => Err(self.no_answer(call, error)),
+        }
+    }
+
+    /// One attempt. The whole answer, whatever its status.
+    pub(super) async fn once(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response, http_client::Error> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.api_url))
+            .header(AUTHORIZATION, self.authorization.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, format!("attio-bridge/{VERSION}"));
+        self.client.send(request, body).await
+    }
+
+    fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Failed {
+        use http_client::Error::{Certificate, Connect, Interrupted, Invalid, Timeout, TooLarge};
+        let (retry, maybe_done) = match &error {
+            Invalid(_) | Certificate(_) => (false, false),
+            Connect(_) => (true, false),
+            Interrupted(_) | Timeout(_) => (call.is_repeatable(), true),
+            TooLarge(_) => (false, true),
+        };
+        let reason = match error {
+            Connect(reason) => format!(
+                "{} cannot be reached: {reason}; check the network, the proxy in HTTPS_PROXY, and attio.api_url",
+                self.api_url
+            ),
+            Certificate(reason) => format!(
+                "{} cannot be reached: {reason}; if a proxy of yours intercepts TLS, name its authority in \
+                 SSL_CERT_FILE",
+                self.api_url
+            ),
+            timeout @ Timeout(_) => format!("{timeout} (attio.timeout)"),
+            other => other.to_string(),
+        };
+        call.maybe_done.fetch_or(maybe_done, Ordering::Relaxed);
+        Failed { error: call.error(&reason, maybe_done), retry, retry_after: None }
+    }
+}
+
+impl Call<'_> {
+    fn name(&self) -> String {
+        format!("{} {}", self.method, self.path)
+    }
+
+    /// GET changes nothing; PATCH and DELETE have the same effect however often they are done.
+    fn is_repeatable(&self) -> bool {
+        self.method != Method::POST
+    }
+
+    /// An answer that is not a success.
+    fn refused(&self, Response { status, headers, body }: &Response) -> Failed {
+        let status = *status;
+        // It may come from a proxy that did not wait for Attio.
+        let maybe_done = status == 408 || status >= 500;
+        self.maybe_done.fetch_or(maybe_done, Ordering::Relaxed);
+        let retry = status == 429 || (maybe_done && self.is_repeatable());
+        let retry_after = text(headers, RETRY_AFTER.as_str())
+            .and_then(|after| retry_after(after, text(headers, DATE.as_str())));
+        let execution_id = text(headers, "x-attio-execution-id").map(String::from);
+        let error = match ApiError::read(&self.name(), status, body, execution_id) {
+            Some(mut error) => {
+                error.outcome_unknown = maybe_done && !self.is_repeatable();
+                if let (429, Some(asked)) = (status, retry_after) {
+                    error.advice = Some(format!("Attio asks to wait {} s", asked.as_secs()));
+                }
+                Error::Api(Box::new(error))
+            }
+            None if maybe_done => self.error(&format!("answered {status}, not in Attio's format"), true),
+            None => {
+                let reason = format!("answered {status}, not in Attio's format: is attio.api_url right?");
+                Error::NoAnswer { request: self.name(), reason, outcome_unknown: false }
+            }
+        };
+        Failed { error, retry, retry_after }
+    }
+
+    fn error(&self, reason: &str, maybe_done: bool) -> Error {
+        let reason = match self.attempts.load(Ordering::Relaxed) {
+            0 | 1 => reason.to_owned(),
+            attempts => format!("{reason} (attempt {attempts})"),
+        };
+        let outcome_unknown = maybe_done && !self.is_repeatable();
+        Error::NoAnswer { request: self.name(), reason, outcome_unknown }
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn bearer(key: &SecretString) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose_secret()))
+        .map_err(|_| Error::Setup("attio.api_key: contains characters that no key has".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Reads `Retry-After`: seconds, or an HTTP date, which is compared with the answer's own `Date`, so that the
+/// local clock does not matter. A date in the past is 0 s; without a `Date` it is 1 s, as Attio's limits are
+/// per second (<https://docs.attio.com/rest-api/guides/rate-limiting>).
+fn retry_after(text: &str, date: Option<&str>) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(A_DAY)));
+    }
+    let then = httpdate::parse_http_date(text.trim()).ok()?;
+    match date.and_then(|date| httpdate::parse_http_date(date).ok()) {
+        Some(now) => Some(then.duration_since(now).unwrap_or(Duration::ZERO)),
+        None => Some(Duration::from_secs(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_an_http_date() {
+        let date = Some("Tue, 24 Nov 2026 10:00:00 GMT");
+        let table = [
+            ("3", None, Some(3)),
+            ("Tue, 24 Nov 2026 10:00:02 GMT", date, Some(2)),
+            ("Tue, 24 Nov 2026 09:59:00 GMT", date, Some(0)),
+            ("Tue, 24 Nov 2026 10:00:02 GMT", None, Some(1)),
+            ("Tuesday, 24-Nov-26 10:00:02 GMT", date, Some(2)),
+            ("18446744073709551615", None, Some(A_DAY)),
+            ("soon", date, None),
+        ];
+        for (text, date, seconds) in table {
+            assert_eq!(retry_after(text, date), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_post_is_retried_only_after_429_or_a_failed_connection() {
+        let requests = Requests::new(&Options {
+            api_key: Some("key".to_owned().into()),
+            api_url: "http://127.0.0.1:1".into(),
+            timeout: OVERALL,
+        })
+        .unwrap();
+        let response = |status| Response { status, headers: HeaderMap::new(), body: Bytes::new() };
+        let (broken, refused) = (
+            || http_client::Error::Interrupted(String::new()),
+            || http_client::Error::Connect(String::new()),
+        );
+        for method in [Method::GET, Method::PATCH, Method::DELETE, Method::POST] {
+            let (attempts, maybe_done) = (AtomicU32::new(1), AtomicBool::new(false));
+            let call = Call { method: &method, path: "/", body: Bytes::new(), attempts, maybe_done };
+            let repeatable = method != Method::POST;
+            assert!(call.refused(&response(429)).retry && requests.no_answer(&call, refused()).retry);
+            assert!(!call.refused(&response(409)).retry);
+            for failed in [call.refused(&response(503)), requests.no_answer(&call, broken())] {
+                assert_eq!(failed.retry, repeatable, "{method}");
+                assert_eq!(failed.error.is_outcome_unknown(), !repeatable, "{method}");
+            }
+        }
+    }
+}

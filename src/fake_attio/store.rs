@@ -1,0 +1,238 @@
+//! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use serde_json::json;
+use time::OffsetDateTime;
+use time::macros::format_description;
+use tokio::sync::mpsc::Sender;
+use uuid::Uuid;
+
+use super::fault::Fault;
+use super::filter::canonical;
+use super::response::ApiError;
+use super::timing::ApiLimit;
+use super::webhook::{Status, Subscription, Webhook, WebhookInput};
+use crate::catalog::EVENT_TYPES;
+
+/// Types of the catalog that Attio does not document.
+const GUIDE_ONLY: [&str; 3] = ["call-recording.updated", "comment.updated", "workspace-member.updated"];
+
+/// An object, a list or an attribute.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its id.
+    pub id: String,
+    /// Its slug.
+    pub slug: String,
+    /// The attributes of an object or a list.
+    pub attributes: Vec<Named>,
+}
+
+impl Named {
+    /// The one with that id or slug.
+    pub fn find<'a>(all: &'a [Self], name: &str) -> Result<&'a Self, ApiError> {
+        let found = all.iter().find(|named| named.id == name || named.slug == name);
+        found.ok_or_else(|| ApiError::not_found(format!("{name:?} was not found.")))
+    }
+}
+
+/// A record, without values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its object.
+    pub object_id: String,
+    /// Its own id.
+    pub record_id: String,
+}
+
+/// A request and its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Such as `GET`.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The status of the answer; 0 if it hangs.
+    pub status: u16,
+}
+
+/// The workspace.
+pub struct Store {
+    /// Its id.
+    pub workspace_id: String,
+    /// The accepted API key.
+    pub token: String,
+    /// Scopes of the key, such as `webhook:read-write`.
+    pub scopes: BTreeSet<String>,
+    /// Its objects.
+    pub objects: Vec<Named>,
+    /// Its lists.
+    pub lists: Vec<Named>,
+    /// Its webhooks, oldest first.
+    pub webhooks: Vec<Webhook>,
+    /// Event types allowed in subscriptions.
+    pub event_types: BTreeSet<String>,
+    /// Faults of the next requests.
+    pub faults: VecDeque<Fault>,
+    /// The API's rate limit.
+    pub rate: ApiLimit,
+    /// All requests so far.
+    pub seen: Vec<Seen>,
+    /// Its records, oldest first.
+    pub records: Vec<Record>,
+    /// Gets the events of changes made through the API, as JSON.
+    pub events: Option<Sender<String>>,
+}
+
+impl Store {
+    /// A workspace without webhooks; the key has all scopes.
+    pub fn new(token: impl Into<String>) -> Self {
+        let named = |slug: &str, attributes: &[&str]| Named {
+            id: uuid(),
+            slug: slug.into(),
+            attributes: attributes.iter().map(|slug| attribute(slug)).collect(),
+        };
+        let scopes = [
+            "webhook:read-write",
+            "object_configuration:read",
+            "list_configuration:read",
+            "record_permission:read-write",
+        ];
+        let documented = EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| !GUIDE_ONLY.contains(name));
+        Self {
+            workspace_id: uuid(),
+            token: token.into(),
+            scopes: scopes.map(String::from).into(),
+            objects: vec![
+                named("people", &["name", "email_addresses"]),
+                named("companies", &["name", "domains"]),
+                named("deals", &["name", "stage", "value"]),
+            ],
+            lists: vec![named("sales_pipeline", &["stage", "owner"]), named("recruiting", &["status"])],
+            webhooks: Vec::new(),
+            event_types: documented.map(String::from).collect(),
+            faults: VecDeque::new(),
+            rate: ApiLimit::default(),
+            seen: Vec::new(),
+            records: Vec::new(),
+            events: None,
+        }
+    }
+
+    /// Creates a record of an object, named by its id or its slug.
+    pub fn create_record(&mut self, name: &str) -> Result<Record, ApiError> {
+        let object = Named::find(&self.objects, name)?;
+        let record = Record { object_id: object.id.clone(), record_id: uuid() };
+        self.records.push(record.clone());
+        self.emit("record.created", &record);
+        Ok(record)
+    }
+
+    /// Deletes a record.
+    pub fn delete_record(&mut self, record_id: &str) -> Result<(), ApiError> {
+        let at = self.records.iter().position(|record| record.record_id == record_id);
+        let at = at.ok_or_else(|| ApiError::not_found(format!("{record_id:?} was not found.")))?;
+        let record = self.records.remove(at);
+        self.emit("record.deleted", &record);
+        Ok(())
+    }
+
+    fn emit(&self, event_type: &str, Record { object_id, record_id }: &Record) {
+        let event = json!({
+            "event_type": event_type,
+            "id": { "workspace_id": self.workspace_id, "object_id": object_id, "record_id": record_id },
+            "actor": { "type": "api-token", "id": null },
+        });
+        if let Some(events) = &self.events {
+            // The deliverer may have ended, or may be behind.
+            let _ = events.try_send(event.to_string());
+        }
+    }
+
+    /// Creates a webhook.
+    pub fn create(&mut self, input: WebhookInput) -> Result<Webhook, ApiError> {
+        let webhook = Webhook {
+            webhook_id: uuid(),
+            target_url: input.target_url.unwrap_or_default(),
+            subscriptions: input.subscriptions.unwrap_or_default(),
+            status: Status::Active,
+            created_at: now(),
+            secret: format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()),
+        };
+        self.check_unique(&webhook)?;
+        self.webhooks.push(webhook.clone());
+        Ok(webhook)
+    }
+
+    /// The webhook with that id.
+    pub fn get(&self, webhook_id: &str) -> Result<&Webhook, ApiError> {
+        Ok(&self.webhooks[self.index(webhook_id)?])
+    }
+
+    fn index(&self, webhook_id: &str) -> Result<usize, ApiError> {
+        let index = self.webhooks.iter().position(|webhook| webhook.webhook_id == webhook_id);
+        let message = || format!("Webhook with ID \"{webhook_id}\" was not found.");
+        index.ok_or_else(|| ApiError::not_found(message()))
+    }
+
+    /// Updates a webhook: subscriptions replace the old ones; id and secret stay.
+    pub fn update(&mut self, webhook_id: &str, input: WebhookInput) -> Result<Webhook, ApiError> {
+        let mut webhook = self.get(webhook_id)?.clone();
+        webhook.target_url = input.target_url.unwrap_or(webhook.target_url);
+        webhook.subscriptions = input.subscriptions.unwrap_or(webhook.subscriptions);
+        self.check_unique(&webhook)?;
+        let index = self.index(webhook_id)?;
+        self.webhooks[index] = webhook.clone();
+        Ok(webhook)
+    }
+
+    /// Deletes a webhook.
+    pub fn delete(&mut self, webhook_id: &str) -> Result<(), ApiError> {
+        self.webhooks.remove(self.index(webhook_id)?);
+        Ok(())
+    }
+
+    /// Sets the status of a webhook, as Attio itself does; false if there is no such webhook.
+    pub fn set_status(&mut self, webhook_id: &str, status: Status) -> bool {
+        let index = self.index(webhook_id);
+        index.map(|index| self.webhooks[index].status = status).is_ok()
+    }
+
+    /// Whether the key has a scope; write access includes read access.
+    pub fn has_scope(&self, scope: &str) -> bool {
+        self.scopes.contains(scope) || self.scopes.contains(&format!("{scope}-write"))
+    }
+
+    /// (target URL, event type, filter) must be unique in the workspace and in the request.
+    fn check_unique(&self, webhook: &Webhook) -> Result<(), ApiError> {
+        let others = self.webhooks.iter().filter(|known| known.webhook_id != webhook.webhook_id);
+        let others = others.filter(|known| known.target_url == webhook.target_url);
+        let key =
+            |subscription: &Subscription| (subscription.event_type.clone(), canonical(&subscription.filter));
+        let mut taken: BTreeSet<_> = others.flat_map(|known| known.subscriptions.iter().map(key)).collect();
+        for subscription in &webhook.subscriptions {
+            if !taken.insert(key(subscription)) {
+                let Subscription { event_type, .. } = subscription;
+                return Err(ApiError::conflict(format!(
+                    "A webhook subscription to {event_type} with this target URL and filter already exists."
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn attribute(slug: &str) -> Named {
+    Named { id: uuid(), slug: slug.into(), attributes: Vec::new() }
+}
+
+fn uuid() -> String {
+    Uuid::new_v4().to_string()
+}
+
+fn now() -> String {
+    const FORM: &[time::format_description::FormatItem<'_>] =
+        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
+    OffsetDateTime::now_utc().format(FORM).expect("a time of this era has this form")
+}
