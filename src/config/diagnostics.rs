@@ -126,7 +126,9 @@ impl Diagnostics {
 
     /// Adds a problem with a key that is missing, unless its value was refused.
     pub fn required(&self, key: &str, message: impl Into<String>) {
-        if !self.0.borrow().problems.iter().any(|problem| problem.key == key) {
+        let item = format!("{key}[");
+        let refused = |problem: &Problem| problem.key == key || problem.key.starts_with(&item);
+        if !self.0.borrow().problems.iter().any(refused) {
             self.problem(key, None, message);
         }
     }

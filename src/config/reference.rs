@@ -14,7 +14,7 @@ const SET: [&str; 2] = ["bus.type", "kafka.bootstrap_servers"];
 
 /// How to write the generated files again; a test compares them.
 const GENERATED: &str =
-    "Generated from src/config/sections by `ATTIO_BRIDGE_TEST_REWRITE=1 cargo test --test it example::`.";
+    "Generated from src/config/sections by `ATTIO_BRIDGE_TEST_RENEW=1 cargo test --test it example::`.";
 
 const HEAD: &str = "\
 # attio-bridge: every key, with its default.

@@ -42,19 +42,20 @@ impl<'d> Section<'d> {
 
     /// Reads a node as a table below this one.
     pub fn child(&self, name: &str, node: Node) -> Self {
-        Self::of(self.diagnostics, self.key(name), node)
+        let (path, origin) = (self.key(name), node.origin.clone());
+        let table = self.as_table(&path, node).unwrap_or_default();
+        Self::new(self.diagnostics, path, table, Some(origin))
     }
 
-    fn of(diagnostics: &'d Diagnostics, path: String, node: Node) -> Self {
-        let table = match node.value {
-            Value::Table(table) => table,
+    fn as_table(&self, path: &str, node: Node) -> Option<Table> {
+        match node.value {
+            Value::Table(table) => Some(table),
             other => {
                 let message = format!("expects a table, not {}", other.kind());
-                diagnostics.problem(&path, Some(&node.origin), message);
-                Table::new()
+                self.diagnostics.problem(path, Some(&node.origin), message);
+                None
             }
-        };
-        Self::new(diagnostics, path, table, Some(node.origin))
+        }
     }
 
     /// Keeps its keys out of the settings.
@@ -73,7 +74,7 @@ impl<'d> Section<'d> {
         self.table.keys().cloned().collect()
     }
 
-    /// The tables of a list of tables.
+    /// The tables of a list of tables; what is no table is left out, with a problem.
     pub fn tables(&mut self, name: &str) -> Vec<Self> {
         let Some(node) = self.take(name) else { return Vec::new() };
         let key = self.key(name);
@@ -86,8 +87,12 @@ impl<'d> Section<'d> {
                 return Vec::new();
             }
         };
-        let item = |(index, node)| Self::of(self.diagnostics, format!("{key}[{index}]"), node);
-        items.into_iter().enumerate().map(item).collect()
+        let item = |(index, node): (usize, Node)| {
+            let (path, origin) = (format!("{key}[{index}]"), node.origin.clone());
+            let table = self.as_table(&path, node)?;
+            Some(Self::new(self.diagnostics, path, table, Some(origin)))
+        };
+        items.into_iter().enumerate().filter_map(item).collect()
     }
 
     /// The full path of a key of this table.

@@ -122,7 +122,7 @@ fn pipe_gets_one_line_for_each_problem() {
 fn syntax_error_shows_its_place_and_no_text() {
     let setup = Setup::empty().toml(&format!("[sources.attio]\nsecrets = [{{ value = \"{CANARY} }}]\n"));
     let text = printed(&setup, &[("NO_COLOR", "1")], true);
-    assert!(text.contains(" --> config.toml:2:") && !text.contains('|'), "{text}");
+    assert!(text.contains("--> config.toml:2:") && !text.contains('|'), "{text}");
 }
 
 #[test]
@@ -178,8 +178,10 @@ name = \"bad\"
     let text = printed(&setup, &[], false);
     let lines = [
         "sources.attio.secrets[0].label: required, as in label = \"default\"; expects 1 to 32 characters",
-        "sources.attio.secrets[1]: has no value; give exactly one of `file`, `env` and `value` (file config.toml:4)",
-        "webhooks[0].subscriptions[1].event_type: required, as in event_type = \"record.created\" (file config.toml:10)",
+        "sources.attio.secrets[1]: has no value; give exactly one of `file`, `env` and `value` (file \
+         config.toml:4)",
+        "webhooks[0].subscriptions[1].event_type: required, as in event_type = \"record.created\" (file \
+         config.toml:10)",
         "webhooks[1].source: required, as in source = \"attio\" (file config.toml:11)",
         "webhooks[1].target_url: required, as in target_url = \"https://hooks.example.com/webhooks/attio\"; \
          expects an address that begins with https:// (file config.toml:11)",
@@ -189,6 +191,7 @@ name = \"bad\"
     for line in lines {
         assert!(text.contains(line), "{line}\n\n{text}");
     }
+    assert_eq!(Setup::good().toml("[sources.b]\nsecrets = [\"text\"]\n").problems().len(), 1);
     let shown = printed(&setup, &[("NO_COLOR", "1")], true);
-    assert!(shown.contains(" --> config.toml:11:"), "{shown}");
+    assert!(shown.contains("--> config.toml:11:"), "{shown}");
 }

@@ -66,22 +66,25 @@ fn a_secret_of_the_file_has_three_ways() {
 }
 
 #[test]
-fn what_is_no_secret_is_refused() {
+fn malformed_secrets_are_refused() {
     let of = |secrets: &str| stdout().toml(&format!("[sources.attio]\nsecrets = {secrets}\n"));
     let good = format!("value = \"{SECRET}\"");
     let table = [
         (of("[]"), "the source has no secret"),
-        (of("[{ label = \"a\" }]"), "has no value; give one of"),
-        (of(&format!("[{{ label = \"a\", {good}, env = \"X\" }}]")), "has both `value` and `env`"),
+        (of("[{ label = \"a\" }]"), "has no value; give exactly one of"),
+        (of(&format!("[{{ label = \"a\", {good}, env = \"X\" }}]")), "has both `env` and `value`"),
         (of("[{ label = \"a\", env = \"X\" }]"), "the variable X is not set"),
         (of("[{ label = \"a\", file = \"/no/such\" }]"), "the file /no/such cannot be read"),
         (of("[{ label = \"a\", value = 1234567890123456789 }]"), "expects text in quotes"),
-        (of("[{ label = \"a\", value = \"\" }]"), "the secret `a` is empty"),
+        (of("[{ label = \"a\", value = \"\" }]"), "secrets[0].value: is empty"),
         (of("[{ label = \"a\", value = \"fifteen-bytes-x\" }]"), "has 15 bytes and needs at least 16"),
-        (of(&format!("[{{ {good} }}]")), "label: missing"),
-        (of(&format!("[{{ label = \"none\", {good} }}]")), "not `none`"),
-        (of(&format!("[{{ label = \"A\", {good} }}]")), "a label is 1 to 32 characters"),
-        (of(&format!("[{{ label = \"a\", {good} }}, {{ label = \"a\", {good} }}]")), "`a` is given twice"),
+        (of(&format!("[{{ {good} }}]")), "label: required, as in label = \"default\""),
+        (of(&format!("[{{ label = \"none\", {good} }}]")), "other than `none`"),
+        (of(&format!("[{{ label = \"A\", {good} }}]")), "expects 1 to 32 characters"),
+        (
+            of(&format!("[{{ label = \"a\", {good} }}, {{ label = \"a\", {good} }}]")),
+            "secrets[1].label: another secret of this source is called \"a\"",
+        ),
         (of("[\"text\"]"), "expects a table, not text"),
         (of("5"), "expects a list of tables"),
         (stdout().var("ATTIO_WEBHOOK_SECRET", ""), "is empty"),

@@ -5,6 +5,7 @@ mod attio;
 mod http;
 mod kafka;
 mod nats;
+mod route;
 mod sources;
 
 use std::path::PathBuf;
@@ -93,11 +94,8 @@ pub static TABLES: [Declaration; 21] = [
             sources::Rules::KEYS,
         )
     },
-    table("route", "Where events go.", sources::RouteKeys::KEYS),
-    Declaration {
-        entries: Some(sources::CATEGORIES),
-        ..table("route.categories", sources::CATEGORIES_DOC, &[])
-    },
+    table("route", "Where events go.", route::RouteKeys::KEYS),
+    Declaration { entries: Some(route::CATEGORIES), ..table("route.categories", route::CATEGORIES_DOC, &[]) },
     table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
@@ -234,8 +232,8 @@ pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
     let (http, listen) = http::http(&mut root.section("http"));
     let admin_listen = admin(&mut root.section("admin"), Some(&listen));
     let sources = sources::sources(&mut root.section("sources"), environment);
-    let route = sources::route(&mut root.section("route"));
-    sources::check_slugs(root.diagnostics(), &sources, &route);
+    let route = route::read(&mut root.section("route"));
+    route::check_slugs(root.diagnostics(), &sources, &route);
     let dedup = Dedup::read(&mut root.section("dedup"));
     let bus = bus(root);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
