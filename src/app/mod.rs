@@ -3,6 +3,7 @@
 //! [`App::bind`] builds everything and binds the listeners; [`App::run`] serves until the stop is requested,
 //! then drains. Tests run the same on port 0 with a bus of their own.
 
+pub mod logging;
 mod reload;
 mod systemd;
 mod wiring;
@@ -23,7 +24,7 @@ use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Reading};
+use crate::http::listen::{self, Limits, Parsing};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
@@ -191,18 +192,18 @@ impl App {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
             max_connections: config.http.max_connections,
             max_header_bytes: config.http.max_header_bytes,
-            reading: Reading::Strict,
+            parsing: Parsing::Strict,
         };
         let admin_limits = Limits {
             timeouts: Timeouts { idle: limits.timeouts.idle.min(ADMIN_IDLE), ..limits.timeouts },
             max_connections: ADMIN_CONNECTIONS,
-            reading: Reading::Lenient,
+            parsing: Parsing::Lenient,
             ..limits.clone()
         };
         // The parts that end by themselves once the stop is over.
         let parts = TaskTracker::new();
         let (reporting, over) = (Arc::clone(&edge), stages.over.clone());
-        let report_left_out = async move { reporting.recorder().tell_left_out(over).await };
+        let report_left_out = async move { reporting.recorder().report_suppressed(over).await };
         supervisor.spawn("left-out reporter", parts.track_future(report_left_out));
         let public = http::router(edge);
         let public =

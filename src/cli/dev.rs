@@ -11,8 +11,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::logging::{self, Log};
 use super::{Exit, say};
+use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
 use crate::bus::stdout::Stdout;

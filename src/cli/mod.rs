@@ -7,7 +7,6 @@ mod dev;
 mod explain;
 mod given;
 mod healthcheck;
-pub mod logging;
 mod man;
 mod problems;
 mod progress;

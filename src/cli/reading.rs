@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, fail, given, load, logging, no_color, say, warn};
+use super::{Exit, fail, given, load, no_color, say, warn};
+use crate::app::logging;
 use crate::bus::ReadError;
 use crate::bus::read::Begin;
 use crate::config::{Config, Input, LogFormat, LogOptions};

@@ -2,8 +2,9 @@
 
 use clap::Args;
 
-use super::{Exit, fail, load_for_serving, logging};
+use super::{Exit, fail, load_for_serving};
 use crate::app;
+use crate::app::logging;
 use crate::config::{Config, Flag, Input};
 
 const AFTER_HELP: &str = "\

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, fail, load_attio, logging, print, say, warn};
+use super::{Exit, fail, load_attio, print, say, warn};
+use crate::app::logging;
 use crate::attio::{Client, Error, slugs};
 use crate::config::{Input, LogFormat, LogOptions};
 

@@ -11,14 +11,14 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::logging::{self, Log};
 use super::{Exit, fail, load_attio, say};
+use crate::app::logging::{self, Log};
 use crate::attio::secret_file::Reserved;
 use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Reading};
+use crate::http::listen::{self, Limits, Parsing};
 use crate::metrics::Metrics;
 use crate::metrics::watch::WatchMetrics;
 use crate::shutdown;
@@ -177,7 +177,7 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
         timeouts: Timeouts { header: patience, idle: patience },
         max_connections: 64,
         max_header_bytes: 16_384,
-        reading: Reading::Lenient,
+        parsing: Parsing::Lenient,
     };
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;

@@ -1,35 +1,35 @@
 //! The admin listener: liveness, readiness, metrics.
 //!
-//! Liveness looks at nothing but the process. Readiness waits for the first contact with the broker
-//! and then falls for a drain only: every replica shares the broker, and taking all of them out
-//! would only hide the 503 and its `Retry-After`.
+//! `/livez` checks nothing but the process. `/readyz` fails until the first contact with the broker and during a
+//! drain, not in an outage: all replicas share the broker, and removing all of them would only replace the
+//! bridge's 503 and `Retry-After` by the load balancer's.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::publish::{Bus, BusState};
 
-/// Where the bus cannot tell what it waits for.
-const NOT_REACHED: &str =
-    "bus not reached yet: the log says why, and so does `attio-bridge check --connect`\n";
+/// For a bus that gives no reason.
+const NOT_REACHED: &str = "bus not reached yet: see the log or `attio-bridge check --connect`\n";
 
-/// What the admin listener looks at.
+/// State of the admin listener.
 pub struct Admin {
-    /// The bus, for its first contact.
+    /// The bus, for its state.
     pub bus: Arc<dyn Bus>,
-    /// What /metrics shows.
+    /// The content of `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// The dedup memory, measured before each scrape.
+    /// The dedup memory, measured by each scrape.
     pub dedup: Dedup,
-    /// Cancelled once the bridge must get no more traffic.
+    /// Cancelled once the bridge should get no more traffic.
     pub unready: CancellationToken,
 }
 
@@ -58,7 +58,13 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    admin.dedup.measure();
-    let content_type = HeaderValue::from_static(Metrics::CONTENT_TYPE);
-    ([(header::CONTENT_TYPE, content_type)], admin.metrics.render()).into_response()
+    // Reading `/proc` blocks, and by more the more connections are open: not on a worker.
+    let rendered = spawn_blocking(move || {
+        admin.dedup.measure();
+        admin.metrics.render()
+    });
+    match rendered.await {
+        Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }

@@ -1,6 +1,6 @@
-//! The accept loop, shared by the public and the admin listener. HTTP/1.1 only.
+//! The accept loop of the public and the admin listener.
 //!
-//! Our own, because the loop that axum ships sets no timer on its connections.
+//! By hand, because `axum::serve` sets no timeouts on its connections.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,68 +11,66 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use futures_util::FutureExt;
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::connection::framer::RequestFramer;
 use super::connection::head::MAX_FIELDS;
-use super::connection::{Connection, Gate, Progress, Timeouts};
-use super::receive::Refused;
+use super::connection::{Connection, Progress, Timeouts};
 use super::respond;
 use crate::pipeline::outcome::Reason;
 
-/// What one listener allows.
+/// Limits of one listener.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// How long a connection may take over a head, and be idle.
+    /// Deadlines of each connection.
     pub timeouts: Timeouts,
-    /// Connections open at once; beyond them nothing is accepted.
+    /// Connections open at once. At the limit, accepting pauses.
     pub max_connections: usize,
     /// The largest head, in bytes.
     pub max_header_bytes: usize,
-    /// How strictly heads are read.
-    pub reading: Reading,
+    /// Who parses heads.
+    pub parsing: Parsing,
 }
 
-/// How strictly heads are read.
+/// Who parses heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// What can be read in two ways is refused, as the open internet demands.
+pub enum Parsing {
+    /// `connection/head` first: ambiguous requests are refused.
     Strict,
-    /// As hyper does: probes and scrapers of every age are let in.
+    /// hyper alone: accepts old probes and scrapers.
     Lenient,
 }
 
-/// hyper refuses a buffer smaller than this.
+/// The smallest buffer that hyper accepts.
 const MIN_BUFFER_BYTES: usize = 8192;
 
-/// How long accepting pauses after an error such as too many open files: accepting again at once
-/// would only spin.
+/// The pause after an error such as too many open files. Without it the loop would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a listener that cannot accept says so.
+/// The least time between two warnings of a listener that cannot accept.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// Connections that the system keeps until they are accepted: a burst of senders waits, it is not
-/// turned away. The system may keep fewer (`net.core.somaxconn`).
+/// Connections that wait to be accepted. The system may lower it (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// Listens on the first address behind `host:port` that can be listened on.
+/// Listens on the first address of `host:port` that can be bound.
 pub async fn bind(address: &str) -> io::Result<TcpListener> {
-    let mut refused = None;
+    let mut failed = None;
     for address in tokio::net::lookup_host(address).await? {
         match open(address) {
             Ok(listener) => return Ok(listener),
-            Err(error) => refused = Some(error),
+            Err(error) => failed = Some(error),
         }
     }
-    Err(refused.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+    Err(failed.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpListener> {
@@ -82,8 +80,8 @@ fn open(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Accepts connections until `drain` is cancelled. Connections are tracked and end by themselves:
-/// an idle one at once, a busy one after its answer.
+/// Accepts connections until `drain` is cancelled. Then an idle connection is closed at once, a busy one after
+/// its answer; `connections` tracks them.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -91,24 +89,24 @@ pub async fn serve(
     connections: TaskTracker,
     drain: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let permits = Arc::new(Semaphore::new(limits.max_connections));
     let mut warned: Option<Instant> = None;
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (place, accepted) = tokio::select! {
+        let (permit, accepted) = tokio::select! {
             biased;
             () = drain.cancelled() => return,
             next = next => next,
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = converse(stream, router.clone(), limits.clone(), drain.clone());
+                let connection = serve_connection(stream, router.clone(), limits.clone(), drain.clone());
                 connections.spawn(async move {
                     connection.await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -123,25 +121,27 @@ pub async fn serve(
     }
 }
 
-/// Serves one connection to its end. How it ends is the client's business: nothing that was
-/// accepted depends on it.
-async fn converse(stream: TcpStream, router: Router, limits: Limits, drain: CancellationToken) {
+/// Serves one connection to its end. Its errors are logged for debugging only: no accepted delivery depends on
+/// them.
+async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, drain: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let progress = Progress::accepted();
-    let gate = (limits.reading == Reading::Strict).then(|| Gate::new(limits.max_header_bytes));
-    let connection = Connection::new(stream, gate, progress.clone(), limits.timeouts, drain);
+    let framer = (limits.parsing == Parsing::Strict).then(|| RequestFramer::new(limits.max_header_bytes));
+    let connection = Connection::new(stream, framer, progress.clone(), limits.timeouts, drain);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (router, progress) = (router.clone(), progress.clone());
         async move {
-            if let Some(reason) = progress.request_began() {
-                request.extensions_mut().insert(Refused(reason));
+            if let Some(refusal) = progress.request_began() {
+                request.extensions_mut().insert(refusal);
             }
+            let http_10 = request.version() == Version::HTTP_10;
             let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
             progress.request_ended();
-            // A panic was recorded where it passed; the sender is told to try again.
-            answer.unwrap_or_else(|_| Ok(respond::closing(respond::problem(Reason::Internal))))
+            // The record of the request has counted and logged the panic.
+            let answer = answer.unwrap_or_else(|_| Ok(respond::closing(respond::problem(Reason::Internal))));
+            if http_10 { answer.map(respond::closing_http_10) } else { answer }
         }
     });
     let ended = http1::Builder::new()

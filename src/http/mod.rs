@@ -1,10 +1,10 @@
-//! The HTTP edge: requests into deliveries, outcomes into answers, log lines and metrics.
+//! The HTTP edge: turns requests into deliveries, and outcomes into answers, log lines and metrics.
 
 pub mod listen;
 pub mod connection;
-pub mod admit;
+pub mod admission;
 pub mod receive;
-mod outlive;
+mod detach;
 pub mod record;
 pub mod respond;
 pub mod admin;
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
-use admit::Budget;
+use admission::AdmissionLimiter;
 use record::Recorder;
 
 /// The limits of the edge.
@@ -53,15 +53,15 @@ pub struct Edge {
     pipeline: Arc<Pipeline>,
     recorder: Recorder,
     options: Options,
-    budget: Budget,
-    /// Deliveries that are being worked on, whether or not their client still waits.
+    limiter: AdmissionLimiter,
+    /// Tracks deliveries in progress, whether or not their client is still connected.
     deliveries: TaskTracker,
     drain: CancellationToken,
 }
 
 impl Edge {
-    /// The edge of one bridge. `deliveries` tracks the work that a stop waits for; once `drain` is
-    /// cancelled new requests are answered 503.
+    /// The edge of one bridge. `deliveries` tracks the work that a drain waits for. Once `drain` is cancelled,
+    /// new requests are answered 503.
     pub fn new(
         options: Options,
         pipeline: Arc<Pipeline>,
@@ -69,17 +69,17 @@ impl Edge {
         deliveries: TaskTracker,
         drain: CancellationToken,
     ) -> Arc<Self> {
-        let budget = Budget::new(options.max_in_flight, options.max_in_flight_bytes);
-        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, budget, deliveries, drain })
+        let limiter = AdmissionLimiter::new(options.max_in_flight, options.max_in_flight_bytes);
+        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, limiter, deliveries, drain })
     }
 
-    /// What writes down how deliveries end.
+    /// Counts and logs deliveries.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 }
 
-/// Every public path. Both are one source's; the second is the path of the project's guide.
+/// Every public path. The second is an alias, the path in Attio's guide.
 pub fn router(edge: Arc<Edge>) -> Router {
     let source = |State(edge): State<Arc<Edge>>, request: Request| async move {
         let path = request.uri().path();

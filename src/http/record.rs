@@ -1,5 +1,5 @@
-//! Writes down how each delivery ended: one log line, and the metrics. What goes unfinished, because
-//! a task panicked, is written down as `internal`, so that the account balances whatever happens.
+//! Counts and logs each delivery: one log line, and the metrics. A delivery that ends in a panic, or whose client
+//! disconnects before the body is complete, is recorded too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,20 +8,24 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::respond;
 use crate::delivery::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
 
-/// Lines about requests that proved nothing, in one second; an attacker can cause any number.
-const UNPROVEN_LINES_A_SECOND: u32 = 10;
+/// Log lines about unauthenticated requests in one second; anybody can cause any number.
+const UNAUTHENTICATED_LINES_A_SECOND: u32 = 10;
 
-/// Opens a record for each request, and holds what they share: counters, and how many lines are left.
+/// How often to check for suppressed lines that no later line has reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Opens the records of all requests.
 pub struct Recorder {
     sources: HashMap<String, Arc<SourceMetrics>>,
     no_source: Arc<SourceMetrics>,
-    unproven: Arc<Mutex<Allowance>>,
+    limiter: Arc<Mutex<LineLimiter>>,
 }
 
 impl Recorder {
@@ -30,131 +34,95 @@ impl Recorder {
         Self {
             sources: metrics.sources(),
             no_source: Arc::new(SourceMetrics::new(metrics, None)),
-            unproven: Arc::new(Mutex::new(Allowance::new())),
+            limiter: Arc::new(Mutex::new(LineLimiter::new())),
         }
     }
 
-    /// The record of a request whose head has just been received.
+    /// The record of a request whose head was received.
     pub(super) fn open(&self, source: Option<&SourceName>, received_at: OffsetDateTime) -> Record {
         let metrics = source.and_then(|source| self.sources.get(source.as_str()));
         Record {
             metrics: Arc::clone(metrics.unwrap_or(&self.no_source)),
-            unproven: Arc::clone(&self.unproven),
+            limiter: Arc::clone(&self.limiter),
             received_at,
             started: Instant::now(),
             bytes: 0,
-            unsettled_events: 0,
+            body_received: false,
+            events_in_flight: 0,
             open: true,
         }
     }
-}
 
-/// How often it is looked whether lines were left out that nobody has told of.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-impl Recorder {
-    /// Tells of lines that were left out where no later line does, until `over`, and then of the last.
-    pub async fn tell_left_out(&self, over: CancellationToken) {
-        while tokio::time::timeout(LOOK_EVERY, over.cancelled()).await.is_err() {
-            self.tell(Allowance::forgotten);
+    /// Reports suppressed lines that no later line reports, until `over`, and then the last of them.
+    pub async fn report_suppressed(&self, over: CancellationToken) {
+        while tokio::time::timeout(REPORT_INTERVAL, over.cancelled()).await.is_err() {
+            self.report(LineLimiter::take_stale);
         }
-        self.tell(Allowance::rest);
+        self.report(LineLimiter::take);
     }
 
-    fn tell(&self, take: impl FnOnce(&mut Allowance) -> u64) {
-        let left_out = take(&mut self.unproven.lock());
+    fn report(&self, take: impl FnOnce(&mut LineLimiter) -> u64) {
+        let left_out = take(&mut self.limiter.lock());
         if left_out > 0 {
-            tracing::info!(left_out, "lines about deliveries that proved nothing were left out");
+            tracing::info!(left_out, "suppressed log lines for unauthenticated requests");
         }
     }
 }
 
-/// One delivery until it has ended.
+/// One delivery until it ends.
 pub(super) struct Record {
     metrics: Arc<SourceMetrics>,
-    unproven: Arc<Mutex<Allowance>>,
+    limiter: Arc<Mutex<LineLimiter>>,
     received_at: OffsetDateTime,
     started: Instant,
     /// Size of the body.
-    pub(super) bytes: usize,
-    unsettled_events: usize,
+    bytes: usize,
+    body_received: bool,
+    events_in_flight: usize,
     open: bool,
 }
 
 impl Record {
-    /// The delivery is genuine and has so many events.
+    /// The body is complete.
+    pub(super) fn body_received(&mut self, bytes: usize) {
+        self.bytes = bytes;
+        self.body_received = true;
+    }
+
+    /// The signature matched, and the delivery has so many events.
     pub(super) fn events_received(&mut self, events: usize) {
-        self.unsettled_events = events;
+        self.events_in_flight = events;
         self.metrics.events_received(events as u64);
     }
 
-    /// Nothing is known of the sender. Gives the reason back, for the answer.
-    pub(super) fn refused(mut self, reason: Reason) -> Reason {
+    /// The request is refused, its sender unauthenticated.
+    pub(super) fn refused(mut self, reason: Reason, error: Option<&str>) {
         if reason.is_of_signature() {
             self.metrics.signature(None, reason.slug());
         }
-        self.close(reason);
-        if let Some(left_out) = self.unproven.lock().line() {
-            let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());
-            let status = respond::status(reason).as_u16();
-            tracing::info!(
-                source,
-                reason = reason.slug(),
-                status,
-                duration_ms,
-                events = 0,
-                published = 0,
-                duplicates = 0,
-                filtered = 0,
-                quarantined = 0,
-                bytes,
-                left_out,
-                "delivery"
-            );
-        }
-        reason
+        self.close_unauthenticated(reason, error);
     }
 
-    /// The delivery is genuine and has ended.
+    /// The delivery was verified and has ended.
     pub(super) fn finished(mut self, outcome: &Outcome) {
         self.metrics.signature(Some(&outcome.secret), "ok");
         self.metrics.last_delivery(self.received_at.unix_timestamp());
         self.metrics.events(outcome.events.iter().map(|event| (event.category, event.result.label())));
-        self.unsettled_events = 0;
+        self.events_in_flight = 0;
         for _ in 0..outcome.unidentified {
             self.metrics.identity_missing();
         }
-        let reason = outcome.reason();
-        self.close(reason);
-        self.log(reason, outcome);
+        self.close(outcome.reason());
+        let error = outcome.failure().map(ToString::to_string);
+        let level = if error.is_some() { Level::WARN } else { Level::INFO };
+        self.log(level, outcome.reason(), Some(outcome), None, error.as_deref());
     }
 
-    fn log(&self, reason: Reason, outcome: &Outcome) {
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    source = self.source(),
-                    reason = reason.slug(),
-                    status = respond::status(reason).as_u16(),
-                    duration_ms = self.milliseconds(),
-                    events = outcome.events.len(),
-                    published = outcome.count("published"),
-                    duplicates = outcome.count("duplicate"),
-                    filtered = outcome.count("filtered"),
-                    quarantined = outcome.count("quarantined"),
-                    delivery_id = outcome.delivery_id.as_deref(),
-                    webhook_id = outcome.webhook_id.as_deref(),
-                    secret = &*outcome.secret,
-                    bytes = self.bytes,
-                    error = outcome.failure().map(tracing::field::display),
-                    "delivery"
-                )
-            };
-        }
-        if outcome.failure().is_some() {
-            line!(warn);
-        } else {
-            line!(info);
+    fn close_unauthenticated(&mut self, reason: Reason, error: Option<&str>) {
+        self.close(reason);
+        let left_out = self.limiter.lock().line();
+        if left_out.is_some() {
+            self.log(Level::INFO, reason, None, left_out, error);
         }
     }
 
@@ -163,61 +131,91 @@ impl Record {
         self.metrics.delivery(reason.slug(), self.started.elapsed().as_secs_f64());
     }
 
-    fn source(&self) -> &str {
-        self.metrics.name()
-    }
-
-    /// Milliseconds since the head, to the microsecond.
-    fn milliseconds(&self) -> f64 {
-        self.started.elapsed().as_micros() as f64 / 1000.0
+    fn log(
+        &self,
+        level: Level,
+        reason: Reason,
+        outcome: Option<&Outcome>,
+        left_out: Option<u64>,
+        error: Option<&str>,
+    ) {
+        let count = |result| outcome.map_or(0, |outcome| outcome.count(result));
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    source = self.metrics.name(),
+                    reason = reason.slug(),
+                    status = respond::status(reason).as_u16(),
+                    // To the microsecond.
+                    duration_ms = self.started.elapsed().as_micros() as f64 / 1000.0,
+                    events = outcome.map_or(0, |outcome| outcome.events.len()),
+                    published = count("published"),
+                    duplicates = count("duplicate"),
+                    filtered = count("filtered"),
+                    quarantined = count("quarantined"),
+                    delivery_id = outcome.and_then(|outcome| outcome.delivery_id.as_deref()),
+                    webhook_id = outcome.and_then(|outcome| outcome.webhook_id.as_deref()),
+                    secret = outcome.map(|outcome| &*outcome.secret),
+                    bytes = self.bytes,
+                    left_out,
+                    error,
+                    "delivery"
+                )
+            };
+        }
+        match level {
+            Level::ERROR => line!(error),
+            Level::WARN => line!(warn),
+            _ => line!(info),
+        }
     }
 }
 
 impl Drop for Record {
     fn drop(&mut self) {
-        self.metrics.events(std::iter::repeat_n((UNKNOWN_CATEGORY, "failed"), self.unsettled_events));
+        self.metrics.events(std::iter::repeat_n((UNKNOWN_CATEGORY, "failed"), self.events_in_flight));
         if self.open && std::thread::panicking() {
             self.close(Reason::Internal);
-            let (source, bytes, duration_ms) = (self.source(), self.bytes, self.milliseconds());
-            let reason = Reason::Internal.slug();
-            tracing::error!(source, reason, status = 500, duration_ms, bytes, "delivery");
+            self.log(Level::ERROR, Reason::Internal, None, None, None);
+        } else if self.open && !self.body_received {
+            // hyper drops a request when it cannot write to its client, before the body is complete.
+            self.close_unauthenticated(Reason::BadFraming, Some("the client disconnected"));
         }
     }
 }
 
-/// How many lines may still be written in this second.
-struct Allowance {
+/// Limits log lines per second.
+struct LineLimiter {
     second: Instant,
     lines: u32,
-    left_out: u64,
+    suppressed: u64,
 }
 
-impl Allowance {
+impl LineLimiter {
     fn new() -> Self {
-        Self { second: Instant::now(), lines: 0, left_out: 0 }
+        Self { second: Instant::now(), lines: 0, suppressed: 0 }
     }
 
-    /// Whether a line may be written, and how many were left out before it.
+    /// How many lines were suppressed before this one; none if this one must be too.
     fn line(&mut self) -> Option<u64> {
         if self.second.elapsed() >= Duration::from_secs(1) {
             self.second = Instant::now();
             self.lines = 0;
         }
-        if self.lines >= UNPROVEN_LINES_A_SECOND {
-            self.left_out += 1;
+        if self.lines >= UNAUTHENTICATED_LINES_A_SECOND {
+            self.suppressed += 1;
             return None;
         }
         self.lines += 1;
-        Some(self.rest())
+        Some(self.take())
     }
 
-    /// What was left out, once nothing has come for so long that no line will tell.
-    fn forgotten(&mut self) -> u64 {
-        if self.second.elapsed() >= 2 * Duration::from_secs(1) { self.rest() } else { 0 }
+    /// Takes the suppressed lines once there was no further request for two seconds.
+    fn take_stale(&mut self) -> u64 {
+        if self.second.elapsed() >= Duration::from_secs(2) { self.take() } else { 0 }
     }
 
-    /// What was left out.
-    fn rest(&mut self) -> u64 {
-        std::mem::take(&mut self.left_out)
+    fn take(&mut self) -> u64 {
+        std::mem::take(&mut self.suppressed)
     }
 }

@@ -1,72 +1,67 @@
-//! Facts into answers: the whole HTTP contract of the bridge.
+//! The HTTP answers of the public listener.
 //!
 //! Source: RFC 9457 for the problem document, RFC 9110 for the headers; Attio counts 200 and 202 as
 //! success and everything else as a failure to be retried.
 
 use axum::body::Body;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::Response;
 use serde::Serialize;
 
+use super::connection::head::Refusal;
 use crate::pipeline::outcome::{Outcome, Reason};
 
 /// The status that each reason is answered with.
 pub const fn status(reason: Reason) -> StatusCode {
+    answer(reason).0
+}
+
+/// The status and the `error` text of each reason. A 401 does not reveal its exact reason, which is logged.
+const fn answer(reason: Reason) -> (StatusCode, &'static str) {
     match reason {
         Reason::Accepted | Reason::Quarantined | Reason::Duplicate | Reason::Filtered | Reason::Empty => {
-            StatusCode::OK
+            (StatusCode::OK, "")
         }
         Reason::SignatureMissing
         | Reason::SignatureMalformed
         | Reason::SignatureMismatch
         | Reason::TimestampMissing
         | Reason::TimestampMalformed
-        | Reason::TimestampOutsideTolerance => StatusCode::UNAUTHORIZED,
-        Reason::UnknownSource => StatusCode::NOT_FOUND,
-        Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Reason::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        Reason::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Reason::BadFraming => StatusCode::BAD_REQUEST,
-        Reason::Overloaded
-        | Reason::Draining
-        | Reason::BrokerUnavailable
-        | Reason::BrokerTimeout
-        | Reason::BrokerRefused => StatusCode::SERVICE_UNAVAILABLE,
-        Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-/// What the caller is told. The exact reason of a 401 is for the log alone.
-const fn error(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Accepted | Reason::Quarantined | Reason::Duplicate | Reason::Filtered | Reason::Empty => "",
-        Reason::SignatureMissing
-        | Reason::SignatureMalformed
-        | Reason::SignatureMismatch
-        | Reason::TimestampMissing
-        | Reason::TimestampMalformed
-        | Reason::TimestampOutsideTolerance => "Invalid signature",
-        Reason::UnknownSource => "No such source: POST to /webhooks/{source} of a configured source",
-        Reason::MethodNotAllowed => "Only POST is allowed here",
-        Reason::BodyTimeout => "The body did not arrive in time",
-        Reason::BodyTooLarge => "The body is larger than this bridge takes",
-        Reason::HeadersTooLarge => "The request head is larger than this bridge takes",
-        Reason::UnsupportedMediaType => "The body must be JSON, sent without a content encoding",
-        Reason::BadFraming => "The request is not framed as HTTP/1.1 demands",
-        Reason::Overloaded => "Too much in flight: retry later",
-        Reason::Draining => "This bridge is going down: retry",
-        Reason::BrokerUnavailable => "The broker cannot be reached: retry later",
-        Reason::BrokerTimeout => {
-            "The broker did not acknowledge in time: retry, what is stored is not stored again"
+        | Reason::TimestampOutsideTolerance => (StatusCode::UNAUTHORIZED, "Invalid signature"),
+        Reason::UnknownSource => (
+            StatusCode::NOT_FOUND,
+            "Unknown source: POST to /webhooks/{source} with the name of a configured source",
+        ),
+        Reason::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Only POST is allowed here"),
+        Reason::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time"),
+        Reason::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "The body exceeds the size limit"),
+        Reason::HeadersTooLarge => {
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "The request head exceeds the size limit")
         }
-        Reason::BrokerRefused => "The broker refused: its operator must act, then a retry succeeds",
-        Reason::Internal => "Internal error: retry later",
+        Reason::UnsupportedMediaType => {
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be JSON without a content encoding")
+        }
+        Reason::BadFraming => (StatusCode::BAD_REQUEST, "The body is malformed or was cut off"),
+        Reason::Overloaded => {
+            (StatusCode::SERVICE_UNAVAILABLE, "Too many deliveries in flight. Retry later.")
+        }
+        Reason::Draining => (StatusCode::SERVICE_UNAVAILABLE, "The bridge is shutting down. Retry."),
+        Reason::BrokerUnavailable => {
+            (StatusCode::SERVICE_UNAVAILABLE, "The broker is unreachable. Retry later.")
+        }
+        Reason::BrokerTimeout => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Timed out waiting for the broker. Retry; a duplicate is usually suppressed.",
+        ),
+        Reason::BrokerRefused => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The broker rejected the event because of its configuration. See the bridge's log.",
+        ),
+        Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Retry later."),
     }
 }
 
-/// Seconds after which a retry makes sense, and how far they are spread. The sender may ignore it.
+/// `Retry-After` in seconds, with jitter.
 fn retry_after(reason: Reason) -> Option<u32> {
     let range = match reason {
         Reason::Draining => 1..=5,
@@ -78,7 +73,7 @@ fn retry_after(reason: Reason) -> Option<u32> {
     Some(fastrand::u32(range))
 }
 
-/// Whether the connection ends with the answer, whatever became of the body.
+/// Whether the connection is closed after the answer, even if the body was read.
 pub const fn closes(reason: Reason) -> bool {
     matches!(
         reason,
@@ -90,14 +85,14 @@ pub const fn closes(reason: Reason) -> bool {
     )
 }
 
-/// RFC 9457, with two members of our own.
+/// RFC 9457, with the extension members `reason` and `error`.
 #[derive(Serialize)]
-struct Problem {
+struct Problem<'a> {
     r#type: &'static str,
     title: &'static str,
     status: u16,
     reason: &'static str,
-    error: &'static str,
+    error: &'a str,
 }
 
 #[derive(Serialize)]
@@ -111,7 +106,7 @@ struct Accepted {
     quarantined: usize,
 }
 
-/// The answer to a genuine delivery: 200 with its counts, or the failure of one of its events.
+/// The answer to a verified delivery: 200 with its counts, or the failure of one of its events.
 pub fn outcome(outcome: &Outcome) -> Response {
     let reason = outcome.reason();
     if status(reason) != StatusCode::OK {
@@ -129,8 +124,17 @@ pub fn outcome(outcome: &Outcome) -> Response {
     json(StatusCode::OK, "application/json", &accepted)
 }
 
+/// The answer to a request that is refused.
+pub fn refusal(refusal: &Refusal) -> Response {
+    problem_with(refusal.reason, refusal.error.as_deref().unwrap_or(answer(refusal.reason).1))
+}
+
 /// The answer to anything else.
 pub fn problem(reason: Reason) -> Response {
+    problem_with(reason, answer(reason).1)
+}
+
+fn problem_with(reason: Reason, error: &str) -> Response {
     let status = status(reason);
     let slug = if status == StatusCode::UNAUTHORIZED { "unauthorized" } else { reason.slug() };
     let problem = Problem {
@@ -138,7 +142,7 @@ pub fn problem(reason: Reason) -> Response {
         title: status.canonical_reason().unwrap_or_default(),
         status: status.as_u16(),
         reason: slug,
-        error: error(reason),
+        error,
     };
     let mut response = json(status, "application/problem+json", &problem);
     let headers = response.headers_mut();
@@ -158,6 +162,13 @@ pub fn problem(reason: Reason) -> Response {
 pub fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// The same answer to HTTP/1.0, after which the connection is closed even if keep-alive was asked for: hyper
+/// keeps a connection whose answer is HTTP/1.1.
+pub fn closing_http_10(mut response: Response) -> Response {
+    *response.version_mut() = Version::HTTP_10;
+    closing(response)
 }
 
 fn json(status: StatusCode, content_type: &'static str, body: &impl Serialize) -> Response {

@@ -1,4 +1,4 @@
-//! Families of metrics on a registry of their own, and the text that a scrape reads.
+//! Metric families on a registry of their own, and the text format of a scrape.
 
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
@@ -10,7 +10,7 @@ use prometheus::{
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Why making a family cannot fail.
+/// Why creating a family cannot fail.
 pub(super) const CONSTANT: &str = "name, help and labels are constants of this module and valid";
 
 /// The families of one program. Their names are given without `attio_bridge_`.
@@ -54,13 +54,13 @@ impl Families {
     #[cfg(not(target_os = "linux"))]
     pub(super) fn register_process(&self) {}
 
-    /// What all of them say now.
+    /// Reads all of them.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
         self.0.gather()
     }
 }
 
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("attio_bridge_{name}"), help)
 }
 

@@ -3,6 +3,7 @@
 //! Label sets are closed: they come from the configuration and from the code's own enums, every
 //! combination exists from the start at 0, and nothing from the wire becomes a label.
 
+mod account;
 mod family;
 pub mod samples;
 mod source;
@@ -11,9 +12,10 @@ pub mod watch;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use parking_lot::RwLock;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
+use crate::version::REVISION;
+use account::EventAccount;
 use family::{CONSTANT, Families};
 pub use source::SourceMetrics;
 
@@ -48,14 +50,9 @@ pub struct Labels {
 pub struct Metrics {
     families: Families,
     labels: Labels,
-    /// Taken for reading by whoever moves events between the three accounts, for writing by the
-    /// scrape, so that every scrape balances.
-    account: RwLock<()>,
+    account: EventAccount,
     deliveries: IntCounterVec,
     delivery_duration: HistogramVec,
-    events_received: IntCounterVec,
-    events: IntCounterVec,
-    events_in_flight: IntGauge,
     signature_verifications: IntCounterVec,
     identity_missing: IntCounterVec,
     publish_attempts: IntCounterVec,
@@ -156,7 +153,7 @@ impl Metrics {
         r.register(log_dropped());
         r.register_process();
         let metrics = Self {
-            account: RwLock::new(()),
+            account: EventAccount::new(&r),
             deliveries: r.counters(
                 "deliveries_total",
                 "Deliveries answered, by reason.",
@@ -167,17 +164,6 @@ impl Metrics {
                 "From the request's head to its answer.",
                 &["source"],
             ),
-            events_received: r.counters(
-                "events_received_total",
-                "Events of deliveries whose signature matched.",
-                &["source"],
-            ),
-            events: r.counters(
-                "events_total",
-                "Events that have their result.",
-                &["source", "category", "result"],
-            ),
-            events_in_flight: r.gauge("events_in_flight", "Events that have no result yet."),
             signature_verifications: r.counters(
                 "signature_verifications_total",
                 "Signatures checked, by the label of the secret that matched.",
@@ -228,7 +214,7 @@ impl Metrics {
             }
             for category in &labels.categories {
                 for result in &labels.event_results {
-                    self.events.with_label_values(&[source, category, result]);
+                    self.account.results.with_label_values(&[source, category, result]);
                 }
             }
             for secret in secrets {
@@ -238,7 +224,7 @@ impl Metrics {
                 self.signature_verifications.with_label_values(&[source, NO_SECRET, result]);
             }
             self.delivery_duration.with_label_values(&[source]);
-            self.events_received.with_label_values(&[source]);
+            self.account.received.with_label_values(&[source]);
             self.identity_missing.with_label_values(&[source]);
             self.last_delivery.with_label_values(&[source]);
         }
@@ -298,21 +284,88 @@ impl Metrics {
         self.labels.sources.iter().map(handles).collect()
     }
 
-    /// Everything in the Prometheus text format 0.0.4.
+    /// Everything in the Prometheus text format 0.0.4. Nothing on the data path waits for it, but it reads
+    /// `/proc`: call it on a thread that may block.
     pub fn render(&self) -> Vec<u8> {
-        let families = {
-            let _still = self.account.write();
-            self.families.gather()
-        };
-        family::text(&families)
+        family::text(&self.families.gather())
     }
 
     /// The media type of [`Self::render`].
     pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 }
 
-/// The commit that the binary was built from, where the build knew it.
-pub const REVISION: &str = match option_env!("ATTIO_BRIDGE_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use prometheus::core::{Collector, Desc};
+    use prometheus::proto::MetricFamily;
+
+    use super::*;
+
+    /// A collector that stalls the scrape until the test lets it go.
+    #[derive(Clone)]
+    struct Stalled {
+        gauge: IntGauge,
+        entered: mpsc::Sender<()>,
+        release: Arc<parking_lot::Mutex<mpsc::Receiver<()>>>,
+    }
+
+    impl Collector for Stalled {
+        fn desc(&self) -> Vec<&Desc> {
+            self.gauge.desc()
+        }
+
+        fn collect(&self) -> Vec<MetricFamily> {
+            self.entered.send(()).unwrap();
+            // Disconnected: the test has failed already.
+            let _ = self.release.lock().recv();
+            self.gauge.collect()
+        }
+    }
+
+    #[test]
+    fn counting_a_delivery_does_not_wait_for_a_scrape() {
+        let metrics = Metrics::new(Labels {
+            sources: vec![("attio".into(), vec!["default".into()])],
+            reasons: vec!["accepted"],
+            categories: vec!["record"],
+            event_results: vec!["published"],
+            ..Labels::default()
+        });
+        let ((entered, entry), (go, release)) = (mpsc::channel(), mpsc::channel());
+        let gauge = IntGauge::new("stalled", "A stalled collector.").unwrap();
+        metrics.families.register(Stalled {
+            gauge,
+            entered,
+            release: Arc::new(parking_lot::Mutex::new(release)),
+        });
+        let source = metrics.sources().remove("attio").unwrap();
+        let scrape = std::thread::spawn({
+            let metrics = Arc::clone(&metrics);
+            move || metrics.render()
+        });
+        entry.recv().unwrap();
+        let (done, counted) = mpsc::channel();
+        std::thread::spawn(move || {
+            source.events_received(2);
+            source.events([("record", "published")].into_iter());
+            source.delivery("accepted", 0.001);
+            done.send(()).unwrap();
+        });
+        let counted = counted.recv_timeout(Duration::from_secs(60));
+        go.send(()).unwrap();
+        scrape.join().unwrap();
+        counted.expect("counting ends while the scrape is stalled");
+        drop(go);
+        let text = String::from_utf8(metrics.render()).unwrap();
+        for line in [
+            r#"attio_bridge_events_received_total{source="attio"} 2"#,
+            r#"attio_bridge_events_total{category="record",result="published",source="attio"} 1"#,
+            "attio_bridge_events_in_flight 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}

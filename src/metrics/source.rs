@@ -1,23 +1,23 @@
-//! What one source counts, looked up once: a lookup by labels hashes them all and takes a lock, and a
-//! delivery would need half a dozen.
+//! Metric handles of one source, looked up once: a lookup by labels hashes every label and takes a lock.
 
 use std::sync::Arc;
 
 use prometheus::{Histogram, IntCounter, IntGauge};
 
+use super::account::EventAccount;
 use super::{Metrics, NO_SECRET, NO_SOURCE};
 
-/// The counters of one source, or of the requests for none.
+/// The metrics of one source, or of requests to no configured source.
 pub struct SourceMetrics {
     metrics: Arc<Metrics>,
     name: String,
     deliveries: Vec<(&'static str, IntCounter)>,
     duration: Histogram,
-    /// None for requests for no source: they have no events.
+    /// None for requests to no configured source, which have no events.
     genuine: Option<Genuine>,
 }
 
-/// What only genuine deliveries count.
+/// Counters of deliveries whose signature matched.
 struct Genuine {
     received: IntCounter,
     events: Vec<(&'static str, Vec<(&'static str, IntCounter)>)>,
@@ -26,7 +26,7 @@ struct Genuine {
 }
 
 impl SourceMetrics {
-    /// The handles of a source, or of none.
+    /// Handles of a source; `None` for requests to no configured source.
     pub fn new(metrics: &Arc<Metrics>, source: Option<&str>) -> Self {
         let name = source.unwrap_or(NO_SOURCE);
         let labels = &metrics.labels;
@@ -41,12 +41,12 @@ impl SourceMetrics {
         }
     }
 
-    /// The source's name, `none` for requests for none.
+    /// The source's name, `none` for requests to no configured source.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Counts a delivery that was answered; reasons outside the closed set are not counted.
+    /// Counts an answered delivery and observes how long it took.
     pub fn delivery(&self, reason: &str, seconds: f64) {
         if let Some(counter) = find(&self.deliveries, reason) {
             counter.inc();
@@ -54,39 +54,38 @@ impl SourceMetrics {
         self.duration.observe(seconds);
     }
 
-    /// Counts a checked signature; `secret` is the label that matched, if one did. Secrets come and go.
+    /// Counts a signature check; `secret` is the label of the secret that matched. Looked up each time, because a
+    /// reload may change the secrets.
     pub fn signature(&self, secret: Option<&str>, result: &str) {
         let labels = [&self.name, secret.unwrap_or(NO_SECRET), result];
         self.metrics.signature_verifications.with_label_values(&labels).inc();
     }
 
-    /// Notes when the last genuine delivery came in.
+    /// Sets the time of the last delivery whose signature matched.
     pub fn last_delivery(&self, unix_seconds: i64) {
         if let Some(genuine) = &self.genuine {
             genuine.last_delivery.set(unix_seconds);
         }
     }
 
-    /// Counts an event that nothing identifies.
+    /// Counts an event without an id or idempotency key.
     pub fn identity_missing(&self) {
         if let Some(genuine) = &self.genuine {
             genuine.identity_missing.inc();
         }
     }
 
-    /// Books `count` events as received and in flight.
+    /// Counts events as received. They are in flight until [`Self::events`] counts their results.
     pub fn events_received(&self, count: u64) {
-        let Some(genuine) = &self.genuine else { return };
-        let _moving = self.metrics.account.read();
-        genuine.received.inc_by(count);
-        self.metrics.events_in_flight.add(count.cast_signed());
+        if let Some(genuine) = &self.genuine {
+            genuine.received.inc_by(count);
+        }
     }
 
-    /// Books events out of flight, each by its category to its result.
-    pub fn events(&self, events: impl ExactSizeIterator<Item = (&'static str, &'static str)>) {
+    /// Counts events with their category and result.
+    pub fn events(&self, events: impl Iterator<Item = (&'static str, &'static str)>) {
         let Some(genuine) = &self.genuine else { return };
-        let _moving = self.metrics.account.read();
-        self.metrics.events_in_flight.sub(events.len() as i64);
+        EventAccount::before_results();
         for (category, result) in events {
             let results = find(&genuine.events, category);
             if let Some(counter) = results.and_then(|results| find(results, result)) {
@@ -101,12 +100,12 @@ impl Genuine {
         let results = &metrics.labels.event_results;
         let category = |category: &&'static str| {
             let result = |result: &&'static str| {
-                (*result, metrics.events.with_label_values(&[name, *category, *result]))
+                (*result, metrics.account.results.with_label_values(&[name, *category, *result]))
             };
             (*category, results.iter().map(result).collect())
         };
         Self {
-            received: metrics.events_received.with_label_values(&[name]),
+            received: metrics.account.received.with_label_values(&[name]),
             events: metrics.labels.categories.iter().map(category).collect(),
             identity_missing: metrics.identity_missing.with_label_values(&[name]),
             last_delivery: metrics.last_delivery.with_label_values(&[name]),
@@ -114,7 +113,7 @@ impl Genuine {
     }
 }
 
-/// The sets are small and their likeliest members stand first.
+/// Linear search: the sets are small and the most likely members come first.
 fn find<'a, T>(all: &'a [(&'static str, T)], wanted: &str) -> Option<&'a T> {
     all.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::app::App;
+use attio_bridge::app::logging;
 use attio_bridge::bus::StartError;
-use attio_bridge::cli::logging;
 use attio_bridge::config::{self, Input};
 use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishHandle};

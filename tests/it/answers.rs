@@ -175,7 +175,7 @@ pub async fn refused<B: Bus>(bridge: &Bridge<B>) {
 }
 
 #[tokio::test]
-async fn every_reason_has_its_answer_and_its_count() {
+async fn every_reason_has_its_answer_and_its_counter() {
     for reason in Reason::ALL {
         let (response, bridge) = provoke(reason).await;
         check(reason, &response);
@@ -195,7 +195,7 @@ async fn every_reason_has_its_answer_and_its_count() {
 }
 
 #[tokio::test]
-async fn the_verdict_on_a_signature_is_counted_by_secret_and_result() {
+async fn signature_verifications_are_counted_by_secret_and_result() {
     for reason in Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()) {
         let (_, bridge) = provoke(reason).await;
         let scrape = bridge.metrics().await;
@@ -211,7 +211,7 @@ async fn the_verdict_on_a_signature_is_counted_by_secret_and_result() {
 }
 
 #[tokio::test]
-async fn a_good_answer_counts_its_events() {
+async fn answer_200_counts_events_by_result() {
     let bridge = Bridge::with(|config| {
         config.sources[0].filter.exclude.types = vec!["list.deleted".into()];
     })
@@ -232,7 +232,7 @@ async fn a_good_answer_counts_its_events() {
 }
 
 #[tokio::test]
-async fn a_mixed_delivery_has_the_first_good_reason_that_applies() {
+async fn mixed_delivery_has_the_first_success_reason_that_applies() {
     const UNUSABLE: &str = "7";
     const FILTERED: &str = r#"{"event_type":"list.deleted"}"#;
     const KNOWN: &str = r#"{"event_type":"task.created","id":{"event_id":"known"}}"#;
@@ -258,7 +258,7 @@ async fn a_mixed_delivery_has_the_first_good_reason_that_applies() {
 }
 
 #[tokio::test]
-async fn one_failed_event_makes_the_whole_answer_a_failure_and_a_bug_comes_before_the_broker() {
+async fn one_failed_event_fails_the_answer_and_internal_precedes_broker_reasons() {
     let unavailable = PublishError::Unavailable { detail: "x".into() };
     let timeout = PublishError::Timeout { detail: "x".into() };
     let refused = PublishError::Refused { detail: "x".into() };
@@ -283,7 +283,7 @@ async fn one_failed_event_makes_the_whole_answer_a_failure_and_a_bug_comes_befor
 }
 
 #[tokio::test]
-async fn a_bus_that_panics_or_forgets_its_ticket_is_an_internal_error_and_the_account_balances() {
+async fn bus_that_panics_or_drops_its_handle_is_500_and_the_metrics_balance() {
     for broken in [Broken::Panics, Broken::DropsItsTicket] {
         let bridge = Bridge::over(Arc::new(broken), config(&[])).await;
         let mut client = bridge.connect().await;
@@ -304,7 +304,7 @@ async fn a_bus_that_panics_or_forgets_its_ticket_is_an_internal_error_and_the_ac
 }
 
 #[tokio::test]
-async fn both_paths_lead_to_a_source_and_the_query_is_ignored() {
+async fn both_paths_reach_a_source_and_the_query_is_ignored() {
     let bridge = Bridge::start().await;
     let table = [
         ("/webhooks/attio", 200),
@@ -336,7 +336,7 @@ async fn both_paths_lead_to_a_source_and_the_query_is_ignored() {
 }
 
 #[tokio::test]
-async fn only_json_without_an_encoding_is_taken() {
+async fn content_type_other_than_json_or_any_content_encoding_is_415() {
     let bridge = Bridge::start().await;
     let ask = |name: &'static str, values: &'static [&'static str]| {
         let mut request = Request::signed(EMPTY).without(name);
@@ -382,7 +382,7 @@ async fn only_json_without_an_encoding_is_taken() {
 }
 
 #[tokio::test]
-async fn only_post_is_allowed() {
+async fn methods_other_than_post_are_405() {
     let bridge = Bridge::start().await;
     for method in ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"] {
         let response = bridge.ask(&Request::signed(EMPTY).method(method)).await;
@@ -394,7 +394,7 @@ async fn only_post_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_body_in_chunks_is_signed_like_any_other() {
+async fn chunked_body_is_accepted() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect().await;
     for (at, size) in [1, 7, 100, 1 << 20].into_iter().enumerate() {
@@ -405,7 +405,7 @@ async fn a_body_in_chunks_is_signed_like_any_other() {
 }
 
 #[tokio::test]
-async fn a_sender_that_waits_for_100_is_told_to_go_on_only_where_its_body_is_wanted() {
+async fn expect_100_continue_is_answered_100_only_if_the_head_is_accepted() {
     let bridge = Bridge::start().await;
     let good = Request::keyed("k", RECORD).header("Expect", "100-continue");
     let mut client = bridge.connect().await;
@@ -421,7 +421,7 @@ async fn a_sender_that_waits_for_100_is_told_to_go_on_only_where_its_body_is_wan
 }
 
 #[tokio::test]
-async fn a_body_may_be_as_large_as_the_limit_and_not_one_byte_larger() {
+async fn body_of_max_body_bytes_is_accepted_and_one_byte_more_is_413() {
     let bridge = Bridge::start().await;
     let limit = 524_288;
     let body = |length: usize| {
@@ -446,7 +446,7 @@ async fn a_body_may_be_as_large_as_the_limit_and_not_one_byte_larger() {
 }
 
 #[tokio::test]
-async fn a_head_larger_than_the_limit_is_431() {
+async fn head_above_max_header_bytes_or_max_fields_is_431() {
     let bridge = Bridge::start().await;
     let base = Request::keyed("k", RECORD);
     let fields =
@@ -470,7 +470,7 @@ async fn a_head_larger_than_the_limit_is_431() {
 }
 
 #[tokio::test]
-async fn one_connection_serves_one_delivery_after_the_other() {
+async fn keep_alive_connection_serves_many_deliveries() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect().await;
     for (name, body) in fixtures::deliveries() {
@@ -491,7 +491,7 @@ async fn one_connection_serves_one_delivery_after_the_other() {
 }
 
 #[tokio::test]
-async fn two_requests_in_one_packet_have_two_answers_in_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect().await;
     let both = [Request::keyed("a", RECORD).bytes(), Request::signed(EMPTY).bytes()].concat();
@@ -501,7 +501,7 @@ async fn two_requests_in_one_packet_have_two_answers_in_order() {
 }
 
 #[tokio::test]
-async fn a_refused_request_keeps_its_connection_or_says_that_it_ends() {
+async fn refused_request_keeps_its_connection_or_sends_connection_close() {
     let bridge = Bridge::with(|config| config.http.max_in_flight = 1).await;
     bridge.bus.answer(Answer::Hang);
     bridge.connect().await.send(&Request::keyed("hangs", RECORD)).await;
@@ -540,7 +540,7 @@ async fn a_refused_request_keeps_its_connection_or_says_that_it_ends() {
 }
 
 #[tokio::test]
-async fn a_refused_request_whose_body_does_not_come_is_answered_all_the_same() {
+async fn refused_request_is_answered_without_its_body() {
     let bridge = Bridge::with(|config| config.http.body_timeout = Duration::from_secs(3600)).await;
     for request in [
         Request::signed(RECORD).path("/nowhere"),

@@ -68,7 +68,7 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_contract_is_there_from_the_start_at_0() {
+async fn every_metric_of_the_contract_starts_at_0() {
     let bridge = Bridge::start().await;
     let scrape = bridge.metrics().await;
     for (name, labels) in contract() {
@@ -79,7 +79,7 @@ async fn every_metric_of_the_contract_is_there_from_the_start_at_0() {
 }
 
 #[tokio::test]
-async fn no_metric_is_there_that_the_contract_lacks() {
+async fn there_is_no_metric_outside_the_contract() {
     let bridge = Bridge::start().await;
     let known: BTreeSet<String> =
         contract().into_keys().map(|name| name.trim_end_matches("_count").to_owned()).collect();
@@ -122,7 +122,7 @@ fn some_verdict(at: usize) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_account_balances_at_every_scrape() {
+async fn event_metrics_balance_at_every_scrape() {
     let bridge = Bridge::with(|config| {
         config.http.answer_timeout = std::time::Duration::from_millis(100);
         config.sources[0].filter.exclude.types = vec!["list.*".into()];
@@ -181,7 +181,7 @@ async fn the_account_balances_at_every_scrape() {
 }
 
 #[tokio::test]
-async fn an_event_is_in_flight_until_its_delivery_has_ended() {
+async fn event_is_in_flight_until_its_delivery_ends() {
     let bridge = Bridge::start().await;
     bridge.bus.script([Answer::Acknowledge, Answer::Late, Answer::Hang]);
     let mut client = bridge.connect().await;
@@ -201,7 +201,7 @@ async fn an_event_is_in_flight_until_its_delivery_has_ended() {
 }
 
 #[tokio::test]
-async fn the_last_delivery_is_one_whose_signature_matched() {
+async fn last_delivery_timestamp_is_of_a_verified_delivery() {
     let bridge = Bridge::start().await;
     let labels = [("source", "attio")];
     bridge.ask(&Request::unsigned("{}")).await;

@@ -267,7 +267,7 @@ fn routes() -> Routes {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn whatever_is_signed_becomes_good_events_at_addresses_of_the_table(
+    fn any_signed_json_becomes_valid_cloudevents_at_known_addresses(
         body in delivery(),
         key in prop::option::of("[!-~]{1,255}"),
     ) {
@@ -277,7 +277,7 @@ proptest! {
     }
 
     #[test]
-    fn so_do_any_bytes(body in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn any_signed_bytes_become_valid_cloudevents_at_known_addresses(body in prop::collection::vec(any::<u8>(), 0..300)) {
         let routes = routes();
         let addresses = routes.addresses();
         walk(&body, None, &routes, &addresses);
@@ -318,7 +318,7 @@ fn any_member_may_hold_64_kilobytes() {
 }
 
 #[test]
-fn the_addresses_are_one_per_category_and_two_more() {
+fn there_is_one_address_per_category_and_unknown_and_quarantine() {
     let addresses: Vec<String> = routes().addresses().iter().map(ToString::to_string).collect();
     assert_eq!(addresses.len(), 15);
     assert!(addresses.iter().all(|address| address.starts_with("attio.")));
@@ -326,7 +326,7 @@ fn the_addresses_are_one_per_category_and_two_more() {
 }
 
 #[tokio::test]
-async fn a_thousand_hostile_deliveries_add_no_label_and_no_address() {
+async fn hostile_deliveries_add_no_metric_label_and_no_address() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let bridge = Bridge::with(|config| config.http.max_body_bytes = 8 << 20).await;

@@ -152,7 +152,7 @@ async fn nothing_leaks_without_a_broker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_leaks_with_a_kafka_that_refuses_the_password() {
+async fn nothing_leaks_with_a_kafka_that_rejects_the_password() {
     let secured = shared();
     for (door, mechanism) in [(Door::Sasl, "PLAIN"), (Door::SaslTls, "SCRAM-SHA-512")] {
         let variables = variables(&secured.login(door, mechanism, USER, LOGIN), &unique("leaks"));
@@ -167,7 +167,7 @@ async fn nothing_leaks_with_a_kafka_that_refuses_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_leaks_with_a_kafka_that_takes_the_password() {
+async fn nothing_leaks_with_a_kafka_that_accepts_the_password() {
     let secured = shared();
     let options = secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD);
     let prefix = unique("leaks");

@@ -31,7 +31,7 @@ fn check(line: &Value, expected: &Value) {
 }
 
 #[tokio::test]
-async fn a_delivery_has_one_line_that_says_how_it_ended() {
+async fn each_delivery_logs_one_line_with_its_result() {
     let bridge = Bridge::with(|config| config.sources[0].filter.exclude.types = vec!["list.*".into()]).await;
     let body = r#"{"webhook_id":"w","events":[7,{"event_type":"list.deleted"},{"event_type":"x.y"}]}"#;
     let request = Request::keyed("k", body);
@@ -47,7 +47,7 @@ async fn a_delivery_has_one_line_that_says_how_it_ended() {
 }
 
 #[tokio::test]
-async fn a_failed_delivery_is_a_warning_with_what_the_broker_said() {
+async fn failed_delivery_logs_a_warning_with_the_broker_error() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Fail(PublishError::Refused { detail: "no topic attio.record".into() }));
     let lines = lines(&bridge, &[Request::keyed("k", fixtures::delivery("record.created"))]).await;
@@ -56,7 +56,7 @@ async fn a_failed_delivery_is_a_warning_with_what_the_broker_said() {
 }
 
 #[tokio::test]
-async fn the_exact_reason_of_a_401_is_in_the_log() {
+async fn exact_reason_of_a_401_is_logged() {
     let bridge = Bridge::start().await;
     let requests = [
         Request::unsigned("{}"),
@@ -75,7 +75,7 @@ async fn the_exact_reason_of_a_401_is_in_the_log() {
 }
 
 #[tokio::test]
-async fn lines_about_strangers_are_few_and_say_how_many_were_left_out() {
+async fn log_lines_of_unauthenticated_requests_are_limited_and_suppressed_ones_counted() {
     let bridge = Bridge::start().await;
     let logs = Logs::capture();
     let mut client = bridge.connect().await;
@@ -98,7 +98,7 @@ async fn lines_about_strangers_are_few_and_say_how_many_were_left_out() {
 }
 
 #[tokio::test]
-async fn no_log_metric_or_answer_has_a_secret_a_signature_or_a_body() {
+async fn logs_metrics_and_answers_contain_no_secret_signature_or_body() {
     const CANARY: &str = "canary-3f9c80d2";
     let logs = Logs::capture();
     let body = format!(

@@ -54,7 +54,7 @@ fn bodies() -> Vec<(&'static str, String, &'static str)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_body_is_too_much_for_whoever_reads_it() {
+async fn pathological_json_is_parsed_in_bounded_memory() {
     let mut served = Served::start(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
         ("ATTIO_BRIDGE__HTTP__MAX_BODY_BYTES", "8388608"),
@@ -74,7 +74,7 @@ async fn no_body_is_too_much_for_whoever_reads_it() {
 }
 
 #[tokio::test]
-async fn nothing_is_ever_decompressed() {
+async fn compressed_bodies_are_refused_and_never_decompressed() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Acknowledge);
     // An empty gzip member, and a deflate bomb's beginning: neither is looked into.

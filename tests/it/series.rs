@@ -35,7 +35,7 @@ fn unseen(at: usize) -> [Request; 3] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn types_paths_and_methods_without_end_add_no_series() {
+async fn unseen_types_paths_and_methods_add_no_metric_series() {
     const CLIENTS: usize = 16;
     let each = stress(3_000, 100_000) / CLIENTS;
     let bridge = Arc::new(Bridge::start().await);
@@ -63,7 +63,7 @@ async fn types_paths_and_methods_without_end_add_no_series() {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_say_of_a_scrape() {
+async fn promtool_finds_no_problem_in_a_scrape() {
     let served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
     for request in unseen(1) {
         served.ask(&request).await;

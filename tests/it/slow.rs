@@ -28,7 +28,7 @@ fn event(at: usize) -> Request {
 }
 
 #[tokio::test]
-async fn a_head_that_stalls_behind_a_request_ends_the_connection() {
+async fn stalled_pipelined_head_closes_the_connection_after_header_timeout() {
     let bridge = Bridge::with(|config| {
         config.http.header_timeout = SHORT;
         config.http.idle_timeout = LONG;
@@ -43,7 +43,7 @@ async fn a_head_that_stalls_behind_a_request_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_head_that_waits_behind_a_request_has_its_time_after_it() {
+async fn header_timeout_of_a_pipelined_head_starts_after_the_answer_before_it() {
     let header_timeout = Duration::from_secs(2);
     let bridge = Bridge::with(|config| {
         config.http.header_timeout = header_timeout;
@@ -64,7 +64,7 @@ async fn a_head_that_waits_behind_a_request_has_its_time_after_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_takes_its_answers_loses_its_connection() {
+async fn client_that_reads_no_answers_is_disconnected_after_idle_timeout() {
     let bridge = Bridge::with(|config| config.http.idle_timeout = SHORT).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -102,7 +102,7 @@ async fn stall(address: SocketAddr, at: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_stalled_connections_do_not_disturb_a_good_client() {
+async fn thousand_stalled_connections_do_not_disturb_a_good_client() {
     const STALLED: usize = 1000;
     let bridge = Bridge::with(|config| {
         config.http.header_timeout = Duration::from_secs(3);
@@ -130,7 +130,7 @@ async fn a_thousand_stalled_connections_do_not_disturb_a_good_client() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_anywhere_makes_no_second_publish_and_leaves_nothing_behind() {
+async fn client_disconnect_at_any_byte_causes_no_second_publish() {
     let bridge = Bridge::with(|config| config.shutdown.drain_timeout = LONG).await;
     let step = if full_tier() { 1 } else { 7 };
     let mut sent = 0;
@@ -161,7 +161,7 @@ async fn a_client_that_leaves_anywhere_makes_no_second_publish_and_leaves_nothin
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_its_event_is_on_its_way_finds_it_published() {
+async fn client_disconnect_during_publish_does_not_cancel_it() {
     let bridge = Bridge::with(|config| config.shutdown.drain_timeout = LONG).await;
     bridge.bus.script([Answer::Late, Answer::Late, Answer::Late]);
     for way in 0..3 {
@@ -184,7 +184,7 @@ async fn a_client_that_leaves_while_its_event_is_on_its_way_finds_it_published()
 }
 
 #[tokio::test]
-async fn many_large_bodies_at_once_are_taken_as_far_as_the_budget_goes_and_the_rest_is_told_so() {
+async fn large_bodies_beyond_max_in_flight_bytes_are_overloaded() {
     const BODY: usize = 256 * 1024;
     const PLACES: usize = 8;
     let bridge = Bridge::with(|config| {
@@ -230,7 +230,7 @@ async fn many_large_bodies_at_once_are_taken_as_far_as_the_budget_goes_and_the_r
 }
 
 #[tokio::test]
-async fn a_bridge_out_of_descriptors_waits_for_them_without_spinning() {
+async fn accept_loop_out_of_descriptors_does_not_spin() {
     let served = Served::limited(Some(48), &[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
     let mut clients = Vec::new();
     for _ in 0..100 {
@@ -250,7 +250,7 @@ async fn a_bridge_out_of_descriptors_waits_for_them_without_spinning() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_the_largest_bodies_finds_bounded_memory_and_an_answer_for_everybody() {
+async fn flood_of_largest_bodies_is_answered_in_bounded_memory() {
     let flood = if full_tier() { 5000 } else { 600 };
     // Nobody reads its standard output, so the broker has stopped taking anything.
     let mut served = Served::start(&[

@@ -18,8 +18,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::{Args, Subcommand};
 
-use super::logging::{self, Log};
 use super::{Exit, print, problems, say, warn};
+use crate::app::logging::{self, Log};
 use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
 use crate::config::{self, Input, LogFormat, LogOptions};
 

@@ -1,45 +1,101 @@
-//! One connection: what it lets through, its deadlines between requests, and its end.
+//! One connection below hyper: it frames requests, keeps the deadlines between them, and ends gracefully.
 //!
-//! hyper's own header timer also runs while a kept-alive connection is idle, so it cannot tell a
-//! stalled head (seconds) from a good client between two requests (more than a minute). And hyper
-//! takes heads that can be read in two ways. This wrapper sees the bytes arrive: it knows where each
-//! request begins and ends, times what it waits for, and lets nothing through that it does not
-//! understand ([`gate`]).
+//! hyper's own header timer also runs while a kept-alive connection is idle, so it cannot tell a stalled
+//! head (seconds) from a client between two requests (more than a minute). And hyper accepts heads that can
+//! be read in two ways. This layer sees the bytes arrive: it knows where each request begins and ends, and
+//! passes on nothing that it does not understand ([`framer`]).
 
-pub mod phase;
+pub mod framer;
 pub mod head;
-pub mod chunks;
-pub mod gate;
 
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-pub use gate::Gate;
-use gate::Passed;
-use phase::Phase;
-pub use phase::{Progress, Timeouts};
+use framer::{Event, RequestFramer};
+use head::Refusal;
 
-/// How long, and for how many bytes, a client that is still sending is listened to after the last
-/// answer: closing earlier would reset the connection, and with it the answer.
+/// After the last answer, how long and how many bytes a client that still sends is read: to close earlier
+/// would reset the connection, and the client would lose the answer.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// The connection's bytes, with a gate before them and a clock beside them.
+/// Deadlines of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the rest of a head, and for the first byte of a connection.
+    pub header: Duration,
+    /// For the next request, and for each write of an answer.
+    pub idle: Duration,
+}
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The rest of a head, or a connection's first head.
+    Head,
+    /// The service, which has deadlines of its own.
+    Busy,
+    /// The next request.
+    Idle,
+    /// The client, to read its answer.
+    Writing,
+}
+
+/// Shared by a connection and its service, which run in the same task.
+#[derive(Clone)]
+pub struct Progress(Arc<Mutex<State>>);
+
+struct State {
+    phase: Phase,
+    refusal: Option<Refusal>,
+}
+
+impl Progress {
+    /// A connection that has just been accepted.
+    pub fn accepted() -> Self {
+        Self(Arc::new(Mutex::new(State { phase: Phase::Head, refusal: None })))
+    }
+
+    /// A request has reached the service. Returns why its head was refused, if this is the synthetic
+    /// request in its place.
+    pub fn request_began(&self) -> Option<Refusal> {
+        let mut state = self.0.lock();
+        state.phase = Phase::Busy;
+        state.refusal.take()
+    }
+
+    /// The answer is ready to be written.
+    pub fn request_ended(&self) {
+        self.set(Phase::Idle);
+    }
+
+    fn set(&self, phase: Phase) {
+        self.0.lock().phase = phase;
+    }
+
+    fn get(&self) -> Phase {
+        self.0.lock().phase
+    }
+}
+
+/// A TCP stream that frames requests and has deadlines.
 pub struct Connection {
     io: TokioIo<TcpStream>,
-    /// None where hyper's own reading is good enough.
-    gate: Option<Gate>,
+    /// None for the admin listener, where hyper's own parser is strict enough.
+    framer: Option<RequestFramer>,
     progress: Progress,
     timeouts: Timeouts,
     /// The phase that `timer` was set for.
@@ -47,7 +103,7 @@ pub struct Connection {
     timer: Pin<Box<Sleep>>,
     /// Ends an idle connection as soon as the bridge drains.
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Once the last answer is written: how many more bytes are listened to.
+    /// Set once the last answer is written: how many more bytes to read.
     lingering: Option<usize>,
 }
 
@@ -55,14 +111,14 @@ impl Connection {
     /// Wraps an accepted connection.
     pub fn new(
         stream: TcpStream,
-        gate: Option<Gate>,
+        framer: Option<RequestFramer>,
         progress: Progress,
         timeouts: Timeouts,
         drain: CancellationToken,
     ) -> Self {
         Self {
             io: TokioIo::new(stream),
-            gate,
+            framer,
             progress,
             timeouts,
             timed: Phase::Head,
@@ -72,7 +128,8 @@ impl Connection {
         }
     }
 
-    fn time(&mut self, phase: Phase) {
+    /// Starts the timer of a phase, unless it runs already.
+    fn start_timer(&mut self, phase: Phase) {
         if self.timed == phase {
             return;
         }
@@ -84,12 +141,12 @@ impl Connection {
         self.timer.as_mut().reset(Instant::now() + limit);
     }
 
-    /// Whether the wait that the phase allows is over.
-    fn poll_over(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<io::Error> {
+    /// Ready when the phase has used up its time.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, phase: Phase) -> Poll<io::Error> {
         if phase == Phase::Busy {
             return Poll::Pending;
         }
-        self.time(phase);
+        self.start_timer(phase);
         if phase == Phase::Idle && self.draining.as_mut().poll(cx).is_ready() {
             return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "draining"));
         }
@@ -97,16 +154,20 @@ impl Connection {
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
-    /// The phase while nothing comes: part of a head is more than nothing.
+    /// The phase while nothing arrives. A connection with part of a head is not idle.
     fn waiting(&self) -> Phase {
-        match (self.progress.get(), &self.gate) {
-            (Phase::Idle, Some(gate)) if !gate.is_idle() => Phase::Head,
+        match (self.progress.get(), &self.framer) {
+            (Phase::Idle, Some(framer)) if !framer.is_idle() => Phase::Head,
             (phase, _) => phase,
         }
     }
 
-    /// Reads without looking.
-    fn poll_read_open(&mut self, cx: &mut Context<'_>, cursor: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    /// Reads without framing.
+    fn poll_read_unframed(
+        &mut self,
+        cx: &mut Context<'_>,
+        cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, cursor));
         if self.progress.get() == Phase::Idle {
             self.progress.set(Phase::Head);
@@ -114,30 +175,31 @@ impl Connection {
         Poll::Ready(result)
     }
 
-    /// Reads what the gate lets through.
-    fn poll_read_gated(
+    /// Reads what the framer passes on.
+    fn poll_read_framed(
         &mut self,
         cx: &mut Context<'_>,
         mut cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            let Some(gate) = &mut self.gate else { return Poll::Ready(Ok(())) };
-            let passed = gate.pass(cursor.remaining(), |bytes| cursor.put_slice(bytes));
-            match passed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
-                Passed::Some | Passed::Closed => return Poll::Ready(Ok(())),
-                Passed::Head(refused) => {
-                    self.progress.set(Phase::Busy);
-                    self.timed = Phase::Busy;
-                    if let Some(reason) = refused {
-                        self.progress.refuse(reason);
+            let Some(framer) = &mut self.framer else { return Poll::Ready(Ok(())) };
+            let event = framer.pass(cursor.remaining(), |bytes| cursor.put_slice(bytes));
+            match event.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
+                Event::Bytes | Event::Closed => return Poll::Ready(Ok(())),
+                event @ (Event::Head | Event::RefusedHead(_)) => {
+                    let mut state = self.progress.0.lock();
+                    state.phase = Phase::Busy;
+                    if let Event::RefusedHead(refusal) = event {
+                        state.refusal = Some(refusal);
                     }
+                    self.timed = Phase::Busy;
                     return Poll::Ready(Ok(()));
                 }
-                Passed::None => {}
+                Event::NeedsMore => {}
             }
-            match poll_read_buf(Pin::new(self.io.inner_mut()), cx, gate.buffer()) {
+            match poll_read_buf(Pin::new(self.io.inner_mut()), cx, framer.buffer()) {
                 Poll::Pending => {
-                    gate.rest();
+                    framer.shrink();
                     return Poll::Pending;
                 }
                 Poll::Ready(Ok(1..)) => {}
@@ -146,10 +208,10 @@ impl Connection {
         }
     }
 
-    /// A write that does not end is waited for, but not for ever.
+    /// Gives a pending write the idle timeout.
     fn poll_written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match written {
-            Poll::Pending => self.poll_over(cx, Phase::Writing).map(Err),
+            Poll::Pending => self.poll_deadline(cx, Phase::Writing).map(Err),
             Poll::Ready(result) => {
                 if self.timed == Phase::Writing {
                     self.timed = Phase::Busy;
@@ -159,11 +221,11 @@ impl Connection {
         }
     }
 
-    /// Hears a client out that is still sending, so that it can read its answer.
+    /// Reads and discards what the client still sends, so that it can read its answer.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some(left) = self.lingering.filter(|left| *left > 0) {
-            let mut unheard = BytesMut::with_capacity(4096);
-            match poll_read_buf(Pin::new(self.io.inner_mut()), cx, &mut unheard) {
+            let mut discarded = BytesMut::with_capacity(4096);
+            match poll_read_buf(Pin::new(self.io.inner_mut()), cx, &mut discarded) {
                 Poll::Ready(Ok(count @ 1..)) => self.lingering = Some(left.saturating_sub(count)),
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return self.timer.as_mut().poll(cx),
@@ -179,15 +241,15 @@ impl Read for Connection {
         cx: &mut Context<'_>,
         cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = match self.gate {
-            Some(_) => self.poll_read_gated(cx, cursor),
-            None => self.poll_read_open(cx, cursor),
+        let read = match self.framer {
+            Some(_) => self.poll_read_framed(cx, cursor),
+            None => self.poll_read_unframed(cx, cursor),
         };
         if read.is_ready() {
             return read;
         }
         let phase = self.waiting();
-        self.poll_over(cx, phase).map(Err)
+        self.poll_deadline(cx, phase).map(Err)
     }
 }
 
@@ -205,8 +267,8 @@ impl Write for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
-            let at_rest = self.gate.as_ref().is_none_or(Gate::is_idle);
-            self.lingering = Some(if at_rest { 0 } else { LINGER_BYTES });
+            let idle = self.framer.as_ref().is_none_or(RequestFramer::is_idle);
+            self.lingering = Some(if idle { 0 } else { LINGER_BYTES });
             self.timer.as_mut().reset(Instant::now() + LINGER);
         }
         self.poll_linger(cx).map(Ok)

@@ -1,6 +1,6 @@
-//! What a request must be before its body is read: the cheapest checks first, and a place in the
-//! budget last. Its framing and the size of its head were checked before it was a request, in
-//! `connection/head`.
+//! Admission: the checks on a request before its body is read, cheapest first, and the limits on what may be
+//! in flight. By hand, because no limiter layer charges a body by the bytes that have arrived. Framing and
+//! head size are checked earlier, in `connection/head`.
 
 use std::sync::Arc;
 
@@ -14,46 +14,47 @@ use crate::delivery::{Header, Headers};
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::verify;
 
-/// How much may be in flight. Taken before a body is read, so that memory is bounded by it.
+/// Limits deliveries in flight and the bytes of their bodies, and with them memory. Nothing waits for a
+/// permit: a request that gets none is shed as `overloaded`.
 ///
-/// A place is kept for a body that comes without delay. One that lets itself be waited for loses what it
-/// has not used and is charged as it comes: else a stranger could hold every place with a few bytes.
-pub struct Budget {
+/// A prompt body keeps its full reservation. A slow one is reduced to the bytes received so far and charged
+/// per chunk, so that unauthenticated senders cannot hold every permit with a few bytes.
+pub struct AdmissionLimiter {
     deliveries: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
 }
 
-/// A place in the budget, given back when it is dropped.
+/// Permission to be in flight, returned when it is dropped.
 #[derive(Debug)]
-pub struct Place {
-    /// None while its body lets itself be waited for.
+pub struct Permit {
+    /// None while the body is slow.
     delivery: Option<OwnedSemaphorePermit>,
     bytes: OwnedSemaphorePermit,
 }
 
-impl Budget {
-    /// A budget of so many deliveries and so many bytes of their bodies.
+impl AdmissionLimiter {
+    /// A limiter of so many deliveries and so many bytes of their bodies.
     pub fn new(deliveries: usize, bytes: usize) -> Self {
-        let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Self { deliveries: semaphore(deliveries), bytes: semaphore(bytes) }
     }
 
-    /// A place for a body of at most `bytes`, or none: nobody waits here.
-    fn take(&self, bytes: usize) -> Result<Place, Reason> {
-        Ok(Place { delivery: Some(self.delivery()?), bytes: self.bytes(bytes)? })
+    /// A permit for a body of at most `bytes`.
+    fn acquire(&self, bytes: usize) -> Result<Permit, Reason> {
+        Ok(Permit { delivery: Some(self.delivery()?), bytes: self.bytes(bytes)? })
     }
 
-    /// Makes sure that a place is charged with so many bytes.
-    pub(super) fn charge(&self, place: &mut Place, bytes: usize) -> Result<(), Reason> {
-        let more = bytes.saturating_sub(place.bytes.num_permits());
-        place.bytes.merge(self.bytes(more)?);
+    /// Raises the bytes of a permit to `bytes`.
+    pub(super) fn charge(&self, permit: &mut Permit, bytes: usize) -> Result<(), Reason> {
+        let more = bytes.saturating_sub(permit.bytes.num_permits());
+        permit.bytes.merge(self.bytes(more)?);
         Ok(())
     }
 
-    /// The body of this place has come after all.
-    pub(super) fn restore(&self, place: &mut Place) -> Result<(), Reason> {
-        if place.delivery.is_none() {
-            place.delivery = Some(self.delivery()?);
+    /// Ends [`Permit::suspend`]: the body is complete.
+    pub(super) fn resume(&self, permit: &mut Permit) -> Result<(), Reason> {
+        if permit.delivery.is_none() {
+            permit.delivery = Some(self.delivery()?);
         }
         Ok(())
     }
@@ -68,29 +69,29 @@ impl Budget {
     }
 }
 
-impl Place {
-    /// Bytes that it is charged with.
+impl Permit {
+    /// Bytes that it is charged for.
     pub fn bytes(&self) -> usize {
         self.bytes.num_permits()
     }
 
-    /// Gives back what a body does not need.
+    /// Returns the bytes above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let excess = self.bytes.num_permits().saturating_sub(bytes);
         drop(self.bytes.split(excess));
     }
 
-    /// The body lets itself be waited for: gives back everything but the bytes that have come.
-    pub fn suspend(&mut self, came: usize) {
+    /// The body is slow: returns everything but the bytes received so far.
+    pub fn suspend(&mut self, received: usize) {
         self.delivery = None;
-        self.shrink_to(came);
+        self.shrink_to(received);
     }
 }
 
 impl Edge {
-    /// Checks the head of a request to a known source and takes a place for its body. Whoever does not
-    /// even claim a signature gets none.
-    pub(super) fn admit(&self, head: &Parts) -> Result<(Headers, Place), Reason> {
+    /// Checks the head of a request to a known source and acquires a permit for its body. Requests without a
+    /// well-formed signature header are refused before that.
+    pub(super) fn admit(&self, head: &Parts) -> Result<(Headers, Permit), Reason> {
         if head.method != Method::POST {
             return Err(Reason::MethodNotAllowed);
         }
@@ -107,11 +108,11 @@ impl Edge {
         }
         let headers = headers(&head.headers);
         verify::claims(&headers)?;
-        Ok((headers, self.budget.take(body_bytes)?))
+        Ok((headers, self.limiter.acquire(body_bytes)?))
     }
 }
 
-/// The length that the head announces. It stands there once, in digits: the gate has seen to that.
+/// The Content-Length. `connection/head` has checked that there is at most one and that it is a number.
 fn content_length(headers: &HeaderMap) -> Result<Option<usize>, Reason> {
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     match (lengths.next(), lengths.next()) {
@@ -124,7 +125,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<usize>, Reason> {
     }
 }
 
-/// No media type, or any JSON one (`application/json`, `…/…+json`), whatever its parameters.
+/// Whether the media type is JSON (`application/json`, `…/…+json`, with any parameters) or absent.
 fn is_json(headers: &HeaderMap) -> bool {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (types.next(), types.next()) else {
@@ -138,13 +139,13 @@ fn is_json(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Not encoded: the signature is over the bytes as they came, and nothing is ever decompressed.
+/// Whether the body is not encoded. The signature covers the bytes as sent, and nothing is decompressed.
 fn is_plain(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(header::CONTENT_ENCODING);
     codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The headers that mean something to the pipeline.
+/// The headers that the pipeline reads.
 fn headers(map: &HeaderMap) -> Headers {
     const ATTIO_SIGNATURE: HeaderName = HeaderName::from_static("attio-signature");
     const X_ATTIO_SIGNATURE: HeaderName = HeaderName::from_static("x-attio-signature");

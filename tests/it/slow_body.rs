@@ -44,7 +44,7 @@ async fn announce(bridge: &Bridge, request: impl Fn(usize) -> Request, count: us
 }
 
 #[tokio::test]
-async fn whoever_claims_no_signature_gets_no_place_and_is_told_so_before_the_body() {
+async fn request_without_signature_is_401_before_its_body_and_takes_no_permit() {
     let bridge = narrow(PLACES, Duration::from_secs(8)).await;
     let unsigned = |at: usize| {
         let request = large(at).without("Attio-Signature");
@@ -63,7 +63,7 @@ async fn whoever_claims_no_signature_gets_no_place_and_is_told_so_before_the_bod
 }
 
 #[tokio::test]
-async fn bodies_that_do_not_come_hold_their_room_for_a_moment_only() {
+async fn slow_bodies_give_up_their_reservation_to_prompt_ones() {
     for deliveries in [PLACES, 100] {
         let bridge = narrow(deliveries, Duration::from_secs(2)).await;
         let forged =
@@ -80,7 +80,7 @@ async fn bodies_that_do_not_come_hold_their_room_for_a_moment_only() {
 }
 
 #[tokio::test]
-async fn a_slow_body_is_taken_where_there_is_room_when_it_comes() {
+async fn slow_body_is_accepted_if_a_permit_is_free_when_it_completes() {
     let bridge = narrow(PLACES, Duration::from_secs(8)).await;
     let mut slow = bridge.connect().await;
     let request = large(7);
@@ -114,7 +114,7 @@ async fn a_slow_body_is_taken_where_there_is_room_when_it_comes() {
 }
 
 #[tokio::test]
-async fn idle_connections_do_not_keep_a_probe_from_the_admin_listener() {
+async fn idle_connections_do_not_block_probes_of_the_admin_listener() {
     let bridge = Bridge::start().await;
     let mut probe = Request::unsigned("").method("GET").path("/livez");
     probe.headers.retain(|(name, _)| name == "Host");

@@ -1,4 +1,4 @@
-//! Logs: to stderr, as text on a terminal and as JSON elsewhere, with RFC 3339 UTC times.
+//! The log: on stderr, as text on a terminal and as JSON elsewhere, with RFC 3339 times in UTC.
 
 mod json;
 mod queue;
@@ -16,17 +16,17 @@ use crate::config::{Environment, LogFormat, LogOptions};
 use crate::metrics;
 use queue::{Lines, Queue};
 
-/// librdkafka and its wrapper tell at `info` what only their developers need.
-const QUIETER: [&str; 2] = ["librdkafka", "rdkafka"];
+/// What librdkafka and its wrapper log at `info` is for their developers.
+const WARNINGS_ONLY: [&str; 2] = ["librdkafka", "rdkafka"];
 
-/// The NATS client tells as an error, at every try, what the bridge says once.
+/// The NATS client logs an error at each attempt to connect; the bridge logs the outage once.
 const SILENT: &str = "async_nats=off";
 
-/// The log of this process. Dropped, it waits for its last lines, as long as somebody reads them.
+/// The log of this process. Flushed when dropped, as long as stderr is read.
 pub struct Log(Arc<Queue>);
 
 impl Log {
-    /// What must be done before the process ends in any other way than by dropping this.
+    /// Flushes the log. Call it before the process ends in any way that does not drop this.
     pub fn last_words(&self) -> impl FnOnce() + Send + use<> {
         let queue = Arc::clone(&self.0);
         move || queue.flush()
@@ -39,15 +39,15 @@ impl Drop for Log {
     }
 }
 
-/// Starts logging, and logs panics too. `RUST_LOG` wins over the level of the options. Fails where the
-/// system gives no thread.
+/// Starts logging, of panics too. `RUST_LOG` overrides the level of the options. Fails if the system
+/// cannot start a thread.
 pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> {
     let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
     let terminal = io::stderr().is_terminal();
-    let queue = Queue::start(io::stderr(), metrics::log_dropped(), tell_dropped)?;
+    let queue = Queue::start(io::stderr(), metrics::log_dropped(), report_dropped)?;
     let logs = fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
-    // Only a second start in one process can fail, and then logging is on already.
+    // Fails only if this process logs already.
     let _ = match options.format {
         LogFormat::Json => logs.event_format(json::Json).try_init(),
         LogFormat::Auto if !terminal => logs.event_format(json::Json).try_init(),
@@ -55,37 +55,36 @@ pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> 
             logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false).try_init()
         }
     };
-    std::panic::set_hook(Box::new(tell_panic));
+    std::panic::set_hook(Box::new(log_panic));
     if let Some(problem) = problem {
         tracing::warn!("RUST_LOG is ignored: {problem}");
     }
     Ok(Log(queue))
 }
 
-fn tell_dropped(lines: u64) {
+fn report_dropped(lines: u64) {
     tracing::warn!(lines, "log lines were dropped: standard error was not read fast enough");
 }
 
-/// As the usual hook does, but in the form of every other line, and without waiting for a reader.
-fn tell_panic(panic: &PanicHookInfo<'_>) {
+/// Logs a panic with what the default hook prints.
+fn log_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<&str>().copied().or(payload.downcast_ref().map(String::as_str));
-    let thread = std::thread::current();
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| display(&backtrace));
     tracing::error!(
-        thread = thread.name(),
+        thread = std::thread::current().name(),
         location = panic.location().map(display),
         backtrace,
         "panicked: {}",
-        text.unwrap_or("no text"),
+        text.unwrap_or("no message"),
     );
 }
 
-/// The filter, and what is wrong with `RUST_LOG` where it cannot be used.
+/// The filter, and why `RUST_LOG` cannot be used if it is invalid.
 fn filter(level: &str, rust_log: Option<&str>) -> (EnvFilter, Option<String>) {
     let quiet = if level == "error" { "error" } else { "warn" };
-    let quieter = QUIETER.map(|target| format!("{target}={quiet}")).join(",") + "," + SILENT;
+    let quieter = WARNINGS_ONLY.map(|target| format!("{target}={quiet}")).join(",") + "," + SILENT;
     let own = || EnvFilter::new(format!("{level},{quieter}"));
     match rust_log.map(|directives| EnvFilter::try_new(format!("{level},{quieter},{directives}"))) {
         None => (own(), None),
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_holds_and_librdkafka_is_quieter() {
+    fn librdkafka_logs_warnings_at_most_and_async_nats_nothing() {
         assert_eq!(
             directives(&filter("info", None).0),
             ["async_nats=off", "info", "librdkafka=warn", "rdkafka=warn"]
@@ -117,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn rust_log_wins_target_by_target() {
+    fn rust_log_overrides_single_targets() {
         let (found, problem) = filter("info", Some("debug,librdkafka=trace"));
         assert_eq!(directives(&found), ["async_nats=off", "debug", "librdkafka=trace", "rdkafka=warn"]);
         assert_eq!(problem, None);

@@ -228,7 +228,7 @@ async fn attack(bridge: &Bridge, mut forger: Forger, count: usize) -> BTreeMap<S
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_bad_request_is_refused_and_nothing_of_it_is_written_or_remembered() {
+async fn forged_requests_are_refused_and_publish_or_remember_nothing() {
     const CLIENTS: usize = 16;
     let each = stress(4_000, 100_000) / CLIENTS;
     let bridge = Arc::new(Bridge::start().await);
