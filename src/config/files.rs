@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use secrecy::{ExposeSecret, SecretString};
+
+/// The largest file that a secret is read from.
+const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// How long reading may wait for the writer of a pipe, such as a shell's `<(command)`.
 const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +43,25 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} KiB", limit / 1024)));
     }
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
+}
+
+/// Reads a secret from a file; one line end at its end is not part of it.
+pub fn read_secret(path: &Path) -> Result<SecretString, String> {
+    let text = read_text(path, MAX_SECRET_FILE_BYTES).map_err(|error| unreadable(path, &error))?;
+    let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
+    Ok(SecretString::from(text))
+}
+
+/// Refuses an empty secret: a variable or a file that was meant to be filled.
+pub fn not_empty(secret: &SecretString) -> Result<(), String> {
+    if secret.expose_secret().is_empty() { Err("is empty".into()) } else { Ok(()) }
+}
+
+/// The message about a file that cannot be read, without the number of the system's error.
+pub fn unreadable(path: &Path, error: &io::Error) -> String {
+    let error = error.to_string();
+    let reason = error.split(" (os error").next().unwrap_or(&error);
+    format!("the file {} cannot be read: {reason}", path.display())
 }
 
 /// Tells one state of a file from another. A file that is replaced, by a rename or by swapping a link on its

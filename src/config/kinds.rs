@@ -4,20 +4,16 @@
 //! Text from the environment is read by the type of its key; a value of the file has its own type and is
 //! never converted.
 
-use std::io;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 
 use super::diagnostics::{Diagnostics, nearest};
 use super::files;
 use super::tree::{Node, Origin, Value};
-
-/// The largest file that a secret is read from.
-const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// How a secret is shown.
 pub const HIDDEN: &str = "***";
@@ -345,10 +341,13 @@ impl Kind for Secret {
 
     fn parse(&self, node: &Node, diagnostics: &Diagnostics) -> Parsed<SecretString> {
         let value = match &node.value {
-            Value::ReadFrom(path) => read_secret(path.as_ref(), diagnostics)?,
+            Value::ReadFrom(path) => {
+                diagnostics.file(path.as_ref());
+                files::read_secret(path.as_ref())?
+            }
             _ => SecretString::from(text(node)?.0),
         };
-        not_empty(&value)?;
+        files::not_empty(&value)?;
         Ok((value, Json::from(HIDDEN)))
     }
 
@@ -407,26 +406,6 @@ impl Kind for Object {
     fn describe(&self) -> Description {
         Description::new("table", "", json!({ "type": "object" }))
     }
-}
-
-/// Reads a secret from a file; one line end at its end is not part of it.
-pub fn read_secret(path: &Path, diagnostics: &Diagnostics) -> Result<SecretString, String> {
-    diagnostics.file(path);
-    let text = files::read_text(path, MAX_SECRET_FILE_BYTES).map_err(|error| unreadable(path, &error))?;
-    let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
-    Ok(SecretString::from(text))
-}
-
-/// Refuses an empty secret: a variable or a file that was meant to be filled.
-pub fn not_empty(secret: &SecretString) -> Result<(), String> {
-    if secret.expose_secret().is_empty() { Err("is empty".into()) } else { Ok(()) }
-}
-
-/// The message about a file that cannot be read, without the number of the system's error.
-pub fn unreadable(path: &Path, error: &io::Error) -> String {
-    let error = error.to_string();
-    let reason = error.split(" (os error").next().unwrap_or(&error);
-    format!("the file {} cannot be read: {reason}", path.display())
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let tree = match files::read_text(path, MAX_FILE_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
-            diagnostics.problem("(file)", Some(named_by), kinds::unreadable(path, &error));
+            diagnostics.problem("(file)", Some(named_by), files::unreadable(path, &error));
             Table::new()
         }
     };
@@ -255,8 +255,8 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
 pub fn secret_file(path: &Path) -> Result<SecretString, String> {
-    let secret = kinds::read_secret(path, &Diagnostics::default())?;
-    kinds::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    let secret = files::read_secret(path)?;
+    files::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
     Ok(secret)
 }
 

@@ -147,7 +147,7 @@ fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
     }
     let event_type = keys.event_type?;
     if !is_known_type(&event_type.value) {
-        diagnostics.warn(&event_type, unknown_type(&event_type.value));
+        diagnostics.warn(&event_type, unknown_type(&event_type.value, ""));
     }
     Some(Subscription { event_type: event_type.value, filter: value(keys.filter) })
 }

@@ -11,9 +11,10 @@ use super::{CENTURY, DAY, Entries, INSTANT, paired, readable, value};
 use crate::bus::kafka::options::{Ensure, Options, Topics};
 use crate::bus::kafka::properties::owned_property;
 use crate::config::diagnostics::{Diagnostics, Given};
+use crate::config::files;
 use crate::config::keys::keys;
 use crate::config::kinds::{
-    AnyCase, Choice, FilePath, HIDDEN, Integer, Kind, List, Scalar, Secret, Text, TimeSpan, read_secret,
+    AnyCase, Choice, FilePath, HIDDEN, Integer, Kind, List, Scalar, Secret, Text, TimeSpan,
 };
 use crate::config::section::Section;
 use crate::config::tree::{Node, Value};
@@ -238,7 +239,10 @@ fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String
         return Err(format!("the bridge owns this property: {reason}"));
     }
     let text = match &node.value {
-        Value::ReadFrom(path) => read_secret(path.as_ref(), diagnostics)?.expose_secret().to_owned(),
+        Value::ReadFrom(path) => {
+            diagnostics.file(path.as_ref());
+            files::read_secret(path.as_ref())?.expose_secret().to_owned()
+        }
         _ => Scalar.parse(node, diagnostics)?.0,
     };
     accepted(name, &text).map(|()| text)

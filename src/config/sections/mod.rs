@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::diagnostics::{Diagnostics, Given};
 use super::files;
 use super::keys::{Key, keys};
-use super::kinds::{Choice, Describe, Integer, TimeSpan, unreadable};
+use super::kinds::{Choice, Describe, Integer, TimeSpan};
 use super::section::Section;
 use super::{Config, Environment, Input};
 use crate::bus::{self, Kind as Bus};
@@ -295,7 +295,7 @@ fn readable(diagnostics: &Diagnostics, given: Option<&Given<PathBuf>>) {
     diagnostics.file(&given.value);
     let tried = files::open(&given.value).and_then(|file| file.metadata());
     match tried {
-        Err(error) => diagnostics.refuse(given, unreadable(&given.value, &error)),
+        Err(error) => diagnostics.refuse(given, files::unreadable(&given.value, &error)),
         Ok(found) if found.is_dir() => {
             diagnostics.refuse(given, format!("{} is a directory, not a file", given.value.display()));
         }

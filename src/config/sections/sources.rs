@@ -10,10 +10,9 @@ use super::{DAY, value};
 use crate::catalog::{self, EVENT_TYPES};
 use crate::config::Environment;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
+use crate::config::files;
 use crate::config::keys::keys;
-use crate::config::kinds::{
-    Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan, read_secret,
-};
+use crate::config::kinds::{Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
 use crate::config::section::Section;
 use crate::delivery::SourceName;
 use crate::metrics::NO_SECRET;
@@ -185,7 +184,8 @@ fn secret(
     }
     let found = keys.value.or_else(|| {
         let given = keys.file?;
-        resolved(diagnostics, &given, read_secret(&given.value, diagnostics))
+        diagnostics.file(&given.value);
+        resolved(diagnostics, &given, files::read_secret(&given.value))
     });
     let found = found.or_else(|| {
         let given = keys.env?;
@@ -246,8 +246,7 @@ fn rules(section: &mut Section<'_>) -> filter::Rules {
             None => is_known_type(name),
         };
         if !known {
-            let message =
-                format!("{}; no event matches it until Attio sends such events", unknown_type(name));
+            let message = unknown_type(name, ", so it matches no event that Attio sends today");
             section.diagnostics().warn(&keys.types, message);
         }
     }
@@ -260,10 +259,10 @@ fn rules(section: &mut Section<'_>) -> filter::Rules {
     }
 }
 
-/// The message about a type that the catalog does not have.
-pub fn unknown_type(name: &str) -> String {
+/// The message about a type that the catalog does not have, with what follows from it.
+pub fn unknown_type(name: &str, consequence: &str) -> String {
     let meant = nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
-    format!("{name:?} is no event type that this build knows{meant}")
+    format!("{name:?} is no event type that this build knows{consequence}{meant}")
 }
 
 /// Whether the catalog has an event type.
