@@ -1,79 +1,47 @@
-//! Attio's event types as data: category, action, subject and partition key of each.
+//! The catalog: category, action, subject and partition key of each of Attio's event types.
 //!
-//! Source: Attio's webhooks OpenAPI document (27 types), its newer pages on activities (8 types) and
-//! the project's guide (3 types of its own). The set grows, so a type outside this table is never
-//! refused: see [`Kind`].
+//! Source: Attio's webhooks OpenAPI document (27 types), its newer pages on activities (8 types) and the
+//! guide (3 types). Attio adds types, so one that is not in the catalog is published too: see [`Kind`].
 
 use std::fmt;
 
-/// The first part of an address: one topic per category.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Category {
-    /// `record`
-    Record,
-    /// `list-entry`
-    ListEntry,
-    /// `list`
-    List,
-    /// `list-attribute`
-    ListAttribute,
-    /// `object-attribute`
-    ObjectAttribute,
-    /// `note`
-    Note,
-    /// `task`
-    Task,
-    /// `comment`
-    Comment,
-    /// `workspace-member`
-    WorkspaceMember,
-    /// `call-recording`
-    CallRecording,
-    /// `activity`
-    Activity,
-    /// `activity-attribute`
-    ActivityAttribute,
-    /// `activity-record`
-    ActivityRecord,
+use crate::named_enum::named_enum;
+
+named_enum! {
+    /// The category of an event type. Each has an address.
+    pub enum Category,
+    /// The category in addresses, labels and configuration.
+    as_str {
+        /// `record`
+        Record = "record",
+        /// `list-entry`
+        ListEntry = "list-entry",
+        /// `list`
+        List = "list",
+        /// `list-attribute`
+        ListAttribute = "list-attribute",
+        /// `object-attribute`
+        ObjectAttribute = "object-attribute",
+        /// `note`
+        Note = "note",
+        /// `task`
+        Task = "task",
+        /// `comment`
+        Comment = "comment",
+        /// `workspace-member`
+        WorkspaceMember = "workspace-member",
+        /// `call-recording`
+        CallRecording = "call-recording",
+        /// `activity`
+        Activity = "activity",
+        /// `activity-attribute`
+        ActivityAttribute = "activity-attribute",
+        /// `activity-record`
+        ActivityRecord = "activity-record",
+    }
 }
 
 impl Category {
-    /// Every category, in the order of the table in the README.
-    pub const ALL: [Self; 13] = [
-        Self::Record,
-        Self::ListEntry,
-        Self::List,
-        Self::ListAttribute,
-        Self::ObjectAttribute,
-        Self::Note,
-        Self::Task,
-        Self::Comment,
-        Self::WorkspaceMember,
-        Self::CallRecording,
-        Self::Activity,
-        Self::ActivityAttribute,
-        Self::ActivityRecord,
-    ];
-
-    /// The category as it stands in topics, labels and configuration.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Record => "record",
-            Self::ListEntry => "list-entry",
-            Self::List => "list",
-            Self::ListAttribute => "list-attribute",
-            Self::ObjectAttribute => "object-attribute",
-            Self::Note => "note",
-            Self::Task => "task",
-            Self::Comment => "comment",
-            Self::WorkspaceMember => "workspace-member",
-            Self::CallRecording => "call-recording",
-            Self::Activity => "activity",
-            Self::ActivityAttribute => "activity-attribute",
-            Self::ActivityRecord => "activity-record",
-        }
-    }
-
     /// The category of that name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|category| category.as_str() == name)
@@ -86,10 +54,10 @@ impl fmt::Display for Category {
     }
 }
 
-/// Where an id stands in an event.
+/// The location of an id in an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Id {
-    /// Its member name, such as `record_id`.
+    /// The member name, for example `record_id`.
     pub name: &'static str,
     /// True for a member of the event itself, false for a member of its `id` object.
     pub top_level: bool,
@@ -104,23 +72,23 @@ pub enum Part {
     Id(Id),
 }
 
-/// One event type that the bridge knows.
+/// One event type of the catalog.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventType {
-    /// `<category>.<action>` as Attio writes it, with the one exception of `note-content.updated`.
+    /// `<category>.<action>` in Attio's spelling; `note-content.updated` is the one exception.
     pub name: &'static str,
-    /// Decides the topic.
+    /// Determines the address.
     pub category: Category,
     /// The last token of the NATS subject.
     pub action: &'static str,
     /// The CloudEvents `subject`, a path whose parts are joined by `/`.
     pub subject: &'static [Part],
-    /// The entity whose events must stay in order.
+    /// The id of the entity whose events stay in order.
     pub partition_key: Id,
 }
 
 impl EventType {
-    /// The ids this type needs: those of its subject and its partition key, and the workspace.
+    /// The ids that an event of this type must have: those of its subject and partition key, and the workspace.
     pub fn required_ids(&self) -> impl Iterator<Item = Id> {
         let in_subject = self.subject.iter().filter_map(|part| match part {
             Part::Id(id) => Some(*id),
@@ -130,19 +98,19 @@ impl EventType {
     }
 }
 
-/// How much the catalog knows of an event's type.
+/// An event type, as far as the catalog has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A type of the catalog.
     Known(&'static EventType),
-    /// A known category with an action the catalog not_ready_reason.
+    /// A known category with an action that is not in the catalog.
     UnknownAction(Category),
     /// Anything else.
     Unknown,
 }
 
 impl Kind {
-    /// Looks a type up. The category of a type outside the catalog is the text before its first dot.
+    /// Looks up a type. The category of a type that is not in the catalog is the text before its first dot.
     pub fn of(event_type: &str) -> Self {
         if let Ok(at) = EVENT_TYPES.binary_search_by(|entry| entry.name.cmp(event_type)) {
             return Self::Known(&EVENT_TYPES[at]);
@@ -154,7 +122,7 @@ impl Kind {
         Category::parse(category).map_or(Self::Unknown, Self::UnknownAction)
     }
 
-    /// The category, if there is one.
+    /// The category, if it is known.
     pub fn category(self) -> Option<Category> {
         match self {
             Self::Known(entry) => Some(entry.category),
@@ -164,13 +132,13 @@ impl Kind {
     }
 }
 
-/// Whether a type may enter the CloudEvents `type`: `[a-z0-9.-]{1,128}`.
+/// Whether a text is valid in the CloudEvents `type`: `[a-z0-9.-]{1,128}`.
 pub fn is_event_type(text: &str) -> bool {
     let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-');
     (1..=128).contains(&text.len()) && text.bytes().all(fits)
 }
 
-/// Whether an id may enter an attribute: `[A-Za-z0-9._:-]{1,128}`.
+/// Whether a text is valid as an id in an attribute: `[A-Za-z0-9._:-]{1,128}`.
 pub fn is_id(text: &str) -> bool {
     let within = |byte: u8, first: u8, last: u8| (first <= byte) & (byte <= last);
     let fits = |byte: u8| {
@@ -180,11 +148,11 @@ pub fn is_id(text: &str) -> bool {
             | within(byte, b'-', b'.')
             | (byte == b'_')
     };
-    // Looks at every byte, because that is quicker than to stop at the first.
+    // Without an early exit, because that is faster (vectorised).
     (1..=128).contains(&text.len()) && text.bytes().fold(true, |good, byte| good & fits(byte))
 }
 
-/// The workspace, named by every event of Attio's own envelope.
+/// The workspace, which every event of Attio's envelope names.
 pub const WORKSPACE_ID: Id = member("workspace_id");
 
 const fn member(name: &'static str) -> Id {
@@ -197,7 +165,7 @@ const fn top(name: &'static str) -> Id {
 
 use Part::{Id as I, Text as T};
 
-/// Every known type, sorted by name.
+/// Every type of the catalog, sorted by name.
 #[rustfmt::skip]
 pub static EVENT_TYPES: &[EventType] = &[
     EventType { name: "activity-attribute.created", category: Category::ActivityAttribute, action: "created", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },

@@ -1,10 +1,9 @@
-//! What comes in: one HTTP attempt to hand over a webhook, before and after its signature was checked.
+//! One delivery of a webhook, before and after its signature is verified.
 //!
-//! `Delivery<Unverified>` and `Delivery<Verified>` are different types, and only
-//! [`Delivery::verified`] (called by the verify stage alone) turns one into the other, so nothing
-//! can parse or publish bytes whose sender is not proven. What was verified when it was received and
-//! has lain in quarantine since comes back by [`Delivery::out_of_quarantine`], which only a replay
-//! calls; a test holds both to their one caller.
+//! `Delivery<Unverified>` and `Delivery<Verified>` are different types, and only [`Delivery::verified`], which
+//! the verify stage calls, turns one into the other: unverified bytes cannot be parsed or published. A replay
+//! makes a verified delivery out of quarantined bytes with [`Delivery::out_of_quarantine`]. A test checks that
+//! each has one caller.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// The name of a configured source: who sends. Safe as a metric label and in a path.
+/// The name of a configured source. Safe as a metric label and in a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceName(Arc<str>);
 
@@ -24,7 +23,7 @@ pub struct SourceName(Arc<str>);
 pub struct InvalidSourceName;
 
 impl SourceName {
-    /// Checks the alphabet; the name becomes a path segment and a metric label.
+    /// Checks the alphabet.
     pub fn new(name: &str) -> Result<Self, InvalidSourceName> {
         let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
         let first = name.as_bytes().first().copied().unwrap_or(b'-');
@@ -50,13 +49,13 @@ pub enum Header {
     /// Not sent.
     #[default]
     Absent,
-    /// Sent once; the bytes as they came.
+    /// Sent once.
     Once(Bytes),
-    /// Sent more than once: which one the sender meant cannot be known.
+    /// Sent more than once, so its value is ambiguous.
     Repeated,
 }
 
-/// The request headers that mean something to the bridge.
+/// The request headers that the bridge reads.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
     /// `Attio-Signature`.
@@ -79,30 +78,29 @@ pub struct Verified {
     secret: Arc<str>,
 }
 
-/// Something held until every publish of the delivery has its verdict, such as a place in the
-/// in-flight budget. It is only ever dropped.
+/// A share of the in-flight limits, released when its last clone is dropped.
 pub type Permit = Arc<dyn Send + Sync>;
 
-/// One HTTP attempt to hand over a webhook.
+/// One HTTP request with a webhook body.
 #[derive(Clone)]
 pub struct Delivery<State> {
-    /// Who sent it, by the path it came in on.
+    /// The source, by the path of the request.
     pub source: SourceName,
-    /// When its head was received: the only reading of the wall clock on the data path.
+    /// When its head was received.
     pub received_at: OffsetDateTime,
-    /// When the answer must be given at the latest.
+    /// When the answer is due.
     pub answer_by: Instant,
-    /// The headers the bridge reads.
+    /// Its headers.
     pub headers: Headers,
     /// The body, byte for byte.
     pub body: Bytes,
-    /// The place this delivery takes in the in-flight budget.
+    /// Held until every publish of the delivery has a result.
     pub permit: Option<Permit>,
     state: State,
 }
 
 impl Delivery<Unverified> {
-    /// A delivery as it came off the wire.
+    /// A delivery as received.
     pub fn new(
         source: SourceName,
         received_at: OffsetDateTime,
@@ -113,22 +111,22 @@ impl Delivery<Unverified> {
         Self { source, received_at, answer_by, headers, body, permit: None, state: Unverified }
     }
 
-    /// Marks the delivery genuine, which only the verify stage may; `secret` is the label of the secret that matched.
+    /// Marks the delivery as verified. Only the verify stage may call it. `secret` is the label of the secret that
+    /// matched.
     pub(crate) fn verified(self, secret: Arc<str>) -> Delivery<Verified> {
         let Self { source, received_at, answer_by, headers, body, permit, state: Unverified } = self;
         Delivery { source, received_at, answer_by, headers, body, permit, state: Verified { secret } }
     }
 }
 
-/// The label that stands for the secret of what comes out of quarantine.
+/// Stands for the label of the secret in a replay.
 const QUARANTINE: &str = "quarantine";
 
 impl Delivery<Verified> {
-    /// What was verified when it was received, and comes back out of quarantine; or what an operator
-    /// vouches for who has the raw bytes in a file. Its signature is not there to be checked again:
-    /// whoever may write to the quarantine's topic or subject is trusted as the sender is.
+    /// A delivery out of quarantine, which was verified when it was received, or out of an operator's file. The
+    /// signature cannot be verified again: who may write to the quarantine topic is trusted like the sender.
     ///
-    /// Never for bytes off the wire: a replay, started by a person, is the only caller.
+    /// Never for bytes from the network. Only a replay, which a person starts, may call it.
     pub(crate) fn out_of_quarantine(
         source: SourceName,
         received_at: OffsetDateTime,
@@ -136,7 +134,7 @@ impl Delivery<Verified> {
         idempotency_key: Option<&str>,
         body: Bytes,
     ) -> Self {
-        // In quotes, of which one pair is taken off: a key may have more of its own.
+        // In quotes, because one pair of quotes is removed when the key is read.
         let quoted = |key: &str| Header::Once(format!("\"{key}\"").into());
         let idempotency_key = idempotency_key.map_or(Header::Absent, quoted);
         let headers = Headers { idempotency_key, ..Headers::default() };

@@ -1,61 +1,89 @@
-//! attio-bridge: Attio's webhooks onto Kafka or NATS JetStream, as CloudEvents, without losing one.
+//! attio-bridge: Attio's webhooks to Kafka or NATS JetStream, as CloudEvents, without losing one.
 //!
 //! **The promise: a 200 means that every event of that delivery was acknowledged by the broker.**
-//! Everything below is arranged around that sentence.
 //!
 //! # The path
 //!
-//! One request walks through these files in this order; `Pipeline::handle` in [`pipeline`] calls the
-//! stages from 2 to 9.
+//! One request passes through these files in this order. `Pipeline::handle` in `pipeline/mod.rs` calls the
+//! stages 2 to 9, and awaits the acks.
 //!
-//! 1. `http/connection`: framing and deadlines, on the raw bytes; `http/admission`: method, size, media type,
-//!    budget; `http/receive`: the body. The rest is work that outlives the client's connection (`http/detach`).
+//! 1. `http/connection`: framing and deadlines on the raw bytes. `http/admission`: method, size, media
+//!    type, in-flight limits. `http/receive`: the body. From here on a detached task does the work
+//!    (`http/detach`), so a client that disconnects cancels nothing.
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
-//! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event; each event keeps its bytes.
-//! 4. `pipeline/identify`: the same id on every retry.
-//! 5. `pipeline/filter`: drops on purpose, and counts.
-//! 6. `pipeline/dedup`: one flight per id; remembered only after the ack.
-//! 7. `pipeline/normalize`: a CloudEvent; what its object and list are called comes from `pipeline/slugs`.
-//! 8. `pipeline/route`: an address from a closed table.
-//! 9. `pipeline/publish`: the port. A bus settles each message once, from whatever thread hears of it;
-//!    what can never be published goes to `pipeline/quarantine`.
-//! 10. `http/respond` and `http/record`: one answer, one log line, the metrics.
-//!
-//! `pipeline/carry` takes one delivery's events through 4 to 9: all of them are handed to the bus
-//! before the first ack is waited for.
+//! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event. Each event keeps its bytes.
+//! 4. `pipeline/filter`: drops events by configuration, and counts them.
+//! 5. `pipeline/identify`: an id that is the same on every retry.
+//! 6. `pipeline/dedup`: drops duplicates. One publish in flight per id; an id is remembered after its ack.
+//! 7. `pipeline/normalize`: the CloudEvent, with the names of objects and lists from `pipeline/slugs`.
+//! 8. `pipeline/route`: the address, from a closed table.
+//! 9. `pipeline/publish`: the port that `bus/kafka`, `bus/nats` and `bus/stdout` implement. What the broker
+//!    rejects goes to `pipeline/quarantine`.
+//! 10. `http/respond` and `http/record`: the answer, the log line, the metrics.
 //!
 //! # Beside the path
 //!
-//! - [`cli`]: a file for each verb; the work is in the modules below.
-//! - [`app`]: the composition root, and the end of everything in order.
-//! - [`config`]: flag, environment, file, default; checked once, with every problem at once.
-//! - [`bus`]: Kafka, NATS and standard output behind the port. `bus/read` is the other way round: messages as
-//!   they lie there; `bus/inspect` is for `check --connect`, `bus/setup` for `topics`.
-//! - [`consumer`]: what those messages mean, for `tail` and `quarantine`: events, pieces of quarantine,
-//!   and their way through the pipeline again.
-//! - [`attio`]: Attio's own API, for `webhooks`, `slugs` and `watch`.
-//! - [`try_out`]: what `dev` and `send` are made of: generated events, what must come of them, the comparison.
-//! - [`fake_attio`]: a fake of Attio's API that also delivers webhooks, for `dev` and for tests.
+//! - [`cli`]: one file or folder per verb.
+//! - [`app`]: builds everything from the configuration; reload, supervision, graceful stop.
+//! - [`config`]: flag, environment, file, default; every problem is reported at once.
+//! - [`bus`]: Kafka, NATS and stdout. Each also reads messages back and inspects the broker, for
+//!   `check --connect`, `topics`, `tail` and `quarantine`.
+//! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
+//! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`.
+//! - [`try_out`]: what `dev` and `send` are made of: generated events, the expected result, the comparison.
+//! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
 //! - [`signing`]: signed requests, for `sign`, `send` and the fake.
-//! - [`explain`]: what the bridge makes of a captured request.
+//! - [`explain`]: why a captured request is refused, or what becomes of its events.
 //!
 //! # The layers
 //!
 //! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
-//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`http_client`], [`metrics`], [`shutdown`] and [`version`] are leaves. A test reads the `use`
-//! lines and fails on any other edge.
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`http_client`], [`metrics`],
+//! [`shutdown`], [`supervise`] and [`version`] are leaves.
+//! `tests/it/layers.rs` reads the imports and fails on any other edge.
 //!
 //! # What is absent
 //!
-//! - No switch turns verification off, and nothing parses bytes that are not verified.
-//! - No stage calls another stage; they meet in the values that `handle` passes on, and the layer test
-//!   lists every type that one takes from another.
-//! - Nothing below [`app`] reads the environment; the wall clock is read once per delivery, in `receive`.
-//! - No text from the wire becomes a topic, a subject, a header name or a metric label.
-//! - Nothing that belongs to a request can cancel a publish, and no timer is shorter than the bus
-//!   client's own: a timeout means "unknown", never "not stored".
-//! - No queue is without a bound; full is an answer (503), not a wait.
+//! - No switch turns verification off, and no unverified bytes are parsed.
+//! - No stage calls another; the layer test lists every type that one takes from another.
+//! - Nothing below [`app`] reads the environment; the wall clock is read once per delivery, in `http/receive`.
+//! - No text from a request becomes a topic, a subject, a header name or a metric label.
+//! - Nothing that belongs to a request cancels a publish, and no timer is shorter than the bus client's: a
+//!   timeout means "unknown", never "not stored".
+//! - No queue is unbounded; when one is full the answer is 503.
 //! - No outbound HTTP on the data path, no disk, no database.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! |---|---|
+//! | source | a configured sender, with its secrets: the last segment of `/webhooks/{source}` |
+//! | delivery | one HTTP request with a webhook body; a retry is another delivery with the same `Idempotency-Key` |
+//! | delivery id | the `Idempotency-Key` of a delivery: `delivery_id` in the log, `correlationid` in the CloudEvent |
+//! | verified | the signature matches a secret of the source |
+//! | event | one element of a delivery's `events`; published as one CloudEvent |
+//! | event id | the CloudEvent's `id`: the same on every retry, see `pipeline/identify` |
+//! | dedup key | 128 bits of a hash over source and event id: the key in dedup, and `Nats-Msg-Id` |
+//! | bus | Kafka, NATS JetStream or stdout; the broker is the server behind it |
+//! | topic, subject | where Kafka, or NATS, stores an event |
+//! | address | `<prefix>.<category>`: the topic, or the first part of the subject |
+//! | partition key | the id of the entity whose events stay in order: the Kafka key |
+//! | catalog | the event types that the bridge knows, each with category, action, subject and partition key |
+//! | slug | what Attio calls an object or a list in URLs, for example `people` |
+//! | enqueue | hand a message to the bus client |
+//! | ack | the broker's confirmation that a message is stored: an offset (Kafka) or a sequence (JetStream) |
+//! | in-flight entry | a dedup key whose publish has no result yet; repeats join it and await the same ack |
+//! | publish handle | the obligation of a bus to report the result of one publish exactly once |
+//! | duplicate | an event that was acknowledged before, or whose publish another delivery enqueued |
+//! | quarantine | the dead-letter topic: what was verified and cannot be published as an event, with the reason |
+//! | outcome | what became of a verified delivery: one result per event |
+//! | rejection | a delivery that was not verified, or (of the broker) an event that it will never accept |
+//! | reason | the slug that says how a delivery ended: in the answer, the log and the metrics |
+//! | permit | a delivery's share of the in-flight limits, held until the last of its publishes has a result |
+//! | backpressure | 503 `overloaded` when no permit is left or the bus client's queue is full |
+//! | part | a task or thread that must run as long as the bridge; its end ends the process |
+//! | drain | during a stop: accept nothing new, await what was accepted |
+//! | replica | one of several bridge processes behind a load balancer |
 
 pub mod cli;
 pub mod try_out;
@@ -78,3 +106,4 @@ pub mod metrics;
 pub mod shutdown;
 pub mod supervise;
 pub mod version;
+mod named_enum;

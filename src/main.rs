@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use attio_bridge::cli;
 
-/// A delivery makes some fifty small allocations, and lets go of most of them on another thread.
+/// A delivery makes some fifty small allocations and frees most of them on another thread.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,9 +1,9 @@
-//! What this build is.
+//! Version and revision of this build.
 
 /// The version of the release.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The revision it was built from, where the build was told (`ATTIO_BRIDGE_REVISION`).
+/// The source revision, from `ATTIO_BRIDGE_REVISION` at build time.
 pub const REVISION: &str = match option_env!("ATTIO_BRIDGE_REVISION") {
     Some(revision) => revision,
     None => "unknown",

@@ -17,9 +17,9 @@ use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
 use crate::supervise::Supervisor;
 
-/// Lines waiting for the writer. A full queue is answered at once, so a stalled reader costs a
-/// bounded amount of memory.
-const QUEUE_LINES: usize = 4096;
+/// Lines waiting for the writer; more are answered [`PublishError::Busy`]. One delivery has at most 10,000
+/// events.
+const QUEUE_LINES: usize = 16_384;
 
 /// The bus. Lines are written by a thread of its own, because a pipe whose reader stalls blocks.
 pub struct Stdout {
@@ -135,24 +135,25 @@ mod tests {
     use super::*;
     use crate::cloudevent::{CloudEvent, Data};
     use crate::metrics::{Labels, Metrics};
+    use crate::pipeline::parse::MAX_EVENTS;
     use crate::pipeline::publish::{AckCallback, Destination, PublishResult};
     use crate::supervise::Supervisor;
-    use std::sync::mpsc::{SyncSender, sync_channel};
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-    /// Takes so many bytes, fails once in the middle of a line, and goes on.
+    /// Accepts so many bytes, then fails once in the middle of a line, then recovers.
     struct FailsOnce {
-        room: usize,
+        accepts: usize,
         out: Arc<parking_lot::Mutex<Vec<u8>>>,
     }
 
     impl Write for FailsOnce {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.room == 0 {
-                self.room = usize::MAX;
+            if self.accepts == 0 {
+                self.accepts = usize::MAX;
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            let count = bytes.len().min(self.room);
-            self.room -= count;
+            let count = bytes.len().min(self.accepts);
+            self.accepts -= count;
             self.out.lock().extend_from_slice(&bytes[..count]);
             Ok(count)
         }
@@ -162,35 +163,66 @@ mod tests {
         }
     }
 
-    struct Tell(SyncSender<PublishResult>);
+    struct Report(SyncSender<PublishResult>);
 
-    impl AckCallback for Tell {
-        fn settle(self: Box<Self>, verdict: PublishResult) {
-            self.0.send(verdict).unwrap();
+    impl AckCallback for Report {
+        fn settle(self: Box<Self>, result: PublishResult) {
+            self.0.send(result).unwrap();
         }
     }
 
-    #[test]
-    fn what_is_acknowledged_after_a_torn_line_stands_on_a_line_of_its_own() {
+    fn bus(out: impl Write + Send + 'static) -> (Arc<Stdout>, Arc<Metrics>) {
         let metrics = Metrics::new(Labels { bus: "stdout", ..Labels::default() });
+        let bus = Stdout::with_writer(out, metrics.bus(), &Supervisor::detached()).unwrap();
+        (bus, metrics)
+    }
+
+    fn publish(bus: &Stdout, metrics: &Metrics, id: &str) -> Receiver<PublishResult> {
+        let (sender, result) = sync_channel(1);
+        let event = CloudEvent::new(id, &["urn:x"], Data::Json("{}".into()));
+        let destination = Arc::new(Destination { address: "a".into(), subject: "a".into() });
+        let message = Message { destination, event, dedup_key: String::new(), structured_only: false };
+        bus.publish(message, PublishHandle::new(Box::new(Report(sender)), metrics.publish("a"), None));
+        result
+    }
+
+    #[test]
+    fn acknowledged_event_after_a_torn_line_is_on_a_line_of_its_own() {
         let out = Arc::new(parking_lot::Mutex::new(Vec::new()));
-        let writer = FailsOnce { room: 30, out: Arc::clone(&out) };
-        let bus = Stdout::with_writer(writer, metrics.bus(), &Supervisor::detached()).unwrap();
-        let publish = |id: &str| {
-            let (tell, verdict) = sync_channel(1);
-            let event = CloudEvent::new(id, &["urn:x"], Data::Json("{}".into()));
-            let destination = Arc::new(Destination { address: "a".into(), subject: "a".into() });
-            let message = Message { destination, event, dedup_key: String::new(), structured_only: false };
-            bus.publish(message, PublishHandle::new(Box::new(Tell(tell)), metrics.publish("a"), None));
-            verdict.recv().unwrap()
-        };
-        assert!(publish("first").is_err());
+        let (bus, metrics) = bus(FailsOnce { accepts: 30, out: Arc::clone(&out) });
+        assert!(publish(&bus, &metrics, "first").recv().unwrap().is_err());
         assert_eq!(bus.state(), BusState::Down);
-        assert!(publish("second").is_ok());
-        assert_eq!(bus.state(), BusState::Up, "it heals");
+        assert!(publish(&bus, &metrics, "second").recv().unwrap().is_ok());
+        assert_eq!(bus.state(), BusState::Up, "it recovers");
         let text = String::from_utf8(out.lock().clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text}");
         assert!(serde_json::from_str::<serde_json::Value>(lines[1]).is_ok(), "{text}");
+    }
+
+    /// Accepts nothing until it is released.
+    struct Blocked(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Released for good once the sender is dropped.
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn delivery_of_the_most_events_fits_the_queue() {
+        let (release, released) = sync_channel(0);
+        let (bus, metrics) = bus(Blocked(released));
+        let results: Vec<_> = (0..MAX_EVENTS).map(|_| publish(&bus, &metrics, "1")).collect();
+        drop(release);
+        for result in results {
+            assert_eq!(result.recv().unwrap(), Ok(Ack { duplicate: false }));
+        }
     }
 }

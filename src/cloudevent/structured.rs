@@ -45,7 +45,7 @@ fn data_len(data: &Data) -> usize {
 }
 
 fn push_string(out: &mut Vec<u8>, text: &str) {
-    // Looks at every byte, because that is quicker than to stop at the first.
+    // Without an early exit, because that is faster (vectorised).
     let needs_escape = |byte: u8| (byte < b' ') | (byte == b'"') | (byte == b'\\');
     if text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
         return serde_json::to_writer(out, text).expect("writing a string to memory cannot fail");

@@ -6,7 +6,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::pipeline::Place;
+use crate::pipeline::EventPosition;
 use crate::pipeline::identify::{Facts, Identity};
 use crate::pipeline::quarantine;
 
@@ -33,7 +33,7 @@ pub struct Origin {
     /// The usable idempotency key of the delivery.
     pub key: Option<String>,
     /// Where it was in its delivery; none for a whole one.
-    pub alone: Option<Place>,
+    pub alone: Option<EventPosition>,
 }
 
 /// Why something cannot be replayed under the id that it would have had.
@@ -108,8 +108,9 @@ impl Quarantined {
     /// older bridge put aside. Its own id is the proof that these were the facts.
     pub fn origin(&self, source: Option<&str>) -> Result<Origin, Unplaced> {
         let noted = self.noted("attiosource");
-        let alone =
-            noted.and_then(|_| self.index()).map(|index| Place { webhook_id: self.webhook_id(), index });
+        let alone = noted
+            .and_then(|_| self.index())
+            .map(|index| EventPosition { webhook_id: self.webhook_id(), index });
         let proof = Identity::of_quarantined(Facts {
             source: "",
             webhook_id: alone.as_ref().and_then(|place| place.webhook_id.as_deref()).unwrap_or(""),
@@ -179,10 +180,10 @@ mod tests {
         let whole = wrapped(NOTED, &id("", 0)).origin(None).unwrap();
         assert_eq!((whole.source.as_str(), whole.key.as_deref(), whole.alone), ("attio", Some("k"), None));
         let more = format!(r#"{NOTED},"attioindex":"3","attiowebhookid":"w""#);
-        let place = Place { webhook_id: Some("w".into()), index: 3 };
+        let place = EventPosition { webhook_id: Some("w".into()), index: 3 };
         assert_eq!(wrapped(&more, &id("w", 3)).origin(None).unwrap().alone, Some(place));
         let more = format!(r#"{NOTED},"attioindex":"3","attiowebhookbase64":"dyDDqQ==""#);
-        let place = Place { webhook_id: Some("w é".into()), index: 3 };
+        let place = EventPosition { webhook_id: Some("w é".into()), index: 3 };
         assert_eq!(wrapped(&more, &id("w é", 3)).origin(None).unwrap().alone, Some(place));
     }
 

@@ -116,7 +116,7 @@ async fn carried(
     let recorder = RecordingBus::new(None);
     let pipeline = open(Arc::clone(&recorder));
     let elements = elements(&delivery.body);
-    let outcome = pipeline.process_verified(delivery, |_| {}).await?;
+    let outcome = pipeline.process_verified(delivery).await?;
     let mut messages = recorder.take().into_iter();
     let event = |(what, event): (Result<String, &'static str>, crate::pipeline::outcome::EventOutcome)| {
         let result = event.result.label();

@@ -14,7 +14,7 @@ use std::sync::{Arc, LazyLock};
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use crate::version::REVISION;
+use crate::version::{REVISION, VERSION};
 use account::EventAccount;
 use family::{CONSTANT, Families};
 pub use source::SourceMetrics;
@@ -148,7 +148,7 @@ impl Metrics {
     pub fn new(labels: Labels) -> Arc<Self> {
         let r = Families::default();
         r.gauges("build_info", "Always 1.", &["version", "revision"])
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), REVISION])
+            .with_label_values(&[VERSION, REVISION])
             .set(1);
         r.register(log_dropped());
         r.register_process();

@@ -1,13 +1,13 @@
-//! One publish per event inside a window, and nothing remembered that the broker has not acknowledged.
+//! Deduplication: one publish per event inside a window; only what the broker acknowledged is remembered.
 //!
-//! Two parts. *Flights*: keys whose publish is on its way, each with those who wait for its verdict.
-//! *Memory*: keys that the broker acknowledged, in moka with its LRU policy (the default policy
-//! refuses new keys once it is full). A flight is settled by the bus client's own verdict, however
-//! late, and by nothing that belongs to a request: so a client that leaves orphans nothing, a late
-//! ack is still remembered, and a failure is forgotten.
+//! Two parts. *In-flight entries* (single flight): keys whose publish is in flight, each with the deliveries
+//! that await its ack. *Memory*: acknowledged keys, in moka with its LRU policy (the default policy refuses
+//! new keys once it is full). Only the bus client's result ends an entry, however late; nothing that belongs
+//! to a request does. So a client that disconnects leaves nothing behind, a late ack is still remembered, and
+//! a failure is forgotten.
 //!
-//! moka's own single flight is not used: it is dearer, and its waiters panic after enough leaders
-//! have been aborted.
+//! moka's own single flight is not used: it costs more (measured), and its waiters panic after enough leaders
+//! were aborted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,56 +25,75 @@ use super::identify::DedupKey;
 use super::publish::{AckCallback, PublishResult};
 use crate::metrics::DedupMetrics;
 
-/// How much is remembered, and for how long.
+/// How many ids are remembered, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long an acknowledged id is remembered.
     pub window: Duration,
-    /// How many ids are remembered at most.
+    /// The most ids that are remembered.
     pub capacity: u64,
 }
 
-/// Bytes of resident memory that one remembered id takes, as measured with 250,000 of them.
+/// Resident memory of one remembered id in bytes, measured with 250,000 of them.
 pub const BYTES_PER_ID: u64 = 368;
 
-/// moka counts what was inserted later; never so many are uncounted (its log has room for 384).
-const BEHIND: u64 = 1024;
+/// moka counts inserted keys later, at most 384 of them (the size of its log).
+const UNCOUNTED: u64 = 1024;
 
-/// A power of two; enough that two deliveries seldom meet at one lock.
+/// Enough that two deliveries seldom contend for one lock.
 const SHARDS: usize = 64;
 
-/// Who waits for one flight: whoever began it, and those that joined.
-type Waiters = (oneshot::Sender<PublishResult>, Vec<oneshot::Sender<PublishResult>>);
+/// The deliveries that await the ack of one publish: the one that enqueued it, and those that joined.
+struct Waiters {
+    first: oneshot::Sender<PublishResult>,
+    joined: Vec<oneshot::Sender<PublishResult>>,
+}
+
+impl Waiters {
+    /// Adds a delivery. Those that stopped waiting are removed before the list grows, so that repeats of a
+    /// delivery whose publish hangs do not fill the memory.
+    fn join(&mut self) -> AckReceiver {
+        if self.joined.len() == self.joined.capacity() {
+            self.joined.retain(|waiter| !waiter.is_closed());
+            // At least half of it is free then, so that this costs little for each that joins.
+            self.joined.reserve(self.joined.len().max(4));
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.joined.push(sender);
+        receiver
+    }
+}
+
 type Shard = Mutex<HashMap<DedupKey, Waiters, PassThrough>>;
 
-/// The dedup of one bridge. Cheap to clone.
+/// Dedup of one bridge. Cheap to clone.
 #[derive(Clone)]
 pub struct Dedup {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    flights: Vec<Shard>,
+    in_flight: Vec<Shard>,
     memory: Cache<DedupKey, (), PassThrough>,
     capacity: u64,
-    /// What the memory holds, less what has expired since [`Dedup::measure`].
+    /// Keys in memory, those included that expired since [`Dedup::measure`].
     remembered: AtomicU64,
-    /// Held while measuring: two at once would count the same expired twice.
+    /// Held while measuring, so that no expired key is counted twice.
     measuring: Mutex<()>,
     metrics: DedupMetrics,
 }
 
-/// Waits for the verdict of a flight. An error means that the flight was lost without a verdict.
-pub type Waiter = oneshot::Receiver<PublishResult>;
+/// Receives the result of a publish. An error means that the entry was dropped without one.
+pub type AckReceiver = oneshot::Receiver<PublishResult>;
 
-/// What is known of a key.
+/// What dedup knows of a key.
 pub enum Lookup {
     /// Acknowledged inside the window.
     Hit,
-    /// Its publish is on its way; the waiter hears the verdict.
-    Joined(Waiter),
-    /// Nobody knows it: the caller must publish and see that the flight is settled.
-    Miss(InFlight, Waiter),
+    /// Its publish is in flight.
+    Joined(AckReceiver),
+    /// Unknown: the caller must publish, and the bus must settle the entry.
+    Miss(InFlight, AckReceiver),
 }
 
 impl Dedup {
@@ -85,48 +104,46 @@ impl Dedup {
             .time_to_live(options.window)
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(PassThrough::default());
-        let flights = (0..SHARDS).map(|_| Shard::default()).collect();
+        let in_flight = (0..SHARDS).map(|_| Shard::default()).collect();
         let (capacity, remembered, measuring) = (options.capacity, AtomicU64::new(0), Mutex::new(()));
-        Self { shared: Arc::new(Shared { flights, memory, capacity, remembered, measuring, metrics }) }
+        Self { shared: Arc::new(Shared { in_flight, memory, capacity, remembered, measuring, metrics }) }
     }
 
-    /// Finds out about a key and, where it is new, opens its flight. With `remember` false the key
-    /// is random and its ack is not worth a place in memory.
+    /// Looks up a key; an unknown one becomes in flight. With `remember` false its ack is not remembered, because
+    /// the key is random.
     pub fn begin(&self, key: DedupKey, remember: bool) -> Lookup {
         let shared = &self.shared;
-        let mut flights = shared.shard(key).lock();
-        let lookup = match flights.entry(key) {
-            Entry::Occupied(flight) => {
-                let (tell, waiter) = oneshot::channel();
-                flight.into_mut().1.push(tell);
+        let mut in_flight = shared.shard(key).lock();
+        let lookup = match in_flight.entry(key) {
+            Entry::Occupied(entry) => {
                 shared.metrics.joined.inc();
-                Lookup::Joined(waiter)
+                Lookup::Joined(entry.into_mut().join())
             }
-            // Looked up under the lock of the flight: a flight that lands remembers its key before
-            // it lets go of this lock, so a key is never between the two.
+            // Looked up under the shard's lock: an ack is remembered before its entry is removed under the same
+            // lock, so no key is ever in neither.
             Entry::Vacant(_) if shared.memory.contains_key(&key) => {
-                // To be looked for is not to be used; only this keeps it from being the next to go.
+                // Only `get` updates recency.
                 shared.memory.get(&key);
                 shared.metrics.hit.inc();
                 Lookup::Hit
             }
-            Entry::Vacant(vacant) => {
-                let (tell, waiter) = oneshot::channel();
-                vacant.insert((tell, Vec::new()));
+            Entry::Vacant(entry) => {
+                let (first, receiver) = oneshot::channel();
+                entry.insert(Waiters { first, joined: Vec::new() });
                 shared.metrics.miss.inc();
-                Lookup::Miss(InFlight { shared: Some(Arc::clone(shared)), key, remember }, waiter)
+                Lookup::Miss(InFlight { shared: Some(Arc::clone(shared)), key, remember }, receiver)
             }
         };
-        drop(flights);
+        drop(in_flight);
         lookup
     }
 
-    /// Keys whose publish is on its way.
-    pub fn flights(&self) -> usize {
-        self.shared.flights.iter().map(|shard| shard.lock().len()).sum()
+    /// The number of in-flight entries.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.iter().map(|shard| shard.lock().len()).sum()
     }
 
-    /// Brings `dedup_entries` and the expired up to date; called before a scrape.
+    /// Updates `dedup_entries` and the count of expired keys; called before a scrape.
     pub fn measure(&self) {
         self.shared.measure();
     }
@@ -134,48 +151,49 @@ impl Dedup {
 
 impl Shared {
     fn shard(&self, key: DedupKey) -> &Shard {
-        // Of the hash's other half: the map inside a shard uses the low bits itself.
-        &self.flights[(key.0 >> 64) as usize % SHARDS]
+        // The high half: the map inside a shard uses the low bits.
+        &self.in_flight[(key.0 >> 64) as usize % SHARDS]
     }
 
-    fn land(&self, key: DedupKey, remember: bool, verdict: &PublishResult) {
-        if verdict.is_ok() && remember {
+    fn settle(&self, key: DedupKey, remember: bool, result: &PublishResult) {
+        if result.is_ok() && remember {
             self.remember(key);
         }
         let waiters = self.shard(key).lock().remove(&key);
-        let waiters = waiters.map(|(first, joined)| std::iter::once(first).chain(joined));
+        let waiters = waiters.map(|Waiters { first, joined }| std::iter::once(first).chain(joined));
         for waiter in waiters.into_iter().flatten() {
-            // A waiter that has given up has nothing to be told.
-            let _ = waiter.send(verdict.clone());
+            // A delivery that stopped waiting is not sent anything.
+            let _ = waiter.send(result.clone());
         }
     }
 
-    /// Counts what goes to make room. moka would tell, but only through a listener for which it locks
-    /// every key: a third of what dedup costs.
+    /// Remembers a key and counts the eviction that makes room for it. moka would report evictions itself, but
+    /// only through a listener for which it locks every key: a third of the cost of dedup.
     fn remember(&self, key: DedupKey) {
         self.memory.insert(key, ());
-        if self.has_counted_one() {
+        if self.count_one() {
             return;
         }
-        if self.memory.entry_count() + BEHIND < self.capacity {
-            // There is room: many have expired since anybody looked.
+        if self.memory.entry_count() + UNCOUNTED < self.capacity {
+            // There is room: many have expired since the last measurement.
             self.measure();
-            if self.has_counted_one() {
+            if self.count_one() {
                 return;
             }
         }
         self.metrics.capacity.inc();
     }
 
-    /// Counts one more, unless as many are counted as the memory may hold.
-    fn has_counted_one(&self) -> bool {
+    /// Counts one more key; false where as many are counted as the memory may hold.
+    fn count_one(&self) -> bool {
         let with_one_more = |held| (held < self.capacity).then(|| held + 1);
         self.remembered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_one_more).is_ok()
     }
 
     fn measure(&self) {
-        let _alone = self.measuring.lock();
-        // In this order: what is remembered meanwhile can only make the expired fewer, until the next time.
+        let _measuring = self.measuring.lock();
+        // Read first: keys that are remembered meanwhile can only lower the count of expired ones, until the next
+        // measurement.
         let before = self.remembered.load(Ordering::SeqCst);
         self.memory.run_pending_tasks();
         let entries = self.memory.entry_count();
@@ -186,8 +204,8 @@ impl Shared {
     }
 }
 
-/// A publish on its way. Settled once, by the bus; dropped unsettled, it is forgotten and its
-/// waiters hear that their channel closed.
+/// The entry of a publish in flight. The bus settles it once; dropped unsettled, it is forgotten and the
+/// receivers report an error.
 pub struct InFlight {
     shared: Option<Arc<Shared>>,
     key: DedupKey,
@@ -195,9 +213,9 @@ pub struct InFlight {
 }
 
 impl AckCallback for InFlight {
-    fn settle(mut self: Box<Self>, verdict: PublishResult) {
+    fn settle(mut self: Box<Self>, result: PublishResult) {
         if let Some(shared) = self.shared.take() {
-            shared.land(self.key, self.remember, &verdict);
+            shared.settle(self.key, self.remember, &result);
         }
     }
 }
@@ -210,7 +228,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Keys are hashes already.
+/// Passes keys through: they are hashes already.
 #[derive(Default)]
 struct KeyHasher(u64);
 
@@ -226,7 +244,38 @@ impl Hasher for KeyHasher {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        // Only reached if `DedupKey` ever hashes itself in another way; still a hash, just a slow one.
+        // Reached only if `DedupKey` hashes itself in another way.
         self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Labels, Metrics};
+
+    #[test]
+    fn waiters_that_gave_up_are_removed_while_the_publish_hangs() {
+        let options = Options { window: Duration::from_secs(60), capacity: 10 };
+        let dedup = Dedup::new(options, Metrics::new(Labels::default()).dedup());
+        let key = DedupKey(1);
+        let Lookup::Miss(_in_flight, _first) = dedup.begin(key, true) else { panic!("the key is new") };
+        let mut waiting = Vec::new();
+        for repeat in 0..10_000 {
+            let Lookup::Joined(ack) = dedup.begin(key, true) else { panic!("the key is in flight") };
+            if repeat % 1000 == 0 {
+                waiting.push(ack);
+            }
+        }
+        let mut shard = dedup.shared.shard(key).lock();
+        let joined = &mut shard.get_mut(&key).expect("the key is in flight").joined;
+        assert!(
+            joined.capacity() <= 4 * waiting.len(),
+            "{} senders for {}",
+            joined.capacity(),
+            waiting.len()
+        );
+        joined.retain(|waiter| !waiter.is_closed());
+        assert_eq!(joined.len(), waiting.len(), "no waiter is lost");
     }
 }

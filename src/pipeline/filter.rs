@@ -1,9 +1,8 @@
-//! Drops events on purpose, by the source's own lists.
+//! Drops events by the source's include and exclude rules.
 //!
-//! What is dropped is answered 200 and counted as `filtered`. An object or a list may be named by its
-//! id or by its slug. Slugs come from a map that may not be there, so a list of slugs that are not all
-//! known cannot tell that an event is not in it: then the event goes on, because one that was dropped
-//! in error never comes back.
+//! A dropped event is answered 200 and counted as `filtered`. Objects and lists are given by id or by slug.
+//! While a slug of a rule is unknown, an event cannot be ruled out by it: such an event passes, because one
+//! that was dropped by mistake is lost.
 
 use std::collections::BTreeMap;
 
@@ -12,28 +11,27 @@ use uuid::Uuid;
 use super::parse::Event;
 use super::slugs::{Slugs, ids};
 
-/// What an event is compared with. An empty list says nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// Rules. An empty list is no rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Event types, as `record.updated` or `record.*`.
+    /// Event types: `record.updated` or `record.*`.
     pub types: Vec<String>,
-    /// Actor types, as `workspace-member`.
+    /// Actor types: `workspace-member`, for example.
     pub actor_types: Vec<String>,
-    /// Object ids, and slugs where a map of slugs is in force.
+    /// Object ids or slugs.
     pub objects: Vec<String>,
-    /// List ids, and slugs where a map of slugs is in force.
+    /// List ids or slugs.
     pub lists: Vec<String>,
     /// Attribute ids.
     pub attributes: Vec<String>,
 }
 
-/// Which events of a source go on.
+/// Which events of a source are published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// An event goes on only if it is in every list that is not empty.
+    /// An event must match every list that is not empty.
     pub include: Rules,
-    /// An event that is in any of these lists is dropped.
+    /// An event that matches any of these lists is dropped.
     pub exclude: Rules,
 }
 
@@ -45,7 +43,7 @@ pub struct Filter {
     exclude: Matcher,
 }
 
-/// Rules whose slugs have become ids.
+/// Rules whose slugs are resolved to ids.
 #[derive(Debug)]
 struct Matcher {
     rules: Rules,
@@ -53,21 +51,21 @@ struct Matcher {
     lists: Named,
 }
 
-/// One list of objects or lists.
+/// A rule for objects or for lists.
 #[derive(Debug, Default)]
 struct Named {
     ids: Vec<String>,
-    /// Whether it names a slug that stands for no id yet.
-    guesses: bool,
+    /// Whether a slug of it is unknown.
+    unresolved: bool,
 }
 
 impl Filter {
-    /// A filter that follows the options, in which objects and lists are named by id alone.
+    /// A filter without slugs.
     pub fn new(options: &Options) -> Self {
         Self::of(options, None)
     }
 
-    /// The same with the slugs of a map, in place of those it had.
+    /// The same filter with these slugs.
     pub fn with_slugs(&self, slugs: &Slugs) -> Self {
         Self::of(&self.options, Some(slugs))
     }
@@ -85,17 +83,17 @@ impl Filter {
         }
     }
 
-    /// Whether an event goes on.
+    /// Whether an event is published.
     pub fn passes(&self, event: &Event<'_>) -> bool {
-        let included = self.include.verdicts(event).all(|verdict| verdict != Some(false));
-        let excluded = self.exclude.verdicts(event).any(|verdict| verdict == Some(true));
+        let included = self.include.matches(event).all(|matches| matches != Some(false));
+        let excluded = self.exclude.matches(event).any(|matches| matches == Some(true));
         included && !excluded
     }
 }
 
 impl Matcher {
-    /// For each list whether the event is in it; none where the list is empty or cannot tell.
-    fn verdicts<'a>(&'a self, event: &'a Event<'_>) -> impl Iterator<Item = Option<bool>> + 'a {
+    /// For each rule whether the event matches it; none where there is no rule or a slug is unknown.
+    fn matches<'a>(&'a self, event: &'a Event<'_>) -> impl Iterator<Item = Option<bool>> + 'a {
         let Rules { types, actor_types, attributes, .. } = &self.rules;
         let of_type = list(types, || types.iter().any(|pattern| is_type(pattern, event)));
         let of_actor = list(actor_types, || {
@@ -104,8 +102,8 @@ impl Matcher {
                 .as_deref()
                 .is_some_and(|of_event| actor_types.iter().any(|actor| actor == of_event))
         });
-        let objects = self.objects.verdict(event, &["object_id", "parent_object_id"]);
-        let lists = self.lists.verdict(event, &["list_id"]);
+        let objects = self.objects.matches(event, &["object_id", "parent_object_id"]);
+        let lists = self.lists.matches(event, &["list_id"]);
         let of_attribute = list(attributes, || has(attributes, event, &["attribute_id"]));
         [of_type, of_actor, objects, lists, of_attribute].into_iter()
     }
@@ -113,26 +111,26 @@ impl Matcher {
 
 impl Named {
     fn of(wanted: &[String], slugs: Option<&BTreeMap<String, String>>) -> Self {
-        let mut named = Self { ids: wanted.to_vec(), guesses: false };
+        let mut named = Self { ids: wanted.to_vec(), unresolved: false };
         let Some(slugs) = slugs else { return named };
         for slug in wanted.iter().filter(|wanted| is_slug(wanted)) {
             let known = ids(slugs, slug).map(str::to_owned);
             let before = named.ids.len();
             named.ids.extend(known);
-            named.guesses |= named.ids.len() == before;
+            named.unresolved |= named.ids.len() == before;
         }
         named
     }
 
-    fn verdict(&self, event: &Event<'_>, names: &[&str]) -> Option<bool> {
+    fn matches(&self, event: &Event<'_>, names: &[&str]) -> Option<bool> {
         let found = list(&self.ids, || has(&self.ids, event, names))?;
-        // An event without such an id is in no list of them, whatever a slug stands for.
-        let untold = !found && self.guesses && event.ids.any_of(names).next().is_some();
-        (!untold).then_some(found)
+        // An event without such an id matches no slug, known or not.
+        let unknown = !found && self.unresolved && event.ids.any_of(names).next().is_some();
+        (!unknown).then_some(found)
     }
 }
 
-/// Whether the name of an object or a list can be no id of Attio's, which are UUIDs.
+/// Whether the name of an object or list is a slug: Attio's ids are UUIDs.
 pub fn is_slug(name: &str) -> bool {
     Uuid::try_parse(name).is_err()
 }
@@ -145,8 +143,8 @@ fn list(wanted: &[String], matches: impl FnOnce() -> bool) -> Option<bool> {
     (!wanted.is_empty()).then(matches)
 }
 
-/// `note.*` stands for every type of the category, `note-content.updated` among them, and for every
-/// type that begins so; anything else for itself.
+/// `note.*` matches every type of the category, `note-content.updated` among them, and every type that begins
+/// with `note.`; any other pattern matches itself.
 fn is_type(pattern: &str, event: &Event<'_>) -> bool {
     let Some(category) = pattern.strip_suffix(".*") else { return event.event_type == pattern };
     event.kind.category().is_some_and(|of_event| of_event.as_str() == category)

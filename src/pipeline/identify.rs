@@ -1,31 +1,32 @@
-//! Gives each event its identity: the same on every retry, different for every event.
+//! The id of each event: the same on every retry, different for every event.
 //!
-//! Attio sends no event id, so the id is made of what a retry repeats: the webhook, the
-//! `Idempotency-DedupKey`, the place in the batch, and a digest of the event's bytes. The digest keeps a
-//! captured body under a stolen key from suppressing a real event; the key is there because two
-//! honest updates of one attribute are byte-identical.
+//! Attio sends no event id, so it is made of what a retry repeats: the webhook id, the `Idempotency-Key`, the
+//! index in the delivery, and a digest of the event's bytes. The digest prevents a replayed body under another
+//! delivery's key from suppressing a real event; the key is needed because two updates of one attribute may be
+//! byte-identical.
 
+use data_encoding::HEXLOWER;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid};
 
-/// The namespace of every name-based id the bridge makes.
+/// The namespace of every UUID version 5 that the bridge makes.
 pub const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
 
-/// The key of an event in dedup: 128 bits of a hash, so it needs no further hashing.
+/// The dedup key of an event: 128 bits of a hash, so it needs no further hashing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DedupKey(pub u128);
 
 impl DedupKey {
-    /// First half of SHA-256 over `<source name>\n<id>`. The source is part of it because NATS
-    /// drops repeats over a whole stream, which several sources may share.
+    /// The first half of SHA-256 over `<source name>\n<id>`. The source is included because NATS deduplicates
+    /// over a whole stream, which several sources may share.
     pub fn new(source: &str, id: &str) -> Self {
         let digest = Sha256::new().chain_update(source).chain_update("\n").chain_update(id).finalize();
         let (half, _) = digest.split_at(16);
         Self(half.iter().fold(0, |key, byte| key << 8 | u128::from(*byte)))
     }
 
-    /// 32 hex digits: the message id on the bus.
+    /// 32 hex digits: `Nats-Msg-Id`.
     pub fn to_hex(self) -> String {
         let mut digits = Uuid::encode_buffer();
         Uuid::from_u128(self.0).as_simple().encode_lower(&mut digits).to_owned()
@@ -37,13 +38,13 @@ impl DedupKey {
 pub struct Identity {
     /// The CloudEvents `id`.
     pub id: String,
-    /// The key in dedup and on the bus.
+    /// Its dedup key.
     pub key: DedupKey,
-    /// False for an event that nothing identifies: its id is random and not remembered.
+    /// False if nothing identifies the event: its id is random and not remembered.
     pub repeatable: bool,
 }
 
-/// What an event's identity is made of.
+/// What the id is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The source's name.
@@ -52,14 +53,14 @@ pub struct Facts<'a> {
     pub webhook_id: &'a str,
     /// The usable idempotency key.
     pub idempotency_key: Option<&'a str>,
-    /// Place in the delivery, from 0.
+    /// The index in the delivery, from 0.
     pub index: usize,
     /// The event's bytes as received.
     pub raw: &'a [u8],
 }
 
 impl Identity {
-    /// The identity of an event. `event_id` is its own id, where the guide's form brings one along.
+    /// The identity of an event. `event_id` is the id that the guide's form includes.
     pub fn of_event(event_id: Option<&str>, facts: Facts<'_>) -> Self {
         let (id, repeatable) = match (event_id, facts.idempotency_key) {
             (Some(event_id), _) => (event_id.to_owned(), true),
@@ -69,16 +70,16 @@ impl Identity {
         Self { key: DedupKey::new(facts.source, &id), id, repeatable }
     }
 
-    /// The identity of something in quarantine. Bytes without a key still have one, because two
-    /// copies of the same unusable bytes are worth no more than one.
+    /// The identity of a quarantined event. It needs no idempotency key, because one copy of the same bytes is
+    /// enough.
     pub fn of_quarantined(facts: Facts<'_>) -> Self {
         let id = name_based("quarantine\n", facts.idempotency_key.unwrap_or(""), facts);
         Self { key: DedupKey::new(facts.source, &id), id, repeatable: true }
     }
 }
 
-/// UUID version 5 over `<webhook_id>\n<key>\n<index>\n<hex SHA-256 of the bytes>`. Made here, because uuid's
-/// own SHA-1 does not use the processor's.
+/// UUID version 5 over `<webhook_id>\n<key>\n<index>\n<hex SHA-256 of the bytes>`. Hashed here, because the SHA-1
+/// of the uuid crate does not use the processor's SHA instructions.
 fn name_based(kind: &str, key: &str, facts: Facts<'_>) -> String {
     let Facts { webhook_id, index, raw, .. } = facts;
     let digest: [u8; 32] = Sha256::digest(raw).into();
@@ -88,19 +89,11 @@ fn name_based(kind: &str, key: &str, facts: Facts<'_>) -> String {
         hash.update(line);
         hash.update("\n");
     }
-    hash.update(hex(&digest));
+    let mut hex = [0; 64];
+    HEXLOWER.encode_mut(&digest, &mut hex);
+    hash.update(hex);
     let hash: [u8; 20] = hash.finalize().into();
     let (id, _) = hash.split_first_chunk().expect("20 bytes begin with 16");
     let mut text = Uuid::encode_buffer();
     Builder::from_sha1_bytes(*id).into_uuid().as_hyphenated().encode_lower(&mut text).to_owned()
-}
-
-/// 64 digits, lower case.
-fn hex(digest: &[u8; 32]) -> [u8; 64] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = [0; 64];
-    for (pair, byte) in out.chunks_exact_mut(2).zip(digest) {
-        pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    }
-    out
 }

@@ -1,8 +1,10 @@
-//! The path of one delivery, in the order of the modules: [`Pipeline::handle`] calls them.
+//! The path of one delivery. [`Pipeline::handle`] calls the stages in the order of the modules below.
 //!
-//! Nothing here knows of HTTP or of a broker, and no stage imports another; they meet in the values
-//! that `handle` passes from one to the next. The pipeline returns facts; what they mean for an
-//! answer, a metric or a log line is the edge's business.
+//! [`Pipeline::process`] has two phases: it enqueues every event with the bus (`enqueue.rs`), and only then
+//! awaits the acks, here. A 200 follows from an [`Outcome`] in which no event failed.
+//!
+//! Nothing here knows HTTP or a broker, and no stage imports another; they meet in the values that pass from
+//! one to the next. The pipeline returns facts, which `http` turns into an answer, metrics and a log line.
 
 pub mod verify;
 pub mod parse;
@@ -16,102 +18,79 @@ pub mod publish;
 pub mod quarantine;
 pub mod outcome;
 
-mod carry;
+mod enqueue;
+mod source;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::pin::pin;
+use std::mem;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use tokio::time::Sleep;
 
 use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified, Verified};
-use crate::metrics::{Metrics, PublishMetrics};
-use dedup::Dedup;
-use filter::Filter;
-use outcome::Outcome;
+use crate::metrics::Metrics;
+use dedup::{AckReceiver, Dedup};
+use enqueue::{Enqueuer, Stages, State, answer_overdue};
+use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
-use publish::Bus;
+use publish::{Bus, PublishError, PublishResult};
 use route::Routes;
 use slugs::Slugs;
-use verify::{SignatureError, Verifier};
-
-/// One configured source.
-#[derive(Clone, Debug)]
-pub struct SourceOptions {
-    /// Its name: path segment and metric label.
-    pub name: SourceName,
-    /// How it proves itself.
-    pub verify: verify::Options,
-    /// What is dropped on purpose.
-    pub filter: filter::Options,
-    /// The workspace, for bodies that name none.
-    pub workspace_id: Option<String>,
-}
-
-/// One source, ready for deliveries.
-struct Source {
-    name: SourceName,
-    /// Swapped whole when secrets change.
-    verifier: ArcSwap<Verifier>,
-    /// Swapped whole when slugs change.
-    filter: ArcSwap<Filter>,
-    workspace_id: Option<String>,
-}
+use source::Source;
+pub use source::SourceOptions;
+use verify::SignatureError;
 
 /// The data path of one bridge.
 pub struct Pipeline {
-    sources: HashMap<SourceName, Arc<Source>>,
-    dedup: Dedup,
-    routes: Routes,
-    /// None where nobody asks for slugs.
-    slugs: ArcSwapOption<Slugs>,
-    bus: Arc<dyn Bus>,
-    publish_metrics: HashMap<Arc<str>, Arc<PublishMetrics>>,
+    sources: HashMap<SourceName, Source>,
+    stages: Stages,
 }
 
-/// Events that are worked on before other deliveries get a turn: a body may hold tens of thousands.
-const EVENTS_AT_A_STRETCH: usize = 64;
+/// Events to process before yielding to other deliveries.
+const EVENTS_PER_TURN: usize = 64;
 
-/// Gives other deliveries their turn before the event at this place, if it is time.
-async fn give_way(at: usize) {
-    if at % EVENTS_AT_A_STRETCH == EVENTS_AT_A_STRETCH - 1 {
+/// Yields to other deliveries every [`EVENTS_PER_TURN`] events.
+async fn take_turns(done: usize) {
+    if done % EVENTS_PER_TURN == EVENTS_PER_TURN - 1 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Where an event that lay alone in quarantine was in its delivery.
+/// The position of a quarantined event in its delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct EventPosition {
     /// The webhook that fired.
     pub webhook_id: Option<String>,
-    /// The place, from 0.
+    /// From 0.
     pub index: usize,
 }
 
-/// Events with their places in their delivery, or something without one.
-type Placed<'a> = Vec<(Option<usize>, Element<'a>)>;
+/// The elements of a body with their index; a body that is quarantined whole has none.
+type Indexed<'a> = Vec<(Option<usize>, Element<'a>)>;
 
-/// The webhook, and what a body holds.
-fn elements(body: &Bytes) -> (Option<Cow<'_, str>>, Placed<'_>) {
+/// The webhook id and the elements of a body.
+fn parse(body: &Bytes) -> (Option<Cow<'_, str>>, Indexed<'_>) {
     match parse::parse(body) {
         Parsed::Events { webhook_id, elements } => {
-            let placed = elements.into_iter().enumerate();
-            (webhook_id, placed.map(|(index, element)| (Some(index), element)).collect())
+            let indexed = elements.into_iter().enumerate();
+            (webhook_id, indexed.map(|(index, element)| (Some(index), element)).collect())
         }
         Parsed::Unreadable(reason) => (None, vec![(None, Element::Unusable { raw: body.clone(), reason })]),
     }
 }
 
-/// Why a delivery has no outcome.
+/// Why a delivery is refused before it is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// No source of that name is configured.
     #[error("no such source")]
     UnknownSource,
-    /// It is not genuine.
+    /// The signature does not hold.
     #[error(transparent)]
     Signature(#[from] SignatureError),
 }
@@ -125,141 +104,153 @@ impl Pipeline {
         bus: Arc<dyn Bus>,
         metrics: &Metrics,
     ) -> Self {
-        let source = |options: &SourceOptions| {
-            let SourceOptions { name, verify, filter, workspace_id } = options;
-            let source = Source {
-                name: name.clone(),
-                verifier: ArcSwap::from_pointee(Verifier::new(verify)),
-                filter: ArcSwap::from_pointee(Filter::new(filter)),
-                workspace_id: workspace_id.clone(),
-            };
-            (name.clone(), Arc::new(source))
-        };
         let publish_metrics = |address: Arc<str>| (Arc::clone(&address), metrics.publish(&address));
+        let publish_metrics = routes.addresses().into_iter().map(publish_metrics).collect();
+        let sources = sources.iter().map(|options| (options.name.clone(), Source::new(options))).collect();
         Self {
-            sources: sources.iter().map(source).collect(),
-            publish_metrics: routes.addresses().into_iter().map(publish_metrics).collect(),
-            dedup,
-            routes,
-            slugs: ArcSwapOption::empty(),
-            bus,
+            sources,
+            stages: Stages { dedup, slugs: ArcSwapOption::empty(), routes, bus, publish_metrics },
         }
     }
 
-    /// The source of that name, as it stands in a path.
+    /// The configured source of that name.
     pub fn source(&self, name: &str) -> Option<&SourceName> {
         self.sources.keys().find(|source| source.as_str() == name)
     }
 
-    /// Puts other secrets in force for a source: from the next delivery on these count, and no others.
+    /// Replaces the secrets of a source, from the next delivery on.
     pub fn set_secrets(&self, source: &SourceName, secrets: &[verify::Secret]) {
         if let Some(source) = self.sources.get(source) {
-            let verifier = source.verifier.load().with_secrets(secrets);
-            source.verifier.store(Arc::new(verifier));
+            source.set_secrets(secrets);
         }
     }
 
-    /// Puts other slugs in force: from the next event on these are written, and filters may name them.
+    /// Replaces the slugs, in events and in filters, from the next event on.
     pub fn set_slugs(&self, slugs: &Arc<Slugs>) {
-        self.slugs.store(Some(Arc::clone(slugs)));
-        for source in self.sources.values() {
-            let filter = source.filter.load().with_slugs(slugs);
-            source.filter.store(Arc::new(filter));
-        }
+        self.stages.slugs.store(Some(Arc::clone(slugs)));
+        self.sources.values().for_each(|source| source.set_slugs(slugs));
     }
 
-    /// The walk of one delivery: verify, and then what [`Self::process_verified`] does.
-    ///
-    /// `received` hears the number of events as soon as it is known.
+    /// Verifies a delivery and processes it. `on_parsed` is called with the number of events before any of
+    /// them is published.
     pub async fn handle(
         &self,
         delivery: Delivery<Unverified>,
-        received: impl FnOnce(usize),
+        on_parsed: impl FnOnce(usize),
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let delivery = source.verifier.load().verify(delivery)?;
-        Ok(self.process(source, &delivery, received).await)
+        let (webhook_id, elements) = parse(&delivery.body);
+        on_parsed(elements.len());
+        Ok(self.process(source, &delivery, webhook_id, elements, true).await)
     }
 
-    /// The walk of a delivery that is genuine: parse, then per event identify, filter, dedup, normalize,
-    /// route, publish. Every event is on its way before the first ack is waited for.
-    pub async fn process_verified(
+    /// Processes a delivery that is verified already.
+    pub async fn process_verified(&self, delivery: Delivery<Verified>) -> Result<Outcome, Rejection> {
+        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
+        let (webhook_id, elements) = parse(&delivery.body);
+        Ok(self.process(source, &delivery, webhook_id, elements, true).await)
+    }
+
+    /// Processes what comes out of quarantine, under the ids that its events had: one event, where a position
+    /// is given, or a whole delivery. What still cannot be published ends as [`EventResult::Unusable`] or
+    /// [`PublishError::Rejected`], and is not quarantined again.
+    pub async fn replay(
         &self,
         delivery: Delivery<Verified>,
-        received: impl FnOnce(usize),
+        position: Option<EventPosition>,
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
-        Ok(self.process(source, &delivery, received).await)
+        let (webhook_id, elements) = match position {
+            Some(EventPosition { webhook_id, index }) => {
+                (webhook_id.map(Cow::Owned), vec![(Some(index), parse::parse_element(&delivery.body))])
+            }
+            None => parse(&delivery.body),
+        };
+        Ok(self.process(source, &delivery, webhook_id, elements, false).await)
     }
 
+    /// Enqueues every event, then awaits every ack.
     async fn process(
         &self,
         source: &Source,
         delivery: &Delivery<Verified>,
-        received: impl FnOnce(usize),
-    ) -> Outcome {
-        let (webhook_id, elements) = elements(&delivery.body);
-        received(elements.len());
-        self.walk(source, delivery, webhook_id, elements, true).await
-    }
-
-    /// The same walk for what comes out of quarantine, alone or as a whole delivery: under the ids that
-    /// its events had. What still can never be published is told as [`outcome::EventResult::Unusable`] or
-    /// [`publish::PublishError::Rejected`], and not quarantined again.
-    pub async fn replay(
-        &self,
-        delivery: Delivery<Verified>,
-        alone: Option<Place>,
-    ) -> Result<Outcome, Rejection> {
-        let (webhook_id, elements) = match alone {
-            Some(Place { webhook_id, index }) => {
-                (webhook_id.map(Cow::Owned), vec![(Some(index), parse::parse_element(&delivery.body))])
-            }
-            None => elements(&delivery.body),
-        };
-        let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
-        Ok(self.walk(source, &delivery, webhook_id, elements, false).await)
-    }
-
-    async fn walk(
-        &self,
-        source: &Source,
-        delivery: &Delivery<Verified>,
         webhook_id: Option<Cow<'_, str>>,
-        elements: Placed<'_>,
-        quarantines: bool,
+        elements: Indexed<'_>,
+        quarantine: bool,
     ) -> Outcome {
-        let carrier = carry::Carrier { pipeline: self, source, delivery, webhook_id, quarantines };
-        let mut departed = Vec::with_capacity(elements.len());
-        for (at, (place, element)) in elements.into_iter().enumerate() {
-            give_way(at).await;
-            departed.push(carrier.depart(place, element));
+        let enqueuer = Enqueuer { stages: &self.stages, source, delivery, webhook_id, quarantine };
+        let mut pending = Vec::with_capacity(elements.len());
+        for (done, (index, element)) in elements.into_iter().enumerate() {
+            take_turns(done).await;
+            pending.push(enqueuer.enqueue(index, element));
         }
-        let mut due = pin!(tokio::time::sleep_until(delivery.answer_by));
-        // The last is waited for first: once it has its ack most of the others have theirs, and this task
-        // is woken once instead of for each of them.
-        let mut arrived = Vec::with_capacity(departed.len());
-        while let Some(departure) = departed.pop() {
-            arrived.push(departure.arrive(due.as_mut()).await);
+
+        // The last ack is awaited first: when it is there, most of the others are, and this task is woken once
+        // instead of once for each.
+        let mut answer_due = pin!(tokio::time::sleep_until(delivery.answer_by));
+        for event in pending.iter_mut().rev() {
+            let state = mem::replace(&mut event.state, State::ABANDONED);
+            event.state = State::Done(state.await_ack(answer_due.as_mut()).await);
         }
-        arrived.reverse();
-        // What the broker will never take leaves again before any of it is waited for.
-        for (at, departure) in arrived.iter_mut().enumerate() {
-            give_way(at).await;
-            carrier.depart_again(departure);
+
+        // What the broker rejected goes to quarantine: again everything is enqueued before an ack is awaited.
+        for (done, event) in pending.iter_mut().enumerate() {
+            take_turns(done).await;
+            enqueuer.quarantine_if_rejected(event);
         }
-        let mut events = Vec::with_capacity(arrived.len());
-        let mut unidentified = 0;
-        for departure in arrived {
-            unidentified += usize::from(departure.unidentified);
-            events.push(departure.conclude(due.as_mut()).await);
+        let unidentified = pending.iter().filter(|event| event.unidentified).count();
+        let mut events = Vec::with_capacity(pending.len());
+        for event in pending {
+            let result = event.state.await_ack(answer_due.as_mut()).await;
+            events.push(EventOutcome { category: event.category, result });
         }
+
         Outcome {
             events,
             unidentified,
             delivery_id: delivery.idempotency_key().map(str::to_owned),
-            webhook_id: carrier.webhook_id.filter(|id| catalog::is_id(id)).map(Cow::into_owned),
+            webhook_id: enqueuer.webhook_id.filter(|id| catalog::is_id(id)).map(Cow::into_owned),
             secret: Arc::clone(delivery.secret()),
         }
     }
+}
+
+impl State {
+    /// Awaits the ack, at most until the answer is due. The publish goes on after that, and its ack is remembered.
+    async fn await_ack(self, answer_due: Pin<&mut Sleep>) -> EventResult {
+        let (ack, acknowledged) = match self {
+            Self::Done(result) => return result,
+            Self::Enqueued { ack, quarantined: true } => {
+                (receive(ack, answer_due).await.map_err(rejected_by_quarantine), EventResult::Quarantined)
+            }
+            Self::Enqueued { ack, quarantined: false } => {
+                (receive(ack, answer_due).await, EventResult::Published)
+            }
+            Self::Joined { ack } => (receive(ack, answer_due).await, EventResult::Duplicate),
+        };
+        match ack {
+            Ok(ack) if ack.duplicate => EventResult::Duplicate,
+            Ok(_) => acknowledged,
+            Err(error) => EventResult::Failed(error),
+        }
+    }
+}
+
+async fn receive(ack: AckReceiver, answer_due: Pin<&mut Sleep>) -> PublishResult {
+    tokio::select! {
+        biased;
+        result = ack => result.unwrap_or(Err(PublishError::Abandoned)),
+        () = answer_due => Err(answer_overdue()),
+    }
+}
+
+/// The quarantine topic must accept everything, so what it rejects is a matter of its configuration.
+fn rejected_by_quarantine(error: PublishError) -> PublishError {
+    let PublishError::Rejected { detail } = error else { return error };
+    let detail = format!(
+        "the quarantine topic rejected it too: {detail}; raise its size limit (max.message.bytes of the topic, or \
+         max_msg_size of the stream and max_payload of the server)"
+    );
+    PublishError::Rejected { detail: detail.into() }
 }

@@ -1,7 +1,7 @@
 //! Turns an event into a CloudEvent.
 //!
-//! Attributes come from a closed set of members, and each value that comes from the wire has the
-//! alphabet of an id or is left out; `data` is the event's own bytes.
+//! Attributes come from a closed set of members. A value from the body must be a valid id, else it is left out.
+//! `data` is the bytes of the event as received.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::slugs::Slugs;
 use crate::catalog::{self, Kind, Part, WORKSPACE_ID};
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
 
-/// What an event does not know of itself.
+/// What is known of the delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The source's name.
@@ -26,14 +26,14 @@ pub struct Context<'a> {
     pub idempotency_key: Option<&'a str>,
     /// The webhook that fired.
     pub webhook_id: Option<&'a str>,
-    /// What its object and list are called, where that is known.
+    /// The slugs of objects and lists, where configured.
     pub slugs: Option<&'a Slugs>,
 }
 
 /// The media type of every event's data.
 const JSON: &str = "application/json";
 
-/// The CloudEvent of an event; `id` comes from the identify stage.
+/// The CloudEvent of an event under this id.
 pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEvent {
     let workspace = event.ids.get(WORKSPACE_ID).or(context.workspace_id);
     let mut out =
@@ -57,13 +57,13 @@ pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEven
     out
 }
 
-/// The members that name the object an event is about, or the object of its parent record.
+/// The members with the id of the event's object, or of the object of its parent record.
 const OBJECT_IDS: &[&[&str]] = &[&["object_id"], &["parent_object_id"]];
 
-/// The member that names the list an event is about.
+/// The member with the id of the event's list.
 const LIST_IDS: &[&[&str]] = &[&["list_id"]];
 
-/// The slug of the first id there is under one of the names, in their order.
+/// The slug of the first id under one of the names, in their order.
 fn slug<'a>(
     event: &Event<'_>,
     slugs: &'a BTreeMap<String, String>,
@@ -73,7 +73,8 @@ fn slug<'a>(
     slugs.get(id).map(String::as_str)
 }
 
-/// `https://attio.com/workspaces/<id>`, or a URN of the source where no workspace is known; in two parts.
+/// The CloudEvents `source` in two parts: `https://attio.com/workspaces/<id>`, or a URN where no workspace is
+/// known.
 pub fn source_parts<'a>(source: &'a str, workspace: Option<&'a str>) -> [&'a str; 2] {
     match workspace {
         Some(id) => ["https://attio.com/workspaces/", id],
@@ -85,7 +86,7 @@ fn event_type(text: &str) -> &str {
     if catalog::is_event_type(text) { text } else { "unknown" }
 }
 
-/// The path of ids that the catalog gives; none for other types and where an id is not there.
+/// The path of ids from the catalog; none for other types and where an id is absent.
 fn subject(event: &Event<'_>) -> Option<String> {
     let Kind::Known(known) = event.kind else { return None };
     let mut path = String::with_capacity(96);
@@ -101,7 +102,7 @@ fn subject(event: &Event<'_>) -> Option<String> {
     Some(path)
 }
 
-/// The entity whose events must stay in order.
+/// The id of the entity whose events stay in order.
 fn partition_key<'a>(event: &'a Event<'_>, id: &'a str) -> &'a str {
     let of_catalog = match event.kind {
         Kind::Known(known) => event.ids.get(known.partition_key),
@@ -110,12 +111,12 @@ fn partition_key<'a>(event: &'a Event<'_>, id: &'a str) -> &'a str {
     of_catalog.or_else(|| event.ids.last_entity()).unwrap_or(id)
 }
 
-/// An RFC 3339 time as the bridge writes times; none for anything else.
+/// An RFC 3339 time in the form of [`timestamp`]; none for anything else.
 fn rfc3339(text: &str) -> Option<String> {
     timestamp(OffsetDateTime::parse(text, &Rfc3339).ok()?)
 }
 
-/// The CloudEvents auth context's word for an Attio actor type.
+/// The CloudEvents `authtype` of an Attio actor type.
 fn auth_type(actor_type: &str) -> &'static str {
     match actor_type {
         "workspace-member" => "app_user",

@@ -1,95 +1,70 @@
-//! How a delivery can end: one reason per delivery, one result per event.
+//! Outcomes: one reason per delivery, one result per event.
 
 use std::sync::Arc;
 
 use super::parse::Unusable;
 use super::publish::PublishError;
 use super::verify::SignatureError;
+use crate::named_enum::named_enum;
 
-/// Every way a delivery can end. Its slug is the metric label, the log field and the `reason` of the
-/// answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// At least one event was published.
-    Accepted,
-    /// Nothing was published as an event, something went to quarantine.
-    Quarantined,
-    /// Every event had been acknowledged before.
-    Duplicate,
-    /// Every event was dropped by the source's filter.
-    Filtered,
-    /// There was no event.
-    Empty,
-    /// See [`SignatureError::Missing`].
-    SignatureMissing,
-    /// See [`SignatureError::Malformed`].
-    SignatureMalformed,
-    /// See [`SignatureError::Mismatch`].
-    SignatureMismatch,
-    /// See [`SignatureError::TimestampMissing`].
-    TimestampMissing,
-    /// See [`SignatureError::TimestampMalformed`].
-    TimestampMalformed,
-    /// See [`SignatureError::TimestampOutsideTolerance`].
-    TimestampOutsideTolerance,
-    /// No source of that name, or no such path.
-    UnknownSource,
-    /// Not a POST.
-    MethodNotAllowed,
-    /// The body did not come in time.
-    BodyTimeout,
-    /// The body is larger than the limit.
-    BodyTooLarge,
-    /// The head is larger than the limit.
-    HeadersTooLarge,
-    /// Not JSON by its media type, or encoded.
-    UnsupportedMediaType,
-    /// The request cannot be told apart from its neighbours with certainty.
-    BadFraming,
-    /// Too much in flight.
-    Overloaded,
-    /// The bridge is going down.
-    Draining,
-    /// The broker cannot be reached.
-    BrokerUnavailable,
-    /// The broker gave no verdict in time.
-    BrokerTimeout,
-    /// The broker refused for a reason that the operator must remove.
-    BrokerRefused,
-    /// A bug.
-    Internal,
+named_enum! {
+    /// Every way a delivery can end.
+    pub enum Reason,
+    /// The metric label, the log field and the `reason` of the answer.
+    slug {
+        /// At least one event was published.
+        Accepted = "accepted",
+        /// No event was published, at least one was quarantined.
+        Quarantined = "quarantined",
+        /// Every event was acknowledged before.
+        Duplicate = "duplicate",
+        /// Every event was dropped by the source's filter.
+        Filtered = "filtered",
+        /// It has no events.
+        Empty = "empty",
+        /// [`SignatureError::Missing`]
+        SignatureMissing = "signature_missing",
+        /// [`SignatureError::Malformed`]
+        SignatureMalformed = "signature_malformed",
+        /// [`SignatureError::Mismatch`]
+        SignatureMismatch = "signature_mismatch",
+        /// [`SignatureError::TimestampMissing`]
+        TimestampMissing = "timestamp_missing",
+        /// [`SignatureError::TimestampMalformed`]
+        TimestampMalformed = "timestamp_malformed",
+        /// [`SignatureError::TimestampOutsideTolerance`]
+        TimestampOutsideTolerance = "timestamp_outside_tolerance",
+        /// No source of that name, or no such path.
+        UnknownSource = "unknown_source",
+        /// Not a POST.
+        MethodNotAllowed = "method_not_allowed",
+        /// The body was not received in time.
+        BodyTimeout = "body_timeout",
+        /// The body is larger than the limit.
+        BodyTooLarge = "body_too_large",
+        /// The head is larger than the limit.
+        HeadersTooLarge = "headers_too_large",
+        /// The media type is not JSON, or the body is encoded.
+        UnsupportedMediaType = "unsupported_media_type",
+        /// Where the request ends is ambiguous.
+        BadFraming = "bad_framing",
+        /// The in-flight limit is reached.
+        Overloaded = "overloaded",
+        /// The bridge is shutting down.
+        Draining = "draining",
+        /// The broker is unreachable.
+        BrokerUnavailable = "broker_unavailable",
+        /// The broker did not acknowledge in time.
+        BrokerTimeout = "broker_timeout",
+        /// The broker refused because of its configuration.
+        BrokerRefused = "broker_refused",
+        /// A bug.
+        Internal = "internal",
+    }
 }
 
 impl Reason {
-    /// Every reason, in the order of the README's table.
-    pub const ALL: [Self; 24] = [
-        Self::Accepted,
-        Self::Quarantined,
-        Self::Duplicate,
-        Self::Filtered,
-        Self::Empty,
-        Self::SignatureMissing,
-        Self::SignatureMalformed,
-        Self::SignatureMismatch,
-        Self::TimestampMissing,
-        Self::TimestampMalformed,
-        Self::TimestampOutsideTolerance,
-        Self::UnknownSource,
-        Self::MethodNotAllowed,
-        Self::BodyTimeout,
-        Self::BodyTooLarge,
-        Self::HeadersTooLarge,
-        Self::UnsupportedMediaType,
-        Self::BadFraming,
-        Self::Overloaded,
-        Self::Draining,
-        Self::BrokerUnavailable,
-        Self::BrokerTimeout,
-        Self::BrokerRefused,
-        Self::Internal,
-    ];
-
-    /// Whether it says that the delivery is not genuine.
+    /// Whether the signature did not hold.
     pub const fn is_of_signature(self) -> bool {
         matches!(
             self,
@@ -100,36 +75,6 @@ impl Reason {
                 | Self::TimestampMalformed
                 | Self::TimestampOutsideTolerance
         )
-    }
-
-    /// The reason in metrics, logs and answers.
-    pub const fn slug(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Quarantined => "quarantined",
-            Self::Duplicate => "duplicate",
-            Self::Filtered => "filtered",
-            Self::Empty => "empty",
-            Self::SignatureMissing => "signature_missing",
-            Self::SignatureMalformed => "signature_malformed",
-            Self::SignatureMismatch => "signature_mismatch",
-            Self::TimestampMissing => "timestamp_missing",
-            Self::TimestampMalformed => "timestamp_malformed",
-            Self::TimestampOutsideTolerance => "timestamp_outside_tolerance",
-            Self::UnknownSource => "unknown_source",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::BodyTimeout => "body_timeout",
-            Self::BodyTooLarge => "body_too_large",
-            Self::HeadersTooLarge => "headers_too_large",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::BadFraming => "bad_framing",
-            Self::Overloaded => "overloaded",
-            Self::Draining => "draining",
-            Self::BrokerUnavailable => "broker_unavailable",
-            Self::BrokerTimeout => "broker_timeout",
-            Self::BrokerRefused => "broker_refused",
-            Self::Internal => "internal",
-        }
     }
 }
 
@@ -151,8 +96,7 @@ impl From<&PublishError> for Reason {
         match error {
             PublishError::Unavailable { .. } => Self::BrokerUnavailable,
             PublishError::Timeout { .. } => Self::BrokerTimeout,
-            // A quarantine that is rejected in its turn: its topic takes too little, which is the
-            // operator's to change.
+            // Rejected by quarantine too: the size limit of its topic is too low.
             PublishError::Refused { .. } | PublishError::Rejected { .. } => Self::BrokerRefused,
             PublishError::Busy { .. } => Self::Overloaded,
             PublishError::Abandoned => Self::Internal,
@@ -163,7 +107,7 @@ impl From<&PublishError> for Reason {
 /// How one event ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventResult {
-    /// Acknowledged by the broker, now.
+    /// Acknowledged by the broker.
     Published,
     /// Acknowledged before, or by the publish of another delivery.
     Duplicate,
@@ -171,9 +115,9 @@ pub enum EventResult {
     Filtered,
     /// Acknowledged in quarantine.
     Quarantined,
-    /// It came out of quarantine and stays there: no event can be made of it.
+    /// Replayed from quarantine, and still not an event.
     Unusable(Unusable),
-    /// Not acknowledged, or not known to be.
+    /// Not acknowledged, as far as is known.
     Failed(PublishError),
 }
 
@@ -193,24 +137,24 @@ impl EventResult {
     }
 }
 
-/// The label of events whose category the catalog not_ready_reason, and of whole deliveries in quarantine.
+/// The label of events of an unknown category, and of deliveries that are quarantined whole.
 pub const UNKNOWN_CATEGORY: &str = "unknown";
 
-/// How one event of a delivery ended, and under which category it is counted.
+/// The outcome of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventOutcome {
-    /// A category of the catalog, or [`UNKNOWN_CATEGORY`].
+    /// Its category in metrics: one of the catalog, or [`UNKNOWN_CATEGORY`].
     pub category: &'static str,
     /// How it ended.
     pub result: EventResult,
 }
 
-/// How a genuine delivery ended.
+/// The outcome of a verified delivery.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// One per event, in their order; one for a delivery that is quarantined whole.
+    /// One per event, in order; one for a delivery that is quarantined whole.
     pub events: Vec<EventOutcome>,
-    /// Events that nothing identifies.
+    /// Events with a random id.
     pub unidentified: usize,
     /// The usable idempotency key.
     pub delivery_id: Option<String>,
@@ -221,12 +165,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// How many events ended so.
+    /// The number of events with this label.
     pub fn count(&self, label: &str) -> usize {
         self.events.iter().filter(|event| event.result.label() == label).count()
     }
 
-    /// The error that decides the answer, if an event failed: a bug before the broker's word.
+    /// The error that decides the answer, if an event failed: a bug before a failure of the broker.
     pub fn failure(&self) -> Option<&PublishError> {
         let errors = self.events.iter().filter_map(|event| match &event.result {
             EventResult::Failed(error) => Some(error),

@@ -1,8 +1,11 @@
-//! The port: what the pipeline asks of a bus, and the only thing it knows of one.
+//! The port: all that the pipeline knows of a bus.
 //!
-//! A bus takes a [`Message`] together with a [`PublishHandle`] and settles the handle exactly once, from
-//! whatever thread hears of the broker's word. Nothing that belongs to a request can cancel that:
-//! the verdict reaches the dedup memory even when everybody has stopped waiting.
+//! A bus accepts a [`Message`] with a [`PublishHandle`] and settles the handle exactly once, on any thread.
+//! Nothing that belongs to a request cancels that: the result reaches dedup even when no delivery waits for it.
+//!
+//! A handle holds the delivery's permit until it is settled, also after the answer was sent, so a partition
+//! whose leader hangs keeps its permits until the client's timeout, and enough of them mean 503 `overloaded`
+//! for every topic: that bounds the memory.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,69 +16,70 @@ use crate::cloudevent::CloudEvent;
 use crate::delivery::Permit;
 use crate::metrics::PublishMetrics;
 
-/// Where a message goes. Built once at start from the closed route table.
+/// Where a message is published. Built at start from the closed route table.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// The topic, `<prefix>.<category>`; on NATS the subject's stem.
+    /// `<prefix>.<category>`: the Kafka topic, or the first part of the NATS subject.
     pub address: Arc<str>,
     /// The NATS subject, `<address>.<action>`.
     pub subject: Arc<str>,
 }
 
-/// One event on its way to the broker.
+/// One message for the broker.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Where it goes.
+    /// Where it is published.
     pub destination: Arc<Destination>,
-    /// What goes there. Its `partitionkey` is the key of the message.
+    /// Its content. The `partitionkey` is the message key.
     pub event: CloudEvent,
-    /// The bus-wide identity of the message: 32 hex digits, the same on every retry.
+    /// 32 hex digits, the same on every retry: `Nats-Msg-Id`.
     pub dedup_key: String,
-    /// True for quarantine, which is always structured whatever the content mode.
+    /// True for quarantine, which is structured in every content mode.
     pub structured_only: bool,
 }
 
-/// The broker's ack.
+/// An ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// True when the broker already had the message under this id.
+    /// True if the broker had stored a message with this dedup key before.
     pub duplicate: bool,
 }
 
-/// Why a message was not acknowledged. `detail` is for the log: what the client or broker said.
+/// Why a message was not acknowledged. `detail` is for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The broker cannot be reached, or cannot take writes now. The message may still arrive later.
+    /// The broker is unreachable or cannot accept writes now. The message may still be stored later.
     #[error("broker unavailable: {detail}")]
     Unavailable {
-        /// What the client or the broker said.
+        /// The error of the client or the broker.
         detail: Arc<str>,
     },
-    /// No verdict in time. Unknown, never "not stored".
+    /// No ack in time. Unknown, never "not stored".
     #[error("no ack from the broker in time: {detail}")]
     Timeout {
-        /// What the client or the broker said.
+        /// The error of the client or the broker.
         detail: Arc<str>,
     },
-    /// The operator's fault: no such topic or stream, not authorised. Heals without a restart.
+    /// Refused because of the broker's configuration: no such topic or stream, not authorised. A retry succeeds
+    /// once that is fixed; the bridge needs no restart.
     #[error("refused by the broker: {detail}")]
     Refused {
-        /// What the client or the broker said.
+        /// The error of the client or the broker.
         detail: Arc<str>,
     },
-    /// The event's own fault: the broker will never take it. It goes to quarantine.
-    #[error("never to be taken by the broker: {detail}")]
+    /// The broker will never accept this event. It goes to quarantine.
+    #[error("permanently rejected by the broker: {detail}")]
     Rejected {
-        /// What the client or the broker said.
+        /// The error of the client or the broker.
         detail: Arc<str>,
     },
     /// The client's queue is full. Nothing was enqueued.
     #[error("too many messages waiting for the broker: {detail}")]
     Busy {
-        /// What the client or the broker said.
+        /// The error of the client or the broker.
         detail: Arc<str>,
     },
-    /// The handle was dropped without a verdict: a bug in a bus, or the process is going down.
+    /// The handle was dropped unsettled: a bug in a bus, or the process is ending.
     #[error("the publish was abandoned")]
     Abandoned,
 }
@@ -98,42 +102,42 @@ impl PublishError {
         ["acknowledged", "unavailable", "timeout", "refused", "rejected", "busy", "abandoned"];
 }
 
-/// What became of a publish.
+/// The result of a publish.
 pub type PublishResult = Result<Ack, PublishError>;
 
-/// Told the verdict of one publish, once.
+/// Receives the result of one publish, once.
 pub trait AckCallback: Send + Sync {
-    /// Remembers or forgets, and wakes whoever waits.
-    fn settle(self: Box<Self>, verdict: PublishResult);
+    /// Remembers or forgets the key, and wakes those who await the ack.
+    fn settle(self: Box<Self>, result: PublishResult);
 }
 
-/// The obligation to report one verdict. Dropping it reports [`PublishError::Abandoned`].
+/// The obligation to report one result. Dropping it reports [`PublishError::Abandoned`].
 pub struct PublishHandle {
-    settle: Option<Box<dyn AckCallback>>,
+    callback: Option<Box<dyn AckCallback>>,
     metrics: Arc<PublishMetrics>,
     started: Instant,
-    /// Keeps the delivery's place in the in-flight budget until the verdict is in.
+    /// Held until the handle is settled.
     _permit: Option<Permit>,
 }
 
 impl PublishHandle {
-    /// A handle that counts itself as in flight until it is settled.
-    pub fn new(settle: Box<dyn AckCallback>, metrics: Arc<PublishMetrics>, permit: Option<Permit>) -> Self {
+    /// A handle that counts as in flight until it is settled.
+    pub fn new(callback: Box<dyn AckCallback>, metrics: Arc<PublishMetrics>, permit: Option<Permit>) -> Self {
         metrics.in_flight.inc();
-        Self { settle: Some(settle), metrics, started: Instant::now(), _permit: permit }
+        Self { callback: Some(callback), metrics, started: Instant::now(), _permit: permit }
     }
 
-    /// Reports the verdict.
-    pub fn settle(mut self, verdict: PublishResult) {
-        self.report(verdict);
+    /// Reports the result.
+    pub fn settle(mut self, result: PublishResult) {
+        self.report(result);
     }
 
-    fn report(&mut self, verdict: PublishResult) {
-        let Some(settle) = self.settle.take() else { return };
+    fn report(&mut self, result: PublishResult) {
+        let Some(callback) = self.callback.take() else { return };
         self.metrics.in_flight.dec();
         self.metrics.duration.observe(self.started.elapsed().as_secs_f64());
-        self.metrics.attempt(verdict.as_ref().map_or_else(PublishError::label, |_| "acknowledged"));
-        settle.settle(verdict);
+        self.metrics.attempt(result.as_ref().map_or_else(PublishError::label, |_| "acknowledged"));
+        callback.settle(result);
     }
 }
 
@@ -143,10 +147,10 @@ impl Drop for PublishHandle {
     }
 }
 
-/// What the client knows of its broker, without asking it.
+/// The state of the broker, as far as the client knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BusState {
-    /// Not reached since the start, or not yet fit to publish (topics missing, client not warm).
+    /// Not reached since the start, or not ready to publish (topics are missing, the client is not warm).
     Starting,
     /// Reached.
     Up,
@@ -154,7 +158,7 @@ pub enum BusState {
     Down,
 }
 
-/// A future that a trait object can return.
+/// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A bus the pipeline publishes to.
@@ -162,19 +166,18 @@ pub trait Bus: Send + Sync + 'static {
     /// `kafka`, `nats`, `stdout` or `memory`: the label of its metrics.
     fn name(&self) -> &'static str;
 
-    /// Hands a message to the client. Never waits for the broker; messages handed over one after
-    /// the other for one partition key are stored in that order. The handle is settled exactly once.
+    /// Enqueues a message with the client; never waits for the broker. Messages of one partition key are stored
+    /// in the order of the calls. The handle is settled exactly once.
     fn publish(&self, message: Message, handle: PublishHandle);
 
-    /// What the client knows of its broker now.
+    /// The state of the broker.
     fn state(&self) -> BusState;
 
-    /// What it waits for while it is [`BusState::Starting`], in words for the operator, where it knows.
+    /// Why it is still [`BusState::Starting`], for the operator.
     fn not_ready_reason(&self) -> Option<Arc<str>> {
         None
     }
 
-    /// Waits until everything handed over has its verdict, at most `within`; then the number of
-    /// messages still without one.
+    /// Waits at most `within` until every enqueued message has a result; returns the number without one.
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64>;
 }

@@ -1,4 +1,4 @@
-//! What was signed and can never be published as an event, wrapped so that nothing of it is lost.
+//! The dead-letter topic: what was verified and cannot be published as an event, with its raw bytes.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,22 +8,22 @@ use time::OffsetDateTime;
 use crate::catalog;
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
 
-/// The `type` of everything in quarantine.
+/// The CloudEvents `type` in quarantine.
 pub const TYPE: &str = "dev.attio-bridge.delivery.quarantined";
 
-/// A longer `webhook_id` is not kept: a body of many elements would make many times its size of it.
+/// A longer invalid `webhook_id` is left out: it is repeated with every element of a body.
 const MAX_WEBHOOK_ID: usize = 255;
 
-/// What goes into the wrapper.
+/// What is quarantined.
 #[derive(Clone, Debug)]
 pub struct Quarantined<'a> {
-    /// Its deterministic id.
+    /// Its id.
     pub id: &'a str,
     /// The CloudEvents `source` of the delivery, in parts.
     pub source_uri: [&'a str; 2],
-    /// Why it is here: a slug.
+    /// The reason, a slug.
     pub reason: &'static str,
-    /// The bytes as they came.
+    /// The bytes as received.
     pub raw: Bytes,
     /// When the delivery was received.
     pub received_at: OffsetDateTime,
@@ -33,12 +33,11 @@ pub struct Quarantined<'a> {
     pub source: &'a str,
     /// The webhook that fired.
     pub webhook_id: Option<&'a str>,
-    /// The place in its delivery of an event; none for a whole delivery.
+    /// The index of the event in its delivery; none for a whole delivery.
     pub index: Option<usize>,
 }
 
-/// The wrapper as a CloudEvent with `data_base64`. It holds what the id was made of, so that the event
-/// can be replayed under it.
+/// The CloudEvent, with `data_base64`. It includes what the id was made of, so that a replay gives the same id.
 pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
     let Quarantined { id, source_uri, reason, raw, received_at, idempotency_key, source, webhook_id, index } =
         what;
@@ -54,12 +53,12 @@ pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
     out.set(Attribute::Reason, reason);
     out.set(Attribute::AttioSource, source);
     out.set_some(Attribute::AttioIndex, index.map(|index| index.to_string()));
-    let unfit = webhook_id.filter(|id| !catalog::is_id(id) && id.len() <= MAX_WEBHOOK_ID);
-    out.set_some(Attribute::AttioWebhookBase64, unfit.map(|id| STANDARD.encode(id)));
+    let invalid = webhook_id.filter(|id| !catalog::is_id(id) && id.len() <= MAX_WEBHOOK_ID);
+    out.set_some(Attribute::AttioWebhookBase64, invalid.map(|id| STANDARD.encode(id)));
     out
 }
 
-/// The webhook of a wrapper, read back from its attributes.
+/// The webhook id, from the attributes of a quarantined event.
 pub fn webhook_id(id: Option<&str>, base64: Option<&str>) -> Option<String> {
     let decoded = || String::from_utf8(STANDARD.decode(base64?).ok()?).ok();
     id.map(str::to_owned).or_else(decoded)

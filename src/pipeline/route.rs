@@ -1,4 +1,4 @@
-//! Where an event goes, from a closed table built at start.
+//! Routes events to addresses, by a closed table built at start.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 use super::publish::Destination;
 use crate::catalog::{Category, EVENT_TYPES, EventType, Kind};
 
-/// The addresses.
+/// How addresses are formed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// First part of every address that is not given below.
+    /// The first part of every address that is not given below.
     pub prefix: String,
-    /// Whole addresses of single categories.
+    /// Addresses of single categories, without the prefix.
     pub categories: BTreeMap<Category, String>,
 }
 
-/// Whether a text may be an address, on Kafka and NATS alike: tokens of `[A-Za-z0-9_-]` joined by
-/// dots, 200 characters at most (an action is added to it).
+/// Whether a text is a valid address, on Kafka and NATS alike: tokens of `[A-Za-z0-9_-]` joined by dots, at most
+/// 200 characters (a subject adds the action).
 pub fn is_address(text: &str) -> bool {
     let token = |token: &str| {
         !token.is_empty() && token.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
@@ -24,13 +24,13 @@ pub fn is_address(text: &str) -> bool {
     text.len() <= 200 && text.split('.').all(token)
 }
 
-/// The action of a subject whose event has one that the catalog not_ready_reason.
+/// The action of events whose action is not in the catalog, and the category of those without one.
 const UNKNOWN: &str = "unknown";
 
-/// The last part of the address of quarantine.
+/// The last part of the quarantine address.
 const QUARANTINE: &str = "quarantine";
 
-/// Every destination there is. Nothing from the wire becomes part of one.
+/// Every destination. No text from a request becomes part of one.
 pub struct Routes {
     known: BTreeMap<&'static str, Arc<Destination>>,
     unknown_action: BTreeMap<Category, Arc<Destination>>,
@@ -66,7 +66,7 @@ impl Routes {
         }
     }
 
-    /// Where an event of that kind goes.
+    /// The destination of an event.
     pub fn event(&self, kind: Kind) -> &Arc<Destination> {
         match kind {
             Kind::Known(entry) => &self.known[entry.name],
@@ -75,18 +75,18 @@ impl Routes {
         }
     }
 
-    /// Where goes what can never be published as an event.
+    /// The destination of what is quarantined.
     pub fn quarantine(&self) -> &Arc<Destination> {
         &self.quarantine
     }
 
-    /// Every destination there is.
+    /// Every destination.
     pub fn destinations(&self) -> Vec<Arc<Destination>> {
         let single = [&self.unknown, &self.quarantine];
         self.known.values().chain(self.unknown_action.values()).chain(single).map(Arc::clone).collect()
     }
 
-    /// Where events of a category go, or those of `unknown` or `quarantine`; nowhere for another name.
+    /// The destinations of a category, of `unknown` or of `quarantine`; none for any other name.
     pub fn of_category(&self, name: &str) -> Vec<Arc<Destination>> {
         let known = EVENT_TYPES.iter().filter(|entry| entry.category.as_str() == name);
         let known = known.map(|entry| &self.known[entry.name]);
@@ -96,7 +96,7 @@ impl Routes {
         known.chain(other.map(|(_, to)| to)).chain(single).map(Arc::clone).collect()
     }
 
-    /// Every address, each once: the topics that must exist.
+    /// Every address once: the topics that must exist.
     pub fn addresses(&self) -> Vec<Arc<str>> {
         let mut addresses: Vec<_> = self.destinations().iter().map(|to| Arc::clone(&to.address)).collect();
         addresses.sort();

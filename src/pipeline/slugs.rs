@@ -1,7 +1,7 @@
-//! What people call objects and lists (`people`, `sales_pipeline`), by the ids that events name.
+//! Slugs of objects and lists (`people`, `sales_pipeline`) by the ids in events.
 //!
-//! The map is made elsewhere, by `slugs pull` or by hand, and read from a file: the data path asks
-//! nobody. An id that is not in it has no slug.
+//! They are read from a file that `slugs pull` writes, or a person: the data path calls no API. An id that is not
+//! in the file has no slug.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog;
 
-/// The only form of the file there is so far.
+/// The version of the file format.
 pub const VERSION: u32 = 1;
 
-/// A map as it stands in its file. Members that are not known here are passed over.
+/// The slugs file. Unknown members are ignored.
 ///
 /// ```json
 /// {"version": 1, "workspace_id": "14be…", "objects": {"97d0…": "people"}, "lists": {"33eb…": "sales"}}
@@ -20,7 +20,7 @@ pub const VERSION: u32 = 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slugs {
     version: u32,
-    /// Whose objects and lists they are. Ids are unique, so nothing is looked up by it.
+    /// The workspace of the objects and lists; informational.
     pub workspace_id: String,
     /// Slugs of objects by object id.
     pub objects: BTreeMap<String, String>,
@@ -28,36 +28,36 @@ pub struct Slugs {
     pub lists: BTreeMap<String, String>,
 }
 
-/// Why a text is no map.
+/// Why a text is not a slugs file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not JSON, or a member is missing or of another type; the message has line and column.
-    #[error("is no map of slugs: {0}")]
+    /// Not JSON, or a member is missing or has another type; the message has line and column.
+    #[error("is not a slugs file: {0}")]
     Json(#[from] serde_json::Error),
-    /// Written by a later build.
+    /// Written by a newer release.
     #[error(
         "has version {0}, and this build reads version {VERSION}: write it with `slugs pull` of this build"
     )]
     Version(u32),
-    /// A text that may not enter an attribute.
+    /// A text that is not valid in an attribute.
     #[error("{place} has {text:?}: an id or a slug is 1 to 128 characters of A-Z, a-z, 0-9, ., _, : and -")]
     Alphabet {
         /// The member.
         place: &'static str,
-        /// What stands there.
+        /// The text.
         text: String,
     },
 }
 
 impl Slugs {
-    /// A map that names nothing yet.
+    /// An empty file.
     pub fn new(workspace_id: impl Into<String>) -> Self {
         Self { version: VERSION, workspace_id: workspace_id.into(), ..Self::default() }
     }
 
-    /// Reads a map, and checks that each of its texts may enter an attribute.
+    /// Parses a slugs file; each text must be valid in an attribute.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        /// Asked first, because another version may have other members.
+        /// Read first, because another version may have other members.
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -74,7 +74,7 @@ impl Slugs {
         Ok(slugs)
     }
 
-    /// Every text that may enter an attribute, and the member it stands in.
+    /// Every text, with its member.
     fn texts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let objects = self.objects.iter().map(|entry| ("objects", entry));
         let lists = self.lists.iter().map(|entry| ("lists", entry));
@@ -84,7 +84,7 @@ impl Slugs {
     }
 }
 
-/// The ids that a slug stands for: more than one where a map holds several workspaces.
+/// The ids of a slug; more than one if the file covers several workspaces.
 pub(super) fn ids<'a>(map: &'a BTreeMap<String, String>, slug: &'a str) -> impl Iterator<Item = &'a str> {
     map.iter().filter(move |(_, known)| *known == slug).map(|(id, _)| id.as_str())
 }

@@ -321,7 +321,7 @@ async fn a_quarantine_that_takes_less_than_it_must_is_named_in_the_log() {
     bridge.bus.answer(Answer::Fail(PublishError::Rejected { detail: "too large".into() }));
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_refused".into()));
     let text = logs.text();
-    assert!(text.contains("not even by quarantine: too large: raise what quarantine takes"), "{text}");
+    assert!(text.contains("the quarantine topic rejected it too: too large; raise its size limit"), "{text}");
     assert!(text.contains("max.message.bytes"), "{text}");
 }
 
@@ -483,10 +483,10 @@ fn every_id_is_held_or_counted_as_gone_whatever_happens_at_once() {
 async fn what_is_not_worth_remembering_is_not() {
     let (dedup, metrics) = stage(Duration::from_secs(3600), 10);
     let Lookup::Miss(flight, waiter) = dedup.begin(key(1), false) else { panic!("nothing is known") };
-    assert_eq!(dedup.flights(), 1);
+    assert_eq!(dedup.in_flight(), 1);
     Box::new(flight).settle(Ok(Ack { duplicate: false }));
     assert_eq!(waiter.await.unwrap(), Ok(Ack { duplicate: false }));
-    assert_eq!(dedup.flights(), 0);
+    assert_eq!(dedup.in_flight(), 0);
     dedup.measure();
     assert_eq!(metrics.dedup().entries.get(), 0);
     assert!(!is_hit(&dedup, key(1)));
@@ -499,7 +499,7 @@ async fn a_flight_that_is_lost_ends_for_everybody_and_is_forgotten() {
     let Lookup::Joined(second) = dedup.begin(key(1), true) else { panic!("it is on its way") };
     drop(flight);
     assert!(first.await.is_err() && second.await.is_err());
-    assert_eq!(dedup.flights(), 0);
+    assert_eq!(dedup.in_flight(), 0);
     assert!(matches!(dedup.begin(key(1), true), Lookup::Miss(..)));
 }
 
@@ -520,7 +520,7 @@ fn many_threads_publish_each_id_once() {
         }
     });
     assert_eq!(published.into_inner(), 5_000);
-    assert_eq!(dedup.flights(), 0);
+    assert_eq!(dedup.in_flight(), 0);
 }
 
 #[tokio::test]

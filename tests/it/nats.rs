@@ -215,7 +215,7 @@ fn more_than_the_client_holds_is_busy_and_the_rest_is_stored() {
     });
     let bench = bench.wait_for(BusState::Up);
     server.pause();
-    let verdicts: Vec<_> = (0..9000).map(|_| bench.publish(bench.message("{}"))).collect();
+    let verdicts: Vec<_> = (0..17_000).map(|_| bench.publish(bench.message("{}"))).collect();
     let busy = verdicts.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
     assert!(busy > 0, "there is a bound");
     server.resume();
@@ -224,5 +224,5 @@ fn more_than_the_client_holds_is_busy_and_the_rest_is_stored() {
             runtime().block_on(bench.bus.flush(Duration::from_millis(100))) == 0
         }
     });
-    assert_eq!(bench.stored(&server).len(), 9000 - busy);
+    assert_eq!(bench.stored(&server).len(), 17_000 - busy);
 }

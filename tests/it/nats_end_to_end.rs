@@ -4,6 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use attio_bridge::bus::stdout::Stdout;
+use attio_bridge::supervise::Supervisor;
+
+use crate::support::bridge::{Bridge, config};
+use crate::support::bus::metrics;
 use crate::support::client::{Client, eventually};
 use crate::support::consumer::Found;
 use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
@@ -16,6 +21,45 @@ fn record_created(record: &str) -> String {
     format!(
         r#"{{"webhook_id":"w","events":[{{"event_type":"record.created","id":{{"object_id":"o","record_id":"{record}"}}}}]}}"#
     )
+}
+
+/// The most events that one delivery may have.
+const MAX_EVENTS: usize = 10_000;
+
+fn delivery_of_the_most_events() -> Request {
+    let event = |n| format!(r#"{{"event_type":"task.created","id":{{"workspace_id":"w","task_id":"{n}"}}}}"#);
+    let events: Vec<_> = (0..MAX_EVENTS).map(event).collect();
+    Request::keyed("most", format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(",")))
+}
+
+/// Limits under which such a delivery is answered, even on a loaded machine.
+const PATIENT: [(&str, &str); 4] = [
+    ("ATTIO_BRIDGE__HTTP__MAX_BODY_BYTES", "2000000"),
+    ("ATTIO_BRIDGE__HTTP__BODY_TIMEOUT", "20s"),
+    ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "60s"),
+    ("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "60s"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delivery_of_10000_events_to_nats_is_answered_200_at_the_first_try() {
+    let (server, place) = (shared(), Place::new("most"));
+    let bridge = place.bridge(&server, &PATIENT).await;
+    ready(&bridge).await;
+    let response = bridge.ask(&delivery_of_the_most_events()).await;
+    assert_eq!(response.told(), (200, "accepted".into()));
+    assert_eq!(response.json()["published"], MAX_EVENTS);
+    assert_eq!(place.stored(&server).len(), MAX_EVENTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn delivery_of_10000_events_to_stdout_is_answered_200_at_the_first_try() {
+    let config = config(&PATIENT);
+    let metrics = metrics("stdout", &[]);
+    let bus = Stdout::with_writer(std::io::sink(), metrics.bus(), &Supervisor::detached()).unwrap();
+    let bridge = Bridge::over(bus, config).await;
+    let response = bridge.ask(&delivery_of_the_most_events()).await;
+    assert_eq!(response.told(), (200, "accepted".into()));
+    assert_eq!(response.json()["published"], MAX_EVENTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -227,12 +227,12 @@ async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     });
     let expected = [
         ("not_json", "it is not JSON in UTF-8"),
-        ("not_an_object", "it is no JSON object"),
+        ("not_an_object", "it is not a JSON object"),
         ("too_deep", "its JSON nests deeper than 64"),
         ("not_an_event", "its JSON has neither `events` nor `event_type`"),
-        ("no_event_type", "it has no `event_type` that is text"),
-        ("unusable_id", "an id that its type needs is no text of A-Z a-z 0-9 . _ : - or is too long"),
-        ("duplicate_member", "a member occurs twice in it, so it can be read in two ways"),
+        ("no_event_type", "it has no string `event_type`"),
+        ("unusable_id", "an id that its type requires is not 1 to 128 characters of A-Z a-z 0-9 . _ : -"),
+        ("duplicate_member", "a member occurs twice, so it is ambiguous"),
         ("too_many_events", "it holds more than 10000 events"),
     ];
     assert_eq!(ended.collect::<Vec<_>>(), expected);

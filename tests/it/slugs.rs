@@ -199,8 +199,8 @@ async fn a_changed_file_is_taken_up_and_a_bad_one_changes_nothing() {
         map.to_string()
     };
     let bad = [
-        ("{", "is no map of slugs: EOF while parsing"),
-        ("[]", "is no map of slugs"),
+        ("{", "is not a slugs file: EOF while parsing"),
+        ("[]", "is not a slugs file"),
         (r#"{"version":1,"workspace_id":"w","objects":{}}"#, "missing field `lists`"),
         (&with("version", json!(2)), "has version 2, and this build reads version 1"),
         (&with("objects", json!({ PEOPLE: "" })), "objects has "),

@@ -22,9 +22,11 @@ use super::pending::Pending;
 use super::record::Layout;
 use super::{Link, at_once};
 
-/// Messages handed over and not yet acknowledged: beyond it a publish is refused as busy. The client's
-/// own queue holds as many.
-pub(super) const MAX_IN_FLIGHT: usize = 8192;
+/// Messages in flight; more are answered [`PublishError::Busy`]. The client's own queue holds as many. One
+/// delivery has at most 10,000 events.
+///
+/// [`PublishError::Busy`]: crate::pipeline::publish::PublishError::Busy
+pub(super) const MAX_IN_FLIGHT: usize = 16_384;
 
 /// Why a message has no ack.
 #[derive(Debug)]

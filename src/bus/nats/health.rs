@@ -27,6 +27,10 @@ const COMPARE_AGAIN: Duration = Duration::from_secs(1);
 struct Known {
     /// What the events have told.
     connected: bool,
+    /// Connections that `losses` accounts for.
+    connects: u64,
+    /// Connections at the last comparison, where it found one that no event had reported.
+    unreported: Option<u64>,
     /// A try to connect has failed, or a connection was lost, since the last connection.
     failed: bool,
     contact: bool,
@@ -58,6 +62,8 @@ impl Health {
         metrics.up.set(0);
         let known = Known {
             connected: false,
+            connects: 0,
+            unreported: None,
             failed: false,
             contact: false,
             fit: false,
@@ -163,17 +169,34 @@ impl Health {
     /// Compares what the events have told with the client's own word and the connections it has made so
     /// far: what it had no room to tell is made up for.
     pub(super) fn compare(&self, connection: State, connects: u64) {
-        let told = self.known.lock().connected;
-        match (told, connection) {
-            (false, State::Connected) => self.reached(),
-            (true, State::Disconnected) => self.lost(),
-            // Every connection but the first comes after a loss.
-            (true, State::Connected) if connects > self.losses() + 1 => {
+        let mut known = self.known.lock();
+        let connected = known.connected;
+        let is_new = connects > known.connects;
+        // Events in the channel report it before the next comparison, unless they were dropped.
+        let dropped = known.unreported.take() == Some(connects);
+        match (connected, connection) {
+            (false, State::Connected) => {
+                drop(known);
+                self.reached();
+            }
+            (true, State::Disconnected) => {
+                drop(known);
+                self.lost();
+                return;
+            }
+            (true, State::Connected) if is_new && !dropped => {
+                known.unreported = Some(connects);
+                return;
+            }
+            (true, State::Connected) if is_new => {
+                drop(known);
                 self.lost();
                 self.reached();
             }
-            _ => {}
+            (true, State::Connected) => drop(known),
+            _ => return,
         }
+        self.known.lock().connects = connects;
     }
 
     fn reached(&self) {
@@ -181,6 +204,7 @@ impl Health {
         if std::mem::replace(&mut known.connected, true) {
             return;
         }
+        known.connects += 1;
         let again = std::mem::replace(&mut known.contact, true);
         known.failed = false;
         known.cause = None;
@@ -372,9 +396,27 @@ mod tests {
         health.compare(State::Connected, 2);
         assert_eq!((metrics.up.get(), health.losses()), (1, 1), "all of this was told");
         health.compare(State::Connected, 3);
+        health.compare(State::Connected, 3);
         assert_eq!((metrics.up.get(), health.losses()), (1, 2), "lost and made again between two looks");
         health.event(&Event::Connected);
         health.compare(State::Connected, 3);
         assert_eq!((metrics.up.get(), health.losses()), (1, 2), "what is told late changes nothing");
+    }
+
+    #[test]
+    fn loss_whose_events_come_after_a_comparison_counts_once() {
+        let (health, _) = health();
+        health.event(&Event::Connected);
+        health.compare(State::Connected, 1);
+        // The connection is lost and made again; the events are still in the client's channel.
+        health.compare(State::Connected, 2);
+        health.event(&Event::Disconnected);
+        health.event(&Event::Connected);
+        health.compare(State::Connected, 2);
+        assert_eq!(health.losses(), 1);
+        // The events of the next loss are dropped.
+        health.compare(State::Connected, 3);
+        health.compare(State::Connected, 3);
+        assert_eq!(health.losses(), 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 
 use async_nats::{Event, ServerError};
@@ -12,6 +12,7 @@ use super::options::Ensure;
 use super::*;
 use crate::cloudevent::{CloudEvent, Data};
 use crate::metrics::{Labels, Metrics};
+use crate::pipeline::parse::MAX_EVENTS;
 use crate::pipeline::publish::{AckCallback, PublishResult};
 use crate::supervise::{Ended, Ends, Supervisor};
 
@@ -269,4 +270,11 @@ fn stream_ensure_off_and_a_normal_stop_end_no_supervised_task() {
     drop(bus);
     runtime.shutdown_timeout(PATIENCE);
     assert_eq!(ends.next().now_or_never(), None, "stopped");
+}
+
+#[test]
+fn delivery_of_the_most_events_fits_in_flight() {
+    let bench = bench(Duration::from_secs(3600));
+    let published: Vec<_> = (0..MAX_EVENTS).map(|_| bench.publish("a")).collect();
+    assert!(published.iter().all(|result| result.try_recv() == Err(TryRecvError::Empty)));
 }

@@ -1,23 +1,22 @@
-//! One event: its bytes, and the members that the bridge reads.
+//! One event: its bytes and the members that the bridge reads.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::Unusable;
 use super::ids::{self, Ids};
 use super::json::{self, MembersError};
+use super::unusable::Unusable;
 use crate::catalog::Kind;
 
-/// One event of a verified delivery.
-/// Its texts are those of the body, unless they were escaped there.
+/// One event of a verified delivery. Its texts borrow from the body, unless they are escaped there.
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
-    /// The event's JSON, byte for byte as it came, without the white space around it.
+    /// The JSON, byte for byte as received, without the white space around it.
     pub raw: Bytes,
-    /// `event_type` as it came. Any text: check with [`crate::catalog::is_event_type`].
+    /// `event_type`, any text. See [`crate::catalog::is_event_type`].
     pub event_type: Cow<'a, str>,
-    /// What the catalog knows of the type.
+    /// The type in the catalog.
     pub kind: Kind,
     /// Its ids.
     pub ids: Ids<'a>,
@@ -25,12 +24,12 @@ pub struct Event<'a> {
     pub actor_type: Option<Cow<'a, str>>,
     /// `actor.id`, any text.
     pub actor_id: Option<Cow<'a, str>>,
-    /// `created_at`, any text; only the guide's form has it.
+    /// `created_at`, any text. Only in the guide's form.
     pub created_at: Option<Cow<'a, str>>,
 }
 
 impl<'a> Event<'a> {
-    /// Reads an element of `events`, or a bare event.
+    /// Parses an element of `events` or a bare event.
     pub(super) fn read(text: &'a str, raw: Bytes) -> Result<Self, Unusable> {
         let members = json::members(text, is_wanted).map_err(|error| match error {
             MembersError::NotAnObject => Unusable::NotAnObject,
@@ -71,7 +70,7 @@ struct Actor<'a> {
 }
 
 impl<'a> Actor<'a> {
-    /// Both members of an actor may be null or missing, and so may the actor.
+    /// The actor and both its members may be null or absent.
     fn read(raw: &'a str) -> Result<Self, Unusable> {
         let members = match json::members(raw, |name| matches!(name, "type" | "id")) {
             Ok(members) => members,

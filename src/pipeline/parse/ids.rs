@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use super::Unusable;
 use super::json::{self, MembersError};
+use super::unusable::Unusable;
 use crate::catalog::{self, Id};
 
-/// One id as it came.
+/// The value of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value<'a> {
-    /// Text that may enter an attribute.
+    /// Valid in an attribute.
     Usable(Cow<'a, str>),
     /// Anything else that is not null.
     Illegal,
@@ -25,28 +25,28 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Ids by their names.
+/// Ids by name.
 type Named<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 /// The ids of one event. A null counts as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ids<'a> {
-    /// Members of the `id` object, in their order.
+    /// Members of the `id` object, in order.
     members: Named<'a>,
     /// Members of the event itself.
     top_level: Named<'a>,
     /// `<name>.id.<name>_id`, as the guide nests them, by `<name>_id`.
     nested: Named<'a>,
-    /// True where `id` is neither an object nor null, so that no id in it can be told.
+    /// `id` is neither an object nor null.
     malformed: bool,
 }
 
-/// Whether a top-level member of an event holds ids.
+/// Whether a top-level member of an event has ids.
 pub(super) fn is_wanted(name: &str) -> bool {
     name == "id" || name.ends_with("_id") || NESTED.contains(&name)
 }
 
-/// Objects of the guide's form that hold an id of their own name.
+/// Objects of the guide's form that contain an id of their own name.
 const NESTED: [&str; 13] = [
     "record",
     "entry",
@@ -90,8 +90,7 @@ impl<'a> Ids<'a> {
         Ok(())
     }
 
-    /// The value of an id: in its flat place, else in the guide's nested form. None where it is
-    /// absent or may not enter an attribute.
+    /// The value of an id: in the flat form, else in the guide's nested form. None if it is absent or invalid.
     pub fn get(&self, id: Id) -> Option<&str> {
         match self.find(id) {
             Some(Value::Usable(text)) => Some(text),
@@ -99,7 +98,7 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Whether an id is there with a value that may not enter an attribute.
+    /// Whether an id is there with an invalid value.
     pub(super) fn is_illegal(&self, id: Id) -> bool {
         match self.find(id) {
             Some(value) => *value == Value::Illegal,
@@ -112,12 +111,12 @@ impl<'a> Ids<'a> {
         lookup(flat, id.name).or_else(|| lookup(&self.nested, id.name))
     }
 
-    /// `id.event_id`, the identity that the guide's form brings along.
+    /// `id.event_id`, in the guide's form.
     pub fn event_id(&self) -> Option<&str> {
         self.get(Id { name: "event_id", top_level: false })
     }
 
-    /// The last member of `id` that can name the entity of a type the catalog not_ready_reason.
+    /// The last member of `id` that can identify the entity of a type that is not in the catalog.
     pub fn last_entity(&self) -> Option<&str> {
         const NOT_AN_ENTITY: [&str; 3] = ["workspace_id", "attribute_id", "event_id"];
         let names_entity = |name: &str| name.ends_with("_id") && !NOT_AN_ENTITY.contains(&name);
@@ -128,7 +127,7 @@ impl<'a> Ids<'a> {
         }
     }
 
-    /// Every value under one of the names, wherever it stands: what the filters compare with.
+    /// Every value under one of the names, in any form.
     pub fn any_of<'s>(&'s self, names: &'s [&str]) -> impl Iterator<Item = &'s str> {
         let all = self.members.iter().chain(&self.top_level).chain(&self.nested);
         all.filter(|(name, _)| names.contains(&name.as_ref())).filter_map(|(_, value)| match value {
@@ -142,7 +141,7 @@ fn lookup<'s, 'a>(values: &'s [(Cow<'a, str>, Value<'a>)], name: &str) -> Option
     values.iter().find(|(known, _)| known == name).map(|(_, value)| value)
 }
 
-/// The members of an object that holds ids; nothing where it is no object.
+/// The ids in an object; none if it is not an object.
 fn object(raw: &str) -> Result<Named<'_>, Unusable> {
     match json::members(raw, |name| name.ends_with("_id")) {
         Ok(members) => {

@@ -1,0 +1,199 @@
+//! Enqueues the events of one delivery with the bus. Nothing here waits.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
+
+use super::dedup::{AckReceiver, Dedup, Lookup};
+use super::identify::{Facts, Identity};
+use super::normalize::{self, Context};
+use super::outcome::{EventResult, UNKNOWN_CATEGORY};
+use super::parse::{Element, Event};
+use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishHandle};
+use super::quarantine::{self, Quarantined};
+use super::route::Routes;
+use super::slugs::Slugs;
+use super::source::Source;
+use crate::catalog::{Category, WORKSPACE_ID};
+use crate::cloudevent::CloudEvent;
+use crate::delivery::{Delivery, Verified};
+use crate::metrics::PublishMetrics;
+
+/// The `reason` in quarantine of an event that the broker rejected.
+const REJECTED_BY_BROKER: &str = "rejected_by_broker";
+
+/// The stages that keep state, shared by all deliveries.
+pub(super) struct Stages {
+    pub(super) dedup: Dedup,
+    /// None where no slugs are configured.
+    pub(super) slugs: ArcSwapOption<Slugs>,
+    pub(super) routes: Routes,
+    pub(super) bus: Arc<dyn Bus>,
+    /// By address.
+    pub(super) publish_metrics: HashMap<Arc<str>, Arc<PublishMetrics>>,
+}
+
+/// Enqueues the events of one delivery.
+pub(super) struct Enqueuer<'a> {
+    pub(super) stages: &'a Stages,
+    pub(super) source: &'a Source,
+    pub(super) delivery: &'a Delivery<Verified>,
+    pub(super) webhook_id: Option<Cow<'a, str>>,
+    /// Whether what cannot be published goes to quarantine; false for what comes from there.
+    pub(super) quarantine: bool,
+}
+
+/// One event between enqueue and outcome.
+pub(super) struct PendingEvent {
+    index: Option<usize>,
+    pub(super) category: &'static str,
+    /// What quarantine needs if the broker rejects the event; none where it is quarantined already.
+    raw: Option<RawEvent>,
+    pub(super) state: State,
+    /// Its id is random.
+    pub(super) unidentified: bool,
+}
+
+struct RawEvent {
+    raw: Bytes,
+    workspace_id: Option<String>,
+}
+
+/// The state of a pending event.
+pub(super) enum State {
+    /// Nothing to await.
+    Done(EventResult),
+    /// Enqueued by this delivery.
+    Enqueued { ack: AckReceiver, quarantined: bool },
+    /// Enqueued by another delivery, or earlier in this one under the same id.
+    Joined { ack: AckReceiver },
+}
+
+impl State {
+    /// Stands for an event whose ack is being awaited.
+    pub(super) const ABANDONED: Self = Self::Done(EventResult::Failed(PublishError::Abandoned));
+}
+
+impl Enqueuer<'_> {
+    /// Identifies, filters, deduplicates, normalizes, routes and enqueues one element. `index` is its index in
+    /// the delivery, none for a delivery as a whole.
+    pub(super) fn enqueue(&self, index: Option<usize>, element: Element<'_>) -> PendingEvent {
+        match element {
+            Element::Event(event) => self.enqueue_event(index, &event),
+            Element::Unusable { raw, reason } => {
+                let state = if self.quarantine {
+                    self.enqueue_quarantined(index, &RawEvent { raw, workspace_id: None }, reason.slug())
+                } else {
+                    State::Done(EventResult::Unusable(reason))
+                };
+                PendingEvent { index, category: UNKNOWN_CATEGORY, raw: None, state, unidentified: false }
+            }
+        }
+    }
+
+    fn enqueue_event(&self, index: Option<usize>, event: &Event<'_>) -> PendingEvent {
+        let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
+        if !self.source.filter.load().passes(event) {
+            let state = State::Done(EventResult::Filtered);
+            return PendingEvent { index, category, raw: None, state, unidentified: false };
+        }
+        let identity = Identity::of_event(event.ids.event_id(), self.facts(index, &event.raw));
+        let destination = self.stages.routes.event(event.kind);
+        let state = self.publish(&identity, destination, false, || {
+            let slugs = self.stages.slugs.load();
+            let context = Context {
+                source: self.source.name.as_str(),
+                workspace_id: self.source.workspace_id.as_deref(),
+                received_at: self.delivery.received_at,
+                idempotency_key: self.delivery.idempotency_key(),
+                webhook_id: self.webhook_id.as_deref(),
+                slugs: slugs.as_deref(),
+            };
+            normalize::normalize(event, &identity.id, context)
+        });
+        let raw = self.quarantine.then(|| RawEvent {
+            raw: event.raw.clone(),
+            workspace_id: event.ids.get(WORKSPACE_ID).map(str::to_owned),
+        });
+        PendingEvent { index, category, raw, state, unidentified: !identity.repeatable }
+    }
+
+    /// Enqueues an event for quarantine if the broker rejected it. The ack from there becomes the event's.
+    pub(super) fn quarantine_if_rejected(&self, event: &mut PendingEvent) {
+        if let State::Done(EventResult::Failed(PublishError::Rejected { .. })) = event.state
+            && let Some(raw) = event.raw.take()
+        {
+            event.state = self.enqueue_quarantined(event.index, &raw, REJECTED_BY_BROKER);
+        }
+    }
+
+    fn enqueue_quarantined(&self, index: Option<usize>, event: &RawEvent, reason: &'static str) -> State {
+        let identity = Identity::of_quarantined(self.facts(index, &event.raw));
+        let workspace = event.workspace_id.as_deref().or(self.source.workspace_id.as_deref());
+        self.publish(&identity, self.stages.routes.quarantine(), true, || {
+            quarantine::wrap(Quarantined {
+                id: &identity.id,
+                source_uri: normalize::source_parts(self.source.name.as_str(), workspace),
+                reason,
+                raw: event.raw.clone(),
+                received_at: self.delivery.received_at,
+                idempotency_key: self.delivery.idempotency_key(),
+                source: self.source.name.as_str(),
+                webhook_id: self.webhook_id.as_deref(),
+                index,
+            })
+        })
+    }
+
+    /// Hands an event to the bus, unless its id was acknowledged already or is in flight.
+    fn publish(
+        &self,
+        identity: &Identity,
+        destination: &Arc<Destination>,
+        quarantined: bool,
+        event: impl FnOnce() -> CloudEvent,
+    ) -> State {
+        if self.delivery.time_left().is_zero() {
+            // The retry publishes what was not enqueued in time.
+            return State::Done(EventResult::Failed(answer_overdue()));
+        }
+        match self.stages.dedup.begin(identity.key, identity.repeatable) {
+            Lookup::Hit => State::Done(EventResult::Duplicate),
+            // The publish in flight may still succeed once the bus is up, but nobody waits for that.
+            Lookup::Joined(_) if self.stages.bus.state() == BusState::Down => {
+                let detail = "the broker is down; an earlier publish of this event is in flight".into();
+                State::Done(EventResult::Failed(PublishError::Unavailable { detail }))
+            }
+            Lookup::Joined(ack) => State::Joined { ack },
+            Lookup::Miss(in_flight, ack) => {
+                let metrics = Arc::clone(&self.stages.publish_metrics[&destination.address]);
+                let handle = PublishHandle::new(Box::new(in_flight), metrics, self.delivery.permit.clone());
+                let message = Message {
+                    destination: Arc::clone(destination),
+                    event: event(),
+                    dedup_key: identity.key.to_hex(),
+                    structured_only: quarantined,
+                };
+                self.stages.bus.publish(message, handle);
+                State::Enqueued { ack, quarantined }
+            }
+        }
+    }
+
+    fn facts<'a>(&'a self, index: Option<usize>, raw: &'a [u8]) -> Facts<'a> {
+        Facts {
+            source: self.source.name.as_str(),
+            webhook_id: self.webhook_id.as_deref().unwrap_or(""),
+            idempotency_key: self.delivery.idempotency_key(),
+            index: index.unwrap_or(0),
+            raw,
+        }
+    }
+}
+
+pub(super) fn answer_overdue() -> PublishError {
+    PublishError::Timeout { detail: "the answer was due before the ack".into() }
+}
