@@ -48,7 +48,8 @@ pub struct Description {
 }
 
 impl Description {
-    fn new(name: &'static str, range: impl Into<String>, schema: Json) -> Self {
+    /// The description of a type that is no secret.
+    pub fn new(name: &'static str, range: impl Into<String>, schema: Json) -> Self {
         Self { name, range: range.into(), schema, secret: false }
     }
 }
@@ -383,28 +384,6 @@ impl Kind for Scalar {
     fn describe(&self) -> Description {
         let schema = json!({ "type": ["string", "integer", "boolean"] });
         Description::new("text, number or boolean", "", schema)
-    }
-}
-
-/// A table that is passed on as JSON; the environment gives it as JSON text.
-pub struct Object;
-
-impl Kind for Object {
-    type Value = Json;
-
-    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<Json> {
-        let json: Json = match &node.value {
-            Value::Text(text) if node.is_untyped() => {
-                serde_json::from_str(text).map_err(|error| format!("expects JSON: {error}"))?
-            }
-            Value::Table(_) => node.value.to_json(),
-            other => return Err(format!("expects a table, not {}", other.kind())),
-        };
-        Ok((json.clone(), json))
-    }
-
-    fn describe(&self) -> Description {
-        Description::new("table", "", json!({ "type": "object" }))
     }
 }
 

@@ -3,13 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
 use super::sources::{is_known_type, unknown_type};
 use super::{INSTANT, value};
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
-use crate::config::diagnostics::{Given, nearest};
+use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::keys::keys;
-use crate::config::kinds::{Boolean, FilePath, Form, Object, Pattern, Secret, Text, TimeSpan};
+use crate::config::kinds::{
+    Boolean, Description, FilePath, Form, Kind, Parsed, Pattern, Secret, Text, TimeSpan,
+};
 use crate::config::section::Section;
+use crate::config::tree::{Node, Value};
 
 const URL: Pattern = Pattern {
     expects: "an address that begins with https:// or http://",
@@ -74,6 +79,28 @@ keys! {
         event_type: Text required "record.created";
         /// Which of them; all, where not set.
         filter: Object like "{\"$and\":[]}";
+    }
+}
+
+/// A table that is passed on as JSON; the environment gives it as JSON text.
+pub struct Object;
+
+impl Kind for Object {
+    type Value = Json;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<Json> {
+        let json: Json = match &node.value {
+            Value::Text(text) if node.is_untyped() => {
+                serde_json::from_str(text).map_err(|error| format!("expects JSON: {error}"))?
+            }
+            Value::Table(_) => node.value.to_json(),
+            other => return Err(format!("expects a table, not {}", other.kind())),
+        };
+        Ok((json.clone(), json))
+    }
+
+    fn describe(&self) -> Description {
+        Description::new("table", "", json!({ "type": "object" }))
     }
 }
 
