@@ -9,7 +9,7 @@
 //!
 //! 1. `http/connection`: framing and deadlines on the raw bytes. `http/admission`: method, size, media
 //!    type, in-flight limits. `http/receive`: the body. From here on a detached task does the work
-//!    (`http/detach`), so a client that disconnects cancels nothing.
+//!    (`DetachOnDrop` there), so a client that disconnects cancels nothing.
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
 //! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event. Each event keeps its bytes.
 //! 4. `pipeline/filter`: drops events by configuration, and counts them.

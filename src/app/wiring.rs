@@ -28,7 +28,8 @@ pub fn publisher(
     around: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
 ) -> Result<Pipeline, StartError> {
     let (routes, metrics) = measured(config, config.bus.kind.name());
-    let bus = around(bus::start(config.bus.clone(), routes.destinations(), metrics.bus(), supervisor)?);
+    let requirements = super::requirements(config);
+    let bus = around(bus::start(config.bus.clone(), &requirements, metrics.bus(), supervisor)?);
     let dedup = Dedup::new(config.dedup, metrics.dedup());
     Ok(join(config, routes, dedup, bus, &metrics))
 }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{Bus, Destination, Message};
+use crate::pipeline::publish::{Bus, Message};
 use crate::supervise::Supervisor;
 use encoded::EncodedMessage;
 pub use error::{ReadError, StartError};
@@ -65,21 +65,22 @@ pub fn check(options: &Options) -> Result<(), StartError> {
     }
 }
 
-/// Starts the bus of these options; `destinations` are all it will be asked to publish to. `supervisor`
-/// runs its tasks and threads.
+/// Starts the bus of these options for what will be published to it. `supervisor` runs its tasks and threads.
 pub fn start(
     options: Options,
-    destinations: Vec<Arc<Destination>>,
+    requirements: &Requirements,
     metrics: BusMetrics,
     supervisor: &Supervisor,
 ) -> Result<Arc<dyn Bus>, StartError> {
     let Options { kind, content_mode } = options;
     Ok(match kind {
         Kind::Kafka(options) => {
-            let topics = read::addresses(&destinations);
-            kafka::Kafka::start(*options, topics, content_mode, metrics, supervisor)?
+            kafka::Kafka::start(*options, requirements, content_mode, metrics, supervisor)?
         }
-        Kind::Nats(options) => nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?,
+        Kind::Nats(options) => {
+            let destinations = requirements.destinations.clone();
+            nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?
+        }
         Kind::Stdout => stdout::Stdout::start(metrics, supervisor)?,
     })
 }

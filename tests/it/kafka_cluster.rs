@@ -1,5 +1,5 @@
-//! Three brokers, replication 3, two of them must have what is acknowledged: what a 200 is worth
-//! when one of them dies, and when two do.
+//! Three brokers, replication 3, min.insync.replicas 2: what a 200 is worth when one broker dies, and when
+//! two do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::support::unique;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full tier: three brokers, a minute"]
-async fn one_broker_may_die_and_with_two_dead_nothing_is_acknowledged_or_lost() {
+async fn one_of_three_brokers_may_die_and_without_a_quorum_nothing_is_acknowledged_or_lost() {
     let (cluster, prefix) = (Cluster::start(), unique("quorum"));
     let bridge = Bridge::serving(config(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
@@ -55,15 +55,14 @@ async fn one_broker_may_die_and_with_two_dead_nothing_is_acknowledged_or_lost() 
 
     let before = felt(&bridge).await;
     cluster.kill(1);
-    eventually("the loss of the quorum is felt", || async { felt(&bridge).await > before }).await;
-    // What was on its way when the broker died.
+    eventually("the loss of the quorum shows", || async { felt(&bridge).await > before }).await;
+    // What was in flight when the broker died.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let acknowledged = load.accepted();
-    let asked = Instant::now();
     let task = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
-    let answer = bridge.ask(&Request::keyed("quorum", task)).await;
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert!(asked.elapsed() < Duration::from_millis(4500), "{:?}", asked.elapsed());
+    let (status, reason) = bridge.ask(&Request::keyed("quorum", task)).await.told();
+    assert_eq!(status, 503, "{reason}");
+    assert!(["broker_timeout", "broker_unavailable"].contains(&&*reason), "{reason}");
     tokio::time::sleep(Duration::from_secs(4)).await;
     found(&options, &prefix, 3);
     assert_eq!(load.accepted(), acknowledged, "one broker alone acknowledges nothing");

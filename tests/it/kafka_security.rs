@@ -1,4 +1,4 @@
-//! The Kafka adapter on a broker that asks who is there.
+//! The Kafka adapter on a broker with TLS and logins.
 
 use attio_bridge::bus::kafka::Options;
 use attio_bridge::bus::kafka::options::Ensure;
@@ -27,7 +27,7 @@ fn started(options: Options, topics: &[&str]) -> Bench {
 }
 
 #[test]
-fn every_way_in_leads_in() {
+fn every_supported_login_publishes() {
     let secured = shared();
     let topic = secured.broker.topic("ways-in", 1);
     secured.allow(USER, &topic);
@@ -51,7 +51,7 @@ fn every_way_in_leads_in() {
 }
 
 #[test]
-fn every_wrong_way_is_refused_at_once_with_its_cause() {
+fn wrong_credentials_and_certificates_fail_publishes_at_once_with_the_cause() {
     let secured = shared();
     let topic = secured.broker.topic("wrong-ways", 1);
     let ways: Vec<_> = wrong::ways(&secured)
@@ -67,11 +67,11 @@ fn every_wrong_way_is_refused_at_once_with_its_cause() {
         });
         assert_eq!((bench.bus.state(), bench.metrics.bus().up.get()), (BusState::Starting, 0), "{way}");
     }
-    assert_eq!(secured.broker.read_all(&topic).len(), 0, "nothing went another way");
+    assert_eq!(secured.broker.read_all(&topic).len(), 0, "nothing was published another way");
 }
 
 #[test]
-fn a_host_name_is_checked_unless_the_operator_says_otherwise() {
+fn host_name_verification_can_be_disabled() {
     let secured = shared();
     let topic = secured.broker.topic("any-host", 1);
     let mut options = secured.options(Door::Elsewhere);
@@ -82,7 +82,7 @@ fn a_host_name_is_checked_unless_the_operator_says_otherwise() {
 }
 
 #[test]
-fn a_broker_that_is_mended_is_taken_up_without_a_restart() {
+fn renewed_certificates_and_passwords_need_no_restart() {
     let secured = Secured::start();
     let topic = secured.broker.topic("mended", 1);
     secured.allow(USER, &topic);
@@ -110,16 +110,16 @@ fn a_broker_that_is_mended_is_taken_up_without_a_restart() {
 }
 
 #[test]
-fn rights_that_are_granted_later_heal_without_a_restart() {
+fn permissions_granted_later_need_no_restart() {
     let secured = Secured::start();
     let topics = [secured.broker.topic("granted", 1), secured.broker.topic("granted", 1)];
     let mut options = plain(&secured, PASSWORD);
     options.topics.ensure = Ensure::Off;
     let bench = started(options, &[&topics[0], &topics[1]]);
 
-    // No right on any topic: the client is not even given a producer id, which ends it for good.
+    // Without any permission the client gets no producer id, which is a fatal error.
     eventually("it is refused", || label(&bench.verdict(&topics[0])) == "refused");
-    eventually("a new client is built", || bench.metrics.bus().rebuilds.get() >= 1);
+    eventually("the producer is replaced", || bench.metrics.bus().rebuilds.get() >= 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
     secured.allow(USER, &topics[0]);
     eventually("the first topic heals", || label(&bench.verdict(&topics[0])) == "acknowledged");
@@ -131,11 +131,15 @@ fn rights_that_are_granted_later_heal_without_a_restart() {
     assert!(refused.unwrap_err().to_string().contains(&topics[1]));
     secured.allow(USER, &topics[1]);
     eventually("the second topic heals", || label(&bench.verdict(&topics[1])) == "acknowledged");
-    assert_eq!(bench.metrics.bus().rebuilds.get(), rebuilds, "one topic's rights do not end the client");
+    assert_eq!(
+        bench.metrics.bus().rebuilds.get(),
+        rebuilds,
+        "a missing permission on one topic is not fatal"
+    );
 }
 
 #[test]
-fn verify_waits_for_the_rights_too() {
+fn ensure_verify_waits_for_permissions() {
     let secured = shared();
     let topic = secured.broker.topic("seen", 1);
     let bench = started(plain(&secured, PASSWORD), &[&topic]);
@@ -147,7 +151,7 @@ fn verify_waits_for_the_rights_too() {
 }
 
 #[test]
-fn write_and_describe_on_the_prefix_are_all_it_needs() {
+fn write_and_describe_on_the_prefix_are_sufficient() {
     let secured = shared();
     let prefix = unique("least");
     let topics = ["record", "unknown"].map(|name| format!("{prefix}.{name}"));
@@ -162,10 +166,10 @@ fn write_and_describe_on_the_prefix_are_all_it_needs() {
     for topic in &topics {
         assert_eq!(label(&bench.verdict(topic)), "acknowledged");
     }
-    assert_eq!(label(&bench.verdict(&beside)), "refused", "nothing beside the prefix");
+    assert_eq!(label(&bench.verdict(&beside)), "refused", "nothing outside the prefix");
 }
 
-/// The program with these options, and a prefix of which one topic is there.
+/// The program with these options, and a prefix of which one topic exists.
 fn served(secured: &Secured, options: &Options) -> (Served, String) {
     let prefix = unique("served");
     secured.broker.create_topic(&format!("{prefix}.task"), 1, &[]);
@@ -190,7 +194,7 @@ fn logged(served: &Served, words: &[&str]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_sender_is_told_to_come_back_and_the_log_says_why() {
+async fn connection_failures_answer_503_and_are_logged_with_advice() {
     let secured = shared();
     for Wrong { options, words, .. } in wrong::ways(&secured) {
         let (served, _) = served(&secured, &options);
@@ -202,7 +206,7 @@ async fn the_sender_is_told_to_come_back_and_the_log_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_right_that_is_missing_is_named_in_the_log_and_granted_without_a_restart() {
+async fn missing_permission_is_logged_and_heals_without_a_restart() {
     let secured = shared();
     let (served, prefix) = served(&secured, &secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD));
     let topic = format!("{prefix}.task");
@@ -218,7 +222,7 @@ async fn a_right_that_is_missing_is_named_in_the_log_and_granted_without_a_resta
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_create_the_log_says_what_to_grant_and_it_heals() {
+async fn missing_create_permission_is_logged_and_heals_without_a_restart() {
     let (secured, prefix) = (shared(), unique("uncreated"));
     let topics = format!("{prefix}.");
     for operation in [Operation::Write, Operation::Describe] {
@@ -229,7 +233,7 @@ async fn without_the_right_to_create_the_log_says_what_to_grant_and_it_heals() {
     let variables = variables(&options, &prefix);
     let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
     let served = Served::start(&variables);
-    eventually("the log says what to do", || logged(&served, &["topics cannot be made", "grant Create"]));
+    eventually("the log says what to do", || logged(&served, &["cannot create topics", "grant Create"]));
     assert_eq!(readiness(&served).await, 503);
     secured.grant(SECOND_USER, Operation::Create, Topics::Prefixed(&topics));
     async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;

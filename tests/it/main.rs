@@ -53,7 +53,7 @@ mod network;
 mod newcomer;
 mod outage;
 mod parser_limits;
-mod poison;
+mod replayed_requests;
 mod port;
 mod problems;
 mod process;

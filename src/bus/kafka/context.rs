@@ -1,106 +1,144 @@
-//! The callbacks of one client: verdicts of messages, errors, statistics, log lines.
+//! The callbacks of one client: acks and errors of messages, connection errors, statistics, log lines.
 //!
-//! They run on the client's own polling thread and never wait.
+//! They run on the client's polling thread and never block.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::Message as _;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::OwnedMessage;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
-use super::alone::{Suspect, Suspects};
 use super::client_config::AUTO_CREATE;
-use super::health::{Health, Nudge};
-use super::verdict::{self, Circumstances};
+use super::health::{Health, Signal};
+use super::publish_error::{self, Circumstances};
 use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
 
-/// What travels with a message through the client.
+/// What the client keeps with an enqueued message.
 pub(super) struct Pending {
     pub handle: PublishHandle,
     pub destination: Arc<Destination>,
+}
+
+/// A message that was refused as part of a batch.
+pub(super) struct Retry {
+    pub pending: Pending,
+    pub message: OwnedMessage,
+}
+
+/// Messages to be sent again, each in a batch of its own.
+#[derive(Clone, Default)]
+pub(super) struct RetrySet(Arc<Mutex<Vec<Retry>>>);
+
+/// More than one delivery can hold. They are bounded by the permits of their deliveries too.
+const MAX_RETRIES: usize = 16_384;
+
+impl RetrySet {
+    /// Adds a message; gives its handle back where the set is full.
+    pub(super) fn add(&self, retry: Retry) -> Result<(), Pending> {
+        let mut retries = self.0.lock();
+        if retries.len() >= MAX_RETRIES {
+            return Err(retry.pending);
+        }
+        retries.push(retry);
+        Ok(())
+    }
+
+    pub(super) fn take(&self) -> Vec<Retry> {
+        std::mem::take(&mut *self.0.lock())
+    }
 }
 
 /// The callbacks of one client.
 pub(super) struct Context {
     health: Arc<Health>,
     generation: u64,
-    /// Messages this client has and has not settled.
+    /// Messages that this client has not settled.
     pending: AtomicU64,
-    /// Why this client died, where that is the operator's fault.
+    /// The error that ended this client for good, where the operator must act on it.
     fatal: OnceLock<Code>,
-    /// Where messages go that were refused in company; none for the client that sends single ones.
-    suspects: Option<Suspects>,
+    /// Where messages go that were refused in a batch; none for the single-message producer.
+    retries: Option<RetrySet>,
 }
 
-/// The generation of the client that sends single messages: never the current one, so what happens
-/// to it says nothing of the bus.
+/// The generation of the single-message producer: never the current one, so its connection does not
+/// count for the bus.
 const NO_GENERATION: u64 = u64::MAX;
 
 impl Context {
-    pub(super) fn new(health: Arc<Health>, generation: u64, suspects: Suspects) -> Self {
-        let fatal = OnceLock::new();
-        Self { health, generation, pending: AtomicU64::new(0), fatal, suspects: Some(suspects) }
+    pub(super) fn new(health: Arc<Health>, generation: u64, retries: RetrySet) -> Self {
+        Self {
+            health,
+            generation,
+            pending: AtomicU64::new(0),
+            fatal: OnceLock::new(),
+            retries: Some(retries),
+        }
     }
 
-    /// The callbacks of the client that sends single messages.
-    pub(super) fn alone(health: Arc<Health>) -> Self {
-        let fatal = OnceLock::new();
-        Self { health, generation: NO_GENERATION, pending: AtomicU64::new(0), fatal, suspects: None }
+    /// The callbacks of the single-message producer.
+    pub(super) fn single_message(health: Arc<Health>) -> Self {
+        let (pending, fatal) = (AtomicU64::new(0), OnceLock::new());
+        Self { health, generation: NO_GENERATION, pending, fatal, retries: None }
     }
 
-    /// To be called before a message that counts as pending already is handed to this client.
-    pub(super) fn taken_over(&self) {
+    /// To be called before a message is enqueued.
+    pub(super) fn enqueued(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
+        self.health.enqueued();
     }
 
-    /// To be called before a message is handed to the client.
-    pub(super) fn handed_over(&self) {
+    /// To be called before a message is enqueued again; the bus counts it as pending already.
+    pub(super) fn enqueued_again(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
-        self.health.handed_over();
     }
 
     pub(super) fn pending(&self) -> u64 {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Sorts the result of a message and reports it.
+    /// The polling thread panicked.
+    pub(super) fn polling_panicked(&self, panic: Box<dyn Any + Send>) {
+        self.health.polling_panicked(panic);
+    }
+
+    /// Settles a message with the client's result.
     pub(super) fn settle(&self, pending: Pending, result: Result<(), Option<Code>>) {
         let topic = &pending.destination.address;
         if result == Err(Some(Code::Fatal)) {
-            self.health.nudge(Nudge::Look);
+            self.health.signal(Signal::Check);
         }
-        let verdict = result.map(|()| Ack { duplicate: false }).map_err(|code| self.sort(topic, code));
-        self.report(pending, verdict);
+        let result = result.map(|()| Ack { duplicate: false });
+        let result = result.map_err(|code| self.publish_error(topic, code.unwrap_or(Code::Unknown)));
+        self.report(pending, result);
     }
 
-    fn report(&self, pending: Pending, verdict: PublishResult) {
-        self.follow_up(&pending.destination.address, &verdict);
-        pending.handle.settle(verdict);
+    fn report(&self, pending: Pending, result: PublishResult) {
+        if matches!(result, Err(PublishError::Refused { .. })) && self.is_current() {
+            self.health.mark_stale(&pending.destination.address);
+        }
+        pending.handle.settle(result);
         self.pending.fetch_sub(1, Ordering::Relaxed);
         self.health.settled();
     }
 
-    fn sort(&self, topic: &str, code: Option<Code>) -> PublishError {
+    fn publish_error(&self, topic: &str, code: Code) -> PublishError {
         let cause = self.health.cause();
-        let at = Circumstances {
+        let circumstances = Circumstances {
             topic,
             down: self.health.down().is_some(),
             cause: cause.as_deref(),
             fatal: self.fatal.get().copied(),
         };
-        verdict::sort(code.unwrap_or(Code::Unknown), at)
-    }
-
-    fn follow_up(&self, topic: &Arc<str>, verdict: &PublishResult) {
-        if matches!(verdict, Err(PublishError::Refused { .. })) && self.is_current() {
-            self.health.suspect(topic);
-        }
+        publish_error::classify(code, circumstances)
     }
 
     /// False once another client has taken over.
@@ -109,22 +147,22 @@ impl Context {
     }
 }
 
-/// A message counts as acknowledged only with the offset that the broker gave it. Where one request of
-/// several on their way fails and a later one succeeds, librdkafka takes the earlier one's messages for
-/// stored as well (`rd_kafka_dr_implicit_ack`), for a broker would have refused the later one's sequence
-/// number. A broker that knows nothing yet of this producer on that partition takes any number (KIP-360),
-/// so what was to be the first message there can be lost that way. Its sender is told 503 instead.
+/// A message is acknowledged only with the offset that the broker assigned. When one of several requests
+/// in flight fails and a later one succeeds, librdkafka reports the earlier messages as stored too
+/// (`rd_kafka_dr_implicit_ack`): a broker would have refused the later sequence number. A broker that
+/// does not know this producer on that partition yet accepts any number (KIP-360), so the first message
+/// can be lost that way. Its sender gets 503.
 impl ProducerContext for Context {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
-        if let (Err((error, message)), Some(suspects)) = (result, &self.suspects)
-            && error.rdkafka_error_code().is_some_and(verdict::may_be_the_batch)
+        if let (Err((error, message)), Some(retries)) = (result, &self.retries)
+            && error.rdkafka_error_code().is_some_and(publish_error::may_be_the_batch)
         {
-            return match suspects.add(Suspect { pending: *pending, message: message.detach() }) {
+            return match retries.add(Retry { pending: *pending, message: message.detach() }) {
                 Ok(()) => {
                     self.pending.fetch_sub(1, Ordering::Relaxed);
-                    self.health.nudge(Nudge::Look);
+                    self.health.signal(Signal::Check);
                 }
                 Err(pending) => self.settle(pending, Err(Some(Code::QueueFull))),
             };
@@ -132,10 +170,8 @@ impl ProducerContext for Context {
         match result {
             Ok(message) if message.offset() < 0 => {
                 let topic = &pending.destination.address;
-                let detail =
-                    format!("topic {topic}: the client takes it for stored, the broker has not said so");
-                let detail = detail.into();
-                self.report(*pending, Err(PublishError::Timeout { detail }));
+                let detail = format!("topic {topic}: inferred by the client, without the broker's offset");
+                self.report(*pending, Err(PublishError::Timeout { detail: detail.into() }));
             }
             Ok(_) => self.settle(*pending, Ok(())),
             Err((error, _)) => self.settle(*pending, Err(error.rdkafka_error_code())),
@@ -144,22 +180,22 @@ impl ProducerContext for Context {
 }
 
 impl ClientContext for Context {
-    fn error(&self, error: KafkaError, reason: &str) {
+    fn error(&self, error: KafkaError, text: &str) {
         if !self.is_current() {
             return;
         }
         match error.rdkafka_error_code() {
             Some(Code::AllBrokersDown) => self.health.lost(),
             Some(Code::Fatal) => {
-                if let Some(code) = refusal_in(reason) {
+                if let Some(code) = refusal_in(text) {
                     // A second fatal error of the same client changes nothing.
                     let _ = self.fatal.set(code);
                 }
-                self.health.complain("Fatal", reason);
-                self.health.nudge(Nudge::Look);
+                self.health.connection_error("Fatal".into(), text);
+                self.health.signal(Signal::Check);
             }
-            Some(code) => self.health.complain(&format!("{code:?}"), reason),
-            None => self.health.complain("Unknown", reason),
+            Some(code) => self.health.connection_error(format!("{code:?}"), text),
+            None => self.health.connection_error("Unknown".into(), text),
         }
     }
 
@@ -171,20 +207,20 @@ impl ClientContext for Context {
         if statistics.is_warm() {
             self.health.warm();
         }
-        if !statistics.is_connected() && self.health.is_reached() {
-            self.health.nudge(Nudge::Doubt);
+        if !statistics.is_connected() && self.health.is_up() {
+            self.health.signal(Signal::Probe);
         }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         match level {
-            // Failed connections: the error callback reports each of them once.
+            // Connection errors: the error callback reports each of them once.
             _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(facility, "librdkafka: {text}"),
-            // It is no mistake: the producer minds it.
+            // Wrong: the producer respects this property.
             _ if facility == "CONFWARN" && text.contains(AUTO_CREATE) => {
                 tracing::debug!(facility, "librdkafka: {text}");
             }
-            // Said dozens of times while a broker starts up, and nothing is wrong yet.
+            // Logged dozens of times while a broker starts, when nothing is wrong yet.
             _ if text.ends_with("retrying") => tracing::debug!(facility, "librdkafka: {text}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -196,20 +232,20 @@ impl ClientContext for Context {
     }
 }
 
-/// The refusal that a fatal error's text tells of. librdkafka says only "fatal" as a code and puts
-/// its own words for the reason into the text.
-fn refusal_in(reason: &str) -> Option<Code> {
+/// The refusal in a fatal error's text. librdkafka's code is only "fatal"; the reason is in the text, in
+/// librdkafka's words.
+fn refusal_in(text: &str) -> Option<Code> {
     let refusals = [Code::ClusterAuthorizationFailed, Code::TransactionalIdAuthorizationFailed];
-    refusals.into_iter().find(|code| reason.contains(words_of(*code).trim()))
+    refusals.into_iter().find(|code| text.contains(description(*code).trim()))
 }
 
-/// librdkafka's own words for a code: what `Display` puts in brackets.
-fn words_of(code: Code) -> String {
+/// librdkafka's description of a code: what `Display` puts in brackets.
+fn description(code: Code) -> String {
     let shown = code.to_string();
-    shown.split_once('(').map_or(shown.as_str(), |(_, words)| words.trim_end_matches(')')).to_owned()
+    shown.split_once('(').map_or(shown.as_str(), |(_, text)| text.trim_end_matches(')')).to_owned()
 }
 
-/// The few fields of librdkafka's statistics that matter here.
+/// The fields of librdkafka's statistics that are used here.
 #[derive(Deserialize)]
 pub(super) struct Statistics {
     #[serde(default)]
@@ -228,6 +264,7 @@ struct Idempotence {
 }
 
 impl Statistics {
+    /// Whether the client has its producer id.
     pub(super) fn is_warm(&self) -> bool {
         self.eos.as_ref().is_some_and(|eos| eos.idemp_state == "Assigned")
     }
@@ -242,14 +279,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fatal_text_that_tells_of_missing_rights_is_recognised() {
-        let reason = "Fatal error: Broker: Cluster authorization failed: Failed to acquire idempotence PID";
-        assert_eq!(refusal_in(reason), Some(Code::ClusterAuthorizationFailed));
+    fn the_retry_set_holds_every_event_of_a_delivery() {
+        assert!(MAX_RETRIES >= crate::pipeline::parse::MAX_EVENTS);
+    }
+
+    #[test]
+    fn a_fatal_authorization_error_is_recognised_by_its_text() {
+        let text = "Fatal error: Broker: Cluster authorization failed: Failed to acquire idempotence PID";
+        assert_eq!(refusal_in(text), Some(Code::ClusterAuthorizationFailed));
         assert_eq!(refusal_in("Fatal error: Broker: Broker received an out of order sequence number"), None);
     }
 
     #[test]
-    fn the_statistics_tell_whether_the_client_is_warm_and_connected() {
+    fn statistics_show_the_producer_id_and_open_connections() {
         let text =
             r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP"}},"eos":{"idemp_state":"Assigned"}}"#;
         let statistics: Statistics = serde_json::from_str(text).unwrap();

@@ -1,242 +1,279 @@
-//! What is known of the broker: written by the client's callbacks and the monitor, read by everyone.
+//! The state of the connection to the cluster: written by the client's callbacks, the monitor and the
+//! diagnosis, read by everyone.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::complaints::{Complaints, News, Puzzle};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
-/// Wakes the monitor. In the order of their weight.
+/// Wakes the monitor. The greater ones win.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Nudge {
+pub(super) enum Signal {
     /// Something changed.
-    Look,
-    /// No connection is open, though the broker counts as reached.
-    Doubt,
-    /// The bus is gone.
+    Check,
+    /// No connection is open although the state is up.
+    Probe,
+    /// The bus is dropped.
     Stop,
 }
 
+/// A connection failure to diagnose.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// How often a broker was reached before it.
+    pub contacts: u64,
+    /// None where all brokers are down and the client reported no error.
+    pub error: Option<ConnectionError>,
+}
+
+/// An error of the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ConnectionError {
+    /// librdkafka's name for it.
+    pub code: String,
+    /// librdkafka's text.
+    pub text: String,
+}
+
+/// Failures that wait for the diagnosis. The client repeats them, so more may be dropped.
+const FAILURES: usize = 64;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
+enum Connection {
     Unknown,
     Up,
     Down,
 }
 
-struct Known {
-    reach: Reach,
-    /// Times that every broker was lost: a probe that began before the last loss proves nothing.
+struct State {
+    connection: Connection,
+    /// How often all brokers were lost: a probe that began before the last loss proves nothing.
     losses: u64,
+    /// How often a broker was reached.
+    contacts: u64,
+    /// The client has its producer id.
     warm: bool,
-    topics_there: bool,
-    /// Once true, stays: readiness does not follow the broker after the first contact.
+    topics_ready: bool,
+    /// Stays true: readiness does not follow the broker after the first contact.
     ready: bool,
-    complaints: Complaints,
+    /// What last kept the client from a broker.
+    cause: Option<Arc<str>>,
     down_detail: Arc<str>,
-    suspects: BTreeSet<Arc<str>>,
-    /// What keeps the topics from taking events.
-    trouble: Option<Arc<str>>,
+    /// Topics whose metadata the client must fetch again.
+    stale_topics: BTreeSet<Arc<str>>,
+    /// What keeps the topics from being ready.
+    topics_problem: Option<Arc<str>>,
 }
 
-/// What is known of the broker.
+/// The state of the connection to the cluster.
 pub(super) struct Health {
-    known: Mutex<Known>,
-    /// Which client's callbacks count: a client that was replaced has nothing more to say.
+    state: Mutex<State>,
+    /// The client whose callbacks count; those of a replaced client are ignored.
     generation: AtomicU64,
     /// Messages handed to any client and not settled.
     pending: AtomicU64,
     bootstrap: String,
     metrics: BusMetrics,
-    /// The weightiest nudge that the monitor has not heard yet.
-    nudged: Mutex<Option<Nudge>>,
+    /// The greatest signal that the monitor has not seen.
+    signal: Mutex<Option<Signal>>,
     wake: Condvar,
+    /// Closed at the end, which ends the diagnosis.
+    failures: Mutex<Option<SyncSender<Failure>>>,
+    /// The panic of a polling thread, until the monitor resumes it.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 impl Health {
-    pub(super) fn new(bootstrap: String, metrics: BusMetrics) -> Self {
+    /// The state before the first contact, and where failures to diagnose are received.
+    pub(super) fn new(bootstrap: String, metrics: BusMetrics) -> (Arc<Self>, Receiver<Failure>) {
         metrics.up.set(0);
-        let known = Known {
-            reach: Reach::Unknown,
+        let (failures, receiver) = sync_channel(FAILURES);
+        let state = State {
+            connection: Connection::Unknown,
             losses: 0,
+            contacts: 0,
             warm: false,
-            topics_there: false,
+            topics_ready: false,
             ready: false,
-            complaints: Complaints::default(),
+            cause: None,
             down_detail: "".into(),
-            suspects: BTreeSet::new(),
-            trouble: None,
+            stale_topics: BTreeSet::new(),
+            topics_problem: None,
         };
-        let (generation, pending) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self {
-            known: Mutex::new(known),
-            generation,
-            pending,
+        let health = Self {
+            state: Mutex::new(state),
+            generation: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
             bootstrap,
             metrics,
-            nudged: Mutex::new(None),
+            signal: Mutex::new(None),
             wake: Condvar::new(),
-        }
+            failures: Mutex::new(Some(failures)),
+            panic: Mutex::new(None),
+        };
+        (Arc::new(health), receiver)
     }
 
-    pub(super) fn state(&self) -> BusState {
-        let known = self.known.lock();
-        match (known.ready, known.reach) {
-            (true, Reach::Down) => BusState::Down,
+    pub(super) fn bus_state(&self) -> BusState {
+        let state = self.state.lock();
+        match (state.ready, state.connection) {
+            (true, Connection::Down) => BusState::Down,
             (true, _) => BusState::Up,
             (false, _) => BusState::Starting,
         }
     }
 
-    /// Why nothing can be published now, while every broker is known to be away.
+    /// Why nothing can be published, while all brokers are down.
     pub(super) fn down(&self) -> Option<Arc<str>> {
-        let known = self.known.lock();
-        (known.reach == Reach::Down).then(|| known.down_detail.clone())
+        let state = self.state.lock();
+        (state.connection == Connection::Down).then(|| state.down_detail.clone())
     }
 
-    pub(super) fn is_reached(&self) -> bool {
-        self.known.lock().reach == Reach::Up
+    pub(super) fn is_up(&self) -> bool {
+        self.state.lock().connection == Connection::Up
     }
 
     /// What last kept the client from a broker.
     pub(super) fn cause(&self) -> Option<Arc<str>> {
-        self.known.lock().complaints.cause()
+        self.state.lock().cause.clone()
     }
 
-    /// Every broker is away.
+    /// All brokers are down.
     pub(super) fn lost(&self) {
-        let mut known = self.known.lock();
-        known.losses += 1;
-        known.complaints.silent();
-        let before = std::mem::replace(&mut known.reach, Reach::Down);
-        known.down_detail = self.down_detail(&known);
-        let detail = known.down_detail.clone();
-        drop(known);
+        let mut state = self.state.lock();
+        state.losses += 1;
+        let before = std::mem::replace(&mut state.connection, Connection::Down);
+        state.down_detail = self.down_detail(&state);
+        let (detail, contacts) = (state.down_detail.clone(), state.contacts);
+        let silent = state.cause.is_none();
+        drop(state);
         self.metrics.up.set(0);
-        if before != Reach::Down {
+        if before != Connection::Down {
             tracing::warn!(%detail, "kafka: no broker can be reached; answering 503 until one is back");
         }
-        self.nudge(Nudge::Look);
+        if silent {
+            self.diagnose(Failure { contacts, error: None });
+        }
+        self.signal(Signal::Check);
     }
 
-    /// To be taken before a probe, and handed to [`Self::reached`] after it.
+    /// To be read before a probe and passed to [`Self::reached`] after it.
     pub(super) fn losses(&self) -> u64 {
-        self.known.lock().losses
+        self.state.lock().losses
     }
 
-    /// A broker has answered, unless it was lost again meanwhile.
+    /// A broker answered, unless all were lost meanwhile.
     pub(super) fn reached(&self, losses_before: u64) {
-        let mut known = self.known.lock();
-        if known.losses != losses_before || known.reach == Reach::Up {
+        let mut state = self.state.lock();
+        if state.losses != losses_before || state.connection == Connection::Up {
             return;
         }
-        let before = std::mem::replace(&mut known.reach, Reach::Up);
-        known.complaints = Complaints::default();
+        let before = std::mem::replace(&mut state.connection, Connection::Up);
+        state.contacts += 1;
+        state.cause = None;
         self.metrics.up.set(1);
-        Self::settle_readiness(&mut known);
-        drop(known);
+        Self::update_readiness(&mut state);
+        drop(state);
         match before {
-            Reach::Down => tracing::info!("kafka: a broker is back"),
-            _ => tracing::info!(brokers = self.bootstrap, "kafka: first contact"),
+            Connection::Down => tracing::info!("kafka: reconnected"),
+            _ => tracing::info!(brokers = self.bootstrap, "kafka: connected"),
         }
     }
 
-    /// What keeps the topics from taking events, as found now.
-    pub(super) fn topics_lack(&self, trouble: Option<String>) {
-        self.known.lock().trouble = trouble.map(Arc::from);
+    pub(super) fn set_topics_problem(&self, problem: Option<String>) {
+        self.state.lock().topics_problem = problem.map(Arc::from);
     }
 
-    /// What is waited for before the bus is ready, where that is known.
+    /// Why the bus is not ready, where that is known.
     pub(super) fn not_ready_reason(&self) -> Option<Arc<str>> {
-        self.down().or_else(|| self.known.lock().trouble.clone())
+        self.down().or_else(|| self.state.lock().topics_problem.clone())
     }
 
-    /// Every topic that events can go to is there, or nobody asked.
-    pub(super) fn topics_there(&self) {
-        let mut known = self.known.lock();
-        known.topics_there = true;
-        Self::settle_readiness(&mut known);
+    /// Every topic exists, or none is checked.
+    pub(super) fn topics_ready(&self) {
+        let mut state = self.state.lock();
+        state.topics_ready = true;
+        Self::update_readiness(&mut state);
     }
 
-    /// The client has its producer id: the next message needs no extra half second.
+    /// The client has its producer id, which would delay the first message by half a second.
     pub(super) fn warm(&self) {
-        let mut known = self.known.lock();
-        known.warm = true;
-        Self::settle_readiness(&mut known);
+        let mut state = self.state.lock();
+        state.warm = true;
+        Self::update_readiness(&mut state);
     }
 
-    fn settle_readiness(known: &mut Known) {
-        let ready = known.reach == Reach::Up && known.topics_there && known.warm;
-        if ready && !known.ready {
-            known.ready = true;
+    fn update_readiness(state: &mut State) {
+        let ready = state.connection == Connection::Up && state.topics_ready && state.warm;
+        if ready && !state.ready {
+            state.ready = true;
             tracing::info!("kafka: ready to publish");
         }
     }
 
-    /// Remembers what keeps the client from a broker; logs it once a change.
-    pub(super) fn complain(&self, code: &str, reason: &str) {
-        let mut known = self.known.lock();
-        let news = known.complaints.add(reason);
-        self.retell(&mut known);
-        drop(known);
-        match news {
-            News::None => {}
-            News::Said(reason) => tracing::warn!(code, %reason, "kafka: trouble with a broker"),
-            News::Puzzle => self.nudge(Nudge::Look),
+    /// Records an error that keeps the client from a broker, and has it diagnosed.
+    pub(super) fn connection_error(&self, code: String, text: &str) {
+        let mut state = self.state.lock();
+        if state.cause.is_none() {
+            self.set_cause(&mut state, text.into());
+        }
+        let contacts = state.contacts;
+        drop(state);
+        let error = ConnectionError { code, text: text.to_owned() };
+        self.diagnose(Failure { contacts, error: Some(error) });
+    }
+
+    /// Replaces the cause by a better text, unless a broker was reached since that failure.
+    pub(super) fn explain(&self, contacts: u64, cause: Arc<str>) {
+        let mut state = self.state.lock();
+        if state.contacts == contacts {
+            self.set_cause(&mut state, cause);
         }
     }
 
-    /// What a look at the listener may explain.
-    pub(super) fn puzzle(&self) -> Option<Puzzle> {
-        self.known.lock().complaints.puzzle()
-    }
-
-    /// The explanation of a puzzle, if there is one.
-    pub(super) fn explain(&self, puzzle: Puzzle, explanation: Option<String>) {
-        let mut known = self.known.lock();
-        if known.reach == Reach::Up {
-            return;
-        }
-        let reason = known.complaints.explain(puzzle, explanation);
-        self.retell(&mut known);
-        drop(known);
-        tracing::warn!(%reason, "kafka: trouble with a broker");
-    }
-
-    fn retell(&self, known: &mut Known) {
-        if known.reach == Reach::Down {
-            known.down_detail = self.down_detail(known);
+    fn set_cause(&self, state: &mut State, cause: Arc<str>) {
+        state.cause = Some(cause);
+        if state.connection == Connection::Down {
+            state.down_detail = self.down_detail(state);
         }
     }
 
-    fn down_detail(&self, known: &Known) -> Arc<str> {
-        let cause = known.complaints.cause();
-        let cause = cause.as_deref().unwrap_or("all brokers are down");
+    fn down_detail(&self, state: &State) -> Arc<str> {
+        let cause = state.cause.as_deref().unwrap_or("all brokers are down");
         format!("no broker of {} can be reached: {cause}", self.bootstrap).into()
     }
 
-    /// The client's view of this topic is to be refreshed.
-    pub(super) fn suspect(&self, topic: &Arc<str>) {
-        if self.known.lock().suspects.insert(topic.clone()) {
-            self.nudge(Nudge::Look);
+    fn diagnose(&self, failure: Failure) {
+        if let Some(failures) = &*self.failures.lock() {
+            // The client repeats what is dropped.
+            let _ = failures.try_send(failure);
         }
     }
 
-    pub(super) fn has_suspects(&self) -> bool {
-        !self.known.lock().suspects.is_empty()
+    /// The client must fetch this topic's metadata again.
+    pub(super) fn mark_stale(&self, topic: &Arc<str>) {
+        if self.state.lock().stale_topics.insert(topic.clone()) {
+            self.signal(Signal::Check);
+        }
     }
 
-    pub(super) fn take_suspects(&self) -> BTreeSet<Arc<str>> {
-        std::mem::take(&mut self.known.lock().suspects)
+    pub(super) fn has_stale_topics(&self) -> bool {
+        !self.state.lock().stale_topics.is_empty()
     }
 
-    pub(super) fn keep_suspect(&self, topic: Arc<str>) {
-        self.known.lock().suspects.insert(topic);
+    pub(super) fn take_stale_topics(&self) -> BTreeSet<Arc<str>> {
+        std::mem::take(&mut self.state.lock().stale_topics)
+    }
+
+    pub(super) fn still_stale(&self, topic: Arc<str>) {
+        self.state.lock().stale_topics.insert(topic);
     }
 
     pub(super) fn generation(&self) -> u64 {
@@ -249,7 +286,7 @@ impl Health {
         self.metrics.rebuilds.inc();
     }
 
-    pub(super) fn handed_over(&self) {
+    pub(super) fn enqueued(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -261,21 +298,116 @@ impl Health {
         self.pending.load(Ordering::Relaxed)
     }
 
-    pub(super) fn nudge(&self, nudge: Nudge) {
-        let mut nudged = self.nudged.lock();
-        *nudged = (*nudged).max(Some(nudge));
+    /// Has the monitor panic too: without the polling thread no ack is received.
+    pub(super) fn polling_panicked(&self, panic: Box<dyn Any + Send>) {
+        *self.panic.lock() = Some(panic);
+        self.signal(Signal::Check);
+    }
+
+    pub(super) fn take_panic(&self) -> Option<Box<dyn Any + Send>> {
+        self.panic.lock().take()
+    }
+
+    /// Ends the monitor and the diagnosis.
+    pub(super) fn stop(&self) {
+        self.signal(Signal::Stop);
+        self.failures.lock().take();
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        let mut waiting = self.signal.lock();
+        *waiting = (*waiting).max(Some(signal));
         self.wake.notify_one();
     }
 
-    /// Waits for a nudge, at most so long; many nudges make one, the weightiest of them.
-    pub(super) fn sleep(&self, at_most: Duration) -> Nudge {
-        let mut nudged = self.nudged.lock();
-        if nudged.is_none() {
-            self.wake.wait_for(&mut nudged, at_most);
+    /// Waits for a signal, at most so long; of several signals only the greatest is returned.
+    pub(super) fn wait(&self, at_most: Duration) -> Signal {
+        let mut signal = self.signal.lock();
+        if signal.is_none() {
+            self.wake.wait_for(&mut signal, at_most);
         }
-        nudged.take().unwrap_or(Nudge::Look)
+        signal.take().unwrap_or(Signal::Check)
     }
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    fn health() -> (Arc<Health>, Receiver<Failure>, BusMetrics) {
+        let metrics = crate::bus::kafka::tests::bus_metrics();
+        let (health, failures) = Health::new("kafka:9092".into(), metrics.clone());
+        (health, failures, metrics)
+    }
+
+    #[test]
+    fn up_needs_contact_topics_and_a_producer_id() {
+        let (health, _, metrics) = health();
+        health.topics_ready();
+        health.warm();
+        assert_eq!(health.bus_state(), BusState::Starting);
+        health.reached(0);
+        assert_eq!(health.bus_state(), BusState::Up);
+        assert_eq!(metrics.up.get(), 1);
+    }
+
+    #[test]
+    fn a_broker_that_is_down_at_the_start_means_starting_and_unavailable() {
+        let (health, failures, _) = health();
+        health.connection_error("BrokerTransportFailure".into(), "connect refused");
+        health.lost();
+        assert_eq!(health.bus_state(), BusState::Starting);
+        let detail = health.down().unwrap();
+        assert_eq!(&*detail, "no broker of kafka:9092 can be reached: connect refused");
+        let (code, text) = ("BrokerTransportFailure".into(), "connect refused".into());
+        let failure = Failure { contacts: 0, error: Some(ConnectionError { code, text }) };
+        assert_eq!(failures.try_iter().collect::<Vec<_>>(), [failure]);
+    }
+
+    #[test]
+    fn a_loss_without_an_error_is_diagnosed_as_silent() {
+        let (health, failures, _) = health();
+        health.lost();
+        assert_eq!(failures.try_recv(), Ok(Failure { contacts: 0, error: None }));
+        health.explain(0, "it closes the connection".into());
+        assert!(health.down().unwrap().ends_with(": it closes the connection"));
+        health.stop();
+        assert!(failures.recv().is_err(), "the diagnosis ends");
+    }
+
+    #[test]
+    fn failures_that_nobody_receives_are_dropped_beyond_a_bound() {
+        let (health, failures, _) = health();
+        (0..10 * FAILURES).for_each(|_| health.connection_error("x".into(), "y"));
+        assert_eq!(failures.try_iter().count(), FAILURES);
+    }
+
+    #[test]
+    fn a_probe_that_began_before_the_loss_is_ignored() {
+        let (health, _, metrics) = health();
+        let before = health.losses();
+        health.lost();
+        health.reached(before);
+        assert!(health.down().is_some());
+        health.reached(health.losses());
+        assert!(health.down().is_none());
+        assert_eq!(metrics.up.get(), 1);
+    }
+
+    #[test]
+    fn down_and_up_again_once_ready() {
+        let (health, _, metrics) = health();
+        health.topics_ready();
+        health.warm();
+        health.reached(0);
+        health.lost();
+        assert_eq!((health.bus_state(), metrics.up.get()), (BusState::Down, 0));
+        health.explain(1, "wrong password".into());
+        assert!(health.down().unwrap().ends_with("wrong password"));
+        health.reached(health.losses());
+        assert_eq!((health.bus_state(), metrics.up.get()), (BusState::Up, 1));
+        assert_eq!(health.cause(), None);
+        health.explain(1, "too late".into());
+        assert_eq!(health.cause(), None);
+    }
+}

@@ -1,29 +1,28 @@
 //! Kafka: one long-lived idempotent producer, acks from all in-sync replicas.
 //!
-//! [`Kafka::publish`] hands a message to the client and returns. The client's polling thread settles
-//! the handle ([`context`]); what keeps the client fit runs on a thread of its own ([`monitor`]).
+//! Publish: [`Kafka::publish`] enqueues a [`record`] with the [`producer`] and returns; the callbacks of its
+//! [`context`] settle the handle when the ack is in. The [`monitor`] thread reconnects, reconciles
+//! [`topics`] and replaces a dead producer; [`health`] is what they know of the cluster.
+//! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 
-mod alone;
 mod client_config;
-mod complaints;
 mod context;
+mod diagnose;
 mod health;
 mod inspect;
 mod monitor;
 pub mod options;
-pub mod properties;
+mod producer;
+mod publish_error;
 mod read;
 mod record;
-mod tls;
 mod topics;
-mod trouble;
-mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use rdkafka::producer::{BaseRecord, Producer};
+use rdkafka::producer::{BaseRecord, Producer as _};
 
 pub use client_config::check;
 pub use inspect::inspect;
@@ -32,57 +31,69 @@ pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use topics::settings as topic_settings;
 
-use super::error::StartError;
+use crate::bus::error::StartError;
+use crate::bus::inspect::Requirements;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
 use crate::supervise::Supervisor;
-use alone::{Alone, Suspects};
-use context::Pending;
-use health::{Health, Nudge};
-use monitor::{Client, Monitor};
-use topics::Keeper;
-use trouble::Looker;
+use context::{Context, Pending, RetrySet};
+use diagnose::Probe;
+use health::Health;
+use monitor::Monitor;
+use producer::Producer;
+use topics::TopicReconciler;
 
 /// The Kafka bus.
 pub struct Kafka {
-    client: Arc<ArcSwap<Client>>,
+    producer: Arc<ArcSwap<Producer>>,
     health: Arc<Health>,
     content_mode: ContentMode,
 }
 
 impl Kafka {
-    /// Makes the client and begins to look for a broker. `topics` are all addresses that events can
-    /// go to. Fails only for settings that no client can be made of, never for want of a broker.
+    /// Creates the producer and begins to connect. Fails only for settings that no client can be created
+    /// from, never for an unreachable broker.
     pub fn start(
         options: Options,
-        topics: Vec<Arc<str>>,
+        requirements: &Requirements,
         content_mode: ContentMode,
         metrics: BusMetrics,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
-        let config = client_config::client_config(&options)?;
-        let looker = Looker::new(&options);
-        let health = Arc::new(Health::new(options.bootstrap_servers.clone(), metrics));
-        let suspects = Suspects::default();
-        let client = monitor::build(&config, &health, 0, &suspects)
+        let probe = Probe::new(&options);
+        let explain = move |server: Option<&str>| probe.explain(server).map(|(_, reason)| reason);
+        Self::start_with(options, requirements, content_mode, metrics, supervisor, explain)
+    }
+
+    /// The same; `explain` diagnoses a listener.
+    fn start_with(
+        options: Options,
+        requirements: &Requirements,
+        content_mode: ContentMode,
+        metrics: BusMetrics,
+        supervisor: &Supervisor,
+        explain: impl Fn(Option<&str>) -> Option<String> + Send + 'static,
+    ) -> Result<Arc<Self>, StartError> {
+        let config = client_config::producer_config(&options, requirements)?;
+        let (health, failures) = Health::new(options.bootstrap_servers.clone(), metrics);
+        let retries = RetrySet::default();
+        let producer = Producer::new(&config, Context::new(Arc::clone(&health), 0, retries.clone()))
             .map_err(|error| client_config::creation_error(&options, &config, error))?;
-        let client = Arc::new(ArcSwap::from_pointee(client));
-        let monitor = Monitor {
-            alone: Alone::new(&config, suspects.clone()),
-            suspects,
-            config,
-            client: client.clone(),
-            health: health.clone(),
-            looker,
-            keeper: Some(Keeper::new(topics, options.topics)),
-            asked: Instant::now(),
-            refreshed: None,
-            rebuilt: None,
+        let producer = Arc::new(ArcSwap::from_pointee(producer));
+        let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);
+        let monitor = Monitor::new(config, Arc::clone(&producer), Arc::clone(&health), retries, topics);
+        let diagnosed = Arc::clone(&health);
+        // Dropped on an error, it ends what has been started.
+        let bus = Arc::new(Self { producer, health, content_mode });
+        let spawn = |thread: &'static str, work: Box<dyn FnOnce() + Send>| {
+            let spawned = supervisor.spawn_thread(thread, work);
+            spawned.map_err(|source| StartError::Thread { thread, source })
         };
-        let thread = supervisor.spawn_thread("kafka monitor", move || monitor.run());
-        thread.map_err(|source| StartError::Thread { thread: "kafka monitor", source })?;
-        Ok(Arc::new(Self { client, health, content_mode }))
+        spawn("kafka-monitor", Box::new(move || monitor.run()))?;
+        let diagnosis = move || diagnose::run(&failures, &diagnosed, explain);
+        spawn("kafka-diagnosis", Box::new(diagnosis))?;
+        Ok(bus)
     }
 }
 
@@ -95,23 +106,23 @@ impl Bus for Kafka {
         if let Some(detail) = self.health.down() {
             return handle.settle(Err(PublishError::Unavailable { detail }));
         }
-        let layout = record::layout(&message, self.content_mode);
+        let encoded = record::record(&message, self.content_mode);
         let topic = message.destination.address.clone();
         let pending = Box::new(Pending { handle, destination: message.destination.clone() });
         let mut record = BaseRecord::<str, [u8], _>::with_opaque_to(&topic, pending)
-            .payload(layout.value.as_ref())
-            .headers(layout.headers);
-        record.key = layout.key;
-        let client = self.client.load();
-        let context = client.client().context();
-        context.handed_over();
-        if let Err((error, record)) = client.send(record) {
-            context.settle(*record.delivery_opaque, Err(error.rdkafka_error_code()));
+            .payload(encoded.value.as_ref())
+            .headers(encoded.headers);
+        record.key = encoded.key;
+        let producer = self.producer.load();
+        let producer = producer.get();
+        producer.context().enqueued();
+        if let Err((error, record)) = producer.send(record) {
+            producer.context().settle(*record.delivery_opaque, Err(error.rdkafka_error_code()));
         }
     }
 
     fn state(&self) -> BusState {
-        self.health.state()
+        self.health.bus_state()
     }
 
     fn not_ready_reason(&self) -> Option<Arc<str>> {
@@ -120,21 +131,22 @@ impl Bus for Kafka {
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
         let deadline = Instant::now() + within;
-        let (client, health) = (self.client.load_full(), self.health.clone());
+        let (producer, health) = (self.producer.load_full(), self.health.clone());
         Box::pin(async move {
-            let waiting = tokio::task::spawn_blocking(move || wait_for_all(&client, &health, deadline));
-            // The task is only ever cancelled before it ran, when the runtime is going down.
-            waiting.await.unwrap_or_else(|_| self.health.pending())
+            let flushed =
+                tokio::task::spawn_blocking(move || wait_until_settled(&producer, &health, deadline));
+            // The task is cancelled only before it ran, when the runtime shuts down.
+            flushed.await.unwrap_or_else(|_| self.health.pending())
         })
     }
 }
 
-/// Waits for every verdict; then the number of those still missing.
-fn wait_for_all(client: &Client, health: &Health, deadline: Instant) -> u64 {
+/// Waits until every message is settled; returns how many are not at the deadline.
+fn wait_until_settled(producer: &Producer, health: &Health, deadline: Instant) -> u64 {
     let left = || deadline.saturating_duration_since(Instant::now());
-    // Sends what lingers. That time ran out is told by the count.
-    let _ = client.flush(left());
-    // Messages of a client that was just replaced are not in that queue.
+    // Sends what lingers. A timeout shows in the count.
+    let _ = producer.get().flush(left());
+    // Messages of a producer that was just replaced are not in that queue.
     while health.pending() > 0 && !left().is_zero() {
         std::thread::sleep(Duration::from_millis(5).min(left()));
     }
@@ -143,7 +155,7 @@ fn wait_for_all(client: &Client, health: &Health, deadline: Instant) -> u64 {
 
 impl Drop for Kafka {
     fn drop(&mut self) {
-        self.health.nudge(Nudge::Stop);
+        self.health.stop();
     }
 }
 

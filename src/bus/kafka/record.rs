@@ -1,6 +1,4 @@
-//! A message as Kafka stores it: key, headers, value.
-//!
-//! Source: CloudEvents Kafka binding 1.0.2, sections 3.1 to 3.3.
+//! The Kafka record of a message: key, headers, value (CloudEvents Kafka binding 1.0.2, sections 3.1 to 3.3).
 
 use std::borrow::Cow;
 
@@ -10,11 +8,11 @@ use crate::bus::encoded::EncodedMessage;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
 use crate::pipeline::publish::Message;
 
-/// The name of the header that holds the media type; lower case, as the binding has it.
+/// The header of the media type.
 const CONTENT_TYPE: &str = "content-type";
 
-/// The parts of a record beside its topic.
-pub(super) struct Layout<'a> {
+/// A record without its topic.
+pub(super) struct Record<'a> {
     /// The event's `partitionkey`, byte for byte.
     pub key: Option<&'a str>,
     /// `content-type`, and in binary mode the attributes.
@@ -23,15 +21,15 @@ pub(super) struct Layout<'a> {
     pub value: Cow<'a, [u8]>,
 }
 
-/// Lays a message out in the content mode, or structured where it must be.
-pub(super) fn layout(message: &Message, mode: ContentMode) -> Layout<'_> {
+/// Encodes a message in the content mode, or structured where it must be.
+pub(super) fn record(message: &Message, mode: ContentMode) -> Record<'_> {
     let event = &message.event;
     let key = event.get(Attribute::PartitionKey);
     match mode {
         ContentMode::Binary if !message.structured_only => {
-            Layout { key, headers: binary_headers(event), value: binary::payload(event).as_ref().into() }
+            Record { key, headers: binary_headers(event), value: binary::payload(event).as_ref().into() }
         }
-        _ => Layout {
+        _ => Record {
             key,
             headers: with(OwnedHeaders::new_with_capacity(1), CONTENT_TYPE, structured::CONTENT_TYPE),
             value: structured::encode(event).into(),
@@ -39,9 +37,9 @@ pub(super) fn layout(message: &Message, mode: ContentMode) -> Layout<'_> {
     }
 }
 
-/// A message as Kafka would hold it.
+/// The headers and the payload of a message.
 pub(in crate::bus) fn encode(message: &Message, mode: ContentMode) -> EncodedMessage {
-    let Layout { headers, value, .. } = layout(message, mode);
+    let Record { headers, value, .. } = record(message, mode);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers =
         headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default())));
@@ -85,26 +83,26 @@ mod tests {
         Message { destination: Arc::new(destination), event, dedup_key: "0".repeat(32), structured_only }
     }
 
-    fn headers(layout: &Layout<'_>) -> Vec<(String, String)> {
+    fn headers(record: &Record<'_>) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        layout.headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect()
+        record.headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect()
     }
 
     #[test]
     fn structured_has_one_header() {
         let message = message(false);
-        let layout = layout(&message, ContentMode::Structured);
-        assert_eq!(layout.key, Some("rec-1"));
+        let record = record(&message, ContentMode::Structured);
+        assert_eq!(record.key, Some("rec-1"));
         let content_type = "application/cloudevents+json; charset=UTF-8";
-        assert_eq!(headers(&layout), [("content-type".to_owned(), content_type.to_owned())]);
-        assert!(layout.value.ends_with(b",\"data\":{\"a\":1}}"));
+        assert_eq!(headers(&record), [("content-type".to_owned(), content_type.to_owned())]);
+        assert!(record.value.ends_with(b",\"data\":{\"a\":1}}"));
     }
 
     #[test]
     fn binary_has_the_attributes_as_headers_and_the_data_as_value() {
         let message = message(false);
-        let layout = layout(&message, ContentMode::Binary);
-        assert_eq!(layout.value.as_ref(), b"{\"a\":1}");
+        let record = record(&message, ContentMode::Binary);
+        assert_eq!(record.value.as_ref(), b"{\"a\":1}");
         let expected = [
             ("content-type", "application/json"),
             ("ce_specversion", "1.0"),
@@ -113,14 +111,14 @@ mod tests {
             ("ce_type", "com.attio.record.created"),
             ("ce_partitionkey", "rec-1"),
         ];
-        assert_eq!(headers(&layout), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert_eq!(headers(&record), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 
     #[test]
     fn quarantine_is_structured_in_binary_mode_too() {
         let message = message(true);
-        let layout = layout(&message, ContentMode::Binary);
-        assert!(layout.value.starts_with(b"{\"specversion\":\"1.0\""));
-        assert_eq!(headers(&layout).len(), 1);
+        let record = record(&message, ContentMode::Binary);
+        assert!(record.value.starts_with(b"{\"specversion\":\"1.0\""));
+        assert_eq!(headers(&record).len(), 1);
     }
 }

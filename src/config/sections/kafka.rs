@@ -8,8 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value as Json;
 
 use super::{CENTURY, DAY, Entries, INSTANT, paired, readable, value};
-use crate::bus::kafka::options::{Ensure, Options, Topics};
-use crate::bus::kafka::properties::owned_property;
+use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::diagnostics::{Diagnostics, Given};
 use crate::config::files;
 use crate::config::keys::keys;

@@ -1,36 +1,46 @@
-//! One topic: what it is, and whether it takes writes now.
+//! The topics: whether they exist, can be created, and accept writes now.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rdkafka::error::RDKafkaErrorCode as Code;
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-use super::make::Making;
-use super::makes;
 use crate::bus::inspect::{Level, Report};
-use crate::bus::kafka::options;
-use crate::bus::kafka::topics::{Found, found};
+use crate::bus::kafka::client_config::without_publishing;
+use crate::bus::kafka::options::{Ensure, Topics};
+use crate::bus::kafka::topics::{Create, TopicState, block_on, create, creation_advice, state_of};
 
-/// A topic as the cluster tells of it.
+/// How long the broker may take for one request.
+const REQUEST: Duration = Duration::from_secs(2);
+
+/// A topic on the cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub name: Arc<str>,
-    pub found: Found,
+    pub state: TopicState,
     /// Why nothing more is known.
     pub problem: Option<String>,
     pub partitions: usize,
-    /// The least of all partitions.
+    /// The smallest of all partitions.
     pub replication: usize,
-    /// The least of all partitions.
+    /// The smallest of all partitions.
     pub in_sync: usize,
     pub leaderless: usize,
-    /// Absent where the user may not see them.
+    /// None where the user may not see them.
     pub settings: Option<Settings>,
-    /// Where it is missing: whether the bridge could make it.
-    pub making: Making,
+    /// Whether the broker would create it where it is missing.
+    pub creation: Creation,
 }
 
-/// What only an administrator's request tells.
+/// Settings that only an admin request returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     pub min_insync_replicas: u64,
@@ -38,28 +48,28 @@ pub(super) struct Settings {
 }
 
 impl Topic {
-    /// Reads the answer to a question about this topic.
+    /// From the metadata of this topic.
     pub(super) fn new(name: &Arc<str>, answer: Result<&Metadata, String>) -> Self {
-        let nothing = |found, problem| Self {
+        let unknown = |state, problem| Self {
             name: name.clone(),
-            found,
+            state,
             problem,
             partitions: 0,
             replication: 0,
             in_sync: 0,
             leaderless: 0,
             settings: None,
-            making: Making::default(),
+            creation: Creation::default(),
         };
         let metadata = match answer {
             Ok(metadata) => metadata,
-            Err(problem) => return nothing(Found::NotYet, Some(problem)),
+            Err(problem) => return unknown(TopicState::Unknown, Some(problem)),
         };
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == &**name) else {
-            return nothing(Found::Missing, None);
+            return unknown(TopicState::Missing, None);
         };
         if let Some(code) = topic.error().map(Code::from) {
-            return nothing(found(code), Some(code.to_string()));
+            return unknown(state_of(code), Some(code.to_string()));
         }
         let partitions = topic.partitions();
         Self {
@@ -67,32 +77,32 @@ impl Topic {
             replication: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or(0),
             in_sync: partitions.iter().map(|partition| partition.isr().len()).min().unwrap_or(0),
             leaderless: partitions.iter().filter(|partition| partition.leader() < 0).count(),
-            ..nothing(Found::There, None)
+            ..unknown(TopicState::Ready, None)
         }
     }
 
-    /// The row of this topic.
-    pub(super) fn tell(&self, options: &options::Topics, report: &mut Report) {
-        let (level, detail) = match self.found {
-            Found::There => self.state(),
-            Found::Missing if makes(options.ensure) => self.making.state(),
-            Found::Missing => {
+    /// Adds the row of this topic.
+    pub(super) fn report(&self, options: &Topics, report: &mut Report) {
+        let (level, detail) = match self.state {
+            TopicState::Ready => self.replicas(),
+            TopicState::Missing if options.ensure == Ensure::Create => self.creation.finding(),
+            TopicState::Missing => {
                 let advice = "missing: create it, or set kafka.topics.ensure to \"create\"";
                 (Level::Failed, advice.to_owned())
             }
-            Found::Forbidden => {
-                let advice = "not authorised: grant Write and Describe on it (it may be missing, too)";
+            TopicState::Forbidden => {
+                let advice = "not authorised: grant Write and Describe on it (it may be missing too)";
                 (Level::Failed, advice.to_owned())
             }
-            Found::Leaderless(_) | Found::NotYet => {
+            TopicState::Leaderless(_) | TopicState::Unknown => {
                 let problem = self.problem.as_deref().unwrap_or("not ready");
-                (Level::Failed, format!("the cluster cannot tell: {problem}"))
+                (Level::Failed, format!("no metadata: {problem}"))
             }
         };
         report.add(format!("topic {}", self.name), level, detail);
     }
 
-    fn state(&self) -> (Level, String) {
+    fn replicas(&self) -> (Level, String) {
         let Self { partitions, replication, in_sync, leaderless, .. } = self;
         let mut facts = format!("partitions {partitions}, replication {replication}");
         if let Some(Settings { min_insync_replicas, max_message_bytes }) = self.settings {
@@ -103,10 +113,10 @@ impl Topic {
         if *leaderless > 0 {
             return (
                 Level::Failed,
-                format!("{facts}: {leaderless} partitions have no leader: brokers are away"),
+                format!("{facts}: {leaderless} partitions have no leader: brokers are down"),
             );
         }
-        // The broker asks for no more than there are replicas.
+        // The broker requires no more than there are replicas.
         let least = self.settings.map_or(1, |settings| settings.min_insync_replicas).min(*replication as u64);
         if (*in_sync as u64) < least {
             let why = format!("{facts}: only {in_sync} replicas are in sync, so writes are refused now");
@@ -115,7 +125,7 @@ impl Topic {
         if in_sync < replication {
             return (
                 Level::Warning,
-                format!("{facts}: only {in_sync} replicas are in sync: is a broker away?"),
+                format!("{facts}: only {in_sync} replicas are in sync: is a broker down?"),
             );
         }
         (Level::Ok, facts)
@@ -130,6 +140,196 @@ pub(super) fn names(topics: &[&Topic], all: usize) -> String {
     topics.iter().map(|topic| &*topic.name).collect::<Vec<_>>().join(", ")
 }
 
+/// Whether the broker would create a topic.
+#[derive(Clone, Debug, Default)]
+pub(super) enum Creation {
+    /// It would.
+    #[default]
+    Allowed,
+    /// It would not.
+    Refused(Code),
+    /// It did not answer.
+    Unknown(String),
+}
+
+/// Has the broker validate the creation of missing topics, where the bridge would create them.
+pub(super) fn validate_creation(
+    topics: &mut [Topic],
+    options: &Topics,
+    config: &ClientConfig,
+    left: Duration,
+) {
+    let mut missing: Vec<_> = topics.iter_mut().filter(|topic| topic.state == TopicState::Missing).collect();
+    if missing.is_empty() || options.ensure != Ensure::Create {
+        return;
+    }
+    let names: BTreeSet<Arc<str>> = missing.iter().map(|topic| Arc::clone(&topic.name)).collect();
+    let refused = create(&names, options, config, Create::Validate(left.min(REQUEST)));
+    let refused = refused.map(BTreeMap::from_iter);
+    for topic in &mut missing {
+        topic.creation = match &refused {
+            Err(error) => Creation::Unknown(error.to_string()),
+            Ok(refused) => refused.get(&*topic.name).copied().map_or(Creation::Allowed, Creation::Refused),
+        };
+    }
+}
+
+impl Creation {
+    /// The finding about a missing topic.
+    fn finding(&self) -> (Level, String) {
+        match self {
+            Self::Allowed => {
+                (Level::Ok, "missing: the bridge will create it (topics.ensure is \"create\")".to_owned())
+            }
+            Self::Refused(code) => (
+                Level::Failed,
+                format!(
+                    "missing, and the broker would refuse to create it ({code}): {}",
+                    creation_advice(*code)
+                ),
+            ),
+            Self::Unknown(why) => (
+                Level::Warning,
+                format!(
+                    "missing: the bridge will create it if the broker allows it, which is unknown: {why}"
+                ),
+            ),
+        }
+    }
+}
+
+/// Reads the settings of every existing topic, where the user may see them.
+pub(super) fn read_settings(topics: &mut [Topic], config: &ClientConfig, left: Duration) {
+    let mut ready: Vec<_> = topics.iter_mut().filter(|topic| topic.state == TopicState::Ready).collect();
+    let within = left.min(REQUEST);
+    if ready.is_empty() || within.is_zero() {
+        return;
+    }
+    let names: Vec<_> = ready.iter().map(|topic| topic.name.clone()).collect();
+    let Ok(described) = describe(&names, config, within) else { return };
+    for (topic, settings) in ready.iter_mut().zip(described) {
+        topic.settings = settings;
+    }
+}
+
+fn describe(
+    names: &[Arc<str>],
+    config: &ClientConfig,
+    within: Duration,
+) -> Result<Vec<Option<Settings>>, KafkaError> {
+    let admin: AdminClient<DefaultClientContext> = without_publishing(config).create()?;
+    let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let limits = AdminOptions::new().operation_timeout(Some(within)).request_timeout(Some(within));
+    let described = block_on(admin.describe_configs(&resources, &limits))?;
+    Ok(described
+        .into_iter()
+        .map(|resource| {
+            let resource = resource.ok()?;
+            let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
+            Some(Settings {
+                min_insync_replicas: number("min.insync.replicas")?,
+                max_message_bytes: number("max.message.bytes")?,
+            })
+        })
+        .collect())
+}
+
+/// The broker's error for each topic; `None` where it accepted the message.
+pub(super) type Answers = BTreeMap<Arc<str>, Option<Code>>;
+
+#[derive(Default)]
+struct Deliveries(Mutex<Vec<(usize, Option<Code>)>>);
+
+impl ClientContext for Deliveries {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, topic: usize) {
+        let code =
+            result.as_ref().err().map(|(error, _)| error.rdkafka_error_code().unwrap_or(Code::Unknown));
+        self.0.lock().push((topic, code));
+    }
+}
+
+/// Checks for every existing topic whether the user may write, without writing.
+///
+/// Each topic gets a message that requires the acks of 2 replicas, a number that Kafka refuses since 0.9.
+/// The broker checks permissions first: `TOPIC_AUTHORIZATION_FAILED` without Write, else
+/// `INVALID_REQUIRED_ACKS`. Nothing is stored in either case.
+pub(super) fn check_write_permission(topics: &[Topic], config: &ClientConfig, left: Duration) -> Answers {
+    let ready: Vec<_> = topics.iter().filter(|topic| topic.state == TopicState::Ready).collect();
+    let within = left.min(REQUEST);
+    let Some(producer) = producer(config, within).filter(|_| !ready.is_empty()) else {
+        return Answers::new();
+    };
+    for (at, topic) in ready.iter().enumerate() {
+        let record: BaseRecord<'_, str, str, usize> = BaseRecord::with_opaque_to(&topic.name, at);
+        let sent = producer.send(record.key("check").payload("attio-bridge check --connect"));
+        if let Err((error, _)) = sent {
+            let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+            producer.context().0.lock().push((at, Some(code)));
+        }
+    }
+    let deadline = Instant::now() + within;
+    while producer.context().0.lock().len() < ready.len() && Instant::now() < deadline {
+        producer.poll(Duration::from_millis(20));
+    }
+    let notes = producer.context().0.lock();
+    notes.iter().map(|(at, code)| (ready[*at].name.clone(), *code)).collect()
+}
+
+fn producer(config: &ClientConfig, within: Duration) -> Option<BaseProducer<Deliveries>> {
+    let mut config = config.clone();
+    config
+        .remove("enable.idempotence")
+        .remove("statistics.interval.ms")
+        .set("acks", "2")
+        .set("retries", "0")
+        .set("linger.ms", "0")
+        .set("message.timeout.ms", within.as_millis().max(1).to_string());
+    BaseProducer::from_config_and_context(&config, Deliveries::default()).ok()
+}
+
+/// Adds the row of permissions.
+pub(super) fn report_write_permission(topics: &[Topic], answers: &Answers, report: &mut Report) {
+    let ready: Vec<_> = topics.iter().filter(|topic| topic.state == TopicState::Ready).collect();
+    if ready.is_empty() {
+        return;
+    }
+    let with = |wanted: fn(Option<&Option<Code>>) -> bool| -> Vec<&Topic> {
+        ready.iter().copied().filter(|topic| wanted(answers.get(&topic.name))).collect()
+    };
+    let denied = with(|answer| matches!(answer, Some(Some(Code::TopicAuthorizationFailed))));
+    let allowed = with(|answer| matches!(answer, Some(Some(Code::InvalidRequiredAcks) | None)));
+    if !denied.is_empty() {
+        let detail =
+            format!("not allowed on {}: grant Write to the user of this client", names(&denied, ready.len()));
+        report.add("permission to write", Level::Failed, detail);
+    }
+    let unknown: Vec<_> = ready
+        .iter()
+        .copied()
+        .filter(|topic| {
+            ![&denied, &allowed].iter().any(|list| list.iter().any(|other| other.name == topic.name))
+        })
+        .collect();
+    if !unknown.is_empty() {
+        let said = unknown.iter().find_map(|topic| answers.get(&topic.name).copied().flatten());
+        let said = said.map_or("no answer in time".to_owned(), |code| code.to_string());
+        let detail = format!("unknown for {}: {said}", names(&unknown, ready.len()));
+        report.add("permission to write", Level::Warning, detail);
+    }
+    if allowed.len() == ready.len() {
+        let detail = format!("allowed on {}; nothing was written", names(&allowed, ready.len()));
+        report.add("permission to write", Level::Ok, detail);
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -139,20 +339,20 @@ pub(super) mod tests {
         let settings = Settings { min_insync_replicas: least, max_message_bytes: 1_048_588 };
         Topic {
             name: "attio.record".into(),
-            found: Found::There,
+            state: TopicState::Ready,
             problem: None,
             partitions: 6,
             replication,
             in_sync: replication,
             leaderless: 0,
             settings: Some(settings),
-            making: Making::default(),
+            creation: Creation::default(),
         }
     }
 
     #[test]
-    fn what_stops_writes_now_has_failed() {
-        let level = |topic: Topic| topic.state().0;
+    fn topics_that_refuse_writes_now_fail() {
+        let level = |topic: Topic| topic.replicas().0;
         assert_eq!(level(topic(3, 2)), Level::Ok);
         assert_eq!(level(Topic { in_sync: 2, ..topic(3, 2) }), Level::Warning);
         assert_eq!(level(Topic { in_sync: 1, ..topic(3, 2) }), Level::Failed);

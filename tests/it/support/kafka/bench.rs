@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use attio_bridge::bus::inspect::Requirements;
 use attio_bridge::bus::kafka::{Kafka, Options};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
@@ -41,8 +42,13 @@ impl Bench {
     /// Started with these options, whatever broker they name.
     pub fn with(options: Options, topics: &[&str], mode: ContentMode) -> Self {
         let metrics = bus::metrics("kafka", topics);
-        let addresses = topics.iter().map(|topic| Arc::from(*topic)).collect();
-        let bus = Kafka::start(options, addresses, mode, metrics.bus(), &Supervisor::detached())
+        let requirements = Requirements {
+            destinations: Vec::new(),
+            addresses: topics.iter().map(|topic| Arc::from(*topic)).collect(),
+            quarantine: "quarantine".into(),
+            max_body_bytes: 524_288,
+        };
+        let bus = Kafka::start(options, &requirements, mode, metrics.bus(), &Supervisor::detached())
             .expect("the options are good");
         Self { bus, metrics }
     }

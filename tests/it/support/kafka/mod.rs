@@ -220,11 +220,17 @@ impl Broker {
 
     /// The number of partitions that have a leader; `None` where there is no such topic.
     pub fn partitions(&self, topic: &str) -> Option<usize> {
+        self.leaders(topic).map(|(led, _)| led)
+    }
+
+    /// The number of partitions that have a leader, and of all partitions.
+    fn leaders(&self, topic: &str) -> Option<(usize, usize)> {
         // A consumer: asked by a producer, some brokers would make the topic.
         let client: BaseConsumer = self.client().create().expect("a client for the broker");
         let metadata = client.client().fetch_metadata(Some(topic), REQUEST).expect("the broker answers");
         let topic = metadata.topics().first().filter(|topic| topic.error().is_none())?;
-        Some(topic.partitions().iter().filter(|partition| partition.leader() >= 0).count())
+        let led = topic.partitions().iter().filter(|partition| partition.leader() >= 0);
+        Some((led.count(), topic.partitions().len()))
     }
 
     /// A setting of a topic as the broker has it.
@@ -246,7 +252,14 @@ impl Broker {
             .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer for the broker");
-        let partitions = self.partitions(topic).expect("the topic exists");
+        let mut partitions = 0;
+        // A broker that was paused may have lost the leadership for a moment.
+        eventually("every partition has a leader", || {
+            self.leaders(topic).is_some_and(|(led, all)| {
+                partitions = all;
+                led == all && all > 0
+            })
+        });
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::try_from(partitions).expect("few partitions") {
             list.add_partition_offset(topic, partition, Offset::Offset(0)).expect("a valid offset");

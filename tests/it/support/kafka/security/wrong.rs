@@ -1,15 +1,15 @@
-//! Ways to get in that lead nowhere, and what must be told of each.
+//! Options that cannot connect, and what must be reported of each.
 
 use attio_bridge::bus::kafka::Options;
 
 use super::{Door, PASSWORD, Secured, USER};
 
-/// A way that leads nowhere.
+/// Options that cannot connect.
 pub struct Wrong {
     pub options: Options,
-    /// The step at which it ends, as `check --connect` names it.
+    /// The step at which they fail, as `check --connect` names it.
     pub step: &'static str,
-    /// What the refusal must tell, what was found and what to do.
+    /// Words of the report: the cause and the advice.
     pub words: [&'static str; 2],
 }
 
@@ -51,7 +51,7 @@ pub fn ways(secured: &Secured) -> Vec<Wrong> {
         ),
         wrong("login", no_certificate, ["certificate", "kafka.cert_file"]),
         wrong("tls", no_tls, ["speaks TLS", "kafka.security_protocol"]),
-        wrong("login", no_login, ["may ask for a login", "kafka.security_protocol"]),
+        wrong("login", no_login, ["may require a login", "kafka.security_protocol"]),
         wrong("tls", tls, ["speaks no TLS", "kafka.security_protocol"]),
     ]
 }

@@ -1,0 +1,241 @@
+//! The producer with its polling thread, and a second one for single messages.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rdkafka::Message;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
+
+use super::context::{Context, Retry, RetrySet};
+use super::health::Health;
+use crate::pipeline::publish::PublishError;
+
+/// One poll; at most this long is waited for when the producer is dropped.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long a replaced producer may take to settle its messages.
+const RETIREMENT: Duration = Duration::from_secs(5);
+
+/// A producer whose events are polled by a thread of its own. librdkafka's `ThreadedProducer` does the
+/// same, but a panic of its thread would not be noticed.
+pub(super) struct Producer {
+    inner: Arc<BaseProducer<Context>>,
+    stop: Arc<AtomicBool>,
+    polling: Option<JoinHandle<()>>,
+}
+
+impl Producer {
+    /// Creates a producer and starts its polling thread.
+    pub(super) fn new(config: &ClientConfig, context: Context) -> Result<Self, KafkaError> {
+        let inner = Arc::new(BaseProducer::from_config_and_context(config, context)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let polling = {
+            let (producer, stop) = (Arc::clone(&inner), Arc::clone(&stop));
+            thread::Builder::new().name("kafka-poll".into()).spawn(move || {
+                let poll = || {
+                    while !stop.load(Ordering::Relaxed) {
+                        producer.poll(POLL);
+                    }
+                };
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(poll)) {
+                    producer.context().polling_panicked(panic);
+                }
+            })
+        };
+        let no_thread = |error: io::Error| KafkaError::ClientCreation(error.to_string());
+        Ok(Self { inner, stop, polling: Some(polling.map_err(no_thread)?) })
+    }
+
+    /// The producer without its thread.
+    pub(super) fn get(&self) -> &BaseProducer<Context> {
+        &self.inner
+    }
+
+    /// Ends a producer that others may still use: settles all its messages and ends its threads.
+    pub(super) fn retire(self: Arc<Self>) {
+        self.inner.purge(PurgeConfig::default().queue().inflight());
+        let deadline = Instant::now() + RETIREMENT;
+        // A publish in progress may hold it for a moment. It must not be the last holder, because
+        // dropping a producer waits for its thread.
+        let in_use =
+            |producer: &Arc<Self>| Arc::strong_count(producer) > 1 || producer.inner.context().pending() > 0;
+        while in_use(&self) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let left = self.inner.context().pending();
+        if left > 0 {
+            tracing::error!(left, "kafka: a replaced producer has messages that it never settled");
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(polling) = self.polling.take() {
+            // Its panic was caught.
+            let _ = polling.join();
+        }
+    }
+}
+
+/// Sends single messages again, each in a batch of its own: a broker refuses a whole batch for one of its
+/// messages, with the same error for each. Only what is refused here is refused for its own sake.
+///
+/// The producer is created when it is needed and dropped when it is idle.
+pub(super) struct SingleMessageProducer {
+    config: ClientConfig,
+    retries: RetrySet,
+    producer: Option<Arc<Producer>>,
+    last_used: Option<Instant>,
+}
+
+/// How long an idle producer is kept.
+const IDLE: Duration = Duration::from_secs(60);
+
+impl SingleMessageProducer {
+    pub(super) fn new(config: &ClientConfig, retries: RetrySet) -> Self {
+        let mut config = config.clone();
+        config.set("batch.num.messages", "1");
+        Self { config, retries, producer: None, last_used: None }
+    }
+
+    /// Sends what waits in the retry set; the producer's callbacks settle it. Ends a producer that is
+    /// idle or dead.
+    pub(super) fn send_all(&mut self, health: &Arc<Health>, now: Instant) {
+        let retries = self.retries.take();
+        if !retries.is_empty() {
+            self.last_used = Some(now);
+        }
+        let dead = |producer: &Arc<Producer>| producer.get().client().fatal_error().is_some();
+        let idle = self.last_used.is_none_or(|at| now.saturating_duration_since(at) >= IDLE);
+        if let Some(producer) = self.producer.take_if(|producer| idle || dead(producer)) {
+            producer.retire();
+        }
+        for retry in retries {
+            match self.producer(health) {
+                Some(producer) => send(producer, retry),
+                None => give_up(health, retry),
+            }
+        }
+    }
+
+    fn producer(&mut self, health: &Arc<Health>) -> Option<&Producer> {
+        if self.producer.is_none() {
+            match Producer::new(&self.config, Context::single_message(Arc::clone(health))) {
+                Ok(producer) => self.producer = Some(Arc::new(producer)),
+                Err(error) => {
+                    tracing::error!(%error, "kafka: cannot create the producer for single messages");
+                }
+            }
+        }
+        self.producer.as_deref()
+    }
+
+    /// Ends the producer; everything is settled.
+    pub(super) fn end(mut self, health: &Health) {
+        if let Some(producer) = self.producer.take() {
+            producer.retire();
+        }
+        self.retries.take().into_iter().for_each(|retry| give_up(health, retry));
+    }
+}
+
+fn send(producer: &Producer, retry: Retry) {
+    let Retry { pending, mut message } = retry;
+    let headers = message.detach_headers();
+    let mut record = BaseRecord::<[u8], [u8], _>::with_opaque_to(message.topic(), Box::new(pending));
+    record.key = message.key();
+    record.payload = message.payload();
+    record.headers = headers;
+    let producer = producer.get();
+    producer.context().enqueued_again();
+    if let Err((error, record)) = producer.send(record) {
+        producer.context().settle(*record.delivery_opaque, Err(error.rdkafka_error_code()));
+    }
+}
+
+fn give_up(health: &Health, retry: Retry) {
+    let detail = "refused in a batch and not sent again by itself".into();
+    retry.pending.handle.settle(Err(PublishError::Unavailable { detail }));
+    health.settled();
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::Timestamp;
+    use rdkafka::message::OwnedMessage;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::bus::kafka::context::Pending;
+    use crate::bus::kafka::tests::{PATIENCE, TOPIC, bus_metrics, config, eventually, handle, label};
+    use crate::pipeline::publish::Destination;
+
+    struct Bench {
+        mock: MockCluster<'static, DefaultProducerContext>,
+        health: Arc<Health>,
+        single: SingleMessageProducer,
+        now: Instant,
+    }
+
+    fn bench() -> Bench {
+        let mock = MockCluster::new(1).unwrap();
+        mock.create_topic(TOPIC, 1, 1).unwrap();
+        let config = config(&mock.bootstrap_servers());
+        let single = SingleMessageProducer::new(&config, RetrySet::default());
+        let (health, _) = Health::new(mock.bootstrap_servers(), bus_metrics());
+        Bench { mock, health, single, now: Instant::now() }
+    }
+
+    impl Bench {
+        /// The result of a message that is sent again.
+        fn retry(&mut self) -> &'static str {
+            let (handle, result) = handle();
+            let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
+            let payload = Some(b"{}".to_vec());
+            let message = OwnedMessage::new(payload, None, TOPIC.into(), Timestamp::NotAvailable, 0, 0, None);
+            self.health.enqueued();
+            let retry = Retry { pending: Pending { handle, destination }, message };
+            assert!(self.single.retries.add(retry).is_ok());
+            self.single.send_all(&self.health, self.now);
+            let result = result.recv_timeout(PATIENCE).unwrap();
+            eventually("it is settled", || self.health.pending() == 0);
+            label(&result)
+        }
+
+        /// Whether there is a producer so much later.
+        fn has_producer(&mut self, later: Duration) -> bool {
+            self.single.send_all(&self.health, self.now + later);
+            self.single.producer.is_some()
+        }
+    }
+
+    #[test]
+    fn an_idle_producer_is_dropped_and_created_again_when_needed() {
+        let mut bench = bench();
+        assert!(!bench.has_producer(Duration::ZERO), "none is created before it is needed");
+        assert_eq!(bench.retry(), "acknowledged");
+        assert!(bench.has_producer(IDLE / 2));
+        assert!(!bench.has_producer(IDLE));
+        assert_eq!(bench.retry(), "acknowledged", "another is created");
+    }
+
+    #[test]
+    fn a_dead_producer_is_replaced() {
+        let mut bench = bench();
+        let fatal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        bench.mock.request_errors(RDKafkaApiKey::Produce, &[fatal]);
+        assert_eq!(bench.retry(), "unavailable");
+        assert!(!bench.has_producer(Duration::ZERO));
+        assert_eq!(bench.retry(), "acknowledged");
+    }
+}

@@ -1,0 +1,336 @@
+//! The reader: a consumer that assigns itself every partition. It never joins its group, so that it leaves
+//! none behind, and commits nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::client_config::{client_config, creation_error};
+use super::diagnose::{ErrorNotes, Probe, first_answer};
+use super::options::Options;
+use crate::bus::error::{ReadError, StartError};
+use crate::bus::read::{Begin, Item, Plan, Position, Sink, addresses};
+
+type Consumer = BaseConsumer<Notes>;
+
+/// Required for a manual assignment, and never joined.
+const GROUP: &str = "attio-bridge-reader";
+
+/// Properties that only producers have.
+const OF_PRODUCERS: [&str; 16] = [
+    "acks",
+    "enable.idempotence",
+    "partitioner",
+    "message.timeout.ms",
+    "linger.ms",
+    "batch.size",
+    "batch.num.messages",
+    "compression.codec",
+    "compression.type",
+    "compression.level",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "message.send.max.retries",
+    "retries",
+    "delivery.timeout.ms",
+    "statistics.interval.ms",
+];
+
+/// How often to search for new topics and partitions.
+const DISCOVERY: Duration = Duration::from_secs(5);
+
+/// One poll: the longest that a stop waits.
+const POLL: Duration = Duration::from_millis(50);
+
+/// How long the client may take to connect.
+const CONNECT: Duration = Duration::from_secs(8);
+
+/// One request while it connects.
+const TRY: Duration = Duration::from_secs(1);
+
+/// How long the broker may take to answer about topics and offsets.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// How long partitions may be without a leader at the start, and how often to retry.
+const LEADERS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(200));
+
+/// The reader's callbacks.
+#[derive(Default)]
+struct Notes(ErrorNotes);
+
+impl ClientContext for Notes {
+    fn error(&self, error: KafkaError, text: &str) {
+        self.0.add(&error, text);
+    }
+
+    fn log(&self, _: RDKafkaLogLevel, _: &str, text: &str) {
+        tracing::debug!("librdkafka: {text}");
+    }
+}
+
+impl ConsumerContext for Notes {}
+
+/// Begins to read.
+pub async fn read(
+    options: Options,
+    plan: Plan,
+    sink: Sink,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, ReadError> {
+    let begun = tokio::task::spawn_blocking(move || Worker::start(&options, &plan));
+    let worker = begun.await.map_err(|error| broken(format!("the reader panicked: {error}")))??;
+    Ok(tokio::task::spawn_blocking(move || worker.run(&sink, &stop)))
+}
+
+fn broken(reason: impl Into<String>) -> ReadError {
+    ReadError::Broker { bus: "kafka", reason: reason.into() }
+}
+
+fn config(options: &Options) -> Result<ClientConfig, StartError> {
+    let mut config = client_config(options)?;
+    for name in OF_PRODUCERS {
+        config.remove(name);
+    }
+    config
+        .set("group.id", GROUP)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "earliest")
+        .set("allow.auto.create.topics", "false")
+        .set("enable.partition.eof", "true");
+    Ok(config)
+}
+
+/// The reading thread.
+struct Worker {
+    consumer: Consumer,
+    offsets: Offsets,
+    follow: bool,
+}
+
+impl Worker {
+    fn start(options: &Options, plan: &Plan) -> Result<Self, ReadError> {
+        let config = config(options)?;
+        let consumer = Consumer::from_config_and_context(&config, Notes::default())
+            .map_err(|error| creation_error(options, &config, error))?;
+        let topics = addresses(&plan.destinations);
+        connect(&consumer, topics.first().map(|topic| &**topic), &Probe::new(options)).map_err(broken)?;
+        let mut offsets = Offsets::new(topics);
+        assign(&mut offsets, &consumer, plan.begin).map_err(|error| broken(error.to_string()))?;
+        match &offsets.missing[..] {
+            [] => {}
+            missing if !plan.follow => return Err(broken(no_topics(missing))),
+            missing if offsets.partitions.is_empty() => {
+                tracing::warn!("{}; waiting for them", no_topics(missing));
+            }
+            missing => tracing::debug!("{}", no_topics(missing)),
+        }
+        Ok(Self { consumer, offsets, follow: plan.follow })
+    }
+
+    fn run(mut self, sink: &Sink, stop: &CancellationToken) {
+        let mut discovered = Instant::now();
+        while !stop.is_cancelled() {
+            if !self.follow && self.offsets.are_at_end() {
+                return;
+            }
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    self.offsets.read(message.topic(), message.partition(), message.offset());
+                    if sink.blocking_send(Ok(item(&message))).is_err() {
+                        return;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => self.offsets.ended(partition),
+                Some(Err(error)) if is_fatal(&error) => {
+                    // Fails where the reader was dropped.
+                    let _ = sink.blocking_send(Err(broken(refusal(&error))));
+                    return;
+                }
+                // The client retries.
+                Some(Err(error)) => tracing::debug!("reading: {error}"),
+                None => {}
+            }
+            if self.follow && discovered.elapsed() >= DISCOVERY {
+                // What is new is younger than the reader.
+                if let Err(error) = self.offsets.assign(&self.consumer, Begin::Beginning) {
+                    tracing::warn!("searching for new topics: {error}");
+                }
+                discovered = Instant::now();
+            }
+        }
+    }
+}
+
+/// The first assignment. A partition may be without a leader for a moment: one that is new, or whose broker
+/// has just died.
+fn assign(offsets: &mut Offsets, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
+    let (within, pause) = LEADERS;
+    let deadline = Instant::now() + within;
+    loop {
+        match offsets.assign(consumer, begin) {
+            Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(pause),
+            assigned => return assigned,
+        }
+    }
+}
+
+fn is_leaderless(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable | Code::OffsetNotAvailable)
+    )
+}
+
+/// Whether reading cannot continue.
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::TopicAuthorizationFailed | Code::Fatal))
+}
+
+fn refusal(error: &KafkaError) -> String {
+    let denied = error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed);
+    let advice = if denied { ": grant this user Read on the topics, or use one that has it" } else { "" };
+    format!("{error}{advice}")
+}
+
+fn connect(consumer: &Consumer, topic: Option<&str>, probe: &Probe) -> Result<(), String> {
+    let request = || {
+        let answer = consumer.fetch_metadata(topic, TRY).map(drop);
+        // Errors of the connection are reported by polling.
+        while consumer.poll(Duration::ZERO).is_some() {}
+        answer
+    };
+    first_answer(probe, &consumer.context().0, CONNECT, request).map_err(|(_, reason)| reason)
+}
+
+fn no_topics(missing: &[Arc<str>]) -> String {
+    let topics = if missing.len() == 1 { "topic" } else { "topics" };
+    format!("no such {topics}, or none that this user may see: {}", missing.join(", "))
+}
+
+fn item(message: &BorrowedMessage<'_>) -> Item {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let bytes = |bytes: Option<&[u8]>| Bytes::copy_from_slice(bytes.unwrap_or_default());
+    let stored_at = message.timestamp().to_millis().map(|millis| i128::from(millis) * 1_000_000);
+    Item {
+        address: message.topic().to_owned(),
+        key: message.key().map(Bytes::copy_from_slice),
+        headers: headers.map(|header| (header.key.to_owned(), bytes(header.value))).collect(),
+        payload: bytes(message.payload()),
+        stored_at: stored_at.and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(at).ok()),
+        position: Position::Kafka { partition: message.partition(), offset: message.offset() },
+    }
+}
+
+/// How far one partition is read.
+struct Progress {
+    /// The next offset to read.
+    next: i64,
+    /// The end of the partition when it was assigned.
+    end: i64,
+}
+
+/// How far every partition of the topics is read.
+struct Offsets {
+    topics: Vec<Arc<str>>,
+    /// Topics that do not exist, or that this user may not see.
+    missing: Vec<Arc<str>>,
+    partitions: BTreeMap<(String, i32), Progress>,
+}
+
+impl Offsets {
+    fn new(topics: Vec<Arc<str>>) -> Self {
+        Self { topics, missing: Vec::new(), partitions: BTreeMap::new() }
+    }
+
+    /// A message was read.
+    fn read(&mut self, topic: &str, partition: i32, offset: i64) {
+        if let Some(progress) = self.partitions.get_mut(&(topic.to_owned(), partition)) {
+            progress.next = offset + 1;
+        }
+    }
+
+    /// The client reached the end of a partition. It does not say of which topic, so only the partition of
+    /// a single topic counts: there, messages before the end may be expired.
+    fn ended(&mut self, partition: i32) {
+        if let [topic] = &self.topics[..]
+            && let Some(progress) = self.partitions.get_mut(&(topic.to_string(), partition))
+        {
+            progress.next = progress.next.max(progress.end);
+        }
+    }
+
+    /// Whether everything has been read that existed at the start.
+    fn are_at_end(&self) -> bool {
+        self.partitions.values().all(|progress| progress.next >= progress.end)
+    }
+
+    /// Assigns every partition that exists; new ones begin at `begin`.
+    fn assign(&mut self, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
+        let mut new = Vec::new();
+        self.missing.clear();
+        // By name, because a list of all topics can be long.
+        for topic in &self.topics {
+            let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+            let found = metadata.topics().iter().find(|found| found.name() == &**topic);
+            let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
+                self.missing.push(Arc::clone(topic));
+                continue;
+            };
+            let partitions = found.partitions().iter().map(|partition| (topic.to_string(), partition.id()));
+            new.extend(partitions.filter(|partition| !self.partitions.contains_key(partition)));
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut added = BTreeMap::new();
+        for (topic, partition) in new {
+            let (first, end) = consumer.fetch_watermarks(&topic, partition, REQUEST)?;
+            let next = match begin {
+                Begin::Beginning => first,
+                Begin::At(time) => offset_at(consumer, &topic, partition, time)?.unwrap_or(end),
+                Begin::Now => end,
+            };
+            added.insert((topic, partition), Progress { next, end });
+        }
+        self.partitions.append(&mut added);
+        let mut list = TopicPartitionList::with_capacity(self.partitions.len());
+        for ((topic, partition), progress) in &self.partitions {
+            list.add_partition_offset(topic, *partition, Offset::Offset(progress.next))?;
+        }
+        consumer.assign(&list)
+    }
+}
+
+/// The first offset of that time or later; none where every message is older.
+fn offset_at(
+    consumer: &Consumer,
+    topic: &str,
+    partition: i32,
+    time: OffsetDateTime,
+) -> KafkaResult<Option<i64>> {
+    let millis = i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX).max(0);
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition_offset(topic, partition, Offset::Offset(millis))?;
+    let found = consumer.offsets_for_times(list, REQUEST)?;
+    let Some(found) = found.find_partition(topic, partition) else { return Ok(None) };
+    match found.error() {
+        Err(error) if error.rdkafka_error_code() != Some(Code::NoError) => Err(error),
+        _ => Ok(match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }),
+    }
+}
