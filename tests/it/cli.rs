@@ -149,6 +149,6 @@ fn healthcheck_with_url_and_without_an_answer() {
     assert!(asked.join().expect("a request").starts_with("GET /livez "));
     let output = program(&["healthcheck", "--url", &format!("http://{address}/livez")], &[]);
     assert_eq!(code(&output), 1);
-    assert!(text(&output.stderr).contains("gave no answer"));
+    assert!(text(&output.stderr).contains("did not answer"));
     assert_eq!(code(&program(&["healthcheck", "--url", "ftp://x"], &[])), 2);
 }
