@@ -104,7 +104,7 @@ const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
 /// What a stop may take beyond `shutdown.delay` and `shutdown.drain_timeout` before it is forced: the last
 /// flush and the end of the parts, with a margin.
-const STOP_SLACK: Duration = Duration::from_secs(3);
+const STOP_SLACK: Duration = Duration::from_secs(4);
 
 /// What a flush gets when the drain has used up its time.
 const LAST_FLUSH: Duration = Duration::from_millis(500);

@@ -4,10 +4,9 @@
 //! combination starts at 0.
 
 mod account;
-mod family;
+pub(crate) mod family;
 pub mod samples;
 mod source;
-pub mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
