@@ -84,6 +84,7 @@ mod webhooks_errors;
 mod webhooks_fake;
 mod webhooks_filters;
 mod webhooks_plan;
+mod webhooks_proxy;
 mod webhooks_rotate;
 mod webhooks_secrets;
 mod webhooks_tls;

@@ -66,7 +66,7 @@ fn list_limit_is_10_by_default_and_100_at_most() {
 }
 
 #[test]
-fn errors_have_four_members() {
+fn errors_have_attios_format() {
     let attio = Attio::start();
     attio.add(URL, &[("note.created", Value::Null)]);
     let empty_and = json!({ "data": {

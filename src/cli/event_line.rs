@@ -1,0 +1,126 @@
+//! An event as a line of text: time, type, key, id, and a summary of its data.
+
+use serde_json::Value;
+
+use crate::cloudevent::Data;
+use crate::cloudevent::decode::DecodedEvent;
+use crate::paint::Paint;
+use crate::pipeline::quarantine;
+
+/// Columns of a terminal whose width is unknown.
+pub const DEFAULT_COLUMNS: usize = 120;
+
+/// The time of day in a timestamp: `12:34:56.789`.
+const CLOCK: std::ops::Range<usize> = 11..23;
+
+/// Widths of the columns.
+const TYPE: usize = 24;
+const KEY: usize = 13;
+const ID: usize = 9;
+
+/// Longer parts of a subject, its ids, are shortened.
+const MAX_PART: usize = 18;
+
+/// The line, at most `columns` wide.
+pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> String {
+    let get = |name| event.get(name).unwrap_or("-");
+    let time = get("recordedtime");
+    let clock = safe(time.get(CLOCK).unwrap_or(time));
+    let kind = safe(get("type"));
+    let kind = kind.strip_prefix("com.attio.").unwrap_or(&kind);
+    let in_quarantine = kind == quarantine::TYPE;
+    let kind = if in_quarantine { format!("quarantine {}", safe(get("reason"))) } else { kind.to_owned() };
+    let (key, id) = (short(&safe(key), KEY), short(&safe(get("id")), ID));
+    let before = clock.chars().count() + kind.chars().count().max(TYPE) + KEY + ID + 4;
+    let rest: String = summary(event).chars().take(columns.saturating_sub(before)).collect();
+    let padded = format!("{kind:<TYPE$}");
+    let kind = if in_quarantine { paint.refused(&padded) } else { paint.strong(&padded) };
+    let line = format!(
+        "{} {kind} {} {} {rest}",
+        paint.dim(&clock),
+        paint.known(&format!("{key:<KEY$}")),
+        paint.dim(&format!("{id:<ID$}"))
+    );
+    line.trim_end().to_owned()
+}
+
+/// A text that is wider than `width`, cut and marked with `…`.
+pub fn short(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// The data without the ids that are already in the line.
+fn summary(event: &DecodedEvent) -> String {
+    let data = match event.data() {
+        Data::Binary(bytes) => return format!("{} bytes", bytes.len()),
+        Data::Json(bytes) => bytes,
+    };
+    let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(data) else { return String::new() };
+    let subject =
+        event.get("subject").unwrap_or_default().split('/').map(|part| short(&safe(part), MAX_PART));
+    let mut parts = vec![subject.collect::<Vec<_>>().join("/")];
+    for (name, value) in &members {
+        match (name.as_str(), value) {
+            ("event_type", _) | (_, Value::Null) => {}
+            ("id", Value::Object(ids)) => {
+                parts.extend(ids.get("attribute_id").map(|id| pair("attribute", id)))
+            }
+            ("actor", actor) => parts.extend(actor.get("type").map(|kind| pair("by", kind))),
+            (name, value) => parts.push(pair(&safe(name), value)),
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join(" ")
+}
+
+fn pair(name: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("{name}={}", safe(text)),
+        value => format!("{name}={}", safe(&value.to_string())),
+    }
+}
+
+/// Replaces control characters, so that data from the wire cannot control the terminal.
+pub fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> DecodedEvent {
+        let json = r#"{"id":"9d5ee6c0-aaaa","type":"com.attio.record.updated","subject":"objects/o/records/r",
+            "recordedtime":"2026-11-24T12:34:56.789Z","data":{"event_type":"record.updated",
+            "id":{"record_id":"r","attribute_id":"a"},"actor":{"type":"system","id":null},"x":"\u001b[2J"}}"#;
+        DecodedEvent::from_json(json.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn line_has_its_columns_and_fits() {
+        let plain = line(&event(), "a-very-long-record-id", 200, Paint(false));
+        assert_eq!(
+            plain,
+            "12:34:56.789 record.updated           a-very-long-… 9d5ee6c0… objects/o/records/r by=system attribute=a x=�[2J"
+        );
+        assert_eq!(line(&event(), "k", 80, Paint(false)).chars().count(), 80);
+        assert!(line(&event(), "k", 80, Paint(true)).contains("\x1b[1mrecord.updated"));
+    }
+
+    #[test]
+    fn ids_of_a_subject_are_shortened() {
+        let json = r#"{"id":"i","type":"com.attio.x.y","subject":"records/891dcbfc-9141-415d-9b2a-2238a6cc012d","data":{}}"#;
+        let line = line(&DecodedEvent::from_json(json.as_bytes()).unwrap(), "k", 120, Paint(false));
+        assert!(line.ends_with(" records/891dcbfc-9141-415…"), "{line}");
+    }
+
+    #[test]
+    fn quarantined_event_shows_its_reason() {
+        let json = r#"{"id":"i","type":"dev.attio-bridge.delivery.quarantined","reason":"not_json","data_base64":"e30="}"#;
+        let line = line(&DecodedEvent::from_json(json.as_bytes()).unwrap(), "i", 120, Paint(false));
+        assert!(line.contains("quarantine not_json") && line.ends_with("2 bytes"), "{line}");
+    }
+}
