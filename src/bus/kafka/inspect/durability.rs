@@ -2,10 +2,9 @@
 
 use rdkafka::config::ClientConfig;
 
-use super::topic::{Settings, Topic, names};
+use super::topic::{Settings, Topic, existing, names};
 use crate::bus::inspect::{Level, Report, Requirements};
 use crate::bus::kafka::client_config::MESSAGE_MAX_BYTES;
-use crate::bus::kafka::topics::TopicState;
 
 impl Topic {
     /// What the loss of one broker does to this topic.
@@ -29,10 +28,6 @@ impl Topic {
 
 const ONE_COPY: &str = "replication 1: acknowledged events are lost with their only broker, and writes stop while it is \
                         down; use replication 3 with min.insync.replicas 2";
-
-fn existing(topics: &[Topic]) -> Vec<&Topic> {
-    topics.iter().filter(|topic| topic.state == TopicState::Ready).collect()
-}
 
 /// Whether the loss of one broker can lose an acknowledged event.
 pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {

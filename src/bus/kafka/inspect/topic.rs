@@ -132,6 +132,11 @@ impl Topic {
     }
 }
 
+/// The topics that exist.
+pub(super) fn existing(topics: &[Topic]) -> Vec<&Topic> {
+    topics.iter().filter(|topic| topic.state == TopicState::Ready).collect()
+}
+
 /// The names of some topics, or `every topic`.
 pub(super) fn names(topics: &[&Topic], all: usize) -> String {
     if topics.len() == all && all > 1 {
@@ -262,7 +267,7 @@ impl ProducerContext for Deliveries {
 /// The broker checks permissions first: `TOPIC_AUTHORIZATION_FAILED` without Write, else
 /// `INVALID_REQUIRED_ACKS`. Nothing is stored in either case.
 pub(super) fn check_write_permission(topics: &[Topic], config: &ClientConfig, left: Duration) -> Answers {
-    let ready: Vec<_> = topics.iter().filter(|topic| topic.state == TopicState::Ready).collect();
+    let ready = existing(topics);
     let within = left.min(REQUEST);
     let Some(producer) = producer(config, within).filter(|_| !ready.is_empty()) else {
         return Answers::new();
@@ -297,35 +302,33 @@ fn producer(config: &ClientConfig, within: Duration) -> Option<BaseProducer<Deli
 
 /// Adds the row of permissions.
 pub(super) fn report_write_permission(topics: &[Topic], answers: &Answers, report: &mut Report) {
-    let ready: Vec<_> = topics.iter().filter(|topic| topic.state == TopicState::Ready).collect();
+    let ready = existing(topics);
     if ready.is_empty() {
         return;
     }
-    let with = |wanted: fn(Option<&Option<Code>>) -> bool| -> Vec<&Topic> {
-        ready.iter().copied().filter(|topic| wanted(answers.get(&topic.name))).collect()
-    };
-    let denied = with(|answer| matches!(answer, Some(Some(Code::TopicAuthorizationFailed))));
-    let allowed = with(|answer| matches!(answer, Some(Some(Code::InvalidRequiredAcks) | None)));
+    let (mut denied, mut unknown, mut error) = (Vec::new(), Vec::new(), None);
+    for topic in &ready {
+        match answers.get(&topic.name) {
+            Some(Some(Code::InvalidRequiredAcks) | None) => {}
+            Some(Some(Code::TopicAuthorizationFailed)) => denied.push(*topic),
+            answer => {
+                error = error.or(answer.copied().flatten());
+                unknown.push(*topic);
+            }
+        }
+    }
     if !denied.is_empty() {
-        let detail =
-            format!("not allowed on {}: grant Write to the user of this client", names(&denied, ready.len()));
+        let names = names(&denied, ready.len());
+        let detail = format!("not allowed on {names}: grant Write to the user of this client");
         report.add("permission to write", Level::Failed, detail);
     }
-    let unknown: Vec<_> = ready
-        .iter()
-        .copied()
-        .filter(|topic| {
-            ![&denied, &allowed].iter().any(|list| list.iter().any(|other| other.name == topic.name))
-        })
-        .collect();
     if !unknown.is_empty() {
-        let said = unknown.iter().find_map(|topic| answers.get(&topic.name).copied().flatten());
-        let said = said.map_or("no answer in time".to_owned(), |code| code.to_string());
-        let detail = format!("unknown for {}: {said}", names(&unknown, ready.len()));
+        let error = error.map_or("no answer in time".to_owned(), |code| code.to_string());
+        let detail = format!("unknown for {}: {error}", names(&unknown, ready.len()));
         report.add("permission to write", Level::Warning, detail);
     }
-    if allowed.len() == ready.len() {
-        let detail = format!("allowed on {}; nothing was written", names(&allowed, ready.len()));
+    if denied.is_empty() && unknown.is_empty() {
+        let detail = format!("allowed on {}; nothing was written", names(&ready, ready.len()));
         report.add("permission to write", Level::Ok, detail);
     }
 }
