@@ -9,7 +9,7 @@
 //!
 //! 1. `http/connection`: framing and deadlines on the raw bytes. `http/admission`: method, size, media
 //!    type, in-flight limits. `http/receive`: the body. From here on a detached task does the work
-//!    (`http/detach`), so a client that disconnects cancels nothing.
+//!    (`DetachOnDrop` there), so a client that disconnects cancels nothing.
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
 //! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event. Each event keeps its bytes.
 //! 4. `pipeline/filter`: drops events by configuration, and counts them.
@@ -38,8 +38,8 @@
 //! # The layers
 //!
 //! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
-//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`http_client`], [`metrics`],
-//! [`shutdown`], [`supervise`] and [`version`] are leaves.
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`atomic_file`], [`http_client`],
+//! [`metrics`], [`shutdown`], [`supervise`] and [`version`] are leaves.
 //! `tests/it/layers.rs` reads the imports and fails on any other edge.
 //!
 //! # What is absent
@@ -101,6 +101,7 @@ pub mod catalog;
 pub mod cloudevent;
 pub mod signing;
 pub mod paint;
+pub mod atomic_file;
 pub mod http_client;
 pub mod metrics;
 pub mod shutdown;

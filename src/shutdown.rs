@@ -89,16 +89,15 @@ fn force_after(limit: Duration, force: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Notifies on every SIGHUP from now on; several at once may be one.
-pub fn reload_signal(reload: Arc<Notify>) -> std::io::Result<()> {
+/// Listens for SIGHUP from now on; the future notifies on each. Several at once may be one.
+pub fn reload_signal(reload: Arc<Notify>) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
+    Ok(async move {
         while hangup.recv().await.is_some() {
             tracing::info!(signal = "SIGHUP", "reloading");
             reload.notify_one();
         }
-    });
-    Ok(())
+    })
 }
 
 async fn next(

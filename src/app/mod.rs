@@ -260,7 +260,8 @@ pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> R
         () = &mut stop => return Ok(()),
         app = App::bind(config) => app?,
     };
-    shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
+    let reload_signal = shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
+    app.supervisor.spawn("SIGHUP listener", reload_signal);
     if let (Ok(http_addr), Ok(admin_addr)) = (app.http_addr(), app.admin_addr()) {
         tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");
     }

@@ -67,7 +67,7 @@ impl Reloader {
             let cause = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = requested.notified() => "asked",
+                () = requested.notified() => "requested",
                 () = self.files.changed(&seen) => "files changed",
                 () = self.files.settled(&seen, retry_delay) => "retry",
             };

@@ -69,7 +69,7 @@ impl Client {
         self.get(&path(webhook_id)?).await
     }
 
-    /// Creates a webhook. The answer has its secret, this once: see [`super::create::kept`].
+    /// Creates a webhook. The answer has its secret, this once: see [`super::secret::create`].
     pub async fn create_webhook(&self, url: &str, subscriptions: &[Subscription]) -> Result<Created, Error> {
         let data = json!({ "target_url": url, "subscriptions": subscriptions });
         self.write(&Method::POST, "/v2/webhooks", data).await

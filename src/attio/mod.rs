@@ -1,21 +1,15 @@
-//! Attio's REST API, for the verbs that speak to it. `serve` never does.
+//! Attio's REST API, for `webhooks`, `slugs` and `watch`. `serve` never calls it.
 //!
-//! # What to call
-//!
-//! - [`Client`]: one method per endpoint. [`Client::webhooks`] reads all pages; [`Client::create_webhook`]
-//!   is the one place where Attio tells a secret. Every method retries where that is safe ([`retry`])
-//!   and fails with an [`Error`] that says what Attio said and what to do.
-//! - [`create::kept`]: create a webhook and keep its secret, or delete it again. Whoever makes webhooks
-//!   goes through it; [`secret_file::Reserved`] is a file that is known to be writable beforehand.
-//! - [`filter::parse`] reads a filter in Attio's grammar or by slug, without asking anybody;
-//!   [`filter::Resolver`] turns it into what Attio takes, asking for ids once each.
-//!   [`filter::Canonical`] is equal for filters that mean the same.
-//! - [`plan::Plan`]: what is between the wanted webhooks and those that exist, as a value:
-//!   [`plan::Plan::between`] asks nobody. A webhook is known by its `target_url`; there is no state.
-//! - [`rotate::Rotation`]: a new secret for a webhook, in steps that can be taken up again.
-//! - [`watch::Watch`] polls the wanted webhooks, tells each change, and makes lost ones again.
-//! - [`slugs::pull`] makes the map of slugs that the bridge reads from a file.
-//! - [`bridge::Bridge`] asks a running bridge what it counts and whether it takes a secret; it sends no key.
+//! - [`Client`] has one method per endpoint. Every method retries where that is safe and fails with an [`Error`]
+//!   that says what to do.
+//! - [`secret::create`] creates a webhook and stores its secret, or deletes the webhook again. All webhooks are
+//!   created through it. [`secret::SecretFile`] is a file known to be writable beforehand.
+//! - [`filter::parse`] reads a filter; [`filter::Resolver`] turns slugs into ids; [`filter::Canonical`] compares.
+//! - [`plan::Plan`] is the difference between configured and existing webhooks. There is no state file.
+//! - [`rotate::Rotation`] replaces a webhook's secret, in steps that can be resumed.
+//! - [`watch::Watch`] polls the configured webhooks, logs each change, and recreates lost ones.
+//! - [`slugs::pull`] makes the file of slugs that the bridge reads.
+//! - [`bridge::Bridge`] asks a running bridge for its metrics and whether it accepts a secret.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
@@ -26,8 +20,7 @@ pub mod error;
 pub mod types;
 pub mod filter;
 pub mod plan;
-pub mod create;
-pub mod secret_file;
+pub mod secret;
 pub mod bridge;
 pub mod rotate;
 pub mod slugs;
@@ -45,27 +38,27 @@ pub use types::{Created, Status, Subscription, Webhook};
 /// How to reach Attio.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The key.
+    /// The API key.
     pub api_key: Option<SecretString>,
-    /// The API, without a slash at its end.
+    /// The URL of the API, without a trailing slash.
     pub api_url: String,
-    /// How long one try may take, from the connection to the last byte of the answer.
+    /// Limit of one attempt, from the connection to the last byte of the answer.
     pub timeout: Duration,
 }
 
-/// A webhook that should exist at Attio.
+/// A configured webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookOptions {
-    /// What the bridge calls it.
+    /// Its name in the configuration.
     pub name: String,
-    /// The source that its deliveries come in on.
+    /// The source that receives its deliveries.
     pub source: String,
     /// Where Attio sends.
     pub target_url: String,
-    /// What Attio sends; filters as they are written, by slug or not.
+    /// What Attio sends; filters as configured, in Attio's grammar or by slug.
     pub subscriptions: Vec<Subscription>,
-    /// Where the secret is written that Attio makes up.
+    /// Where its secret is stored when it is created.
     pub secret_file: Option<PathBuf>,
-    /// Whether it is made again where it is gone, or inactive for good.
+    /// Whether `watch` recreates it if it is missing or inactive.
     pub recreate: bool,
 }

@@ -1,5 +1,5 @@
-//! What is between the webhooks that are wanted and those that exist. A webhook is known by its target
-//! URL; those at other URLs are somebody else's and are left alone.
+//! The difference between the configured webhooks and those that exist. A webhook is identified by its target
+//! URL; those at other URLs are unmanaged and not touched.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -9,37 +9,37 @@ use serde_json::{Value as Json, json};
 use super::filter::{self, Canonical, Resolver};
 use super::{Status, Subscription, Webhook, WebhookOptions};
 
-/// A wanted webhook whose filters are what Attio takes.
+/// A configured webhook with resolved filters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
-    /// Its options, as they are written.
+    /// Its configuration.
     pub options: WebhookOptions,
-    /// Its subscriptions, as Attio takes them.
+    /// Its subscriptions, in Attio's grammar.
     pub subscriptions: Vec<Subscription>,
 }
 
-/// What is to be done for one wanted webhook.
+/// What to do for one configured webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// There is none.
+    /// It does not exist.
     Create,
-    /// Its subscriptions are others.
+    /// Its subscriptions differ.
     Update {
-        /// What exists.
+        /// The existing webhook.
         webhook: Webhook,
-        /// What is missing.
+        /// Missing subscriptions.
         add: Vec<Subscription>,
-        /// What is too much.
+        /// Superfluous subscriptions.
         remove: Vec<Subscription>,
     },
-    /// It is as wanted.
+    /// It is as configured.
     Keep(Webhook),
-    /// Several have its URL, and which one is meant cannot be told.
+    /// Several webhooks have its URL.
     Ambiguous(Vec<Webhook>),
 }
 
 impl Change {
-    /// The word for it.
+    /// Its name in JSON.
     pub const fn action(&self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -50,26 +50,26 @@ impl Change {
     }
 }
 
-/// One wanted webhook and what is to be done.
+/// One configured webhook and what to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// The webhook.
+    /// The configured webhook.
     pub wanted: Wanted,
-    /// What is to be done.
+    /// What to do.
     pub change: Change,
 }
 
-/// All of it.
+/// The steps for all webhooks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// One per wanted webhook, in the order of the configuration.
+    /// One per configured webhook, in that order.
     pub steps: Vec<Step>,
-    /// What exists at other URLs.
+    /// Webhooks at other URLs.
     pub unmanaged: Vec<Webhook>,
 }
 
 impl Wanted {
-    /// Turns the filters into what Attio takes.
+    /// Resolves the filters.
     pub async fn resolve(
         options: &WebhookOptions,
         resolver: &mut Resolver<'_>,
@@ -78,8 +78,8 @@ impl Wanted {
         for subscription in &options.subscriptions {
             let resolved = resolver.resolve(subscription).await?;
             if !keys.insert(key(&resolved)) {
-                let reason = format!("webhook {:?} has this subscription twice", options.name);
-                return Err(filter::Error::Refused { event_type: resolved.event_type, reason });
+                let reason = format!("duplicate subscription in webhook {:?}", options.name);
+                return Err(filter::Error::Invalid { event_type: resolved.event_type, reason });
             }
             subscriptions.push(resolved);
         }
@@ -88,7 +88,7 @@ impl Wanted {
 }
 
 impl Plan {
-    /// Compares. Asks nobody.
+    /// Compares, without network access.
     pub fn between(wanted: Vec<Wanted>, existing: Vec<Webhook>) -> Self {
         let is_wanted =
             |webhook: &Webhook| wanted.iter().any(|wanted| wanted.options.target_url == webhook.target_url);
@@ -102,12 +102,12 @@ impl Plan {
         Self { steps: wanted.into_iter().map(step).collect(), unmanaged }
     }
 
-    /// Whether everything is as wanted.
+    /// Whether there is nothing to do.
     pub fn is_clean(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.change, Change::Keep(_)))
     }
 
-    /// The plan as an object by `changes` and `unmanaged`.
+    /// An object with `changes` and `unmanaged`.
     pub fn to_json(&self) -> Json {
         let step = |Step { wanted, change }: &Step| {
             let (webhooks, add, remove) = match change {
@@ -152,7 +152,7 @@ fn change(wanted: &Wanted, mut found: Vec<Webhook>) -> Change {
     }
 }
 
-/// What Attio tells subscriptions of one URL apart by.
+/// What must be unique among the subscriptions of one URL.
 pub(super) fn key(subscription: &Subscription) -> (String, Canonical) {
     (subscription.event_type.clone(), Canonical::of(subscription.filter.as_ref()))
 }
@@ -160,21 +160,21 @@ pub(super) fn key(subscription: &Subscription) -> (String, Canonical) {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for step in &self.steps {
-            write!(f, "{}", shown(step)?)?;
+            write!(f, "{}", describe(step)?)?;
         }
         for webhook in &self.unmanaged {
             let Webhook { id, target_url, .. } = webhook;
-            writeln!(f, "- {target_url} (webhook {}): not in the configuration, left alone", id.webhook_id)?;
+            writeln!(f, "- {target_url} (webhook {}): not in the configuration, not touched", id.webhook_id)?;
         }
         let create = self.count(|change| matches!(change, Change::Create));
         let update = self.count(|change| matches!(change, Change::Update { .. }));
         let keep = self.count(|change| matches!(change, Change::Keep(_)));
         let unmanaged = self.unmanaged.len();
-        writeln!(f, "{create} to create, {update} to change, {keep} as wanted, {unmanaged} not managed")
+        writeln!(f, "{create} to create, {update} to change, {keep} unchanged, {unmanaged} unmanaged")
     }
 }
 
-fn shown(Step { wanted, change }: &Step) -> Result<String, fmt::Error> {
+fn describe(Step { wanted, change }: &Step) -> Result<String, fmt::Error> {
     let WebhookOptions { name, target_url, .. } = &wanted.options;
     let mut text = String::new();
     match change {
@@ -188,18 +188,18 @@ fn shown(Step { wanted, change }: &Step) -> Result<String, fmt::Error> {
             lines(&mut text, '-', remove)?;
         }
         Change::Keep(webhook) => {
-            writeln!(text, "= {name}: {target_url}: webhook {} is as wanted", webhook.id.webhook_id)?;
+            writeln!(text, "= {name}: {target_url}: webhook {} is as configured", webhook.id.webhook_id)?;
         }
         Change::Ambiguous(found) => {
             let ids: Vec<&str> = found.iter().map(|webhook| webhook.id.webhook_id.as_str()).collect();
             let ids = ids.join(", ");
-            writeln!(text, "! {name}: {target_url}: several webhooks have this URL, keep one of {ids}")?;
+            writeln!(text, "! {name}: {target_url}: several webhooks have this URL; keep one of {ids}")?;
         }
     }
     if let Change::Update { webhook, .. } | Change::Keep(webhook) = change
         && webhook.status != Status::Active
     {
-        writeln!(text, "    ! Attio says that it is {}: look at why deliveries fail", webhook.status)?;
+        writeln!(text, "    ! its status is {}: find out why deliveries fail", webhook.status)?;
     }
     Ok(text)
 }

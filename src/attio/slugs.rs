@@ -1,50 +1,39 @@
-//! The map of slugs, as the bridge reads it from `route.slugs_file`.
+//! The slugs of objects and lists, for `route.slugs_file`.
 
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::Path;
-
-use tempfile::Builder;
 
 use super::types::{Named, Owner};
 use super::{Client, Error};
+use crate::atomic_file;
 use crate::catalog;
 use crate::pipeline::slugs::Slugs;
 
-/// Everybody may read what things are called.
+/// Slugs are no secret.
 const MODE: u32 = 0o644;
 
-/// Asks Attio what objects and lists are called. One without a slug, or with one that may not enter an
-/// attribute, is left out.
+/// Reads the slugs from Attio. One that may not appear in a CloudEvents attribute is left out.
 pub async fn pull(client: &Client) -> Result<Slugs, Error> {
-    let workspace_id = client.token().await?.workspace_id.unwrap_or_default();
-    let known = |all: Vec<Named>| {
+    let usable = |all: Vec<Named>| {
         let pairs = all.into_iter().filter_map(|named| Some((named.id, named.slug?)));
         pairs.filter(|(id, slug)| catalog::is_id(id) && catalog::is_id(slug)).collect()
     };
-    let (objects, lists) = (client.owners(Owner::Object).await?, client.owners(Owner::List).await?);
-    let mut slugs = Slugs::new(workspace_id);
-    (slugs.objects, slugs.lists) = (known(objects), known(lists));
+    let mut slugs = Slugs::new(client.token().await?.workspace_id.unwrap_or_default());
+    slugs.objects = usable(client.owners(Owner::Object).await?);
+    slugs.lists = usable(client.owners(Owner::List).await?);
     Ok(slugs)
 }
 
-/// The map as it stands in its file.
+/// The contents of the file.
 pub fn text(slugs: &Slugs) -> String {
     format!("{:#}\n", serde_json::json!(slugs))
 }
 
-/// Writes the map at once: whoever reads the file finds the old one or the new one. Whether it was
-/// another one before.
+/// Writes the file if its contents change. Returns whether they did.
 pub fn write(path: &Path, slugs: &Slugs) -> io::Result<bool> {
     let text = text(slugs);
-    if std::fs::read_to_string(path).is_ok_and(|there| there == text) {
+    if std::fs::read_to_string(path).is_ok_and(|current| current == text) {
         return Ok(false);
     }
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    let mode = std::fs::Permissions::from_mode(MODE);
-    let mut file = Builder::new().permissions(mode).tempfile_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(true)
+    atomic_file::replace(path, MODE, text.as_bytes()).map(|()| true)
 }

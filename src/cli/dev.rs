@@ -1,55 +1,51 @@
-//! `dev`: a broker, a bridge, a fake Attio and a reader in one process, for a first look. It reads neither
-//! the configuration file nor any variable of the bridge, and keeps nothing.
+//! `dev`: a broker, a bridge, a fake Attio and a reader in one process. It reads neither the configuration file
+//! nor the bridge's variables, and stores nothing.
 
 use std::ffi::OsString;
-use std::future::ready;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use time::OffsetDateTime;
+use indicatif::ProgressDrawTarget;
+use terminal_size::terminal_size_of;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, say};
+use super::{Exit, fail, say};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
+use crate::bus::read::{Begin, Plan};
 use crate::bus::stdout::Stdout;
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::fake_attio::FakeAttio;
 use crate::fake_attio::store::Store;
 use crate::metrics::Metrics;
-use crate::paint::Paint;
 use crate::pipeline::publish::Bus;
 use crate::pipeline::route::Routes;
 use crate::shutdown;
 use crate::supervise::Supervisor;
 use crate::try_out::broker::Broker;
-use crate::try_out::bus_reader;
-use crate::try_out::lines::Lines;
-use crate::try_out::output::{Options, Output, Target};
-use crate::try_out::planned::Group;
-use crate::try_out::readback::{Open, Opening, Readback};
-use crate::try_out::reader::Begin;
-use crate::try_out::screen::{Screen, Surface, USUAL_COLUMNS};
-use crate::try_out::senders::{self, Senders};
-use crate::try_out::session::Session;
-use crate::try_out::tally::Tally;
-use crate::try_out::tee::tee;
-use crate::try_out::world::World;
+use crate::try_out::delivery::Group;
+use crate::try_out::events::EventGenerator;
+use crate::try_out::output::{JsonLines, Options, Output, Target};
+use crate::try_out::reading::{CopyingWriter, Source};
+use crate::try_out::run::{Run, Senders, create_webhook};
+use crate::try_out::screen::Screen;
+use crate::try_out::totals::Totals;
 use crate::try_out::{self, SOURCE};
 
-/// The public address where nothing else is asked for, if its port is free.
-const USUAL: &str = "127.0.0.1:8080";
+/// The default public listener, if its port is free.
+const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
-/// A port that the system chooses.
-const ANY: &str = "127.0.0.1:0";
+/// A free port.
+const FREE_PORT: &str = "127.0.0.1:0";
 
-/// The key of the fake Attio, which is nobody's secret.
+/// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
 
-/// Deliveries per second.
+/// The default rate.
 const RATE: f64 = 2.0;
 
 const AFTER_HELP: &str = "\
@@ -72,15 +68,15 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     /// Kinds of deliveries to send [default: all]
-    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kind())]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
     mix: Vec<Group>,
-    /// Address of the public listener [default: 127.0.0.1:8080, another port where that is taken]
+    /// Address of the public listener [default: 127.0.0.1:8080, another port if that is taken]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Publish there instead of to a broker in this process: kafka://HOST:PORT, nats://HOST:PORT or
-    /// stdout. Topics or a stream that are missing are created
-    #[arg(long, value_name = "BUS", value_parser = place)]
-    bus: Option<Place>,
+    /// Publish to this bus instead of a broker in this process: kafka://HOST:PORT, nats://HOST:PORT or
+    /// stdout. Missing topics or streams are created
+    #[arg(long, value_name = "BUS", value_parser = bus_address)]
+    bus: Option<BusAddress>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -88,17 +84,9 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 1000".into()) }
 }
 
-/// A kind of delivery by its word; all of them are listed where it is none of them.
-fn kind() -> impl TypedValueParser<Value = Group> {
-    PossibleValuesParser::new(Group::ALL.map(Group::slug)).map(|word| {
-        let group = Group::ALL.into_iter().find(|group| group.slug() == word);
-        group.expect("the parser lets only the words of groups through")
-    })
-}
-
-/// Where events go.
+/// Where events are published.
 #[derive(Clone, Debug)]
-enum Place {
+enum BusAddress {
     /// `host:port`.
     Kafka(String),
     /// A URL.
@@ -106,17 +94,16 @@ enum Place {
     Stdout,
 }
 
-fn place(text: &str) -> Result<Place, String> {
-    let host = |rest: &str| rest.contains(':');
+fn bus_address(text: &str) -> Result<BusAddress, String> {
     match text.split_once("://") {
-        None if text == "stdout" => Ok(Place::Stdout),
-        Some(("kafka", rest)) if host(rest) => Ok(Place::Kafka(rest.to_owned())),
-        Some(("nats", rest)) if host(rest) => Ok(Place::Nats(text.to_owned())),
+        None if text == "stdout" => Ok(BusAddress::Stdout),
+        Some(("kafka", rest)) if rest.contains(':') => Ok(BusAddress::Kafka(rest.to_owned())),
+        Some(("nats", rest)) if rest.contains(':') => Ok(BusAddress::Nats(text.to_owned())),
         _ => Err("expects kafka://HOST:PORT, nats://HOST:PORT or stdout".into()),
     }
 }
 
-impl Place {
+impl BusAddress {
     const fn name(&self) -> &'static str {
         match self {
             Self::Kafka(_) => "kafka",
@@ -137,7 +124,7 @@ impl Place {
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
-    Dev(#[from] try_out::Error),
+    Run(#[from] try_out::Error),
     #[error(transparent)]
     App(#[from] app::Error),
     #[error(transparent)]
@@ -146,100 +133,80 @@ enum Error {
     System(#[from] io::Error),
 }
 
-/// Runs everything. Of the input only `RUST_LOG` and `NO_COLOR` have a meaning here.
+/// Runs everything. Of the input only `RUST_LOG` is used.
 pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     if let Some((_, Origin::Flag(_))) = input.file {
-        say("error: dev makes its own configuration and reads no file; leave out --config");
+        say("error: dev makes its own configuration and reads no file; omit --config");
         return Exit::Usage;
     }
-    let environment = &input.environment;
-    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, environment) {
+    let options = LogOptions { level: "warn", format: LogFormat::Text };
+    let log = match logging::start(options, &input.environment) {
         Ok(log) => log,
-        Err(error) => {
-            say(format_args!("error: {error}"));
-            return Exit::Failed;
-        }
+        Err(error) => return fail(error),
     };
-    match start(arguments, environment, &log) {
-        Ok(tally) if arguments.once && !tally.is_as_expected() => Exit::Unexpected,
+    match start(arguments, &log) {
+        Ok(totals) if arguments.once && !totals.is_as_expected() => Exit::Unexpected,
         Ok(_) => Exit::Done,
-        Err(Error::Dev(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
-        Err(error) => {
-            say(format_args!("error: {error}"));
-            Exit::Failed
-        }
+        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
+        Err(error) => fail(error),
     }
 }
 
-fn start(arguments: &Arguments, environment: &Environment, log: &Log) -> Result<Tally, Error> {
-    let place = match &arguments.bus {
-        Some(place) => place.clone(),
+fn start(arguments: &Arguments, log: &Log) -> Result<Totals, Error> {
+    let bus = match &arguments.bus {
+        Some(bus) => bus.clone(),
         None => {
             let broker = Broker::start()?;
             let address = broker.address();
-            broker.outlive_its_clients();
-            Place::Kafka(address)
+            broker.leak();
+            BusAddress::Kafka(address)
         }
     };
-    let plain = environment.get("NO_COLOR").is_some_and(|value| !value.is_empty());
-    // Where events are data on standard output, what is said of them is not.
-    let mut output = match place {
-        Place::Stdout => output(io::stderr(), columns_of_stderr, arguments.json, plain),
-        Place::Kafka(_) | Place::Nats(_) => output(io::stdout(), columns, arguments.json, plain),
-    };
+    let mut output = output(&bus, arguments.json);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(session(arguments, &place, &mut *output, log))
+    runtime.block_on(session(arguments, &bus, &mut *output, log))
 }
 
-fn output(
-    out: impl Write + IsTerminal + 'static,
-    columns: fn() -> usize,
-    json: bool,
-    plain: bool,
-) -> Box<dyn Output> {
-    let terminal = out.is_terminal();
-    if json {
-        return Box::new(Lines(out));
+/// Standard output; standard error if events go to standard output.
+fn output(bus: &BusAddress, json: bool) -> Box<dyn Output> {
+    match (bus, json) {
+        (BusAddress::Stdout, true) => Box::new(JsonLines(io::stderr())),
+        (_, true) => Box::new(JsonLines(io::stdout())),
+        (BusAddress::Stdout, false) => {
+            let colour = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
+            let columns = || terminal_size_of(io::stderr()).map(|(width, _)| width.0.into());
+            Box::new(Screen::new(anstream::stderr(), ProgressDrawTarget::stderr(), colour, columns))
+        }
+        (_, false) => {
+            let colour = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
+            let columns = || terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
+            Box::new(Screen::new(anstream::stdout(), ProgressDrawTarget::stdout(), colour, columns))
+        }
     }
-    let surface = if terminal { Surface::Terminal(columns) } else { Surface::Plain };
-    Box::new(Screen::new(out, surface, Paint(terminal && !plain)))
-}
-
-/// The width of the terminal behind standard output.
-fn columns() -> usize {
-    width(io::stdout())
-}
-
-fn columns_of_stderr() -> usize {
-    width(io::stderr())
-}
-
-fn width(out: impl std::os::fd::AsFd) -> usize {
-    terminal_size::terminal_size_of(out).map_or(USUAL_COLUMNS, |(width, _)| width.0.into())
 }
 
 async fn session(
     arguments: &Arguments,
-    place: &Place,
+    bus: &BusAddress,
     output: &mut dyn Output,
     log: &Log,
-) -> Result<Tally, Error> {
+) -> Result<Totals, Error> {
     let attio = FakeAttio::start(Store::new(KEY)).await?;
-    let webhook = senders::webhook(&mut attio.store());
-    let world = World::of(&attio.store(), &webhook.webhook_id);
+    let webhook = create_webhook(&mut attio.store());
+    let events = EventGenerator::of(&attio.store(), &webhook.webhook_id);
     let embedded = arguments.bus.is_none();
-    let environment = settings(&webhook.secret, &world.workspace_id, place, embedded);
+    let environment = settings(&webhook.secret, &events.workspace_id, bus, embedded);
     let stop = shutdown::stop_signal(log.last_words())?;
     let (app, copies) = bind(&environment, arguments.listen.as_deref()).await?;
-    let open = match copies {
-        Some(copies) => Box::new(|| -> Opening { Box::pin(ready(Ok(copies))) }) as Open,
-        None => reader(place, &load(&environment, ANY)?, embedded),
+    let source = match copies {
+        Some(copies) => copies,
+        None => broker_source(&load(&environment, FREE_PORT)?, embedded),
     };
     let target = Target {
         http: reachable(app.http_addr()?),
         admin: app.admin_addr()?,
-        bus: place.name(),
-        address: place.address().to_owned(),
+        bus: bus.name(),
+        address: bus.address().to_owned(),
         embedded,
         secret: webhook.secret.clone(),
         attio: attio.url(),
@@ -250,74 +217,67 @@ async fn session(
     let options = Options { once, rate: arguments.rate.or((!once).then_some(RATE)) };
     let end = CancellationToken::new();
     let bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let result = Session::new(target, options, senders, world, &arguments.mix, output).run(open, stop).await;
+    let result = Run::new(target, options, senders, events, &arguments.mix, output).run(source, stop).await;
     end.cancel();
     let drained = bridge.await;
-    let tally = result?;
+    let totals = result?;
     drained.map_err(io::Error::other)??;
-    Ok(tally)
+    Ok(totals)
 }
 
-/// The variables that would make `serve` run the same bridge.
-fn settings(secret: &str, workspace_id: &str, place: &Place, embedded: bool) -> Environment {
+/// The variables with which `serve` would run the same bridge.
+fn settings(secret: &str, workspace_id: &str, bus: &BusAddress, embedded: bool) -> Environment {
     let source = |key: &str| config::variable(&format!("sources.{SOURCE}.{key}"));
     let mut variables = vec![
         ("ATTIO_WEBHOOK_SECRET".to_owned(), secret),
         (source("workspace_id"), workspace_id),
-        (config::variable("bus.type"), place.name()),
-        (config::variable("admin.listen"), ANY),
+        (config::variable("bus.type"), bus.name()),
+        (config::variable("admin.listen"), FREE_PORT),
     ];
-    match place {
-        Place::Kafka(address) => variables.extend([
+    match bus {
+        BusAddress::Kafka(address) => variables.extend([
             (config::variable("kafka.bootstrap_servers"), address.as_str()),
             (config::variable("kafka.topics.ensure"), if embedded { "verify" } else { "create" }),
         ]),
-        Place::Nats(url) => variables.extend([
+        BusAddress::Nats(url) => variables.extend([
             (config::variable("nats.servers"), url.as_str()),
             (config::variable("nats.stream.ensure"), "create"),
         ]),
-        Place::Stdout => {}
+        BusAddress::Stdout => {}
     }
     variables.into_iter().map(|(name, value)| (name, OsString::from(value))).collect()
 }
 
-/// What reads back. The broker in this process is ours alone, and read from its first message on.
-fn reader(place: &Place, config: &Config, embedded: bool) -> Open {
-    match place {
-        Place::Kafka(address) => {
-            let address = address.clone();
-            let begin = if embedded { Begin::First } else { Begin::Next };
-            Box::new(move || Box::pin(async move { try_out::reader::start(&address, begin) }))
-        }
-        Place::Nats(_) | Place::Stdout => {
-            let (kind, destinations) = (config.bus.kind.clone(), Routes::new(&config.route).destinations());
-            Box::new(move || {
-                Box::pin(async move {
-                    let begin = crate::bus::read::Begin::At(OffsetDateTime::now_utc());
-                    let opened = bus_reader::open(kind, destinations, begin).await;
-                    opened.map_err(|error| try_out::Error::Readback(error.to_string()))
-                })
-            })
-        }
+/// What to read of the bridge's broker. The embedded one is read from its first message.
+fn broker_source(config: &Config, embedded: bool) -> Source {
+    let mut kind = config.bus.kind.clone();
+    if let Kind::Kafka(options) = &mut kind
+        && embedded
+    {
+        // The mock broker answers a fetch that found nothing only after this time.
+        options.properties.insert("fetch.wait.max.ms".to_owned(), "10".to_owned());
     }
+    let destinations = Routes::new(&config.route).destinations();
+    let begin = if embedded { Begin::Beginning } else { Begin::Now };
+    Source::Broker(kind, Plan { destinations, begin, follow: true })
 }
 
-/// The usual port may be taken; one that was asked for may not.
-async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, Option<Readback>), Error> {
-    match bind_at(load(environment, listen.unwrap_or(USUAL))?).await {
+/// Binds the listeners. The default port may be taken; a requested one may not.
+async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, Option<Source>), Error> {
+    match bind_at(load(environment, listen.unwrap_or(DEFAULT_LISTEN))?).await {
         Err(app::Error::Listen { key: "http.listen", .. }) if listen.is_none() => {
-            Ok(bind_at(load(environment, ANY)?).await?)
+            Ok(bind_at(load(environment, FREE_PORT)?).await?)
         }
         bound => Ok(bound?),
     }
 }
 
-/// A bridge, and copies of its lines where its bus is standard output.
-async fn bind_at(config: Config) -> Result<(App, Option<Readback>), app::Error> {
+/// A bridge, and copies of its lines if its bus is standard output.
+async fn bind_at(config: Config) -> Result<(App, Option<Source>), app::Error> {
     let Kind::Stdout = config.bus.kind else { return Ok((App::bind(config).await?, None)) };
-    let (tee, copies) = tee(io::stdout());
+    let (writer, copies) = CopyingWriter::new(io::stdout());
     let open = |metrics: &Metrics, _: Vec<_>, supervisor: &Supervisor| {
-        let bus = Stdout::with_writer(tee, metrics.bus(), supervisor)?;
+        let bus = Stdout::with_writer(writer, metrics.bus(), supervisor)?;
         Ok(bus as Arc<dyn Bus>)
     };
     Ok((App::bind_to(config, "stdout", open).await?, Some(copies)))
@@ -328,9 +288,8 @@ fn load(environment: &Environment, listen: &str) -> Result<Config, config::Probl
     config::load(&Input::new(None, environment.clone(), vec![listen]))
 }
 
-/// Where a listener on every address can be reached from here.
-fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+/// An address at which a listener on all addresses can be reached from this machine.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

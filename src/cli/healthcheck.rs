@@ -1,72 +1,59 @@
-//! `healthcheck`: asks a running bridge whether it is ready. For containers that have no curl.
+//! `healthcheck`: asks a running bridge whether it is ready. For containers without curl.
 
-use std::io::{Error, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use clap::Args;
+use hyper::{Request, Uri};
 
 use super::{Exit, fail, say};
 use crate::config::{self, Input};
+use crate::http_client::{self, HttpClient};
 
-/// From the first packet to the status line.
-const TIMEOUT: Duration = Duration::from_secs(3);
-
-/// More than any status line.
-const LONGEST_LINE: usize = 512;
-
-const AFTER_HELP: &str = "\
-Example: in a container's health check
-  HEALTHCHECK CMD [\"attio-bridge\", \"healthcheck\"]";
+const OPTIONS: http_client::Options =
+    http_client::Options { timeout: Duration::from_secs(3), max_body_bytes: 1 << 20, keep_alive: false };
 
 /// The flags of `healthcheck`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = "\
+Example: in a container's health check
+  HEALTHCHECK CMD [\"attio-bridge\", \"healthcheck\"]")]
 pub struct Arguments {
-    /// What to ask, instead of /readyz of the configured admin.listen
-    #[arg(long, value_name = "URL", value_parser = target)]
-    url: Option<Target>,
+    /// The URL to ask, instead of /readyz of the configured admin.listen
+    #[arg(long, value_name = "URL", value_parser = parse_url)]
+    url: Option<Uri>,
 }
 
-/// `http://authority/path`, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
-    authority: String,
-    path: String,
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
-    }
-}
-
-/// Asks once.
+/// Asks once, without a proxy.
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
-    let target = arguments.url.map_or_else(|| configured(input), Ok)?;
-    match ask(&target) {
+    let url = arguments.url.map_or_else(|| configured(input), Ok)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+    let answer = runtime.block_on(HttpClient::plain(OPTIONS).send(Request::get(&url), Bytes::new()));
+    // Does not wait for a name resolution that hangs.
+    runtime.shutdown_background();
+    match answer.map(|response| response.status) {
         Ok(200) => {
-            say(format_args!("ready: {target} answered 200"));
+            say(format_args!("ready: {url} answered 200"));
             return Ok(Exit::Done);
         }
-        Ok(status) => say(format_args!("not ready: {target} answered {status}")),
-        Err(error) => say(format_args!("not ready: {target} gave no answer: {error}")),
+        Ok(status) => say(format_args!("not ready: {url} answered {status}")),
+        Err(error) => say(format_args!("not ready: {url} did not answer: {error}")),
     }
     Err(Exit::Failed)
 }
 
-fn configured(input: &Input) -> Result<Target, Exit> {
+fn configured(input: &Input) -> Result<Uri, Exit> {
     let listen = config::admin_listen(input).map_err(|problems| {
         say(format_args!("error: {problems}"));
         Exit::Configuration
     })?;
     if listen.ends_with(":0") {
-        return Err(fail("admin.listen has port 0, so the port is not known; give --url"));
+        return Err(fail("admin.listen has port 0, so the port is unknown; give --url"));
     }
-    Ok(Target { authority: reachable(&listen), path: "/readyz".into() })
+    parse_url(&format!("http://{}/readyz", reachable(&listen))).map_err(fail)
 }
 
-/// A listener on every address is asked on this machine's own.
+/// The loopback address of a listener on all addresses.
 fn reachable(listen: &str) -> String {
     match listen.rsplit_once(':') {
         Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
@@ -75,63 +62,13 @@ fn reachable(listen: &str) -> String {
     }
 }
 
-fn target(url: &str) -> Result<Target, String> {
-    let rest = url.strip_prefix("http://").ok_or("expects an address that begins with http://")?;
-    let at = rest.find('/').unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(at);
-    let odd = |c: char| c.is_whitespace() || c.is_control();
-    if authority.is_empty() || authority.contains('@') || url.contains(odd) {
-        return Err("expects http://host:port/path".into());
+fn parse_url(text: &str) -> Result<Uri, String> {
+    let url: Uri = text.parse().map_err(|error| format!("expected http://host:port/path: {error}"))?;
+    match (url.scheme_str(), url.authority()) {
+        (Some("http"), Some(authority)) if !authority.as_str().contains('@') => Ok(url),
+        (Some("http"), _) => Err("expected http://host:port/path".into()),
+        _ => Err("expected a URL that begins with http://".into()),
     }
-    let port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    let authority = if port { authority.to_owned() } else { format!("{authority}:80") };
-    Ok(Target { authority, path: if path.is_empty() { "/".into() } else { path.into() } })
-}
-
-fn ask(target: &Target) -> std::io::Result<u16> {
-    let deadline = Instant::now() + TIMEOUT;
-    let mut stream = connect(&target.authority, deadline)?;
-    let Target { authority, path } = target;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut head = Vec::new();
-    while !head.contains(&b'\n') && head.len() < LONGEST_LINE {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        let mut chunk = [0; LONGEST_LINE];
-        match stream.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(read) => head.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
-            Err(error) => return Err(error),
-        }
-    }
-    status(&head).ok_or_else(|| Error::new(ErrorKind::InvalidData, "what answered does not speak HTTP/1.1"))
-}
-
-fn connect(authority: &str, deadline: Instant) -> std::io::Result<TcpStream> {
-    let mut last = Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in authority.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, left(deadline)?) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn left(deadline: Instant) -> std::io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(late()) } else { Ok(left) }
-}
-
-fn late() -> Error {
-    Error::new(ErrorKind::TimedOut, format!("not within {}", humantime::format_duration(TIMEOUT)))
-}
-
-fn status(head: &[u8]) -> Option<u16> {
-    let text = std::str::from_utf8(head.split(|byte| *byte == b'\n').next()?).ok()?;
-    text.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -139,27 +76,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_on_every_address_is_asked_here() {
+    fn listener_on_all_addresses_is_reached_by_loopback() {
         assert_eq!(reachable("0.0.0.0:8081"), "127.0.0.1:8081");
         assert_eq!(reachable("[::]:8081"), "[::1]:8081");
         assert_eq!(reachable("10.0.0.1:1"), "10.0.0.1:1");
     }
 
     #[test]
-    fn urls_are_taken_apart() {
-        let good = target("http://localhost:81/livez").expect("a url");
-        assert_eq!((&*good.authority, &*good.path), ("localhost:81", "/livez"));
-        assert_eq!(target("http://localhost").expect("a url").to_string(), "http://localhost:80/");
-        for bad in ["localhost:81", "https://a/", "http://", "http://a b/", "http://u:p@a/"] {
-            assert!(target(bad).is_err(), "{bad}");
+    fn only_http_urls_without_credentials_are_accepted() {
+        assert_eq!(parse_url("http://localhost:81/livez").unwrap(), "http://localhost:81/livez");
+        assert_eq!(parse_url("http://localhost").unwrap().path(), "/");
+        for bad in ["localhost:81", "https://a/", "http://", "http://a b/", "http://u:p@a/", "/livez"] {
+            assert!(parse_url(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_status_is_read() {
-        assert_eq!(status(b"HTTP/1.1 200 OK\r\n"), Some(200));
-        assert_eq!(status(b"HTTP/1.1 503\r\n"), Some(503));
-        assert_eq!(status(b"SSH-2.0-x\r\n"), None);
-        assert_eq!(status(b""), None);
     }
 }

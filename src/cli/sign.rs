@@ -1,4 +1,4 @@
-//! `sign`: the headers that make a body genuine.
+//! `sign`: the headers of a signed delivery.
 
 use std::path::PathBuf;
 
@@ -15,12 +15,12 @@ use crate::config::Input;
 use crate::signing::{self, Scheme};
 
 const AFTER_HELP: &str = "\
-In Attio's scheme each call makes a new Idempotency-Key, as Attio does for a new delivery; --key repeats one.
-The bytes are signed as they are: an editor that adds a line end afterwards makes another body.
+In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key sets one.
+The bytes are signed as they are: an editor that adds a line end later invalidates the signature.
 
 Example: deliver a file to a bridge on this machine
   attio-bridge sign --config config.toml body.json --curl http://127.0.0.1:8080/webhooks/attio | sh
-Example: the headers alone, with the secret of a variable
+Example: the headers only, with the secret from a variable
   attio-bridge sign --secret-env ATTIO_WEBHOOK_SECRET < body.json";
 
 /// The flags of `sign`.
@@ -35,10 +35,10 @@ pub struct Arguments {
     /// The Idempotency-Key [default: a new one in Attio's scheme, else none]
     #[arg(long, value_name = "KEY", value_parser = key)]
     key: Option<String>,
-    /// When it is signed, such as 2026-11-24T10:00:00Z [default: now]
+    /// The time of the signature, such as 2026-11-24T10:00:00Z [default: now]
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<OffsetDateTime>,
-    /// Print a curl line that posts the body to this address
+    /// Print a curl command that posts the body to this URL
     #[arg(long, value_name = "URL")]
     curl: Option<String>,
     /// Print a JSON object
@@ -46,29 +46,28 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Prints the headers, or the line.
+/// Prints the headers, or the command.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let Signer { scheme, secret } = arguments.signer.signer(input)?;
     let body = read(&arguments.body).map_err(fail)?;
-    let new = (scheme == Scheme::Attio).then(|| Uuid::new_v4().to_string());
-    let key = arguments.key.clone().or(new);
+    let new = || (scheme == Scheme::Attio).then(|| Uuid::new_v4().to_string());
+    let key = arguments.key.clone().or_else(new);
     let now = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
     let mut headers = vec![("Content-Type", "application/json".to_owned())];
     headers.extend(signing::headers(scheme, secret.expose_secret(), &body, key.as_deref(), now));
     let file = arguments.body.display().to_string();
-    let line = arguments.curl.as_ref().map(|url| signing::curl(url, &headers, &file));
-    match (arguments.json, line) {
-        (true, line) => print(format_args!("{:#}\n", json(&headers, line))),
-        (false, Some(line)) => print(format_args!("{line}\n")),
+    let command = arguments.curl.as_ref().map(|url| signing::curl(url, &headers, &file));
+    match (arguments.json, command) {
+        (true, command) => print(format_args!("{:#}\n", json(&headers, command))),
+        (false, Some(command)) => print(format_args!("{command}\n")),
         (false, None) => headers.iter().for_each(|(name, value)| print(format_args!("{name}: {value}\n"))),
     }
     Ok(Exit::Done)
 }
 
-fn json(headers: &[(&str, String)], line: Option<String>) -> Json {
-    let headers: Map<String, Json> =
-        headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
-    let mut whole = Map::from_iter([("headers".to_owned(), Json::Object(headers))]);
-    whole.extend(line.map(|line| ("curl".to_owned(), line.into())));
-    Json::Object(whole)
+fn json(headers: &[(&str, String)], command: Option<String>) -> Json {
+    let header = |(name, value): &(&str, String)| ((*name).to_owned(), value.as_str().into());
+    let headers: Map<String, Json> = headers.iter().map(header).collect();
+    let command = command.map(|command| ("curl".to_owned(), Json::from(command)));
+    [("headers".to_owned(), Json::from(headers))].into_iter().chain(command).collect()
 }

@@ -1,21 +1,21 @@
-//! The flags of the verbs that sign, and the secret and scheme they choose.
+//! The flags of verbs that sign: the secret and the scheme.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
-use super::{Exit, load, say, warn};
+use super::{Exit, fail, load, say, warn};
 use crate::config::{self, Config, Input};
 use crate::pipeline::SourceOptions;
 use crate::pipeline::verify;
 use crate::signing;
 
-/// How to sign, and with which secret. A secret is never given as a word of the command line, where
-/// every process of the machine could read it.
+/// How to sign, and with which secret. A secret is never an argument itself: every process of the machine can
+/// read those.
 #[derive(Args)]
 pub struct Flags {
-    /// How to sign [default: as the source is configured, else attio]
+    /// The signature scheme [default: that of the source, else attio]
     #[arg(long, value_name = "SCHEME")]
     scheme: Option<Scheme>,
     /// The source whose secret signs [default: the only one]
@@ -24,10 +24,10 @@ pub struct Flags {
     /// The label of its secret [default: the first one]
     #[arg(long, value_name = "LABEL")]
     label: Option<String>,
-    /// Sign with what is in this file; no configuration is read
+    /// A file with the secret; no configuration is read
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "label", "secret_env"])]
     secret_file: Option<PathBuf>,
-    /// Sign with what is in this variable; no configuration is read
+    /// A variable with the secret; no configuration is read
     #[arg(long, value_name = "VARIABLE", conflicts_with_all = ["source", "label"])]
     secret_env: Option<String>,
 }
@@ -36,33 +36,28 @@ pub struct Flags {
 enum Scheme {
     /// Over the body, as Attio does
     Attio,
-    /// Over a time and the body, with X-Attio-Timestamp
+    /// Over a timestamp and the body, with X-Attio-Timestamp
     Timestamped,
 }
 
-/// How the variables begin that a source can be configured by.
-const CONFIGURES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
+/// Prefixes of variables that configure a source.
+const PREFIXES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
 
-/// A whole configuration would be too much to ask for.
-const NO_SECRET: &str = "error: there is no secret to sign with: set ATTIO_WEBHOOK_SECRET or \
+const NO_SECRET: &str = "error: no secret to sign with: set ATTIO_WEBHOOK_SECRET or \
                          ATTIO_WEBHOOK_SECRET_FILE, name a file with --secret-file or a variable with --secret-env, or \
                          the bridge's configuration with --config";
 
-/// What signs.
+/// A scheme and a secret.
 pub struct Signer {
-    /// How.
+    /// The scheme.
     pub scheme: signing::Scheme,
-    /// With what.
+    /// The secret.
     pub secret: SecretString,
 }
 
 impl Flags {
-    /// The secret and the scheme that the flags and the configuration choose, or how the verb ends.
+    /// The secret and the scheme of the flags and the configuration, or how the verb ends.
     pub fn signer(&self, input: &Input) -> Result<Signer, Exit> {
-        let failed = |message: String| {
-            say(format_args!("error: {message}"));
-            Exit::Failed
-        };
         let asked = self.scheme.map(|scheme| match scheme {
             Scheme::Attio => signing::Scheme::Attio,
             Scheme::Timestamped => signing::Scheme::Timestamped,
@@ -70,21 +65,21 @@ impl Flags {
         let named = match (&self.secret_file, &self.secret_env) {
             (Some(path), _) => Some(config::secret_file(path)),
             (_, Some(name)) => Some(variable(input, name)),
-            _ => self.usual(input),
+            _ => self.default_secret(input),
         };
         if let Some(secret) = named {
             let scheme = asked.unwrap_or(signing::Scheme::Attio);
-            return Ok(Signer { scheme, secret: secret.map_err(failed)? });
+            return Ok(Signer { scheme, secret: secret.map_err(fail)? });
         }
-        let ours = |name: &String| CONFIGURES.iter().any(|beginning| name.starts_with(beginning));
+        let ours = |name: &String| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         if input.file.is_none() && !input.environment.keys().any(ours) {
             say(NO_SECRET);
             return Err(Exit::Configuration);
         }
         let config = load(input)?;
         warn(&config.warnings);
-        let source = self.source(&config).map_err(failed)?;
-        let secret = self.secret(source).map_err(failed)?;
+        let source = self.source(&config).map_err(fail)?;
+        let secret = self.secret(source).map_err(fail)?;
         let configured = match source.verify.scheme {
             verify::Scheme::Timestamped => signing::Scheme::Timestamped,
             verify::Scheme::Auto | verify::Scheme::Attio => signing::Scheme::Attio,
@@ -92,9 +87,9 @@ impl Flags {
         Ok(Signer { scheme: asked.unwrap_or(configured), secret })
     }
 
-    /// The secret of the usual variables, where there is no configuration file: a sender needs no bus, and so
-    /// no whole configuration.
-    fn usual(&self, input: &Input) -> Option<Result<SecretString, String>> {
+    /// The secret of the usual variables, if there is no configuration file: a sender needs no bus, and so no complete
+    /// configuration.
+    fn default_secret(&self, input: &Input) -> Option<Result<SecretString, String>> {
         const NAME: &str = "ATTIO_WEBHOOK_SECRET";
         if input.file.is_some() || self.source.is_some() || self.label.is_some() {
             return None;
@@ -128,7 +123,7 @@ impl Flags {
         let found = found.map(|secret| secret.value.clone());
         found.ok_or_else(|| {
             let labels: Vec<_> = secrets.iter().map(|secret| &*secret.label).collect();
-            format!("source {} has no secret of that label; there is: {}", source.name, labels.join(", "))
+            format!("source {} has no secret with that label; there is: {}", source.name, labels.join(", "))
         })
     }
 }

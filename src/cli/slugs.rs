@@ -1,4 +1,4 @@
-//! `slugs`: what Attio's objects and lists are called, for `route.slugs_file`.
+//! `slugs`: the slugs of Attio's objects and lists, for `route.slugs_file`.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,6 @@ use crate::app::logging;
 use crate::attio::{Client, Error, slugs};
 use crate::config::{Input, LogFormat, LogOptions};
 
-/// What an operator types.
 const AFTER_HELP: &str = "\
 Example:
   attio-bridge slugs pull --to slugs.json";
@@ -24,12 +23,12 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Ask Attio for the slugs of objects and lists, and write them where events take them from
-    #[command(after_help = AFTER_HELP)]
+    /// Read the slugs of objects and lists from Attio, and write the file that the bridge reads
     Pull(Pull),
 }
 
 #[derive(Args)]
+#[command(after_help = AFTER_HELP)]
 struct Pull {
     /// The file [default: route.slugs_file; without either, standard output]
     #[arg(long, value_name = "FILE")]
@@ -41,27 +40,27 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let Verb::Pull(Pull { to }) = arguments.verb;
     let config = load_attio(input)?;
     warn(&config.warnings);
-    // What is tried again is said meanwhile.
+    let cannot_start = |error| fail(format_args!("cannot start a thread: {error}"));
+    // For the client's warnings about retries.
     let log = logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
-        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| fail(format_args!("the verb cannot be started: {error}")))?;
+        .map_err(cannot_start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
     let pulled = runtime.block_on(async { slugs::pull(&Client::new(&config.options)?).await });
     runtime.shutdown_background();
     drop(log);
-    let map = pulled.map_err(|error| {
+    let slugs = pulled.map_err(|error| {
         let exit = fail(&error);
         if matches!(error, Error::NoKey | Error::Setup(_)) { Exit::Configuration } else { exit }
     })?;
     let Some(path) = to.or(config.slugs_file) else {
-        print(slugs::text(&map));
+        print(slugs::text(&slugs));
         return Ok(Exit::Done);
     };
     let file = path.display();
-    let written = slugs::write(&path, &map);
-    let new = written.map_err(|error| fail(format_args!("{file} cannot be written: {error}")))?;
-    let (objects, lists) = (map.objects.len(), map.lists.len());
-    let new = if new { "written" } else { "as before" };
-    say(format_args!("{file}: {objects} objects and {lists} lists, {new}"));
+    let changed = slugs::write(&path, &slugs);
+    let changed = changed.map_err(|error| fail(format_args!("cannot write {file}: {error}")))?;
+    let (objects, lists) = (slugs.objects.len(), slugs.lists.len());
+    let result = if changed { "written" } else { "unchanged" };
+    say(format_args!("{file}: {objects} objects and {lists} lists, {result}"));
     Ok(Exit::Done)
 }

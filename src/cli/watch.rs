@@ -1,4 +1,4 @@
-//! `watch`: notices when Attio stops sending. A process of its own; one is enough.
+//! `watch`: monitors the webhooks at Attio. A process of its own; one instance is enough.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,56 +13,53 @@ use tokio_util::task::TaskTracker;
 
 use super::{Exit, fail, load_attio, say};
 use crate::app::logging::{self, Log};
-use crate::attio::secret_file::Reserved;
+use crate::attio::secret::SecretFile;
+use crate::attio::watch::metrics::WatchMetrics;
 use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits, Parsing};
 use crate::metrics::Metrics;
-use crate::metrics::watch::WatchMetrics;
 use crate::shutdown;
 
-/// In an outage each try of each look would be a line: what comes of them is told by the watch.
+/// Without the client's warnings about retries: the watch itself logs when polls begin to fail.
 const LEVEL: &str = "info,attio_bridge::attio::request=error";
 
 /// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What an operator types.
-const AFTER_HELP: &str = "\
-Example: every minute, held against what the bridge itself hears
-  attio-bridge watch --every 1m --metrics http://127.0.0.1:8081/metrics --silent-after 12h --config bridge.toml
-Example: the secret of a webhook that was made again goes to Kubernetes
-  attio-bridge watch --secret-format kubernetes --secret-name attio-bridge \\
-    --secret-hook 'kubectl apply -f -' --config bridge.toml";
-
 /// The flags of `watch`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = "\
+Example: every minute, compared with what the bridge itself receives
+  attio-bridge watch --every 1m --metrics http://127.0.0.1:8081/metrics --silent-after 12h --config bridge.toml
+Example: the secret of a recreated webhook goes to Kubernetes
+  attio-bridge watch --secret-format kubernetes --secret-name attio-bridge \\
+    --secret-hook 'kubectl apply -f -' --config bridge.toml")]
 pub struct Arguments {
-    /// Address of its /metrics
+    /// Listen address of its own /metrics
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8082")]
     listen: String,
-    /// How often Attio is asked
+    /// Time between two polls of Attio
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = every)]
     every: Duration,
-    /// /metrics of the bridge, to hold against what Attio says; of each replica where there are several
+    /// /metrics of the bridge, to compare with Attio's status; repeat it for each replica
     #[arg(long, value_name = "URL")]
     metrics: Vec<String>,
-    /// How long the bridge may hear nothing while Attio calls the webhook active
+    /// How long the bridge may receive nothing while Attio calls the webhook active
     #[arg(long, value_name = "TIME", requires = "metrics", value_parser = humantime::parse_duration)]
     silent_after: Option<Duration>,
-    /// Keep the map of slugs fresh in this file [default: route.slugs_file]
+    /// Keep this file of slugs up to date [default: route.slugs_file]
     #[arg(long, value_name = "FILE")]
     slugs: Option<PathBuf>,
-    /// Give the secret of a webhook that was made again to --secret-hook in this form, not to secret_file
+    /// Pass the secret of a recreated webhook to --secret-hook in this form, instead of writing secret_file
     #[arg(long, value_enum, requires = "secret_hook", requires = "secret_name")]
     secret_format: Option<Format>,
     /// Name of the Kubernetes Secret
     #[arg(long, value_name = "NAME", requires = "secret_format")]
     secret_name: Option<String>,
-    /// Command that takes the manifest on its standard input, for a minute at most
+    /// Command that reads the manifest on its standard input; killed after a minute
     #[arg(long, value_name = "COMMAND", requires = "secret_format")]
     secret_hook: Option<String>,
 }
@@ -75,23 +72,23 @@ enum Format {
 
 fn every(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if time < Duration::from_millis(100) { Err("expects 100ms or more".into()) } else { Ok(time) }
+    if time < Duration::from_millis(100) { Err("expected 100ms or more".into()) } else { Ok(time) }
 }
 
-/// Watches until told to stop.
+/// Watches until it is stopped.
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let config = load_attio(input)?;
     let log = logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment)
-        .map_err(|error| fail(format_args!("the thread that logs cannot be started: {error}")))?;
+        .map_err(|error| fail(format_args!("cannot start a thread: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let slugs_file = arguments.slugs.clone().or_else(|| config.slugs_file.clone());
     if config.webhooks.is_empty() && slugs_file.is_none() {
-        say("error: there is nothing to watch: add [[webhooks]], or name a file with --slugs");
+        say("error: nothing to watch: add [[webhooks]], or give a file with --slugs");
         return Err(Exit::Configuration);
     }
-    if let Err(message) = has_places(&config.webhooks, arguments.secret_hook.is_some()) {
+    if let Err(message) = check_outputs(&config.webhooks, arguments.secret_hook.is_some()) {
         say(format_args!("error: {message}"));
         return Err(Exit::Configuration);
     }
@@ -108,22 +105,24 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     }
 }
 
-/// Whether each secret that may be made has a place; found now and not when a webhook is lost. A folder
-/// that cannot be written to may come yet, so it is said and nothing more.
-fn has_places(webhooks: &[WebhookOptions], hook: bool) -> Result<(), String> {
+/// Checks that the secret of every webhook that may be recreated has an output. A folder that is not writable
+/// may become so, and is only logged.
+fn check_outputs(webhooks: &[WebhookOptions], hook: bool) -> Result<(), String> {
     let recreated: Vec<_> = webhooks.iter().filter(|webhook| webhook.recreate).collect();
     if hook && recreated.len() > 1 {
-        return Err("one Secret holds one secret, and several webhooks have recreate = true".into());
+        return Err(
+            "several webhooks have recreate = true, but one Kubernetes Secret holds only one secret".into()
+        );
     }
     for WebhookOptions { name, secret_file, .. } in recreated.into_iter().filter(|_| !hook) {
         let Some(path) = secret_file else {
             return Err(format!(
-                "webhook {name:?} has recreate = true, and there is no place for its new secret: set its \
-                 secret_file, or say --secret-hook"
+                "webhook {name:?} has recreate = true, but no output for its new secret: set its secret_file, or \
+                 use --secret-hook"
             ));
         };
-        if let Err(error) = Reserved::at(path, true) {
-            tracing::error!(webhook = name, %error, "it could not be made again as things are");
+        if let Err(error) = SecretFile::reserve(path, true) {
+            tracing::error!(webhook = name, %error, "recreating this webhook would fail");
         }
     }
     Ok(())
@@ -136,8 +135,8 @@ fn start(
     arguments: Arguments,
     log: &Log,
 ) -> Result<(), String> {
-    let names = config.webhooks.iter().map(|webhook| webhook.name.clone()).collect();
-    let metrics = Arc::new(WatchMetrics::new(names, &config.sources));
+    let names: Vec<_> = config.webhooks.iter().map(|webhook| webhook.name.clone()).collect();
+    let metrics = Arc::new(WatchMetrics::new(&names, &config.sources));
     let hook = arguments.secret_hook.zip(arguments.secret_name);
     let options = Options {
         webhooks: config.webhooks,
@@ -150,9 +149,9 @@ fn start(
     };
     let watch = Watch::new(client, options, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| format!("the threads cannot be started: {error}"))?;
+    let runtime = runtime.map_err(|error| format!("cannot start a thread: {error}"))?;
     let done = runtime.block_on(serve(watch, metrics, &arguments.listen, log));
-    // A name that is still being looked up is left behind.
+    // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();
     done
 }
@@ -165,16 +164,16 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
     let addr = listener.local_addr().map_err(unbound)?;
     tracing::info!(%addr, "watching");
     let (stop, over) = (CancellationToken::new(), CancellationToken::new());
-    let told = stop.clone();
+    let cancel = stop.clone();
     tokio::spawn(async move {
         signal.await;
-        told.cancel();
+        cancel.cancel();
     });
     let page = move || async move { ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) };
     let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/metrics", get(page));
-    let patience = Duration::from_secs(5);
+    let timeout = Duration::from_secs(5);
     let limits = Limits {
-        timeouts: Timeouts { header: patience, idle: patience },
+        timeouts: Timeouts { header: timeout, idle: timeout },
         max_connections: 64,
         max_header_bytes: 16_384,
         parsing: Parsing::Lenient,

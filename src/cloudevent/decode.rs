@@ -18,7 +18,7 @@ pub struct DecodedEvent {
 }
 
 /// Why a message is not a CloudEvent.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
     /// Neither content mode.
     #[error("not a CloudEvent: neither its content type nor its headers are those of one")]

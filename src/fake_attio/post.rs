@@ -1,25 +1,19 @@
 //! Posts deliveries over HTTP: one attempt, with Attio's time limit.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
-use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier};
+use hyper::http::request::Builder;
 use serde::Deserialize;
 
+use crate::http_client::{Error, HttpClient, NoAuthorities, Options};
 use crate::signing::SignedRequest;
 
 /// How long Attio waits for an answer.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longer answers are an error.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+const OPTIONS: Options = Options { timeout: TIMEOUT, max_body_bytes: 1 << 20, keep_alive: true };
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -73,32 +67,19 @@ impl Reply {
 /// Sends requests over connections that are kept alive. Cheap to clone.
 #[derive(Clone)]
 pub struct Poster {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     user_agent: &'static str,
 }
 
 impl Poster {
     /// One that trusts the certificate authorities of this machine.
-    pub fn new(user_agent: &'static str) -> Result<Self, String> {
-        let roots = tls().with_native_roots();
-        let roots = roots
-            .map_err(|error| format!("no certificate authorities: {error}; name a file in SSL_CERT_FILE"))?;
-        Ok(Self::with(roots.with_no_client_auth(), user_agent))
+    pub fn new(user_agent: &'static str) -> Result<Self, NoAuthorities> {
+        Ok(Self { client: HttpClient::new(OPTIONS)?, user_agent })
     }
 
     /// One for `http://` alone.
     pub fn plain(user_agent: &'static str) -> Self {
-        let roots = tls().with_root_certificates(RootCertStore::empty());
-        Self::with(roots.with_no_client_auth(), user_agent)
-    }
-
-    fn with(tls: ClientConfig, user_agent: &'static str) -> Self {
-        let mut http = HttpConnector::new();
-        http.set_nodelay(true);
-        http.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls);
-        let connector = connector.https_or_http().enable_http1().wrap_connector(http);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), user_agent }
+        Self { client: HttpClient::plain(OPTIONS), user_agent }
     }
 
     /// Posts JSON once.
@@ -115,38 +96,25 @@ impl Poster {
         self.send(Request::get(url), Bytes::new()).await
     }
 
-    async fn send(&self, request: hyper::http::request::Builder, body: Bytes) -> Result<Reply, PostError> {
-        let request = request.header("User-Agent", self.user_agent).body(Full::new(body));
-        let request = request.map_err(|_| PostError::Invalid)?;
+    async fn send(&self, request: Builder, body: Bytes) -> Result<Reply, PostError> {
         let started = Instant::now();
-        let exchange = tokio::time::timeout(TIMEOUT, self.exchange(request)).await;
-        let (status, body) = exchange.unwrap_or(Err(PostError::Timeout))?;
-        Ok(Reply { status, body, took: started.elapsed() })
-    }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), PostError> {
-        let response = self.client.request(request).await.map_err(|error| match error.is_connect() {
-            true => PostError::NotReached(cause(&error)),
-            false => PostError::Interrupted(cause(&error)),
+        let response = self.client.send(request.header("User-Agent", self.user_agent), body).await;
+        let took = started.elapsed();
+        let response = response.map_err(|error| match error {
+            Error::Invalid(_) => PostError::Invalid,
+            Error::Timeout(_) => PostError::Timeout,
+            Error::Connect(text) | Error::Certificate(text) => PostError::NotReached(cause(&text)),
+            Error::Interrupted(text) => PostError::Interrupted(cause(&text)),
+            Error::TooLarge(_) => PostError::Interrupted(error.to_string()),
         })?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| PostError::Interrupted(error.to_string()))?;
-        Ok((status, body.to_bytes()))
+        Ok(Reply { status: response.status, body: response.body, took })
     }
 }
 
-fn tls() -> ConfigBuilder<ClientConfig, WantsVerifier> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    builder.expect("the provider has cipher suites for every safe version")
-}
-
-/// The innermost cause: the layers above it add nothing.
-fn cause(error: &hyper_util::client::legacy::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+/// The innermost of several causes: those above it add nothing.
+fn cause(causes: &str) -> String {
+    match causes.find("invalid peer certificate: ") {
+        Some(at) => causes[at..].to_owned(),
+        None => causes.rsplit(": ").next().unwrap_or(causes).to_owned(),
     }
-    cause.to_string()
 }

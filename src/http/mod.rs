@@ -4,7 +4,6 @@ pub mod listen;
 pub mod connection;
 pub mod admission;
 pub mod receive;
-mod detach;
 pub mod record;
 pub mod respond;
 pub mod admin;

@@ -1,13 +1,12 @@
-//! Every metric of the bridge, its labels and its help, as handles that are passed in.
+//! Every metric of the bridge: name, help and labels.
 //!
-//! Label sets are closed: they come from the configuration and from the code's own enums, every
-//! combination exists from the start at 0, and nothing from the wire becomes a label.
+//! Label sets are closed: labels come from the configuration and from enums, never from the wire, and every
+//! combination starts at 0.
 
 mod account;
-mod family;
+pub(crate) mod family;
 pub mod samples;
 mod source;
-pub mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -19,7 +18,7 @@ use account::EventAccount;
 use family::{CONSTANT, Families};
 pub use source::SourceMetrics;
 
-/// The `source` label of requests that came in for no configured source.
+/// The `source` label of requests to no configured source.
 pub const NO_SOURCE: &str = "none";
 
 /// The `secret` label of signatures that matched no secret.
@@ -64,27 +63,27 @@ pub struct Metrics {
     dedup: DedupMetrics,
 }
 
-/// What the dedup stage counts.
+/// Metrics of the dedup stage.
 #[derive(Clone)]
 pub struct DedupMetrics {
     /// Ids seen for the first time.
     pub miss: IntCounter,
     /// Ids already acknowledged.
     pub hit: IntCounter,
-    /// Ids whose first publish is still on its way.
+    /// Ids whose first publish is in flight.
     pub joined: IntCounter,
-    /// Ids remembered now.
+    /// Ids remembered.
     pub entries: IntGauge,
-    /// Ids forgotten at the end of the window.
+    /// Ids evicted at the end of the window.
     pub expired: IntCounter,
-    /// Ids forgotten early, to make room.
+    /// Ids evicted early because the memory was full.
     pub capacity: IntCounter,
 }
 
 impl DedupMetrics {
     fn new(r: &Families) -> Self {
         let lookups = r.counters("dedup_lookups_total", "Lookups in the dedup stage.", &["result"]);
-        let evictions = r.counters("dedup_evictions_total", "Ids forgotten by the dedup memory.", &["cause"]);
+        let evictions = r.counters("dedup_evictions_total", "Ids evicted from the dedup memory.", &["cause"]);
         Self {
             miss: lookups.with_label_values(&["miss"]),
             hit: lookups.with_label_values(&["hit"]),
@@ -96,17 +95,17 @@ impl DedupMetrics {
     }
 }
 
-/// What one destination counts.
+/// Metrics of one destination.
 pub struct PublishMetrics {
-    /// Messages handed over and not yet settled, over the whole bus.
+    /// Messages enqueued without a result yet, of the whole bus.
     pub in_flight: IntGauge,
-    /// Seconds from hand-over to verdict, over the whole bus.
+    /// Seconds from enqueueing to the result, of the whole bus.
     pub duration: Histogram,
     attempts: Vec<(&'static str, IntCounter)>,
 }
 
 impl PublishMetrics {
-    /// Counts one verdict; labels outside the closed set are not counted.
+    /// Counts the result of one publish. Results outside the closed set are not counted.
     pub fn attempt(&self, result: &str) {
         if let Some((_, counter)) = self.attempts.iter().find(|(label, _)| *label == result) {
             counter.inc();
@@ -114,18 +113,18 @@ impl PublishMetrics {
     }
 }
 
-/// What a bus reports of itself.
+/// Metrics of a bus client.
 #[derive(Clone)]
 pub struct BusMetrics {
     /// 1 while the broker is reachable.
     pub up: IntGauge,
-    /// Times the client was built anew after a fatal error.
+    /// Times the client was rebuilt after a fatal error.
     pub rebuilds: IntCounter,
 }
 
 impl BusMetrics {
     fn new(r: &Families, bus: &str) -> Self {
-        let rebuilds = r.counters("bus_rebuilds_total", "Clients built anew after a fatal error.", &["bus"]);
+        let rebuilds = r.counters("bus_rebuilds_total", "Clients rebuilt after a fatal error.", &["bus"]);
         Self {
             up: r.gauges("bus_up", "1 while the broker is reachable.", &["bus"]).with_label_values(&[bus]),
             rebuilds: rebuilds.with_label_values(&[bus]),
@@ -133,11 +132,10 @@ impl BusMetrics {
     }
 }
 
-/// Lines of the log that were dropped because nobody read them. A process has one log, so it has one
-/// counter, and every registry shows it.
+/// Log lines dropped because stderr was not read. A process has one log, so this counter is in every registry.
 pub fn log_dropped() -> IntCounter {
     static DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
-        let help = "Lines of the log dropped because nobody read them.";
+        let help = "Log lines dropped because stderr was not read.";
         IntCounter::new("attio_bridge_log_dropped_total", help).expect(CONSTANT)
     });
     DROPPED.clone()
@@ -171,22 +169,22 @@ impl Metrics {
             ),
             identity_missing: r.counters(
                 "identity_missing_total",
-                "Events published without dedup, because nothing identifies them.",
+                "Events published without dedup, because they have no id and no idempotency key.",
                 &["source"],
             ),
             publish_attempts: r.counters(
                 "publish_attempts_total",
-                "Messages handed to the bus client that have their verdict.",
+                "Messages enqueued in the bus client that have a result.",
                 &["bus", "destination", "result"],
             ),
             publish_duration: r.histograms(
                 "publish_duration_seconds",
-                "From hand-over to the broker's verdict.",
+                "From enqueueing to the result of the publish.",
                 &["bus"],
             ),
             publish_in_flight: r.gauges(
                 "publish_in_flight",
-                "Messages handed to the bus client without a verdict.",
+                "Messages enqueued in the bus client without a result yet.",
                 &["bus"],
             ),
             last_delivery: r.gauges(
@@ -200,45 +198,28 @@ impl Metrics {
             families: r,
             labels,
         };
+        let metrics = Arc::new(metrics);
         metrics.initialise();
-        Arc::new(metrics)
+        metrics
     }
 
-    /// Creates every label combination, so that the first increase of each is seen by `rate()`.
-    fn initialise(&self) {
+    /// Creates every label combination, so that `rate()` sees the first increase of each. Most are created with
+    /// their handles.
+    fn initialise(self: &Arc<Self>) {
         let labels = &self.labels;
-        let named = labels.sources.iter().map(|(name, secrets)| (name.as_str(), secrets.as_slice()));
-        for (source, secrets) in named {
-            for reason in &labels.reasons {
-                self.deliveries.with_label_values(&[source, reason]);
-            }
-            for category in &labels.categories {
-                for result in &labels.event_results {
-                    self.account.results.with_label_values(&[source, category, result]);
-                }
-            }
+        self.sources();
+        SourceMetrics::new(self, None);
+        for (source, secrets) in &labels.sources {
             for secret in secrets {
-                self.signature_verifications.with_label_values(&[source, secret, "ok"]);
+                self.secret(source, secret);
             }
             for result in labels.signature_results.iter().filter(|result| **result != "ok") {
                 self.signature_verifications.with_label_values(&[source, NO_SECRET, result]);
             }
-            self.delivery_duration.with_label_values(&[source]);
-            self.account.received.with_label_values(&[source]);
-            self.identity_missing.with_label_values(&[source]);
-            self.last_delivery.with_label_values(&[source]);
         }
-        for reason in &labels.reasons {
-            self.deliveries.with_label_values(&[NO_SOURCE, reason]);
-        }
-        self.delivery_duration.with_label_values(&[NO_SOURCE]);
         for destination in &labels.destinations {
-            for result in &labels.publish_results {
-                self.publish_attempts.with_label_values(&[labels.bus, destination, result]);
-            }
+            self.publish(destination);
         }
-        self.publish_duration.with_label_values(&[labels.bus]);
-        self.publish_in_flight.with_label_values(&[labels.bus]);
         for result in ["ok", "failed"] {
             self.config_reloads.with_label_values(&[result]);
         }
@@ -267,7 +248,7 @@ impl Metrics {
         })
     }
 
-    /// Sets the count of a secret that came with a reload to 0, unless it has one.
+    /// Creates the counter of a secret that came with a reload, at 0.
     pub fn secret(&self, source: &str, label: &str) {
         self.signature_verifications.with_label_values(&[source, label, "ok"]);
     }

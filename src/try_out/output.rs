@@ -1,118 +1,184 @@
-//! What is shown of a run, and where.
+//! Where a run is shown: a trait, and JSON Lines for programs.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use time::OffsetDateTime;
+use serde_json::{Map, Value, json};
 
-use super::cloud::Received;
-use super::ledger::Match;
-use super::planned::{Answered, Planned};
-use super::tally::Tally;
+use super::SOURCE;
+use super::delivery::{Group, Report};
+use super::expected::{Finding, Found};
+use super::reading::ReadEvent;
+use super::totals::Totals;
+use crate::cloudevent::timestamp;
 
-/// The bridge that is tried out, and its broker.
+/// The bridge under test and its broker.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Where deliveries go.
+    /// The public listener.
     pub http: SocketAddr,
-    /// Where readiness and metrics are.
+    /// The admin listener.
     pub admin: SocketAddr,
     /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
-    /// The broker: `host:port` of Kafka, a URL of NATS, nothing of standard output.
+    /// The broker: `host:port` of Kafka, a URL of NATS, empty for standard output.
     pub address: String,
-    /// True where the broker is this process's own.
+    /// Whether the broker is in this process.
     pub embedded: bool,
-    /// The secret that deliveries are signed with.
+    /// The webhook's secret.
     pub secret: String,
-    /// Where the fake Attio's API is.
+    /// The URL of the fake Attio's API.
     pub attio: String,
-    /// The key that it accepts.
+    /// Its API key.
     pub key: &'static str,
 }
 
-/// How to go about it.
+/// How to run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// One round and no more; any event that was not sent is a difference.
+    /// One round only; an event that was not sent is a difference.
     pub once: bool,
-    /// Deliveries per second; as fast as they are answered where absent.
+    /// Deliveries per second; none for as fast as they are answered.
     pub rate: Option<f64>,
 }
 
-/// One delivery with all that is known of it.
-#[derive(Debug)]
-pub struct Block {
-    /// Its number, from 1.
-    pub number: u64,
-    /// When it was made; of one that was tried again, when the last try ended.
-    pub at: OffsetDateTime,
-    /// What it is.
-    pub planned: Planned,
-    /// The answer, or why there is none.
-    pub answered: Result<Answered, String>,
-    /// How often it was tried.
-    pub tries: u32,
-    /// What was read back.
-    pub read: Vec<Received>,
-    /// What is not as expected.
-    pub differences: Vec<String>,
-    /// When it was tried for the last time; none while it is under way.
-    pub since: Option<Instant>,
-}
-
-impl Block {
-    /// A delivery that is made now.
-    pub fn new(number: u64, planned: Planned) -> Self {
-        Self {
-            number,
-            at: OffsetDateTime::now_utc(),
-            planned,
-            answered: Err("not delivered, the webhook is deleted or inactive".to_owned()),
-            tries: 0,
-            read: Vec::new(),
-            differences: Vec::new(),
-            since: None,
-        }
-    }
-
-    /// Whether it is over, and all its events were read or have been waited for long enough.
-    pub fn is_complete(&self, patience: Duration) -> bool {
-        let waited = |since: Instant| since.elapsed() >= patience;
-        self.since.is_some_and(|since| self.read.len() >= self.planned.events.len() || waited(since))
-    }
-
-    /// Whether the answer is the one that must come.
-    pub fn is_answered_as_expected(&self) -> bool {
-        self.answered.as_ref().is_ok_and(|got| got.answer.is_as(&self.planned.answer, self.tries > 1))
-    }
-
-    /// The answer, or why there is none.
-    pub fn said(&self) -> String {
-        self.answered.as_ref().map_or_else(Clone::clone, |got| got.answer.to_string())
-    }
-
-    /// Something about it, as it stands among others.
-    pub fn named(&self, text: &str) -> String {
-        format!("#{} {}: {text}", self.number, self.planned.label)
-    }
-}
-
-/// Where a run is shown.
+/// Shows a run.
 pub trait Output {
     /// The run begins.
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()>;
-    /// The bridge is not ready; this is what its `/readyz` says.
+    /// The bridge is not ready; `answer` is what `/readyz` says.
     fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()>;
-    /// A try has failed; the next one is made after a while.
-    fn again(&mut self, block: &Block, wait: Duration) -> io::Result<()>;
-    /// A delivery is complete, or has waited long enough.
-    fn delivery(&mut self, block: &Block, so_far: &Tally) -> io::Result<()>;
+    /// An attempt failed; the next one follows in `wait`.
+    fn retrying(&mut self, report: &Report, wait: Duration) -> io::Result<()>;
+    /// A delivery is complete, or was awaited long enough.
+    fn delivery(&mut self, report: &Report, totals: &Totals) -> io::Result<()>;
     /// An event that belongs to no delivery that is still to be shown.
-    fn stray(&mut self, received: &Received, what: &Match) -> io::Result<()>;
-    /// Some time has passed.
-    fn tick(&mut self, so_far: &Tally) -> io::Result<()>;
+    fn stray(&mut self, event: &ReadEvent, finding: &Finding) -> io::Result<()>;
+    /// Time has passed.
+    fn tick(&mut self, totals: &Totals) -> io::Result<()>;
     /// The run has ended.
-    fn finish(&mut self, options: Options, tally: &Tally) -> io::Result<()>;
+    fn finish(&mut self, totals: &Totals) -> io::Result<()>;
+}
+
+/// One JSON object per line: at the start, for each delivery, at the end.
+pub struct JsonLines<W>(pub W);
+
+impl<W: Write> JsonLines<W> {
+    fn line(&mut self, line: &Value) -> io::Result<()> {
+        writeln!(self.0, "{line}")?;
+        self.0.flush()
+    }
+}
+
+impl<W: Write> Output for JsonLines<W> {
+    fn start(&mut self, target: &Target, options: Options) -> io::Result<()> {
+        let Target { http, admin, bus, address, embedded, secret, attio, key } = target;
+        self.line(&json!({
+            "kind": "start",
+            "webhooks": format!("http://{http}/webhooks/{SOURCE}"),
+            "metrics": format!("http://{admin}/metrics"),
+            (*bus): address,
+            "embedded": embedded,
+            "secret": secret,
+            "attio": attio,
+            "attio_key": key,
+            "once": options.once,
+        }))
+    }
+
+    fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()> {
+        self.line(&json!({ "kind": "waiting", (target.bus): target.address, "readyz": answer }))
+    }
+
+    fn retrying(&mut self, report: &Report, wait: Duration) -> io::Result<()> {
+        let got = report.answered.as_ref().ok();
+        self.line(&json!({
+            "kind": "try",
+            "number": report.number,
+            "try": report.attempts,
+            "status": got.map(|got| got.answer.status),
+            "reason": got.map(|got| &got.answer.reason),
+            "error": report.answered.as_ref().err(),
+            "again_ms": milliseconds(wait),
+        }))
+    }
+
+    fn delivery(&mut self, report: &Report, _: &Totals) -> io::Result<()> {
+        let got = report.answered.as_ref().ok();
+        let as_expected =
+            report.is_answered_as_expected() && report.differences.is_empty() && report.missing() == 0;
+        self.line(&json!({
+            "kind": "delivery",
+            "number": report.number,
+            "time": timestamp(report.at),
+            "group": report.delivery.group.name(),
+            "sent": report.delivery.label,
+            "tries": report.attempts,
+            "status": got.map(|got| got.answer.status),
+            "reason": got.map(|got| &got.answer.reason),
+            "counts": got.map(|got| got.answer.counts),
+            "error": report.answered.as_ref().err(),
+            "latency_ms": got.map(|got| milliseconds(got.took)),
+            "events": report.read.iter().map(event_json).collect::<Vec<_>>(),
+            "differences": report.differences,
+            "as_expected": as_expected,
+        }))
+    }
+
+    fn stray(&mut self, event: &ReadEvent, finding: &Finding) -> io::Result<()> {
+        let differences = if finding.found == Found::NotSent { &[][..] } else { &finding.differences };
+        self.line(&json!({ "kind": "stray", "event": event_json(event), "differences": differences }))
+    }
+
+    fn tick(&mut self, _: &Totals) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn finish(&mut self, totals: &Totals) -> io::Result<()> {
+        let groups = Group::ALL.into_iter().filter_map(|group| Some((group, totals.groups.get(&group)?)));
+        let groups: Map<String, Value> =
+            groups.map(|(group, totals)| (group.name().to_owned(), json!(totals))).collect();
+        let latency = |share| totals.latencies.quantile(share).map(milliseconds);
+        let account = totals.metrics.as_ref().map(|metrics| {
+            json!({
+                "received": metrics.received,
+                "results": metrics.results,
+                "in_flight": metrics.in_flight,
+                "balances": metrics.imbalance().is_none(),
+            })
+        });
+        self.line(&json!({
+            "kind": "summary",
+            "total": totals.total(),
+            "groups": groups,
+            "account": account,
+            "latency_ms": { "median": latency(0.5), "p99": latency(0.99), "max": latency(1.0) },
+            "from_others": totals.others,
+            "tried_again": totals.retried,
+            "read_again": totals.read_again,
+            "differences": totals.differences,
+            "differences_total": totals.differences_total,
+            "as_expected": totals.is_as_expected(),
+        }))
+    }
+}
+
+fn event_json(event: &ReadEvent) -> Value {
+    json!({
+        "topic": event.topic,
+        "partition": event.partition,
+        "offset": event.offset,
+        "key": event.key_text(),
+        "id": event.attribute("id"),
+        "type": event.attribute("type"),
+        "subject": event.attribute("subject"),
+        "reason": event.attribute("reason"),
+        "problem": event.event.as_ref().err().map(ToString::to_string),
+    })
+}
+
+/// Milliseconds, precise to the microsecond.
+pub fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
 }

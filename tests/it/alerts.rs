@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use attio_bridge::attio::watch::metrics::WatchMetrics;
 use attio_bridge::http::respond;
-use attio_bridge::metrics::watch::WatchMetrics;
 use attio_bridge::pipeline::outcome::Reason;
 
 use crate::support::bridge::Bridge;
@@ -39,7 +39,7 @@ fn split_word(text: &str) -> (&str, &str) {
 async fn the_alerts_speak_of_metrics_that_there_are() {
     let bridge = Bridge::start().await;
     let bridge = bridge.metrics().await;
-    let watch = WatchMetrics::new(vec!["production".into()], &["attio".into()]).render();
+    let watch = WatchMetrics::new(&["production".into()], &["attio".into()]).render();
     let watch = Scrape::parse(std::str::from_utf8(&watch).unwrap());
     let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for (metric, labels) in bridge.label_sets().into_iter().chain(watch.label_sets()) {

@@ -1,5 +1,4 @@
-//! The answer table, over real sockets: what each way of ending looks like to the sender, and where
-//! it is counted.
+//! The answer table over real sockets: what each result looks like to the sender, and where it is counted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +21,8 @@ const RECORD: &str =
     r#"{"event_type":"record.created","id":{"workspace_id":"w","object_id":"o","record_id":"r"}}"#;
 const EMPTY: &str = r#"{"webhook_id":"w","events":[]}"#;
 
-/// The table of the contract: status, whether the sender is told when to retry, whether the
-/// connection ends. (The bridge may end more connections than it must.)
+/// The table of the contract: status, whether there is a Retry-After, whether the connection is closed. (The bridge
+/// may close more connections than it must.)
 fn expected(reason: Reason) -> (u16, bool, bool) {
     match reason {
         Reason::Accepted | Reason::Quarantined | Reason::Duplicate | Reason::Filtered | Reason::Empty => {
@@ -49,7 +48,7 @@ fn expected(reason: Reason) -> (u16, bool, bool) {
     }
 }
 
-/// Everything about one answer that its reason decides.
+/// Checks everything about an answer that its reason decides.
 pub fn check(reason: Reason, response: &Response) {
     let (status, retry, close) = expected(reason);
     assert_eq!(response.status, status, "{reason:?}: {response:?}");
@@ -71,24 +70,24 @@ pub fn check(reason: Reason, response: &Response) {
         assert_eq!(body.as_object().unwrap().len(), 5, "{body}");
     }
     if status == 401 {
-        assert_eq!(body["error"], "Invalid signature", "{reason:?} tells no more than the others");
+        assert_eq!(body["error"], "Invalid signature", "every 401 has the same text");
     }
     assert_eq!(response.header("www-authenticate"), (status == 401).then_some("Attio-Signature"));
     assert_eq!(response.header("allow"), (status == 405).then_some("POST"));
     match response.header("retry-after") {
-        None => assert!(!retry, "{reason:?} says when to retry"),
+        None => assert!(!retry, "{reason:?} has a Retry-After"),
         Some(seconds) => {
-            assert!(retry, "{reason:?} says nothing of a retry");
+            assert!(retry, "{reason:?} must have no Retry-After");
             assert!((1..=30).contains(&seconds.parse::<u32>().unwrap()), "{reason:?}: {seconds}");
             assert!(seconds.bytes().all(|byte| byte.is_ascii_digit()));
         }
     }
     if close {
-        assert!(response.closes(), "{reason:?} ends the connection: {response:?}");
+        assert!(response.closes(), "{reason:?} closes the connection: {response:?}");
     }
 }
 
-/// Makes a bridge end one delivery for that reason.
+/// Makes a bridge answer a delivery with that reason.
 async fn provoke(reason: Reason) -> (Response, Bridge) {
     let bridge = Bridge::with(|config| prepare(reason, config)).await;
     let fail = |error: PublishError| bridge.bus.answer(Answer::Fail(error));
@@ -150,7 +149,7 @@ async fn provoke(reason: Reason) -> (Response, Bridge) {
     (bridge.ask(&request).await, bridge)
 }
 
-/// What a reason needs of the configuration.
+/// The configuration that a reason needs.
 fn prepare(reason: Reason, config: &mut Config) {
     match reason {
         Reason::Filtered => config.sources[0].filter.exclude.types = vec!["record.*".into()],
@@ -161,15 +160,15 @@ fn prepare(reason: Reason, config: &mut Config) {
     }
 }
 
-/// A client whose connection is accepted and has sent nothing yet.
+/// A client whose connection was accepted and that has sent nothing.
 pub async fn waiting_client<B: Bus>(bridge: &Bridge<B>) -> Client {
     let client = bridge.connect().await;
-    // Connections are accepted in their order, so one that is served after it proves it.
+    // Connections are accepted in order: one that is served after it proves it.
     bridge.ask(&Request::unsigned("")).await;
     client
 }
 
-/// Waits until the bridge accepts no more connections.
+/// Waits until the bridge refuses connections.
 pub async fn refused<B: Bus>(bridge: &Bridge<B>) {
     eventually("connections are refused", || async { TcpStream::connect(bridge.http).await.is_err() }).await;
 }
@@ -182,7 +181,7 @@ async fn every_reason_has_its_answer_and_its_counter() {
         let source = if reason == Reason::UnknownSource { "none" } else { "attio" };
         let labels = [("source", source), ("reason", reason.slug())];
         if reason == Reason::Draining {
-            // Its metrics listener goes down with it: `life` counts this one while a drain lasts.
+            // The admin listener stops too; `life` tests this counter during a drain.
             continue;
         }
         let scrape = bridge.metrics().await;
@@ -288,7 +287,7 @@ async fn bus_that_panics_or_drops_its_handle_is_500_and_the_metrics_balance() {
         let bridge = Bridge::over(Arc::new(broken), config(&[])).await;
         let mut client = bridge.connect().await;
         for round in 1..=3u8 {
-            // The same key every time: a flight that was lost must not hold up the next.
+            // The same key each time: a lost in-flight entry must not block the next delivery.
             let response = client.ask(&Request::keyed("k", fixtures::delivery("edge/batch-of-three"))).await;
             check(Reason::Internal, &response);
             let scrape = bridge.metrics().await;
@@ -437,7 +436,7 @@ async fn body_of_max_body_bytes_is_accepted_and_one_byte_more_is_413() {
             assert_eq!(response.status, status, "{length} bytes, chunks of {chunks:?}");
         }
     }
-    // A length alone is enough to be refused; nothing of the body is waited for.
+    // The length alone is refused, without waiting for the body.
     let mut client = bridge.connect().await;
     let request = Request::signed(EMPTY).header("Content-Length", "99999999999999999999999");
     client.write(&request.head()).await;
@@ -478,7 +477,7 @@ async fn keep_alive_connection_serves_many_deliveries() {
         assert_eq!(response.status, 200, "{name}");
         assert!(!response.closes());
     }
-    // Answers that are no 200 keep it too, where they need not close it.
+    // Refusals keep the connection too, unless they must close it.
     for request in [
         Request::unsigned(RECORD),
         Request::signed(RECORD).path("/nowhere"),
@@ -505,7 +504,7 @@ async fn refused_request_keeps_its_connection_or_sends_connection_close() {
     let bridge = Bridge::with(|config| config.http.max_in_flight = 1).await;
     bridge.bus.answer(Answer::Hang);
     bridge.connect().await.send(&Request::keyed("hangs", RECORD)).await;
-    eventually("no place is left", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("no permit is left", || async { bridge.bus.waiting() == 1 }).await;
     let mut kept = 0;
     for size in [0, 1, 1_000, 60_000, 100_000, 500_000] {
         let body = vec![b' '; size];
@@ -517,7 +516,7 @@ async fn refused_request_keeps_its_connection_or_sends_connection_close() {
             Request::signed(&body).chunked(10_000),
         ] {
             let mut client = bridge.connect().await;
-            // The body comes on its own, as it does from many clients.
+            // The body is sent separately, as many clients do.
             client.write(&request.head()).await;
             tokio::task::yield_now().await;
             client.write(&request.framed_body()).await;

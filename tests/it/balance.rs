@@ -1,4 +1,4 @@
-//! The metrics: all there from the start, and an account that balances at every scrape.
+//! Metrics: all exist from the start, and the event metrics balance at every scrape.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::support::fixtures;
 use crate::support::request::Request;
 use crate::support::scrape::Labels;
 
-/// What events are counted under: the names of the topics but the last, quarantine.
+/// The categories of events: the names of the topics but the last, quarantine.
 const CATEGORIES: &[&str] = NAMES.split_at(NAMES.len() - 1).0;
 
 /// Every label set of a metric: each label with all its values.
@@ -38,7 +38,8 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     let refused: Vec<&str> =
         Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()).map(Reason::slug).collect();
-    let verdicts = ["acknowledged", "unavailable", "timeout", "refused", "rejected", "busy", "abandoned"];
+    let publish_results =
+        ["acknowledged", "unavailable", "timeout", "refused", "rejected", "busy", "abandoned"];
     let results = ["published", "duplicate", "filtered", "quarantined", "failed"];
     let source: (&str, &[&str]) = ("source", &["attio"]);
     let any_source: (&str, &[&str]) = ("source", &["attio", "none"]);
@@ -56,7 +57,7 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
         ("dedup_entries", all(&[])),
         ("dedup_evictions_total", all(&[("cause", &["expired", "capacity"])])),
         ("identity_missing_total", all(&[source])),
-        ("publish_attempts_total", all(&[bus, ("destination", &addresses), ("result", &verdicts)])),
+        ("publish_attempts_total", all(&[bus, ("destination", &addresses), ("result", &publish_results)])),
         ("publish_duration_seconds_count", all(&[bus])),
         ("publish_in_flight", all(&[bus])),
         ("bus_up", all(&[bus])),
@@ -90,7 +91,7 @@ async fn there_is_no_metric_outside_the_contract() {
     }
 }
 
-/// Deliveries of every kind, of which `at` chooses.
+/// One of the kinds of deliveries.
 fn some_delivery(at: usize) -> Request {
     let key = format!("k{}", at / 2);
     match at % 9 {
@@ -106,8 +107,8 @@ fn some_delivery(at: usize) -> Request {
     }
 }
 
-/// Verdicts of every kind, of which `at` chooses.
-fn some_verdict(at: usize) -> Answer {
+/// One of the results of a publish.
+fn some_result(at: usize) -> Answer {
     let detail = || "as the test asked".into();
     match at % 11 {
         0..=3 => Answer::Acknowledge,
@@ -128,7 +129,7 @@ async fn event_metrics_balance_at_every_scrape() {
         config.sources[0].filter.exclude.types = vec!["list.*".into()];
     })
     .await;
-    bridge.bus.script((0..400).map(some_verdict));
+    bridge.bus.script((0..400).map(some_result));
     let done = AtomicBool::new(false);
     let senders = async {
         for round in 0..4 {
@@ -170,13 +171,13 @@ async fn event_metrics_balance_at_every_scrape() {
         assert!(scrape.sum("events_total", &[("result", result)]) > 0.0, "{result} was part of it");
     }
     let attempts = scrape.sum("publish_attempts_total", &[]);
-    assert_eq!(attempts, bridge.bus.attempts() as f64, "every publish has one verdict");
+    assert_eq!(attempts, bridge.bus.attempts() as f64, "every publish has one result");
     assert_eq!(scrape.get("publish_duration_seconds_count", &[("bus", "memory")]), attempts);
     assert_eq!(scrape.get("dedup_lookups_total", &[("result", "miss")]), attempts);
     let acknowledged = scrape.sum("publish_attempts_total", &[("result", "acknowledged")]);
     assert!(acknowledged >= bridge.bus.stored().len() as f64);
     let deliveries = scrape.sum("deliveries_total", &[]);
-    assert_eq!(deliveries, 180.0, "those whose client left are counted too");
+    assert_eq!(deliveries, 180.0, "those of disconnected clients are counted too");
     assert_eq!(scrape.sum("delivery_duration_seconds_count", &[]), deliveries);
 }
 

@@ -1,4 +1,4 @@
-//! The table of event types, against the machine-readable list it was made from.
+//! The catalog of event types, against the machine-readable list it was made from.
 
 use attio_bridge::catalog::{EVENT_TYPES, Id, Part};
 use serde_json::Value;
@@ -19,7 +19,7 @@ fn subject(parts: &[Part]) -> String {
 }
 
 #[test]
-fn the_table_says_what_the_list_says() {
+fn the_catalog_equals_the_list() {
     let list = fixtures::json("catalog.json");
     let mut listed: Vec<[String; 5]> = list["events"]
         .as_array()
@@ -48,7 +48,7 @@ fn the_table_says_what_the_list_says() {
 }
 
 #[test]
-fn every_id_that_a_type_needs_is_one_that_its_events_have() {
+fn required_ids_occur_in_every_example() {
     let list = fixtures::json("catalog.json");
     for entry in EVENT_TYPES {
         let listed = list["events"].as_array().unwrap().iter().find(|e| e["event_type"] == entry.name);

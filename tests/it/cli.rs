@@ -149,6 +149,6 @@ fn healthcheck_takes_a_url_and_says_when_nobody_answers() {
     assert!(asked.join().expect("a request").starts_with("GET /livez "));
     let output = program(&["healthcheck", "--url", &format!("http://{address}/livez")], &[]);
     assert_eq!(code(&output), 1);
-    assert!(text(&output.stderr).contains("gave no answer"));
+    assert!(text(&output.stderr).contains("did not answer"));
     assert_eq!(code(&program(&["healthcheck", "--url", "ftp://x"], &[])), 2);
 }

@@ -1,4 +1,4 @@
-//! One publish per event, and nothing remembered that the broker has not acknowledged.
+//! Dedup: one publish per event, and only acknowledged ids are remembered.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ async fn fifty_copies(bridge: &Bridge) -> Vec<(u16, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_at_the_same_time_publish_once_and_share_the_ack() {
+async fn concurrent_repeats_publish_once_and_share_the_ack() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Late);
     let answers = fifty_copies(&bridge).await;
@@ -82,7 +82,7 @@ async fn copies_at_the_same_time_publish_once_and_share_the_ack() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn copies_at_the_same_time_share_the_failure_and_it_is_forgotten() {
+async fn concurrent_repeats_share_the_failure_and_it_is_forgotten() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Hang);
     let answers = fifty_copies(&bridge).await;
@@ -135,7 +135,7 @@ async fn an_ack_that_comes_after_the_answer_is_remembered() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Late);
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
-    // A retry before the ack joins the flight, and gives up on it in its turn.
+    // A retry before the ack joins the in-flight entry, and times out too.
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
     assert_eq!(bridge.bus.waiting(), 1);
     bridge.bus.release();
@@ -167,7 +167,7 @@ enum Goes {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_orphans_nothing() {
+async fn a_client_that_disconnects_leaves_nothing_behind() {
     for goes in [Goes::Away, Goes::Abruptly, Goes::HalfWay] {
         let bridge = Bridge::start().await;
         bridge.bus.answer(Answer::Late);
@@ -176,7 +176,7 @@ async fn a_client_that_goes_away_orphans_nothing() {
             client.send(&Request::unsigned("")).await;
         }
         client.send(&event()).await;
-        eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+        eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
         let client = match goes {
             Goes::HalfWay => {
                 client.half_close().await;
@@ -199,7 +199,7 @@ async fn a_client_that_goes_away_orphans_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_within_its_body_publishes_nothing() {
+async fn a_client_that_disconnects_within_its_body_publishes_nothing() {
     let bridge = Bridge::start().await;
     let request = event();
     for cut in [0, 1, request.body.len() / 2, request.body.len() - 1] {
@@ -215,10 +215,10 @@ async fn a_client_that_goes_away_within_its_body_publishes_nothing() {
 }
 
 #[tokio::test]
-async fn a_repeat_inside_a_delivery_is_one_event_where_it_says_so_itself() {
+async fn a_repeated_event_id_inside_a_delivery_is_published_once() {
     let table = [
         (r#"{"event_type":"task.created","id":{"event_id":"e"}}"#, 1, 1),
-        // Without an event_id the place in the delivery tells equal bytes apart: two honest changes
+        // Without an event_id the index in the delivery distinguishes equal bytes: two honest changes
         // of one attribute are byte-identical.
         (r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#, 2, 0),
     ];
@@ -237,7 +237,7 @@ async fn a_repeat_inside_a_delivery_shares_the_failure() {
     bridge.bus.script([Answer::Fail(failures()[0].0.clone())]);
     let event = r#"{"event_type":"task.created","id":{"event_id":"e"}}"#;
     let request = Request::keyed("k", format!(r#"{{"webhook_id":"w","events":[{event},{event}]}}"#));
-    // The flight of the first lands before the second begins, so that the second may publish.
+    // The first is settled before the second is enqueued, so that the second may publish.
     assert_eq!(bridge.ask(&request).await.told(), (503, "broker_unavailable".into()));
     assert_eq!(bridge.ask(&request).await.told(), (200, "duplicate".into()));
     assert_eq!(bridge.bus.stored().len(), 1);
@@ -259,13 +259,13 @@ async fn sources_do_not_share_their_ids() {
 }
 
 #[tokio::test]
-async fn what_the_broker_never_takes_is_in_quarantine_before_the_answer() {
+async fn an_event_rejected_by_the_broker_is_quarantined_before_the_answer() {
     let bridge = Bridge::start().await;
     let rejected = || Answer::Fail(PublishError::Rejected { detail: "too large".into() });
     bridge.bus.script([rejected(), Answer::Late]);
     let mut client = bridge.connect().await;
     client.send(&event()).await;
-    eventually("the quarantine is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the quarantined event is in flight", || async { bridge.bus.waiting() == 1 }).await;
     assert_eq!(bridge.metric("events_in_flight", &[]).await, 1.0, "no answer before its ack");
     bridge.bus.release();
     let answer = client.receive().await;
@@ -285,7 +285,7 @@ async fn what_the_broker_never_takes_is_in_quarantine_before_the_answer() {
 }
 
 #[tokio::test]
-async fn what_the_broker_never_takes_of_one_delivery_goes_to_quarantine_together() {
+async fn all_rejected_events_of_a_delivery_are_quarantined_together() {
     let bridge = Bridge::start().await;
     let rejected = || Answer::Fail(PublishError::Rejected { detail: "too large".into() });
     bridge.bus.script([rejected(), Answer::Acknowledge, rejected(), Answer::Late, Answer::Late]);
@@ -301,7 +301,7 @@ async fn what_the_broker_never_takes_of_one_delivery_goes_to_quarantine_together
 }
 
 #[tokio::test]
-async fn what_is_rejected_beside_an_event_that_hangs_is_the_retrys() {
+async fn an_event_rejected_beside_one_that_hangs_is_left_to_the_retry() {
     let bridge = Bridge::impatient().await;
     let rejected = || Answer::Fail(PublishError::Rejected { detail: "too large".into() });
     bridge.bus.script([rejected(), Answer::Acknowledge, Answer::Hang]);
@@ -316,7 +316,7 @@ async fn what_is_rejected_beside_an_event_that_hangs_is_the_retrys() {
 }
 
 #[tokio::test]
-async fn a_quarantine_that_takes_less_than_it_must_is_named_in_the_log() {
+async fn a_quarantine_topic_with_too_low_a_size_limit_is_logged() {
     let (logs, bridge) = (Logs::capture(), Bridge::start().await);
     bridge.bus.answer(Answer::Fail(PublishError::Rejected { detail: "too large".into() }));
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_refused".into()));
@@ -389,8 +389,8 @@ fn key(at: u64) -> DedupKey {
 }
 
 fn acknowledge(dedup: &Dedup, key: DedupKey) {
-    let Lookup::Miss(flight, _) = dedup.begin(key, true) else { panic!("known already") };
-    Box::new(flight).settle(Ok(Ack { duplicate: false }));
+    let Lookup::Miss(in_flight, _) = dedup.begin(key, true) else { panic!("the key is new") };
+    Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
 }
 
 fn is_hit(dedup: &Dedup, key: DedupKey) -> bool {
@@ -398,7 +398,7 @@ fn is_hit(dedup: &Dedup, key: DedupKey) -> bool {
 }
 
 #[test]
-fn a_full_memory_keeps_the_newest_ids() {
+fn a_full_memory_evicts_the_oldest_ids() {
     let capacity = 5_000;
     let (dedup, metrics) = stage(Duration::from_secs(3600), capacity);
     (0..2 * capacity).for_each(|at| acknowledge(&dedup, key(at)));
@@ -414,7 +414,7 @@ fn a_full_memory_keeps_the_newest_ids() {
 }
 
 #[test]
-fn an_id_that_is_asked_for_stays() {
+fn a_lookup_updates_recency() {
     let capacity = 2_000;
     let (dedup, _metrics) = stage(Duration::from_secs(3600), capacity);
     acknowledge(&dedup, key(u64::MAX));
@@ -428,7 +428,7 @@ fn an_id_that_is_asked_for_stays() {
 }
 
 #[tokio::test]
-async fn an_id_is_forgotten_at_the_end_of_its_window() {
+async fn an_id_expires_at_the_end_of_its_window() {
     let bridge = Bridge::with(|config| config.dedup.window = Duration::from_millis(300)).await;
     assert_eq!(bridge.ask(&event()).await.reason(), "accepted");
     eventually("the window ends", || async { bridge.ask(&event()).await.reason() == "accepted" }).await;
@@ -441,7 +441,7 @@ async fn an_id_is_forgotten_at_the_end_of_its_window() {
 }
 
 #[test]
-fn what_expires_is_counted_once_however_many_scrape() {
+fn expired_ids_are_counted_once_under_concurrent_scrapes() {
     let (dedup, metrics) = stage(Duration::from_millis(1), 10_000);
     let (rounds, ids) = (40, 50);
     for round in 0..rounds {
@@ -455,16 +455,16 @@ fn what_expires_is_counted_once_however_many_scrape() {
 }
 
 #[test]
-fn every_id_is_held_or_counted_as_gone_whatever_happens_at_once() {
+fn every_id_is_held_or_counted_as_evicted_under_concurrency() {
     let (dedup, metrics) = stage(Duration::from_millis(20), 200);
     let remembered = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for at in (0..4_000).map(|at| at % 1_000) {
-                    if let Lookup::Miss(flight, _) = dedup.begin(key(at), true) {
+                    if let Lookup::Miss(in_flight, _) = dedup.begin(key(at), true) {
                         remembered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Box::new(flight).settle(Ok(Ack { duplicate: false }));
+                        Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
                     }
                     if at % 50 == 0 {
                         dedup.measure();
@@ -480,11 +480,11 @@ fn every_id_is_held_or_counted_as_gone_whatever_happens_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_not_worth_remembering_is_not() {
+async fn random_ids_are_not_remembered() {
     let (dedup, metrics) = stage(Duration::from_secs(3600), 10);
-    let Lookup::Miss(flight, waiter) = dedup.begin(key(1), false) else { panic!("nothing is known") };
+    let Lookup::Miss(in_flight, waiter) = dedup.begin(key(1), false) else { panic!("the key is new") };
     assert_eq!(dedup.in_flight(), 1);
-    Box::new(flight).settle(Ok(Ack { duplicate: false }));
+    Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
     assert_eq!(waiter.await.unwrap(), Ok(Ack { duplicate: false }));
     assert_eq!(dedup.in_flight(), 0);
     dedup.measure();
@@ -493,11 +493,11 @@ async fn what_is_not_worth_remembering_is_not() {
 }
 
 #[tokio::test]
-async fn a_flight_that_is_lost_ends_for_everybody_and_is_forgotten() {
+async fn a_dropped_in_flight_entry_fails_every_waiter_and_is_forgotten() {
     let (dedup, _metrics) = stage(Duration::from_secs(3600), 10);
-    let Lookup::Miss(flight, first) = dedup.begin(key(1), true) else { panic!("nothing is known") };
-    let Lookup::Joined(second) = dedup.begin(key(1), true) else { panic!("it is on its way") };
-    drop(flight);
+    let Lookup::Miss(in_flight, first) = dedup.begin(key(1), true) else { panic!("the key is new") };
+    let Lookup::Joined(second) = dedup.begin(key(1), true) else { panic!("the key is in flight") };
+    drop(in_flight);
     assert!(first.await.is_err() && second.await.is_err());
     assert_eq!(dedup.in_flight(), 0);
     assert!(matches!(dedup.begin(key(1), true), Lookup::Miss(..)));
@@ -511,9 +511,9 @@ fn many_threads_publish_each_id_once() {
         for _ in 0..8 {
             scope.spawn(|| {
                 for at in 0..5_000 {
-                    if let Lookup::Miss(flight, _) = dedup.begin(key(at), true) {
+                    if let Lookup::Miss(in_flight, _) = dedup.begin(key(at), true) {
                         published.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Box::new(flight).settle(Ok(Ack { duplicate: false }));
+                        Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
                     }
                 }
             });
@@ -539,7 +539,7 @@ async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_copy_of_what_hangs_is_refused_at_once_while_the_broker_is_known_to_be_away() {
+async fn a_repeat_of_a_hanging_publish_is_refused_at_once_while_the_broker_is_down() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Late);
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));

@@ -1,5 +1,5 @@
-//! What a consumer reads: every fixture against an expectation made by another program from the
-//! contract, bytes that must survive, and what goes to quarantine.
+//! Published events: every fixture against an expectation that another program made from the contract, bytes
+//! that must be preserved, and quarantine.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -67,7 +67,7 @@ fn check(name: &str, message: &Message, expected: &Value) {
 }
 
 #[tokio::test]
-async fn every_delivery_becomes_the_events_that_the_contract_says() {
+async fn every_fixture_is_published_as_the_contract_says() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect().await;
     let mut seen = 0;
@@ -94,7 +94,7 @@ async fn every_delivery_becomes_the_events_that_the_contract_says() {
 }
 
 #[tokio::test]
-async fn a_workspace_of_the_configuration_stands_in_for_one_that_the_event_lacks() {
+async fn the_configured_workspace_is_used_where_the_event_names_none() {
     let bridge = Bridge::with(|config| config.sources[0].workspace_id = Some("configured".into())).await;
     for (name, source) in [
         ("seed-style/record.created", "https://attio.com/workspaces/configured"),
@@ -173,7 +173,7 @@ async fn data_is_the_event_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_member_name_that_is_no_unicode_keeps_nothing_from_being_published() {
+async fn a_member_name_with_a_lone_surrogate_is_accepted() {
     let bridge = Bridge::start().await;
     for body in
         [r#"{"event_type":"x.y","\ud800":1,"\ud800":2}"#, r#"{"\ud800":1,"events":[{"event_type":"x.y"}]}"#]
@@ -236,7 +236,7 @@ async fn an_optional_attribute_with_an_unusable_value_is_left_out() {
 }
 
 #[tokio::test]
-async fn an_id_is_looked_for_flat_and_then_as_the_guide_nests_it() {
+async fn ids_are_read_from_the_flat_form_then_from_the_nested_form() {
     let bridge = Bridge::start().await;
     let table = [
         (
@@ -269,7 +269,7 @@ async fn an_id_is_looked_for_flat_and_then_as_the_guide_nests_it() {
 }
 
 #[tokio::test]
-async fn a_webhook_id_that_is_no_id_is_left_out() {
+async fn an_invalid_webhook_id_is_left_out() {
     let bridge = Bridge::start().await;
     for (at, webhook) in [r#""a b""#, "7", "null", r#""""#, r#"{"a":1}"#].iter().enumerate() {
         let body = format!(r#"{{"webhook_id":{webhook},"events":[{{"event_type":"x.y"}}]}}"#);
@@ -284,7 +284,7 @@ async fn a_webhook_id_that_is_no_id_is_left_out() {
 }
 
 #[tokio::test]
-async fn time_is_that_of_the_event_where_it_is_one() {
+async fn time_is_created_at_if_it_is_valid() {
     let bridge = Bridge::start().await;
     let table = [
         (r#""2026-11-23T12:13:31.703Z""#, Some("2026-11-23T12:13:31.703Z")),
@@ -315,7 +315,7 @@ async fn time_is_that_of_the_event_where_it_is_one() {
     }
 }
 
-/// What quarantine says of these bytes.
+/// What quarantine reports for these bytes.
 fn check_quarantine(message: &Message, reason: &str, raw: &[u8], key: Option<&str>) {
     let what = String::from_utf8_lossy(&raw[..raw.len().min(200)]).into_owned();
     let attributes = attributes(message);
@@ -341,7 +341,7 @@ fn nested(depth: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_delivery_that_cannot_be_read_is_quarantined_whole() {
+async fn an_unreadable_delivery_is_quarantined_whole() {
     let bridge = Bridge::with(|config| config.http.max_body_bytes = 4 << 20).await;
     let not_json: Vec<Vec<u8>> = [
         "",
@@ -418,16 +418,16 @@ async fn a_delivery_that_cannot_be_read_is_quarantined_whole() {
 }
 
 #[tokio::test]
-async fn sixty_four_levels_are_read() {
+async fn sixty_four_levels_of_nesting_are_accepted() {
     let bridge = Bridge::start().await;
     assert_eq!(bridge.ask(&Request::signed(nested(64))).await.reason(), "accepted");
-    // Brackets in text are no levels.
+    // Brackets in strings do not count.
     let text = format!(r#"{{"event_type":"x.y","s":"{}\"{}"}}"#, "[".repeat(1000), "{".repeat(1000));
     assert_eq!(bridge.ask(&Request::signed(text)).await.reason(), "accepted");
 }
 
 #[tokio::test]
-async fn an_element_that_cannot_be_published_is_quarantined_alone() {
+async fn an_unusable_element_is_quarantined_alone() {
     let bridge = Bridge::start().await;
     let long = format!(r#"{{"event_type":"task.created","id":{{"task_id":"{}"}}}}"#, "x".repeat(129));
     let table = [
@@ -464,7 +464,7 @@ async fn an_element_that_cannot_be_published_is_quarantined_alone() {
             r#"{"event_type":"task.created","id":{"task_id":"a b"},"task":{"id":{"task_id":"t"}}}"#,
             "unusable_id",
         ),
-        // No id in it can be told.
+        // No id can be read from it.
         (r#"{"event_type":"task.created","id":"t"}"#, "unusable_id"),
         (r#"{"event_type":"task.created","id":["t"]}"#, "unusable_id"),
         (&*long, "unusable_id"),
@@ -489,7 +489,7 @@ async fn an_element_that_cannot_be_published_is_quarantined_alone() {
 }
 
 #[tokio::test]
-async fn an_unusable_event_may_also_come_alone() {
+async fn an_unusable_bare_event_is_quarantined() {
     let bridge = Bridge::start().await;
     let event = r#"{"event_type":"task.created","id":{"task_id":"a b"}}"#;
     assert_eq!(bridge.ask(&Request::signed(event)).await.reason(), "quarantined");
@@ -497,7 +497,7 @@ async fn an_unusable_event_may_also_come_alone() {
 }
 
 #[tokio::test]
-async fn quarantine_has_the_same_id_every_time_and_is_deduplicated() {
+async fn quarantined_events_have_a_deterministic_id_and_are_deduplicated() {
     let mut ids = Vec::new();
     for _restart in 0..2 {
         let bridge = Bridge::start().await;

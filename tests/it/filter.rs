@@ -1,4 +1,4 @@
-//! What a source's filter lets through, and what becomes of the rest.
+//! A source's filter.
 
 use attio_bridge::pipeline::filter::{Options, Rules};
 use serde_json::json;
@@ -36,7 +36,7 @@ async fn check(include: &str, exclude: &str, event: &str) -> bool {
 }
 
 #[tokio::test]
-async fn included_in_every_list_and_excluded_by_any() {
+async fn an_event_must_match_every_include_rule_and_no_exclude_rule() {
     let record = r#"{"event_type":"record.updated","id":{"workspace_id":"w","object_id":"o","record_id":"r","attribute_id":"a"},"actor":{"type":"system","id":null}}"#;
     let entry = r#"{"event_type":"list-entry.created","id":{"workspace_id":"w","list_id":"l","entry_id":"e"},"parent_object_id":"o","actor":{"type":null}}"#;
     let guide = r#"{"event_type":"list-entry.created","id":{"event_id":"e"},"list":{"id":{"list_id":"l"}},"object":{"id":{"object_id":"o"}}}"#;
@@ -44,7 +44,7 @@ async fn included_in_every_list_and_excluded_by_any() {
     let unknown = r#"{"event_type":"meeting.created","id":{"workspace_id":"w","meeting_id":"m"}}"#;
     let table = [
         ("", "", record, true),
-        // A category is what the topics say it is.
+        // A category is that of the topic.
         ("types=note.*", "", content, true),
         ("types=note-content.*", "", content, true),
         ("", "types=note.*", content, false),
@@ -85,7 +85,7 @@ async fn included_in_every_list_and_excluded_by_any() {
 }
 
 #[tokio::test]
-async fn what_is_filtered_is_not_remembered_and_reaches_no_bus() {
+async fn filtered_events_are_not_remembered_and_not_published() {
     let bridge = Bridge::with(|config| config.sources[0].filter.exclude = rules("types=x.y")).await;
     for _ in 0..2 {
         let answer = bridge.ask(&Request::keyed("k", r#"{"event_type":"x.y"}"#)).await;
@@ -100,7 +100,7 @@ async fn what_is_filtered_is_not_remembered_and_reaches_no_bus() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_never_filtered() {
+async fn unreadable_elements_are_never_filtered() {
     let bridge =
         Bridge::with(|config| config.sources[0].filter.include = rules("types=record.created")).await;
     let body = r#"{"webhook_id":"w","events":[7,{"event_type":"x.y"}]}"#;

@@ -1,5 +1,4 @@
-//! Requests that prove nothing: whatever they say, each is refused, nothing is written and nothing is
-//! remembered of them.
+//! Unauthenticated and malformed requests: each is refused, none is published, none is remembered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,13 +36,13 @@ impl Forger {
             2 => Bad { request: self.body(good), status: 401 },
             3 => Bad { request: self.timestamp(good), status: 401 },
             4 => Bad { request: self.scheme(&good), status: 401 },
-            5 => Bad { request: self.place(good), status: 404 },
+            5 => Bad { request: self.path(good), status: 404 },
             6 => self.kind(good),
             _ => self.framing(good),
         }
     }
 
-    /// A request that would be taken: a real body, or any JSON, under its own key.
+    /// A request that would be accepted: a real body or any JSON, with a key of its own.
     fn good(&mut self) -> Request {
         let body = if self.rng.bool() {
             self.rng.choice(&*self.bodies).unwrap().clone()
@@ -57,7 +56,7 @@ impl Forger {
         request.without("Attio-Signature").header("Attio-Signature", signature)
     }
 
-    /// The signature itself: other digits, other lengths, other spellings.
+    /// A wrong signature: other digits, lengths, spellings.
     fn signature(&mut self, request: Request) -> Request {
         let good = sign(SECRET, &[&request.body]);
         let at = self.rng.usize(0..64);
@@ -77,12 +76,12 @@ impl Forger {
                 bytes.splice(0..0, prefix.bytes());
             }
         }
-        // White space around a value is no part of it.
+        // White space around a header value is trimmed.
         assert_ne!(bytes.trim_ascii(), good.as_bytes());
         self.resigned(request, bytes)
     }
 
-    /// Which headers carry it.
+    /// The signature in the wrong headers.
     fn headers(&mut self, request: Request) -> Request {
         let good = sign(SECRET, &[&request.body]);
         let wrong = sign(OTHER, &[&request.body]);
@@ -100,7 +99,7 @@ impl Forger {
         }
     }
 
-    /// A body that is not the one which was signed.
+    /// A body other than the signed one.
     fn body(&mut self, mut request: Request) -> Request {
         let at = self.rng.usize(0..request.body.len());
         match self.rng.u8(0..6) {
@@ -114,7 +113,7 @@ impl Forger {
         if self.rng.bool() { request.chunked(self.rng.usize(1..100)) } else { request }
     }
 
-    /// The timestamped scheme with a timestamp that does not hold.
+    /// The timestamped scheme with an invalid timestamp.
     fn timestamp(&mut self, request: Request) -> Request {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let far = 400 + self.rng.u64(0..1_000_000_000);
@@ -134,7 +133,7 @@ impl Forger {
         }
     }
 
-    /// A captured request of one scheme, shown as one of the other.
+    /// A request of one scheme, replayed as one of the other.
     fn scheme(&mut self, request: &Request) -> Request {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().to_string();
         if self.rng.bool() {
@@ -146,14 +145,14 @@ impl Forger {
             (0..request.body.len()).filter(|at| *at > 0 && request.body[*at] == b'.').collect();
         let Some(&at) = self.rng.choice(&dots) else { return self.headers(request.clone()) };
         let (timestamp, rest) = (&request.body[..at], &request.body[at + 1..]);
-        // What no header can hold cannot be shown as one.
+        // Control characters cannot be sent in a header.
         let timestamp: Vec<u8> = timestamp.iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
         let signature = sign(SECRET, &[&request.body]);
         Request::unsigned(rest).header("X-Attio-Signature", signature).header("X-Attio-Timestamp", timestamp)
     }
 
-    /// A path that is no source's.
-    fn place(&mut self, request: Request) -> Request {
+    /// A path of no source.
+    fn path(&mut self, request: Request) -> Request {
         let name: String = (0..self.rng.usize(1..40)).map(|_| self.rng.alphanumeric()).collect();
         let paths = [
             format!("/webhooks/{name}{}", self.rng.u32(..)),
@@ -170,7 +169,7 @@ impl Forger {
         request.path(self.rng.choice(&paths).unwrap())
     }
 
-    /// A method, a type or a size that is not taken.
+    /// A method, media type, coding or size that is not accepted.
     fn kind(&mut self, mut request: Request) -> Bad {
         let methods = ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "post", "BREW"];
         let types = ["text/plain", "application/xml", "json", "application/x-www-form-urlencoded", "", "a/b"];
@@ -193,7 +192,7 @@ impl Forger {
         }
     }
 
-    /// Heads that can be read in two ways.
+    /// Ambiguous heads.
     fn framing(&mut self, request: Request) -> Bad {
         let length = request.body.len().to_string();
         let request = match self.rng.u8(0..6) {
@@ -208,7 +207,7 @@ impl Forger {
     }
 }
 
-/// Sends so many on a connection that is kept as long as the bridge keeps it; counts reasons.
+/// Sends so many requests, reusing the connection while the bridge keeps it. Counts reasons.
 async fn attack(bridge: &Bridge, mut forger: Forger, count: usize) -> BTreeMap<String, usize> {
     let mut client = Client::connect(bridge.http).await;
     let mut reasons = BTreeMap::new();
@@ -244,13 +243,13 @@ async fn forged_requests_are_refused_and_publish_or_remember_nothing() {
         found.unwrap().into_iter().for_each(|(reason, count)| *reasons.entry(reason).or_default() += count);
     }
     println!("{} bad requests: {reasons:?}", CLIENTS * each);
-    assert_eq!(bridge.bus.attempts(), 0, "no write");
+    assert_eq!(bridge.bus.attempts(), 0, "nothing is published");
     let metrics = bridge.metrics().await;
-    assert_eq!(metrics.sum("dedup_lookups_total", &[]), 0.0, "not even looked for");
+    assert_eq!(metrics.sum("dedup_lookups_total", &[]), 0.0, "nothing is looked up");
     assert_eq!(metrics.get("dedup_entries", &[]), 0.0);
     assert_eq!(metrics.sum("events_received_total", &[]), 0.0);
     assert_eq!(metrics.sum("deliveries_total", &[]), (CLIENTS * each) as f64, "every one is counted");
     assert_eq!(metrics.sum("signature_verifications_total", &[("result", "ok")]), 0.0);
     let good = bridge.ask(&Request::keyed("k", r#"{"event_type":"x.y"}"#)).await;
-    assert_eq!(good.told(), (200, "accepted".into()), "and a good one is taken as ever");
+    assert_eq!(good.told(), (200, "accepted".into()), "a good one is accepted");
 }

@@ -1,5 +1,5 @@
-//! Heads and bodies that can be read in two ways, over real sockets: refused in the bridge's own
-//! words, counted, and nothing behind them is read.
+//! Ambiguous heads and bodies over real sockets: refused with the bridge's own answer, counted, and nothing after
+//! them is read.
 
 use attio_bridge::pipeline::outcome::Reason;
 use fastrand::Rng;
@@ -12,7 +12,7 @@ use crate::support::{full_tier, scrape::Scrape};
 
 const EMPTY: &str = r#"{"webhook_id":"w","events":[]}"#;
 
-/// A genuine delivery that must never be seen: it stands behind, or inside, what is refused.
+/// A signed delivery that must never be processed: it follows, or is inside, what is refused.
 fn hidden() -> Request {
     Request::keyed("hidden", r#"{"event_type":"hidden.reached"}"#)
 }
@@ -21,8 +21,7 @@ fn refusals(scrape: &Scrape) -> f64 {
     scrape.sum("deliveries_total", &[("reason", "bad_framing")])
 }
 
-/// Sends what is bad with a good request behind it, in pieces that end at `cuts`, and expects the
-/// one answer.
+/// Sends a bad request and a good one after it, in pieces that end at `cuts`, and expects one answer, a 400.
 async fn refused(bridge: &Bridge, client: &mut Client, bad: &[u8], cuts: &[usize], what: &str) {
     let all = [bad, &hidden().bytes()].concat();
     let mut from = 0;
@@ -34,7 +33,7 @@ async fn refused(bridge: &Bridge, client: &mut Client, bad: &[u8], cuts: &[usize
     let answer = client.try_receive().await.unwrap_or_else(|| panic!("no answer to {what}"));
     assert_eq!(answer.status, 400, "{what}: {answer:?}");
     check(Reason::BadFraming, &answer);
-    assert!(client.try_receive().await.is_none(), "what follows has no answer: {what}");
+    assert!(client.try_receive().await.is_none(), "the request after it has no answer: {what}");
     assert_eq!(bridge.bus.attempts(), 0, "{what}");
 }
 
@@ -255,7 +254,7 @@ async fn pipelined_requests_may_mix_content_length_and_chunked() {
         if rng.usize(..4) > 0 {
             continue;
         }
-        // In pieces that know nothing of requests.
+        // In pieces of any size.
         let mut rest = &pipelined[..];
         while !rest.is_empty() {
             let (piece, more) = rest.split_at(rng.usize(1..=rest.len()));
@@ -269,7 +268,7 @@ async fn pipelined_requests_may_mix_content_length_and_chunked() {
     }
 }
 
-/// What makes a good head bad, wherever it is put.
+/// Lines that invalidate a head wherever they are inserted.
 const BREAKERS: [&str; 22] = [
     "Host: b\r\n",
     "Content-Length: 0\r\n",
@@ -295,8 +294,7 @@ const BREAKERS: [&str; 22] = [
     "X: \x7f\r\n",
 ];
 
-/// A good head made bad at a random place between its lines, or inside one; then a body that is a
-/// request itself.
+/// A good head invalidated between two lines or inside one; then a body that is a request itself.
 fn broken(rng: &mut Rng) -> Vec<u8> {
     let mut request = Request::signed(hidden().bytes());
     if rng.bool() {
@@ -305,7 +303,7 @@ fn broken(rng: &mut Rng) -> Vec<u8> {
     let mut head = request.head();
     let ends: Vec<usize> = (0..head.len() - 2).filter(|at| head[*at] == b'\n').map(|at| at + 1).collect();
     if rng.usize(..4) == 0 {
-        // A byte that belongs nowhere, anywhere before the end.
+        // A control character anywhere before the end.
         let at = rng.usize(..*ends.last().unwrap() - 1);
         head.insert(at, rng.choice(*b"\0\x01\x08\x0b\x1b\x7f").unwrap());
     } else {

@@ -1,5 +1,5 @@
-//! What a signed delivery may hold and still do no harm: whatever it says, it goes to an address of
-//! the table, as a CloudEvent that everybody can read, and becomes no label.
+//! Signed deliveries with hostile content: each becomes a valid CloudEvent at an address of the table, and no
+//! metric label.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use time::format_description::well_known::Rfc3339;
 use crate::support::bridge::Bridge;
 use crate::support::request::Request;
 
-/// What the longest texts are made of.
+/// Units of the longest texts.
 const LONG: &[&str] = &["x", "é", ".", "\0"];
 
-/// Texts that have hurt somebody before, and any others.
+/// Texts that have caused trouble elsewhere, and any others.
 fn text() -> impl Strategy<Value = String> {
     const KNOWN: &[&str] = &[
         "*",
@@ -72,7 +72,7 @@ fn text() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Mostly a text, sometimes what is no text.
+/// Mostly a string, sometimes another JSON value.
 fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         8 => text().prop_map(Value::from),
@@ -96,7 +96,7 @@ fn object(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
         .prop_map(|members| Value::Object(members.into_iter().collect()))
 }
 
-/// An event, every member of which may be anything.
+/// An event whose members may be anything.
 fn event() -> impl Strategy<Value = Value> {
     const IDS: &[&str] = &[
         "workspace_id",
@@ -154,13 +154,13 @@ fn delivery() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What the CloudEvents String type allows, of which an attribute must hold at least one.
+/// Whether a text is non-empty and of the CloudEvents String type.
 fn is_attribute(text: &str) -> bool {
     let noncharacter = |c: char| matches!(c, '\u{fdd0}'..='\u{fdef}') || (c as u32) & 0xfffe == 0xfffe;
     !text.is_empty() && !text.chars().any(|c| c.is_control() || noncharacter(c))
 }
 
-/// Everything that must hold of a CloudEvent, whatever it was made of.
+/// Checks what must hold of any CloudEvent.
 fn check(event: &CloudEvent, raw: &[u8]) {
     let mut names = HashSet::new();
     for (attribute, value) in event.attributes() {
@@ -207,7 +207,7 @@ fn check(event: &CloudEvent, raw: &[u8]) {
     }
 }
 
-/// Walks the stages that read what a sender wrote.
+/// Runs the stages that read what the sender wrote.
 fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>]) {
     let body = bytes::Bytes::copy_from_slice(body);
     let received_at = OffsetDateTime::now_utc();

@@ -1,4 +1,4 @@
-//! The id of an event, computed here once more from its formula.
+//! Event ids, computed a second time from their formula.
 
 use std::collections::HashSet;
 
@@ -48,7 +48,7 @@ fn envelope(webhook: &str, events: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn the_formula_holds_and_so_does_a_restart() {
+async fn ids_follow_the_formula_also_after_a_restart() {
     for _restart in 0..2 {
         let batch = [EVENT, EVENT, r#"{"event_type":"x.z"}"#];
         let ids: Vec<_> = (0..3).map(|at| formula("w", "k", at, batch[at])).collect();
@@ -59,13 +59,13 @@ async fn the_formula_holds_and_so_does_a_restart() {
 }
 
 #[test]
-fn the_formula_is_the_same_for_ever() {
+fn ids_never_change() {
     // A changed id is a second copy of every event that is retried over an upgrade.
     assert_eq!(formula("w", "k", 0, EVENT), "b842c9fe-d5d0-5d1e-9b5d-aedacf61bbe7");
 }
 
 #[tokio::test]
-async fn anything_that_differs_makes_another_id() {
+async fn every_part_of_the_formula_changes_the_id() {
     let bridge = Bridge::start().await;
     let other = r#"{ "event_type":  "x.y" }"#;
     let requests = [
@@ -86,7 +86,7 @@ async fn anything_that_differs_makes_another_id() {
 }
 
 #[tokio::test]
-async fn a_key_is_the_same_with_and_without_one_pair_of_quotes() {
+async fn an_idempotency_key_is_the_same_with_and_without_quotes() {
     let longest = "k".repeat(255);
     let quoted_longest = format!("\"{longest}\"");
     let table = [
@@ -109,7 +109,7 @@ async fn a_key_is_the_same_with_and_without_one_pair_of_quotes() {
 }
 
 #[tokio::test]
-async fn without_a_usable_key_an_event_is_published_every_time_and_counted() {
+async fn without_a_usable_idempotency_key_every_delivery_is_published_and_counted() {
     let long = "k".repeat(256);
     let keys: [&[&[u8]]; 10] = [
         &[],
@@ -148,14 +148,14 @@ async fn without_a_usable_key_an_event_is_published_every_time_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_filtered_or_in_quarantine_needs_no_key() {
+async fn filtered_and_quarantined_events_need_no_idempotency_key() {
     let bridge = Bridge::with(|config| config.sources[0].filter.exclude.types = vec!["x.y".into()]).await;
     bridge.ask(&Request::signed(envelope("w", &[EVENT, "7"]))).await;
     assert_eq!(bridge.metric("identity_missing_total", &[("source", "attio")]).await, 0.0);
 }
 
 #[tokio::test]
-async fn an_event_id_of_its_own_comes_first() {
+async fn an_event_id_in_the_body_comes_first() {
     let longest = "e".repeat(128);
     let too_long = "e".repeat(129);
     let table = [
@@ -180,7 +180,7 @@ async fn an_event_id_of_its_own_comes_first() {
 }
 
 #[tokio::test]
-async fn an_event_id_of_its_own_needs_no_key_and_outlives_a_changed_one() {
+async fn an_event_id_in_the_body_needs_no_idempotency_key() {
     let bridge = Bridge::start().await;
     let event = |note: &str| format!(r#"{{"event_type":"x.y","id":{{"event_id":"e"}},"note":"{note}"}}"#);
     assert_eq!(bridge.ask(&Request::signed(event("first"))).await.reason(), "accepted");
@@ -190,7 +190,7 @@ async fn an_event_id_of_its_own_needs_no_key_and_outlives_a_changed_one() {
 }
 
 #[tokio::test]
-async fn a_captured_body_under_a_stolen_key_suppresses_nothing() {
+async fn a_replayed_body_under_another_key_suppresses_nothing() {
     let bridge = Bridge::start().await;
     let (captured, honest) = (r#"{"event_type":"x.y","a":1}"#, r#"{"event_type":"x.y","a":2}"#);
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Names from the wire on a real NATS and over all of Unicode: they reach no subject but those of the
-//! table, no header of the protocol, and no other stream.
+//! Hostile names in bodies, on a real NATS and over all of Unicode: they reach no subject outside the route
+//! table, no protocol header, and no other stream.
 
 use attio_bridge::pipeline::parse::{self, Element, Parsed};
 use attio_bridge::pipeline::route::{Options, Routes};
@@ -12,7 +12,7 @@ use crate::support::request::Request;
 use crate::support::stress;
 
 #[test]
-fn no_character_of_unicode_leads_out_of_the_table() {
+fn no_unicode_character_leads_outside_the_route_table() {
     let routes = Routes::new(&Options { prefix: "attio".into(), categories: Default::default() });
     let (addresses, step) = (routes.addresses(), 1_114_112 / stress(20_000, 1_114_112));
     let fits = |subject: &str| subject.bytes().all(|b| b.is_ascii_lowercase() || b".-".contains(&b));

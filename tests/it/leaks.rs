@@ -22,10 +22,10 @@ const LOGIN: &str = "canary-broker-login-77e2d1";
 const BODY: &str = "canary-body-b1946ac9";
 const HEADER: &str = "canary-header-2f83d6f1";
 
-/// Everything of every dependency.
+/// All log lines of every dependency.
 const LOUDEST: &str = "trace,async_nats=trace,librdkafka=trace,rdkafka=trace";
 
-/// What nobody but Attio, the bus and the bridge may know.
+/// What only Attio, the bus and the bridge may know.
 fn canaries() -> Canaries {
     let mut all: Vec<String> = [WEBHOOK, PREVIOUS, API_KEY, LOGIN, BODY, HEADER].map(str::to_owned).into();
     all.extend(requests().iter().flat_map(|request| request.headers.clone()).filter_map(|(name, value)| {
@@ -45,7 +45,7 @@ fn signed(secret: &str, body: &str) -> Request {
     Request::unsigned(body).header("Attio-Signature", sign(secret, &[body.as_bytes()]))
 }
 
-/// Good ones, bad ones and broken ones, each with something in it that must not be seen again.
+/// Good, forged and malformed requests, each with a canary.
 fn requests() -> Vec<Request> {
     let (body, wrong) = (body(), sign("no secret of anybody here", &[body().as_bytes()]));
     vec![

@@ -1,4 +1,4 @@
-//! The edge over time: deadlines of connections, budgets, probes, and the drain.
+//! Life of a bridge: timeouts of connections, in-flight limits, probes, drain, supervision.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ async fn trickle(client: &mut Client, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_ends_the_connection() {
+async fn header_timeout_closes_the_connection() {
     let bridge = with_timeouts(SHORT, LONG, LONG).await;
     let request = event(1).header("X-Filler", vec![b'x'; 100]);
     let head = request.head();
@@ -59,7 +59,7 @@ async fn a_head_that_does_not_come_ends_the_connection() {
     }
     let mut client = bridge.connect().await;
     trickle(&mut client, &request.bytes()).await;
-    assert!(client.try_receive().await.is_none(), "the deadline is not one of silence");
+    assert!(client.try_receive().await.is_none(), "the deadline is for the whole head");
 
     let mut client = bridge.connect().await;
     assert_eq!(client.ask(&event(2)).await.status, 200);
@@ -68,7 +68,7 @@ async fn a_head_that_does_not_come_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
+async fn body_timeout_answers_408_and_closes_the_connection() {
     let bridge = with_timeouts(LONG, SHORT, LONG).await;
     let mut request = event(1);
     request.body.extend([b' '; 150]);
@@ -95,7 +95,7 @@ async fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_may_be_idle_for_longer_than_a_head_may_take() {
+async fn idle_timeout_is_longer_than_header_timeout() {
     let bridge = with_timeouts(SHORT, SHORT, LONG).await;
     let mut client = bridge.connect().await;
     for at in 0..2 {
@@ -106,7 +106,7 @@ async fn a_connection_may_be_idle_for_longer_than_a_head_may_take() {
 }
 
 #[tokio::test]
-async fn a_connection_may_not_be_idle_for_ever() {
+async fn idle_timeout_closes_the_connection() {
     let bridge = with_timeouts(LONG, LONG, SHORT).await;
     let mut client = bridge.connect().await;
     assert_eq!(client.ask(&event(1)).await.status, 200);
@@ -114,19 +114,19 @@ async fn a_connection_may_not_be_idle_for_ever() {
 }
 
 #[tokio::test]
-async fn no_deadline_of_the_connection_strikes_while_a_delivery_is_worked_on() {
+async fn no_connection_timeout_fires_while_a_delivery_is_processed() {
     let bridge = with_timeouts(SHORT, SHORT, SHORT).await;
     bridge.bus.answer(Answer::Late);
     let mut client = bridge.connect().await;
     client.send(&event(1)).await;
-    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
     tokio::time::sleep(SEVERAL_SHORT).await;
     bridge.bus.release();
     assert_eq!(client.receive().await.status, 200);
 }
 
 #[tokio::test]
-async fn no_more_deliveries_are_in_flight_than_allowed() {
+async fn max_in_flight_limits_deliveries() {
     let bridge = Bridge::with(|config| {
         config.http.max_in_flight = 3;
         config.http.answer_timeout = LONG;
@@ -146,7 +146,7 @@ async fn no_more_deliveries_are_in_flight_than_allowed() {
         assert!(answer.header("retry-after").is_some());
     }
     assert_eq!(bridge.bus.attempts(), 3, "what is refused reaches no bus");
-    // A request that needs no place is answered as ever.
+    // A request that needs no permit is answered as usual.
     assert_eq!(bridge.ask(&event(9).method("PUT")).await.status, 405);
     bridge.bus.release();
     for mut client in hanging {
@@ -159,7 +159,7 @@ async fn no_more_deliveries_are_in_flight_than_allowed() {
 }
 
 #[tokio::test]
-async fn a_publish_keeps_its_place_after_the_answer() {
+async fn a_publish_holds_its_permit_after_the_answer() {
     let bridge = Bridge::with(|config| {
         config.http.max_in_flight = 1;
         config.http.answer_timeout = SHORT;
@@ -173,7 +173,7 @@ async fn a_publish_keeps_its_place_after_the_answer() {
 }
 
 #[tokio::test]
-async fn every_way_of_ending_gives_its_place_back() {
+async fn every_outcome_releases_its_permit() {
     let bridge = Bridge::with(|config| {
         config.http.max_in_flight = 1;
         config.http.max_body_bytes = 100;
@@ -207,7 +207,7 @@ async fn every_way_of_ending_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn no_more_bytes_are_in_flight_than_allowed() {
+async fn max_in_flight_bytes_limits_bodies() {
     let bridge = Bridge::with(|config| {
         config.http.max_body_bytes = 600;
         config.http.max_in_flight_bytes = 1000;
@@ -242,7 +242,7 @@ async fn no_more_bytes_are_in_flight_than_allowed() {
 }
 
 #[tokio::test]
-async fn no_more_connections_are_served_than_allowed() {
+async fn max_connections_limits_connections() {
     let bridge = Bridge::with(|config| config.http.max_connections = 2).await;
     let mut first = bridge.connect().await;
     let mut second = bridge.connect().await;
@@ -273,14 +273,14 @@ async fn probes() {
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_was_accepted_and_takes_nothing_new() {
+async fn drain_finishes_accepted_deliveries_and_refuses_new_ones() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Late);
     let mut idle = bridge.connect().await;
     assert_eq!(idle.ask(&Request::unsigned("")).await.status, 401);
     let mut busy = bridge.connect().await;
     busy.send(&event(1)).await;
-    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
     let mut open = waiting_client(&bridge).await;
     assert_eq!(bridge.admin("/readyz").await.status, 200);
 
@@ -307,12 +307,12 @@ async fn a_stop_finishes_what_was_accepted_and_takes_nothing_new() {
 }
 
 #[tokio::test]
-async fn a_stop_waits_for_a_delivery_whose_client_left() {
+async fn drain_waits_for_a_delivery_whose_client_disconnected() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Late);
     let mut client = bridge.connect().await;
     client.send(&event(1)).await;
-    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
     drop(client);
     bridge.begin_stop();
     refused(&bridge).await;
@@ -322,7 +322,7 @@ async fn a_stop_waits_for_a_delivery_whose_client_left() {
 }
 
 #[tokio::test]
-async fn before_the_drain_there_may_be_a_delay_in_which_all_is_served() {
+async fn shutdown_delay_keeps_serving_while_unready() {
     let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(1)).await;
     bridge.begin_stop();
     eventually("it is unready", || async { bridge.admin("/readyz").await.status == 503 }).await;
@@ -331,7 +331,7 @@ async fn before_the_drain_there_may_be_a_delay_in_which_all_is_served() {
 }
 
 #[tokio::test]
-async fn an_idle_bridge_stops_at_once() {
+async fn drain_of_an_idle_bridge_ends_at_once() {
     let bridge = Bridge::with(|config| config.shutdown.drain_timeout = LONG).await;
     let mut client = bridge.connect().await;
     client.ask(&event(1)).await;
@@ -340,7 +340,7 @@ async fn an_idle_bridge_stops_at_once() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_does_not_hold_up_a_stop_for_ever() {
+async fn drain_timeout_ends_a_connection_without_a_request() {
     let bridge = Bridge::with(|config| {
         config.http.header_timeout = LONG;
         config.shutdown.drain_timeout = SHORT;
@@ -352,7 +352,7 @@ async fn a_connection_without_a_request_does_not_hold_up_a_stop_for_ever() {
 }
 
 #[tokio::test]
-async fn a_publish_that_hangs_past_the_drain_is_abandoned_and_that_is_said() {
+async fn a_publish_that_hangs_past_the_drain_is_reported_as_abandoned() {
     // While its delivery waits, and when only the message is left of it.
     for (answer_timeout, expected) in [(LONG, (1, 1)), (SHORT, (0, 1))] {
         let bridge = Bridge::with(|config| {
@@ -363,7 +363,7 @@ async fn a_publish_that_hangs_past_the_drain_is_abandoned_and_that_is_said() {
         bridge.bus.answer(Answer::Hang);
         let mut client = bridge.connect().await;
         client.send(&event(1)).await;
-        eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+        eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
         let error = bridge.stop().await.unwrap_err();
         let Error::Abandoned { deliveries, messages } = error else { panic!("{error}") };
         assert_eq!((deliveries, messages), expected);
@@ -371,14 +371,14 @@ async fn a_publish_that_hangs_past_the_drain_is_abandoned_and_that_is_said() {
 }
 
 #[tokio::test]
-async fn a_delivery_without_an_answer_is_abandoned_even_if_the_bus_knows_nothing_of_it() {
+async fn an_unanswered_delivery_is_abandoned_even_if_the_bus_has_no_message() {
     let mut config = config(&[]);
     config.http.answer_timeout = LONG;
     config.shutdown.drain_timeout = SHORT;
     let bridge = Bridge::over(Arc::new(Silent::default()), config).await;
     let mut client = bridge.connect().await;
     client.send(&event(1)).await;
-    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
     let error = bridge.stop().await.unwrap_err();
     assert!(matches!(error, Error::Abandoned { deliveries: 1, messages: 0 }), "{error}");
 }
@@ -393,7 +393,7 @@ async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
     bridge.bus.answer(Answer::Hang);
     let mut client = bridge.connect().await;
     client.send(&event(1)).await;
-    eventually("the event is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
     assert!(bridge.stop().await.is_err());
     let answer = client.try_receive().await;
     assert!(answer.is_none_or(|answer| answer.status == 503));

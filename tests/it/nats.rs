@@ -1,6 +1,6 @@
 //! The NATS adapter on a real server.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use attio_bridge::bus::nats::options::Ensure;
 use attio_bridge::cloudevent::ContentMode;
@@ -125,6 +125,8 @@ fn a_subject_that_is_not_permitted_is_refused_at_once() {
     let on = |subject: &str| {
         let mut options = attio_bridge::bus::nats::Options::new([server.url()]);
         options.stream.name = "LOCKED".into();
+        // Nothing times out: only the violation can end the wait.
+        options.publish_timeout = Duration::from_secs(3600);
         options.auth = Some(attio_bridge::bus::nats::options::Auth::User {
             username: "bridge".into(),
             password: "bridge".to_owned().into(),
@@ -135,11 +137,9 @@ fn a_subject_that_is_not_permitted_is_refused_at_once() {
     let allowed = on("allowed.record").wait_for(BusState::Up);
     assert_eq!(label(&allowed.verdict()), "acknowledged");
     let locked = on("other.record").wait_for(BusState::Up);
-    let begun = Instant::now();
     let refused = locked.verdict();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("not permitted to publish to other.record"));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -155,9 +155,7 @@ fn a_killed_server_is_noticed_refused_at_once_and_taken_up_again() {
     assert_eq!(label(&verdict), "unavailable");
     assert!(verdict.unwrap_err().to_string().contains(server.url().trim_start_matches("nats://")));
     server.restart();
-    let back = Instant::now();
     bench.until(BusState::Up);
-    assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
     eventually("it is acknowledged again", || label(&bench.verdict()) == "acknowledged");
 }
 

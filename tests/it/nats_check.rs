@@ -39,8 +39,8 @@ fn a_stream_that_fits_is_good() {
     });
     let rows = found(&server.url(), &place, &[], 0);
     says(&rows, "reachable", "ok", "2.15.1");
-    says(&rows, "stream", "ok", "takes every subject");
-    says(&rows, "durability", "warning", "one copy");
+    says(&rows, "stream", "ok", "accepts every subject");
+    says(&rows, "durability", "warning", "one replica");
     says(&rows, "durability", "warning", "sync_interval");
     says(&rows, "duplicates", "warning", "2h");
     says(&rows, "tls", "ok", "asks for none");
@@ -56,13 +56,13 @@ fn what_is_wrong_with_a_stream_is_told() {
     let rows = found(&server.url(), &place, &[], 3);
     says(&rows, "stream", "failed", "does not exist");
     let rows = found(&server.url(), &place, &[("NATS__STREAM__ENSURE", "create")], 0);
-    says(&rows, "stream", "warning", "`serve` makes it");
+    says(&rows, "stream", "warning", "`serve` creates it");
     assert!(server.stream(&place.stream).is_none(), "nothing is made");
     server.create_stream(&place.stream, &[&format!("{}.record.>", place.prefix)], |config| {
         config.max_message_size = 1000;
     });
     let rows = found(&server.url(), &place, &[], 3);
-    says(&rows, "stream", "failed", "does not take");
+    says(&rows, "stream", "failed", "does not accept");
     says(&rows, "stream", "warning", "duplicate_window is 2m");
     says(&rows, "sizes", "warning", "1000 bytes");
 }

@@ -52,7 +52,7 @@ async fn a_missing_stream_is_named_once_with_what_to_do() {
     }
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
     ready(&bridge).await;
-    until_said(&logs, "INFO", "takes every event").await;
+    until_said(&logs, "INFO", "accepts every event").await;
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn another_stream_on_the_subjects_is_named() {
     let (logs, server, place, other) = (Logs::capture(), shared(), Place::new("named"), stream_name("other"));
     server.create_stream(&other, &[&format!("{}.note.>", place.prefix)], |_| {});
     let _bridge = place.bridge(&server, &[]).await;
-    until_said(&logs, "ERROR", &format!("stream {other} takes {}.note.", place.prefix)).await;
+    until_said(&logs, "ERROR", &format!("stream {other} accepts {}.note.", place.prefix)).await;
     server.delete_stream(&other);
 }
 
@@ -74,7 +74,7 @@ async fn every_difference_of_the_stream_is_in_one_line() {
     });
     let bridge = place.bridge(&server, &VERIFY).await;
     ready(&bridge).await;
-    until_said(&logs, "WARN", "not as configured").await;
+    until_said(&logs, "WARN", "differs from the configuration").await;
     let warnings = lines(&logs, "WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for words in ["storage is memory", "duplicate_window is 1m", "max_age is 1h"] {
@@ -89,12 +89,12 @@ async fn an_outage_is_told_at_its_beginning_and_its_end() {
     ready(&bridge).await;
     server.kill();
     until_said(&logs, "WARN", "connection lost").await;
-    until_said(&logs, "WARN", "trouble with a server").await;
+    until_said(&logs, "WARN", "connection error").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let warnings = lines(&logs, "WARN");
     assert!(warnings.len() <= 3, "a line a change, not a line a try: {warnings:?}");
     server.restart();
-    until_said(&logs, "INFO", "connected again").await;
+    until_said(&logs, "INFO", "reconnected").await;
 }
 
 /// What a server says that refuses more, before it goes, than the client has room to tell of.
@@ -132,7 +132,7 @@ async fn a_loss_that_the_client_had_no_room_to_tell_of_is_noticed() {
     server.write_all(&flood()).unwrap();
     drop((server, listener));
 
-    until_said(&logs, "INFO", "first contact").await;
+    until_said(&logs, "INFO", "nats: connected").await;
     until_said(&logs, "WARN", "connection lost").await;
     assert_eq!(metrics.bus().up.get(), 0);
 }

@@ -79,7 +79,7 @@ fn the_first_command_works_in_a_fresh_clone() {
 }
 
 #[test]
-fn dev_is_read_along_with_kcat() {
+fn kcat_reads_the_events_of_dev() {
     let desk = desk();
     let mut command = desk.command(&["dev", "--json", "--rate", "20", "--listen", "127.0.0.1:0"]);
     command.env_remove("ATTIO_BRIDGE_CONFIG");
@@ -104,7 +104,7 @@ fn desk() -> Desk {
 
 /// From the first configuration to a delivery that came back out of quarantine.
 #[test]
-fn an_evening_on_a_real_broker() {
+fn from_first_configuration_to_quarantine_replay_on_kafka() {
     let (desk, broker, prefix) = (desk(), Broker::start(), unique("newcomer"));
     let (http, admin) = (free_address(), free_address());
     desk.write("secret", SECRET);

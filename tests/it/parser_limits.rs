@@ -1,4 +1,4 @@
-//! What a signed body may do to whoever reads it: be deep, long, crowded or compressed, and nothing else.
+//! Signed bodies that are deep, long, crowded or compressed are parsed in bounded memory or refused.
 
 use attio_bridge::bus::memory::Answer;
 
@@ -7,7 +7,7 @@ use crate::support::client::Client;
 use crate::support::request::Request;
 use crate::support::served::Served;
 
-/// Bodies that have brought other readers down, each with the reason of its answer.
+/// Bodies that have crashed other parsers, each with the reason of its answer.
 fn bodies() -> Vec<(&'static str, String, &'static str)> {
     let event = |member: &str| format!(r#"{{"event_type":"x.y","m":{member}}}"#);
     let nested = |open: &str, inner: &str, close: &str, depth: usize| {
@@ -17,7 +17,7 @@ fn bodies() -> Vec<(&'static str, String, &'static str)> {
         let members: Vec<_> = (0..90_000).map(|at| format!("\"{}\":0", name(at))).collect();
         format!("{{{}}}", members.join(","))
     };
-    // As if written for the hash of another language: equal lengths, equal sums.
+    // Hash collisions in other languages: equal lengths, equal sums.
     let alike = |at: usize| format!("{:020b}", at).replace('0', "Aa").replace('1', "BB");
     vec![
         ("63 levels in an event", nested("[", "", "]", 63), "accepted"),

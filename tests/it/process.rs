@@ -1,10 +1,9 @@
-//! The built binary as an operator runs it: what it prints, how it stops, how it exits.
+//! The built binary as an operator runs it: output, stop, exit code.
 
 use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
@@ -25,7 +24,7 @@ fn task_created(task: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stdout_has_one_event_a_line_before_the_answer_and_sigterm_ends_it_with_0() {
+async fn stdout_bus_writes_one_event_per_line_before_the_answer_and_sigterm_exits_0() {
     for signal in ["TERM", "INT"] {
         let mut served = Served::start(&[STDOUT]);
         let mut out = served.stdout();
@@ -46,7 +45,7 @@ async fn stdout_has_one_event_a_line_before_the_answer_and_sigterm_ends_it_with_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_has_gone_is_a_broker_that_has_gone() {
+async fn a_closed_stdout_pipe_is_broker_unavailable() {
     let mut served = Served::start(&[STDOUT]);
     drop(served.stdout());
     let answer = Client::connect(served.http).await.ask(&Request::keyed("k", task_created("t"))).await;
@@ -54,14 +53,14 @@ async fn a_reader_that_has_gone_is_a_broker_that_has_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_it_at_once_with_1() {
+async fn a_second_signal_exits_1_at_once() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = nobody.local_addr().unwrap().to_string();
     let mut served = Served::start(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
-        // Accepts and never says a word: the delivery hangs until its answer is due.
+        // Accepts and never answers: the delivery hangs until its answer is due.
         ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", &address),
-        ("ATTIO_BRIDGE__SHUTDOWN__DELAY", "60s"),
+        ("ATTIO_BRIDGE__SHUTDOWN__DELAY", "1h"),
     ]);
     let mut client = Client::connect(served.http).await;
     client.send(&Request::keyed("k", task_created("t"))).await;
@@ -72,10 +71,8 @@ async fn a_second_signal_ends_it_at_once_with_1() {
         Client::connect(served.admin).await.ask(&request).await.body == b"draining\n"
     })
     .await;
-    let begun = Instant::now();
     served.signal("TERM");
     assert_eq!(served.ended().code(), Some(1));
-    assert!(begun.elapsed() < Duration::from_secs(5), "the drain would have taken a minute");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +121,7 @@ async fn sigterm_under_load_loses_nothing_that_was_answered_200() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bus_that_is_not_there_is_told_with_what_to_do() {
+async fn an_unreachable_broker_is_reported_with_what_to_do() {
     // A port that no test is ever given.
     let address = "127.0.0.1:1";
     let table = [
@@ -139,7 +136,7 @@ async fn a_bus_that_is_not_there_is_told_with_what_to_do() {
             served.log().iter().any(advised)
         })
         .await;
-        eventually("readiness says it too", || async {
+        eventually("readiness reports it too", || async {
             let answer = served.admin("/readyz").await;
             let body = String::from_utf8_lossy(&answer.body).into_owned();
             answer.status == 503 && body.contains("onnection refused") && body.contains(advice)
@@ -165,7 +162,7 @@ fn silent_name_server() -> Option<(UdpSocket, tempfile::NamedTempFile)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_serve_with_0_while_name_resolution_hangs() {
+async fn sigterm_exits_0_while_name_resolution_hangs() {
     let Some((socket, resolv_conf)) = silent_name_server() else { return };
     for (bus, key) in [("kafka", "KAFKA__BOOTSTRAP_SERVERS"), ("nats", "NATS__SERVERS")] {
         let key = format!("ATTIO_BRIDGE__{key}");

@@ -1,5 +1,5 @@
-//! Secrets that change while the bridge serves: no good delivery is refused, none under a removed
-//! secret is taken, and what is not good changes nothing.
+//! Reload of secrets: no valid delivery is refused, none under a removed secret is accepted, an invalid
+//! configuration changes nothing, and a failed reload is retried.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
@@ -43,7 +43,7 @@ async fn serve(setup: &Setup) -> Bridge {
     Bridge::over(Memory::new(), setup.config()).await
 }
 
-/// Waits for a reload that the bridge comes to by itself.
+/// Waits for so many automatic reloads.
 async fn reloads(bridge: &Bridge, result: &str, count: f64) {
     bridge.until("config_reloads_total", &[("result", result)], count).await;
 }
@@ -57,12 +57,12 @@ async fn reload(bridge: &Bridge, result: &str) {
         .await;
 }
 
-/// The status and the label of a delivery signed with a secret.
+/// The status of a delivery signed with a secret.
 async fn status(bridge: &Bridge, secret: &str) -> u16 {
     bridge.ask(&signed(secret, 0)).await.status
 }
 
-/// Senders that never stop, all with one secret at a time.
+/// Senders that send all the time, all with one secret at a time.
 struct Traffic {
     new: Arc<AtomicBool>,
     over: Arc<AtomicBool>,
@@ -83,7 +83,7 @@ impl Traffic {
                     let secret = if new.load(Ordering::SeqCst) { NEW } else { OLD };
                     let at = sent.load(Ordering::SeqCst) * 4 + which;
                     let answer = client.ask(&signed(secret, at)).await;
-                    assert_eq!(answer.told(), (200, "accepted".into()), "a good delivery, number {at}");
+                    assert_eq!(answer.told(), (200, "accepted".into()), "valid delivery {at}");
                     sent.fetch_add(1, Ordering::SeqCst);
                 }
             });
@@ -95,11 +95,11 @@ impl Traffic {
         self.sent.iter().map(|sent| sent.load(Ordering::SeqCst)).sum()
     }
 
-    /// Signs with the other secret from now on, and waits until nothing of the first is under way.
+    /// Signs with the other secret from now on, and waits until every delivery with the first is answered.
     async fn turn(&self, new: bool) {
         self.new.store(new, Ordering::SeqCst);
         let before: Vec<usize> = self.sent.iter().map(|sent| sent.load(Ordering::SeqCst)).collect();
-        eventually("every sender has turned", || async {
+        eventually("every sender uses the other secret", || async {
             self.sent.iter().zip(&before).all(|(sent, before)| sent.load(Ordering::SeqCst) > before + 1)
         })
         .await;
@@ -119,11 +119,11 @@ async fn scrape(admin: SocketAddr) -> Scrape {
     Scrape::parse(std::str::from_utf8(&Client::connect(admin).await.ask(&request).await.body).unwrap())
 }
 
-/// Rotates the secret back and forth under traffic; `reload` tells the bridge that the file is new.
+/// Rotates the secret back and forth under traffic; `reload` requests a reload.
 async fn rotate(setup: &Setup, http: SocketAddr, admin: SocketAddr, reload: impl Fn()) {
     let traffic = Traffic::start(http);
     let enough = if full_tier() { 100_000 } else { 3_000 };
-    // In force is what is seen from outside; the bridge may have reloaded by itself besides.
+    // Tested by deliveries, because the bridge may also reload on its own.
     let put = async |secrets: &[(&str, &str)]| {
         let draft = setup.write("draft", configuration(secrets, ""));
         std::fs::rename(draft, setup.folder().join("config.toml")).unwrap();
@@ -163,14 +163,14 @@ async fn rotate(setup: &Setup, http: SocketAddr, admin: SocketAddr, reload: impl
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_good_delivery_is_refused_while_secrets_are_rotated() {
+async fn no_valid_delivery_is_refused_while_secrets_are_rotated() {
     let setup = Setup::empty().toml(&configuration(&[("old", OLD)], ""));
     let bridge = serve(&setup).await;
     rotate(&setup, bridge.http, bridge.admin, || bridge.begin_reload()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sighup_reloads_and_no_good_delivery_is_refused() {
+async fn sighup_reloads_and_no_valid_delivery_is_refused() {
     let setup = Setup::empty().toml(&configuration(&[("old", OLD)], ""));
     let config = setup.folder().join("config.toml");
     let mut served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
@@ -191,7 +191,7 @@ fn mount(folder: &Path, version: &str, secret: &str) {
 }
 
 #[tokio::test]
-async fn a_secret_whose_link_is_swapped_is_reloaded_without_being_asked() {
+async fn a_secret_whose_symlink_is_swapped_is_reloaded() {
     let setup = Setup::empty().var("ATTIO_BRIDGE__BUS__TYPE", "stdout");
     let folder = setup.folder().to_owned();
     mount(&folder, "..1", OLD);
@@ -206,14 +206,14 @@ async fn a_secret_whose_link_is_swapped_is_reloaded_without_being_asked() {
     reloads(&bridge, "ok", 1.0).await;
     assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (401, 200));
 
-    // And written in place, as people do.
+    // Written in place.
     std::fs::write(folder.join("secret"), format!("{OLD}\n")).unwrap();
     reloads(&bridge, "ok", 2.0).await;
     assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 401));
 }
 
 #[tokio::test]
-async fn a_configuration_file_that_changes_is_reloaded_without_being_asked() {
+async fn a_changed_configuration_file_is_reloaded() {
     let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
     let bridge = serve(&setup).await;
     assert_eq!(status(&bridge, NEW).await, 401);
@@ -226,7 +226,7 @@ async fn a_configuration_file_that_changes_is_reloaded_without_being_asked() {
 }
 
 #[tokio::test]
-async fn a_bad_reload_changes_nothing_and_says_what_is_wrong() {
+async fn an_invalid_reload_changes_nothing_and_reports_the_problem() {
     let logs = Logs::capture();
     let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
     let bridge = serve(&setup).await;
@@ -246,7 +246,7 @@ async fn a_bad_reload_changes_nothing_and_says_what_is_wrong() {
     reload(&bridge, "failed").await;
     assert!(logs.text().contains("cannot be read"));
     assert_eq!(status(&bridge, OLD).await, 200);
-    // The way back.
+    // Valid again.
     setup.write("config.toml", configuration(&[("a", NEW)], ""));
     reload(&bridge, "ok").await;
     assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (401, 200));
@@ -256,7 +256,7 @@ async fn a_bad_reload_changes_nothing_and_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reloaded_is_named_and_the_secrets_are_taken_all_the_same() {
+async fn keys_that_need_a_restart_are_named_and_secrets_are_reloaded() {
     let logs = Logs::capture();
     let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
     let bridge = serve(&setup).await;
@@ -293,7 +293,7 @@ async fn a_failed_reload_is_retried_when_the_ca_file_is_back() {
     };
     let setup = setup.toml(&with_ca(OLD));
     let bridge = serve(&setup).await;
-    // A directory in its place cannot be read, not even by root.
+    // Not even root can read a directory as a file.
     std::fs::remove_file(&ca).unwrap();
     std::fs::create_dir(&ca).unwrap();
     setup.write("config.toml", with_ca(NEW));

@@ -1,4 +1,4 @@
-//! Secrets: where they come from, what they must be, and that nothing ever shows one.
+//! Secrets: sources, checks, and that no output shows one.
 
 use secrecy::ExposeSecret;
 
@@ -19,7 +19,7 @@ fn secrets(setup: &Setup) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_secret_stays_the_text_it_is() {
+fn a_secret_is_always_text() {
     for tail in ["00123", "true", "1e5", "[x]", "\"q\"", "a,b"] {
         let secret = format!("{tail:0>20}");
         let setup = stdout().var("ATTIO_WEBHOOK_SECRET", &secret);
@@ -32,7 +32,7 @@ fn a_secret_stays_the_text_it_is() {
 }
 
 #[test]
-fn one_line_end_of_a_file_is_not_part_of_the_secret() {
+fn one_trailing_line_end_of_a_secret_file_is_trimmed() {
     for (end, kept) in [("", ""), ("\n", ""), ("\r\n", ""), ("\n\n", "\n"), (" \n", " "), ("\r", "\r")] {
         let setup = stdout();
         let path = setup.write("secret", format!("{SECRET}{end}"));
@@ -42,7 +42,7 @@ fn one_line_end_of_a_file_is_not_part_of_the_secret() {
 }
 
 #[test]
-fn the_shorthands_are_secrets_of_the_source_attio() {
+fn shorthand_variables_are_secrets_of_the_source_attio() {
     let setup = stdout().var("ATTIO_WEBHOOK_SECRET", SECRET).var("ATTIO_WEBHOOK_SECRET_PREVIOUS", CANARY);
     let both = [("default".to_owned(), SECRET.to_owned()), ("previous".to_owned(), CANARY.to_owned())];
     assert_eq!(secrets(&setup), both);
@@ -53,7 +53,7 @@ fn the_shorthands_are_secrets_of_the_source_attio() {
 }
 
 #[test]
-fn a_secret_of_the_file_has_three_ways() {
+fn a_secret_is_given_by_value_file_or_env() {
     let setup = stdout();
     let path = setup.write("secret", SECRET);
     let text = format!(
@@ -66,7 +66,7 @@ fn a_secret_of_the_file_has_three_ways() {
 }
 
 #[test]
-fn what_is_no_secret_is_refused() {
+fn an_invalid_secret_is_refused() {
     let of = |secrets: &str| stdout().toml(&format!("[sources.attio]\nsecrets = {secrets}\n"));
     let good = format!("value = \"{SECRET}\"");
     let table = [
@@ -128,7 +128,7 @@ fn secrets_of_the_other_sections_may_be_files() {
     assert_eq!(origin, "environment ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE");
 }
 
-/// Every place for a secret holds the canary.
+/// A configuration with the canary in every secret.
 fn canaries(more: &str) -> Setup {
     stdout()
         .toml(&format!(
@@ -143,7 +143,7 @@ fn canaries(more: &str) -> Setup {
 }
 
 #[test]
-fn the_effective_configuration_hides_them() {
+fn the_effective_configuration_hides_secrets() {
     let config = canaries("").config();
     let shown =
         [config.to_text(), config.to_json().to_string(), format!("{config:?}"), format!("{config:#?}")];
@@ -159,7 +159,7 @@ fn the_effective_configuration_hides_them() {
 }
 
 #[test]
-fn problems_hide_them() {
+fn problems_hide_secrets() {
     let cut = &CANARY[..12];
     let kafka = Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka");
     let table = [

@@ -1,4 +1,4 @@
-//! `send`, as somebody uses it who wants to see a bridge at work, or one that does not answer well.
+//! The verb `send`, run as a program.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -16,13 +16,13 @@ use crate::support::request::SECRET;
 use crate::support::served::Served;
 use crate::support::tls;
 
-const OTHER: &str = "a secret that the bridge has never heard of";
+const OTHER: &str = "a secret that the bridge does not have";
 
 fn run(arguments: &[&str], secret: &str) -> Output {
     trusting(None, arguments, secret)
 }
 
-/// With a file of the authorities that alone are trusted.
+/// Trusts only the certificate authorities in a file.
 fn trusting(authorities: Option<&Path>, arguments: &[&str], secret: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
         .args(["send", "--secret-env", "SECRET"])
@@ -35,7 +35,7 @@ fn trusting(authorities: Option<&Path>, arguments: &[&str], secret: &str) -> Out
         .expect("the program runs")
 }
 
-/// What is printed with `--json`, and the exit code. Nothing else is said where nobody looks on.
+/// The exit code and the JSON. Standard error is empty, because it is not a terminal.
 fn sent(arguments: &[&str], secret: &str) -> (Option<i32>, Value) {
     let output = run(&[arguments, &["--json"]].concat(), secret);
     assert!(output.stderr.is_empty(), "{arguments:?}: {output:?}");
@@ -46,13 +46,13 @@ fn sent(arguments: &[&str], secret: &str) -> (Option<i32>, Value) {
 fn bridge() -> (Served, String) {
     let mut bridge = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
     let mut events = bridge.stdout();
-    // What nobody reads is not acknowledged once the pipe is full.
+    // Events are acknowledged only while the pipe is read.
     std::thread::spawn(move || std::io::copy(&mut events, &mut std::io::sink()));
     let url = format!("http://{}/webhooks/attio", bridge.http);
     (bridge, url)
 }
 
-/// How many were answered so.
+/// The number of deliveries with this answer.
 fn count(printed: &Value, status: u16, reason: &str) -> u64 {
     let answers = printed["answers"].as_array().unwrap().iter();
     let mut alike = answers.filter(|answer| answer["status"] == status && answer["reason"] == reason);
@@ -60,7 +60,7 @@ fn count(printed: &Value, status: u16, reason: &str) -> u64 {
 }
 
 #[test]
-fn every_type_is_sent_and_taken_in_either_scheme() {
+fn every_type_is_accepted_in_both_schemes() {
     let (_bridge, url) = bridge();
     let all: Vec<&str> = EVENT_TYPES.iter().map(|entry| entry.name).collect();
     let all = all.join(",");
@@ -74,7 +74,7 @@ fn every_type_is_sent_and_taken_in_either_scheme() {
 }
 
 #[test]
-fn a_stream_has_its_shares() {
+fn generated_deliveries_have_the_requested_shares() {
     let (_bridge, url) = bridge();
     let shares = ["--count", "100", "--duplicates", "20", "--batches", "10", "--broken", "5"];
     for concurrency in ["1", "8"] {
@@ -82,7 +82,7 @@ fn a_stream_has_its_shares() {
             sent(&[&[url.as_str(), "--concurrency", concurrency], &shares[..]].concat(), SECRET);
         assert_eq!(code, Some(0), "{printed}");
         assert_eq!((&printed["deliveries"], &printed["attempts"]), (&json!(100), &json!(100)), "{printed}");
-        // A broken one may be what is repeated.
+        // A broken delivery may be the one that is repeated.
         let quarantined = count(&printed, 200, "quarantined");
         assert_eq!(count(&printed, 200, "duplicate"), 20, "{printed}");
         assert_eq!((quarantined, count(&printed, 200, "accepted")), (5, 75), "{printed}");
@@ -94,7 +94,7 @@ fn a_stream_has_its_shares() {
 }
 
 #[test]
-fn files_and_folders_are_sent_as_they_are() {
+fn files_and_folders_are_sent_byte_for_byte() {
     let (_bridge, url) = bridge();
     let setup = Setup::empty();
     let event =
@@ -112,7 +112,7 @@ fn files_and_folders_are_sent_as_they_are() {
 }
 
 #[test]
-fn what_is_refused_is_counted_by_status_and_reason() {
+fn refusals_are_counted_by_status_and_reason() {
     let (_bridge, url) = bridge();
     let output = run(&[&url, "--event", "record.updated,note.created"], OTHER);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -124,7 +124,7 @@ fn what_is_refused_is_counted_by_status_and_reason() {
 }
 
 #[test]
-fn nobody_there_is_exit_1() {
+fn refused_connection_exits_1() {
     let url = format!("http://{}/", free_address());
     let (code, printed) = sent(&[&url, "--event", "record.created"], SECRET);
     assert_eq!(code, Some(1), "{printed}");
@@ -137,7 +137,7 @@ fn nobody_there_is_exit_1() {
 }
 
 #[test]
-fn over_tls_who_answers_is_checked_before_anything_is_sent() {
+fn tls_certificate_is_verified_before_sending() {
     let certificates = Certificates::make();
     let [authority, stranger, nothing] =
         ["ca.pem", "stranger.pem", "none.pem"].map(|name| certificates.path(name));
@@ -168,22 +168,22 @@ fn over_tls_who_answers_is_checked_before_anything_is_sent() {
     assert!(said.contains("no certificate authorities: ") && said.contains("SSL_CERT_FILE"), "{said}");
 }
 
-/// A server that gives these answers, one a connection, and what it was sent.
+/// A server that gives these answers, one per connection; and the requests that it got.
 fn answering(answers: &'static [&'static str]) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
-    let hears = Arc::clone(&heard);
+    let requests = Arc::clone(&heard);
     std::thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
             let (mut request, mut piece) = (Vec::new(), [0; 4096]);
-            // The made-up bodies end with their envelope.
+            // Generated bodies end with their envelope.
             while !request.ends_with(b"]}") {
                 let read = stream.read(&mut piece).unwrap();
                 request.extend_from_slice(&piece[..read]);
             }
-            hears.lock().unwrap().push(String::from_utf8(request).unwrap());
+            requests.lock().unwrap().push(String::from_utf8(request).unwrap());
             let head = format!("HTTP/1.1 {answer}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
             stream.write_all(head.as_bytes()).unwrap();
         }
@@ -199,7 +199,7 @@ fn header(request: &str, name: &str) -> String {
 }
 
 #[test]
-fn retries_carry_the_same_key_until_the_delivery_is_taken() {
+fn retries_have_the_same_key_until_2xx() {
     let (address, heard) = answering(&["503 Service Unavailable", "302 Found", "202 Accepted"]);
     let url = format!("http://{address}/x?y=1");
     let (code, printed) = sent(&[&url, "--event", "record.created", "--retry"], SECRET);
@@ -213,7 +213,7 @@ fn retries_carry_the_same_key_until_the_delivery_is_taken() {
 }
 
 #[test]
-fn retries_end_and_without_the_flag_there_are_none() {
+fn retries_are_limited_and_off_by_default() {
     let (address, _heard) = answering(&["500 Oh", "500 Oh", "500 Oh"]);
     let url = format!("http://{address}/");
     let (code, printed) = sent(&[&url, "--event", "record.created"], SECRET);

@@ -1,4 +1,4 @@
-//! `sign`, as somebody uses it who makes a delivery by hand.
+//! The verb `sign`, run as a program.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -11,7 +11,7 @@ use crate::support::program::run_bare;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
 
-/// The clock of the vectors.
+/// The time of the vectors.
 const AT: &str = "2026-11-23T12:00:00Z";
 
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -25,11 +25,11 @@ fn printed(arguments: &[&str], variables: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn every_vector_is_signed_as_it_is_written() {
+fn signatures_match_the_vectors() {
     let setup = Setup::empty();
     let mut signed = 0;
     for vector in fixtures::json("signing-vectors.json")["vectors"].as_array().unwrap() {
-        // The others are altered after they were signed.
+        // The others were changed after signing.
         if vector["valid"] != true {
             continue;
         }
@@ -57,7 +57,7 @@ fn every_vector_is_signed_as_it_is_written() {
 }
 
 #[test]
-fn the_curl_line_delivers_whatever_the_file_is_called_and_holds() {
+fn curl_command_delivers_files_of_any_name_and_content() {
     let bridge = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
     let setup = Setup::empty();
     // Line ends and quotes that curl or the shell would change if they could.
@@ -77,7 +77,7 @@ fn the_curl_line_delivers_whatever_the_file_is_called_and_holds() {
 }
 
 #[test]
-fn the_secret_is_the_one_that_is_named() {
+fn secret_is_chosen_by_flags_and_variables() {
     let setup = Setup::empty();
     let body = setup.write("body", "{}").display().to_string();
     let secret = |name: &str| format!("the secret that is called {name}");
@@ -93,14 +93,14 @@ fn the_secret_is_the_one_that_is_named() {
     let usual = ["--at", AT, "--key", "k", "--scheme", "attio", body.as_str()];
     let of_config = |more: &[&str]| printed(&[&["--config", &config], more, &usual].concat(), &[]);
     let of_file = |name: &str| {
-        // One line end is not part of it.
+        // One line end is removed.
         let file = setup.write("secret", format!("{}\n", secret(name))).display().to_string();
         printed(&[&["--secret-file", &file], &usual[..]].concat(), &[])
     };
     assert_eq!(of_config(&["--source", "a"]), of_file("one"));
     assert_eq!(of_config(&["--source", "a", "--label", "two"]), of_file("two"));
     assert_eq!(of_config(&["--source", "b"]), of_file("three"));
-    // The scheme is that of the source where none is asked for.
+    // The scheme is that of the source by default.
     let own = printed(&["--config", &config, "--source", "b", &body], &[]);
     assert!(own.contains("X-Attio-Timestamp: "), "{own}");
     for (arguments, said) in [
@@ -125,7 +125,7 @@ fn the_secret_is_the_one_that_is_named() {
 }
 
 #[test]
-fn without_a_key_each_call_is_another_delivery() {
+fn each_call_generates_a_new_idempotency_key() {
     let setup = Setup::empty();
     let file = setup.write("body", "{}");
     let body = file.display().to_string();

@@ -1,5 +1,5 @@
-//! Clients that are slow, that leave, and that are too many: none of them disturbs a good one, none
-//! makes the bridge publish twice, and nothing of them stays behind.
+//! Slow clients, disconnects and overload: good clients are not disturbed, nothing is published twice, and no
+//! task or permit is leaked.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::support::full_tier;
 use crate::support::request::Request;
 use crate::support::served::Served;
 
-/// Longer than any deadline of a test that must not strike.
+/// For a deadline that must not pass during a test.
 const LONG: Duration = Duration::from_secs(60);
 
 const SHORT: Duration = Duration::from_millis(150);
 
-/// A delivery of one event that is not like the others.
+/// A delivery of one event, distinct for each number.
 fn event(at: usize) -> Request {
     Request::keyed(&at.to_string(), format!(r#"{{"event_type":"x.y","at":{at}}}"#))
 }
@@ -44,7 +44,7 @@ async fn stalled_pipelined_head_closes_the_connection_after_header_timeout() {
 
 #[tokio::test]
 async fn header_timeout_of_a_pipelined_head_starts_after_the_answer_before_it() {
-    let header_timeout = Duration::from_secs(2);
+    let header_timeout = Duration::from_secs(4);
     let bridge = Bridge::with(|config| {
         config.http.header_timeout = header_timeout;
         config.http.answer_timeout = LONG;
@@ -55,7 +55,7 @@ async fn header_timeout_of_a_pipelined_head_starts_after_the_answer_before_it() 
     let (second, cut) = (event(2).bytes(), 30);
     client.write(&event(1).bytes()[..10]).await;
     client.write(&[&event(1).bytes()[10..], &second[..cut]].concat()).await;
-    eventually("the first is on its way", || async { bridge.bus.waiting() == 1 }).await;
+    eventually("the first is being published", || async { bridge.bus.waiting() == 1 }).await;
     tokio::time::sleep(header_timeout + SHORT).await;
     bridge.bus.release();
     assert_eq!(client.receive().await.status, 200);
@@ -71,10 +71,10 @@ async fn client_that_reads_no_answers_is_disconnected_after_idle_timeout() {
     let mut stream = socket.connect(bridge.http).await.unwrap();
     let requests = Request::unsigned("{}").path("/nowhere").bytes().repeat(100);
     let sending = async { while stream.write_all(&requests).await.is_ok() {} };
-    timeout(3 * PATIENCE, sending).await.expect("the bridge gives it up");
+    timeout(3 * PATIENCE, sending).await.expect("the bridge disconnects it");
 }
 
-/// A connection that stalls somewhere in a request; ends when the bridge has ended it.
+/// A connection that stalls somewhere in a request, until the bridge closes it.
 async fn stall(address: SocketAddr, at: usize) {
     let request = event(at);
     let head = request.head();
@@ -167,7 +167,7 @@ async fn client_disconnect_during_publish_does_not_cancel_it() {
     for way in 0..3 {
         let mut client = bridge.connect().await;
         client.send(&event(way)).await;
-        eventually("it is on its way", || async { bridge.bus.waiting() == 1 }).await;
+        eventually("it is being published", || async { bridge.bus.waiting() == 1 }).await;
         match way {
             0 => drop(client),
             1 => client.reset(),
@@ -186,10 +186,10 @@ async fn client_disconnect_during_publish_does_not_cancel_it() {
 #[tokio::test]
 async fn large_bodies_beyond_max_in_flight_bytes_are_overloaded() {
     const BODY: usize = 256 * 1024;
-    const PLACES: usize = 8;
+    const PERMITS: usize = 8;
     let bridge = Bridge::with(|config| {
         config.http.max_body_bytes = BODY;
-        config.http.max_in_flight_bytes = PLACES * BODY;
+        config.http.max_in_flight_bytes = PERMITS * BODY;
         config.http.body_timeout = LONG;
         config.http.answer_timeout = LONG;
     })
@@ -200,32 +200,32 @@ async fn large_bodies_beyond_max_in_flight_bytes_are_overloaded() {
         body.resize(BODY, b' ');
         Request::keyed(&at.to_string(), body)
     };
-    // Heads first: the place is taken before the body is read.
+    // Heads first: the permit is acquired before the body is read.
     let mut clients = Vec::new();
     for at in 0..100 {
         let mut client = bridge.connect().await;
         client.write(&large(at).head()).await;
-        if at >= PLACES {
+        if at >= PERMITS {
             let answer = client.receive().await;
             assert_eq!(answer.told(), (503, "overloaded".into()), "request {at}, body unread");
             assert!(answer.header("retry-after").is_some());
         } else {
             let small = Request::signed("{}").without("Host").header("Host", "x").method("PUT");
-            assert_eq!(bridge.ask(&small).await.status, 405, "what needs no place is answered as ever");
+            assert_eq!(bridge.ask(&small).await.status, 405, "a request that needs no permit is answered");
         }
         clients.push(client);
     }
-    for (at, client) in clients.iter_mut().take(PLACES).enumerate() {
+    for (at, client) in clients.iter_mut().take(PERMITS).enumerate() {
         client.write(&large(at).body).await;
     }
-    eventually("all that have a place are on their way", || async { bridge.bus.waiting() == PLACES }).await;
+    eventually("all with a permit are being published", || async { bridge.bus.waiting() == PERMITS }).await;
     bridge.bus.release();
-    for client in clients.iter_mut().take(PLACES) {
+    for client in clients.iter_mut().take(PERMITS) {
         assert_eq!(client.receive().await.told(), (200, "accepted".into()));
     }
     bridge.bus.answer(Answer::Acknowledge);
-    for at in PLACES..PLACES + 10 {
-        assert_eq!(bridge.ask(&large(at)).await.told(), (200, "accepted".into()), "places came back");
+    for at in PERMITS..PERMITS + 10 {
+        assert_eq!(bridge.ask(&large(at)).await.told(), (200, "accepted".into()), "permits were returned");
     }
 }
 
@@ -244,7 +244,7 @@ async fn accept_loop_out_of_descriptors_does_not_spin() {
     tokio::time::sleep(window).await;
     let used = served.cpu_seconds() - before;
     assert!(used < window.as_secs_f64() / 2.0, "{used} s of CPU in {window:?}");
-    assert!(served.logged("cannot accept connections").len() < 5, "and says so once in a while");
+    assert!(served.logged("cannot accept connections").len() < 5, "and the warnings are limited");
     drop(clients);
     assert_eq!(served.ask(&event(1)).await.status, 200);
 }
@@ -252,7 +252,7 @@ async fn accept_loop_out_of_descriptors_does_not_spin() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flood_of_largest_bodies_is_answered_in_bounded_memory() {
     let flood = if full_tier() { 5000 } else { 600 };
-    // Nobody reads its standard output, so the broker has stopped taking anything.
+    // Nothing reads its standard output, so the bus accepts nothing.
     let mut served = Served::start(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
         ("ATTIO_BRIDGE__HTTP__HEADER_TIMEOUT", "60s"),
@@ -260,7 +260,7 @@ async fn flood_of_largest_bodies_is_answered_in_bounded_memory() {
     let mut body = event(0).body;
     body.resize(524_288, b' ');
     let request: Arc<[u8]> = Request::signed(&body).bytes().into();
-    // All are connected before the first speaks, so that it is the bodies which come at once.
+    // All connect before the first sends, so that the bodies arrive together.
     let mut connected = Vec::new();
     for _ in 0..flood {
         connected.push(Client::connect(served.http).await);
@@ -279,12 +279,12 @@ async fn flood_of_largest_bodies_is_answered_in_bounded_memory() {
         assert!(known && [200, 408, 503].contains(status), "{status} {reason}");
     }
     let shed = answers.iter().filter(|(_, reason)| reason == "overloaded").count();
-    assert!(shed > 0, "more came than there is room for");
+    assert!(shed > 0, "more arrived than the limit allows");
     let peak = served.peak_mib();
     assert!(peak < 256, "{peak} MiB for a budget of 64 MiB of bodies");
     println!("{flood} bodies at once: {shed} shed, peak {peak} MiB");
     let mut out = served.stdout();
     std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
-    eventually("it takes deliveries again", || async { served.ask(&event(1)).await.status == 200 }).await;
+    eventually("it accepts deliveries again", || async { served.ask(&event(1)).await.status == 200 }).await;
     assert!(served.metrics().await.balances());
 }

@@ -1,4 +1,4 @@
-//! What objects and lists are called: on events, in filters, and while the file changes.
+//! Slugs of objects and lists: in events, in filters, and while the file changes.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -105,7 +105,7 @@ async fn events_carry_the_slugs_of_their_object_and_list() {
         (entry(SALES, PEOPLE), people, Some("sales_pipeline")),
         (entry(STRANGE, PEOPLE), people, None),
         (entry(SALES, STRANGE), None, Some("sales_pipeline")),
-        // An object is no list, whatever the id.
+        // An object is not a list, even with the same id.
         (entry(PEOPLE, SALES), None, None),
         (
             json!({ "event_type": "list.updated", "id": { "workspace_id": w, "list_id": SALES } }),
@@ -159,7 +159,7 @@ async fn events_carry_the_slugs_of_their_object_and_list() {
 }
 
 #[tokio::test]
-async fn both_content_modes_have_them_and_they_are_never_empty() {
+async fn slugs_are_in_both_content_modes_and_never_empty() {
     let case = Case::new(Some(&map().to_string()), "").await;
     let event = case.publish(&entry(SALES, PEOPLE)).await.expect("it is published");
     let json: Value = serde_json::from_slice(&structured::encode(&event)).unwrap();
@@ -175,7 +175,7 @@ async fn both_content_modes_have_them_and_they_are_never_empty() {
 }
 
 #[tokio::test]
-async fn without_the_key_there_are_none() {
+async fn without_slugs_file_no_event_has_slugs() {
     let bridge = Bridge::start().await;
     assert_eq!(bridge.ask(&Request::signed(entry(SALES, PEOPLE).to_string())).await.status, 200);
     let event = bridge.bus.stored().remove(0).event;
@@ -183,7 +183,7 @@ async fn without_the_key_there_are_none() {
 }
 
 #[tokio::test]
-async fn a_changed_file_is_taken_up_and_a_bad_one_changes_nothing() {
+async fn a_changed_slugs_file_is_reloaded_and_an_invalid_one_changes_nothing() {
     let logs = Logs::capture();
     let case = Case::new(Some(&map().to_string()), "").await;
     let mut renamed = map();
@@ -221,12 +221,12 @@ async fn a_changed_file_is_taken_up_and_a_bad_one_changes_nothing() {
     assert_eq!(case.slugs(&record(PEOPLE)).await.0.as_deref(), Some("people"));
     std::fs::remove_file(&case.file).unwrap();
     case.bridge.begin_reload();
-    eventually("the loss is told", || async { logs.text().contains("slugs.json cannot be read") }).await;
+    eventually("the loss is logged", || async { logs.text().contains("slugs.json cannot be read") }).await;
     assert_eq!(case.slugs(&record(PEOPLE)).await.0.as_deref(), Some("people"));
 }
 
 #[tokio::test]
-async fn a_filter_may_name_them() {
+async fn a_filter_may_name_slugs() {
     let filter = "filter.include.objects = [\"people\"]\nfilter.exclude.lists = [\"sales_pipeline\"]\n";
     let case = Case::new(Some(&map().to_string()), filter).await;
     assert_eq!(case.setup.warnings(), [""; 0]);
@@ -250,7 +250,7 @@ async fn a_filter_may_name_them() {
 }
 
 #[tokio::test]
-async fn a_filter_whose_slug_is_not_known_drops_nothing_for_it() {
+async fn a_filter_with_an_unknown_slug_drops_nothing() {
     let more = "filter.include.objects = [\"people\"]\nfilter.exclude.objects = [\"deals\"]\n";
     let case = Case::new(None, more).await;
     for object in [PEOPLE, DEALS, STRANGE] {
@@ -266,7 +266,7 @@ async fn a_filter_whose_slug_is_not_known_drops_nothing_for_it() {
 }
 
 #[test]
-fn doubtful_slugs_are_warned_of() {
+fn unknown_slugs_in_filters_are_warned_of() {
     let filter = "[sources.attio]\nfilter.include.objects = [\"people\", \"97052eb9-e65e-443f-a297-f2d9a4a7f795\"]\n\
                   filter.exclude.lists = [\"slaes\"]\n";
     let warnings = Setup::good().toml(filter).warnings();
@@ -285,7 +285,7 @@ fn doubtful_slugs_are_warned_of() {
 }
 
 #[test]
-fn what_is_written_can_be_read() {
+fn a_written_slugs_file_can_be_read() {
     let mut slugs = Slugs::new("w");
     slugs.objects.insert(PEOPLE.into(), "people".into());
     let text = serde_json::to_string(&slugs).unwrap();
@@ -293,7 +293,7 @@ fn what_is_written_can_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_missing_at_start_heals_by_itself() {
+async fn a_slugs_file_that_is_missing_at_start_is_reloaded_later() {
     let setup = Setup::empty();
     let file = setup.folder().join("slugs.json");
     let variables =
@@ -309,11 +309,11 @@ async fn a_file_that_is_missing_at_start_heals_by_itself() {
     };
     publish(Value::Null).await;
     setup.write("slugs.json", map().to_string());
-    eventually("it is taken up", || async { !served.logged("slugs reloaded").is_empty() }).await;
+    eventually("it is reloaded", || async { !served.logged("slugs reloaded").is_empty() }).await;
     publish(json!("people")).await;
-    // In a file put in its place, as `slugs pull` does.
+    // Replaced by a rename, as `slugs pull` does.
     let draft = setup.write("draft", map().to_string().replace("\"people\"", "\"contacts\""));
     std::fs::rename(draft, &file).unwrap();
-    eventually("it is taken up", || async { served.logged("slugs reloaded").len() == 2 }).await;
+    eventually("it is reloaded", || async { served.logged("slugs reloaded").len() == 2 }).await;
     publish(json!("contacts")).await;
 }

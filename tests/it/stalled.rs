@@ -1,5 +1,5 @@
-//! Good traffic while thousands of connections stall: it fails nowhere, and its latency is printed beside
-//! its own without them.
+//! Good traffic beside thousands of stalled connections: none of it fails. Its latency with and without them is
+//! printed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ fn event(key: &str) -> Request {
     Request::keyed(key, format!(r#"{{"event_type":"x.y","at":"{key}"}}"#))
 }
 
-/// How long each of so many good deliveries took, in order. Every one is taken.
+/// The sorted durations of good deliveries, all of which are accepted.
 async fn deliver(address: SocketAddr, name: &'static str, count: usize) -> Vec<Duration> {
     let mut clients = JoinSet::new();
     for client in 0..GOOD_CLIENTS {
@@ -43,7 +43,7 @@ async fn deliver(address: SocketAddr, name: &'static str, count: usize) -> Vec<D
     took
 }
 
-/// The same from a thread of its own, so that what stalls is no burden to whoever measures.
+/// The same on a thread of its own, so that the stalled clients do not disturb the measurement.
 async fn good(address: SocketAddr, name: &'static str, count: usize) -> Vec<Duration> {
     let measure = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -56,7 +56,7 @@ fn milliseconds(took: &[Duration], per_cent: usize) -> f64 {
     took[took.len() * per_cent / 100].as_secs_f64() * 1000.0
 }
 
-/// Stalls in a way of its own, counts itself when it does, and waits for its end: how long that took.
+/// Stalls in one of several ways, counts itself, and returns how long the bridge took to close the connection.
 async fn stall(address: SocketAddr, at: usize, stalled: &AtomicUsize, connecting: &Semaphore) -> Duration {
     let request = event(&format!("stalled {at}"));
     let head = request.head();
@@ -99,7 +99,7 @@ async fn good_traffic_does_not_fail_beside_thousands_of_stalled_connections() {
     let mut served = Served::start(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
         ("ATTIO_BRIDGE__HTTP__MAX_CONNECTIONS", "12000"),
-        // As long as it takes to open them all and to measure.
+        // Long enough to open them all and to measure.
         ("ATTIO_BRIDGE__HTTP__HEADER_TIMEOUT", "15s"),
         ("ATTIO_BRIDGE__HTTP__BODY_TIMEOUT", "15s"),
         ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "20s"),

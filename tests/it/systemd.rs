@@ -1,4 +1,4 @@
-//! What systemd hears of a bridge that it started.
+//! Notifications to systemd.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -6,24 +6,24 @@ use crate::support::request::SECRET;
 use crate::support::served::Served;
 use crate::support::{PATIENCE, fifo};
 
-/// The next thing that is no sign of life.
-fn told(socket: &UnixDatagram) -> String {
+/// The next notification that is not of the watchdog.
+fn next_state(socket: &UnixDatagram) -> String {
     loop {
-        let text = heard(socket);
+        let text = receive(socket);
         if text != "WATCHDOG=1\n" {
             return text;
         }
     }
 }
 
-fn heard(socket: &UnixDatagram) -> String {
+fn receive(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 4096];
-    let count = socket.recv(&mut buffer).expect("systemd is told something");
+    let count = socket.recv(&mut buffer).expect("a notification");
     String::from_utf8(buffer[..count].to_vec()).unwrap()
 }
 
 #[test]
-fn systemd_is_told_of_every_turn_and_that_the_bridge_lives() {
+fn systemd_is_notified_of_start_reload_stop_and_watchdog() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
@@ -33,20 +33,20 @@ fn systemd_is_told_of_every_turn_and_that_the_bridge_lives() {
         ("NOTIFY_SOCKET", path.to_str().unwrap()),
         ("WATCHDOG_USEC", "100000"),
     ]);
-    assert_eq!(told(&socket), "READY=1\n");
+    assert_eq!(next_state(&socket), "READY=1\n");
     let mut alive = 0;
     while alive < 5 {
-        alive += usize::from(heard(&socket) == "WATCHDOG=1\n");
+        alive += usize::from(receive(&socket) == "WATCHDOG=1\n");
     }
 
     served.signal("HUP");
-    let reloading = told(&socket);
+    let reloading = next_state(&socket);
     let since = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("the form that systemd wants");
     assert!(since.trim_end().parse::<u64>().unwrap() > 0, "{reloading}");
-    assert_eq!(told(&socket), "READY=1\n");
+    assert_eq!(next_state(&socket), "READY=1\n");
 
     served.signal("TERM");
-    assert_eq!(told(&socket), "STOPPING=1\n");
+    assert_eq!(next_state(&socket), "STOPPING=1\n");
     assert_eq!(served.ended().code(), Some(0));
 }
 
@@ -63,14 +63,14 @@ fn ready_never_follows_stopping() {
         ("ATTIO_WEBHOOK_SECRET_PREVIOUS_FILE", secret.to_str().unwrap()),
         ("NOTIFY_SOCKET", path.to_str().unwrap()),
     ]);
-    assert_eq!(told(&socket), "READY=1\n");
-    // A reload that takes a while: a pipe that nobody writes to.
+    assert_eq!(next_state(&socket), "READY=1\n");
+    // A reload that takes a while: a pipe without data.
     let writer = fifo(&folder.path().join("fifo"));
     std::fs::rename(folder.path().join("fifo"), &secret).unwrap();
     served.signal("HUP");
-    assert!(told(&socket).starts_with("RELOADING=1\n"));
+    assert!(next_state(&socket).starts_with("RELOADING=1\n"));
     served.signal("TERM");
-    assert_eq!(told(&socket), "STOPPING=1\n");
+    assert_eq!(next_state(&socket), "STOPPING=1\n");
     assert_eq!(served.ended().code(), Some(0));
     drop(writer);
     socket.set_nonblocking(true).unwrap();
@@ -80,7 +80,7 @@ fn ready_never_follows_stopping() {
 }
 
 #[test]
-fn without_systemd_nothing_is_different() {
+fn an_unreachable_notify_socket_is_ignored() {
     let mut served = Served::start(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
         ("NOTIFY_SOCKET", "/no/such/socket"),

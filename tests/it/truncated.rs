@@ -20,7 +20,7 @@ async fn request_truncated_at_any_byte_publishes_nothing_is_counted_and_leaves_n
     assert_eq!(bridge.ask(&Request::unsigned("{}")).await.status, 401);
     let tasks = || Handle::current().metrics().num_alive_tasks();
     let mut before = usize::MAX;
-    eventually("the tasks of the start are at rest", || {
+    eventually("the number of tasks is stable", || {
         let now = tasks();
         let rest = now == std::mem::replace(&mut before, now);
         async move { rest }
@@ -66,4 +66,17 @@ async fn request_truncated_at_any_byte_publishes_nothing_is_counted_and_leaves_n
     assert_eq!(metrics.sum("events_received_total", &[]) + metrics.get("events_in_flight", &[]), 0.0);
     assert_eq!(bridge.ask(&Request::keyed("k", &bodies[0].1)).await.status, 200);
     bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn request_reset_before_its_100_continue_is_counted() {
+    const RESETS: usize = 200;
+    let bridge = Bridge::start().await;
+    for at in 0..RESETS {
+        let request = Request::keyed(&at.to_string(), "{}").header("Expect", "100-continue");
+        let mut client = bridge.connect().await;
+        client.write(&request.head()).await;
+        client.reset();
+    }
+    bridge.until("deliveries_total", &[("source", "attio"), ("reason", "bad_framing")], RESETS as f64).await;
 }

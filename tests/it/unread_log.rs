@@ -1,4 +1,4 @@
-//! A log that nobody reads: no delivery waits for it, and it is said how much of it is missing.
+//! Log output that is not read: no delivery waits for it, and dropped lines are counted and reported.
 
 use tokio::task::JoinSet;
 
@@ -6,7 +6,7 @@ use crate::support::client::{Client, eventually};
 use crate::support::request::Request;
 use crate::support::served::Served;
 
-/// More lines than the pipe and the room for lines hold together.
+/// More lines than the pipe and the queue hold.
 const DELIVERIES: usize = 16_000;
 const CLIENTS: usize = 8;
 
@@ -42,8 +42,7 @@ async fn unread_stderr_delays_no_delivery_and_dropped_lines_are_reported() {
     deliver(&served, DELIVERIES).await;
     served.read_log(true);
     const DROPPED: &str = "log lines were dropped: standard error was not read fast enough";
-    eventually("it is told how many lines are missing", || async { !served.logged(DROPPED).is_empty() })
-        .await;
+    eventually("the dropped lines are reported", || async { !served.logged(DROPPED).is_empty() }).await;
     let counted = served.metrics().await.get("log_dropped_total", &[]);
     served.signal("TERM");
     assert_eq!(served.ended().code(), Some(0));
@@ -53,8 +52,8 @@ async fn unread_stderr_delays_no_delivery_and_dropped_lines_are_reported() {
     .await;
     let dropped: u64 = served.logged(DROPPED).iter().map(|line| line["lines"].as_u64().unwrap()).sum();
     let written = served.logged("delivery").len();
-    assert_eq!(written as u64 + dropped, DELIVERIES as u64, "every line is there or told of");
-    assert_eq!(counted, dropped as f64, "and counted");
+    assert_eq!(written as u64 + dropped, DELIVERIES as u64, "every line is written or reported as dropped");
+    assert_eq!(counted, dropped as f64, "the metric agrees");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The verify stage: what is genuine, and the exact reason why anything else is not.
+//! The verify stage: valid signatures, and the exact reason for every other.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +72,7 @@ fn auto(sent: Sent, body: &[u8]) -> PublishResult {
 }
 
 #[test]
-fn every_vector_gives_the_verdict_it_names() {
+fn every_signature_vector_gives_its_result() {
     let vectors = fixtures::json("signing-vectors.json");
     assert_eq!(vectors["timestamp"], NOW);
     assert_eq!(vectors["secret"], SECRET);
@@ -85,15 +85,15 @@ fn every_vector_gives_the_verdict_it_names() {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str().unwrap().as_bytes()))
             .collect();
-        let verdict = auto(&sent, vector["body"].as_str().unwrap().as_bytes());
-        assert_eq!(verdict.is_ok(), vector["valid"].as_bool().unwrap(), "{}: {verdict:?}", vector["name"]);
+        let result = auto(&sent, vector["body"].as_str().unwrap().as_bytes());
+        assert_eq!(result.is_ok(), vector["valid"].as_bool().unwrap(), "{}: {result:?}", vector["name"]);
     }
 }
 
 const BODY: &[u8] = br#"{"webhook_id":"w","events":[]}"#;
 
 #[test]
-fn the_signature_headers() {
+fn both_signature_headers_are_accepted_and_must_agree() {
     let good = sign(SECRET, &[BODY]);
     let (good, upper) = (good.as_bytes(), good.to_uppercase());
     let wrong = sign(OTHER, &[BODY]);
@@ -116,8 +116,8 @@ fn the_signature_headers() {
         (&[(x, good), (x, good)], Err(Malformed)),
         (&[(plain, good), (x, good), (x, good)], Err(Malformed)),
     ];
-    for (sent, verdict) in table {
-        assert_eq!(auto(sent, BODY), verdict, "{sent:?}");
+    for (sent, result) in table {
+        assert_eq!(auto(sent, BODY), result, "{sent:?}");
     }
 }
 
@@ -164,12 +164,12 @@ fn the_label_of_the_secret_that_matched_is_reported() {
         let signature = sign(secret, &[BODY]);
         assert_eq!(check(&verifier, &[("Attio-Signature", signature.as_bytes())], BODY), Ok(label.into()));
     }
-    let stranger = sign("not one of them at all", &[BODY]);
-    assert_eq!(check(&verifier, &[("Attio-Signature", stranger.as_bytes())], BODY), Err(Mismatch));
+    let unknown = sign("not one of them at all", &[BODY]);
+    assert_eq!(check(&verifier, &[("Attio-Signature", unknown.as_bytes())], BODY), Err(Mismatch));
 }
 
 #[test]
-fn a_secret_is_used_as_text_and_never_decoded() {
+fn a_secret_is_never_decoded_as_hex_or_base64() {
     let decoded: Vec<u8> =
         (0..32).map(|at| u8::from_str_radix(&SECRET[2 * at..2 * at + 2], 16).unwrap()).collect();
     let mut mac = <hmac::Hmac<sha2::Sha256> as hmac::KeyInit>::new_from_slice(&decoded).unwrap();
@@ -188,7 +188,7 @@ fn timestamped(scheme: Scheme, timestamp: &str, at: OffsetDateTime) -> PublishRe
 }
 
 #[test]
-fn a_timestamp_is_good_up_to_the_tolerance_both_ways() {
+fn a_timestamp_is_accepted_within_the_tolerance_both_ways() {
     let ok = Ok("default".into());
     let outside = Err(TimestampOutsideTolerance);
     let millis = |offset: i64| (NOW * 1000 + offset).to_string();
@@ -210,8 +210,8 @@ fn a_timestamp_is_good_up_to_the_tolerance_both_ways() {
         ("0000000000000".into(), &outside),
     ];
     for scheme in [Scheme::Auto, Scheme::Timestamped] {
-        for (timestamp, verdict) in &table {
-            assert_eq!(timestamped(scheme, timestamp, now()), **verdict, "{scheme:?} {timestamp}");
+        for (timestamp, result) in &table {
+            assert_eq!(timestamped(scheme, timestamp, now()), **result, "{scheme:?} {timestamp}");
         }
     }
     let late_in_the_second = now() + Duration::from_millis(999);
@@ -244,14 +244,14 @@ fn a_timestamp_is_10_or_13_digits_and_nothing_else() {
     ];
     for timestamp in table {
         for scheme in [Scheme::Auto, Scheme::Timestamped] {
-            let verdict = timestamped(scheme, timestamp, now());
-            assert_eq!(verdict, Err(TimestampMalformed), "{scheme:?} {timestamp:?}");
+            let result = timestamped(scheme, timestamp, now());
+            assert_eq!(result, Err(TimestampMalformed), "{scheme:?} {timestamp:?}");
         }
     }
 }
 
 #[test]
-fn a_timestamp_occurs_once() {
+fn a_repeated_timestamp_header_is_refused() {
     let timestamp = NOW.to_string();
     let signature = sign(SECRET, &[timestamp.as_bytes(), b".", BODY]);
     let stamp = ("X-Attio-Timestamp", timestamp.as_bytes());
@@ -260,7 +260,7 @@ fn a_timestamp_occurs_once() {
 }
 
 #[test]
-fn the_scheme_decides_what_must_be_signed() {
+fn the_scheme_decides_what_is_signed() {
     let timestamp = NOW.to_string();
     let plain = sign(SECRET, &[BODY]);
     let stamped = sign(SECRET, &[timestamp.as_bytes(), b".", BODY]);
@@ -279,18 +279,18 @@ fn the_scheme_decides_what_must_be_signed() {
         (Scheme::Auto, &stamped, true, ok),
         (Scheme::Auto, &stamped, false, Err(Mismatch)),
     ];
-    for (scheme, signature, with_timestamp, verdict) in table {
+    for (scheme, signature, with_timestamp, result) in table {
         let mut sent = vec![("Attio-Signature", signature.as_bytes())];
         if with_timestamp {
             sent.push(("X-Attio-Timestamp", timestamp.as_bytes()));
         }
         let got = check(&verifier(scheme, &[("default", SECRET)]), &sent, BODY);
-        assert_eq!(got, verdict, "{scheme:?}, timestamp sent: {with_timestamp}");
+        assert_eq!(got, result, "{scheme:?}, timestamp sent: {with_timestamp}");
     }
 }
 
 #[test]
-fn an_attio_request_cut_at_any_dot_is_no_timestamped_one() {
+fn an_attio_request_cut_at_a_dot_is_refused_as_timestamped() {
     let mut cuts = 0;
     for (name, body) in fixtures::deliveries() {
         let signature = sign(SECRET, &[&body]);
@@ -298,8 +298,8 @@ fn an_attio_request_cut_at_any_dot_is_no_timestamped_one() {
             let (left, right) = (&body[..at], &body[at + 1..]);
             for scheme in [Scheme::Auto, Scheme::Timestamped] {
                 let sent = [("Attio-Signature", signature.as_bytes()), ("X-Attio-Timestamp", left)];
-                let verdict = check(&verifier(scheme, &[("default", SECRET)]), &sent, right);
-                assert_eq!(verdict, Err(TimestampMalformed), "{name} cut at {at}, {scheme:?}");
+                let result = check(&verifier(scheme, &[("default", SECRET)]), &sent, right);
+                assert_eq!(result, Err(TimestampMalformed), "{name} cut at {at}, {scheme:?}");
             }
             cuts += 1;
         }
@@ -308,22 +308,22 @@ fn an_attio_request_cut_at_any_dot_is_no_timestamped_one() {
 }
 
 #[test]
-fn a_timestamped_request_is_no_attio_one_with_its_timestamp_in_the_body() {
+fn a_timestamped_request_is_refused_as_attio_scheme() {
     for (name, body) in fixtures::deliveries() {
         for timestamp in [NOW.to_string(), (NOW * 1000).to_string()] {
             let spliced = [timestamp.as_bytes(), b".", &body].concat();
             let signature = sign(SECRET, &[&spliced]);
             for scheme in [Scheme::Auto, Scheme::Attio] {
                 let sent = [("X-Attio-Signature", signature.as_bytes())];
-                let verdict = check(&verifier(scheme, &[("default", SECRET)]), &sent, &spliced);
-                assert_eq!(verdict, Err(Mismatch), "{name}, {scheme:?}");
+                let result = check(&verifier(scheme, &[("default", SECRET)]), &sent, &spliced);
+                assert_eq!(result, Err(Mismatch), "{name}, {scheme:?}");
             }
         }
     }
 }
 
 #[test]
-fn no_cut_of_a_thousand_bodies_passes_in_the_other_scheme() {
+fn no_splice_of_a_thousand_bodies_passes_in_the_other_scheme() {
     let verifier = verifier(Scheme::Auto, &[("default", SECRET)]);
     let bodies: Vec<Vec<u8>> = fixtures::deliveries().into_iter().map(|(_, body)| body).collect();
     let mut cuts = 0;

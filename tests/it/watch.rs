@@ -102,7 +102,7 @@ fn configured(attio: &Attio, more: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn each_change_is_told_once() {
+fn each_change_is_logged_once() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("note.created", Value::Null)]);
     let watching = Watching::start(&attio, &configured(&attio, ""), &[]);
@@ -128,14 +128,14 @@ fn each_change_is_told_once() {
     attio.faults((0..5).map(|_| Fault::Status(404)));
     let failed = || watching.metrics().sum("watch_polls_total", &[("result", "failed")]).unwrap();
     eventually("a failure is counted", || failed() >= 1.0);
-    eventually("and its end is told", || !watching.lines("message", "Attio can be asked again").is_empty());
-    let cannot = "Attio cannot be asked: what is counted is what was known before";
+    eventually("its end is logged", || !watching.lines("message", "Attio answers again").is_empty());
+    let cannot = "cannot poll Attio: the metrics keep their last values";
     assert_eq!(watching.lines("message", cannot).len(), 1, "though it failed five times");
     watching.end();
 }
 
 #[test]
-fn a_lost_webhook_is_made_again_once_though_two_watch() {
+fn lost_webhook_is_recreated_once_by_two_instances() {
     let attio = Attio::start();
     let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
     let first = Watching::start(&attio, &config, &[]);
@@ -168,7 +168,7 @@ fn a_lost_webhook_is_made_again_once_though_two_watch() {
 }
 
 #[test]
-fn a_rotation_is_left_alone() {
+fn webhook_being_rotated_is_not_recreated() {
     let attio = Attio::start();
     let successor = attio.add(&format!("{URL}?successor-of=x"), &[("note.created", Value::Null)]);
     let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
@@ -179,7 +179,7 @@ fn a_rotation_is_left_alone() {
 }
 
 #[test]
-fn a_secret_is_handed_to_a_command() {
+fn secret_hook_gets_the_manifest() {
     let attio = Attio::start();
     let config = configured(&attio, "recreate = true\n");
     let hook = ["--secret-format", "kubernetes", "--secret-name", "bridge", "--secret-hook"];
@@ -201,7 +201,7 @@ fn a_secret_is_handed_to_a_command() {
 }
 
 #[test]
-fn a_bridge_that_hears_nothing_is_told_of() {
+fn silent_bridge_is_reported() {
     let attio = Attio::start();
     attio.add(URL, &[("note.created", Value::Null)]);
     let mut served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
@@ -218,9 +218,9 @@ fn a_bridge_that_hears_nothing_is_told_of() {
     watching.end();
 }
 
-/// A bridge that was just started has heard nothing yet, and of several replicas one that hears is enough.
+/// A delivery to one of several replicas is enough.
 #[test]
-fn a_bridge_that_was_just_started_is_not_silent() {
+fn bridge_that_just_started_is_not_silent() {
     let attio = Attio::start();
     attio.add(URL, &[("note.created", Value::Null)]);
     let start = || {
@@ -244,15 +244,15 @@ fn a_bridge_that_was_just_started_is_not_silent() {
     watching.end();
 }
 
-/// Attio has made it, and neither said so nor lets it be deleted: it must not pass for what is wanted.
+/// Attio created it without answering so, and does not delete it.
 #[test]
-fn a_webhook_whose_secret_was_lost_on_its_way_is_made_anew() {
+fn webhook_with_a_lost_secret_is_recreated() {
     let attio = Attio::start();
     let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
     attio.faults([Fault::Of(Method::POST, Box::new(Fault::StatusAfter(502)))]);
     attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
     let watching = Watching::start(&attio, &config, &[]);
-    let behind = "nobody may have its secret; it is made anew next time";
+    let behind = "the webhook's secret may be lost; it is recreated at the next poll";
     eventually("it is told", || !watching.lines("message", behind).is_empty());
     let log = format!("{:?}", watching.log.lock().unwrap());
     assert!(!log.contains("retrying in"), "in an outage that would be all there is: {log}");
@@ -266,9 +266,9 @@ fn a_webhook_whose_secret_was_lost_on_its_way_is_made_anew() {
     assert!(kept(&attio.only().secret));
 }
 
-/// One object is called something else now: the other webhooks are watched as before.
+/// One object is renamed; the other webhooks are still watched.
 #[test]
-fn a_slug_that_is_gone_blinds_nothing_else() {
+fn unknown_slug_does_not_stop_the_other_webhooks() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("note.created", Value::Null)]);
     let more = format!(
@@ -291,14 +291,14 @@ fn a_slug_that_is_gone_blinds_nothing_else() {
     };
     eventually("it cannot be made as it is not known what", || failed() >= Some(2.0));
     attio.only();
-    let told = watching.lines("message", "what is configured cannot be had at Attio: see `webhooks plan`");
+    let told = watching.lines("message", "the configured filters cannot be resolved: see `webhooks plan`");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0]["error"].as_str().unwrap().contains("there is no object \"deals\""), "{told:?}");
     watching.end();
 }
 
 #[test]
-fn a_new_secret_without_a_place_is_found_at_the_start() {
+fn missing_output_for_new_secrets_is_found_at_start() {
     let attio = Attio::start();
     let start = |config: &Path| {
         let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
@@ -311,12 +311,12 @@ fn a_new_secret_without_a_place_is_found_at_the_start() {
     ]);
     let config = configured(&attio, "secret_file = \"no-such-folder/secret\"\nrecreate = true\n");
     let watching = Watching::start(&attio, &config, &[]);
-    assert_eq!(watching.lines("message", "it could not be made again as things are").len(), 1);
+    assert_eq!(watching.lines("message", "recreating this webhook would fail").len(), 1);
     watching.end();
 }
 
 #[test]
-fn slugs_are_pulled_and_stay_fresh() {
+fn slugs_file_is_pulled_and_kept_up_to_date() {
     let attio = Attio::start();
     let path = attio.path("slugs.json");
     let pull = |more: &[&str]| {
@@ -326,7 +326,7 @@ fn slugs_are_pulled_and_stay_fresh() {
     attio.faults([Fault::Status(503)]);
     let printed = pull(&[]).expect(0).says(&["answered 503", "retrying in"]);
     pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
-    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["as before"]);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["unchanged"]);
     let read =
         || attio_bridge::pipeline::slugs::Slugs::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), printed.stdout);

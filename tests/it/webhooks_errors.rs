@@ -1,4 +1,4 @@
-//! How the client bears with Attio: its errors, its limits, and what is between here and there.
+//! Errors of Attio and of the network: retries, limits, messages.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::support::ports::free_address;
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 const CREATE: [&str; 5] = ["create", "--target-url", URL, "--event", "record.created"];
 
-/// Of the request that makes a webhook.
-fn of_post(fault: Fault) -> Fault {
+/// Applies to the POST that creates a webhook.
+fn on_post(fault: Fault) -> Fault {
     Fault::Of(Method::POST, Box::new(fault))
 }
 
 #[test]
-fn a_key_that_attio_does_not_know_is_told_apart_from_a_missing_scope() {
+fn unknown_key_and_missing_scope_have_different_messages() {
     let attio = Attio::start();
     let wrong = [("ATTIO_API_KEY", "another-key-entirely")];
     let refused = attio.with(&wrong, &["list"]).expect(1);
@@ -34,18 +34,18 @@ fn a_key_that_attio_does_not_know_is_told_apart_from_a_missing_scope() {
 }
 
 #[test]
-fn without_a_key_nothing_is_asked() {
+fn missing_key_exits_78() {
     program(&["webhooks", "list"], &[]).expect(78).says(&["ATTIO_API_KEY"]);
 }
 
 #[test]
-fn the_key_is_not_sent_in_the_clear() {
+fn key_is_not_sent_unencrypted() {
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", "http://api.example.com")];
     program(&["webhooks", "list"], &variables).expect(78).says(&["unencrypted"]);
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn unknown_id_is_reported() {
     let attio = Attio::start();
     let id = "c6a3a8a2-9d5d-4c19-8a1f-0c5b0f5a5d3e";
     for arguments in
@@ -57,7 +57,7 @@ fn what_is_not_there_is_said() {
 }
 
 #[test]
-fn a_conflict_says_what_is_unique() {
+fn conflict_message_says_what_must_be_unique() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("record.created", Value::Null)]);
     attio.webhooks(&CREATE).expect(1).says(&["409 uniqueness_conflict", "webhooks list"]);
@@ -67,14 +67,14 @@ fn a_conflict_says_what_is_unique() {
 }
 
 #[test]
-fn a_limited_request_is_sent_again_when_attio_says() {
+fn rate_limited_request_is_retried_after_retry_after() {
     let attio = Attio::start();
     let limits = [Fault::Limited, Fault::LimitedFor("1".into()), Fault::LimitedFor("soon".into())];
-    attio.faults(limits.map(of_post));
+    attio.faults(limits.map(on_post));
     attio.webhooks(&CREATE).expect(0).says(&["429 rate_limit_exceeded", "retrying in"]);
     assert_eq!(attio.asked("POST"), 4);
     attio.only();
-    // The budget of the second itself, not an order of the test.
+    // The limit per second itself.
     attio.store().rate.writes = 1;
     for _ in 0..3 {
         attio.webhooks(&["update", &attio.only().webhook_id, "--event", "note.created"]).expect(0);
@@ -82,7 +82,7 @@ fn a_limited_request_is_sent_again_when_attio_says() {
 }
 
 #[test]
-fn what_may_be_repeated_is_repeated() {
+fn idempotent_requests_are_retried_after_5xx() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("record.created", Value::Null)]);
     attio.faults([Fault::Status(502), Fault::Status(503)]);
@@ -90,14 +90,14 @@ fn what_may_be_repeated_is_repeated() {
     attio.faults([Fault::StatusAfter(504)]);
     attio.webhooks(&["update", &id, "--event", "note.created"]).expect(0);
     assert_eq!(attio.asked("PATCH"), 2);
-    // The first try has deleted it; the second finds nothing, and that is what was asked for.
+    // The first attempt deleted it; the second gets 404, which is a success.
     attio.faults([Fault::StatusAfter(502)]);
     attio.webhooks(&["delete", &id, "--yes"]).expect(0);
     assert_eq!(attio.asked("DELETE"), 2);
 }
 
 #[test]
-fn a_timeout_is_tried_again() {
+fn timeout_of_a_get_is_retried() {
     let attio = Attio::start();
     attio.faults([Fault::Hang(Duration::from_secs(600))]);
     let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s")];
@@ -105,7 +105,7 @@ fn a_timeout_is_tried_again() {
 }
 
 #[test]
-fn trouble_that_stays_is_a_failure() {
+fn request_fails_after_six_attempts() {
     let attio = Attio::start();
     attio.faults(std::iter::repeat_n(Fault::Status(503), 20));
     attio.webhooks(&["list"]).expect(1).says(&["answered 503", "attempt 6"]);
@@ -113,55 +113,53 @@ fn trouble_that_stays_is_a_failure() {
 }
 
 #[test]
-fn a_create_that_may_have_happened_is_not_sent_again() {
+fn create_with_unknown_outcome_is_not_retried() {
     let attio = Attio::start();
-    attio.faults([of_post(Fault::StatusAfter(502))]);
+    attio.faults([on_post(Fault::StatusAfter(502))]);
     attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
     attio.webhooks(&CREATE).expect(1).says(&["answered 502", "it is unknown whether Attio did it"]);
     assert_eq!(attio.asked("POST"), 1);
     attio.only();
 }
 
-/// Nobody has the secret of what Attio made and did not say.
 #[test]
-fn what_was_made_unheard_is_deleted_again() {
+fn webhook_of_an_unconfirmed_create_is_deleted_again() {
     let attio = Attio::start();
     for fault in [Fault::StatusAfter(502), Fault::StatusAfter(408), Fault::Late(Duration::from_secs(600))] {
-        attio.faults([of_post(fault)]);
+        attio.faults([on_post(fault)]);
         let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s")];
-        let told = attio.with(&hasty, &CREATE).expect(1).says(&["all the same: it is deleted again"]);
-        assert!(!told.stderr.contains("unknown whether"), "{}", told.stderr);
+        let ran = attio.with(&hasty, &CREATE).expect(1).says(&["anyway; it is deleted again"]);
+        assert!(!ran.stderr.contains("unknown whether"), "{}", ran.stderr);
         assert!(attio.store().webhooks.is_empty());
     }
     assert_eq!((attio.asked("POST"), attio.asked("DELETE")), (3, 3));
 }
 
-/// What was there before is somebody's, though it is just what was asked for.
 #[test]
-fn what_was_there_before_stays_whatever_is_heard() {
+fn older_webhook_is_kept_after_an_unconfirmed_create() {
     let attio = Attio::start();
     attio.add(URL, &[("record.created", Value::Null)]);
-    attio.faults([of_post(Fault::StatusAfter(502))]);
+    attio.faults([on_post(Fault::StatusAfter(502))]);
     attio.webhooks(&CREATE).expect(1).says(&["it is unknown whether Attio did it"]);
     attio.only();
 }
 
 #[test]
-fn how_long_attio_asks_to_wait_is_said() {
+fn long_retry_after_is_reported() {
     let attio = Attio::start();
     attio.faults([Fault::LimitedFor("3600".into())]);
     attio.webhooks(&["list"]).expect(1).says(&["asks to wait 3600 s"]);
 }
 
 #[test]
-fn an_address_that_nobody_listens_on_is_named() {
+fn unreachable_api_url_is_named() {
     let url = format!("http://{}", free_address());
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", url.as_str())];
     program(&["webhooks", "list"], &variables).expect(1).says(&[&url, "cannot be reached", "attempt 6"]);
 }
 
 #[test]
-fn what_is_not_attio_is_told_so() {
+fn answer_that_is_not_attios_is_reported() {
     let attio = Attio::start();
     attio.faults([Fault::Status(404)]);
     attio.webhooks(&["list"]).expect(1).says(&["answered 404", "is attio.api_url right?"]);

@@ -1,4 +1,4 @@
-//! The fake Attio itself, byte by byte what Attio documents: what is tried out on it is only as good.
+//! The fake Attio's API: it must answer what Attio documents.
 
 use serde_json::{Value, json};
 
@@ -26,7 +26,7 @@ fn wanted(url: &str) -> Value {
 }
 
 #[test]
-fn the_secret_is_told_on_creation_alone() {
+fn secret_is_in_the_answer_to_create_only() {
     let attio = Attio::start();
     let made = ask(&attio, "POST", "/v2/webhooks", KEY, &wanted(URL));
     assert_eq!(made.status, 200);
@@ -48,7 +48,7 @@ fn the_secret_is_told_on_creation_alone() {
 }
 
 #[test]
-fn pages_have_ten_webhooks_unless_asked_and_a_hundred_at_most() {
+fn list_limit_is_10_by_default_and_100_at_most() {
     let attio = Attio::start();
     for number in 0..12 {
         attio.add(&format!("{URL}?{number}"), &[("note.created", Value::Null)]);
@@ -66,7 +66,7 @@ fn pages_have_ten_webhooks_unless_asked_and_a_hundred_at_most() {
 }
 
 #[test]
-fn errors_have_four_members() {
+fn errors_have_attios_format() {
     let attio = Attio::start();
     attio.add(URL, &[("note.created", Value::Null)]);
     let empty_and = json!({ "data": {
@@ -100,7 +100,7 @@ fn errors_have_four_members() {
 }
 
 #[test]
-fn more_than_the_limit_is_told_when_to_come_back() {
+fn rate_limit_answers_429_with_retry_after() {
     let attio = Attio::start();
     attio.store().rate.reads = 0;
     let limited = ask(&attio, "GET", "/v2/webhooks", KEY, &Value::Null);

@@ -1,4 +1,4 @@
-//! Filters by slug, as Attio gets to see them.
+//! Filters by slug, as they are sent to Attio.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn slugs_become_ids_in_attios_grammar() {
     let is_not =
         |field: &str, value: &str| json!({ "field": field, "operator": "not_equals", "value": value });
     let table = [
-        // The guide's two.
+        // The guide's two examples.
         (
             "list-entry.created",
             json!({ "list": { "$eq": "sales_pipeline" } }),
@@ -62,7 +62,7 @@ fn slugs_become_ids_in_attios_grammar() {
 }
 
 #[test]
-fn what_cannot_be_said_is_refused_before_anything_is_made() {
+fn invalid_filters_are_refused_before_anything_is_created() {
     let attio = Attio::start();
     let table = [
         (
@@ -72,14 +72,9 @@ fn what_cannot_be_said_is_refused_before_anything_is_made() {
             "there is no object \"zebra\"; there are: people, companies, deals",
         ),
         ("record.updated", json!({ "object": "deals", "attribute": "zebra" }), 1, "of object \"deals\""),
-        ("record.updated", json!({ "attribute": "stage" }), 1, "needs its object beside it"),
-        (
-            "record.created",
-            json!({ "object": "deals", "attribute": "stage" }),
-            1,
-            "does not say which attribute",
-        ),
-        ("task.created", json!({ "object": "deals" }), 1, "does not say which object"),
+        ("record.updated", json!({ "attribute": "stage" }), 1, "needs exactly one object beside it"),
+        ("record.created", json!({ "object": "deals", "attribute": "stage" }), 1, "has no attribute id"),
+        ("task.created", json!({ "object": "deals" }), 1, "has no object id"),
         ("record.updated", json!({ "$and": [{ "$or": [] }] }), 2, "nested"),
         ("record.updated", json!({ "object": { "$in": "a" } }), 2, "$in"),
         ("record.updated", json!({ "$and": [], "$or": [] }), 2, "both $and and $or"),

@@ -1,4 +1,4 @@
-//! Webhooks as code: plan, apply, drift, import.
+//! `webhooks plan`, `apply` and `import`.
 
 use std::path::PathBuf;
 
@@ -39,15 +39,15 @@ fn configuration(attio: &Attio) -> PathBuf {
 }
 
 #[test]
-fn what_is_applied_is_what_was_planned_and_a_second_time_nothing() {
+fn apply_performs_the_plan_and_then_nothing() {
     let attio = Attio::start();
     let file = configuration(&attio);
     let other = attio.add("https://elsewhere.example.com/hook", &[("note.created", Value::Null)]);
     let plan = attio.configured(&file, &["plan"]).expect(0).stdout;
     assert!(plan.contains(&format!("+ production: {URL}: create")), "{plan}");
     assert!(plan.contains("+ record.updated {\"$and\":"), "{plan}");
-    assert!(plan.contains(&other) && plan.contains("left alone"), "{plan}");
-    assert!(plan.ends_with("2 to create, 0 to change, 0 as wanted, 1 not managed\n"), "{plan}");
+    assert!(plan.contains(&other) && plan.contains("not touched"), "{plan}");
+    assert!(plan.ends_with("2 to create, 0 to change, 0 unchanged, 1 unmanaged\n"), "{plan}");
     attio.configured(&file, &["plan", "--check"]).expect(3);
     attio.configured(&file, &["apply"]).expect(2).says(&["--yes"]);
     assert_eq!(attio.asked("POST"), 0);
@@ -59,13 +59,13 @@ fn what_is_applied_is_what_was_planned_and_a_second_time_nothing() {
         assert_eq!(std::fs::read_to_string(attio.path(path)).unwrap(), format!("{}\n", webhook.secret));
     }
     let again = attio.configured(&file, &["apply", "--yes"]).expect(0);
-    assert!(again.stdout.contains("0 to create, 0 to change, 2 as wanted, 1 not managed"));
+    assert!(again.stdout.contains("0 to create, 0 to change, 2 unchanged, 1 unmanaged"));
     attio.configured(&file, &["plan", "--check"]).expect(0);
     assert_eq!((attio.asked("POST"), attio.asked("PATCH"), attio.asked("DELETE")), (2, 0, 0));
 }
 
 #[test]
-fn drift_is_found_and_mended() {
+fn drift_is_reported_and_fixed() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.configured(&file, &["apply", "--yes"]).expect(0);
@@ -82,13 +82,13 @@ fn drift_is_found_and_mended() {
     assert!(text.contains("~ production") && text.contains("    + record.created\n    - note.created\n"));
 
     attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["production: changed webhook"]);
-    let mended = attio.store().webhooks[0].clone();
-    assert_eq!((mended.webhook_id, mended.secret), (first.webhook_id, first.secret));
-    assert_eq!(mended.subscriptions, first.subscriptions);
+    let fixed = attio.store().webhooks[0].clone();
+    assert_eq!((fixed.webhook_id, fixed.secret), (first.webhook_id, first.secret));
+    assert_eq!(fixed.subscriptions, first.subscriptions);
 }
 
 #[test]
-fn what_is_applied_is_told_to_scripts_without_a_secret() {
+fn apply_json_has_no_secrets() {
     let attio = Attio::start();
     let file = configuration(&attio);
     let applied = attio.configured(&file, &["apply", "--yes", "--json"]).expect(0);
@@ -117,7 +117,7 @@ fn what_is_applied_is_told_to_scripts_without_a_secret() {
 }
 
 #[test]
-fn of_what_fails_midway_scripts_are_told_what_is_done() {
+fn apply_json_lists_what_was_done_before_a_failure() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.store().event_types.remove("task.created");
@@ -130,7 +130,7 @@ fn of_what_fails_midway_scripts_are_told_what_is_done() {
 }
 
 #[test]
-fn a_filter_that_means_the_same_is_no_drift() {
+fn equal_filters_are_not_drift() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.configured(&file, &["apply", "--yes"]).expect(0);
@@ -145,14 +145,14 @@ fn a_filter_that_means_the_same_is_no_drift() {
 }
 
 #[test]
-fn a_status_is_told_and_two_webhooks_at_one_url_are_not_guessed_about() {
+fn degraded_status_and_duplicate_urls_are_reported() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.configured(&file, &["apply", "--yes"]).expect(0);
     let id = attio.store().webhooks[1].webhook_id.clone();
     assert!(attio.store().set_status(&id, Status::Degraded));
     let plan = attio.configured(&file, &["plan"]).expect(0).stdout;
-    assert!(plan.contains("it is degraded"), "{plan}");
+    assert!(plan.contains("its status is degraded"), "{plan}");
     let twin = attio.add(URL, &[("list.created", Value::Null)]);
     let plan = attio.configured(&file, &["plan", "--check"]).expect(3).stdout;
     assert!(plan.contains("! production") && plan.contains(&twin), "{plan}");
@@ -160,18 +160,18 @@ fn a_status_is_told_and_two_webhooks_at_one_url_are_not_guessed_about() {
 }
 
 #[test]
-fn an_old_secret_is_not_lost_where_its_webhook_is_gone() {
+fn existing_secret_file_is_not_overwritten_unless_asked() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.write("secret-second", "the secret of before\n");
-    attio.configured(&file, &["apply", "--yes"]).expect(1).says(&["secret-second", "exists already"]);
-    assert_eq!(attio.asked("POST"), 0, "all places are looked at before the first webhook is made");
+    attio.configured(&file, &["apply", "--yes"]).expect(1).says(&["secret-second", "already exists"]);
+    assert_eq!(attio.asked("POST"), 0, "all files are checked before the first webhook is created");
     attio.configured(&file, &["apply", "--yes", "--overwrite-secret"]).expect(0);
     assert_eq!(attio.store().webhooks.len(), 2);
 }
 
 #[test]
-fn without_a_place_for_its_secret_no_webhook_is_made() {
+fn without_an_output_for_its_secret_no_webhook_is_created() {
     let attio = Attio::start();
     let text = format!(
         "[sources.attio]\n[[webhooks]]\nname = \"a\"\nsource = \"attio\"\ntarget_url = \"{URL}\"\n\
@@ -187,7 +187,7 @@ fn without_a_place_for_its_secret_no_webhook_is_made() {
 }
 
 #[test]
-fn what_is_imported_is_what_exists() {
+fn import_prints_existing_webhooks_as_configuration() {
     let attio = Attio::start();
     let filter =
         json!({ "$or": [{ "field": "actor.type", "operator": "not_equals", "value": "api-token" }] });
@@ -202,7 +202,7 @@ fn what_is_imported_is_what_exists() {
     assert!(imported.contains("source = \"sales\""), "{imported}");
     let file = attio.write("config.toml", &format!("{sources}\n{imported}"));
     let plan = attio.configured(&file, &["plan", "--check"]).expect(0).stdout;
-    assert!(plan.contains("0 to create, 0 to change, 2 as wanted, 0 not managed"), "{plan}");
+    assert!(plan.contains("0 to create, 0 to change, 2 unchanged, 0 unmanaged"), "{plan}");
     let path = file.to_str().unwrap();
     program(&["check", "--config", path], &[("SECRET", "0123456789abcdef0123456789abcdef")]).expect(0);
     let again = attio.configured(&file, &["import"]).expect(0).stdout;
@@ -210,7 +210,7 @@ fn what_is_imported_is_what_exists() {
 }
 
 #[test]
-fn an_unknown_event_type_warns_and_passes() {
+fn unknown_event_type_is_applied_with_a_warning() {
     let attio = Attio::start();
     attio.store().event_types.insert("meeting.created".into());
     let text = format!(
@@ -223,7 +223,7 @@ fn an_unknown_event_type_warns_and_passes() {
 }
 
 #[test]
-fn the_configuration_is_refused_where_webhooks_could_not_be_told_apart() {
+fn duplicate_target_urls_and_invalid_filters_exit_78() {
     let attio = Attio::start();
     let one = |name: &str, filter: &str| {
         format!(
@@ -239,18 +239,17 @@ fn the_configuration_is_refused_where_webhooks_could_not_be_told_apart() {
     assert_eq!(attio.asked("GET"), 0);
 }
 
-/// What Attio made and nobody heard of is not as wanted only because it is there.
 #[test]
-fn a_webhook_whose_secret_is_not_here_is_told_of() {
+fn missing_secret_file_of_an_existing_webhook_is_a_warning() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.configured(&file, &["apply", "--yes"]).expect(0);
-    assert!(!attio.configured(&file, &["plan"]).expect(0).stderr.contains("is not here"));
+    assert!(!attio.configured(&file, &["plan"]).expect(0).stderr.contains("does not"));
     std::fs::remove_file(attio.path("secret-second")).unwrap();
     let id = attio.store().webhooks[1].webhook_id.clone();
     attio.configured(&file, &["apply", "--yes"]).expect(0).says(&[
         "warning: second",
         &id,
-        "secret-second is not here",
+        "secret-second does not",
     ]);
 }

@@ -1,4 +1,4 @@
-//! The secret that Attio tells once: where it goes, and where it never does.
+//! Secrets of new webhooks: none is lost, logged or overwritten.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn create(attio: &Attio, more: &[&str]) -> crate::support::attio::Ran {
 }
 
 #[test]
-fn a_secret_file_is_the_owners_alone_and_is_not_written_over() {
+fn secret_file_has_mode_0600_and_is_not_overwritten() {
     let attio = Attio::start();
     let path = attio.path("secret");
     let file = path.to_str().unwrap();
@@ -28,27 +28,27 @@ fn a_secret_file_is_the_owners_alone_and_is_not_written_over() {
     assert_eq!(created.stdout, format!("{}\n", made.webhook_id));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", made.secret));
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
 
     attio.store().webhooks.clear();
-    create(&attio, &["--secret-file", file]).expect(1).says(&["exists already", "--overwrite-secret"]);
-    assert_eq!(attio.asked("POST"), 1, "the file is looked at before Attio is asked");
+    create(&attio, &["--secret-file", file]).expect(1).says(&["already exists", "--overwrite-secret"]);
+    assert_eq!(attio.asked("POST"), 1, "the file is checked before anything is sent");
     create(&attio, &["--secret-file", file, "--overwrite-secret", "--json"]).expect(0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", attio.only().secret));
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_found_before_the_webhook_is_made() {
+fn unwritable_secret_file_fails_before_the_webhook_is_created() {
     let attio = Attio::start();
     let nowhere = attio.path("no-such-folder/secret");
-    create(&attio, &["--secret-file", nowhere.to_str().unwrap()]).expect(1).says(&["cannot be written"]);
+    create(&attio, &["--secret-file", nowhere.to_str().unwrap()]).expect(1).says(&["cannot write"]);
     let folder = attio.path("");
     create(&attio, &["--secret-file", folder.to_str().unwrap(), "--overwrite-secret"]).expect(1);
     assert_eq!(attio.asked("POST"), 0);
 }
 
 #[test]
-fn a_disk_that_is_full_is_found_before_the_webhook_is_made() {
+fn full_disk_fails_before_the_webhook_is_created() {
     let attio = Attio::start();
     if !Command::new("unshare").args(["-rm", "true"]).output().is_ok_and(|output| output.status.success()) {
         println!("left out: a process may not have mounts of its own here (unshare -rm)");
@@ -66,12 +66,12 @@ fn a_disk_that_is_full_is_found_before_the_webhook_is_made() {
         .unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("full/secret cannot be written"), "{message}");
+    assert!(message.contains("cannot write full/secret"), "{message}");
     assert_eq!(attio.asked("POST"), 0);
 }
 
 #[test]
-fn the_manifest_is_a_kubernetes_secret() {
+fn manifest_is_a_kubernetes_secret() {
     let attio = Attio::start();
     let more = ["--secret-format", "kubernetes", "--secret-name", "attio-bridge"];
     let created = create(&attio, &more).expect(0);
@@ -84,7 +84,7 @@ fn the_manifest_is_a_kubernetes_secret() {
 }
 
 #[test]
-fn neither_secret_nor_key_is_ever_logged() {
+fn secret_and_key_are_never_logged() {
     let attio = Attio::start();
     let path = attio.path("secret");
     let trace = [("RUST_LOG", "trace")];
@@ -97,9 +97,8 @@ fn neither_secret_nor_key_is_ever_logged() {
     assert!(!created.stderr.contains(KEY) && !created.stdout.contains(KEY));
 }
 
-/// Standard output is full, as a disk can be: what was made is unmade.
 #[test]
-fn a_webhook_whose_secret_cannot_be_told_is_deleted_again() {
+fn webhook_is_deleted_again_if_its_secret_cannot_be_printed() {
     let attio = Attio::start();
     let script = "exec \"$0\" webhooks create --target-url \"$1\" --event record.created >/dev/full";
     let output = Command::new("sh")
@@ -116,44 +115,44 @@ fn a_webhook_whose_secret_cannot_be_told_is_deleted_again() {
     assert!(attio.store().webhooks.is_empty());
 }
 
-/// Attio has made the webhook and its answer is on its way when somebody presses Ctrl-C.
+/// Attio has created the webhook, but not answered, when Ctrl-C is pressed.
 #[test]
-fn a_secret_that_is_on_its_way_is_waited_for() {
+fn ctrl_c_waits_for_the_secret_of_a_webhook_being_created() {
     let attio = Attio::start();
     let path = attio.path("secret");
     attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
-    let child = begun(&attio, &create_into(&path));
+    let child = start_creating(&attio, &create_into(&path));
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{message}");
-    assert!(message.contains("finishing what was begun"), "{message}");
+    assert!(message.contains("Finishing, to keep the secrets"), "{message}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", attio.only().secret));
 }
 
-/// Somebody else writes the file after it was found free, and Attio does not delete what it has made: the
-/// one who asked is the last to have the secret.
+/// Another process writes the file after it was checked, and the webhook cannot be deleted: the process has
+/// the only copy of the secret.
 #[test]
-fn a_secret_that_nobody_else_has_is_told_to_whoever_asked() {
+fn secret_of_an_orphaned_webhook_is_printed() {
     let attio = Attio::start();
     let path = attio.path("secret");
-    stranded(&attio);
-    let child = begun(&attio, &create_into(&path));
-    std::fs::write(&path, "somebody else's").unwrap();
+    orphan(&attio);
+    let child = start_creating(&attio, &create_into(&path));
+    std::fs::write(&path, "another process's").unwrap();
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     let made = attio.only();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains(&made.webhook_id) && message.contains("this one time"), "{message}");
+    assert!(message.contains(&made.webhook_id) && message.contains("only this once"), "{message}");
     assert!(!message.contains(&made.secret), "{message}");
     assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{}\n", made.secret));
-    assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody else's");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "another process's");
 }
 
-/// What a program reads has no secret in it, and stays what a program can read.
+/// The document on standard output never has a secret.
 #[test]
-fn beside_a_document_a_secret_is_lost_rather_than_told() {
+fn secret_of_an_orphaned_webhook_is_dropped_if_stdout_is_json() {
     let attio = Attio::start();
     let path = attio.path("secret");
     let config = format!(
@@ -161,9 +160,9 @@ fn beside_a_document_a_secret_is_lost_rather_than_told() {
          secret_file = {path:?}\nsubscriptions = [{{ event_type = \"note.created\" }}]\n"
     );
     let config = attio.write("config.toml", &config);
-    stranded(&attio);
-    let child = begun(&attio, &["apply", "--yes", "--json", "--config", config.to_str().unwrap()]);
-    std::fs::write(&path, "somebody else's").unwrap();
+    orphan(&attio);
+    let child = start_creating(&attio, &["apply", "--yes", "--json", "--config", config.to_str().unwrap()]);
+    std::fs::write(&path, "another process's").unwrap();
     let output = child.wait_with_output().unwrap();
     let (message, made) = (String::from_utf8(output.stderr).unwrap(), attio.only());
     assert_eq!(output.status.code(), Some(1), "{message}");
@@ -178,14 +177,14 @@ fn create_into(secret_file: &Path) -> [&str; 7] {
     ["create", "--target-url", URL, "--event", "record.created", "--secret-file", path]
 }
 
-/// Attio takes its time to answer when it is asked to make a webhook, and does not delete it.
-fn stranded(attio: &Attio) {
+/// Attio answers the POST late, and every DELETE with 503.
+fn orphan(attio: &Attio) {
     attio.faults([Fault::Of(Method::POST, Box::new(Fault::Late(Duration::from_secs(2))))]);
     attio.faults((0..10).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
 }
 
-/// A verb whose webhook Attio has made already, and not yet answered.
-fn begun(attio: &Attio, arguments: &[&str]) -> Child {
+/// Starts a verb; its webhook exists, but Attio has not answered yet.
+fn start_creating(attio: &Attio, arguments: &[&str]) -> Child {
     let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
         .arg("webhooks")
         .args(arguments)
@@ -196,6 +195,6 @@ fn begun(attio: &Attio, arguments: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("Attio has made it", || !attio.store().webhooks.is_empty());
+    eventually("Attio has created it", || !attio.store().webhooks.is_empty());
     child
 }

@@ -1,4 +1,4 @@
-//! The way to Attio is TLS, and who answers there is checked.
+//! TLS to Attio: certificate authorities and names are checked.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::support::tls;
 const NONE: &str = r#"{"data":[]}"#;
 
 #[test]
-fn who_is_not_known_is_told_nothing() {
+fn untrusted_servers_get_no_request() {
     let certificates = Certificates::make();
     let authority = certificates.path("ca.pem");
     let list = |url: &str, authority: &Path| {

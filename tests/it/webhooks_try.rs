@@ -1,4 +1,4 @@
-//! `webhooks try`: the whole way once on a real Kafka, and nothing is left behind, on Ctrl-C either.
+//! `webhooks try` on a real Kafka: nothing is left behind, also after Ctrl-C.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::support::kafka::shared;
 use crate::support::served::Served;
 use crate::support::{eventually, unique};
 
-const BEFORE: &str = "what was in the file before, long enough\n";
+const BEFORE: &str = "earlier contents of the file, long enough\n";
 
 /// The secret of another webhook of the same bridge.
 const OTHER: &str = "the secret of another webhook, long enough";
@@ -42,7 +42,7 @@ impl Site {
             ),
         );
         let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
-        // Its topics have their leaders then, which the verb asks for where it begins to read.
+        // Then its topics have leaders, which the verb needs to find the end of the topics.
         eventually("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
         let deliverer = attio.deliverer(served.http, Timing { time_scale: 2000.0, ..Timing::default() });
         Self { attio, served, deliverer, config }
@@ -54,7 +54,7 @@ impl Site {
         ["try", "--target-url", target, "--secret-file", "secret", "--probe-url", &probe].map(String::from)
     }
 
-    fn is_as_before(&self) {
+    fn assert_cleaned_up(&self) {
         let store = self.attio.store();
         assert!(store.webhooks.is_empty() && store.records.is_empty());
         assert_eq!(std::fs::read_to_string(self.attio.path("secret")).unwrap(), BEFORE);
@@ -62,7 +62,7 @@ impl Site {
 }
 
 #[test]
-fn an_event_goes_the_whole_way_and_nothing_is_left() {
+fn publishes_a_test_event_and_deletes_webhook_and_record() {
     let site = Site::start();
     site.attio.block_on(async { site.deliverer.follow_api() });
     let arguments = site.arguments();
@@ -70,7 +70,7 @@ fn an_event_goes_the_whole_way_and_nothing_is_left() {
     let ran = site.attio.configured(&site.config, &arguments).expect(0);
     let ran = ran.says(&["created webhook", "created record", "it is on try", "it works"]);
     assert_eq!(ran.stdout, "");
-    site.is_as_before();
+    site.assert_cleaned_up();
     arguments.push("--json");
     let ran = site.attio.configured(&site.config, &arguments).expect(0).says(&["it works"]);
     let outcome = ran.json();
@@ -80,11 +80,11 @@ fn an_event_goes_the_whole_way_and_nothing_is_left() {
     assert!(outcome["position"]["offset"].is_u64(), "{outcome}");
     let rest = ["works", "left_behind", "error"].map(|name| outcome[name].clone());
     assert_eq!(rest, [json!(true), json!([]), Value::Null]);
-    site.is_as_before();
+    site.assert_cleaned_up();
 }
 
 #[test]
-fn without_a_bus_to_look_at_nothing_is_made() {
+fn without_a_readable_bus_no_webhook_is_created() {
     let attio = Attio::start();
     let arguments =
         ["try", "--target-url", "https://a.example.com/webhooks/attio", "--secret-file", "secret"];
@@ -95,18 +95,19 @@ fn without_a_bus_to_look_at_nothing_is_made() {
     assert_eq!(attio.asked("POST"), 0);
 }
 
-/// Nobody delivers here.
+/// Without deliveries.
 #[test]
-fn what_does_not_come_is_told_and_ctrl_c_leaves_nothing_either() {
+fn timeout_and_ctrl_c_delete_webhook_and_record() {
     let site = Site::start();
     let arguments = site.arguments();
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "20s"]).collect();
     let all = [&all[..], &["--json"]].concat();
-    let ran = site.attio.configured(&site.config, &all).expect(3).says(&["not within 20s", "is on the bus"]);
+    let ran =
+        site.attio.configured(&site.config, &all).expect(3).says(&["timed out after 20s", "on the bus"]);
     let outcome = ran.json();
     assert_eq!((&outcome["works"], &outcome["address"]), (&json!(false), &Value::Null));
-    assert!(outcome["error"].as_str().unwrap().contains("not within 20s"), "{outcome}");
-    site.is_as_before();
+    assert!(outcome["error"].as_str().unwrap().contains("timed out after 20s"), "{outcome}");
+    site.assert_cleaned_up();
 
     let child = Command::new(env!("CARGO_BIN_EXE_attio-bridge"))
         .arg("webhooks")
@@ -119,46 +120,45 @@ fn what_does_not_come_is_told_and_ctrl_c_leaves_nothing_either() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("the record is made", || !site.attio.store().records.is_empty());
+    eventually("the record is created", || !site.attio.store().records.is_empty());
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("what was made is deleted again"), "{message}");
-    site.is_as_before();
+    assert!(message.contains("what was created is deleted again"), "{message}");
+    site.assert_cleaned_up();
 }
 
-/// Attio does not answer when it is asked to delete: both what went wrong and what is left are told.
 #[test]
-fn what_is_left_behind_is_told_though_it_did_not_work_either() {
+fn failed_deletes_are_reported_beside_the_timeout() {
     let site = Site::start();
     let arguments = site.arguments();
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually("the record is made", || !site.attio.store().records.is_empty());
+        eventually("the record is created", || !site.attio.store().records.is_empty());
         site.attio.faults(std::iter::repeat_n(Fault::Status(503), 12));
         running.join().unwrap()
     });
     let store = site.attio.store();
     let (webhook, record) = (&store.webhooks[0].webhook_id, &store.records[0].record_id);
-    ran.expect(3).says(&["left behind", webhook, record, "not within 30s"]);
+    ran.expect(3).says(&["left behind", webhook, record, "timed out after 30s"]);
 }
 
 #[test]
-fn where_there_was_no_secret_file_there_is_none_again() {
+fn secret_file_that_did_not_exist_is_removed_again() {
     let site = Site::start();
     let mut arguments = site.arguments();
     arguments[4] = "another".into();
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "1s"]).collect();
     site.attio.configured(&site.config, &all).expect(3).says(&["it answers 401"]);
     assert!(!site.attio.path("another").exists());
-    site.is_as_before();
+    site.assert_cleaned_up();
 }
 
 #[test]
-fn a_configuration_that_is_not_good_is_said_to_be_so() {
+fn invalid_configuration_exits_78() {
     let attio = Attio::start();
     let config = attio.write("config.toml", "[bus]\ntype = \"zebra\"\n");
     let target = "https://abc123.example.com/webhooks/attio";
@@ -166,9 +166,9 @@ fn a_configuration_that_is_not_good_is_said_to_be_so() {
     assert_eq!(attio.asked("POST"), 0);
 }
 
-/// The record of the test goes through another webhook as well, and through this one not at all.
+/// The record is delivered through another webhook only.
 #[test]
-fn the_event_of_another_webhook_proves_nothing() {
+fn event_of_another_webhook_does_not_count() {
     let site = Site::start();
     site.attio.block_on(async { site.deliverer.follow_api() });
     site.attio.add("https://hooks.example.com/webhooks/attio", &[("record.created", Value::Null)]);
@@ -177,10 +177,10 @@ fn the_event_of_another_webhook_proves_nothing() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually("the webhook is made", || site.attio.store().webhooks.len() == 2);
+        eventually("the webhook is created", || site.attio.store().webhooks.len() == 2);
         let made = site.attio.store().webhooks[1].webhook_id.clone();
         site.attio.store().set_status(&made, Status::Inactive);
-        running.join().unwrap().expect(3).says(&["created record", "not within 30s", "is on the bus"]);
+        running.join().unwrap().expect(3).says(&["created record", "timed out after 30s", "on the bus"]);
     });
     assert_eq!(site.deliverer.counts().delivered, 1, "by the other");
 }

@@ -7,7 +7,7 @@ use crate::support::attio::Attio;
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
 #[test]
-fn all_webhooks_are_listed_however_many_pages_they_take() {
+fn list_reads_all_pages() {
     let attio = Attio::start();
     for number in 0..123 {
         attio.add(&format!("{URL}?{number}"), &[("record.created", Value::Null)]);
@@ -23,7 +23,7 @@ fn all_webhooks_are_listed_however_many_pages_they_take() {
 }
 
 #[test]
-fn one_is_shown_changed_and_deleted() {
+fn get_update_and_delete_one_webhook() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("record.created", Value::Null), ("note.created", Value::Null)]);
     let secret = attio.only().secret;
@@ -51,7 +51,7 @@ fn one_is_shown_changed_and_deleted() {
 }
 
 #[test]
-fn what_is_deleted_is_told_to_scripts_though_not_all_of_it_could_be() {
+fn delete_json_lists_what_was_deleted_before_a_failure() {
     let attio = Attio::start();
     let ids = [attio.add(URL, &[]), attio.add(&format!("{URL}?2"), &[])];
     let deleted = attio.webhooks(&["delete", &ids[0], "no-such-id", &ids[1], "--yes", "--json"]).expect(1);
@@ -63,7 +63,7 @@ fn what_is_deleted_is_told_to_scripts_though_not_all_of_it_could_be() {
 }
 
 #[test]
-fn create_subscribes_and_tells_the_secret_once() {
+fn create_prints_the_secret_to_stdout_only() {
     let attio = Attio::start();
     let arguments = ["create", "--target-url", URL, "--event", "record.created", "--event", "note.updated"];
     let created = attio.webhooks(&arguments).expect(0).says(&["created webhook", "sources.attio.secrets"]);
@@ -76,7 +76,7 @@ fn create_subscribes_and_tells_the_secret_once() {
 }
 
 #[test]
-fn create_for_scripts_is_an_object() {
+fn create_json_contains_the_secret() {
     let attio = Attio::start();
     let created = attio.webhooks(&["create", "--target-url", URL, "--event", "record.created", "--json"]);
     let created = created.expect(0).json();
@@ -87,7 +87,7 @@ fn create_for_scripts_is_an_object() {
 }
 
 #[test]
-fn an_event_type_that_is_not_known_is_passed_on_with_a_warning() {
+fn unknown_event_type_is_sent_with_a_warning() {
     let attio = Attio::start();
     let arguments = ["create", "--target-url", URL, "--event", "record.archived"];
     let refused = attio.webhooks(&arguments).expect(1);
@@ -98,7 +98,7 @@ fn an_event_type_that_is_not_known_is_passed_on_with_a_warning() {
 }
 
 #[test]
-fn what_attio_could_never_take_is_wrong_usage() {
+fn invalid_arguments_exit_2() {
     let attio = Attio::start();
     let table: [&[&str]; 6] = [
         &["create", "--target-url", URL, "--event", "note.created", "--event", "note.created"],

@@ -1,10 +1,10 @@
-//! Watches the wanted webhooks: asks Attio now and then, tells each change in one line, and makes a lost
-//! webhook again where that is wanted.
+//! Monitors the configured webhooks: polls Attio, logs each change once, and recreates a lost webhook where
+//! that is configured.
 //!
-//! Two that run by mistake do no harm: Attio takes (URL, type, filter) once, so that one of them is told
-//! of a conflict and changes nothing, the secret file included.
+//! Two instances do no harm: (URL, type, filter) is unique at Attio, so that one of them gets a conflict and
+//! changes nothing, including the secret file.
 
-mod compare;
+pub mod metrics;
 mod recreate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,81 +19,98 @@ use super::filter::{self, Resolver};
 use super::plan::{Change, Plan, Step, Wanted};
 use super::rotate::is_successor;
 use super::{Client, Status, WebhookOptions, slugs};
-use crate::metrics::watch::WatchMetrics;
+use crate::metrics::samples::Samples;
+use metrics::WatchMetrics;
 pub use recreate::Hook;
 
-/// What is watched, and how.
+/// What to watch.
 pub struct Options {
-    /// The webhooks that should exist.
+    /// The configured webhooks.
     pub webhooks: Vec<WebhookOptions>,
-    /// How often Attio is asked.
+    /// Time between two polls.
     pub every: Duration,
-    /// Where the map of slugs is kept.
+    /// The file of slugs to keep up to date.
     pub slugs_file: Option<PathBuf>,
-    /// Takes secrets that no file takes.
+    /// Receives the secrets of recreated webhooks, instead of their secret files.
     pub hook: Option<Hook>,
-    /// `/metrics` of the bridge, of each replica.
+    /// `/metrics` of each replica of the bridge.
     pub bridge: Vec<String>,
-    /// How long the bridge may hear nothing while Attio calls a webhook of its active.
+    /// How long the bridge may receive nothing while Attio calls a webhook active.
     pub silent_after: Option<Duration>,
     /// Unix time.
     pub now: fn() -> i64,
 }
 
-/// A watch.
+/// The watch.
 pub struct Watch {
     client: Client,
     bridge: Bridge,
     options: Options,
     metrics: Arc<WatchMetrics>,
-    /// What was told last of each webhook.
-    told: BTreeMap<String, (&'static str, bool)>,
-    /// Why the filters of a webhook cannot be had.
+    /// Last logged state and drift by webhook.
+    logged: BTreeMap<String, (&'static str, bool)>,
+    /// Why the filters of a webhook cannot be resolved.
     unresolved: BTreeMap<String, String>,
-    /// Webhooks that may be there while nobody has their secret.
-    behind: BTreeSet<String>,
-    heard: compare::Heard,
-    /// How Attio refuses to be asked, while it does.
+    /// Webhooks that may exist though nobody has their secret.
+    orphans: BTreeSet<String>,
+    /// Sources logged as silent.
+    silent: BTreeSet<String>,
+    /// When a source without deliveries since the bridge's start was first seen so.
+    idle_since: BTreeMap<String, i64>,
+    /// Replicas logged as unreadable.
+    unreadable: BTreeSet<String>,
+    /// The status of the failed polls, while they fail.
     failing: Option<Option<u16>>,
 }
 
 impl Watch {
-    /// Nothing is asked yet.
+    /// Makes a watch; nothing is sent.
     pub fn new(client: Client, options: Options, metrics: Arc<WatchMetrics>) -> Result<Self, super::Error> {
-        let (told, unresolved, behind) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let (bridge, heard) = (Bridge::new()?, compare::Heard::default());
-        Ok(Self { client, bridge, options, metrics, told, unresolved, behind, heard, failing: None })
+        Ok(Self {
+            client,
+            bridge: Bridge::new()?,
+            options,
+            metrics,
+            logged: BTreeMap::new(),
+            unresolved: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            idle_since: BTreeMap::new(),
+            unreadable: BTreeSet::new(),
+            failing: None,
+        })
     }
 
-    /// Watches until it is told to stop. A webhook that is being made again is finished first.
+    /// Watches until `stop`. Recreating a webhook is finished first.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let looked = stop.run_until_cancelled(self.look()).await;
-            let Some(looked) = looked else { return };
-            self.metrics.polled(looked.is_ok().then(self.options.now));
-            match looked {
+            let Some(polled) = stop.run_until_cancelled(self.poll()).await else { return };
+            self.metrics.polled(polled.is_ok().then(self.options.now));
+            match polled {
                 Ok((plan, unresolved)) => {
-                    self.back();
-                    self.tell_unresolved(unresolved);
+                    if self.failing.take().is_some() {
+                        tracing::info!("Attio answers again");
+                    }
+                    self.log_unresolved(unresolved);
                     for step in &plan.steps {
-                        self.tell(step);
-                        // Between its last two steps a rotation has no webhook at the URL itself.
+                        self.log_change(step);
+                        // Just before its last step a rotation has no webhook at the URL itself.
                         if !is_rotating(&plan, step) {
                             self.recreate(step).await;
                         }
                     }
                     let rest = async {
-                        self.compare(&plan).await;
-                        self.pull().await;
+                        self.compare_with_bridge(&plan).await;
+                        self.pull_slugs().await;
                     };
                     if stop.run_until_cancelled(rest).await.is_none() {
                         return;
                     }
                 }
                 Err(error) => {
-                    // Told once, and again where it is for another reason.
+                    // Logged once, and again if the status changes.
                     if self.failing.replace(error.status()) != Some(error.status()) {
-                        tracing::error!(%error, "Attio cannot be asked: what is counted is what was known before");
+                        tracing::error!(%error, "cannot poll Attio: the metrics keep their last values");
                     }
                 }
             }
@@ -103,15 +120,16 @@ impl Watch {
         }
     }
 
-    async fn look(&self) -> Result<(Plan, BTreeMap<String, String>), super::Error> {
+    /// The plan, and by webhook why its filters cannot be resolved.
+    async fn poll(&self) -> Result<(Plan, BTreeMap<String, String>), super::Error> {
         let mut resolver = Resolver::new(&self.client);
         let (mut wanted, mut unresolved) = (Vec::new(), BTreeMap::new());
         for options in &self.options.webhooks {
             wanted.push(match Wanted::resolve(options, &mut resolver).await {
                 Ok(resolved) => resolved,
                 Err(filter::Error::Attio(error)) => return Err(error),
-                // A slug that Attio knows no more: what is there is told all the same, as not what is wanted.
-                Err(error @ filter::Error::Refused { .. }) => {
+                // A slug that no longer exists: the webhook is still reported, with drift.
+                Err(error @ filter::Error::Invalid { .. }) => {
                     unresolved.insert(options.name.clone(), error.to_string());
                     Wanted { options: options.clone(), subscriptions: Vec::new() }
                 }
@@ -120,31 +138,25 @@ impl Watch {
         Ok((Plan::between(wanted, self.client.webhooks().await?), unresolved))
     }
 
-    fn tell_unresolved(&mut self, unresolved: BTreeMap<String, String>) {
+    fn log_unresolved(&mut self, unresolved: BTreeMap<String, String>) {
         for (webhook, error) in &unresolved {
             if self.unresolved.get(webhook) != Some(error) {
                 tracing::error!(
                     webhook,
                     error,
-                    "what is configured cannot be had at Attio: see `webhooks plan`"
+                    "the configured filters cannot be resolved: see `webhooks plan`"
                 );
             }
         }
         self.unresolved = unresolved;
     }
 
-    fn back(&mut self) {
-        if self.failing.take().is_some() {
-            tracing::info!("Attio can be asked again");
-        }
-    }
-
-    /// One line where a webhook is not what it was.
-    fn tell(&mut self, step: &Step) {
+    /// Logs one line if the webhook's state or drift has changed.
+    fn log_change(&mut self, step: &Step) {
         let WebhookOptions { name, target_url, .. } = &step.wanted.options;
         let (state, drift) = state(&step.change);
-        self.metrics.is(name, state, drift);
-        let before = self.told.insert(name.clone(), (state, drift));
+        self.metrics.set_state(name, state, drift);
+        let before = self.logged.insert(name.clone(), (state, drift));
         if before == Some((state, drift)) {
             return;
         }
@@ -153,27 +165,90 @@ impl Watch {
         if was != state {
             self.metrics.changed(name, state);
         }
-        if let Some(does) = advice(state, drift) {
-            tracing::warn!(webhook, target_url, state, was, drift, "{does}");
+        if let Some(advice) = advice(state, drift) {
+            tracing::warn!(webhook, target_url, state, was, drift, "{advice}");
         } else {
             tracing::info!(webhook, target_url, state, was, drift, "the webhook is active and as configured");
         }
     }
 
-    /// Keeps the map of slugs fresh.
-    async fn pull(&self) {
+    async fn pull_slugs(&self) {
         let Some(path) = &self.options.slugs_file else { return };
         let file = path.display();
         let written = match slugs::pull(&self.client).await {
             Ok(slugs) => slugs::write(path, &slugs).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.metrics.slugs(written.is_ok());
+        self.metrics.slugs_pulled(written.is_ok());
         match written {
-            Ok(true) => tracing::info!(%file, "the map of slugs is new"),
+            Ok(true) => tracing::info!(%file, "updated the slugs file"),
             Ok(false) => {}
-            Err(error) => tracing::error!(%file, error, "the map of slugs stays as it was"),
+            Err(error) => tracing::error!(%file, error, "cannot update the slugs file"),
         }
+    }
+
+    /// Compares Attio's status with the bridge's last deliveries, and logs when a silence begins and ends.
+    async fn compare_with_bridge(&mut self, plan: &Plan) {
+        let samples = self.read_bridge().await;
+        if samples.is_empty() {
+            return;
+        }
+        let sources: BTreeSet<&String> = plan.steps.iter().map(|step| &step.wanted.options.source).collect();
+        for source in sources {
+            let labels = [("source", &**source)];
+            let last = samples.iter().filter_map(|one| one.sum("last_delivery_timestamp_seconds", &labels));
+            let Some(last) = last.map(|last| last as i64).max() else {
+                tracing::warn!(source, "the bridge has no such source");
+                continue;
+            };
+            let active = plan.steps.iter().any(|step| {
+                step.wanted.options.source == *source && state(&step.change).0 == Status::Active.as_str()
+            });
+            let seconds_ago = self.seconds_since(source, last);
+            let silent =
+                active && self.options.silent_after.is_some_and(|after| seconds_ago > after.as_secs());
+            self.metrics.bridge(source, last, silent);
+            if silent && self.silent.insert(source.clone()) {
+                tracing::warn!(
+                    source,
+                    seconds_ago,
+                    "Attio calls the webhook active, but the bridge receives nothing: does the target URL lead to \
+                     this bridge?"
+                );
+            } else if !silent && self.silent.remove(source) {
+                tracing::info!(source, "the bridge receives deliveries again");
+            }
+        }
+    }
+
+    /// Seconds since the last delivery; of a bridge without one since its start, since that was first seen.
+    fn seconds_since(&mut self, source: &str, last: i64) -> u64 {
+        let now = (self.options.now)();
+        let since = if last > 0 {
+            self.idle_since.remove(source);
+            last
+        } else {
+            *self.idle_since.entry(source.to_owned()).or_insert(now)
+        };
+        u64::try_from(now - since).unwrap_or(0)
+    }
+
+    /// The metrics of every replica that can be read.
+    async fn read_bridge(&mut self) -> Vec<Samples> {
+        let mut all = Vec::new();
+        for url in &self.options.bridge {
+            match self.bridge.metrics(url).await {
+                Ok(samples) => {
+                    self.unreadable.remove(url);
+                    all.push(samples);
+                }
+                Err(error) if self.unreadable.insert(url.clone()) => {
+                    tracing::warn!(error, "cannot read the bridge's metrics");
+                }
+                Err(_) => {}
+            }
+        }
+        all
     }
 }
 
@@ -182,7 +257,7 @@ fn is_rotating(plan: &Plan, step: &Step) -> bool {
     plan.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, target_url))
 }
 
-/// What a webhook is, and whether its subscriptions are others.
+/// The state, and whether the subscriptions differ from the configuration.
 fn state(change: &Change) -> (&'static str, bool) {
     match change {
         Change::Create => ("missing", false),
@@ -201,18 +276,20 @@ fn status(status: &Status) -> &'static str {
     }
 }
 
-/// What is to be done about it; none where all is well.
+/// What to do; none if all is well.
 fn advice(state: &str, drift: bool) -> Option<&'static str> {
     match state {
         "degraded" => Some(
-            "Attio's deliveries have failed for about three days and still go on; in seven days they end: look \
-             at what the bridge answers",
+            "deliveries have failed for about three days; Attio stops sending in seven days: check what the bridge \
+             answers",
         ),
-        "inactive" => Some("Attio sends nothing any more: the webhook has to be made again"),
-        "missing" => Some("Attio has no such webhook: `webhooks apply` makes it, or recreate = true"),
+        "inactive" => Some("Attio no longer sends: the webhook must be recreated"),
+        "missing" => {
+            Some("the webhook does not exist: create it with `webhooks apply`, or set recreate = true")
+        }
         "ambiguous" => Some("several webhooks have this URL: keep one, see `webhooks list`"),
-        "other" => Some("Attio calls it something that this build does not know"),
-        _ if drift => Some("its subscriptions are not as configured: see `webhooks plan`"),
+        "other" => Some("the webhook has a status that this build does not know"),
+        _ if drift => Some("its subscriptions differ from the configuration: see `webhooks plan`"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Makes a lost webhook again and hands its secret over: to its file, or to a command.
+//! Recreates a lost webhook and stores its secret, in its file or by a command.
 
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
@@ -9,32 +9,32 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Watch;
 use crate::attio::plan::{Change, Step};
-use crate::attio::secret_file::Reserved;
-use crate::attio::{Created, Status, create};
+use crate::attio::secret::{self, SecretFile};
+use crate::attio::{Created, Status};
 
-/// A command that takes the manifest of a Kubernetes Secret on its standard input.
+/// A command that reads the manifest of a Kubernetes Secret on its standard input.
 #[derive(Clone, Debug)]
 pub struct Hook {
     /// For `sh -c`.
     pub command: String,
     /// Name of the Secret.
     pub secret_name: String,
-    /// How long the command may take: nothing else is watched meanwhile.
+    /// When the command is killed.
     pub timeout: Duration,
 }
 
-/// How often a command is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Time between two checks whether the command has ended.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl Hook {
-    fn give(&self, created: &Created) -> io::Result<()> {
-        // In a process group of its own: Ctrl-C does not end it half way, and none of it outlives its time.
+    fn run(&self, created: &Created) -> io::Result<()> {
+        // A process group of its own: Ctrl-C does not interrupt it, and its children end with it.
         let mut command = Command::new("sh");
         command.args(["-c", &self.command]).stdin(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
-        let manifest = create::manifest(&self.secret_name, created);
+        let manifest = secret::manifest(&self.secret_name, created);
         let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(manifest.as_bytes()));
-        let status = self.ended(&mut child)?;
+        let status = self.wait(&mut child)?;
         written?;
         if status.success() {
             Ok(())
@@ -43,13 +43,13 @@ impl Hook {
         }
     }
 
-    fn ended(&self, child: &mut Child) -> io::Result<ExitStatus> {
-        let begun = Instant::now();
-        while begun.elapsed() < self.timeout {
+    fn wait(&self, child: &mut Child) -> io::Result<ExitStatus> {
+        let started = Instant::now();
+        while started.elapsed() < self.timeout {
             if let Some(status) = child.try_wait()? {
                 return Ok(status);
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(CHECK_EVERY);
         }
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             kill_process_group(group, Signal::KILL)?;
@@ -60,21 +60,21 @@ impl Hook {
     }
 }
 
-/// Why there is still none.
+/// Why a webhook was not recreated.
 enum Failed {
-    /// Somebody else was first.
+    /// Another process was first.
     Conflict,
     /// There may be one whose secret nobody has.
-    Behind(String),
+    Orphan(String),
     Other(String),
 }
 
 impl Watch {
-    /// Makes a webhook again that is gone, that Attio has given up, or whose secret was lost on its way.
+    /// Recreates a webhook that does not exist, that is inactive, or whose secret was lost.
     pub(super) async fn recreate(&mut self, step: &Step) {
         let options = &step.wanted.options;
         let webhook = options.name.as_str();
-        let useless = |status: &Status| *status == Status::Inactive || self.behind.contains(webhook);
+        let useless = |status: &Status| *status == Status::Inactive || self.orphans.contains(webhook);
         let old = match &step.change {
             Change::Create => None,
             Change::Keep(webhook) | Change::Update { webhook, .. } if useless(&webhook.status) => {
@@ -85,42 +85,46 @@ impl Watch {
         if !options.recreate {
             return;
         }
-        let made = match self.unresolved.get(webhook) {
+        let replaced = match self.unresolved.get(webhook) {
             Some(reason) => Err(Failed::Other(reason.clone())),
-            None => self.make(step, old).await,
+            None => self.replace(step, old).await,
         };
-        let result = match made {
+        let result = match replaced {
             Ok(webhook_id) => {
-                self.behind.remove(webhook);
-                tracing::info!(webhook, webhook_id, "made again, and its secret is handed over");
+                self.orphans.remove(webhook);
+                tracing::info!(webhook, webhook_id, "recreated the webhook and stored its secret");
                 "ok"
             }
             Err(Failed::Conflict) => {
-                tracing::info!(webhook, "somebody else has made it again: nothing is changed");
+                tracing::info!(webhook, "another process has recreated the webhook: nothing is changed");
                 "conflict"
             }
-            Err(Failed::Behind(error)) => {
-                self.behind.insert(webhook.to_owned());
-                tracing::error!(webhook, error, "nobody may have its secret; it is made anew next time");
+            Err(Failed::Orphan(error)) => {
+                self.orphans.insert(webhook.to_owned());
+                tracing::error!(
+                    webhook,
+                    error,
+                    "the webhook's secret may be lost; it is recreated at the next poll"
+                );
                 "failed"
             }
             Err(Failed::Other(error)) => {
-                tracing::error!(webhook, error, "cannot be made again; it is tried anew next time");
+                tracing::error!(webhook, error, "cannot recreate the webhook; retrying at the next poll");
                 "failed"
             }
         };
         self.metrics.recreated(webhook, result);
     }
 
-    async fn make(&self, step: &Step, old: Option<String>) -> Result<String, Failed> {
+    async fn replace(&self, step: &Step, old: Option<String>) -> Result<String, Failed> {
         let options = &step.wanted.options;
         let other = |error: &dyn std::fmt::Display| Failed::Other(error.to_string());
-        // The place for the secret is found good before anything is changed at Attio.
+        // The secret file must be writable before anything is changed at Attio.
         let file = match (&self.options.hook, &options.secret_file) {
             (Some(_), _) => None,
-            (None, Some(path)) => Some(Reserved::at(path, true).map_err(|error| other(&error))?),
+            (None, Some(path)) => Some(SecretFile::reserve(path, true).map_err(|error| other(&error))?),
             (None, None) => {
-                return Err(Failed::Other("it has no secret_file, and there is no --secret-hook".into()));
+                return Err(Failed::Other("there is neither secret_file nor --secret-hook".into()));
             }
         };
         if let Some(webhook_id) = old
@@ -129,15 +133,16 @@ impl Watch {
         {
             return Err(other(&error));
         }
-        let keep = |created: &Created| match (&self.options.hook, file) {
+        let store = |created: &Created| match (&self.options.hook, file) {
             (_, Some(file)) => file.write(&created.secret),
-            (Some(hook), None) => hook.give(created),
-            (None, None) => Err(io::Error::other("there is no place for the secret")),
+            // The command may take long: this thread's other tasks move to another one.
+            (Some(hook), None) => tokio::task::block_in_place(|| hook.run(created)),
+            (None, None) => Err(io::Error::other("there is neither secret_file nor --secret-hook")),
         };
-        match create::kept(&self.client, &options.target_url, &step.wanted.subscriptions, keep).await {
+        match secret::create(&self.client, &options.target_url, &step.wanted.subscriptions, store).await {
             Ok(created) => Ok(created.webhook.id.webhook_id),
-            Err(create::Error::Attio(error)) if error.status() == Some(409) => Err(Failed::Conflict),
-            Err(error) if error.leaves_one_behind() => Err(Failed::Behind(error.to_string())),
+            Err(secret::Error::Attio(error)) if error.status() == Some(409) => Err(Failed::Conflict),
+            Err(error) if error.may_leave_orphan() => Err(Failed::Orphan(error.to_string())),
             Err(error) => Err(other(&error)),
         }
     }
@@ -150,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_does_not_end_is_ended() {
+    fn hook_is_killed_after_its_timeout() {
         let created: Created = serde_json::from_value(json!({
             "id": { "workspace_id": "w", "webhook_id": "h" }, "target_url": "https://a", "subscriptions": [],
             "status": "active", "created_at": "", "secret": "s",
@@ -158,7 +163,7 @@ mod tests {
         .unwrap();
         let timeout = Duration::from_millis(100);
         let hook = |command: &str| Hook { command: command.into(), secret_name: "n".into(), timeout };
-        let error = hook("cat > /dev/null; sleep 600 | cat").give(&created).unwrap_err();
+        let error = hook("cat > /dev/null; sleep 600 | cat").run(&created).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(error.to_string().contains("within 100ms"), "{error}");
     }

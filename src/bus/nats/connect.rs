@@ -1,5 +1,8 @@
-//! From the options to a client that connects by itself, for ever.
+//! Connecting: from the options to a client, and the login at every connect.
 
+use std::fmt::Display;
+use std::fs;
+use std::future::ready;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,81 +11,106 @@ use std::time::Duration;
 use async_nats::rustls::pki_types::pem::PemObject;
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::{ClientConfig, RootCertStore};
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::{Auth as AuthReply, AuthError, Client, ConnectOptions, Event, ServerAddr};
+use humantime::format_duration;
+use nkeys::{KeyPair, KeyPairType};
+use secrecy::ExposeSecret;
 
-use super::acks::MAX_IN_FLIGHT;
-use super::auth;
+use super::errors::advice;
 use super::health::Health;
-use super::options::Options;
+use super::options::{Auth, Options};
 use crate::bus::error::StartError;
 
-/// A server that went silent is given up after three of these, before the publish timeout.
-const PING: Duration = Duration::from_secs(3);
+/// Messages in flight; more are answered `Busy`. One delivery has at most 10,000 events. The client's own
+/// queue holds as many.
+pub(super) const MAX_IN_FLIGHT: usize = 16_384;
 
-/// One try to connect.
-const CONNECT: Duration = Duration::from_secs(5);
+/// A silent server is given up after three of these, before the publish timeout.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Makes a client that is not connected yet.
+/// One attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// [`connect_once`], whatever the number of servers.
+const CONNECT_ONCE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Creates a client that connects in the background, for ever.
 pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<Client, StartError> {
-    let (events, tries) = (Arc::clone(health), Arc::clone(health));
-    let settings = settings(options)?
+    let (events, attempts) = (Arc::clone(health), Arc::clone(health));
+    let settings = connect_options(options)?
         .retry_on_initial_connect()
         .event_callback(move |event| {
-            events.event(&event);
-            std::future::ready(())
+            events.on_event(&event);
+            ready(())
         })
-        // Chooses nothing: it is where the client tells why the last tries failed.
+        // Only to learn why the last attempts failed: the client chooses the server.
         .reconnect_to_server_callback(move |servers, _| {
-            if let Some(cause) = servers.iter().find_map(|server| server.last_error.as_deref()) {
-                tries.complain(cause);
+            if let Some(error) = servers.iter().find_map(|server| server.last_error.as_deref()) {
+                attempts.on_error(error);
             }
-            std::future::ready(None)
+            ready(None)
         });
-    let servers = addresses(&options.servers)?;
-    let client = async_nats::connect_with_options(servers, settings).await;
+    let client = settings.connect(server_addresses(&options.servers)?).await;
     client.map_err(|error| StartError::setting_of("nats.servers", error))
 }
 
-/// Checks that a client can be made of these options, without asking any server.
-pub fn check(options: &Options) -> Result<(), StartError> {
-    addresses(&options.servers)?;
-    settings(options).map(drop)
-}
-
-/// Host and port of every server, without what an address may hold beside them.
-pub(super) fn names(options: &Options) -> Result<String, StartError> {
-    let name = |server: ServerAddr| format!("{}:{}", server.host(), server.port());
-    Ok(addresses(&options.servers)?.into_iter().map(name).collect::<Vec<_>>().join(","))
-}
-
-pub(super) fn addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
-    let key = "nats.servers";
-    let parse = |text: &String| {
-        let server: ServerAddr =
-            text.parse().map_err(|error: io::Error| StartError::setting_of(key, error))?;
-        let reason = match server.scheme() {
-            "nats" | "tls" if server.has_user_pass() || server.password().is_some() => {
-                "a server address holds no user: set nats.username and nats.password".to_owned()
-            }
-            "nats" | "tls" => return Ok(server),
-            scheme => format!("a server address begins with nats:// or tls://, not {scheme}://"),
-        };
-        Err(StartError::setting_of(key, reason))
+/// Connects a client of a verb other than `serve`. The inner error is why no server can be reached, and what
+/// to do about it.
+pub(super) async fn connect_once(
+    options: &Options,
+    on_event: impl Fn(Event) + Send + Sync + 'static,
+) -> Result<Result<Client, String>, StartError> {
+    let settings = connect_options(options)?.event_callback(move |event| {
+        on_event(event);
+        ready(())
+    });
+    let connecting = settings.connect(server_addresses(&options.servers)?);
+    let error = match tokio::time::timeout(CONNECT_ONCE_TIMEOUT, connecting).await {
+        Ok(Ok(client)) => return Ok(Ok(client)),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no reply within {}", format_duration(CONNECT_ONCE_TIMEOUT)),
     };
-    servers.iter().map(parse).collect()
+    Ok(Err(format!("{error}{}", advice(&error))))
 }
 
-pub(super) fn settings(options: &Options) -> Result<ConnectOptions, StartError> {
-    let settings = auth::connect_options(options.auth.as_ref())?
+/// Checks that a client can be created from these options, without contacting a server.
+pub fn check(options: &Options) -> Result<(), StartError> {
+    server_addresses(&options.servers)?;
+    connect_options(options).map(drop)
+}
+
+/// Host and port of every server.
+pub(super) fn server_names(options: &Options) -> Result<String, StartError> {
+    let name = |server: ServerAddr| format!("{}:{}", server.host(), server.port());
+    Ok(server_addresses(&options.servers)?.into_iter().map(name).collect::<Vec<_>>().join(","))
+}
+
+fn server_addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
+    let parse = |text: &String| {
+        let server: ServerAddr = text.parse().map_err(|error: io::Error| error.to_string())?;
+        match server.scheme() {
+            "nats" | "tls" if server.has_user_pass() || server.password().is_some() => {
+                Err("a server address contains no user: set nats.username and nats.password".to_owned())
+            }
+            "nats" | "tls" => Ok(server),
+            scheme => Err(format!("a server address begins with nats:// or tls://, not {scheme}://")),
+        }
+    };
+    let parsed: Result<_, String> = servers.iter().map(parse).collect();
+    parsed.map_err(|reason| StartError::setting_of("nats.servers", reason))
+}
+
+fn connect_options(options: &Options) -> Result<ConnectOptions, StartError> {
+    let settings = login(options.auth.as_ref())?
         .name("attio-bridge")
-        .connection_timeout(CONNECT)
-        .ping_interval(PING)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
         .client_capacity(MAX_IN_FLIGHT)
         .reconnect_delay_callback(backoff);
     tls(settings, options)
 }
 
-/// 0, 20, 40, 80, … at most 500 ms, so that a server that is back is found at once.
+/// 0, 20, 40, 80, … at most 500 ms: a server that is back is found at once.
 fn backoff(attempt: usize) -> Duration {
     match u32::try_from(attempt).unwrap_or(u32::MAX) {
         0 | 1 => Duration::ZERO,
@@ -90,8 +118,8 @@ fn backoff(attempt: usize) -> Duration {
     }
 }
 
-/// The client reads these files at every connect; they are looked at here so that a bad one is told
-/// at start.
+/// The client reads these files at every connect. They are parsed here too, so that a bad one is reported at
+/// the start.
 fn tls(mut settings: ConnectOptions, options: &Options) -> Result<ConnectOptions, StartError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &options.ca_file {
@@ -123,11 +151,80 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, StartError> {
-    std::fs::read(path).map_err(|source| StartError::File { key, path: path.to_owned(), source })
+    fs::read(path).map_err(|source| StartError::File { key, path: path.to_owned(), source })
 }
 
-fn unusable(key: &'static str, path: &Path, reason: impl std::fmt::Display) -> StartError {
+fn unusable(key: &'static str, path: &Path, reason: impl Display) -> StartError {
     StartError::setting_of(key, format!("{} cannot be used: {reason}", path.display()))
+}
+
+/// Connect options that log in. Files are read at every connect, so that rotated credentials need no restart,
+/// and checked here.
+fn login(auth: Option<&Auth>) -> Result<ConnectOptions, StartError> {
+    match auth {
+        None => Ok(ConnectOptions::new()),
+        Some(Auth::Token(token)) => Ok(ConnectOptions::with_token(token.expose_secret().to_owned())),
+        Some(Auth::User { username, password }) => {
+            let password = password.expose_secret().to_owned();
+            Ok(ConnectOptions::with_user_and_password(username.clone(), password))
+        }
+        Some(Auth::CredsFile(path)) => login_with_file("nats.creds_file", path, sign_with_creds),
+        Some(Auth::NkeyFile(path)) => login_with_file("nats.nkey_file", path, sign_with_nkey),
+    }
+}
+
+/// Signs the server's nonce with the key in the text of a file.
+type Signer = fn(&str, &[u8]) -> Result<AuthReply, String>;
+
+fn login_with_file(key: &'static str, path: &Path, sign: Signer) -> Result<ConnectOptions, StartError> {
+    let text = String::from_utf8_lossy(&read(key, path)?).into_owned();
+    sign(&text, b"nonce").map_err(|reason| StartError::setting_of(key, reason))?;
+    let path = path.to_owned();
+    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+        let reply = fs::read_to_string(&path)
+            .map_err(|error| format!("{key}: cannot read {}: {error}", path.display()))
+            .and_then(|text| sign(&text, &nonce).map_err(|reason| format!("{key}: {reason}")));
+        ready(reply.map_err(AuthError::new))
+    }))
+}
+
+/// With a credentials file: a JWT and the seed that signs for it, each in its frame.
+fn sign_with_creds(text: &str, nonce: &[u8]) -> Result<AuthReply, String> {
+    let jwt = framed(text, "NATS USER JWT").ok_or("holds no user JWT")?;
+    let seed = framed(text, "USER NKEY SEED").ok_or("holds no nkey seed")?;
+    let (_, signature) = sign(seed, nonce)?;
+    let mut reply = AuthReply::new();
+    reply.jwt = Some(jwt.to_owned());
+    reply.signature = Some(signature);
+    Ok(reply)
+}
+
+/// With a file that holds a seed.
+fn sign_with_nkey(text: &str, nonce: &[u8]) -> Result<AuthReply, String> {
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
+    let (public, signature) = sign(seed.ok_or("holds no nkey seed")?, nonce)?;
+    let mut reply = AuthReply::new();
+    reply.nkey = Some(public);
+    reply.signature = Some(signature);
+    Ok(reply)
+}
+
+/// The public key of a user's seed, and its signature.
+fn sign(seed: &str, nonce: &[u8]) -> Result<(String, Vec<u8>), String> {
+    let pair = KeyPair::from_seed(seed).map_err(|error| format!("its nkey seed is unusable: {error}"))?;
+    if !matches!(pair.key_pair_type(), KeyPairType::User) {
+        return Err("its nkey seed is not a user's: a user's begins with SU".into());
+    }
+    let signature = pair.sign(nonce).map_err(|error| format!("its nkey seed cannot sign: {error}"))?;
+    Ok((pair.public_key(), signature))
+}
+
+/// The line after `-----BEGIN <name>-----`.
+fn framed<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let begin = format!("BEGIN {name}");
+    let mut lines = text.lines().map(str::trim);
+    lines.find(|line| line.starts_with("---") && line.contains(&begin))?;
+    lines.next().filter(|line| !line.is_empty() && !line.starts_with("---"))
 }
 
 #[cfg(test)]
@@ -141,19 +238,19 @@ mod tests {
     }
 
     #[test]
-    fn the_backoff_is_short_and_has_an_end() {
+    fn backoff_is_short_and_bounded() {
         assert_eq!([0, 1, 2, 3, 4].map(|n| backoff(n).as_millis()), [0, 0, 20, 40, 80]);
         assert_eq!(backoff(1000).as_millis(), 500);
     }
 
     #[test]
-    fn addresses_are_named_without_what_they_hold_beside() {
+    fn server_names_are_host_and_port() {
         let options = Options::new(["nats://a", "tls://b:4333", "c:1"]);
-        assert_eq!(names(&options).unwrap(), "a:4222,b:4333,c:1");
+        assert_eq!(server_names(&options).unwrap(), "a:4222,b:4333,c:1");
     }
 
     #[test]
-    fn what_no_client_can_be_made_of_is_told_with_its_key() {
+    fn setting_that_no_client_can_be_created_from_is_reported_with_its_key() {
         assert!(check(&Options::new(["localhost"])).is_ok());
         assert!(reason(|o| o.servers = vec!["http://a".into()]).starts_with("nats.servers: "));
         assert!(reason(|o| o.servers = vec!["ws://a".into()]).contains("nats:// or tls://"));
@@ -162,9 +259,45 @@ mod tests {
         assert!(reason(|o| o.ca_file = Some("/not/there".into())).contains("nats.ca_file: cannot read"));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        std::fs::write(&path, "nothing of use").unwrap();
+        std::fs::write(&path, "no certificate").unwrap();
         assert!(reason(|o| o.ca_file = Some(path.clone())).contains("holds no certificate"));
-        let nkey = reason(|o| o.auth = Some(super::super::options::Auth::NkeyFile(path.clone())));
+        let nkey = reason(|o| o.auth = Some(Auth::NkeyFile(path.clone())));
         assert_eq!(nkey, "nats.nkey_file: holds no nkey seed");
+    }
+
+    fn creds(seed: &str) -> String {
+        format!(
+            "-----BEGIN NATS USER JWT-----\r\nabc.def.ghi\r\n------END NATS USER JWT------\r\n\r\n\
+             -----BEGIN USER NKEY SEED-----\r\n{seed}\r\n------END USER NKEY SEED------\r\n"
+        )
+    }
+
+    #[test]
+    fn credentials_file_gives_jwt_and_signature() {
+        let pair = KeyPair::new_user();
+        let reply = sign_with_creds(&creds(&pair.seed().unwrap()), b"challenge").unwrap();
+        assert_eq!(reply.jwt.as_deref(), Some("abc.def.ghi"));
+        pair.verify(b"challenge", &reply.signature.unwrap()).unwrap();
+    }
+
+    #[test]
+    fn nkey_file_gives_public_key_and_signature() {
+        let pair = KeyPair::new_user();
+        let reply = sign_with_nkey(&format!("# mine\n{}\n", pair.seed().unwrap()), b"challenge").unwrap();
+        assert_eq!(reply.nkey, Some(pair.public_key()));
+        pair.verify(b"challenge", &reply.signature.unwrap()).unwrap();
+    }
+
+    #[test]
+    fn unusable_keys_are_reported() {
+        let account = KeyPair::new_account().seed().unwrap();
+        let reason = |found: Result<AuthReply, String>| found.err().unwrap();
+        assert!(reason(sign_with_nkey(&account, b"")).contains("not a user's"));
+        assert!(reason(sign_with_nkey("", b"")).contains("holds no nkey seed"));
+        assert!(reason(sign_with_nkey("SUAA", b"")).contains("unusable"));
+        assert!(reason(sign_with_creds("", b"")).contains("holds no user JWT"));
+        assert!(
+            reason(sign_with_creds(&creds("").replace("\r\n\r\n", "\r\n"), b"")).contains("no nkey seed")
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! What is known of the server: written by the client's events and the monitor, read by everyone.
+//! What is known of the server: written by the client's events and the monitor.
 //!
-//! Whether there is a connection is the client's own word ([`State`]); its events make log lines, metrics
-//! and nudges of it. It drops events that come faster than they are read, so now and then its word is
-//! compared with what its events have told ([`Health::compare`]).
+//! Whether there is a connection is the client's own [`State`]; its events become log lines, metrics and
+//! wake-ups. The client drops events when its channel is full, so its state is compared with them
+//! periodically ([`Health::reconcile`]).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,74 +14,54 @@ use async_nats::{Client, ClientError, Event, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::refusals::{self, Refusals};
+use super::errors::{Violation, Violations, advice};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
-/// The same complaint of the client is logged again after this.
-const LOG_AGAIN: Duration = Duration::from_secs(60);
+/// The same error is logged again after this.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Between two comparisons of what the client's events have told with the client's own word.
-const COMPARE_AGAIN: Duration = Duration::from_secs(1);
+/// How often the client's state is compared with its events.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
 
+#[derive(Default)]
 struct Known {
-    /// What the events have told.
+    /// By the events.
     connected: bool,
     /// Connections that `losses` accounts for.
     connects: u64,
     /// Connections at the last comparison, where it found one that no event had reported.
     unreported: Option<u64>,
-    /// A try to connect has failed, or a connection was lost, since the last connection.
+    /// An attempt to connect has failed, or a connection was lost, since the last connection.
     failed: bool,
-    contact: bool,
-    fit: bool,
-    /// Once true, stays: readiness does not follow the server after the first contact.
+    reached: bool,
+    stream_valid: bool,
+    /// Never false again: readiness does not follow the server.
     ready: bool,
-    cause: Option<Arc<str>>,
-    complained: Option<Instant>,
-    /// What keeps the stream from taking every event.
-    unfit: Option<Arc<str>>,
+    last_error: Option<Arc<str>>,
+    logged: Option<Instant>,
+    /// Why the stream does not accept every event.
+    stream_invalid: Option<Arc<str>>,
 }
 
 /// What is known of the server.
 pub(super) struct Health {
     known: Mutex<Known>,
-    /// Connections lost so far: an ack that was lost with one is no time-out.
+    /// Connections lost so far: a message that was enqueued before a loss gets no ack.
     losses: AtomicU64,
     lost: Notify,
-    /// Messages handed to the client and not settled.
-    pending: AtomicU64,
+    in_flight: AtomicU64,
     servers: String,
     metrics: BusMetrics,
-    nudged: Notify,
-    pub refusals: Arc<Refusals>,
+    wake_monitor: Notify,
+    pub violations: Arc<Violations>,
 }
 
 impl Health {
     pub(super) fn new(servers: String, metrics: BusMetrics) -> Self {
         metrics.up.set(0);
-        let known = Known {
-            connected: false,
-            connects: 0,
-            unreported: None,
-            failed: false,
-            contact: false,
-            fit: false,
-            ready: false,
-            cause: None,
-            complained: None,
-            unfit: None,
-        };
-        Self {
-            known: Mutex::new(known),
-            losses: AtomicU64::new(0),
-            lost: Notify::new(),
-            pending: AtomicU64::new(0),
-            servers,
-            metrics,
-            nudged: Notify::new(),
-            refusals: Arc::default(),
-        }
+        let (known, losses, lost, in_flight, wake_monitor, violations) = Default::default();
+        Self { known, losses, lost, in_flight, servers, metrics, wake_monitor, violations }
     }
 
     pub(super) fn state(&self, connection: State) -> BusState {
@@ -92,32 +72,37 @@ impl Health {
         }
     }
 
-    /// Why nothing can be published now, while the client has no connection.
-    pub(super) fn down(&self, connection: State) -> Option<Arc<str>> {
+    /// Why nothing can be published, while the client is not connected.
+    pub(super) fn unavailable_reason(&self, connection: State) -> Option<Arc<str>> {
         let known = match connection {
             State::Connected => return None,
             State::Disconnected => self.known.lock(),
-            // Before the first try has failed nobody knows.
+            // Unknown until the first attempt has failed.
             State::Pending => Some(self.known.lock()).filter(|known| known.failed)?,
         };
-        let cause = known.cause.as_deref().unwrap_or("the connection was lost");
-        Some(format!("no server of {} can be reached: {cause}{}", self.servers, advice(cause)).into())
+        let error = known.last_error.as_deref().unwrap_or("the connection was lost");
+        Some(format!("no server of {} can be reached: {error}{}", self.servers, advice(error)).into())
     }
 
-    /// What last kept the client from a server.
-    pub(super) fn cause(&self) -> Option<Arc<str>> {
-        self.known.lock().cause.clone()
+    /// Why the bus is not ready, where that is known.
+    pub(super) fn not_ready_reason(&self, connection: State) -> Option<Arc<str>> {
+        self.unavailable_reason(connection).or_else(|| self.known.lock().stream_invalid.clone())
+    }
+
+    /// The client's last connection error.
+    pub(super) fn last_error(&self) -> Option<Arc<str>> {
+        self.known.lock().last_error.clone()
     }
 
     pub(super) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
     }
 
-    /// Waits until a connection is lost after that many.
+    /// Waits until there are other than `losses` losses.
     pub(super) async fn lost_since(&self, losses: u64) {
         loop {
             let mut next = pin!(self.lost.notified());
-            // From here on no loss is missed, so the count may be looked at.
+            // Enabled before the count is read, so that no loss is missed.
             next.as_mut().enable();
             if self.losses() != losses {
                 return;
@@ -126,101 +111,94 @@ impl Health {
         }
     }
 
-    /// The client tells something. Never waits.
-    pub(super) fn event(&self, event: &Event) {
+    /// Handles an event of the client. Never waits.
+    pub(super) fn on_event(&self, event: &Event) {
         match event {
-            Event::Connected => self.reached(),
-            Event::Disconnected => self.lost(),
+            Event::Connected => self.connected(),
+            Event::Disconnected => self.disconnected(),
             Event::LameDuckMode => {
-                tracing::info!("nats: the server is about to stop; the client moves to another when it does");
+                tracing::info!("nats: the server is shutting down; the client will move to another");
             }
-            Event::ServerError(error) => self.server_error(error),
-            Event::ClientError(ClientError::Other(cause)) => {
+            Event::ServerError(ServerError::Other(text)) => match Violation::parse(text) {
+                Some(violation) => self.violations.add(&violation, text),
+                None => self.on_error(text),
+            },
+            Event::ServerError(error) => self.on_error(&error.to_string()),
+            Event::ClientError(ClientError::Other(error)) => {
                 self.known.lock().failed = true;
-                // The client tells more when it tries again; this is all there is until then.
-                if self.cause().is_none() {
-                    self.complain(cause);
+                // The next attempt reports a more precise one.
+                if self.last_error().is_none() {
+                    self.on_error(error);
                 }
             }
-            Event::ClientError(error) => self.complain(&error.to_string()),
+            Event::ClientError(error) => self.on_error(&error.to_string()),
             Event::SlowConsumer(_) | Event::Draining | Event::Closed => {
-                tracing::debug!(%event, "nats: the client tells");
+                tracing::debug!(%event, "nats: client event");
             }
         }
     }
 
-    fn server_error(&self, error: &ServerError) {
-        let ServerError::Other(text) = error else { return self.complain(&error.to_string()) };
-        match refusals::parse(text) {
-            Some(refusal) => self.refusals.add(&refusal, text),
-            None => self.complain(text),
-        }
-    }
-
-    /// Compares for ever.
-    pub(super) async fn keep_true(self: Arc<Self>, client: Client) {
+    pub(super) async fn reconcile_periodically(self: Arc<Self>, client: Client) {
         let statistics = client.statistics();
         loop {
-            tokio::time::sleep(COMPARE_AGAIN).await;
-            self.compare(client.connection_state(), statistics.connects.load(Ordering::Relaxed));
+            tokio::time::sleep(RECONCILE_INTERVAL).await;
+            self.reconcile(client.connection_state(), statistics.connects.load(Ordering::Relaxed));
         }
     }
 
-    /// Compares what the events have told with the client's own word and the connections it has made so
-    /// far: what it had no room to tell is made up for.
-    pub(super) fn compare(&self, connection: State, connects: u64) {
+    /// Makes up for dropped events: compares what the events reported with the client's state and the number of
+    /// connections it has made.
+    fn reconcile(&self, connection: State, connects: u64) {
         let mut known = self.known.lock();
-        let connected = known.connected;
-        let is_new = connects > known.connects;
-        // Events in the channel report it before the next comparison, unless they were dropped.
+        // The events may still be in the channel: they were dropped if the next comparison finds the same.
         let dropped = known.unreported.take() == Some(connects);
-        match (connected, connection) {
-            (false, State::Connected) => {
-                drop(known);
-                self.reached();
-            }
+        let reconnected = connects > known.connects;
+        match (known.connected, connection) {
             (true, State::Disconnected) => {
                 drop(known);
-                self.lost();
-                return;
+                return self.disconnected();
             }
-            (true, State::Connected) if is_new && !dropped => {
+            (true, State::Connected) if reconnected && !dropped => {
                 known.unreported = Some(connects);
                 return;
             }
-            (true, State::Connected) if is_new => {
+            (true, State::Connected) if reconnected => {
                 drop(known);
-                self.lost();
-                self.reached();
+                self.disconnected();
+                self.connected();
+            }
+            (false, State::Connected) => {
+                drop(known);
+                self.connected();
             }
             (true, State::Connected) => drop(known),
-            _ => return,
+            (false, State::Disconnected) | (_, State::Pending) => return,
         }
         self.known.lock().connects = connects;
     }
 
-    fn reached(&self) {
+    fn connected(&self) {
         let mut known = self.known.lock();
         if std::mem::replace(&mut known.connected, true) {
             return;
         }
         known.connects += 1;
-        let again = std::mem::replace(&mut known.contact, true);
+        let again = std::mem::replace(&mut known.reached, true);
         known.failed = false;
-        known.cause = None;
-        known.complained = None;
+        known.last_error = None;
+        known.logged = None;
         self.metrics.up.set(1);
-        Self::settle_readiness(&mut known);
+        Self::update_readiness(&mut known);
         drop(known);
         if again {
-            tracing::info!("nats: connected again");
+            tracing::info!("nats: reconnected");
         } else {
-            tracing::info!(servers = self.servers, "nats: first contact");
+            tracing::info!(servers = self.servers, "nats: connected");
         }
-        self.nudge();
+        self.nudge_monitor();
     }
 
-    fn lost(&self) {
+    fn disconnected(&self) {
         let mut known = self.known.lock();
         if !std::mem::replace(&mut known.connected, false) {
             return;
@@ -230,90 +208,63 @@ impl Health {
         drop(known);
         self.losses.fetch_add(1, Ordering::AcqRel);
         self.lost.notify_waiters();
-        tracing::warn!(servers = self.servers, "nats: connection lost; answering 503 until one is back");
+        tracing::warn!(servers = self.servers, "nats: connection lost; answering 503 until reconnected");
     }
 
-    /// Remembers what keeps the client from a server; logs it once a change.
-    pub(super) fn complain(&self, cause: &str) {
+    /// Remembers a connection error; logs it when it changes.
+    pub(super) fn on_error(&self, error: &str) {
         let mut known = self.known.lock();
-        let same = known.cause.as_deref() == Some(cause);
-        let news = !same || known.complained.is_none_or(|at| at.elapsed() > LOG_AGAIN);
-        known.cause = Some(cause.into());
-        if news {
-            known.complained = Some(Instant::now());
-        }
-        drop(known);
-        if news {
-            let cause = format!("{cause}{}", advice(cause));
-            tracing::warn!(cause, servers = self.servers, "nats: trouble with a server");
+        let same = known.last_error.as_deref() == Some(error);
+        let log = !same || known.logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL);
+        known.last_error = Some(error.into());
+        if log {
+            known.logged = Some(Instant::now());
+            drop(known);
+            let cause = format!("{error}{}", advice(error));
+            tracing::warn!(cause, servers = self.servers, "nats: connection error");
         }
     }
 
-    /// The stream does not take every event.
-    pub(super) fn unfit(&self, reasons: &[String]) {
-        self.known.lock().unfit = Some(reasons.join("; ").into());
+    /// The stream does not accept every event.
+    pub(super) fn mark_invalid(&self, reasons: &[String]) {
+        self.known.lock().stream_invalid = Some(reasons.join("; ").into());
     }
 
-    /// What is waited for before the bus is ready, where that is known.
-    pub(super) fn not_ready_reason(&self, connection: State) -> Option<Arc<str>> {
-        self.down(connection).or_else(|| self.known.lock().unfit.clone())
-    }
-
-    /// The stream takes every event, or nobody asked.
-    pub(super) fn fit(&self) {
+    /// The stream accepts every event, or is not checked.
+    pub(super) fn mark_valid(&self) {
         let mut known = self.known.lock();
-        known.fit = true;
-        Self::settle_readiness(&mut known);
+        known.stream_valid = true;
+        Self::update_readiness(&mut known);
     }
 
-    fn settle_readiness(known: &mut Known) {
-        if known.contact && known.fit && !known.ready {
+    fn update_readiness(known: &mut Known) {
+        if known.reached && known.stream_valid && !known.ready {
             known.ready = true;
             tracing::info!("nats: ready to publish");
         }
     }
 
-    pub(super) fn handed_over(&self) {
-        self.pending.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn enqueued(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn settled(&self) {
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn pending(&self) -> u64 {
-        self.pending.load(Ordering::Relaxed)
+    /// Messages enqueued and not settled.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Wakes the monitor.
-    pub(super) fn nudge(&self) {
-        self.nudged.notify_one();
+    pub(super) fn nudge_monitor(&self) {
+        self.wake_monitor.notify_one();
     }
 
-    /// Waits for a nudge, at most so long.
-    pub(super) async fn sleep(&self, at_most: Duration) {
-        // Nobody nudged in time.
-        let _ = tokio::time::timeout(at_most, self.nudged.notified()).await;
-    }
-}
-
-/// What to do about a cause, where the client's own words do not say it.
-pub(super) fn advice(cause: &str) -> &'static str {
-    let cause = cause.to_ascii_lowercase();
-    if cause.contains("authorization violation") || cause.contains("authentication") {
-        ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password"
-    } else if cause.contains("corrupt message") {
-        ": what answers there seems to speak no TLS: check nats.servers, and tls in the server's configuration"
-    } else if cause.contains("tls") || cause.contains("certificate") {
-        ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate"
-    } else if cause.contains("connection refused") {
-        ": check the address in nats.servers, and that the server runs"
-    } else if cause.contains("dns error") {
-        ": check the names in nats.servers"
-    } else if cause.contains("timed out") || cause.contains("no answer") {
-        ": check the address in nats.servers, and the firewalls on the way"
-    } else {
-        ""
+    /// Waits until the monitor is nudged, at most `timeout`.
+    pub(super) async fn nudged(&self, timeout: Duration) {
+        // The timeout is as good as a nudge.
+        let _ = tokio::time::timeout(timeout, self.wake_monitor.notified()).await;
     }
 }
 
@@ -328,95 +279,85 @@ mod tests {
     }
 
     #[test]
-    fn up_needs_contact_and_a_stream_that_fits() {
+    fn up_needs_a_connection_and_a_valid_stream() {
         let (health, metrics) = health();
-        health.fit();
+        health.mark_valid();
         assert_eq!(health.state(State::Pending), BusState::Starting);
-        health.event(&Event::Connected);
+        health.on_event(&Event::Connected);
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
     }
 
     #[test]
-    fn a_server_that_is_away_at_the_start_refuses_at_once_but_is_still_starting() {
+    fn unreachable_server_at_start_is_unavailable_and_still_starting() {
         let (health, _) = health();
-        assert_eq!(health.down(State::Pending), None, "nobody knows before the first try has failed");
-        health.event(&Event::ClientError(ClientError::Other("IO error".into())));
+        assert_eq!(health.unavailable_reason(State::Pending), None, "before the first attempt has failed");
+        health.on_event(&Event::ClientError(ClientError::Other("IO error".into())));
         assert_eq!(health.state(State::Pending), BusState::Starting);
-        let told = || health.down(State::Pending).unwrap();
-        assert_eq!(&*told(), "no server of nats:4222 can be reached: IO error");
-        health.complain("IO error: connection refused");
-        health.event(&Event::ClientError(ClientError::Other("IO error".into())));
+        let reason = || health.unavailable_reason(State::Pending).unwrap();
+        assert_eq!(&*reason(), "no server of nats:4222 can be reached: IO error");
+        health.on_error("IO error: connection refused");
+        health.on_event(&Event::ClientError(ClientError::Other("IO error".into())));
         assert!(
-            told()
+            reason()
                 .ends_with("connection refused: check the address in nats.servers, and that the server runs")
         );
     }
 
     #[test]
-    fn what_keeps_a_client_out_is_told_with_what_to_do() {
-        let table = [
-            ("IO error: Connection refused (os error 111)", "that the server runs"),
-            ("DNS error: failed to lookup address information: Name or service not known", "the names in"),
-            ("timed out", "firewalls"),
-            ("no answer within 6s", "firewalls"),
-            ("TLS error: invalid peer certificate: UnknownIssuer", "nats.ca_file"),
-        ];
-        for (cause, part) in table {
-            assert!(advice(cause).starts_with(": check ") && advice(cause).contains(part), "{cause}");
-        }
-    }
-
-    #[test]
-    fn down_and_up_again_once_ready() {
+    fn lost_connection_is_down_and_reconnected_is_up() {
         let (health, metrics) = health();
-        health.fit();
-        health.event(&Event::Connected);
-        health.event(&Event::Disconnected);
+        health.mark_valid();
+        health.on_event(&Event::Connected);
+        health.on_event(&Event::Disconnected);
         assert_eq!((health.state(State::Disconnected), metrics.up.get()), (BusState::Down, 0));
         assert_eq!(health.losses(), 1);
-        health.event(&Event::ServerError(ServerError::AuthorizationViolation));
-        let detail = health.down(State::Disconnected).unwrap();
+        health.on_event(&Event::ServerError(ServerError::AuthorizationViolation));
+        let detail = health.unavailable_reason(State::Disconnected).unwrap();
         assert!(detail.contains("authorization violation: check nats.creds_file"), "{detail}");
-        health.event(&Event::Connected);
+        health.on_event(&Event::Connected);
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
-        assert_eq!((health.cause(), health.down(State::Connected)), (None, None));
+        assert_eq!((health.last_error(), health.unavailable_reason(State::Connected)), (None, None));
     }
 
     #[test]
-    fn what_the_client_had_no_room_to_tell_is_made_up_for() {
+    fn events_that_the_client_dropped_are_made_up_for() {
         let (health, metrics) = health();
-        health.fit();
-        health.compare(State::Pending, 0);
-        assert_eq!((metrics.up.get(), health.losses()), (0, 0), "there was nothing to tell");
-        health.compare(State::Connected, 1);
+        health.mark_valid();
+        health.reconcile(State::Pending, 0);
+        assert_eq!((metrics.up.get(), health.losses()), (0, 0), "nothing has happened");
+        health.reconcile(State::Connected, 1);
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
-        health.compare(State::Disconnected, 1);
+        health.reconcile(State::Disconnected, 1);
         assert_eq!((metrics.up.get(), health.losses()), (0, 1));
-        health.event(&Event::Connected);
-        health.compare(State::Connected, 2);
-        assert_eq!((metrics.up.get(), health.losses()), (1, 1), "all of this was told");
-        health.compare(State::Connected, 3);
-        health.compare(State::Connected, 3);
-        assert_eq!((metrics.up.get(), health.losses()), (1, 2), "lost and made again between two looks");
-        health.event(&Event::Connected);
-        health.compare(State::Connected, 3);
-        assert_eq!((metrics.up.get(), health.losses()), (1, 2), "what is told late changes nothing");
+        health.on_event(&Event::Connected);
+        health.reconcile(State::Connected, 2);
+        assert_eq!((metrics.up.get(), health.losses()), (1, 1), "all of this was reported");
+        health.reconcile(State::Connected, 3);
+        health.reconcile(State::Connected, 3);
+        assert_eq!(
+            (metrics.up.get(), health.losses()),
+            (1, 2),
+            "lost and reconnected between two comparisons"
+        );
+        health.on_event(&Event::Connected);
+        health.reconcile(State::Connected, 3);
+        assert_eq!((metrics.up.get(), health.losses()), (1, 2), "a late event changes nothing");
     }
 
     #[test]
     fn loss_whose_events_come_after_a_comparison_counts_once() {
         let (health, _) = health();
-        health.event(&Event::Connected);
-        health.compare(State::Connected, 1);
+        health.on_event(&Event::Connected);
+        health.reconcile(State::Connected, 1);
         // The connection is lost and made again; the events are still in the client's channel.
-        health.compare(State::Connected, 2);
-        health.event(&Event::Disconnected);
-        health.event(&Event::Connected);
-        health.compare(State::Connected, 2);
+        health.reconcile(State::Connected, 2);
+        health.on_event(&Event::Disconnected);
+        health.on_event(&Event::Connected);
+        health.reconcile(State::Connected, 2);
         assert_eq!(health.losses(), 1);
         // The events of the next loss are dropped.
-        health.compare(State::Connected, 3);
-        health.compare(State::Connected, 3);
+        health.reconcile(State::Connected, 3);
+        health.reconcile(State::Connected, 3);
         assert_eq!(health.losses(), 2);
     }
 }

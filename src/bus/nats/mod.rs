@@ -1,72 +1,54 @@
-//! NATS JetStream: every message with its id, every ack waited for.
+//! NATS JetStream: every message with its id, and an ack awaited for each.
 //!
-//! [`Nats::publish`] hands a message to the client's own bounded queue and returns; the one task that
-//! hears the acks settles the tickets ([`acks`]). Whether there is a server is the client's own
-//! word ([`health`]); whether a stream takes the events is looked at by [`monitor`].
+//! [`Nats::publish`] puts a message into the client's bounded queue and returns; one task receives every ack
+//! and settles the handles ([`publish`]). [`health`] tracks the connection, [`stream`] whether the stream
+//! accepts every event. [`read`] and [`inspect`] serve other verbs and share nothing with publishing but
+//! [`connect`], [`errors`] and [`stream`].
 
-mod acks;
-mod auth;
 mod connect;
+mod errors;
 mod health;
 mod inspect;
-mod look;
-mod monitor;
 pub mod options;
-mod pending;
-mod permission;
+mod publish;
 mod read;
 mod record;
-mod refusals;
 mod stream;
-mod verdict;
 
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, unconstrained};
 
 pub use connect::check;
 pub use inspect::inspect;
 pub use options::Options;
 pub(super) use read::read;
 pub(super) use record::encode;
-pub(super) use stream::wanted as wanted_stream;
+pub(super) use stream::stream_config;
 
 use super::error::StartError;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, PublishHandle};
 use crate::supervise::Supervisor;
-use acks::Acks;
 use health::Health;
-use look::Look;
-use monitor::Monitor;
-use pending::Pending;
+use publish::{InFlight, Link, Publisher};
+use stream::{Monitor, Probe};
 
 /// The NATS bus.
 pub struct Nats {
-    acks: Arc<Acks>,
+    publisher: Arc<Publisher>,
     link: Arc<Link>,
     content_mode: ContentMode,
     tasks: [AbortHandle; 4],
 }
 
-/// The client, and what is known beside it.
-struct Link {
-    client: Client,
-    health: Arc<Health>,
-    stream: Arc<str>,
-}
-
 impl Nats {
-    /// Makes the client and begins to look for a server, on the runtime it is called in.
-    /// `destinations` are all that events can go to. Fails only for options that no client can be
-    /// made of, never for want of a server.
+    /// Creates the client and starts to connect, on the current runtime. `destinations` are all that events
+    /// can go to. An unreachable server is not an error.
     pub fn start(
         options: Options,
         destinations: Vec<Arc<Destination>>,
@@ -74,25 +56,28 @@ impl Nats {
         metrics: BusMetrics,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, StartError> {
-        Handle::try_current()
-            .map_err(|error| StartError::Client { bus: "nats", reason: error.to_string() })?;
-        let health = Arc::new(Health::new(connect::names(&options)?, metrics));
-        let client = at_once(connect::connect(&options, &health))
+        let no_client = |reason: String| StartError::Client { bus: "nats", reason };
+        Handle::try_current().map_err(|error| no_client(error.to_string()))?;
+        let health = Arc::new(Health::new(connect::server_names(&options)?, metrics));
+        // Unconstrained: tokio's cooperative budget may otherwise delay a future that is ready.
+        let client = unconstrained(connect::connect(&options, &health))
+            .now_or_never()
             .expect("a client that retries its first connect is there at once")?;
         let stream = Arc::from(options.stream.name.as_str());
         let link = Arc::new(Link { client: client.clone(), health: Arc::clone(&health), stream });
-        let (acks, replies) = at_once(Acks::new(Arc::clone(&link), options.publish_timeout))
-            .expect("the queue of a new client has room")
-            .map_err(|error| StartError::Client { bus: "nats", reason: error.to_string() })?;
-        let look = Look::new(client.clone(), options.stream, destinations, Arc::clone(&health.refusals));
-        let monitor = Monitor::new(look, Arc::clone(&health));
+        let (publisher, acks) =
+            unconstrained(Publisher::subscribe(Arc::clone(&link), options.publish_timeout))
+                .now_or_never()
+                .expect("the queue of a new client is empty")
+                .map_err(|error| no_client(error.to_string()))?;
+        let probe = Probe::new(client.clone(), options.stream, destinations, Arc::clone(&health.violations));
         let tasks = [
-            supervisor.spawn("nats acks", Arc::clone(&acks).hear(replies)),
-            supervisor.spawn("nats ack timeouts", Arc::clone(&acks).end()),
-            supervisor.spawn("nats monitor", monitor.run()),
-            supervisor.spawn("nats health", health.keep_true(client)),
+            supervisor.spawn("nats acks", Arc::clone(&publisher).receive_acks(acks)),
+            supervisor.spawn("nats ack timeouts", Arc::clone(&publisher).expire()),
+            supervisor.spawn("nats monitor", Monitor::new(probe, Arc::clone(&health)).run()),
+            supervisor.spawn("nats health", health.reconcile_periodically(client)),
         ];
-        Ok(Arc::new(Self { acks, link, content_mode, tasks }))
+        Ok(Arc::new(Self { publisher, link, content_mode, tasks }))
     }
 }
 
@@ -103,16 +88,15 @@ impl Bus for Nats {
 
     fn publish(&self, message: Message, handle: PublishHandle) {
         let Link { client, health, stream } = &*self.link;
-        if let Some(detail) = health.down(client.connection_state()) {
+        if let Some(detail) = health.unavailable_reason(client.connection_state()) {
             return handle.settle(Err(PublishError::Unavailable { detail }));
         }
-        let layout = match record::layout(&message, self.content_mode, stream) {
-            Ok(layout) => layout,
-            Err(error) => {
-                return handle.settle(Err(PublishError::Rejected { detail: error.to_string().into() }));
+        match record::encode_record(&message, self.content_mode, stream) {
+            Ok(record) => {
+                self.publisher.enqueue(InFlight::new(handle, message.destination, &self.link), record);
             }
-        };
-        self.acks.send(Pending::new(handle, message.destination, &self.link), layout);
+            Err(error) => handle.settle(Err(PublishError::Rejected { detail: error.to_string().into() })),
+        }
     }
 
     fn state(&self) -> BusState {
@@ -127,10 +111,10 @@ impl Bus for Nats {
         let deadline = Instant::now() + within;
         let health = &self.link.health;
         Box::pin(async move {
-            while health.pending() > 0 && Instant::now() < deadline {
+            while health.in_flight() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            health.pending()
+            health.in_flight()
         })
     }
 }
@@ -138,16 +122,6 @@ impl Bus for Nats {
 impl Drop for Nats {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);
-    }
-}
-
-/// What a future gives without waiting; none where it would wait.
-fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    // Else tokio may make it wait for no reason but fairness.
-    let future = pin!(tokio::task::unconstrained(future));
-    match future.poll(&mut TaskContext::from_waker(Waker::noop())) {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
     }
 }
 

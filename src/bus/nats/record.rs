@@ -1,9 +1,9 @@
-//! A message as JetStream stores it: headers and payload.
+//! Encoding: a message as JetStream stores it.
 //!
 //! Source: CloudEvents NATS binding (main branch), sections 3.1 and 3.2; the `Nats-` headers are
 //! those of JetStream.
 
-use std::fmt::Write;
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use async_nats::header::{
@@ -11,33 +11,34 @@ use async_nats::header::{
     ParseHeaderValueError,
 };
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::bus::encoded::EncodedMessage;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
 use crate::pipeline::publish::Message;
 
-/// The name of the header that holds the media type, as the binding has it.
+/// The header of the media type in structured mode.
 const CONTENT_TYPE: &str = "Content-Type";
 
-/// The parts of a message beside its subject.
+/// Headers and payload of a message.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(super) struct Record {
     pub headers: HeaderMap,
     /// The envelope, or the data.
     pub payload: Bytes,
 }
 
-/// A header that NATS does not take.
+/// A header that NATS does not accept.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadHeader {
-    #[error("a header name that NATS does not take: {0}")]
+    #[error("a header name that NATS does not accept: {0}")]
     Name(#[from] ParseHeaderNameError),
-    #[error("a header value that NATS does not take: {0}")]
+    #[error("a header value that NATS does not accept: {0}")]
     Value(#[from] ParseHeaderValueError),
 }
 
-/// Lays a message out in the content mode, or structured where it must be.
-pub(super) fn layout(message: &Message, mode: ContentMode, stream: &str) -> Result<Layout, BadHeader> {
+/// Encodes a message in the content mode, or structured where it must be.
+pub(super) fn encode_record(message: &Message, mode: ContentMode, stream: &str) -> Result<Record, BadHeader> {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.dedup_key)?);
     headers.insert(NATS_EXPECTED_STREAM, HeaderValue::from_str(stream)?);
@@ -53,52 +54,37 @@ pub(super) fn layout(message: &Message, mode: ContentMode, stream: &str) -> Resu
             structured::encode(event).into()
         }
     };
-    Ok(Layout { headers, payload })
+    Ok(Record { headers, payload })
 }
 
-/// A message as the stream would hold it.
+/// A message as the stream would store it.
 pub(in crate::bus) fn encode(
     message: &Message,
     mode: ContentMode,
     stream: &str,
 ) -> Result<EncodedMessage, String> {
-    let layout = layout(message, mode, stream).map_err(|error| error.to_string())?;
-    let headers = layout
+    let record = encode_record(message, mode, stream).map_err(|error| error.to_string())?;
+    let headers = record
         .headers
         .iter()
         .flat_map(|(name, values)| values.iter().map(|value| (name.to_string(), value.as_str().to_owned())));
     let mut headers: Vec<_> = headers.collect();
-    // The client keeps them in no order.
+    // The client keeps them unordered.
     headers.sort();
-    Ok(EncodedMessage { headers, payload: layout.payload.into() })
+    Ok(EncodedMessage { headers, payload: record.payload.into() })
 }
 
 fn add_attributes(headers: &mut HeaderMap, event: &CloudEvent) -> Result<(), BadHeader> {
     let content_type = binary::content_type(event).map(|value| (Attribute::DataContentType.name(), value));
     for (name, value) in binary::headers(event).chain(content_type) {
         let name = HeaderName::from_str(&format!("ce-{name}"))?;
-        headers.insert(name, HeaderValue::from_str(&percent_encoded(value))?);
+        headers.insert(name, HeaderValue::from_str(&Cow::from(utf8_percent_encode(value, ENCODED)))?);
     }
     Ok(())
 }
 
-/// A value as the binding writes it: space, `"`, `%` and all that is no printable ASCII by the hex of
-/// its UTF-8 bytes.
-fn percent_encoded(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        match byte {
-            b'"' | b'%' => push_hex(&mut out, byte),
-            0x21..=0x7e => out.push(char::from(byte)),
-            _ => push_hex(&mut out, byte),
-        }
-    }
-    out
-}
-
-fn push_hex(out: &mut String, byte: u8) {
-    write!(out, "%{byte:02X}").expect("writing to a string cannot fail");
-}
+/// What the binding percent-encodes in a header value, beside everything that is not ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 #[cfg(test)]
 mod tests {
@@ -120,9 +106,9 @@ mod tests {
         Message { destination: Arc::new(destination), event, dedup_key: "0".repeat(32), structured_only }
     }
 
-    fn headers(layout: &Layout) -> BTreeMap<String, String> {
+    fn headers(record: &Record) -> BTreeMap<String, String> {
         let text = |values: &[HeaderValue]| values.iter().map(HeaderValue::to_string).collect::<String>();
-        layout.headers.iter().map(|(name, values)| (name.to_string(), text(values))).collect()
+        record.headers.iter().map(|(name, values)| (name.to_string(), text(values))).collect()
     }
 
     fn expected(more: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -131,17 +117,17 @@ mod tests {
     }
 
     #[test]
-    fn structured_has_the_media_type_and_no_attribute() {
-        let layout = layout(&message(false), ContentMode::Structured, "ATTIO").unwrap();
+    fn structured_mode_has_only_the_media_type_header() {
+        let record = encode_record(&message(false), ContentMode::Structured, "ATTIO").unwrap();
         let media_type = ("Content-Type", "application/cloudevents+json; charset=UTF-8");
-        assert_eq!(headers(&layout), expected(&[media_type]));
-        assert!(layout.payload.ends_with(b",\"data\":{\"a\":1}}"));
+        assert_eq!(headers(&record), expected(&[media_type]));
+        assert!(record.payload.ends_with(b",\"data\":{\"a\":1}}"));
     }
 
     #[test]
-    fn binary_has_the_attributes_as_headers_and_the_data_as_payload() {
-        let layout = layout(&message(false), ContentMode::Binary, "ATTIO").unwrap();
-        assert_eq!(layout.payload, "{\"a\":1}");
+    fn binary_mode_has_attributes_as_headers_and_data_as_payload() {
+        let record = encode_record(&message(false), ContentMode::Binary, "ATTIO").unwrap();
+        assert_eq!(record.payload, "{\"a\":1}");
         let attributes = [
             ("ce-specversion", "1.0"),
             ("ce-id", "1"),
@@ -150,18 +136,18 @@ mod tests {
             ("ce-datacontenttype", "application/json"),
             ("ce-partitionkey", "50%20%25%20%22%C3%A9%22"),
         ];
-        assert_eq!(headers(&layout), expected(&attributes));
+        assert_eq!(headers(&record), expected(&attributes));
     }
 
     #[test]
-    fn quarantine_is_structured_in_binary_mode_too() {
-        let layout = layout(&message(true), ContentMode::Binary, "ATTIO").unwrap();
-        assert!(layout.payload.starts_with(b"{\"specversion\":\"1.0\""));
-        assert_eq!(layout.headers.len(), 3);
+    fn quarantine_is_structured_in_binary_mode() {
+        let record = encode_record(&message(true), ContentMode::Binary, "ATTIO").unwrap();
+        assert!(record.payload.starts_with(b"{\"specversion\":\"1.0\""));
+        assert_eq!(record.headers.len(), 3);
     }
 
     #[test]
-    fn what_would_break_the_header_block_is_an_error_and_no_panic() {
-        assert!(layout(&message(false), ContentMode::Structured, "A\r\nB").is_err());
+    fn line_break_in_a_header_value_is_an_error() {
+        assert!(encode_record(&message(false), ContentMode::Structured, "A\r\nB").is_err());
     }
 }

@@ -135,8 +135,8 @@ impl Bench {
     /// A verdict is told before its message stops to count.
     fn waits_for(&self, messages: u64) {
         let begun = Instant::now();
-        while self.bus.link.health.pending() != messages {
-            assert!(begun.elapsed() < PATIENCE, "{} are waited for", self.bus.link.health.pending());
+        while self.bus.link.health.in_flight() != messages {
+            assert!(begun.elapsed() < PATIENCE, "{} are waited for", self.bus.link.health.in_flight());
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -155,7 +155,7 @@ impl Bench {
     }
 
     fn tell(&self, event: &Event) {
-        self.bus.link.health.event(event);
+        self.bus.link.health.on_event(event);
     }
 
     fn lose_connection(&self) {
@@ -236,12 +236,12 @@ fn whatever_is_handed_over_before_a_loss_or_during_it_is_ended_by_it() {
 fn a_loss_between_the_count_and_the_hand_over_ends_the_message_too() {
     let bench = bench(Duration::from_secs(3600));
     let (message, handle, verdict) = bench.message("a");
-    let layout = record::layout(&message, ContentMode::Structured, "ATTIO").unwrap();
-    let pending = Pending::new(handle, message.destination, &bench.bus.link);
+    let record = record::encode_record(&message, ContentMode::Structured, "ATTIO").unwrap();
+    let entry = InFlight::new(handle, message.destination, &bench.bus.link);
     bench.lose_connection();
     // Whoever ends what waits has looked by now, and has found nothing.
     thread::sleep(Duration::from_millis(50));
-    bench.bus.acks.send(pending, layout);
+    bench.bus.publisher.enqueue(entry, record);
     assert_eq!(label(&verdict), "unavailable");
 }
 

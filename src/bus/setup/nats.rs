@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::{PRINCIPAL, quoted, quoted_all};
 use crate::bus::inspect::Requirements;
 use crate::bus::nats::options::{Auth, Ensure, Options};
-use crate::bus::nats::wanted_stream;
+use crate::bus::nats::stream_config;
 
 /// What a server takes unless it is told otherwise. Source: the NATS server's configuration, `max_payload`.
 const NATS_LARGEST: usize = 1_048_576;
@@ -38,7 +38,7 @@ enum Login {
 
 impl Nats {
     pub(super) fn new(options: &Options, requirements: &Requirements, principal: Option<&str>) -> Self {
-        let wanted = wanted_stream(&options.stream, &requirements.destinations);
+        let wanted = stream_config(&options.stream, &requirements.destinations);
         let of_configuration = match &options.auth {
             Some(Auth::User { username, .. }) => Some(username.as_str()),
             _ => None,

@@ -9,17 +9,14 @@ use serde_json::{Value as Json, json};
 use super::{Exit, Failure, Session, print};
 use crate::attio::{Subscription, Webhook};
 
-/// What an operator types.
-const AFTER_HELP: &str = "\
-Example: keep as code what was made by hand
-  attio-bridge webhooks import --config bridge.toml >> bridge.toml";
-
 /// The flags of `webhooks import`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = "\
+Example: manage existing webhooks by the configuration
+  attio-bridge webhooks import --config bridge.toml >> bridge.toml")]
 pub struct Arguments {
-    /// The source of webhooks whose URL does not end in /webhooks/SOURCE of a source that is configured
-    /// [default: the first that is configured, else attio]
+    /// The source of webhooks whose URL does not end in /webhooks/SOURCE of a configured source
+    /// [default: the first configured source, else attio]
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
 }
@@ -36,10 +33,7 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
         let Webhook { id, target_url, .. } = webhook;
         if !urls.insert(target_url) {
             let known = json!(target_url);
-            print(format_args!(
-                "# Webhook {}: there is one with target_url {known} already.\n\n",
-                id.webhook_id
-            ));
+            print(format_args!("# Webhook {}: target_url {known} is configured already.\n\n", id.webhook_id));
             continue;
         }
         let source = source_of(target_url, &config.sources).unwrap_or(fallback);
@@ -49,14 +43,14 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     Ok(Exit::Done)
 }
 
-/// The source that the URL names, if there is one.
+/// The source in the URL, if it is configured.
 fn source_of<'s>(url: &str, sources: &'s [String]) -> Option<&'s str> {
     let path = url.split(['?', '#']).next()?;
     let end = path.rsplit('/').next()?;
     sources.iter().find(|source| *source == end).map(String::as_str)
 }
 
-/// A name that nothing else has.
+/// A unique name.
 fn name(source: &str, names: &mut BTreeSet<String>) -> String {
     let mut name = source.to_owned();
     for number in 2.. {
@@ -89,7 +83,7 @@ fn toml(webhook: &Webhook, name: &str, source: &str) -> String {
     text + "]\n\n"
 }
 
-/// JSON as a value of TOML. Strings and keys are written as in JSON, which TOML reads alike.
+/// JSON as a TOML value. JSON strings and keys are valid TOML.
 fn inline(json: &Json) -> String {
     match json {
         Json::Object(members) => {
@@ -120,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_toml() {
+    fn inline_tables_are_valid_toml() {
         let filter = json!({ "$and": [{ "field": "a\"b", "operator": "equals", "value": "c\\d" }] });
         let text = format!("filter = {}", inline(&filter));
         let read: toml::Table = toml::from_str(&text).unwrap();

@@ -1,18 +1,11 @@
-//! `webhooks`: what Attio sends, and where to. One file per verb; here what they share.
+//! `webhooks`: what Attio sends, and where to.
 
-mod apply;
-mod attempt;
-mod create;
-mod delete;
-mod get;
 mod import;
-mod keep;
-mod list;
+mod manage;
 mod plan;
 mod rotate;
-mod show;
-mod subscriptions;
-mod update;
+mod secret_output;
+mod try_webhook;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -20,20 +13,17 @@ use clap::{Args, Subcommand};
 
 use super::{Exit, print, problems, say, warn};
 use crate::app::logging::{self, Log};
-use crate::attio::{self, Client, create as creation, filter, rotate as rotation, secret_file};
+use crate::attio::{self, Client, filter, rotate as rotation, secret};
 use crate::config::{self, Input, LogFormat, LogOptions};
-
-/// What an operator types.
-const AFTER_HELP: &str = "\
-Example: as code, what would be changed and then to change it
-  attio-bridge webhooks plan --config bridge.toml
-  attio-bridge webhooks apply --config bridge.toml
-Example: what Attio delivers to, and how well
-  attio-bridge webhooks list";
 
 /// The verbs of `webhooks`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = "\
+Example: show how the webhooks differ from the configuration, then change them
+  attio-bridge webhooks plan --config bridge.toml
+  attio-bridge webhooks apply --config bridge.toml
+Example: the existing webhooks and their status
+  attio-bridge webhooks list")]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -42,36 +32,35 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     /// List all webhooks of the workspace
-    List(list::Arguments),
+    List(manage::List),
     /// Show one webhook
-    Get(get::Arguments),
-    /// Create a webhook and keep its secret, which Attio tells this one time
-    Create(create::Arguments),
-    /// Change where a webhook sends, or what; its secret stays
-    Update(update::Arguments),
+    Get(manage::Get),
+    /// Create a webhook and store its secret, which Attio shows only once
+    Create(manage::Create),
+    /// Change the URL or the events of a webhook; its secret stays
+    Update(manage::Update),
     /// Delete webhooks
-    Delete(delete::Arguments),
-    /// Show what is between the webhooks of the configuration and those of the workspace
-    Plan(plan::Arguments),
-    /// Create and change webhooks so that they are as configured; others are left alone
-    Apply(apply::Arguments),
+    Delete(manage::Delete),
+    /// Show how the webhooks of the workspace differ from the configuration
+    Plan(plan::PlanArguments),
+    /// Create and change webhooks as configured; others are not touched
+    Apply(plan::ApplyArguments),
     /// Print the webhooks of the workspace as tables for the configuration file
     Import(import::Arguments),
-    /// Give a webhook a new secret while it goes on sending; goes on where it was interrupted
+    /// Replace the secret of a webhook without missing an event; resumes after an interruption
     Rotate(rotate::Arguments),
-    /// Try the whole way once: a temporary webhook, a test record, its event on the bus
-    Try(attempt::Arguments),
+    /// Test the whole path once: a temporary webhook, a test record, its event on the bus
+    Try(try_webhook::Arguments),
 }
 
-/// What a verb works with.
+/// What every verb uses.
 struct Session {
     client: Client,
     config: config::Attio,
-    /// Its last lines come before the verb's own last words.
     log: Log,
 }
 
-/// Why a verb ends early.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -79,9 +68,9 @@ enum Failure {
     #[error(transparent)]
     Filter(#[from] filter::Error),
     #[error(transparent)]
-    SecretFile(#[from] secret_file::Error),
+    SecretFile(#[from] secret::FileError),
     #[error(transparent)]
-    Create(#[from] creation::Error),
+    Create(#[from] secret::Error),
     #[error(transparent)]
     Rotate(#[from] rotation::Error),
     #[error("{0}")]
@@ -89,7 +78,7 @@ enum Failure {
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
-    Refused(String),
+    Failed(String),
     #[error("{0}")]
     Unexpected(String),
 }
@@ -109,23 +98,7 @@ impl Failure {
 
 /// Runs a verb of `webhooks`.
 pub fn run(input: &Input, arguments: Arguments) -> Exit {
-    let log = match logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment)
-    {
-        Ok(log) => log,
-        Err(error) => {
-            say(format_args!("error: the thread that logs cannot be started: {error}"));
-            return Exit::Failed;
-        }
-    };
-    let config = match config::attio(input) {
-        Ok(config) => config,
-        Err(problems) => {
-            problems::tell(&problems);
-            return Exit::Configuration;
-        }
-    };
-    warn(&config.warnings);
-    match start(input, config, log, arguments.verb) {
+    match start(input, arguments.verb) {
         Ok(exit) => exit,
         Err(failure) => {
             match &failure {
@@ -137,48 +110,52 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
     }
 }
 
-fn start(input: &Input, config: config::Attio, log: Log, verb: Verb) -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime =
-        runtime.map_err(|error| Failure::Refused(format!("the verb cannot be started: {error}")))?;
+fn start(input: &Input, verb: Verb) -> Result<Exit, Failure> {
+    let failed = |error| Failure::Failed(format!("cannot start a thread: {error}"));
+    let log = logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment);
+    let log = log.map_err(failed)?;
+    let config = config::attio(input).map_err(Failure::Configuration)?;
+    warn(&config.warnings);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    // Dropped before the caller prints the error, so that the log's lines come first.
     let session = Session { client: Client::new(&config.options)?, config, log };
     let done = runtime.block_on(async {
         match verb {
-            Verb::List(arguments) => list::run(&session, &arguments).await,
-            Verb::Get(arguments) => get::run(&session, &arguments).await,
-            Verb::Create(arguments) => create::run(&session, arguments).await,
-            Verb::Update(arguments) => update::run(&session, &arguments).await,
-            Verb::Delete(arguments) => delete::run(&session, &arguments).await,
-            Verb::Plan(arguments) => plan::run(&session, &arguments).await,
-            Verb::Apply(arguments) => apply::run(&session, &arguments).await,
+            Verb::List(arguments) => manage::list(&session, &arguments).await,
+            Verb::Get(arguments) => manage::get(&session, &arguments).await,
+            Verb::Create(arguments) => manage::create(&session, arguments).await,
+            Verb::Update(arguments) => manage::update(&session, &arguments).await,
+            Verb::Delete(arguments) => manage::delete(&session, &arguments).await,
+            Verb::Plan(arguments) => plan::plan(&session, &arguments).await,
+            Verb::Apply(arguments) => plan::apply(&session, &arguments).await,
             Verb::Import(arguments) => import::run(&session, &arguments).await,
-            Verb::Try(arguments) => attempt::run(&session, input, &arguments).await,
             Verb::Rotate(arguments) => rotate::run(&session, &arguments).await,
+            Verb::Try(arguments) => try_webhook::run(&session, input, &arguments).await,
         }
     });
-    // A name that is still being looked up is left behind.
+    // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();
     done
 }
 
-/// Goes on only if it was said so: by `--yes`, or on the terminal.
+/// Fails unless the user agrees, by `--yes` or on the terminal.
 fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{question} Nobody can be asked here; say --yes")));
+        return Err(Failure::Usage(format!("{question} Standard input is not a terminal; use --yes")));
     }
     let _ = write!(io::stderr().lock(), "{question} [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     let agreed = read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes");
-    if agreed { Ok(()) } else { Err(Failure::Refused("nothing was changed".into())) }
+    if agreed { Ok(()) } else { Err(Failure::Failed("nothing was changed".into())) }
 }
 
-/// A target URL of the command line.
+/// Parses a target URL of the command line.
 fn target(url: &str) -> Result<String, String> {
-    let rest = url.strip_prefix("https://").ok_or("Attio takes addresses that begin with https://")?;
+    let rest = url.strip_prefix("https://").ok_or("Attio accepts only URLs that begin with https://")?;
     let good = !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control());
-    if good { Ok(url.to_owned()) } else { Err("expects https://host/path".into()) }
+    if good { Ok(url.to_owned()) } else { Err("expected https://host/path".into()) }
 }

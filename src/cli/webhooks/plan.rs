@@ -1,21 +1,24 @@
-//! `webhooks plan`.
+//! `webhooks plan` and `apply`.
+
+use std::io::{self, IsTerminal};
 
 use clap::Args;
+use serde_json::{Value as Json, json};
 
-use super::{Exit, Failure, Session, print, say};
+use super::manage::finish;
+use super::secret_output::{self, Fallback, SecretOutput};
+use super::{Exit, Failure, Session, confirm, print, say};
 use crate::attio::filter::Resolver;
 use crate::attio::plan::{Change, Plan, Step, Wanted};
-
-/// What an operator types.
-const AFTER_HELP: &str = "\
-Example: has anybody changed them by hand?
-  attio-bridge webhooks plan --check --config bridge.toml || echo \"exit $?: 3 means yes\"";
+use crate::attio::rotate::is_successor;
 
 /// The flags of `webhooks plan`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
-pub struct Arguments {
-    /// Exit 3 if anything is not as configured
+#[command(after_help = "\
+Example: has anybody changed the webhooks by hand?
+  attio-bridge webhooks plan --check --config bridge.toml || echo \"exit $?: 3 means yes\"")]
+pub struct PlanArguments {
+    /// Exit 3 if anything differs from the configuration
     #[arg(long)]
     check: bool,
     /// Print a JSON object
@@ -23,7 +26,27 @@ pub struct Arguments {
     json: bool,
 }
 
-pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+/// The flags of `webhooks apply`.
+#[derive(Args)]
+#[command(after_help = "\
+Example: in a pipeline, without a terminal
+  attio-bridge webhooks apply --yes --config bridge.toml")]
+pub struct ApplyArguments {
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Overwrite an existing secret_file of a webhook that is created
+    #[arg(long)]
+    overwrite_secret: bool,
+    /// Print the secrets of webhooks without secret_file even if standard output is not a terminal
+    #[arg(long)]
+    show_secrets: bool,
+    /// Print what was done as a JSON object without secrets; the plan goes to stderr
+    #[arg(long, conflicts_with = "show_secrets")]
+    json: bool,
+}
+
+pub async fn plan(session: &Session, arguments: &PlanArguments) -> Result<Exit, Failure> {
     let plan = make(session).await?;
     match arguments.json {
         true => print(format_args!("{:#}\n", plan.to_json())),
@@ -32,11 +55,11 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     Ok(if arguments.check && !plan.is_clean() { Exit::Unexpected } else { Exit::Done })
 }
 
-/// Compares what is configured with what exists.
-pub async fn make(session: &Session) -> Result<Plan, Failure> {
+/// Compares the configuration with Attio.
+async fn make(session: &Session) -> Result<Plan, Failure> {
     if session.config.webhooks.is_empty() {
         say("warning: the configuration has no [[webhooks]], so there is nothing to compare; \
-             `attio-bridge webhooks import` prints those of the workspace as such tables");
+             `attio-bridge webhooks import` prints the existing ones as such tables");
     }
     let mut resolver = Resolver::new(&session.client);
     let mut wanted = Vec::new();
@@ -50,7 +73,7 @@ pub async fn make(session: &Session) -> Result<Plan, Failure> {
             && !path.exists()
         {
             say(format_args!(
-                "warning: {}: webhook {} exists, and its secret_file {} is not here: if nobody has its secret, \
+                "warning: {}: webhook {} exists, but its secret_file {} does not: if nobody has its secret, \
                  delete the webhook and apply",
                 wanted.options.name,
                 webhook.id.webhook_id,
@@ -59,4 +82,128 @@ pub async fn make(session: &Session) -> Result<Plan, Failure> {
         }
     }
     Ok(plan)
+}
+
+pub async fn apply(session: &Session, arguments: &ApplyArguments) -> Result<Exit, Failure> {
+    let plan = make(session).await?;
+    match arguments.json {
+        true => say(plan.to_string().trim_end()),
+        false => print(&plan),
+    }
+    if plan.steps.iter().any(|step| matches!(step.change, Change::Ambiguous(_))) {
+        let message = "several webhooks share a target_url, see ! above; nothing was changed";
+        return Err(Failure::Failed(message.into()));
+    }
+    let is_rotating = |step: &&Step| {
+        let url = &step.wanted.options.target_url;
+        matches!(step.change, Change::Create)
+            && plan.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, url))
+    };
+    if let Some(Step { wanted, .. }) = plan.steps.iter().find(is_rotating) {
+        return Err(Failure::Failed(format!(
+            "{0} is being rotated: continue with `webhooks rotate {0}`; nothing was changed",
+            wanted.options.name
+        )));
+    }
+    // Every output is checked before the first webhook is created.
+    let mut steps = Vec::new();
+    for step in &plan.steps {
+        steps.push((step, output(step, arguments)?));
+    }
+    let mut done = Vec::new();
+    let result = match plan.is_clean() {
+        true => Ok(()),
+        false => {
+            confirm("Apply these changes?", arguments.yes)?;
+            perform_all(session, steps, Fallback::for_output(arguments.json), &mut done).await
+        }
+    };
+    finish(arguments.json, to_json(&plan, &done), result)
+}
+
+/// Where the secret goes, if the step creates a webhook.
+fn output(step: &Step, arguments: &ApplyArguments) -> Result<Option<SecretOutput>, Failure> {
+    let options = &step.wanted.options;
+    let may_print = arguments.show_secrets || (!arguments.json && io::stdout().is_terminal());
+    match (&step.change, &options.secret_file) {
+        (Change::Create, Some(path)) => SecretOutput::file(path, arguments.overwrite_secret).map(Some),
+        (Change::Create, None) if may_print => {
+            Ok(Some(SecretOutput::Text(format!("secret of {}: ", options.name))))
+        }
+        (Change::Create, None) => Err(Failure::Usage(format!(
+            "webhook {:?} has no secret_file, and standard output is not a terminal: set secret_file, or use \
+             --show-secrets (without --json)",
+            options.name
+        ))),
+        _ => Ok(None),
+    }
+}
+
+/// Performs the steps in order and collects the ids of their webhooks.
+async fn perform_all(
+    session: &Session,
+    steps: Vec<(&Step, Option<SecretOutput>)>,
+    fallback: Fallback,
+    done: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    for (step, output) in steps {
+        if interrupted.is_cancelled() {
+            return Err(Failure::Failed("interrupted; `webhooks apply` does the rest".into()));
+        }
+        done.push(perform(session, step, output, fallback).await?);
+    }
+    Ok(())
+}
+
+/// Performs a step; returns the id of its webhook.
+async fn perform(
+    session: &Session,
+    step: &Step,
+    output: Option<SecretOutput>,
+    fallback: Fallback,
+) -> Result<String, Failure> {
+    let (options, subscriptions) = (&step.wanted.options, &step.wanted.subscriptions);
+    let (client, name) = (&session.client, &options.name);
+    match (&step.change, output) {
+        (Change::Create, Some(output)) => {
+            let url = &options.target_url;
+            let created = secret_output::create(client, url, subscriptions, output, fallback).await?;
+            let id = created.webhook.id.webhook_id;
+            let output = options.secret_file.as_ref().map(|path| format!("in {}", path.display()));
+            let output = output.unwrap_or_else(|| "on standard output".into());
+            say(format_args!("{name}: created webhook {id}, its secret is {output}"));
+            Ok(id)
+        }
+        (Change::Update { webhook, .. }, _) => {
+            let id = &webhook.id.webhook_id;
+            client.update_webhook(id, None, Some(subscriptions)).await?;
+            say(format_args!("{name}: changed webhook {id}"));
+            Ok(id.clone())
+        }
+        (Change::Keep(webhook), _) => Ok(webhook.id.webhook_id.clone()),
+        (Change::Create | Change::Ambiguous(_), _) => {
+            Err(Failure::Failed(format!("{name}: this step cannot be performed")))
+        }
+    }
+}
+
+/// Each step and whether it is done; one without a change is done from the start.
+fn to_json(plan: &Plan, done: &[String]) -> Json {
+    let change = |(at, Step { wanted, change }): (usize, &Step)| {
+        let id = match change {
+            Change::Update { webhook, .. } | Change::Keep(webhook) => Some(&webhook.id.webhook_id),
+            Change::Create | Change::Ambiguous(_) => done.get(at),
+        };
+        json!({
+            "name": wanted.options.name,
+            "target_url": wanted.options.target_url,
+            "action": change.action(),
+            "done": matches!(change, Change::Keep(_)) || at < done.len(),
+            "webhook_id": id,
+            "secret_file": wanted.options.secret_file,
+        })
+    };
+    let changes: Vec<Json> = plan.steps.iter().enumerate().map(change).collect();
+    json!({ "changes": changes })
 }

@@ -6,192 +6,178 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
-use super::{Exit, Failure, Session, keep, say, show};
+use super::manage::finish;
+use super::{Exit, Failure, Session, say, secret_output};
 use crate::attio::WebhookOptions;
 use crate::attio::bridge::Bridge;
-use crate::attio::rotate::{Places, Rotation, Step};
+use crate::attio::rotate::{Rotation, SecretPaths, Step};
 use crate::config::SecretFile;
 
-/// How often the bridge is asked.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Time between two requests to the bridge.
+const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// So many deliveries in a row the bridge must take, each on a connection of its own: replicas reload one
-/// by one.
+/// Consecutive deliveries that the bridge must accept, each on a connection of its own, because replicas
+/// reload one by one.
 const IN_A_ROW: u32 = 5;
 
-/// The label of the secret before, where a source has more than two.
+/// The label of the previous secret, needed if a source has more than two.
 const PREVIOUS: &str = "previous";
-
-/// What an operator types.
-const AFTER_HELP: &str = "\
-The source needs two secrets with files; the webhook's secret_file is that of the first. At the start the
-second may hold the same as the first; it is written over, so it must not be another webhook's:
-  secrets = [{ label = \"current\", file = \"attio.secret\" }, { label = \"previous\", file = \"attio.previous\" }]
-Interrupted at any point, the same command goes on where it was.
-Example:
-  attio-bridge webhooks rotate production --metrics http://127.0.0.1:8081/metrics --config bridge.toml";
 
 /// The flags of `webhooks rotate`.
 #[derive(Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(after_help = "\
+The source needs two secrets with files; the webhook's secret_file is the first one's. At the start the
+second file may have the same contents; it is overwritten, so it must not be another webhook's:
+  secrets = [{ label = \"current\", file = \"attio.secret\" }, { label = \"previous\", file = \"attio.previous\" }]
+After an interruption the same command resumes.
+Example:
+  attio-bridge webhooks rotate production --metrics http://127.0.0.1:8081/metrics --config bridge.toml")]
 pub struct Arguments {
-    /// Its name in the configuration, or its id
+    /// The webhook's name in the configuration, or its id
     #[arg(value_name = "NAME|ID")]
     webhook: String,
     /// What to wait for before the old webhook is deleted
     #[arg(long, value_enum, default_value = "traffic")]
     wait: Wait,
-    /// /metrics of the bridge; of each replica where there are several
+    /// /metrics of the bridge; repeat it for each replica
     #[arg(long, value_name = "URL")]
     metrics: Vec<String>,
-    /// Where to ask whether the bridge takes the new secret, instead of the webhook's target URL
+    /// Where to check whether the bridge accepts the new secret, instead of the webhook's target URL
     #[arg(long, value_name = "URL")]
     probe_url: Option<String>,
-    /// How long to wait at each step before giving up for now
+    /// Time limit of each step
     #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// How long what was signed with the old secret may be on its way, and a reload may take
+    /// How long deliveries signed with the old secret may be in flight, and a reload may take
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     grace: Duration,
-    /// Print the steps that were taken and how it ended as a JSON object
+    /// Print the steps and the result as a JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Wait {
-    /// A delivery that the new secret verifies, as the bridge counts it
+    /// A delivery verified with the new secret, by the bridge's metrics
     Traffic,
-    /// Nothing but --grace: what is refused meanwhile Attio sends again
+    /// Only --grace: Attio retries deliveries refused meanwhile
     None,
 }
 
 pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.wait == Wait::Traffic && arguments.metrics.is_empty() {
-        return Err(Failure::Usage("say with --metrics where the bridge counts, or say --wait none".into()));
+        return Err(Failure::Usage("give the bridge's --metrics, or use --wait none".into()));
     }
-    let (places, label, rotation) = take_up(session, arguments).await?;
-    let mut taken = Vec::new();
-    let done = carry(session, arguments, &places, label, &rotation, &mut taken).await;
-    show::outcome(arguments.json, to_json(&rotation, &places, &taken), done)
+    let (paths, secret, rotation) = resume_or_begin(session, arguments).await?;
+    let mut performed = Vec::new();
+    let done = perform_all(session, arguments, secret, &rotation, &mut performed).await;
+    finish(arguments.json, to_json(&rotation, &paths, &performed), done)
 }
 
-/// What was done, and the webhook that is there at the end.
-fn to_json(rotation: &Rotation<'_>, places: &Places, taken: &[Step]) -> Json {
+/// What was done, and the webhook that exists at the end.
+fn to_json(rotation: &Rotation<'_>, paths: &SecretPaths, performed: &[Step]) -> Json {
     let id = |step: &Step| step.webhook().map(|webhook| webhook.id.webhook_id.clone());
-    let new = taken.iter().rfind(|step| matches!(step, Step::Awaken(_) | Step::Rename(_) | Step::Forget(_)));
-    let step = |step: &Step| json!({ "step": step.word(), "webhook_id": id(step) });
+    let new =
+        performed.iter().rfind(|step| matches!(step, Step::Enable(_) | Step::Rename(_) | Step::Finish(_)));
+    let step = |step: &Step| json!({ "step": step.name(), "webhook_id": id(step) });
     json!({
-        "rotated": matches!(taken.last(), Some(Step::Forget(_))),
+        "rotated": matches!(performed.last(), Some(Step::Finish(_))),
         "target_url": rotation.journal().target_url,
         "old_webhook_id": rotation.journal().webhook_id,
         "webhook_id": new.and_then(id),
-        "secret_file": places.current,
-        "steps": taken.iter().map(step).collect::<Vec<_>>(),
+        "secret_file": paths.current,
+        "steps": performed.iter().map(step).collect::<Vec<_>>(),
     })
 }
 
-/// Takes step after step, and notes those that are taken.
-async fn carry(
+/// Performs the remaining steps, each after its condition holds.
+async fn perform_all(
     session: &Session,
     arguments: &Arguments,
-    places: &Places,
-    label: &SecretFile,
+    secret: &SecretFile,
     rotation: &Rotation<'_>,
-    taken: &mut Vec<Step>,
+    performed: &mut Vec<Step>,
 ) -> Result<(), Failure> {
-    let told = keep::undisturbed(&session.log)?;
-    let watch = Watch { bridge: Bridge::new()?, arguments, source: &label.source, label: &label.label };
-    let mut before = None;
+    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    let conditions = Conditions { bridge: Bridge::new()?, arguments, secret };
+    let mut verified = None;
     loop {
         let step = rotation.next().await?;
-        if told.is_cancelled() {
-            return Err(Failure::Refused("stopped; the same command goes on where it was".into()));
+        if interrupted.is_cancelled() {
+            return Err(Failure::Failed("interrupted; the same command resumes".into()));
         }
-        let before_step = match &step {
-            Step::Awaken(_) => watch.takes(rotation).await?,
-            Step::Delete(_) => watch.traffic(before.take()).await?,
-            Step::Forget(_) => {
-                tokio::time::sleep(arguments.grace).await;
-                None
-            }
-            Step::Create | Step::Discard(_) | Step::Rename(_) => None,
-        };
-        before = before_step.or(before);
-        let over = matches!(step, Step::Forget(_));
+        match &step {
+            Step::Enable(_) => verified = conditions.accepted(rotation).await?,
+            Step::Delete(_) => conditions.verified_more_than(verified.take()).await?,
+            Step::Finish(_) => tokio::time::sleep(arguments.grace).await,
+            Step::Create | Step::Discard(_) | Step::Rename(_) => {}
+        }
         rotation.perform(&step).await?;
-        say(describe(&step, places));
-        taken.push(step);
-        if over {
+        say(describe(&step, &secret.path));
+        let finished = matches!(step, Step::Finish(_));
+        performed.push(step);
+        if finished {
             return Ok(());
         }
     }
 }
 
-fn describe(step: &Step, places: &Places) -> String {
+fn describe(step: &Step, secret_file: &std::path::Path) -> String {
+    let id = step.webhook().map_or("", |webhook| &webhook.id.webhook_id);
     match step {
-        Step::Create => {
-            format!("the successor is made, its secret is in {}", places.current.display())
-        }
-        Step::Discard(webhook) => {
-            format!("deleted {}: its secret was lost on its way", webhook.id.webhook_id)
-        }
-        Step::Awaken(webhook) => format!("webhook {} sends", webhook.id.webhook_id),
-        Step::Delete(webhook) => format!("deleted the old webhook {}", webhook.id.webhook_id),
-        Step::Rename(webhook) => format!("webhook {} has the target URL now", webhook.id.webhook_id),
-        Step::Forget(_) => "rotated; the old secret is no longer taken".into(),
+        Step::Create => format!("created the successor, its secret is in {}", secret_file.display()),
+        Step::Discard(_) => format!("deleted webhook {id}, whose secret was not stored"),
+        Step::Enable(_) => format!("webhook {id} sends"),
+        Step::Delete(_) => format!("deleted the old webhook {id}"),
+        Step::Rename(_) => format!("webhook {id} has the target URL"),
+        Step::Finish(_) => "rotated; the old secret is no longer accepted".into(),
     }
 }
 
-/// The rotation that is under way, or a new one.
-async fn take_up<'s>(
+/// The rotation in progress, or a new one.
+async fn resume_or_begin<'s>(
     session: &'s Session,
     arguments: &Arguments,
-) -> Result<(Places, &'s SecretFile, Rotation<'s>), Failure> {
-    let (client, wanted) = (&session.client, &arguments.webhook);
+) -> Result<(SecretPaths, &'s SecretFile, Rotation<'s>), Failure> {
+    let (client, wanted, configured) = (&session.client, &arguments.webhook, &session.config.webhooks);
     let existing = client.webhooks().await?;
     let by_id = existing.iter().find(|webhook| webhook.id.webhook_id == *wanted);
-    let is_meant = |options: &&WebhookOptions| {
+    let is_wanted = |options: &&WebhookOptions| {
         options.name == *wanted || by_id.is_some_and(|webhook| webhook.target_url == options.target_url)
     };
-    let options = session.config.webhooks.iter().find(is_meant).ok_or_else(|| {
-        Failure::Refused(format!(
-            "no [[webhooks]] of the configuration is called {wanted:?} or has its URL; {}",
-            called(&session.config.webhooks)
+    let options = configured.iter().find(is_wanted).ok_or_else(|| {
+        let names: Vec<_> = configured.iter().map(|webhook| webhook.name.as_str()).collect();
+        let known = match &names[..] {
+            [] => "there are none: `attio-bridge webhooks import` prints those of the workspace".into(),
+            names => format!("there are: {}", names.join(", ")),
+        };
+        Failure::Failed(format!(
+            "no [[webhooks]] of the configuration has the name or URL of {wanted:?}; {known}"
         ))
     })?;
-    let (places, label) = places(options, &session.config.webhooks, &session.config.secret_files)?;
-    if let Some(rotation) = Rotation::resume(client, &places)? {
-        say(format_args!("going on with the rotation of webhook {}", rotation.journal().webhook_id));
-        return Ok((places, label, rotation));
+    let (paths, secret) = secret_paths(options, configured, &session.config.secret_files)?;
+    if let Some(rotation) = Rotation::resume(client, &paths)? {
+        say(format_args!("resuming the rotation of webhook {}", rotation.journal().webhook_id));
+        return Ok((paths, secret, rotation));
     }
     let mut at = existing.iter().filter(|webhook| webhook.target_url == options.target_url);
     let (Some(webhook), None) = (at.next(), at.next()) else {
         let url = &options.target_url;
-        return Err(Failure::Refused(format!(
-            "there must be one webhook at {url}: look with `webhooks plan`"
+        return Err(Failure::Failed(format!(
+            "there must be exactly one webhook at {url}: see `webhooks plan`"
         )));
     };
-    let rotation = Rotation::begin(client, &places, webhook)?;
-    Ok((places, label, rotation))
+    let rotation = Rotation::begin(client, &paths, webhook)?;
+    Ok((paths, secret, rotation))
 }
 
-/// What could have been meant.
-fn called(webhooks: &[WebhookOptions]) -> String {
-    let names: Vec<_> = webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
-    match &names[..] {
-        [] => "there is none: `attio-bridge webhooks import` prints those of the workspace".into(),
-        names => format!("there is: {}", names.join(", ")),
-    }
-}
-
-/// The files of the two secrets, and the label of the one that will be new. The second file is written
-/// over: it must be no other webhook's, and be the only one there is, or be labelled so.
-fn places<'s>(
+/// The two files, and the source's entry for the first. The second is overwritten: it must be no other
+/// webhook's, and either the only such file or labelled [`PREVIOUS`].
+fn secret_paths<'s>(
     options: &WebhookOptions,
     webhooks: &[WebhookOptions],
     all: &'s [SecretFile],
-) -> Result<(Places, &'s SecretFile), Failure> {
+) -> Result<(SecretPaths, &'s SecretFile), Failure> {
     let own = || all.iter().filter(|secret| secret.source == options.source);
     let is_of =
         |secret: &SecretFile, webhook: &WebhookOptions| Some(&secret.path) == webhook.secret_file.as_ref();
@@ -203,28 +189,27 @@ fn places<'s>(
         _ => free.into_iter().find(|secret| secret.label == PREVIOUS),
     };
     let (Some(current), Some(previous)) = (current, previous) else {
-        return Err(Failure::Refused(format!(
-            "sources.{}.secrets needs two entries with `file`, so that the old secret and the new one are taken \
-             side by side: the secret_file of webhook {:?}, and one that is no other webhook's (of several, the \
-             one labelled {PREVIOUS:?}): see --help",
+        return Err(Failure::Failed(format!(
+            "sources.{}.secrets needs two entries with `file`, so that both the old and the new secret are \
+             accepted: the secret_file of webhook {:?}, and one that is no other webhook's (if there are several, \
+             label it {PREVIOUS:?}): see --help",
             options.source, options.name
         )));
     };
-    let places = Places { current: current.path.clone(), previous: previous.path.clone() };
-    Ok((places, current))
+    let paths = SecretPaths { current: current.path.clone(), previous: previous.path.clone() };
+    Ok((paths, current))
 }
 
-/// Looks at the bridge.
-struct Watch<'a> {
+/// The conditions of the steps, read from the bridge.
+struct Conditions<'a> {
     bridge: Bridge,
     arguments: &'a Arguments,
-    source: &'a str,
-    label: &'a str,
+    secret: &'a SecretFile,
 }
 
-impl Watch<'_> {
-    /// Waits until the bridge takes the new secret; then what it has counted under its label.
-    async fn takes(&self, rotation: &Rotation<'_>) -> Result<Option<f64>, Failure> {
+impl Conditions<'_> {
+    /// Waits until the bridge accepts the new secret; returns how many signatures it has verified with it.
+    async fn accepted(&self, rotation: &Rotation<'_>) -> Result<Option<f64>, Failure> {
         if self.arguments.wait == Wait::None {
             tokio::time::sleep(self.arguments.grace).await;
             return Ok(None);
@@ -232,71 +217,72 @@ impl Watch<'_> {
         let url = self.arguments.probe_url.as_ref().unwrap_or(&rotation.journal().target_url);
         let secret = rotation.secret()?;
         let mut in_a_row = 0;
-        self.until("the bridge takes the new secret", async || {
-            let taken = self.bridge.accepts(url, &secret).await;
-            in_a_row = if taken == Ok(true) { in_a_row + 1 } else { 0 };
-            taken.map(|_| in_a_row >= IN_A_ROW)
+        self.wait("the bridge accepts the new secret", async || {
+            let accepted = self.bridge.accepts(url, &secret).await;
+            in_a_row = if accepted == Ok(true) { in_a_row + 1 } else { 0 };
+            accepted.map(|_| in_a_row >= IN_A_ROW)
         })
         .await?;
-        let mut counted = 0.0;
-        self.until("the bridge can be read", async || {
-            counted = self.count().await?;
+        let mut verified = 0.0;
+        self.wait("the bridge's metrics can be read", async || {
+            verified = self.count_verified().await?;
             Ok(true)
         })
         .await?;
-        Ok(Some(counted))
+        Ok(Some(verified))
     }
 
-    /// Waits until more is counted under the label than before.
-    async fn traffic(&self, before: Option<f64>) -> Result<Option<f64>, Failure> {
+    /// Waits until the bridge has verified more signatures with the new secret than before.
+    async fn verified_more_than(&self, before: Option<f64>) -> Result<(), Failure> {
         if self.arguments.wait == Wait::None {
             tokio::time::sleep(self.arguments.grace).await;
-            return Ok(None);
+            return Ok(());
         }
         let mut before = before;
-        self.until("a delivery is verified with the new secret", async || {
-            let now = self.count().await?;
-            // A bridge that was started anew counts from 0.
+        self.wait("a delivery is verified with the new secret", async || {
+            let now = self.count_verified().await?;
+            // The counter of a restarted bridge begins at 0.
             let least = before.map_or(now, |before| before.min(now));
             before = Some(least);
             Ok(now > least)
         })
-        .await?;
-        Ok(None)
+        .await
     }
 
-    async fn count(&self) -> Result<f64, String> {
-        let labels = [("source", self.source), ("secret", self.label), ("result", "ok")];
+    /// Signatures verified with the new secret, summed over the replicas.
+    async fn count_verified(&self) -> Result<f64, String> {
+        let SecretFile { source, label, .. } = self.secret;
+        let labels = [("source", &**source), ("secret", &**label), ("result", "ok")];
         let mut sum = 0.0;
         for url in &self.arguments.metrics {
             let samples = self.bridge.metrics(url).await?;
-            let missing = || format!("{url} counts no secret {:?} of source {:?}", self.label, self.source);
+            let missing = || format!("{url} has no secret {label:?} of source {source:?}");
             sum += samples.sum("signature_verifications_total", &labels).ok_or_else(missing)?;
         }
         Ok(sum)
     }
 
-    async fn until(
+    async fn wait(
         &self,
         what: &str,
-        mut look: impl AsyncFnMut() -> Result<bool, String>,
+        mut holds: impl AsyncFnMut() -> Result<bool, String>,
     ) -> Result<(), Failure> {
         say(format_args!("waiting until {what}"));
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
-            let looked = look().await;
-            if looked == Ok(true) {
+            let result = holds().await;
+            if result == Ok(true) {
                 return Ok(());
             }
-            if begun.elapsed() > self.arguments.timeout {
-                let why = looked.err().map_or(String::new(), |error| format!(" ({error})"));
-                return Err(Failure::Refused(format!(
-                    "not within {}: {what}{why}; nothing is lost, the same command goes on here, and with \
-                     --wait none it does not wait",
+            if started.elapsed() > self.arguments.timeout {
+                let reason = result.err().map_or(String::new(), |error| format!(" ({error})"));
+                return Err(Failure::Failed(format!(
+                    "timed out after {} waiting until {what}{reason}; nothing is lost: the same command resumes, \
+                     and with --wait none it does not wait",
                     humantime::format_duration(self.arguments.timeout)
                 )));
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_EVERY).await;
         }
     }
 }

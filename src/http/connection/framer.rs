@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::head::{BodyFraming, HeadParser, Refusal};
+use super::head::{BareLineEnd, BodyFraming, HeadParser, Refusal, line};
 
 /// What the bytes at the front of the buffer belong to.
 #[derive(Debug)]
@@ -158,25 +158,23 @@ fn synthetic_request(path: &str) -> String {
 #[error("malformed chunk")]
 pub struct MalformedChunk;
 
+impl From<BareLineEnd> for MalformedChunk {
+    fn from(_: BareLineEnd) -> Self {
+        Self
+    }
+}
+
 /// The part of a chunked body that is expected next (RFC 9112 section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// A chunk's size, of which some digits may have arrived.
-    Size {
-        digits: u8,
-    },
-    Extension,
-    SizeLineFeed,
-    Data,
-    DataReturn,
-    DataLineFeed,
+    /// The line with a chunk's size.
+    Size,
+    /// Bytes left of a chunk.
+    Data(u64),
+    /// The CR LF after a chunk.
+    DataEnd,
     /// A trailer field, or the empty line that ends the body.
-    Trailer {
-        begun: bool,
-    },
-    TrailerLineFeed {
-        last: bool,
-    },
+    Trailer,
     End,
 }
 
@@ -184,8 +182,6 @@ enum Part {
 #[derive(Debug)]
 struct ChunkedBody {
     part: Part,
-    /// Bytes left of the current chunk.
-    left: u64,
     /// Bytes of extensions and trailers that may still arrive.
     spare: usize,
 }
@@ -194,11 +190,11 @@ struct ChunkedBody {
 const MAX_SPARE_BYTES: usize = 4096;
 
 /// Hex digits of a chunk size; with one more the size could overflow.
-const MAX_DIGITS: u8 = 15;
+const MAX_DIGITS: usize = 15;
 
 impl Default for ChunkedBody {
     fn default() -> Self {
-        Self { part: Part::Size { digits: 0 }, left: 0, spare: MAX_SPARE_BYTES }
+        Self { part: Part::Size, spare: MAX_SPARE_BYTES }
     }
 }
 
@@ -207,52 +203,62 @@ impl ChunkedBody {
         self.part == Part::End
     }
 
-    /// How many of these bytes belong to the body.
+    /// How many of these bytes belong to the body and to complete lines of it.
     fn advance(&mut self, bytes: &[u8]) -> Result<usize, MalformedChunk> {
         let mut at = 0;
-        while at < bytes.len() && !self.has_ended() {
-            if self.part == Part::Data {
-                let here = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                self.left -= here as u64;
-                at += here;
-                if self.left == 0 {
-                    self.part = Part::DataReturn;
+        while at < bytes.len() {
+            let rest = &bytes[at..];
+            match self.part {
+                Part::End => break,
+                Part::Data(left) => {
+                    let here = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+                    let left = left - here as u64;
+                    self.part = if left == 0 { Part::DataEnd } else { Part::Data(left) };
+                    at += here;
                 }
-                continue;
+                Part::DataEnd => match rest {
+                    [b'\r'] => break,
+                    [b'\r', b'\n', ..] => {
+                        self.part = Part::Size;
+                        at += 2;
+                    }
+                    _ => return Err(MalformedChunk),
+                },
+                Part::Size | Part::Trailer => {
+                    let Some(line) = line(rest, 0)? else {
+                        // The line is too long already, or may still end in time.
+                        let possible = rest.len() <= self.spare + MAX_DIGITS + 1;
+                        return if possible { Ok(at) } else { Err(MalformedChunk) };
+                    };
+                    self.part = self.after_line(line)?;
+                    at += line.len() + 2;
+                }
             }
-            self.part = self.step(bytes[at])?;
-            at += 1;
         }
         Ok(at)
     }
 
-    fn step(&mut self, byte: u8) -> Result<Part, MalformedChunk> {
-        match (self.part, byte) {
-            (Part::Size { digits }, _) if byte.is_ascii_hexdigit() && digits < MAX_DIGITS => {
-                let digit = char::from(byte).to_digit(16).ok_or(MalformedChunk)?;
-                self.left = self.left * 16 + u64::from(digit);
-                Ok(Part::Size { digits: digits + 1 })
-            }
-            (Part::Size { digits: 1.. }, b'\r') => Ok(Part::SizeLineFeed),
-            (Part::Size { digits: 1.. }, b';') => Ok(Part::Extension),
-            (Part::Extension, b'\r') => Ok(Part::SizeLineFeed),
-            (Part::Extension, _) => self.skip(byte, Part::Extension),
-            (Part::SizeLineFeed, b'\n') if self.left == 0 => Ok(Part::Trailer { begun: false }),
-            (Part::SizeLineFeed, b'\n') => Ok(Part::Data),
-            (Part::DataReturn, b'\r') => Ok(Part::DataLineFeed),
-            (Part::DataLineFeed, b'\n') => Ok(Part::Size { digits: 0 }),
-            (Part::Trailer { begun }, b'\r') => Ok(Part::TrailerLineFeed { last: !begun }),
-            (Part::Trailer { .. }, _) => self.skip(byte, Part::Trailer { begun: true }),
-            (Part::TrailerLineFeed { last: true }, b'\n') => Ok(Part::End),
-            (Part::TrailerLineFeed { last: false }, b'\n') => Ok(Part::Trailer { begun: false }),
-            _ => Err(MalformedChunk),
+    fn after_line(&mut self, line: &[u8]) -> Result<Part, MalformedChunk> {
+        let is_size = self.part == Part::Size;
+        let digits =
+            if is_size { line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count() } else { 0 };
+        let (digits, text) = line.split_at(digits);
+        if !text.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
+            return Err(MalformedChunk);
         }
-    }
-
-    /// Ignores a byte of an extension or trailer.
-    fn skip(&mut self, byte: u8, next: Part) -> Result<Part, MalformedChunk> {
-        self.spare = self.spare.checked_sub(1).ok_or(MalformedChunk)?;
-        if matches!(byte, b'\t' | b' '..=b'~' | 0x80..) { Ok(next) } else { Err(MalformedChunk) }
+        self.spare = self.spare.checked_sub(text.len()).ok_or(MalformedChunk)?;
+        if !is_size {
+            return Ok(if text.is_empty() { Part::End } else { Part::Trailer });
+        }
+        // What follows the size is an extension, or nothing.
+        if !(1..=MAX_DIGITS).contains(&digits.len()) || text.first().is_some_and(|byte| *byte != b';') {
+            return Err(MalformedChunk);
+        }
+        let digits = std::str::from_utf8(digits).map_err(|_| MalformedChunk)?;
+        match u64::from_str_radix(digits, 16).map_err(|_| MalformedChunk)? {
+            0 => Ok(Part::Trailer),
+            size => Ok(Part::Data(size)),
+        }
     }
 }
 
@@ -267,9 +273,12 @@ mod tests {
         let mut whole = ChunkedBody::default();
         let length = whole.advance(text.as_bytes()).map(|at| whole.has_ended().then_some(at));
         let mut slow = ChunkedBody::default();
-        let mut at = 0;
-        let pieces = text.as_bytes().chunks(1).try_for_each(|byte| {
-            at += slow.advance(byte)?;
+        let (mut at, mut buffer) = (0, Vec::new());
+        let pieces = text.bytes().try_for_each(|byte| {
+            buffer.push(byte);
+            let count = slow.advance(&buffer)?;
+            buffer.drain(..count);
+            at += count;
             Ok(())
         });
         assert_eq!(pieces.map(|()| slow.has_ended().then_some(at)), length, "{text:?}");

@@ -62,61 +62,68 @@ fn bad(error: &str) -> Refusal {
 #[derive(Debug)]
 pub struct HeadParser {
     limit: usize,
-    scanned: usize,
-    /// Start of the current line.
+    /// Start of the line that is incomplete. Above 0 the request line is complete and valid.
     line: usize,
-    /// The request line is complete and valid.
-    request_line: bool,
+    /// Bytes of that line without a CR or LF.
+    scanned: usize,
 }
 
 impl HeadParser {
     /// For a head of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
-        Self { limit, scanned: 0, line: 0, request_line: false }
+        Self { limit, line: 0, scanned: 0 }
     }
 
     /// The head at the front of `bytes`; none while it is incomplete.
     pub fn parse(&mut self, bytes: &[u8]) -> Result<Option<Head>, Refusal> {
         let allowed = &bytes[..bytes.len().min(self.limit)];
-        while let Some(at) = self.find_line_end(allowed)? {
-            let empty = at == self.line;
-            (self.line, self.scanned) = (at + 2, at + 2);
-            if !self.request_line {
-                check_request_line(&allowed[..self.line])?;
-                self.request_line = true;
-            } else if empty {
-                return parse_complete(&allowed[..self.line]).map(Some);
+        let mut scanned = std::mem::take(&mut self.scanned);
+        while let Some(line) =
+            line(&allowed[self.line..], scanned).map_err(|error| bad(&error.to_string()))?
+        {
+            let end = self.line + line.len() + 2;
+            if self.line == 0 {
+                check_request_line(&allowed[..end])?;
+            } else if line.is_empty() {
+                return parse_complete(&allowed[..end]).map(Some);
             }
+            (self.line, scanned) = (end, 0);
         }
-        if bytes.len() > self.limit { Err(Reason::HeadersTooLarge.into()) } else { Ok(None) }
-    }
-
-    /// The position of the next CR LF.
-    fn find_line_end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        let new = &bytes[self.scanned..];
-        let end = memchr2(b'\r', b'\n', new);
-        let text = &new[..end.unwrap_or(new.len())];
-        if !self.request_line && !text.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        let new = &allowed[self.line + scanned..];
+        self.scanned = scanned + new.len() - usize::from(new.ends_with(b"\r"));
+        if self.line == 0 && !new.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r')) {
             // Such as TLS to a plain port, whose bytes may never form a line.
             return Err(bad("not an HTTP request"));
         }
-        self.scanned += text.len();
-        match bytes.get(self.scanned..).unwrap_or_default() {
-            [] | [b'\r'] => Ok(None),
-            [b'\r', b'\n', ..] => Ok(Some(self.scanned)),
-            _ => Err(bad("a line of the head does not end with CR LF")),
-        }
+        if bytes.len() > self.limit { Err(Reason::HeadersTooLarge.into()) } else { Ok(None) }
     }
 
     /// The request path, for counting the refusal by its source; none where no source can have it.
     pub fn path<'b>(&self, bytes: &'b [u8]) -> Option<&'b str> {
         const MAX_PATH_BYTES: usize = 128;
         let mut request = Request::new(&mut []);
-        // Only the request line matters, and it is valid.
+        // Incomplete without the header fields; the request line is all that matters.
         let _ = request.parse(&bytes[..self.line]);
-        let path = request.path.filter(|_| self.request_line)?.split('?').next()?;
+        let path = request.path?.split('?').next()?;
         let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'/');
         (path.starts_with('/') && path.len() <= MAX_PATH_BYTES && path.bytes().all(fits)).then_some(path)
+    }
+}
+
+/// A CR or LF that is not part of CR LF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a line does not end with CR LF")]
+pub struct BareLineEnd;
+
+/// The line at the front of `bytes`, without its CR LF; none while it is incomplete. The first `scanned` bytes
+/// are known to have no CR and no LF.
+pub fn line(bytes: &[u8], scanned: usize) -> Result<Option<&[u8]>, BareLineEnd> {
+    let end = memchr2(b'\r', b'\n', &bytes[scanned..]).map_or(bytes.len(), |at| scanned + at);
+    let (line, end) = bytes.split_at(end);
+    match end {
+        [] | [b'\r'] => Ok(None),
+        [b'\r', b'\n', ..] => Ok(Some(line)),
+        _ => Err(BareLineEnd),
     }
 }
 

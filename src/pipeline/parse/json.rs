@@ -1,6 +1,7 @@
-//! Small readings of JSON text. Whether it is JSON is [`is_json`]'s to say; the others only find their way,
-//! which is why they need not look at most of it. None of them recurses, and what they make of text that is
-//! no JSON means nothing and does no harm.
+//! A JSON reader that gives the bytes of each value. By hand, because no crate gives spans at this cost (measured).
+//!
+//! Only [`is_json`] validates; the other functions skip most of the text. None recurses. For text that is not
+//! JSON their result is meaningless, and harmless.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -13,7 +14,7 @@ pub fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// The value of a JSON string; none for anything else, or for text that is not Unicode.
+/// The value of a JSON string; none for any other value, or for a string with a lone surrogate.
 pub fn text(value: &str) -> Option<Cow<'_, str>> {
     let inner = value.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') {
@@ -23,7 +24,7 @@ pub fn text(value: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// A JSON text without the white space around it.
+/// The text without the white space around it.
 pub fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\n', '\r'])
 }
@@ -33,19 +34,19 @@ pub fn is_null(value: &str) -> bool {
     value == "null"
 }
 
-/// Why the members of an object could not be read.
+/// Why the members of an object are not returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembersError {
-    /// The value is no object.
+    /// The value is not an object.
     NotAnObject,
     /// A wanted member occurs twice.
     Duplicate,
 }
 
-/// The members of an object whose names are wanted, in their order.
+/// The wanted members of an object, in order.
 pub type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
-/// Reads the wanted members of an object; the others are skipped, whatever they are.
+/// Reads the wanted members of an object and skips the others.
 pub fn members(object: &str, wanted: impl Fn(&str) -> bool) -> Result<Members<'_>, MembersError> {
     let mut reader = Reader::within(object, b'{', usize::MAX).ok_or(MembersError::NotAnObject)?;
     let mut members: Members<'_> = Vec::with_capacity(8);
@@ -54,14 +55,14 @@ pub fn members(object: &str, wanted: impl Fn(&str) -> bool) -> Result<Members<'_
         let Some(name) = name.filter(|name| wanted(name)) else { continue };
         members.push((name, value));
     }
-    if has_twins(&members) { Err(MembersError::Duplicate) } else { Ok(members) }
+    if has_duplicates(&members) { Err(MembersError::Duplicate) } else { Ok(members) }
 }
 
-/// So many names are quickest compared each with each; a body has room for 40,000.
+/// Up to this many names, comparing all pairs is fastest. A body may have 40,000.
 const FEW: usize = 32;
 
 /// Whether a name occurs twice.
-fn has_twins(members: &[(Cow<'_, str>, &str)]) -> bool {
+fn has_duplicates(members: &[(Cow<'_, str>, &str)]) -> bool {
     let mut names = members.iter().map(|(name, _)| name.as_ref());
     if members.len() <= FEW {
         return names.enumerate().any(|(at, name)| members[..at].iter().any(|(known, _)| known == name));
@@ -70,7 +71,7 @@ fn has_twins(members: &[(Cow<'_, str>, &str)]) -> bool {
     !names.all(|name| seen.insert(name))
 }
 
-/// Whether a text nests no deeper than `limit`. Of text that is no JSON the answer means nothing.
+/// Whether a JSON text nests no deeper than `limit`.
 pub fn nests_within(text: &str, limit: usize) -> bool {
     match text.as_bytes().first() {
         Some(b'{' | b'[') => after_brackets(text.as_bytes(), 0, limit).is_some(),
@@ -78,20 +79,19 @@ pub fn nests_within(text: &str, limit: usize) -> bool {
     }
 }
 
-/// What an object is made of at its top, found in one walk over all of it.
+/// The top level of an object, read in one pass.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outline<'a> {
     /// The wanted members.
     pub members: Members<'a>,
-    /// The elements of the member that is a list, if it is one.
+    /// The elements of the list member, if it is an array.
     pub elements: Option<Vec<&'a str>>,
     /// Whether a wanted member occurs twice.
     pub duplicate: bool,
 }
 
-/// Reads the wanted members of an object, the one named `list` element by element. None for an object that
-/// nests deeper than `limit`, nothing but an empty outline for anything but an object. The text need not be
-/// JSON: then all that is found means nothing.
+/// Reads the wanted members of an object, and the elements of the one named `list`. None if the text nests deeper
+/// than `limit`; an empty outline if it is not an object.
 pub fn outline<'a>(
     text: &'a str,
     limit: usize,
@@ -109,24 +109,24 @@ pub fn outline<'a>(
         let (Some(name), Some(value)) = (name, value) else { continue };
         outline.members.push((name, value));
     }
-    outline.duplicate = has_twins(&outline.members);
+    outline.duplicate = has_duplicates(&outline.members);
     (!reader.too_deep).then_some(outline)
 }
 
-/// Where a string ends whose opening quote stands before `from`; at the end of the text if it never does.
+/// The end of the string whose opening quote is before `from`; the end of the text if it is not closed.
 fn after_string(text: &[u8], mut from: usize) -> usize {
     loop {
         let rest = text.get(from..).unwrap_or_default();
         match memchr2(b'"', b'\\', rest) {
             None => return text.len(),
             Some(at) if rest[at] == b'"' => return from + at + 1,
-            // Whatever is escaped, a quote too, is part of the string.
+            // The escaped character is part of the string, also a quote.
             Some(at) => from += at + 2,
         }
     }
 }
 
-/// Where the object or array ends that begins at `from`; none where it nests deeper than `limit`.
+/// The end of the object or array that begins at `from`; none if it nests deeper than `limit`.
 fn after_brackets(text: &[u8], from: usize, limit: usize) -> Option<usize> {
     let (mut at, mut depth) = (from, 0usize);
     while let Some(byte) = text.get(at) {
@@ -147,23 +147,23 @@ fn after_brackets(text: &[u8], from: usize, limit: usize) -> Option<usize> {
     Some(at)
 }
 
-/// Goes from value to value inside one object or array.
+/// Reads one object or array, value by value.
 struct Reader<'a> {
     text: &'a str,
     at: usize,
-    /// How deep each value may nest.
+    /// The deepest nesting of each value.
     limit: usize,
     too_deep: bool,
 }
 
 impl<'a> Reader<'a> {
-    /// Behind the opening bracket; none where the text does not begin with it.
+    /// A reader after the opening bracket; none if the text does not begin with it.
     fn within(text: &'a str, bracket: u8, limit: usize) -> Option<Self> {
         let limit = limit.saturating_sub(1);
         (text.as_bytes().first() == Some(&bracket)).then_some(Self { text, at: 1, limit, too_deep: false })
     }
 
-    /// The first byte of the next name, value or element; none at the closing bracket.
+    /// The first byte of the next name or value; none at the closing bracket.
     fn next(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while bytes.get(self.at).is_some_and(is_between) {
@@ -172,13 +172,12 @@ impl<'a> Reader<'a> {
         bytes.get(self.at).copied().filter(|byte| !matches!(byte, b'}' | b']'))
     }
 
-    /// The next name, if there is one; nothing of one that is not Unicode (a lone surrogate), which is legal
-    /// JSON and no name that is wanted.
+    /// The next name. Inner none: a name with a lone surrogate, which is valid JSON and never wanted.
     fn name(&mut self) -> Option<Option<Cow<'a, str>>> {
         self.value().map(text)
     }
 
-    /// The next name, value or element; none at the closing bracket, or where it nests too deep.
+    /// The next name or value; none at the closing bracket, or if it nests too deep.
     fn value(&mut self) -> Option<&'a str> {
         let (first, start) = (self.next()?, self.at);
         let bytes = self.text.as_bytes();
@@ -201,7 +200,7 @@ impl<'a> Reader<'a> {
         self.text.get(start..self.at)
     }
 
-    /// The next value, and its elements if it is an array.
+    /// The next value; also its elements if it is an array.
     fn list(&mut self, elements: &mut Option<Vec<&'a str>>) -> Option<&'a str> {
         if self.next()? != b'[' || self.limit == 0 {
             return self.value();
@@ -216,7 +215,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What stands between values: white space (RFC 8259 section 2), commas and colons.
+/// Between values: white space (RFC 8259 section 2), commas and colons.
 fn is_between(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':')
 }
@@ -230,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_read_whatever_stands_around_them() {
+    fn members_are_read_with_any_white_space() {
         let object = " { \"a\" : { \"}\" : [\"]\\\"\"] } , \"b\\u0063\":-1.5e3 ,\n\"c\":\"\\\\\" ,\"\\ud800\":0, \"d\":null } ";
         assert!(is_json(object));
         let members = members(trim(object), |_| true).unwrap();
@@ -240,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_wanted_member_must_not_occur_twice() {
+    fn a_wanted_member_that_occurs_twice_is_an_error() {
         let object = r#"{"a":1,"b":2,"\u0061":3}"#;
         assert_eq!(members(object, |name| name == "a"), Err(MembersError::Duplicate));
         assert_eq!(members(object, |name| name == "b").unwrap(), [("b".into(), "2")]);
@@ -279,9 +278,9 @@ mod tests {
     }
 
     proptest! {
-        /// serde_json is the judge of where each value begins and ends.
+        /// Compared with serde_json.
         #[test]
-        fn it_reads_what_a_whole_parser_reads(value in json(), pretty in any::<bool>()) {
+        fn values_equal_those_of_serde_json(value in json(), pretty in any::<bool>()) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
             let text = text.unwrap();
             prop_assert!(is_json(&text));
@@ -307,7 +306,7 @@ mod tests {
         }
 
         #[test]
-        fn depth_is_that_of_the_deepest_bracket(value in json()) {
+        fn depth_is_the_deepest_nesting(value in json()) {
             let depth = depth(&value);
             let (text, list) = (value.to_string(), format!("{{\"a\":{value},\"list\":[{value}]}}"));
             for limit in 1..8 {
@@ -318,7 +317,7 @@ mod tests {
         }
 
         #[test]
-        fn text_that_is_no_json_does_no_harm(text in "[\\\\\"{}\\[\\],: a1é\n]{0,24}") {
+        fn invalid_json_does_no_harm(text in "[\\\\\"{}\\[\\],: a1é\n]{0,24}") {
             let _ = members(&text, |_| true);
             for object in [text.clone(), format!("{{\"a\":{text}"), format!("{{\"a\":[{text}")] {
                 let _ = outline(&object, 3, "a", |_| true);

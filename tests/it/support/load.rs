@@ -10,11 +10,14 @@ use attio_bridge::pipeline::publish::Bus;
 use tokio::task::JoinSet;
 
 use super::bridge::Bridge;
-use super::client::{Client, PATIENCE, Response, eventually};
+use super::client::{Client, Response, eventually};
 use super::consumer::Found;
 use super::mix::{Ledger, Planned};
 use super::request::Request;
 use super::scrape::Scrape;
+
+/// How long a delivery may be retried: longer than a broker takes to start on a busy machine.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Waits until the bridge says that it is ready.
 pub async fn ready(bridge: &Bridge<dyn Bus>) {
@@ -39,7 +42,7 @@ pub async fn until_accepted(client: &mut Client, address: SocketAddr, request: &
             Some(other) => panic!("neither 200 nor 503: {other:?}"),
             None => *client = Client::connect(address).await,
         }
-        assert!(begun.elapsed() < PATIENCE * 3, "never accepted");
+        assert!(begun.elapsed() < OUTAGE_PATIENCE, "never accepted");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     unreachable!("the range has no end")
@@ -48,20 +51,33 @@ pub async fn until_accepted(client: &mut Client, address: SocketAddr, request: &
 /// Senders that do not give up.
 pub struct Load {
     accepted: Arc<AtomicUsize>,
+    allowed: Arc<AtomicUsize>,
     workers: JoinSet<BTreeSet<String>>,
 }
 
 impl Load {
     /// Starts so many senders, who share the deliveries.
     pub fn start(planned: Arc<[Planned]>, senders: usize, address: SocketAddr) -> Self {
+        Self::limited(planned, senders, address, usize::MAX)
+    }
+
+    /// The same; no more than `allowed` deliveries are sent until [`Self::allow`].
+    pub fn limited(planned: Arc<[Planned]>, senders: usize, address: SocketAddr, allowed: usize) -> Self {
         let (next, accepted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let allowed = Arc::new(AtomicUsize::new(allowed));
         let mut workers = JoinSet::new();
         for _ in 0..senders {
             let (planned, next, accepted) = (Arc::clone(&planned), Arc::clone(&next), Arc::clone(&accepted));
+            let allowed = Arc::clone(&allowed);
             workers.spawn(async move {
                 let mut client = Client::connect(address).await;
                 let mut retried = BTreeSet::new();
-                while let Some(delivery) = planned.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(delivery) = planned.get(index) else { break };
+                    while index >= allowed.load(Ordering::Relaxed) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
                     if until_accepted(&mut client, address, &delivery.request).await > 0 {
                         retried.extend(delivery.ids.iter().cloned());
                     }
@@ -70,7 +86,25 @@ impl Load {
                 retried
             });
         }
-        Self { accepted, workers }
+        Self { accepted, allowed, workers }
+    }
+
+    /// Lets so many deliveries be sent in all.
+    pub fn allow(&self, deliveries: usize) {
+        self.allowed.store(deliveries, Ordering::Relaxed);
+    }
+
+    /// Waits until so many are answered 200, as long as it takes while their number grows.
+    pub async fn reach(&self, accepted: usize) {
+        let mut last = (self.accepted(), Instant::now());
+        while last.0 < accepted {
+            assert!(last.1.elapsed() < OUTAGE_PATIENCE, "stuck at {} of {accepted} deliveries", last.0);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let now = self.accepted();
+            if now > last.0 {
+                last = (now, Instant::now());
+            }
+        }
     }
 
     /// Deliveries answered 200 so far.

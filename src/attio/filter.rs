@@ -1,0 +1,391 @@
+//! Filters: Attio's own, or by slug as people write them; one level, one `$and` or `$or`.
+//!
+//! Attio's grammar, from the webhook schema of <https://api.attio.com/openapi/api>: null, or one of
+//! `{"$and": […]}` and `{"$or": […]}` over `{field, operator, value}`, where `field` is a dotted path into
+//! the event, `operator` is `equals` or `not_equals`, and ids are UUIDs.
+//!
+//! By slug: `{"object": "deals", "attribute": "stage"}`, where a string means `{"$eq": string}`. Several
+//! members are joined by `$and`; `$and` and `$or` may be written out as well.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value as Json, json};
+use uuid::Uuid;
+
+use super::types::{Named, Owner};
+use super::{Client, Subscription};
+use crate::catalog::{Category, Kind};
+
+/// What a slug names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// An object.
+    Object,
+    /// A list.
+    List,
+    /// An attribute of the object or list beside it.
+    Attribute,
+}
+
+impl Resource {
+    const ALL: [Self; 3] = [Self::Object, Self::List, Self::Attribute];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Object => "object",
+            Self::List => "list",
+            Self::Attribute => "attribute",
+        }
+    }
+}
+
+/// One comparison.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// In Attio's grammar.
+    Field {
+        /// A dotted path into the event.
+        field: String,
+        /// `equals`, else `not_equals`.
+        equals: bool,
+        /// The value to compare with.
+        value: String,
+    },
+    /// By slug or id.
+    Slug {
+        /// What it names.
+        resource: Resource,
+        /// `$eq`, else `$ne`.
+        equals: bool,
+        /// The slug.
+        slug: String,
+    },
+}
+
+/// A parsed filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// `$or`, else `$and`.
+    pub any: bool,
+    /// The comparisons.
+    pub conditions: Vec<Condition>,
+}
+
+/// Parses a filter, without network access. An error is the reason.
+pub fn parse(filter: &Json) -> Result<Filter, String> {
+    let members = match filter {
+        Json::Null => return Ok(Filter { any: false, conditions: Vec::new() }),
+        Json::Object(members) => members,
+        _ => return Err("expected an object".into()),
+    };
+    let joins: Vec<&str> = ["$and", "$or"].into_iter().filter(|join| members.contains_key(*join)).collect();
+    let [join] = joins[..] else {
+        return match joins.len() {
+            0 => Ok(Filter { any: false, conditions: operation(members)? }),
+            _ => Err("has both $and and $or; Attio accepts only one: use two subscriptions".into()),
+        };
+    };
+    if members.len() > 1 {
+        return Err(format!("has members beside {join}: move them into its list"));
+    }
+    let items = members[join].as_array().ok_or_else(|| format!("{join}: expected a list"))?;
+    let mut conditions = Vec::new();
+    for item in items {
+        let members = item.as_object().ok_or_else(|| format!("{join}: expected a list of objects"))?;
+        let mut found = operation(members)?;
+        if found.len() > 1 && join == "$or" {
+            return Err(
+                "has an `and` inside $or; Attio's filters have one level: use two subscriptions".into()
+            );
+        }
+        conditions.append(&mut found);
+    }
+    Ok(Filter { any: join == "$or", conditions })
+}
+
+fn operation(members: &Map<String, Json>) -> Result<Vec<Condition>, String> {
+    if let Some(join) = ["$and", "$or"].into_iter().find(|join| members.contains_key(*join)) {
+        return Err(format!("{join} is nested; Attio's filters have one level"));
+    }
+    if ["field", "operator", "value"].iter().any(|name| members.contains_key(*name)) {
+        return field(members).map(|condition| vec![condition]);
+    }
+    if members.is_empty() {
+        return Err("has an empty object; omit the filter to get all events".into());
+    }
+    members.iter().map(|(name, value)| slug(name, value)).collect()
+}
+
+fn field(members: &Map<String, Json>) -> Result<Condition, String> {
+    let text = |name: &str| {
+        let found = members.get(name).and_then(Json::as_str);
+        found.map(String::from).ok_or_else(|| format!("`{name}` must be a string"))
+    };
+    if let Some(other) = members.keys().find(|name| !["field", "operator", "value"].contains(&name.as_str()))
+    {
+        return Err(format!("unknown member {other:?} beside field, operator and value"));
+    }
+    let operator = text("operator")?;
+    if !["equals", "not_equals"].contains(&operator.as_str()) {
+        return Err(format!("unknown operator {operator:?}: Attio has only `equals` and `not_equals`"));
+    }
+    Ok(Condition::Field { field: text("field")?, equals: operator == "equals", value: text("value")? })
+}
+
+fn slug(name: &str, value: &Json) -> Result<Condition, String> {
+    let Some(resource) = Resource::ALL.into_iter().find(|resource| resource.name() == name) else {
+        return Err(format!("{name:?} is not one of object, list and attribute; use field, operator, value"));
+    };
+    let (operator, slug) = match value {
+        Json::String(slug) => ("$eq", slug),
+        Json::Object(members) if members.len() == 1 => match members.iter().next() {
+            Some((operator, Json::String(slug))) => (operator.as_str(), slug),
+            _ => return Err(format!("{name}: expected one slug")),
+        },
+        _ => return Err(format!("{name}: expected a slug, or {{\"$eq\": slug}}")),
+    };
+    match operator {
+        "$eq" | "$ne" => Ok(Condition::Slug { resource, equals: operator == "$eq", slug: slug.clone() }),
+        _ => Err(format!("{name}: {operator}: Attio's filters have only equal ($eq) and not equal ($ne)")),
+    }
+}
+
+/// Equal for filters that mean the same to Attio: the order of comparisons does not matter, and no filter
+/// equals an empty `$and`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Canonical(String);
+
+impl Canonical {
+    /// Of a filter in Attio's grammar; an invalid one equals only itself.
+    pub fn of(filter: Option<&Json>) -> Self {
+        let Ok(Filter { any, conditions }) = parse(filter.unwrap_or(&Json::Null)) else {
+            return Self(filter.map(Json::to_string).unwrap_or_default());
+        };
+        let mut parts: Vec<String> = conditions.iter().map(|condition| format!("{condition:?}")).collect();
+        parts.sort();
+        Self(format!("{any} {}", parts.join(" ")))
+    }
+}
+
+/// Why a filter cannot be resolved.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Attio's grammar cannot express it, or it names something unknown.
+    #[error("filter of {event_type}: {reason}")]
+    Invalid {
+        /// The type of the subscription.
+        event_type: String,
+        /// The reason.
+        reason: String,
+    },
+    /// Reading ids from Attio failed.
+    #[error(transparent)]
+    Attio(#[from] super::Error),
+}
+
+/// Turns slugs into ids. Reads objects, lists and attributes at most once each, and only if a slug needs it.
+pub struct Resolver<'c> {
+    client: &'c Client,
+    owners: HashMap<Owner, Vec<Named>>,
+    attributes: HashMap<(Owner, String), Vec<Named>>,
+}
+
+impl<'c> Resolver<'c> {
+    /// One with nothing cached.
+    pub fn new(client: &'c Client) -> Self {
+        Self { client, owners: HashMap::new(), attributes: HashMap::new() }
+    }
+
+    /// The subscription in Attio's grammar.
+    pub async fn resolve(&mut self, subscription: &Subscription) -> Result<Subscription, Error> {
+        let event_type = &subscription.event_type;
+        let invalid = |reason| Error::Invalid { event_type: event_type.clone(), reason };
+        let filter = parse(subscription.filter.as_ref().unwrap_or(&Json::Null)).map_err(invalid)?;
+        if filter.conditions.is_empty() && !filter.any {
+            return Ok(Subscription { event_type: event_type.clone(), filter: None });
+        }
+        let mut operations = Vec::new();
+        for condition in &filter.conditions {
+            let (field, equals, value) = match condition {
+                Condition::Field { field, equals, value } => (field.as_str(), *equals, value.clone()),
+                Condition::Slug { resource, equals, slug } => {
+                    let field = field_of(event_type, *resource).map_err(invalid)?;
+                    (field, *equals, self.id(event_type, &filter, *resource, slug).await?)
+                }
+            };
+            let operator = if equals { "equals" } else { "not_equals" };
+            operations.push(json!({ "field": field, "operator": operator, "value": value }));
+        }
+        let join = if filter.any { "$or" } else { "$and" };
+        Ok(Subscription { event_type: event_type.clone(), filter: Some(json!({ join: operations })) })
+    }
+
+    async fn id(
+        &mut self,
+        event_type: &str,
+        filter: &Filter,
+        resource: Resource,
+        slug: &str,
+    ) -> Result<String, Error> {
+        if Uuid::parse_str(slug).is_ok() {
+            return Ok(slug.to_owned());
+        }
+        let invalid = |reason| Error::Invalid { event_type: event_type.to_owned(), reason };
+        let (known, of) = match resource {
+            Resource::Object => (self.owners(Owner::Object).await?, String::new()),
+            Resource::List => (self.owners(Owner::List).await?, String::new()),
+            Resource::Attribute => {
+                let (owner, name) = owner_of(event_type, filter).map_err(invalid)?;
+                let resource = if owner == Owner::Object { Resource::Object } else { Resource::List };
+                let id = Box::pin(self.id(event_type, filter, resource, &name)).await?;
+                (self.attributes(owner, id).await?, format!(" of {} {name:?}", resource.name()))
+            }
+        };
+        let found = known.iter().find(|named| named.slug.as_deref() == Some(slug));
+        found.map(|named| named.id.clone()).ok_or_else(|| {
+            let slugs: Vec<&str> = known.iter().filter_map(|named| named.slug.as_deref()).collect();
+            invalid(format!("there is no {} {slug:?}{of}; there are: {}", resource.name(), slugs.join(", ")))
+        })
+    }
+
+    async fn owners(&mut self, owner: Owner) -> Result<&[Named], super::Error> {
+        if !self.owners.contains_key(&owner) {
+            self.owners.insert(owner, self.client.owners(owner).await?);
+        }
+        Ok(&self.owners[&owner])
+    }
+
+    async fn attributes(&mut self, owner: Owner, id: String) -> Result<&[Named], super::Error> {
+        let key = (owner, id);
+        if !self.attributes.contains_key(&key) {
+            let all = self.client.attributes(owner, &key.1).await?;
+            self.attributes.insert(key.clone(), all);
+        }
+        Ok(&self.attributes[&key])
+    }
+}
+
+/// The path of an id in events of a type.
+fn field_of(event_type: &str, resource: Resource) -> Result<&'static str, String> {
+    use Category::{Comment, List, ListAttribute, ListEntry, Note, ObjectAttribute, Record};
+    let Some(category) = Kind::of(event_type).category() else {
+        return Err(format!(
+            "the path of the {} id in {event_type:?} is unknown: use field, operator, value",
+            resource.name()
+        ));
+    };
+    let changes = matches!(event_type, "record.updated" | "list-entry.updated");
+    match (resource, category) {
+        (Resource::Object, Record | ObjectAttribute) => Ok("id.object_id"),
+        (Resource::Object, ListEntry | Note) => Ok("parent_object_id"),
+        (Resource::Object, Comment) => Ok("object_id"),
+        (Resource::List, List | ListEntry | ListAttribute) => Ok("id.list_id"),
+        (Resource::List, Comment) => Ok("list_id"),
+        (Resource::Attribute, ObjectAttribute | ListAttribute) => Ok("id.attribute_id"),
+        (Resource::Attribute, _) if changes => Ok("id.attribute_id"),
+        _ => Err(format!("{event_type} has no {} id", resource.name())),
+    }
+}
+
+/// The object or list that the attributes in a filter belong to.
+fn owner_of(event_type: &str, filter: &Filter) -> Result<(Owner, String), String> {
+    use Category::{ListAttribute, ListEntry};
+    let of_list = matches!(Kind::of(event_type).category(), Some(ListEntry | ListAttribute));
+    let (owner, wanted, path) = match of_list {
+        true => (Owner::List, Resource::List, "id.list_id"),
+        false => (Owner::Object, Resource::Object, "id.object_id"),
+    };
+    let name = |condition: &Condition| match condition {
+        Condition::Slug { resource, equals: true, slug } if *resource == wanted => Some(slug.clone()),
+        Condition::Field { field, equals: true, value } if field == path => Some(value.clone()),
+        _ => None,
+    };
+    let mut names = filter.conditions.iter().filter_map(name);
+    match (names.next(), names.next()) {
+        (Some(name), None) if !filter.any => Ok((owner, name)),
+        _ => {
+            Err(format!("an attribute's slug needs exactly one {} beside it, joined by $and", wanted.name()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn reason(filter: Json) -> String {
+        parse(&filter).unwrap_err()
+    }
+
+    #[test]
+    fn parses_slugs_and_attios_grammar() {
+        let eq = |resource, slug: &str| Condition::Slug { resource, equals: true, slug: slug.into() };
+        let guide = parse(
+            &json!({ "$and": [{ "object": { "$eq": "deals" } }, { "attribute": { "$eq": "stage" } }] }),
+        );
+        let both = vec![eq(Resource::Object, "deals"), eq(Resource::Attribute, "stage")];
+        assert_eq!(guide.unwrap().conditions, both);
+        let short = parse(&json!({ "object": "deals", "attribute": "stage" })).unwrap();
+        assert_eq!(short.conditions.len(), 2);
+        let one = parse(&json!({ "list": { "$eq": "sales_pipeline" } })).unwrap();
+        assert_eq!(one, Filter { any: false, conditions: vec![eq(Resource::List, "sales_pipeline")] });
+        let attio =
+            json!({ "$or": [{ "field": "actor.type", "operator": "not_equals", "value": "system" }] });
+        let Filter { any, conditions } = parse(&attio).unwrap();
+        assert!(any && matches!(&conditions[..], [Condition::Field { equals: false, .. }]));
+    }
+
+    #[test]
+    fn rejects_what_attio_cannot_express_with_the_reason() {
+        let table = [
+            (json!({ "$and": [], "$or": [] }), "both $and and $or"),
+            (json!({ "$and": [{ "$or": [] }] }), "nested"),
+            (json!({ "$and": [], "object": "deals" }), "beside $and"),
+            (json!({ "$or": [{ "object": "a", "list": "b" }] }), "one level"),
+            (json!({ "object": { "$in": ["a"] } }), "expected one slug"),
+            (json!({ "object": { "$contains": "a" } }), "$contains"),
+            (json!({ "record": "a" }), "not one of object, list and attribute"),
+            (json!({ "field": "a", "operator": "like", "value": "b" }), "equals"),
+            (json!({ "field": "a", "operator": "equals", "value": 1 }), "`value`"),
+            (json!({ "field": "a", "operator": "equals", "value": "b", "list": "c" }), "beside field"),
+            (json!([]), "expected an object"),
+        ];
+        for (filter, part) in table {
+            let reason = reason(filter.clone());
+            assert!(reason.contains(part), "{filter}: {reason}");
+        }
+    }
+
+    #[test]
+    fn canonical_form_ignores_order() {
+        let operation = |value: &str| json!({ "field": "id.list_id", "operator": "equals", "value": value });
+        let (a, b) = (operation("a"), operation("b"));
+        let of = |filter: &Json| Canonical::of(Some(filter));
+        assert_eq!(of(&json!({ "$and": [a, b] })), of(&json!({ "$and": [b, a] })));
+        assert_eq!(of(&json!({ "$and": [] })), Canonical::of(None));
+        assert_ne!(of(&json!({ "$and": [a, b] })), of(&json!({ "$or": [a, b] })));
+    }
+
+    #[test]
+    fn ids_are_found_by_event_type() {
+        let table = [
+            ("record.updated", Resource::Object, Ok("id.object_id")),
+            ("record.updated", Resource::Attribute, Ok("id.attribute_id")),
+            ("record.created", Resource::Attribute, Err("has no attribute id")),
+            ("note.created", Resource::Object, Ok("parent_object_id")),
+            ("list-entry.created", Resource::List, Ok("id.list_id")),
+            ("list-entry.created", Resource::Object, Ok("parent_object_id")),
+            ("task.created", Resource::Object, Err("has no object id")),
+            ("meeting.created", Resource::Object, Err("is unknown")),
+        ];
+        for (event_type, resource, expected) in table {
+            match (field_of(event_type, resource), expected) {
+                (Ok(field), Ok(expected)) => assert_eq!(field, expected, "{event_type}"),
+                (Err(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
+                (found, _) => panic!("{event_type}: {found:?}"),
+            }
+        }
+    }
+}

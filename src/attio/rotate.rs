@@ -1,0 +1,304 @@
+//! Rotates the secret of a webhook in steps, each of which may be the last before an interruption.
+//!
+//! Attio has no call for it, and (URL, type, filter) must be unique. So a successor is created at the same URL
+//! with a query string and with a filter that matches no event (*disabled*). Its secret goes into the webhook's
+//! secret file, the old one into the file of a second secret of the source, so that the bridge accepts both.
+//! Once the bridge accepts the new one, the successor gets the subscriptions; from then until the old webhook is
+//! deleted both send, and consumers see those events twice, with two webhook ids. Then the successor gets the
+//! URL without the query string, and the second file the new secret too.
+//!
+//! The next step follows from Attio and the two files; a [`Journal`] beside the secret file says that a rotation
+//! is in progress, and for which webhook.
+
+use std::ffi::OsString;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::secret::{self, SecretFile};
+use super::{Client, Created, Subscription, Webhook};
+use crate::atomic_file::PendingFile;
+
+/// The id of no workspace.
+const NO_WORKSPACE: &str = "00000000-0000-0000-0000-000000000000";
+
+/// Start of a successor's query string.
+const SUCCESSOR_OF: &str = "successor-of=";
+
+/// The two secret files of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretPaths {
+    /// The webhook's secret.
+    pub current: PathBuf,
+    /// The secret before it.
+    pub previous: PathBuf,
+}
+
+/// The next step of a rotation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Create the successor.
+    Create,
+    /// Delete a successor whose secret was not stored.
+    Discard(Webhook),
+    /// Once the bridge accepts the new secret: give the successor its subscriptions.
+    Enable(Webhook),
+    /// Once a delivery of the successor is verified: delete the old webhook.
+    Delete(Webhook),
+    /// Give the successor the URL.
+    Rename(Webhook),
+    /// Once no delivery signed with the old secret is in flight: remove that secret.
+    Finish(Webhook),
+}
+
+impl Step {
+    /// Its name in JSON.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Discard(_) => "discard",
+            Self::Enable(_) => "enable",
+            Self::Delete(_) => "delete",
+            Self::Rename(_) => "rename",
+            Self::Finish(_) => "finish",
+        }
+    }
+
+    /// The webhook that it acts on, if it exists.
+    pub const fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Create => None,
+            Self::Discard(webhook)
+            | Self::Enable(webhook)
+            | Self::Delete(webhook)
+            | Self::Rename(webhook)
+            | Self::Finish(webhook) => Some(webhook),
+        }
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call failed.
+    #[error(transparent)]
+    Attio(#[from] super::Error),
+    /// The successor was not created.
+    #[error(transparent)]
+    Create(#[from] secret::Error),
+    /// A secret file cannot be written.
+    #[error(transparent)]
+    SecretFile(#[from] secret::FileError),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Another process is at work, or the webhooks at Attio are in no state of a rotation.
+    #[error("{0}")]
+    State(String),
+}
+
+/// What a rotation is about: the file `<secret file>.rotation`. It contains no secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Journal {
+    /// The webhook whose secret is replaced.
+    pub webhook_id: String,
+    /// Its URL.
+    pub target_url: String,
+    /// Its subscriptions.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// Whether a URL is that of a successor for a target URL: a rotation is in progress there.
+pub fn is_successor(url: &str, target_url: &str) -> bool {
+    url.strip_prefix(target_url)
+        .is_some_and(|query| query.get(1..).is_some_and(|query| query.starts_with(SUCCESSOR_OF)))
+}
+
+impl Journal {
+    /// The successor's URL during the rotation. The bridge ignores the query string.
+    fn successor_url(&self) -> String {
+        let join = if self.target_url.contains('?') { '&' } else { '?' };
+        format!("{}{join}{SUCCESSOR_OF}{}", self.target_url, self.webhook_id)
+    }
+
+    fn path(secret_file: &Path) -> PathBuf {
+        let mut path = OsString::from(secret_file);
+        path.push(".rotation");
+        path.into()
+    }
+
+    fn read(secret_file: &Path) -> Result<Option<Self>, Error> {
+        let path = Self::path(secret_file);
+        let read = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        read.map_err(|source| Error::File { path, source })
+    }
+
+    /// Fails if there is a journal already.
+    fn write(&self, secret_file: &Path) -> Result<(), Error> {
+        let path = Self::path(secret_file);
+        let write = || PendingFile::create(&path, 0o600)?.commit(&serde_json::to_vec_pretty(self)?, false);
+        write().map_err(|source| Error::File { path: path.clone(), source })
+    }
+
+    /// Locks the journal as long as the file is open: two processes would undo each other's steps. On file
+    /// systems without locks it stays unlocked.
+    fn lock(secret_file: &Path) -> Result<File, Error> {
+        let path = Self::path(secret_file);
+        let file = File::open(&path).map_err(|source| Error::File { path: path.clone(), source })?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::State(format!(
+                "another `webhooks rotate` is using {}: wait for it, or stop it",
+                path.display()
+            ))),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        }
+    }
+}
+
+/// A rotation in progress.
+pub struct Rotation<'a> {
+    client: &'a Client,
+    paths: SecretPaths,
+    journal: Journal,
+    _lock: File,
+}
+
+impl<'a> Rotation<'a> {
+    /// Continues the rotation of these files, if one is in progress.
+    pub fn resume(client: &'a Client, paths: &SecretPaths) -> Result<Option<Self>, Error> {
+        let Some(journal) = Journal::read(&paths.current)? else { return Ok(None) };
+        let lock = Journal::lock(&paths.current)?;
+        Ok(Some(Self { client, paths: paths.clone(), journal, _lock: lock }))
+    }
+
+    /// Begins one: both files have the webhook's secret now.
+    pub fn begin(client: &'a Client, paths: &SecretPaths, webhook: &Webhook) -> Result<Self, Error> {
+        copy_current(paths)?;
+        let Webhook { id, target_url, subscriptions, .. } = webhook.clone();
+        let journal = Journal { webhook_id: id.webhook_id, target_url, subscriptions };
+        journal.write(&paths.current)?;
+        let lock = Journal::lock(&paths.current)?;
+        Ok(Self { client, paths: paths.clone(), journal, _lock: lock })
+    }
+
+    /// What it is about.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The secret in the current file.
+    pub fn secret(&self) -> Result<SecretString, Error> {
+        read(&self.paths.current)
+    }
+
+    /// Finds the next step.
+    pub async fn next(&self) -> Result<Step, Error> {
+        let new = read(&self.paths.current)?.expose_secret() != read(&self.paths.previous)?.expose_secret();
+        next(&self.journal, self.client.webhooks().await?, new)
+    }
+
+    /// Performs a step whose condition holds.
+    pub async fn perform(&self, step: &Step) -> Result<(), Error> {
+        let Journal { target_url, subscriptions, .. } = &self.journal;
+        match step {
+            Step::Create => {
+                let file = SecretFile::reserve(&self.paths.current, true)?;
+                let store = |created: &Created| file.write(&created.secret);
+                let disabled = [disabled(subscriptions)];
+                secret::create(self.client, &self.journal.successor_url(), &disabled, store).await?;
+            }
+            Step::Discard(webhook) | Step::Delete(webhook) => {
+                match self.client.delete_webhook(&webhook.id.webhook_id).await {
+                    Err(error) if error.is_not_found() => {}
+                    done => done?,
+                }
+            }
+            Step::Enable(webhook) => {
+                self.client.update_webhook(&webhook.id.webhook_id, None, Some(subscriptions)).await?;
+            }
+            Step::Rename(webhook) => {
+                self.client.update_webhook(&webhook.id.webhook_id, Some(target_url), None).await?;
+            }
+            Step::Finish(_) => {
+                copy_current(&self.paths)?;
+                let path = Journal::path(&self.paths.current);
+                std::fs::remove_file(&path).map_err(|source| Error::File { path, source })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the current secret into the previous file.
+fn copy_current(SecretPaths { current, previous }: &SecretPaths) -> Result<(), Error> {
+    let secret = read(current)?;
+    let written = SecretFile::reserve(previous, true)?.write(&secret);
+    written.map_err(|source| Error::File { path: previous.clone(), source })
+}
+
+/// `new` is whether the files differ, which they do once the new secret is stored.
+fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Error> {
+    let (mut old, mut successors, mut renamed) = (None, Vec::new(), None);
+    for webhook in webhooks {
+        match &*webhook.target_url {
+            _ if webhook.id.webhook_id == journal.webhook_id => old = Some(webhook),
+            url if url == journal.successor_url() => successors.push(webhook),
+            url if url == journal.target_url => renamed = Some(webhook),
+            _ => {}
+        }
+    }
+    if successors.len() > 1 || (!successors.is_empty() && !new) {
+        return Ok(Step::Discard(successors.swap_remove(0)));
+    }
+    match (old, successors.pop(), renamed) {
+        (_, Some(successor), _) if is_disabled(&successor) => Ok(Step::Enable(successor)),
+        (Some(old), Some(_), _) => Ok(Step::Delete(old)),
+        (Some(_), None, _) if !new => Ok(Step::Create),
+        (None, Some(successor), None) => Ok(Step::Rename(successor)),
+        // If the files are equal already, a Finish was interrupted.
+        (None, None, Some(webhook)) => Ok(Step::Finish(webhook)),
+        (old, successor, _) => {
+            let state = |exists: bool| if exists { "exists" } else { "does not exist" };
+            Err(Error::State(format!(
+                "the rotation of webhook {} cannot continue: at Attio the old webhook {}, its successor {}; check \
+                 with `webhooks list`, correct the files, and remove the .rotation file to start over",
+                journal.webhook_id,
+                state(old.is_some()),
+                state(successor.is_some()),
+            )))
+        }
+    }
+}
+
+/// A subscription that matches no event.
+fn disabled(subscriptions: &[Subscription]) -> Subscription {
+    let event_type = subscriptions.first().map_or("record.created", |first| &first.event_type).to_owned();
+    Subscription { event_type, filter: Some(matches_nothing()) }
+}
+
+fn matches_nothing() -> Json {
+    json!({ "$and": [{ "field": "id.workspace_id", "operator": "equals", "value": NO_WORKSPACE }] })
+}
+
+fn is_disabled(webhook: &Webhook) -> bool {
+    webhook.subscriptions.iter().all(|subscription| subscription.filter == Some(matches_nothing()))
+}
+
+fn read(path: &Path) -> Result<SecretString, Error> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| Error::File { path: path.to_owned(), source })?;
+    Ok(SecretString::from(secret::without_line_end(&text).to_owned()))
+}

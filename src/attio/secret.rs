@@ -1,0 +1,178 @@
+//! Creating webhooks without losing their secrets: the secret is stored before success is reported, or the
+//! webhook is deleted again.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+
+use super::plan::key;
+use super::{Client, Created, Subscription, Webhook};
+use crate::atomic_file::PendingFile;
+
+/// Only the owner may read a secret.
+const MODE: u32 = 0o600;
+
+/// More than a secret with its line end: Attio's are 64 hex digits.
+const RESERVED_BYTES: usize = 256;
+
+/// The key in a Kubernetes Secret, which is the name of the file in the container.
+const MANIFEST_KEY: &str = "attio-webhook";
+
+/// A file that will hold a secret, known to be writable before the secret exists.
+#[derive(Debug)]
+pub struct SecretFile {
+    file: PendingFile,
+    overwrite: bool,
+}
+
+/// Why a secret file cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The file exists, with some other secret.
+    #[error("{} already exists and is not overwritten: move it away, or use --overwrite-secret", .0.display())]
+    Exists(PathBuf),
+    /// The folder is not writable.
+    #[error("cannot write {}: {source}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl SecretFile {
+    /// Reserves disk space beside the path. An existing file stays as it is until [`SecretFile::write`].
+    pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, FileError> {
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(FileError::Exists(path.to_owned()));
+        }
+        let reserved = PendingFile::create(path, MODE).and_then(|mut file| {
+            file.reserve(RESERVED_BYTES)?;
+            Ok(file)
+        });
+        let file = reserved.map_err(|source| FileError::Unwritable { path: path.to_owned(), source })?;
+        Ok(Self { file, overwrite })
+    }
+
+    /// The path of the file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Writes the secret and a line end.
+    pub fn write(self, secret: &SecretString) -> io::Result<()> {
+        self.file.commit(format!("{}\n", secret.expose_secret()).as_bytes(), self.overwrite)
+    }
+}
+
+/// The contents of a secret file without its line end; as in the configuration, only one is removed.
+pub fn without_line_end(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.strip_suffix('\r').unwrap_or(line)
+}
+
+/// Why no webhook was created.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Attio did not create it.
+    #[error(transparent)]
+    Attio(#[from] super::Error),
+    /// Attio created it without answering so; it is deleted again, as nobody has its secret.
+    #[error(
+        "{reason}; Attio created webhook {webhook_id} anyway; it is deleted again, as nobody has its secret"
+    )]
+    Unconfirmed {
+        /// The answer.
+        reason: super::Error,
+        /// The webhook.
+        webhook_id: String,
+    },
+    /// The secret could not be stored; the webhook is deleted again.
+    #[error("the secret could not be stored: {0}; the new webhook is deleted again")]
+    NotStored(#[source] io::Error),
+    /// The secret could not be stored, and the webhook not be deleted. Whoever gets this has the only copy of
+    /// the secret.
+    #[error(
+        "the secret could not be stored ({store}), and webhook {} could not be deleted again ({delete}): \
+         delete it, or store the secret yourself", created.webhook.id.webhook_id
+    )]
+    Orphaned {
+        /// The webhook with its secret.
+        created: Box<Created>,
+        /// Why it was not stored.
+        store: io::Error,
+        /// Why it was not deleted.
+        delete: super::Error,
+    },
+}
+
+impl Error {
+    /// Whether there may be a webhook whose secret nobody has.
+    pub fn may_leave_orphan(&self) -> bool {
+        match self {
+            Self::Attio(error) => error.is_outcome_unknown(),
+            Self::Orphaned { .. } => true,
+            Self::Unconfirmed { .. } | Self::NotStored(_) => false,
+        }
+    }
+}
+
+/// Creates a webhook and stores its secret with `store`, which has been checked beforehand.
+pub async fn create(
+    client: &Client,
+    url: &str,
+    subscriptions: &[Subscription],
+    store: impl FnOnce(&Created) -> io::Result<()>,
+) -> Result<Created, Error> {
+    let before = client.webhooks().await?;
+    let created = match client.create_webhook(url, subscriptions).await {
+        Err(error) if error.is_outcome_unknown() => {
+            return Err(delete_unconfirmed(client, url, subscriptions, &before, error).await);
+        }
+        created => created?,
+    };
+    let Err(store) = store(&created) else { return Ok(created) };
+    match client.delete_webhook(&created.webhook.id.webhook_id).await {
+        Ok(()) => Err(Error::NotStored(store)),
+        Err(delete) => Err(Error::Orphaned { created: Box::new(created), store, delete }),
+    }
+}
+
+/// Finds a webhook like the requested one that did not exist before, and deletes it. An older one may be the
+/// reason why none was created, and somebody has its secret.
+async fn delete_unconfirmed(
+    client: &Client,
+    url: &str,
+    subscriptions: &[Subscription],
+    before: &[Webhook],
+    error: super::Error,
+) -> Error {
+    let keys = |all: &[Subscription]| all.iter().map(key).collect::<BTreeSet<_>>();
+    let is_new = |webhook: &Webhook| {
+        webhook.target_url == url
+            && keys(&webhook.subscriptions) == keys(subscriptions)
+            && before.iter().all(|known| known.id != webhook.id)
+    };
+    let Ok(now) = client.webhooks().await else { return error.into() };
+    let Some(Webhook { id, .. }) = now.into_iter().find(is_new) else { return error.into() };
+    match client.delete_webhook(&id.webhook_id).await {
+        Ok(()) => Error::Unconfirmed { reason: error.with_known_outcome(), webhook_id: id.webhook_id },
+        Err(_) => error.into(),
+    }
+}
+
+/// The manifest of a Kubernetes Secret with a webhook's secret.
+pub fn manifest(name: &str, created: &Created) -> String {
+    // Attio's secrets are hex digits; every JSON string is a YAML string.
+    let secret = json!(created.secret.expose_secret());
+    let (id, url) = (&created.webhook.id.webhook_id, json!(created.webhook.target_url));
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  annotations:\n    \
+         attio-bridge.dev/webhook-id: {id}\n    attio-bridge.dev/target-url: {url}\n\
+         type: Opaque\nstringData:\n  {MANIFEST_KEY}: {secret}\n"
+    )
+}

@@ -1,0 +1,102 @@
+//! Where the secret of a new webhook goes: a file, or standard output in one of several forms.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, Log, say};
+use crate::attio::secret::{self, Error, SecretFile};
+use crate::attio::{Client, Created, Subscription};
+use crate::shutdown;
+
+/// Where a secret goes.
+pub enum SecretOutput {
+    /// A file.
+    File(SecretFile),
+    /// Standard output, as the manifest of a Kubernetes Secret of this name.
+    Manifest(String),
+    /// Standard output, with the webhook, as JSON.
+    Json,
+    /// Standard output, after this prefix.
+    Text(String),
+}
+
+impl SecretOutput {
+    /// A file; checked now, written later.
+    pub fn file(path: &Path, overwrite: bool) -> Result<Self, Failure> {
+        Ok(Self::File(SecretFile::reserve(path, overwrite)?))
+    }
+
+    fn write(self, created: &Created) -> io::Result<()> {
+        let secret = created.secret.expose_secret();
+        match self {
+            Self::File(file) => file.write(&created.secret),
+            Self::Manifest(name) => print(&secret::manifest(&name, created)),
+            Self::Json => {
+                let mut json = json!(created.webhook);
+                json["secret"] = secret.into();
+                print(&format!("{json:#}\n"))
+            }
+            Self::Text(prefix) => print(&format!("{prefix}{secret}\n")),
+        }
+    }
+}
+
+/// What to do with a secret that was not stored, of a webhook that could not be deleted again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Print it to standard output.
+    Print,
+    /// Drop it: standard output is a document without secrets.
+    Drop,
+}
+
+impl Fallback {
+    /// For a verb whose standard output is such a document, or text.
+    pub fn for_output(document: bool) -> Self {
+        if document { Self::Drop } else { Self::Print }
+    }
+}
+
+/// From now on the first Ctrl-C only cancels the token, so that a secret in progress is stored. The second
+/// ends the process at once.
+pub fn delay_interrupt(log: &Log) -> Result<CancellationToken, Failure> {
+    let stop = shutdown::stop_signal(log.last_words())
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    let interrupted = CancellationToken::new();
+    let cancel = interrupted.clone();
+    tokio::spawn(async move {
+        stop.await;
+        say("Finishing, to keep the secrets. Press Ctrl-C again to abort.");
+        cancel.cancel();
+    });
+    Ok(interrupted)
+}
+
+/// Creates a webhook and stores its secret.
+pub async fn create(
+    client: &Client,
+    url: &str,
+    subscriptions: &[Subscription],
+    output: SecretOutput,
+    fallback: Fallback,
+) -> Result<Created, Failure> {
+    let created = secret::create(client, url, subscriptions, |created| output.write(created)).await;
+    if let Err(Error::Orphaned { created, .. }) = &created {
+        let printed =
+            fallback == Fallback::Print && print(&format!("{}\n", created.secret.expose_secret())).is_ok();
+        let result = if printed { "is on standard output, only this once" } else { "is lost" };
+        say(format_args!("warning: the secret of webhook {} {result}", created.webhook.id.webhook_id));
+    }
+    Ok(created?)
+}
+
+/// Unlike other output, a failure to print a secret is an error.
+fn print(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}

@@ -1,0 +1,241 @@
+//! `webhooks try`: one event from Attio through a tunnel and the bridge to the bus; everything created is
+//! deleted again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::SecretString;
+use serde_json::{Value as Json, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::manage::finish;
+use super::secret_output::{self, Fallback, SecretOutput};
+use super::{Exit, Failure, Session, say, target};
+use crate::attio::bridge::Bridge;
+use crate::attio::filter::Resolver;
+use crate::attio::secret::{self, SecretFile};
+use crate::attio::{Client, Subscription};
+use crate::bus::read::{Begin, Item, Plan, Position, Reader};
+use crate::bus::{self, ReadError};
+use crate::cloudevent::decode::DecodedEvent;
+use crate::config::{self, Input};
+use crate::consumer::wanted::Wanted;
+use crate::pipeline::route::Routes;
+
+/// Time between two requests to the bridge.
+const POLL_EVERY: Duration = Duration::from_millis(500);
+
+/// The flags of `webhooks try`.
+#[derive(Args)]
+#[command(after_help = "\
+--secret-file is the file of a second secret of the running bridge's source; its contents are restored at
+the end. The key needs record_permission:read-write and webhook:read-write.
+Example: with a tunnel to the bridge on this machine
+  ngrok http 8080
+  attio-bridge webhooks try --target-url https://abc123.ngrok.io/webhooks/attio --secret-file try.secret")]
+pub struct Arguments {
+    /// The tunnel's address, ending in /webhooks/SOURCE
+    #[arg(long, value_name = "URL", value_parser = target)]
+    target_url: String,
+    /// The file of one of the source's secrets
+    #[arg(long, value_name = "PATH")]
+    secret_file: PathBuf,
+    /// Object of the test record
+    #[arg(long, value_name = "SLUG", default_value = "people")]
+    object: String,
+    /// Values of the test record, as JSON [default: a name and an e-mail address]
+    #[arg(long, value_name = "JSON", value_parser = values)]
+    values: Option<Json>,
+    /// Time limit of each step
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Where to check whether the bridge accepts the secret, instead of the target URL
+    #[arg(long, value_name = "URL")]
+    probe_url: Option<String>,
+    /// Print the result as a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn values(text: &str) -> Result<Json, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected JSON: {error}"))
+}
+
+/// What was created and must be deleted, and the event on the bus.
+#[derive(Default)]
+struct Created {
+    webhook: Option<String>,
+    record: Option<String>,
+    /// The earlier contents of the secret file.
+    old_secret: Option<SecretString>,
+    event: Option<Item>,
+}
+
+pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
+    let config = config::load(input).map_err(Failure::Configuration)?;
+    let destinations = Routes::new(&config.route).of_category("record");
+    let plan = Plan { destinations, begin: Begin::Now, follow: true };
+    let mut reader = bus::read(&config.bus.kind, plan).await.map_err(|error| match error {
+        ReadError::Stdout => Failure::Usage(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    })?;
+    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    let mut created = Created::default();
+    let done = test(&session.client, arguments, &mut created, &mut reader, &interrupted).await;
+    let left = clean_up(&session.client, arguments, &created).await;
+    reader.end().await;
+    let left_behind = (!left.is_empty()).then(|| format!("left behind: {}", left.join("; ")));
+    let done = match (done, left_behind) {
+        (Ok(()), Some(left_behind)) => Err(Failure::Failed(left_behind)),
+        (Err(failure), Some(left_behind)) => {
+            say(format_args!("warning: {left_behind}"));
+            Err(failure)
+        }
+        (done, None) => done,
+    };
+    if done.is_ok() {
+        say(
+            "it works: Attio's event went through the bridge to the bus; webhook and record are deleted again",
+        );
+    }
+    finish(arguments.json, to_json(&created, &left), done)
+}
+
+fn to_json(created: &Created, left: &[String]) -> Json {
+    let position = |item: &Item| match item.position {
+        Position::Kafka { partition, offset } => json!({ "partition": partition, "offset": offset }),
+        Position::Nats { sequence } => json!({ "sequence": sequence }),
+    };
+    json!({
+        "works": created.event.is_some(),
+        "webhook_id": created.webhook,
+        "record_id": created.record,
+        "address": created.event.as_ref().map(|item| &item.address),
+        "position": created.event.as_ref().map(position),
+        "left_behind": left,
+    })
+}
+
+/// Waiting can be interrupted; creating something is finished first.
+async fn test(
+    client: &Client,
+    arguments: &Arguments,
+    created: &mut Created,
+    reader: &mut Reader,
+    interrupted: &CancellationToken,
+) -> Result<(), Failure> {
+    let stopped = || Failure::Failed("interrupted; what was created is deleted again".into());
+    let secret = create_webhook(client, arguments, created).await?;
+    interrupted.run_until_cancelled(accepted(arguments, &secret)).await.ok_or_else(stopped)??;
+    let values = arguments.values.clone().unwrap_or_else(person);
+    let record = client.create_record(&arguments.object, &values).await?;
+    say(format_args!("created record {record} of {}: waiting for its event", arguments.object));
+    created.record = Some(record.clone());
+    let wanted = Wanted { categories: Vec::new(), types: Vec::new(), record: Some(record) };
+    let event = next_event(reader, &wanted, created.webhook.as_deref());
+    let event = interrupted.run_until_cancelled(tokio::time::timeout(arguments.timeout, event)).await;
+    let Ok(event) = event.ok_or_else(stopped)? else {
+        return Err(timed_out(arguments, "its event on the bus", "see the bridge's log, message `delivery`"));
+    };
+    let item = event?;
+    say(format_args!("it is on {}, {}", item.address, item.position));
+    created.event = Some(item);
+    Ok(())
+}
+
+/// Creates the webhook and writes its secret to the file.
+async fn create_webhook(
+    client: &Client,
+    arguments: &Arguments,
+    created: &mut Created,
+) -> Result<SecretString, Failure> {
+    let subscription = Subscription {
+        event_type: "record.created".into(),
+        filter: Some(json!({ "object": arguments.object })),
+    };
+    let subscription = Resolver::new(client).resolve(&subscription).await?;
+    let old = std::fs::read_to_string(&arguments.secret_file).ok();
+    created.old_secret = old.map(|text| secret::without_line_end(&text).to_owned().into());
+    let output = SecretOutput::file(&arguments.secret_file, true)?;
+    let fallback = Fallback::for_output(arguments.json);
+    let url = &arguments.target_url;
+    let new = secret_output::create(client, url, &[subscription], output, fallback).await?;
+    let webhook_id = new.webhook.id.webhook_id;
+    say(format_args!("created webhook {webhook_id}: Attio sends to {url}"));
+    created.webhook = Some(webhook_id);
+    Ok(new.secret)
+}
+
+/// A person with a unique e-mail address, which Attio requires.
+fn person() -> Json {
+    let email = format!("attio-bridge-try-{}@example.com", Uuid::new_v4().simple());
+    let name = json!({ "first_name": "Test", "last_name": "Webhook", "full_name": "Test Webhook" });
+    json!({ "email_addresses": [email], "name": [name] })
+}
+
+/// Waits until the bridge behind the tunnel accepts the secret.
+async fn accepted(arguments: &Arguments, secret: &SecretString) -> Result<(), Failure> {
+    let (bridge, started) = (Bridge::new()?, Instant::now());
+    let url = arguments.probe_url.as_ref().unwrap_or(&arguments.target_url);
+    loop {
+        let reason = match bridge.accepts(url, secret).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => "it answers 401: is --secret-file the file of one of its source's secrets?".into(),
+            Err(error) => error,
+        };
+        if started.elapsed() > arguments.timeout {
+            return Err(timed_out(arguments, "the bridge to accept the secret", &reason));
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+}
+
+/// The record's event. Another webhook may send the same record to the same bus, so its id is compared too.
+async fn next_event(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
+    let matches = |event: &DecodedEvent| wanted.has(event) && event.get("attiowebhookid") == webhook;
+    while let Some(item) = reader.next().await {
+        let item = item.map_err(|error| Failure::Failed(error.to_string()))?;
+        if DecodedEvent::from_message(&item.headers, &item.payload).is_ok_and(|event| matches(&event)) {
+            return Ok(item);
+        }
+    }
+    Err(Failure::Failed("the reader of the bus ended".into()))
+}
+
+fn timed_out(arguments: &Arguments, what: &str, reason: &str) -> Failure {
+    let timeout = humantime::format_duration(arguments.timeout);
+    Failure::Unexpected(format!("timed out after {timeout} waiting for {what}; {reason}"))
+}
+
+/// Deletes what was created and restores the file. Returns what could not be cleaned up.
+async fn clean_up(client: &Client, arguments: &Arguments, created: &Created) -> Vec<String> {
+    let mut left = Vec::new();
+    if let Some(record) = &created.record
+        && let Err(error) = client.delete_record(&arguments.object, record).await
+    {
+        left.push(format!("record {record} of {}: {error}", arguments.object));
+    }
+    if let Some(webhook) = &created.webhook
+        && let Err(error) = client.delete_webhook(webhook).await
+    {
+        left.push(format!("webhook {webhook}: {error}"));
+    }
+    if created.webhook.is_some()
+        && let Err(error) = restore(&arguments.secret_file, created.old_secret.as_ref())
+    {
+        left.push(error);
+    }
+    left
+}
+
+/// Restores the secret file; removes it if there was none.
+fn restore(path: &Path, old: Option<&SecretString>) -> Result<(), String> {
+    let restored = match old {
+        Some(old) => SecretFile::reserve(path, true).map_err(|error| error.to_string())?.write(old),
+        None => std::fs::remove_file(path),
+    };
+    restored.map_err(|error| format!("{}: {error}", path.display()))
+}
