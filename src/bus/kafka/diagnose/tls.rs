@@ -60,7 +60,7 @@ pub(super) fn probe(server: &str, authorities: Option<&Path>) -> TlsInfo {
 }
 
 /// Opens a connection.
-pub(in crate::bus::kafka) fn connect(server: &str) -> io::Result<TcpStream> {
+pub fn connect(server: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in server.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, STEP) {
