@@ -103,7 +103,34 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::bus::kafka::inspect::topic::tests::topic;
+    use crate::bus::kafka::inspect::topic::Creation;
+    use crate::bus::kafka::topics::TopicState;
+
+    /// A healthy topic.
+    fn topic(replication: usize, least: u64) -> Topic {
+        let settings = Settings { min_insync_replicas: least, max_message_bytes: 1_048_588 };
+        Topic {
+            name: "attio.record".into(),
+            state: TopicState::Ready,
+            problem: None,
+            partitions: 6,
+            replication,
+            in_sync: replication,
+            leaderless: 0,
+            settings: Some(settings),
+            creation: Creation::default(),
+        }
+    }
+
+    #[test]
+    fn topics_that_refuse_writes_now_fail() {
+        let level = |topic: Topic| topic.replicas().0;
+        assert_eq!(level(topic(3, 2)), Level::Ok);
+        assert_eq!(level(Topic { in_sync: 2, ..topic(3, 2) }), Level::Warning);
+        assert_eq!(level(Topic { in_sync: 1, ..topic(3, 2) }), Level::Failed);
+        assert_eq!(level(Topic { leaderless: 1, ..topic(3, 2) }), Level::Failed);
+        assert_eq!(level(topic(1, 2)), Level::Ok, "the broker caps it at the replicas there are");
+    }
 
     #[test]
     fn replication_and_min_insync_replicas_decide_what_the_loss_of_one_broker_does() {

@@ -102,7 +102,7 @@ impl Topic {
         report.add(format!("topic {}", self.name), level, detail);
     }
 
-    fn replicas(&self) -> (Level, String) {
+    pub(super) fn replicas(&self) -> (Level, String) {
         let Self { partitions, replication, in_sync, leaderless, .. } = self;
         let mut facts = format!("partitions {partitions}, replication {replication}");
         if let Some(Settings { min_insync_replicas, max_message_bytes }) = self.settings {
@@ -330,36 +330,5 @@ pub(super) fn report_write_permission(topics: &[Topic], answers: &Answers, repor
     if denied.is_empty() && unknown.is_empty() {
         let detail = format!("allowed on {}; nothing was written", names(&ready, ready.len()));
         report.add("permission to write", Level::Ok, detail);
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A healthy topic.
-    pub(in crate::bus::kafka::inspect) fn topic(replication: usize, least: u64) -> Topic {
-        let settings = Settings { min_insync_replicas: least, max_message_bytes: 1_048_588 };
-        Topic {
-            name: "attio.record".into(),
-            state: TopicState::Ready,
-            problem: None,
-            partitions: 6,
-            replication,
-            in_sync: replication,
-            leaderless: 0,
-            settings: Some(settings),
-            creation: Creation::default(),
-        }
-    }
-
-    #[test]
-    fn topics_that_refuse_writes_now_fail() {
-        let level = |topic: Topic| topic.replicas().0;
-        assert_eq!(level(topic(3, 2)), Level::Ok);
-        assert_eq!(level(Topic { in_sync: 2, ..topic(3, 2) }), Level::Warning);
-        assert_eq!(level(Topic { in_sync: 1, ..topic(3, 2) }), Level::Failed);
-        assert_eq!(level(Topic { leaderless: 1, ..topic(3, 2) }), Level::Failed);
-        assert_eq!(level(topic(1, 2)), Level::Ok, "the broker caps it at the replicas there are");
     }
 }
