@@ -53,6 +53,19 @@ fn shorthand_variables_are_secrets_of_the_source_attio() {
 }
 
 #[test]
+fn a_secret_file_larger_than_64_kib_is_refused() {
+    let setup = stdout();
+    let path = setup.write("secret", "x".repeat(64 * 1024 + 1));
+    let setup = setup.var("ATTIO_WEBHOOK_SECRET_FILE", &path);
+    let problems = setup.problems();
+    assert!(problems.iter().any(|problem| problem.contains("larger than 64 KiB")), "{problems:#?}");
+    // Endless, and neither a reload nor the start reads all of it.
+    let setup = setup.var("ATTIO_WEBHOOK_SECRET_FILE", "/dev/zero");
+    let problems = setup.problems();
+    assert!(problems.iter().any(|problem| problem.contains("larger than 64 KiB")), "{problems:#?}");
+}
+
+#[test]
 fn a_secret_is_given_by_value_file_or_env() {
     let setup = stdout();
     let path = setup.write("secret", SECRET);
@@ -71,17 +84,20 @@ fn an_invalid_secret_is_refused() {
     let good = format!("value = \"{SECRET}\"");
     let table = [
         (of("[]"), "the source has no secret"),
-        (of("[{ label = \"a\" }]"), "has no value; give one of"),
-        (of(&format!("[{{ label = \"a\", {good}, env = \"X\" }}]")), "has both `value` and `env`"),
+        (of("[{ label = \"a\" }]"), "has no value; give exactly one of"),
+        (of(&format!("[{{ label = \"a\", {good}, env = \"X\" }}]")), "has both `env` and `value`"),
         (of("[{ label = \"a\", env = \"X\" }]"), "the variable X is not set"),
         (of("[{ label = \"a\", file = \"/no/such\" }]"), "the file /no/such cannot be read"),
         (of("[{ label = \"a\", value = 1234567890123456789 }]"), "expects text in quotes"),
-        (of("[{ label = \"a\", value = \"\" }]"), "the secret `a` is empty"),
+        (of("[{ label = \"a\", value = \"\" }]"), "secrets[0].value: is empty"),
         (of("[{ label = \"a\", value = \"fifteen-bytes-x\" }]"), "has 15 bytes and needs at least 16"),
-        (of(&format!("[{{ {good} }}]")), "label: missing"),
-        (of(&format!("[{{ label = \"none\", {good} }}]")), "not `none`"),
-        (of(&format!("[{{ label = \"A\", {good} }}]")), "a label is 1 to 32 characters"),
-        (of(&format!("[{{ label = \"a\", {good} }}, {{ label = \"a\", {good} }}]")), "`a` is given twice"),
+        (of(&format!("[{{ {good} }}]")), "label: required, as in label = \"default\""),
+        (of(&format!("[{{ label = \"none\", {good} }}]")), "other than `none`"),
+        (of(&format!("[{{ label = \"A\", {good} }}]")), "expects 1 to 32 characters"),
+        (
+            of(&format!("[{{ label = \"a\", {good} }}, {{ label = \"a\", {good} }}]")),
+            "secrets[1].label: another secret of this source is called \"a\"",
+        ),
         (of("[\"text\"]"), "expects a table, not text"),
         (of("5"), "expects a list of tables"),
         (stdout().var("ATTIO_WEBHOOK_SECRET", ""), "is empty"),
