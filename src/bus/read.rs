@@ -63,7 +63,7 @@ pub struct Item {
 }
 
 /// Where a message lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Position {
     /// In a partition of its topic.
     Kafka {
@@ -88,8 +88,8 @@ impl fmt::Display for Position {
     }
 }
 
-/// Messages that were read and not yet taken.
-const QUEUE: usize = 1024;
+/// Messages that were read and not yet taken: few, because each may be as large as the broker accepts.
+const QUEUE: usize = 8;
 
 /// Where an adapter's reader puts what it reads.
 pub(super) type Sink = mpsc::Sender<Result<Item, ReadError>>;

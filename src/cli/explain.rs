@@ -1,4 +1,4 @@
-//! `explain`: why was this request refused, or what becomes of it?
+//! `explain`: why a captured request is refused, or what happens to its events.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,26 +6,25 @@ use std::sync::Arc;
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::given::{read, time};
+use super::parsers::{read, time};
 use super::{Exit, fail, load, print};
 use crate::app;
 use crate::bus;
-use crate::bus::encoded::EncodedMessage;
 use crate::bus::recording::RecordingBus;
 use crate::config::{Config, Input};
 use crate::explain::captured::Captured;
-use crate::explain::report::{self, Place};
+use crate::explain::report::{self, Target};
 use crate::explain::{Explanation, explain};
 use crate::pipeline::SourceOptions;
 use crate::pipeline::publish::Message;
 
 const AFTER_HELP: &str = "\
-A dump is what came over the wire: maybe a request line, then headers, an empty line, the body.
-Nothing is sent and nothing is published. Secrets are used and never printed.
+A dump is the request as sent: an optional request line, headers, an empty line, the body.
+Nothing is sent and nothing is published. Secrets are used but never printed.
 
-Example: why is Attio told 401?
+Example: why does Attio get 401?
   attio-bridge explain --config config.toml request.txt
-Example: the parts of a request in files of their own
+Example: headers and body in separate files
   attio-bridge explain --config config.toml --headers headers.txt --body body.json
 
 Exit codes: 0 it verifies and can be published, 3 it does not, 78 configuration.";
@@ -40,16 +39,16 @@ pub struct Arguments {
     /// A dump of the request, or an HTTP archive (HAR); `-` for standard input
     #[arg(value_name = "FILE", required_unless_present = "headers", conflicts_with = "headers")]
     request: Option<PathBuf>,
-    /// Which request of an HTTP archive, counted from 1
+    /// The number of the request in an HTTP archive, counted from 1
     #[arg(long, value_name = "N", default_value_t = 1)]
     entry: usize,
-    /// A file with the headers alone
+    /// A file with the headers only
     #[arg(long, value_name = "FILE", requires = "body")]
     headers: Option<PathBuf>,
-    /// A file with the body alone, byte for byte
+    /// A file with the body only, byte for byte
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The source it was sent to [default: what its path names, or the only one]
+    /// The source it was sent to [default: the one in its path, or the only one]
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
     /// When it was received, such as 2026-11-24T10:00:00Z [default: now]
@@ -70,18 +69,16 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
     let explained = runtime.block_on(explain(&request, source, &config.sources, received_at, open));
     let explanation = explained.map_err(fail)?;
-    Ok(show(&explanation, &config, arguments.json))
+    Ok(report(&explanation, &config, arguments.json))
 }
 
-fn show(explanation: &Explanation, config: &Config, json: bool) -> Exit {
-    let lay = |message: &Message| {
-        bus::encode(&config.bus, message).map(|EncodedMessage { headers, payload }| (headers, payload))
-    };
-    let place = Place { bus: config.bus.kind.name(), lay: &lay };
+fn report(explanation: &Explanation, config: &Config, json: bool) -> Exit {
+    let encode = |message: &Message| bus::encode(&config.bus, message);
+    let target = Target { bus: config.bus.kind.name(), encode: &encode };
     if json {
-        print(format_args!("{:#}\n", report::json(explanation, place)));
+        print(format_args!("{:#}\n", report::json(explanation, target)));
     } else {
-        print(report::text(explanation, place));
+        print(report::text(explanation, target));
     }
     if explanation.is_good() { Exit::Done } else { Exit::Unexpected }
 }
@@ -100,7 +97,7 @@ fn captured(arguments: &Arguments) -> Result<Captured, String> {
             let text = read(path)?;
             Captured::head(&String::from_utf8_lossy(&text)).map_err(|error| named(path, &error))?
         }
-        (None, None) => return Err("name a file with the request, or --headers and --body".into()),
+        (None, None) => return Err("give a file with the request, or --headers and --body".into()),
     };
     if let Some(path) = &arguments.body {
         request.body = read(path)?;
@@ -108,7 +105,7 @@ fn captured(arguments: &Arguments) -> Result<Captured, String> {
     Ok(request)
 }
 
-/// The source that was asked: the one of the flag, of the path, or the only one.
+/// The source of the flag, of the path, or the only one.
 fn source<'a>(
     config: &'a Config,
     request: &Captured,
@@ -117,14 +114,11 @@ fn source<'a>(
     let names = || config.source_names();
     match flag.or(request.source()) {
         Some(name) => config.source(name).ok_or_else(|| {
-            format!("no source {name} is configured (404 to the sender); there is: {}", names())
+            format!("no source {name} is configured (the bridge answers 404); configured: {}", names())
         }),
         None => match &config.sources[..] {
             [only] => Ok(only),
-            _ => Err(format!(
-                "the request does not say to which source; add --source with one of: {}",
-                names()
-            )),
+            _ => Err(format!("the request does not name a source; add --source with one of: {}", names())),
         },
     }
 }

@@ -1,17 +1,19 @@
-//! The command line: one file per verb, each short; the work is in the library.
+//! The command line: one file or folder for each verb. It parses arguments, calls the library and prints
+//! the result. Shared: `parsers` (arguments), `bus_session` (verbs that read the bus), `table`, `progress`,
+//! `event_line` (text for terminals).
 
+mod about;
+mod bus_session;
 mod check;
-mod completions;
 mod config;
 mod dev;
+mod event_line;
 mod explain;
-mod given;
 mod healthcheck;
-mod man;
+mod parsers;
 mod problems;
 mod progress;
 mod quarantine;
-mod reading;
 mod send;
 mod serve;
 mod sign;
@@ -20,7 +22,6 @@ mod slugs;
 mod table;
 mod tail;
 mod topics;
-mod version;
 mod watch;
 mod webhooks;
 
@@ -39,13 +40,13 @@ use problems::warn;
 pub enum Exit {
     /// Done.
     Done = 0,
-    /// Failed while running, or gave up a drain.
+    /// Failed while running, or the drain was abandoned.
     Failed = 1,
-    /// Called the wrong way.
+    /// Wrong usage.
     Usage = 2,
-    /// What was found is not what was expected.
+    /// The result is not as expected.
     Unexpected = 3,
-    /// The configuration is not good.
+    /// The configuration is invalid.
     Configuration = 78,
 }
 
@@ -56,13 +57,13 @@ impl From<Exit> for std::process::ExitCode {
 }
 
 const AFTER_HELP: &str = "\
-Configuration, later ones win: default, file (TOML), environment, flag.
+Configuration sources, later ones win: default, file (TOML), environment, flag.
   ATTIO_BRIDGE__<SECTION>__<KEY>         any key, e.g. ATTIO_BRIDGE__HTTP__LISTEN is http.listen
   ATTIO_BRIDGE__<SECTION>__<KEY>_FILE    any secret, from a file
   ATTIO_WEBHOOK_SECRET[_FILE]            the webhook's secret (source `attio`)
-  ATTIO_WEBHOOK_SECRET_PREVIOUS[_FILE]   the one before it, while it is rotated
-  ATTIO_API_KEY[_FILE]                   the key for Attio's API
-  ATTIO_BRIDGE_CONFIG                    the file, as --config
+  ATTIO_WEBHOOK_SECRET_PREVIOUS[_FILE]   the previous secret, during rotation
+  ATTIO_API_KEY[_FILE]                   the API key for Attio
+  ATTIO_BRIDGE_CONFIG                    the configuration file, as --config
   RUST_LOG, NO_COLOR                     as usual
 
 Exit codes: 0 done, 1 runtime failure, 2 usage, 3 not as expected, 78 configuration.
@@ -75,7 +76,7 @@ Data goes to stdout, messages and logs go to stderr.";
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 #[command(version = crate::version::VERSION)]
 struct Arguments {
-    /// Configuration file; none is searched for [env: ATTIO_BRIDGE_CONFIG]
+    /// Configuration file; there is no default [env: ATTIO_BRIDGE_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -84,43 +85,43 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Receive webhooks and publish their events until told to stop
+    /// Receive webhooks and publish their events until stopped
     Serve(serve::Arguments),
-    /// Check the configuration, with --connect also the broker; print every problem
+    /// Check the configuration, with --connect also the broker, and print every problem
     Check(check::Arguments),
-    /// Print the effective configuration: each key, its value, where it came from
+    /// Print the effective configuration: each key with its value and where the value comes from
     Config(config::Arguments),
-    /// Print what to create on the broker and the least to grant, as commands or manifests
+    /// Print the topics or stream to create and the permissions to grant, as commands or manifests
     Topics(topics::Arguments),
-    /// Try it out: broker, bridge, sender and reader in one process; nothing to install or configure
+    /// Try it out: broker, bridge, sender and reader in one process, without any configuration
     Dev(dev::Arguments),
-    /// Print the headers that make a body genuine, or a curl line that sends it
+    /// Sign a body: print its headers, or a curl command that sends it
     Sign(sign::Arguments),
-    /// Sign and post deliveries to an address, from files or made up, and count the answers
+    /// Sign and post deliveries, from files or generated, and count the answers
     Send(send::Arguments),
-    /// Say why a captured request is refused, or what becomes of its events
+    /// Explain why a captured request is refused, or what happens to its events
     Explain(explain::Arguments),
-    /// Print the events of the bus as they come
+    /// Print events from the bus as they arrive
     Tail(tail::Arguments),
-    /// See what lies in quarantine, and after a fix replay it
+    /// List, show, export and replay what is in quarantine
     Quarantine(quarantine::Arguments),
-    /// Ask a running bridge whether it is ready: exit 0 if it is, else 1
+    /// Check whether a running bridge is ready: exit 0 if it is, else 1
     Healthcheck(healthcheck::Arguments),
-    /// What Attio sends and where to: list, create, change and delete webhooks, or keep them as configured
+    /// Manage Attio's webhooks: list, create, change and delete them, or apply the configuration
     Webhooks(webhooks::Arguments),
-    /// Watch the configured webhooks: tell when Attio stops sending, and make lost ones again
+    /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
     Watch(watch::Arguments),
-    /// What Attio's objects and lists are called, for events and filters
+    /// Fetch the names of Attio's objects and lists, for events and filters
     Slugs(slugs::Arguments),
     /// Print the version
-    Version(version::Arguments),
-    /// Print what makes a shell complete verbs and flags
-    Completions(completions::Arguments),
+    Version(about::Version),
+    /// Print a shell completion script
+    Completions(about::Completions),
     /// Print the manual page, or write one for every verb
-    Man(man::Arguments),
+    Man(about::Man),
 }
 
-/// Every verb and flag, as help, completions and manual pages are made of them.
+/// Every verb and flag, for help, completions and manual pages.
 pub fn command() -> clap::Command {
     Arguments::command()
 }
@@ -130,7 +131,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
     let Arguments { config, verb } = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(answer) => {
-            // The answer to --help is data; a closed pipe is nobody's problem.
+            // Help is data: a closed pipe is not an error.
             let _ = answer.print();
             return if answer.use_stderr() { Exit::Usage } else { Exit::Done };
         }
@@ -151,56 +152,56 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Webhooks(arguments) => Ok(webhooks::run(&input(Vec::new()), arguments)),
         Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
         Verb::Slugs(arguments) => slugs::run(&input(Vec::new()), arguments),
-        Verb::Version(arguments) => Ok(version::run(&arguments)),
-        Verb::Completions(arguments) => Ok(completions::run(&arguments)),
-        Verb::Man(arguments) => man::run(&arguments),
+        Verb::Version(arguments) => Ok(about::version(&arguments)),
+        Verb::Completions(arguments) => Ok(about::completions(&arguments)),
+        Verb::Man(arguments) => about::man(&arguments),
     };
-    // A verb that could not go on has said why.
+    // A verb that fails has printed why.
     ended.unwrap_or_else(|exit| exit)
 }
 
-/// The environment of this process. Names that are not text cannot be ours.
+/// The environment of this process, without names that are not UTF-8.
 pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
 
-/// Whether people want no colours.
+/// Whether `NO_COLOR` is set.
 fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// Writes data. A reader that has gone away ends the output, not the verb.
+/// Prints data to standard output. A closed pipe is not an error.
 fn print(data: impl Display) {
     let _ = write!(std::io::stdout().lock(), "{data}");
 }
 
-/// Writes a message.
+/// Prints a message to standard error.
 fn say(message: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{message}");
 }
 
-/// Says what went wrong on this side.
+/// Prints an error; the verb ends with [`Exit::Failed`].
 fn fail(error: impl Display) -> Exit {
     say(format_args!("error: {error}"));
     Exit::Failed
 }
 
-/// Loads the configuration, or says everything that is wrong with it.
+/// Loads the configuration, or prints every problem with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
-    crate::config::load(input).map_err(not_good)
+    crate::config::load(input).map_err(invalid_configuration)
 }
 
 /// Loads the configuration as [`load`] does, and checks that a client of its bus can be created.
 fn load_for_serving(input: &Input) -> Result<crate::config::Config, Exit> {
-    crate::config::load_for_serving(input).map_err(not_good)
+    crate::config::load_for_serving(input).map_err(invalid_configuration)
 }
 
-/// Loads what is for the verbs that speak to Attio, or says everything that is wrong with it.
+/// Loads the configuration of the verbs that call Attio's API, or prints every problem with it.
 fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
-    crate::config::attio(input).map_err(not_good)
+    crate::config::attio(input).map_err(invalid_configuration)
 }
 
-fn not_good(problems: crate::config::Problems) -> Exit {
+fn invalid_configuration(problems: crate::config::Problems) -> Exit {
     problems::tell(&problems);
     Exit::Configuration
 }

@@ -1,59 +1,56 @@
-//! What is wrong with a configuration, as it is told: on a terminal with the place in the file, else a
-//! line each.
+//! Prints the problems of a configuration: on a terminal with the place and the line of the file, else one line
+//! each.
 
-use std::fmt::Write;
 use std::io::IsTerminal;
 
-use super::{no_color, say};
-use crate::config::{Excerpt, Origin, Problem, Problems};
-use crate::paint::Paint;
+use annotate_snippets as snippets;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-/// Says every problem, and what would have been worth a warning.
+use super::{no_color, say};
+use crate::config::{Origin, Problem, Problems};
+
+/// Prints every problem, and the warnings found with them.
 pub fn tell(problems: &Problems) {
     warn(&problems.warnings);
-    let Some(paint) = terminal() else {
+    let Some(renderer) = terminal() else {
         return say(format_args!("error: {problems}"));
     };
     for problem in &problems.problems {
-        say(in_full(problem, &paint.bad("error"), paint));
+        say(in_full(problem, Level::ERROR, &renderer));
     }
-    say(format_args!("{}: {}", paint.bad("error"), problems.count()));
+    say(renderer.render(&[Group::with_title(Level::ERROR.primary_title(problems.count()))]));
 }
 
-/// Says warnings.
+/// Prints warnings.
 pub fn warn(warnings: &[Problem]) {
-    let terminal = terminal();
+    let renderer = terminal();
     for warning in warnings {
-        match terminal {
-            Some(paint) => say(in_full(warning, &paint.refused("warning"), paint)),
+        match &renderer {
+            Some(renderer) => say(in_full(warning, Level::WARNING, renderer)),
             None => say(format_args!("warning: {warning}")),
         }
     }
 }
 
-/// How to paint for the terminal; none where messages go elsewhere.
-fn terminal() -> Option<Paint> {
-    std::io::stderr().is_terminal().then(|| Paint(!no_color()))
+/// The renderer for a terminal; none where messages go elsewhere.
+fn terminal() -> Option<Renderer> {
+    let renderer = || if no_color() { Renderer::plain() } else { Renderer::styled() };
+    std::io::stderr().is_terminal().then(renderer)
 }
 
 /// One problem with its place, as compilers show it.
-fn in_full(problem: &Problem, level: &str, paint: Paint) -> String {
-    let Problem { key, message, origin, excerpt } = problem;
-    let (line, place) = match origin {
-        Some(Origin::File { path, line, column }) => (line.to_string(), format!("{path}:{line}:{column}")),
-        Some(origin) => (String::new(), origin.to_string()),
-        None => (String::new(), "not set".to_owned()),
+fn in_full(problem: &Problem, level: Level<'static>, renderer: &Renderer) -> String {
+    let group = level.primary_title(format!("{}: {}", problem.key, problem.message));
+    let group = match &problem.origin {
+        Some(Origin::File { path, line, excerpt: Some(excerpt), .. }) => {
+            let mark = AnnotationKind::Primary.span(excerpt.mark.clone());
+            group.element(Snippet::source(&*excerpt.text).path(&**path).line_start(*line).annotation(mark))
+        }
+        Some(Origin::File { path, line, column, .. }) => {
+            group.element(snippets::Origin::path(&**path).line(*line).char_column(*column))
+        }
+        Some(origin) => group.element(snippets::Origin::path(origin.to_string())),
+        None => group.element(snippets::Origin::path("not set")),
     };
-    let margin = line.len().max(1);
-    let mut out = format!("{level}: {}: {message}\n", paint.strong(key));
-    // Writing to a string cannot fail.
-    let _ = writeln!(out, "{:margin$}{} {place}", "", paint.known("-->"));
-    if let Some(Excerpt { text, mark }) = excerpt {
-        let bar = paint.known("|");
-        let _ = writeln!(out, "{:margin$} {bar}", "");
-        let _ = writeln!(out, "{} {bar} {text}", paint.known(&line));
-        let carets = paint.bad(&"^".repeat(mark.len()));
-        let _ = writeln!(out, "{:margin$} {bar} {:start$}{carets}", "", "", start = mark.start);
-    }
-    out
+    renderer.render(&[group]) + "\n"
 }

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args};
 use hyper::Uri;
 use secrecy::ExposeSecret;
 
-use super::given::read;
+use super::parsers::read;
 use super::progress::Progress;
 use super::signer::{Flags, Signer};
 use super::table::table;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::given::{key, read, time};
+use super::parsers::{key, read, time};
 use super::signer::{Flags, Signer};
 use super::{Exit, fail, print};
 use crate::config::Input;

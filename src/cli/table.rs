@@ -1,17 +1,31 @@
-//! Tables for people: columns as wide as they need, two spaces between them.
+//! Tables: columns as wide as their cells, two spaces between them.
 
-/// Lays rows out under their heading, each line with its end.
+use comfy_table::presets::NOTHING;
+use comfy_table::{Row, Table};
+
+/// A table with these headings. Each row is one line; [`render`] makes it text.
+pub fn new<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(heading);
+    for cells in rows {
+        let mut row = Row::from(cells);
+        row.max_height(1);
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// The lines of a table, each with its line end.
+pub fn render(table: &Table) -> String {
+    table.trim_fmt() + "\n"
+}
+
+/// The text of a table, however wide.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
-    let heading = heading.map(String::from);
-    let all = || std::iter::once(&heading).chain(rows);
-    let widths: [usize; N] =
-        std::array::from_fn(|at| all().map(|row| row[at].chars().count()).max().unwrap_or_default());
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let line: Vec<String> = cells.collect();
-        line.join("  ").trim_end().to_owned() + "\n"
-    };
-    all().map(line).collect()
+    render(&new(heading, rows))
 }
 
 #[cfg(test)]
@@ -19,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up() {
+    fn columns_are_aligned_and_lines_trimmed() {
         let rows = [["a", "long"], ["bcd", ""]].map(|row| row.map(String::from));
         assert_eq!(table(["X", "Y"], &rows), "X    Y\na    long\nbcd\n");
     }

@@ -1,4 +1,4 @@
-//! `tail`: prints the events of the bus as they come.
+//! `tail`: prints events from the bus as they arrive.
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -6,23 +6,24 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::reading::{self, Session, begin, columns, paint, refuse, write};
+use super::bus_session::{self, Session, columns, fail_read, paint, write_line};
+use super::event_line::{DEFAULT_COLUMNS, line};
+use super::parsers::begin;
 use super::{Exit, fail, say};
 use crate::bus::read::{Begin, Item, Plan};
-use crate::bus::{self, Kind, ReadError};
+use crate::bus::{self, ReadError};
 use crate::catalog::Category;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::Input;
-use crate::consumer::line::{USUAL_COLUMNS, line};
-use crate::consumer::wanted::Wanted;
+use crate::consumer::event_filter::EventFilter;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::route::Routes;
 
 const AFTER_HELP: &str = "\
-On a terminal an event is a line; elsewhere, and with --json, it is a CloudEvent in structured JSON.
-Nothing is left on the broker: no consumer group, no durable consumer. Ctrl-C ends it.
+On a terminal an event is a line of text; elsewhere, and with --json, it is a CloudEvent in JSON.
+It leaves nothing on the broker: no consumer group, no durable consumer. Ctrl-C stops it.
 
-Example: what happens to one record, from a quarter of an hour ago on
+Example: events of one record, from 15 minutes ago
   attio-bridge tail --from 15m --record 891dcbfc-9141-415d-9b2a-2238a6cc012d
 Example: the next ten notes, for a program
   attio-bridge tail --category note --count 10 --json | jq .data";
@@ -31,7 +32,7 @@ Example: the next ten notes, for a program
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
-    /// Only these categories, such as record; quarantine and unknown are categories too
+    /// Only these categories, such as record, quarantine or unknown
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',', value_parser = category(), hide_possible_values = true)]
     category: Vec<String>,
     /// Only events of these types, such as record.updated or record.*
@@ -40,18 +41,18 @@ pub struct Arguments {
     /// Only events about this record
     #[arg(long, value_name = "ID")]
     record: Option<String>,
-    /// Where to begin: beginning, now, a time such as 2026-11-24T10:00:00Z, or how long ago, such as 15m
+    /// Where to start: beginning, now, a time such as 2026-11-24T10:00:00Z, or an age such as 15m
     #[arg(long, value_name = "WHERE", default_value = "now", value_parser = begin)]
     from: Begin,
-    /// End after so many events
+    /// Stop after this many events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Print CloudEvents as JSON Lines on a terminal too
+    /// Print CloudEvents as JSON Lines, on a terminal too
     #[arg(long)]
     json: bool,
 }
 
-/// Beside the catalog's.
+/// In addition to the categories of the catalog.
 const MORE: [&str; 2] = ["unknown", "quarantine"];
 
 fn category() -> impl TypedValueParser<Value = String> {
@@ -59,9 +60,9 @@ fn category() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(names.collect::<Vec<_>>())
 }
 
-/// Prints events until told to stop.
+/// Prints events until stopped.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    reading::run(input, async |session| tail(session, arguments).await)
+    bus_session::run(input, async |session| tail(session, arguments).await)
 }
 
 async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
@@ -69,10 +70,12 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
     let plan = Plan { destinations, begin: arguments.from, follow: true };
     let mut reader = tokio::select! {
         () = stop.cancelled() => return Ok(Exit::Done),
-        started = bus::read(&config.bus.kind, plan) => started.map_err(refuse)?,
+        started = bus::read(&config.bus.kind, plan) => started.map_err(fail_read)?,
     };
-    greet(&config.bus.kind);
-    let mut screen = Screen::new(arguments);
+    if io::stderr().is_terminal() {
+        say(format_args!("reading {}; Ctrl-C stops", config.bus.kind.name()));
+    }
+    let mut printer = Printer::new(arguments);
     let exit = loop {
         let item = tokio::select! {
             biased;
@@ -80,15 +83,15 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
             item = reader.next() => item,
         };
         match item {
-            Some(Ok(item)) => match screen.show(&item) {
+            Some(Ok(item)) => match printer.print(&item) {
                 Ok(true) => {}
                 Ok(false) => break Exit::Done,
                 Err(error) => break fail(error),
             },
-            Some(Err(error)) => break refuse(error),
+            Some(Err(error)) => break fail_read(error),
             None => {
-                let reason = "the reader ended by itself".into();
-                break refuse(ReadError::Broker { bus: config.bus.kind.name(), reason });
+                let reason = "the reader stopped unexpectedly".into();
+                break fail_read(ReadError::Broker { bus: config.bus.kind.name(), reason });
             }
         }
     };
@@ -96,49 +99,42 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
     Ok(exit)
 }
 
-/// So that an empty screen is no riddle.
-fn greet(kind: &Kind) {
-    if io::stderr().is_terminal() {
-        say(format_args!("reading {}; Ctrl-C ends it", kind.name()));
-    }
-}
-
-/// Where the wanted categories go; everywhere where none is named.
-fn destinations(route: &crate::pipeline::route::Options, wanted: &[String]) -> Vec<Arc<Destination>> {
+/// The destinations of these categories; all if there are none.
+fn destinations(route: &crate::pipeline::route::Options, categories: &[String]) -> Vec<Arc<Destination>> {
     let routes = Routes::new(route);
-    if wanted.is_empty() {
+    if categories.is_empty() {
         return routes.destinations();
     }
-    wanted.iter().flat_map(|name| routes.of_category(name)).collect()
+    categories.iter().flat_map(|name| routes.of_category(name)).collect()
 }
 
-/// What is printed, and when it is enough.
-struct Screen {
-    wanted: Wanted,
+/// Prints matching events, up to a number of them.
+struct Printer {
+    filter: EventFilter,
     left: Option<u64>,
     lines: bool,
 }
 
-impl Screen {
+impl Printer {
     fn new(arguments: &Arguments) -> Self {
-        let wanted = Wanted {
+        let filter = EventFilter {
             categories: arguments.category.clone(),
             types: arguments.types.clone(),
             record: arguments.record.clone(),
         };
-        Self { wanted, left: arguments.count, lines: arguments.json || !io::stdout().is_terminal() }
+        Self { filter, left: arguments.count, lines: arguments.json || !io::stdout().is_terminal() }
     }
 
-    /// Prints a message if it is wanted; false once nothing more is.
-    fn show(&mut self, item: &Item) -> io::Result<bool> {
+    /// Prints a message if it matches; false once it was the last one.
+    fn print(&mut self, item: &Item) -> io::Result<bool> {
         let event = match DecodedEvent::from_message(&item.headers, &item.payload) {
             Ok(event) => event,
             Err(error) => {
-                say(format_args!("left out: {}, {}: {error}", item.address, item.position));
+                say(format_args!("skipped {}, {}: {error}", item.address, item.position));
                 return Ok(true);
             }
         };
-        if !self.wanted.has(&event) {
+        if !self.filter.matches(&event) {
             return Ok(true);
         }
         let text = if self.lines {
@@ -146,9 +142,9 @@ impl Screen {
         } else {
             let key = item.key.as_deref().map(String::from_utf8_lossy);
             let key = key.as_deref().or(event.get("partitionkey")).unwrap_or("-");
-            line(&event, key, columns(USUAL_COLUMNS), paint())
+            line(&event, key, columns(DEFAULT_COLUMNS), paint())
         };
-        let read = write(&text)?;
+        let read = write_line(&text)?;
         self.left = self.left.map(|left| left - 1);
         Ok(read && self.left != Some(0))
     }

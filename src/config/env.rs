@@ -1,4 +1,4 @@
-//! The environment and the flags, laid over the tree of the file.
+//! The environment and the flags: they override the tree of the file.
 //!
 //! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. Where a key has a
 //! character that a variable cannot have, `_` stands for it:
@@ -14,12 +14,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::report::Report;
-use super::secret;
-use super::tree::{Node, Origin, Table, Value};
+use super::diagnostics::Diagnostics;
+use super::sections::is_secret;
+use super::tree::{Node, Origin, PREFIX, Table, Value};
 use crate::catalog::Category;
 
-/// The variables of a process. They are handed in, never looked up.
+/// The variables of a process. They are passed in, never read here.
 pub type Environment = BTreeMap<String, OsString>;
 
 /// A value from the command line.
@@ -33,49 +33,42 @@ pub struct Flag {
     pub value: String,
 }
 
-const PREFIX: &str = "ATTIO_BRIDGE__";
-
-/// The short names, and the long ones they stand for.
+/// The short names, and the long ones that they abbreviate.
 const SHORTHANDS: [(&str, &str); 3] = [
     ("ATTIO_WEBHOOK_SECRET", "SOURCES__ATTIO__SECRETS__DEFAULT"),
     ("ATTIO_WEBHOOK_SECRET_PREVIOUS", "SOURCES__ATTIO__SECRETS__PREVIOUS"),
     ("ATTIO_API_KEY", "ATTIO__API_KEY"),
 ];
 
-/// The variable of a key.
-pub fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.replace('.', "__").replace('-', "_").to_uppercase())
-}
-
-/// Lays every variable of the bridge over the tree.
-pub fn overlay(tree: &mut Table, environment: &Environment, report: &Report) {
+/// Sets every variable of the bridge in the tree.
+pub fn overlay(tree: &mut Table, environment: &Environment, diagnostics: &Diagnostics) {
     for (name, value) in environment {
         let Some(rest) = long_form(name) else { continue };
         let origin = Origin::Environment(name.clone());
         let path = resolve(&rest, tree);
-        let key = shown(&path);
+        let key = key_of(&path);
         let Some(value) = value.to_str() else {
-            report.problem(&key, Some(&origin), "is not UTF-8 text");
+            diagnostics.problem(&key, Some(&origin), "is not UTF-8 text");
             continue;
         };
-        if let Err(message) = place(tree, &path, value, &origin) {
-            report.problem(&key, Some(&origin), message);
+        if let Err(message) = set_variable(tree, &path, value, &origin) {
+            diagnostics.problem(&key, Some(&origin), message);
         }
     }
 }
 
-/// Lays the flags over everything else.
+/// Sets the flags in the tree.
 pub fn flags(tree: &mut Table, flags: &[Flag]) {
     for flag in flags {
         let path: Vec<String> = flag.key.split('.').map(String::from).collect();
         let origin = Origin::Flag(flag.name);
-        // A flag outranks a variable, so no clash is possible.
+        // A flag overrides a variable, so nothing can clash.
         let _ = set(tree, &path, Node::text(flag.value.clone(), &origin));
     }
 }
 
-/// The key of a path: that of the secret, where the path names its file.
-fn shown(path: &[String]) -> String {
+/// The key of a path; where the path names a secret's file, the key of the secret.
+fn key_of(path: &[String]) -> String {
     let key = file_of(path).unwrap_or_else(|| path.to_vec()).join(".");
     match path {
         [first, _, third, _] if first == "sources" && third == "secrets" => {
@@ -85,7 +78,7 @@ fn shown(path: &[String]) -> String {
     }
 }
 
-/// What follows the prefix, or what a shorthand stands for.
+/// What follows the prefix, also for a shorthand.
 fn long_form(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix(PREFIX) {
         return Some(rest.to_owned());
@@ -124,8 +117,8 @@ fn spelling<'n>(name: &str, mut known: impl Iterator<Item = &'n str>) -> String 
     known.find(|known| known.replace('-', "_") == name).unwrap_or(name).to_owned()
 }
 
-/// Sets what the variable names; the message where that is not possible.
-fn place(tree: &mut Table, path: &[String], value: &str, origin: &Origin) -> Result<(), String> {
+/// Sets the key of a variable; the message where that is not possible.
+fn set_variable(tree: &mut Table, path: &[String], value: &str, origin: &Origin) -> Result<(), String> {
     let words: Vec<&str> = path.iter().map(String::as_str).collect();
     if let ["sources", _, "secrets", label] = words[..] {
         let (label, member) = label.strip_suffix("_file").map_or((label, "value"), |label| (label, "file"));
@@ -150,7 +143,7 @@ fn file_of(path: &[String]) -> Option<Vec<String>> {
     let (last, table) = path.split_last()?;
     let stem = last.strip_suffix("_file").or_else(|| last.strip_suffix(".file"))?;
     let path: Vec<String> = table.iter().cloned().chain([stem.to_owned()]).collect();
-    secret::is_secret(&path.iter().map(String::as_str).collect::<Vec<_>>()).then_some(path)
+    is_secret(&path.iter().map(String::as_str).collect::<Vec<_>>()).then_some(path)
 }
 
 fn set(table: &mut Table, path: &[String], leaf: Node) -> Result<(), String> {
@@ -168,7 +161,7 @@ fn set(table: &mut Table, path: &[String], leaf: Node) -> Result<(), String> {
                 _ => Err(format!("the file's list has no table {}", rest[0])),
             }
         }
-        // The value in the way is a problem of its own, found when its key is read.
+        // A value where a table should be is found when its key is read.
         _ => Ok(()),
     }
 }
@@ -228,6 +221,7 @@ fn set_secret(
 
 #[cfg(test)]
 mod tests {
+    use super::super::tree::variable;
     use super::*;
 
     fn paths(name: &str, tree: &Table) -> Option<String> {
@@ -235,9 +229,9 @@ mod tests {
     }
 
     #[test]
-    fn names_map_to_keys() {
-        let report = Report::default();
-        let tree = super::super::file::parse("[sources.big-crm]\n", "c", &report);
+    fn variables_map_to_keys() {
+        let diagnostics = Diagnostics::default();
+        let tree = super::super::file::parse("[sources.big-crm]\n", "c", &diagnostics);
         let table = [
             ("ATTIO_BRIDGE__HTTP__LISTEN", Some("http|listen")),
             ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", Some("kafka|topics|ensure")),
@@ -269,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_its_variable() {
+    fn keys_map_to_variables() {
         assert_eq!(variable("route.categories.list-entry"), "ATTIO_BRIDGE__ROUTE__CATEGORIES__LIST_ENTRY");
     }
 }

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use secrecy::{ExposeSecret, SecretString};
+
+/// The largest file that a secret is read from.
+const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// How long reading may wait for the writer of a pipe, such as a shell's `<(command)`.
 const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -41,8 +45,27 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
 }
 
-/// What tells one state of a file from another. A file that is replaced, by a rename or by swapping
-/// a link on its way, is another file; one that is written in place has another time.
+/// Reads a secret from a file; one line end at its end is not part of it.
+pub fn read_secret(path: &Path) -> Result<SecretString, String> {
+    let text = read_text(path, MAX_SECRET_FILE_BYTES).map_err(|error| unreadable(path, &error))?;
+    let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
+    Ok(SecretString::from(text))
+}
+
+/// Refuses an empty secret: a variable or a file that was meant to be filled.
+pub fn not_empty(secret: &SecretString) -> Result<(), String> {
+    if secret.expose_secret().is_empty() { Err("is empty".into()) } else { Ok(()) }
+}
+
+/// The message about a file that cannot be read, without the number of the system's error.
+pub fn unreadable(path: &Path, error: &io::Error) -> String {
+    let error = error.to_string();
+    let reason = error.split(" (os error").next().unwrap_or(&error);
+    format!("the file {} cannot be read: {reason}", path.display())
+}
+
+/// Tells one state of a file from another. A file that is replaced, by a rename or by swapping a link on its
+/// way, is another file; one that is written in place has another time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -52,23 +75,23 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// Files, each with its state when it was looked at; none where it could not be.
+/// Files, each with its state when it was added; none where there was no file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files(Vec<(PathBuf, Option<Stamp>)>);
 
 impl Files {
-    /// Adds a file as it is now: before it is read, so that no change goes unnoticed.
+    /// Adds a file as it is now. Add it before reading it, so that no change is missed.
     pub fn add(&mut self, path: &Path) {
         self.0.push((path.to_owned(), stamp(path)));
     }
 
-    /// The same files as they are now. Looks at the file system, and nothing is read.
+    /// The same files as they are now. Reads metadata only.
     pub fn again(&self) -> Self {
         Self(self.0.iter().map(|(path, _)| (path.clone(), stamp(path))).collect())
     }
 }
 
-/// Of the file that links lead to.
+/// Follows links.
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let found = std::fs::metadata(path).ok()?;

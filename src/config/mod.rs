@@ -1,49 +1,49 @@
 //! The configuration: flag > environment > file > default, checked once, at start.
 //!
-//! The layers are merged in a small tree of our own (`tree`) and read by `section`. The `config`
-//! crate could do the layering, but it keeps neither the line nor the variable of a value, and
-//! stops at the first problem; an operator wants all of them, each with its key and its origin.
+//! A key is declared once, with [`keys`](keys) in the file of its section: name, type with range, default,
+//! documentation. Reading it, its errors, its variable, the example, the reference and the JSON Schema
+//! follow from that.
 //!
-//! Every value keeps the type it was given: the environment is text, and the type of the key alone
-//! decides whether that text is read as a number. A secret is text, whatever it looks like.
+//! The layers are merged by hand (`tree`, `file`, `env`): no crate reports all problems, each with its line or
+//! variable, and hides secrets.
+//!
+//! Values are never guessed: the environment is text, and the type of the key alone decides whether that text
+//! is read as a number. A secret is text, whatever it looks like.
 
-mod check;
+mod diagnostics;
 mod env;
-mod excerpt;
 mod file;
 mod files;
-mod log;
-mod parts;
-mod print;
-mod report;
-mod secret;
+mod keys;
+mod kinds;
+mod reference;
 mod section;
-mod suggest;
+mod sections;
 mod tree;
-mod types;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use env::{Environment, Flag, variable};
-pub use excerpt::Excerpt;
-pub use files::Files;
-pub use log::{LogFormat, LogOptions};
-pub use parts::{Attio, SecretFile, admin_listen, attio, secret_file};
-pub use report::{Problem, Problems, Setting};
-pub use tree::Origin;
-
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value as Json, json};
 
+pub use diagnostics::{Problem, Problems, Setting};
+pub use env::{Environment, Flag};
+pub use files::Files;
+pub use reference::{example, reference, schema};
+pub use sections::{LogFormat, LogOptions};
+pub use tree::{Excerpt, Origin, variable};
+
+use crate::attio::{Options, WebhookOptions};
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
 use crate::{bus, http, shutdown};
-use report::Report;
+use diagnostics::Diagnostics;
 use section::Section;
-use tree::Table;
+use tree::{Node, Table, Value};
 
 /// The largest configuration file or slugs file.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -51,33 +51,33 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 
-/// Everything that `serve` can be told. Built by [`load`], so everything in it is checked; what is
-/// for the verbs that speak to Attio is checked with it, and given to them by [`attio`](fn@attio).
+/// The configuration of `serve`. Built by [`load`], so everything in it is checked; what only the verbs that
+/// call Attio use is checked with it, and given to them by [`attio`](fn@attio).
 #[derive(Clone)]
 pub struct Config {
     /// The public listener and its limits.
     pub http: http::Options,
     /// `host:port` of the admin listener.
     pub admin_listen: String,
-    /// Who sends; at least one.
+    /// The senders; at least one.
     pub sources: Vec<SourceOptions>,
     /// Where events go.
     pub route: route::Options,
-    /// The file with the names of objects and lists.
+    /// The file with the slugs of objects and lists.
     pub slugs_file: Option<PathBuf>,
-    /// What is in it; none where there is none, or where it is not good, as a warning tells then.
+    /// What it holds; none without the file, or with a warning where it is malformed.
     pub slugs: Option<Arc<Slugs>>,
-    /// What is remembered.
+    /// Which events are remembered.
     pub dedup: dedup::Options,
     /// The bus in use.
     pub bus: bus::Options,
-    /// How a stop takes its time.
+    /// The times of a stop.
     pub shutdown: shutdown::Options,
-    /// Threads that serve; the cores the process may use where absent.
+    /// Threads that serve; where absent, as many as the cores that the process may use.
     pub workers: Option<usize>,
     /// What is logged.
     pub log: LogOptions,
-    /// What is worth saying and keeps nothing from working.
+    /// What an operator should know, though the configuration is good.
     pub warnings: Vec<Problem>,
     settings: Vec<Setting>,
     secrets: BTreeMap<String, SecretString>,
@@ -101,24 +101,40 @@ impl Config {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
-    /// The effective configuration as text, one key a line.
+    /// The effective configuration in the notation of the file, one key a line, each with its origin.
     pub fn to_text(&self) -> String {
-        print::text(&self.settings)
+        /// The column at which origins begin, unless a line is longer.
+        const COLUMN: usize = 56;
+        self.settings.iter().fold(String::new(), |mut out, setting| {
+            // Writing to a string cannot fail.
+            let _ = match &setting.origin {
+                Some(origin) => {
+                    let line = format!("{} = {}", setting.key, setting.value);
+                    writeln!(out, "{line:<COLUMN$} # {origin}")
+                }
+                None => writeln!(out, "{:<COLUMN$} # not set", format!("# {} =", setting.key)),
+            };
+            out
+        })
     }
 
     /// The effective configuration as JSON, an object by key.
-    pub fn to_json(&self) -> serde_json::Value {
-        print::json(&self.settings)
+    pub fn to_json(&self) -> Json {
+        let entry = |setting: &Setting| {
+            let origin = setting.origin.as_ref().map_or("not set".to_owned(), ToString::to_string);
+            (setting.key.clone(), json!({ "value": setting.value, "from": origin }))
+        };
+        self.settings.iter().map(entry).collect::<Map<_, _>>().into()
     }
 
-    /// The files it was read from: its own, and those of secrets.
+    /// The files that it was read from, and those that it names.
     pub fn files(&self) -> &Files {
         &self.files
     }
 
     /// The keys whose values are not those of another configuration.
     pub fn changed(&self, other: &Self) -> BTreeSet<String> {
-        fn values(config: &Config) -> BTreeMap<&str, (&serde_json::Value, Option<&str>)> {
+        fn values(config: &Config) -> BTreeMap<&str, (&Json, Option<&str>)> {
             let secret = |key: &str| config.secrets.get(key).map(ExposeSecret::expose_secret);
             let settings = config.settings.iter();
             settings.map(|setting| (&*setting.key, (&setting.value, secret(&setting.key)))).collect()
@@ -172,7 +188,7 @@ impl fmt::Debug for Input {
     }
 }
 
-/// Reads and checks everything; on failure every problem there is.
+/// Reads and checks everything; on failure returns every problem.
 pub fn load(input: &Input) -> Result<Config, Problems> {
     load_with(input, |_| Ok(()))
 }
@@ -186,47 +202,124 @@ fn load_with(
     input: &Input,
     check_bus: fn(&bus::Options) -> Result<(), bus::StartError>,
 ) -> Result<Config, Problems> {
-    let report = Report::default();
-    let mut tree = read_file(input, &report)?;
-    env::overlay(&mut tree, &input.environment, &report);
+    let (mut tree, diagnostics) = read_file(input)?;
+    env::overlay(&mut tree, &input.environment, &diagnostics);
     env::flags(&mut tree, &input.flags);
-    let config = check::read(&mut Section::root(&report, tree), input);
-    if report.problems_so_far().is_none()
+    let config = sections::read(&mut Section::root(&diagnostics, tree), input);
+    if diagnostics.is_good()
         && let Err(error) = check_bus(&config.bus)
         && let Some((key, message)) = error.setting()
     {
-        report.problem(&key, report.origin_of(&key).as_ref(), message);
+        diagnostics.problem(&key, diagnostics.origin_of(&key).as_ref(), message);
     }
-    let found = report.finish();
-    if found.problems.is_empty() {
-        Ok(Config {
-            warnings: found.warnings,
-            settings: found.settings,
-            secrets: found.secrets,
-            files: found.files,
-            ..config
-        })
-    } else {
-        Err(found.into())
-    }
+    diagnostics.finish().result(|found| Config {
+        warnings: found.warnings,
+        settings: found.settings,
+        secrets: found.secrets,
+        files: found.files,
+        ..config
+    })
 }
 
-/// The tree of the file. One that cannot be read or parsed says nothing about any key, so its
-/// problems are the whole answer.
-fn read_file(input: &Input, report: &Report) -> Result<Table, Problems> {
-    let Some((path, named_by)) = &input.file else { return Ok(Table::new()) };
-    report.file(path);
-    let tree = files::read_text(path, MAX_FILE_BYTES).map(|text| file::parse(&text, &shown(path), report));
-    match tree {
-        Ok(tree) => report.problems_so_far().map_or(Ok(tree), Err),
+/// The tree of the file. If it cannot be read or parsed, nothing is known of any key, so that is the only
+/// problem.
+fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
+    let diagnostics = Diagnostics::default();
+    let Some((path, named_by)) = &input.file else { return Ok((Table::new(), diagnostics)) };
+    diagnostics.file(path);
+    let tree = match files::read_text(path, MAX_FILE_BYTES) {
+        Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
-            let message = format!("the file {} cannot be read: {error}", shown(path));
-            report.problem("(file)", Some(named_by), message);
-            report.problems_so_far().map_or(Ok(Table::new()), Err)
+            diagnostics.problem("(file)", Some(named_by), files::unreadable(path, &error));
+            Table::new()
         }
-    }
+    };
+    if diagnostics.is_good() { Ok((tree, diagnostics)) } else { Err(diagnostics.finish().into()) }
 }
 
-fn shown(path: &Path) -> String {
-    path.display().to_string()
+/// The file and the environment, of which only some sections are then read: problems with the others are not
+/// reported.
+fn read_some(input: &Input) -> Result<(Table, Diagnostics), Problems> {
+    let (mut tree, diagnostics) = read_file(input)?;
+    env::overlay(&mut tree, &input.environment, &Diagnostics::default());
+    Ok((tree, diagnostics))
+}
+
+/// Reads the address of the admin listener alone: a health check need not be able to read secrets.
+pub fn admin_listen(input: &Input) -> Result<String, Problems> {
+    let (mut tree, diagnostics) = read_some(input)?;
+    let admin: Table = tree.remove_entry("admin").into_iter().collect();
+    let listen = sections::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
+    diagnostics.finish().result(|_| listen)
+}
+
+/// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
+pub fn secret_file(path: &Path) -> Result<SecretString, String> {
+    let secret = files::read_secret(path)?;
+    files::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    Ok(secret)
+}
+
+/// What the verbs that call Attio need.
+#[derive(Clone, Debug)]
+pub struct Attio {
+    /// How to reach it.
+    pub options: Options,
+    /// The webhooks that should exist.
+    pub webhooks: Vec<WebhookOptions>,
+    /// The names of the sources.
+    pub sources: Vec<String>,
+    /// Those of their secrets that are in files.
+    pub secret_files: Vec<SecretFile>,
+    /// Where the slugs are to be written.
+    pub slugs_file: Option<PathBuf>,
+    /// What an operator should know, though the configuration is good.
+    pub warnings: Vec<Problem>,
+}
+
+/// A secret in a file, which need not exist yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    /// The name of its source.
+    pub source: String,
+    /// Its label.
+    pub label: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Reads `[attio]` and `[[webhooks]]` alone: before the first webhook is created there is no secret for a
+/// source, and so no configuration that `serve` would accept. Of the sources only names and secret files are
+/// read, and `route.slugs_file`.
+pub fn attio(input: &Input) -> Result<Attio, Problems> {
+    let (mut tree, diagnostics) = read_some(input)?;
+    let sources = tree.remove("sources").and_then(Node::into_table).unwrap_or_default();
+    let route = tree.remove("route").and_then(Node::into_table);
+    let slugs_file = route.and_then(|mut route| route.remove("slugs_file")?.into_text());
+    tree.retain(|name, _| ["attio", "webhooks"].contains(&&**name));
+    let names: Vec<&str> = sources.keys().map(String::as_str).collect();
+    let mut root = Section::root(&diagnostics, tree);
+    let options = sections::attio(&mut root.section("attio"));
+    let webhooks = sections::webhooks(root.tables("webhooks"), &names);
+    drop(root);
+    diagnostics.finish().result(|found| Attio {
+        options,
+        webhooks,
+        sources: sources.keys().cloned().collect(),
+        secret_files: sources.into_iter().flat_map(|(name, node)| secret_files(&name, node)).collect(),
+        slugs_file: slugs_file.map(PathBuf::from),
+        warnings: found.warnings,
+    })
+}
+
+/// The files of a source's secrets. Malformed entries are left out: these files are about to be written.
+fn secret_files(source: &str, node: Node) -> Vec<SecretFile> {
+    let secrets = node.into_table().and_then(|mut table| table.remove("secrets"));
+    let Some(Node { value: Value::List(items), .. }) = secrets else { return Vec::new() };
+    let file = |item: Node| {
+        let mut table = item.into_table()?;
+        let mut text = |name| table.remove(name).and_then(Node::into_text);
+        Some(SecretFile { source: source.to_owned(), label: text("label")?, path: text("file")?.into() })
+    };
+    items.into_iter().filter_map(file).collect()
 }

@@ -1,15 +1,19 @@
-//! What the layers are merged in: a tree of raw values, each of which knows where it came from.
+//! The tree that the layers are merged in: raw values, each with its origin.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+/// What the variables of keys begin with.
+pub const PREFIX: &str = "ATTIO_BRIDGE__";
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The declared default.
     Default,
     /// A line of the configuration file.
     File {
@@ -19,6 +23,8 @@ pub enum Origin {
         line: usize,
         /// The character of the line, from 1.
         column: usize,
+        /// What may be shown of the line.
+        excerpt: Option<Arc<Excerpt>>,
     },
     /// An environment variable.
     Environment(String),
@@ -35,6 +41,21 @@ impl fmt::Display for Origin {
             Self::Flag(name) => write!(f, "flag {name}"),
         }
     }
+}
+
+/// The part of a line that a message is about. The file holds secrets, so nothing of it is shown but the key,
+/// and the value where its key is declared and no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// What is shown of the line; `…` stands for the rest.
+    pub text: String,
+    /// The bytes of `text` that the message is about.
+    pub mark: Range<usize>,
+}
+
+/// The environment variable of a key.
+pub fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").replace('-', "_").to_uppercase())
 }
 
 /// A raw value and its origin. It may hold a secret, so it has no `Debug`.
@@ -105,6 +126,14 @@ impl Node {
     pub fn into_text(self) -> Option<String> {
         match self.value {
             Value::Text(text) | Value::ReadFrom(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Its table, if that is what it is.
+    pub fn into_table(self) -> Option<Table> {
+        match self.value {
+            Value::Table(table) => Some(table),
             _ => None,
         }
     }

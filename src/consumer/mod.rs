@@ -1,9 +1,7 @@
-//! What a person asks of the bus: which events come by, what lies in quarantine and why, and after a
-//! fix the same path again.
-//!
-//! Messages come through [`crate::bus::read`]; what is replayed goes through the pipeline of `serve`.
+//! The consuming side, for operators: which events pass, what is in quarantine and why, and the replay
+//! of it. Messages are read by [`crate::bus::read`]; a replay runs the pipeline of `serve`.
 
-pub mod line;
+pub mod event_filter;
 pub mod quarantined;
+pub mod quarantine_reader;
 pub mod replay;
-pub mod wanted;

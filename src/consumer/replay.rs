@@ -1,4 +1,4 @@
-//! The same pipeline again, for what lay in quarantine.
+//! Runs the pipeline of `serve` again for what is in quarantine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,16 +17,64 @@ use crate::pipeline::Pipeline;
 use crate::pipeline::outcome::{EventResult, Outcome};
 use crate::pipeline::publish::{Message, PublishError};
 
-/// Replays one piece after the other.
+/// Replays one quarantined delivery or event at a time.
 pub struct Replayer {
-    /// Onto the bus below.
+    /// Publishes to `bus`.
     pub pipeline: Pipeline,
-    /// What the pipeline publishes to.
+    /// Records what the pipeline publishes.
     pub bus: Arc<RecordingBus>,
     /// Whether addresses are subjects (NATS) or topics.
     pub subjects: bool,
-    /// How long one piece may take.
-    pub patience: Duration,
+    /// How long one replay may take.
+    pub timeout: Duration,
+}
+
+/// How a replay ended, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// The bus failed; a retry may succeed.
+    Failed,
+    /// It still cannot be published: it stays in quarantine.
+    Refused,
+    /// Its origin is unknown, so it was not tried: it stays in quarantine.
+    Unplaced,
+    /// Acknowledged by the broker.
+    Published,
+    /// The broker had it already.
+    Duplicate,
+    /// Dropped by the source's filter.
+    Filtered,
+    /// It has no events.
+    Empty,
+}
+
+impl Ending {
+    /// Its name in the output.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Unplaced => "unplaced",
+            Self::Published => "published",
+            Self::Duplicate => "duplicate",
+            Self::Filtered => "filtered",
+            Self::Empty => "empty",
+        }
+    }
+
+    fn of(result: &EventResult) -> Self {
+        match result {
+            EventResult::Published => Self::Published,
+            EventResult::Duplicate => Self::Duplicate,
+            EventResult::Filtered => Self::Filtered,
+            // A replay never quarantines.
+            EventResult::Quarantined
+            | EventResult::Unusable(_)
+            | EventResult::Failed(PublishError::Rejected { .. }) => Self::Refused,
+            EventResult::Failed(_) => Self::Failed,
+        }
+    }
 }
 
 /// One event that was handed to the bus.
@@ -50,124 +98,76 @@ impl ReplayedEvent {
     }
 }
 
-/// How one piece ended, worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ending {
-    /// The bus did not take it, now; it may the next time.
-    Failed,
-    /// Still not to be published: it stays in quarantine.
-    Refused,
-    /// Its facts are not known, so it was not tried: it stays in quarantine.
-    Unplaced,
-    /// Acknowledged by the broker.
-    Published,
-    /// The broker had it already.
-    Duplicate,
-    /// Dropped by the source's filter.
-    Filtered,
-    /// There was nothing in it.
-    Empty,
-}
-
-impl Ending {
-    /// The word for it.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Failed => "failed",
-            Self::Refused => "refused",
-            Self::Unplaced => "unplaced",
-            Self::Published => "published",
-            Self::Duplicate => "duplicate",
-            Self::Filtered => "filtered",
-            Self::Empty => "empty",
-        }
-    }
-}
-
-/// What became of one piece.
+/// The result of one replay.
 #[derive(Clone, Debug, Serialize)]
 pub struct Replayed {
     /// How it ended.
     pub ending: Ending,
     /// Why it was not published.
     pub why: Option<String>,
-    /// How many of its events ended how.
+    /// Its events by ending.
     pub counts: BTreeMap<&'static str, usize>,
-    /// What was handed to the bus.
+    /// The events that were handed to the bus.
     pub events: Vec<ReplayedEvent>,
-    /// True where an event has no id of its own: the next replay publishes it under another one.
+    /// Whether an event has no deterministic id: the next replay publishes it under another one.
     pub without_identity: bool,
 }
 
 impl Replayed {
-    /// One that was not tried.
+    /// It was not tried.
     pub fn unplaced(why: String) -> Self {
         let (counts, events) = (BTreeMap::new(), Vec::new());
         Self { ending: Ending::Unplaced, why: Some(why), counts, events, without_identity: false }
     }
+
+    fn new(outcome: &Outcome, events: Vec<ReplayedEvent>) -> Self {
+        let mut counts = BTreeMap::new();
+        for event in &outcome.events {
+            *counts.entry(Ending::of(&event.result).word()).or_default() += 1;
+        }
+        let worst = outcome.events.iter().map(|event| &event.result).min_by_key(|result| Ending::of(result));
+        Self {
+            ending: worst.map_or(Ending::Empty, Ending::of),
+            why: worst.and_then(why),
+            counts,
+            events,
+            without_identity: outcome.unidentified > 0,
+        }
+    }
 }
 
 impl Replayer {
-    /// Takes the bytes through the pipeline, as if they had just been verified.
+    /// Processes a body as if it had just been verified.
     pub async fn replay(&self, raw: Bytes, received_at: OffsetDateTime, origin: Origin) -> Replayed {
         let Origin { source, key, alone } = origin;
         let Ok(source) = SourceName::new(&source) else {
-            return Replayed::unplaced(format!("{source} is no name of a source"));
+            return Replayed::unplaced(format!("{source} is not a valid source name"));
         };
-        let answer_by = Instant::now() + self.patience;
+        let answer_by = Instant::now() + self.timeout;
         let delivery =
             Delivery::out_of_quarantine(source.clone(), received_at, answer_by, key.as_deref(), raw);
         match self.pipeline.replay(delivery, alone).await {
             Ok(outcome) => {
                 let messages = self.bus.take();
                 let events = messages.iter().map(|message| ReplayedEvent::new(message, self.subjects));
-                replayed(&outcome, events.collect())
+                Replayed::new(&outcome, events.collect())
             }
             Err(error) => Replayed::unplaced(format!("source {source}: {error} is configured")),
         }
     }
 }
 
-fn replayed(outcome: &Outcome, events: Vec<ReplayedEvent>) -> Replayed {
-    let mut counts = BTreeMap::new();
-    for event in &outcome.events {
-        *counts.entry(ending(&event.result).word()).or_default() += 1;
-    }
-    let worst = outcome.events.iter().min_by_key(|event| ending(&event.result));
-    Replayed {
-        ending: worst.map_or(Ending::Empty, |event| ending(&event.result)),
-        why: worst.and_then(|event| why(&event.result)),
-        counts,
-        events,
-        without_identity: outcome.unidentified > 0,
-    }
-}
-
-/// Why an event was not published, in the words for something that lay in quarantine.
+/// Why an event was not published.
 fn why(result: &EventResult) -> Option<String> {
     match result {
-        EventResult::Unusable(unusable) => Some(format!("no event can be made of it: {unusable}")),
+        EventResult::Unusable(unusable) => Some(format!("it is not a publishable event: {unusable}")),
         EventResult::Failed(PublishError::Rejected { detail }) => {
-            Some(format!("the bus still does not take it: {detail}"))
+            Some(format!("the bus still rejects it: {detail}"))
         }
         EventResult::Failed(error) => Some(error.to_string()),
         EventResult::Published
         | EventResult::Duplicate
         | EventResult::Filtered
         | EventResult::Quarantined => None,
-    }
-}
-
-fn ending(result: &EventResult) -> Ending {
-    match result {
-        EventResult::Published => Ending::Published,
-        EventResult::Duplicate => Ending::Duplicate,
-        EventResult::Filtered => Ending::Filtered,
-        // A replay never quarantines.
-        EventResult::Quarantined
-        | EventResult::Unusable(_)
-        | EventResult::Failed(PublishError::Rejected { .. }) => Ending::Refused,
-        EventResult::Failed(_) => Ending::Failed,
     }
 }

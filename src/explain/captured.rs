@@ -1,45 +1,45 @@
-//! A request as somebody has written it down: a dump of it, an HTTP archive, or its parts.
+//! A captured request: a dump of it, an HTTP archive, or its parts.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::delivery::{Header, Headers};
 
-/// A request, as far as it was written down.
+/// A request, as far as it was captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// Its path, where it was written down.
+    /// Its path, if it was captured.
     pub path: Option<String>,
-    /// Names and values as they came.
+    /// Names and values as received.
     pub headers: Vec<(String, Bytes)>,
     /// The body, byte for byte.
     pub body: Bytes,
 }
 
-/// Why what was written down is no request.
+/// Why a file is not a request.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
-    /// A line among the headers has no colon.
+    /// A header line without a colon.
     #[error(
-        "line {line} is no header, for it has no colon: a dump has maybe a request line, the headers, an empty \
-         line and the body"
+        "line {line} is not a header, because it has no colon; expected an optional request line, headers, an \
+         empty line and the body"
     )]
     NoHeader {
-        /// Counted from 1. What it says is not told: it may be a secret's file that was named by mistake.
+        /// Counted from 1. Its text is not reported: the file may be one with a secret.
         line: usize,
     },
-    /// Nothing there.
-    #[error("there is no header in it: a dump has the headers, an empty line and the body")]
+    /// No header.
+    #[error("it has no headers; expected headers, an empty line and the body")]
     Empty,
-    /// The archive is none.
-    #[error("it is no HTTP archive (HAR): {0}")]
+    /// Not an HTTP archive.
+    #[error("it is not an HTTP archive (HAR): {0}")]
     Archive(String),
     /// The archive has fewer entries.
     #[error("the archive has {entries} entries, and none with number {wanted} (they are counted from 1)")]
     NoEntry {
-        /// What was asked for.
+        /// The number that was asked for.
         wanted: usize,
         /// How many there are.
         entries: usize,
@@ -47,24 +47,19 @@ pub enum Error {
 }
 
 impl Captured {
-    /// Reads a dump: maybe a request line, then headers, an empty line, and the body to the end. Lines as
-    /// `curl -v` prints them, with `> ` in front, are taken as well; then there is no body among them.
+    /// Reads a dump: an optional request line, headers, an empty line, and the body to the end. Or what
+    /// `curl -v` prints, with `> ` in front of each line and without the body.
     pub fn dump(bytes: &Bytes) -> Result<Self, Error> {
         if bytes.starts_with(b"> ") || bytes.starts_with(b"* ") {
-            return Self::of_curl(&String::from_utf8_lossy(bytes));
+            let text = String::from_utf8_lossy(bytes);
+            let sent = text.lines().filter_map(|line| line.trim_end().strip_prefix('>')).map(str::trim_start);
+            return Self::head(&sent.collect::<Vec<_>>().join("\n"));
         }
         let (head, body) = split(bytes);
-        let mut request = Self::head(&String::from_utf8_lossy(&head))?;
-        request.body = body;
-        Ok(request)
+        Ok(Self { body, ..Self::head(&String::from_utf8_lossy(&head))? })
     }
 
-    fn of_curl(text: &str) -> Result<Self, Error> {
-        let sent = text.lines().filter_map(|line| line.trim_end().strip_prefix('>')).map(str::trim_start);
-        Self::head(&sent.collect::<Vec<_>>().join("\n"))
-    }
-
-    /// Reads a head alone.
+    /// Reads a head without a body.
     pub fn head(text: &str) -> Result<Self, Error> {
         let mut request = Self::default();
         for (index, line) in text.lines().enumerate() {
@@ -76,9 +71,7 @@ impl Captured {
                 request.path = line.split(' ').nth(1).map(path_of);
                 continue;
             }
-            let Some((name, value)) = line.split_once(':') else {
-                return Err(Error::NoHeader { line: index + 1 });
-            };
+            let (name, value) = line.split_once(':').ok_or(Error::NoHeader { line: index + 1 })?;
             let value = Bytes::copy_from_slice(value.trim().as_bytes());
             request.headers.push((name.trim().to_owned(), value));
         }
@@ -88,36 +81,48 @@ impl Captured {
     /// Reads one entry of an HTTP archive, counted from 1.
     /// Source: the HAR 1.2 specification, `entries[].request`.
     pub fn archive(bytes: &[u8], wanted: usize) -> Result<Self, Error> {
-        let archive: Archive =
-            serde_json::from_slice(bytes).map_err(|error| Error::Archive(error.to_string()))?;
-        let entries = archive.log.entries.len();
-        let entry = wanted.checked_sub(1).and_then(|index| archive.log.entries.into_iter().nth(index));
-        let HarRequest { url, headers, post_data } = entry.ok_or(Error::NoEntry { wanted, entries })?.request;
-        let body = match post_data {
-            Some(PostData { text, encoding: Some(encoding) }) if encoding == "base64" => STANDARD
-                .decode(text)
-                .map_err(|error| Error::Archive(format!("the body is not in base64: {error}")))?
-                .into(),
-            Some(PostData { text, .. }) => Bytes::from(text),
-            None => Bytes::new(),
+        let invalid = |error: &str| Error::Archive(error.to_owned());
+        let archive: Value = serde_json::from_slice(bytes).map_err(|error| invalid(&error.to_string()))?;
+        let entries = archive["log"]["entries"].as_array().ok_or(invalid("it has no `log.entries`"))?;
+        let entry = wanted.checked_sub(1).and_then(|index| entries.get(index));
+        let request = &entry.ok_or(Error::NoEntry { wanted, entries: entries.len() })?["request"];
+        let text = |value: &Value, name: &str| {
+            value[name]
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| invalid(&format!("a request without `{name}`")))
         };
-        // Pseudo headers of HTTP/2 are no headers.
-        let headers = headers.into_iter().filter(|header| !header.name.starts_with(':'));
-        Ok(Self {
-            path: Some(path_of(&url)),
-            headers: headers.map(|header| (header.name, Bytes::from(header.value))).collect(),
-            body,
-        })
+        let mut captured = Self { path: Some(path_of(&text(request, "url")?)), ..Self::default() };
+        for header in request["headers"].as_array().ok_or(invalid("a request without `headers`"))? {
+            let name = text(header, "name")?;
+            // Pseudo headers of HTTP/2 are not headers.
+            if !name.starts_with(':') {
+                captured.headers.push((name, text(header, "value")?.into()));
+            }
+        }
+        if let Some(data) = request.get("postData").filter(|data| !data.is_null()) {
+            let body = text(data, "text")?;
+            captured.body = match data["encoding"].as_str() {
+                Some("base64") => {
+                    STANDARD.decode(body).map_err(|_| invalid("the body is not base64"))?.into()
+                }
+                _ => body.into(),
+            };
+        }
+        Ok(captured)
     }
 
-    /// The source that the path names, as `/webhooks/{source}` does.
+    /// The source in the path, as in `/webhooks/{source}`.
     pub fn source(&self) -> Option<&str> {
         let path = self.path.as_deref()?;
         let path = path.split(['?', '#']).next().unwrap_or(path);
-        path.strip_prefix("/api")
-            .unwrap_or(path)
-            .strip_prefix("/webhooks/")
-            .filter(|name| !name.contains('/'))
+        let name = path.strip_prefix("/api").unwrap_or(path).strip_prefix("/webhooks/")?;
+        Some(name).filter(|name| !name.contains('/'))
+    }
+
+    /// Every header whose name contains "signature".
+    pub fn signatures(&self) -> impl Iterator<Item = &(String, Bytes)> {
+        self.headers.iter().filter(|(name, _)| name.to_ascii_lowercase().contains("signature"))
     }
 
     /// The values of a header.
@@ -126,7 +131,7 @@ impl Captured {
         self.headers.iter().filter(named).map(|(_, value)| value)
     }
 
-    /// The headers that mean something to the pipeline.
+    /// The headers that the pipeline uses.
     pub fn to_headers(&self) -> Headers {
         let header = |name| {
             let mut values = self.values(name);
@@ -145,14 +150,14 @@ impl Captured {
     }
 }
 
-/// The path of a URL or of a request's target.
+/// The path of a URL or a request target.
 fn path_of(target: &str) -> String {
     let rest = target.split_once("://").map_or(target, |(_, rest)| rest);
     let at = if rest.len() == target.len() { 0 } else { rest.find('/').unwrap_or(rest.len()) };
     rest[at..].to_owned()
 }
 
-/// Head and body: whichever kind of empty line comes first.
+/// Head and body, at the first empty line of either kind.
 fn split(bytes: &Bytes) -> (Bytes, Bytes) {
     let find =
         |end: &[u8]| bytes.windows(end.len()).position(|window| window == end).map(|at| (at, end.len()));
@@ -161,41 +166,6 @@ fn split(bytes: &Bytes) -> (Bytes, Bytes) {
         Some((at, length)) => (bytes.slice(..at), bytes.slice(at + length..)),
         None => (bytes.clone(), Bytes::new()),
     }
-}
-
-#[derive(Deserialize)]
-struct Archive {
-    log: Log,
-}
-
-#[derive(Deserialize)]
-struct Log {
-    entries: Vec<Entry>,
-}
-
-#[derive(Deserialize)]
-struct Entry {
-    request: HarRequest,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct HarRequest {
-    url: String,
-    headers: Vec<HarHeader>,
-    post_data: Option<PostData>,
-}
-
-#[derive(Deserialize)]
-struct HarHeader {
-    name: String,
-    value: String,
-}
-
-#[derive(Deserialize)]
-struct PostData {
-    text: String,
-    encoding: Option<String>,
 }
 
 #[cfg(test)]
@@ -207,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dump_has_a_request_line_or_none_and_either_line_end() {
+    fn dump_with_and_without_request_line_and_either_line_end() {
         for dump in [
             "POST /webhooks/attio?x=1 HTTP/1.1\r\nHost: h\r\nA: b \r\n\r\n{\n\n}\r\n",
             "POST https://h/webhooks/attio HTTP/1.1\nHost: h\nA:b\n\n{\n\n}\r\n",
@@ -222,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_curl_says_of_a_request_is_its_head() {
+    fn curl_verbose_output_is_a_head() {
         let text = "* Connected\n> POST /api/webhooks/crm HTTP/1.1\n> Host: h\n> A: b\n> \n< HTTP/1.1 401 no\n< c: d\n";
         let request = Captured::dump(&Bytes::from(text)).unwrap();
         assert_eq!(request.source(), Some("crm"));
@@ -230,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dump_is_told_with_its_line() {
+    fn malformed_dump_is_an_error_with_its_line() {
         let error = Captured::dump(&Bytes::from("A: b\nnothing here\n\n{}")).unwrap_err();
         assert_eq!(error, Error::NoHeader { line: 2 });
         assert_eq!(Captured::dump(&Bytes::from("\n\n{}")).unwrap_err(), Error::Empty);
     }
 
     #[test]
-    fn an_archive_has_entries() {
+    fn archive_entries_are_counted_from_1() {
         let archive =
             br#"{"log":{"entries":[{"request":{"method":"POST","url":"https://h.test/webhooks/attio",
             "headers":[{"name":":path","value":"/"},{"name":"A","value":"b"}],
@@ -251,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_comes_twice_is_repeated() {
+    fn repeated_header_is_repeated() {
         let request = Captured::dump(&Bytes::from("Attio-Signature: a\nattio-signature: b\n\n")).unwrap();
         assert_eq!(request.to_headers().attio_signature, Header::Repeated);
     }

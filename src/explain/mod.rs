@@ -1,79 +1,79 @@
-//! Says what the bridge makes of a captured request, and if it does not verify, which of the usual
+//! Explains what the bridge does with a captured request, and if it does not verify, which of the common
 //! mistakes was made.
 //!
-//! It has no opinion of its own. Whether a request verifies is asked of the verify stage, for the
-//! request as it is and then for what it may have been before the mistake; what becomes of its events
-//! is read off a pipeline whose bus writes down what it is given.
+//! It decides nothing itself: the verify stage checks the request as received and with mistakes undone,
+//! and the pipeline processes its events onto a bus that only records.
 
 pub mod captured;
-pub mod mistakes;
+pub mod diagnosis;
 pub mod reformat;
 pub mod report;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::bus::recording::RecordingBus;
-use crate::delivery::{Delivery, SourceName, Unverified, Verified};
+use crate::delivery::{Delivery, Headers, SourceName, Unverified, Verified};
+use crate::pipeline::outcome::EventOutcome;
 use crate::pipeline::parse::{self, Element, Parsed};
 use crate::pipeline::publish::Message;
 use crate::pipeline::verify::{SignatureError, Verifier};
 use crate::pipeline::{Pipeline, Rejection, SourceOptions};
 use captured::Captured;
-use mistakes::Mended;
+use diagnosis::Fixed;
 
-/// What is found out about one request.
+/// The explanation of one request.
 #[derive(Debug)]
 pub struct Explanation {
-    /// The source that was asked.
+    /// The source that it was sent to.
     pub source: SourceName,
     /// Bytes of the body.
     pub bytes: usize,
     /// The label of the secret that matched, or why none did.
     pub verified: Result<String, SignatureError>,
-    /// For a request that does not verify: what makes it verify.
-    pub mended: Option<Vec<String>>,
-    /// What the headers say that may be to the point.
-    pub remarks: Vec<String>,
-    /// What the delivery holds, and where each goes. Of a request that no mending makes verify, only
-    /// what can be read.
-    pub contents: Contents,
+    /// The mistakes without which it would verify, if that is all.
+    pub mistakes: Option<Vec<String>>,
+    /// Other facts that matter.
+    pub notes: Vec<String>,
+    /// The events of the delivery.
+    pub events: Events,
 }
 
-/// What a delivery holds.
+/// The events of a delivery.
 #[derive(Debug)]
-pub enum Contents {
-    /// Carried by the pipeline: an item for each event.
-    Carried(Vec<Carried>),
-    /// Nobody vouches for it: only types, or what makes them unreadable.
-    Read(Vec<String>),
+pub enum Events {
+    /// It verifies, at least without the mistakes: each event, processed.
+    Processed(Vec<ProcessedEvent>),
+    /// It does not: only event types, or why there are none.
+    Unverified(Vec<String>),
 }
 
-/// One event, and what the pipeline made of it.
+/// One event and what the pipeline does with it.
 #[derive(Debug)]
-pub struct Carried {
-    /// `event_type`, or why the element can be none.
-    pub what: Result<String, &'static str>,
-    /// Its category, `unknown` where the catalog has none.
+pub struct ProcessedEvent {
+    /// Its `event_type`, or why it is not an event.
+    pub event_type: Result<String, &'static str>,
+    /// Its category, `unknown` if the catalog has none.
     pub category: &'static str,
-    /// `published`, `quarantined`, `filtered`, `duplicate`.
+    /// `published`, `quarantined`, `filtered` or `duplicate`.
     pub result: &'static str,
     /// What would be published.
     pub message: Option<Message>,
 }
 
 impl Explanation {
-    /// Whether it verifies and all of it would be published, or is filtered on purpose.
+    /// Whether it verifies and each event would be published or filtered.
     pub fn is_good(&self) -> bool {
-        let Contents::Carried(events) = &self.contents else { return false };
+        let Events::Processed(events) = &self.events else { return false };
         self.verified.is_ok() && events.iter().all(|event| event.result != "quarantined")
     }
 }
 
-/// Explains a request to a source at a time. `open` makes the pipeline onto the bus it is given.
+/// Explains a request to a source, received at a time. `open` builds the pipeline onto the bus it is given.
 pub async fn explain(
     request: &Captured,
     source: &SourceOptions,
@@ -81,66 +81,64 @@ pub async fn explain(
     received_at: OffsetDateTime,
     open: impl FnOnce(Arc<RecordingBus>) -> Pipeline,
 ) -> Result<Explanation, Rejection> {
-    let delivery = delivery(request, source, received_at);
-    let verified = Verifier::new(&source.verify).verify(delivery);
-    let mended = match &verified {
-        Ok(_) => None,
-        Err(_) => mistakes::mend(request, source, all, received_at),
+    let received = delivery(source, received_at, request.to_headers(), request.body.clone());
+    let (verified, mistakes, delivery) = match Verifier::new(&source.verify).verify(received) {
+        Ok(delivery) => (Ok(delivery.secret().to_string()), None, Some(delivery)),
+        Err(error) => {
+            let fixed = diagnosis::diagnose(request, source, all, received_at);
+            let (mistakes, delivery) = fixed.map(|Fixed { mistakes, delivery }| (mistakes, delivery)).unzip();
+            (Err(error), mistakes, delivery)
+        }
     };
-    let remarks = mistakes::remarks(request, verified.as_ref().err().copied());
-    let (verified, genuine) = match verified {
-        Ok(delivery) => (Ok(delivery.secret().to_string()), Some(delivery)),
-        Err(error) => (Err(error), None),
-    };
-    let (mended, mended_delivery) = mended.map(|Mended { changes, delivery }| (changes, delivery)).unzip();
-    let contents = match genuine.or(mended_delivery) {
-        Some(delivery) => Contents::Carried(carried(delivery, open).await?),
-        None => Contents::Read(names(&request.body)),
+    let notes = diagnosis::notes(request, verified.as_ref().err().copied());
+    let events = match delivery {
+        Some(delivery) => Events::Processed(process(delivery, open).await?),
+        None => {
+            let name = |name: Result<String, &str>| name.unwrap_or_else(|reason| format!("({reason})"));
+            Events::Unverified(event_types(&request.body).into_iter().map(name).collect())
+        }
     };
     let (source, bytes) = (source.name.clone(), request.body.len());
-    Ok(Explanation { source, bytes, verified, mended, remarks, contents })
+    Ok(Explanation { source, bytes, verified, mistakes, notes, events })
 }
 
-/// How long the pipeline may take: its bus answers at once.
-const PLENTY: Duration = Duration::from_secs(60);
+/// How long the pipeline may take; its bus acknowledges at once.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-fn delivery(request: &Captured, source: &SourceOptions, received_at: OffsetDateTime) -> Delivery<Unverified> {
-    let answer_by = Instant::now() + PLENTY;
-    Delivery::new(source.name.clone(), received_at, answer_by, request.to_headers(), request.body.clone())
+fn delivery(
+    source: &SourceOptions,
+    received_at: OffsetDateTime,
+    headers: Headers,
+    body: Bytes,
+) -> Delivery<Unverified> {
+    Delivery::new(source.name.clone(), received_at, Instant::now() + TIMEOUT, headers, body)
 }
 
-async fn carried(
+async fn process(
     delivery: Delivery<Verified>,
     open: impl FnOnce(Arc<RecordingBus>) -> Pipeline,
-) -> Result<Vec<Carried>, Rejection> {
-    let recorder = RecordingBus::new(None);
-    let pipeline = open(Arc::clone(&recorder));
-    let elements = elements(&delivery.body);
+) -> Result<Vec<ProcessedEvent>, Rejection> {
+    let bus = RecordingBus::new(None);
+    let pipeline = open(Arc::clone(&bus));
+    let event_types = event_types(&delivery.body);
     let outcome = pipeline.process_verified(delivery).await?;
-    let mut messages = recorder.take().into_iter();
-    let event = |(what, event): (Result<String, &'static str>, crate::pipeline::outcome::EventOutcome)| {
-        let result = event.result.label();
+    let mut messages = bus.take().into_iter();
+    let event = |(event_type, outcome): (Result<String, &'static str>, EventOutcome)| {
+        let result = outcome.result.label();
         let message = matches!(result, "published" | "quarantined").then(|| messages.next()).flatten();
-        Carried { what, category: event.category, result, message }
+        ProcessedEvent { event_type, category: outcome.category, result, message }
     };
-    Ok(elements.into_iter().zip(outcome.events).map(event).collect())
+    Ok(event_types.into_iter().zip(outcome.events).map(event).collect())
 }
 
-/// What each element is, as the parse stage reads it.
-fn elements(body: &bytes::Bytes) -> Vec<Result<String, &'static str>> {
+/// The type of each element, or the reason why it is not an event, from the parse stage.
+fn event_types(body: &Bytes) -> Vec<Result<String, &'static str>> {
+    let element = |element: Element<'_>| match element {
+        Element::Event(event) => Ok(event.event_type.into_owned()),
+        Element::Unusable { reason, .. } => Err(reason.slug()),
+    };
     match parse::parse(body) {
         Parsed::Unreadable(reason) => vec![Err(reason.slug())],
-        Parsed::Events { elements, .. } => elements
-            .into_iter()
-            .map(|element| match element {
-                Element::Event(event) => Ok(event.event_type.into_owned()),
-                Element::Unusable { reason, .. } => Err(reason.slug()),
-            })
-            .collect(),
+        Parsed::Events { elements, .. } => elements.into_iter().map(element).collect(),
     }
-}
-
-fn names(body: &bytes::Bytes) -> Vec<String> {
-    let name = |what: Result<String, &'static str>| what.unwrap_or_else(|reason| format!("({reason})"));
-    elements(body).into_iter().map(name).collect()
 }

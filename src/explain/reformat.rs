@@ -1,5 +1,5 @@
-//! The same JSON in the spellings that common programs give it: what a proxy or a framework makes of a
-//! body when it reads and writes it again. The order of members stays.
+//! Serializes JSON again the way common programs do: what a proxy or a framework makes of a body that it
+//! parses. The order of members is kept.
 
 /// Where white space goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,18 +12,18 @@ pub enum Style {
     Indented(usize),
 }
 
-/// What is escaped in texts.
+/// What is escaped in strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Escapes {
-    /// As it was.
+    /// What was escaped before.
     Kept,
     /// Every character outside ASCII, as Python's `json.dumps` does.
     Ascii,
-    /// Nothing that can stand as it is.
+    /// As little as JSON allows.
     Fewest,
 }
 
-/// Writes a text of JSON again; nothing where it is none.
+/// Serializes JSON again; none if it is not JSON.
 pub fn reformat(text: &str, style: Style, escapes: Escapes) -> Option<String> {
     serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
     let mut out = String::with_capacity(text.len() * 2);
@@ -76,7 +76,7 @@ fn line(out: &mut String, style: Style, depth: usize) {
     }
 }
 
-/// Where a text that begins with a quote ends.
+/// The length of the string at the beginning of `text`, quotes included.
 fn string_end(text: &str) -> usize {
     let mut escaped = false;
     for (at, byte) in text.bytes().enumerate().skip(1) {
@@ -119,7 +119,7 @@ mod tests {
         "{ \"b\" : [1, 2.50 ,{}],\n \"a\":\"x \\/ \\u00eb \u{1f600} \\\" , : {\" , \"e\": [ ] }";
 
     #[test]
-    fn each_style_and_each_way_to_escape() {
+    fn each_style_and_escape() {
         let table = [
             (Style::Compact, Escapes::Kept, r#"{"b":[1,2.50,{}],"a":"x \/ \u00eb 😀 \" , : {","e":[]}"#),
             (Style::Compact, Escapes::Fewest, r#"{"b":[1,2.50,{}],"a":"x / ë 😀 \" , : {","e":[]}"#),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_the_same_as_before() {
+    fn reformatted_json_has_the_same_value_and_is_stable() {
         let before: serde_json::Value = serde_json::from_str(ODD).unwrap();
         for style in [Style::Compact, Style::Spaced, Style::Indented(4)] {
             for escapes in [Escapes::Kept, Escapes::Ascii, Escapes::Fewest] {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_has_no_other_spelling() {
+    fn text_that_is_not_json_is_not_reformatted() {
         for text in ["", "{", "{\"a\":}", "\"a"] {
             assert_eq!(reformat(text, Style::Compact, Escapes::Kept), None, "{text}");
         }

@@ -1,29 +1,27 @@
-//! An explanation, for people and for programs.
+//! An explanation as text and as JSON.
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{Carried, Contents, Explanation};
+use super::{Events, Explanation, ProcessedEvent};
+use crate::bus::encoded::EncodedMessage;
 use crate::cloudevent::Attribute;
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::publish::Message;
 use crate::pipeline::verify::SignatureError;
 
-/// The bus that events would go to.
+/// The bus that events would be published to.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct Target<'a> {
     /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
-    /// Lays a message out as that bus would hold it.
-    pub lay: &'a dyn Fn(&Message) -> Result<Layout, String>,
+    /// Encodes a message for that bus.
+    pub encode: &'a dyn Fn(&Message) -> Result<EncodedMessage, String>,
 }
 
-/// Headers and payload of a message.
-pub type Layout = (Vec<(String, String)>, Vec<u8>);
-
-impl Place<'_> {
-    fn of(self, message: &Message) -> String {
+impl Target<'_> {
+    fn address(self, message: &Message) -> String {
         let to = &message.destination;
         let key = message.event.get(Attribute::PartitionKey).unwrap_or_default();
         match self.bus {
@@ -34,85 +32,86 @@ impl Place<'_> {
     }
 }
 
-/// For people.
-pub fn text(explanation: &Explanation, place: Place<'_>) -> String {
+/// The explanation as text.
+pub fn text(explanation: &Explanation, target: Target<'_>) -> String {
     let mut out = String::new();
-    let Explanation { source, bytes, verified, mended, remarks, contents } = explanation;
-    line(&mut out, &format!("request    to source {source}, {bytes} bytes"));
-    match verified {
-        Ok(label) => line(&mut out, &format!("signature  good: secret `{label}`")),
-        Err(error) => {
-            let reason = Reason::from(*error).slug();
-            line(&mut out, &format!("signature  refused, 401 ({reason}): {error}"));
-        }
-    }
-    match mended {
-        Some(changes) => {
-            line(&mut out, "because");
-            changes.iter().for_each(|change| line(&mut out, &format!("  - {change}")));
-        }
-        None if matches!(verified, Err(SignatureError::Mismatch)) => {
-            line(&mut out, "because    of none of the usual mistakes: most likely another secret is used");
-        }
-        None => {}
-    }
-    remarks.iter().for_each(|remark| line(&mut out, &format!("note       {remark}")));
-    match contents {
-        Contents::Read(names) => line(&mut out, &format!("holds      {}", list(names))),
-        Contents::Carried(events) => {
-            let mended = if verified.is_err() { ", as it would be without the mistake" } else { "" };
-            line(&mut out, &format!("events     {}{mended}", events.len()));
-            for (index, event) in events.iter().enumerate() {
-                carried(&mut out, index + 1, event, place);
-            }
-        }
-    }
+    // Writing to a String cannot fail.
+    let _ = write_text(&mut out, explanation, target);
     out
 }
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "no event".into() } else { names.join(", ") }
-}
-
-fn carried(out: &mut String, number: usize, event: &Carried, place: Place<'_>) {
-    let Carried { what, category, result, message } = event;
-    let name = match what {
-        Ok(event_type) => event_type.clone(),
-        Err(reason) => format!("unusable ({reason})"),
-    };
-    line(out, &format!("\n{number}. {name}"));
-    line(out, &format!("   category {category}, {}", meaning(result)));
-    let Some(message) = message else { return };
-    line(out, &format!("   to       {}", place.of(message)));
-    line(out, &format!("   id       {}", message.event.get(Attribute::Id).unwrap_or_default()));
-    match (place.lay)(message) {
-        Ok((headers, payload)) => {
-            for (name, value) in headers {
-                line(out, &format!("   {name}: {value}"));
-            }
-            line(out, String::from_utf8_lossy(&payload).trim_end_matches('\n'));
+fn write_text(out: &mut String, explanation: &Explanation, target: Target<'_>) -> std::fmt::Result {
+    let Explanation { source, bytes, verified, mistakes, notes, events } = explanation;
+    writeln!(out, "request    to source {source}, {bytes} bytes")?;
+    match verified {
+        Ok(label) => writeln!(out, "signature  good: secret `{label}`")?,
+        Err(error) => {
+            writeln!(out, "signature  refused, 401 ({}): {error}", Reason::from(*error).slug())?;
         }
-        Err(error) => line(out, &format!("   cannot be published: {error}")),
+    }
+    match mistakes {
+        Some(mistakes) => {
+            writeln!(out, "because")?;
+            mistakes.iter().try_for_each(|mistake| writeln!(out, "  - {mistake}"))?;
+        }
+        None if matches!(verified, Err(SignatureError::Mismatch)) => {
+            writeln!(
+                out,
+                "because    of none of the common mistakes: most likely the secret is another one"
+            )?;
+        }
+        None => {}
+    }
+    notes.iter().try_for_each(|note| writeln!(out, "note       {note}"))?;
+    match events {
+        Events::Unverified(names) if names.is_empty() => writeln!(out, "holds      no event"),
+        Events::Unverified(names) => writeln!(out, "holds      {}", names.join(", ")),
+        Events::Processed(events) => {
+            let fixed = if verified.is_err() { ", as processed without the mistake" } else { "" };
+            writeln!(out, "events     {}{fixed}", events.len())?;
+            events.iter().zip(1..).try_for_each(|(event, number)| write_event(out, number, event, target))
+        }
     }
 }
 
-fn meaning(result: &str) -> &str {
-    match result {
+fn write_event(
+    out: &mut String,
+    number: usize,
+    event: &ProcessedEvent,
+    target: Target<'_>,
+) -> std::fmt::Result {
+    let ProcessedEvent { event_type, category, result, message } = event;
+    match event_type {
+        Ok(event_type) => writeln!(out, "\n{number}. {event_type}")?,
+        Err(reason) => writeln!(out, "\n{number}. unusable ({reason})")?,
+    }
+    let meaning = match *result {
         "published" => "would be published",
-        "quarantined" => "can never be published: goes to quarantine",
+        "quarantined" => "cannot be published: goes to quarantine",
         "filtered" => "dropped by the source's filter",
-        "duplicate" => "the same event as one before it",
+        "duplicate" => "a duplicate of an earlier event",
         other => other,
+    };
+    writeln!(out, "   category {category}, {meaning}")?;
+    let Some(message) = message else { return Ok(()) };
+    writeln!(out, "   to       {}", target.address(message))?;
+    writeln!(out, "   id       {}", message.event.get(Attribute::Id).unwrap_or_default())?;
+    match (target.encode)(message) {
+        Ok(EncodedMessage { headers, payload }) => {
+            headers.iter().try_for_each(|(name, value)| writeln!(out, "   {name}: {value}"))?;
+            writeln!(out, "{}", String::from_utf8_lossy(&payload).trim_end_matches('\n'))
+        }
+        Err(error) => writeln!(out, "   cannot be published: {error}"),
     }
 }
 
-/// For programs.
-pub fn json(explanation: &Explanation, place: Place<'_>) -> Value {
-    let Explanation { source, bytes, verified, mended, remarks, contents } = explanation;
-    let (read, events) = match contents {
-        Contents::Read(names) => (json!(names), Value::Null),
-        Contents::Carried(events) => {
-            (Value::Null, events.iter().map(|event| event_json(event, place)).collect())
+/// The explanation as JSON.
+pub fn json(explanation: &Explanation, target: Target<'_>) -> Value {
+    let Explanation { source, bytes, verified, mistakes, notes, events } = explanation;
+    let (holds, events) = match events {
+        Events::Unverified(names) => (json!(names), Value::Null),
+        Events::Processed(events) => {
+            (Value::Null, events.iter().map(|event| event_json(event, target)).collect())
         }
     };
     json!({
@@ -121,19 +120,21 @@ pub fn json(explanation: &Explanation, place: Place<'_>) -> Value {
         "verifies": verified.is_ok(),
         "secret": verified.as_ref().ok(),
         "reason": verified.as_ref().err().map(|error| Reason::from(*error).slug()),
-        "mistakes": mended,
-        "notes": remarks,
-        "holds": read,
+        "mistakes": mistakes,
+        "notes": notes,
+        "holds": holds,
         "events": events,
     })
 }
 
-fn event_json(event: &Carried, place: Place<'_>) -> Value {
-    let Carried { what, category, result, message } = event;
-    let published = message.as_ref().map(|message| {
-        let laid = (place.lay)(message);
-        let (headers, payload) = laid.as_ref().ok().cloned().unwrap_or_default();
-        let headers: serde_json::Map<String, Value> =
+fn event_json(event: &ProcessedEvent, target: Target<'_>) -> Value {
+    let ProcessedEvent { event_type, category, result, message } = event;
+    let message = message.as_ref().map(|message| {
+        let (headers, payload, error) = match (target.encode)(message) {
+            Ok(EncodedMessage { headers, payload }) => (headers, payload, None),
+            Err(error) => (Vec::new(), Vec::new(), Some(error)),
+        };
+        let headers: Map<String, Value> =
             headers.into_iter().map(|(name, value)| (name, value.into())).collect();
         json!({
             "topic": &*message.destination.address,
@@ -142,19 +143,14 @@ fn event_json(event: &Carried, place: Place<'_>) -> Value {
             "id": message.event.get(Attribute::Id),
             "headers": headers,
             "payload": String::from_utf8_lossy(&payload).trim_end_matches('\n'),
-            "error": laid.err(),
+            "error": error,
         })
     });
     json!({
-        "event_type": what.as_ref().ok(),
-        "unusable": what.as_ref().err(),
+        "event_type": event_type.as_ref().ok(),
+        "unusable": event_type.as_ref().err(),
         "category": category,
         "result": result,
-        "message": published,
+        "message": message,
     })
-}
-
-fn line(out: &mut String, line: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "{line}");
 }

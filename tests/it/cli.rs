@@ -1,4 +1,4 @@
-//! The program from outside: screens, streams and exit codes.
+//! The program from outside: help, streams and exit codes.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -18,7 +18,7 @@ fn text(bytes: &[u8]) -> String {
 const GOOD: [(&str, &str); 2] = [("ATTIO_WEBHOOK_SECRET", SECRET), ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
 
 #[test]
-fn exit_codes_are_to_the_letter() {
+fn exit_codes() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32);
     let table: [Case<'_>; 15] = [
         (&["--help"], &[], 0),
@@ -44,7 +44,7 @@ fn exit_codes_are_to_the_letter() {
 }
 
 #[test]
-fn help_names_verbs_codes_and_variables() {
+fn help_lists_verbs_exit_codes_and_variables() {
     let output = program(&["--help"], &[]);
     let help = text(&output.stdout);
     let words = [
@@ -70,7 +70,7 @@ fn help_names_verbs_codes_and_variables() {
 }
 
 #[test]
-fn data_and_messages_go_to_their_streams() {
+fn data_goes_to_stdout_and_messages_to_stderr() {
     let output = program(&["config"], &GOOD);
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("environment ATTIO_BRIDGE__BUS__TYPE"));
@@ -81,7 +81,7 @@ fn data_and_messages_go_to_their_streams() {
 }
 
 #[test]
-fn config_and_version_speak_json() {
+fn config_and_version_print_json() {
     let output = program(&["config", "--json"], &GOOD);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["http.listen"]["value"], "0.0.0.0:8080");
@@ -94,7 +94,7 @@ fn config_and_version_speak_json() {
 }
 
 #[test]
-fn flags_outrank_variables_and_are_named() {
+fn flags_override_variables_and_are_named_in_errors() {
     let environment = [GOOD[0], GOOD[1], ("ATTIO_BRIDGE__HTTP__LISTEN", "127.0.0.1:0")];
     let output = program(&["serve", "--listen", "nowhere", "--admin-listen", "nowhere-else"], &environment);
     let message = text(&output.stderr);
@@ -103,7 +103,7 @@ fn flags_outrank_variables_and_are_named() {
 }
 
 #[test]
-fn the_file_can_be_named_by_a_variable() {
+fn config_file_from_the_environment() {
     let output = program(&["check"], &[("ATTIO_BRIDGE_CONFIG", "/no/such/file")]);
     assert_eq!(code(&output), 78);
     let message = text(&output.stderr);
@@ -128,7 +128,7 @@ fn answer_once(status: &'static str) -> (String, std::thread::JoinHandle<String>
 }
 
 #[test]
-fn healthcheck_asks_the_admin_listener() {
+fn healthcheck_requests_readyz_of_the_admin_listener() {
     for (status, expected) in [("200 OK", 0), ("503 Service Unavailable", 1)] {
         let (address, asked) = answer_once(status);
         let every = address.replace("127.0.0.1", "0.0.0.0");
@@ -143,7 +143,7 @@ fn healthcheck_asks_the_admin_listener() {
 }
 
 #[test]
-fn healthcheck_takes_a_url_and_says_when_nobody_answers() {
+fn healthcheck_with_url_and_without_an_answer() {
     let (address, asked) = answer_once("200 OK");
     let output = program(&["healthcheck", "--url", &format!("http://{address}/livez")], &[]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));

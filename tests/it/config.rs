@@ -18,7 +18,7 @@ fn one_problem(setup: &Setup, parts: &[&str]) {
 }
 
 #[test]
-fn later_layers_win() {
+fn flag_beats_environment_beats_file_beats_default() {
     let file = "[http]\nlisten = \"1.1.1.1:1\"\n";
     let variable = "ATTIO_BRIDGE__HTTP__LISTEN";
     let table = [
@@ -41,7 +41,7 @@ fn later_layers_win() {
 }
 
 #[test]
-fn a_refused_value_tells_its_layer() {
+fn refused_value_names_its_origin() {
     let file = "[http]\nlisten = \"nowhere\"\n";
     one_problem(&Setup::good().toml(file), &["http.listen: ", "host:port", "(file config.toml:2)"]);
     let setup = Setup::good().var("ATTIO_BRIDGE__HTTP__LISTEN", "nowhere");
@@ -51,7 +51,7 @@ fn a_refused_value_tells_its_layer() {
 }
 
 #[test]
-fn every_problem_is_told_at_once() {
+fn all_problems_are_reported_at_once() {
     let setup = Setup::empty()
         .toml("[http]\nmax_body_bytes = \"many\"\nlistn = \"\"\n[dedup]\ncapacity = 0\n")
         .var("ATTIO_BRIDGE__HTTP__IDLE_TIMEOUT", "75");
@@ -91,7 +91,7 @@ fn unknown_keys_are_errors_with_a_suggestion() {
 }
 
 #[test]
-fn every_section_can_be_set_by_variables() {
+fn environment_sets_keys_of_every_section() {
     let table = [
         ("KAFKA__TOPICS__ENSURE", "create", "kafka.topics.ensure", "\"create\""),
         (
@@ -122,7 +122,7 @@ fn every_section_can_be_set_by_variables() {
 }
 
 #[test]
-fn a_variable_overrides_the_same_property_and_the_same_source() {
+fn environment_overrides_property_and_source_of_the_file() {
     let file =
         "[sources.big-crm]\nscheme = \"attio\"\n[kafka.properties]\n\"socket.keepalive.enable\" = false\n";
     let setup = Setup::good()
@@ -137,7 +137,7 @@ fn a_variable_overrides_the_same_property_and_the_same_source() {
 }
 
 #[test]
-fn values_are_checked() {
+fn invalid_values_are_refused() {
     let table = [
         ("[bus]\ntype = \"nats\"", "nats.servers: required for NATS"),
         (
@@ -161,7 +161,10 @@ fn values_are_checked() {
         ("[route.categories]\nrecord = \"attio.unknown\"", "is where unknown events go"),
         ("[route]\nprefix = \"p\"\ncategories.note = \"p.quarantine\"", "is where quarantine events go"),
         ("[sources.attio]\nworkspace_id = \"a b\"", "sources.attio.workspace_id: expects an id"),
-        ("[kafka]\nsecurity_protocol = \"tls\"", "expects one of plaintext, ssl, sasl_plaintext, sasl_ssl"),
+        (
+            "[kafka]\nsecurity_protocol = \"tls\"",
+            r#"expects one of "plaintext", "ssl", "sasl_plaintext", "sasl_ssl""#,
+        ),
         ("[kafka]\npublish_timeout = \"10ms\"\nlinger = \"10ms\"", "kafka.linger: must be shorter"),
         (
             "[kafka.properties]\n\"linger.ms\" = 5",
@@ -209,7 +212,7 @@ fn two_categories_may_share_an_address() {
 }
 
 #[test]
-fn doubtful_values_are_warnings() {
+fn suspicious_values_are_warnings() {
     let setup =
         Setup::good().toml("[sources.attio.filter.exclude]\ntypes = [\"note.*\", \"reccord.created\"]\n");
     let warnings = setup.warnings();
@@ -220,7 +223,7 @@ fn doubtful_values_are_warnings() {
 }
 
 #[test]
-fn webhooks_can_be_counted_in_the_environment() {
+fn environment_sets_webhooks_by_number() {
     let webhook =
         |setup: Setup, key: &str, value: &str| setup.var(&format!("ATTIO_BRIDGE__WEBHOOKS__0__{key}"), value);
     let setup = [
@@ -245,7 +248,7 @@ fn webhooks_can_be_counted_in_the_environment() {
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_no_text_is_refused() {
+fn variable_that_is_not_utf8_is_refused() {
     use std::os::unix::ffi::OsStringExt;
     let bytes = std::ffi::OsString::from_vec(vec![0xff; 40]);
     let setup = Setup::good().var("ATTIO_BRIDGE__LOG__LEVEL", bytes);
@@ -253,7 +256,7 @@ fn a_variable_that_is_no_text_is_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_the_only_problem() {
+fn syntax_errors_of_the_file_are_the_only_problems() {
     let setup = Setup::empty().toml("[http\nlisten = 5\n");
     let problems = setup.problems();
     assert!(problems.iter().all(|problem| problem.starts_with("(syntax): ")), "{problems:#?}");

@@ -18,6 +18,7 @@ fn kafka_requires_servers_and_a_consistent_login() {
     let servers = "bootstrap_servers = [\"a:1\", \"b:2\"]\n";
     one_problem(&kafka(""), &["kafka.bootstrap_servers: required"]);
     let table = [
+        ("[kafka.topics]\nensure = \"on\"", "kafka.topics.ensure: expects one of"),
         ("sasl_username = \"u\"", "kafka.sasl_username: has no effect with security_protocol plaintext"),
         ("security_protocol = \"sasl_plaintext\"", "kafka.sasl_mechanism: required"),
         (
@@ -37,6 +38,19 @@ fn kafka_requires_servers_and_a_consistent_login() {
     for (text, message) in table {
         one_problem(&kafka(&format!("{servers}{text}")), &[message]);
     }
+    let scheme = "bootstrap_servers = \"kafka://a:1\"";
+    one_problem(
+        &kafka(scheme),
+        &["kafka.bootstrap_servers: expects host:port without a scheme: write \"a:1\""],
+    );
+    let lost = kafka(&format!(
+        "{servers}security_protocol = \"sasl_plaintext\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\""
+    ));
+    let lost = lost.var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD_FILE", "/no/such");
+    one_problem(
+        &lost,
+        &["kafka.sasl_password: the file /no/such cannot be read: No such file or directory ("],
+    );
     let setup = kafka(&format!(
         "{servers}security_protocol = \"SASL_PLAINTEXT\"\nsasl_mechanism = \"plain\"\nsasl_username = \"u\"\nsasl_password = \"p\""
     ));

@@ -61,7 +61,7 @@ fn setup(text: &str, certificates: &Certificates) -> Setup {
 }
 
 #[test]
-fn every_example_is_good_and_warns_of_nothing() {
+fn bus_examples_are_valid_without_warnings() {
     let examples = examples();
     assert_eq!(examples.len(), 6);
     let certificates = Certificates::make();
@@ -75,7 +75,7 @@ fn every_example_is_good_and_warns_of_nothing() {
 }
 
 #[test]
-fn a_client_can_be_made_of_every_login_of_kafka() {
+fn kafka_client_can_be_created_from_every_example() {
     let certificates = Certificates::make();
     for (name, text) in examples().iter().filter(|(name, _)| name.starts_with("kafka")) {
         let setup = setup(text, &certificates);

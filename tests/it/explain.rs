@@ -1,5 +1,5 @@
-//! `explain`, as somebody uses it who was told 401: each usual mistake is found, and what it says of an
-//! event is what `serve` publishes.
+//! `explain`: each common mistake behind a 401 is diagnosed, and an explained event is what `serve`
+//! publishes.
 
 use std::process::Output;
 
@@ -81,7 +81,7 @@ fn altered(signed: &str, sent: &str) -> Request {
 }
 
 #[test]
-fn each_usual_mistake_is_found() {
+fn each_common_mistake_is_diagnosed() {
     let good = sign(SECRET, &[GOOD.as_bytes()]);
     let base64 = STANDARD.encode(hex(&good));
     let seconds = AT_SECONDS.to_string();
@@ -97,11 +97,11 @@ fn each_usual_mistake_is_found() {
             signature(sign(OTHER, &[GOOD.as_bytes()])),
             "secret `theirs` of source `other`",
         ),
-        ("decoded secret", signature(sign_with(&hex(SECRET), GOOD)), "as if it were hex"),
+        ("decoded secret", signature(sign_with(&hex(SECRET), GOOD)), "decoded as hex"),
         (
             "secret with a line end",
             signature(sign(&format!("{SECRET}\n"), &[GOOD.as_bytes()])),
-            "line end behind",
+            "with a line end",
         ),
         ("prefix", signature(format!("sha256={good}")), "`sha256=`"),
         ("prefix v1", signature(format!("v1={good}")), "`v1=`"),
@@ -113,14 +113,14 @@ fn each_usual_mistake_is_found() {
             "header X-Webhook-Signature",
         ),
         ("a line end added", altered(GOOD, &format!("{GOOD}\n")), "line end was added"),
-        ("a line end lost", altered(&format!("{GOOD}\n"), GOOD), "line end was cut off"),
-        ("CR LF", altered("{\n}", "{\r\n}"), "made CR LF"),
-        ("LF", altered("{\r\n}", "{\n}"), "made LF"),
-        ("a mark added", altered(GOOD, &format!("\u{feff}{GOOD}")), "mark was put"),
-        ("a mark lost", altered(&format!("\u{feff}{GOOD}"), GOOD), "mark was taken away"),
-        ("made pretty", altered(&pretty_compact, &pretty), "parsed and written again"),
-        ("made compact", altered(&pretty, &pretty_compact), "parsed and written again"),
-        ("of Python", altered(spaced, "{\"a\":[1,2],\"b\":\"\u{eb}\"}"), "parsed and written again"),
+        ("a line end lost", altered(&format!("{GOOD}\n"), GOOD), "line end of the body was removed"),
+        ("CR LF", altered("{\n}", "{\r\n}"), "changed to CR LF"),
+        ("LF", altered("{\r\n}", "{\n}"), "changed to LF"),
+        ("a mark added", altered(GOOD, &format!("\u{feff}{GOOD}")), "mark was added"),
+        ("a mark lost", altered(&format!("\u{feff}{GOOD}"), GOOD), "mark of the body was removed"),
+        ("made pretty", altered(&pretty_compact, &pretty), "parsed and serialized again"),
+        ("made compact", altered(&pretty, &pretty_compact), "parsed and serialized again"),
+        ("of Python", altered(spaced, "{\"a\":[1,2],\"b\":\"\u{eb}\"}"), "parsed and serialized again"),
         (
             "stale",
             Request::unsigned(GOOD)
@@ -146,7 +146,7 @@ fn each_usual_mistake_is_found() {
 }
 
 #[test]
-fn a_source_that_is_set_to_the_other_scheme_is_told() {
+fn source_with_the_other_scheme_is_diagnosed() {
     let setup = Setup::empty();
     let good = signature(sign(SECRET, &[GOOD.as_bytes()]));
     let config = setup.write(
@@ -164,7 +164,7 @@ fn a_source_that_is_set_to_the_other_scheme_is_told() {
 }
 
 #[test]
-fn two_mistakes_are_two() {
+fn two_mistakes_are_both_diagnosed() {
     let setup = Setup::empty();
     let signed = sign(OTHER, &[GOOD.as_bytes()]);
     let request = Request::unsigned(format!("{GOOD}\n")).header("Attio-Signature", signed);
@@ -174,7 +174,7 @@ fn two_mistakes_are_two() {
 }
 
 #[test]
-fn a_mistake_that_is_none_of_them_is_not_guessed_at() {
+fn unknown_secret_has_no_diagnosis() {
     let setup = Setup::empty();
     let request = signature(sign("a secret that nobody here knows", &[GOOD.as_bytes()]));
     let (code, told) = explained(&setup, "", &dump(&request));
@@ -184,7 +184,7 @@ fn a_mistake_that_is_none_of_them_is_not_guessed_at() {
 }
 
 #[test]
-fn a_good_request_says_where_each_event_goes() {
+fn genuine_request_shows_where_each_event_goes() {
     let setup = Setup::empty();
     let body = r#"{"webhook_id":"w","events":[{"event_type":"task.created","id":{"workspace_id":"ws","task_id":"t1"}},{"id":{}},{"event_type":"note.created","id":{"note_id":"n"}}]}"#;
     let more = "[sources.attio.filter.exclude]\ntypes = [\"note.*\"]\n";
@@ -200,7 +200,7 @@ fn a_good_request_says_where_each_event_goes() {
 }
 
 #[test]
-fn headers_are_those_of_the_content_mode() {
+fn message_headers_follow_the_content_mode() {
     let setup = Setup::empty();
     let config = configuration(&setup, "").replace("config.toml", "binary.toml");
     let text = std::fs::read_to_string(setup.folder().join("config.toml")).unwrap();
@@ -226,7 +226,7 @@ fn headers_are_those_of_the_content_mode() {
 }
 
 #[test]
-fn headers_and_body_may_come_apart_and_an_archive_has_entries() {
+fn headers_and_body_in_separate_files_and_archive_entries() {
     let setup = Setup::empty();
     let config = configuration(&setup, "");
     let request = Request::keyed("k", GOOD);
@@ -260,7 +260,7 @@ fn headers_and_body_may_come_apart_and_an_archive_has_entries() {
 
 /// The same request, explained and served: one CloudEvent, byte for byte.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_explained_is_what_is_published() {
+async fn explained_event_is_byte_for_byte_what_serve_publishes() {
     use crate::support::bridge::Bridge;
     let bridge = Bridge::start().await;
     let request = Request::keyed("k", GOOD);

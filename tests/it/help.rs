@@ -1,5 +1,5 @@
-//! Help, completions and manual pages: all verbs are found by themselves, and what is shown is kept in
-//! `tests/fixtures/help` (see `support/kept.rs` for how to write it anew).
+//! Help, completions and manual pages of every verb. Help is compared with `tests/fixtures/help`; see
+//! `support/kept.rs` for how to renew it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,7 +30,7 @@ fn shown(words: &[String], more: &[&str]) -> String {
 }
 
 #[test]
-fn the_help_of_every_verb_is_as_it_was() {
+fn help_of_every_verb_equals_its_fixture() {
     let folder = kept::folder("help");
     let mut files = BTreeSet::new();
     let mut changed = Vec::new();
@@ -53,7 +53,7 @@ fn the_help_of_every_verb_is_as_it_was() {
 }
 
 #[test]
-fn every_verb_has_an_example_that_can_be_typed() {
+fn every_verb_has_a_typed_example() {
     for words in verbs().iter().filter(|words| !words.is_empty()) {
         let help = shown(words, &["--help"]);
         assert!(help.lines().any(|line| line.starts_with("Example")), "{words:?} has no example:\n{help}");
@@ -67,7 +67,7 @@ fn every_verb_has_an_example_that_can_be_typed() {
 }
 
 #[test]
-fn no_line_of_help_is_wider_than_a_terminal_of_100_columns() {
+fn help_is_at_most_100_columns_wide() {
     for words in verbs() {
         for line in shown(&words, &["--help"]).lines() {
             assert!(line.chars().count() <= 100, "{words:?}: {line}");
@@ -76,7 +76,7 @@ fn no_line_of_help_is_wider_than_a_terminal_of_100_columns() {
 }
 
 #[test]
-fn completions_know_every_verb_and_its_flags() {
+fn completions_contain_every_verb_and_flag() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let text = shown(&["completions".to_owned()], &[shell]);
         for words in verbs() {
@@ -95,7 +95,7 @@ fn completions_know_every_verb_and_its_flags() {
 }
 
 #[test]
-fn manual_pages_know_every_verb() {
+fn manual_pages_contain_every_verb() {
     let page = shown(&["man".to_owned()], &[]);
     assert!(page.contains(".TH attio-bridge 1"), "{page}");
     let folder = tempfile::tempdir().unwrap();

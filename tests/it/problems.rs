@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, as a person at a terminal sees it, and as a log does.
+//! How problems of a configuration are printed, on a terminal and elsewhere.
 
 use std::process::{Command, Stdio};
 
@@ -30,8 +30,8 @@ servers = \"http://me:{CANARY}@nats\"
     )
 }
 
-/// What the program says, with a terminal or without one.
-fn said(setup: &Setup, environment: &[(&str, &str)], terminal: bool) -> String {
+/// What the program prints, with a terminal or without one.
+fn printed(setup: &Setup, environment: &[(&str, &str)], terminal: bool) -> String {
     let (program, file) = (env!("CARGO_BIN_EXE_attio-bridge"), setup.folder().join("config.toml"));
     let line = format!("'{program}' check --config '{}'", file.display());
     let mut command = match terminal {
@@ -49,9 +49,9 @@ fn said(setup: &Setup, environment: &[(&str, &str)], terminal: bool) -> String {
 }
 
 #[test]
-fn on_a_terminal_each_has_its_place_and_its_line() {
+fn terminal_shows_place_and_line_of_each_problem() {
     let setup = Setup::empty().toml(&wrong());
-    let text = said(&setup, &[("NO_COLOR", "1")], true);
+    let text = printed(&setup, &[("NO_COLOR", "1")], true);
     let shown = [
         "error: http.listn: unknown key; did you mean `http.listen`?
  --> config.toml:2:1
@@ -60,27 +60,27 @@ fn on_a_terminal_each_has_its_place_and_its_line() {
   | ^^^^^
 ",
         "error: http.max_body_bytes: expects a whole number, not text
- --> config.toml:3:1
+ --> config.toml:3:18
   |
 3 | max_body_bytes = \"many\"
   |                  ^^^^^^
 ",
         "not \"kafak\"; did you mean \"kafka\"?
- --> config.toml:5:1
+ --> config.toml:5:8
   |
 5 | type = \"kafak\"
   |        ^^^^^^^
 ",
         " --> config.toml:7:27
   |
-7 | … value = …
-  |   ^^^^^
+7 | …                         value = …
+  |                           ^^^^^
 ",
         "did you mean \"record.created\"?
- --> config.toml:8:16
+ --> config.toml:8:24
   |
-8 | … types = [\"reccord.created\"]
-  |           ^^^^^^^^^^^^^^^^^^^
+8 | …              types = [\"reccord.created\"]
+  |                        ^^^^^^^^^^^^^^^^^^^
 ",
         "did you mean \"note\"?
   --> config.toml:10:1
@@ -102,12 +102,13 @@ fn on_a_terminal_each_has_its_place_and_its_line() {
         assert!(text.contains(part), "{part}\nin\n{text}");
     }
     assert!(!text.contains('\u{1b}'), "{text}");
-    assert!(said(&setup, &[], true).contains("\u{1b}[31merror"));
+    let styled = printed(&setup, &[], true);
+    assert!(styled.contains("\u{1b}[1m\u{1b}[91merror"), "{styled}");
 }
 
 #[test]
-fn elsewhere_each_is_a_line() {
-    let text = said(&Setup::empty().toml(&wrong()), &[], false);
+fn pipe_gets_one_line_for_each_problem() {
+    let text = printed(&Setup::empty().toml(&wrong()), &[], false);
     assert!(
         text.contains("\n  http.max_body_bytes: expects a whole number, not text (file config.toml:3)\n"),
         "{text}"
@@ -118,24 +119,24 @@ fn elsewhere_each_is_a_line() {
 }
 
 #[test]
-fn what_is_no_toml_has_its_place_and_none_of_its_text() {
+fn syntax_error_shows_its_place_and_no_text() {
     let setup = Setup::empty().toml(&format!("[sources.attio]\nsecrets = [{{ value = \"{CANARY} }}]\n"));
-    let text = said(&setup, &[("NO_COLOR", "1")], true);
-    assert!(text.contains(" --> config.toml:2:") && !text.contains('|'), "{text}");
+    let text = printed(&setup, &[("NO_COLOR", "1")], true);
+    assert!(text.contains("--> config.toml:2:") && !text.contains('|'), "{text}");
 }
 
 #[test]
-fn what_comes_from_a_variable_names_it() {
+fn problem_with_a_variable_names_it() {
     let setup = Setup::empty().toml("");
     let variables = [("NO_COLOR", "1"), ("ATTIO_BRIDGE__HTTP__LISTN", "x"), ("ATTIO_WEBHOOK_SECRET", CANARY)];
-    let text = said(&setup, &variables, true);
+    let text = printed(&setup, &variables, true);
     assert!(text.contains("unknown variable; did you mean `ATTIO_BRIDGE__HTTP__LISTEN`?"), "{text}");
     assert!(text.contains("--> environment ATTIO_BRIDGE__HTTP__LISTN"), "{text}");
     assert!(text.contains("bus.type: required") && text.contains("--> not set"), "{text}");
 }
 
 #[test]
-fn near_words_are_told() {
+fn similar_words_are_suggested() {
     let table = [
         ("[bus]\ntype = \"NATS\"\n", "; did you mean \"nats\"?"),
         ("[log]\nlevel = \"warning\"\n", "; did you mean \"warn\"?"),
@@ -158,7 +159,7 @@ fn near_words_are_told() {
 }
 
 #[test]
-fn what_is_missing_in_one_table_of_many_is_told_with_its_place_and_its_form() {
+fn missing_key_in_a_list_of_tables_is_reported_with_place_and_example() {
     let setup = Setup::empty().toml(
         "[bus]
 type = \"stdout\"
@@ -174,22 +175,23 @@ subscriptions = [{ event_type = \"note.created\" },
 name = \"bad\"
 ",
     );
-    let text = said(&setup, &[], false);
+    let text = printed(&setup, &[], false);
     let lines = [
-        "sources.attio.secrets[0].label: missing: a label tells secrets apart",
-        "sources.attio.secrets[1]: has no value; give one of `value`, `file` and `env` (file config.toml:4)",
-        "webhooks[0].subscriptions[1].event_type: required for a subscription: as in event_type = \
-         \"record.created\" (file config.toml:10)",
-        "webhooks[1].source: required for a webhook: on which source its deliveries come in, as in source = \
-         \"attio\" (file config.toml:11)",
-        "webhooks[1].target_url: required for a webhook: where Attio sends to, as in target_url = \
-         \"https://hooks.example.com/webhooks/attio\" (file config.toml:11)",
-        "webhooks[1].subscriptions: required for a webhook: what Attio sends, as in subscriptions = \
-         [{ event_type = \"record.created\" }] (file config.toml:11)",
+        "sources.attio.secrets[0].label: required, as in label = \"default\"; expects 1 to 32 characters",
+        "sources.attio.secrets[1]: has no value; give exactly one of `file`, `env` and `value` (file \
+         config.toml:4)",
+        "webhooks[0].subscriptions[1].event_type: required, as in event_type = \"record.created\" (file \
+         config.toml:10)",
+        "webhooks[1].source: required, as in source = \"attio\" (file config.toml:11)",
+        "webhooks[1].target_url: required, as in target_url = \"https://hooks.example.com/webhooks/attio\"; \
+         expects an address that begins with https:// (file config.toml:11)",
+        "webhooks[1].subscriptions: required, as in subscriptions = [{ event_type = \"record.created\" }] (file \
+         config.toml:11)",
     ];
     for line in lines {
         assert!(text.contains(line), "{line}\n\n{text}");
     }
-    let shown = said(&setup, &[("NO_COLOR", "1")], true);
-    assert!(shown.contains(" --> config.toml:11:"), "{shown}");
+    assert_eq!(Setup::good().toml("[sources.b]\nsecrets = [\"text\"]\n").problems().len(), 1);
+    let shown = printed(&setup, &[("NO_COLOR", "1")], true);
+    assert!(shown.contains("--> config.toml:11:"), "{shown}");
 }

@@ -1,8 +1,10 @@
-//! `quarantine list | show | export | replay` on real brokers: what the broker would not take comes
-//! back once, under the id that it would have had.
+//! `quarantine list | show | export | replay` on real brokers: what was quarantined is replayed once,
+//! under its original id.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -13,7 +15,7 @@ use crate::support::nats::place::Place;
 use crate::support::nats::{self, Server};
 use crate::support::onto;
 use crate::support::program::{Variables, lines, on_terminal, printed, run};
-use crate::support::request::Request;
+use crate::support::request::{Request, SECRET};
 use crate::support::unique;
 
 const NAMESPACE: Uuid = uuid!("82aa3251-fb12-5533-8215-e473197ca642");
@@ -76,7 +78,7 @@ fn stored(broker: &Broker, topic: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
+async fn rejected_event_is_replayed_once_under_its_original_id() {
     for mode in ["structured", "binary"] {
         let (broker, prefix, variables) = narrow(mode);
         let (records, quarantine) = (format!("{prefix}.record"), format!("{prefix}.quarantine"));
@@ -134,7 +136,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
         assert_eq!((code, &replayed[0]["ending"]), (3, &json!("refused")), "{replayed:?} {said}");
         assert!(said.contains("stays in quarantine"), "{said}");
         let why = replayed[0]["why"].as_str().expect("text");
-        let words = ["the bus still does not take it: larger than topic", "see its max.message.bytes"];
+        let words = ["the bus still rejects it: too large for topic", "see its max.message.bytes"];
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
         assert_eq!(broker.read_all(&quarantine).len(), 1);
 
@@ -169,7 +171,7 @@ async fn what_the_broker_would_not_take_comes_back_once_under_its_true_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_webhook_id_that_can_be_no_attribute_is_kept_all_the_same() {
+async fn webhook_id_that_is_not_a_valid_attribute_survives_quarantine() {
     let (broker, prefix, variables) = narrow("structured");
     let bridge = onto::bridge(&variables).await;
     let large = event("large", 3000);
@@ -190,7 +192,7 @@ async fn a_webhook_id_that_can_be_no_attribute_is_kept_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
+async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
     let (server, place, mut variables) = on_nats();
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
     let bridge = onto::bridge(&variables).await;
@@ -221,7 +223,7 @@ async fn on_nats_pieces_are_listed_shown_and_what_stays_unusable_is_told() {
     let (code, replayed, _) = replay(&variables, &[]);
     assert_eq!(code, 3);
     let ended = replayed.iter().map(|one| {
-        let why = one["why"].as_str().and_then(|why| why.strip_prefix("no event can be made of it: "));
+        let why = one["why"].as_str().and_then(|why| why.strip_prefix("it is not a publishable event: "));
         assert_eq!(one["ending"], "refused", "{one}");
         (one["reason"].as_str().expect("text"), why.unwrap_or_else(|| panic!("{one}")))
     });
@@ -248,7 +250,7 @@ fn write(folder: &Path, text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
+async fn raw_delivery_from_a_file_is_replayed_under_its_original_ids() {
     let (server, place, mut variables) = on_nats();
     let (first, second) = (event("one", 1), event("two", 1));
     let folder = tempfile::tempdir().expect("a folder");
@@ -275,7 +277,7 @@ async fn a_raw_delivery_in_a_file_is_replayed_as_it_would_have_been() {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() {
+fn usage_and_bus_errors_are_reported() {
     let (_, _, variables) = on_nats();
     let folder = tempfile::tempdir().expect("a folder");
     let file = write(folder.path(), &event("r", 1));
@@ -285,7 +287,7 @@ fn what_cannot_be_done_is_said() {
         (
             &["replay", "--file", &file, "--source", "other"],
             2,
-            "no source other is configured; there is: attio",
+            "no source other is configured; configured: attio",
         ),
         (&["replay", "--file", "/not/there", "--source", "attio"], 1, "/not/there"),
         (&["replay", "--key", "k"], 2, "--file"),
@@ -306,4 +308,92 @@ fn what_cannot_be_done_is_said() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("never-made.quarantine"), "{said}");
+}
+
+/// Many large pieces: 400 of 500 KB are 200 MB, and 267 MB as the bus holds them.
+const LARGE_PIECES: usize = 400;
+const LARGE_BYTES: usize = 500_000;
+
+/// Peak memory of a verb in bytes: half of the bodies. It does not grow with their number.
+const PEAK: usize = LARGE_PIECES * LARGE_BYTES / 2;
+
+fn large_body(number: usize) -> String {
+    format!("no JSON {number} {}", "x".repeat(LARGE_BYTES))
+}
+
+/// Runs `quarantine` with its output in a file: the exit code, the output, and the peak of its memory in
+/// bytes.
+fn run_measured(arguments: &[&str], variables: &Variables) -> (Option<i32>, String, usize) {
+    let output = tempfile::NamedTempFile::new().expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    command.arg("quarantine").args(arguments).env_clear().env("ATTIO_WEBHOOK_SECRET", SECRET);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::null()).stdout(output.reopen().expect("it opens"));
+    let mut child = command.spawn().expect("the program starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut peak = 0;
+    let ended = loop {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let field = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak = peak.max(field.map_or(0, |kib| kib.parse::<usize>().expect("a number") * 1024));
+        if let Some(ended) = child.try_wait().expect("it can be asked") {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(peak > 0, "the peak of {arguments:?} was never read");
+    (ended.code(), std::fs::read_to_string(output.path()).expect("text"), peak)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_quarantine_is_read_in_bounded_memory_on_kafka() {
+    let (_, _, variables) = narrow("structured");
+    large_quarantine_is_read_in_bounded_memory(&variables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_quarantine_is_read_in_bounded_memory_on_nats() {
+    let (_, _, variables) = on_nats();
+    large_quarantine_is_read_in_bounded_memory(&variables).await;
+}
+
+async fn large_quarantine_is_read_in_bounded_memory(variables: &Variables) {
+    let bridge = onto::bridge(variables).await;
+    for number in 0..LARGE_PIECES {
+        let answer = bridge.ask(&Request::keyed(&format!("k{number}"), large_body(number))).await;
+        assert_eq!(answer.told(), (200, "quarantined".into()));
+    }
+    bridge.stop().await.expect("it drains");
+
+    let (code, listed, peak) = run_measured(&["list", "--json"], variables);
+    assert!(code == Some(0) && peak < PEAK, "list: {code:?}, {peak} bytes");
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("an array");
+    let keys: Vec<_> = listed.iter().map(|piece| piece["correlationid"].as_str().expect("text")).collect();
+    let expected: Vec<_> = (0..LARGE_PIECES).map(|number| format!("k{number}")).collect();
+    assert_eq!(keys, expected, "in the order of receipt");
+
+    for number in [0, LARGE_PIECES / 2, LARGE_PIECES - 1] {
+        let id = listed[number]["id"].as_str().expect("an id");
+        let (code, shown, peak) = run_measured(&["show", id], variables);
+        assert!(code == Some(0) && peak < PEAK, "show: {code:?}, {peak} bytes");
+        assert!(shown.contains(&large_body(number)), "piece {number}");
+    }
+
+    // A body that were not its own would end as unplaced.
+    let (code, replayed, peak) = run_measured(&["replay", "--json"], variables);
+    assert!(code == Some(3) && peak < PEAK, "replay: {code:?}, {peak} bytes");
+    let replayed = lines(&replayed);
+    let ended: Vec<_> = replayed.iter().map(|one| (&one["id"], &one["ending"])).collect();
+    let refused = json!("refused");
+    assert_eq!(ended, listed.iter().map(|piece| (&piece["id"], &refused)).collect::<Vec<_>>());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("all.jsonl");
+    let (code, exported, peak) = run_measured(&["export", "--to", "-"], variables);
+    assert!(code == Some(0) && peak < PEAK, "export: {code:?}, {peak} bytes");
+    assert_eq!(exported.lines().count(), LARGE_PIECES);
+    std::fs::write(&file, exported).expect("it is written");
+    let (code, replayed, peak) = run_measured(&["replay", "--file", file.to_str().expect("text")], variables);
+    assert!(code == Some(3) && peak < PEAK, "replay of a file: {code:?}, {peak} bytes");
+    assert_eq!(replayed.lines().count(), LARGE_PIECES);
 }

@@ -1,4 +1,5 @@
-//! `tail` on real brokers: what it prints in either mode, where it begins, and that it leaves nothing.
+//! `tail` on real brokers: output in either content mode, where it starts, and that it leaves nothing on
+//! the broker.
 
 use std::sync::Arc;
 
@@ -82,7 +83,7 @@ fn ids(text: &str) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_event_is_a_line_of_structured_json_in_either_mode() {
+async fn tail_prints_structured_json_lines_in_either_content_mode() {
     for place in Place::all() {
         let bridge = place.bridge().await;
         publish(&bridge, &[event("record.updated", "one", "r")]).await;
@@ -109,7 +110,7 @@ async fn every_event_is_a_line_of_structured_json_in_either_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_flags_choose_what_is_printed() {
+async fn tail_flags_filter_events() {
     for place in [Place::kafka("structured"), Place::nats("binary")] {
         let bridge = place.bridge().await;
         publish(
@@ -140,7 +141,7 @@ async fn the_flags_choose_what_is_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_goes_on_with_what_comes_and_an_interrupt_ends_it_with_0() {
+async fn tail_follows_new_events_and_sigint_exits_0() {
     for place in [Place::kafka("binary"), Place::nats("structured")] {
         let bridge = place.bridge().await;
         publish(&bridge, &[event("record.created", "old", "r")]).await;
@@ -167,7 +168,7 @@ async fn it_goes_on_with_what_comes_and_an_interrupt_ends_it_with_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_and_partitions_that_come_later_are_read_too() {
+async fn tail_reads_topics_created_later() {
     let variables = onto::kafka(&kafka::shared(), &unique("later"), "structured");
     let mut program = Program::start(&["tail"], &variables);
     program.listens();
@@ -179,7 +180,7 @@ async fn topics_and_partitions_that_come_later_are_read_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_comes_back_without_the_consumer_is_read_on_without_a_gap() {
+async fn tail_has_no_gap_after_a_nats_restart() {
     let (server, stream) = (Arc::new(Server::start()), stream_name("back"));
     let variables = onto::nats(&server, &stream, &unique("back"), "structured");
     let place = Place::Nats { server: Arc::clone(&server), stream, variables };
@@ -200,7 +201,7 @@ async fn a_server_that_comes_back_without_the_consumer_is_read_on_without_a_gap(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_that_goes_away_ends_it() {
+async fn tail_ends_when_its_stdout_is_closed() {
     let place = Place::nats("structured");
     let bridge = place.bridge().await;
     publish(&bridge, &[event("record.created", "one", "r"), event("record.created", "two", "r")]).await;
@@ -218,7 +219,7 @@ async fn a_reader_that_goes_away_ends_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_guarded_kafka_the_right_to_read_is_enough_and_without_it_it_is_said() {
+async fn kafka_read_acl_is_enough_for_tail_and_its_absence_is_reported() {
     let (secured, prefix) = (security::shared(), unique("guarded"));
     let record = format!("{prefix}.record");
     secured.broker.create_topic(&record, 1, &[]);
@@ -239,7 +240,7 @@ async fn on_a_guarded_kafka_the_right_to_read_is_enough_and_without_it_it_is_sai
 }
 
 #[test]
-fn every_wrong_way_into_kafka_is_told_with_its_cause() {
+fn every_kafka_connection_error_is_reported_with_its_cause() {
     let secured = security::shared();
     let tell = |Wrong { options, words, .. }: Wrong| {
         let output = run(&["tail"], &by_kafka(&options, "attio"));
@@ -256,7 +257,7 @@ fn every_wrong_way_into_kafka_is_told_with_its_cause() {
 }
 
 #[test]
-fn a_bad_bus_is_a_clear_error() {
+fn unreadable_bus_is_a_clear_error() {
     let address = free_address();
     let kafka = variables(&[("BUS__TYPE", "kafka"), ("KAFKA__BOOTSTRAP_SERVERS", &address)]);
     let nats = variables(&[("BUS__TYPE", "nats"), ("NATS__SERVERS", &format!("nats://{address}"))]);

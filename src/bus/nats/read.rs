@@ -34,6 +34,12 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// How long the server may take to delete the consumer.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Messages that are requested at a time, each up to the server's max_payload.
+const BATCH: usize = 200;
+
+/// The same for a reader that does not follow: it may read the bodies of a large quarantine.
+const SMALL_BATCH: usize = 16;
+
 /// Starts to read.
 pub async fn read(
     options: Options,
@@ -147,8 +153,9 @@ impl Worker {
         let consumer = self.stream.create_consumer(config).await;
         let consumer = consumer.map_err(|error| format!("{error}{}", cause(&self.server_error)))?;
         let pending = consumer.cached_info().num_pending;
-        let messages =
-            consumer.messages().await.map_err(|error| format!("{error}{}", cause(&self.server_error)))?;
+        let batch = if self.follow { BATCH } else { SMALL_BATCH };
+        let messages = consumer.stream().max_messages_per_batch(batch).messages().await;
+        let messages = messages.map_err(|error| format!("{error}{}", cause(&self.server_error)))?;
         Ok(Feed { messages, pending, next: 1 })
     }
 

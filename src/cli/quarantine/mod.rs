@@ -1,20 +1,17 @@
-//! `quarantine`: what lies there and why, and after a fix the same path again.
+//! `quarantine`: lists, shows, exports and replays what is in the dead-letter topic.
 
-mod export;
-mod list;
+mod inspect;
 mod replay;
-mod selection;
-mod show;
+mod select;
 
 use clap::{Args, Subcommand};
 
 use super::Exit;
-use super::reading::{self, Session};
+use super::bus_session;
 use crate::config::Input;
-use selection::Selection;
 
 const AFTER_HELP: &str = "\
-Example: what lies there, why, and after the fix back on its way
+Example: list what is quarantined and why, then replay one after the cause is fixed
   attio-bridge quarantine list --from 24h
   attio-bridge quarantine show 9d5ee6c0
   attio-bridge quarantine replay 9d5ee6c0 --dry-run
@@ -31,22 +28,22 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// List what lies in quarantine, and why
-    List(list::Arguments),
-    /// Show one piece: its raw bytes, why it is here, what to do about it
-    Show(show::Arguments),
-    /// Write pieces to files: the raw bytes, and all that is known of them
-    Export(export::Arguments),
-    /// Take pieces through the pipeline again, under the ids that they would have had
+    /// List what is in quarantine, and why
+    List(inspect::ListArguments),
+    /// Show one record: its raw body, why it was quarantined, and what to do about it
+    Show(inspect::ShowArguments),
+    /// Write records to files: the raw body, and all metadata
+    Export(inspect::ExportArguments),
+    /// Process records again, under the ids that their events would have had
     Replay(replay::Arguments),
 }
 
 /// Runs the verb.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    reading::run(input, async |session| match &arguments.verb {
-        Verb::List(arguments) => list::run(session, arguments).await,
-        Verb::Show(arguments) => show::run(session, arguments).await,
-        Verb::Export(arguments) => export::run(session, arguments).await,
+    bus_session::run(input, async |session| match &arguments.verb {
+        Verb::List(arguments) => inspect::list(session, arguments).await,
+        Verb::Show(arguments) => inspect::show(session, arguments).await,
+        Verb::Export(arguments) => inspect::export(session, arguments).await,
         Verb::Replay(arguments) => replay::run(session, arguments).await,
     })
 }

@@ -22,7 +22,7 @@ use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::{self, ReadError};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
-use crate::consumer::wanted::Wanted;
+use crate::consumer::event_filter::EventFilter;
 use crate::pipeline::route::Routes;
 
 /// Time between two requests to the bridge.
@@ -134,8 +134,8 @@ async fn test(
     let record = client.create_record(&arguments.object, &values).await?;
     say(format_args!("created record {record} of {}: waiting for its event", arguments.object));
     created.record = Some(record.clone());
-    let wanted = Wanted { categories: Vec::new(), types: Vec::new(), record: Some(record) };
-    let event = next_event(reader, &wanted, created.webhook.as_deref());
+    let filter = EventFilter { categories: Vec::new(), types: Vec::new(), record: Some(record) };
+    let event = next_event(reader, &filter, created.webhook.as_deref());
     let event = interrupted.run_until_cancelled(tokio::time::timeout(arguments.timeout, event)).await;
     let Ok(event) = event.ok_or_else(stopped)? else {
         return Err(timed_out(arguments, "its event on the bus", "see the bridge's log, message `delivery`"));
@@ -194,8 +194,12 @@ async fn accepted(arguments: &Arguments, secret: &SecretString) -> Result<(), Fa
 }
 
 /// The record's event. Another webhook may send the same record to the same bus, so its id is compared too.
-async fn next_event(reader: &mut Reader, wanted: &Wanted, webhook: Option<&str>) -> Result<Item, Failure> {
-    let matches = |event: &DecodedEvent| wanted.has(event) && event.get("attiowebhookid") == webhook;
+async fn next_event(
+    reader: &mut Reader,
+    filter: &EventFilter,
+    webhook: Option<&str>,
+) -> Result<Item, Failure> {
+    let matches = |event: &DecodedEvent| filter.matches(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
         let item = item.map_err(|error| Failure::Failed(error.to_string()))?;
         if DecodedEvent::from_message(&item.headers, &item.payload).is_ok_and(|event| matches(&event)) {

@@ -1,4 +1,4 @@
-//! Which events somebody wants to see.
+//! A filter on events by category, type and record.
 
 use serde_json::Value;
 
@@ -8,31 +8,31 @@ use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::outcome::UNKNOWN_CATEGORY;
 use crate::pipeline::quarantine;
 
-/// What an event is compared with; nothing wanted means that everything is.
+/// What an event must match; an empty field matches every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Categories, `unknown` and `quarantine` among them: several can share an address.
+pub struct EventFilter {
+    /// Categories, and `unknown` and `quarantine`. Several can share an address.
     pub categories: Vec<String>,
-    /// Event types, with or without `com.attio.`; `record.*` are all of a category.
+    /// Event types, with or without `com.attio.`; `record.*` matches all of a category.
     pub types: Vec<String>,
-    /// The id of a record: its own events, and those that name it.
+    /// The id of a record: matches its own events, and those that refer to it.
     pub record: Option<String>,
 }
 
-/// What the bridge puts before Attio's name of a type.
+/// What the bridge puts in front of Attio's event type.
 const PREFIX: &str = "com.attio.";
 
-impl Wanted {
-    /// Whether this one is wanted.
-    pub fn has(&self, event: &DecodedEvent) -> bool {
-        let of_type = self.types.is_empty() || self.types.iter().any(|wanted| is_of_type(event, wanted));
+impl EventFilter {
+    /// Whether the event passes.
+    pub fn matches(&self, event: &DecodedEvent) -> bool {
+        let of_type = self.types.is_empty() || self.types.iter().any(|kind| is_of_type(event, kind));
         let of_category =
             self.categories.is_empty() || self.categories.iter().any(|name| name == category(event));
         of_category && of_type && self.record.as_deref().is_none_or(|record| is_about(event, record))
     }
 }
 
-/// Attio's name of the type, or the whole of a type that is not Attio's.
+/// Attio's event type, or the whole type if it is not one of Attio's.
 fn short_type(event: &DecodedEvent) -> &str {
     let found = event.get("type").unwrap_or_default();
     found.strip_prefix(PREFIX).unwrap_or(found)
@@ -45,16 +45,16 @@ fn category(event: &DecodedEvent) -> &'static str {
     }
 }
 
-fn is_of_type(event: &DecodedEvent, wanted: &str) -> bool {
+fn is_of_type(event: &DecodedEvent, kind: &str) -> bool {
     let short = short_type(event);
-    let wanted = wanted.strip_prefix(PREFIX).unwrap_or(wanted);
-    match wanted.strip_suffix(".*") {
+    let kind = kind.strip_prefix(PREFIX).unwrap_or(kind);
+    match kind.strip_suffix(".*") {
         Some(category) => short.strip_prefix(category).is_some_and(|rest| rest.starts_with('.')),
-        None => short == wanted,
+        None => short == kind,
     }
 }
 
-/// Its record, its parent record, or the record that its subject leads to.
+/// Whether the subject, the partition key or a known field of the data is this record.
 fn is_about(event: &DecodedEvent, record: &str) -> bool {
     let by_subject = event.get("subject").is_some_and(|subject| subject.split('/').any(|id| id == record));
     if by_subject || event.get("partitionkey") == Some(record) {
@@ -62,9 +62,9 @@ fn is_about(event: &DecodedEvent, record: &str) -> bool {
     }
     let Data::Json(data) = event.data() else { return false };
     let Ok(data) = serde_json::from_slice::<Value>(data) else { return false };
-    let places =
+    let fields =
         ["/id/record_id", "/record_id", "/parent_record_id", "/id/parent_record_id", "/record/id/record_id"];
-    places.iter().any(|place| data.pointer(place).and_then(Value::as_str) == Some(record))
+    fields.iter().any(|field| data.pointer(field).and_then(Value::as_str) == Some(record))
 }
 
 #[cfg(test)]
@@ -79,27 +79,32 @@ mod tests {
     }
 
     #[test]
-    fn types_have_a_short_name_and_a_category() {
+    fn type_matches_short_name_full_name_and_category() {
         let event = event("lists/l/entries/e", "{}");
-        let has = |wanted: &str| Wanted { types: vec![wanted.into()], ..Wanted::default() }.has(&event);
+        let has =
+            |kind: &str| EventFilter { types: vec![kind.into()], ..EventFilter::default() }.matches(&event);
         assert!(has("list-entry.created") && has("com.attio.list-entry.created") && has("list-entry.*"));
         assert!(!has("list-entry.deleted") && !has("list.*") && !has("list-entry"));
     }
 
     #[test]
-    fn categories_are_the_catalogs() {
-        let has = |wanted: &str| Wanted { categories: vec![wanted.into()], ..Wanted::default() };
-        assert!(has("list-entry").has(&event("x", "{}")) && !has("list").has(&event("x", "{}")));
+    fn category_is_looked_up_in_the_catalog() {
+        let has =
+            |category: &str| EventFilter { categories: vec![category.into()], ..EventFilter::default() };
+        assert!(has("list-entry").matches(&event("x", "{}")) && !has("list").matches(&event("x", "{}")));
         let of = |kind: &str| DecodedEvent::from_json(format!(r#"{{"type":"{kind}"}}"#).as_bytes()).unwrap();
-        assert!(has("note").has(&of("com.attio.note-content.updated")));
-        assert!(has("quarantine").has(&of(quarantine::TYPE)));
-        assert!(has("unknown").has(&of("com.attio.unknown")) && !has("unknown").has(&of(quarantine::TYPE)));
+        assert!(has("note").matches(&of("com.attio.note-content.updated")));
+        assert!(has("quarantine").matches(&of(quarantine::TYPE)));
+        assert!(
+            has("unknown").matches(&of("com.attio.unknown"))
+                && !has("unknown").matches(&of(quarantine::TYPE))
+        );
     }
 
     #[test]
-    fn a_record_is_found_where_an_event_names_it() {
+    fn record_matches_subject_and_references_in_the_data() {
         let has = |subject, data| {
-            Wanted { record: Some("r".into()), ..Wanted::default() }.has(&event(subject, data))
+            EventFilter { record: Some("r".into()), ..EventFilter::default() }.matches(&event(subject, data))
         };
         assert!(has("objects/o/records/r", "{}"));
         assert!(has("x", r#"{"parent_record_id":"r"}"#));

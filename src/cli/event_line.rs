@@ -1,4 +1,4 @@
-//! An event as a line for people: time, type, key, id, and what is in it.
+//! An event as a line of text: time, type, key, id, and a summary of its data.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use crate::cloudevent::decode::DecodedEvent;
 use crate::paint::Paint;
 use crate::pipeline::quarantine;
 
-/// What a terminal shows where its width is not known.
-pub const USUAL_COLUMNS: usize = 120;
+/// Columns of a terminal whose width is unknown.
+pub const DEFAULT_COLUMNS: usize = 120;
 
-/// Of a time stamp, what a day's work needs: `12:34:56.789`.
+/// The time of day in a timestamp: `12:34:56.789`.
 const CLOCK: std::ops::Range<usize> = 11..23;
 
 /// Widths of the columns.
@@ -18,10 +18,10 @@ const TYPE: usize = 24;
 const KEY: usize = 13;
 const ID: usize = 9;
 
-/// What stays of a part of the subject: its names as they are, its ids shortened.
-const LONGEST: usize = 18;
+/// Longer parts of a subject, its ids, are shortened.
+const MAX_PART: usize = 18;
 
-/// The line, no wider than so many columns.
+/// The line, at most `columns` wide.
 pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> String {
     let get = |name| event.get(name).unwrap_or("-");
     let time = get("recordedtime");
@@ -44,7 +44,7 @@ pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> St
     line.trim_end().to_owned()
 }
 
-/// Long ids by their beginning: enough to tell them apart.
+/// A text that is wider than `width`, cut and marked with `…`.
 pub fn short(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -52,14 +52,15 @@ pub fn short(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// What is in the data beside the ids that stand before it.
+/// The data without the ids that are already in the line.
 fn summary(event: &DecodedEvent) -> String {
     let data = match event.data() {
         Data::Binary(bytes) => return format!("{} bytes", bytes.len()),
         Data::Json(bytes) => bytes,
     };
     let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(data) else { return String::new() };
-    let subject = event.get("subject").unwrap_or_default().split('/').map(|part| short(&safe(part), LONGEST));
+    let subject =
+        event.get("subject").unwrap_or_default().split('/').map(|part| short(&safe(part), MAX_PART));
     let mut parts = vec![subject.collect::<Vec<_>>().join("/")];
     for (name, value) in &members {
         match (name.as_str(), value) {
@@ -82,7 +83,7 @@ fn pair(name: &str, value: &Value) -> String {
     }
 }
 
-/// What comes from the wire moves no cursor and rings no bell.
+/// Replaces control characters, so that data from the wire cannot control the terminal.
 pub fn safe(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
 }
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_columns_and_fits() {
+    fn line_has_its_columns_and_fits() {
         let plain = line(&event(), "a-very-long-record-id", 200, Paint(false));
         assert_eq!(
             plain,
@@ -110,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn the_ids_of_a_subject_are_shortened() {
+    fn ids_of_a_subject_are_shortened() {
         let json = r#"{"id":"i","type":"com.attio.x.y","subject":"records/891dcbfc-9141-415d-9b2a-2238a6cc012d","data":{}}"#;
         let line = line(&DecodedEvent::from_json(json.as_bytes()).unwrap(), "k", 120, Paint(false));
         assert!(line.ends_with(" records/891dcbfc-9141-415…"), "{line}");
     }
 
     #[test]
-    fn quarantine_says_why() {
+    fn quarantined_event_shows_its_reason() {
         let json = r#"{"id":"i","type":"dev.attio-bridge.delivery.quarantined","reason":"not_json","data_base64":"e30="}"#;
         let line = line(&DecodedEvent::from_json(json.as_bytes()).unwrap(), "i", 120, Paint(false));
         assert!(line.contains("quarantine not_json") && line.ends_with("2 bytes"), "{line}");

@@ -1,0 +1,85 @@
+//! What the program prints about itself: `version`, `completions` and `man`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap_complete::Shell;
+
+use super::{Exit, command, fail, print};
+use crate::version::{REVISION, VERSION};
+
+const VERSION_HELP: &str = "\
+Example: for a bug report
+  attio-bridge version";
+
+/// The flags of `version`.
+#[derive(Args)]
+#[command(after_help = VERSION_HELP)]
+pub struct Version {
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the version, the revision and the version of librdkafka.
+pub fn version(arguments: &Version) -> Exit {
+    let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
+    if arguments.json {
+        let json = serde_json::json!({ "version": VERSION, "revision": REVISION, "librdkafka": librdkafka });
+        print(format_args!("{json}\n"));
+    } else {
+        print(format_args!("attio-bridge {VERSION} (revision {REVISION}, librdkafka {librdkafka})\n"));
+    }
+    Exit::Done
+}
+
+const COMPLETIONS_HELP: &str = "\
+Example: install for bash, for the current user
+  attio-bridge completions bash > ~/.local/share/bash-completion/completions/attio-bridge";
+
+/// The arguments of `completions`.
+#[derive(Args)]
+#[command(after_help = COMPLETIONS_HELP)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    shell: Shell,
+}
+
+/// Prints the completion script of a shell.
+pub fn completions(arguments: &Completions) -> Exit {
+    let mut out = Vec::new();
+    clap_complete::generate(arguments.shell, &mut command(), "attio-bridge", &mut out);
+    print(String::from_utf8_lossy(&out));
+    Exit::Done
+}
+
+const MAN_HELP: &str = "\
+Example: read it
+  attio-bridge man | man -l -
+Example: install a page for every verb
+  attio-bridge man --to /usr/local/share/man/man1";
+
+/// The flags of `man`.
+#[derive(Args)]
+#[command(after_help = MAN_HELP)]
+pub struct Man {
+    /// Write a page for the program and one for every verb to this directory
+    #[arg(long, value_name = "DIR")]
+    to: Option<PathBuf>,
+}
+
+/// Prints the manual page of the program, or writes all pages.
+pub fn man(arguments: &Man) -> Result<Exit, Exit> {
+    let Some(folder) = &arguments.to else {
+        let mut out = Vec::new();
+        let rendered = clap_mangen::Man::new(command()).render(&mut out);
+        rendered.map_err(|error| fail(format_args!("cannot render the manual page: {error}")))?;
+        print(String::from_utf8_lossy(&out));
+        return Ok(Exit::Done);
+    };
+    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command(), folder));
+    let failed = |error| fail(format_args!("cannot write manual pages to {}: {error}", folder.display()));
+    written.map_err(failed)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,331 @@
+//! `quarantine replay`: processes records again, from the quarantine or from a file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use serde_json::json;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Exit;
+use super::select::{Selection, failed};
+use crate::app;
+use crate::bus::Kind;
+use crate::bus::recording::RecordingBus;
+use crate::cli::bus_session::{Session, paint};
+use crate::cli::event_line::safe;
+use crate::cli::parsers::{key, read, unreadable};
+use crate::cli::progress::Progress;
+use crate::cli::{fail, say};
+use crate::consumer::quarantine_reader::Bodies;
+use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
+use crate::consumer::replay::{Ending, Replayed, Replayer};
+use crate::pipeline::publish::{Bus, BusState};
+use crate::supervise::Supervisor;
+
+const AFTER_HELP: &str = "\
+Events keep their ids, keys and times. Quarantine is a log: a replay removes nothing from it, and
+what still cannot be published is reported and not quarantined again. NATS drops a duplicate id
+within the stream's duplicate window. Kafka does not deduplicate by id: what is replayed twice is
+stored twice, with the same id, by which consumers can tell.
+
+Example: what would be published, after a topic accepts larger messages
+  attio-bridge quarantine replay --reason rejected_by_broker --dry-run
+Example: a raw delivery from a file
+  attio-bridge quarantine replay --file raw.json --source attio --key 7f1c
+
+Exit codes: 0 everything was published, a duplicate or filtered, 1 the bus failed, 3 some still
+cannot be published.";
+
+/// The flags of `quarantine replay`.
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// Only these records, each by its id or the beginning of it
+    #[arg(value_name = "ID", conflicts_with = "file")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Print what would be published, and publish nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Replay at most this many records per second
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<f64>,
+    /// Replay a file of `quarantine export`, or with --source the raw body of a whole delivery
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["reason", "from", "until"])]
+    file: Option<PathBuf>,
+    /// The source of a raw file, or of records that an older bridge wrote without it
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The Idempotency-Key of a raw file's delivery; without it the ids are random
+    #[arg(long, value_name = "KEY", requires = "file", requires = "source", value_parser = key)]
+    key: Option<String>,
+    /// Print a JSON object for each record
+    #[arg(long)]
+    json: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
+    if (0.01..=10_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 10000".into()) }
+}
+
+/// Replays the selected records.
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+    let config = &session.config;
+    let (mut input, count) = Input::open(session, arguments).await?;
+    if let Some(name) = &arguments.source
+        && config.source(name).is_none()
+    {
+        let names = config.source_names();
+        say(format_args!("error: no source {name} is configured; configured: {names}"));
+        return Err(Exit::Usage);
+    }
+    let (supervisor, mut ends) = Supervisor::new();
+    let work = async {
+        let replayer = replayer(session, arguments.dry_run, &supervisor).await?;
+        replay(&replayer, &mut input, count, arguments, &session.stop).await
+    };
+    tokio::select! {
+        done = work => done,
+        ended = ends.next() => Err(fail(ended)),
+    }
+}
+
+/// One body to replay.
+struct Item {
+    /// The record's id, or the file.
+    name: String,
+    reason: String,
+    raw: Bytes,
+    received_at: OffsetDateTime,
+    origin: Result<Origin, UnknownOrigin>,
+}
+
+impl Item {
+    fn new(record: Quarantined, source: Option<&str>) -> Self {
+        let origin = record.origin(source);
+        let Quarantined { entry: Entry { id, reason, received_at, .. }, raw, .. } = record;
+        Self { name: id, reason, raw, received_at, origin }
+    }
+}
+
+/// Where the bodies come from. Each is read when it is needed.
+enum Input {
+    Quarantine { bodies: Bodies, source: Option<String> },
+    Export(Lines),
+    Raw(Option<Box<Item>>),
+}
+
+type Lines = Box<dyn Iterator<Item = Result<Option<Quarantined>, String>>>;
+
+impl Input {
+    /// What the arguments name, and how many bodies that is.
+    async fn open(session: &Session, arguments: &Arguments) -> Result<(Self, usize), Exit> {
+        let source = arguments.source.clone();
+        match (&arguments.file, source) {
+            (None, source) => {
+                let (bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
+                Ok((Self::Quarantine { bodies, source }, count))
+            }
+            // A raw body may look like an export: the operator says what it is.
+            (Some(file), Some(source)) => {
+                let item = Item {
+                    name: file.display().to_string(),
+                    reason: "file".into(),
+                    raw: read(file).map_err(fail)?,
+                    received_at: OffsetDateTime::now_utc(),
+                    origin: Ok(Origin { source, key: arguments.key.clone(), alone: None }),
+                };
+                Ok((Self::Raw(Some(Box::new(item))), 1))
+            }
+            (Some(file), None) => {
+                let stdin = if file == Path::new("-") { Some(read(file).map_err(fail)?) } else { None };
+                let mut count = 0;
+                let mut is_export = true;
+                for line in lines(file, stdin.clone()).map_err(fail)? {
+                    count += 1;
+                    is_export &= line.map_err(fail)?.is_some();
+                }
+                if count == 0 || !is_export {
+                    say(format_args!(
+                        "error: {}: not a file that `quarantine export` wrote as JSON; for the raw body of a \
+                         delivery add --source NAME",
+                        file.display()
+                    ));
+                    return Err(Exit::Usage);
+                }
+                Ok((Self::Export(lines(file, stdin).map_err(fail)?), count))
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Item>, Exit> {
+        match self {
+            Self::Quarantine { bodies, source } => {
+                let record = bodies.next().await.map_err(failed)?;
+                Ok(record.map(|record| Item::new(record, source.as_deref())))
+            }
+            Self::Export(lines) => {
+                let record = lines.next().transpose().map_err(fail)?.flatten();
+                Ok(record.map(|record| Item::new(record, None)))
+            }
+            Self::Raw(item) => Ok(item.take().map(|item| *item)),
+        }
+    }
+}
+
+/// The lines of an exported file that are not empty; `stdin` is what standard input had.
+fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
+    let path = file.to_owned();
+    let reader: Box<dyn BufRead> = match stdin {
+        Some(bytes) => Box::new(Cursor::new(bytes)),
+        None => Box::new(BufReader::new(File::open(file).map_err(|error| unreadable(file, error))?)),
+    };
+    let is_empty = |line: &io::Result<Vec<u8>>| line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty());
+    let lines = reader.split(b'\n').filter(move |line| !is_empty(line));
+    let record = move |line: io::Result<Vec<u8>>| match line {
+        Ok(line) => Ok(Quarantined::from_line(line.trim_ascii())),
+        Err(error) => Err(unreadable(&path, error)),
+    };
+    Ok(Box::new(lines.map(record)))
+}
+
+/// How long the bus may take to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// In addition to the client's own timeout.
+const MARGIN: Duration = Duration::from_secs(5);
+
+async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Exit> {
+    let Session { config, stop } = session;
+    let (subjects, timeout) = match &config.bus.kind {
+        Kind::Kafka(options) => (false, options.publish_timeout),
+        Kind::Nats(options) => (true, options.publish_timeout),
+        Kind::Stdout => (false, Duration::ZERO),
+    };
+    let timeout = timeout + MARGIN;
+    if dry_run {
+        let bus = RecordingBus::new(None);
+        let port: Arc<dyn Bus> = Arc::<RecordingBus>::clone(&bus);
+        return Ok(Replayer { pipeline: app::pipeline(config, port), bus, subjects, timeout });
+    }
+    let mut recording = None;
+    let pipeline = app::publisher(config, supervisor, |inner| {
+        let bus = RecordingBus::new(Some(inner));
+        recording = Some(Arc::clone(&bus));
+        bus
+    });
+    let pipeline = pipeline.map_err(fail)?;
+    let Some(bus) = recording else { return Err(fail("the bus was not created")) };
+    let deadline = Instant::now() + READY_TIMEOUT;
+    while bus.state() != BusState::Up {
+        if Instant::now() >= deadline {
+            return Err(fail(format_args!(
+                "{} did not become ready within {} s; run `attio-bridge check --connect` for the cause",
+                config.bus.kind.name(),
+                READY_TIMEOUT.as_secs()
+            )));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(fail("interrupted before anything was replayed")),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+    Ok(Replayer { pipeline, bus, subjects, timeout })
+}
+
+async fn replay(
+    replayer: &Replayer,
+    input: &mut Input,
+    count: usize,
+    arguments: &Arguments,
+    stop: &CancellationToken,
+) -> Result<Exit, Exit> {
+    let mut endings: BTreeMap<Ending, usize> = BTreeMap::new();
+    let progress = Progress::new(count);
+    let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
+    let (mut done, mut without_identity) = (0, 0);
+    while let Some(item) = input.next().await? {
+        let replayed = async {
+            if let Some(pace) = &mut pace {
+                pace.tick().await;
+            }
+            match &item.origin {
+                Err(why) => Replayed::unplaced(why.to_string()),
+                Ok(origin) => replayer.replay(item.raw.clone(), item.received_at, origin.clone()).await,
+            }
+        };
+        let replayed = tokio::select! {
+            replayed = replayed => replayed,
+            // The last one may be published all the same.
+            () = stop.cancelled() => return Err(fail(format_args!("interrupted after {done} of {count}"))),
+        };
+        progress.print(report(&item, &replayed, arguments));
+        *endings.entry(replayed.ending).or_default() += 1;
+        without_identity += usize::from(replayed.without_identity);
+        done += 1;
+        progress.set(done, "");
+        if replayed.ending == Ending::Failed {
+            break;
+        }
+    }
+    drop(progress);
+    Ok(conclude(&endings, count, without_identity, arguments.dry_run))
+}
+
+/// What became of one body, as text or JSON.
+fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
+    if arguments.json {
+        let mut value = json!(replayed);
+        value["id"] = json!(item.name);
+        value["reason"] = json!(item.reason);
+        value["dry_run"] = json!(arguments.dry_run);
+        return format!("{value}\n");
+    }
+    let paint = paint();
+    let word = replayed.ending.word();
+    let word = match replayed.ending {
+        Ending::Failed | Ending::Refused | Ending::Unplaced => paint.bad(word),
+        Ending::Published if arguments.dry_run => paint.good("would be published"),
+        Ending::Published => paint.good(word),
+        Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.known(word),
+    };
+    let why = replayed.why.as_deref().map(|why| format!(": {}", safe(why))).unwrap_or_default();
+    let mut out = format!("{} {} {word}{why}\n", safe(&item.name), paint.dim(&safe(&item.reason)));
+    if replayed.ending == Ending::Published {
+        for event in &replayed.events {
+            out += &format!("  {} {} {}\n", safe(&event.address), event.kind, event.id);
+        }
+    }
+    out
+}
+
+/// Prints the totals; the exit code follows from them.
+fn conclude(endings: &BTreeMap<Ending, usize>, count: usize, without_identity: usize, dry_run: bool) -> Exit {
+    let words: Vec<_> = endings.iter().map(|(ending, count)| format!("{} {count}", ending.word())).collect();
+    let dry = if dry_run { " (dry run: nothing was published)" } else { "" };
+    say(format_args!("{} of {count} tried{dry}: {}", endings.values().sum::<usize>(), words.join(", ")));
+    if without_identity > 0 {
+        say(format_args!(
+            "{without_identity} had no Idempotency-Key, so their ids are random: another replay publishes them again"
+        ));
+    }
+    let has = |ending| endings.contains_key(&ending);
+    if has(Ending::Failed) {
+        Exit::Failed
+    } else if has(Ending::Refused) || has(Ending::Unplaced) {
+        say("what was refused stays in quarantine");
+        Exit::Unexpected
+    } else {
+        Exit::Done
+    }
+}

@@ -1,0 +1,273 @@
+//! What a load finds: problems, warnings, settings with their origins, files. Nothing here holds the value
+//! of a secret but [`Findings::secrets`].
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use secrecy::SecretString;
+use serde_json::Value as Json;
+
+use super::files::Files;
+use super::tree::{Origin, variable};
+
+/// Below this similarity (1 is equal) a suggestion confuses more than it helps.
+const SIMILAR: f64 = 0.85;
+
+/// Something wrong with one key, or a warning about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key's full path, such as `http.listen`.
+    pub key: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// Where the value came from; absent where it is not set.
+    pub origin: Option<Origin>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} (", self.key, self.message)?;
+        match &self.origin {
+            Some(origin) => write!(f, "{origin})"),
+            None => f.write_str("not set)"),
+        }
+    }
+}
+
+/// Why there is no configuration: every problem, in the order in which the keys are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems {
+    /// At least one.
+    pub problems: Vec<Problem>,
+    /// Warnings found on the way.
+    pub warnings: Vec<Problem>,
+}
+
+impl Problems {
+    /// Their number, as a sentence.
+    pub fn count(&self) -> String {
+        let count = self.problems.len();
+        format!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.count())?;
+        self.problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// One key of the effective configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting {
+    /// The key's full path.
+    pub key: String,
+    /// Its value; null where it has none, `***` where it is secret.
+    pub value: Json,
+    /// Where the value came from; absent where it is not set.
+    pub origin: Option<Origin>,
+}
+
+/// A value that was read, with what a message about it needs.
+#[derive(Clone, Debug)]
+pub struct Given<T> {
+    /// The key's full path.
+    pub key: String,
+    /// The value.
+    pub value: T,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Collects what is found. Shared by all sections of one load.
+#[derive(Default)]
+pub struct Diagnostics(RefCell<Findings>);
+
+/// What a load found.
+#[derive(Default)]
+pub struct Findings {
+    /// What keeps the configuration from being used.
+    pub problems: Vec<Problem>,
+    /// What does not.
+    pub warnings: Vec<Problem>,
+    /// Every key that was read.
+    pub settings: Vec<Setting>,
+    /// Every secret, by the key of its setting.
+    pub secrets: BTreeMap<String, SecretString>,
+    /// Every file that was read.
+    pub files: Files,
+    known: Vec<String>,
+    unknown: Vec<(String, Origin)>,
+}
+
+impl Findings {
+    /// The value, if there is no problem.
+    pub fn result<T>(self, value: impl FnOnce(Self) -> T) -> Result<T, Problems> {
+        if self.problems.is_empty() { Ok(value(self)) } else { Err(self.into()) }
+    }
+}
+
+impl From<Findings> for Problems {
+    fn from(found: Findings) -> Self {
+        Self { problems: found.problems, warnings: found.warnings }
+    }
+}
+
+impl Diagnostics {
+    /// Adds a problem.
+    pub fn problem(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
+        self.0.borrow_mut().problems.push(problem(key, origin, message.into()));
+    }
+
+    /// Adds a problem with a key that is missing, unless its value was refused.
+    pub fn required(&self, key: &str, message: impl Into<String>) {
+        let item = format!("{key}[");
+        let refused = |problem: &Problem| problem.key == key || problem.key.starts_with(&item);
+        if !self.0.borrow().problems.iter().any(refused) {
+            self.problem(key, None, message);
+        }
+    }
+
+    /// Adds a warning.
+    pub fn warning(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
+        self.0.borrow_mut().warnings.push(problem(key, origin, message.into()));
+    }
+
+    /// Adds a problem with a value that was read.
+    pub fn refuse<T>(&self, given: &Given<T>, message: impl Into<String>) {
+        self.problem(&given.key, Some(&given.origin), message);
+    }
+
+    /// Adds a warning about a value that was read.
+    pub fn warn<T>(&self, given: &Given<T>, message: impl Into<String>) {
+        self.warning(&given.key, Some(&given.origin), message);
+    }
+
+    /// Records the effective value of a key.
+    pub fn setting(&self, key: &str, value: Json, origin: Option<&Origin>) {
+        let setting = Setting { key: key.to_owned(), value, origin: origin.cloned() };
+        self.0.borrow_mut().settings.push(setting);
+    }
+
+    /// Where the value of a key that was read came from.
+    pub fn origin_of(&self, key: &str) -> Option<Origin> {
+        let found = self.0.borrow();
+        found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
+    }
+
+    /// Records the value of a key whose setting hides it.
+    pub fn secret(&self, key: &str, value: SecretString) {
+        self.0.borrow_mut().secrets.insert(key.to_owned(), value);
+    }
+
+    /// Records a file, before it is read.
+    pub fn file(&self, path: &Path) {
+        self.0.borrow_mut().files.add(path);
+    }
+
+    /// Records that a key exists, for suggestions.
+    pub fn known(&self, key: String) {
+        self.0.borrow_mut().known.push(key);
+    }
+
+    /// Records a key that no section reads.
+    pub fn unknown(&self, key: String, origin: Origin) {
+        self.0.borrow_mut().unknown.push((key, origin));
+    }
+
+    /// Whether there is no problem so far.
+    pub fn is_good(&self) -> bool {
+        self.0.borrow().problems.is_empty()
+    }
+
+    /// Everything that was found; unknown keys have become problems.
+    pub fn finish(self) -> Findings {
+        let mut found = self.0.into_inner();
+        for (key, origin) in std::mem::take(&mut found.unknown) {
+            let message = unknown(&key, &origin, &found.known);
+            found.problems.push(problem(&key, Some(&origin), message));
+        }
+        found
+    }
+}
+
+fn problem(key: &str, origin: Option<&Origin>, message: String) -> Problem {
+    Problem { key: key.to_owned(), message, origin: origin.cloned() }
+}
+
+/// The message for an unknown key, with a suggestion where one is close.
+fn unknown(key: &str, origin: &Origin, known: &[String]) -> String {
+    let environment = matches!(origin, Origin::Environment(_));
+    let what = if environment { "unknown variable" } else { "unknown key" };
+    match closest(key, known) {
+        Some(meant) if environment => format!("{what}; did you mean `{}`?", variable(meant)),
+        Some(meant) => format!("{what}; did you mean `{meant}`?"),
+        None => format!("{what}; remove it, or run `attio-bridge config --schema` for every key"),
+    }
+}
+
+/// The end of a message about a word that is not in a set: the nearest one that is, if any is near.
+pub fn nearest<'w>(word: &str, set: impl IntoIterator<Item = &'w str>) -> String {
+    let similarity = |candidate: &str| strsim::jaro_winkler(&word.to_lowercase(), &candidate.to_lowercase());
+    set.into_iter()
+        .map(|candidate| (similarity(candidate), candidate))
+        .filter(|(similarity, _)| *similarity >= SIMILAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(String::new, |(_, meant)| format!("; did you mean \"{meant}\"?"))
+}
+
+/// A key of the same table with a similar name, else one of that name in another table.
+fn closest<'k>(key: &str, known: &'k [String]) -> Option<&'k str> {
+    let (table, name) = split(key);
+    let similarity = |candidate: &str| strsim::jaro_winkler(name, split(candidate).1);
+    known
+        .iter()
+        .filter(|candidate| split(candidate).0 == table && similarity(candidate) >= SIMILAR)
+        .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
+        .or_else(|| known.iter().find(|candidate| split(candidate).1 == name))
+        .map(String::as_str)
+}
+
+fn split(key: &str) -> (&str, &str) {
+    key.rsplit_once('.').unwrap_or(("", key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_word_is_suggested() {
+        let set = ["kafka", "nats", "stdout"];
+        let table = [("kafak", "kafka"), ("Kafka", "kafka"), ("stout", "stdout")];
+        for (word, meant) in table {
+            assert_eq!(nearest(word, set), format!("; did you mean \"{meant}\"?"));
+        }
+        assert_eq!(nearest("zebra", set), "");
+    }
+
+    #[test]
+    fn closest_key_is_suggested() {
+        let known: Vec<String> =
+            ["http", "http.listen", "http.max_body_bytes", "shutdown.delay", "kafka.bootstrap_servers"]
+                .map(String::from)
+                .into();
+        let table = [
+            ("http.listn", Some("http.listen")),
+            ("http.max_body", Some("http.max_body_bytes")),
+            ("http.delay", Some("shutdown.delay")),
+            ("kafka.bootstrap-servers", Some("kafka.bootstrap_servers")),
+            ("htttp", Some("http")),
+            ("listen", Some("http.listen")),
+            ("http.zebra", None),
+        ];
+        for (key, meant) in table {
+            assert_eq!(closest(key, &known), meant, "{key}");
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! The types of keys: each parses a raw value, names the range that its errors quote, and describes
+//! itself for the reference and the JSON Schema.
+//!
+//! Text from the environment is read by the type of its key; a value of the file has its own type and is
+//! never converted.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::{Value as Json, json};
+
+use super::diagnostics::{Diagnostics, nearest};
+use super::files;
+use super::tree::{Node, Origin, Value};
+
+/// How a secret is shown.
+pub const HIDDEN: &str = "***";
+
+/// A value of the key's type and the JSON that shows it, or what is wrong with it.
+pub type Parsed<T> = Result<(T, Json), String>;
+
+/// The type of a key, with its range.
+pub trait Kind: Sync {
+    /// What a key of this type yields.
+    type Value;
+    /// Reads a raw value. Files that it names are recorded in the diagnostics.
+    fn parse(&self, node: &Node, diagnostics: &Diagnostics) -> Parsed<Self::Value>;
+    /// Describes the type.
+    fn describe(&self) -> Description;
+    /// The value, if it is a secret.
+    fn secret<'v>(&self, _: &'v Self::Value) -> Option<&'v SecretString> {
+        None
+    }
+}
+
+/// What documents say about a type.
+pub struct Description {
+    /// Its name.
+    pub name: &'static str,
+    /// What is accepted; empty where everything of the type is.
+    pub range: String,
+    /// The JSON Schema of a value in the file.
+    pub schema: Json,
+    /// Whether values are never shown.
+    pub secret: bool,
+}
+
+impl Description {
+    /// The description of a type that is no secret.
+    pub fn new(name: &'static str, range: impl Into<String>, schema: Json) -> Self {
+        Self { name, range: range.into(), schema, secret: false }
+    }
+}
+
+/// [`Kind`] without its value, so that keys of several types stand in one list.
+pub trait Describe: Sync {
+    /// Describes the type.
+    fn description(&self) -> Description;
+    /// The JSON of a value that is written as in the environment.
+    fn json(&self, text: &str) -> Json;
+}
+
+impl<K: Kind> Describe for K {
+    fn description(&self) -> Description {
+        self.describe()
+    }
+
+    fn json(&self, text: &str) -> Json {
+        let shown = self.parse(&declared(text), &Diagnostics::default());
+        let shown = shown.map_or_else(|_| Json::from(text), |(_, json)| json);
+        if self.describe().secret { Json::from(text) } else { shown }
+    }
+}
+
+/// The node of a default or an example.
+pub fn declared(text: &str) -> Node {
+    Node::text(text, &Origin::Flag("declaration"))
+}
+
+/// Any text.
+pub struct Text;
+
+impl Kind for Text {
+    type Value = String;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
+        text(node)
+    }
+
+    fn describe(&self) -> Description {
+        Description::new("text", "", json!({ "type": "string" }))
+    }
+}
+
+fn text(node: &Node) -> Parsed<String> {
+    match &node.value {
+        Value::Text(text) => Ok((text.clone(), Json::from(text.as_str()))),
+        other => Err(format!("expects text in quotes, not {}", other.kind())),
+    }
+}
+
+/// Text of a certain form.
+pub struct Form(pub &'static Pattern);
+
+/// The form of a text.
+pub struct Pattern {
+    /// The form in words, after "expects".
+    pub expects: &'static str,
+    /// About the same as a regular expression, for editors. It refuses nothing that `accepts` accepts.
+    pub regex: &'static str,
+    /// Whether a text has the form.
+    pub accepts: fn(&str) -> bool,
+}
+
+impl Kind for Form {
+    type Value = String;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
+        let parsed = text(node)?;
+        if (self.0.accepts)(&parsed.0) {
+            Ok(parsed)
+        } else {
+            Err(format!("expects {}, not {:?}", self.0.expects, parsed.0))
+        }
+    }
+
+    fn describe(&self) -> Description {
+        Description::new("text", self.0.expects, json!({ "type": "string", "pattern": self.0.regex }))
+    }
+}
+
+/// A whole number in a range.
+pub struct Integer(pub RangeInclusive<u64>);
+
+impl Integer {
+    fn range(&self) -> String {
+        match *self.0.end() {
+            u64::MAX => format!("at least {}", self.0.start()),
+            end => format!("{} to {end}", self.0.start()),
+        }
+    }
+}
+
+impl Kind for Integer {
+    type Value = u64;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<u64> {
+        let number = match &node.value {
+            Value::Integer(number) => u64::try_from(*number).ok(),
+            Value::Text(text) if node.is_untyped() => text.parse().ok(),
+            other => return Err(format!("expects a whole number, not {}", other.kind())),
+        };
+        let number =
+            number.ok_or_else(|| format!("expects a whole number of digits only, {}", self.range()))?;
+        if self.0.contains(&number) {
+            Ok((number, Json::from(number)))
+        } else {
+            Err(outside(&self.range(), number))
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let mut schema = json!({ "type": "integer", "minimum": self.0.start() });
+        if *self.0.end() < u64::MAX {
+            schema["maximum"] = Json::from(*self.0.end());
+        }
+        Description::new("integer", self.range(), schema)
+    }
+}
+
+fn outside(range: &str, value: impl std::fmt::Display) -> String {
+    let from = if range.starts_with("at") { "" } else { "from " };
+    format!("must be {from}{range}, and is {value}")
+}
+
+/// A length of time in a range, such as `5s`.
+pub struct TimeSpan(pub RangeInclusive<Duration>);
+
+impl TimeSpan {
+    fn range(&self) -> String {
+        let shown = |duration: &Duration| humantime::format_duration(*duration).to_string();
+        format!("{} to {}", shown(self.0.start()), shown(self.0.end()))
+    }
+}
+
+impl Kind for TimeSpan {
+    type Value = Duration;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<Duration> {
+        const FORM: &str = "expects a duration with its unit, such as \"250ms\", \"5s\" or \"96h\"";
+        let text = match &node.value {
+            Value::Text(text) => text,
+            other => return Err(format!("{FORM}, not {}", other.kind())),
+        };
+        let duration = humantime::parse_duration(text.trim()).map_err(|_| format!("{FORM}, not {text:?}"))?;
+        if self.0.contains(&duration) {
+            Ok((duration, Json::from(text.as_str())))
+        } else {
+            Err(outside(&self.range(), humantime::format_duration(duration)))
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let schema = json!({ "type": "string", "pattern": r"^\s*([0-9]+\s*[A-Za-zµ]+\s*)+$" });
+        Description::new("duration", self.range(), schema)
+    }
+}
+
+/// `true` or `false`.
+pub struct Boolean;
+
+impl Kind for Boolean {
+    type Value = bool;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<bool> {
+        const FORM: &str = "expects `true` or `false`";
+        let yes = match &node.value {
+            Value::Bool(yes) => *yes,
+            Value::Text(text) if node.is_untyped() => {
+                text.parse().map_err(|_| format!("{FORM}, not {text:?}"))?
+            }
+            other => return Err(format!("{FORM}, not {}", other.kind())),
+        };
+        Ok((yes, Json::from(yes)))
+    }
+
+    fn describe(&self) -> Description {
+        Description::new("boolean", "", json!({ "type": "boolean" }))
+    }
+}
+
+/// A list of texts; one text is split at its commas.
+pub struct List;
+
+impl Kind for List {
+    type Value = Vec<String>;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<Vec<String>> {
+        const FORM: &str = "expects a list of texts";
+        let items: Vec<String> = match &node.value {
+            Value::Text(text) => {
+                text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(String::from).collect()
+            }
+            Value::List(items) => items
+                .iter()
+                .map(|item| text(item).map(|(text, _)| text))
+                .collect::<Result<_, _>>()
+                .map_err(|message| format!("{FORM}; one item {message}"))?,
+            other => return Err(format!("{FORM}, not {}", other.kind())),
+        };
+        let json = Json::from(items.clone());
+        Ok((items, json))
+    }
+
+    fn describe(&self) -> Description {
+        let schema = json!({ "type": ["array", "string"], "items": { "type": "string" } });
+        Description::new("list of texts", "", schema)
+    }
+}
+
+/// One of a closed set of words, each with its value.
+pub struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
+
+impl<T: Copy + Sync> Kind for Choice<T> {
+    type Value = T;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<T> {
+        let (given, _) = text(node)?;
+        match self.0.iter().find(|(word, _)| *word == given) {
+            Some((word, value)) => Ok((*value, Json::from(*word))),
+            None => Err(not_one_of(&words(self.0), &given)),
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let words = words(self.0);
+        Description::new("text", one_of(&words), json!({ "enum": words }))
+    }
+}
+
+fn words<T>(set: &[(&'static str, T)]) -> Vec<&'static str> {
+    set.iter().map(|(word, _)| *word).collect()
+}
+
+/// One of a closed set of words in either case; yields the set's own spelling.
+pub struct AnyCase(pub &'static [&'static str]);
+
+impl Kind for AnyCase {
+    type Value = String;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
+        let (given, _) = text(node)?;
+        match self.0.iter().find(|word| word.eq_ignore_ascii_case(&given)) {
+            Some(word) => Ok(((*word).to_owned(), Json::from(*word))),
+            None => Err(not_one_of(self.0, &given)),
+        }
+    }
+
+    fn describe(&self) -> Description {
+        let mut schema: Vec<String> = self.0.iter().map(|word| (*word).to_owned()).collect();
+        schema.extend(self.0.iter().flat_map(|word| [word.to_lowercase(), word.to_uppercase()]));
+        let mut known = std::collections::BTreeSet::new();
+        schema.retain(|word| known.insert(word.clone()));
+        Description::new("text", one_of(self.0), json!({ "enum": schema }))
+    }
+}
+
+fn one_of(words: &[&str]) -> String {
+    words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
+}
+
+fn not_one_of(words: &[&str], given: &str) -> String {
+    let meant = nearest(given, words.iter().copied());
+    format!("expects one of {}, not {given:?}{meant}", one_of(words))
+}
+
+/// The name of a file.
+pub struct FilePath;
+
+impl Kind for FilePath {
+    type Value = PathBuf;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<PathBuf> {
+        match text(node)? {
+            (text, _) if text.is_empty() => Err("is empty; name a file, or leave the key out".into()),
+            (text, json) => Ok((text.into(), json)),
+        }
+    }
+
+    fn describe(&self) -> Description {
+        Description::new("path", "", json!({ "type": "string", "minLength": 1 }))
+    }
+}
+
+/// A secret, given as text or (from the environment) as the name of a file.
+pub struct Secret;
+
+impl Kind for Secret {
+    type Value = SecretString;
+
+    fn parse(&self, node: &Node, diagnostics: &Diagnostics) -> Parsed<SecretString> {
+        let value = match &node.value {
+            Value::ReadFrom(path) => {
+                diagnostics.file(path.as_ref());
+                files::read_secret(path.as_ref())?
+            }
+            _ => SecretString::from(text(node)?.0),
+        };
+        files::not_empty(&value)?;
+        Ok((value, Json::from(HIDDEN)))
+    }
+
+    fn secret<'v>(&self, value: &'v SecretString) -> Option<&'v SecretString> {
+        Some(value)
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            secret: true,
+            ..Description::new("secret", "", json!({ "type": "string", "minLength": 1 }))
+        }
+    }
+}
+
+/// Text, a number, or true or false; yields its text.
+pub struct Scalar;
+
+impl Kind for Scalar {
+    type Value = String;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
+        let text = match &node.value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Bool(yes) => yes.to_string(),
+            other => return Err(format!("expects text, a number, or true or false, not {}", other.kind())),
+        };
+        let json = Json::from(text.as_str());
+        Ok((text, json))
+    }
+
+    fn describe(&self) -> Description {
+        let schema = json!({ "type": ["string", "integer", "boolean"] });
+        Description::new("text, number or boolean", "", schema)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COUNT: Integer = Integer(0..=u64::MAX);
+    const ANY_SPAN: TimeSpan = TimeSpan(Duration::ZERO..=Duration::MAX);
+
+    fn env(text: &str) -> Node {
+        Node::text(text, &Origin::Environment("X".into()))
+    }
+
+    fn file(value: Value) -> Node {
+        Node { value, origin: Origin::File { path: "c".into(), line: 1, column: 1, excerpt: None } }
+    }
+
+    fn read<K: Kind>(kind: &K, node: &Node) -> Result<K::Value, String> {
+        kind.parse(node, &Diagnostics::default()).map(|(value, _)| value)
+    }
+
+    #[test]
+    fn text_is_never_converted() {
+        for value in ["00123", "true", "1e5", "[x]", " a ", ""] {
+            assert_eq!(read(&Text, &env(value)).expect("text"), value);
+        }
+        assert!(read(&Text, &file(Value::Integer(5))).expect_err("a number").contains("not a whole number"));
+    }
+
+    #[test]
+    fn integers_are_digits_in_their_range() {
+        assert_eq!(read(&COUNT, &env("42")), Ok(42));
+        for bad in ["", "-1", "1e5", "1_000", "0x10", "4.2", "many", "512KB"] {
+            assert!(read(&COUNT, &env(bad)).is_err(), "{bad:?}");
+        }
+        assert!(read(&COUNT, &file(Value::Text("42".into()))).is_err(), "the file has its own types");
+        assert!(read(&COUNT, &file(Value::Integer(-1))).is_err());
+        assert_eq!(read(&Integer(1..=9), &env("10")), Err("must be from 1 to 9, and is 10".into()));
+        assert_eq!(read(&Integer(1..=u64::MAX), &env("0")), Err("must be at least 1, and is 0".into()));
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_a_range() {
+        let table = [("5s", 5_000), ("0ms", 0), ("96h", 345_600_000), ("1m 30s", 90_000)];
+        for (given, millis) in table {
+            assert_eq!(read(&ANY_SPAN, &env(given)), Ok(Duration::from_millis(millis)));
+        }
+        for bad in ["5", "", "s", "-5s", "5 parsecs"] {
+            assert!(read(&ANY_SPAN, &env(bad)).expect_err("refused").contains("\"5s\""), "{bad:?}");
+        }
+        let short = TimeSpan(Duration::ZERO..=Duration::from_secs(1));
+        assert_eq!(read(&short, &env("2s")), Err("must be from 0s to 1s, and is 2s".into()));
+    }
+
+    #[test]
+    fn lists_split_at_commas() {
+        assert_eq!(read(&List, &env("a, b,,c")).expect("a list"), ["a", "b", "c"]);
+        assert!(read(&List, &file(Value::List(vec![file(Value::Integer(1))]))).is_err());
+    }
+
+    #[test]
+    fn booleans_are_two_words() {
+        assert_eq!(read(&Boolean, &env("true")), Ok(true));
+        for bad in ["1", "yes", "TRUE", ""] {
+            assert!(read(&Boolean, &env(bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_choice_names_its_set() {
+        let set = Choice(&[("a", 1), ("b", 2)]);
+        assert_eq!(read(&set, &env("b")), Ok(2));
+        assert_eq!(read(&set, &env("c")), Err("expects one of \"a\", \"b\", not \"c\"".into()));
+        assert_eq!(read(&AnyCase(&["PLAIN"]), &env("plain")), Ok("PLAIN".into()));
+    }
+}

@@ -1,0 +1,180 @@
+//! `[attio]` and `[[webhooks]]`: for the verbs that call Attio; `serve` never does.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value as Json, json};
+
+use super::sources::{is_known_type, unknown_type};
+use super::{INSTANT, value};
+use crate::attio::{Options, Subscription, WebhookOptions, filter};
+use crate::config::diagnostics::{Diagnostics, Given, nearest};
+use crate::config::keys::keys;
+use crate::config::kinds::{
+    Boolean, Description, FilePath, Form, Kind, Parsed, Pattern, Secret, Text, TimeSpan,
+};
+use crate::config::section::Section;
+use crate::config::tree::{Node, Value};
+
+const URL: Pattern = Pattern {
+    expects: "an address that begins with https:// or http://",
+    regex: r"^https?://\S+$",
+    accepts: |text| is_url(text, "https://") || is_url(text, "http://"),
+};
+
+const HTTPS: Pattern = Pattern {
+    expects: "an address that begins with https://",
+    regex: r"^https://\S+$",
+    accepts: |text| is_url(text, "https://"),
+};
+
+fn is_url(text: &str, scheme: &str) -> bool {
+    let rest = text.strip_prefix(scheme);
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
+}
+
+/// What webhooks are.
+pub const DOC: &str = "\
+Webhooks that should exist at Attio, for the verbs that manage them. One table each.
+`attio-bridge webhooks plan` shows how Attio differs, `attio-bridge webhooks apply` changes Attio.";
+
+/// What subscriptions are.
+pub const SUBSCRIPTIONS_DOC: &str = "\
+What Attio sends. Required. A filter is Attio's own, or by slug: { list = \"sales_pipeline\" },
+{ object = \"deals\", attribute = \"stage\" }.";
+
+keys! {
+    /// The keys of `[attio]`.
+    Attio {
+        /// Key of Attio's API; also ATTIO_API_KEY or ATTIO_API_KEY_FILE.
+        api_key: Secret like "change-me";
+        /// Address of the API.
+        api_url: Form(&URL) = "https://api.attio.com";
+        /// How long one attempt of a request may take. A request that is safe to repeat is retried, for a
+        /// minute at most.
+        timeout: TimeSpan(INSTANT..=Duration::from_secs(300)) = "10s";
+    }
+}
+
+keys! {
+    /// The keys of `[[webhooks]]`.
+    Webhook {
+        /// A name of your own, unique.
+        name: Text required "production";
+        /// The source that its deliveries are for.
+        source: Text required "attio";
+        /// Where Attio sends to; a webhook is identified by it.
+        target_url: Form(&HTTPS) required "https://hooks.example.com/webhooks/attio";
+        /// File to write the secret to that Attio generates.
+        secret_file: FilePath like "/run/secrets/attio";
+        /// Whether `watch` creates it again where it is gone, or inactive for good.
+        recreate: Boolean = "false";
+    }
+}
+
+keys! {
+    /// The keys of an entry of `subscriptions`.
+    SubscriptionKeys {
+        /// Type of the events.
+        event_type: Text required "record.created";
+        /// Which of them; all, where not set.
+        filter: Object like "{\"$and\":[]}";
+    }
+}
+
+/// A table that is passed on as JSON; the environment gives it as JSON text.
+pub struct Object;
+
+impl Kind for Object {
+    type Value = Json;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<Json> {
+        let json: Json = match &node.value {
+            Value::Text(text) if node.is_untyped() => {
+                serde_json::from_str(text).map_err(|error| format!("expects JSON: {error}"))?
+            }
+            Value::Table(_) => node.value.to_json(),
+            other => return Err(format!("expects a table, not {}", other.kind())),
+        };
+        Ok((json.clone(), json))
+    }
+
+    fn describe(&self) -> Description {
+        Description::new("table", "", json!({ "type": "object" }))
+    }
+}
+
+/// Reads `[attio]`.
+pub fn options(section: &mut Section<'_>) -> Options {
+    let keys = Attio::read(section);
+    let api_url = keys.api_url.value.trim_end_matches('/').to_owned();
+    Options { api_key: value(keys.api_key), api_url, timeout: keys.timeout.value }
+}
+
+/// Reads `[[webhooks]]`; `sources` are the names of the sources.
+pub fn webhooks(sections: Vec<Section<'_>>, sources: &[&str]) -> Vec<WebhookOptions> {
+    let mut taken = Taken::default();
+    sections.into_iter().map(|mut section| webhook(&mut section, sources, &mut taken)).collect()
+}
+
+/// What no two webhooks may share.
+#[derive(Default)]
+struct Taken {
+    names: BTreeSet<String>,
+    urls: BTreeSet<String>,
+}
+
+fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> WebhookOptions {
+    let diagnostics = section.diagnostics();
+    let keys = Webhook::read(section);
+    if let Some(name) = &keys.name
+        && !taken.names.insert(name.value.clone())
+    {
+        diagnostics.refuse(name, format!("another webhook is already called {:?}; rename one", name.value));
+    }
+    if let Some(source) = &keys.source
+        && !sources.contains(&&*source.value)
+    {
+        let meant = nearest(&source.value, sources.iter().copied());
+        diagnostics
+            .refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
+    }
+    if let Some(target) = &keys.target_url
+        && !taken.urls.insert(target.value.clone())
+    {
+        diagnostics.refuse(target, "another webhook has this target_url, which identifies a webhook");
+    }
+    let text = |given: Option<Given<String>>| value(given).unwrap_or_default();
+    WebhookOptions {
+        name: text(keys.name),
+        source: text(keys.source),
+        target_url: text(keys.target_url),
+        subscriptions: subscriptions(section),
+        secret_file: value(keys.secret_file),
+        recreate: keys.recreate.value,
+    }
+}
+
+fn subscriptions(section: &mut Section<'_>) -> Vec<Subscription> {
+    let sections = section.tables("subscriptions");
+    if sections.is_empty() {
+        let message = "required, as in subscriptions = [{ event_type = \"record.created\" }]";
+        section.missing("subscriptions", message);
+    }
+    sections.into_iter().filter_map(|mut section| subscription(&mut section)).collect()
+}
+
+fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
+    let diagnostics = section.diagnostics();
+    let keys = SubscriptionKeys::read(section);
+    if let Some(filter) = &keys.filter
+        && let Err(reason) = filter::parse(&filter.value)
+    {
+        diagnostics.refuse(filter, format!("the filter {reason}"));
+    }
+    let event_type = keys.event_type?;
+    if !is_known_type(&event_type.value) {
+        diagnostics.warn(&event_type, unknown_type(&event_type.value, ""));
+    }
+    Some(Subscription { event_type: event_type.value, filter: value(keys.filter) })
+}

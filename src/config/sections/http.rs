@@ -1,0 +1,173 @@
+//! `[http]`, `[admin]`, `[shutdown]` and `[runtime]`: the listeners and the process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{DAY, HOUR, INSTANT, size};
+use crate::config::diagnostics::Given;
+use crate::config::keys::keys;
+use crate::config::kinds::{Form, Integer, Pattern, TimeSpan};
+use crate::config::section::Section;
+use crate::http::Options;
+use crate::shutdown;
+
+const GIBIBYTE: u64 = 1 << 30;
+
+/// How long Attio waits for an answer.
+const SENDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const ADDRESS: Pattern = Pattern {
+    expects: "host:port, such as \"0.0.0.0:8080\"",
+    regex: r"^(\[[0-9A-Fa-f:.]+(%\S+)?\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
+    accepts: is_address,
+};
+
+keys! {
+    /// The keys of `[http]`.
+    Http {
+        /// Address of the public listener, host:port. Port 0 takes a free one; the log line `listening`
+        /// names it.
+        listen: Form(&ADDRESS) = "0.0.0.0:8080";
+        /// Largest body in bytes; a larger one is answered 413. At most max_in_flight_bytes.
+        max_body_bytes: Integer(1..=GIBIBYTE) = "524288";
+        /// Largest request head in bytes; a larger one is answered 431.
+        max_header_bytes: Integer(1024..=1_048_576) = "16384";
+        /// From the first byte of a request to the end of its head.
+        header_timeout: TimeSpan(INSTANT..=HOUR) = "5s";
+        /// From the end of the head to the end of the body; then 408. Shorter than answer_timeout.
+        body_timeout: TimeSpan(INSTANT..=HOUR) = "2s";
+        /// How long a connection may stay open between two requests, and how long a client may leave an
+        /// answer unread. Longer than a load balancer's 60 s.
+        idle_timeout: TimeSpan(INSTANT..=DAY) = "75s";
+        /// From the end of the head to the answer; then 503. Attio waits 5 s.
+        answer_timeout: TimeSpan(INSTANT..=HOUR) = "4s";
+        /// Most connections open at once.
+        max_connections: Integer(1..=10_000_000) = "10000";
+        /// Most deliveries in flight at once; more are answered 503 with Retry-After.
+        max_in_flight: Integer(1..=10_000_000) = "1024";
+        /// Most bytes of the bodies of those deliveries.
+        max_in_flight_bytes: Integer(1..=1024 * GIBIBYTE) = "67108864";
+    }
+}
+
+keys! {
+    /// The keys of `[admin]`.
+    Admin {
+        /// Address of the admin listener, host:port.
+        listen: Form(&ADDRESS) = "0.0.0.0:8081";
+    }
+}
+
+keys! {
+    /// The keys of `[shutdown]`.
+    Shutdown {
+        /// How long to go on serving once /readyz answers 503, so that load balancers notice.
+        delay: TimeSpan(Duration::ZERO..=HOUR) = "0s";
+        /// How long to wait for deliveries in flight; then exit 1.
+        drain_timeout: TimeSpan(INSTANT..=HOUR) = "20s";
+    }
+}
+
+keys! {
+    /// The keys of `[runtime]`.
+    Runtime {
+        /// Threads that serve. As many as the cores that the process may use, where not set.
+        workers: Integer(1..=1024) like "4";
+    }
+}
+
+/// Reads `[http]`; the address with its origin.
+pub fn http(section: &mut Section<'_>) -> (Options, Given<String>) {
+    let keys = Http::read(section);
+    let diagnostics = section.diagnostics();
+    let (body, all) = (&keys.max_body_bytes, &keys.max_in_flight_bytes);
+    if body.value > all.value {
+        let message = format!(
+            "{} is more than http.max_in_flight_bytes ({}), so such a body would always be refused; lower it, or \
+             raise http.max_in_flight_bytes",
+            body.value, all.value
+        );
+        diagnostics.refuse(body, message);
+    }
+    if keys.body_timeout.value >= keys.answer_timeout.value {
+        let message = "leaves no time for the broker; make it shorter than http.answer_timeout";
+        diagnostics.warn(&keys.body_timeout, message);
+    }
+    if keys.answer_timeout.value >= SENDER_TIMEOUT {
+        let message = "Attio waits 5s for an answer and counts a later one as a failure; make it shorter";
+        diagnostics.warn(&keys.answer_timeout, message);
+    }
+    let options = Options {
+        listen: keys.listen.value.clone(),
+        max_body_bytes: size(&keys.max_body_bytes),
+        max_header_bytes: size(&keys.max_header_bytes),
+        header_timeout: keys.header_timeout.value,
+        body_timeout: keys.body_timeout.value,
+        idle_timeout: keys.idle_timeout.value,
+        answer_timeout: keys.answer_timeout.value,
+        max_connections: size(&keys.max_connections),
+        max_in_flight: size(&keys.max_in_flight),
+        max_in_flight_bytes: size(&keys.max_in_flight_bytes),
+    };
+    (options, keys.listen)
+}
+
+/// Reads `[admin]`: the address of the admin listener. `public` is the one of the public listener.
+pub fn admin(section: &mut Section<'_>, public: Option<&Given<String>>) -> String {
+    let listen = Admin::read(section).listen;
+    if public.is_some_and(|public| public.value == listen.value) && !listen.value.ends_with(":0") {
+        let message = format!("{} is also http.listen; give each listener its own address", listen.value);
+        section.diagnostics().refuse(&listen, message);
+    }
+    listen.value
+}
+
+/// Reads `[shutdown]`.
+pub fn shutdown(section: &mut Section<'_>) -> shutdown::Options {
+    let keys = Shutdown::read(section);
+    shutdown::Options { delay: keys.delay.value, drain_timeout: keys.drain_timeout.value }
+}
+
+/// Reads `[runtime]`: the number of worker threads.
+pub fn runtime(section: &mut Section<'_>) -> Option<usize> {
+    Runtime::read(section).workers.as_ref().map(size)
+}
+
+/// `host:port`, the host an IP address (version 6 in brackets) or a name.
+fn is_address(text: &str) -> bool {
+    if text.parse::<SocketAddr>().is_ok() {
+        return true;
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let numeric = host.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let port_fits = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    !numeric && host.bytes().all(fits) && port_fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_address;
+
+    #[test]
+    fn addresses_are_host_and_port() {
+        for good in ["0.0.0.0:8080", "127.0.0.1:0", "[::]:8080", "[::1]:1", "localhost:80", "a-b.c:65535"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in [
+            "",
+            "8080",
+            ":8080",
+            "localhost",
+            "localhost:",
+            "a:65536",
+            "a:+1",
+            "a b:1",
+            "::1:80",
+            "1.2.3:4",
+            "256.0.0.1:80",
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+}

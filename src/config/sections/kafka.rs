@@ -1,0 +1,281 @@
+//! `[kafka]`, `[kafka.topics]` and `[kafka.properties]`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rdkafka::error::KafkaError;
+use secrecy::ExposeSecret;
+use serde_json::Value as Json;
+
+use super::{CENTURY, DAY, Entries, INSTANT, paired, readable, value};
+use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
+use crate::config::diagnostics::{Diagnostics, Given};
+use crate::config::files;
+use crate::config::keys::keys;
+use crate::config::kinds::{
+    AnyCase, Choice, FilePath, HIDDEN, Integer, Kind, List, Scalar, Secret, Text, TimeSpan,
+};
+use crate::config::section::Section;
+use crate::config::tree::{Node, Value};
+
+const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+const ENSURE: [(&str, Ensure); 3] =
+    [("verify", Ensure::Verify), ("off", Ensure::Off), ("create", Ensure::Create)];
+
+/// librdkafka's own limit of `linger.ms`.
+const LONGEST_LINGER: Duration = Duration::from_secs(900);
+
+/// What is in `[kafka.properties]`.
+pub const PROPERTIES: Entries =
+    Entries { names: Vec::new, kind: &Scalar, example: "socket.keepalive.enable = true" };
+
+keys! {
+    /// The keys of `[kafka]`.
+    Kafka {
+        /// Brokers, host:port. Required for Kafka.
+        bootstrap_servers: List like "localhost:9092";
+        /// How to talk to the brokers. librdkafka's default is plaintext. The user needs Write and
+        /// Describe on the topics; a rule for the prefix is enough.
+        security_protocol: AnyCase(&PROTOCOLS) like "sasl_ssl";
+        /// How to log in; needs a sasl protocol. OAUTHBEARER takes only unsecured tokens (properties
+        /// enable.sasl.oauthbearer.unsecure.jwt and sasl.oauthbearer.config): this build leaves out
+        /// libcurl, with which librdkafka fetches others.
+        sasl_mechanism: AnyCase(&MECHANISMS) like "SCRAM-SHA-512";
+        /// User name.
+        sasl_username: Text like "attio-bridge";
+        /// Password. Better given as ATTIO_BRIDGE__KAFKA__SASL_PASSWORD_FILE than here.
+        sasl_password: Secret like "change-me";
+        /// PEM file with the authorities that may sign the brokers' certificates. The system's, where not
+        /// set.
+        ca_file: FilePath like "/etc/attio-bridge/ca.pem";
+        /// PEM file with the bridge's own certificate.
+        cert_file: FilePath like "/etc/attio-bridge/client.pem";
+        /// PEM file with the key of cert_file.
+        key_file: FilePath like "/etc/attio-bridge/client.key";
+        /// After this the client gives up a message. The sender has its answer long before.
+        publish_timeout: TimeSpan(INSTANT..=DAY) = "30s";
+        /// How long a message may wait to be sent with others. Every delivery waits for it too. Shorter
+        /// than publish_timeout.
+        linger: TimeSpan(Duration::ZERO..=LONGEST_LINGER) = "0ms";
+    }
+}
+
+keys! {
+    /// The keys of `[kafka.topics]`.
+    TopicKeys {
+        /// "verify": the log names a missing topic, and the bridge is not ready. "create": it is created.
+        /// "off": neither.
+        ensure: Choice<Ensure>(&ENSURE) = "verify";
+        /// Partitions of topics that are created, by the bridge or by what `attio-bridge topics` prints.
+        /// The broker's default, where not set; likewise below.
+        partitions: Integer(1..=100_000) like "6";
+        /// Replicas of those topics.
+        replication_factor: Integer(1..=32_767) like "3";
+        /// Replicas that must have a message before it is acknowledged. At most replication_factor.
+        min_insync_replicas: Integer(1..=32_767) like "2";
+        /// How long those topics keep messages.
+        retention: TimeSpan(INSTANT..=CENTURY) like "168h";
+    }
+}
+
+/// Reads `[kafka]`; `used` says whether it is the bus.
+pub fn read(section: &mut Section<'_>, used: bool) -> Options {
+    let diagnostics = section.diagnostics();
+    let keys = Kafka::read(section);
+    if used {
+        check_servers(diagnostics, keys.bootstrap_servers.as_ref());
+        check_access(diagnostics, &keys);
+    }
+    if keys.linger.value >= keys.publish_timeout.value {
+        diagnostics.refuse(&keys.linger, "must be shorter than kafka.publish_timeout");
+    }
+    let properties = properties(&mut section.section("properties"), used);
+    if used {
+        check_token(diagnostics, keys.sasl_mechanism.as_ref(), &properties);
+    }
+    let topics = topics(&mut section.section("topics"));
+    Options {
+        bootstrap_servers: value(keys.bootstrap_servers).unwrap_or_default().join(","),
+        security_protocol: value(keys.security_protocol),
+        sasl_mechanism: value(keys.sasl_mechanism),
+        sasl_username: value(keys.sasl_username),
+        sasl_password: value(keys.sasl_password),
+        ca_file: value(keys.ca_file),
+        cert_file: value(keys.cert_file),
+        key_file: value(keys.key_file),
+        publish_timeout: keys.publish_timeout.value,
+        linger: keys.linger.value,
+        properties,
+        topics,
+    }
+}
+
+fn check_servers(diagnostics: &Diagnostics, servers: Option<&Given<Vec<String>>>) {
+    let Some(given) = servers.filter(|given| !given.value.is_empty()) else {
+        let message = "required for Kafka: host:port of one or more brokers, as in bootstrap_servers = \
+                       \"localhost:9092\" (also ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS, comma separated)";
+        return diagnostics.required("kafka.bootstrap_servers", message);
+    };
+    if let Some((scheme, rest)) = given.value.iter().find_map(|server| server.split_once("://")) {
+        let message = format!("expects host:port without a scheme: write {rest:?}, without {scheme}://");
+        diagnostics.refuse(given, message);
+    }
+}
+
+/// Checks protocol, login and files together.
+fn check_access(diagnostics: &Diagnostics, keys: &Kafka) {
+    let protocol = keys.security_protocol.as_ref().map_or("plaintext", |given| &*given.value);
+    if protocol.starts_with("sasl_") {
+        check_login(diagnostics, keys);
+    } else {
+        let message = without_effect(protocol, "\"sasl_ssl\" or \"sasl_plaintext\"");
+        refuse(diagnostics, keys.sasl_mechanism.as_ref(), &message);
+        refuse(diagnostics, keys.sasl_username.as_ref(), &message);
+        refuse(diagnostics, keys.sasl_password.as_ref(), &message);
+    }
+    for file in [&keys.ca_file, &keys.cert_file, &keys.key_file] {
+        readable(diagnostics, file.as_ref());
+        if !protocol.ends_with("ssl") {
+            refuse(diagnostics, file.as_ref(), &without_effect(protocol, "\"ssl\" or \"sasl_ssl\""));
+        }
+    }
+    paired(diagnostics, keys.cert_file.as_ref(), keys.key_file.as_ref());
+}
+
+fn without_effect(protocol: &str, needed: &str) -> String {
+    format!(
+        "has no effect with security_protocol {protocol}; set kafka.security_protocol to {needed}, or remove it"
+    )
+}
+
+fn refuse<T>(diagnostics: &Diagnostics, given: Option<&Given<T>>, message: &str) {
+    if let Some(given) = given {
+        diagnostics.refuse(given, message);
+    }
+}
+
+fn check_login(diagnostics: &Diagnostics, keys: &Kafka) {
+    let Some(mechanism) = &keys.sasl_mechanism else {
+        let message = format!("required with a sasl protocol: one of {}", MECHANISMS.join(", "));
+        return diagnostics.required("kafka.sasl_mechanism", message);
+    };
+    if mechanism.value == "OAUTHBEARER" {
+        return;
+    }
+    let message = format!("required with sasl_mechanism {}", mechanism.value);
+    if keys.sasl_username.is_none() {
+        diagnostics.required("kafka.sasl_username", &*message);
+    }
+    if keys.sasl_password.is_none() {
+        diagnostics.required("kafka.sasl_password", message);
+    }
+}
+
+/// Checks where OAUTHBEARER gets its tokens.
+fn check_token(
+    diagnostics: &Diagnostics,
+    mechanism: Option<&Given<String>>,
+    properties: &BTreeMap<String, String>,
+) {
+    if let Some(mechanism) = mechanism.filter(|given| given.value == "OAUTHBEARER")
+        && properties.get("enable.sasl.oauthbearer.unsecure.jwt").is_none_or(|value| value != "true")
+    {
+        let message = "this build has no way to fetch a token (librdkafka needs libcurl for OIDC); it can make \
+                       unsecured ones, with the properties enable.sasl.oauthbearer.unsecure.jwt and \
+                       sasl.oauthbearer.config; else use SCRAM or a client certificate";
+        diagnostics.refuse(mechanism, message);
+    }
+}
+
+fn properties(section: &mut Section<'_>, used: bool) -> BTreeMap<String, String> {
+    let diagnostics = section.diagnostics();
+    let mut properties = BTreeMap::new();
+    for (name, node) in section.entries() {
+        let key = section.key(&name);
+        let hidden = is_secret_property(&name);
+        match property(&name, &node, diagnostics) {
+            Ok(text) => {
+                let shown = if hidden { Json::from(HIDDEN) } else { Json::from(text.as_str()) };
+                diagnostics.setting(&key, shown, Some(&node.origin));
+                if hidden {
+                    diagnostics.secret(&key, text.clone().into());
+                }
+                if let Some(danger) = danger(&name, &text).filter(|_| used) {
+                    diagnostics.warning(&key, Some(&node.origin), danger);
+                }
+                properties.insert(name, text);
+            }
+            Err(message) => diagnostics.problem(&key, Some(&node.origin), message),
+        }
+    }
+    properties
+}
+
+/// Whether a librdkafka property holds a secret.
+pub fn is_secret_property(name: &str) -> bool {
+    let ends = [".password", ".secret", ".passphrase", "key.pem", "oauthbearer.config"];
+    ends.iter().any(|end| name.ends_with(end))
+}
+
+/// The danger of a property that turns off a check of the broker's certificate.
+fn danger(name: &str, value: &str) -> Option<&'static str> {
+    match (name, value.to_ascii_lowercase().as_str()) {
+        ("ssl.endpoint.identification.algorithm", "none") => Some(
+            "the broker's host name is not checked: anyone with a certificate of the same authority can pose as \
+             the broker; remove it once the certificate is right",
+        ),
+        ("enable.ssl.certificate.verification", "false") => Some(
+            "the broker's certificate is not checked: anyone on the network can pose as the broker and read all \
+             events; set kafka.ca_file instead",
+        ),
+        _ => None,
+    }
+}
+
+fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String, String> {
+    if let Some(reason) = owned_property(name) {
+        return Err(format!("the bridge owns this property: {reason}"));
+    }
+    let text = match &node.value {
+        Value::ReadFrom(path) => {
+            diagnostics.file(path.as_ref());
+            files::read_secret(path.as_ref())?.expose_secret().to_owned()
+        }
+        _ => Scalar.parse(node, diagnostics)?.0,
+    };
+    accepted(name, &text).map(|()| text)
+}
+
+/// Asks librdkafka itself, without a client and without the network.
+fn accepted(name: &str, text: &str) -> Result<(), String> {
+    match rdkafka::ClientConfig::new().set(name, text).create_native_config() {
+        Ok(_) => Ok(()),
+        // Some of its messages quote the value.
+        Err(KafkaError::ClientConfig(_, message, ..))
+            if !is_secret_property(name) || !message.contains(text) =>
+        {
+            Err(format!("librdkafka refuses it: {message}"))
+        }
+        Err(_) => Err("librdkafka refuses this value".into()),
+    }
+}
+
+fn topics(section: &mut Section<'_>) -> Topics {
+    let keys = TopicKeys::read(section);
+    if let (Some(least), Some(all)) = (&keys.min_insync_replicas, &keys.replication_factor)
+        && least.value > all.value
+    {
+        let message =
+            format!("is more than kafka.topics.replication_factor ({}): nothing could be written", all.value);
+        section.diagnostics().refuse(least, message);
+    }
+    let number = |given: Given<u64>| i32::try_from(given.value).expect("the range of the key fits");
+    Topics {
+        ensure: keys.ensure.value,
+        partitions: keys.partitions.map(number),
+        replication_factor: keys.replication_factor.map(number),
+        min_insync_replicas: keys.min_insync_replicas.map(|given| number(given).unsigned_abs()),
+        retention: value(keys.retention),
+    }
+}

@@ -1,0 +1,323 @@
+//! The keys by section: each file declares the keys of its tables, reads them and checks them together. Here:
+//! the list of all tables, `[dedup]`, `[bus]`, `[log]`, and what the files share.
+
+mod attio;
+mod http;
+mod kafka;
+mod nats;
+mod route;
+mod sources;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::diagnostics::{Diagnostics, Given};
+use super::files;
+use super::keys::{Key, keys};
+use super::kinds::{Choice, Describe, Integer, TimeSpan};
+use super::section::Section;
+use super::{Config, Environment, Input};
+use crate::bus::{self, Kind as Bus};
+use crate::cloudevent::ContentMode;
+use crate::pipeline::dedup;
+
+pub use attio::{options as attio, webhooks};
+pub use http::admin;
+
+const INSTANT: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// A table of the file: its keys and its documentation.
+pub struct Declaration {
+    /// Its path: `*` is a name of the operator's, `[]` a list of tables.
+    pub path: &'static str,
+    /// What it is for.
+    pub doc: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+    /// What else may be in it.
+    pub entries: Option<Entries>,
+    /// How the example shows it.
+    pub example: Example,
+}
+
+/// Names of a table that are no keys.
+pub struct Entries {
+    /// The names; none where any name will do.
+    pub names: fn() -> Vec<&'static str>,
+    /// The type of their values.
+    pub kind: &'static dyn Describe,
+    /// An entry to show.
+    pub example: &'static str,
+}
+
+/// How the example shows a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Example {
+    /// As a table of its own.
+    Table,
+    /// Likewise, without repeating what its keys do.
+    Brief,
+    /// Commented out: it must not exist without keys.
+    Comment,
+    /// As a value in its parent.
+    Inline(&'static str),
+}
+
+/// All tables, in the order of the example.
+pub static TABLES: [Declaration; 21] = [
+    table("http", "The public listener and its limits.", http::Http::KEYS),
+    table(
+        "admin",
+        "The listener of /livez, /readyz and /metrics. Keep it off the public network.",
+        http::Admin::KEYS,
+    ),
+    table("sources.*", sources::DOC, sources::Source::KEYS),
+    Declaration {
+        example: Example::Inline(
+            r#"[{ label = "default", file = "/run/secrets/attio" }, { label = "old", file = "/run/secrets/attio-old" }]"#,
+        ),
+        ..table("sources.*.secrets[]", sources::SECRETS_DOC, sources::SecretKeys::KEYS)
+    },
+    table(
+        "sources.*.filter.include",
+        "An event passes only if it is in every list here that is not empty.",
+        sources::Rules::KEYS,
+    ),
+    Declaration {
+        example: Example::Brief,
+        ..table(
+            "sources.*.filter.exclude",
+            "An event that is in any of these lists is dropped and counted as `filtered`. The same lists.",
+            sources::Rules::KEYS,
+        )
+    },
+    table("route", "Where events go.", route::RouteKeys::KEYS),
+    Declaration { entries: Some(route::CATEGORIES), ..table("route.categories", route::CATEGORIES_DOC, &[]) },
+    table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
+    table("bus", "Where events are published.", BusKeys::KEYS),
+    table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
+    table("kafka.topics", "The topics, one for each category.", kafka::TopicKeys::KEYS),
+    Declaration {
+        entries: Some(kafka::PROPERTIES),
+        ..table(
+            "kafka.properties",
+            "Any other property of librdkafka, by its own name. Those that the bridge sets itself are refused.",
+            &[],
+        )
+    },
+    table("nats", "The NATS servers, for bus.type \"nats\".", nats::Nats::KEYS),
+    table("nats.stream", "The JetStream stream that takes the events.", nats::StreamKeys::KEYS),
+    table("attio", "Attio's API, for the verbs that call it; `serve` never does.", attio::Attio::KEYS),
+    table("shutdown", "How the bridge stops after SIGTERM or SIGINT.", http::Shutdown::KEYS),
+    table("runtime", "The process.", http::Runtime::KEYS),
+    table("log", "The log, on stderr.", Log::KEYS),
+    Declaration { example: Example::Comment, ..table("webhooks[]", attio::DOC, attio::Webhook::KEYS) },
+    Declaration {
+        example: Example::Inline(
+            r#"[{ event_type = "record.created" }, { event_type = "list-entry.updated", filter = { "$and" = [] } }]"#,
+        ),
+        ..table("webhooks[].subscriptions[]", attio::SUBSCRIPTIONS_DOC, attio::SubscriptionKeys::KEYS)
+    },
+];
+
+const fn table(path: &'static str, doc: &'static str, keys: &'static [Key]) -> Declaration {
+    Declaration { path, doc, keys, entries: None, example: Example::Table }
+}
+
+/// The table of a path, whose lists of tables end in `[]`.
+pub fn declaration(path: &[&str]) -> Option<&'static Declaration> {
+    let fits = |(declared, name): (&str, &&str)| declared == "*" || declared == *name;
+    TABLES.iter().find(|table| {
+        table.path.split('.').count() == path.len() && table.path.split('.').zip(path).all(fits)
+    })
+}
+
+/// Whether a key is a secret: its value is never shown, and it may be given as `…_FILE`.
+pub fn is_secret(path: &[&str]) -> bool {
+    if let ["kafka", "properties", name] = path {
+        return kafka::is_secret_property(name);
+    }
+    key(path).is_some_and(|key| key.kind.description().secret)
+}
+
+/// Whether the value of a key may be shown: the key is declared, and no secret.
+pub fn is_open(path: &[&str]) -> bool {
+    let Some((name, table)) = path.split_last() else { return false };
+    let entry =
+        |table: &Declaration| table.entries.as_ref().is_some_and(|entries| (entries.names)().contains(name));
+    key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.kind.description().secret)
+}
+
+fn key(path: &[&str]) -> Option<&'static Key> {
+    let (name, table) = path.split_last()?;
+    declaration(table)?.keys.iter().find(|key| key.name() == *name)
+}
+
+keys! {
+    /// The keys of `[dedup]`.
+    Dedup {
+        /// How long an acknowledged event is remembered. Attio retries for about 3 days.
+        window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
+        /// Most events that are remembered. The log says at start how much memory and time that is.
+        capacity: Integer(1..=u64::MAX) = "250000";
+    }
+}
+
+keys! {
+    /// The keys of `[bus]`.
+    BusKeys {
+        /// The broker; "stdout" prints one event a line, for pipes. Required.
+        r#type: Choice<Type>(&TYPES) like "kafka";
+        /// "structured": one JSON envelope. "binary": attributes in headers, data as the payload.
+        content_mode: Choice<ContentMode>(&MODES) = "structured";
+    }
+}
+
+keys! {
+    /// The keys of `[log]`.
+    Log {
+        /// Least level that is logged. RUST_LOG wins, and can set levels by target.
+        level: Choice<&'static str>(&LEVELS) = "info";
+        /// "auto" is text on a terminal, else JSON.
+        format: Choice<LogFormat>(&FORMATS) = "auto";
+    }
+}
+
+/// The brokers that `bus.type` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// Apache Kafka.
+    Kafka,
+    /// NATS JetStream.
+    Nats,
+    /// Standard output.
+    Stdout,
+}
+
+const TYPES: [(&str, Type); 3] = [("kafka", Type::Kafka), ("nats", Type::Nats), ("stdout", Type::Stdout)];
+const MODES: [(&str, ContentMode); 2] =
+    [("structured", ContentMode::Structured), ("binary", ContentMode::Binary)];
+const LEVELS: [(&str, &str); 5] =
+    [("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
+const FORMATS: [(&str, LogFormat); 3] =
+    [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// What is logged, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Least level that is logged, unless `RUST_LOG` is set.
+    pub level: &'static str,
+    /// The form of a line.
+    pub format: LogFormat,
+}
+
+/// The form of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    #[default]
+    Auto,
+    /// Text for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Reads everything. The result is good only if the diagnostics hold no problem.
+pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
+    let environment: &Environment = &input.environment;
+    let (http, listen) = http::http(&mut root.section("http"));
+    let admin_listen = admin(&mut root.section("admin"), Some(&listen));
+    let sources = sources::sources(&mut root.section("sources"), environment);
+    let route = route::read(&mut root.section("route"));
+    route::check_slugs(root.diagnostics(), &sources, &route);
+    let dedup = Dedup::read(&mut root.section("dedup"));
+    let bus = bus(root);
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    // For their problems: `serve` never calls Attio.
+    attio(&mut root.section("attio"));
+    webhooks(root.tables("webhooks"), &names);
+    let shutdown = http::shutdown(&mut root.section("shutdown"));
+    let workers = http::runtime(&mut root.section("runtime"));
+    let log = Log::read(&mut root.section("log"));
+    Config {
+        http,
+        admin_listen,
+        sources,
+        route: route.options,
+        slugs_file: route.slugs_file,
+        slugs: route.slugs,
+        dedup: dedup::Options { window: dedup.window.value, capacity: dedup.capacity.value },
+        bus,
+        shutdown,
+        workers,
+        log: LogOptions { level: log.level.value, format: log.format.value },
+        warnings: Vec::new(),
+        settings: Vec::new(),
+        secrets: Default::default(),
+        files: Default::default(),
+        input: input.clone(),
+    }
+}
+
+/// Reads `[bus]` and the sections of the buses. Every section's types are checked; what a bus requires, and
+/// whether its files are readable, is checked for the one in use.
+fn bus(root: &mut Section<'_>) -> bus::Options {
+    let keys = BusKeys::read(&mut root.section("bus"));
+    if keys.r#type.is_none() {
+        let message = "required: \"kafka\", \"nats\" or \"stdout\"; set bus.type, ATTIO_BRIDGE__BUS__TYPE, or \
+                       `serve --bus`";
+        root.diagnostics().required("bus.type", message);
+    }
+    let used = value(keys.r#type);
+    let kafka = kafka::read(&mut root.section("kafka"), used == Some(Type::Kafka));
+    let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
+    let kind = match used {
+        Some(Type::Kafka) => Bus::Kafka(Box::new(kafka)),
+        Some(Type::Nats) => Bus::Nats(Box::new(nats)),
+        // Without a type there is a problem, and this is never used.
+        Some(Type::Stdout) | None => Bus::Stdout,
+    };
+    bus::Options { kind, content_mode: keys.content_mode.value }
+}
+
+/// A number as a size in memory.
+fn size(given: &Given<u64>) -> usize {
+    usize::try_from(given.value).unwrap_or(usize::MAX)
+}
+
+/// Checks that a file can be opened, and watches it.
+fn readable(diagnostics: &Diagnostics, given: Option<&Given<PathBuf>>) {
+    let Some(given) = given else { return };
+    diagnostics.file(&given.value);
+    let tried = files::open(&given.value).and_then(|file| file.metadata());
+    match tried {
+        Err(error) => diagnostics.refuse(given, files::unreadable(&given.value, &error)),
+        Ok(found) if found.is_dir() => {
+            diagnostics.refuse(given, format!("{} is a directory, not a file", given.value.display()));
+        }
+        Ok(_) => {}
+    }
+}
+
+/// Checks that a certificate has its key and a key its certificate.
+fn paired(diagnostics: &Diagnostics, cert: Option<&Given<PathBuf>>, key: Option<&Given<PathBuf>>) {
+    match (cert, key) {
+        (Some(cert), None) => {
+            let other = cert.key.replace("cert_file", "key_file");
+            diagnostics.refuse(cert, format!("needs {other}, the key of the certificate"));
+        }
+        (None, Some(key)) => {
+            let other = key.key.replace("key_file", "cert_file");
+            diagnostics.refuse(key, format!("needs {other}, the certificate of the key"));
+        }
+        _ => {}
+    }
+}
+
+fn value<T>(given: Option<Given<T>>) -> Option<T> {
+    given.map(|given| given.value)
+}

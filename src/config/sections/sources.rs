@@ -1,0 +1,271 @@
+//! `[sources.NAME]` with its secrets and filter.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value as Json;
+
+use super::{DAY, value};
+use crate::catalog::{self, EVENT_TYPES};
+use crate::config::Environment;
+use crate::config::diagnostics::{Diagnostics, Given, nearest};
+use crate::config::files;
+use crate::config::keys::keys;
+use crate::config::kinds::{Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
+use crate::config::section::Section;
+use crate::delivery::SourceName;
+use crate::metrics::NO_SECRET;
+use crate::pipeline::verify::{self, MIN_SECRET_BYTES, Scheme};
+use crate::pipeline::{SourceOptions, filter};
+
+/// A shorter secret is accepted with a warning; Attio's own have 64 characters.
+const GOOD_SECRET_BYTES: usize = 32;
+
+const SCHEMES: [(&str, Scheme); 3] =
+    [("auto", Scheme::Auto), ("attio", Scheme::Attio), ("timestamped", Scheme::Timestamped)];
+
+const LABEL: Pattern = Pattern {
+    expects: "1 to 32 characters of a-z, 0-9, - and _, other than `none`",
+    regex: "^[a-z0-9_-]{1,32}$",
+    accepts: |label| {
+        let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+        (1..=32).contains(&label.len()) && label.bytes().all(fits) && label != NO_SECRET
+    },
+};
+
+const ID: Pattern = Pattern {
+    expects: "an id: 1 to 128 characters of A-Z, a-z, 0-9, ., _, : and -",
+    regex: "^[A-Za-z0-9._:-]{1,128}$",
+    accepts: catalog::is_id,
+};
+
+/// What a source is.
+pub const DOC: &str = "\
+One table per sender; deliveries of source `attio` arrive at /webhooks/attio. A name is 1 to 63
+characters of a-z, 0-9, - and _. ATTIO_WEBHOOK_SECRET is the secret `default` of source `attio`, and
+wins over a secret of that label given here.";
+
+/// What the secrets of a source are.
+pub const SECRETS_DOC: &str = "\
+At least one secret; a delivery may be signed with any of them, so that a secret can be rotated. Each
+has a label for metrics and logs, and one of: file = \"PATH\", env = \"NAME\", value = \"TEXT\". At least
+16 bytes; Attio's have 64. Variables: ATTIO_BRIDGE__SOURCES__ATTIO__SECRETS__<LABEL>[_FILE]. Secrets
+are read again while the bridge serves: on SIGHUP, and when this file or theirs changes.";
+
+keys! {
+    /// The keys of `[sources.NAME]`.
+    Source {
+        /// "attio": HMAC over the body. "timestamped": HMAC over timestamp.body. "auto": timestamped
+        /// where the header X-Attio-Timestamp is sent, else attio.
+        scheme: Choice<Scheme>(&SCHEMES) = "auto";
+        /// How far in the past or the future a signed timestamp may be.
+        timestamp_tolerance: TimeSpan(Duration::from_secs(1)..=DAY) = "300s";
+        /// Workspace of events that name none; it becomes part of the CloudEvents `source`.
+        workspace_id: Form(&ID) like "14beef7a-99f7-4534-a87e-70b564330a4c";
+    }
+}
+
+keys! {
+    /// The keys of an entry of `secrets`.
+    SecretKeys {
+        /// Name of the secret in metrics and logs, unique in its source.
+        label: Form(&LABEL) required "default";
+        /// File that holds the secret; one line end at its end is not part of it.
+        file: FilePath like "/run/secrets/attio";
+        /// Environment variable that holds the secret.
+        env: Text like "ATTIO_SECRET";
+        /// The secret itself.
+        value: Secret like "change-me";
+    }
+}
+
+keys! {
+    /// The keys of a filter's `include` and `exclude`.
+    Rules {
+        /// Event types: "record.updated", or "record.*" for all of a category.
+        types: List = "";
+        /// Actor types, such as "workspace-member".
+        actor_types: List = "";
+        /// Object ids, or slugs where route.slugs_file is set: "people". A list with a slug that the file
+        /// does not know drops no event for missing from it; where an event must never pass, use ids.
+        objects: List = "";
+        /// List ids, or slugs, likewise.
+        lists: List = "";
+        /// Attribute ids.
+        attributes: List = "";
+    }
+}
+
+/// Reads every source.
+pub fn sources(section: &mut Section<'_>, environment: &Environment) -> Vec<SourceOptions> {
+    let diagnostics = section.diagnostics();
+    let entries = section.entries();
+    if entries.is_empty() {
+        let message = "no source is configured; set ATTIO_WEBHOOK_SECRET (or ATTIO_WEBHOOK_SECRET_FILE), \
+                       or add a table [sources.NAME] with its secrets";
+        diagnostics.problem(section.path(), None, message);
+    }
+    let mut sources = Vec::new();
+    for (name, node) in entries {
+        let origin = node.origin.clone();
+        let mut section = section.child(&name, node);
+        let name = SourceName::new(&name).unwrap_or_else(|error| {
+            diagnostics.problem(section.path(), Some(&origin), error.to_string());
+            SourceName::new("unnamed").expect("a good name")
+        });
+        sources.push(source(&mut section, name, environment));
+    }
+    sources
+}
+
+fn source(section: &mut Section<'_>, name: SourceName, environment: &Environment) -> SourceOptions {
+    let keys = Source::read(section);
+    let secrets = secrets(section, environment);
+    let mut filter = section.section("filter");
+    let include = rules(&mut filter.section("include"));
+    let exclude = rules(&mut filter.section("exclude"));
+    let (scheme, timestamp_tolerance) = (keys.scheme.value, keys.timestamp_tolerance.value);
+    SourceOptions {
+        name,
+        verify: verify::Options { scheme, timestamp_tolerance, secrets },
+        filter: filter::Options { include, exclude },
+        workspace_id: value(keys.workspace_id),
+    }
+}
+
+fn secrets(section: &mut Section<'_>, environment: &Environment) -> Vec<verify::Secret> {
+    let diagnostics = section.diagnostics();
+    let key = section.key("secrets");
+    let path = section.path().to_owned();
+    let entries = section.tables("secrets");
+    if entries.is_empty() {
+        let message = "the source has no secret; add one, as in \
+                       secrets = [{ label = \"default\", file = \"/run/secrets/attio\" }]";
+        diagnostics.required(&key, message);
+    }
+    let mut labels = BTreeSet::new();
+    let mut secrets = Vec::new();
+    for entry in entries {
+        let mut entry = entry.unlisted();
+        let (keys, set) = (entry.names(), SecretKeys::read(&mut entry));
+        let found = secret(&entry, &keys, set, environment);
+        let Some((label, found)) = found else { continue };
+        if !labels.insert(label.value.clone()) {
+            let message = format!("another secret of this source is called {:?}; rename one", label.value);
+            diagnostics.refuse(&label, message);
+        }
+        let key = format!("{path}.secrets.{}", label.value);
+        diagnostics.setting(&key, Json::from(HIDDEN), Some(&found.origin));
+        diagnostics.secret(&key, found.value.clone());
+        secrets.push(verify::Secret { label: label.value.into(), value: found.value });
+    }
+    secrets
+}
+
+/// The label and the value of one entry. `names` are the keys that it has.
+fn secret(
+    section: &Section<'_>,
+    names: &[String],
+    keys: SecretKeys,
+    environment: &Environment,
+) -> Option<(Given<String>, Given<SecretString>)> {
+    let diagnostics = section.diagnostics();
+    const ONE: &str = "give exactly one of `file`, `env` and `value`";
+    let given: Vec<_> = names.iter().filter(|name| ["file", "env", "value"].contains(&&***name)).collect();
+    match given[..] {
+        [] => diagnostics.problem(section.path(), section.origin(), format!("has no value; {ONE}")),
+        [_] => {}
+        [first, second, ..] => {
+            let message = format!("has both `{first}` and `{second}`; {ONE}");
+            diagnostics.problem(section.path(), section.origin(), message);
+            return None;
+        }
+    }
+    let found = keys.value.or_else(|| {
+        let given = keys.file?;
+        diagnostics.file(&given.value);
+        resolved(diagnostics, &given, files::read_secret(&given.value))
+    });
+    let found = found.or_else(|| {
+        let given = keys.env?;
+        resolved(diagnostics, &given, variable(&given.value, environment))
+    })?;
+    check_strength(diagnostics, keys.label.as_ref().map_or("?", |label| &label.value), &found);
+    Some((keys.label?, found))
+}
+
+/// The secret that a key names.
+fn resolved<T>(
+    diagnostics: &Diagnostics,
+    given: &Given<T>,
+    found: Result<SecretString, String>,
+) -> Option<Given<SecretString>> {
+    match found {
+        Ok(value) => Some(Given { key: given.key.clone(), value, origin: given.origin.clone() }),
+        Err(message) => {
+            diagnostics.refuse(given, message);
+            None
+        }
+    }
+}
+
+fn variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
+    let value = environment.get(name).ok_or_else(|| format!("the variable {name} is not set"))?;
+    let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8 text"))?;
+    Ok(SecretString::from(text))
+}
+
+fn check_strength(diagnostics: &Diagnostics, label: &str, given: &Given<SecretString>) {
+    let text = given.value.expose_secret();
+    match text.len() {
+        0 => diagnostics.refuse(given, format!("the secret `{label}` is empty")),
+        length if length < MIN_SECRET_BYTES => {
+            let message =
+                format!("the secret `{label}` has {length} bytes and needs at least {MIN_SECRET_BYTES}");
+            diagnostics.refuse(given, message);
+        }
+        length if length < GOOD_SECRET_BYTES => {
+            diagnostics
+                .warn(given, format!("the secret `{label}` has only {length} bytes; Attio's own have 64"));
+        }
+        _ => {}
+    }
+    if text.trim() != text {
+        let message = format!("the secret `{label}` begins or ends with white space, which is part of it");
+        diagnostics.warn(given, message);
+    }
+}
+
+fn rules(section: &mut Section<'_>) -> filter::Rules {
+    let keys = Rules::read(section);
+    // Attio adds types, so one that is not in the catalog may still be right.
+    for name in &keys.types.value {
+        let known = match name.strip_suffix(".*") {
+            Some(stem) => EVENT_TYPES.iter().any(|entry| entry.name.split('.').next() == Some(stem)),
+            None => is_known_type(name),
+        };
+        if !known {
+            let message = unknown_type(name, ", so it matches no event that Attio sends today");
+            section.diagnostics().warn(&keys.types, message);
+        }
+    }
+    filter::Rules {
+        types: keys.types.value,
+        actor_types: keys.actor_types.value,
+        objects: keys.objects.value,
+        lists: keys.lists.value,
+        attributes: keys.attributes.value,
+    }
+}
+
+/// The message about a type that the catalog does not have, with what follows from it.
+pub fn unknown_type(name: &str, consequence: &str) -> String {
+    let meant = nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
+    format!("{name:?} is no event type that this build knows{consequence}{meant}")
+}
+
+/// Whether the catalog has an event type.
+pub fn is_known_type(name: &str) -> bool {
+    EVENT_TYPES.iter().any(|entry| entry.name == name)
+}
