@@ -1,5 +1,6 @@
 //! The report of `check --connect`, and the requirements it checks: the same for every bus.
 
+use std::io::{IsTerminal, stdout};
 use std::sync::Arc;
 
 use comfy_table::presets::NOTHING;
@@ -98,10 +99,14 @@ impl Report {
 
     /// A table, and a line with the counts. As wide as the terminal.
     pub fn to_text(&self) -> String {
+        self.to_text_within((!stdout().is_terminal()).then_some(WIDTH))
+    }
+
+    fn to_text_within(&self, width: Option<u16>) -> String {
         let mut table = Table::new();
         table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if !table.is_tty() {
-            table.set_width(WIDTH);
+        if let Some(width) = width {
+            table.set_width(width);
         }
         table.add_rows(self.checks.iter().map(|row| [&*row.check, row.result.word(), &*row.detail]));
         for column in table.column_iter_mut() {
@@ -130,8 +135,8 @@ mod tests {
         let mut report = Report::new("kafka", "k:1");
         report.add("tls", Level::Ok, "short");
         report.add("topic attio.record", Level::Failed, "word ".repeat(30));
-        let text = report.to_text();
-        assert!(text.starts_with("kafka at k:1\n\ntls                 ok       short\n"), "{text}");
+        let text = report.to_text_within(Some(WIDTH));
+        assert!(text.starts_with("kafka at k:1\n\ntls                 ok      short\n"), "{text}");
         assert!(text.lines().all(|line| line.len() <= usize::from(WIDTH)), "{text}");
         assert!(text.ends_with("\n1 ok, 0 warning, 1 failed\n"), "{text}");
         assert_eq!(report.to_json()["result"], "failed");
