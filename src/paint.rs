@@ -1,41 +1,56 @@
-//! Colour, on a terminal only.
+//! Styles of text on a terminal.
 
-/// Puts colours around texts, or leaves them as they are.
+use anstyle::{AnsiColor, Effects, Style};
+
+/// Success.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// A duplicate.
+pub const KNOWN: Style = AnsiColor::Cyan.on_default();
+/// A refusal, or quarantine.
+pub const REFUSED: Style = AnsiColor::Yellow.on_default();
+/// An error.
+pub const BAD: Style = AnsiColor::Red.on_default();
+/// Less important.
+pub const DIM: Style = Style::new().effects(Effects::DIMMED);
+/// Important.
+pub const STRONG: Style = Style::new().effects(Effects::BOLD);
+
+/// Styles texts if true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paint(pub bool);
 
 impl Paint {
-    /// What went well.
+    /// With [`GOOD`].
     pub fn good(self, text: &str) -> String {
-        self.with("32", text)
+        self.with(GOOD, text)
     }
 
-    /// What was done before, and is therefore not done again.
+    /// With [`KNOWN`].
     pub fn known(self, text: &str) -> String {
-        self.with("36", text)
+        self.with(KNOWN, text)
     }
 
-    /// What was refused on purpose, or put aside.
+    /// With [`REFUSED`].
     pub fn refused(self, text: &str) -> String {
-        self.with("33", text)
+        self.with(REFUSED, text)
     }
 
-    /// What is not as expected.
+    /// With [`BAD`].
     pub fn bad(self, text: &str) -> String {
-        self.with("31", text)
+        self.with(BAD, text)
     }
 
-    /// What matters less.
+    /// With [`DIM`].
     pub fn dim(self, text: &str) -> String {
-        self.with("2", text)
+        self.with(DIM, text)
     }
 
-    /// What matters more.
+    /// With [`STRONG`].
     pub fn strong(self, text: &str) -> String {
-        self.with("1", text)
+        self.with(STRONG, text)
     }
 
-    fn with(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn with(self, style: Style, text: &str) -> String {
+        if self.0 { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }

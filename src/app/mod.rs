@@ -24,7 +24,7 @@ use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Parsing};
+use crate::http::listen::{self, Limits};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
@@ -104,7 +104,7 @@ const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
 /// What a stop may take beyond `shutdown.delay` and `shutdown.drain_timeout` before it is forced: the last
 /// flush and the end of the parts, with a margin.
-const STOP_SLACK: Duration = Duration::from_secs(3);
+const STOP_SLACK: Duration = Duration::from_secs(4);
 
 /// What a flush gets when the drain has used up its time.
 const LAST_FLUSH: Duration = Duration::from_millis(500);
@@ -193,12 +193,12 @@ impl App {
             timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
             max_connections: config.http.max_connections,
             max_header_bytes: config.http.max_header_bytes,
-            parsing: Parsing::Strict,
+            strict: true,
         };
         let admin_limits = Limits {
             timeouts: Timeouts { idle: limits.timeouts.idle.min(ADMIN_IDLE), ..limits.timeouts },
             max_connections: ADMIN_CONNECTIONS,
-            parsing: Parsing::Lenient,
+            strict: false,
             ..limits.clone()
         };
         // The parts that end by themselves once the stop is over.

@@ -19,7 +19,7 @@ use crate::attio::watch::{Hook, Options, Watch};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
-use crate::http::listen::{self, Limits, Parsing};
+use crate::http::listen::{self, Limits};
 use crate::metrics::Metrics;
 use crate::shutdown;
 
@@ -176,7 +176,7 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
         timeouts: Timeouts { header: timeout, idle: timeout },
         max_connections: 64,
         max_header_bytes: 16_384,
-        parsing: Parsing::Lenient,
+        strict: false,
     };
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;

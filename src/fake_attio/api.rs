@@ -18,7 +18,7 @@ use super::answers;
 use super::fault::Fault;
 use super::response::{Answer, ApiError, proxy_error};
 use super::store::{Named, Seen, Store};
-use super::{input, timing};
+use super::{timing, webhook};
 
 type Shared = Arc<Mutex<Store>>;
 type Answered = Result<Answer, ApiError>;
@@ -126,7 +126,7 @@ async fn token(State(store): State<Shared>, Extension(KeyIsKnown(known)): Extens
 
 async fn create_webhook(State(store): State<Shared>, body: Bytes) -> Answered {
     let mut store = store.lock();
-    let input = input::read(&body, &store.event_types, true)?;
+    let input = webhook::read(&body, &store.event_types, true)?;
     let created = store.create(input)?;
     data(answers::created(&store, &created))
 }
@@ -145,7 +145,7 @@ async fn get_webhook(State(store): State<Shared>, Path(id): Path<String>) -> Ans
 
 async fn update_webhook(State(store): State<Shared>, Path(id): Path<String>, body: Bytes) -> Answered {
     let mut store = store.lock();
-    let input = input::read(&body, &store.event_types, false)?;
+    let input = webhook::read(&body, &store.event_types, false)?;
     let updated = store.update(&id, input)?;
     data(answers::webhook(&store, &updated))
 }

@@ -22,7 +22,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::filter;
 use super::post::{PostError, Poster, Reply};
 use super::store::Store;
 use super::timing::{ATTEMPTS, RateLimiter, Timing};
@@ -155,7 +154,7 @@ impl Shared {
         let json: Json = serde_json::from_str(event).unwrap_or_default();
         let webhook_ids: Vec<String> = {
             let store = self.store.lock();
-            let matching = store.webhooks.iter().filter(|webhook| filter::matches(webhook, &json));
+            let matching = store.webhooks.iter().filter(|webhook| webhook.matches(&json));
             matching.map(|webhook| webhook.webhook_id.clone()).collect()
         };
         let count = webhook_ids.len();

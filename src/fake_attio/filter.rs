@@ -6,8 +6,6 @@
 
 use serde_json::Value as Json;
 
-use super::webhook::{Subscription, Webhook};
-
 /// Checks the grammar. An error is a path below the filter and a message.
 pub fn check(filter: &Json) -> Result<(), (Vec<String>, String)> {
     let wrong = |path: &[&str], message: &str| {
@@ -50,15 +48,8 @@ pub fn canonical(filter: &Json) -> String {
     format!("{name} {}", operations.join(", "))
 }
 
-/// Whether any subscription of the webhook matches the event.
-pub fn matches(webhook: &Webhook, event: &Json) -> bool {
-    let matches = |Subscription { event_type, filter }: &Subscription| {
-        event["event_type"] == **event_type && filter_matches(filter, event)
-    };
-    webhook.subscriptions.iter().any(matches)
-}
-
-fn filter_matches(filter: &Json, event: &Json) -> bool {
+/// Whether an event passes the filter.
+pub fn matches(filter: &Json, event: &Json) -> bool {
     let holds = |operation: &Json| {
         let path = operation["field"].as_str().unwrap_or_default();
         let found = path.split('.').fold(event, |value, name| &value[name]);
@@ -130,7 +121,7 @@ mod tests {
             (json!({ "$and": [op("parent.id", "equals", "a")] }), false),
         ];
         for (filter, expected) in table {
-            assert_eq!(filter_matches(&filter, &event), expected, "{filter}");
+            assert_eq!(matches(&filter, &event), expected, "{filter}");
         }
     }
 }

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 4 | bearer token; JSON with a charset; `x-attio-execution-id` on every answer of the API itself | [`api`], [`response`] |
 //! | 4.1 | five endpoints, their scopes, 200 on POST and DELETE, `{}` after DELETE; no others | [`api`] |
-//! | 4.1 | `target_url` begins with https; `event_type` and `filter` are both required, `filter` may be null | [`input`] |
+//! | 4.1 | `target_url` begins with https; `event_type` and `filter` are both required, `filter` may be null | [`webhook`] |
 //! | 4.1 | ids, status, `created_at` with nine digits; `secret` (64 hex digits, 1.3) on POST alone | [`answers`], [`store`] |
 //! | 4.1 | PATCH replaces the subscriptions, keeps id and secret, and checks uniqueness again | [`store`] |
 //! | 4.1 | (URL, type, filter) is unique in a workspace and in a request, in any order; null is an empty `$and` | [`store`], [`filter`] |
@@ -31,7 +31,6 @@ pub mod api;
 pub mod deliver;
 pub mod fault;
 pub mod filter;
-pub mod input;
 pub mod post;
 pub mod response;
 pub mod store;

@@ -36,17 +36,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// The largest head, in bytes.
     pub max_header_bytes: usize,
-    /// Who parses heads.
-    pub parsing: Parsing,
-}
-
-/// Who parses heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parsing {
-    /// `connection/head` first: ambiguous requests are refused.
-    Strict,
-    /// hyper alone: accepts old probes and scrapers.
-    Lenient,
+    /// Whether ambiguous heads are refused. If not, hyper alone parses them and accepts old probes and scrapers.
+    pub strict: bool,
 }
 
 /// The smallest buffer that hyper accepts.
@@ -128,7 +119,7 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, dra
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let progress = Progress::accepted();
-    let framer = (limits.parsing == Parsing::Strict).then(|| RequestFramer::new(limits.max_header_bytes));
+    let framer = limits.strict.then(|| RequestFramer::new(limits.max_header_bytes));
     let connection = Connection::new(stream, framer, progress.clone(), limits.timeouts, drain);
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (router, progress) = (router.clone(), progress.clone());
@@ -140,7 +131,8 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, dra
             let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
             progress.request_ended();
             // The record of the request has counted and logged the panic.
-            let answer = answer.unwrap_or_else(|_| Ok(respond::closing(respond::problem(Reason::Internal))));
+            let answer =
+                answer.unwrap_or_else(|_| Ok(respond::closing(respond::problem(Reason::Internal, None))));
             if http_10 { answer.map(respond::closing_http_10) } else { answer }
         }
     });

@@ -33,12 +33,10 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
     let received_at = OffsetDateTime::now_utc();
     let mut record = edge.recorder.open(source.as_ref(), received_at);
     let response = match read(&edge, source, received_at, request).await {
-        Err(Rejected { refusal, unread }) => {
-            let reason = refusal.reason;
-            let answer = respond::refusal(&refusal);
-            record.refused(reason, refusal.error.as_deref());
+        Err((refusal, unread)) => {
+            let answer = refuse(record, &refusal);
             let kept = match unread {
-                Some(body) if !respond::closes(reason) => discard(body).await,
+                Some(body) if !respond::closes(refusal.reason) => discard(body).await,
                 _ => false,
             };
             if kept { answer } else { respond::closing(answer) }
@@ -49,7 +47,7 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
             // The record has counted and logged a panic.
             DetachOnDrop::new(&edge.deliveries, work)
                 .await
-                .unwrap_or_else(|_| respond::problem(Reason::Internal))
+                .unwrap_or_else(|_| respond::problem(Reason::Internal, None))
         }
     };
     if edge.drain.is_cancelled() { respond::closing(response) } else { response }
@@ -62,41 +60,28 @@ async fn process(edge: Arc<Edge>, delivery: Delivery<Unverified>, mut record: Re
             record.finished(&outcome);
             respond::outcome(&outcome)
         }
-        Err(Rejection::UnknownSource) => {
-            record.refused(Reason::UnknownSource, None);
-            respond::problem(Reason::UnknownSource)
-        }
-        Err(Rejection::Signature(error)) => {
-            let reason = error.into();
-            record.refused(reason, None);
-            respond::problem(reason)
-        }
+        Err(Rejection::UnknownSource) => refuse(record, &Reason::UnknownSource.into()),
+        Err(Rejection::Signature(error)) => refuse(record, &Reason::from(error).into()),
     }
 }
 
-/// A request that is refused, with its body if that may still be read and discarded.
-struct Rejected {
-    refusal: Refusal,
-    unread: Option<Body>,
+fn refuse(record: Record, refusal: &Refusal) -> Response {
+    let (reason, error) = (refusal.reason, refusal.error.as_deref());
+    record.refused(reason, error);
+    respond::problem(reason, error)
 }
 
-impl<R: Into<Refusal>> From<R> for Rejected {
-    fn from(refusal: R) -> Self {
-        Self { refusal: refusal.into(), unread: None }
-    }
-}
-
-/// Checks the head and reads the body.
+/// Checks the head and reads the body. A refusal comes with the body if that may still be read and discarded.
 async fn read(
     edge: &Edge,
     source: Option<SourceName>,
     received_at: OffsetDateTime,
     request: Request,
-) -> Result<Delivery<Unverified>, Rejected> {
+) -> Result<Delivery<Unverified>, (Refusal, Option<Body>)> {
     let head_at = Instant::now();
     let (mut head, body) = request.into_parts();
     if let Some(refusal) = head.extensions.remove::<Refusal>() {
-        return Err(refusal.into());
+        return Err((refusal, None));
     }
     let admitted = source.ok_or(Reason::UnknownSource).and_then(|source| Ok((source, edge.admit(&head)?)));
     let (source, (headers, mut permit)) = match admitted {
@@ -104,12 +89,12 @@ async fn read(
         Err(reason) => {
             // Reading the body would send a 100 to a sender that waits for one.
             let unread = (!head.headers.contains_key(header::EXPECT)).then_some(body);
-            return Err(Rejected { refusal: reason.into(), unread });
+            return Err((reason.into(), unread));
         }
     };
     let reading = collect(edge, body, &mut permit, head_at + edge.options.body_timeout / PROMPT);
-    let body =
-        timeout_at(head_at + edge.options.body_timeout, reading).await.map_err(|_| Reason::BodyTimeout)??;
+    let read = timeout_at(head_at + edge.options.body_timeout, reading).await;
+    let body = read.unwrap_or(Err(Reason::BodyTimeout)).map_err(|reason| (reason.into(), None))?;
     permit.shrink_to(body.len());
     let answer_by = head_at + edge.options.answer_timeout;
     let mut delivery = Delivery::new(source, received_at, answer_by, headers, body);

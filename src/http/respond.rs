@@ -8,7 +8,6 @@ use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::Response;
 use serde::Serialize;
 
-use super::connection::head::Refusal;
 use crate::pipeline::outcome::{Outcome, Reason};
 
 /// The status that each reason is answered with.
@@ -110,7 +109,7 @@ struct Accepted {
 pub fn outcome(outcome: &Outcome) -> Response {
     let reason = outcome.reason();
     if status(reason) != StatusCode::OK {
-        return problem(reason);
+        return problem(reason, None);
     }
     let accepted = Accepted {
         received: true,
@@ -124,25 +123,16 @@ pub fn outcome(outcome: &Outcome) -> Response {
     json(StatusCode::OK, "application/json", &accepted)
 }
 
-/// The answer to a request that is refused.
-pub fn refusal(refusal: &Refusal) -> Response {
-    problem_with(refusal.reason, refusal.error.as_deref().unwrap_or(answer(refusal.reason).1))
-}
-
-/// The answer to anything else.
-pub fn problem(reason: Reason) -> Response {
-    problem_with(reason, answer(reason).1)
-}
-
-fn problem_with(reason: Reason, error: &str) -> Response {
-    let status = status(reason);
+/// The answer to anything else. `error` replaces the text of the reason.
+pub fn problem(reason: Reason, error: Option<&str>) -> Response {
+    let (status, text) = answer(reason);
     let slug = if status == StatusCode::UNAUTHORIZED { "unauthorized" } else { reason.slug() };
     let problem = Problem {
         r#type: "about:blank",
         title: status.canonical_reason().unwrap_or_default(),
         status: status.as_u16(),
         reason: slug,
-        error,
+        error: error.unwrap_or(text),
     };
     let mut response = json(status, "application/problem+json", &problem);
     let headers = response.headers_mut();

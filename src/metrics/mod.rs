@@ -289,7 +289,7 @@ mod tests {
     #[derive(Clone)]
     struct Stalled {
         gauge: IntGauge,
-        entered: mpsc::Sender<()>,
+        entered: mpsc::SyncSender<()>,
         release: Arc<parking_lot::Mutex<mpsc::Receiver<()>>>,
     }
 
@@ -315,7 +315,7 @@ mod tests {
             event_results: vec!["published"],
             ..Labels::default()
         });
-        let ((entered, entry), (go, release)) = (mpsc::channel(), mpsc::channel());
+        let ((entered, entry), (go, release)) = (mpsc::sync_channel(2), mpsc::sync_channel(2));
         let gauge = IntGauge::new("stalled", "A stalled collector.").unwrap();
         metrics.families.register(Stalled {
             gauge,
@@ -328,7 +328,7 @@ mod tests {
             move || metrics.render()
         });
         entry.recv().unwrap();
-        let (done, counted) = mpsc::channel();
+        let (done, counted) = mpsc::sync_channel(2);
         std::thread::spawn(move || {
             source.events_received(2);
             source.events([("record", "published")].into_iter());

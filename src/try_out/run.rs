@@ -31,7 +31,7 @@ const TIMING: Timing = Timing { time_scale: 2000.0, per_second: 100_000 };
 /// How long reading may take to catch up at the end.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
-/// How long messages that nobody expects may take to arrive at the end.
+/// How long unexpected messages may take to arrive at the end.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// How long the bridge may take to reach its broker.

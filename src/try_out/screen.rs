@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Effects, Style};
+use anstyle::Style;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -14,14 +14,8 @@ use super::expected::{Finding, Found};
 use super::output::{Options, Output, Target};
 use super::reading::ReadEvent;
 use super::totals::{BridgeMetrics, GroupTotals, Totals};
+use crate::paint::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG};
 use crate::version::VERSION;
-
-const GOOD: Style = AnsiColor::Green.on_default();
-const KNOWN: Style = AnsiColor::Cyan.on_default();
-const REFUSED: Style = AnsiColor::Yellow.on_default();
-const BAD: Style = AnsiColor::Red.on_default();
-const DIM: Style = Style::new().effects(Effects::DIMMED);
-const STRONG: Style = Style::new().effects(Effects::BOLD);
 
 /// Without a terminal the totals are a line after so many deliveries.
 const TOTALS_EVERY: u64 = 20;
@@ -139,7 +133,7 @@ impl<W: Write> Output for Screen<W> {
 
     fn stray(&mut self, event: &ReadEvent, finding: &Finding) -> io::Result<()> {
         let note = match finding.found {
-            Found::NotSent => "from somebody else",
+            Found::NotSent => "from another sender",
             Found::Duplicate if finding.differences.is_empty() => "read again, after a failed try",
             Found::Expected => "read late",
             _ => "",
@@ -274,7 +268,7 @@ fn summary(totals: &Totals) -> String {
         text += &format!("{retried} tries failed and were retried; {read_again} events were read twice\n");
     }
     if *others > 0 {
-        text += &format!("{others} events came from somebody else\n");
+        text += &format!("{others} events came from other senders\n");
     }
     if totals.is_as_expected() {
         return text + &format!("\n{GOOD}Everything arrived exactly as expected.{GOOD:#}\n");

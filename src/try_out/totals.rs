@@ -115,7 +115,7 @@ impl Totals {
     }
 }
 
-/// The longest latency that is told apart, in microseconds: an hour.
+/// Longer latencies, in microseconds, are recorded as this one: an hour.
 const MAX_LATENCY: u64 = 3_600_000_000;
 
 /// Latencies in microseconds, in bounded memory, precise to a thousandth.

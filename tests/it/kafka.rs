@@ -38,8 +38,8 @@ fn binary_mode_puts_attributes_into_headers() {
     let bench = Bench::start_in(&broker, &[&topic], ContentMode::Binary, |_| {});
     let mut quarantined = message(&topic, "rec-2", "{}");
     quarantined.structured_only = true;
-    let verdicts = [message(&topic, "rec-1", "{\"a\":1}"), quarantined].map(|message| bench.publish(message));
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    let results = [message(&topic, "rec-1", "{\"a\":1}"), quarantined].map(|message| bench.publish(message));
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     let records = broker.read_all(&topic);
     assert_eq!(records[0].value(), "{\"a\":1}");
     assert_eq!(records[0].header("content-type"), Some("application/json"));
@@ -64,8 +64,8 @@ fn keys_are_partitioned_as_by_the_java_client() {
     let broker = shared();
     let topic = broker.topic("placed", PARTITIONS);
     let bench = Bench::up(&broker, &[&topic]);
-    let verdicts = MURMUR2.map(|(key, _)| bench.publish(message(&topic, key, "{}")));
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    let results = MURMUR2.map(|(key, _)| bench.publish(message(&topic, key, "{}")));
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     let records = broker.read_all(&topic);
     for (key, hash) in MURMUR2 {
         let record = records.iter().find(|record| record.key() == key).expect("the record is stored");
@@ -81,8 +81,8 @@ fn events_of_one_key_keep_their_order() {
     let topic = broker.topic("ordered", 3);
     let bench = Bench::up(&broker, &[&topic]);
     let numbered = |n: usize| message(&topic, &format!("rec-{}", n % KEYS), format!("{{\"n\":{n:06}}}"));
-    let verdicts: Vec<_> = (0..KEYS * EACH).map(|n| bench.publish(numbered(n))).collect();
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    let results: Vec<_> = (0..KEYS * EACH).map(|n| bench.publish(numbered(n))).collect();
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     let records = broker.read_all(&topic);
     assert_eq!(records.len(), KEYS * EACH);
     for key in (0..KEYS).map(|key| format!("rec-{key}")) {
@@ -98,12 +98,12 @@ fn missing_topic_is_refused_by_name_until_it_is_created() {
     let topic = unique("missing");
     let there = broker.topic("there", 1);
     let bench = Bench::up(&broker, &[&there]);
-    let refused = bench.verdict(&topic);
+    let refused = bench.result(&topic);
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&topic));
-    assert_eq!(label(&bench.verdict(&there)), "acknowledged", "other topics are not affected");
+    assert_eq!(label(&bench.result(&there)), "acknowledged", "other topics are not affected");
     broker.create_topic(&topic, 1, &[]);
-    eventually("it heals", || label(&bench.verdict(&topic)) == "acknowledged");
+    eventually("it heals", || label(&bench.result(&topic)) == "acknowledged");
 }
 
 #[test]
@@ -111,17 +111,17 @@ fn deleted_topic_is_refused_until_it_is_created_again() {
     let broker = shared();
     let topic = broker.topic("deleted", 1);
     let bench = Bench::up(&broker, &[&topic]);
-    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
     broker.delete_topic(&topic);
     // What the client holds for the deleted partition may fail as "unavailable" first, which is retried too.
     // It is never acknowledged.
     eventually("it is refused", || {
-        let verdict = bench.verdict(&topic);
-        assert_ne!(label(&verdict), "acknowledged");
-        label(&verdict) == "refused"
+        let result = bench.result(&topic);
+        assert_ne!(label(&result), "acknowledged");
+        label(&result) == "refused"
     });
     broker.create_topic(&topic, 1, &[]);
-    eventually("it heals", || label(&bench.verdict(&topic)) == "acknowledged");
+    eventually("it heals", || label(&bench.result(&topic)) == "acknowledged");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn ensure_verify_waits_for_missing_topics() {
     let (there, missing) = (broker.topic("verified", 1), unique("verified"));
     let bench = Bench::start(&broker, &[&there, &missing], |_| {});
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
-    assert_eq!(label(&bench.verdict(&there)), "acknowledged");
+    assert_eq!(label(&bench.result(&there)), "acknowledged");
     assert_eq!(bench.bus.state(), BusState::Starting);
     broker.create_topic(&missing, 1, &[]);
     bench.until(BusState::Up);
@@ -152,15 +152,15 @@ fn no_topic_is_auto_created_by_metadata_requests_or_publishes() {
         let bench = Bench::start(&broker, &[&missing, &gone], |options| options.topics.ensure = ensure);
         eventually("first contact", || bench.metrics.bus().up.get() == 1);
         if ensure == Ensure::Verify {
-            assert_eq!(label(&bench.verdict(&gone)), "acknowledged");
+            assert_eq!(label(&bench.result(&gone)), "acknowledged");
             broker.delete_topic(&gone);
         }
         for topic in [&missing, &other, &gone] {
             // A deleted topic may be "unavailable" first.
             eventually(&format!("{ensure:?}: {topic} is refused"), || {
-                let verdict = bench.verdict(topic);
-                assert_ne!(label(&verdict), "acknowledged", "{ensure:?}: {topic}");
-                label(&verdict) == "refused"
+                let result = bench.result(topic);
+                assert_ne!(label(&result), "acknowledged", "{ensure:?}: {topic}");
+                label(&result) == "refused"
             });
         }
         // Long enough for several metadata requests.
@@ -179,7 +179,7 @@ fn no_topic_is_auto_created_by_metadata_requests_or_publishes() {
     });
     bench.until(BusState::Up);
     assert_eq!(broker.partitions(&missing), Some(4), "created by the bridge, as configured");
-    assert_eq!(label(&bench.verdict(&missing)), "acknowledged");
+    assert_eq!(label(&bench.result(&missing)), "acknowledged");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn ensure_create_creates_topics_as_configured() {
     for name in &names {
         assert_eq!(broker.partitions(name), Some(4));
         assert_eq!(broker.topic_setting(name, "retention.ms").as_deref(), Some("3600000"));
-        assert_eq!(label(&bench.verdict(name)), "acknowledged");
+        assert_eq!(label(&bench.result(name)), "acknowledged");
     }
 }
 
@@ -218,11 +218,10 @@ fn too_large_message_is_rejected_and_its_neighbours_acknowledged() {
     broker.create_topic(&topic, 1, &[("max.message.bytes", "100000")]);
     let bench = Bench::up(&broker, &[&topic]);
     let of = |size: usize| message(&topic, "rec-1", format!("\"{}\"", "x".repeat(size)));
-    let verdicts: Vec<_> =
-        (0..60).map(|n| bench.publish(of(if n == 30 { 150_000 } else { 5_000 }))).collect();
-    for (n, verdict) in verdicts.into_iter().enumerate() {
+    let results: Vec<_> = (0..60).map(|n| bench.publish(of(if n == 30 { 150_000 } else { 5_000 }))).collect();
+    for (n, result) in results.into_iter().enumerate() {
         let expected = if n == 30 { "rejected" } else { "acknowledged" };
-        assert_eq!(label(&verdict.wait()), expected, "message {n}");
+        assert_eq!(label(&result.wait()), expected, "message {n}");
     }
 }
 
@@ -235,10 +234,10 @@ fn messages_of_a_too_large_batch_are_sent_one_by_one() {
     let bench = Bench::start(&broker, &[&topic], |options| options.linger = Duration::from_millis(50));
     bench.until(BusState::Up);
     let of = |size: usize| message(&topic, "rec-1", format!("\"{}\"", "x".repeat(size)));
-    let verdicts: Vec<_> = (0..20).map(|n| bench.publish(of(if n == 7 { 12_000 } else { 3_000 }))).collect();
-    for (n, verdict) in verdicts.into_iter().enumerate() {
+    let results: Vec<_> = (0..20).map(|n| bench.publish(of(if n == 7 { 12_000 } else { 3_000 }))).collect();
+    for (n, result) in results.into_iter().enumerate() {
         let expected = if n == 7 { "rejected" } else { "acknowledged" };
-        assert_eq!(label(&verdict.wait()), expected, "message {n}");
+        assert_eq!(label(&result.wait()), expected, "message {n}");
     }
     assert_eq!(broker.read_all(&topic).len(), 19);
 }
@@ -248,17 +247,17 @@ fn killed_broker_fails_publishes_at_once_until_it_is_back() {
     let broker = Broker::start();
     let topic = broker.topic("killed", 1);
     let bench = Bench::up(&broker, &[&topic]);
-    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
     broker.kill();
     bench.until(BusState::Down);
     assert_eq!(bench.metrics.bus().up.get(), 0);
-    let verdict = bench.publish(message(&topic, "rec-1", "{}"));
-    let verdict = verdict.now().expect("settled when publish returns");
-    assert_eq!(label(&verdict), "unavailable");
-    assert!(verdict.unwrap_err().to_string().contains(broker.bootstrap()));
+    let result = bench.publish(message(&topic, "rec-1", "{}"));
+    let result = result.now().expect("settled when publish returns");
+    assert_eq!(label(&result), "unavailable");
+    assert!(result.unwrap_err().to_string().contains(broker.bootstrap()));
     broker.restart();
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
     assert_eq!(bench.metrics.bus().rebuilds.get(), 0);
 }
 
@@ -269,10 +268,10 @@ fn messages_in_flight_survive_a_broker_restart_without_duplicates() {
     let bench = Bench::start(&broker, &[&topic], |options| options.publish_timeout = PATIENCE);
     let bench = bench.wait_for(BusState::Up);
     broker.pause();
-    let verdicts: Vec<_> = (0..100).map(|n| bench.publish(message(&topic, "rec-1", n.to_string()))).collect();
+    let results: Vec<_> = (0..100).map(|n| bench.publish(message(&topic, "rec-1", n.to_string()))).collect();
     broker.kill();
     broker.restart();
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     assert_eq!(broker.read_all(&topic).len(), 100, "each is stored once");
 }
 
@@ -283,11 +282,11 @@ fn flush_waits_for_a_stalled_broker() {
     let bench = Bench::up(&broker, &[&topic]);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     broker.pause();
-    let verdicts: Vec<_> = (0..5).map(|_| bench.publish(message(&topic, "rec-1", "{}"))).collect();
+    let results: Vec<_> = (0..5).map(|_| bench.publish(message(&topic, "rec-1", "{}"))).collect();
     assert_eq!(runtime.block_on(bench.bus.flush(Duration::from_millis(200))), 5);
     broker.resume();
     assert_eq!(runtime.block_on(bench.bus.flush(PATIENCE)), 0);
-    assert!(verdicts.iter().all(|verdict| verdict.now().is_some_and(|v| label(&v) == "acknowledged")));
+    assert!(results.iter().all(|result| result.now().is_some_and(|v| label(&v) == "acknowledged")));
 }
 
 #[test]
@@ -297,11 +296,11 @@ fn broker_that_starts_after_the_bus_is_reached() {
     broker.kill();
     let bench = Bench::start(&broker, &[&topic], |_| {});
     eventually("the bus is down", || {
-        let verdict = bench.publish(message(&topic, "rec-1", "{}"));
-        verdict.now().is_some_and(|verdict| label(&verdict) == "unavailable")
+        let result = bench.publish(message(&topic, "rec-1", "{}"));
+        result.now().is_some_and(|result| label(&result) == "unavailable")
     });
     assert_eq!(bench.bus.state(), BusState::Starting);
     broker.restart();
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
 }

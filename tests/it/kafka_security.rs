@@ -45,7 +45,7 @@ fn every_supported_login_publishes() {
     let benches = ways.map(|options| (format!("{options:?}"), started(options, &[&topic])));
     for (way, bench) in &benches {
         eventually(&format!("up: {way}"), || bench.bus.state() == BusState::Up);
-        assert_eq!(label(&bench.verdict(&topic)), "acknowledged", "{way}");
+        assert_eq!(label(&bench.result(&topic)), "acknowledged", "{way}");
     }
     assert_eq!(secured.broker.read_all(&topic).len(), benches.len());
 }
@@ -59,9 +59,9 @@ fn wrong_credentials_and_certificates_fail_publishes_at_once_with_the_cause() {
         .map(|Wrong { options, words, .. }| (format!("{options:?}"), started(options, &[&topic]), words))
         .collect();
     for (way, bench, words) in &ways {
-        eventually(&format!("{words:?} is told: {way}"), || {
-            let verdict = bench.publish(message(&topic, "rec-1", "{}")).now();
-            let text = verdict.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
+        eventually(&format!("{words:?} is reported: {way}"), || {
+            let result = bench.publish(message(&topic, "rec-1", "{}")).now();
+            let text = result.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
             assert!(!text.contains("wrong-password"), "{text}");
             text.starts_with("broker unavailable: ") && words.iter().all(|word| text.contains(word))
         });
@@ -78,7 +78,7 @@ fn host_name_verification_can_be_disabled() {
     options.properties.insert("ssl.endpoint.identification.algorithm".into(), "none".into());
     let bench = started(options, &[&topic]);
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
 }
 
 #[test]
@@ -94,8 +94,8 @@ fn renewed_certificates_and_passwords_need_no_restart() {
     let benches = refused.map(|options| started(options, &[&topic]));
     for bench in &benches {
         eventually("it is refused", || {
-            let verdict = bench.publish(message(&topic, "rec-1", "{}")).now();
-            verdict.is_some_and(|verdict| label(&verdict) == "unavailable")
+            let result = bench.publish(message(&topic, "rec-1", "{}")).now();
+            result.is_some_and(|result| label(&result) == "unavailable")
         });
     }
     secured.certificates.replace("expired.pem", "server.pem");
@@ -105,7 +105,7 @@ fn renewed_certificates_and_passwords_need_no_restart() {
     secured.broker.restart();
     for bench in &benches {
         bench.until(BusState::Up);
-        assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+        assert_eq!(label(&bench.result(&topic)), "acknowledged");
     }
 }
 
@@ -118,19 +118,19 @@ fn permissions_granted_later_need_no_restart() {
     let bench = started(options, &[&topics[0], &topics[1]]);
 
     // Without any permission the client gets no producer id, which is a fatal error.
-    eventually("it is refused", || label(&bench.verdict(&topics[0])) == "refused");
+    eventually("it is refused", || label(&bench.result(&topics[0])) == "refused");
     eventually("the producer is replaced", || bench.metrics.bus().rebuilds.get() >= 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
     secured.allow(USER, &topics[0]);
-    eventually("the first topic heals", || label(&bench.verdict(&topics[0])) == "acknowledged");
+    eventually("the first topic heals", || label(&bench.result(&topics[0])) == "acknowledged");
     bench.until(BusState::Up);
 
     let rebuilds = bench.metrics.bus().rebuilds.get();
-    let refused = bench.verdict(&topics[1]);
+    let refused = bench.result(&topics[1]);
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&topics[1]));
     secured.allow(USER, &topics[1]);
-    eventually("the second topic heals", || label(&bench.verdict(&topics[1])) == "acknowledged");
+    eventually("the second topic heals", || label(&bench.result(&topics[1])) == "acknowledged");
     assert_eq!(
         bench.metrics.bus().rebuilds.get(),
         rebuilds,
@@ -147,7 +147,7 @@ fn ensure_verify_waits_for_permissions() {
     assert_eq!(bench.bus.state(), BusState::Starting);
     secured.allow(USER, &topic);
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict(&topic)), "acknowledged");
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
 }
 
 #[test]
@@ -164,9 +164,9 @@ fn write_and_describe_on_the_prefix_are_sufficient() {
     let bench = started(options, &[&topics[0], &topics[1]]);
     bench.until(BusState::Up);
     for topic in &topics {
-        assert_eq!(label(&bench.verdict(topic)), "acknowledged");
+        assert_eq!(label(&bench.result(topic)), "acknowledged");
     }
-    assert_eq!(label(&bench.verdict(&beside)), "refused", "nothing outside the prefix");
+    assert_eq!(label(&bench.result(&beside)), "refused", "nothing outside the prefix");
 }
 
 /// The program with these options, and a prefix of which one topic exists.
@@ -198,7 +198,7 @@ async fn connection_failures_answer_503_and_are_logged_with_advice() {
     let secured = shared();
     for Wrong { options, words, .. } in wrong::ways(&secured) {
         let (served, _) = served(&secured, &options);
-        eventually(&format!("the log tells {words:?}"), || logged(&served, &words));
+        eventually(&format!("{words:?} is logged"), || logged(&served, &words));
         assert_eq!(ask(&served).await, (503, "broker_unavailable".into()), "{words:?}");
         assert_eq!(readiness(&served).await, 503);
         assert!(!logged(&served, &["wrong-password"]), "{:?}", served.log());

@@ -27,9 +27,9 @@ fn settled(rig: &impl Rig, published: u64) {
 }
 
 fn acknowledged_messages_are_stored(rig: &impl Rig) {
-    let verdicts: Vec<_> = (0..50).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
-    for verdict in verdicts {
-        assert_eq!(verdict.wait(), Ok(Ack { duplicate: false }));
+    let results: Vec<_> = (0..50).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
+    for result in results {
+        assert_eq!(result.wait(), Ok(Ack { duplicate: false }));
     }
     assert_eq!(rig.stored(), 50);
     settled(rig, 50);
@@ -62,8 +62,8 @@ fn killed_broker_is_unavailable_at_once_and_heals(rig: &impl Rig) {
     assert!(acknowledged(rig));
     rig.kill();
     eventually("the loss is noticed", || rig.bus().state() == BusState::Down);
-    let verdict = rig.publish(rig.message("{}")).now().expect("settled when publish returns");
-    assert_eq!(label(&verdict), "unavailable", "{verdict:?}");
+    let result = rig.publish(rig.message("{}")).now().expect("settled when publish returns");
+    assert_eq!(label(&result), "unavailable", "{result:?}");
     rig.restart();
     eventually("it is up", || rig.bus().state() == BusState::Up);
     eventually("it heals", || acknowledged(rig));
@@ -72,17 +72,17 @@ fn killed_broker_is_unavailable_at_once_and_heals(rig: &impl Rig) {
 fn stalled_broker_is_waited_for(rig: &impl Rig) {
     assert!(acknowledged(rig));
     rig.stall();
-    let verdicts: Vec<_> = (0..5).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
+    let results: Vec<_> = (0..5).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
     let flushed = |within| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(rig.bus().flush(within))
     };
     assert_eq!(flushed(Duration::from_millis(200)), 5);
-    assert!(verdicts.iter().all(|verdict| verdict.now().is_none()));
+    assert!(results.iter().all(|result| result.now().is_none()));
     assert_eq!(rig.metrics().publish(rig.destination()).in_flight.get(), 5);
     rig.go_on();
     assert_eq!(flushed(PATIENCE), 0);
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     assert_eq!(rig.stored(), 6);
     settled(rig, 6);
 }
@@ -101,8 +101,8 @@ fn late_ack_is_a_timeout_and_the_retry_succeeds<R: Rig>(rig: &R) {
 }
 
 fn too_large_message_is_rejected_alone(rig: &impl Rig) {
-    let verdicts = [rig.publish(rig.message("1")), rig.publish_too_large(), rig.publish(rig.message("2"))];
-    let [before, rejected, after] = verdicts.map(|verdict| verdict.wait());
+    let results = [rig.publish(rig.message("1")), rig.publish_too_large(), rig.publish(rig.message("2"))];
+    let [before, rejected, after] = results.map(|result| result.wait());
     assert_eq!((label(&before), label(&after)), ("acknowledged", "acknowledged"));
     assert!(matches!(rejected, Err(PublishError::Rejected { .. })), "{rejected:?}");
     assert_eq!(rig.stored(), 2);

@@ -53,6 +53,19 @@ fn shorthand_variables_are_secrets_of_the_source_attio() {
 }
 
 #[test]
+fn a_secret_file_larger_than_64_kib_is_refused() {
+    let setup = stdout();
+    let path = setup.write("secret", "x".repeat(64 * 1024 + 1));
+    let setup = setup.var("ATTIO_WEBHOOK_SECRET_FILE", &path);
+    let problems = setup.problems();
+    assert!(problems.iter().any(|problem| problem.contains("larger than 64 KiB")), "{problems:#?}");
+    // Endless, and neither a reload nor the start reads all of it.
+    let setup = setup.var("ATTIO_WEBHOOK_SECRET_FILE", "/dev/zero");
+    let problems = setup.problems();
+    assert!(problems.iter().any(|problem| problem.contains("larger than 64 KiB")), "{problems:#?}");
+}
+
+#[test]
 fn a_secret_is_given_by_value_file_or_env() {
     let setup = stdout();
     let path = setup.write("secret", SECRET);

@@ -258,7 +258,7 @@ mod tests {
         let mut owned = options();
         owned.properties.insert("acks".into(), "0".into());
         let error = client_config(&owned).unwrap_err().to_string();
-        assert!(error.starts_with("kafka.properties: acks is owned by the bridge"), "{error}");
+        assert!(error.starts_with("kafka.properties.acks: acks is owned by the bridge"), "{error}");
 
         let mut protocol = options();
         protocol.security_protocol = Some("tls".into());

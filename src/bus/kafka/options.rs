@@ -107,7 +107,7 @@ pub enum Ensure {
 
 /// Properties that the bridge owns, and what to do instead. Some have a key of their own; the others would
 /// break the promise that a 200 means acknowledged.
-const OWNED: [(&str, &str); 49] = [
+const OWNED: [(&str, &str); 34] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("security.protocol", "set kafka.security_protocol instead"),
@@ -134,37 +134,23 @@ const OWNED: [(&str, &str); 49] = [
     ("queuing.strategy", "remove it: the events of one key must keep their order"),
     ("delivery.report.only.error", "remove it: the bridge answers 200 only after the broker's ack"),
     ("statistics.interval.ms", "remove it: the bridge monitors its client with it"),
-    ("log.queue", CALLBACKS),
-    ("enabled_events", CALLBACKS),
-    ("dr_cb", CALLBACKS),
-    ("dr_msg_cb", CALLBACKS),
-    ("error_cb", CALLBACKS),
-    ("throttle_cb", CALLBACKS),
-    ("stats_cb", CALLBACKS),
-    ("log_cb", CALLBACKS),
-    ("background_event_cb", CALLBACKS),
-    ("socket_cb", CALLBACKS),
-    ("connect_cb", CALLBACKS),
-    ("closesocket_cb", CALLBACKS),
-    ("open_cb", CALLBACKS),
-    ("resolve_cb", CALLBACKS),
-    ("oauthbearer_token_refresh_cb", CALLBACKS),
-    ("ssl.certificate.verify_cb", CALLBACKS),
-    ("partitioner_cb", CALLBACKS),
-    ("msg_order_cmp", CALLBACKS),
-    ("interceptors", CALLBACKS),
-    ("opaque", CALLBACKS),
-    ("default_topic_conf", CALLBACKS),
+    ("log.queue", CALLBACK),
+    ("enabled_events", CALLBACK),
+    ("msg_order_cmp", CALLBACK),
+    ("interceptors", CALLBACK),
+    ("opaque", CALLBACK),
+    ("default_topic_conf", CALLBACK),
     ("test.mock.num.brokers", "remove it: a mock cluster stores nothing"),
     ("test.mock.broker.rtt", "remove it: a mock cluster stores nothing"),
 ];
 
 const ACKS: &str = "remove it: the bridge waits for all in-sync replicas, or a 200 would prove nothing";
-const CALLBACKS: &str = "remove it: it is a callback of the client, not a setting";
+const CALLBACK: &str = "remove it: it is a callback of the client, not a setting";
 
 /// What to do instead of setting `name`, where the bridge owns it.
 pub fn owned_property(name: &str) -> Option<&'static str> {
-    OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, advice)| *advice)
+    let owned = OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, advice)| *advice);
+    owned.or_else(|| name.ends_with("_cb").then_some(CALLBACK))
 }
 
 /// A property that the client refuses.

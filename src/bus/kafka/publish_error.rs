@@ -1,6 +1,6 @@
 //! From librdkafka's error of a message to the port's [`PublishError`].
 
-use std::fmt::Display;
+use std::sync::Arc;
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 
@@ -27,46 +27,16 @@ pub(super) fn classify(code: Code, at: Circumstances<'_>) -> PublishError {
         (Code::Fatal | Code::PurgeQueue | Code::PurgeInflight, Some(fatal)) if is_refusal(fatal) => fatal,
         _ => code,
     };
+    if let Some(detail) = refusal(code, topic) {
+        return PublishError::Refused { detail: detail.into() };
+    }
     match code {
-        Code::UnknownTopic
-        | Code::UnknownTopicOrPartition
-        | Code::UnknownTopicId
-        | Code::UnknownPartition => refused(format!(
-            "topic {topic} does not exist ({code}): create it, or set kafka.topics.ensure to \"create\""
-        )),
-        Code::TopicAuthorizationFailed => refused(format!(
-            "not authorised on topic {topic}: grant Write and Describe on it to the user of this client"
-        )),
-        Code::ClusterAuthorizationFailed
-        | Code::GroupAuthorizationFailed
-        | Code::TransactionalIdAuthorizationFailed
-        | Code::DelegationTokenAuthorizationFailed => refused(format!(
-            "not authorised ({code}) while publishing to topic {topic}: grant Write and Describe on the \
-             topics to the user of this client"
-        )),
-        Code::Authentication
-        | Code::SaslAuthenticationFailed
-        | Code::UnsupportedSASLMechanism
-        | Code::IllegalSASLState
-        | Code::SecurityDisabled => refused(format!(
-            "the broker does not accept this client ({code}), topic {topic}: check kafka.sasl_* and \
-             kafka.security_protocol"
-        )),
-        Code::InvalidTopic => {
-            refused(format!("{topic} is not a valid topic name: check route.prefix and route.categories"))
-        }
-        code if is_refusal(code) => refused(format!(
-            "topic {topic} refuses what this client sends ({code}): check the topic's and the client's \
-             settings"
-        )),
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
-            PublishError::Rejected {
-                detail: format!(
-                    "too large for topic {topic} ({code}): see its max.message.bytes, and \
-                     kafka.properties.message.max.bytes where that is set"
-                )
-                .into(),
-            }
+            let detail = format!(
+                "too large for topic {topic} ({code}): see its max.message.bytes, and \
+                 kafka.properties.message.max.bytes where that is set"
+            );
+            PublishError::Rejected { detail: detail.into() }
         }
         Code::InvalidRecord => {
             PublishError::Rejected { detail: format!("topic {topic} refuses this record ({code})").into() }
@@ -75,11 +45,11 @@ pub(super) fn classify(code: Code, at: Circumstances<'_>) -> PublishError {
         Code::MessageTimedOut | Code::TimedOutQueue | Code::RequestTimedOut | Code::OperationTimedOut
             if !at.down =>
         {
-            PublishError::Timeout { detail: because(code, topic, at.cause) }
+            PublishError::Timeout { detail: detail(code, topic, at.cause) }
         }
         // Purged with a dead client, brokers down, replicas missing, and codes of a later librdkafka: the
         // sender retries.
-        _ => PublishError::Unavailable { detail: because(code, topic, at.cause) },
+        _ => PublishError::Unavailable { detail: detail(code, topic, at.cause) },
     }
 }
 
@@ -97,49 +67,61 @@ pub(super) fn may_be_the_batch(code: Code) -> bool {
     )
 }
 
-/// Whether the operator must act, after which the same message is accepted.
 fn is_refusal(code: Code) -> bool {
-    matches!(
-        code,
+    refusal(code, "").is_some()
+}
+
+/// What the operator must do, after which the same message is accepted; none where that is not the cause.
+fn refusal(code: Code, topic: &str) -> Option<String> {
+    Some(match code {
         Code::UnknownTopic
-            | Code::UnknownTopicOrPartition
-            | Code::UnknownTopicId
-            | Code::UnknownPartition
-            | Code::TopicAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::TransactionalIdAuthorizationFailed
-            | Code::DelegationTokenAuthorizationFailed
-            | Code::Authentication
-            | Code::SaslAuthenticationFailed
-            | Code::UnsupportedSASLMechanism
-            | Code::IllegalSASLState
-            | Code::SecurityDisabled
-            | Code::InvalidTopic
-            | Code::InvalidRequiredAcks
-            | Code::InvalidConfig
-            | Code::InvalidTimestamp
-            | Code::PolicyViolation
-            | Code::UnsupportedVersion
-            | Code::UnsupportedFeature
-            | Code::UnsupportedForMessageFormat
-            | Code::UnsupportedCompressionType
-    )
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownTopicId
+        | Code::UnknownPartition => {
+            format!(
+                "topic {topic} does not exist ({code}): create it, or set kafka.topics.ensure to \"create\""
+            )
+        }
+        Code::TopicAuthorizationFailed => format!(
+            "not authorised on topic {topic}: grant Write and Describe on it to the user of this client"
+        ),
+        Code::ClusterAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::DelegationTokenAuthorizationFailed => format!(
+            "not authorised ({code}) while publishing to topic {topic}: grant Write and Describe on the \
+             topics to the user of this client"
+        ),
+        Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState
+        | Code::SecurityDisabled => format!(
+            "the broker does not accept this client ({code}), topic {topic}: check kafka.sasl_* and \
+             kafka.security_protocol"
+        ),
+        Code::InvalidTopic => {
+            format!("{topic} is not a valid topic name: check route.prefix and route.categories")
+        }
+        Code::InvalidRequiredAcks
+        | Code::InvalidConfig
+        | Code::InvalidTimestamp
+        | Code::PolicyViolation
+        | Code::UnsupportedVersion
+        | Code::UnsupportedFeature
+        | Code::UnsupportedForMessageFormat
+        | Code::UnsupportedCompressionType => format!(
+            "topic {topic} refuses what this client sends ({code}): check the topic's and the client's settings"
+        ),
+        _ => return None,
+    })
 }
 
-fn refused(detail: String) -> PublishError {
-    PublishError::Refused { detail: detail.into() }
-}
-
-fn because(code: Code, topic: &str, cause: Option<&str>) -> std::sync::Arc<str> {
+fn detail(code: Code, topic: &str, cause: Option<&str>) -> Arc<str> {
     match cause {
-        Some(cause) => with_cause(code, topic, cause).into(),
+        Some(cause) => format!("topic {topic}: {code}; last connection error: {cause}").into(),
         None => format!("topic {topic}: {code}").into(),
     }
-}
-
-fn with_cause(code: impl Display, topic: &str, cause: &str) -> String {
-    format!("topic {topic}: {code}; last connection error: {cause}")
 }
 
 #[cfg(test)]

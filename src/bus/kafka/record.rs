@@ -38,7 +38,7 @@ pub(super) fn record(message: &Message, mode: ContentMode) -> Record<'_> {
 }
 
 /// The headers and the payload of a message.
-pub(in crate::bus) fn encode(message: &Message, mode: ContentMode) -> EncodedMessage {
+pub fn encode(message: &Message, mode: ContentMode) -> EncodedMessage {
     let Record { headers, value, .. } = record(message, mode);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers =

@@ -270,7 +270,7 @@ fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]
 }
 
 /// The settings of a topic that is created.
-pub(in crate::bus) fn settings(options: &Topics) -> Vec<(&'static str, String)> {
+pub fn settings(options: &Topics) -> Vec<(&'static str, String)> {
     let in_sync = options.min_insync_replicas.map(|count| ("min.insync.replicas", count.to_string()));
     let retention = options.retention.map(|time| ("retention.ms", time.as_millis().to_string()));
     in_sync.into_iter().chain(retention).collect()

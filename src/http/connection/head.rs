@@ -167,7 +167,8 @@ fn framing(request: &Request<'_, '_>, http_10: bool) -> Result<BodyFraming, Refu
                 return Err(bad("more than one Content-Length"));
             }
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            if std::mem::replace(&mut chunked, true) || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+            let repeated = std::mem::replace(&mut chunked, true);
+            if repeated || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
                 return Err(bad("the only Transfer-Encoding must be chunked"));
             }
         }

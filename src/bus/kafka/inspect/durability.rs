@@ -2,10 +2,9 @@
 
 use rdkafka::config::ClientConfig;
 
-use super::topic::{Settings, Topic, names};
+use super::topic::{Settings, Topic, existing, names};
 use crate::bus::inspect::{Level, Report, Requirements};
 use crate::bus::kafka::client_config::MESSAGE_MAX_BYTES;
-use crate::bus::kafka::topics::TopicState;
 
 impl Topic {
     /// What the loss of one broker does to this topic.
@@ -29,10 +28,6 @@ impl Topic {
 
 const ONE_COPY: &str = "replication 1: acknowledged events are lost with their only broker, and writes stop while it is \
                         down; use replication 3 with min.insync.replicas 2";
-
-fn existing(topics: &[Topic]) -> Vec<&Topic> {
-    topics.iter().filter(|topic| topic.state == TopicState::Ready).collect()
-}
 
 /// Whether the loss of one broker can lose an acknowledged event.
 pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {
@@ -108,7 +103,34 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::bus::kafka::inspect::topic::tests::topic;
+    use crate::bus::kafka::inspect::topic::Creation;
+    use crate::bus::kafka::topics::TopicState;
+
+    /// A healthy topic.
+    fn topic(replication: usize, least: u64) -> Topic {
+        let settings = Settings { min_insync_replicas: least, max_message_bytes: 1_048_588 };
+        Topic {
+            name: "attio.record".into(),
+            state: TopicState::Ready,
+            problem: None,
+            partitions: 6,
+            replication,
+            in_sync: replication,
+            leaderless: 0,
+            settings: Some(settings),
+            creation: Creation::default(),
+        }
+    }
+
+    #[test]
+    fn topics_that_refuse_writes_now_fail() {
+        let level = |topic: Topic| topic.replicas().0;
+        assert_eq!(level(topic(3, 2)), Level::Ok);
+        assert_eq!(level(Topic { in_sync: 2, ..topic(3, 2) }), Level::Warning);
+        assert_eq!(level(Topic { in_sync: 1, ..topic(3, 2) }), Level::Failed);
+        assert_eq!(level(Topic { leaderless: 1, ..topic(3, 2) }), Level::Failed);
+        assert_eq!(level(topic(1, 2)), Level::Ok, "the broker caps it at the replicas there are");
+    }
 
     #[test]
     fn replication_and_min_insync_replicas_decide_what_the_loss_of_one_broker_does() {

@@ -102,7 +102,7 @@ impl Topic {
         report.add(format!("topic {}", self.name), level, detail);
     }
 
-    fn replicas(&self) -> (Level, String) {
+    pub(super) fn replicas(&self) -> (Level, String) {
         let Self { partitions, replication, in_sync, leaderless, .. } = self;
         let mut facts = format!("partitions {partitions}, replication {replication}");
         if let Some(Settings { min_insync_replicas, max_message_bytes }) = self.settings {
@@ -130,6 +130,11 @@ impl Topic {
         }
         (Level::Ok, facts)
     }
+}
+
+/// The topics that exist.
+pub(super) fn existing(topics: &[Topic]) -> Vec<&Topic> {
+    topics.iter().filter(|topic| topic.state == TopicState::Ready).collect()
 }
 
 /// The names of some topics, or `every topic`.
@@ -262,7 +267,7 @@ impl ProducerContext for Deliveries {
 /// The broker checks permissions first: `TOPIC_AUTHORIZATION_FAILED` without Write, else
 /// `INVALID_REQUIRED_ACKS`. Nothing is stored in either case.
 pub(super) fn check_write_permission(topics: &[Topic], config: &ClientConfig, left: Duration) -> Answers {
-    let ready: Vec<_> = topics.iter().filter(|topic| topic.state == TopicState::Ready).collect();
+    let ready = existing(topics);
     let within = left.min(REQUEST);
     let Some(producer) = producer(config, within).filter(|_| !ready.is_empty()) else {
         return Answers::new();
@@ -297,66 +302,33 @@ fn producer(config: &ClientConfig, within: Duration) -> Option<BaseProducer<Deli
 
 /// Adds the row of permissions.
 pub(super) fn report_write_permission(topics: &[Topic], answers: &Answers, report: &mut Report) {
-    let ready: Vec<_> = topics.iter().filter(|topic| topic.state == TopicState::Ready).collect();
+    let ready = existing(topics);
     if ready.is_empty() {
         return;
     }
-    let with = |wanted: fn(Option<&Option<Code>>) -> bool| -> Vec<&Topic> {
-        ready.iter().copied().filter(|topic| wanted(answers.get(&topic.name))).collect()
-    };
-    let denied = with(|answer| matches!(answer, Some(Some(Code::TopicAuthorizationFailed))));
-    let allowed = with(|answer| matches!(answer, Some(Some(Code::InvalidRequiredAcks) | None)));
-    if !denied.is_empty() {
-        let detail =
-            format!("not allowed on {}: grant Write to the user of this client", names(&denied, ready.len()));
-        report.add("permission to write", Level::Failed, detail);
-    }
-    let unknown: Vec<_> = ready
-        .iter()
-        .copied()
-        .filter(|topic| {
-            ![&denied, &allowed].iter().any(|list| list.iter().any(|other| other.name == topic.name))
-        })
-        .collect();
-    if !unknown.is_empty() {
-        let said = unknown.iter().find_map(|topic| answers.get(&topic.name).copied().flatten());
-        let said = said.map_or("no answer in time".to_owned(), |code| code.to_string());
-        let detail = format!("unknown for {}: {said}", names(&unknown, ready.len()));
-        report.add("permission to write", Level::Warning, detail);
-    }
-    if allowed.len() == ready.len() {
-        let detail = format!("allowed on {}; nothing was written", names(&allowed, ready.len()));
-        report.add("permission to write", Level::Ok, detail);
-    }
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// A healthy topic.
-    pub(in crate::bus::kafka::inspect) fn topic(replication: usize, least: u64) -> Topic {
-        let settings = Settings { min_insync_replicas: least, max_message_bytes: 1_048_588 };
-        Topic {
-            name: "attio.record".into(),
-            state: TopicState::Ready,
-            problem: None,
-            partitions: 6,
-            replication,
-            in_sync: replication,
-            leaderless: 0,
-            settings: Some(settings),
-            creation: Creation::default(),
+    let (mut denied, mut unknown, mut error) = (Vec::new(), Vec::new(), None);
+    for topic in &ready {
+        match answers.get(&topic.name) {
+            Some(Some(Code::InvalidRequiredAcks) | None) => {}
+            Some(Some(Code::TopicAuthorizationFailed)) => denied.push(*topic),
+            answer => {
+                error = error.or(answer.copied().flatten());
+                unknown.push(*topic);
+            }
         }
     }
-
-    #[test]
-    fn topics_that_refuse_writes_now_fail() {
-        let level = |topic: Topic| topic.replicas().0;
-        assert_eq!(level(topic(3, 2)), Level::Ok);
-        assert_eq!(level(Topic { in_sync: 2, ..topic(3, 2) }), Level::Warning);
-        assert_eq!(level(Topic { in_sync: 1, ..topic(3, 2) }), Level::Failed);
-        assert_eq!(level(Topic { leaderless: 1, ..topic(3, 2) }), Level::Failed);
-        assert_eq!(level(topic(1, 2)), Level::Ok, "the broker caps it at the replicas there are");
+    if !denied.is_empty() {
+        let names = names(&denied, ready.len());
+        let detail = format!("not allowed on {names}: grant Write to the user of this client");
+        report.add("permission to write", Level::Failed, detail);
+    }
+    if !unknown.is_empty() {
+        let error = error.map_or("no answer in time".to_owned(), |code| code.to_string());
+        let detail = format!("unknown for {}: {error}", names(&unknown, ready.len()));
+        report.add("permission to write", Level::Warning, detail);
+    }
+    if denied.is_empty() && unknown.is_empty() {
+        let detail = format!("allowed on {}; nothing was written", names(&ready, ready.len()));
+        report.add("permission to write", Level::Ok, detail);
     }
 }

@@ -17,17 +17,17 @@ use crate::support::eventually;
 pub struct Bench {
     /// The adapter.
     pub bus: Arc<Kafka>,
-    /// What it counts.
+    /// Its metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl Bench {
-    /// Started, and not waited for.
+    /// Started, without waiting for a state.
     pub fn start(broker: &Broker, topics: &[&str], change: impl FnOnce(&mut Options)) -> Self {
         Self::start_in(broker, topics, ContentMode::Structured, change)
     }
 
-    /// Started in a content mode, and not waited for.
+    /// Started in a content mode, without waiting for a state.
     pub fn start_in(
         broker: &Broker,
         topics: &[&str],
@@ -39,7 +39,7 @@ impl Bench {
         Self::with(options, topics, mode)
     }
 
-    /// Started with these options, whatever broker they name.
+    /// Started with these options.
     pub fn with(options: Options, topics: &[&str], mode: ContentMode) -> Self {
         let metrics = bus::metrics("kafka", topics);
         let requirements = Requirements {
@@ -69,13 +69,13 @@ impl Bench {
         eventually(&format!("the bus is {state:?}"), || self.bus.state() == state);
     }
 
-    /// Hands a message over.
+    /// Publishes a message.
     pub fn publish(&self, message: Message) -> Awaited {
         bus::publish(&*self.bus, &self.metrics, message)
     }
 
-    /// The verdict on a small message.
-    pub fn verdict(&self, topic: &str) -> PublishResult {
+    /// The result of a small message.
+    pub fn result(&self, topic: &str) -> PublishResult {
         self.publish(message(topic, "rec-1", "{}")).wait()
     }
 }

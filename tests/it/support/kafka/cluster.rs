@@ -1,4 +1,4 @@
-//! Three Kafka nodes that stand for each other: replication 3, two of them must have what is acknowledged.
+//! Three Kafka nodes: replication 3, min.insync.replicas 2.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,12 +13,12 @@ use crate::support::ports::free_ports;
 /// Three nodes, each broker and controller.
 pub struct Cluster {
     nodes: [Node; 3],
-    /// All of them, for whoever only talks to the cluster.
+    /// All of them, as one address list.
     pub all: Broker,
 }
 
 impl Cluster {
-    /// A fresh one; all three are there when this returns.
+    /// A fresh one, ready.
     pub fn start() -> Self {
         let ports: [u16; 6] = free_ports();
         let [clients, controllers] = [&ports[..3], &ports[3..]];
@@ -33,17 +33,17 @@ impl Cluster {
         cluster
     }
 
-    /// Their data stays when they are dropped; tells where.
+    /// Keeps their data when they are dropped; returns its folders.
     pub fn keep(&mut self) -> [PathBuf; 3] {
         self.nodes.each_mut().map(Node::keep)
     }
 
-    /// Ends one node at once.
+    /// Kills one node (SIGKILL).
     pub fn kill(&self, at: usize) {
         self.nodes[at].process.take().kill();
     }
 
-    /// Asks one node to end (SIGTERM), which hands over what it leads; gone when this returns.
+    /// Stops one node (SIGTERM), which hands over its partitions, and waits for its end.
     pub fn stop(&self, at: usize) {
         self.nodes[at].process.take().stop();
     }
@@ -53,7 +53,7 @@ impl Cluster {
         self.nodes[at].process.running().freeze();
     }
 
-    /// It goes on (SIGCONT).
+    /// Resumes it (SIGCONT).
     pub fn resume(&self, at: usize) {
         self.nodes[at].process.running().signal("CONT");
     }
@@ -63,10 +63,10 @@ impl Cluster {
         self.nodes[at].start();
     }
 
-    /// Waits until the cluster counts so many brokers.
+    /// Waits until the cluster has so many brokers.
     pub fn wait_for(&self, brokers: usize) {
         eventually(&format!("the cluster has {brokers} brokers"), || {
-            // A new client each time: an old one may still ask a node that is gone.
+            // A new client each time: an old one may still be connected to a dead node.
             let client: BaseProducer = self.all.client().create().expect("a client for the cluster");
             let metadata = client.client().fetch_metadata(None, Duration::from_secs(2));
             metadata.is_ok_and(|metadata| metadata.brokers().len() == brokers)

@@ -1,4 +1,4 @@
-//! A real Kafka for the tests: one KRaft node as a child process, from what `tests/install.sh` made.
+//! A real Kafka for the tests: one KRaft node as a child process, installed by `tests/install.sh`.
 //!
 //! ```ignore
 //! let broker = kafka::shared();                  // one for the whole test process
@@ -8,8 +8,8 @@
 //! for record in own.read_all(&topic) { … }
 //! ```
 //!
-//! The broker never outlives the tests, whatever ends them: `java` runs under a small shell that
-//! kills it as soon as the pipe to this process is closed.
+//! The broker never outlives the tests: `java` runs under a small shell that kills it when the pipe to this
+//! process is closed.
 
 pub mod bench;
 pub mod cluster;
@@ -36,13 +36,13 @@ use super::{PATIENCE, eventually, unique};
 pub use node::Layout;
 use node::Node;
 
-/// Set to `host:port`, [`shared`] is that broker instead of one of our own.
+/// `host:port` of a running broker for [`shared`] to use.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
 
 /// One request to a broker.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// A record as it lies in the log.
+/// A stored record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub partition: i32,
@@ -74,7 +74,7 @@ impl Record {
 /// One Kafka node.
 pub struct Broker {
     bootstrap: String,
-    /// Absent where the broker is not ours.
+    /// None for a running broker.
     node: Option<Node>,
 }
 
@@ -90,13 +90,12 @@ pub fn shared() -> Arc<Broker> {
 }
 
 impl Broker {
-    /// A fresh broker of its own; ready when this returns.
+    /// A fresh broker, ready.
     pub fn start() -> Self {
         Self::start_where(|_, _| Layout::default())
     }
 
-    /// A fresh broker that differs from the usual one, maybe by its two ports: the clients' and the
-    /// controller's.
+    /// A fresh broker with another layout, which may depend on its client and controller ports.
     pub fn start_where(layout: impl FnOnce(u16, u16) -> Layout) -> Self {
         let [client, controller] = free_ports();
         let node = Node::new(client, controller, layout(client, controller));
@@ -106,13 +105,13 @@ impl Broker {
         broker
     }
 
-    /// A broker that somebody else has started.
+    /// A running broker.
     pub fn at(bootstrap: String) -> Self {
         Self { bootstrap, node: None }
     }
 
-    /// A fresh broker with a second listener behind a proxy, which is the address it gives to whoever
-    /// comes in there. Everything that is done to it by this type goes past the proxy.
+    /// A fresh broker with a second listener behind a proxy, whose address that listener advertises. The
+    /// methods of this type do not use the proxy.
     pub fn start_behind_a_proxy() -> (Self, Proxy) {
         let [port] = free_ports();
         let proxy = Proxy::start(([127, 0, 0, 1], port).into());
@@ -135,17 +134,17 @@ impl Broker {
         &self.bootstrap
     }
 
-    /// Its data stays when it is dropped; tells where, if it is ours.
+    /// Keeps its data when it is dropped; returns its folder, unless the broker is not ours.
     pub fn keep(&mut self) -> Option<PathBuf> {
         self.node.as_mut().map(Node::keep)
     }
 
-    /// Ends the broker at once, as a power cut does to the process (SIGKILL).
+    /// Kills the broker (SIGKILL).
     pub fn kill(&self) {
         self.node().process.take().kill();
     }
 
-    /// Changes server properties; they hold from the next start on.
+    /// Changes server properties; they take effect at the next start.
     pub fn set(&self, properties: &[(&str, &str)]) {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         self.node().set(properties.iter().map(own).collect());
@@ -157,7 +156,7 @@ impl Broker {
         self.wait_until_ready();
     }
 
-    /// Starts it again, and returns while it is still starting.
+    /// Starts it again without waiting.
     pub fn restart_without_waiting(&self) {
         self.node().start();
     }
@@ -174,12 +173,12 @@ impl Broker {
         });
     }
 
-    /// Freezes it: connections stay open, nothing is answered (SIGSTOP).
+    /// Pauses it: connections stay open, nothing is answered (SIGSTOP).
     pub fn pause(&self) {
         self.node().process.running().freeze();
     }
 
-    /// Goes on after [`Self::pause`] (SIGCONT).
+    /// Resumes it after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
         self.node().process.running().signal("CONT");
     }
@@ -191,19 +190,19 @@ impl Broker {
         name
     }
 
-    /// Makes a topic; usable when this returns.
+    /// Creates a topic; usable when this returns.
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let topic = config.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let admin = self.admin();
         let made = block_on(admin.create_topics([&topic], &admin_options())).expect("the broker answers");
-        made[0].as_ref().expect("the topic is made");
+        made[0].as_ref().expect("the topic is created");
         eventually("the new topic has its leaders", || {
             self.partitions(name).is_some_and(|count| count == usize::try_from(partitions).unwrap_or(count))
         });
     }
 
-    /// Removes a topic; gone when this returns.
+    /// Deletes a topic; gone when this returns.
     pub fn delete_topic(&self, name: &str) {
         let admin = self.admin();
         let gone = block_on(admin.delete_topics(&[name], &admin_options())).expect("the broker answers");
@@ -211,21 +210,21 @@ impl Broker {
         eventually("the topic is gone", || self.partitions(name).is_none());
     }
 
-    /// The name of every topic. Asks about none by its name, which would make it on some brokers.
+    /// The names of all topics. None is requested by name, which would create it on some brokers.
     pub fn topics(&self) -> Vec<String> {
         let client: BaseProducer = self.client().create().expect("a client for the broker");
         let metadata = client.client().fetch_metadata(None, REQUEST).expect("the broker answers");
         metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
     }
 
-    /// The number of partitions that have a leader; `None` where there is no such topic.
+    /// The number of partitions with a leader; `None` where the topic does not exist.
     pub fn partitions(&self, topic: &str) -> Option<usize> {
         self.leaders(topic).map(|(led, _)| led)
     }
 
     /// The number of partitions that have a leader, and of all partitions.
     fn leaders(&self, topic: &str) -> Option<(usize, usize)> {
-        // A consumer: asked by a producer, some brokers would make the topic.
+        // A consumer: a producer's request would create the topic on some brokers.
         let client: BaseConsumer = self.client().create().expect("a client for the broker");
         let metadata = client.client().fetch_metadata(Some(topic), REQUEST).expect("the broker answers");
         let topic = metadata.topics().first().filter(|topic| topic.error().is_none())?;
@@ -233,7 +232,7 @@ impl Broker {
         Some((led.count(), topic.partitions().len()))
     }
 
-    /// A setting of a topic as the broker has it.
+    /// A setting of a topic.
     pub fn topic_setting(&self, topic: &str, name: &str) -> Option<String> {
         let admin = self.admin();
         let resource = rdkafka::admin::ResourceSpecifier::Topic(topic);
@@ -297,7 +296,7 @@ impl Broker {
         groups.groups().iter().map(|group| group.name().to_owned()).collect()
     }
 
-    /// The settings of a client for this broker.
+    /// The configuration of a client for this broker.
     pub fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
@@ -307,12 +306,12 @@ impl Broker {
         config
     }
 
-    /// A new admin client: an old one may still look for a controller that is gone.
+    /// A new admin client: an old one may still be connected to a dead controller.
     fn admin(&self) -> AdminClient<DefaultClientContext> {
         self.client().create().expect("an admin client for the broker")
     }
 
-    /// One idempotent message, so that no test pays for the broker's first one.
+    /// Publishes one idempotent message, which is slow the first time.
     fn warm_up(&self) {
         let topic = self.topic("warm-up", 1);
         let producer: BaseProducer =

@@ -8,25 +8,25 @@ use parking_lot::Mutex;
 
 use crate::support::watched::{Process, kit};
 
-/// How a node differs from the usual one.
+/// How a node differs from the default one.
 #[derive(Default)]
 pub struct Layout {
-    /// Server properties that win over the usual ones.
+    /// Server properties that override the defaults.
     pub properties: Vec<(String, String)>,
-    /// Users for SCRAM, in the words of the storage tool.
+    /// SCRAM users, in the syntax of the storage tool.
     pub scram: Vec<String>,
 }
 
-/// A node: its data and settings for ever, its process while it runs.
+/// A node: its data and settings, and its process while it runs.
 pub struct Node {
-    /// Ends before its data does.
+    /// Dropped before its data.
     pub process: Process,
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
 }
 
 impl Node {
-    /// A formatted node that does not run yet.
+    /// A formatted node that is not started.
     pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let usual = server_properties(data.path(), client, controller);
@@ -36,7 +36,7 @@ impl Node {
         node
     }
 
-    /// Changes server properties; what is said here holds from the next start on.
+    /// Changes server properties; they take effect at the next start.
     pub fn set(&self, more: Vec<(String, String)>) {
         let mut properties = self.properties.lock();
         for (name, value) in more {
@@ -54,13 +54,13 @@ impl Node {
         self.process.start(&java, self.data.path());
     }
 
-    /// Its data stays when it is dropped; tells where.
+    /// Keeps its data when it is dropped; returns its folder.
     pub fn keep(&mut self) -> PathBuf {
         self.data.disable_cleanup(true);
         self.data.path().to_owned()
     }
 
-    /// Fails the test, with the broker's log, if it has ended by itself.
+    /// Fails the test with the broker's log if it has died.
     pub fn assert_alive(&self) {
         self.process.assert_alive(|| self.log());
     }
@@ -99,7 +99,7 @@ impl Node {
     }
 }
 
-/// A small and quick node; the session time-out makes a restart after a kill take 3 s instead of 11.
+/// A small and fast node; the session timeout makes a restart after a kill take 3 s instead of 11.
 fn server_properties(data: &Path, client: u16, controller: u16) -> Vec<(String, String)> {
     let listeners = format!("PLAIN://127.0.0.1:{client},CTRL://127.0.0.1:{controller}");
     let text = format!(

@@ -1,4 +1,4 @@
-//! The options of Kafka as an operator gives them to the program: in variables.
+//! The options of Kafka as environment variables of the program.
 
 use attio_bridge::bus::kafka::Options;
 use attio_bridge::bus::kafka::options::Ensure;
