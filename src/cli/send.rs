@@ -22,9 +22,9 @@ use crate::try_out::load::{self, Answers, Ending, Options, PayloadGenerator, Sha
 const USER_AGENT: &str = concat!("attio-bridge/", env!("CARGO_PKG_VERSION"), " send");
 
 const AFTER_HELP: &str = "\
-Each delivery has an Idempotency-Key of its own. The timeout is 5 s, as Attio's is. --retry repeats what was not
-answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, at most 30 s; Attio does so up to 10 times
-over about three days.
+Each delivery has an Idempotency-Key of its own. The timeout is 5 s, as Attio's is. --retry repeats
+what was not answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, at most 30 s; Attio
+does so up to 10 times over about three days.
 
 Example: one generated event to a bridge on this machine
   attio-bridge send --config config.toml http://127.0.0.1:8080/webhooks/attio --event record.updated

@@ -15,8 +15,9 @@ use crate::config::Input;
 use crate::signing::{self, Scheme};
 
 const AFTER_HELP: &str = "\
-In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key sets one.
-The bytes are signed as they are: an editor that adds a line end later invalidates the signature.
+In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key
+sets one. The bytes are signed as they are: an editor that adds a line end later invalidates the
+signature.
 
 Example: deliver a file to a bridge on this machine
   attio-bridge sign --config config.toml body.json --curl http://127.0.0.1:8080/webhooks/attio | sh

@@ -1,4 +1,4 @@
-//! `topics`: what to create on the broker, and the least to grant.
+//! `topics`: prints what to create on the broker, and the least to grant.
 
 use clap::Args;
 
@@ -7,9 +7,8 @@ use crate::app;
 use crate::bus::setup::{Format, Setup};
 use crate::config::Input;
 
-/// What an operator types.
 const AFTER_HELP: &str = "\
-Example: make what is missing on a cluster with access rules
+Example: create what is missing on a cluster with ACLs
   attio-bridge topics --format kafka --principal bridge > topics.sh
   BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh topics.sh";
 
@@ -17,16 +16,16 @@ Example: make what is missing on a cluster with access rules
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
-    /// In whose words; without it those of the bus's own tools
+    /// Print input for this tool; the default is the bus's own tool
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     format: Option<String>,
-    /// Who the bridge is to the broker; without it the user of the configuration
+    /// The bridge's principal; the default is the user of the configuration
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
     /// Name of the Kafka resource, for strimzi
     #[arg(long, value_name = "NAME", default_value = "kafka", value_parser = cluster)]
     cluster: String,
-    /// Print the plain data as a JSON object
+    /// Print the data as a JSON object
     #[arg(long, conflicts_with = "format")]
     json: bool,
 }
@@ -46,7 +45,7 @@ fn cluster(name: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
     match !name.is_empty() && name.chars().all(fits) {
         true => Ok(name.to_owned()),
-        false => Err("a name of Kubernetes has lower case letters, digits, - and .".into()),
+        false => Err("a Kubernetes name has lower case letters, digits, - and .".into()),
     }
 }
 

@@ -52,12 +52,12 @@ fn expected(reason: Reason) -> (u16, bool, bool) {
 pub fn check(reason: Reason, response: &Response) {
     let (status, retry, close) = expected(reason);
     assert_eq!(response.status, status, "{reason:?}: {response:?}");
-    let told = match status {
+    let slug = match status {
         401 => "unauthorized",
         _ => reason.slug(),
     };
     let body = response.json();
-    assert_eq!(body["reason"], told, "{reason:?}");
+    assert_eq!(body["reason"], slug, "{reason:?}");
     if status == 200 {
         assert_eq!(response.header("content-type"), Some("application/json"));
         assert_eq!(body["received"], true);
@@ -275,8 +275,8 @@ async fn one_failed_event_fails_the_answer_and_internal_precedes_broker_reasons(
         let bridge = Bridge::start().await;
         bridge.bus.script(script.clone());
         let body = format!(r#"{{"webhook_id":"w","events":[{RECORD},{RECORD},{RECORD}]}}"#);
-        let told = bridge.ask(&Request::keyed("k", body)).await.told();
-        assert_eq!(told, (status, reason.into()), "{script:?}");
+        let answer = bridge.ask(&Request::keyed("k", body)).await.told();
+        assert_eq!(answer, (status, reason.into()), "{script:?}");
         assert!(bridge.metrics().await.balances());
     }
 }

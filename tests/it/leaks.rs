@@ -1,5 +1,5 @@
-//! Secrets, signatures, headers and bodies appear nowhere: not in the log of the real program at its most
-//! talkative, not in answers, metrics, screens or messages, and in no disguise.
+//! Secrets, signatures, headers and bodies appear in no log line of the real program at the most verbose level, in
+//! no answer, metric, screen or message, and in no encoding.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;

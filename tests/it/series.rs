@@ -1,4 +1,4 @@
-//! What `/metrics` holds does not grow with what senders write, and reads as convention wants it.
+//! The series of `/metrics` do not depend on what senders write, and promtool accepts a scrape.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -21,7 +21,7 @@ fn series(scrape: &Response) -> BTreeSet<String> {
     samples.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
 }
 
-/// A type, a path, a method, a source, a key, a header and a host that nobody has seen before.
+/// A new type, path, method, source, key, header and host.
 fn unseen(at: usize) -> [Request; 3] {
     let body = format!(
         r#"{{"webhook_id":"w{at}","events":[{{"event_type":"kind{at}.made","id":{{"workspace_id":"ws{at}"}}}}]}}"#

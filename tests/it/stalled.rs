@@ -84,7 +84,7 @@ async fn stall(address: SocketAddr, at: usize, stalled: &AtomicUsize, connecting
         }
     }
     if let Some(answer) = client.try_receive().await {
-        // A trickled byte may have made its head a bad one.
+        // A trickled byte may have invalidated its head.
         let known = [(408, "body_timeout".into()), (400, "bad_framing".into())];
         assert!(known.contains(&answer.told()), "{answer:?}");
         client.closed().await;

@@ -328,7 +328,7 @@ fn what_makes_no_sense_is_a_usage_error() {
         (&in_full(), vec!["--format", "nats"], "bus.type is kafka"),
         (&stdout, vec![], "needs no topics"),
         (&in_full(), vec!["--principal", "a'; rm"], "the principal has '\\''"),
-        (&in_full(), vec!["--cluster", "A b"], "a name of Kubernetes"),
+        (&in_full(), vec!["--cluster", "A b"], "a Kubernetes name"),
     ];
     for (config, arguments, words) in table {
         let output = program::run(&[vec!["topics"], arguments].concat(), config);

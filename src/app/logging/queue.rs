@@ -1,4 +1,4 @@
-//! The queue between whoever logs and stderr: logging never blocks. A thread writes the lines; when the queue
+//! The queue of log lines before stderr: logging never blocks. A thread writes the lines; when the queue
 //! is full, lines are dropped, counted and reported.
 //!
 //! By hand, because the non-blocking writer of `tracing-appender` (0.2.5) has one flush, the drop of its guard,

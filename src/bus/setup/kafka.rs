@@ -1,70 +1,60 @@
-//! Kafka: topics, and Write and Describe on each of them.
+//! Kafka: the topics, and Describe and Write on each; as commands of Kafka's tools, for Strimzi, for Terraform.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use serde::Serialize;
+use serde_json::{Value as Json, json};
 
-use super::PRINCIPAL;
+use super::{PRINCIPAL, quoted, quoted_all};
 use crate::bus::inspect::Requirements;
 use crate::bus::kafka::options::{Ensure, Options};
 use crate::bus::kafka::topic_settings;
 
-/// What Kafka takes in a batch unless it is told otherwise. Source: Kafka's broker configuration,
-/// `message.max.bytes`.
-const KAFKAS_LARGEST: usize = 1_048_588;
+/// Kafka's default `message.max.bytes`. Source: Kafka's broker configuration.
+const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 
-/// What a batch of one message adds to it, generously.
-const BATCH: usize = 1024;
+/// What a batch adds to its one message, generously.
+const BATCH_OVERHEAD: usize = 1024;
 
 /// What a cluster must have and grant.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kafka {
-    /// Where the configuration reaches the cluster.
+    /// `kafka.bootstrap_servers`.
     pub bootstrap_servers: String,
-    /// Who the bridge is, as `User:NAME`.
+    /// The bridge's principal, as `User:NAME`.
     pub principal: String,
     /// Every topic that events can go to, quarantine among them.
     pub topics: Vec<Topic>,
     /// What the principal must be allowed on each topic, and on nothing else.
     pub operations: Vec<&'static str>,
-    /// How the principal proves itself.
+    /// Whether it authenticates by a certificate, whose subject is the principal, or by a password.
     #[serde(skip)]
-    pub(super) login: Login,
+    by_certificate: bool,
 }
 
-/// One topic, as it is to be made.
+/// A topic to create.
 #[derive(Clone, Debug, Serialize)]
 pub struct Topic {
     /// Its name.
     pub name: String,
     /// Partitions; the broker's default where absent.
     pub partitions: Option<i32>,
-    /// Copies; the broker's default where absent.
+    /// Replicas; the broker's default where absent.
     pub replication_factor: Option<i32>,
-    /// What is set on the topic itself.
+    /// Its own settings.
     pub config: BTreeMap<&'static str, String>,
     /// The largest message that can go there, in bytes.
     pub largest_message_bytes: usize,
 }
 
-/// How the bridge proves who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Login {
-    /// By a password that the cluster keeps.
-    Password,
-    /// By a certificate, whose subject is the principal.
-    Certificate,
-}
-
 impl Kafka {
     pub(super) fn new(options: &Options, requirements: &Requirements, principal: Option<&str>) -> Self {
-        let settings: BTreeMap<_, _> = topic_settings(&options.topics).into_iter().collect();
         let topic = |name: &str| {
             let largest = requirements.largest(name);
-            let mut config = settings.clone();
-            if largest + BATCH > KAFKAS_LARGEST {
-                config.insert("max.message.bytes", (largest + BATCH).to_string());
+            let mut config: BTreeMap<_, _> = topic_settings(&options.topics).into_iter().collect();
+            if largest + BATCH_OVERHEAD > DEFAULT_MAX_MESSAGE_BYTES {
+                config.insert("max.message.bytes", (largest + BATCH_OVERHEAD).to_string());
             }
             Topic {
                 name: name.to_owned(),
@@ -81,58 +71,160 @@ impl Kafka {
             principal: format!("User:{}", name.strip_prefix("User:").unwrap_or(name)),
             topics: requirements.addresses.iter().map(|name| topic(name)).collect(),
             operations: ["Describe", "Write"].into_iter().chain(create).collect(),
-            login: match (&options.cert_file, &options.sasl_mechanism) {
-                (Some(_), None) => Login::Certificate,
-                _ => Login::Password,
-            },
+            by_certificate: options.cert_file.is_some() && options.sasl_mechanism.is_none(),
         }
+    }
+
+    /// A script for Kafka's own tools.
+    pub(super) fn commands(&self) -> String {
+        const ADMIN: &str = r#"--bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"}"#;
+        // Whatever else the servers hold is no address, and unsafe in a shell's default value.
+        let address = |c: &char| c.is_ascii_alphanumeric() || ".,:-_[]".contains(*c);
+        let servers: String = self.bootstrap_servers.chars().filter(address).collect();
+        let mut out = format!("{SCRIPT}BOOTSTRAP=${{BOOTSTRAP:-{servers}}}\n\n");
+        for Topic { name, partitions, replication_factor, config, .. } in &self.topics {
+            out += &format!("kafka-topics.sh {ADMIN} --create --if-not-exists --topic {name}");
+            out += &partitions.map(|number| format!(" --partitions {number}")).unwrap_or_default();
+            out += &replication_factor.map(|n| format!(" --replication-factor {n}")).unwrap_or_default();
+            out.extend(config.iter().map(|(key, value)| format!(" --config {key}={value}")));
+            out.push('\n');
+        }
+        out += "\n# Nothing else is needed; `check --connect` also reads the topics' settings with DescribeConfigs.\n";
+        out += &format!("kafka-acls.sh {ADMIN} --add --allow-principal '{}'", self.principal);
+        out.extend(self.operations.iter().map(|operation| format!(" --operation {operation}")));
+        out.extend(self.topics.iter().map(|topic| format!(" \\\n  --topic {}", topic.name)));
+        out + "\n"
+    }
+
+    /// YAML documents for the Strimzi operator: a `KafkaTopic` each, and one `KafkaUser`.
+    pub(super) fn strimzi(&self, cluster: &str) -> String {
+        let mut names = BTreeSet::new();
+        let mut resource = |kind: &'static str, name: &str, spec: Json| {
+            let mut name = resource_name(name);
+            // Two names may differ only in what a resource's name cannot hold.
+            while !names.insert((kind, name.clone())) {
+                name.push_str("-x");
+            }
+            let metadata = json!({ "name": name, "labels": { "strimzi.io/cluster": cluster } });
+            json!({ "apiVersion": STRIMZI, "kind": kind, "metadata": metadata, "spec": spec })
+        };
+        let number = |value: &String| value.parse::<u64>().map_or_else(|_| json!(value), Json::from);
+        let topics = self.topics.iter().map(|topic| {
+            let config: BTreeMap<_, _> =
+                topic.config.iter().map(|(key, value)| (*key, number(value))).collect();
+            let mut spec = json!({ "topicName": topic.name, "config": config });
+            let numbers = [("partitions", topic.partitions), ("replicas", topic.replication_factor)];
+            for (key, number) in numbers.into_iter().filter_map(|(key, number)| Some((key, number?))) {
+                spec[key] = number.into();
+            }
+            resource("KafkaTopic", &topic.name, spec)
+        });
+        let mut documents: Vec<_> = topics.collect();
+        let acls = self.topics.iter().map(|topic| {
+            let resource = json!({ "type": "topic", "name": topic.name, "patternType": "literal" });
+            json!({ "resource": resource, "operations": self.operations, "host": "*" })
+        });
+        let user = self.principal.trim_start_matches("User:").trim_start_matches("CN=");
+        let spec = json!({
+            "authentication": { "type": if self.by_certificate { "tls" } else { "scram-sha-512" } },
+            "authorization": { "type": "simple", "acls": acls.collect::<Vec<_>>() },
+        });
+        documents.push(resource("KafkaUser", user.split(',').next().unwrap_or(user), spec));
+        documents.iter().fold(MANIFESTS.to_owned(), |out, document| {
+            let yaml = serde_yaml_ng::to_string(document).expect("every JSON value can be written as YAML");
+            out + "---\n" + &yaml
+        })
+    }
+
+    /// One file of resources for Terraform's provider `Mongey/kafka`.
+    pub(super) fn terraform(&self) -> String {
+        let mut out = String::from(PROVIDER);
+        // The provider has no default for a number: Terraform asks for one that is not configured.
+        let mut number = |name: &str, number: Option<i32>| {
+            number.map_or_else(
+                || {
+                    out += &format!(
+                        "variable \"attio_bridge_{name}\" {{\n  description = \"Not in the bridge's \
+                         configuration: set it here, or as kafka.topics.{name}\"\n  type        = number\n}}\n\n"
+                    );
+                    format!("var.attio_bridge_{name}")
+                },
+                |number| number.to_string(),
+            )
+        };
+        let first = self.topics.first();
+        let partitions = number("partitions", first.and_then(|topic| topic.partitions));
+        let replicas = number("replication_factor", first.and_then(|topic| topic.replication_factor));
+        let (principal, operations) = (quoted(&self.principal), quoted_all(&self.operations, ", "));
+        out += &format!(
+            "locals {{\n  attio_bridge_principal  = {principal}\n  attio_bridge_operations = [{operations}]\n  \
+             attio_bridge_topics = {{\n"
+        );
+        for Topic { name, config, .. } in &self.topics {
+            let width = config.keys().map(|key| key.len()).max().unwrap_or(0) + 2;
+            out += &format!("    {} = {{\n", quoted(name));
+            for (key, value) in config {
+                // Writing to a string cannot fail.
+                let _ = writeln!(out, "      {:width$} = {}", quoted(key), quoted(value));
+            }
+            out += "    }\n";
+        }
+        out += &format!(
+            "  }}\n}}\n\nresource \"kafka_topic\" \"attio_bridge\" {{\n  for_each           = \
+             local.attio_bridge_topics\n  name               = each.key\n  partitions         = {partitions}\n  \
+             replication_factor = {replicas}\n  config             = each.value\n}}\n"
+        );
+        out + ACL
     }
 }
 
-const INTRODUCTION: &str = "\
+const SCRIPT: &str = "\
 #!/bin/sh
-# What attio-bridge needs on Kafka for this configuration. Kafka's own tools do it.
+# What attio-bridge needs on Kafka for this configuration, with Kafka's own tools.
 # BOOTSTRAP  where an administrator reaches the cluster
 # ADMIN      a file with the administrator's login, as for --command-config; unset where none is needed
 set -eu
 ";
 
-/// A script for Kafka's own tools.
-pub(super) fn commands(setup: &Kafka) -> String {
-    const ADMIN: &str = r#"--bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"}"#;
-    let mut out = String::from(INTRODUCTION);
-    // Writing to a string cannot fail.
-    let _ = writeln!(out, "BOOTSTRAP=${{BOOTSTRAP:-{}}}\n", shell_word(&setup.bootstrap_servers));
-    for Topic { name, partitions, replication_factor, config, .. } in &setup.topics {
-        let _ = write!(out, "kafka-topics.sh {ADMIN} --create --if-not-exists --topic {name}");
-        if let Some(partitions) = partitions {
-            let _ = write!(out, " --partitions {partitions}");
-        }
-        if let Some(replicas) = replication_factor {
-            let _ = write!(out, " --replication-factor {replicas}");
-        }
-        for (key, value) in config {
-            let _ = write!(out, " --config {key}={value}");
-        }
-        out.push('\n');
+/// The API since Strimzi 0.49; `kafka.strimzi.io/v1beta2` before.
+const STRIMZI: &str = "kafka.strimzi.io/v1";
+
+const MANIFESTS: &str = "\
+# What attio-bridge needs on Kafka for this configuration, in the namespace of the Kafka resource.
+# Strimzi before 0.49 has apiVersion kafka.strimzi.io/v1beta2.
+";
+
+const PROVIDER: &str = r#"# What attio-bridge needs on Kafka for this configuration; the provider's login is yours to configure.
+terraform {
+  required_providers {
+    kafka = {
+      source = "Mongey/kafka"
     }
-    let _ = write!(
-        out,
-        "\n# Nothing else is needed; `check --connect` sees the settings of topics with DescribeConfigs as well.\n\
-         kafka-acls.sh {ADMIN} --add --allow-principal '{}'",
-        setup.principal
-    );
-    for operation in &setup.operations {
-        let _ = write!(out, " --operation {operation}");
-    }
-    for topic in &setup.topics {
-        let _ = write!(out, " \\\n  --topic {}", topic.name);
-    }
-    out.push('\n');
-    out
+  }
 }
 
-/// The addresses of servers in a shell's default value: whatever else they hold is no address.
-fn shell_word(servers: &str) -> String {
-    servers.chars().filter(|c| c.is_ascii_alphanumeric() || ".,:-_[]".contains(*c)).collect()
+"#;
+
+const ACL: &str = r#"
+resource "kafka_acl" "attio_bridge" {
+  for_each = {
+    for right in setproduct(keys(local.attio_bridge_topics), local.attio_bridge_operations) :
+    join(" ", right) => { topic = right[0], operation = right[1] }
+  }
+  resource_name                = kafka_topic.attio_bridge[each.value.topic].name
+  resource_type                = "Topic"
+  resource_pattern_type_filter = "Literal"
+  acl_principal                = local.attio_bridge_principal
+  acl_host                     = "*"
+  acl_operation                = each.value.operation
+  acl_permission_type          = "Allow"
+}
+"#;
+
+/// A name in Kubernetes: lower case letters, digits, - and . between letters or digits.
+fn resource_name(name: &str) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let parts = name.split('.').map(|part| part.chars().map(allowed).collect::<String>());
+    let parts = parts.map(|part| part.trim_matches('-').to_owned()).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(".")
 }

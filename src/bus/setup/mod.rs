@@ -1,20 +1,18 @@
-//! What must exist on a broker for a configuration, and the least that must be granted: as plain data,
-//! and in the words of the tools that make it so.
+//! What must exist on a broker for a configuration, and the least that must be granted: as data, and as input for
+//! the tools that create it.
 
 mod kafka;
 mod nats;
-mod strimzi;
-mod terraform;
 
 use super::inspect::Requirements;
 use super::{Kind, Options};
 pub use kafka::Kafka;
 pub use nats::Nats;
 
-/// Who the bridge is to the broker where neither the configuration nor the operator says it.
+/// The bridge's principal where neither the configuration nor the operator names one.
 const PRINCIPAL: &str = "attio-bridge";
 
-/// In whose words.
+/// For which tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Commands of Kafka's own tools.
@@ -43,19 +41,18 @@ pub enum Error {
     /// Standard output needs nothing.
     #[error("bus.type is stdout, which needs no topics: set it to kafka or nats")]
     Nothing,
-    /// The words of another bus.
+    /// A format of another bus.
     #[error(
         "bus.type is {0}: choose a format of that bus (kafka, terraform and strimzi are Kafka's, nats is NATS's)"
     )]
     OtherBus(&'static str),
-    /// A name that cannot be written in every form.
-    #[error("the principal has {0:?} in it, which not every form can hold: choose another name")]
+    /// A name that cannot be quoted in every format.
+    #[error("the principal has {0:?} in it, which not every format can hold: choose another name")]
     Principal(char),
 }
 
 impl Setup {
-    /// What the bus of the options needs. `principal` is who the bridge is to the broker; without one
-    /// it is the user of the configuration.
+    /// What the bus of the options needs. The default `principal` is the user of the configuration.
     pub fn new(
         options: &Options,
         requirements: &Requirements,
@@ -72,23 +69,21 @@ impl Setup {
         }
     }
 
-    /// The same as commands or manifests; without a format in those of the bus itself.
+    /// The same for a tool; the default is the bus's own. `cluster` is for Strimzi.
     pub fn write(&self, format: Option<Format>, cluster: &str) -> Result<String, Error> {
         match (self, format) {
-            (Self::Kafka(setup), None | Some(Format::Kafka)) => Ok(kafka::commands(setup)),
-            (Self::Kafka(setup), Some(Format::Terraform)) => Ok(terraform::resources(setup)),
-            (Self::Kafka(setup), Some(Format::Strimzi)) => Ok(strimzi::manifests(setup, cluster)),
-            (Self::Nats(setup), None | Some(Format::Nats)) => Ok(nats::commands(setup)),
+            (Self::Kafka(setup), None | Some(Format::Kafka)) => Ok(setup.commands()),
+            (Self::Kafka(setup), Some(Format::Terraform)) => Ok(setup.terraform()),
+            (Self::Kafka(setup), Some(Format::Strimzi)) => Ok(setup.strimzi(cluster)),
             (Self::Kafka(_), Some(Format::Nats)) => Err(Error::OtherBus("kafka")),
-            (Self::Nats(_), Some(Format::Kafka | Format::Terraform | Format::Strimzi)) => {
-                Err(Error::OtherBus("nats"))
-            }
+            (Self::Nats(setup), None | Some(Format::Nats)) => Ok(setup.commands()),
+            (Self::Nats(_), Some(_)) => Err(Error::OtherBus("nats")),
         }
     }
 }
 
-/// A text in double quotes, as shells, HCL, YAML and NATS read it alike: what is quoted here has the
-/// alphabet of an address, or was checked in [`Setup::new`].
+/// A text in double quotes, for shells, HCL and NATS alike: it has the alphabet of an address, or was checked in
+/// [`Setup::new`].
 fn quoted(text: &str) -> String {
     format!("\"{text}\"")
 }

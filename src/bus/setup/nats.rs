@@ -1,4 +1,4 @@
-//! NATS: the stream, and the right to publish to its subjects.
+//! NATS: the stream, and the permission to publish to its subjects.
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
@@ -8,19 +8,19 @@ use crate::bus::inspect::Requirements;
 use crate::bus::nats::options::{Auth, Ensure, Options};
 use crate::bus::nats::stream_config;
 
-/// What a server takes unless it is told otherwise. Source: the NATS server's configuration, `max_payload`.
-const NATS_LARGEST: usize = 1_048_576;
+/// The server's default `max_payload`. Source: the NATS server's configuration.
+const DEFAULT_MAX_PAYLOAD: usize = 1_048_576;
 
 /// What a server must have and grant.
 #[derive(Clone, Debug, Serialize)]
 pub struct Nats {
-    /// The stream, as JetStream's own API has it.
+    /// The stream, as in JetStream's API.
     pub stream: Json,
-    /// Who the bridge is: a user's name, or an nkey.
+    /// The bridge's user name or nkey.
     pub principal: String,
     /// The subjects that the principal must be allowed to publish to, and no others.
     pub publish: Vec<String>,
-    /// The subjects that it must be allowed to subscribe to: acks come back there.
+    /// The subjects that it must be allowed to subscribe to, for acks.
     pub subscribe: Vec<String>,
     /// The largest message, in bytes: the server's `max_payload` must not be less.
     pub largest_message_bytes: usize,
@@ -28,7 +28,7 @@ pub struct Nats {
     login: Login,
 }
 
-/// How the bridge proves who it is.
+/// How the bridge authenticates.
 #[derive(Clone, Copy, Debug)]
 enum Login {
     Password,
@@ -50,14 +50,14 @@ impl Nats {
             _ => Login::Password,
         };
         let name = &options.stream.name;
-        // To look whether the stream is there and takes the subjects, and which one does where not.
-        let look = [format!("$JS.API.STREAM.INFO.{name}"), "$JS.API.STREAM.NAMES".to_owned()];
+        // To check that the stream exists and accepts the subjects, and to find the one that does otherwise.
+        let check = [format!("$JS.API.STREAM.INFO.{name}"), "$JS.API.STREAM.NAMES".to_owned()];
         let create =
             (options.stream.ensure == Ensure::Create).then(|| format!("$JS.API.STREAM.CREATE.{name}"));
         let largest =
             requirements.addresses.iter().map(|address| requirements.largest(address)).max().unwrap_or(0);
         Self {
-            publish: wanted.subjects.iter().cloned().chain(look).chain(create).collect(),
+            publish: wanted.subjects.iter().cloned().chain(check).chain(create).collect(),
             subscribe: vec!["_INBOX.>".to_owned()],
             principal,
             largest_message_bytes: largest,
@@ -87,53 +87,51 @@ fn nanoseconds(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// A script that makes the stream and shows what grants the rights.
-pub(super) fn commands(setup: &Nats) -> String {
-    let name = setup.stream["name"].as_str().unwrap_or_default();
-    let rights = match setup.login {
-        Login::Credentials => in_a_jwt(setup),
-        Login::Nkey => in_the_server(setup, &format!("nkey: {}", quoted(&setup.principal))),
-        Login::Password => {
-            let user = quoted(&setup.principal);
-            in_the_server(setup, &format!("user: {user}, password: $ATTIO_BRIDGE_NATS_PASSWORD"))
-        }
-    };
-    format!(
-        "#!/bin/sh\n# What attio-bridge needs on NATS for this configuration. `nats` is NATS's own tool: its \
-         context says\n# where, and as whom.\nset -eu\n\n\
-         nats stream add {name} --config /dev/stdin <<'JSON'\n{:#}\nJSON\n\n{rights}",
-        setup.stream
-    )
-}
+impl Nats {
+    /// A script that creates the stream and prints what grants the permissions.
+    pub(super) fn commands(&self) -> String {
+        let Self { stream, principal, largest_message_bytes: largest, .. } = self;
+        let name = stream["name"].as_str().unwrap_or_default();
+        let max_payload = *largest > DEFAULT_MAX_PAYLOAD;
+        let permissions = match self.login {
+            Login::Credentials => {
+                let (publish, subscribe) = (self.publish.join(","), self.subscribe.join(","));
+                let user = quoted(principal);
+                let max_payload = match max_payload {
+                    true => format!("# The server's max_payload must be at least {largest}.\n"),
+                    false => String::new(),
+                };
+                format!(
+                    "# The user's permissions are in its JWT; `nsc generate creds` writes the file for \
+                     nats.creds_file.\nnsc add user --name {user} --allow-pub '{publish}' --allow-sub \
+                     '{subscribe}'\n{max_payload}"
+                )
+            }
+            Login::Nkey => self.server_configuration(max_payload, &format!("nkey: {}", quoted(principal))),
+            Login::Password => {
+                let user = format!("user: {}, password: $ATTIO_BRIDGE_NATS_PASSWORD", quoted(principal));
+                self.server_configuration(max_payload, &user)
+            }
+        };
+        format!(
+            "#!/bin/sh\n# What attio-bridge needs on NATS for this configuration. `nats` is NATS's own tool: its \
+             context names\n# the server and the login.\nset -eu\n\nnats stream add {name} --config /dev/stdin \
+             <<'JSON'\n{stream:#}\nJSON\n\n{permissions}"
+        )
+    }
 
-/// Rights that a server has from an account's JWTs.
-fn in_a_jwt(setup: &Nats) -> String {
-    let Nats { publish, subscribe, largest_message_bytes: largest, .. } = setup;
-    let payload = match *largest > NATS_LARGEST {
-        true => format!("# The server's max_payload must be at least {largest}.\n"),
-        false => String::new(),
-    };
-    format!(
-        "# The user's rights are in its JWT; `nsc generate creds` writes the file for nats.creds_file.\n\
-         nsc add user --name {} --allow-pub '{}' --allow-sub '{}'\n{payload}",
-        quoted(&setup.principal),
-        publish.join(","),
-        subscribe.join(",")
-    )
-}
-
-/// Rights that a server has from its configuration.
-fn in_the_server(setup: &Nats, user: &str) -> String {
-    let Nats { publish, subscribe, largest_message_bytes: largest, .. } = setup;
-    let payload = match *largest > NATS_LARGEST {
-        true => format!("max_payload: {largest}\n"),
-        false => String::new(),
-    };
-    format!(
-        "# For the server's configuration, where $NAME is a variable of its environment.\ncat <<'CONF'\n\
-         {payload}authorization {{\n  users: [ {{\n    {user}\n    permissions: {{\n      publish: {{ allow: \
-         [\n        {}\n      ] }}\n      subscribe: {{ allow: [{}] }}\n    }}\n  }} ]\n}}\nCONF\n",
-        quoted_all(publish, ",\n        "),
-        quoted_all(subscribe, ", ")
-    )
+    fn server_configuration(&self, max_payload: bool, user: &str) -> String {
+        let max_payload = match max_payload {
+            true => format!("max_payload: {}\n", self.largest_message_bytes),
+            false => String::new(),
+        };
+        let publish = quoted_all(&self.publish, ",\n        ");
+        let subscribe = quoted_all(&self.subscribe, ", ");
+        format!(
+            "# For the server's configuration, where $NAME is a variable of its environment.\ncat <<'CONF'\n\
+             {max_payload}authorization {{\n  users: [ {{\n    {user}\n    permissions: {{\n      publish: {{ \
+             allow: [\n        {publish}\n      ] }}\n      subscribe: {{ allow: [{subscribe}] }}\n    }}\n  }} \
+             ]\n}}\nCONF\n"
+        )
+    }
 }
