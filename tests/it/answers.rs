@@ -283,7 +283,7 @@ async fn one_failed_event_fails_the_answer_and_internal_precedes_broker_reasons(
 
 #[tokio::test]
 async fn bus_that_panics_or_drops_its_handle_is_500_and_the_metrics_balance() {
-    for broken in [Broken::Panics, Broken::DropsItsTicket] {
+    for broken in [Broken::Panics, Broken::DropsItsHandle] {
         let bridge = Bridge::over(Arc::new(broken), config(&[])).await;
         let mut client = bridge.connect().await;
         for round in 1..=3u8 {
