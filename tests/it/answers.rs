@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::bus::memory::Answer;
 use attio_bridge::config::Config;
 use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::{Bus, PublishError};
@@ -15,6 +14,7 @@ use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Broken;
 use crate::support::client::{Client, Response, eventually};
 use crate::support::fixtures;
+use crate::support::memory::Answer;
 use crate::support::request::{Request, sign};
 
 const RECORD: &str =
