@@ -11,16 +11,10 @@
 //!
 //! A secret may be given as `…_FILE`, the name of the file that holds it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-
 use super::diagnostics::Diagnostics;
 use super::sections::{TABLES, is_secret};
-use super::tree::{Node, Origin, PREFIX, Table, Value, variable};
+use super::tree::{Environment, Node, Origin, PREFIX, Table, Value, variable};
 use crate::catalog::Category;
-
-/// The variables of a process. They are passed in, never read here.
-pub type Environment = BTreeMap<String, OsString>;
 
 /// A value from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]

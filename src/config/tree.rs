@@ -1,6 +1,7 @@
 //! The tree that the layers are merged in: raw values, each with its origin.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use serde_json::Value as Json;
 
 /// What the variables of keys begin with.
 pub const PREFIX: &str = "ATTIO_BRIDGE__";
+
+/// The variables of a process. They are passed in, never read here.
+pub type Environment = BTreeMap<String, OsString>;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
