@@ -71,8 +71,7 @@ impl SecretFile {
 
 /// The contents of a secret file without its line end; as in the configuration, only one is removed.
 pub fn without_line_end(text: &str) -> &str {
-    let line = text.strip_suffix('\n').unwrap_or(text);
-    line.strip_suffix('\r').unwrap_or(line)
+    text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line))
 }
 
 /// Why no webhook was created.
@@ -175,4 +174,16 @@ pub fn manifest(name: &str, created: &Created) -> String {
          attio-bridge.dev/webhook-id: {id}\n    attio-bridge.dev/target-url: {url}\n\
          type: Opaque\nstringData:\n  {MANIFEST_KEY}: {secret}\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_end_is_removed() {
+        for (text, secret) in [("a", "a"), ("a\n", "a"), ("a\r\n", "a"), ("a\n\n", "a\n"), ("", "")] {
+            assert_eq!(without_line_end(text), secret, "{text:?}");
+        }
+    }
 }

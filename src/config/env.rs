@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::diagnostics::Diagnostics;
-use super::sections::is_secret;
-use super::tree::{Node, Origin, PREFIX, Table, Value};
+use super::sections::{TABLES, is_secret};
+use super::tree::{Node, Origin, PREFIX, Table, Value, variable};
 use crate::catalog::Category;
 
 /// The variables of a process. They are passed in, never read here.
@@ -43,8 +43,13 @@ const SHORTHANDS: [(&str, &str); 3] = [
 /// Sets every variable of the bridge in the tree.
 pub fn overlay(tree: &mut Table, environment: &Environment, diagnostics: &Diagnostics) {
     for (name, value) in environment {
-        let Some(rest) = long_form(name) else { continue };
         let origin = Origin::Environment(name.clone());
+        let Some(rest) = long_form(name) else {
+            if let Some(meant) = misspelled(name) {
+                diagnostics.warning(name, Some(&origin), format!("has no effect; did you mean `{meant}`?"));
+            }
+            continue;
+        };
         let path = resolve(&rest, tree);
         let key = key_of(&path);
         let Some(value) = value.to_str() else {
@@ -86,6 +91,18 @@ fn long_form(name: &str) -> Option<String> {
     let (short, file) = name.strip_suffix("_FILE").map_or((name, ""), |short| (short, "_FILE"));
     let (_, long) = SHORTHANDS.iter().find(|(shorthand, _)| *shorthand == short)?;
     Some(format!("{long}{file}"))
+}
+
+/// What a variable was meant to be that is none of the bridge's: one `_` for two, or nearly a shorthand. Others
+/// are not the bridge's business, such as Kubernetes' `ATTIO_BRIDGE_SERVICE_HOST`.
+fn misspelled(name: &str) -> Option<String> {
+    let keys = TABLES
+        .iter()
+        .flat_map(|table| table.keys.iter().map(|key| variable(&format!("{}.{}", table.path, key.name()))));
+    let shorthands = SHORTHANDS.iter().map(|(short, _)| (*short).to_owned());
+    keys.filter(|variable| variable.replace("__", "_") == name)
+        .chain(shorthands.filter(|short| name.strip_suffix('S') == Some(short)))
+        .next()
 }
 
 /// The path of a variable, in the spelling of the file.
@@ -221,7 +238,6 @@ fn set_secret(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tree::variable;
     use super::*;
 
     fn paths(name: &str, tree: &Table) -> Option<String> {

@@ -132,7 +132,8 @@ fn healthcheck_requests_readyz_of_the_admin_listener() {
     for (status, expected) in [("200 OK", 0), ("503 Service Unavailable", 1)] {
         let (address, asked) = answer_once(status);
         let every = address.replace("127.0.0.1", "0.0.0.0");
-        let output = program(&["healthcheck"], &[("ATTIO_BRIDGE__ADMIN__LISTEN", &every)]);
+        let variables = [("ATTIO_BRIDGE__ADMIN__LISTEN", &*every), ("HTTP_PROXY", "http://127.0.0.1:1")];
+        let output = program(&["healthcheck"], &variables);
         assert_eq!(code(&output), expected);
         assert_eq!(text(&output.stderr).lines().count(), 1, "{}", text(&output.stderr));
         assert!(output.stdout.is_empty());

@@ -146,7 +146,7 @@ fn invalid_values_are_refused() {
         ),
         (
             "[bus]\ntype = \"nats\"\n[nats]\nservers = \"nats://me:secret@a\"",
-            "nats.servers: a server address holds no user: set nats.username and nats.password",
+            "nats.servers: a server address contains no user: set nats.username and nats.password",
         ),
         ("[http]\nmax_body_bytes = 70000000", "more than http.max_in_flight_bytes"),
         ("[http]\nmax_in_flight = 0", "http.max_in_flight: must be from 1"),
@@ -202,6 +202,24 @@ fn the_checked_configuration_holds_the_defaults() {
     assert_eq!(config.workers, None);
     assert!(matches!(config.bus.kind, Kind::Stdout));
     assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn misspelled_variables_are_warnings() {
+    let table = [
+        ("ATTIO_BRIDGE_KAFKA_BOOTSTRAP_SERVERS", Some("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS")),
+        ("ATTIO_BRIDGE_NATS_STREAM_NAME", Some("ATTIO_BRIDGE__NATS__STREAM__NAME")),
+        ("ATTIO_WEBHOOK_SECRETS", Some("ATTIO_WEBHOOK_SECRET")),
+        // Kubernetes sets it for a service called attio-bridge.
+        ("ATTIO_BRIDGE_SERVICE_HOST", None),
+    ];
+    for (variable, meant) in table {
+        let warnings = Setup::good().var(variable, "x").warnings();
+        let expected = meant.map(|meant| {
+            format!("{variable}: has no effect; did you mean `{meant}`? (environment {variable})")
+        });
+        assert_eq!(warnings, Vec::from_iter(expected));
+    }
 }
 
 #[test]

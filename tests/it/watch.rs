@@ -1,4 +1,4 @@
-//! `watch` against a fake Attio: each change is told once, a lost webhook is made again, slugs stay fresh.
+//! `watch` against a fake Attio: changes are logged once, lost webhooks recreated, slugs kept up to date.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -120,10 +120,10 @@ fn each_change_is_logged_once() {
     watching.until("missing");
     let before = watching.polls();
     eventually("it goes on", || watching.polls() > before + 2.0);
-    let told = |state| watching.lines("state", state).len();
-    assert_eq!((told("degraded"), told("inactive"), told("missing")), (1, 1, 1));
-    assert_eq!(told("active"), 3, "at first, again, and with other subscriptions");
-    assert!(attio.store().webhooks.is_empty(), "nothing is made that is not wanted");
+    let logged = |state| watching.lines("state", state).len();
+    assert_eq!((logged("degraded"), logged("inactive"), logged("missing")), (1, 1, 1));
+    assert_eq!(logged("active"), 3, "at first, again, and with other subscriptions");
+    assert!(attio.store().webhooks.is_empty(), "without recreate nothing is created");
 
     attio.faults((0..5).map(|_| Fault::Status(404)));
     let failed = || watching.metrics().sum("watch_polls_total", &[("result", "failed")]).unwrap();
@@ -148,7 +148,7 @@ fn lost_webhook_is_recreated_once_by_two_instances() {
                 .is_ok_and(|text| text == format!("{}\n", made.secret))
         });
         let before = (first.polls(), second.polls());
-        eventually("both look again", || first.polls() > before.0 + 1.0 && second.polls() > before.1 + 1.0);
+        eventually("both poll again", || first.polls() > before.0 + 1.0 && second.polls() > before.1 + 1.0);
         let made = attio.only();
         assert_eq!(
             std::fs::read_to_string(attio.path("secret")).unwrap(),
@@ -156,7 +156,7 @@ fn lost_webhook_is_recreated_once_by_two_instances() {
             "{round}"
         );
     }
-    // Attio has given it up: nothing makes it active again but making it anew.
+    // An inactive webhook becomes active only by being recreated.
     let old = attio.only().webhook_id;
     attio.store().set_status(&old, Status::Inactive);
     eventually("it is another one", || {
@@ -173,8 +173,8 @@ fn webhook_being_rotated_is_not_recreated() {
     let successor = attio.add(&format!("{URL}?successor-of=x"), &[("note.created", Value::Null)]);
     let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
     let watching = Watching::start(&attio, &config, &[]);
-    eventually("it has looked", || watching.polls() > 2.0);
-    assert_eq!(attio.only().webhook_id, successor, "nothing is made");
+    eventually("it has polled", || watching.polls() > 2.0);
+    assert_eq!(attio.only().webhook_id, successor, "nothing is created");
     watching.end();
 }
 
@@ -233,13 +233,13 @@ fn bridge_that_just_started_is_not_silent() {
     let urls = [&deaf, &hearing].map(|served| format!("http://{}/metrics", served.admin));
     let flags = ["--metrics", &urls[0], "--metrics", &urls[1], "--silent-after", "1h"];
     let watching = Watching::start(&attio, &configured(&attio, ""), &flags);
-    eventually("it has looked", || watching.polls() > 3.0);
+    eventually("it has polled", || watching.polls() > 3.0);
     attio.block_on(
         hearing.ask(&crate::support::request::Request::signed(r#"{"webhook_id":"w","events":[]}"#)),
     );
     let last =
         || watching.metrics().sum("watch_bridge_last_delivery_timestamp_seconds", &[("source", "attio")]);
-    eventually("the one that hears is told of", || last() > Some(0.0));
+    eventually("the delivery is seen", || last() > Some(0.0));
     assert_eq!(watching.metrics().sum("watch_bridge_silent", &[("source", "attio")]), Some(0.0));
     watching.end();
 }
@@ -252,8 +252,8 @@ fn webhook_with_a_lost_secret_is_recreated() {
     attio.faults([Fault::Of(Method::POST, Box::new(Fault::StatusAfter(502)))]);
     attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
     let watching = Watching::start(&attio, &config, &[]);
-    let behind = "the webhook's secret may be lost; it is recreated at the next poll";
-    eventually("it is told", || !watching.lines("message", behind).is_empty());
+    let lost = "the webhook's secret may be lost; it is recreated at the next poll";
+    eventually("it is logged", || !watching.lines("message", lost).is_empty());
     let log = format!("{:?}", watching.log.lock().unwrap());
     assert!(!log.contains("retrying in"), "in an outage that would be all there is: {log}");
     let kept = |secret: &str| {
@@ -277,7 +277,7 @@ fn unknown_slug_does_not_stop_the_other_webhooks() {
          \"deals\" }} }}]\n"
     );
     let watching = Watching::start(&attio, &configured(&attio, &more), &[]);
-    eventually("it is made", || attio.store().webhooks.len() == 2);
+    eventually("it is created", || attio.store().webhooks.len() == 2);
     let made = attio.store().webhooks[1].webhook_id.clone();
     attio.store().objects[2].slug = "opportunities".into();
     let drift = || watching.metrics().sum("watch_webhook_drift", &[("webhook", "deals")]);
@@ -289,11 +289,11 @@ fn unknown_slug_does_not_stop_the_other_webhooks() {
         let labels = [("webhook", "deals"), ("result", "failed")];
         watching.metrics().sum("watch_recreations_total", &labels)
     };
-    eventually("it cannot be made as it is not known what", || failed() >= Some(2.0));
+    eventually("recreating fails while the slug is unknown", || failed() >= Some(2.0));
     attio.only();
-    let told = watching.lines("message", "the configured filters cannot be resolved: see `webhooks plan`");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0]["error"].as_str().unwrap().contains("there is no object \"deals\""), "{told:?}");
+    let logged = watching.lines("message", "the configured filters cannot be resolved: see `webhooks plan`");
+    assert_eq!(logged.len(), 1, "{logged:?}");
+    assert!(logged[0]["error"].as_str().unwrap().contains("there is no object \"deals\""), "{logged:?}");
     watching.end();
 }
 

@@ -32,7 +32,7 @@ impl Site {
         attio.add(URL, &[("record.created", Value::Null)]);
         let secret = attio.only().secret;
         let current = attio.write("current", &format!("{secret}\n"));
-        let previous = attio.write("previous", "something else that is long enough to be taken\n");
+        let previous = attio.write("previous", "something else that is long enough\n");
         let config = attio.write("config.toml", &configuration(&current, &previous));
         let mut served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
         let mut out = served.stdout();
@@ -118,8 +118,8 @@ fn rotation_resumes_after_every_step_and_no_delivery_is_refused() {
     site.under_traffic(|| {
         for steps in 0..5 {
             let old = site.attio.only().webhook_id;
-            let taken = site.begin(steps);
-            assert_eq!(taken.len(), steps);
+            let performed = site.begin(steps);
+            assert_eq!(performed.len(), steps);
             site.rotate(&[]).expect(0).says(&["resuming the rotation", "rotated"]);
             site.check(&old);
         }
@@ -199,9 +199,9 @@ fn rotation_without_traffic_times_out_and_resumes() {
     let words = ["create", "enable", "delete", "rename", "finish"].map(Value::from);
     let of = [&Value::Null, &id, &old, &id, &id];
     assert_eq!(steps, std::iter::zip(&words, of).collect::<Vec<_>>());
-    let told = json!({ "rotated": true, "old_webhook_id": old, "webhook_id": id, "target_url": URL,
+    let expected = json!({ "rotated": true, "old_webhook_id": old, "webhook_id": id, "target_url": URL,
                        "secret_file": site.paths.current, "steps": second["steps"], "error": null });
-    assert_eq!(second, told);
+    assert_eq!(second, expected);
     assert!(!late.stdout.contains(&new.secret) && !ran.stdout.contains(&new.secret));
 }
 

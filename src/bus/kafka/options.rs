@@ -73,26 +73,6 @@ pub struct Topics {
     pub retention: Option<Duration>,
 }
 
-impl Options {
-    /// The configuration's defaults for one cluster.
-    pub fn new(bootstrap_servers: impl Into<String>) -> Self {
-        Self {
-            bootstrap_servers: bootstrap_servers.into(),
-            security_protocol: None,
-            sasl_mechanism: None,
-            sasl_username: None,
-            sasl_password: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            publish_timeout: Duration::from_secs(30),
-            linger: Duration::ZERO,
-            properties: BTreeMap::new(),
-            topics: Topics::default(),
-        }
-    }
-}
-
 /// Whether topics are verified or created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ensure {

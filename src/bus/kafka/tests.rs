@@ -366,7 +366,7 @@ fn a_diagnosis_that_hangs_delays_neither_recovery_nor_stop() {
     let mut options = Options::new(mock.bootstrap_servers());
     options.topics.ensure = Ensure::Off;
     let metrics = metrics();
-    let (release, hang) = std::sync::mpsc::channel::<()>();
+    let (release, hang) = sync_channel::<()>(1);
     let hang = parking_lot::Mutex::new(hang);
     let (started, probing) = sync_channel(1);
     let explain = move |_: Option<&str>| {

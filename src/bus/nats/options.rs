@@ -24,27 +24,6 @@ pub struct Options {
     pub stream: Stream,
 }
 
-impl Options {
-    /// The defaults of the configuration, for these servers.
-    pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            servers: servers.into_iter().map(Into::into).collect(),
-            auth: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-            publish_timeout: Duration::from_secs(10),
-            stream: Stream {
-                name: "ATTIO".into(),
-                ensure: Ensure::Verify,
-                duplicate_window: Duration::from_secs(2 * 3600),
-                max_age: Duration::from_secs(168 * 3600),
-                replicas: None,
-            },
-        }
-    }
-}
-
 /// Who the bridge says it is.
 #[derive(Clone, Debug)]
 pub enum Auth {
@@ -79,12 +58,11 @@ pub struct Stream {
 }
 
 /// Whether the stream is looked at, or made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ensure {
     /// Neither.
     Off,
     /// Looked at: a missing one is named in the log and keeps the bridge unready.
-    #[default]
     Verify,
     /// Made where missing.
     Create,

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart() {
+    fn generated_names_are_unique() {
         let mut names = BTreeSet::new();
         assert_eq!(
             ["attio", "attio", "attio"].map(|source| name(source, &mut names)),

@@ -16,7 +16,7 @@ use crate::config::kinds::{
     AnyCase, Choice, FilePath, HIDDEN, Integer, Kind, List, Scalar, Secret, Text, TimeSpan,
 };
 use crate::config::section::Section;
-use crate::config::tree::{Node, Value};
+use crate::config::tree::{Node, Table, Value};
 
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
@@ -76,6 +76,14 @@ keys! {
         min_insync_replicas: Integer(1..=32_767) like "2";
         /// How long those topics keep messages.
         retention: TimeSpan(INSTANT..=CENTURY) like "168h";
+    }
+}
+
+impl Options {
+    /// The declared defaults for one cluster.
+    pub fn new(bootstrap_servers: impl Into<String>) -> Self {
+        let defaults = read(&mut Section::root(&Diagnostics::default(), Table::new()), false);
+        Self { bootstrap_servers: bootstrap_servers.into(), ..defaults }
     }
 }
 

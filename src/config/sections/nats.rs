@@ -9,7 +9,7 @@ use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::keys;
 use crate::config::kinds::{Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan};
 use crate::config::section::Section;
-use crate::config::tree::Origin;
+use crate::config::tree::{Origin, Table};
 
 const ENSURE: [(&str, Ensure); 3] =
     [("verify", Ensure::Verify), ("off", Ensure::Off), ("create", Ensure::Create)];
@@ -65,6 +65,14 @@ keys! {
         max_age: TimeSpan(Duration::ZERO..=CENTURY) = "168h";
         /// Replicas of a stream that is created. The server's default, where not set.
         replicas: Integer(1..=5) like "3";
+    }
+}
+
+impl Options {
+    /// The declared defaults for these servers.
+    pub fn new<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Self {
+        let defaults = read(&mut Section::root(&Diagnostics::default(), Table::new()), false);
+        Self { servers: servers.into_iter().map(Into::into).collect(), ..defaults }
     }
 }
 

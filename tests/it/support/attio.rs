@@ -83,7 +83,7 @@ impl Attio {
         Client::new(&Options { api_key, api_url: self.url(), timeout: PATIENCE }).unwrap()
     }
 
-    /// Writes a file and tells its path.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
@@ -115,7 +115,7 @@ impl Attio {
         Ran::of(command.envs(variables.iter().copied()).output().unwrap())
     }
 
-    /// Puts a webhook there that nobody made through the program.
+    /// Adds a webhook, not through the program.
     pub fn add(&self, target_url: &str, subscriptions: &[(&str, Value)]) -> String {
         let one = |(event_type, filter): &(&str, Value)| Subscription {
             event_type: (*event_type).to_owned(),

@@ -1,6 +1,6 @@
-//! A Kafka that asks who is there: one listener for every way to get in, and access rights.
+//! A Kafka with one listener for each kind of TLS and login, and ACLs.
 //!
-//! The plain listener stays the administrator's door, so everything else of [`Broker`] works as usual.
+//! The plain listener is the administrator's, so that the methods of [`Broker`] work as usual.
 //!
 //! ```ignore
 //! let secured = security::shared();                 // one for the whole test process
@@ -22,13 +22,13 @@ use super::node::Layout;
 use crate::support::certificates::{CLIENT, Certificates};
 use crate::support::ports::free_ports;
 
-/// The usual user, who has no rights until [`Secured::allow`]; the client's certificate names it too.
+/// The default user, without permissions until [`Secured::allow`]; also the name in the client's certificate.
 pub const USER: &str = CLIENT;
 
-/// A user who may write only what a rule for a prefix allows.
+/// A user with permissions for a prefix only.
 pub const SECOND_USER: &str = "second-bridge";
 
-/// A user who never gets any right.
+/// A user without permissions.
 pub const NOBODY: &str = "nobody";
 
 /// Everybody's password.
@@ -39,9 +39,9 @@ const PLAIN_LOGIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModu
 /// A listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
-    /// TLS; whoever comes in is nobody in particular, who may do everything.
+    /// TLS; anonymous clients may do everything.
     Tls,
-    /// TLS that asks for the client's certificate.
+    /// TLS that requires a client certificate.
     MutualTls,
     /// PLAIN and SCRAM without TLS.
     Sasl,
@@ -53,9 +53,9 @@ pub enum Door {
     Expired,
     /// TLS with a certificate for another host.
     Elsewhere,
-    /// TLS with a certificate of an authority that nobody knows.
+    /// TLS with a certificate of an unknown authority.
     Foreign,
-    /// Open, and sends clients on to an address that nobody can reach.
+    /// Plaintext, with an advertised address that cannot be reached.
     Lost,
 }
 
@@ -77,11 +77,11 @@ impl Door {
     }
 }
 
-/// A broker with guarded listeners.
+/// A broker with secured listeners.
 pub struct Secured {
-    /// By its administrator's door.
+    /// On its administrator's listener.
     pub broker: Broker,
-    /// What its listeners show, and what clients need.
+    /// The certificates of its listeners and of clients.
     pub certificates: Certificates,
     ports: [u16; 9],
 }
@@ -112,7 +112,7 @@ impl Secured {
         format!("127.0.0.1:{}", self.ports[at])
     }
 
-    /// The options that fit a door: protocol and authority, nobody's name yet.
+    /// The options for a listener: protocol and authority, without a login.
     pub fn options(&self, door: Door) -> Options {
         let mut options = Options::new(self.bootstrap(door));
         options.security_protocol = Some(door.protocol().to_ascii_lowercase());
