@@ -13,7 +13,7 @@ use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::publish::Destination;
 
 /// Bytes of bodies that are in memory at a time; a single larger body is read alone.
-const BATCH_BYTES: usize = 16 << 20;
+const BATCH_BYTES: usize = 8 << 20;
 
 /// Where the quarantine is, and what interrupts reading it.
 #[derive(Clone)]
