@@ -1,30 +1,32 @@
-//! What `check --connect` finds out about a bus, in rows that are the same for every bus.
+//! The report of `check --connect`, and the requirements it checks: the same for every bus.
 
-use std::fmt::Write;
+use std::io::{IsTerminal, stdout};
 use std::sync::Arc;
 
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
 use crate::pipeline::publish::Destination;
 
-/// What the bridge will ask of the bus.
+/// What serving needs of the bus.
 #[derive(Clone, Debug)]
 pub struct Requirements {
-    /// All that events can go to, quarantine too.
+    /// All that events can go to, quarantine among them.
     pub destinations: Vec<Arc<Destination>>,
-    /// Every address of them, each once.
+    /// Their addresses, each once.
     pub addresses: Vec<Arc<str>>,
-    /// The address of quarantine.
+    /// The address of the quarantine.
     pub quarantine: Arc<str>,
     /// `http.max_body_bytes`: no event is larger.
     pub max_body_bytes: usize,
 }
 
-/// What an envelope adds to an event at most, generously.
+/// What an envelope adds to an event, generously.
 const ENVELOPE: usize = 4096;
 
 impl Requirements {
-    /// The largest message that can go to an address: quarantine holds whole bodies in base64.
+    /// The largest message that can go to an address. The quarantine holds whole bodies in base64.
     pub fn largest(&self, address: &str) -> usize {
         let body = self.max_body_bytes;
         let wrapped = if address == &*self.quarantine { body.div_ceil(3).saturating_mul(4) } else { body };
@@ -32,13 +34,13 @@ impl Requirements {
     }
 }
 
-/// How good a finding is.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// As required.
     Ok,
-    /// It works, and an operator should know.
+    /// Events can be published, with a risk.
     Warning,
     /// Events cannot be published.
     Failed,
@@ -54,87 +56,74 @@ impl Level {
     }
 }
 
-/// One finding.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// What was looked at.
+    /// What was checked.
     pub check: String,
-    /// How good it is.
+    /// Its result.
     pub result: Level,
     /// What was found, and what to do.
     pub detail: String,
 }
 
-/// Everything that was found.
+/// All checks of a bus.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
-    /// Where it was looked for.
+    /// Its servers.
     pub target: String,
-    /// In the order in which a message meets them.
+    /// In the order in which a message depends on them.
     pub checks: Vec<Row>,
 }
 
-/// The table's width; terminals have at least this, and logs do not mind.
-const WIDTH: usize = 110;
+/// The table's width where standard output is not a terminal.
+const WIDTH: u16 = 100;
 
 impl Report {
-    /// Nothing found yet.
+    /// Without checks yet.
     pub fn new(bus: &'static str, target: impl Into<String>) -> Self {
         Self { bus, target: target.into(), checks: Vec::new() }
     }
 
-    /// Adds a finding.
+    /// Adds a check.
     pub fn add(&mut self, check: impl Into<String>, result: Level, detail: impl Into<String>) {
         self.checks.push(Row { check: check.into(), result, detail: detail.into() });
     }
 
-    /// The worst there is.
+    /// The worst result.
     pub fn worst(&self) -> Level {
         self.checks.iter().map(|row| row.result).max().unwrap_or(Level::Ok)
     }
 
-    /// A table for people, and a line that counts.
+    /// A table, and a line with the counts. As wide as the terminal.
     pub fn to_text(&self) -> String {
-        let widest = self.checks.iter().map(|row| row.check.len()).max().unwrap_or(0);
-        let indent = widest + "  warning  ".len();
-        let mut out = format!("{} at {}\n\n", self.bus, self.target);
-        for Row { check, result, detail } in &self.checks {
-            let mut lines = wrap(detail, WIDTH.saturating_sub(indent).max(WIDTH / 2)).into_iter();
-            let first = lines.next().unwrap_or_default();
-            // Writing to a string cannot fail.
-            let _ = writeln!(out, "{check:widest$}  {:7}  {first}", result.word());
-            for line in lines {
-                let _ = writeln!(out, "{:indent$}{line}", "");
-            }
+        self.to_text_within((!stdout().is_terminal()).then_some(WIDTH))
+    }
+
+    fn to_text_within(&self, width: Option<u16>) -> String {
+        let mut table = Table::new();
+        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        if let Some(width) = width {
+            table.set_width(width);
+        }
+        table.add_rows(self.checks.iter().map(|row| [&*row.check, row.result.word(), &*row.detail]));
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
         }
         let count = |level| self.checks.iter().filter(|row| row.result == level).count();
         let [ok, warnings, failed] = [Level::Ok, Level::Warning, Level::Failed].map(count);
-        let _ = writeln!(out, "\n{ok} ok, {warnings} warning, {failed} failed");
-        out
+        let table = table.trim_fmt();
+        let Self { bus, target, .. } = self;
+        format!("{bus} at {target}\n\n{table}\n\n{ok} ok, {warnings} warning, {failed} failed\n")
     }
 
-    /// The same as JSON, with the worst of all results.
+    /// The same as JSON, with the worst result.
     pub fn to_json(&self) -> serde_json::Value {
         let Self { bus, target, checks } = self;
         serde_json::json!({ "bus": bus, "target": target, "result": self.worst(), "checks": checks })
     }
-}
-
-/// Lines of whole words, each as short as asked where its words allow.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.len() + 1 + word.len() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 #[cfg(test)]
@@ -142,19 +131,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_aligned_and_wrapped() {
+    fn table_is_aligned_and_wrapped() {
         let mut report = Report::new("kafka", "k:1");
         report.add("tls", Level::Ok, "short");
         report.add("topic attio.record", Level::Failed, "word ".repeat(30));
-        let text = report.to_text();
-        assert!(text.starts_with("kafka at k:1\n\ntls                 ok       short\n"), "{text}");
-        assert!(text.lines().all(|line| line.len() <= WIDTH), "{text}");
+        let text = report.to_text_within(Some(WIDTH));
+        assert!(text.starts_with("kafka at k:1\n\ntls                 ok      short\n"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= usize::from(WIDTH)), "{text}");
         assert!(text.ends_with("\n1 ok, 0 warning, 1 failed\n"), "{text}");
         assert_eq!(report.to_json()["result"], "failed");
     }
 
     #[test]
-    fn quarantine_holds_a_body_in_base64() {
+    fn largest_message_of_the_quarantine_is_base64() {
         let requirements = Requirements {
             destinations: vec![],
             addresses: vec![],

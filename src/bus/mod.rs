@@ -6,7 +6,6 @@
 pub mod kafka;
 pub mod nats;
 pub mod stdout;
-pub mod memory;
 pub mod encoded;
 pub mod error;
 pub mod inspect;

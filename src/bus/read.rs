@@ -1,7 +1,6 @@
-//! The reading port: what lies on a bus, without leaving a trace there.
+//! The reading port: reads what is stored on a bus.
 //!
-//! A reader joins no consumer group, commits nothing and leaves nothing durable behind. It begins where
-//! it is told to, and either ends once it has read what was there or goes on with what comes.
+//! A reader joins no consumer group, commits nothing and leaves nothing durable behind.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,25 +14,25 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::error::ReadError;
 use crate::pipeline::publish::Destination;
 
-/// Where to begin.
+/// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begin {
-    /// With the oldest message there is.
+    /// At the oldest message.
     Beginning,
-    /// With the first message that the broker took at that time or later.
+    /// At the first message stored at that time or later.
     At(OffsetDateTime),
-    /// With the next message.
+    /// At the next message.
     Now,
 }
 
 /// What to read.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The places to read.
+    /// The destinations to read.
     pub destinations: Vec<Arc<Destination>>,
-    /// Where to begin.
+    /// Where to start.
     pub begin: Begin,
-    /// Whether to go on with what comes, once everything has been read.
+    /// Whether to go on with new messages once everything has been read.
     pub follow: bool,
 }
 
@@ -45,7 +44,7 @@ pub(super) fn addresses(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
     addresses
 }
 
-/// One message as it lies on the bus.
+/// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Its topic or subject.
@@ -56,23 +55,23 @@ pub struct Item {
     pub headers: Vec<(String, Bytes)>,
     /// Its payload.
     pub payload: Bytes,
-    /// When the broker took it.
+    /// When the broker stored it.
     pub stored_at: Option<OffsetDateTime>,
-    /// Where it lies.
+    /// Its position.
     pub position: Position,
 }
 
-/// Where a message lies.
+/// The position of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Position {
-    /// In a partition of its topic.
+    /// On Kafka.
     Kafka {
         /// The partition.
         partition: i32,
         /// The offset.
         offset: i64,
     },
-    /// In its stream.
+    /// On NATS.
     Nats {
         /// The sequence.
         sequence: u64,

@@ -1,9 +1,8 @@
 //! Events as JSON Lines on standard output: a bus for pipes.
 //!
-//! Always structured, one event a line, flushed before the ack. The reader on the other end of the
-//! pipe is the broker here: once it has gone, every publish fails. A write that fails half way (a
-//! full disk) leaves half a line; the next one begins on a line of its own, so that nothing that is
-//! acknowledged is ever glued to a remnant.
+//! Always structured, one event per line, flushed before the ack. When the reader of the pipe is gone, every
+//! publish fails. A write that fails half way (a full disk) leaves a torn line; the next event starts on a new
+//! line, so that no acknowledged event is part of a torn one.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::supervise::Supervisor;
 /// events.
 const QUEUE_LINES: usize = 16_384;
 
-/// The bus. Lines are written by a thread of its own, because a pipe whose reader stalls blocks.
+/// The bus. A thread of its own writes, because a stalled reader blocks the pipe.
 pub struct Stdout {
     queue: SyncSender<(Vec<u8>, PublishHandle)>,
     status: Arc<Status>,
@@ -62,10 +61,10 @@ impl Stdout {
 }
 
 impl Status {
-    /// Writes one line, on a line of its own where the one before was `torn`; whether this one is.
+    /// Writes one line, after a line break if the last one was `torn`; returns whether this one is.
     fn write(&self, out: &mut impl Write, line: &[u8], torn: bool, handle: PublishHandle) -> bool {
-        let remnant: &[u8] = if torn { b"\n" } else { b"" };
-        let written = out.write_all(remnant).and_then(|()| out.write_all(line)).and_then(|()| out.flush());
+        let separator: &[u8] = if torn { b"\n" } else { b"" };
+        let written = out.write_all(separator).and_then(|()| out.write_all(line)).and_then(|()| out.flush());
         self.broken.store(written.is_err(), Ordering::Relaxed);
         self.metrics.up.set(i64::from(written.is_ok()));
         self.waiting.fetch_sub(1, Ordering::Release);
@@ -77,8 +76,8 @@ impl Status {
     }
 }
 
-/// One event as one line. A line break in the data can only be white space between JSON tokens, so
-/// a blank in its place changes nothing.
+/// One event as one line. A line break in the data can only be white space between JSON tokens, so a space can
+/// replace it.
 pub(super) fn line(message: &Message) -> Vec<u8> {
     let mut line = structured::encode(&message.event);
     for byte in &mut line {
@@ -101,7 +100,7 @@ impl Bus for Stdout {
         self.status.waiting.fetch_sub(1, Ordering::Release);
         let (handle, error) = match refused {
             TrySendError::Full((_, handle)) => {
-                let detail = "the reader of standard output does not keep up".into();
+                let detail = "the reader of standard output is too slow".into();
                 (handle, PublishError::Busy { detail })
             }
             TrySendError::Disconnected((_, handle)) => {

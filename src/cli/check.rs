@@ -1,4 +1,4 @@
-//! `check`: is the configuration good, and with `--connect` also: will the broker take its events?
+//! `check`: checks the configuration, and with `--connect` whether the broker accepts its events.
 
 use clap::Args;
 
@@ -51,7 +51,7 @@ fn connect(config: Config, json: bool) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| fail(format_args!("the check cannot be started: {error}")))?;
     let found = runtime.block_on(app::inspect(config));
-    // What still waits for the network is left behind.
+    // Does not wait for what still waits for the network.
     runtime.shutdown_background();
     match found {
         Ok(report) => Ok(show(&report, json)),

@@ -3,7 +3,7 @@
 //! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. Where a key has a
 //! character that a variable cannot have, `_` stands for it:
 //!
-//! * a source or the label of a secret with `-`: a name that the file has wins, else `_` stays `_`;
+//! * a source or the label of a secret with `-`: a name in the file wins, else `_` stays `_`;
 //! * a category: `LIST_ENTRY` is `list-entry`;
 //! * a librdkafka property: every `_` is a `.` (no property that takes text has a `_` in its name);
 //! * the secrets of a source are named by label: `ATTIO_BRIDGE__SOURCES__ATTIO__SECRETS__DEFAULT`;
@@ -11,16 +11,10 @@
 //!
 //! A secret may be given as `…_FILE`, the name of the file that holds it.
 
-use std::collections::BTreeMap;
-use std::ffi::OsString;
-
 use super::diagnostics::Diagnostics;
 use super::sections::{TABLES, is_secret};
-use super::tree::{Node, Origin, PREFIX, Table, Value, variable};
+use super::tree::{Environment, Node, Origin, PREFIX, Table, Value, variable};
 use crate::catalog::Category;
-
-/// The variables of a process. They are passed in, never read here.
-pub type Environment = BTreeMap<String, OsString>;
 
 /// A value from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,8 +87,8 @@ fn long_form(name: &str) -> Option<String> {
     Some(format!("{long}{file}"))
 }
 
-/// What a variable was meant to be that is none of the bridge's: one `_` for two, or nearly a shorthand. Others
-/// are not the bridge's business, such as Kubernetes' `ATTIO_BRIDGE_SERVICE_HOST`.
+/// The variable that was meant by one with `_` for `__`, or by the plural of a shorthand. Others, such as
+/// Kubernetes' `ATTIO_BRIDGE_SERVICE_HOST`, are ignored.
 fn misspelled(name: &str) -> Option<String> {
     let keys = TABLES
         .iter()

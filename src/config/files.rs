@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use secrecy::{ExposeSecret, SecretString};
 
+/// The largest configuration file or slugs file.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+
 /// The largest file that a secret is read from.
 const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 

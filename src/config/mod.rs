@@ -31,11 +31,11 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value as Json, json};
 
 pub use diagnostics::{Problem, Problems, Setting};
-pub use env::{Environment, Flag};
+pub use env::Flag;
 pub use files::Files;
 pub use reference::{example, reference, schema};
 pub use sections::{LogFormat, LogOptions};
-pub use tree::{Excerpt, Origin, variable};
+pub use tree::{Environment, Excerpt, Origin, variable};
 
 use crate::attio::{Options, WebhookOptions};
 use crate::pipeline::slugs::Slugs;
@@ -44,9 +44,6 @@ use crate::{bus, http, shutdown};
 use diagnostics::Diagnostics;
 use section::Section;
 use tree::{Node, Table, Value};
-
-/// The largest configuration file or slugs file.
-const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// The variable that names the file.
 pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
@@ -205,7 +202,7 @@ fn load_with(
     let (mut tree, diagnostics) = read_file(input)?;
     env::overlay(&mut tree, &input.environment, &diagnostics);
     env::flags(&mut tree, &input.flags);
-    let config = sections::read(&mut Section::root(&diagnostics, tree), input);
+    let config = read(&mut Section::root(&diagnostics, tree), input);
     if diagnostics.is_good()
         && let Err(error) = check_bus(&config.bus)
         && let Some((key, message)) = error.setting()
@@ -221,13 +218,46 @@ fn load_with(
     })
 }
 
+/// Reads every section. The result is good only if the diagnostics hold no problem.
+fn read(root: &mut Section<'_>, input: &Input) -> Config {
+    let (http, listen) = sections::http::http(&mut root.section("http"));
+    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&listen));
+    let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
+    let route = sections::route::read(&mut root.section("route"));
+    sections::route::check_slugs(root.diagnostics(), &sources, &route);
+    let dedup = sections::dedup(&mut root.section("dedup"));
+    let bus = sections::bus(root);
+    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+    // For their problems: `serve` never calls Attio.
+    sections::attio::options(&mut root.section("attio"));
+    sections::attio::webhooks(root.tables("webhooks"), &names);
+    Config {
+        http,
+        admin_listen,
+        sources,
+        route: route.options,
+        slugs_file: route.slugs_file,
+        slugs: route.slugs,
+        dedup,
+        bus,
+        shutdown: sections::http::shutdown(&mut root.section("shutdown")),
+        workers: sections::http::runtime(&mut root.section("runtime")),
+        log: sections::log(&mut root.section("log")),
+        warnings: Vec::new(),
+        settings: Vec::new(),
+        secrets: BTreeMap::new(),
+        files: Files::default(),
+        input: input.clone(),
+    }
+}
+
 /// The tree of the file. If it cannot be read or parsed, nothing is known of any key, so that is the only
 /// problem.
 fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let diagnostics = Diagnostics::default();
     let Some((path, named_by)) = &input.file else { return Ok((Table::new(), diagnostics)) };
     diagnostics.file(path);
-    let tree = match files::read_text(path, MAX_FILE_BYTES) {
+    let tree = match files::read_text(path, files::MAX_FILE_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
             diagnostics.problem("(file)", Some(named_by), files::unreadable(path, &error));
@@ -249,7 +279,7 @@ fn read_some(input: &Input) -> Result<(Table, Diagnostics), Problems> {
 pub fn admin_listen(input: &Input) -> Result<String, Problems> {
     let (mut tree, diagnostics) = read_some(input)?;
     let admin: Table = tree.remove_entry("admin").into_iter().collect();
-    let listen = sections::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
+    let listen = sections::http::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
     diagnostics.finish().result(|_| listen)
 }
 
@@ -299,8 +329,8 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
     tree.retain(|name, _| ["attio", "webhooks"].contains(&&**name));
     let names: Vec<&str> = sources.keys().map(String::as_str).collect();
     let mut root = Section::root(&diagnostics, tree);
-    let options = sections::attio(&mut root.section("attio"));
-    let webhooks = sections::webhooks(root.tables("webhooks"), &names);
+    let options = sections::attio::options(&mut root.section("attio"));
+    let webhooks = sections::attio::webhooks(root.tables("webhooks"), &names);
     drop(root);
     diagnostics.finish().result(|found| Attio {
         options,

@@ -1,6 +1,7 @@
 //! The tree that the layers are merged in: raw values, each with its origin.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use serde_json::Value as Json;
 
 /// What the variables of keys begin with.
 pub const PREFIX: &str = "ATTIO_BRIDGE__";
+
+/// The variables of a process. They are passed in, never read here.
+pub type Environment = BTreeMap<String, OsString>;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,17 +73,17 @@ pub struct Node {
 /// A table of the tree.
 pub type Table = BTreeMap<String, Node>;
 
-/// A raw value. The environment and flags give nothing but `Text` and `ReadFrom`.
+/// A raw value. The environment and flags give only `Text` and `ReadFrom`.
 pub enum Value {
     /// Text.
     Text(String),
-    /// Text that is to be read from the file of this name: a variable `…_FILE`.
+    /// The name of the file that holds the text: a variable `…_FILE`.
     ReadFrom(String),
     /// A whole number.
     Integer(i64),
     /// True or false.
     Bool(bool),
-    /// Anything that no key takes by itself: fractions, dates, numbers out of range.
+    /// What no key accepts: fractions, dates, numbers that are too large.
     Other(&'static str, Json),
     /// A list.
     List(Vec<Node>),
@@ -101,7 +105,7 @@ impl Value {
         }
     }
 
-    /// The value as JSON, for what is kept as it is.
+    /// The value as JSON.
     pub fn to_json(&self) -> Json {
         match self {
             Self::Text(text) | Self::ReadFrom(text) => Json::from(text.as_str()),
@@ -117,12 +121,12 @@ impl Value {
 }
 
 impl Node {
-    /// Text from a layer that has nothing else.
+    /// Text of the environment or of a flag.
     pub fn text(text: impl Into<String>, origin: &Origin) -> Self {
         Self { value: Value::Text(text.into()), origin: origin.clone() }
     }
 
-    /// Its text, if that is what it is.
+    /// Its text; none for any other value.
     pub fn into_text(self) -> Option<String> {
         match self.value {
             Value::Text(text) | Value::ReadFrom(text) => Some(text),
@@ -130,7 +134,7 @@ impl Node {
         }
     }
 
-    /// Its table, if that is what it is.
+    /// Its table; none for any other value.
     pub fn into_table(self) -> Option<Table> {
         match self.value {
             Value::Table(table) => Some(table),
@@ -143,7 +147,7 @@ impl Node {
         Self { value: Value::Table(Table::new()), origin: origin.clone() }
     }
 
-    /// True where the layer has only text, so that the type of the key decides what it means.
+    /// Whether it is text of the environment or of a flag, which the type of its key reads.
     pub fn is_untyped(&self) -> bool {
         matches!(self.origin, Origin::Environment(_) | Origin::Flag(_))
     }

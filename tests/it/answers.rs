@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::bus::memory::Answer;
 use attio_bridge::config::Config;
 use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::{Bus, PublishError};
@@ -15,6 +14,7 @@ use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Broken;
 use crate::support::client::{Client, Response, eventually};
 use crate::support::fixtures;
+use crate::support::memory::Answer;
 use crate::support::request::{Request, sign};
 
 const RECORD: &str =
@@ -283,7 +283,7 @@ async fn one_failed_event_fails_the_answer_and_internal_precedes_broker_reasons(
 
 #[tokio::test]
 async fn bus_that_panics_or_drops_its_handle_is_500_and_the_metrics_balance() {
-    for broken in [Broken::Panics, Broken::DropsItsTicket] {
+    for broken in [Broken::Panics, Broken::DropsItsHandle] {
         let bridge = Bridge::over(Arc::new(broken), config(&[])).await;
         let mut client = bridge.connect().await;
         for round in 1..=3u8 {

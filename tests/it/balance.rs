@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use attio_bridge::bus::memory::Answer;
 use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::PublishError;
 
@@ -11,6 +10,7 @@ use crate::support::bridge::Bridge;
 use crate::support::client::eventually;
 use crate::support::consumer::NAMES;
 use crate::support::fixtures;
+use crate::support::memory::Answer;
 use crate::support::request::Request;
 use crate::support::scrape::Labels;
 

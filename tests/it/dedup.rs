@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::bus::memory::Answer;
 use attio_bridge::cloudevent::Attribute;
 use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::dedup::{Dedup, Lookup, Options};
@@ -18,6 +17,7 @@ use crate::support::bus::metrics;
 use crate::support::client::eventually;
 use crate::support::fixtures;
 use crate::support::logs::Logs;
+use crate::support::memory::Answer;
 use crate::support::request::Request;
 
 /// A delivery of one event, the same every time.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::app::{App, Error};
-use attio_bridge::bus::memory::{Answer, Memory};
 use attio_bridge::pipeline::publish::BusState;
 
 use crate::answers::{refused, waiting_client};
@@ -12,6 +11,7 @@ use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Silent;
 use crate::support::client::{Client, eventually};
 use crate::support::logs::Logs;
+use crate::support::memory::{Answer, Memory};
 use crate::support::request::Request;
 
 /// A delivery of one event that is not like the others.

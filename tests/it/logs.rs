@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use attio_bridge::bus::memory::Answer;
 use attio_bridge::pipeline::publish::PublishError;
 use serde_json::{Value, json};
 
@@ -11,6 +10,7 @@ use crate::support::buses::Broken;
 use crate::support::canaries::Canaries;
 use crate::support::fixtures;
 use crate::support::logs::Logs;
+use crate::support::memory::Answer;
 use crate::support::request::{Request, SECRET, sign};
 
 /// The log lines of these requests, in order.

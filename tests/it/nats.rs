@@ -16,7 +16,7 @@ fn create(options: &mut attio_bridge::bus::nats::Options) {
 }
 
 #[test]
-fn a_structured_event_arrives_byte_for_byte() {
+fn structured_event_is_stored_byte_for_byte() {
     let server = shared();
     let bench = Bench::up(&server, "structured");
     let data = "{ \"big\" : 12345678901234567890.0, \"text\":\"\\u00e9 é\" }";
@@ -98,7 +98,7 @@ fn messages_keep_their_order() {
 }
 
 #[test]
-fn what_is_too_large_is_rejected_alone() {
+fn too_large_message_is_rejected_alone() {
     let server = Server::with(Settings { more: "max_payload: 200000".into(), ..Settings::default() });
     let bench = Bench::start(&server, "small", |_| {});
     server.create_stream(&bench.stream, &[&bench.subject], |config| config.max_message_size = 100_000);
@@ -111,7 +111,7 @@ fn what_is_too_large_is_rejected_alone() {
 }
 
 #[test]
-fn a_subject_that_is_not_permitted_is_refused_at_once() {
+fn publish_without_permission_is_refused_without_a_timeout() {
     let allowed = "publish: [\"allowed.>\", \"$JS.API.STREAM.NAMES\"], subscribe: [\"_INBOX.>\"]";
     let users = format!(
         "authorization {{ users: [
@@ -143,7 +143,7 @@ fn a_subject_that_is_not_permitted_is_refused_at_once() {
 }
 
 #[test]
-fn a_killed_server_is_noticed_refused_at_once_and_taken_up_again() {
+fn killed_server_is_unavailable_at_once_and_recovers() {
     let server = Server::start();
     let bench = Bench::up(&server, "killed");
     assert_eq!(label(&bench.verdict()), "acknowledged");
@@ -205,7 +205,7 @@ fn an_ack_that_does_not_come_is_a_timeout_and_the_retry_a_duplicate() {
 }
 
 #[test]
-fn more_than_the_client_holds_is_busy_and_the_rest_is_stored() {
+fn publish_beyond_the_in_flight_limit_is_busy() {
     let server = Server::start();
     let bench = Bench::start(&server, "busy", |options| {
         create(options);

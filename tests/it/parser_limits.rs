@@ -1,9 +1,8 @@
 //! Signed bodies that are deep, long, crowded or compressed are parsed in bounded memory or refused.
 
-use attio_bridge::bus::memory::Answer;
-
 use crate::support::bridge::Bridge;
 use crate::support::client::Client;
+use crate::support::memory::Answer;
 use crate::support::request::Request;
 use crate::support::served::Served;
 

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use attio_bridge::bus::memory::Answer;
 use attio_bridge::cloudevent::Data;
 use attio_bridge::pipeline::publish::PublishError;
 use tempfile::TempDir;
@@ -14,6 +13,7 @@ use tempfile::TempDir;
 use crate::support::bridge::Bridge;
 use crate::support::client::{Client, eventually};
 use crate::support::fixtures;
+use crate::support::memory::Answer;
 use crate::support::ports::free_address;
 use crate::support::request::Request;
 

@@ -7,13 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use attio_bridge::bus::memory::Memory;
 use tokio::task::JoinSet;
 
 use crate::setup::Setup;
 use crate::support::bridge::Bridge;
 use crate::support::client::{Client, eventually};
 use crate::support::logs::Logs;
+use crate::support::memory::Memory;
 use crate::support::request::{Request, sign};
 use crate::support::scrape::Scrape;
 use crate::support::served::Served;

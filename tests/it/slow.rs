@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::bus::memory::Answer;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use crate::support::bridge::Bridge;
 use crate::support::client::{Client, PATIENCE, eventually};
 use crate::support::full_tier;
+use crate::support::memory::Answer;
 use crate::support::request::Request;
 use crate::support::served::Served;
 

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use attio_bridge::bus::memory::Answer;
-
 use crate::support::bridge::Bridge;
 use crate::support::client::{Client, eventually};
+use crate::support::memory::Answer;
 use crate::support::request::Request;
 
 const BODY: usize = 256 * 1024;

@@ -3,7 +3,6 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 
-use attio_bridge::bus::memory::Memory;
 use attio_bridge::cloudevent::{Attribute, CloudEvent, binary, structured};
 use attio_bridge::pipeline::slugs::Slugs;
 use serde_json::{Value, json};
@@ -12,6 +11,7 @@ use crate::setup::Setup;
 use crate::support::bridge::Bridge;
 use crate::support::client::eventually;
 use crate::support::logs::Logs;
+use crate::support::memory::Memory;
 use crate::support::request::{Request, SECRET};
 use crate::support::served::Served;
 

@@ -10,21 +10,21 @@ use secrecy::SecretString;
 pub struct Options {
     /// Server addresses.
     pub servers: Vec<String>,
-    /// Who the bridge is; nobody in particular where absent.
+    /// The login; none where absent.
     pub auth: Option<Auth>,
-    /// PEM file with the authorities that may sign the server's certificate.
+    /// PEM file with the CA certificates that the server's certificate is verified with.
     pub ca_file: Option<PathBuf>,
     /// PEM file with the client's certificate.
     pub cert_file: Option<PathBuf>,
     /// PEM file with the client's key.
     pub key_file: Option<PathBuf>,
-    /// How long to wait for an ack.
+    /// How long an ack is awaited.
     pub publish_timeout: Duration,
-    /// The stream that takes the events.
+    /// The stream that stores the events.
     pub stream: Stream,
 }
 
-/// Who the bridge says it is.
+/// A login.
 #[derive(Clone, Debug)]
 pub enum Auth {
     /// A credentials file with a JWT and its key.
@@ -42,28 +42,28 @@ pub enum Auth {
     },
 }
 
-/// The stream that takes the events.
+/// The stream that stores the events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// Its name.
     pub name: String,
-    /// Whether it is looked at, or made.
+    /// Whether it is verified or created.
     pub ensure: Ensure,
     /// How long the server remembers message ids.
     pub duplicate_window: Duration,
-    /// How long messages are kept; for ever where zero.
+    /// How long messages are kept; unlimited where zero.
     pub max_age: Duration,
-    /// Copies; the server's default where absent.
+    /// Replicas; the server's default where absent.
     pub replicas: Option<usize>,
 }
 
-/// Whether the stream is looked at, or made.
+/// Whether the stream is verified or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ensure {
     /// Neither.
     Off,
-    /// Looked at: a missing one is named in the log and keeps the bridge unready.
+    /// Verified: a missing stream is logged and keeps the bridge unready.
     Verify,
-    /// Made where missing.
+    /// Created where missing.
     Create,
 }

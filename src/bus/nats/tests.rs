@@ -67,8 +67,8 @@ fn serve(mut connection: TcpStream, replies: Replies) -> Option<()> {
 struct Tell(SyncSender<PublishResult>);
 
 impl AckCallback for Tell {
-    fn settle(self: Box<Self>, verdict: PublishResult) {
-        let _ = self.0.send(verdict);
+    fn settle(self: Box<Self>, result: PublishResult) {
+        let _ = self.0.send(result);
     }
 }
 
@@ -119,20 +119,20 @@ fn bench_on(replies: Replies, publish_timeout: Duration) -> Bench {
 
 impl Bench {
     fn message(&self, subject: &str) -> (Message, PublishHandle, Receiver<PublishResult>) {
-        let (tell, verdict) = sync_channel(1);
+        let (tell, result) = sync_channel(1);
         let event = CloudEvent::new("1", &["urn:x"], Data::Json("{}".into()));
         let destination = Arc::new(Destination { address: "a".into(), subject: subject.into() });
         let message = Message { destination, event, dedup_key: "0".repeat(32), structured_only: false };
-        (message, PublishHandle::new(Box::new(Tell(tell)), self.metrics.publish("a"), None), verdict)
+        (message, PublishHandle::new(Box::new(Tell(tell)), self.metrics.publish("a"), None), result)
     }
 
     fn publish(&self, subject: &str) -> Receiver<PublishResult> {
-        let (message, handle, verdict) = self.message(subject);
+        let (message, handle, result) = self.message(subject);
         self.bus.publish(message, handle);
-        verdict
+        result
     }
 
-    /// A verdict is told before its message stops to count.
+    /// A result is told before its message stops to count.
     fn waits_for(&self, messages: u64) {
         let begun = Instant::now();
         while self.bus.link.health.in_flight() != messages {
@@ -169,8 +169,8 @@ impl Bench {
     }
 }
 
-fn label(verdict: &Receiver<PublishResult>) -> &'static str {
-    match verdict.recv_timeout(PATIENCE) {
+fn label(result: &Receiver<PublishResult>) -> &'static str {
+    match result.recv_timeout(PATIENCE) {
         Ok(Ok(_)) => "acknowledged",
         Ok(Err(error)) => error.label(),
         Err(RecvTimeoutError::Timeout) => "nothing",
@@ -179,26 +179,26 @@ fn label(verdict: &Receiver<PublishResult>) -> &'static str {
 }
 
 #[test]
-fn what_is_never_acknowledged_times_out() {
+fn unacknowledged_message_times_out() {
     let bench = bench(Duration::from_millis(200));
     let waiting: Vec<_> = (0..200).map(|_| bench.publish("a")).collect();
-    for verdict in &waiting {
-        assert_eq!(label(verdict), "timeout");
+    for result in &waiting {
+        assert_eq!(label(result), "timeout");
     }
     bench.waits_for(0);
 }
 
 #[test]
-fn a_bus_that_is_dropped_abandons_what_waits() {
+fn dropped_bus_abandons_messages_in_flight() {
     let bench = bench(Duration::from_secs(3600));
     let waiting: Vec<_> = (0..100).map(|_| bench.publish("a")).collect();
     let Bench { bus, runtime: _runtime, .. } = bench;
     drop(bus);
-    assert!(waiting.iter().all(|verdict| label(verdict) == "abandoned"));
+    assert!(waiting.iter().all(|result| label(result) == "abandoned"));
 }
 
 #[test]
-fn a_refusal_ends_what_waits_on_its_subject_and_nothing_else() {
+fn permissions_violation_ends_only_messages_of_its_subject() {
     let bench = bench(Duration::from_secs(3600));
     bench.refuse("a");
     let (others, refused) = (["b", "a.b"].map(|subject| bench.publish(subject)), bench.publish("a"));
@@ -208,12 +208,12 @@ fn a_refusal_ends_what_waits_on_its_subject_and_nothing_else() {
     );
     bench.refuse("a");
     assert_eq!(label(&refused), "refused");
-    assert!(others.iter().all(|verdict| verdict.try_recv().is_err()));
+    assert!(others.iter().all(|result| result.try_recv().is_err()));
     bench.waits_for(2);
 }
 
 #[test]
-fn whatever_is_handed_over_before_a_loss_or_during_it_is_ended_by_it() {
+fn lost_connection_ends_every_message_enqueued_before_it() {
     let bench = bench(Duration::from_secs(3600));
     let waiting = thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
@@ -227,22 +227,22 @@ fn whatever_is_handed_over_before_a_loss_or_during_it_is_ended_by_it() {
     });
     let last = bench.publish("a");
     bench.lose_connection();
-    assert!(waiting.iter().all(|verdict| matches!(label(verdict), "unavailable" | "busy")));
+    assert!(waiting.iter().all(|result| matches!(label(result), "unavailable" | "busy")));
     assert_eq!(label(&last), "unavailable");
     bench.waits_for(0);
 }
 
 #[test]
-fn a_loss_between_the_count_and_the_hand_over_ends_the_message_too() {
+fn loss_while_a_message_is_enqueued_ends_the_message() {
     let bench = bench(Duration::from_secs(3600));
-    let (message, handle, verdict) = bench.message("a");
+    let (message, handle, result) = bench.message("a");
     let record = record::encode_record(&message, ContentMode::Structured, "ATTIO").unwrap();
     let entry = InFlight::new(handle, message.destination, &bench.bus.link);
     bench.lose_connection();
     // Whoever ends what waits has looked by now, and has found nothing.
     thread::sleep(Duration::from_millis(50));
     bench.bus.publisher.enqueue(entry, record);
-    assert_eq!(label(&verdict), "unavailable");
+    assert_eq!(label(&result), "unavailable");
 }
 
 #[test]

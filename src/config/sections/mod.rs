@@ -1,12 +1,12 @@
 //! The keys by section: each file declares the keys of its tables, reads them and checks them together. Here:
 //! the list of all tables, `[dedup]`, `[bus]`, `[log]`, and what the files share.
 
-mod attio;
-mod http;
+pub mod attio;
+pub mod http;
 mod kafka;
 mod nats;
-mod route;
-mod sources;
+pub mod route;
+pub mod sources;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,13 +16,9 @@ use super::files;
 use super::keys::{Key, keys};
 use super::kinds::{Choice, Describe, Integer, TimeSpan};
 use super::section::Section;
-use super::{Config, Environment, Input};
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::dedup;
-
-pub use attio::{options as attio, webhooks};
-pub use http::admin;
 
 const INSTANT: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -226,46 +222,21 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads everything. The result is good only if the diagnostics hold no problem.
-pub fn read(root: &mut Section<'_>, input: &Input) -> Config {
-    let environment: &Environment = &input.environment;
-    let (http, listen) = http::http(&mut root.section("http"));
-    let admin_listen = admin(&mut root.section("admin"), Some(&listen));
-    let sources = sources::sources(&mut root.section("sources"), environment);
-    let route = route::read(&mut root.section("route"));
-    route::check_slugs(root.diagnostics(), &sources, &route);
-    let dedup = Dedup::read(&mut root.section("dedup"));
-    let bus = bus(root);
-    let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-    // For their problems: `serve` never calls Attio.
-    attio(&mut root.section("attio"));
-    webhooks(root.tables("webhooks"), &names);
-    let shutdown = http::shutdown(&mut root.section("shutdown"));
-    let workers = http::runtime(&mut root.section("runtime"));
-    let log = Log::read(&mut root.section("log"));
-    Config {
-        http,
-        admin_listen,
-        sources,
-        route: route.options,
-        slugs_file: route.slugs_file,
-        slugs: route.slugs,
-        dedup: dedup::Options { window: dedup.window.value, capacity: dedup.capacity.value },
-        bus,
-        shutdown,
-        workers,
-        log: LogOptions { level: log.level.value, format: log.format.value },
-        warnings: Vec::new(),
-        settings: Vec::new(),
-        secrets: Default::default(),
-        files: Default::default(),
-        input: input.clone(),
-    }
+/// Reads `[dedup]`.
+pub fn dedup(section: &mut Section<'_>) -> dedup::Options {
+    let keys = Dedup::read(section);
+    dedup::Options { window: keys.window.value, capacity: keys.capacity.value }
+}
+
+/// Reads `[log]`.
+pub fn log(section: &mut Section<'_>) -> LogOptions {
+    let keys = Log::read(section);
+    LogOptions { level: keys.level.value, format: keys.format.value }
 }
 
 /// Reads `[bus]` and the sections of the buses. Every section's types are checked; what a bus requires, and
 /// whether its files are readable, is checked for the one in use.
-fn bus(root: &mut Section<'_>) -> bus::Options {
+pub fn bus(root: &mut Section<'_>) -> bus::Options {
     let keys = BusKeys::read(&mut root.section("bus"));
     if keys.r#type.is_none() {
         let message = "required: \"kafka\", \"nats\" or \"stdout\"; set bus.type, ATTIO_BRIDGE__BUS__TYPE, or \

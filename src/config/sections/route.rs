@@ -7,10 +7,10 @@ use std::sync::Arc;
 use super::{Entries, value};
 use crate::catalog::Category;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
+use crate::config::files;
 use crate::config::keys::keys;
 use crate::config::kinds::{FilePath, Form, Kind, Pattern};
 use crate::config::section::Section;
-use crate::config::{MAX_FILE_BYTES, files};
 use crate::pipeline::route::{self, Options};
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, filter};
@@ -102,7 +102,7 @@ fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, Str
 /// The slugs. A malformed file is a warning, not a problem: events are published without slugs.
 fn slugs(diagnostics: &Diagnostics, given: &Given<PathBuf>) -> Option<Arc<Slugs>> {
     diagnostics.file(&given.value);
-    let text = files::read_text(&given.value, MAX_FILE_BYTES)
+    let text = files::read_text(&given.value, files::MAX_FILE_BYTES)
         .map_err(|error| files::unreadable(&given.value, &error));
     let parsed = text.and_then(|text| {
         Slugs::parse(&text).map_err(|error| format!("the file {} {error}", given.value.display()))

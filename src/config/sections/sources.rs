@@ -8,12 +8,12 @@ use serde_json::Value as Json;
 
 use super::{DAY, value};
 use crate::catalog::{self, EVENT_TYPES};
-use crate::config::Environment;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::files;
 use crate::config::keys::keys;
 use crate::config::kinds::{Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
 use crate::config::section::Section;
+use crate::config::tree::Environment;
 use crate::delivery::SourceName;
 use crate::metrics::NO_SECRET;
 use crate::pipeline::verify::{self, MIN_SECRET_BYTES, Scheme};

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::app::{App, Error};
-use attio_bridge::bus::memory::Memory;
 use attio_bridge::config::{self, Config, Input};
 use attio_bridge::pipeline::publish::Bus;
 use tokio::sync::Notify;
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, PATIENCE, Response, eventually};
+use super::memory::Memory;
 use super::request::{Request, SECRET};
 use super::scrape::Scrape;
 

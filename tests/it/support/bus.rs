@@ -1,4 +1,4 @@
-//! Messages for a bus, and the verdicts on them.
+//! Messages for a bus, and their results.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,25 +33,25 @@ pub fn metrics(bus: &'static str, destinations: &[&str]) -> Arc<Metrics> {
     })
 }
 
-struct Tell(SyncSender<PublishResult>);
+struct Report(SyncSender<PublishResult>);
 
-impl AckCallback for Tell {
-    fn settle(self: Box<Self>, verdict: PublishResult) {
-        // A test that does not ask for the verdict has dropped the other end.
-        let _ = self.0.send(verdict);
+impl AckCallback for Report {
+    fn settle(self: Box<Self>, result: PublishResult) {
+        // A test that does not ask for the result has dropped the other end.
+        let _ = self.0.send(result);
     }
 }
 
-/// A verdict that is still to come.
+/// A result that is still to come.
 pub struct Awaited(Receiver<PublishResult>);
 
 impl Awaited {
     /// Waits for it.
     pub fn wait(self) -> PublishResult {
-        self.0.recv_timeout(PATIENCE).expect("every ticket is settled")
+        self.0.recv_timeout(PATIENCE).expect("every handle is settled")
     }
 
-    /// The verdict if it is already there.
+    /// The result, if there is one.
     pub fn now(&self) -> Option<PublishResult> {
         self.0.try_recv().ok()
     }
@@ -59,13 +59,13 @@ impl Awaited {
 
 /// Hands a message to a bus.
 pub fn publish(bus: &dyn Bus, metrics: &Metrics, message: Message) -> Awaited {
-    let (tell, verdict) = sync_channel(1);
+    let (sender, result) = sync_channel(1);
     let counted = metrics.publish(&message.destination.address);
-    bus.publish(message, PublishHandle::new(Box::new(Tell(tell)), counted, None));
-    Awaited(verdict)
+    bus.publish(message, PublishHandle::new(Box::new(Report(sender)), counted, None));
+    Awaited(result)
 }
 
 /// `acknowledged`, or the label of the error.
-pub fn label(verdict: &PublishResult) -> &'static str {
-    verdict.as_ref().map_or_else(PublishError::label, |_| "acknowledged")
+pub fn label(result: &PublishResult) -> &'static str {
+    result.as_ref().map_or_else(PublishError::label, |_| "acknowledged")
 }

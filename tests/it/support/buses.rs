@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use attio_bridge::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishHandle};
 
-/// A bus that keeps its tickets, and says at the end that nothing is left.
+/// A bus that never settles its handles, and flushes as if nothing were in flight.
 #[derive(Default)]
 pub struct Silent {
-    tickets: Mutex<Vec<PublishHandle>>,
+    handles: Mutex<Vec<PublishHandle>>,
 }
 
 impl Silent {
-    /// Publishes without a verdict.
+    /// Publishes without a result.
     pub fn waiting(&self) -> usize {
-        self.tickets.lock().unwrap().len()
+        self.handles.lock().unwrap().len()
     }
 }
 
@@ -23,8 +23,8 @@ impl Bus for Silent {
         "memory"
     }
 
-    fn publish(&self, _: Message, ticket: PublishHandle) {
-        self.tickets.lock().unwrap().push(ticket);
+    fn publish(&self, _: Message, handle: PublishHandle) {
+        self.handles.lock().unwrap().push(handle);
     }
 
     fn state(&self) -> BusState {
@@ -41,8 +41,8 @@ impl Bus for Silent {
 pub enum Broken {
     /// It panics where it should publish.
     Panics,
-    /// It forgets its ticket without a verdict.
-    DropsItsTicket,
+    /// It drops its handle without a result.
+    DropsItsHandle,
 }
 
 impl Bus for Broken {
@@ -50,10 +50,10 @@ impl Bus for Broken {
         "memory"
     }
 
-    fn publish(&self, _: Message, ticket: PublishHandle) {
+    fn publish(&self, _: Message, handle: PublishHandle) {
         match self {
             Self::Panics => panic!("this bus panics, as the test asked"),
-            Self::DropsItsTicket => drop(ticket),
+            Self::DropsItsHandle => drop(handle),
         }
     }
 

@@ -16,6 +16,7 @@ pub mod kafka;
 pub mod kept;
 pub mod load;
 pub mod logs;
+pub mod memory;
 pub mod mix;
 pub mod nats;
 pub mod onto;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::bus::kafka::options::Ensure as Topics;
-use attio_bridge::bus::memory::{Answer, Memory};
 use attio_bridge::bus::nats::options::Ensure as Stream;
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
@@ -12,6 +11,7 @@ use attio_bridge::pipeline::publish::{Bus, BusState, Message, PublishError};
 
 use super::bus::{self, Awaited, message};
 use super::kafka::{self, Broker};
+use super::memory::{Answer, Memory};
 use super::nats::{self, Server};
 use super::{PATIENCE, eventually, unique};
 

@@ -1,5 +1,4 @@
-//! A bus in the process's own memory, for tests: it records what is published and can be told how to
-//! answer.
+//! A bus in memory: it records what is published and settles it as the test says.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,11 +6,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::pipeline::publish::{
+use attio_bridge::pipeline::publish::{
     Ack, BoxFuture, Bus, BusState, Message, PublishError, PublishHandle, PublishResult,
 };
 
-/// How the memory bus answers a publish.
+/// How the memory bus settles a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Stores the message and acknowledges it.
@@ -20,9 +19,9 @@ pub enum Answer {
     Duplicate,
     /// Stores nothing and fails.
     Fail(PublishError),
-    /// Stores nothing and says nothing until [`Memory::release`].
+    /// Stores nothing and is not settled until [`Memory::release`].
     Hang,
-    /// Stores the message and says so only at [`Memory::release`].
+    /// Stores the message and acknowledges it only at [`Memory::release`].
     Late,
 }
 
@@ -54,40 +53,40 @@ impl Memory {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Answers every publish so that the script does not cover.
+    /// Settles every publish like this that the script does not cover.
     pub fn answer(&self, answer: Answer) {
         self.state.lock().default = answer;
     }
 
-    /// Answers the next publishes so, one each.
+    /// Settles the next publishes like this, one each.
     pub fn script(&self, answers: impl IntoIterator<Item = Answer>) {
         self.state.lock().script.extend(answers);
     }
 
-    /// What is stored, in the order of storing.
+    /// The stored messages, in their order.
     pub fn stored(&self) -> Vec<Message> {
         self.state.lock().stored.clone()
     }
 
-    /// Publishes asked for, whatever became of them.
+    /// Publishes so far, whatever their result.
     pub fn attempts(&self) -> usize {
         self.state.lock().attempts
     }
 
-    /// Settles what hangs: late messages as acknowledged, the others as timed out.
+    /// Settles what is in flight: late messages as acknowledged, the others as timed out.
     pub fn release(&self) {
         let waiting = std::mem::take(&mut self.state.lock().waiting);
-        for (handle, verdict) in waiting {
-            handle.settle(verdict);
+        for (handle, result) in waiting {
+            handle.settle(result);
         }
     }
 
-    /// Publishes without a verdict.
+    /// Publishes without a result.
     pub fn waiting(&self) -> usize {
         self.state.lock().waiting.len()
     }
 
-    /// Sets what the client knows of its broker.
+    /// Sets the state of the broker.
     pub fn set_state(&self, bus: BusState) {
         self.state.lock().bus = bus;
     }
@@ -104,7 +103,7 @@ impl Bus for Memory {
         let mut state = self.state.lock();
         state.attempts += 1;
         let answer = state.script.pop_front().unwrap_or_else(|| state.default.clone());
-        let verdict = match answer {
+        let result = match answer {
             Answer::Acknowledge => {
                 state.stored.push(message);
                 ACKNOWLEDGED
@@ -112,7 +111,7 @@ impl Bus for Memory {
             Answer::Duplicate => Ok(Ack { duplicate: true }),
             Answer::Fail(error) => Err(error),
             Answer::Hang => {
-                let timeout = PublishError::Timeout { detail: "told to hang".into() };
+                let timeout = PublishError::Timeout { detail: "hangs".into() };
                 return state.waiting.push((handle, Err(timeout)));
             }
             Answer::Late => {
@@ -121,7 +120,7 @@ impl Bus for Memory {
             }
         };
         drop(state);
-        handle.settle(verdict);
+        handle.settle(result);
     }
 
     fn state(&self) -> BusState {
