@@ -36,7 +36,7 @@ pub struct Options {
 /// A bus with its own options.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// Apache Kafka, or a broker that speaks its protocol.
+    /// Apache Kafka, or a broker with the same protocol.
     Kafka(Box<kafka::Options>),
     /// NATS JetStream.
     Nats(Box<nats::Options>),

@@ -1,7 +1,7 @@
 //! The environment and the flags: they override the tree of the file.
 //!
-//! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. Where a key has a
-//! character that a variable cannot have, `_` stands for it:
+//! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. If a key has a
+//! character that a variable cannot have, `_` replaces it:
 //!
 //! * a source or the label of a secret with `-`: a name in the file wins, else `_` stays `_`;
 //! * a category: `LIST_ENTRY` is `list-entry`;

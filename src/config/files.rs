@@ -67,8 +67,8 @@ pub fn unreadable(path: &Path, error: &io::Error) -> String {
     format!("the file {} cannot be read: {reason}", path.display())
 }
 
-/// Tells one state of a file from another. A file that is replaced, by a rename or by swapping a link on its
-/// way, is another file; one that is written in place has another time.
+/// Detects changes of a file. A file that is replaced, by a rename or by swapping a symlink in its path, has
+/// another inode; one that is written in place has another time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,

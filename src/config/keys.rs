@@ -10,7 +10,7 @@ pub struct Key {
     pub name: &'static str,
     /// Its type.
     pub kind: &'static dyn Describe,
-    /// Its value where nobody sets it, written as in the environment.
+    /// Its default value, written as in the environment.
     pub default: Option<&'static str>,
     /// A value to show where there is no default.
     pub example: Option<&'static str>,

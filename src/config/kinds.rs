@@ -54,7 +54,7 @@ impl Description {
     }
 }
 
-/// [`Kind`] without its value, so that keys of several types stand in one list.
+/// [`Kind`] without its value, so that keys of several types fit in one list.
 pub trait Describe: Sync {
     /// Describes the type.
     fn description(&self) -> Description;

@@ -8,7 +8,7 @@
 //! variable, and hides secrets.
 //!
 //! Values are never guessed: the environment is text, and the type of the key alone decides whether that text
-//! is read as a number. A secret is text, whatever it looks like.
+//! is read as a number. A secret is always text, even if it is all digits.
 
 mod diagnostics;
 mod env;

@@ -1,7 +1,7 @@
 //! One table while it is read. Reading a key records it with its value and origin; keys that are left when
 //! the section is dropped are unknown.
 //!
-//! A value that is refused is replaced by its default, so that reading goes on and finds every problem; the
+//! A value that is refused is replaced by its default, so that reading continues and finds every problem; the
 //! problem itself keeps the configuration from being used.
 
 use serde_json::Value as Json;

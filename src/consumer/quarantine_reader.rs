@@ -113,7 +113,7 @@ pub struct Bodies {
     reader: QuarantineReader,
     /// Not read yet.
     entries: VecDeque<Stored>,
-    /// Read, and not taken yet.
+    /// Read, but not returned yet.
     batch: VecDeque<Quarantined>,
 }
 

@@ -42,7 +42,7 @@ pub(super) struct Enqueuer<'a> {
     pub(super) source: &'a Source,
     pub(super) delivery: &'a Delivery<Verified>,
     pub(super) webhook_id: Option<Cow<'a, str>>,
-    /// Whether what cannot be published goes to quarantine; false for what comes from there.
+    /// Whether events that cannot be published go to quarantine; false for a replay from it.
     pub(super) quarantine: bool,
 }
 
@@ -73,7 +73,7 @@ pub(super) enum State {
 }
 
 impl State {
-    /// Stands for an event whose ack is being awaited.
+    /// The placeholder for an event whose ack is being awaited.
     pub(super) const ABANDONED: Self = Self::Done(EventResult::Failed(PublishError::Abandoned));
 }
 
@@ -162,7 +162,7 @@ impl Enqueuer<'_> {
         }
         match self.stages.dedup.begin(identity.key, identity.repeatable) {
             Lookup::Hit => State::Done(EventResult::Duplicate),
-            // The publish in flight may still succeed once the bus is up, but nobody waits for that.
+            // The publish in flight may still succeed once the bus is up, but this delivery does not wait for it.
             Lookup::Joined(_) if self.stages.bus.state() == BusState::Down => {
                 let detail = "the broker is down; an earlier publish of this event is in flight".into();
                 State::Done(EventResult::Failed(PublishError::Unavailable { detail }))

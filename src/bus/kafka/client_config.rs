@@ -151,7 +151,7 @@ pub fn check(options: &Options) -> Result<(), StartError> {
     create_offline(&config).map_err(|error| creation_error(options, &config, error))
 }
 
-/// Creates a client that knows no broker, and drops it.
+/// Creates a client without brokers, and drops it.
 fn create_offline(config: &ClientConfig) -> Result<(), KafkaError> {
     let mut config = config.clone();
     // The first would only cause a warning here.
@@ -181,7 +181,7 @@ pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: Ka
     } else if let Some(name) = connection.into_iter().find(|name| reason.contains(name)) {
         key_of(name).into()
     } else if without(&properties) {
-        // More than one of them is at fault.
+        // More than one of them is invalid.
         let mentioned = properties.iter().find(|name| reason.contains(&format!("`{name}`")));
         mentioned.map_or("kafka.properties".into(), |name| property_key(name))
     } else if create_offline(&ClientConfig::new()).is_ok() {

@@ -15,7 +15,7 @@ pub(super) struct Circumstances<'a> {
     pub down: bool,
     /// What last kept the client from a broker, for example a wrong password.
     pub cause: Option<&'a str>,
-    /// The error that ended this client for good.
+    /// The fatal error of this client.
     pub fatal: Option<Code>,
 }
 

@@ -53,7 +53,7 @@ keys! {
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
         /// PEM file with the key of cert_file.
         key_file: FilePath like "/etc/attio-bridge/client.key";
-        /// After this the client gives up a message. The sender has its answer long before.
+        /// After this the client gives up on a message. The sender has its answer long before.
         publish_timeout: TimeSpan(INSTANT..=DAY) = "30s";
         /// How long a message may wait to be sent with others. Every delivery waits for it too. Shorter
         /// than publish_timeout.

@@ -2,7 +2,7 @@
 //!
 //! librdkafka's text comes first, then advice. Where the text is too vague (a certificate "could not be
 //! verified", a connection closed without an error) the listener is probed. That can take seconds, so it
-//! runs on a thread of its own.
+//! runs on its own thread.
 
 mod tls;
 
@@ -53,9 +53,9 @@ const ADVICE: [(&str, Step, &str); 15] = [
 ];
 
 const NAME: &str = "check the names in kafka.bootstrap_servers";
-const NO_TLS: &str = "the listener speaks no TLS: use the port of one that does; only in a network you trust, \
+const NO_TLS: &str = "the listener does not use TLS: use the port of one that does; only in a network you trust, \
                       set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
-const TLS: &str = "the listener speaks TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
+const TLS: &str = "the listener uses TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
 const CERTIFICATE: &str = "the broker requires a client certificate, or rejects the one it got: check \
                            kafka.cert_file and kafka.key_file";
 const CLOSED: &str = "the broker closes the connection without an error: its listener may require a login, check \
