@@ -92,7 +92,7 @@ impl Ends {
     }
 }
 
-/// The text of a panic, where it has one.
+/// The text of a panic, if it has one.
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()

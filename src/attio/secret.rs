@@ -45,7 +45,7 @@ pub enum FileError {
 }
 
 impl SecretFile {
-    /// Reserves disk space beside the path. An existing file stays as it is until [`SecretFile::write`].
+    /// Reserves disk space next to the path. An existing file is unchanged until [`SecretFile::write`].
     pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, FileError> {
         if !overwrite && path.symlink_metadata().is_ok() {
             return Err(FileError::Exists(path.to_owned()));

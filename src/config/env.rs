@@ -149,7 +149,7 @@ fn set_variable(tree: &mut Table, path: &[String], value: &str, origin: &Origin)
     }
 }
 
-/// The key of a secret, where the path is its `_file` form.
+/// The key of a secret, if the path is its `_file` form.
 fn file_of(path: &[String]) -> Option<Vec<String>> {
     let (last, table) = path.split_last()?;
     let stem = last.strip_suffix("_file").or_else(|| last.strip_suffix(".file"))?;

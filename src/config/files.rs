@@ -78,7 +78,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// Files, each with its state when it was added; none where there was no file.
+/// Files, each with its state when it was added; none if there was no file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files(Vec<(PathBuf, Option<Stamp>)>);
 

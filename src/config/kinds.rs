@@ -39,7 +39,7 @@ pub trait Kind: Sync {
 pub struct Description {
     /// Its name.
     pub name: &'static str,
-    /// What is accepted; empty where everything of the type is.
+    /// What is accepted; empty if everything of the type is.
     pub range: String,
     /// The JSON Schema of a value in the file.
     pub schema: Json,

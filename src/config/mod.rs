@@ -62,7 +62,7 @@ pub struct Config {
     pub route: route::Options,
     /// The file with the slugs of objects and lists.
     pub slugs_file: Option<PathBuf>,
-    /// What it holds; none without the file, or with a warning where it is malformed.
+    /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
     /// Which events are remembered.
     pub dedup: dedup::Options,

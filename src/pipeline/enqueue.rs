@@ -28,7 +28,7 @@ const REJECTED_BY_BROKER: &str = "rejected_by_broker";
 /// The stages that keep state, shared by all deliveries.
 pub(super) struct Stages {
     pub(super) dedup: Dedup,
-    /// None where no slugs are configured.
+    /// None if no slugs are configured.
     pub(super) slugs: ArcSwapOption<Slugs>,
     pub(super) routes: Routes,
     pub(super) bus: Arc<dyn Bus>,
@@ -50,7 +50,7 @@ pub(super) struct Enqueuer<'a> {
 pub(super) struct PendingEvent {
     index: Option<usize>,
     pub(super) category: &'static str,
-    /// What quarantine needs if the broker rejects the event; none where it is quarantined already.
+    /// What quarantine needs if the broker rejects the event; none if it is quarantined already.
     raw: Option<RawEvent>,
     pub(super) state: State,
     /// Its id is random.

@@ -204,7 +204,7 @@ fn signature(plain: &Header, prefixed: &Header) -> Result<Digest, SignatureError
     }
 }
 
-/// Decodes exactly 64 hex digits of either case. By hand: data-encoding takes 625 instructions, this 426.
+/// Decodes exactly 64 hex digits of either case. Hand-written: data-encoding takes 625 instructions, this 426.
 fn decode_hex(text: &[u8]) -> Result<Digest, SignatureError> {
     let mut digest = Digest::default();
     if text.len() != 2 * digest.len() {

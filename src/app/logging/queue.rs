@@ -1,7 +1,7 @@
 //! The queue of log lines before stderr: logging never blocks. A thread writes the lines; when the queue
 //! is full, lines are dropped, counted and reported.
 //!
-//! By hand, because the non-blocking writer of `tracing-appender` (0.2.5) has one flush, the drop of its guard,
+//! Hand-written, because the non-blocking writer of `tracing-appender` (0.2.5) has one flush, the drop of its guard,
 //! which prints to stdout when the queue is full, and does not report what it dropped.
 
 use std::collections::VecDeque;

@@ -61,7 +61,7 @@ pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
 /// librdkafka's least and greatest `message.max.bytes` here. Up to the least, only the topic's limit counts.
 const MESSAGE_BYTES: (usize, usize) = (8 << 20, 1_000_000_000);
 
-/// What the client may hold in flight beside one message of the largest size, in KiB: every event of the
+/// What the client may hold in flight in addition to one message of the largest size, in KiB: every event of the
 /// largest delivery with its envelope fits.
 const IN_FLIGHT_KIB: usize = 64 << 10;
 

@@ -42,7 +42,7 @@ pub(super) struct RetrySet(Arc<Mutex<Vec<Retry>>>);
 const MAX_RETRIES: usize = 16_384;
 
 impl RetrySet {
-    /// Adds a message; gives its handle back where the set is full.
+    /// Adds a message; gives its handle back if the set is full.
     pub(super) fn add(&self, retry: Retry) -> Result<(), Pending> {
         let mut retries = self.0.lock();
         if retries.len() >= MAX_RETRIES {

@@ -33,7 +33,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two producers: one without any publish permission fails within half a second.
 const REBUILD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Between two rounds where there is nothing to do.
+/// Between two rounds when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Between two requests to a broker that is reached: often enough that nothing in the network closes

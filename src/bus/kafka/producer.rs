@@ -86,7 +86,7 @@ impl Drop for Producer {
 }
 
 /// Sends single messages again, each in its own batch: a broker refuses a whole batch for one of its
-/// messages, with the same error for each. Only what is refused here is refused for its own sake.
+/// messages, with the same error for each. A message that is refused here is itself the cause.
 ///
 /// The producer is created when it is needed and dropped when it is idle.
 pub(super) struct SingleMessageProducer {

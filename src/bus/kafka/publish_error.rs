@@ -22,7 +22,7 @@ pub(super) struct Circumstances<'a> {
 /// The port's error for a failed message.
 pub(super) fn classify(code: Code, at: Circumstances<'_>) -> PublishError {
     let topic = at.topic;
-    // A dead client fails every message with "fatal"; the reason of its death decides whose fault it is.
+    // A dead client fails every message with "fatal"; the fatal error decides how it is classified.
     let code = match (code, at.fatal) {
         (Code::Fatal | Code::PurgeQueue | Code::PurgeInflight, Some(fatal)) if is_refusal(fatal) => fatal,
         _ => code,
@@ -71,7 +71,7 @@ fn is_refusal(code: Code) -> bool {
     refusal(code, "").is_some()
 }
 
-/// What the operator must do, after which the same message is accepted; none where that is not the cause.
+/// What the operator must do, after which the same message is accepted; none if that is not the cause.
 fn refusal(code: Code, topic: &str) -> Option<String> {
     Some(match code {
         Code::UnknownTopic

@@ -16,7 +16,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::pipeline::publish::{AckCallback, Destination, PublishResult};
 use crate::supervise::Supervisor;
 
-/// Far longer than anything takes here, on a busy machine too.
+/// Much longer than any step takes, even on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const TOPIC: &str = "attio.record";

@@ -87,7 +87,7 @@ fn broken(reason: impl Into<String>) -> ReadError {
     ReadError::Broker { bus: "nats", reason: reason.into() }
 }
 
-/// The last error of the server. A missing permission is reported beside the request, which gets no reply.
+/// The last error of the server. A missing permission is reported separately; the request gets no reply.
 type ServerErrorText = Arc<Mutex<Option<String>>>;
 
 fn cause(text: &ServerErrorText) -> String {

@@ -16,7 +16,7 @@ use crate::pipeline::parse::MAX_EVENTS;
 use crate::pipeline::publish::{AckCallback, PublishResult};
 use crate::supervise::{Ended, Ends, Supervisor};
 
-/// Far longer than anything takes, even on a loaded machine.
+/// Much longer than any step takes, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const INFO: &str = "INFO {\"server_id\":\"x\",\"server_name\":\"x\",\"version\":\"2.10.0\",\"proto\":1,\"go\":\"\",\

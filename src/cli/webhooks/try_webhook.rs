@@ -125,7 +125,7 @@ async fn test(
     reader: &mut Reader,
     interrupted: &CancellationToken,
 ) -> Result<(), Failure> {
-    let stopped = || Failure::Failed("interrupted; everything it created was deleted".into());
+    let stopped = || Failure::Failed("interrupted".into());
     let secret = create_webhook(client, arguments, created).await?;
     interrupted.run_until_cancelled(accepted(arguments, &secret)).await.ok_or_else(stopped)??;
     let values = arguments.values.clone().unwrap_or_else(person);

@@ -46,8 +46,8 @@ keys! {
         sasl_username: Text like "attio-bridge";
         /// Password. Better given as ATTIO_BRIDGE__KAFKA__SASL_PASSWORD_FILE than here.
         sasl_password: Secret like "change-me";
-        /// PEM file with the authorities that may sign the brokers' certificates. The system's, where not
-        /// set.
+        /// PEM file with the authorities that may sign the brokers' certificates. If not set,
+        /// the system's.
         ca_file: FilePath like "/etc/attio-bridge/ca.pem";
         /// PEM file with the bridge's own certificate.
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
@@ -68,7 +68,7 @@ keys! {
         /// "off": neither.
         ensure: Choice<Ensure>(&ENSURE) = "verify";
         /// Partitions of topics that are created, by the bridge or by what `attio-bridge topics` prints.
-        /// The broker's default, where not set; likewise below.
+        /// If not set, the broker's default; likewise below.
         partitions: Integer(1..=100_000) like "6";
         /// Replicas of those topics.
         replication_factor: Integer(1..=32_767) like "3";

@@ -70,7 +70,7 @@ pub(super) fn advise(error: &str) -> (Step, String) {
     }
 }
 
-/// The listener to probe, where the error text is too vague.
+/// The listener to probe, if the error text is too vague.
 fn listener_to_probe(error: &str) -> Option<&str> {
     let (broker, text) = error.split_once(": ")?;
     let broker = broker.split_once("://").map_or(broker, |(_, broker)| broker);
@@ -106,7 +106,7 @@ impl Probe {
         self.tls
     }
 
-    /// Why this client cannot connect to a listener, by default the first; none where it should be able to.
+    /// Why this client cannot connect to a listener, by default the first; none if it should be able to.
     pub(super) fn explain(&self, server: Option<&str>) -> Option<(Step, String)> {
         let server = server.or(self.servers.first().map(String::as_str))?;
         let (step, reason) = match (tls::probe(server, self.authorities.as_deref()), self.tls) {
