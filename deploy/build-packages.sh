@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the system packages that building the bridge needs: librdkafka is compiled from source and
-# links OpenSSL and zlib. Says nothing and does nothing where all of them are there.
+# links OpenSSL and zlib. Does nothing if all of them are installed.
 set -eu
 
 missing() {
@@ -18,7 +18,7 @@ missing() {
 packages=$(missing | tr '\n' ' ')
 [ -n "$packages" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "the build needs these, and there is no apt-get to install them with: $packages" >&2
+    echo "missing build packages, and no apt-get to install them: $packages" >&2
     exit 1
 fi
 echo "installing with apt-get: $packages" >&2

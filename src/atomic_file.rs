@@ -1,4 +1,4 @@
-//! Files that are written as a whole or not at all: a temporary file beside the final one, renamed onto it.
+//! Files that are written atomically: a temporary file next to the final one, renamed onto it.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Seek, Write};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
-/// A temporary file beside its final path, which is untouched until [`PendingFile::commit`].
+/// A temporary file next to its final path, which is untouched until [`PendingFile::commit`].
 #[derive(Debug)]
 pub struct PendingFile {
     file: File,

@@ -119,7 +119,7 @@ impl Delivery<Unverified> {
     }
 }
 
-/// Stands for the label of the secret in a replay.
+/// The secret's label in a replay, which has no secret.
 const QUARANTINE: &str = "quarantine";
 
 impl Delivery<Verified> {

@@ -30,7 +30,7 @@
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
 //! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`.
-//! - [`try_out`]: what `dev` and `send` are made of: generated events, the expected result, the comparison.
+//! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
 //! - [`signing`]: signed requests, for `sign`, `send` and the fake.
 //! - [`explain`]: why a captured request is refused, or what becomes of its events.

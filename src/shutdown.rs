@@ -77,7 +77,7 @@ fn listen(
     Ok(async move { first.cancelled().await })
 }
 
-/// Calls `force` after `limit`, from a thread, because whatever hangs may hold up every task.
+/// Calls `force` after `limit`, from a thread, because a hang may block every task.
 fn force_after(limit: Duration, force: impl FnOnce() + Send + 'static) {
     let timer = move || {
         std::thread::sleep(limit);

@@ -19,7 +19,7 @@ pub enum Scheme {
 /// Headers by name.
 pub type Headers = Vec<(&'static str, String)>;
 
-/// A body that can be signed any number of times: each retry of a delivery is signed anew.
+/// A body that can be signed any number of times: each retry of a delivery gets a new signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// How it is signed.

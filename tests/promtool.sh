@@ -1,6 +1,6 @@
 #!/bin/sh
-# Prints where promtool is. Where there is none it comes from Debian's package of Prometheus, unpacked
-# into ${CARGO_TARGET_DIR:-target}/kit and not installed.
+# Prints the path of promtool. If it is not installed, extracts it from Debian's Prometheus package into
+# ${CARGO_TARGET_DIR:-target}/kit.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
@@ -11,7 +11,7 @@ if [ ! -x "$kit/promtool" ]; then
         ln -sf "$found" "$kit/promtool"
     else
         command -v apt-get >/dev/null 2>&1 || {
-            echo "tests/promtool.sh: there is no promtool, and no apt-get to fetch it with" >&2
+            echo "tests/promtool.sh: no promtool, and no apt-get to download it" >&2
             exit 1
         }
         scratch=$(mktemp -d)

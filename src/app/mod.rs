@@ -1,7 +1,7 @@
 //! The composition root: configuration -> bus -> pipeline -> listeners, and the graceful stop.
 //!
 //! [`App::bind`] builds everything and binds the listeners; [`App::run`] serves until the stop is requested,
-//! then drains. Tests run the same on port 0 with a bus of their own.
+//! then drains. Tests run the same on port 0 with their own bus.
 
 pub mod logging;
 mod reload;
@@ -73,7 +73,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether a setting is at fault, so that a restart cannot help.
+    /// Whether a setting is the cause, so that a restart cannot help.
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Bus(error) if error.setting().is_some())
     }

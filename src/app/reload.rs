@@ -170,7 +170,7 @@ impl Reloader {
     }
 }
 
-/// Why file access gave nothing.
+/// Why file access failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum FileAccessError {
     #[error("a file could not be read within {} s", FILE_TIMEOUT.as_secs())]

@@ -1,4 +1,4 @@
-//! Notifications to systemd, where it started the bridge (`NOTIFY_SOCKET`, `sd_notify(3)`).
+//! Notifications to systemd, if it started the bridge (`NOTIFY_SOCKET`, `sd_notify(3)`).
 //!
 //! `READY=1` means listening, not that the broker was reached: a broker that is down must not make the
 //! unit fail to start, because the bridge answers 503 until the broker is there. `/readyz` reports whether
@@ -46,7 +46,7 @@ impl Notifier {
     }
 }
 
-/// The watchdog task, where the unit asks for one (`WatchdogSec=`). It notifies twice as often as it must.
+/// The watchdog task, if the unit asks for one (`WatchdogSec=`). It notifies twice as often as it must.
 /// It is a task like the others, so it stops notifying when they are stuck.
 pub fn watchdog() -> Option<impl Future<Output = ()> + Send> {
     let mut limit = 0;

@@ -141,8 +141,8 @@ fn unknown(request: &str, outcome_unknown: bool) -> &'static str {
             "; it is unknown whether Attio created the record: look for it in Attio"
         }
         true => {
-            "; it is unknown whether Attio did it: check with `webhooks list`, and delete a webhook whose secret \
-             nobody has"
+            "; it is unknown whether Attio did it: check with `webhooks list`, and delete any webhook whose \
+             secret is lost"
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum Resource {
     Object,
     /// A list.
     List,
-    /// An attribute of the object or list beside it.
+    /// An attribute of that object or list.
     Attribute,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`Client`] has one method per endpoint. Every method retries where that is safe and fails with an [`Error`]
 //!   that says what to do.
-//! - [`secret::create`] creates a webhook and stores its secret, or deletes the webhook again. All webhooks are
+//! - [`secret::create`] creates a webhook and stores its secret, or deletes the webhook. All webhooks are
 //!   created through it. [`secret::SecretFile`] is a file known to be writable beforehand.
 //! - [`filter::parse`] reads a filter; [`filter::Resolver`] turns slugs into ids; [`filter::Canonical`] compares.
 //! - [`plan::Plan`] is the difference between configured and existing webhooks. There is no state file.

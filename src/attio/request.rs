@@ -76,7 +76,7 @@ impl Requests {
     /// Sends a request until it succeeds, cannot be retried, or has failed too often. The body of the answer.
     ///
     /// 429 is always retried: Attio has not processed the request. 408, 5xx, timeouts and broken connections
-    /// are retried only where repeating does no harm, so never a POST.
+    /// are retried only if repeating does no harm, so never a POST.
     pub(super) async fn call(
         &self,
         method: &Method,

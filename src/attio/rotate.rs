@@ -1,13 +1,13 @@
 //! Rotates the secret of a webhook in steps, each of which may be the last before an interruption.
 //!
-//! Attio has no call for it, and (URL, type, filter) must be unique. So a successor is created at the same URL
+//! Attio has no API call for it, and (URL, type, filter) must be unique. So a successor is created at the same URL
 //! with a query string and with a filter that matches no event (*disabled*). Its secret goes into the webhook's
 //! secret file, the old one into the file of a second secret of the source, so that the bridge accepts both.
 //! Once the bridge accepts the new one, the successor gets the subscriptions; from then until the old webhook is
 //! deleted both send, and consumers see those events twice, with two webhook ids. Then the successor gets the
 //! URL without the query string, and the second file the new secret too.
 //!
-//! The next step follows from Attio and the two files; a [`Journal`] beside the secret file says that a rotation
+//! The next step follows from Attio and the two files; a [`Journal`] next to the secret file says that a rotation
 //! is in progress, and for which webhook.
 
 use std::ffi::OsString;

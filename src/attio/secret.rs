@@ -1,5 +1,5 @@
 //! Creating webhooks without losing their secrets: the secret is stored before success is reported, or the
-//! webhook is deleted again.
+//! webhook is deleted.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -45,7 +45,7 @@ pub enum FileError {
 }
 
 impl SecretFile {
-    /// Reserves disk space beside the path. An existing file stays as it is until [`SecretFile::write`].
+    /// Reserves disk space next to the path. An existing file is unchanged until [`SecretFile::write`].
     pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, FileError> {
         if !overwrite && path.symlink_metadata().is_ok() {
             return Err(FileError::Exists(path.to_owned()));
@@ -80,9 +80,9 @@ pub enum Error {
     /// Attio did not create it.
     #[error(transparent)]
     Attio(#[from] super::Error),
-    /// Attio created it without answering so; it is deleted again, as nobody has its secret.
+    /// Attio created it but its answer was lost, and with it the secret. The webhook was deleted.
     #[error(
-        "{reason}; Attio created webhook {webhook_id} anyway; it is deleted again, as nobody has its secret"
+        "{reason}; Attio created webhook {webhook_id} anyway; it was deleted, because its secret is lost"
     )]
     Unconfirmed {
         /// The answer.
@@ -90,13 +90,13 @@ pub enum Error {
         /// The webhook.
         webhook_id: String,
     },
-    /// The secret could not be stored; the webhook is deleted again.
-    #[error("the secret could not be stored: {0}; the new webhook is deleted again")]
+    /// The secret could not be stored; the webhook was deleted.
+    #[error("the secret could not be stored: {0}; the new webhook was deleted")]
     NotStored(#[source] io::Error),
-    /// The secret could not be stored, and the webhook not be deleted. Whoever gets this has the only copy of
+    /// The secret could not be stored, and the webhook could not be deleted. This error holds the only copy of
     /// the secret.
     #[error(
-        "the secret could not be stored ({store}), and webhook {} could not be deleted again ({delete}): \
+        "the secret could not be stored ({store}), and webhook {} could not be deleted ({delete}): \
          delete it, or store the secret yourself", created.webhook.id.webhook_id
     )]
     Orphaned {
@@ -110,7 +110,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether there may be a webhook whose secret nobody has.
+    /// Whether there may be a webhook whose secret is lost.
     pub fn may_leave_orphan(&self) -> bool {
         match self {
             Self::Attio(error) => error.is_outcome_unknown(),
@@ -142,7 +142,7 @@ pub async fn create(
 }
 
 /// Finds a webhook like the requested one that did not exist before, and deletes it. An older one may be the
-/// reason why none was created, and somebody has its secret.
+/// reason why none was created, and its secret is in use.
 async fn delete_unconfirmed(
     client: &Client,
     url: &str,

@@ -50,7 +50,7 @@ impl StartError {
         Self::Setting { key: key.into(), reason: reason.to_string() }
     }
 
-    /// The configuration key at fault and what is wrong with it; none where no setting is at fault.
+    /// The configuration key that caused the error and what is wrong with it; none if no setting did.
     pub fn setting(&self) -> Option<(Cow<'_, str>, String)> {
         match self {
             Self::File { key, path, source } => {

@@ -36,7 +36,7 @@ pub struct Options {
 /// A bus with its own options.
 #[derive(Clone, Debug)]
 pub enum Kind {
-    /// Apache Kafka, or a broker that speaks its protocol.
+    /// Apache Kafka, or a broker with the same protocol.
     Kafka(Box<kafka::Options>),
     /// NATS JetStream.
     Nats(Box<nats::Options>),
@@ -85,7 +85,7 @@ pub fn start(
 }
 
 /// Checks that a bus meets the requirements, without publishing. Takes about ten seconds at most. Fails
-/// only where no client can be made of the options.
+/// only if no client can be made of the options.
 pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     match options.kind {
         Kind::Kafka(options) => kafka::inspect(*options, requirements).await,

@@ -32,7 +32,7 @@ pub struct Plan {
     pub destinations: Vec<Arc<Destination>>,
     /// Where to start.
     pub begin: Begin,
-    /// Whether to go on with new messages once everything has been read.
+    /// Whether to continue with new messages once everything has been read.
     pub follow: bool,
 }
 

@@ -20,7 +20,7 @@ use crate::supervise::Supervisor;
 /// events.
 const QUEUE_LINES: usize = 16_384;
 
-/// The bus. A thread of its own writes, because a stalled reader blocks the pipe.
+/// The bus. A separate thread writes, because a stalled reader blocks the pipe.
 pub struct Stdout {
     queue: SyncSender<(Vec<u8>, PublishHandle)>,
     status: Arc<Status>,
@@ -204,7 +204,7 @@ mod tests {
 
     impl Write for Blocked {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // Released for good once the sender is dropped.
+            // Unblocked permanently once the sender is dropped.
             let _ = self.0.recv();
             Ok(bytes.len())
         }

@@ -54,7 +54,7 @@ pub fn columns(default: usize) -> usize {
     terminal_size::terminal_size_of(io::stdout()).map_or(default, |(width, _)| width.0.into())
 }
 
-/// Writes a line of data. False once the reader has gone away.
+/// Writes a line of data. False once the reader is gone.
 pub fn write_line(line: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {

@@ -202,6 +202,6 @@ fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
 }
 
 fn invalid_configuration(problems: crate::config::Problems) -> Exit {
-    problems::tell(&problems);
+    problems::print(&problems);
     Exit::Configuration
 }

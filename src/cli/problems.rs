@@ -1,5 +1,5 @@
-//! Prints the problems of a configuration: on a terminal with the place and the line of the file, else one line
-//! each.
+//! Prints the problems of a configuration: on a terminal with the position and the line in the file, otherwise
+//! one line each.
 
 use std::io::IsTerminal;
 
@@ -10,7 +10,7 @@ use super::{no_color, say};
 use crate::config::{Origin, Problem, Problems};
 
 /// Prints every problem, and the warnings found with them.
-pub fn tell(problems: &Problems) {
+pub fn print(problems: &Problems) {
     warn(&problems.warnings);
     let Some(renderer) = terminal() else {
         return say(format_args!("error: {problems}"));
@@ -32,13 +32,13 @@ pub fn warn(warnings: &[Problem]) {
     }
 }
 
-/// The renderer for a terminal; none where messages go elsewhere.
+/// The renderer for a terminal; none if stderr is not one.
 fn terminal() -> Option<Renderer> {
     let renderer = || if no_color() { Renderer::plain() } else { Renderer::styled() };
     std::io::stderr().is_terminal().then(renderer)
 }
 
-/// One problem with its place, as compilers show it.
+/// One problem with its position, as compilers show it.
 fn in_full(problem: &Problem, level: Level<'static>, renderer: &Renderer) -> String {
     let group = level.primary_title(format!("{}: {}", problem.key, problem.message));
     let group = match &problem.origin {

@@ -1,5 +1,5 @@
 //! A progress bar for verbs that work through a known number of items. It is drawn on standard error,
-//! and only where that is a terminal.
+//! and only if that is a terminal.
 
 use std::fmt::Display;
 

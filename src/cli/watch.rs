@@ -1,4 +1,4 @@
-//! `watch`: monitors the webhooks at Attio. A process of its own; one instance is enough.
+//! `watch`: monitors the webhooks at Attio. It runs as its own process; one instance is enough.
 
 use std::path::PathBuf;
 use std::sync::Arc;

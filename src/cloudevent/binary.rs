@@ -18,8 +18,8 @@ pub fn content_type(event: &CloudEvent) -> Option<&str> {
     event.get(Attribute::DataContentType)
 }
 
-/// Attribute names and values to be written as prefixed headers, `datacontenttype` excepted: Kafka
-/// carries that one in `content-type`.
+/// Attribute names and values to be written as prefixed headers, except `datacontenttype`: on Kafka
+/// that is the header `content-type`.
 pub fn headers(event: &CloudEvent) -> impl Iterator<Item = (&'static str, &str)> {
     let rest = event
         .attributes()

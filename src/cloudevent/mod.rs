@@ -1,7 +1,7 @@
 //! CloudEvents 1.0 and their two content modes.
 //!
 //! Source: CloudEvents 1.0.2, sections "Context Attributes" and "Type System"; the extensions
-//! `partitionkey`, `recordedtime`, `authtype`, `authid` and `correlationid` are documented beside that
+//! `partitionkey`, `recordedtime`, `authtype`, `authid` and `correlationid` are documented next to that
 //! specification. Every attribute is a non-empty string, so that every SDK reads the same.
 
 pub mod binary;

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{CloudEvent, Data, SPEC_VERSION};
 
-/// The media type of a structured event. Kafka carries it in `content-type`, NATS in `Content-Type`.
+/// The media type of a structured event. The header is `content-type` on Kafka, `Content-Type` on NATS.
 pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 
 /// The event as JSON. `data` is copied once and never re-serialised.

@@ -22,7 +22,7 @@ pub struct Problem {
     pub key: String,
     /// What is wrong and what to do.
     pub message: String,
-    /// Where the value came from; absent where it is not set.
+    /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
 }
 
@@ -67,9 +67,9 @@ impl std::error::Error for Problems {}
 pub struct Setting {
     /// The key's full path.
     pub key: String,
-    /// Its value; null where it has none, `***` where it is secret.
+    /// Its value; null if it has none, `***` if it is secret.
     pub value: Json,
-    /// Where the value came from; absent where it is not set.
+    /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
 }
 

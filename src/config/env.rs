@@ -1,7 +1,7 @@
 //! The environment and the flags: they override the tree of the file.
 //!
-//! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. Where a key has a
-//! character that a variable cannot have, `_` stands for it:
+//! `ATTIO_BRIDGE__HTTP__LISTEN` is `http.listen`: upper case, nested by `__`. If a key has a
+//! character that a variable cannot have, `_` replaces it:
 //!
 //! * a source or the label of a secret with `-`: a name in the file wins, else `_` stays `_`;
 //! * a category: `LIST_ENTRY` is `list-entry`;
@@ -149,7 +149,7 @@ fn set_variable(tree: &mut Table, path: &[String], value: &str, origin: &Origin)
     }
 }
 
-/// The key of a secret, where the path is its `_file` form.
+/// The key of a secret, if the path is its `_file` form.
 fn file_of(path: &[String]) -> Option<Vec<String>> {
     let (last, table) = path.split_last()?;
     let stem = last.strip_suffix("_file").or_else(|| last.strip_suffix(".file"))?;

@@ -67,8 +67,8 @@ pub fn unreadable(path: &Path, error: &io::Error) -> String {
     format!("the file {} cannot be read: {reason}", path.display())
 }
 
-/// Tells one state of a file from another. A file that is replaced, by a rename or by swapping a link on its
-/// way, is another file; one that is written in place has another time.
+/// Detects changes of a file. A file that is replaced, by a rename or by swapping a symlink in its path, has
+/// another inode; one that is written in place has another time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -78,7 +78,7 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-/// Files, each with its state when it was added; none where there was no file.
+/// Files, each with its state when it was added; none if there was no file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Files(Vec<(PathBuf, Option<Stamp>)>);
 

@@ -10,9 +10,9 @@ pub struct Key {
     pub name: &'static str,
     /// Its type.
     pub kind: &'static dyn Describe,
-    /// Its value where nobody sets it, written as in the environment.
+    /// Its default value, written as in the environment.
     pub default: Option<&'static str>,
-    /// A value to show where there is no default.
+    /// A value to show if there is no default.
     pub example: Option<&'static str>,
     /// Whether its table is not good without it.
     pub required: bool,
@@ -42,7 +42,7 @@ impl Key {
 ///
 /// * `name: Kind = "default";` is read as `Given<Value>`, here and below written as in the environment;
 /// * `name: Kind like "example";` has no default and is read as `Option<Given<Value>>`;
-/// * `name: Kind required "example";` is a problem where it is missing.
+/// * `name: Kind required "example";` is a problem if it is missing.
 macro_rules! keys {
     (
         $(#[$outer:meta])*

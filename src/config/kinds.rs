@@ -39,7 +39,7 @@ pub trait Kind: Sync {
 pub struct Description {
     /// Its name.
     pub name: &'static str,
-    /// What is accepted; empty where everything of the type is.
+    /// What is accepted; empty if everything of the type is.
     pub range: String,
     /// The JSON Schema of a value in the file.
     pub schema: Json,
@@ -54,7 +54,7 @@ impl Description {
     }
 }
 
-/// [`Kind`] without its value, so that keys of several types stand in one list.
+/// [`Kind`] without its value, so that keys of several types fit in one list.
 pub trait Describe: Sync {
     /// Describes the type.
     fn description(&self) -> Description;

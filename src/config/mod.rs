@@ -8,7 +8,7 @@
 //! variable, and hides secrets.
 //!
 //! Values are never guessed: the environment is text, and the type of the key alone decides whether that text
-//! is read as a number. A secret is text, whatever it looks like.
+//! is read as a number. A secret is always text, even if it is all digits.
 
 mod diagnostics;
 mod env;
@@ -62,7 +62,7 @@ pub struct Config {
     pub route: route::Options,
     /// The file with the slugs of objects and lists.
     pub slugs_file: Option<PathBuf>,
-    /// What it holds; none without the file, or with a warning where it is malformed.
+    /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
     /// Which events are remembered.
     pub dedup: dedup::Options,

@@ -1,7 +1,7 @@
 //! One table while it is read. Reading a key records it with its value and origin; keys that are left when
 //! the section is dropped are unknown.
 //!
-//! A value that is refused is replaced by its default, so that reading goes on and finds every problem; the
+//! A value that is refused is replaced by its default, so that reading continues and finds every problem; the
 //! problem itself keeps the configuration from being used.
 
 use serde_json::Value as Json;
@@ -32,7 +32,7 @@ impl<'d> Section<'d> {
         Self { diagnostics, path, table, origin, listed: true }
     }
 
-    /// The table of that name; an empty one where it is absent.
+    /// The table of that name; an empty one if it is absent.
     pub fn section(&mut self, name: &str) -> Self {
         match self.take(name) {
             Some(node) => self.child(name, node),
@@ -105,7 +105,7 @@ impl<'d> Section<'d> {
         &self.path
     }
 
-    /// Where this table begins; none where it is absent.
+    /// Where this table begins; none if it is absent.
     pub fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()
     }

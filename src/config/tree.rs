@@ -51,7 +51,7 @@ impl fmt::Display for Origin {
 /// and the value where its key is declared and no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt {
-    /// What is shown of the line; `…` stands for the rest.
+    /// The shown part of the line; `…` replaces the rest.
     pub text: String,
     /// The bytes of `text` that the message is about.
     pub mark: Range<usize>,

@@ -113,7 +113,7 @@ pub struct Bodies {
     reader: QuarantineReader,
     /// Not read yet.
     entries: VecDeque<Stored>,
-    /// Read, and not taken yet.
+    /// Read, but not returned yet.
     batch: VecDeque<Quarantined>,
 }
 
@@ -137,7 +137,7 @@ impl Bodies {
         let mut missing: BTreeMap<Position, usize> =
             wanted.iter().enumerate().map(|(at, stored)| (stored.position, at)).collect();
         let mut found: Vec<Option<Quarantined>> = vec![None; wanted.len()];
-        // Times need not rise with positions, where a broker's clock is set back: then from the beginning.
+        // Times may decrease with positions if a broker's clock was set back: then read from the beginning.
         let oldest = wanted.iter().map(|stored| stored.stored_at).min().flatten();
         for begin in oldest.map(Begin::At).into_iter().chain([Begin::Beginning]) {
             let accept = |item: Item| {

@@ -236,7 +236,7 @@ pub fn notes(request: &Captured, error: Option<SignatureError>) -> Vec<String> {
         not_utf8.then_some("the body is not UTF-8: it may be compressed, or damaged by the capture"),
         encoded.then_some("it has a Content-Encoding, which the bridge answers with 415"),
         without_key.then_some(
-            "without an Idempotency-Key, an event that has no id of its own is published again on every retry",
+            "without an Idempotency-Key, an event without its own id is published again on every retry",
         ),
     ];
     notes.into_iter().flatten().map(str::to_owned).collect()

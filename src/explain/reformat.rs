@@ -1,4 +1,4 @@
-//! Serializes JSON again the way common programs do: what a proxy or a framework makes of a body that it
+//! Serializes JSON again the way common programs do: what a proxy or a framework sends for a body that it
 //! parses. The order of members is kept.
 
 /// Where white space goes.

@@ -12,7 +12,7 @@ use super::response::ApiError;
 pub enum Status {
     /// Gets deliveries.
     Active,
-    /// A delivery has failed for good; it still gets deliveries.
+    /// A delivery has failed permanently; it still gets deliveries.
     Degraded,
     /// Degraded for a week; it gets no deliveries.
     Inactive,

@@ -1,5 +1,5 @@
 //! Admission: the checks on a request before its body is read, cheapest first, and the limits on what may be
-//! in flight. By hand, because no limiter layer charges a body by the bytes that have arrived. Framing and
+//! in flight. Hand-written, because no limiter layer charges a body by the bytes that have arrived. Framing and
 //! head size are checked earlier, in `connection/head`.
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! The accept loop of the public and the admin listener.
 //!
-//! By hand, because `axum::serve` sets no timeouts on its connections.
+//! Hand-written, because `axum::serve` sets no timeouts on its connections.
 
 use std::io;
 use std::net::SocketAddr;

@@ -216,8 +216,8 @@ async fn discard(mut body: Body) -> bool {
     timeout(DISCARDED_WITHIN, all).await.unwrap_or(false)
 }
 
-/// Work of a request that must not be cancelled with it: dropped before its end, it goes on as a task. Tracked
-/// from its start. To spawn each from the start would cost two task switches per request.
+/// Work of a request that must not be cancelled with it: dropped before its end, it continues as a task. Tracked
+/// from its start. Spawning each from the start would cost two task switches per request.
 struct DetachOnDrop<F>
 where
     F: Future<Output: Send + 'static> + Send + 'static,

@@ -189,7 +189,7 @@ impl Shared {
         self.metrics.capacity.inc();
     }
 
-    /// Counts one more key; false where as many are counted as the memory may hold.
+    /// Counts one more key; false if as many are counted as the memory may hold.
     fn count_one(&self) -> bool {
         let with_one_more = |held| (held < self.capacity).then(|| held + 1);
         self.remembered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_one_more).is_ok()

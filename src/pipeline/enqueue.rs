@@ -28,7 +28,7 @@ const REJECTED_BY_BROKER: &str = "rejected_by_broker";
 /// The stages that keep state, shared by all deliveries.
 pub(super) struct Stages {
     pub(super) dedup: Dedup,
-    /// None where no slugs are configured.
+    /// None if no slugs are configured.
     pub(super) slugs: ArcSwapOption<Slugs>,
     pub(super) routes: Routes,
     pub(super) bus: Arc<dyn Bus>,
@@ -42,7 +42,7 @@ pub(super) struct Enqueuer<'a> {
     pub(super) source: &'a Source,
     pub(super) delivery: &'a Delivery<Verified>,
     pub(super) webhook_id: Option<Cow<'a, str>>,
-    /// Whether what cannot be published goes to quarantine; false for what comes from there.
+    /// Whether events that cannot be published go to quarantine; false for a replay from it.
     pub(super) quarantine: bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Enqueuer<'a> {
 pub(super) struct PendingEvent {
     index: Option<usize>,
     pub(super) category: &'static str,
-    /// What quarantine needs if the broker rejects the event; none where it is quarantined already.
+    /// What quarantine needs if the broker rejects the event; none if it is quarantined already.
     raw: Option<RawEvent>,
     pub(super) state: State,
     /// Its id is random.
@@ -73,7 +73,7 @@ pub(super) enum State {
 }
 
 impl State {
-    /// Stands for an event whose ack is being awaited.
+    /// The placeholder for an event whose ack is being awaited.
     pub(super) const ABANDONED: Self = Self::Done(EventResult::Failed(PublishError::Abandoned));
 }
 
@@ -162,7 +162,7 @@ impl Enqueuer<'_> {
         }
         match self.stages.dedup.begin(identity.key, identity.repeatable) {
             Lookup::Hit => State::Done(EventResult::Duplicate),
-            // The publish in flight may still succeed once the bus is up, but nobody waits for that.
+            // The publish in flight may still succeed once the bus is up, but this delivery does not wait for it.
             Lookup::Joined(_) if self.stages.bus.state() == BusState::Down => {
                 let detail = "the broker is down; an earlier publish of this event is in flight".into();
                 State::Done(EventResult::Failed(PublishError::Unavailable { detail }))

@@ -92,7 +92,7 @@ impl Filter {
 }
 
 impl Matcher {
-    /// For each rule whether the event matches it; none where there is no rule or a slug is unknown.
+    /// For each rule whether the event matches it; none if there is no rule or a slug is unknown.
     fn matches<'a>(&'a self, event: &'a Event<'_>) -> impl Iterator<Item = Option<bool>> + 'a {
         let Rules { types, actor_types, attributes, .. } = &self.rules;
         let of_type = list(types, || types.iter().any(|pattern| is_type(pattern, event)));

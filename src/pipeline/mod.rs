@@ -217,7 +217,7 @@ impl Pipeline {
 }
 
 impl State {
-    /// Awaits the ack, at most until the answer is due. The publish goes on after that, and its ack is remembered.
+    /// Awaits the ack, at most until the answer is due. The publish continues after that, and its ack is remembered.
     async fn await_ack(self, answer_due: Pin<&mut Sleep>) -> EventResult {
         let (ack, acknowledged) = match self {
             Self::Done(result) => return result,

@@ -1,6 +1,6 @@
 //! Turns an event into a CloudEvent.
 //!
-//! Attributes come from a closed set of members. A value from the body must be a valid id, else it is left out.
+//! Attributes come from a closed set of members. A value from the body that is not a valid id is omitted.
 //! `data` is the bytes of the event as received.
 
 use std::collections::BTreeMap;

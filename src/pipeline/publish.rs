@@ -107,7 +107,7 @@ pub type PublishResult = Result<Ack, PublishError>;
 
 /// Receives the result of one publish, once.
 pub trait AckCallback: Send + Sync {
-    /// Remembers or forgets the key, and wakes those who await the ack.
+    /// Remembers or forgets the key, and wakes the tasks that await the ack.
     fn settle(self: Box<Self>, result: PublishResult);
 }
 

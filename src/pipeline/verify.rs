@@ -51,7 +51,7 @@ pub struct Options {
 /// The shortest secret that is accepted; Attio's have 64 characters.
 pub const MIN_SECRET_BYTES: usize = 16;
 
-/// Why verification failed. The sender is told none of it.
+/// Why verification failed. The sender does not learn the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// Neither signature header is there.
@@ -174,7 +174,7 @@ impl Verifier {
     }
 }
 
-/// Whether the headers carry a well-formed signature. Cheap; for what is decided before the body is read.
+/// Whether the headers carry a well-formed signature. Cheap; used before the body is read.
 pub fn claims(headers: &Headers) -> Result<(), SignatureError> {
     signature(&headers.attio_signature, &headers.x_attio_signature).map(drop)
 }
@@ -204,7 +204,7 @@ fn signature(plain: &Header, prefixed: &Header) -> Result<Digest, SignatureError
     }
 }
 
-/// Decodes exactly 64 hex digits of either case. By hand: data-encoding takes 625 instructions, this 426.
+/// Decodes exactly 64 hex digits of either case. Hand-written: data-encoding takes 625 instructions, this 426.
 fn decode_hex(text: &[u8]) -> Result<Digest, SignatureError> {
     let mut digest = Digest::default();
     if text.len() != 2 * digest.len() {

@@ -1,4 +1,4 @@
-//! A Kafka broker in this process: librdkafka's mock cluster. It speaks the real protocol on a real port, so
+//! A Kafka broker in this process: librdkafka's mock cluster. It uses the real protocol on a real port, so
 //! any Kafka client of this machine can subscribe. It keeps the last 5 MB of each partition in memory and
 //! nothing on disk.
 

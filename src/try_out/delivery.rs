@@ -1,4 +1,4 @@
-//! A delivery of the mix, what must come of it, and what did.
+//! A delivery of the mix, its expected result and its actual one.
 
 use std::collections::BTreeMap;
 use std::fmt;

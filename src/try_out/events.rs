@@ -148,7 +148,7 @@ impl EventGenerator {
         id
     }
 
-    /// The members beside `id` that events of the category have.
+    /// The members other than `id` that events of the category have.
     fn related_ids(&self, entry: &EventType) -> Vec<(&'static str, String)> {
         let (object, record) = (string(self.object_id()), string(&uuid()));
         match (entry.category, entry.action) {

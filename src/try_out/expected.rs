@@ -158,7 +158,7 @@ pub enum Found {
     NotSent,
     /// Not a CloudEvent.
     Unreadable,
-    /// Somebody else's message on a shared broker.
+    /// From another publisher on a shared broker.
     Foreign,
 }
 

@@ -76,7 +76,7 @@ pub async fn send(
 type PostResult = Result<Reply, PostError>;
 
 /// Sends one delivery until it is answered 2xx or has no retries left. Returns the last result and the number
-/// of attempts. Each attempt is signed anew, under the same key.
+/// of attempts. Each attempt has a new signature and the same key.
 async fn deliver(target: &Target<'_>, options: Options, payload: &Payload) -> (PostResult, u32) {
     let mut attempts = 0;
     loop {
@@ -176,7 +176,7 @@ impl Answers {
 /// Shares of generated deliveries in percent, about. The rest are one new event each.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shares {
-    /// The delivery before, once more.
+    /// The previous delivery, repeated.
     pub duplicates: u32,
     /// Several events.
     pub batches: u32,

@@ -1,5 +1,5 @@
 //! The mix: deliveries of every type of the catalog, and between them repeats, unusual, broken and forged ones,
-//! each with what must come of it. The order is always the same; ids differ from run to run.
+//! each with its expected result. The order is always the same; ids differ from run to run.
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -220,7 +220,7 @@ impl Mix {
         (draft, expected)
     }
 
-    /// The last accepted delivery once more, as if its answer had been lost.
+    /// The last accepted delivery, repeated as if its answer had been lost.
     fn again(&self) -> Delivery {
         let Draft { label, payload, events } = self.last.clone();
         let counts = Counts { events, duplicates: events, ..Counts::default() };

@@ -1,8 +1,8 @@
-//! What `dev` and `send` are made of: generated events and deliveries, what must come of them, the run that sends
+//! The parts of `dev` and `send`: generated events and deliveries, the expected results, the run that sends
 //! them, and the comparison with what a consumer reads.
 //!
-//! What must come of a delivery follows from what was sent and from the catalog, never from the pipeline, whose
-//! work is under test here.
+//! The expected result of a delivery is computed from what was sent and from the catalog, never by the pipeline,
+//! which is what is being tested.
 
 pub mod broker;
 pub mod delivery;

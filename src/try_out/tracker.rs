@@ -97,7 +97,7 @@ impl<'a> Tracker<'a> {
                 self.totals.others += 1;
                 return Ok(());
             }
-            // Somebody follows the hints of the header.
+            // The user follows the hints in the header.
             Found::NotSent if !self.options.once => self.totals.others += 1,
             Found::Duplicate if number.is_some_and(|number| self.retried.contains(&number)) => {
                 self.totals.read_again += 1;

@@ -49,8 +49,8 @@ fn a_binary_event_arrives_with_its_attributes_as_headers() {
     quarantined.structured_only = true;
     let event = bench.message("{\"a\":1}");
     let id = event.dedup_key.clone();
-    let verdicts = [event, quarantined].map(|message| bench.publish(message));
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    let results = [event, quarantined].map(|message| bench.publish(message));
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     let stored = bench.stored(&server);
     assert_eq!(stored[0].text(), "{\"a\":1}");
     let headers = [
@@ -89,9 +89,9 @@ fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
 fn messages_keep_their_order() {
     let server = shared();
     let bench = Bench::up(&server, "ordered");
-    let verdicts: Vec<_> =
+    let results: Vec<_> =
         (0..2000).map(|n| bench.publish(bench.message(&format!("{{\"n\":{n:06}}}")))).collect();
-    assert!(verdicts.into_iter().all(|verdict| label(&verdict.wait()) == "acknowledged"));
+    assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     let stored = bench.stored(&server);
     assert_eq!(stored.len(), 2000);
     assert!(stored.is_sorted_by_key(|message| message.text().to_owned()));
@@ -105,8 +105,8 @@ fn too_large_message_is_rejected_alone() {
     bench.until(BusState::Up);
     let of = |size: usize| bench.message(&format!("\"{}\"", "x".repeat(size)));
     let sizes = [5_000, 150_000, 5_000, 250_000, 5_000];
-    let verdicts = sizes.map(|size| bench.publish(of(size)));
-    let labels = verdicts.map(|verdict| label(&verdict.wait()));
+    let results = sizes.map(|size| bench.publish(of(size)));
+    let labels = results.map(|result| label(&result.wait()));
     assert_eq!(labels, ["acknowledged", "rejected", "acknowledged", "rejected", "acknowledged"]);
 }
 
@@ -135,9 +135,9 @@ fn publish_without_permission_is_refused_without_a_timeout() {
     };
     // Nobody may look at the stream either, which keeps nobody from publishing.
     let allowed = on("allowed.record").wait_for(BusState::Up);
-    assert_eq!(label(&allowed.verdict()), "acknowledged");
+    assert_eq!(label(&allowed.result()), "acknowledged");
     let locked = on("other.record").wait_for(BusState::Up);
-    let refused = locked.verdict();
+    let refused = locked.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("not permitted to publish to other.record"));
 }
@@ -146,17 +146,16 @@ fn publish_without_permission_is_refused_without_a_timeout() {
 fn killed_server_is_unavailable_at_once_and_recovers() {
     let server = Server::start();
     let bench = Bench::up(&server, "killed");
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
     server.kill();
     bench.until(BusState::Down);
     eventually("the metric tells", || bench.metrics.bus().up.get() == 0);
-    let verdict =
-        bench.publish(bench.message("{}")).now().expect("the verdict is there when publish returns");
-    assert_eq!(label(&verdict), "unavailable");
-    assert!(verdict.unwrap_err().to_string().contains(server.url().trim_start_matches("nats://")));
+    let result = bench.publish(bench.message("{}")).now().expect("the result is there when publish returns");
+    assert_eq!(label(&result), "unavailable");
+    assert!(result.unwrap_err().to_string().contains(server.url().trim_start_matches("nats://")));
     server.restart();
     bench.until(BusState::Up);
-    eventually("it is acknowledged again", || label(&bench.verdict()) == "acknowledged");
+    eventually("it is acknowledged again", || label(&bench.result()) == "acknowledged");
 }
 
 #[test]
@@ -165,12 +164,12 @@ fn a_server_that_starts_after_the_bus_is_found() {
     server.kill();
     let bench = Bench::start(&server, "late", create);
     eventually("it is known to be away", || {
-        bench.publish(bench.message("{}")).now().is_some_and(|verdict| label(&verdict) == "unavailable")
+        bench.publish(bench.message("{}")).now().is_some_and(|result| label(&result) == "unavailable")
     });
     assert_eq!(bench.bus.state(), BusState::Starting);
     server.restart();
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
 }
 
 #[test]
@@ -178,11 +177,11 @@ fn flush_waits_for_a_server_that_stalls() {
     let server = Server::start();
     let bench = Bench::up(&server, "flushed");
     server.pause();
-    let verdicts: Vec<_> = (0..5).map(|_| bench.publish(bench.message("{}"))).collect();
+    let results: Vec<_> = (0..5).map(|_| bench.publish(bench.message("{}"))).collect();
     assert_eq!(runtime().block_on(bench.bus.flush(Duration::from_millis(200))), 5);
     server.resume();
     assert_eq!(runtime().block_on(bench.bus.flush(PATIENCE)), 0);
-    assert!(verdicts.iter().all(|verdict| verdict.now().is_some_and(|v| label(&v) == "acknowledged")));
+    assert!(results.iter().all(|result| result.now().is_some_and(|v| label(&v) == "acknowledged")));
     assert_eq!(bench.stored(&server).len(), 5);
 }
 
@@ -213,8 +212,8 @@ fn publish_beyond_the_in_flight_limit_is_busy() {
     });
     let bench = bench.wait_for(BusState::Up);
     server.pause();
-    let verdicts: Vec<_> = (0..17_000).map(|_| bench.publish(bench.message("{}"))).collect();
-    let busy = verdicts.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
+    let results: Vec<_> = (0..17_000).map(|_| bench.publish(bench.message("{}"))).collect();
+    let busy = results.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
     assert!(busy > 0, "there is a bound");
     server.resume();
     eventually("the rest is stored", || {

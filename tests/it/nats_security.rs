@@ -33,7 +33,7 @@ fn bench(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
 /// Gets in and publishes.
 fn gets_in(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
     let bench = bench(url, change).wait_for(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
     bench
 }
 
@@ -41,9 +41,9 @@ fn gets_in(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
 fn stays_out(url: &str, why: &str, change: impl FnOnce(&mut Options)) {
     let bench = bench(url, change);
     let text = eventually_some(&format!("{why} is told"), || {
-        let verdict = bench.publish(bench.message("{}")).now()?;
-        assert_eq!(label(&verdict), "unavailable");
-        verdict.err().map(|error| error.to_string()).filter(|text| text.contains(why))
+        let result = bench.publish(bench.message("{}")).now()?;
+        assert_eq!(label(&result), "unavailable");
+        result.err().map(|error| error.to_string()).filter(|text| text.contains(why))
     });
     assert!(!text.contains("wrong-secret"), "{text}");
     assert_eq!(bench.bus.state(), BusState::Starting);
@@ -99,12 +99,12 @@ fn an_nkey_that_is_read_again_when_it_is_renewed() {
     server.configure(|settings| settings.more = users(&new));
     server.restart();
     eventually("the old key is refused", || {
-        let verdict = bench.publish(bench.message("{}")).now();
-        verdict.is_some_and(|verdict| verdict.is_err_and(|error| error.to_string().contains(DENIED)))
+        let result = bench.publish(bench.message("{}")).now();
+        result.is_some_and(|result| result.is_err_and(|error| error.to_string().contains(DENIED)))
     });
     fs::write(&path, seed(&new)).expect("the key is renewed");
     bench.until(BusState::Up);
-    eventually("the new key gets in", || label(&bench.verdict()) == "acknowledged");
+    eventually("the new key gets in", || label(&bench.result()) == "acknowledged");
 }
 
 #[test]

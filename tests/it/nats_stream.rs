@@ -22,14 +22,14 @@ fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
     let server = shared();
     let bench = Bench::start(&server, "missing", |_| {});
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
-    let refused = bench.verdict();
+    let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     let text = refused.unwrap_err().to_string();
     assert!(text.contains(&bench.stream) && text.contains(&bench.subject), "{text}");
     assert_eq!(bench.bus.state(), BusState::Starting);
     server.create_stream(&bench.stream, &[&bench.subject], |_| {});
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
 }
 
 #[test]
@@ -42,14 +42,14 @@ fn another_stream_that_takes_the_subject_is_refused_and_heals() {
     create(&mut options);
     let bench = Bench::with(options, &subject, ContentMode::Structured);
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
-    let refused = bench.verdict();
+    let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&bench.stream));
     assert_eq!(bench.bus.state(), BusState::Starting);
     assert!(server.stream(&bench.stream).is_none());
     server.delete_stream(&other);
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
     assert_eq!(server.stream(&bench.stream).unwrap().subjects, [subject]);
 }
 
@@ -58,7 +58,7 @@ fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
     let bench = Bench::start(&server, "off", create);
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
-    let refused = bench.verdict();
+    let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("JetStream"));
     assert_eq!(bench.bus.state(), BusState::Starting);
@@ -66,7 +66,7 @@ fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
     server.kill();
     server.restart();
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
 }
 
 #[test]
@@ -75,11 +75,11 @@ fn a_stream_that_does_not_take_every_subject_is_waited_for() {
     let bench = Bench::start(&server, "uncovered", |_| {});
     server.create_stream(&bench.stream, &[&unique("else")], |_| {});
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
-    assert_eq!(label(&bench.verdict()), "refused");
+    assert_eq!(label(&bench.result()), "refused");
     assert_eq!(bench.bus.state(), BusState::Starting);
     server.change_stream(&bench.stream, |config| config.subjects.push(bench.subject.clone()));
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_stream_that_differs_is_used_as_it_is() {
     };
     server.create_stream(&bench.stream, &[&bench.subject], there);
     bench.until(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
     assert_eq!(server.stream(&bench.stream).unwrap().storage, StorageType::Memory, "never changed");
 }
 
@@ -120,7 +120,7 @@ fn off_asks_nobody() {
     let server = shared();
     let bench = Bench::start(&server, "unasked", |options| options.stream.ensure = Ensure::Off);
     let bench = bench.wait_for(BusState::Up);
-    assert_eq!(label(&bench.verdict()), "refused");
+    assert_eq!(label(&bench.result()), "refused");
     server.create_stream(&bench.stream, &[&bench.subject], |_| {});
-    assert_eq!(label(&bench.verdict()), "acknowledged");
+    assert_eq!(label(&bench.result()), "acknowledged");
 }

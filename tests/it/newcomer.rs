@@ -140,7 +140,7 @@ fn from_first_configuration_to_quarantine_replay_on_kafka() {
     let headers = desk.write("headers.txt", &headers);
     desk.expect(3, &["send", &target, &body, "--secret-file", &wrong]);
     let why = desk.expect(3, &["explain", "--headers", &headers, "--body", &body]);
-    assert!(why.contains("401 (signature_mismatch)") && why.contains("line end behind"), "{why}");
+    assert!(why.contains("401 (signature_mismatch)") && why.contains("with a line end"), "{why}");
 
     // An event too large for its topic is put aside, and comes back when the topic takes it.
     let large = format!(

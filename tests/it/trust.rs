@@ -83,7 +83,7 @@ async fn a_kafka_that_is_not_the_one_is_a_503_never_in_plain_text_and_heals() {
         (at(Door::Expired), "it expired on"),
         (at(Door::Elsewhere), "it is for elsewhere.test"),
         (at(Door::Foreign), "its authority is unknown here"),
-        (plain, "speaks no TLS"),
+        (plain, "does not use TLS"),
     ] {
         let prefix = unique("trust");
         NAMES.iter().for_each(|name| secured.broker.create_topic(&format!("{prefix}.{name}"), 1, &[]));

@@ -190,7 +190,7 @@ fn secret_hook_gets_the_manifest() {
     };
     eventually("it is tried again and again", || failed() >= 2.0);
     failing.end();
-    assert!(attio.store().webhooks.is_empty(), "a webhook whose secret nobody has is deleted again");
+    assert!(attio.store().webhooks.is_empty(), "a webhook whose secret is lost is deleted");
 
     let watching =
         Watching::start(&attio, &config, &[&hook[..], &["cat > given.tmp && mv given.tmp given"]].concat());

@@ -1,6 +1,6 @@
 //! Log lines as JSON, with the bytes of `tracing-subscriber`'s own JSON (flattened fields, no spans).
 //!
-//! By hand, because every delivery logs a line: measured, and one buffer per line costs less than the many
+//! Hand-written, because every delivery logs a line: measured, and one buffer per line costs less than the many
 //! small writes of the original, with the same fixed order of fields.
 
 use std::fmt::{self, Debug, Display, Write as _};

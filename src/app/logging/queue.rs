@@ -1,7 +1,7 @@
 //! The queue of log lines before stderr: logging never blocks. A thread writes the lines; when the queue
 //! is full, lines are dropped, counted and reported.
 //!
-//! By hand, because the non-blocking writer of `tracing-appender` (0.2.5) has one flush, the drop of its guard,
+//! Hand-written, because the non-blocking writer of `tracing-appender` (0.2.5) has one flush, the drop of its guard,
 //! which prints to stdout when the queue is full, and does not report what it dropped.
 
 use std::collections::VecDeque;
@@ -116,7 +116,7 @@ impl Queue {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A process that shares stderr may have made it non-blocking. A line must not be torn.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_PAUSE),
-                // stderr is gone, and with it the place to report that.
+                // stderr is closed, so the error cannot be reported.
                 Ok(0) | Err(_) => rest = &mut rest[1..],
             }
             self.state.lock().written += (before - rest.len()) as u64;

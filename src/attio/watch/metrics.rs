@@ -1,4 +1,4 @@
-//! The metrics of `watch`, a process of its own.
+//! The metrics of `watch`, which runs as its own process.
 
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 

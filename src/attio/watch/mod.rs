@@ -51,7 +51,7 @@ pub struct Watch {
     logged: BTreeMap<String, (&'static str, bool)>,
     /// Why the filters of a webhook cannot be resolved.
     unresolved: BTreeMap<String, String>,
-    /// Webhooks that may exist though nobody has their secret.
+    /// Webhooks that may exist although their secret is lost.
     orphans: BTreeSet<String>,
     /// Sources logged as silent.
     silent: BTreeSet<String>,

@@ -28,7 +28,7 @@ const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl Hook {
     fn run(&self, created: &Created) -> io::Result<()> {
-        // A process group of its own: Ctrl-C does not interrupt it, and its children end with it.
+        // In its own process group: Ctrl-C does not interrupt it, and its children end with it.
         let mut command = Command::new("sh");
         command.args(["-c", &self.command]).stdin(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
@@ -64,7 +64,7 @@ impl Hook {
 enum Failed {
     /// Another process was first.
     Conflict,
-    /// There may be one whose secret nobody has.
+    /// There may be one whose secret is lost.
     Orphan(String),
     Other(String),
 }

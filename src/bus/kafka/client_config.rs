@@ -61,7 +61,7 @@ pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
 /// librdkafka's least and greatest `message.max.bytes` here. Up to the least, only the topic's limit counts.
 const MESSAGE_BYTES: (usize, usize) = (8 << 20, 1_000_000_000);
 
-/// What the client may hold in flight beside one message of the largest size, in KiB: every event of the
+/// What the client may hold in flight in addition to one message of the largest size, in KiB: every event of the
 /// largest delivery with its envelope fits.
 const IN_FLIGHT_KIB: usize = 64 << 10;
 
@@ -151,7 +151,7 @@ pub fn check(options: &Options) -> Result<(), StartError> {
     create_offline(&config).map_err(|error| creation_error(options, &config, error))
 }
 
-/// Creates a client that knows no broker, and drops it.
+/// Creates a client without brokers, and drops it.
 fn create_offline(config: &ClientConfig) -> Result<(), KafkaError> {
     let mut config = config.clone();
     // The first would only cause a warning here.
@@ -181,7 +181,7 @@ pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: Ka
     } else if let Some(name) = connection.into_iter().find(|name| reason.contains(name)) {
         key_of(name).into()
     } else if without(&properties) {
-        // More than one of them is at fault.
+        // More than one of them is invalid.
         let mentioned = properties.iter().find(|name| reason.contains(&format!("`{name}`")));
         mentioned.map_or("kafka.properties".into(), |name| property_key(name))
     } else if create_offline(&ClientConfig::new()).is_ok() {

@@ -34,7 +34,7 @@ pub(super) struct Retry {
     pub message: OwnedMessage,
 }
 
-/// Messages to be sent again, each in a batch of its own.
+/// Messages to be sent again, each in its own batch.
 #[derive(Clone, Default)]
 pub(super) struct RetrySet(Arc<Mutex<Vec<Retry>>>);
 
@@ -42,7 +42,7 @@ pub(super) struct RetrySet(Arc<Mutex<Vec<Retry>>>);
 const MAX_RETRIES: usize = 16_384;
 
 impl RetrySet {
-    /// Adds a message; gives its handle back where the set is full.
+    /// Adds a message; gives its handle back if the set is full.
     pub(super) fn add(&self, retry: Retry) -> Result<(), Pending> {
         let mut retries = self.0.lock();
         if retries.len() >= MAX_RETRIES {
@@ -63,7 +63,7 @@ pub(super) struct Context {
     generation: u64,
     /// Messages that this client has not settled.
     pending: AtomicU64,
-    /// The error that ended this client for good, where the operator must act on it.
+    /// The fatal error of this client, if the operator must act on it.
     fatal: OnceLock<Code>,
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,

@@ -29,7 +29,7 @@ pub(super) enum Signal {
 pub(super) struct Failure {
     /// How often a broker was reached before it.
     pub contacts: u64,
-    /// None where all brokers are down and the client reported no error.
+    /// None if all brokers are down and the client reported no error.
     pub error: Option<ConnectionError>,
 }
 
@@ -191,7 +191,7 @@ impl Health {
         self.state.lock().topics_problem = problem.map(Arc::from);
     }
 
-    /// Why the bus is not ready, where that is known.
+    /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self) -> Option<Arc<str>> {
         self.down().or_else(|| self.state.lock().topics_problem.clone())
     }

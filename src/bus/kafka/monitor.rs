@@ -30,14 +30,14 @@ const TOPICS_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two refreshes of topics that refused a message.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Between two producers: one that may not publish at all dies within half a second.
+/// Between two producers: one without any publish permission fails within half a second.
 const REBUILD_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Between two rounds where there is nothing to do.
+/// Between two rounds when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 
 /// Between two requests to a broker that is reached: often enough that nothing in the network closes
-/// the connection as idle, which would look like a loss.
+/// the connection as idle, which would count as a lost connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// The monitor.
@@ -193,7 +193,7 @@ impl Monitor {
         if self.health.has_stale_topics() { TOPICS_INTERVAL } else { IDLE }
     }
 
-    /// Replaces a producer that is dead; returns how long to wait where it is too early for that.
+    /// Replaces a dead producer; returns how long to wait if it is too early for that.
     fn rebuild(&mut self) -> Duration {
         if let Some(at) = self.last_rebuild
             && at.elapsed() < REBUILD_INTERVAL

@@ -127,7 +127,7 @@ const OWNED: [(&str, &str); 34] = [
 const ACKS: &str = "remove it: the bridge waits for all in-sync replicas, or a 200 would prove nothing";
 const CALLBACK: &str = "remove it: it is a callback of the client, not a setting";
 
-/// What to do instead of setting `name`, where the bridge owns it.
+/// What to do instead of setting `name`, if the bridge owns it.
 pub fn owned_property(name: &str) -> Option<&'static str> {
     let owned = OWNED.iter().find(|(owned, _)| *owned == name).map(|(_, advice)| *advice);
     owned.or_else(|| name.ends_with("_cb").then_some(CALLBACK))

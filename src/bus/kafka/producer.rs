@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// How long a replaced producer may take to settle its messages.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
-/// A producer whose events are polled by a thread of its own. librdkafka's `ThreadedProducer` does the
+/// A producer whose events are polled by its own thread. librdkafka's `ThreadedProducer` does the
 /// same, but a panic of its thread would not be noticed.
 pub(super) struct Producer {
     inner: Arc<BaseProducer<Context>>,
@@ -85,8 +85,8 @@ impl Drop for Producer {
     }
 }
 
-/// Sends single messages again, each in a batch of its own: a broker refuses a whole batch for one of its
-/// messages, with the same error for each. Only what is refused here is refused for its own sake.
+/// Sends single messages again, each in its own batch: a broker refuses a whole batch for one of its
+/// messages, with the same error for each. A message that is refused here is itself the cause.
 ///
 /// The producer is created when it is needed and dropped when it is idle.
 pub(super) struct SingleMessageProducer {

@@ -15,14 +15,14 @@ pub(super) struct Circumstances<'a> {
     pub down: bool,
     /// What last kept the client from a broker, for example a wrong password.
     pub cause: Option<&'a str>,
-    /// The error that ended this client for good.
+    /// The fatal error of this client.
     pub fatal: Option<Code>,
 }
 
 /// The port's error for a failed message.
 pub(super) fn classify(code: Code, at: Circumstances<'_>) -> PublishError {
     let topic = at.topic;
-    // A dead client fails every message with "fatal"; the reason of its death decides whose fault it is.
+    // A dead client fails every message with "fatal"; the fatal error decides how it is classified.
     let code = match (code, at.fatal) {
         (Code::Fatal | Code::PurgeQueue | Code::PurgeInflight, Some(fatal)) if is_refusal(fatal) => fatal,
         _ => code,
@@ -71,7 +71,7 @@ fn is_refusal(code: Code) -> bool {
     refusal(code, "").is_some()
 }
 
-/// What the operator must do, after which the same message is accepted; none where that is not the cause.
+/// What the operator must do, after which the same message is accepted; none if that is not the cause.
 fn refusal(code: Code, topic: &str) -> Option<String> {
     Some(match code {
         Code::UnknownTopic

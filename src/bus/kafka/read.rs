@@ -161,7 +161,7 @@ impl Worker {
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.offsets.ended(partition),
                 Some(Err(error)) if is_fatal(&error) => {
-                    // Fails where the reader was dropped.
+                    // Fails if the reader was dropped.
                     let _ = sink.blocking_send(Err(broken(refusal(&error))));
                     return;
                 }
@@ -320,7 +320,7 @@ impl Offsets {
     }
 }
 
-/// The first offset of that time or later; none where every message is older.
+/// The first offset of that time or later; none if every message is older.
 fn offset_at(
     consumer: &Consumer,
     topic: &str,

@@ -21,7 +21,7 @@ pub(super) struct Record<'a> {
     pub value: Cow<'a, [u8]>,
 }
 
-/// Encodes a message in the content mode, or structured where it must be.
+/// Encodes a message in the content mode, or structured if it must be.
 pub(super) fn record(message: &Message, mode: ContentMode) -> Record<'_> {
     let event = &message.event;
     let key = event.get(Attribute::PartitionKey);

@@ -16,7 +16,7 @@ use crate::metrics::{Labels, Metrics};
 use crate::pipeline::publish::{AckCallback, Destination, PublishResult};
 use crate::supervise::Supervisor;
 
-/// Far longer than anything takes here, on a busy machine too.
+/// Much longer than any step takes, even on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) const TOPIC: &str = "attio.record";
@@ -357,7 +357,7 @@ fn a_panic_of_the_single_message_producers_polling_thread_is_reported_to_the_sup
     assert_eq!((ended.part, &*ended.cause), ("kafka-monitor", "settled as acknowledged"));
 }
 
-/// While a probe of a listener hangs, the monitor reconnects and hears the stop.
+/// While a probe of a listener hangs, the monitor reconnects and reacts to the stop.
 #[test]
 fn a_diagnosis_that_hangs_delays_neither_recovery_nor_stop() {
     let (supervisor, ends) = Supervisor::new();

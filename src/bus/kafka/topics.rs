@@ -27,7 +27,7 @@ pub(super) enum TopicState {
     Forbidden,
     /// This partition of it has no leader.
     Leaderless(i32),
-    /// It has no partitions yet, or the broker cannot tell.
+    /// It has no partitions yet, or its state is unknown.
     Unknown,
 }
 
@@ -84,7 +84,7 @@ struct Problems {
     leaderless: Leaderless,
 }
 
-/// Topics with one of their partitions that has no leader; without one where the broker cannot tell.
+/// Topics, each with one of its leaderless partitions; none if the state is unknown.
 type Leaderless = BTreeMap<Arc<str>, Option<i32>>;
 
 impl Problems {

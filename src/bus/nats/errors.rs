@@ -179,7 +179,7 @@ impl Violation {
     }
 }
 
-/// Permissions violations so far. The server reports them beside the message, never as its ack: without
+/// Permissions violations so far. The server reports them separately from the message, never as its ack: without
 /// them a publish that is not permitted would time out.
 #[derive(Default)]
 pub(super) struct Violations(watch::Sender<Seen>);
@@ -244,7 +244,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// What to do about the first violation on this subject; pending where there is none.
+    /// What to do about the first violation on this subject; pending if there is none.
     pub(super) async fn on(mut self, subject: &str) -> String {
         let since = self.since;
         let found = self.seen.wait_for(|seen| seen.since(since, subject).is_some()).await;

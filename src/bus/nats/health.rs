@@ -30,7 +30,7 @@ struct Known {
     connected: bool,
     /// Connections that `losses` accounts for.
     connects: u64,
-    /// Connections at the last comparison, where it found one that no event had reported.
+    /// Connections at the last comparison, if it found one that no event had reported.
     unreported: Option<u64>,
     /// An attempt to connect has failed, or a connection was lost, since the last connection.
     failed: bool,
@@ -84,7 +84,7 @@ impl Health {
         Some(format!("no server of {} can be reached: {error}{}", self.servers, advice(error)).into())
     }
 
-    /// Why the bus is not ready, where that is known.
+    /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self, connection: State) -> Option<Arc<str>> {
         self.unavailable_reason(connection).or_else(|| self.known.lock().stream_invalid.clone())
     }

@@ -170,7 +170,7 @@ fn is_probe_reply(text: &str) -> bool {
     text.contains(RESERVED)
 }
 
-/// The subjects that the user may not publish to, without publishing; none where the server does not reply.
+/// The subjects that the user may not publish to, without publishing; none if the server does not reply.
 ///
 /// Each subject is sent one message whose reply subject the server reserves. The server checks the permission
 /// first and the reply subject second, and drops the message either way: its error names the subject if the

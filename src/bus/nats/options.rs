@@ -10,7 +10,7 @@ use secrecy::SecretString;
 pub struct Options {
     /// Server addresses.
     pub servers: Vec<String>,
-    /// The login; none where absent.
+    /// The login; none if absent.
     pub auth: Option<Auth>,
     /// PEM file with the CA certificates that the server's certificate is verified with.
     pub ca_file: Option<PathBuf>,

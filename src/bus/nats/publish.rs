@@ -1,6 +1,6 @@
 //! Publishing: one subscription receives every ack, one in-flight entry holds each message.
 //!
-//! The client's own JetStream publish keeps an entry forever where no ack comes. Here an entry ends with its
+//! The client's own JetStream publish keeps an entry forever if no ack comes. Here an entry ends with its
 //! result. One task receives acks, another ends entries that get none; a task per message would cost more
 //! than the message.
 
@@ -26,7 +26,7 @@ use super::health::Health;
 use super::record::Record;
 use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
 
-/// The client, and what is known beside it.
+/// The client and its state.
 pub(super) struct Link {
     pub client: Client,
     pub health: Arc<Health>,
@@ -73,7 +73,7 @@ impl Publisher {
     }
 
     /// Ends entries that get no ack: by the loss of their connection, by a permissions violation, or by the
-    /// publish timeout. Nothing else ends one.
+    /// publish timeout. Nothing else ends an entry.
     pub(super) async fn expire(self: Arc<Self>) {
         let health = &self.link.health;
         let mut violations = health.violations.watch();
@@ -171,7 +171,7 @@ impl InFlight {
         Self { handle: Some(handle), destination, losses, violations, link: Arc::clone(link) }
     }
 
-    /// Why no ack will come, where that is known. A message whose connection was lost may be stored; its retry
+    /// Why no ack will come, if that is known. A message whose connection was lost may be stored; its retry
     /// has the same message id, so that the server stores it once.
     fn failure(&self) -> Option<Failure> {
         let health = &self.link.health;

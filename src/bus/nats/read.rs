@@ -1,7 +1,7 @@
-//! Reading: a consumer of the reader's own, in memory, without acks, deleted at the end.
+//! Reading: a consumer per reader, in memory, without acks, deleted at the end.
 //!
-//! It is created anew behind the last message whenever the server has lost it or a message is missing:
-//! messages come in order and none is left out.
+//! It is recreated after the last message when the server has lost it or a message is missing, so that
+//! messages come in order and none is skipped.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub async fn read(
     let stream = stream.map_err(|error| broken(format!("stream {name}: {error}{}", cause(&server_error))))?;
     let subjects: BTreeSet<String> = plan.destinations.iter().map(|to| to.subject.to_string()).collect();
     let mut worker = Worker {
-        // Behind what is stored now, however often the consumer is created.
+        // After what is stored now, however often the consumer is created.
         last: (plan.begin == Begin::Now).then_some(stream.cached_info().state.last_sequence),
         stream,
         subjects: subjects.into_iter().collect(),
@@ -87,7 +87,7 @@ fn broken(reason: impl Into<String>) -> ReadError {
     ReadError::Broker { bus: "nats", reason: reason.into() }
 }
 
-/// The last error of the server. A missing permission is reported beside the request, which gets no reply.
+/// The last error of the server. A missing permission is reported separately; the request gets no reply.
 type ServerErrorText = Arc<Mutex<Option<String>>>;
 
 fn cause(text: &ServerErrorText) -> String {

@@ -37,7 +37,7 @@ pub(super) enum BadHeader {
     Value(#[from] ParseHeaderValueError),
 }
 
-/// Encodes a message in the content mode, or structured where it must be.
+/// Encodes a message in the content mode, or structured if it must be.
 pub(super) fn encode_record(message: &Message, mode: ContentMode, stream: &str) -> Result<Record, BadHeader> {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.dedup_key)?);
@@ -83,7 +83,7 @@ fn add_attributes(headers: &mut HeaderMap, event: &CloudEvent) -> Result<(), Bad
     Ok(())
 }
 
-/// What the binding percent-encodes in a header value, beside everything that is not ASCII.
+/// What the binding percent-encodes in a header value, in addition to everything that is not ASCII.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 #[cfg(test)]

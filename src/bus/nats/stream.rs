@@ -38,7 +38,7 @@ const NUDGE_DELAY: Duration = Duration::from_millis(20);
 pub(super) struct Findings {
     /// No stream of that name exists.
     pub missing: bool,
-    /// The stream, where it can be read.
+    /// The stream, if it can be read.
     pub config: Option<Config>,
     /// Why events cannot be stored, each with what to do.
     pub invalid: Vec<String>,

@@ -16,7 +16,7 @@ use crate::pipeline::parse::MAX_EVENTS;
 use crate::pipeline::publish::{AckCallback, PublishResult};
 use crate::supervise::{Ended, Ends, Supervisor};
 
-/// Far longer than anything takes, even on a loaded machine.
+/// Much longer than any step takes, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const INFO: &str = "INFO {\"server_id\":\"x\",\"server_name\":\"x\",\"version\":\"2.10.0\",\"proto\":1,\"go\":\"\",\
@@ -64,15 +64,15 @@ fn serve(mut connection: TcpStream, replies: Replies) -> Option<()> {
     }
 }
 
-struct Tell(SyncSender<PublishResult>);
+struct ResultSender(SyncSender<PublishResult>);
 
-impl AckCallback for Tell {
+impl AckCallback for ResultSender {
     fn settle(self: Box<Self>, result: PublishResult) {
         let _ = self.0.send(result);
     }
 }
 
-/// Panics where it is settled, as a bug in the pipeline would.
+/// Panics when it is settled, as a bug in the pipeline would.
 struct Panics;
 
 impl AckCallback for Panics {
@@ -119,11 +119,11 @@ fn bench_on(replies: Replies, publish_timeout: Duration) -> Bench {
 
 impl Bench {
     fn message(&self, subject: &str) -> (Message, PublishHandle, Receiver<PublishResult>) {
-        let (tell, result) = sync_channel(1);
+        let (sender, result) = sync_channel(1);
         let event = CloudEvent::new("1", &["urn:x"], Data::Json("{}".into()));
         let destination = Arc::new(Destination { address: "a".into(), subject: subject.into() });
         let message = Message { destination, event, dedup_key: "0".repeat(32), structured_only: false };
-        (message, PublishHandle::new(Box::new(Tell(tell)), self.metrics.publish("a"), None), result)
+        (message, PublishHandle::new(Box::new(ResultSender(sender)), self.metrics.publish("a"), None), result)
     }
 
     fn publish(&self, subject: &str) -> Receiver<PublishResult> {
@@ -132,7 +132,7 @@ impl Bench {
         result
     }
 
-    /// A result is told before its message stops to count.
+    /// A result is reported before its message stops counting as in flight.
     fn waits_for(&self, messages: u64) {
         let begun = Instant::now();
         while self.bus.link.health.in_flight() != messages {
@@ -154,18 +154,18 @@ impl Bench {
         runtime.block_on(async { tokio::time::timeout(PATIENCE, ends.next()).await }).expect("a part ends")
     }
 
-    fn tell(&self, event: &Event) {
+    fn on_event(&self, event: &Event) {
         self.bus.link.health.on_event(event);
     }
 
     fn lose_connection(&self) {
-        self.tell(&Event::Disconnected);
-        self.tell(&Event::Connected);
+        self.on_event(&Event::Disconnected);
+        self.on_event(&Event::Connected);
     }
 
     fn refuse(&self, subject: &str) {
         let text = format!("Permissions Violation for Publish to \"{subject}\"");
-        self.tell(&Event::ServerError(ServerError::Other(text)));
+        self.on_event(&Event::ServerError(ServerError::Other(text)));
     }
 }
 
@@ -239,7 +239,7 @@ fn loss_while_a_message_is_enqueued_ends_the_message() {
     let record = record::encode_record(&message, ContentMode::Structured, "ATTIO").unwrap();
     let entry = InFlight::new(handle, message.destination, &bench.bus.link);
     bench.lose_connection();
-    // Whoever ends what waits has looked by now, and has found nothing.
+    // By now the task that fails in-flight messages has run and found none.
     thread::sleep(Duration::from_millis(50));
     bench.bus.publisher.enqueue(entry, record);
     assert_eq!(label(&result), "unavailable");

@@ -78,7 +78,7 @@ impl Kafka {
     /// A script for Kafka's own tools.
     pub(super) fn commands(&self) -> String {
         const ADMIN: &str = r#"--bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"}"#;
-        // Whatever else the servers hold is no address, and unsafe in a shell's default value.
+        // Other characters cannot be part of an address, and are unsafe in a shell's default value.
         let address = |c: &char| c.is_ascii_alphanumeric() || ".,:-_[]".contains(*c);
         let servers: String = self.bootstrap_servers.chars().filter(address).collect();
         let mut out = format!("{SCRIPT}BOOTSTRAP=${{BOOTSTRAP:-{servers}}}\n\n");

@@ -65,7 +65,7 @@ fn entry_json(entry: &Entry) -> Value {
 /// The width of the table in a pipe, and on a narrower terminal.
 const MIN_COLUMNS: usize = 80;
 
-/// Enough of an id to tell ids apart.
+/// Enough of an id to distinguish ids.
 const SHORT_ID: usize = 9;
 
 /// No wider than `columns`: ids and times are shortened first, then source and key.

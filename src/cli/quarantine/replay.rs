@@ -34,7 +34,7 @@ const AFTER_HELP: &str = "\
 Events keep their ids, keys and times. Quarantine is a log: a replay removes nothing from it, and
 what still cannot be published is reported and not quarantined again. NATS drops a duplicate id
 within the stream's duplicate window. Kafka does not deduplicate by id: what is replayed twice is
-stored twice, with the same id, by which consumers can tell.
+stored twice with the same id, so consumers can deduplicate.
 
 Example: what would be published, after a topic accepts larger messages
   attio-bridge quarantine replay --reason rejected_by_broker --dry-run
@@ -136,7 +136,7 @@ impl Input {
                 let (bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
                 Ok((Self::Quarantine { bodies, source }, count))
             }
-            // A raw body may look like an export: the operator says what it is.
+            // A raw body can resemble an export, so the operator states which it is.
             (Some(file), Some(source)) => {
                 let item = Item {
                     name: file.display().to_string(),

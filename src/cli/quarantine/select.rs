@@ -47,7 +47,7 @@ impl Selection {
         reader(session).entries(self.from, |entry| self.matches(entry), skipped).await.map_err(failed)
     }
 
-    /// Those of the selected entries with these ids, each given whole or by its beginning; without ids
+    /// Those of the selected entries with these ids, each given in full or by its first characters; without ids
     /// all of them.
     pub async fn named(&self, session: &Session, ids: &[String]) -> Result<Vec<Stored>, Exit> {
         let entries = self.entries(session).await?;

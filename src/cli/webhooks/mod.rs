@@ -102,7 +102,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
         Ok(exit) => exit,
         Err(failure) => {
             match &failure {
-                Failure::Configuration(problems) => problems::tell(problems),
+                Failure::Configuration(problems) => problems::print(problems),
                 failure => say(format_args!("error: {failure}")),
             }
             failure.exit()

@@ -73,7 +73,7 @@ async fn make(session: &Session) -> Result<Plan, Failure> {
             && !path.exists()
         {
             say(format_args!(
-                "warning: {}: webhook {} exists, but its secret_file {} does not: if nobody has its secret, \
+                "warning: {}: webhook {} exists, but its secret_file {} does not: if its secret is lost, \
                  delete the webhook and apply",
                 wanted.options.name,
                 webhook.id.webhook_id,
@@ -149,7 +149,7 @@ async fn perform_all(
     let interrupted = secret_output::delay_interrupt(&session.log)?;
     for (step, output) in steps {
         if interrupted.is_cancelled() {
-            return Err(Failure::Failed("interrupted; `webhooks apply` does the rest".into()));
+            return Err(Failure::Failed("interrupted; run `webhooks apply` again to continue".into()));
         }
         done.push(perform(session, step, output, fallback).await?);
     }

@@ -16,7 +16,7 @@ use crate::config::SecretFile;
 /// Time between two requests to the bridge.
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
-/// Consecutive deliveries that the bridge must accept, each on a connection of its own, because replicas
+/// Consecutive deliveries that the bridge must accept, each on its own connection, because replicas
 /// reload one by one.
 const IN_A_ROW: u32 = 5;
 

@@ -45,7 +45,7 @@ impl SecretOutput {
     }
 }
 
-/// What to do with a secret that was not stored, of a webhook that could not be deleted again.
+/// What to do with a secret that was not stored, of a webhook that could not be deleted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// Print it to standard output.

@@ -1,5 +1,5 @@
 //! `webhooks try`: one event from Attio through a tunnel and the bridge to the bus; everything created is
-//! deleted again.
+//! deleted.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -97,9 +97,7 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
         (done, None) => done,
     };
     if done.is_ok() {
-        say(
-            "it works: Attio's event went through the bridge to the bus; webhook and record are deleted again",
-        );
+        say("it works: Attio's event went through the bridge to the bus; webhook and record were deleted");
     }
     finish(arguments.json, to_json(&created, &left), done)
 }
@@ -127,7 +125,7 @@ async fn test(
     reader: &mut Reader,
     interrupted: &CancellationToken,
 ) -> Result<(), Failure> {
-    let stopped = || Failure::Failed("interrupted; what was created is deleted again".into());
+    let stopped = || Failure::Failed("interrupted".into());
     let secret = create_webhook(client, arguments, created).await?;
     interrupted.run_until_cancelled(accepted(arguments, &secret)).await.ok_or_else(stopped)??;
     let values = arguments.values.clone().unwrap_or_else(person);

@@ -67,7 +67,7 @@ keys! {
         target_url: Form(&HTTPS) required "https://hooks.example.com/webhooks/attio";
         /// File to write the secret to that Attio generates.
         secret_file: FilePath like "/run/secrets/attio";
-        /// Whether `watch` creates it again where it is gone, or inactive for good.
+        /// Whether `watch` recreates it if it is missing or inactive.
         recreate: Boolean = "false";
     }
 }
@@ -77,7 +77,7 @@ keys! {
     SubscriptionKeys {
         /// Type of the events.
         event_type: Text required "record.created";
-        /// Which of them; all, where not set.
+        /// Which of them; all, if not set.
         filter: Object like "{\"$and\":[]}";
     }
 }

@@ -61,7 +61,7 @@ keys! {
 keys! {
     /// The keys of `[shutdown]`.
     Shutdown {
-        /// How long to go on serving once /readyz answers 503, so that load balancers notice.
+        /// How long to keep serving once /readyz answers 503, so that load balancers notice.
         delay: TimeSpan(Duration::ZERO..=HOUR) = "0s";
         /// How long to wait for deliveries in flight; then exit 1.
         drain_timeout: TimeSpan(INSTANT..=HOUR) = "20s";
@@ -71,7 +71,7 @@ keys! {
 keys! {
     /// The keys of `[runtime]`.
     Runtime {
-        /// Threads that serve. As many as the cores that the process may use, where not set.
+        /// Threads that serve requests. If not set, one per core that the process may use.
         workers: Integer(1..=1024) like "4";
     }
 }

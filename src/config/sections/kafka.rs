@@ -46,14 +46,14 @@ keys! {
         sasl_username: Text like "attio-bridge";
         /// Password. Better given as ATTIO_BRIDGE__KAFKA__SASL_PASSWORD_FILE than here.
         sasl_password: Secret like "change-me";
-        /// PEM file with the authorities that may sign the brokers' certificates. The system's, where not
-        /// set.
+        /// PEM file with the authorities that may sign the brokers' certificates. If not set,
+        /// the system's.
         ca_file: FilePath like "/etc/attio-bridge/ca.pem";
         /// PEM file with the bridge's own certificate.
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
         /// PEM file with the key of cert_file.
         key_file: FilePath like "/etc/attio-bridge/client.key";
-        /// After this the client gives up a message. The sender has its answer long before.
+        /// After this the client gives up on a message. The sender has its answer long before.
         publish_timeout: TimeSpan(INSTANT..=DAY) = "30s";
         /// How long a message may wait to be sent with others. Every delivery waits for it too. Shorter
         /// than publish_timeout.
@@ -68,7 +68,7 @@ keys! {
         /// "off": neither.
         ensure: Choice<Ensure>(&ENSURE) = "verify";
         /// Partitions of topics that are created, by the bridge or by what `attio-bridge topics` prints.
-        /// The broker's default, where not set; likewise below.
+        /// If not set, the broker's default; likewise below.
         partitions: Integer(1..=100_000) like "6";
         /// Replicas of those topics.
         replication_factor: Integer(1..=32_767) like "3";

@@ -41,7 +41,7 @@ pub struct Declaration {
 
 /// Names of a table that are no keys.
 pub struct Entries {
-    /// The names; none where any name will do.
+    /// The names; none if any name is valid.
     pub names: fn() -> Vec<&'static str>,
     /// The type of their values.
     pub kind: &'static dyn Describe,
@@ -175,7 +175,7 @@ keys! {
 keys! {
     /// The keys of `[log]`.
     Log {
-        /// Least level that is logged. RUST_LOG wins, and can set levels by target.
+        /// Lowest level that is logged. RUST_LOG wins, and can set levels by target.
         level: Choice<&'static str>(&LEVELS) = "info";
         /// "auto" is text on a terminal, else JSON.
         format: Choice<LogFormat>(&FORMATS) = "auto";
@@ -204,7 +204,7 @@ const FORMATS: [(&str, LogFormat); 3] =
 /// What is logged, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Least level that is logged, unless `RUST_LOG` is set.
+    /// Lowest level that is logged, unless `RUST_LOG` is set.
     pub level: &'static str,
     /// The form of a line.
     pub format: LogFormat,

@@ -39,8 +39,8 @@ keys! {
         username: Text like "attio-bridge";
         /// The password of username.
         password: Secret like "change-me";
-        /// PEM file with the authorities that may sign the server's certificate. The system's, where not
-        /// set.
+        /// PEM file with the authorities that may sign the server's certificate. If not set,
+        /// the system's.
         ca_file: FilePath like "/etc/attio-bridge/ca.pem";
         /// PEM file with the bridge's own certificate.
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
@@ -61,9 +61,9 @@ keys! {
         ensure: Choice<Ensure>(&ENSURE) = "verify";
         /// How long the server remembers message ids. At most max_age.
         duplicate_window: TimeSpan(INSTANT..=CENTURY) = "2h";
-        /// How long messages are kept; "0s" is for ever.
+        /// How long messages are kept; "0s" is forever.
         max_age: TimeSpan(Duration::ZERO..=CENTURY) = "168h";
-        /// Replicas of a stream that is created. The server's default, where not set.
+        /// Replicas of a stream that is created. If not set, the server's default.
         replicas: Integer(1..=5) like "3";
     }
 }

@@ -57,7 +57,7 @@ keys! {
     /// The keys of `[sources.NAME]`.
     Source {
         /// "attio": HMAC over the body. "timestamped": HMAC over timestamp.body. "auto": timestamped
-        /// where the header X-Attio-Timestamp is sent, else attio.
+        /// if the header X-Attio-Timestamp is sent, otherwise attio.
         scheme: Choice<Scheme>(&SCHEMES) = "auto";
         /// How far in the past or the future a signed timestamp may be.
         timestamp_tolerance: TimeSpan(Duration::from_secs(1)..=DAY) = "300s";
@@ -87,8 +87,8 @@ keys! {
         types: List = "";
         /// Actor types, such as "workspace-member".
         actor_types: List = "";
-        /// Object ids, or slugs where route.slugs_file is set: "people". A list with a slug that the file
-        /// does not know drops no event for missing from it; where an event must never pass, use ids.
+        /// Object ids, or slugs if route.slugs_file is set: "people". A slug that is not in the file never
+        /// causes an event to be dropped; use ids if an event must never pass.
         objects: List = "";
         /// List ids, or slugs, likewise.
         lists: List = "";

@@ -44,7 +44,7 @@ pub struct Head {
 pub struct Refusal {
     /// The reason of the answer.
     pub reason: Reason,
-    /// What is wrong, where the reason alone does not say.
+    /// What is wrong, if the reason alone does not say.
     pub error: Option<String>,
 }
 
@@ -98,7 +98,7 @@ impl HeadParser {
         if bytes.len() > self.limit { Err(Reason::HeadersTooLarge.into()) } else { Ok(None) }
     }
 
-    /// The request path, for counting the refusal by its source; none where no source can have it.
+    /// The request path, for counting the refusal by its source; none if no source can have it.
     pub fn path<'b>(&self, bytes: &'b [u8]) -> Option<&'b str> {
         const MAX_PATH_BYTES: usize = 128;
         let mut request = Request::new(&mut []);
@@ -153,7 +153,7 @@ fn parse_complete(head: &[u8]) -> Result<Head, Refusal> {
     Ok(Head { length: head.len(), body, http_10 })
 }
 
-/// How the end of the body is found, where the head leaves no doubt.
+/// How the end of the body is found, if the head leaves no doubt.
 fn framing(request: &Request<'_, '_>, http_10: bool) -> Result<BodyFraming, Refusal> {
     let (mut hosts, mut length, mut chunked) = (0, None, false);
     for Header { name, value } in request.headers.iter() {

@@ -1,4 +1,4 @@
-//! A JSON reader that gives the bytes of each value. By hand, because no crate gives spans at this cost (measured).
+//! A JSON reader that gives the bytes of each value. Hand-written, because no crate gives spans at this cost (measured).
 //!
 //! Only [`is_json`] validates; the other functions skip most of the text. None recurses. For text that is not
 //! JSON their result is meaningless, and harmless.

@@ -50,7 +50,7 @@ pub enum Element<'a> {
 pub fn parse(body: &Bytes) -> Parsed<'_> {
     let Ok(text) = std::str::from_utf8(body) else { return Parsed::Unreadable(Unusable::NotJson) };
     let whole = json::trim(text);
-    // The members that tell the forms apart.
+    // The members that distinguish the forms.
     let wanted = |name: &str| matches!(name, "webhook_id" | "events" | "event_type");
     let Some(outline) = json::outline(whole, MAX_DEPTH, "events", wanted) else {
         return Parsed::Unreadable(Unusable::TooDeep);

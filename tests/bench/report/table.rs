@@ -67,8 +67,8 @@ pub fn costs(costs: &[Cost]) -> String {
 pub fn targets(targets: &[Target]) -> String {
     let mut out = String::from("### Targets\n\n| what | measured | target | |\n|---|---:|---:|---|\n");
     for Target { what, measured, at_most, unit } in targets {
-        let verdict = if measured <= at_most { "met" } else { "missed" };
-        let _ = writeln!(out, "| {what} | {measured:.2} {unit} | {at_most:.2} {unit} | {verdict} |");
+        let result = if measured <= at_most { "met" } else { "missed" };
+        let _ = writeln!(out, "| {what} | {measured:.2} {unit} | {at_most:.2} {unit} | {result} |");
     }
     out
 }

@@ -37,7 +37,7 @@ use crate::support::full_tier;
 /// How often the metrics of every bridge are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// One run, from the first process to the verdict.
+/// One run, from the first process to the report.
 fn run(options: &Options) -> Report {
     let begun = Instant::now();
     let folder = options.folder();

@@ -83,9 +83,9 @@ impl Report {
             );
         }
         for law in self.laws.all() {
-            let verdict =
+            let result =
                 if law.violations == 0 { "holds".into() } else { format!("BROKEN {} times", law.violations) };
-            let _ = writeln!(out, "{:<13} {verdict}: {}", law.name, law.text);
+            let _ = writeln!(out, "{:<13} {result}: {}", law.name, law.text);
             for example in &law.examples {
                 let _ = writeln!(out, "              {example}");
             }
@@ -100,7 +100,7 @@ impl Report {
         if self.injected.len() < self.scheduled {
             let _ = writeln!(out, "INCOMPLETE    the traffic ended before the faults did");
         }
-        let _ = writeln!(out, "verdict       {}", if self.is_good() { "good" } else { "BAD" });
+        let _ = writeln!(out, "result        {}", if self.is_good() { "good" } else { "BAD" });
         out
     }
 

@@ -1,4 +1,4 @@
-//! What the tests stand on: waiting without guessing, real brokers, messages and their verdicts.
+//! What the tests stand on: waiting without guessing, real brokers, messages and their results.
 
 pub mod attio;
 pub mod bridge;

@@ -2,7 +2,7 @@
 //!
 //! librdkafka's text comes first, then advice. Where the text is too vague (a certificate "could not be
 //! verified", a connection closed without an error) the listener is probed. That can take seconds, so it
-//! runs on a thread of its own.
+//! runs on its own thread.
 
 mod tls;
 
@@ -53,9 +53,9 @@ const ADVICE: [(&str, Step, &str); 15] = [
 ];
 
 const NAME: &str = "check the names in kafka.bootstrap_servers";
-const NO_TLS: &str = "the listener speaks no TLS: use the port of one that does; only in a network you trust, \
+const NO_TLS: &str = "the listener does not use TLS: use the port of one that does; only in a network you trust, \
                       set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
-const TLS: &str = "the listener speaks TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
+const TLS: &str = "the listener uses TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
 const CERTIFICATE: &str = "the broker requires a client certificate, or rejects the one it got: check \
                            kafka.cert_file and kafka.key_file";
 const CLOSED: &str = "the broker closes the connection without an error: its listener may require a login, check \
@@ -70,7 +70,7 @@ pub(super) fn advise(error: &str) -> (Step, String) {
     }
 }
 
-/// The listener to probe, where the error text is too vague.
+/// The listener to probe, if the error text is too vague.
 fn listener_to_probe(error: &str) -> Option<&str> {
     let (broker, text) = error.split_once(": ")?;
     let broker = broker.split_once("://").map_or(broker, |(_, broker)| broker);
@@ -106,7 +106,7 @@ impl Probe {
         self.tls
     }
 
-    /// Why this client cannot connect to a listener, by default the first; none where it should be able to.
+    /// Why this client cannot connect to a listener, by default the first; none if it should be able to.
     pub(super) fn explain(&self, server: Option<&str>) -> Option<(Step, String)> {
         let server = server.or(self.servers.first().map(String::as_str))?;
         let (step, reason) = match (tls::probe(server, self.authorities.as_deref()), self.tls) {

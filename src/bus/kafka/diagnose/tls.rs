@@ -1,4 +1,4 @@
-//! Probes a listener: whether it speaks TLS, and what is wrong with its certificate. librdkafka reports
+//! Probes a listener: whether it uses TLS, and what is wrong with its certificate. librdkafka reports
 //! only that a certificate "could not be verified".
 //!
 //! No secret is sent, and the result does not decide whether the bridge connects: it only explains what
@@ -20,12 +20,12 @@ const STEP: Duration = Duration::from_secs(2);
 /// The listener accepts the connection and sends nothing.
 const SILENCE: &str = "timed out: the port is open but nothing answers";
 
-/// What a listener speaks.
+/// Whether a listener uses TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TlsInfo {
     /// No connection, and why.
     Unreachable(String),
-    /// It does not speak TLS.
+    /// It does not use TLS.
     Plaintext,
     /// TLS, and what is wrong with the certificate.
     Tls(Option<String>),

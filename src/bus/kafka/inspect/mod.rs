@@ -155,7 +155,7 @@ impl Inspection {
         self.report.add("idempotence", level, detail);
     }
 
-    /// Checks addresses, TLS, the login and the brokers behind; true where one of the brokers is reached.
+    /// Checks addresses, TLS, the login and the brokers behind; true if one of the brokers is reached.
     fn reach(&mut self) -> bool {
         let servers = self.probe.servers().to_vec();
         let mut closed: Vec<String> = Vec::new();
@@ -200,7 +200,7 @@ impl Inspection {
         }
     }
 
-    /// Clients connect to the addresses that the cluster advertises. True where one is reached.
+    /// Clients connect to the addresses that the cluster advertises. True if one is reached.
     fn reach_brokers(&mut self, metadata: &Metadata) -> bool {
         let address =
             |broker: &rdkafka::metadata::MetadataBroker| format!("{}:{}", broker.host(), broker.port());
@@ -277,7 +277,7 @@ fn connect_all(servers: &[String]) -> Vec<Result<(), String>> {
             let server = server.clone();
             let connect = move || {
                 let connected = diagnose::connect(&server).map(drop).map_err(|error| error.to_string());
-                // Fails where the time was over.
+                // Fails if the time was over.
                 let _ = sender.send(connected);
             };
             (std::thread::Builder::new().spawn(connect), receiver)

@@ -34,9 +34,9 @@ pub(super) struct Topic {
     /// The smallest of all partitions.
     pub in_sync: usize,
     pub leaderless: usize,
-    /// None where the user may not see them.
+    /// None if the user may not see them.
     pub settings: Option<Settings>,
-    /// Whether the broker would create it where it is missing.
+    /// Whether the broker would create it if it is missing.
     pub creation: Creation,
 }
 
@@ -157,7 +157,7 @@ pub(super) enum Creation {
     Unknown(String),
 }
 
-/// Has the broker validate the creation of missing topics, where the bridge would create them.
+/// Has the broker validate the creation of missing topics, if the bridge would create them.
 pub(super) fn validate_creation(
     topics: &mut [Topic],
     options: &Topics,
@@ -203,7 +203,7 @@ impl Creation {
     }
 }
 
-/// Reads the settings of every existing topic, where the user may see them.
+/// Reads the settings of every existing topic, if the user may see them.
 pub(super) fn read_settings(topics: &mut [Topic], config: &ClientConfig, left: Duration) {
     let mut ready: Vec<_> = topics.iter_mut().filter(|topic| topic.state == TopicState::Ready).collect();
     let within = left.min(REQUEST);

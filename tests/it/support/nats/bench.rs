@@ -86,8 +86,8 @@ impl Bench {
         bus::publish(&*self.bus, &self.metrics, message)
     }
 
-    /// The verdict on a small message.
-    pub fn verdict(&self) -> PublishResult {
+    /// The result on a small message.
+    pub fn result(&self) -> PublishResult {
         self.publish(self.message("{}")).wait()
     }
 

@@ -50,8 +50,8 @@ pub fn ways(secured: &Secured) -> Vec<Wrong> {
             ["it is for elsewhere.test, not for 127.0.0.1", "advertised.listeners"],
         ),
         wrong("login", no_certificate, ["certificate", "kafka.cert_file"]),
-        wrong("tls", no_tls, ["speaks TLS", "kafka.security_protocol"]),
+        wrong("tls", no_tls, ["uses TLS", "kafka.security_protocol"]),
         wrong("login", no_login, ["may require a login", "kafka.security_protocol"]),
-        wrong("tls", tls, ["speaks no TLS", "kafka.security_protocol"]),
+        wrong("tls", tls, ["does not use TLS", "kafka.security_protocol"]),
     ]
 }
