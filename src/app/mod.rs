@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::inspect::{Report, Requirements};
+use crate::bus::inspect::Report;
 use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
@@ -29,7 +29,6 @@ use crate::http::{self, Edge};
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
 use crate::pipeline::publish::{Bus, Destination};
-use crate::pipeline::route::Routes;
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
 use reload::Reloader;
@@ -123,7 +122,7 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
-        let requirements = requirements(&config);
+        let requirements = config.requirements();
         Self::bind_to(config, name, |metrics, _, supervisor| {
             bus::start(bus, &requirements, metrics.bus(), supervisor)
         })
@@ -309,19 +308,8 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
 
 /// Checks on the broker what serving needs of it. Publishes nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
-    let requirements = requirements(&config);
+    let requirements = config.requirements();
     bus::inspect(config.bus, requirements).await
-}
-
-/// What serving needs of the broker.
-pub fn requirements(config: &Config) -> Requirements {
-    let routes = Routes::new(&config.route);
-    Requirements {
-        destinations: routes.destinations(),
-        addresses: routes.addresses(),
-        quarantine: Arc::clone(&routes.quarantine().address),
-        max_body_bytes: config.http.max_body_bytes,
-    }
 }
 
 /// Logs how much memory the dedup window takes and how many hours it covers.
@@ -349,8 +337,7 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
     }
     let left = deadline.saturating_duration_since(Instant::now());
     let left = left.max(LAST_FLUSH);
-    let late = Instant::now() + left + LAST_FLUSH;
-    let Ok(messages) = tokio::time::timeout_at(late.into(), bus.flush(left)).await else {
+    let Ok(messages) = tokio::time::timeout(left + LAST_FLUSH, bus.flush(left)).await else {
         return Err(Error::FlushHangs { deliveries: deliveries.len() });
     };
     let deliveries = deliveries.len();
