@@ -23,7 +23,7 @@ fn event(record: usize) -> String {
 }
 
 #[test]
-fn what_attio_sends_through_an_outage_is_there_exactly_once() {
+fn events_sent_during_an_outage_are_stored_exactly_once() {
     let (attio, broker, prefix) = (Attio::start(), Broker::start(), unique("whole"));
     let secret = attio.path("secret");
     let text = format!(

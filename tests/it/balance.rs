@@ -80,7 +80,7 @@ async fn every_metric_of_the_contract_starts_at_0() {
 }
 
 #[tokio::test]
-async fn there_is_no_metric_outside_the_contract() {
+async fn no_metric_is_outside_the_contract() {
     let bridge = Bridge::start().await;
     let known: BTreeSet<String> =
         contract().into_keys().map(|name| name.trim_end_matches("_count").to_owned()).collect();

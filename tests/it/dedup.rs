@@ -131,7 +131,7 @@ async fn a_failure_is_forgotten_so_that_the_retry_publishes() {
 }
 
 #[tokio::test]
-async fn an_ack_that_comes_after_the_answer_is_remembered() {
+async fn late_ack_after_the_answer_is_remembered() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Late);
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
@@ -145,7 +145,7 @@ async fn an_ack_that_comes_after_the_answer_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_publish_that_hangs_and_fails_late_is_forgotten() {
+async fn publish_that_fails_after_the_answer_is_forgotten() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Hang);
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
@@ -167,7 +167,7 @@ enum Goes {
 }
 
 #[tokio::test]
-async fn a_client_that_disconnects_leaves_nothing_behind() {
+async fn client_disconnect_leaves_no_in_flight_entry() {
     for goes in [Goes::Away, Goes::Abruptly, Goes::HalfWay] {
         let bridge = Bridge::start().await;
         bridge.bus.answer(Answer::Late);
@@ -199,7 +199,7 @@ async fn a_client_that_disconnects_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_client_that_disconnects_within_its_body_publishes_nothing() {
+async fn client_disconnect_within_its_body_publishes_nothing() {
     let bridge = Bridge::start().await;
     let request = event();
     for cut in [0, 1, request.body.len() / 2, request.body.len() - 1] {
@@ -326,7 +326,7 @@ async fn a_quarantine_topic_with_too_low_a_size_limit_is_logged() {
 }
 
 #[tokio::test]
-async fn a_quarantine_that_fails_is_no_200() {
+async fn failed_quarantine_is_not_answered_200() {
     for (error, reason) in failures() {
         let bridge = Bridge::start().await;
         bridge.bus.script([
@@ -351,7 +351,7 @@ async fn a_quarantine_that_fails_is_no_200() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn a_retry_publishes_exactly_what_is_missing(fails in prop::collection::vec(any::<bool>(), 1..=20), which in 0..5usize) {
+    fn retry_publishes_exactly_the_missing_events(fails in prop::collection::vec(any::<bool>(), 1..=20), which in 0..5usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let bridge = Bridge::start().await;
@@ -539,7 +539,7 @@ async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_repeat_of_a_hanging_publish_is_refused_at_once_while_the_broker_is_down() {
+async fn repeat_of_a_pending_publish_is_refused_at_once_during_an_outage() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Late);
     assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));

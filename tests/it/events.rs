@@ -67,7 +67,7 @@ fn check(name: &str, message: &Message, expected: &Value) {
 }
 
 #[tokio::test]
-async fn every_fixture_is_published_as_the_contract_says() {
+async fn every_fixture_is_published_as_documented() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect().await;
     let mut seen = 0;

@@ -206,7 +206,7 @@ async fn connection_failures_answer_503_and_are_logged_with_advice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_permission_is_logged_and_heals_without_a_restart() {
+async fn missing_permission_is_logged_and_its_grant_needs_no_restart() {
     let secured = shared();
     let (served, prefix) = served(&secured, &secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD));
     let topic = format!("{prefix}.task");
@@ -222,7 +222,7 @@ async fn missing_permission_is_logged_and_heals_without_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_create_permission_is_logged_and_heals_without_a_restart() {
+async fn missing_create_permission_is_logged_and_its_grant_needs_no_restart() {
     let (secured, prefix) = (shared(), unique("uncreated"));
     let topics = format!("{prefix}.");
     for operation in [Operation::Write, Operation::Describe] {

@@ -183,7 +183,7 @@ async fn nothing_leaks_with_a_kafka_that_accepts_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_leaks_with_a_nats_that_asks_for_a_token() {
+async fn nothing_leaks_with_a_nats_that_requires_a_token() {
     let server = Server::with(Settings {
         jetstream: true,
         more: format!("authorization {{ token: \"{LOGIN}\" }}"),

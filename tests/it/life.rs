@@ -384,7 +384,7 @@ async fn an_unanswered_delivery_is_abandoned_even_if_the_bus_has_no_message() {
 }
 
 #[tokio::test]
-async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
+async fn message_abandoned_by_the_drain_was_never_answered_200() {
     let bridge = Bridge::with(|config| {
         config.http.answer_timeout = SEVERAL_SHORT;
         config.shutdown.drain_timeout = SHORT;
@@ -400,7 +400,7 @@ async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
 }
 
 #[tokio::test]
-async fn a_part_that_panics_ends_the_bridge_and_the_log_names_it() {
+async fn panic_of_a_task_ends_the_bridge_and_is_logged_by_name() {
     let logs = Logs::capture();
     let app = App::bind_to(config(&[]), "memory", |_, _, supervisor| {
         supervisor.spawn("part under test", async { panic!("as the test asked") });

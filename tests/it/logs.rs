@@ -75,7 +75,7 @@ async fn exact_reason_of_a_401_is_logged() {
 }
 
 #[tokio::test]
-async fn log_lines_of_unauthenticated_requests_are_limited_and_suppressed_ones_counted() {
+async fn log_lines_of_unauthenticated_requests_are_rate_limited_and_counted() {
     let bridge = Bridge::start().await;
     let logs = Logs::capture();
     let mut client = bridge.connect().await;

@@ -42,7 +42,7 @@ fn structured_event_is_stored_byte_for_byte() {
 }
 
 #[test]
-fn a_binary_event_arrives_with_its_attributes_as_headers() {
+fn binary_event_is_stored_with_its_attributes_as_headers() {
     let server = shared();
     let bench = Bench::start_in(&server, "binary", ContentMode::Binary, create).wait_for(BusState::Up);
     let mut quarantined = bench.message("{}");
@@ -70,7 +70,7 @@ fn a_binary_event_arrives_with_its_attributes_as_headers() {
 }
 
 #[test]
-fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
+fn repeated_message_id_is_acknowledged_as_a_duplicate() {
     let server = Server::start();
     let bench = Bench::up(&server, "twice");
     let message = bench.message("{}");
@@ -86,7 +86,7 @@ fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
 }
 
 #[test]
-fn messages_keep_their_order() {
+fn messages_are_stored_in_order() {
     let server = shared();
     let bench = Bench::up(&server, "ordered");
     let results: Vec<_> =
@@ -159,7 +159,7 @@ fn killed_server_is_unavailable_at_once_and_recovers() {
 }
 
 #[test]
-fn a_server_that_starts_after_the_bus_is_found() {
+fn server_that_starts_after_the_bus_is_reached() {
     let server = Server::start();
     server.kill();
     let bench = Bench::start(&server, "late", create);
@@ -173,7 +173,7 @@ fn a_server_that_starts_after_the_bus_is_found() {
 }
 
 #[test]
-fn flush_waits_for_a_server_that_stalls() {
+fn flush_waits_for_a_stalled_server() {
     let server = Server::start();
     let bench = Bench::up(&server, "flushed");
     server.pause();
@@ -186,7 +186,7 @@ fn flush_waits_for_a_server_that_stalls() {
 }
 
 #[test]
-fn an_ack_that_does_not_come_is_a_timeout_and_the_retry_a_duplicate() {
+fn missing_ack_is_a_timeout_and_the_retry_is_a_duplicate() {
     let server = Server::start();
     let bench = Bench::start(&server, "slow", |options| {
         create(options);

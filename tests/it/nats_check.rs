@@ -31,7 +31,7 @@ fn says(rows: &[[String; 3]], check: &str, result: &str, words: &str) {
 }
 
 #[test]
-fn a_stream_that_fits_is_good() {
+fn suitable_stream_passes_every_check() {
     let (server, place) = (shared(), Place::new("fits"));
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
         config.duplicate_window = Duration::from_secs(2 * 3600);
@@ -51,7 +51,7 @@ fn a_stream_that_fits_is_good() {
 }
 
 #[test]
-fn what_is_wrong_with_a_stream_is_told() {
+fn stream_problems_are_reported() {
     let (server, place) = (shared(), Place::new("wrong"));
     let rows = found(&server.url(), &place, &[], 3);
     says(&rows, "stream", "failed", "does not exist");
@@ -68,7 +68,7 @@ fn what_is_wrong_with_a_stream_is_told() {
 }
 
 #[test]
-fn a_subject_without_the_right_to_publish_is_named() {
+fn subjects_without_publish_permission_are_listed() {
     let place = Place::new("rights");
     let users = format!(
         "authorization {{ users: [ {{ user: a, password: b, permissions: {{ \
@@ -85,7 +85,7 @@ fn a_subject_without_the_right_to_publish_is_named() {
 }
 
 #[test]
-fn what_is_wrong_with_a_server_is_told() {
+fn server_problems_are_reported() {
     let (place, off) =
         (Place::new("away"), Server::with(Settings { jetstream: false, ..Settings::default() }));
     says(&found(&off.url(), &place, &[], 3), "stream", "failed", "JetStream");

@@ -41,7 +41,7 @@ const PATIENT: [(&str, &str); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delivery_of_10000_events_to_nats_is_answered_200_at_the_first_try() {
+async fn delivery_of_10000_events_to_nats_is_accepted_at_the_first_attempt() {
     let (server, place) = (shared(), Place::new("most"));
     let bridge = place.bridge(&server, &PATIENT).await;
     ready(&bridge).await;
@@ -52,7 +52,7 @@ async fn delivery_of_10000_events_to_nats_is_answered_200_at_the_first_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delivery_of_10000_events_to_stdout_is_answered_200_at_the_first_try() {
+async fn delivery_of_10000_events_to_stdout_is_accepted_at_the_first_attempt() {
     let config = config(&PATIENT);
     let metrics = metrics("stdout", &[]);
     let bus = Stdout::with_writer(std::io::sink(), metrics.bus(), &Supervisor::detached()).unwrap();
@@ -63,7 +63,7 @@ async fn delivery_of_10000_events_to_stdout_is_answered_200_at_the_first_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_server_stopped_the_answer_is_a_quick_503_and_the_retry_is_stored_once() {
+async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
     let (server, place) = (Server::start(), Place::new("stopped"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
@@ -79,7 +79,7 @@ async fn with_the_server_stopped_the_answer_is_a_quick_503_and_the_retry_is_stor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stalls_is_a_503_in_time_and_the_retry_is_stored_once() {
+async fn stalled_server_answers_broker_timeout_and_the_retry_is_stored_once() {
     let (server, place) = (Server::start(), Place::new("stalled"));
     // The client notices a silent server by its pings; only the answer timeout is sooner.
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s")]).await;
@@ -94,7 +94,7 @@ async fn a_server_that_stalls_is_a_503_in_time_and_the_retry_is_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_when_the_server_is_killed_under_load() {
+async fn server_killed_under_load_loses_no_event() {
     let (server, place) = (Server::start(), Place::new("killed"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
@@ -119,7 +119,7 @@ async fn nothing_is_lost_when_the_server_is_killed_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_under_load_waits_for_every_ack() {
+async fn shutdown_waits_for_pending_acks() {
     let (server, place) = (Server::start(), Place::new("stop"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
@@ -139,7 +139,7 @@ async fn a_stop_under_load_waits_for_every_ack() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_jetstream_is_a_503_that_heals() {
+async fn server_without_jetstream_answers_503_until_it_is_enabled() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
     let place = Place::new("off");
     let bridge = place.bridge(&server, &[]).await;
@@ -157,7 +157,7 @@ async fn a_server_without_jetstream_is_a_503_that_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_thousand_mixed_deliveries_give_exactly_the_expected_ledger() {
+async fn mixed_deliveries_on_nats_match_the_expected_ledger() {
     let (server, place) = (shared(), Place::new("ledger"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;

@@ -36,7 +36,7 @@ fn record_created(record: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_category_and_action_has_its_subject() {
+async fn every_category_and_action_has_its_own_subject() {
     let (server, place) = (shared(), Place::new("subjects"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__ROUTE__CATEGORIES__NOTE", "crm.notes.v1")]).await;
     ready(&bridge).await;
@@ -66,7 +66,7 @@ async fn every_category_and_action_has_its_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn binary_mode_carries_the_data_alone() {
+async fn binary_mode_puts_attributes_into_nats_headers() {
     let (server, place) = (shared(), Place::new("binary"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__BUS__CONTENT_MODE", "binary")]).await;
     ready(&bridge).await;
@@ -90,7 +90,7 @@ async fn binary_mode_carries_the_data_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_that_has_forgotten_learns_of_duplicates_from_the_stream() {
+async fn stream_deduplicates_after_a_restart_of_the_bridge() {
     let (server, place) = (shared(), Place::new("forgotten"));
     let request = Request::keyed("one", record_created("r"));
     let first = place.bridge(&server, &[]).await;
@@ -105,7 +105,7 @@ async fn a_bridge_that_has_forgotten_learns_of_duplicates_from_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_stream_is_a_503_that_heals_when_it_is_made() {
+async fn missing_stream_answers_503_until_it_is_created() {
     let (server, place) = (shared(), Place::new("missing"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")]).await;
     let request = Request::keyed("one", record_created("r"));
@@ -125,7 +125,7 @@ async fn a_missing_stream_is_a_503_that_heals_when_it_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_stream_on_the_subjects_is_a_503_that_heals_when_it_gives_way() {
+async fn conflicting_stream_answers_503_until_it_is_deleted() {
     let (server, place, other) = (shared(), Place::new("wanted"), stream_name("other"));
     server.create_stream(&other, &[&format!("{}.record.>", place.prefix)], |_| {});
     let bridge = place.bridge(&server, &[]).await;
@@ -148,7 +148,7 @@ fn size(message: &Stored) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_stream_does_not_take_goes_to_quarantine() {
+async fn message_too_large_for_the_stream_is_quarantined() {
     let (server, place) = (shared(), Place::new("large"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;

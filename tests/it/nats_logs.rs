@@ -39,7 +39,7 @@ async fn until_said(logs: &Logs, level: &str, words: &str) {
 const VERIFY: [(&str, &str); 1] = [("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")];
 
 #[tokio::test]
-async fn a_missing_stream_is_named_once_with_what_to_do() {
+async fn missing_stream_is_logged_once_with_advice() {
     let (logs, server, place) = (Logs::capture(), shared(), Place::new("unnamed"));
     let bridge = place.bridge(&server, &VERIFY).await;
     until_said(&logs, "ERROR", "does not exist").await;
@@ -56,7 +56,7 @@ async fn a_missing_stream_is_named_once_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn another_stream_on_the_subjects_is_named() {
+async fn conflicting_stream_is_logged_by_name() {
     let (logs, server, place, other) = (Logs::capture(), shared(), Place::new("named"), stream_name("other"));
     server.create_stream(&other, &[&format!("{}.note.>", place.prefix)], |_| {});
     let _bridge = place.bridge(&server, &[]).await;
@@ -65,7 +65,7 @@ async fn another_stream_on_the_subjects_is_named() {
 }
 
 #[tokio::test]
-async fn every_difference_of_the_stream_is_in_one_line() {
+async fn stream_configuration_drift_is_logged_in_one_line() {
     let (logs, server, place) = (Logs::capture(), shared(), Place::new("different"));
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
         config.storage = StorageType::Memory;
@@ -83,7 +83,7 @@ async fn every_difference_of_the_stream_is_in_one_line() {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_at_its_beginning_and_its_end() {
+async fn outage_is_logged_at_its_start_and_end() {
     let (logs, server, place) = (Logs::capture(), Server::start(), Place::new("outage"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
@@ -104,7 +104,7 @@ fn flood() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_loss_that_the_client_had_no_room_to_tell_of_is_noticed() {
+async fn connection_loss_is_logged_although_the_event_queue_overflowed() {
     let logs = Logs::capture();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -66,7 +66,7 @@ fn seed(pair: &KeyPair) -> String {
 }
 
 #[test]
-fn a_user_with_a_password() {
+fn user_and_password_login() {
     let users = "authorization { users: [ { user: bridge, password: right } ] }";
     let admin = || ConnectOptions::with_user_and_password("bridge".into(), "right".into());
     let server = guarded(users.into(), admin);
@@ -77,7 +77,7 @@ fn a_user_with_a_password() {
 }
 
 #[test]
-fn a_token() {
+fn token_login() {
     let admin = || ConnectOptions::with_token("right".into());
     let server = guarded("authorization { token: right }".into(), admin);
     let token = |text: &str| Some(Auth::Token(text.to_owned().into()));
@@ -86,7 +86,7 @@ fn a_token() {
 }
 
 #[test]
-fn an_nkey_that_is_read_again_when_it_is_renewed() {
+fn renewed_nkey_file_is_read_again() {
     let (old, new) = (KeyPair::new_user(), KeyPair::new_user());
     let users = |pair: &KeyPair| format!("authorization {{ users: [ {{ nkey: {} }} ] }}", pair.public_key());
     let server = guarded(users(&old), ConnectOptions::new);
@@ -108,7 +108,7 @@ fn an_nkey_that_is_read_again_when_it_is_renewed() {
 }
 
 #[test]
-fn credentials_with_a_jwt() {
+fn jwt_credentials_file_login() {
     let (trust, strangers) = (Trust::new(), Trust::new());
     let credentials = trust.user();
     let admin = {
@@ -134,7 +134,7 @@ fn tls(certificates: &Certificates, certificate: &str, verify: bool) -> String {
 }
 
 #[test]
-fn tls_with_a_known_authority() {
+fn tls_server_certificate_is_verified() {
     let certificates = Certificates::make();
     let (ca, stranger) = (certificates.path("ca.pem"), certificates.path("stranger.pem"));
     let admin = {
@@ -153,7 +153,7 @@ fn tls_with_a_known_authority() {
 }
 
 #[test]
-fn tls_with_a_certificate_of_the_client() {
+fn tls_client_certificate_login() {
     let certificates = Certificates::make();
     let path = |name: &str| Some(certificates.path(name));
     let (ca, cert, key) =

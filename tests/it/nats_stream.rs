@@ -18,7 +18,7 @@ fn create(options: &mut Options) {
 }
 
 #[test]
-fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
+fn missing_stream_is_refused_by_name_until_it_is_created() {
     let server = shared();
     let bench = Bench::start(&server, "missing", |_| {});
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
@@ -33,7 +33,7 @@ fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
 }
 
 #[test]
-fn another_stream_that_takes_the_subject_is_refused_and_heals() {
+fn conflicting_stream_is_refused_until_it_is_deleted() {
     let server = shared();
     let (other, subject) = (stream_name("other"), unique("taken"));
     server.create_stream(&other, &[&subject], |_| {});
@@ -54,7 +54,7 @@ fn another_stream_that_takes_the_subject_is_refused_and_heals() {
 }
 
 #[test]
-fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
+fn server_without_jetstream_is_refused_until_it_is_enabled() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
     let bench = Bench::start(&server, "off", create);
     eventually("first contact", || bench.metrics.bus().up.get() == 1);
@@ -70,7 +70,7 @@ fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
 }
 
 #[test]
-fn a_stream_that_does_not_take_every_subject_is_waited_for() {
+fn stream_without_every_subject_is_refused_until_updated() {
     let server = shared();
     let bench = Bench::start(&server, "uncovered", |_| {});
     server.create_stream(&bench.stream, &[&unique("else")], |_| {});
@@ -83,7 +83,7 @@ fn a_stream_that_does_not_take_every_subject_is_waited_for() {
 }
 
 #[test]
-fn a_stream_that_differs_is_used_as_it_is() {
+fn stream_with_other_settings_is_used_unchanged() {
     let server = shared();
     let bench = Bench::start(&server, "differs", |_| {});
     let there = |config: &mut Config| {
@@ -98,7 +98,7 @@ fn a_stream_that_differs_is_used_as_it_is() {
 }
 
 #[test]
-fn create_makes_the_stream_as_told() {
+fn ensure_create_creates_the_stream_as_configured() {
     let server = shared();
     let bench = Bench::start(&server, "made", |options| {
         create(options);
@@ -116,7 +116,7 @@ fn create_makes_the_stream_as_told() {
 }
 
 #[test]
-fn off_asks_nobody() {
+fn ensure_off_does_not_query_the_stream() {
     let server = shared();
     let bench = Bench::start(&server, "unasked", |options| options.stream.ensure = Ensure::Off);
     let bench = bench.wait_for(BusState::Up);

@@ -63,7 +63,7 @@ async fn deliver(bridge: &Bridge<dyn Bus>, delivery: &Planned) -> BTreeSet<Strin
 }
 
 /// B2: stopped for a while, and going on.
-async fn a_broker_that_freezes_under_load_costs_nothing<F: Far>() {
+async fn frozen_broker_under_load_loses_no_event<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 31));
     let seconds: &[u64] = if full_tier() { &[1, 3, 10, 30] } else { &[1, 3] };
@@ -85,7 +85,7 @@ async fn a_broker_that_freezes_under_load_costs_nothing<F: Far>() {
 }
 
 /// B2: the publish does not reach the broker.
-async fn what_is_lost_on_its_way_to_the_broker_is_stored_by_the_retry<F: Far>() {
+async fn lost_publish_answers_broker_timeout_and_the_retry_is_stored<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 32));
     let mut retried = every_topic_is_known(&bridge, &mut mix).await;
@@ -104,7 +104,7 @@ async fn what_is_lost_on_its_way_to_the_broker_is_stored_by_the_retry<F: Far>() 
 }
 
 /// B2: the broker has stored it, and its ack does not come back.
-async fn what_is_stored_without_an_ack_is_unknown_and_found_by_the_retry<F: Far>() {
+async fn lost_ack_answers_broker_timeout_and_the_retry_is_deduplicated<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 33));
     let mut retried = every_topic_is_known(&bridge, &mut mix).await;
@@ -125,7 +125,7 @@ async fn what_is_stored_without_an_ack_is_unknown_and_found_by_the_retry<F: Far>
 }
 
 /// B2: the ack is there, and the sender does not hear of it.
-async fn an_answer_that_is_lost_is_a_duplicate_for_the_retry<F: Far>() {
+async fn retry_after_a_lost_http_response_is_a_duplicate<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&[]).await, Mix::new(far.prefix(), 34));
     let door = Proxy::start(bridge.http);
@@ -148,7 +148,7 @@ async fn an_answer_that_is_lost_is_a_duplicate_for_the_retry<F: Far>() {
 const ACCEPTED: [(&str, &str); 2] = [("source", "attio"), ("reason", "accepted")];
 
 /// B2: connections are cut wherever it happens to be, in either direction.
-async fn connections_cut_at_any_byte_cost_nothing<F: Far>() {
+async fn connections_cut_at_any_byte_lose_no_event<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 35));
     let cuts = [1, 40, 250, 1000, 3000, 20_000];
@@ -168,7 +168,7 @@ async fn connections_cut_at_any_byte_cost_nothing<F: Far>() {
 }
 
 /// B2: nothing gets through for longer than anybody waits, and nobody says so.
-async fn a_network_that_takes_everything_and_gives_nothing_costs_nothing<F: Far>() {
+async fn black_hole_network_loses_no_event<F: Far>() {
     let far = F::new();
     let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 36));
     let load = load(&mut mix, 600, &bridge);
@@ -197,7 +197,7 @@ async fn all_at_once(address: SocketAddr, planned: &[Planned]) -> Vec<(u16, Dura
 }
 
 /// B2: five hundred publishes while the broker is gone, and as many while it stands still.
-async fn five_hundred_deliveries_in_an_outage_cost_no_memory_and_are_stored_afterwards<F: Far>() {
+async fn memory_is_bounded_during_an_outage_and_retries_are_stored<F: Far>() {
     const EACH: usize = 500;
     let far = F::new();
     let mut variables = far.variables();
@@ -263,11 +263,11 @@ macro_rules! suite {
 }
 
 suite! {
-    a_broker_that_freezes_under_load_costs_nothing
-    what_is_lost_on_its_way_to_the_broker_is_stored_by_the_retry
-    what_is_stored_without_an_ack_is_unknown_and_found_by_the_retry
-    an_answer_that_is_lost_is_a_duplicate_for_the_retry
-    connections_cut_at_any_byte_cost_nothing
-    a_network_that_takes_everything_and_gives_nothing_costs_nothing
-    five_hundred_deliveries_in_an_outage_cost_no_memory_and_are_stored_afterwards
+    frozen_broker_under_load_loses_no_event
+    lost_publish_answers_broker_timeout_and_the_retry_is_stored
+    lost_ack_answers_broker_timeout_and_the_retry_is_deduplicated
+    retry_after_a_lost_http_response_is_a_duplicate
+    connections_cut_at_any_byte_lose_no_event
+    black_hole_network_loses_no_event
+    memory_is_bounded_during_an_outage_and_retries_are_stored
 }

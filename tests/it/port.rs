@@ -42,7 +42,7 @@ fn repeat_is_a_duplicate_where_the_broker_deduplicates<R: Rig>(rig: &R) {
     assert_eq!(rig.stored(), if R::KNOWS_DUPLICATES { 1 } else { 2 });
 }
 
-fn deleted_destination_is_refused_by_name_and_heals(rig: &impl Rig) {
+fn deleted_destination_is_refused_by_name_until_recreated(rig: &impl Rig) {
     assert!(acknowledged(rig));
     rig.spoil();
     // librdkafka fails messages that it holds for a deleted partition with `_DESTROY`, which is unavailable,
@@ -58,7 +58,7 @@ fn deleted_destination_is_refused_by_name_and_heals(rig: &impl Rig) {
     eventually("it heals", || acknowledged(rig));
 }
 
-fn killed_broker_is_unavailable_at_once_and_heals(rig: &impl Rig) {
+fn killed_broker_is_unavailable_at_once_and_recovers(rig: &impl Rig) {
     assert!(acknowledged(rig));
     rig.kill();
     eventually("the loss is noticed", || rig.bus().state() == BusState::Down);
@@ -69,7 +69,7 @@ fn killed_broker_is_unavailable_at_once_and_heals(rig: &impl Rig) {
     eventually("it heals", || acknowledged(rig));
 }
 
-fn stalled_broker_is_waited_for(rig: &impl Rig) {
+fn publishes_wait_for_a_stalled_broker(rig: &impl Rig) {
     assert!(acknowledged(rig));
     rig.stall();
     let results: Vec<_> = (0..5).map(|n| rig.publish(rig.message(&n.to_string()))).collect();
@@ -116,9 +116,9 @@ macro_rules! suite {
 
             suite!($rig, PATIENCE, acknowledged_messages_are_stored);
             suite!($rig, PATIENCE, repeat_is_a_duplicate_where_the_broker_deduplicates);
-            suite!($rig, PATIENCE, deleted_destination_is_refused_by_name_and_heals);
-            suite!($rig, PATIENCE, killed_broker_is_unavailable_at_once_and_heals);
-            suite!($rig, PATIENCE, stalled_broker_is_waited_for);
+            suite!($rig, PATIENCE, deleted_destination_is_refused_by_name_until_recreated);
+            suite!($rig, PATIENCE, killed_broker_is_unavailable_at_once_and_recovers);
+            suite!($rig, PATIENCE, publishes_wait_for_a_stalled_broker);
             suite!($rig, SHORT, late_ack_is_a_timeout_and_the_retry_succeeds);
             suite!($rig, PATIENCE, too_large_message_is_rejected_alone);
         }

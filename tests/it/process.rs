@@ -24,7 +24,7 @@ fn task_created(task: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stdout_bus_writes_one_event_per_line_before_the_answer_and_sigterm_exits_0() {
+async fn stdout_bus_writes_each_event_before_the_answer() {
     for signal in ["TERM", "INT"] {
         let mut served = Served::start(&[STDOUT]);
         let mut out = served.stdout();
@@ -121,7 +121,7 @@ async fn sigterm_under_load_loses_nothing_that_was_answered_200() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_broker_is_reported_with_what_to_do() {
+async fn unreachable_broker_is_reported_with_advice() {
     // A port that no test is ever given.
     let address = "127.0.0.1:1";
     let table = [

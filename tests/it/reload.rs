@@ -324,7 +324,7 @@ async fn a_failed_reload_is_retried_when_a_file_appears_that_was_never_read() {
 }
 
 #[tokio::test]
-async fn a_reload_that_reads_a_pipe_without_a_writer_or_without_data_fails_and_is_retried() {
+async fn reload_from_an_unreadable_pipe_fails_and_is_retried() {
     let setup = Setup::empty();
     let secret = setup.write("secret", OLD);
     let entry = format!("{{ label = \"a\", file = \"{}\" }}", secret.display());

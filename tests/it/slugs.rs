@@ -266,7 +266,7 @@ async fn a_filter_with_an_unknown_slug_drops_nothing() {
 }
 
 #[test]
-fn unknown_slugs_in_filters_are_warned_of() {
+fn unknown_slugs_in_filters_are_warnings() {
     let filter = "[sources.attio]\nfilter.include.objects = [\"people\", \"97052eb9-e65e-443f-a297-f2d9a4a7f795\"]\n\
                   filter.exclude.lists = [\"slaes\"]\n";
     let warnings = Setup::good().toml(filter).warnings();

@@ -93,7 +93,7 @@ async fn stall(address: SocketAddr, at: usize, stalled: &AtomicUsize, connecting
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn good_traffic_does_not_fail_beside_thousands_of_stalled_connections() {
+async fn deliveries_succeed_beside_thousands_of_stalled_connections() {
     let (stalls, count) = (stress(1_000, 10_000), stress(1_000, 10_000));
     descriptors::raise(stalls as u64 + 1_000);
     let mut served = Served::start(&[

@@ -84,7 +84,7 @@ impl Senders {
     }
 }
 
-async fn a_storm_after_an_outage_is_carried_as_fast_as_ever<F: Far>() {
+async fn throughput_recovers_in_a_retry_storm_after_an_outage<F: Far>() {
     let (outage, windows) = (60, 8);
     let far = F::new();
     let mut variables = far.variables();
@@ -146,15 +146,15 @@ async fn a_storm_after_an_outage_is_carried_as_fast_as_ever<F: Far>() {
 mod kafka {
     #[tokio::test(flavor = "multi_thread")]
     #[ignore = "full tier: compares rates, wants the machine to itself"]
-    async fn a_storm_after_an_outage_is_carried_as_fast_as_ever() {
-        super::a_storm_after_an_outage_is_carried_as_fast_as_ever::<super::FarKafka>().await;
+    async fn throughput_recovers_in_a_retry_storm_after_an_outage() {
+        super::throughput_recovers_in_a_retry_storm_after_an_outage::<super::FarKafka>().await;
     }
 }
 
 mod nats {
     #[tokio::test(flavor = "multi_thread")]
     #[ignore = "full tier: compares rates, wants the machine to itself"]
-    async fn a_storm_after_an_outage_is_carried_as_fast_as_ever() {
-        super::a_storm_after_an_outage_is_carried_as_fast_as_ever::<super::FarNats>().await;
+    async fn throughput_recovers_in_a_retry_storm_after_an_outage() {
+        super::throughput_recovers_in_a_retry_storm_after_an_outage::<super::FarNats>().await;
     }
 }

@@ -11,7 +11,7 @@ use crate::support::request::Request;
 use crate::support::stress;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_truncated_at_any_byte_publishes_nothing_is_counted_and_leaves_no_task() {
+async fn request_truncated_at_any_byte_publishes_nothing_and_is_counted() {
     let (seed, cuts) = (Rng::new().u64(..), stress(1_000, 10_000));
     println!("seed {seed}");
     let mut rng = Rng::with_seed(seed);

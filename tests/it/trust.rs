@@ -74,7 +74,7 @@ fn never_in_plain_text(proxy: &Proxy) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kafka_that_is_not_the_one_is_a_503_never_in_plain_text_and_heals() {
+async fn wrong_kafka_certificate_answers_503_never_uses_plaintext_and_recovers() {
     let secured = security::shared();
     let at = |door| secured.bootstrap(door).parse::<SocketAddr>().unwrap();
     let proxy = Proxy::start(at(Door::Tls));
@@ -101,7 +101,7 @@ async fn a_kafka_that_is_not_the_one_is_a_503_never_in_plain_text_and_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nats_that_is_not_the_one_is_a_503_never_in_plain_text_and_heals() {
+async fn wrong_nats_certificate_answers_503_never_uses_plaintext_and_recovers() {
     let certificates = Certificates::make();
     // One of them expires within the second in which it was made.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -156,7 +156,7 @@ async fn named(variables: &[(&str, String)]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kafka_whose_name_nobody_knows_is_a_503_and_heals() {
+async fn unresolvable_kafka_host_answers_503_and_recovers() {
     let broker = kafka();
     let (_, port) = broker.bootstrap().rsplit_once(':').unwrap();
     named(&[
@@ -169,7 +169,7 @@ async fn a_kafka_whose_name_nobody_knows_is_a_503_and_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_nats_whose_name_nobody_knows_is_a_503_and_heals() {
+async fn unresolvable_nats_host_answers_503_and_recovers() {
     let server = nats();
     let (_, port) =
         server.url().rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).unwrap();
