@@ -214,17 +214,23 @@ impl App {
         let admin =
             listen::serve(self.admin_listener, admin, admin_limits, TaskTracker::new(), stages.over.clone());
         supervisor.spawn("admin listener", parts.track_future(admin));
-        let reloader = reloader.run(reload, stages.unready.clone());
+        let reloading = reloader.run(reload, stages.unready.clone());
+        let draining = stages.drain.clone();
+        let reloader = async move {
+            reloading.await;
+            // It has ended because of the stop. Until the drain, its end would count as a failure.
+            draining.cancelled().await;
+        };
         supervisor.spawn("reloader", parts.track_future(reloader));
         if let Some(watchdog) = systemd::watchdog() {
             supervisor.spawn("systemd watchdog", watchdog);
         }
 
-        let stopped = until_stopped(stop, &mut ends).await;
+        let mut stopped = until_stopped(stop, &mut ends).await;
         stages.unready.cancel();
         systemd.stopping();
         if stopped.is_ok() {
-            tokio::time::sleep(config.shutdown.delay).await;
+            stopped = until_stopped(tokio::time::sleep(config.shutdown.delay), &mut ends).await;
         }
         stages.drain.cancel();
         let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
@@ -254,13 +260,16 @@ pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> R
     let limit = config.shutdown.delay + config.shutdown.drain_timeout + STOP_SLACK;
     let mut stop = pin!(shutdown::stop_signal_within(limit, flush_log).map_err(Error::Signals)?);
     announce(&config);
+    // Before the start, during which SIGHUP would end the process.
+    let reload = Arc::new(Notify::new());
+    let reload_signal = shutdown::reload_signal(Arc::clone(&reload)).map_err(Error::Signals)?;
     // Resolving the name in `http.listen` may hang.
     let app = tokio::select! {
         biased;
         () = &mut stop => return Ok(()),
         app = App::bind(config) => app?,
     };
-    let reload_signal = shutdown::reload_signal(app.reload()).map_err(Error::Signals)?;
+    let app = App { reload, ..app };
     app.supervisor.spawn("SIGHUP listener", reload_signal);
     if let (Ok(http_addr), Ok(admin_addr)) = (app.http_addr(), app.admin_addr()) {
         tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");

@@ -104,6 +104,13 @@ impl Reloader {
             }
             Err(error) => {
                 tracing::error!(cause, %error, "reload failed: the secrets stay as they were");
+                let watched = seen.clone();
+                // Else the same change would count as a new one, and reset the delay before the next retry.
+                if error == FileAccessError::Panicked
+                    && let Ok(files) = self.files.access(move || watched.again()).await
+                {
+                    *seen = files;
+                }
                 false
             }
         }

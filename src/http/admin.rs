@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,9 @@ use crate::pipeline::publish::{Bus, BusState};
 
 /// For a bus that gives no reason.
 const NOT_REACHED: &str = "bus not reached yet: see the log or `attio-bridge check --connect`\n";
+
+/// Scrapes at once: a pair of scrapers, and two people.
+const MAX_SCRAPES: usize = 4;
 
 /// State of the admin listener.
 pub struct Admin {
@@ -35,10 +39,11 @@ pub struct Admin {
 
 /// Every admin path.
 pub fn router(admin: Admin) -> Router {
+    let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |admin| metrics(admin, Arc::clone(&scrapes))))
         .with_state(Arc::new(admin))
 }
 
@@ -57,14 +62,52 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
-    // Reading `/proc` blocks, and by more the more connections are open: not on a worker.
-    let rendered = spawn_blocking(move || {
+async fn metrics(State(admin): State<Arc<Admin>>, scrapes: Arc<Semaphore>) -> Response {
+    let render = move || {
         admin.dedup.measure();
         admin.metrics.render()
+    };
+    scrape(scrapes, render).await
+}
+
+/// Renders the metrics on a blocking thread: reading `/proc` blocks, and by more the more connections are open.
+/// The permit is held until the thread is done, also where the client has left.
+async fn scrape(scrapes: Arc<Semaphore>, render: impl FnOnce() -> Vec<u8> + Send + 'static) -> Response {
+    let Ok(permit) = scrapes.try_acquire_owned() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many scrapes are running\n").into_response();
+    };
+    let rendered = spawn_blocking(move || {
+        let text = render();
+        drop(permit);
+        text
     });
     match rendered.await {
         Ok(text) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_scrape_whose_client_left_holds_its_permit_until_it_ends() {
+        let scrapes = Arc::new(Semaphore::new(1));
+        let (go_on, blocked) = mpsc::channel::<()>();
+        let hanging = scrape(Arc::clone(&scrapes), move || {
+            let _ = blocked.recv();
+            Vec::new()
+        });
+        assert!(hanging.now_or_never().is_none(), "it hangs, and its client leaves");
+        let refused = scrape(Arc::clone(&scrapes), Vec::new).await;
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+        drop(go_on);
+        drop(scrapes.acquire().await.expect("it is never closed"));
+        assert_eq!(scrape(scrapes, Vec::new).await.status(), StatusCode::OK);
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
 use super::identify::DedupKey;
@@ -176,7 +176,12 @@ impl Shared {
         }
         if self.memory.entry_count() + UNCOUNTED < self.capacity {
             // There is room: many have expired since the last measurement.
-            self.measure();
+            let Some(measuring) = self.measuring.try_lock() else {
+                // A scrape is measuring. An ack does not wait for it.
+                self.remembered.fetch_add(1, Ordering::SeqCst);
+                return;
+            };
+            self.measure_locked(&measuring);
             if self.count_one() {
                 return;
             }
@@ -191,7 +196,10 @@ impl Shared {
     }
 
     fn measure(&self) {
-        let _measuring = self.measuring.lock();
+        self.measure_locked(&self.measuring.lock());
+    }
+
+    fn measure_locked(&self, _measuring: &MutexGuard<'_, ()>) {
         // Read first: keys that are remembered meanwhile can only lower the count of expired ones, until the next
         // measurement.
         let before = self.remembered.load(Ordering::SeqCst);
@@ -253,6 +261,27 @@ impl Hasher for KeyHasher {
 mod tests {
     use super::*;
     use crate::metrics::{Labels, Metrics};
+
+    #[test]
+    fn an_ack_does_not_wait_for_a_scrape() {
+        let options = Options { window: Duration::from_secs(60), capacity: 2 * UNCOUNTED };
+        let dedup = Dedup::new(options, Metrics::new(Labels::default()).dedup());
+        // As many are counted as the memory may hold, and all of them have expired.
+        dedup.shared.remembered.store(options.capacity, Ordering::SeqCst);
+        let scrape = dedup.shared.measuring.lock();
+        let (done, settled) = std::sync::mpsc::channel();
+        let acked = dedup.clone();
+        std::thread::spawn(move || {
+            acked.shared.remember(DedupKey(1));
+            done.send(()).expect("the test listens");
+        });
+        settled.recv_timeout(Duration::from_secs(60)).expect("it is settled during the scrape");
+        drop(scrape);
+        dedup.measure();
+        let metrics = &dedup.shared.metrics;
+        assert_eq!((metrics.capacity.get(), metrics.expired.get()), (0, options.capacity));
+        assert_eq!(dedup.shared.remembered.load(Ordering::SeqCst), 1);
+    }
 
     #[test]
     fn waiters_that_gave_up_are_removed_while_the_publish_hangs() {

@@ -84,7 +84,7 @@ async fn events_of_one_delivery_keep_their_order_under_one_key() {
 async fn stopped_broker_answers_503_and_the_retry_is_stored_once() {
     let (broker, prefix) = (Broker::start(), unique("stopped"));
     // The publish waits for much longer than the test: the answer is due to `http.answer_timeout`, or immediate.
-    let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__PUBLISH_TIMEOUT", "15m")]).await;
+    let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__PUBLISH_TIMEOUT", "1h")]).await;
     ready(&bridge).await;
     broker.kill();
     let request = Request::keyed("one", record_created("r"));

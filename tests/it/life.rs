@@ -411,3 +411,16 @@ async fn panic_of_a_task_ends_the_bridge_and_is_logged_by_name() {
     assert_eq!(error.to_string(), message);
     assert!(logs.text().contains(message), "{}", logs.text());
 }
+
+#[tokio::test]
+async fn a_part_that_ends_during_shutdown_delay_ends_the_delay_with_an_error() {
+    let config = config(&[("ATTIO_BRIDGE__SHUTDOWN__DELAY", "1h")]);
+    let app = App::bind_to(config, "memory", |_, _, supervisor| {
+        // The stop is requested at once, so this part ends during the delay.
+        supervisor.spawn("part under test", async { tokio::time::sleep(Duration::from_millis(300)).await });
+        Ok(Memory::new())
+    });
+    let running = app.await.unwrap().run(std::future::ready(()));
+    let result = tokio::time::timeout(LONG, running).await.expect("the delay is cut short");
+    assert_eq!(result.unwrap_err().to_string(), "part under test ended unexpectedly: returned");
+}

@@ -65,7 +65,8 @@ async fn delivery_of_10000_events_to_stdout_is_accepted_at_the_first_attempt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
     let (server, place) = (Server::start(), Place::new("stopped"));
-    let bridge = place.bridge(&server, &[]).await;
+    // The publish waits for much longer than the test: the answer is immediate.
+    let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")]).await;
     ready(&bridge).await;
     server.kill();
     bridge.until("bus_up", &[("bus", "nats")], 0.0).await;
@@ -82,7 +83,9 @@ async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
 async fn stalled_server_answers_broker_timeout_and_the_retry_is_stored_once() {
     let (server, place) = (Server::start(), Place::new("stalled"));
     // The client notices a silent server by its pings; only the answer timeout is sooner.
-    let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s")]).await;
+    let limits =
+        [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s"), ("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")];
+    let bridge = place.bridge(&server, &limits).await;
     ready(&bridge).await;
     let request = Request::keyed("one", record_created("r"));
     server.pause();
