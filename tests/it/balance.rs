@@ -7,12 +7,12 @@ use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::PublishError;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::eventually;
 use crate::support::consumer::NAMES;
 use crate::support::fixtures;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
 use crate::support::scrape::Labels;
+use crate::support::wait::eventually;
 
 /// The categories of events: the names of the topics but the last, quarantine.
 const CATEGORIES: &[&str] = NAMES.split_at(NAMES.len() - 1).0;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
-use crate::support::client::eventually;
 use crate::support::consumer::{Found, NAMES};
 use crate::support::kafka::{Broker, shared};
 use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::request::Request;
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 /// A bridge onto a broker, ready, and its own prefix.
 async fn bridge(broker: &Broker, prefix: &str, more: &[(&str, &str)]) -> Bridge<dyn Bus> {
@@ -39,7 +39,7 @@ async fn missing_topic_answers_503_until_it_is_created() {
     let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "verify")]).await;
     let request = Request::keyed("one", record_created("r"));
     eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     eventually("readiness reports the missing topics", || async {

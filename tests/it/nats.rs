@@ -9,7 +9,7 @@ use attio_bridge::pipeline::publish::{Ack, Bus, BusState};
 use crate::support::bus::label;
 use crate::support::nats::bench::Bench;
 use crate::support::nats::{Server, Settings, runtime, shared};
-use crate::support::{PATIENCE, eventually};
+use crate::support::wait::{PATIENCE, eventually_blocking};
 
 fn create(options: &mut attio_bridge::bus::nats::Options) {
     options.stream.ensure = Ensure::Create;
@@ -79,7 +79,7 @@ fn repeated_message_id_is_acknowledged_as_a_duplicate() {
     server.kill();
     server.restart();
     bench.until(BusState::Up);
-    eventually("the id is known after a restart too", || {
+    eventually_blocking("the id is known after a restart too", || {
         bench.publish(message.clone()).wait() == Ok(Ack { duplicate: true })
     });
     assert_eq!(bench.stored(&server).len(), 1);
@@ -149,13 +149,13 @@ fn killed_server_is_unavailable_at_once_and_recovers() {
     assert_eq!(label(&bench.result()), "acknowledged");
     server.kill();
     bench.until(BusState::Down);
-    eventually("the metric tells", || bench.metrics.bus().up.get() == 0);
+    eventually_blocking("the metric tells", || bench.metrics.bus().up.get() == 0);
     let result = bench.publish(bench.message("{}")).now().expect("the result is there when publish returns");
     assert_eq!(label(&result), "unavailable");
     assert!(result.unwrap_err().to_string().contains(server.url().trim_start_matches("nats://")));
     server.restart();
     bench.until(BusState::Up);
-    eventually("it is acknowledged again", || label(&bench.result()) == "acknowledged");
+    eventually_blocking("it is acknowledged again", || label(&bench.result()) == "acknowledged");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn server_that_starts_after_the_bus_is_reached() {
     let server = Server::start();
     server.kill();
     let bench = Bench::start(&server, "late", create);
-    eventually("it is known to be away", || {
+    eventually_blocking("it is known to be away", || {
         bench.publish(bench.message("{}")).now().is_some_and(|result| label(&result) == "unavailable")
     });
     assert_eq!(bench.bus.state(), BusState::Starting);
@@ -197,7 +197,7 @@ fn missing_ack_is_a_timeout_and_the_retry_is_a_duplicate() {
     server.pause();
     assert_eq!(label(&bench.publish(message.clone()).wait()), "timeout");
     server.resume();
-    eventually("the retry is acknowledged", || {
+    eventually_blocking("the retry is acknowledged", || {
         bench.publish(message.clone()).wait() == Ok(Ack { duplicate: true })
     });
     assert_eq!(bench.stored(&server).len(), 1);
@@ -216,7 +216,7 @@ fn publish_beyond_the_in_flight_limit_is_busy() {
     let busy = results.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
     assert!(busy > 0, "there is a bound");
     server.resume();
-    eventually("the rest is stored", || {
+    eventually_blocking("the rest is stored", || {
         bench.bus.state() == BusState::Up && {
             runtime().block_on(bench.bus.flush(Duration::from_millis(100))) == 0
         }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
-use crate::support::client::eventually;
 use crate::support::consumer::Found;
 use crate::support::load::{Load, felt, ready, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::nats::cluster::Cluster;
 use crate::support::request::Request;
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 const STREAM: &str = "ATTIO";
 

@@ -9,13 +9,14 @@ use attio_bridge::supervise::Supervisor;
 
 use crate::support::bridge::{Bridge, config};
 use crate::support::bus::metrics;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::consumer::Found;
 use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::nats::place::Place;
 use crate::support::nats::{Server, Settings, shared};
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 fn record_created(record: &str) -> String {
     format!(
@@ -46,7 +47,7 @@ async fn delivery_of_10000_events_to_nats_is_accepted_at_the_first_attempt() {
     let bridge = place.bridge(&server, &PATIENT).await;
     ready(&bridge).await;
     let response = bridge.ask(&delivery_of_the_most_events()).await;
-    assert_eq!(response.told(), (200, "accepted".into()));
+    assert_eq!(response.status_and_reason(), (200, "accepted".into()));
     assert_eq!(response.json()["published"], MAX_EVENTS);
     assert_eq!(place.stored(&server).len(), MAX_EVENTS);
 }
@@ -58,7 +59,7 @@ async fn delivery_of_10000_events_to_stdout_is_accepted_at_the_first_attempt() {
     let bus = Stdout::with_writer(std::io::sink(), metrics.bus(), &Supervisor::detached()).unwrap();
     let bridge = Bridge::over(bus, config).await;
     let response = bridge.ask(&delivery_of_the_most_events()).await;
-    assert_eq!(response.told(), (200, "accepted".into()));
+    assert_eq!(response.status_and_reason(), (200, "accepted".into()));
     assert_eq!(response.json()["published"], MAX_EVENTS);
 }
 
@@ -71,7 +72,7 @@ async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
     server.kill();
     bridge.until("bus_up", &[("bus", "nats")], 0.0).await;
     let request = Request::keyed("one", record_created("r"));
-    assert_eq!(bridge.ask(&request).await.told(), (503, "broker_unavailable".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (503, "broker_unavailable".into()));
     assert_eq!(bridge.admin("/readyz").await.status, 200, "readiness does not follow the server");
     server.restart();
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
@@ -89,7 +90,7 @@ async fn stalled_server_answers_broker_timeout_and_the_retry_is_stored_once() {
     ready(&bridge).await;
     let request = Request::keyed("one", record_created("r"));
     server.pause();
-    assert_eq!(bridge.ask(&request).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (503, "broker_timeout".into()));
     server.resume();
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
     assert_eq!(place.stored(&server).len(), 1);
@@ -148,7 +149,7 @@ async fn server_without_jetstream_answers_503_until_it_is_enabled() {
     let bridge = place.bridge(&server, &[]).await;
     let request = Request::keyed("one", record_created("r"));
     eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     server.configure(|settings| settings.jetstream = true);

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use attio_bridge::catalog::EVENT_TYPES;
 
-use crate::support::client::eventually;
 use crate::support::load::ready;
 use crate::support::nats::bench::stream_name;
 use crate::support::nats::place::Place;
 use crate::support::nats::{Stored, shared};
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 fn event(event_type: &str, entity: &str) -> String {
     let names =
@@ -95,11 +95,11 @@ async fn stream_deduplicates_after_a_restart_of_the_bridge() {
     let request = Request::keyed("one", record_created("r"));
     let first = place.bridge(&server, &[]).await;
     ready(&first).await;
-    assert_eq!(first.ask(&request).await.told(), (200, "accepted".into()));
+    assert_eq!(first.ask(&request).await.status_and_reason(), (200, "accepted".into()));
     first.stop().await.unwrap();
     let second = place.bridge(&server, &[]).await;
     ready(&second).await;
-    assert_eq!(second.ask(&request).await.told(), (200, "duplicate".into()));
+    assert_eq!(second.ask(&request).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(second.metrics().await.sum("events_total", &[("result", "duplicate")]), 1.0);
     assert_eq!(place.stored(&server).len(), 1);
 }
@@ -110,7 +110,7 @@ async fn missing_stream_answers_503_until_it_is_created() {
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")]).await;
     let request = Request::keyed("one", record_created("r"));
     eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     eventually("readiness waits for the missing stream and says so", || async {
@@ -131,7 +131,7 @@ async fn conflicting_stream_answers_503_until_it_is_deleted() {
     let bridge = place.bridge(&server, &[]).await;
     let request = Request::keyed("one", record_created("r"));
     eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     assert_eq!(bridge.admin("/readyz").await.status, 503);
@@ -173,5 +173,5 @@ async fn message_too_large_for_the_stream_is_quarantined() {
     // What does not even fit into quarantine is the operator's matter, and never a loss.
     let huge = small.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(5000)), 1);
     let answer = bridge.ask(&Request::keyed("3", body(&[&huge]))).await;
-    assert_eq!(answer.told(), (503, "broker_refused".into()));
+    assert_eq!(answer.status_and_reason(), (503, "broker_refused".into()));
 }

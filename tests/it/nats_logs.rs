@@ -12,12 +12,12 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use crate::support::bus;
-use crate::support::client::eventually;
 use crate::support::load::ready;
 use crate::support::logs::Logs;
 use crate::support::nats::bench::stream_name;
 use crate::support::nats::place::Place;
 use crate::support::nats::{Server, shared};
+use crate::support::wait::eventually;
 
 /// The adapter's own lines at a level.
 fn lines(logs: &Logs, level: &str) -> Vec<String> {

@@ -16,7 +16,8 @@ use crate::support::certificates::Certificates;
 use crate::support::nats::bench::{Bench, stream_name};
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
-use crate::support::{eventually, eventually_some, unique};
+use crate::support::unique;
+use crate::support::wait::{eventually_blocking, eventually_some};
 
 fn guarded(more: String, admin: impl Fn() -> ConnectOptions + Send + Sync + 'static) -> Server {
     Server::with(Settings { jetstream: true, more, admin: Arc::new(admin) })
@@ -98,13 +99,13 @@ fn renewed_nkey_file_is_read_again() {
     server.kill();
     server.configure(|settings| settings.more = users(&new));
     server.restart();
-    eventually("the old key is refused", || {
+    eventually_blocking("the old key is refused", || {
         let result = bench.publish(bench.message("{}")).now();
         result.is_some_and(|result| result.is_err_and(|error| error.to_string().contains(DENIED)))
     });
     fs::write(&path, seed(&new)).expect("the key is renewed");
     bench.until(BusState::Up);
-    eventually("the new key gets in", || label(&bench.result()) == "acknowledged");
+    eventually_blocking("the new key gets in", || label(&bench.result()) == "acknowledged");
 }
 
 #[test]

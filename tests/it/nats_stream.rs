@@ -11,7 +11,8 @@ use attio_bridge::pipeline::publish::{Bus, BusState};
 use crate::support::bus::label;
 use crate::support::nats::bench::{Bench, stream_name};
 use crate::support::nats::{Server, Settings, shared};
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 fn create(options: &mut Options) {
     options.stream.ensure = Ensure::Create;
@@ -21,7 +22,7 @@ fn create(options: &mut Options) {
 fn missing_stream_is_refused_by_name_until_it_is_created() {
     let server = shared();
     let bench = Bench::start(&server, "missing", |_| {});
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
     let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     let text = refused.unwrap_err().to_string();
@@ -41,7 +42,7 @@ fn conflicting_stream_is_refused_until_it_is_deleted() {
     options.stream.name = stream_name("wanted");
     create(&mut options);
     let bench = Bench::with(options, &subject, ContentMode::Structured);
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
     let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&bench.stream));
@@ -57,7 +58,7 @@ fn conflicting_stream_is_refused_until_it_is_deleted() {
 fn server_without_jetstream_is_refused_until_it_is_enabled() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
     let bench = Bench::start(&server, "off", create);
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
     let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("JetStream"));
@@ -74,7 +75,7 @@ fn stream_without_every_subject_is_refused_until_updated() {
     let server = shared();
     let bench = Bench::start(&server, "uncovered", |_| {});
     server.create_stream(&bench.stream, &[&unique("else")], |_| {});
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
     assert_eq!(label(&bench.result()), "refused");
     assert_eq!(bench.bus.state(), BusState::Starting);
     server.change_stream(&bench.stream, |config| config.subjects.push(bench.subject.clone()));

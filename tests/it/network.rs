@@ -10,7 +10,7 @@ use attio_bridge::pipeline::publish::Bus;
 use tokio::task::JoinSet;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::far::{Far, FarKafka, FarNats};
 use crate::support::full_tier;
 use crate::support::load::{Load, felt, until_accepted};
@@ -18,6 +18,7 @@ use crate::support::mix::{Mix, Planned};
 use crate::support::proxy::{Door, Flow, Proxy, Way};
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 
 /// Shorter than the disturbances of these tests, so that they are felt.
 const ANSWER: [(&str, &str); 1] = [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s")];
@@ -92,7 +93,7 @@ async fn lost_publish_answers_broker_timeout_and_the_retry_is_stored<F: Far>() {
     for end in [Proxy::reset, Proxy::close] {
         let delivery = mix.single();
         far.proxy().set(Way::ToServer, Flow::Stall);
-        assert_eq!(bridge.ask(&delivery.request).await.told(), (503, "broker_timeout".into()));
+        assert_eq!(bridge.ask(&delivery.request).await.status_and_reason(), (503, "broker_timeout".into()));
         assert_eq!(copies(&far, &mix, &delivery), 0, "it did not get there");
         end(far.proxy());
         far.proxy().pass();
@@ -111,7 +112,7 @@ async fn lost_ack_answers_broker_timeout_and_the_retry_is_deduplicated<F: Far>()
     for end in [Proxy::reset, Proxy::close] {
         let delivery = mix.single();
         far.proxy().set(Way::ToClient, Flow::Stall);
-        assert_eq!(bridge.ask(&delivery.request).await.told(), (503, "broker_timeout".into()));
+        assert_eq!(bridge.ask(&delivery.request).await.status_and_reason(), (503, "broker_timeout".into()));
         assert_eq!(copies(&far, &mix, &delivery), 1, "unknown means here: stored");
         end(far.proxy());
         far.proxy().pass();
@@ -140,7 +141,7 @@ async fn retry_after_a_lost_http_response_is_a_duplicate<F: Far>() {
         assert!(client.try_receive().await.is_none());
         door.pass();
         let answer = Client::connect(door.addr()).await.ask(&delivery.request).await;
-        assert_eq!(answer.told(), (200, "duplicate".into()));
+        assert_eq!(answer.status_and_reason(), (200, "duplicate".into()));
     }
     check(&far, &mix, &BTreeSet::new());
 }

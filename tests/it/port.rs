@@ -6,7 +6,7 @@ use attio_bridge::pipeline::publish::{Ack, BusState, PublishError, PublishResult
 
 use crate::support::bus::label;
 use crate::support::rig::{InMemory, OnKafka, OnNats, Rig};
-use crate::support::{PATIENCE, eventually};
+use crate::support::wait::{PATIENCE, eventually_blocking};
 
 fn acknowledged(rig: &impl Rig) -> bool {
     label(&rig.publish(rig.message("{}")).wait()) == "acknowledged"
@@ -47,26 +47,26 @@ fn deleted_destination_is_refused_by_name_until_recreated(rig: &impl Rig) {
     rig.spoil();
     // librdkafka fails messages that it holds for a deleted partition with `_DESTROY`, which is unavailable,
     // until its metadata is refreshed; the sender retries. It never acknowledges one.
-    eventually("it is refused by name", || {
+    eventually_blocking("it is refused by name", || {
         let result = rig.publish(rig.message("{}")).wait();
         assert!(matches!(label(&result), "refused" | "unavailable"), "{result:?}");
         label(&result) == "refused" && detail(result).contains(rig.destination())
     });
     // A broker on a busy machine may seem to be lost for a moment.
-    eventually("the bus is up", || rig.bus().state() == BusState::Up);
+    eventually_blocking("the bus is up", || rig.bus().state() == BusState::Up);
     rig.mend();
-    eventually("it heals", || acknowledged(rig));
+    eventually_blocking("it heals", || acknowledged(rig));
 }
 
 fn killed_broker_is_unavailable_at_once_and_recovers(rig: &impl Rig) {
     assert!(acknowledged(rig));
     rig.kill();
-    eventually("the loss is noticed", || rig.bus().state() == BusState::Down);
+    eventually_blocking("the loss is noticed", || rig.bus().state() == BusState::Down);
     let result = rig.publish(rig.message("{}")).now().expect("settled when publish returns");
     assert_eq!(label(&result), "unavailable", "{result:?}");
     rig.restart();
-    eventually("it is up", || rig.bus().state() == BusState::Up);
-    eventually("it heals", || acknowledged(rig));
+    eventually_blocking("it is up", || rig.bus().state() == BusState::Up);
+    eventually_blocking("it heals", || acknowledged(rig));
 }
 
 fn publishes_wait_for_a_stalled_broker(rig: &impl Rig) {
@@ -94,7 +94,9 @@ fn late_ack_is_a_timeout_and_the_retry_succeeds<R: Rig>(rig: &R) {
     let timeout = rig.publish(message.clone()).wait();
     assert_eq!(label(&timeout), "timeout", "{timeout:?}");
     rig.go_on();
-    eventually("the retry is acknowledged", || label(&rig.publish(message.clone()).wait()) == "acknowledged");
+    eventually_blocking("the retry is acknowledged", || {
+        label(&rig.publish(message.clone()).wait()) == "acknowledged"
+    });
     // A timeout means unknown: the first attempt may be stored too.
     let stored = rig.stored();
     assert!(stored == 2 || (stored == 3 && !R::KNOWS_DUPLICATES), "{stored}");

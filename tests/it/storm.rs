@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::network::check;
-use crate::support::client::{Client, Response, eventually};
+use crate::support::client::{Client, Response};
 use crate::support::far::{Far, FarKafka, FarNats};
 use crate::support::mix::{Mix, Planned};
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 
 /// Deliveries the bridge carries at the same time.
 const CAPACITY: usize = 16;

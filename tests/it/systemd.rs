@@ -2,9 +2,10 @@
 
 use std::os::unix::net::UnixDatagram;
 
+use crate::support::fifo;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
-use crate::support::{PATIENCE, fifo};
+use crate::support::wait::PATIENCE;
 
 /// The next notification that is not of the watchdog.
 fn next_state(socket: &UnixDatagram) -> String {

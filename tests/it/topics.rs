@@ -10,7 +10,6 @@ use async_nats::ConnectOptions;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::support::client::eventually;
 use crate::support::kafka::security::{Door, PASSWORD, SECOND_USER, shared};
 use crate::support::kafka::variables::variables;
 use crate::support::kept;
@@ -21,6 +20,7 @@ use crate::support::program::{self, Variables, lent, printed, variables as named
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::unique;
+use crate::support::wait::eventually;
 use crate::support::watched::kit;
 
 /// What `topics` prints.
@@ -50,11 +50,21 @@ const LARGEST: usize = 1_000_000;
 
 /// Delivers what goes to each kind of address.
 async fn deliver(served: &Served) {
-    eventually("it is ready", || async { served.ask(&Request::keyed("first", TASK)).await.told().0 == 200 })
-        .await;
-    assert_eq!(served.ask(&Request::keyed("strange", STRANGE)).await.told(), (200, "accepted".into()));
+    eventually("it is ready", || async {
+        served.ask(&Request::keyed("first", TASK)).await.status_and_reason().0 == 200
+    })
+    .await;
+    assert_eq!(
+        served.ask(&Request::keyed("strange", STRANGE)).await.status_and_reason(),
+        (200, "accepted".into())
+    );
     let garbage = Request::keyed("garbage", "x".repeat(LARGEST));
-    assert_eq!(served.ask(&garbage).await.told(), (200, "quarantined".into()), "{:?}", served.log());
+    assert_eq!(
+        served.ask(&garbage).await.status_and_reason(),
+        (200, "quarantined".into()),
+        "{:?}",
+        served.log()
+    );
 }
 
 /// A command of that name in a folder.
@@ -186,7 +196,7 @@ async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
         elsewhere.push(("ATTIO_BRIDGE__NATS__STREAM__ENSURE".into(), "off".into()));
         let beside = self::served(&elsewhere);
         eventually("it is refused", || async {
-            beside.ask(&Request::keyed("k", TASK)).await.told() == (503, "broker_refused".into())
+            beside.ask(&Request::keyed("k", TASK)).await.status_and_reason() == (503, "broker_refused".into())
         })
         .await;
     }

@@ -5,10 +5,10 @@ use fastrand::Rng;
 use tokio::runtime::Handle;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::eventually;
 use crate::support::fixtures;
 use crate::support::request::Request;
 use crate::support::stress;
+use crate::support::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_truncated_at_any_byte_publishes_nothing_and_is_counted() {
@@ -49,7 +49,7 @@ async fn request_truncated_at_any_byte_publishes_nothing_and_is_counted() {
                 client.half_close().await;
                 while let Some(answer) = client.try_receive().await {
                     assert!(
-                        answer.status == 100 || answer.told() == (400, "bad_framing".into()),
+                        answer.status == 100 || answer.status_and_reason() == (400, "bad_framing".into()),
                         "{answer:?}"
                     );
                 }

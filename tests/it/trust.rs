@@ -9,7 +9,6 @@ use async_nats::ConnectOptions;
 
 use crate::support::bridge::config;
 use crate::support::certificates::Certificates;
-use crate::support::client::eventually;
 use crate::support::consumer::NAMES;
 use crate::support::kafka::security::{self, Door};
 use crate::support::kafka::shared as kafka;
@@ -19,6 +18,7 @@ use crate::support::proxy::{Proxy, Way};
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 /// The first byte of TLS.
 const HANDSHAKE: u8 = 0x16;
@@ -40,7 +40,11 @@ async fn stays_out(bridge: &Served, words: &str) {
         bridge.log().iter().any(|line| line.contains(words))
     })
     .await;
-    assert_eq!(bridge.ask(&delivery("early")).await.told(), (503, "broker_unavailable".into()), "{words}");
+    assert_eq!(
+        bridge.ask(&delivery("early")).await.status_and_reason(),
+        (503, "broker_unavailable".into()),
+        "{words}"
+    );
     assert_eq!(bridge.probe("/readyz").await, 503);
 }
 

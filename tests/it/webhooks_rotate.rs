@@ -12,8 +12,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, Deliveries, Ran};
-use crate::support::eventually;
 use crate::support::served::Served;
+use crate::support::wait::eventually_blocking;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -61,7 +61,7 @@ impl Site {
             let step = self.attio.block_on(rotation.next()).unwrap();
             if matches!(step, Step::Enable(_)) {
                 let secret = rotation.secret().unwrap();
-                eventually("the bridge accepts the new secret", || {
+                eventually_blocking("the bridge accepts the new secret", || {
                     self.attio.block_on(bridge.accepts(&probe, &secret)) == Ok(true)
                 });
             }

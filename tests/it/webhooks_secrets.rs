@@ -9,7 +9,7 @@ use attio_bridge::fake_attio::fault::Fault;
 use hyper::Method;
 
 use crate::support::attio::{Attio, KEY};
-use crate::support::eventually;
+use crate::support::wait::eventually_blocking;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -195,6 +195,6 @@ fn start_creating(attio: &Attio, arguments: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("Attio has created it", || !attio.store().webhooks.is_empty());
+    eventually_blocking("Attio has created it", || !attio.store().webhooks.is_empty());
     child
 }

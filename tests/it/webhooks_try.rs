@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::support::attio::{Attio, Deliveries, KEY};
 use crate::support::kafka::shared;
 use crate::support::served::Served;
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 const BEFORE: &str = "earlier contents of the file, long enough\n";
 
@@ -43,7 +44,7 @@ impl Site {
         );
         let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
         // Then its topics have leaders, which the verb needs to find the end of the topics.
-        eventually("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
+        eventually_blocking("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
         let deliverer = attio.deliverer(served.http, Timing { time_scale: 2000.0, ..Timing::default() });
         Self { attio, served, deliverer, config }
     }
@@ -120,7 +121,7 @@ fn timeout_and_ctrl_c_delete_webhook_and_record() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("the record is created", || !site.attio.store().records.is_empty());
+    eventually_blocking("the record is created", || !site.attio.store().records.is_empty());
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -137,7 +138,7 @@ fn failed_deletes_are_reported_beside_the_timeout() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually("the record is created", || !site.attio.store().records.is_empty());
+        eventually_blocking("the record is created", || !site.attio.store().records.is_empty());
         site.attio.faults(std::iter::repeat_n(Fault::Status(503), 12));
         running.join().unwrap()
     });
@@ -177,7 +178,7 @@ fn event_of_another_webhook_does_not_count() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually("the webhook is created", || site.attio.store().webhooks.len() == 2);
+        eventually_blocking("the webhook is created", || site.attio.store().webhooks.len() == 2);
         let made = site.attio.store().webhooks[1].webhook_id.clone();
         site.attio.store().set_status(&made, Status::Inactive);
         running.join().unwrap().expect(3).says(&["created record", "timed out after 30s", "on the bus"]);

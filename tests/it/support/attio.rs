@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::PATIENCE;
 use super::program::run_bare;
+use super::wait::PATIENCE;
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";

@@ -13,7 +13,8 @@ use super::bus::{self, Awaited, message};
 use super::kafka::{self, Broker};
 use super::memory::{Answer, Memory};
 use super::nats::{self, Server};
-use super::{PATIENCE, eventually, unique};
+use super::unique;
+use super::wait::{PATIENCE, eventually_blocking};
 
 /// A bus, ready, with one destination, and the controls of its broker.
 pub trait Rig: Sized {
@@ -247,6 +248,8 @@ impl Rig for OnNats {
 
     fn mend(&self) {
         // The bus makes it itself, as it did at its start; to make it here too would be a race.
-        eventually("the bus makes its stream again", || self.server.stream(&self.bench.stream).is_some());
+        eventually_blocking("the bus makes its stream again", || {
+            self.server.stream(&self.bench.stream).is_some()
+        });
     }
 }
