@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use crate::support::bridge::Bridge;
 use crate::support::client::Client;
-use crate::support::far::{Far, FarKafka, FarNats};
 use crate::support::full_tier;
 use crate::support::load::{Load, felt, until_accepted};
 use crate::support::mix::{Mix, Planned};
+use crate::support::network::{ProxiedBroker, ProxiedKafka, ProxiedNats};
 use crate::support::proxy::{Door, Flow, Proxy, Way};
 use crate::support::request::Request;
 use crate::support::served::Served;
@@ -25,20 +25,20 @@ const ANSWER: [(&str, &str); 1] = [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s")]
 
 /// Every event of the ledger is stored, and stored twice only where an attempt failed; where the broker
 /// knows its messages, never twice.
-pub fn check<F: Far>(far: &F, mix: &Mix, retried: &BTreeSet<String>) {
-    let found = far.found();
+pub fn check<B: ProxiedBroker>(broker: &B, mix: &Mix, retried: &BTreeSet<String>) {
+    let found = broker.found();
     let lost: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) == 0).collect();
     assert!(lost.is_empty(), "acknowledged and not there: {lost:?}");
-    let explained = |id: &String| !F::KNOWS_DUPLICATES && retried.contains(id);
+    let explained = |id: &String| !B::DEDUPLICATES && retried.contains(id);
     let twice: Vec<_> = found.events.keys().filter(|id| found.copies(id) > 1 && !explained(id)).collect();
     assert!(twice.is_empty(), "stored twice: {twice:?}");
     assert_eq!(found.events.len(), mix.ledger.events.len(), "nothing that nobody sent");
 }
 
 /// How often the one event of a delivery is stored.
-fn copies<F: Far>(far: &F, mix: &Mix, delivery: &Planned) -> usize {
+fn copies<B: ProxiedBroker>(broker: &B, mix: &Mix, delivery: &Planned) -> usize {
     let id = &delivery.ids[0];
-    far.copies(id, &mix.ledger.events[id])
+    broker.copies(id, &mix.ledger.events[id])
 }
 
 /// Many deliveries, and their senders.
@@ -64,71 +64,71 @@ async fn deliver(bridge: &Bridge<dyn Bus>, delivery: &Planned) -> BTreeSet<Strin
 }
 
 /// B2: stopped for a while, and going on.
-async fn frozen_broker_under_load_loses_no_event<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 31));
+async fn frozen_broker_under_load_loses_no_event<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&ANSWER).await, Mix::new(broker.prefix(), 31));
     let seconds: &[u64] = if full_tier() { &[1, 3, 10, 30] } else { &[1, 3] };
     let load = load(&mut mix, 400 * (seconds.len() + 1), &bridge);
     for seconds in seconds {
         flows(&load, 300).await;
         let (before, frozen) = (felt(&bridge).await, Duration::from_secs(*seconds));
-        far.pause();
+        broker.pause();
         tokio::time::sleep(frozen).await;
-        far.resume();
+        broker.resume();
         let back = Instant::now();
         flows(&load, 1).await;
         let (cost, after) = (felt(&bridge).await - before, back.elapsed());
         println!("frozen {frozen:?}: {cost} attempts failed, the next ack {after:?} after its return");
     }
     let retried = load.finish().await;
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 /// B2: the publish does not reach the broker.
-async fn lost_publish_answers_broker_timeout_and_the_retry_is_stored<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 32));
+async fn lost_publish_answers_broker_timeout_and_the_retry_is_stored<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&ANSWER).await, Mix::new(broker.prefix(), 32));
     let mut retried = every_topic_is_known(&bridge, &mut mix).await;
     for end in [Proxy::reset, Proxy::close] {
         let delivery = mix.single();
-        far.proxy().set(Way::ToServer, Flow::Stall);
+        broker.proxy().set(Way::ToServer, Flow::Stall);
         assert_eq!(bridge.ask(&delivery.request).await.status_and_reason(), (503, "broker_timeout".into()));
-        assert_eq!(copies(&far, &mix, &delivery), 0, "it did not get there");
-        end(far.proxy());
-        far.proxy().pass();
+        assert_eq!(copies(&broker, &mix, &delivery), 0, "it did not get there");
+        end(broker.proxy());
+        broker.proxy().pass();
         deliver(&bridge, &delivery).await;
         retried.extend(delivery.ids);
     }
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 /// B2: the broker has stored it, and its ack does not come back.
-async fn lost_ack_answers_broker_timeout_and_the_retry_is_deduplicated<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 33));
+async fn lost_ack_answers_broker_timeout_and_the_retry_is_deduplicated<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&ANSWER).await, Mix::new(broker.prefix(), 33));
     let mut retried = every_topic_is_known(&bridge, &mut mix).await;
     for end in [Proxy::reset, Proxy::close] {
         let delivery = mix.single();
-        far.proxy().set(Way::ToClient, Flow::Stall);
+        broker.proxy().set(Way::ToClient, Flow::Stall);
         assert_eq!(bridge.ask(&delivery.request).await.status_and_reason(), (503, "broker_timeout".into()));
-        assert_eq!(copies(&far, &mix, &delivery), 1, "unknown means here: stored");
-        end(far.proxy());
-        far.proxy().pass();
+        assert_eq!(copies(&broker, &mix, &delivery), 1, "unknown means here: stored");
+        end(broker.proxy());
+        broker.proxy().pass();
         deliver(&bridge, &delivery).await;
         // Kafka's own client asks again under its number, which the broker knows.
-        assert_eq!(copies(&far, &mix, &delivery), 1);
+        assert_eq!(copies(&broker, &mix, &delivery), 1);
         retried.extend(delivery.ids);
     }
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 /// B2: the ack is there, and the sender does not hear of it.
-async fn retry_after_a_lost_http_response_is_a_duplicate<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&[]).await, Mix::new(far.prefix(), 34));
+async fn retry_after_a_lost_http_response_is_a_duplicate<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&[]).await, Mix::new(broker.prefix(), 34));
     let door = Proxy::start(bridge.http);
     for end in [Proxy::reset, Proxy::close] {
         let delivery = mix.single();
@@ -143,46 +143,47 @@ async fn retry_after_a_lost_http_response_is_a_duplicate<F: Far>() {
         let answer = Client::connect(door.addr()).await.ask(&delivery.request).await;
         assert_eq!(answer.status_and_reason(), (200, "duplicate".into()));
     }
-    check(&far, &mix, &BTreeSet::new());
+    check(&broker, &mix, &BTreeSet::new());
 }
 
 const ACCEPTED: [(&str, &str); 2] = [("source", "attio"), ("reason", "accepted")];
 
 /// B2: connections are cut wherever it happens to be, in either direction.
-async fn connections_cut_at_any_byte_lose_no_event<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 35));
+async fn connections_cut_at_any_byte_lose_no_event<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&ANSWER).await, Mix::new(broker.prefix(), 35));
     let cuts = [1, 40, 250, 1000, 3000, 20_000];
     let load = load(&mut mix, 2500, &bridge);
     for (round, bytes) in cuts.into_iter().enumerate() {
         for way in [Way::ToServer, Way::ToClient] {
             flows(&load, 100).await;
-            let passed = far.proxy().passed(way);
-            far.proxy().set(way, Flow::CutAfter(bytes));
-            eventually(&format!("cut {round}"), || async { far.proxy().passed(way) >= passed + bytes }).await;
-            far.proxy().pass();
+            let passed = broker.proxy().passed(way);
+            broker.proxy().set(way, Flow::CutAfter(bytes));
+            eventually(&format!("cut {round}"), || async { broker.proxy().passed(way) >= passed + bytes })
+                .await;
+            broker.proxy().pass();
         }
     }
     let retried = load.finish().await;
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 /// B2: nothing gets through for longer than anybody waits, and nobody says so.
-async fn black_hole_network_loses_no_event<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&ANSWER).await, Mix::new(far.prefix(), 36));
+async fn black_hole_network_loses_no_event<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&ANSWER).await, Mix::new(broker.prefix(), 36));
     let load = load(&mut mix, 600, &bridge);
     flows(&load, 200).await;
     let before = felt(&bridge).await;
-    far.proxy().black_hole();
+    broker.proxy().black_hole();
     eventually("it is felt", || async { felt(&bridge).await >= before + 8.0 }).await;
-    far.proxy().door(Door::Shut);
-    far.proxy().reset();
+    broker.proxy().door(Door::Shut);
+    broker.proxy().reset();
     eventually("it is known", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 }).await;
-    far.proxy().pass();
+    broker.proxy().pass();
     let retried = load.finish().await;
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
@@ -198,28 +199,28 @@ async fn all_at_once(address: SocketAddr, planned: &[Planned]) -> Vec<(u16, Dura
 }
 
 /// B2: five hundred publishes while the broker is gone, and as many while it stands still.
-async fn memory_is_bounded_during_an_outage_and_retries_are_stored<F: Far>() {
+async fn memory_is_bounded_during_an_outage_and_retries_are_stored<B: ProxiedBroker>() {
     const EACH: usize = 500;
-    let far = F::new();
-    let mut variables = far.variables();
+    let broker = B::new();
+    let mut variables = broker.variables();
     variables.push((ANSWER[0].0, ANSWER[0].1.into()));
     let borrowed: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let bridge = Served::start(&borrowed);
     eventually("the bridge is ready", || async { bridge.probe("/readyz").await == 200 }).await;
-    let mut mix = Mix::new(far.prefix(), 37);
+    let mut mix = Mix::new(broker.prefix(), 37);
     let mut retried = BTreeSet::new();
     // The first three bring every part to its full size, the diagnosis of a broker that is gone included; after
     // that nothing may outgrow it, though the allocator may have returned some in between.
     const WARM_UP: usize = 3;
     let (frozen, gone) = (
-        ("frozen", F::pause as fn(&F), F::resume as fn(&F)),
-        ("gone", F::kill as fn(&F), F::restart as fn(&F)),
+        ("frozen", B::pause as fn(&B), B::resume as fn(&B)),
+        ("gone", B::kill as fn(&B), B::restart as fn(&B)),
     );
     let mut full = 0;
     for (round, (way, begin, end)) in [frozen, gone, frozen, frozen, gone, frozen].into_iter().enumerate() {
         let planned: Vec<_> = (0..EACH).map(|_| mix.single()).collect();
         let before = bridge.resident_kib();
-        begin(&far);
+        begin(&broker);
         if way == "gone" {
             eventually("it is known", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 }).await;
         }
@@ -233,33 +234,33 @@ async fn memory_is_bounded_during_an_outage_and_retries_are_stored<F: Far>() {
             full = full.max(after);
         }
         assert!(after <= full + full / 10, "memory grows while the broker is {way}");
-        end(&far);
+        end(&broker);
         let mut client = Client::connect(bridge.http).await;
         for delivery in &planned {
             until_accepted(&mut client, bridge.http, &delivery.request).await;
             retried.extend(delivery.ids.iter().cloned());
         }
     }
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 macro_rules! suite {
-    ($bus:ident, $far:ty, $($test:ident)*) => {
+    ($bus:ident, $broker:ty, $($test:ident)*) => {
         mod $bus {
             use super::*;
 
             $(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $test() {
-                    super::$test::<$far>().await;
+                    super::$test::<$broker>().await;
                 }
             )*
         }
     };
     ($($test:ident)*) => {
-        suite!(kafka, FarKafka, $($test)*);
-        suite!(nats, FarNats, $($test)*);
+        suite!(kafka, ProxiedKafka, $($test)*);
+        suite!(nats, ProxiedNats, $($test)*);
     };
 }
 

@@ -13,10 +13,10 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use crate::network::{check, flows, load};
 use crate::support::bridge::{Bridge, config};
 use crate::support::consumer::{Found, NAMES};
-use crate::support::far::{Far, FarKafka, FarNats};
 use crate::support::kafka::{Broker, shared};
 use crate::support::load::{check_bus, ready, send_and_check};
 use crate::support::mix::{Mix, Planned};
+use crate::support::network::{ProxiedBroker, ProxiedKafka, ProxiedNats};
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::wait::eventually;
@@ -35,15 +35,15 @@ async fn assert_unavailable(bridge: &Bridge<dyn Bus>, count: usize) {
 }
 
 /// B1: killed under load, again and again.
-async fn killed_broker_answers_broker_unavailable_until_it_is_back<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&[]).await, Mix::new(far.prefix(), 51));
+async fn killed_broker_answers_broker_unavailable_until_it_is_back<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&[]).await, Mix::new(broker.prefix(), 51));
     let kills = if full_tier() { 20 } else { 2 };
     let load = load(&mut mix, 600 * (kills + 1), &bridge);
     let mut random = fastrand::Rng::with_seed(51);
     for kill in 1..=kills {
         flows(&load, 500).await;
-        far.kill();
+        broker.kill();
         let gone = Instant::now();
         eventually("the loss is noticed", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 })
             .await;
@@ -52,28 +52,28 @@ async fn killed_broker_answers_broker_unavailable_until_it_is_back<F: Far>() {
         assert_eq!(bridge.admin("/readyz").await.status, 200, "readiness does not follow the broker");
         let down = if full_tier() { random.u64(2000..10_000) } else { 1000 };
         tokio::time::sleep(Duration::from_millis(down).saturating_sub(gone.elapsed())).await;
-        far.restart();
+        broker.restart();
         let (back, accepted) = (Instant::now(), load.accepted());
         eventually("load flows again", || async { load.accepted() > accepted }).await;
         let recovered = back.elapsed();
         println!("kill {kill}: noticed after {noticed:?}, first ack {recovered:?} after the restart");
     }
     let retried = load.finish().await;
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 mod kafka {
     #[tokio::test(flavor = "multi_thread")]
     async fn killed_broker_answers_broker_unavailable_until_it_is_back() {
-        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::FarKafka>().await;
+        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::ProxiedKafka>().await;
     }
 }
 
 mod nats {
     #[tokio::test(flavor = "multi_thread")]
     async fn killed_broker_answers_broker_unavailable_until_it_is_back() {
-        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::FarNats>().await;
+        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::ProxiedNats>().await;
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::network::check;
 use crate::support::client::{Client, Response};
-use crate::support::far::{Far, FarKafka, FarNats};
 use crate::support::mix::{Mix, Planned};
+use crate::support::network::{ProxiedBroker, ProxiedKafka, ProxiedNats};
 use crate::support::served::Served;
 use crate::support::wait::eventually;
 
@@ -85,15 +85,15 @@ impl Senders {
     }
 }
 
-async fn throughput_recovers_in_a_retry_storm_after_an_outage<F: Far>() {
+async fn throughput_recovers_in_a_retry_storm_after_an_outage<B: ProxiedBroker>() {
     let (outage, windows) = (60, 8);
-    let far = F::new();
-    let mut variables = far.variables();
+    let broker = B::new();
+    let mut variables = broker.variables();
     variables.push(("ATTIO_BRIDGE__HTTP__MAX_IN_FLIGHT", CAPACITY.to_string()));
     let borrowed: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let bridge = Served::start(&borrowed);
     eventually("the bridge is ready", || async { bridge.probe("/readyz").await == 200 }).await;
-    let mut mix = Mix::new(far.prefix(), 81);
+    let mut mix = Mix::new(broker.prefix(), 81);
     // More than can be sent, and every one that was begun is sent until it is accepted.
     let planned: Arc<[Planned]> = (0..150_000).map(|_| mix.single()).collect();
     let (senders, mut workers) = (Senders::new(planned), JoinSet::new());
@@ -103,11 +103,11 @@ async fn throughput_recovers_in_a_retry_storm_after_an_outage<F: Far>() {
     for _ in 0..windows {
         peak = peak.max(senders.throughput().await);
     }
-    far.kill();
+    broker.kill();
     tokio::time::sleep(Duration::from_secs(outage)).await;
     senders.join(&mut workers, STORM - CAPACITY, bridge.http);
     tokio::time::sleep(WINDOW).await;
-    far.restart();
+    broker.restart();
     let (back, mut course) = (Instant::now(), Vec::new());
     let recovered = loop {
         course.push(senders.throughput().await.round());
@@ -138,7 +138,7 @@ async fn throughput_recovers_in_a_retry_storm_after_an_outage<F: Far>() {
     let begun: BTreeSet<String> = senders.planned[..sent].iter().flat_map(|one| one.ids.clone()).collect();
     mix.ledger.events.retain(|id, _| begun.contains(id));
     // Who was refused is not kept: any of them may be stored twice where the broker does not know.
-    check(&far, &mix, &begun);
+    check(&broker, &mix, &begun);
     let metrics = bridge.metrics().await;
     assert!(metrics.balances());
     assert!(metrics.sum("deliveries_total", &[("reason", "overloaded")]) > 0.0, "it was a storm");
@@ -148,7 +148,7 @@ mod kafka {
     #[tokio::test(flavor = "multi_thread")]
     #[ignore = "full tier: compares rates, wants the machine to itself"]
     async fn throughput_recovers_in_a_retry_storm_after_an_outage() {
-        super::throughput_recovers_in_a_retry_storm_after_an_outage::<super::FarKafka>().await;
+        super::throughput_recovers_in_a_retry_storm_after_an_outage::<super::ProxiedKafka>().await;
     }
 }
 
@@ -156,6 +156,6 @@ mod nats {
     #[tokio::test(flavor = "multi_thread")]
     #[ignore = "full tier: compares rates, wants the machine to itself"]
     async fn throughput_recovers_in_a_retry_storm_after_an_outage() {
-        super::throughput_recovers_in_a_retry_storm_after_an_outage::<super::FarNats>().await;
+        super::throughput_recovers_in_a_retry_storm_after_an_outage::<super::ProxiedNats>().await;
     }
 }

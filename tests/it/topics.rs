@@ -12,13 +12,13 @@ use serde_json::{Value as Json, json};
 
 use crate::support::kafka::security::{Door, PASSWORD, SECOND_USER, shared};
 use crate::support::kafka::variables::variables;
-use crate::support::kept;
 use crate::support::nats::place::Place;
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
 use crate::support::program::{self, Variables, lent, printed, variables as named};
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::snapshot;
 use crate::support::unique;
 use crate::support::wait::eventually;
 use crate::support::watched::kit;
@@ -231,11 +231,11 @@ fn output_of_each_format_matches_its_snapshot() {
         ("strimzi.yaml", "strimzi", &in_full()),
         ("nats.sh", "nats", &nats),
     ];
-    let folder = kept::folder("topics");
+    let folder = snapshot::folder("topics");
     let changed: Vec<String> = table
         .into_iter()
         .filter_map(|(file, format, config)| {
-            kept::compare(&folder.join(file), &topics(&["--format", format], config))
+            snapshot::compare(&folder.join(file), &topics(&["--format", format], config))
         })
         .collect();
     assert!(changed.is_empty(), "{}", changed.join("\n"));
