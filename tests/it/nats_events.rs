@@ -1,4 +1,4 @@
-//! What a consumer finds on NATS: subjects, headers and payloads, from signed deliveries on.
+//! Subjects, headers and payloads on NATS of signed deliveries.
 
 use std::collections::BTreeMap;
 
@@ -91,7 +91,7 @@ async fn binary_mode_puts_attributes_into_nats_headers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stream_deduplicates_after_a_restart_of_the_bridge() {
-    let (server, place) = (shared(), Place::new("forgotten"));
+    let (server, place) = (shared(), Place::new("restarted"));
     let request = Request::keyed("one", record_created("r"));
     let first = place.bridge(&server, &[]).await;
     ready(&first).await;
@@ -109,17 +109,17 @@ async fn missing_stream_answers_503_until_it_is_created() {
     let (server, place) = (shared(), Place::new("missing"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")]).await;
     let request = Request::keyed("one", record_created("r"));
-    eventually("it is refused", || async {
+    eventually("the delivery is refused", || async {
         bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
-    eventually("readiness waits for the missing stream and says so", || async {
+    eventually("/readyz names the missing stream", || async {
         let answer = bridge.admin("/readyz").await;
         answer.status == 503 && String::from_utf8_lossy(&answer.body).contains(&place.stream)
     })
     .await;
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
-    eventually("it is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
+    eventually("the delivery is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
     ready(&bridge).await;
     assert_eq!(place.stored(&server).len(), 1);
 }
@@ -130,7 +130,7 @@ async fn conflicting_stream_answers_503_until_it_is_deleted() {
     server.create_stream(&other, &[&format!("{}.record.>", place.prefix)], |_| {});
     let bridge = place.bridge(&server, &[]).await;
     let request = Request::keyed("one", record_created("r"));
-    eventually("it is refused", || async {
+    eventually("the delivery is refused", || async {
         bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
@@ -141,7 +141,7 @@ async fn conflicting_stream_answers_503_until_it_is_deleted() {
     assert_eq!(bridge.ask(&request).await.status, 200);
 }
 
-/// A message's size as the server counts it: headers and payload.
+/// The size of a message as the server counts it: headers and payload.
 fn size(message: &Stored) -> usize {
     let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     "NATS/1.0\r\n\r\n".len() + headers + message.payload.len()
@@ -152,7 +152,7 @@ async fn message_too_large_for_the_stream_is_quarantined() {
     let (server, place) = (shared(), Place::new("large"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
-    // Its ids stand in the attributes once more, so its envelope is larger than its quarantine.
+    // Its ids are repeated in the attributes, so its envelope is larger than its quarantine message.
     let long = "i".repeat(128);
     let large = format!(
         r#"{{"event_type":"record.created","id":{{"workspace_id":"{long}","object_id":"{long}","record_id":"{long}"}}}}"#
@@ -170,7 +170,7 @@ async fn message_too_large_for_the_stream_is_quarantined() {
         serde_json::from_str::<serde_json::Value>(stored[1].text()).unwrap()["reason"],
         "rejected_by_broker"
     );
-    // What does not even fit into quarantine is the operator's matter, and never a loss.
+    // An event too large for quarantine too is answered 503, so that it is not lost.
     let huge = small.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(5000)), 1);
     let answer = bridge.ask(&Request::keyed("3", body(&[&huge]))).await;
     assert_eq!(answer.status_and_reason(), (503, "broker_refused".into()));

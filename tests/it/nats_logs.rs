@@ -1,4 +1,4 @@
-//! What the log says of NATS: once a change, and what to do.
+//! Log lines of the NATS bus: one for each change, with advice.
 
 use std::io::Write;
 use std::time::Duration;
@@ -19,18 +19,18 @@ use crate::support::nats::place::Place;
 use crate::support::nats::{Server, shared};
 use crate::support::wait::eventually;
 
-/// The adapter's own lines at a level.
+/// The messages of the NATS adapter at a level.
 fn lines(logs: &Logs, level: &str) -> Vec<String> {
     let text = logs.text();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let own = lines.filter(|line| {
+    let adapter = lines.filter(|line| {
         line["level"] == level && line["target"].as_str().unwrap().starts_with("attio_bridge::bus::nats")
     });
-    own.map(|line| line["message"].as_str().unwrap().to_owned()).collect()
+    adapter.map(|line| line["message"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn until_said(logs: &Logs, level: &str, words: &str) {
-    eventually(&format!("{words} is said"), || async {
+async fn until_logged(logs: &Logs, level: &str, words: &str) {
+    eventually(&format!("{words} is logged"), || async {
         lines(logs, level).iter().any(|line| line.contains(words))
     })
     .await;
@@ -40,10 +40,10 @@ const VERIFY: [(&str, &str); 1] = [("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verif
 
 #[tokio::test]
 async fn missing_stream_is_logged_once_with_advice() {
-    let (logs, server, place) = (Logs::capture(), shared(), Place::new("unnamed"));
+    let (logs, server, place) = (Logs::capture(), shared(), Place::new("missing"));
     let bridge = place.bridge(&server, &VERIFY).await;
-    until_said(&logs, "ERROR", "does not exist").await;
-    // It is looked at every second.
+    until_logged(&logs, "ERROR", "does not exist").await;
+    // The stream is queried every second.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let errors = lines(&logs, "ERROR");
     assert_eq!(errors.len(), 1, "{errors:?}");
@@ -52,7 +52,7 @@ async fn missing_stream_is_logged_once_with_advice() {
     }
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
     ready(&bridge).await;
-    until_said(&logs, "INFO", "accepts every event").await;
+    until_logged(&logs, "INFO", "accepts every event").await;
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn conflicting_stream_is_logged_by_name() {
     let (logs, server, place, other) = (Logs::capture(), shared(), Place::new("named"), stream_name("other"));
     server.create_stream(&other, &[&format!("{}.note.>", place.prefix)], |_| {});
     let _bridge = place.bridge(&server, &[]).await;
-    until_said(&logs, "ERROR", &format!("stream {other} accepts {}.note.", place.prefix)).await;
+    until_logged(&logs, "ERROR", &format!("stream {other} accepts {}.note.", place.prefix)).await;
     server.delete_stream(&other);
 }
 
@@ -74,7 +74,7 @@ async fn stream_configuration_drift_is_logged_in_one_line() {
     });
     let bridge = place.bridge(&server, &VERIFY).await;
     ready(&bridge).await;
-    until_said(&logs, "WARN", "differs from the configuration").await;
+    until_logged(&logs, "WARN", "differs from the configuration").await;
     let warnings = lines(&logs, "WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for words in ["storage is memory", "duplicate_window is 1m", "max_age is 1h"] {
@@ -88,17 +88,17 @@ async fn outage_is_logged_at_its_start_and_end() {
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
     server.kill();
-    until_said(&logs, "WARN", "connection lost").await;
-    until_said(&logs, "WARN", "connection error").await;
+    until_logged(&logs, "WARN", "connection lost").await;
+    until_logged(&logs, "WARN", "connection error").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let warnings = lines(&logs, "WARN");
-    assert!(warnings.len() <= 3, "a line a change, not a line a try: {warnings:?}");
+    assert!(warnings.len() <= 3, "one line for each change, not for each attempt: {warnings:?}");
     server.restart();
-    until_said(&logs, "INFO", "reconnected").await;
+    until_logged(&logs, "INFO", "reconnected").await;
 }
 
-/// What a server says that refuses more, before it goes, than the client has room to tell of.
-fn flood() -> Vec<u8> {
+/// More errors than the event queue of the client holds.
+fn error_flood() -> Vec<u8> {
     let refusal = "-ERR 'Permissions Violation for Publish to \"x\"'\r\n";
     format!("PONG\r\n{}", refusal.repeat(500)).into_bytes()
 }
@@ -126,13 +126,13 @@ async fn connection_loss_is_logged_although_the_event_queue_overflowed() {
         line.clear();
         server.read_line(&mut line).await.unwrap();
     }
-    // All of it, and the end, before the client's task runs again on this one thread.
+    // Sends everything and closes before the task of the client runs again on this single thread.
     let mut server = server.into_inner().into_std().unwrap();
     server.set_nonblocking(false).unwrap();
-    server.write_all(&flood()).unwrap();
+    server.write_all(&error_flood()).unwrap();
     drop((server, listener));
 
-    until_said(&logs, "INFO", "nats: connected").await;
-    until_said(&logs, "WARN", "connection lost").await;
+    until_logged(&logs, "INFO", "nats: connected").await;
+    until_logged(&logs, "WARN", "connection lost").await;
     assert_eq!(metrics.bus().up.get(), 0);
 }

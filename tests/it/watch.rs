@@ -306,7 +306,7 @@ fn missing_output_for_new_secrets_is_found_at_start() {
         let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
         crate::support::attio::program(&["watch", "--config", config.to_str().unwrap()], &variables)
     };
-    start(&configured(&attio, "recreate = true\n")).expect(78).says(&[
+    start(&configured(&attio, "recreate = true\n")).expect(78).mentions(&[
         "production",
         "secret_file",
         "--secret-hook",
@@ -326,9 +326,9 @@ fn slugs_file_is_pulled_and_kept_up_to_date() {
         crate::support::attio::program(&[&["slugs", "pull"], more].concat(), &variables)
     };
     attio.faults([Fault::Status(503)]);
-    let printed = pull(&[]).expect(0).says(&["answered 503", "retrying in"]);
-    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
-    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["unchanged"]);
+    let printed = pull(&[]).expect(0).mentions(&["answered 503", "retrying in"]);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).mentions(&["3 objects and 2 lists, written"]);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).mentions(&["unchanged"]);
     let read =
         || attio_bridge::pipeline::slugs::Slugs::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), printed.stdout);

@@ -189,7 +189,7 @@ impl Ran {
 
     /// Fails the test unless every part is in its messages.
     #[track_caller]
-    pub fn says(self, parts: &[&str]) -> Self {
+    pub fn mentions(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stderr.contains(part), "{part:?} is not in:\n{}", self.stderr);
         }
