@@ -11,8 +11,8 @@ use crate::load::closed::{self, Until};
 use crate::load::{flood, open};
 use crate::row::{BATCH, Phase, Sum, Traffics};
 use crate::server::Server;
-use crate::support::eventually;
 use crate::support::request::Request;
+use crate::support::wait::eventually_blocking;
 use crate::targets::Target;
 use crate::usage;
 
@@ -116,6 +116,6 @@ fn neighbours() -> Vec<Target> {
         })
     };
     let targets = floods.into_iter().map(beside).collect();
-    eventually("the bridge still answers", || TcpStream::connect(server.address).is_ok());
+    eventually_blocking("the bridge still answers", || TcpStream::connect(server.address).is_ok());
     targets
 }

@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::stage::Stage;
-use crate::support::eventually;
 use crate::support::ports::free_ports;
 use crate::support::request::{Request, SECRET};
+use crate::support::wait::eventually_blocking;
 use crate::support::watched::kit;
 
 /// A running server. Ended when dropped.
@@ -53,7 +53,7 @@ impl Server {
             .env("ATTIO_WEBHOOK_SECRET", SECRET)
             .envs(variables.iter().map(|(name, value)| (name, value)));
         let server = Self::start(name, command, port);
-        eventually(&format!("{name} is ready"), || ready(admin));
+        eventually_blocking(&format!("{name} is ready"), || ready(admin));
         server
     }
 

@@ -36,7 +36,7 @@ fn split_word(text: &str) -> (&str, &str) {
 }
 
 #[tokio::test]
-async fn the_alerts_speak_of_metrics_that_there_are() {
+async fn alerts_select_existing_metrics_and_labels() {
     let bridge = Bridge::start().await;
     let bridge = bridge.metrics().await;
     let watch = WatchMetrics::new(&["production".into()], &["attio".into()]).render();
@@ -65,7 +65,7 @@ async fn the_alerts_speak_of_metrics_that_there_are() {
 }
 
 #[test]
-fn the_alert_for_503_knows_every_reason_of_it() {
+fn alert_for_503_covers_every_reason() {
     let (_, rest) = ALERTS.split_once("reason=~\"").expect("a list of reasons");
     let (listed, _) = rest.split_once('"').expect("the list ends");
     let unavailable = Reason::ALL.into_iter().filter(|reason| respond::status(*reason).as_u16() == 503);

@@ -12,10 +12,11 @@ use tokio::net::TcpStream;
 
 use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Broken;
-use crate::support::client::{Client, Response, eventually};
+use crate::support::client::{Client, Response};
 use crate::support::fixtures;
 use crate::support::memory::Answer;
 use crate::support::request::{Request, sign};
+use crate::support::wait::eventually;
 
 const RECORD: &str =
     r#"{"event_type":"record.created","id":{"workspace_id":"w","object_id":"o","record_id":"r"}}"#;
@@ -96,7 +97,7 @@ async fn provoke(reason: Reason) -> (Response, Bridge) {
         Reason::Accepted | Reason::Filtered => good,
         Reason::Quarantined => Request::signed("no JSON"),
         Reason::Duplicate => {
-            assert_eq!(bridge.ask(&good).await.told(), (200, "accepted".into()));
+            assert_eq!(bridge.ask(&good).await.status_and_reason(), (200, "accepted".into()));
             good
         }
         Reason::Empty => Request::signed(EMPTY),
@@ -252,7 +253,11 @@ async fn mixed_delivery_has_the_first_success_reason_that_applies() {
         .await;
         bridge.ask(&Request::signed(KNOWN)).await;
         let body = format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(","));
-        assert_eq!(bridge.ask(&Request::keyed("k", body)).await.told(), (200, reason.into()), "{events:?}");
+        assert_eq!(
+            bridge.ask(&Request::keyed("k", body)).await.status_and_reason(),
+            (200, reason.into()),
+            "{events:?}"
+        );
     }
 }
 
@@ -275,7 +280,7 @@ async fn one_failed_event_fails_the_answer_and_internal_precedes_broker_reasons(
         let bridge = Bridge::start().await;
         bridge.bus.script(script.clone());
         let body = format!(r#"{{"webhook_id":"w","events":[{RECORD},{RECORD},{RECORD}]}}"#);
-        let answer = bridge.ask(&Request::keyed("k", body)).await.told();
+        let answer = bridge.ask(&Request::keyed("k", body)).await.status_and_reason();
         assert_eq!(answer, (status, reason.into()), "{script:?}");
         assert!(bridge.metrics().await.balances());
     }
@@ -398,9 +403,13 @@ async fn chunked_body_is_accepted() {
     let mut client = bridge.connect().await;
     for (at, size) in [1, 7, 100, 1 << 20].into_iter().enumerate() {
         let request = Request::keyed(&format!("k{at}"), RECORD).chunked(size);
-        assert_eq!(client.ask(&request).await.told(), (200, "accepted".into()), "chunks of {size}");
+        assert_eq!(
+            client.ask(&request).await.status_and_reason(),
+            (200, "accepted".into()),
+            "chunks of {size}"
+        );
     }
-    assert!(client.ask(&Request::keyed("k0", RECORD)).await.told() == (200, "duplicate".into()));
+    assert!(client.ask(&Request::keyed("k0", RECORD)).await.status_and_reason() == (200, "duplicate".into()));
 }
 
 #[tokio::test]
@@ -411,7 +420,7 @@ async fn expect_100_continue_is_answered_100_only_if_the_head_is_accepted() {
     client.write(&good.head()).await;
     assert_eq!(client.receive().await.status, 100);
     client.write(&good.framed_body()).await;
-    assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+    assert_eq!(client.receive().await.status_and_reason(), (200, "accepted".into()));
 
     let unwanted = good.path("/webhooks/other");
     let mut client = bridge.connect().await;

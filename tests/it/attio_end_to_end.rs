@@ -10,7 +10,8 @@ use crate::support::attio::Attio;
 use crate::support::consumer::Found;
 use crate::support::kafka::Broker;
 use crate::support::served::Served;
-use crate::support::{eventually, stress, unique};
+use crate::support::wait::eventually_blocking;
+use crate::support::{stress, unique};
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -23,7 +24,7 @@ fn event(record: usize) -> String {
 }
 
 #[test]
-fn what_attio_sends_through_an_outage_is_there_exactly_once() {
+fn events_sent_during_an_outage_are_stored_exactly_once() {
     let (attio, broker, prefix) = (Attio::start(), Broker::start(), unique("whole"));
     let secret = attio.path("secret");
     let text = format!(
@@ -46,10 +47,10 @@ fn what_attio_sends_through_an_outage_is_there_exactly_once() {
             assert_eq!(deliverer.publish(&event(record)), 1);
         }
     });
-    eventually("deliveries flow", || deliverer.counts().delivered >= events / 5);
+    eventually_blocking("deliveries flow", || deliverer.counts().delivered >= events / 5);
     broker.kill();
     let refused = || deliverer.statuses().iter().filter(|status| **status == Some(503)).count();
-    eventually("the outage is felt", || refused() >= events / 20);
+    eventually_blocking("the outage is felt", || refused() >= events / 20);
     broker.restart();
     attio.block_on(deliverer.idle());
     assert_eq!(deliverer.counts(), DeliveryCounts { delivered: events, ..DeliveryCounts::default() });

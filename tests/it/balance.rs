@@ -7,12 +7,12 @@ use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::PublishError;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::eventually;
 use crate::support::consumer::NAMES;
 use crate::support::fixtures;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
 use crate::support::scrape::Labels;
+use crate::support::wait::eventually;
 
 /// The categories of events: the names of the topics but the last, quarantine.
 const CATEGORIES: &[&str] = NAMES.split_at(NAMES.len() - 1).0;
@@ -80,7 +80,7 @@ async fn every_metric_of_the_contract_starts_at_0() {
 }
 
 #[tokio::test]
-async fn there_is_no_metric_outside_the_contract() {
+async fn no_metric_is_outside_the_contract() {
     let bridge = Bridge::start().await;
     let known: BTreeSet<String> =
         contract().into_keys().map(|name| name.trim_end_matches("_count").to_owned()).collect();

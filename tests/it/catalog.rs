@@ -19,7 +19,7 @@ fn subject(parts: &[Part]) -> String {
 }
 
 #[test]
-fn the_catalog_equals_the_list() {
+fn catalog_equals_its_fixture() {
     let list = fixtures::json("catalog.json");
     let mut listed: Vec<[String; 5]> = list["events"]
         .as_array()

@@ -192,7 +192,7 @@ fn invalid_values_are_refused() {
 }
 
 #[test]
-fn the_checked_configuration_holds_the_defaults() {
+fn checked_configuration_contains_the_defaults() {
     let config = Setup::good().config();
     assert_eq!(config.http.max_body_bytes, 524_288);
     assert_eq!(config.http.answer_timeout, Duration::from_secs(4));
@@ -223,7 +223,7 @@ fn misspelled_variables_are_warnings() {
 }
 
 #[test]
-fn two_categories_may_share_an_address() {
+fn categories_may_share_an_address() {
     let setup = Setup::good().toml("[route.categories]\nnote = \"crm\"\ntask = \"crm\"\n");
     let categories = setup.config().route.categories;
     assert_eq!(categories[&Category::Note], categories[&Category::Task]);

@@ -98,7 +98,7 @@ fn assert_configuration_error(more: &[(&str, &str)], words: &[&str]) {
 }
 
 #[test]
-fn properties_that_no_client_can_be_created_with_exit_78_in_check_and_serve() {
+fn unusable_kafka_properties_exit_78_in_check_and_serve() {
     let table = [
         ("MAX_IN_FLIGHT", "100", "kafka.properties.max.in.flight: "),
         ("RETRIES", "0", "kafka.properties.retries: "),
@@ -114,13 +114,13 @@ fn properties_that_no_client_can_be_created_with_exit_78_in_check_and_serve() {
 }
 
 #[test]
-fn two_properties_that_each_keep_a_client_from_being_created_exit_78() {
+fn two_unusable_kafka_properties_exit_78() {
     let properties = [("KAFKA__PROPERTIES__MAX_IN_FLIGHT", "100"), ("KAFKA__PROPERTIES__RETRIES", "0")];
     assert_configuration_error(&properties, &["kafka.properties.max.in.flight: "]);
 }
 
 #[test]
-fn a_ca_file_without_certificates_exits_78() {
+fn ca_file_without_certificates_exits_78() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "not a certificate").expect("it is written");
     let tls = ("KAFKA__SECURITY_PROTOCOL", "ssl");
@@ -134,7 +134,7 @@ fn a_ca_file_without_certificates_exits_78() {
 }
 
 #[test]
-fn certificate_and_key_that_do_not_belong_together_exit_78() {
+fn mismatched_certificate_and_key_exit_78() {
     let certificates = crate::support::certificates::Certificates::make();
     let path = |name: &str| certificates.path(name).to_str().expect("UTF-8").to_owned();
     let variables = [

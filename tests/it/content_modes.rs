@@ -76,7 +76,7 @@ fn without_receipt(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn binary_is_the_data_byte_for_byte_with_the_attributes_as_headers() {
+async fn binary_mode_keeps_data_byte_for_byte_and_attributes_as_headers() {
     let Published { event, quarantined, between } = publish("binary").await;
     assert_eq!(event.value(), EVENT);
     assert_eq!(event.key(), "r");
@@ -100,7 +100,7 @@ async fn binary_is_the_data_byte_for_byte_with_the_attributes_as_headers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_modes_are_read_alike_by_the_sdks_of_two_languages() {
+async fn rust_and_python_sdks_read_both_content_modes_alike() {
     let data: serde_json::Value = serde_json::from_str(EVENT).expect("the event is JSON");
     for mode in ["structured", "binary"] {
         let Published { event, quarantined, between } = publish(mode).await;

@@ -14,11 +14,11 @@ use serde_json::json;
 
 use crate::support::bridge::Bridge;
 use crate::support::bus::metrics;
-use crate::support::client::eventually;
 use crate::support::fixtures;
 use crate::support::logs::Logs;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 /// A delivery of one event, the same every time.
 fn event() -> Request {
@@ -65,7 +65,7 @@ async fn fifty_copies(bridge: &Bridge) -> Vec<(u16, String)> {
     bridge.bus.release();
     let mut answers = Vec::new();
     for mut client in clients {
-        answers.push(client.receive().await.told());
+        answers.push(client.receive().await.status_and_reason());
     }
     answers
 }
@@ -89,16 +89,16 @@ async fn concurrent_repeats_share_the_failure_and_it_is_forgotten() {
     assert!(answers.iter().all(|told| *told == (503, "broker_timeout".into())), "{answers:?}");
     assert!(bridge.bus.stored().is_empty());
     bridge.bus.answer(Answer::Acknowledge);
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "accepted".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "accepted".into()));
     assert_eq!(bridge.bus.stored().len(), 1);
 }
 
 #[tokio::test]
 async fn an_acknowledged_event_is_not_published_again() {
     let bridge = Bridge::start().await;
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "accepted".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "accepted".into()));
     for _ in 0..5 {
-        assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()));
+        assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()));
     }
     assert_eq!(bridge.bus.attempts(), 1);
     assert_eq!(lookups(&bridge).await, [1.0, 0.0, 5.0]);
@@ -109,8 +109,8 @@ async fn an_acknowledged_event_is_not_published_again() {
 async fn a_duplicate_at_the_broker_is_a_duplicate_and_is_remembered() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Duplicate);
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()));
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(bridge.bus.attempts(), 1);
 }
 
@@ -120,38 +120,38 @@ async fn a_failure_is_forgotten_so_that_the_retry_publishes() {
         let bridge = Bridge::start().await;
         bridge.bus.answer(Answer::Fail(error));
         for _ in 0..3 {
-            assert_eq!(bridge.ask(&event()).await.told().1, reason);
+            assert_eq!(bridge.ask(&event()).await.status_and_reason().1, reason);
         }
         assert_eq!(bridge.metric("dedup_entries", &[]).await, 0.0, "{reason}");
         bridge.bus.answer(Answer::Acknowledge);
-        assert_eq!(bridge.ask(&event()).await.told(), (200, "accepted".into()), "{reason}");
-        assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()), "{reason}");
+        assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "accepted".into()), "{reason}");
+        assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()), "{reason}");
         assert_eq!(bridge.bus.stored().len(), 1, "{reason}");
     }
 }
 
 #[tokio::test]
-async fn an_ack_that_comes_after_the_answer_is_remembered() {
+async fn late_ack_after_the_answer_is_remembered() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Late);
-    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (503, "broker_timeout".into()));
     // A retry before the ack joins the in-flight entry, and times out too.
-    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (503, "broker_timeout".into()));
     assert_eq!(bridge.bus.waiting(), 1);
     bridge.bus.release();
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(bridge.bus.stored().len(), 1);
     assert!(bridge.metrics().await.balances());
 }
 
 #[tokio::test]
-async fn a_publish_that_hangs_and_fails_late_is_forgotten() {
+async fn publish_that_fails_after_the_answer_is_forgotten() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Hang);
-    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (503, "broker_timeout".into()));
     bridge.bus.release();
     bridge.bus.answer(Answer::Acknowledge);
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "accepted".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "accepted".into()));
     assert_eq!(bridge.bus.stored().len(), 1);
 }
 
@@ -167,7 +167,7 @@ enum Goes {
 }
 
 #[tokio::test]
-async fn a_client_that_disconnects_leaves_nothing_behind() {
+async fn client_disconnect_leaves_no_in_flight_entry() {
     for goes in [Goes::Away, Goes::Abruptly, Goes::HalfWay] {
         let bridge = Bridge::start().await;
         bridge.bus.answer(Answer::Late);
@@ -191,15 +191,15 @@ async fn a_client_that_disconnects_leaves_nothing_behind() {
         let accepted = [("source", "attio"), ("reason", "accepted")];
         bridge.until("deliveries_total", &accepted, 1.0).await;
         if let Some(mut client) = client {
-            assert_eq!(client.receive().await.told(), (200, "accepted".into()), "{goes:?}");
+            assert_eq!(client.receive().await.status_and_reason(), (200, "accepted".into()), "{goes:?}");
         }
-        assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()), "{goes:?}");
+        assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()), "{goes:?}");
         assert_eq!(bridge.bus.stored().len(), 1, "{goes:?}");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_disconnects_within_its_body_publishes_nothing() {
+async fn client_disconnect_within_its_body_publishes_nothing() {
     let bridge = Bridge::start().await;
     let request = event();
     for cut in [0, 1, request.body.len() / 2, request.body.len() - 1] {
@@ -211,7 +211,7 @@ async fn a_client_that_disconnects_within_its_body_publishes_nothing() {
     }
     assert_eq!(bridge.bus.attempts(), 0);
     assert_eq!(bridge.metric("events_in_flight", &[]).await, 0.0);
-    assert_eq!(bridge.ask(&request).await.told(), (200, "accepted".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (200, "accepted".into()));
 }
 
 #[tokio::test]
@@ -238,8 +238,8 @@ async fn a_repeat_inside_a_delivery_shares_the_failure() {
     let event = r#"{"event_type":"task.created","id":{"event_id":"e"}}"#;
     let request = Request::keyed("k", format!(r#"{{"webhook_id":"w","events":[{event},{event}]}}"#));
     // The first is settled before the second is enqueued, so that the second may publish.
-    assert_eq!(bridge.ask(&request).await.told(), (503, "broker_unavailable".into()));
-    assert_eq!(bridge.ask(&request).await.told(), (200, "duplicate".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (503, "broker_unavailable".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(bridge.bus.stored().len(), 1);
 }
 
@@ -269,7 +269,7 @@ async fn an_event_rejected_by_the_broker_is_quarantined_before_the_answer() {
     assert_eq!(bridge.metric("events_in_flight", &[]).await, 1.0, "no answer before its ack");
     bridge.bus.release();
     let answer = client.receive().await;
-    assert_eq!(answer.told(), (200, "quarantined".into()));
+    assert_eq!(answer.status_and_reason(), (200, "quarantined".into()));
     assert_eq!(answer.json()["quarantined"], 1);
     let stored = bridge.bus.stored();
     assert_eq!(stored.len(), 1);
@@ -278,7 +278,7 @@ async fn an_event_rejected_by_the_broker_is_quarantined_before_the_answer() {
 
     // A retry that is rejected again is already in quarantine.
     bridge.bus.script([rejected()]);
-    assert_eq!(client.ask(&event()).await.told(), (200, "duplicate".into()));
+    assert_eq!(client.ask(&event()).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(bridge.bus.stored().len(), 1);
     let labels = [("source", "attio"), ("category", "task"), ("result", "quarantined")];
     assert_eq!(bridge.metric("events_total", &labels).await, 1.0);
@@ -306,7 +306,7 @@ async fn an_event_rejected_beside_one_that_hangs_is_left_to_the_retry() {
     let rejected = || Answer::Fail(PublishError::Rejected { detail: "too large".into() });
     bridge.bus.script([rejected(), Answer::Acknowledge, Answer::Hang]);
     let delivery = Request::keyed("k", fixtures::delivery("edge/batch-of-three"));
-    assert_eq!(bridge.ask(&delivery).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&delivery).await.status_and_reason(), (503, "broker_timeout".into()));
     bridge.bus.release();
     bridge.bus.script([rejected(), Answer::Acknowledge, Answer::Acknowledge]);
     let answer = bridge.ask(&delivery).await.json();
@@ -319,14 +319,14 @@ async fn an_event_rejected_beside_one_that_hangs_is_left_to_the_retry() {
 async fn a_quarantine_topic_with_too_low_a_size_limit_is_logged() {
     let (logs, bridge) = (Logs::capture(), Bridge::start().await);
     bridge.bus.answer(Answer::Fail(PublishError::Rejected { detail: "too large".into() }));
-    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_refused".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (503, "broker_refused".into()));
     let text = logs.text();
     assert!(text.contains("the quarantine topic rejected it too: too large; raise its size limit"), "{text}");
     assert!(text.contains("max.message.bytes"), "{text}");
 }
 
 #[tokio::test]
-async fn a_quarantine_that_fails_is_no_200() {
+async fn failed_quarantine_is_not_answered_200() {
     for (error, reason) in failures() {
         let bridge = Bridge::start().await;
         bridge.bus.script([
@@ -342,8 +342,8 @@ async fn a_quarantine_that_fails_is_no_200() {
         bridge.bus.script([Answer::Fail(error)]);
         let unusable = Request::keyed("k", "no JSON");
         assert!(bridge.ask(&unusable).await.status >= 500, "{reason}");
-        assert_eq!(bridge.ask(&unusable).await.told(), (200, "quarantined".into()), "{reason}");
-        assert_eq!(bridge.ask(&unusable).await.told(), (200, "duplicate".into()), "{reason}");
+        assert_eq!(bridge.ask(&unusable).await.status_and_reason(), (200, "quarantined".into()), "{reason}");
+        assert_eq!(bridge.ask(&unusable).await.status_and_reason(), (200, "duplicate".into()), "{reason}");
         assert_eq!(bridge.bus.stored().len(), 1);
     }
 }
@@ -351,7 +351,7 @@ async fn a_quarantine_that_fails_is_no_200() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn a_retry_publishes_exactly_what_is_missing(fails in prop::collection::vec(any::<bool>(), 1..=20), which in 0..5usize) {
+    fn retry_publishes_exactly_the_missing_events(fails in prop::collection::vec(any::<bool>(), 1..=20), which in 0..5usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let bridge = Bridge::start().await;
@@ -539,14 +539,14 @@ async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_repeat_of_a_hanging_publish_is_refused_at_once_while_the_broker_is_down() {
+async fn repeat_of_a_pending_publish_is_refused_at_once_during_an_outage() {
     let bridge = Bridge::impatient().await;
     bridge.bus.answer(Answer::Late);
-    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (503, "broker_timeout".into()));
     bridge.bus.set_state(attio_bridge::pipeline::publish::BusState::Down);
-    assert_eq!(bridge.ask(&event()).await.told(), (503, "broker_unavailable".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (503, "broker_unavailable".into()));
     bridge.bus.set_state(attio_bridge::pipeline::publish::BusState::Up);
     bridge.bus.release();
-    assert_eq!(bridge.ask(&event()).await.told(), (200, "duplicate".into()));
+    assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(bridge.bus.attempts(), 1);
 }

@@ -107,7 +107,7 @@ fn of_config_map() -> (Config, Vec<String>) {
 }
 
 #[test]
-fn the_config_map_and_the_deployment_agree() {
+fn config_map_and_deployment_agree() {
     let (config, secrets) = of_config_map();
     let deployment = yaml(DEPLOYMENT);
     let pod = at(&deployment, "/spec/template/spec");
@@ -147,7 +147,7 @@ fn the_config_map_and_the_deployment_agree() {
 }
 
 #[tokio::test]
-async fn the_probes_ask_what_is_there() {
+async fn probes_request_existing_endpoints() {
     let deployment = yaml(DEPLOYMENT);
     let container = named(at(&deployment, "/spec/template/spec/containers"), "attio-bridge");
     let bridge = Bridge::start().await;
@@ -158,7 +158,7 @@ async fn the_probes_ask_what_is_there() {
 }
 
 #[test]
-fn the_pods_are_restricted() {
+fn pods_meet_the_restricted_security_standard() {
     let deployment = yaml(DEPLOYMENT);
     let pod = at(&deployment, "/spec/template/spec");
     let container = named(&pod["containers"], "attio-bridge");
@@ -180,7 +180,7 @@ fn the_pods_are_restricted() {
 }
 
 #[test]
-fn the_manifests_speak_of_the_same_pods_and_ports() {
+fn manifests_select_the_same_pods_and_ports() {
     let deployment = yaml(DEPLOYMENT);
     let labels = at(&deployment, "/spec/template/metadata/labels");
     let (service, network) = (yaml(SERVICE), yaml(NETWORK));
@@ -252,7 +252,7 @@ fn compose_runs_the_bridge_with_each_broker() {
 }
 
 #[test]
-fn compose_runs_the_brokers_that_the_tests_run() {
+fn compose_uses_the_broker_versions_of_the_tests() {
     let compose = yaml(COMPOSE);
     for (broker, variable) in [("kafka", "KAFKA="), ("nats", "NATS=")] {
         let tried = include_str!("../install.sh").lines().find_map(|line| line.strip_prefix(variable));
@@ -264,7 +264,7 @@ fn compose_runs_the_brokers_that_the_tests_run() {
 }
 
 #[test]
-fn compose_tells_the_bridge_where_the_broker_is() {
+fn compose_configures_the_broker_address() {
     let compose = yaml(COMPOSE);
     let address = text(&compose, "/services/bridge-kafka/environment/ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS");
     let advertised = text(&compose, "/services/kafka/environment/KAFKA_ADVERTISED_LISTENERS");
@@ -278,7 +278,7 @@ fn compose_tells_the_bridge_where_the_broker_is() {
 // --- systemd ------------------------------------------------------------------------------------
 
 #[test]
-fn the_unit_starts_and_stops_the_bridge_as_it_wants_to_be() {
+fn systemd_unit_matches_the_start_and_stop_of_the_bridge() {
     let start: Vec<&str> = unit("ExecStart")[0].split_whitespace().collect();
     assert_eq!(start[0], "/usr/local/bin/attio-bridge");
     understood(&start[1..]);
@@ -303,7 +303,7 @@ fn the_unit_starts_and_stops_the_bridge_as_it_wants_to_be() {
 // --- The image ----------------------------------------------------------------------------------
 
 #[test]
-fn the_image_runs_what_there_is() {
+fn dockerfile_commands_ports_and_version_are_current() {
     let default = Setup::good().config();
     let expected = format!("{} {}", port(&default.http.listen), port(&default.admin_listen));
     assert_eq!(dockerfile("EXPOSE "), [expected]);
@@ -325,7 +325,7 @@ fn the_image_runs_what_there_is() {
 
 /// One replica, whose command, configuration and port are those of the bridge beside it.
 #[test]
-fn the_watch_of_the_example_is_one_and_is_understood() {
+fn watch_deployment_has_one_replica_and_valid_arguments() {
     let (watch, bridge) = (yaml(WATCH), yaml(DEPLOYMENT));
     assert_eq!(watch["spec"]["replicas"], 1);
     let container = |manifest: &Json| manifest["spec"]["template"]["spec"]["containers"][0].clone();
@@ -339,7 +339,7 @@ fn the_watch_of_the_example_is_one_and_is_understood() {
 
 /// cargo wants every target that its manifest names to be there, built or not.
 #[test]
-fn the_image_is_built_from_what_cargo_wants() {
+fn dockerfile_has_every_cargo_target_and_a_recent_rust() {
     let manifest: toml::Table = include_str!("../../Cargo.toml").parse().expect("it is TOML");
     assert!(manifest["features"].get("vendored").is_some());
     let tables = ["bin", "test", "bench", "example"].into_iter().filter_map(|kind| manifest.get(kind));

@@ -24,7 +24,7 @@ fn code_words(cell: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_answer_table_names_every_reason_with_its_status() {
+fn answer_table_lists_every_reason_with_its_status() {
     let mut written = BTreeMap::new();
     for row in table("Answers") {
         for reason in code_words(&row[0]) {
@@ -40,7 +40,7 @@ fn the_answer_table_names_every_reason_with_its_status() {
 }
 
 #[test]
-fn the_metrics_table_names_every_metric_with_its_labels() {
+fn metrics_table_lists_every_metric_with_its_labels() {
     let text = String::from_utf8(metrics().render()).expect("the format is text");
     let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("attio_bridge_")) {
@@ -73,7 +73,7 @@ fn metrics() -> std::sync::Arc<Metrics> {
 }
 
 #[test]
-fn the_example_envelope_is_a_cloud_event() {
+fn example_envelope_is_a_valid_cloudevent() {
     let json = EVENTS.split("```json\n").nth(1).and_then(|rest| rest.split("```").next());
     let event: serde_json::Value =
         serde_json::from_str(json.expect("there is a JSON block")).expect("the block is JSON");
@@ -83,7 +83,7 @@ fn the_example_envelope_is_a_cloud_event() {
 }
 
 #[test]
-fn the_table_of_the_verbs_of_webhooks_names_every_verb_and_flag() {
+fn webhooks_table_lists_every_verb_and_flag() {
     let rows: Vec<&str> = WEBHOOKS.lines().filter(|line| line.starts_with("| `webhooks ")).collect();
     let command = attio_bridge::cli::command();
     let webhooks = command.find_subcommand("webhooks").expect("there is the verb");

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
-use crate::support::client::eventually;
 use crate::support::consumer::{Found, NAMES};
 use crate::support::kafka::{Broker, shared};
 use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::request::Request;
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 /// A bridge onto a broker, ready, and its own prefix.
 async fn bridge(broker: &Broker, prefix: &str, more: &[(&str, &str)]) -> Bridge<dyn Bus> {
@@ -34,12 +34,12 @@ fn record_created(record: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_topic_is_503_until_it_is_created() {
+async fn missing_topic_answers_503_until_it_is_created() {
     let (broker, prefix) = (shared(), unique("missing"));
     let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "verify")]).await;
     let request = Request::keyed("one", record_created("r"));
     eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     eventually("readiness reports the missing topics", || async {
@@ -81,7 +81,7 @@ async fn events_of_one_delivery_keep_their_order_under_one_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_broker_is_answered_503_and_the_retry_is_stored_once() {
+async fn stopped_broker_answers_503_and_the_retry_is_stored_once() {
     let (broker, prefix) = (Broker::start(), unique("stopped"));
     // The publish waits for much longer than the test: the answer is due to `http.answer_timeout`, or immediate.
     let bridge = bridge(&broker, &prefix, &[("ATTIO_BRIDGE__KAFKA__PUBLISH_TIMEOUT", "1h")]).await;
@@ -97,7 +97,7 @@ async fn a_stopped_broker_is_answered_503_and_the_retry_is_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_when_the_broker_is_killed_under_load() {
+async fn broker_killed_under_load_loses_no_event() {
     let (broker, prefix) = (Broker::start(), unique("killed"));
     let bridge = bridge(&broker, &prefix, &[]).await;
     ready(&bridge).await;
@@ -127,7 +127,7 @@ async fn nothing_is_lost_when_the_broker_is_killed_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_mixed_deliveries_give_exactly_the_expected_ledger() {
+async fn mixed_deliveries_on_kafka_match_the_expected_ledger() {
     let (broker, prefix) = (shared(), unique("ledger"));
     let bridge = bridge(&broker, &prefix, &[]).await;
     ready(&bridge).await;

@@ -67,7 +67,7 @@ fn check(name: &str, message: &Message, expected: &Value) {
 }
 
 #[tokio::test]
-async fn every_fixture_is_published_as_the_contract_says() {
+async fn every_fixture_is_published_as_documented() {
     let bridge = Bridge::start().await;
     let mut client = bridge.connect().await;
     let mut seen = 0;
@@ -409,7 +409,7 @@ async fn an_unreadable_delivery_is_quarantined_whole() {
     for (raw, reason) in table.concat() {
         let answer = bridge.ask(&Request::keyed("k", &raw)).await;
         let what = String::from_utf8_lossy(&raw[..raw.len().min(100)]).into_owned();
-        assert_eq!(answer.told(), (200, "quarantined".into()), "{what}");
+        assert_eq!(answer.status_and_reason(), (200, "quarantined".into()), "{what}");
         assert_eq!(answer.json()["events"], 1, "{what}");
         check_quarantine(&bridge.bus.stored().pop().unwrap(), reason, &raw, Some("k"));
     }

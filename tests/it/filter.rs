@@ -30,7 +30,7 @@ async fn check(include: &str, exclude: &str, event: &str) -> bool {
     let bridge = Bridge::with(|config| config.sources[0].filter = filter).await;
     let answer = bridge.ask(&Request::keyed("k", event)).await;
     let passes = bridge.bus.stored().len() == 1;
-    assert_eq!(answer.told(), (200, if passes { "accepted" } else { "filtered" }.into()));
+    assert_eq!(answer.status_and_reason(), (200, if passes { "accepted" } else { "filtered" }.into()));
     assert_eq!(answer.json()["filtered"], u8::from(!passes));
     passes
 }

@@ -251,5 +251,5 @@ async fn forged_requests_are_refused_and_publish_or_remember_nothing() {
     assert_eq!(metrics.sum("deliveries_total", &[]), (CLIENTS * each) as f64, "every one is counted");
     assert_eq!(metrics.sum("signature_verifications_total", &[("result", "ok")]), 0.0);
     let good = bridge.ask(&Request::keyed("k", r#"{"event_type":"x.y"}"#)).await;
-    assert_eq!(good.told(), (200, "accepted".into()), "a good one is accepted");
+    assert_eq!(good.status_and_reason(), (200, "accepted".into()), "a good one is accepted");
 }

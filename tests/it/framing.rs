@@ -262,7 +262,7 @@ async fn pipelined_requests_may_mix_content_length_and_chunked() {
             rest = more;
         }
         for _ in 0..std::mem::take(&mut sent) {
-            assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+            assert_eq!(client.receive().await.status_and_reason(), (200, "accepted".into()));
         }
         pipelined.clear();
     }
@@ -332,7 +332,11 @@ async fn generated_bad_heads_are_refused_and_smuggle_no_request() {
     }
     assert_eq!(bridge.bus.attempts(), 0);
     assert_eq!(refusals(&bridge.metrics().await), f64::from(u32::try_from(cases).unwrap()));
-    assert_eq!(bridge.ask(&hidden()).await.told(), (200, "accepted".into()), "the bridge is alive");
+    assert_eq!(
+        bridge.ask(&hidden()).await.status_and_reason(),
+        (200, "accepted".into()),
+        "the bridge is alive"
+    );
 }
 
 #[tokio::test]

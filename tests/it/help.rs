@@ -1,11 +1,11 @@
 //! Help, completions and manual pages of every verb. Help is compared with `tests/fixtures/help`; see
-//! `support/kept.rs` for how to renew it.
+//! `support/snapshot.rs` for how to renew it.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::support::kept;
+use crate::support::snapshot;
 
 /// Every verb that is shown, as it is typed, and the program itself.
 fn verbs() -> Vec<Vec<String>> {
@@ -31,12 +31,12 @@ fn shown(words: &[String], more: &[&str]) -> String {
 
 #[test]
 fn help_of_every_verb_equals_its_fixture() {
-    let folder = kept::folder("help");
+    let folder = snapshot::folder("help");
     let mut files = BTreeSet::new();
     let mut changed = Vec::new();
     for words in verbs() {
         let name = [&["attio-bridge".to_owned()], words.as_slice()].concat().join("-") + ".txt";
-        changed.extend(kept::compare(&folder.join(&name), &shown(&words, &["--help"])));
+        changed.extend(snapshot::compare(&folder.join(&name), &shown(&words, &["--help"])));
         files.insert(name);
     }
     for file in fs::read_dir(&folder).unwrap() {
@@ -44,7 +44,7 @@ fn help_of_every_verb_equals_its_fixture() {
         if files.contains(&name) {
             continue;
         }
-        match kept::renewing() {
+        match snapshot::renewing() {
             true => fs::remove_file(folder.join(&name)).unwrap(),
             false => changed.push(format!("{name} is of no verb")),
         }

@@ -318,7 +318,7 @@ fn any_member_may_hold_64_kilobytes() {
 }
 
 #[test]
-fn there_is_one_address_per_category_and_unknown_and_quarantine() {
+fn addresses_are_the_categories_unknown_and_quarantine() {
     let addresses: Vec<String> = routes().addresses().iter().map(ToString::to_string).collect();
     assert_eq!(addresses.len(), 15);
     assert!(addresses.iter().all(|address| address.starts_with("attio.")));

@@ -12,7 +12,7 @@ use crate::support::request::Request;
 use crate::support::stress;
 
 #[test]
-fn no_unicode_character_leads_outside_the_route_table() {
+fn no_unicode_character_escapes_the_route_table() {
     let routes = Routes::new(&Options { prefix: "attio".into(), categories: Default::default() });
     let (addresses, step) = (routes.addresses(), 1_114_112 / stress(20_000, 1_114_112));
     let fits = |subject: &str| subject.bytes().all(|b| b.is_ascii_lowercase() || b".-".contains(&b));
@@ -34,7 +34,7 @@ fn no_unicode_character_leads_outside_the_route_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_name_reaches_a_subject_a_header_or_another_stream_of_nats() {
+async fn no_event_field_injects_a_nats_subject_header_or_stream() {
     const NAMES: [&str; 16] = [
         "$JS.API.STREAM.PURGE.ATTIO",
         "$JS.API.STREAM.DELETE.ATTIO",

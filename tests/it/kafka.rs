@@ -9,7 +9,8 @@ use attio_bridge::pipeline::publish::{Bus, BusState};
 use crate::support::bus::{label, message};
 use crate::support::kafka::bench::Bench;
 use crate::support::kafka::{Broker, Layout, shared};
-use crate::support::{PATIENCE, eventually, unique};
+use crate::support::unique;
+use crate::support::wait::{PATIENCE, eventually_blocking};
 
 #[test]
 fn structured_mode_keeps_data_byte_for_byte() {
@@ -103,7 +104,7 @@ fn missing_topic_is_refused_by_name_until_it_is_created() {
     assert!(refused.unwrap_err().to_string().contains(&topic));
     assert_eq!(label(&bench.result(&there)), "acknowledged", "other topics are not affected");
     broker.create_topic(&topic, 1, &[]);
-    eventually("it heals", || label(&bench.result(&topic)) == "acknowledged");
+    eventually_blocking("it heals", || label(&bench.result(&topic)) == "acknowledged");
 }
 
 #[test]
@@ -115,13 +116,13 @@ fn deleted_topic_is_refused_until_it_is_created_again() {
     broker.delete_topic(&topic);
     // What the client holds for the deleted partition may fail as "unavailable" first, which is retried too.
     // It is never acknowledged.
-    eventually("it is refused", || {
+    eventually_blocking("it is refused", || {
         let result = bench.result(&topic);
         assert_ne!(label(&result), "acknowledged");
         label(&result) == "refused"
     });
     broker.create_topic(&topic, 1, &[]);
-    eventually("it heals", || label(&bench.result(&topic)) == "acknowledged");
+    eventually_blocking("it heals", || label(&bench.result(&topic)) == "acknowledged");
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn ensure_verify_waits_for_missing_topics() {
     let broker = shared();
     let (there, missing) = (broker.topic("verified", 1), unique("verified"));
     let bench = Bench::start(&broker, &[&there, &missing], |_| {});
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
     assert_eq!(label(&bench.result(&there)), "acknowledged");
     assert_eq!(bench.bus.state(), BusState::Starting);
     broker.create_topic(&missing, 1, &[]);
@@ -150,14 +151,14 @@ fn no_topic_is_auto_created_by_metadata_requests_or_publishes() {
     let (missing, other, gone) = (unique("verified"), unique("unlisted"), broker.topic("gone", 1));
     for ensure in [Ensure::Verify, Ensure::Off] {
         let bench = Bench::start(&broker, &[&missing, &gone], |options| options.topics.ensure = ensure);
-        eventually("first contact", || bench.metrics.bus().up.get() == 1);
+        eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
         if ensure == Ensure::Verify {
             assert_eq!(label(&bench.result(&gone)), "acknowledged");
             broker.delete_topic(&gone);
         }
         for topic in [&missing, &other, &gone] {
             // A deleted topic may be "unavailable" first.
-            eventually(&format!("{ensure:?}: {topic} is refused"), || {
+            eventually_blocking(&format!("{ensure:?}: {topic} is refused"), || {
                 let result = bench.result(topic);
                 assert_ne!(label(&result), "acknowledged", "{ensure:?}: {topic}");
                 label(&result) == "refused"
@@ -295,7 +296,7 @@ fn broker_that_starts_after_the_bus_is_reached() {
     let topic = broker.topic("late", 1);
     broker.kill();
     let bench = Bench::start(&broker, &[&topic], |_| {});
-    eventually("the bus is down", || {
+    eventually_blocking("the bus is down", || {
         let result = bench.publish(message(&topic, "rec-1", "{}"));
         result.now().is_some_and(|result| label(&result) == "unavailable")
     });

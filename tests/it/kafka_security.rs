@@ -6,7 +6,7 @@ use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bus::{label, message};
-use crate::support::client::{Client, eventually as async_eventually};
+use crate::support::client::Client;
 use crate::support::kafka::bench::Bench;
 use crate::support::kafka::security::wrong::{self, Wrong};
 use crate::support::kafka::security::{
@@ -16,7 +16,8 @@ use crate::support::kafka::variables::variables;
 use crate::support::program::lent;
 use crate::support::request::Request;
 use crate::support::served::Served;
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::{eventually, eventually_blocking};
 
 fn plain(secured: &Secured, password: &str) -> Options {
     secured.login(Door::Sasl, "PLAIN", USER, password)
@@ -44,7 +45,7 @@ fn every_supported_login_publishes() {
     ];
     let benches = ways.map(|options| (format!("{options:?}"), started(options, &[&topic])));
     for (way, bench) in &benches {
-        eventually(&format!("up: {way}"), || bench.bus.state() == BusState::Up);
+        eventually_blocking(&format!("up: {way}"), || bench.bus.state() == BusState::Up);
         assert_eq!(label(&bench.result(&topic)), "acknowledged", "{way}");
     }
     assert_eq!(secured.broker.read_all(&topic).len(), benches.len());
@@ -59,7 +60,7 @@ fn wrong_credentials_and_certificates_fail_publishes_at_once_with_the_cause() {
         .map(|Wrong { options, words, .. }| (format!("{options:?}"), started(options, &[&topic]), words))
         .collect();
     for (way, bench, words) in &ways {
-        eventually(&format!("{words:?} is reported: {way}"), || {
+        eventually_blocking(&format!("{words:?} is reported: {way}"), || {
             let result = bench.publish(message(&topic, "rec-1", "{}")).now();
             let text = result.and_then(Result::err).map(|error| error.to_string()).unwrap_or_default();
             assert!(!text.contains("wrong-password"), "{text}");
@@ -93,7 +94,7 @@ fn renewed_certificates_and_passwords_need_no_restart() {
     ];
     let benches = refused.map(|options| started(options, &[&topic]));
     for bench in &benches {
-        eventually("it is refused", || {
+        eventually_blocking("it is refused", || {
             let result = bench.publish(message(&topic, "rec-1", "{}")).now();
             result.is_some_and(|result| label(&result) == "unavailable")
         });
@@ -118,11 +119,11 @@ fn permissions_granted_later_need_no_restart() {
     let bench = started(options, &[&topics[0], &topics[1]]);
 
     // Without any permission the client gets no producer id, which is a fatal error.
-    eventually("it is refused", || label(&bench.result(&topics[0])) == "refused");
-    eventually("the producer is replaced", || bench.metrics.bus().rebuilds.get() >= 1);
+    eventually_blocking("it is refused", || label(&bench.result(&topics[0])) == "refused");
+    eventually_blocking("the producer is replaced", || bench.metrics.bus().rebuilds.get() >= 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
     secured.allow(USER, &topics[0]);
-    eventually("the first topic heals", || label(&bench.result(&topics[0])) == "acknowledged");
+    eventually_blocking("the first topic heals", || label(&bench.result(&topics[0])) == "acknowledged");
     bench.until(BusState::Up);
 
     let rebuilds = bench.metrics.bus().rebuilds.get();
@@ -130,7 +131,7 @@ fn permissions_granted_later_need_no_restart() {
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&topics[1]));
     secured.allow(USER, &topics[1]);
-    eventually("the second topic heals", || label(&bench.result(&topics[1])) == "acknowledged");
+    eventually_blocking("the second topic heals", || label(&bench.result(&topics[1])) == "acknowledged");
     assert_eq!(
         bench.metrics.bus().rebuilds.get(),
         rebuilds,
@@ -143,7 +144,7 @@ fn ensure_verify_waits_for_permissions() {
     let secured = shared();
     let topic = secured.broker.topic("seen", 1);
     let bench = started(plain(&secured, PASSWORD), &[&topic]);
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
     secured.allow(USER, &topic);
     bench.until(BusState::Up);
@@ -180,7 +181,7 @@ fn served(secured: &Secured, options: &Options) -> (Served, String) {
 
 async fn ask(served: &Served) -> (u16, String) {
     let body = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
-    served.ask(&Request::keyed("k", body)).await.told()
+    served.ask(&Request::keyed("k", body)).await.status_and_reason()
 }
 
 async fn readiness(served: &Served) -> u16 {
@@ -198,7 +199,7 @@ async fn connection_failures_answer_503_and_are_logged_with_advice() {
     let secured = shared();
     for Wrong { options, words, .. } in wrong::ways(&secured) {
         let (served, _) = served(&secured, &options);
-        eventually(&format!("{words:?} is logged"), || logged(&served, &words));
+        eventually_blocking(&format!("{words:?} is logged"), || logged(&served, &words));
         assert_eq!(ask(&served).await, (503, "broker_unavailable".into()), "{words:?}");
         assert_eq!(readiness(&served).await, 503);
         assert!(!logged(&served, &["wrong-password"]), "{:?}", served.log());
@@ -206,23 +207,22 @@ async fn connection_failures_answer_503_and_are_logged_with_advice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_permission_is_logged_and_heals_without_a_restart() {
+async fn missing_permission_is_logged_and_its_grant_needs_no_restart() {
     let secured = shared();
     let (served, prefix) = served(&secured, &secured.login(Door::SaslTls, "SCRAM-SHA-256", USER, PASSWORD));
     let topic = format!("{prefix}.task");
-    async_eventually("it is refused", || async { ask(&served).await == (503, "broker_refused".into()) })
-        .await;
-    eventually("the log names it", || {
+    eventually("it is refused", || async { ask(&served).await == (503, "broker_refused".into()) }).await;
+    eventually_blocking("the log names it", || {
         logged(&served, &["not authorised", &topic, "grant Write and Describe"])
     });
     secured.allow(USER, &topic);
-    async_eventually("it heals", || async { ask(&served).await == (200, "accepted".into()) }).await;
-    async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
+    eventually("it heals", || async { ask(&served).await == (200, "accepted".into()) }).await;
+    eventually("it is ready", || async { readiness(&served).await == 200 }).await;
     assert_eq!(secured.broker.read_all(&topic).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_create_permission_is_logged_and_heals_without_a_restart() {
+async fn missing_create_permission_is_logged_and_its_grant_needs_no_restart() {
     let (secured, prefix) = (shared(), unique("uncreated"));
     let topics = format!("{prefix}.");
     for operation in [Operation::Write, Operation::Describe] {
@@ -233,8 +233,10 @@ async fn missing_create_permission_is_logged_and_heals_without_a_restart() {
     let variables = variables(&options, &prefix);
     let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
     let served = Served::start(&variables);
-    eventually("the log says what to do", || logged(&served, &["cannot create topics", "grant Create"]));
+    eventually_blocking("the log says what to do", || {
+        logged(&served, &["cannot create topics", "grant Create"])
+    });
     assert_eq!(readiness(&served).await, 503);
     secured.grant(SECOND_USER, Operation::Create, Topics::Prefixed(&topics));
-    async_eventually("it is ready", || async { readiness(&served).await == 200 }).await;
+    eventually("it is ready", || async { readiness(&served).await == 200 }).await;
 }

@@ -13,7 +13,8 @@ use crate::support::kafka::variables::variables;
 use crate::support::nats::{Server, Settings};
 use crate::support::request::{Request, sign};
 use crate::support::served::Served;
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 const WEBHOOK: &str = "canary-webhook-secret-5b7e1c";
 const PREVIOUS: &str = "canary-previous-secret-a94d02";
@@ -79,7 +80,7 @@ async fn tell_and_check(place: &str, broker: &[(String, String)], ready: impl Fn
     ];
     variables.extend(broker.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let mut served = Served::start(&variables);
-    eventually("the broker has had its say", || ready(&served));
+    eventually_blocking("the broker has had its say", || ready(&served));
     let mut seen = String::new();
     for request in requests() {
         let mut client = Client::connect(served.http).await;
@@ -103,7 +104,7 @@ async fn tell_and_check(place: &str, broker: &[(String, String)], ready: impl Fn
         seen += &format!("{:?}\n{}\n", answer.headers, String::from_utf8_lossy(&answer.body));
     }
     served.signal("HUP");
-    eventually("it has reloaded", || !served.logged("secrets reloaded").is_empty());
+    eventually_blocking("it has reloaded", || !served.logged("secrets reloaded").is_empty());
     served.signal("TERM");
     served.ended();
     let log = served.log();
@@ -183,7 +184,7 @@ async fn nothing_leaks_with_a_kafka_that_accepts_the_password() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_leaks_with_a_nats_that_asks_for_a_token() {
+async fn nothing_leaks_with_a_nats_that_requires_a_token() {
     let server = Server::with(Settings {
         jetstream: true,
         more: format!("authorization {{ token: \"{LOGIN}\" }}"),

@@ -9,10 +9,11 @@ use attio_bridge::pipeline::publish::BusState;
 use crate::answers::{refused, waiting_client};
 use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Silent;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::logs::Logs;
 use crate::support::memory::{Answer, Memory};
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 /// A delivery of one event that is not like the others.
 fn event(at: usize) -> Request {
@@ -84,7 +85,11 @@ async fn body_timeout_answers_408_and_closes_the_connection() {
                 client.write(&request.framed_body()[..30]).await;
             }
             let answer = client.receive().await;
-            assert_eq!(answer.told(), (408, "body_timeout".into()), "slow: {slow}, chunked: {chunked}");
+            assert_eq!(
+                answer.status_and_reason(),
+                (408, "body_timeout".into()),
+                "slow: {slow}, chunked: {chunked}"
+            );
             assert!(answer.closes());
             client.closed().await;
         }
@@ -142,7 +147,7 @@ async fn max_in_flight_limits_deliveries() {
     eventually("three hang", || async { bridge.bus.waiting() == 3 }).await;
     for at in 3..8 {
         let answer = bridge.ask(&event(at)).await;
-        assert_eq!(answer.told(), (503, "overloaded".into()));
+        assert_eq!(answer.status_and_reason(), (503, "overloaded".into()));
         assert!(answer.header("retry-after").is_some());
     }
     assert_eq!(bridge.bus.attempts(), 3, "what is refused reaches no bus");
@@ -154,7 +159,7 @@ async fn max_in_flight_limits_deliveries() {
     }
     bridge.bus.answer(Answer::Acknowledge);
     for at in 3..8 {
-        assert_eq!(bridge.ask(&event(at)).await.told(), (200, "accepted".into()));
+        assert_eq!(bridge.ask(&event(at)).await.status_and_reason(), (200, "accepted".into()));
     }
 }
 
@@ -223,9 +228,9 @@ async fn max_in_flight_bytes_limits_bodies() {
     let mut client = bridge.connect().await;
     client.send(&sized(1, 600)).await;
     eventually("600 bytes hang", || async { bridge.bus.waiting() == 1 }).await;
-    assert_eq!(bridge.ask(&sized(2, 401)).await.told(), (503, "overloaded".into()));
+    assert_eq!(bridge.ask(&sized(2, 401)).await.status_and_reason(), (503, "overloaded".into()));
     // A body of unknown length may become as large as any.
-    assert_eq!(bridge.ask(&sized(2, 50).chunked(10)).await.told(), (503, "overloaded".into()));
+    assert_eq!(bridge.ask(&sized(2, 50).chunked(10)).await.status_and_reason(), (503, "overloaded".into()));
     let mut second = bridge.connect().await;
     second.send(&sized(3, 400)).await;
     eventually("1000 bytes hang", || async { bridge.bus.waiting() == 2 }).await;
@@ -290,7 +295,7 @@ async fn drain_finishes_accepted_deliveries_and_refuses_new_ones() {
     assert_eq!(bridge.admin("/livez").await.status, 200);
     idle.closed().await;
     let answer = open.ask(&event(2)).await;
-    assert_eq!(answer.told(), (503, "draining".into()));
+    assert_eq!(answer.status_and_reason(), (503, "draining".into()));
     assert!(answer.closes());
     open.closed().await;
     let scrape = bridge.metrics().await;
@@ -299,7 +304,7 @@ async fn drain_finishes_accepted_deliveries_and_refuses_new_ones() {
 
     bridge.bus.release();
     let answer = busy.receive().await;
-    assert_eq!(answer.told(), (200, "accepted".into()));
+    assert_eq!(answer.status_and_reason(), (200, "accepted".into()));
     assert!(answer.closes());
     busy.closed().await;
     assert_eq!(bridge.bus.stored().len(), 1);
@@ -326,7 +331,7 @@ async fn shutdown_delay_keeps_serving_while_unready() {
     let bridge = Bridge::with(|config| config.shutdown.delay = Duration::from_secs(1)).await;
     bridge.begin_stop();
     eventually("it is unready", || async { bridge.admin("/readyz").await.status == 503 }).await;
-    assert_eq!(bridge.ask(&event(1)).await.told(), (200, "accepted".into()));
+    assert_eq!(bridge.ask(&event(1)).await.status_and_reason(), (200, "accepted".into()));
     bridge.stop().await.unwrap();
 }
 
@@ -384,7 +389,7 @@ async fn an_unanswered_delivery_is_abandoned_even_if_the_bus_has_no_message() {
 }
 
 #[tokio::test]
-async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
+async fn message_abandoned_by_the_drain_was_never_answered_200() {
     let bridge = Bridge::with(|config| {
         config.http.answer_timeout = SEVERAL_SHORT;
         config.shutdown.drain_timeout = SHORT;
@@ -400,7 +405,7 @@ async fn a_message_of_an_abandoned_drain_was_never_answered_200() {
 }
 
 #[tokio::test]
-async fn a_part_that_panics_ends_the_bridge_and_the_log_names_it() {
+async fn panic_of_a_task_ends_the_bridge_and_is_logged_by_name() {
     let logs = Logs::capture();
     let app = App::bind_to(config(&[]), "memory", |_, _, supervisor| {
         supervisor.spawn("part under test", async { panic!("as the test asked") });

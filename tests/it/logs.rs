@@ -12,6 +12,7 @@ use crate::support::fixtures;
 use crate::support::logs::Logs;
 use crate::support::memory::Answer;
 use crate::support::request::{Request, SECRET, sign};
+use crate::support::wait::eventually;
 
 /// The log lines of these requests, in order.
 async fn lines(bridge: &Bridge, requests: &[Request]) -> Vec<Value> {
@@ -75,7 +76,7 @@ async fn exact_reason_of_a_401_is_logged() {
 }
 
 #[tokio::test]
-async fn log_lines_of_unauthenticated_requests_are_limited_and_suppressed_ones_counted() {
+async fn log_lines_of_unauthenticated_requests_are_rate_limited_and_counted() {
     let bridge = Bridge::start().await;
     let logs = Logs::capture();
     let mut client = bridge.connect().await;
@@ -85,8 +86,7 @@ async fn log_lines_of_unauthenticated_requests_are_limited_and_suppressed_ones_c
     // Without a further request the suppressed lines are reported too.
     let reported =
         |logs: &Logs| logs.lines().iter().filter_map(|line| line["left_out"].as_u64()).sum::<u64>();
-    crate::support::client::eventually("suppressed lines are reported", || async { reported(&logs) > 100 })
-        .await;
+    eventually("suppressed lines are reported", || async { reported(&logs) > 100 }).await;
     let written = logs.deliveries().len() as u64;
     let asked =
         bridge.metric("deliveries_total", &[("source", "attio"), ("reason", "signature_missing")]).await;

@@ -1,4 +1,4 @@
-//! The NATS adapter on a real server.
+//! The NATS bus on a real server.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use attio_bridge::pipeline::publish::{Ack, Bus, BusState};
 use crate::support::bus::label;
 use crate::support::nats::bench::Bench;
 use crate::support::nats::{Server, Settings, runtime, shared};
-use crate::support::{PATIENCE, eventually};
+use crate::support::wait::{PATIENCE, eventually_blocking};
 
 fn create(options: &mut attio_bridge::bus::nats::Options) {
     options.stream.ensure = Ensure::Create;
@@ -42,7 +42,7 @@ fn structured_event_is_stored_byte_for_byte() {
 }
 
 #[test]
-fn a_binary_event_arrives_with_its_attributes_as_headers() {
+fn binary_event_is_stored_with_its_attributes_as_headers() {
     let server = shared();
     let bench = Bench::start_in(&server, "binary", ContentMode::Binary, create).wait_for(BusState::Up);
     let mut quarantined = bench.message("{}");
@@ -65,12 +65,12 @@ fn a_binary_event_arrives_with_its_attributes_as_headers() {
     ];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(stored[0].headers, headers.into());
-    assert_eq!(stored[1].headers.len(), 3, "quarantine is structured in either mode");
+    assert_eq!(stored[1].headers.len(), 3, "quarantine is structured in both modes");
     assert!(stored[1].text().starts_with("{\"specversion\""));
 }
 
 #[test]
-fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
+fn repeated_message_id_is_acknowledged_as_a_duplicate() {
     let server = Server::start();
     let bench = Bench::up(&server, "twice");
     let message = bench.message("{}");
@@ -79,14 +79,14 @@ fn a_message_id_is_stored_once_and_the_second_ack_says_so() {
     server.kill();
     server.restart();
     bench.until(BusState::Up);
-    eventually("the id is known after a restart too", || {
+    eventually_blocking("the repeat is a duplicate after a restart too", || {
         bench.publish(message.clone()).wait() == Ok(Ack { duplicate: true })
     });
     assert_eq!(bench.stored(&server).len(), 1);
 }
 
 #[test]
-fn messages_keep_their_order() {
+fn messages_are_stored_in_order() {
     let server = shared();
     let bench = Bench::up(&server, "ordered");
     let results: Vec<_> =
@@ -103,9 +103,9 @@ fn too_large_message_is_rejected_alone() {
     let bench = Bench::start(&server, "small", |_| {});
     server.create_stream(&bench.stream, &[&bench.subject], |config| config.max_message_size = 100_000);
     bench.until(BusState::Up);
-    let of = |size: usize| bench.message(&format!("\"{}\"", "x".repeat(size)));
+    let message = |size: usize| bench.message(&format!("\"{}\"", "x".repeat(size)));
     let sizes = [5_000, 150_000, 5_000, 250_000, 5_000];
-    let results = sizes.map(|size| bench.publish(of(size)));
+    let results = sizes.map(|size| bench.publish(message(size)));
     let labels = results.map(|result| label(&result.wait()));
     assert_eq!(labels, ["acknowledged", "rejected", "acknowledged", "rejected", "acknowledged"]);
 }
@@ -122,10 +122,10 @@ fn publish_without_permission_is_refused_without_a_timeout() {
     let admin = || async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
     let server = Server::with(Settings { more: users, admin: std::sync::Arc::new(admin), jetstream: true });
     server.create_stream("LOCKED", &["allowed.>", "other.>"], |_| {});
-    let on = |subject: &str| {
+    let bench = |subject: &str| {
         let mut options = attio_bridge::bus::nats::Options::new([server.url()]);
         options.stream.name = "LOCKED".into();
-        // Nothing times out: only the violation can end the wait.
+        // No timeout: only the permissions violation can settle the publish.
         options.publish_timeout = Duration::from_secs(3600);
         options.auth = Some(attio_bridge::bus::nats::options::Auth::User {
             username: "bridge".into(),
@@ -133,10 +133,10 @@ fn publish_without_permission_is_refused_without_a_timeout() {
         });
         Bench::with(options, subject, ContentMode::Structured)
     };
-    // Nobody may look at the stream either, which keeps nobody from publishing.
-    let allowed = on("allowed.record").wait_for(BusState::Up);
+    // The user may not query the stream either; publishes do not need that.
+    let allowed = bench("allowed.record").wait_for(BusState::Up);
     assert_eq!(label(&allowed.result()), "acknowledged");
-    let locked = on("other.record").wait_for(BusState::Up);
+    let locked = bench("other.record").wait_for(BusState::Up);
     let refused = locked.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("not permitted to publish to other.record"));
@@ -149,21 +149,21 @@ fn killed_server_is_unavailable_at_once_and_recovers() {
     assert_eq!(label(&bench.result()), "acknowledged");
     server.kill();
     bench.until(BusState::Down);
-    eventually("the metric tells", || bench.metrics.bus().up.get() == 0);
-    let result = bench.publish(bench.message("{}")).now().expect("the result is there when publish returns");
+    eventually_blocking("bus_up is 0", || bench.metrics.bus().up.get() == 0);
+    let result = bench.publish(bench.message("{}")).now().expect("settled when publish returns");
     assert_eq!(label(&result), "unavailable");
     assert!(result.unwrap_err().to_string().contains(server.url().trim_start_matches("nats://")));
     server.restart();
     bench.until(BusState::Up);
-    eventually("it is acknowledged again", || label(&bench.result()) == "acknowledged");
+    eventually_blocking("a publish is acknowledged", || label(&bench.result()) == "acknowledged");
 }
 
 #[test]
-fn a_server_that_starts_after_the_bus_is_found() {
+fn server_that_starts_after_the_bus_is_reached() {
     let server = Server::start();
     server.kill();
     let bench = Bench::start(&server, "late", create);
-    eventually("it is known to be away", || {
+    eventually_blocking("publishes are unavailable", || {
         bench.publish(bench.message("{}")).now().is_some_and(|result| label(&result) == "unavailable")
     });
     assert_eq!(bench.bus.state(), BusState::Starting);
@@ -173,7 +173,7 @@ fn a_server_that_starts_after_the_bus_is_found() {
 }
 
 #[test]
-fn flush_waits_for_a_server_that_stalls() {
+fn flush_waits_for_a_stalled_server() {
     let server = Server::start();
     let bench = Bench::up(&server, "flushed");
     server.pause();
@@ -186,7 +186,7 @@ fn flush_waits_for_a_server_that_stalls() {
 }
 
 #[test]
-fn an_ack_that_does_not_come_is_a_timeout_and_the_retry_a_duplicate() {
+fn missing_ack_is_a_timeout_and_the_retry_is_a_duplicate() {
     let server = Server::start();
     let bench = Bench::start(&server, "slow", |options| {
         create(options);
@@ -197,7 +197,7 @@ fn an_ack_that_does_not_come_is_a_timeout_and_the_retry_a_duplicate() {
     server.pause();
     assert_eq!(label(&bench.publish(message.clone()).wait()), "timeout");
     server.resume();
-    eventually("the retry is acknowledged", || {
+    eventually_blocking("the retry is acknowledged", || {
         bench.publish(message.clone()).wait() == Ok(Ack { duplicate: true })
     });
     assert_eq!(bench.stored(&server).len(), 1);
@@ -214,9 +214,9 @@ fn publish_beyond_the_in_flight_limit_is_busy() {
     server.pause();
     let results: Vec<_> = (0..17_000).map(|_| bench.publish(bench.message("{}"))).collect();
     let busy = results.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
-    assert!(busy > 0, "there is a bound");
+    assert!(busy > 0, "the number in flight is limited");
     server.resume();
-    eventually("the rest is stored", || {
+    eventually_blocking("the rest is stored", || {
         bench.bus.state() == BusState::Up && {
             runtime().block_on(bench.bus.flush(Duration::from_millis(100))) == 0
         }

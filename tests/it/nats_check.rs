@@ -8,15 +8,15 @@ use crate::support::nats::place::Place;
 use crate::support::nats::{Server, Settings, shared};
 use crate::support::program::{run, variables};
 
-/// What it found, as `check result detail`, after its exit code was as expected.
+/// Runs the checks and returns the rows `check result detail`; asserts the exit code.
 fn found(url: &str, place: &Place, more: &[(&str, &str)], code: i32) -> Vec<[String; 3]> {
-    let own = [
+    let common = [
         ("BUS__TYPE", "nats"),
         ("NATS__SERVERS", url),
         ("NATS__STREAM__NAME", &place.stream),
         ("ROUTE__PREFIX", &place.prefix),
     ];
-    let output = run(&["check", "--connect", "--json"], &variables(&[&own[..], more].concat()));
+    let output = run(&["check", "--connect", "--json"], &variables(&[&common[..], more].concat()));
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     let report: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     let of = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();
@@ -24,51 +24,51 @@ fn found(url: &str, place: &Place, more: &[(&str, &str)], code: i32) -> Vec<[Str
     rows.iter().map(|row| [of(row, "check"), of(row, "result"), of(row, "detail")]).collect()
 }
 
-/// Fails unless one row begins so and holds these words.
-fn says(rows: &[[String; 3]], check: &str, result: &str, words: &str) {
+/// Asserts that one row has this check and result, and a detail that contains the words.
+fn reports(rows: &[[String; 3]], check: &str, result: &str, words: &str) {
     let named = |row: &&[String; 3]| row[0].starts_with(check) && row[1] == result && row[2].contains(words);
     assert!(rows.iter().any(|row| named(&row)), "{check} {result} {words}: {rows:#?}");
 }
 
 #[test]
-fn a_stream_that_fits_is_good() {
+fn suitable_stream_passes_every_check() {
     let (server, place) = (shared(), Place::new("fits"));
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
         config.duplicate_window = Duration::from_secs(2 * 3600);
         config.max_age = Duration::from_secs(7 * 24 * 3600);
     });
     let rows = found(&server.url(), &place, &[], 0);
-    says(&rows, "reachable", "ok", "2.15.1");
-    says(&rows, "stream", "ok", "accepts every subject");
-    says(&rows, "durability", "warning", "one replica");
-    says(&rows, "durability", "warning", "sync_interval");
-    says(&rows, "duplicates", "warning", "2h");
-    says(&rows, "tls", "ok", "asks for none");
-    says(&rows, "login", "ok", "asks for none");
-    says(&rows, "permission", "ok", "allowed on every subject");
-    says(&rows, "sizes", "ok", "1048576");
+    reports(&rows, "reachable", "ok", "2.15.1");
+    reports(&rows, "stream", "ok", "accepts every subject");
+    reports(&rows, "durability", "warning", "one replica");
+    reports(&rows, "durability", "warning", "sync_interval");
+    reports(&rows, "duplicates", "warning", "2h");
+    reports(&rows, "tls", "ok", "asks for none");
+    reports(&rows, "login", "ok", "asks for none");
+    reports(&rows, "permission", "ok", "allowed on every subject");
+    reports(&rows, "sizes", "ok", "1048576");
     assert!(server.read_all(&place.stream).is_empty(), "nothing is published");
 }
 
 #[test]
-fn what_is_wrong_with_a_stream_is_told() {
+fn stream_problems_are_reported() {
     let (server, place) = (shared(), Place::new("wrong"));
     let rows = found(&server.url(), &place, &[], 3);
-    says(&rows, "stream", "failed", "does not exist");
+    reports(&rows, "stream", "failed", "does not exist");
     let rows = found(&server.url(), &place, &[("NATS__STREAM__ENSURE", "create")], 0);
-    says(&rows, "stream", "warning", "`serve` creates it");
-    assert!(server.stream(&place.stream).is_none(), "nothing is made");
+    reports(&rows, "stream", "warning", "`serve` creates it");
+    assert!(server.stream(&place.stream).is_none(), "nothing is created");
     server.create_stream(&place.stream, &[&format!("{}.record.>", place.prefix)], |config| {
         config.max_message_size = 1000;
     });
     let rows = found(&server.url(), &place, &[], 3);
-    says(&rows, "stream", "failed", "does not accept");
-    says(&rows, "stream", "warning", "duplicate_window is 2m");
-    says(&rows, "sizes", "warning", "1000 bytes");
+    reports(&rows, "stream", "failed", "does not accept");
+    reports(&rows, "stream", "warning", "duplicate_window is 2m");
+    reports(&rows, "sizes", "warning", "1000 bytes");
 }
 
 #[test]
-fn a_subject_without_the_right_to_publish_is_named() {
+fn subjects_without_publish_permission_are_listed() {
     let place = Place::new("rights");
     let users = format!(
         "authorization {{ users: [ {{ user: a, password: b, permissions: {{ \
@@ -78,23 +78,23 @@ fn a_subject_without_the_right_to_publish_is_named() {
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
     let login = [("NATS__USERNAME", "a"), ("NATS__PASSWORD", "b"), ("NATS__STREAM__ENSURE", "create")];
     let rows = found(&guarded.url(), &place, &login, 3);
-    says(&rows, "login", "ok", "accepted");
-    says(&rows, "permission", "failed", &format!("{}.activity", place.prefix));
+    reports(&rows, "login", "ok", "accepted");
+    reports(&rows, "permission", "failed", &format!("{}.activity", place.prefix));
     let permission = rows.iter().find(|row| row[0] == "permission").expect("the row");
     assert!(!permission[2].contains(&format!("{}.task", place.prefix)), "{permission:?}");
 }
 
 #[test]
-fn what_is_wrong_with_a_server_is_told() {
+fn server_problems_are_reported() {
     let (place, off) =
         (Place::new("away"), Server::with(Settings { jetstream: false, ..Settings::default() }));
-    says(&found(&off.url(), &place, &[], 3), "stream", "failed", "JetStream");
+    reports(&found(&off.url(), &place, &[], 3), "stream", "failed", "JetStream");
     let users = "authorization { users: [ { user: a, password: b } ] }".to_owned();
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
-    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "nats.creds_file");
+    reports(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "nats.creds_file");
     guarded.kill();
     let refused = "refused (os error 111): check the address in nats.servers, and that the server runs";
-    says(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", refused);
+    reports(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", refused);
     let nowhere = found("no-such-host.invalid", &place, &[], 3);
-    says(&nowhere, "reachable", "failed", "check the names in nats.servers");
+    reports(&nowhere, "reachable", "failed", "check the names in nats.servers");
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
-use crate::support::client::eventually;
 use crate::support::consumer::Found;
 use crate::support::load::{Load, felt, ready, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::nats::cluster::Cluster;
 use crate::support::request::Request;
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 const STREAM: &str = "ATTIO";
 
@@ -42,7 +42,7 @@ fn check(cluster: &Cluster, by: usize, prefix: &str, mix: &Mix) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full tier: three servers, a minute"]
-async fn nothing_is_lost_when_the_leader_is_killed_under_load_and_then_the_next() {
+async fn successive_leaders_killed_under_load_lose_no_event() {
     let (cluster, prefix) = (Cluster::start(), unique("leader"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
@@ -70,7 +70,7 @@ async fn nothing_is_lost_when_the_leader_is_killed_under_load_and_then_the_next(
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full tier: three servers, a minute"]
-async fn without_a_quorum_the_answer_is_503_until_it_is_back() {
+async fn missing_quorum_answers_503_until_it_is_restored() {
     let (cluster, prefix) = (Cluster::start(), unique("quorum"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
@@ -97,7 +97,7 @@ async fn without_a_quorum_the_answer_is_503_until_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full tier: three servers, a minute"]
-async fn a_server_that_says_goodbye_costs_no_event() {
+async fn server_in_lame_duck_mode_loses_no_event() {
     let (cluster, prefix) = (Cluster::start(), unique("goodbye"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;

@@ -1,5 +1,5 @@
-//! The main job on a real NATS: signed deliveries over HTTP in, CloudEvents out, and the 200 only
-//! after the ack, whatever happens to the server meanwhile.
+//! Signed deliveries over HTTP to CloudEvents on a real NATS server: the 200 follows the ack, also when the
+//! server is stopped, stalled or killed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,14 @@ use attio_bridge::supervise::Supervisor;
 
 use crate::support::bridge::{Bridge, config};
 use crate::support::bus::metrics;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::consumer::Found;
 use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::nats::place::Place;
 use crate::support::nats::{Server, Settings, shared};
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 fn record_created(record: &str) -> String {
     format!(
@@ -23,17 +24,17 @@ fn record_created(record: &str) -> String {
     )
 }
 
-/// The most events that one delivery may have.
+/// The limit of events in one delivery.
 const MAX_EVENTS: usize = 10_000;
 
-fn delivery_of_the_most_events() -> Request {
+fn largest_delivery() -> Request {
     let event = |n| format!(r#"{{"event_type":"task.created","id":{{"workspace_id":"w","task_id":"{n}"}}}}"#);
     let events: Vec<_> = (0..MAX_EVENTS).map(event).collect();
-    Request::keyed("most", format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(",")))
+    Request::keyed("largest", format!(r#"{{"webhook_id":"w","events":[{}]}}"#, events.join(",")))
 }
 
-/// Limits under which such a delivery is answered, even on a loaded machine.
-const PATIENT: [(&str, &str); 4] = [
+/// Limits that allow such a delivery even on a loaded machine.
+const GENEROUS_LIMITS: [(&str, &str); 4] = [
     ("ATTIO_BRIDGE__HTTP__MAX_BODY_BYTES", "2000000"),
     ("ATTIO_BRIDGE__HTTP__BODY_TIMEOUT", "20s"),
     ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "60s"),
@@ -41,29 +42,29 @@ const PATIENT: [(&str, &str); 4] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delivery_of_10000_events_to_nats_is_answered_200_at_the_first_try() {
-    let (server, place) = (shared(), Place::new("most"));
-    let bridge = place.bridge(&server, &PATIENT).await;
+async fn delivery_of_10000_events_to_nats_is_accepted_at_the_first_attempt() {
+    let (server, place) = (shared(), Place::new("largest"));
+    let bridge = place.bridge(&server, &GENEROUS_LIMITS).await;
     ready(&bridge).await;
-    let response = bridge.ask(&delivery_of_the_most_events()).await;
-    assert_eq!(response.told(), (200, "accepted".into()));
+    let response = bridge.ask(&largest_delivery()).await;
+    assert_eq!(response.status_and_reason(), (200, "accepted".into()));
     assert_eq!(response.json()["published"], MAX_EVENTS);
     assert_eq!(place.stored(&server).len(), MAX_EVENTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delivery_of_10000_events_to_stdout_is_answered_200_at_the_first_try() {
-    let config = config(&PATIENT);
+async fn delivery_of_10000_events_to_stdout_is_accepted_at_the_first_attempt() {
+    let config = config(&GENEROUS_LIMITS);
     let metrics = metrics("stdout", &[]);
     let bus = Stdout::with_writer(std::io::sink(), metrics.bus(), &Supervisor::detached()).unwrap();
     let bridge = Bridge::over(bus, config).await;
-    let response = bridge.ask(&delivery_of_the_most_events()).await;
-    assert_eq!(response.told(), (200, "accepted".into()));
+    let response = bridge.ask(&largest_delivery()).await;
+    assert_eq!(response.status_and_reason(), (200, "accepted".into()));
     assert_eq!(response.json()["published"], MAX_EVENTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_server_stopped_the_answer_is_a_quick_503_and_the_retry_is_stored_once() {
+async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
     let (server, place) = (Server::start(), Place::new("stopped"));
     // The publish waits for much longer than the test: the answer is immediate.
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")]).await;
@@ -71,7 +72,7 @@ async fn with_the_server_stopped_the_answer_is_a_quick_503_and_the_retry_is_stor
     server.kill();
     bridge.until("bus_up", &[("bus", "nats")], 0.0).await;
     let request = Request::keyed("one", record_created("r"));
-    assert_eq!(bridge.ask(&request).await.told(), (503, "broker_unavailable".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (503, "broker_unavailable".into()));
     assert_eq!(bridge.admin("/readyz").await.status, 200, "readiness does not follow the server");
     server.restart();
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
@@ -80,16 +81,16 @@ async fn with_the_server_stopped_the_answer_is_a_quick_503_and_the_retry_is_stor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stalls_is_a_503_in_time_and_the_retry_is_stored_once() {
+async fn stalled_server_answers_broker_timeout_and_the_retry_is_stored_once() {
     let (server, place) = (Server::start(), Place::new("stalled"));
-    // The client notices a silent server by its pings; only the answer timeout is sooner.
+    // The client detects a stalled server by its pings; the answer timeout is shorter.
     let limits =
         [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s"), ("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")];
     let bridge = place.bridge(&server, &limits).await;
     ready(&bridge).await;
     let request = Request::keyed("one", record_created("r"));
     server.pause();
-    assert_eq!(bridge.ask(&request).await.told(), (503, "broker_timeout".into()));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (503, "broker_timeout".into()));
     server.resume();
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
     assert_eq!(place.stored(&server).len(), 1);
@@ -97,7 +98,7 @@ async fn a_server_that_stalls_is_a_503_in_time_and_the_retry_is_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_when_the_server_is_killed_under_load() {
+async fn server_killed_under_load_loses_no_event() {
     let (server, place) = (Server::start(), Place::new("killed"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
@@ -106,14 +107,15 @@ async fn nothing_is_lost_when_the_server_is_killed_under_load() {
     let load = Load::start(planned, 8, bridge.http);
     for round in 1..=2 {
         let enough = 1500 * round;
-        eventually("load flows", || async { load.accepted() >= enough }).await;
+        eventually("deliveries are accepted", || async { load.accepted() >= enough }).await;
         let before = felt(&bridge).await;
         server.kill();
-        eventually("the outage is felt", || async { felt(&bridge).await > before }).await;
+        eventually("a delivery is refused during the outage", || async { felt(&bridge).await > before })
+            .await;
         server.restart();
     }
     let retried = load.finish().await;
-    assert!(!retried.is_empty(), "the outage was felt");
+    assert!(!retried.is_empty(), "deliveries were refused during the outage");
     let found = Found::in_stream(&server, &place.stream, &place.prefix);
     let wrong: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) != 1).collect();
     assert!(wrong.is_empty(), "not stored exactly once: {wrong:?}");
@@ -122,13 +124,13 @@ async fn nothing_is_lost_when_the_server_is_killed_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_under_load_waits_for_every_ack() {
+async fn shutdown_waits_for_pending_acks() {
     let (server, place) = (Server::start(), Place::new("stop"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
     server.pause();
     let address = bridge.http;
-    let asking = tokio::spawn(async move {
+    let answer = tokio::spawn(async move {
         let mut client = Client::connect(address).await;
         client.ask(&Request::keyed("one", record_created("r"))).await
     });
@@ -136,19 +138,19 @@ async fn a_stop_under_load_waits_for_every_ack() {
     bridge.begin_stop();
     tokio::time::sleep(Duration::from_millis(200)).await;
     server.resume();
-    assert_eq!(asking.await.unwrap().status, 200);
+    assert_eq!(answer.await.unwrap().status, 200);
     bridge.stop().await.unwrap();
     assert_eq!(place.stored(&server).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_jetstream_is_a_503_that_heals() {
+async fn server_without_jetstream_answers_503_until_it_is_enabled() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
     let place = Place::new("off");
     let bridge = place.bridge(&server, &[]).await;
     let request = Request::keyed("one", record_created("r"));
-    eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+    eventually("the delivery is refused", || async {
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     server.configure(|settings| settings.jetstream = true);
@@ -160,7 +162,7 @@ async fn a_server_without_jetstream_is_a_503_that_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_thousand_mixed_deliveries_give_exactly_the_expected_ledger() {
+async fn mixed_deliveries_on_nats_match_the_expected_ledger() {
     let (server, place) = (shared(), Place::new("ledger"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;

@@ -1,15 +1,15 @@
-//! What a consumer finds on NATS: subjects, headers and payloads, from signed deliveries on.
+//! Subjects, headers and payloads on NATS of signed deliveries.
 
 use std::collections::BTreeMap;
 
 use attio_bridge::catalog::EVENT_TYPES;
 
-use crate::support::client::eventually;
 use crate::support::load::ready;
 use crate::support::nats::bench::stream_name;
 use crate::support::nats::place::Place;
 use crate::support::nats::{Stored, shared};
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 fn event(event_type: &str, entity: &str) -> String {
     let names =
@@ -36,7 +36,7 @@ fn record_created(record: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_category_and_action_has_its_subject() {
+async fn every_category_and_action_has_its_own_subject() {
     let (server, place) = (shared(), Place::new("subjects"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__ROUTE__CATEGORIES__NOTE", "crm.notes.v1")]).await;
     ready(&bridge).await;
@@ -66,7 +66,7 @@ async fn every_category_and_action_has_its_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn binary_mode_carries_the_data_alone() {
+async fn binary_mode_puts_attributes_into_nats_headers() {
     let (server, place) = (shared(), Place::new("binary"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__BUS__CONTENT_MODE", "binary")]).await;
     ready(&bridge).await;
@@ -90,48 +90,48 @@ async fn binary_mode_carries_the_data_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bridge_that_has_forgotten_learns_of_duplicates_from_the_stream() {
-    let (server, place) = (shared(), Place::new("forgotten"));
+async fn stream_deduplicates_after_a_restart_of_the_bridge() {
+    let (server, place) = (shared(), Place::new("restarted"));
     let request = Request::keyed("one", record_created("r"));
     let first = place.bridge(&server, &[]).await;
     ready(&first).await;
-    assert_eq!(first.ask(&request).await.told(), (200, "accepted".into()));
+    assert_eq!(first.ask(&request).await.status_and_reason(), (200, "accepted".into()));
     first.stop().await.unwrap();
     let second = place.bridge(&server, &[]).await;
     ready(&second).await;
-    assert_eq!(second.ask(&request).await.told(), (200, "duplicate".into()));
+    assert_eq!(second.ask(&request).await.status_and_reason(), (200, "duplicate".into()));
     assert_eq!(second.metrics().await.sum("events_total", &[("result", "duplicate")]), 1.0);
     assert_eq!(place.stored(&server).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_stream_is_a_503_that_heals_when_it_is_made() {
+async fn missing_stream_answers_503_until_it_is_created() {
     let (server, place) = (shared(), Place::new("missing"));
     let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")]).await;
     let request = Request::keyed("one", record_created("r"));
-    eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+    eventually("the delivery is refused", || async {
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
-    eventually("readiness waits for the missing stream and says so", || async {
+    eventually("/readyz names the missing stream", || async {
         let answer = bridge.admin("/readyz").await;
         answer.status == 503 && String::from_utf8_lossy(&answer.body).contains(&place.stream)
     })
     .await;
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
-    eventually("it is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
+    eventually("the delivery is accepted", || async { bridge.ask(&request).await.status == 200 }).await;
     ready(&bridge).await;
     assert_eq!(place.stored(&server).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_stream_on_the_subjects_is_a_503_that_heals_when_it_gives_way() {
+async fn conflicting_stream_answers_503_until_it_is_deleted() {
     let (server, place, other) = (shared(), Place::new("wanted"), stream_name("other"));
     server.create_stream(&other, &[&format!("{}.record.>", place.prefix)], |_| {});
     let bridge = place.bridge(&server, &[]).await;
     let request = Request::keyed("one", record_created("r"));
-    eventually("it is refused", || async {
-        bridge.ask(&request).await.told() == (503, "broker_refused".into())
+    eventually("the delivery is refused", || async {
+        bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
     })
     .await;
     assert_eq!(bridge.admin("/readyz").await.status, 503);
@@ -141,18 +141,18 @@ async fn another_stream_on_the_subjects_is_a_503_that_heals_when_it_gives_way() 
     assert_eq!(bridge.ask(&request).await.status, 200);
 }
 
-/// A message's size as the server counts it: headers and payload.
+/// The size of a message as the server counts it: headers and payload.
 fn size(message: &Stored) -> usize {
     let headers: usize = message.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
     "NATS/1.0\r\n\r\n".len() + headers + message.payload.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_stream_does_not_take_goes_to_quarantine() {
+async fn message_too_large_for_the_stream_is_quarantined() {
     let (server, place) = (shared(), Place::new("large"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
-    // Its ids stand in the attributes once more, so its envelope is larger than its quarantine.
+    // Its ids are repeated in the attributes, so its envelope is larger than its quarantine message.
     let long = "i".repeat(128);
     let large = format!(
         r#"{{"event_type":"record.created","id":{{"workspace_id":"{long}","object_id":"{long}","record_id":"{long}"}}}}"#
@@ -170,8 +170,8 @@ async fn what_the_stream_does_not_take_goes_to_quarantine() {
         serde_json::from_str::<serde_json::Value>(stored[1].text()).unwrap()["reason"],
         "rejected_by_broker"
     );
-    // What does not even fit into quarantine is the operator's matter, and never a loss.
+    // An event too large for quarantine too is answered 503, so that it is not lost.
     let huge = small.replacen('{', &format!(r#"{{"x":"{}","#, "x".repeat(5000)), 1);
     let answer = bridge.ask(&Request::keyed("3", body(&[&huge]))).await;
-    assert_eq!(answer.told(), (503, "broker_refused".into()));
+    assert_eq!(answer.status_and_reason(), (503, "broker_refused".into()));
 }

@@ -1,4 +1,4 @@
-//! What the log says of NATS: once a change, and what to do.
+//! Log lines of the NATS bus: one for each change, with advice.
 
 use std::io::Write;
 use std::time::Duration;
@@ -12,25 +12,25 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
 use crate::support::bus;
-use crate::support::client::eventually;
 use crate::support::load::ready;
 use crate::support::logs::Logs;
 use crate::support::nats::bench::stream_name;
 use crate::support::nats::place::Place;
 use crate::support::nats::{Server, shared};
+use crate::support::wait::eventually;
 
-/// The adapter's own lines at a level.
+/// The messages of the NATS adapter at a level.
 fn lines(logs: &Logs, level: &str) -> Vec<String> {
     let text = logs.text();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let own = lines.filter(|line| {
+    let adapter = lines.filter(|line| {
         line["level"] == level && line["target"].as_str().unwrap().starts_with("attio_bridge::bus::nats")
     });
-    own.map(|line| line["message"].as_str().unwrap().to_owned()).collect()
+    adapter.map(|line| line["message"].as_str().unwrap().to_owned()).collect()
 }
 
-async fn until_said(logs: &Logs, level: &str, words: &str) {
-    eventually(&format!("{words} is said"), || async {
+async fn until_logged(logs: &Logs, level: &str, words: &str) {
+    eventually(&format!("{words} is logged"), || async {
         lines(logs, level).iter().any(|line| line.contains(words))
     })
     .await;
@@ -39,11 +39,11 @@ async fn until_said(logs: &Logs, level: &str, words: &str) {
 const VERIFY: [(&str, &str); 1] = [("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verify")];
 
 #[tokio::test]
-async fn a_missing_stream_is_named_once_with_what_to_do() {
-    let (logs, server, place) = (Logs::capture(), shared(), Place::new("unnamed"));
+async fn missing_stream_is_logged_once_with_advice() {
+    let (logs, server, place) = (Logs::capture(), shared(), Place::new("missing"));
     let bridge = place.bridge(&server, &VERIFY).await;
-    until_said(&logs, "ERROR", "does not exist").await;
-    // It is looked at every second.
+    until_logged(&logs, "ERROR", "does not exist").await;
+    // The stream is queried every second.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let errors = lines(&logs, "ERROR");
     assert_eq!(errors.len(), 1, "{errors:?}");
@@ -52,20 +52,20 @@ async fn a_missing_stream_is_named_once_with_what_to_do() {
     }
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
     ready(&bridge).await;
-    until_said(&logs, "INFO", "accepts every event").await;
+    until_logged(&logs, "INFO", "accepts every event").await;
 }
 
 #[tokio::test]
-async fn another_stream_on_the_subjects_is_named() {
+async fn conflicting_stream_is_logged_by_name() {
     let (logs, server, place, other) = (Logs::capture(), shared(), Place::new("named"), stream_name("other"));
     server.create_stream(&other, &[&format!("{}.note.>", place.prefix)], |_| {});
     let _bridge = place.bridge(&server, &[]).await;
-    until_said(&logs, "ERROR", &format!("stream {other} accepts {}.note.", place.prefix)).await;
+    until_logged(&logs, "ERROR", &format!("stream {other} accepts {}.note.", place.prefix)).await;
     server.delete_stream(&other);
 }
 
 #[tokio::test]
-async fn every_difference_of_the_stream_is_in_one_line() {
+async fn stream_configuration_drift_is_logged_in_one_line() {
     let (logs, server, place) = (Logs::capture(), shared(), Place::new("different"));
     server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
         config.storage = StorageType::Memory;
@@ -74,7 +74,7 @@ async fn every_difference_of_the_stream_is_in_one_line() {
     });
     let bridge = place.bridge(&server, &VERIFY).await;
     ready(&bridge).await;
-    until_said(&logs, "WARN", "differs from the configuration").await;
+    until_logged(&logs, "WARN", "differs from the configuration").await;
     let warnings = lines(&logs, "WARN");
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     for words in ["storage is memory", "duplicate_window is 1m", "max_age is 1h"] {
@@ -83,28 +83,28 @@ async fn every_difference_of_the_stream_is_in_one_line() {
 }
 
 #[tokio::test]
-async fn an_outage_is_told_at_its_beginning_and_its_end() {
+async fn outage_is_logged_at_its_start_and_end() {
     let (logs, server, place) = (Logs::capture(), Server::start(), Place::new("outage"));
     let bridge = place.bridge(&server, &[]).await;
     ready(&bridge).await;
     server.kill();
-    until_said(&logs, "WARN", "connection lost").await;
-    until_said(&logs, "WARN", "connection error").await;
+    until_logged(&logs, "WARN", "connection lost").await;
+    until_logged(&logs, "WARN", "connection error").await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let warnings = lines(&logs, "WARN");
-    assert!(warnings.len() <= 3, "a line a change, not a line a try: {warnings:?}");
+    assert!(warnings.len() <= 3, "one line for each change, not for each attempt: {warnings:?}");
     server.restart();
-    until_said(&logs, "INFO", "reconnected").await;
+    until_logged(&logs, "INFO", "reconnected").await;
 }
 
-/// What a server says that refuses more, before it goes, than the client has room to tell of.
-fn flood() -> Vec<u8> {
+/// More errors than the event queue of the client holds.
+fn error_flood() -> Vec<u8> {
     let refusal = "-ERR 'Permissions Violation for Publish to \"x\"'\r\n";
     format!("PONG\r\n{}", refusal.repeat(500)).into_bytes()
 }
 
 #[tokio::test]
-async fn a_loss_that_the_client_had_no_room_to_tell_of_is_noticed() {
+async fn connection_loss_is_logged_although_the_event_queue_overflowed() {
     let logs = Logs::capture();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -126,13 +126,13 @@ async fn a_loss_that_the_client_had_no_room_to_tell_of_is_noticed() {
         line.clear();
         server.read_line(&mut line).await.unwrap();
     }
-    // All of it, and the end, before the client's task runs again on this one thread.
+    // Sends everything and closes before the task of the client runs again on this single thread.
     let mut server = server.into_inner().into_std().unwrap();
     server.set_nonblocking(false).unwrap();
-    server.write_all(&flood()).unwrap();
+    server.write_all(&error_flood()).unwrap();
     drop((server, listener));
 
-    until_said(&logs, "INFO", "nats: connected").await;
-    until_said(&logs, "WARN", "connection lost").await;
+    until_logged(&logs, "INFO", "nats: connected").await;
+    until_logged(&logs, "WARN", "connection lost").await;
     assert_eq!(metrics.bus().up.get(), 0);
 }

@@ -1,4 +1,4 @@
-//! The NATS adapter on servers that ask who is there, each way in with the right key and a wrong one.
+//! Authentication and TLS of the NATS bus: every login, with right and wrong credentials.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,31 +16,32 @@ use crate::support::certificates::Certificates;
 use crate::support::nats::bench::{Bench, stream_name};
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
-use crate::support::{eventually, eventually_some, unique};
+use crate::support::unique;
+use crate::support::wait::{eventually_blocking, eventually_some};
 
-fn guarded(more: String, admin: impl Fn() -> ConnectOptions + Send + Sync + 'static) -> Server {
+fn secured(more: String, admin: impl Fn() -> ConnectOptions + Send + Sync + 'static) -> Server {
     Server::with(Settings { jetstream: true, more, admin: Arc::new(admin) })
 }
 
 fn bench(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
     let mut options = Options::new([url]);
-    options.stream.name = stream_name("guarded");
+    options.stream.name = stream_name("secured");
     options.stream.ensure = Ensure::Create;
     change(&mut options);
-    Bench::with(options, &unique("guarded"), ContentMode::Structured)
+    Bench::with(options, &unique("secured"), ContentMode::Structured)
 }
 
-/// Gets in and publishes.
-fn gets_in(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
+/// Asserts that a publish with these options is acknowledged.
+fn connects(url: &str, change: impl FnOnce(&mut Options)) -> Bench {
     let bench = bench(url, change).wait_for(BusState::Up);
     assert_eq!(label(&bench.result()), "acknowledged");
     bench
 }
 
-/// Stays outside, and says why with every refusal.
-fn stays_out(url: &str, why: &str, change: impl FnOnce(&mut Options)) {
+/// Asserts that every publish fails with this cause.
+fn is_refused(url: &str, why: &str, change: impl FnOnce(&mut Options)) {
     let bench = bench(url, change);
-    let text = eventually_some(&format!("{why} is told"), || {
+    let text = eventually_some(&format!("{why} is reported"), || {
         let result = bench.publish(bench.message("{}")).now()?;
         assert_eq!(label(&result), "unavailable");
         result.err().map(|error| error.to_string()).filter(|text| text.contains(why))
@@ -66,61 +67,61 @@ fn seed(pair: &KeyPair) -> String {
 }
 
 #[test]
-fn a_user_with_a_password() {
+fn user_and_password_login() {
     let users = "authorization { users: [ { user: bridge, password: right } ] }";
     let admin = || ConnectOptions::with_user_and_password("bridge".into(), "right".into());
-    let server = guarded(users.into(), admin);
-    let bench = gets_in(&server.url(), |options| options.auth = user("right"));
+    let server = secured(users.into(), admin);
+    let bench = connects(&server.url(), |options| options.auth = user("right"));
     assert_eq!(bench.stored(&server).len(), 1);
-    stays_out(&server.url(), DENIED, |options| options.auth = user("wrong-secret"));
-    stays_out(&server.url(), DENIED, |_| {});
+    is_refused(&server.url(), DENIED, |options| options.auth = user("wrong-secret"));
+    is_refused(&server.url(), DENIED, |_| {});
 }
 
 #[test]
-fn a_token() {
+fn token_login() {
     let admin = || ConnectOptions::with_token("right".into());
-    let server = guarded("authorization { token: right }".into(), admin);
+    let server = secured("authorization { token: right }".into(), admin);
     let token = |text: &str| Some(Auth::Token(text.to_owned().into()));
-    gets_in(&server.url(), |options| options.auth = token("right"));
-    stays_out(&server.url(), DENIED, |options| options.auth = token("wrong-secret"));
+    connects(&server.url(), |options| options.auth = token("right"));
+    is_refused(&server.url(), DENIED, |options| options.auth = token("wrong-secret"));
 }
 
 #[test]
-fn an_nkey_that_is_read_again_when_it_is_renewed() {
+fn renewed_nkey_file_is_read_again() {
     let (old, new) = (KeyPair::new_user(), KeyPair::new_user());
     let users = |pair: &KeyPair| format!("authorization {{ users: [ {{ nkey: {} }} ] }}", pair.public_key());
-    let server = guarded(users(&old), ConnectOptions::new);
+    let server = secured(users(&old), ConnectOptions::new);
     let path = file(&server, "bridge.nk", &seed(&old));
-    let bench = gets_in(&server.url(), |options| options.auth = Some(Auth::NkeyFile(path.clone())));
+    let bench = connects(&server.url(), |options| options.auth = Some(Auth::NkeyFile(path.clone())));
     let wrong = file(&server, "wrong.nk", &seed(&new));
-    stays_out(&server.url(), DENIED, |options| options.auth = Some(Auth::NkeyFile(wrong)));
+    is_refused(&server.url(), DENIED, |options| options.auth = Some(Auth::NkeyFile(wrong)));
 
     server.kill();
     server.configure(|settings| settings.more = users(&new));
     server.restart();
-    eventually("the old key is refused", || {
+    eventually_blocking("the old key is refused", || {
         let result = bench.publish(bench.message("{}")).now();
         result.is_some_and(|result| result.is_err_and(|error| error.to_string().contains(DENIED)))
     });
     fs::write(&path, seed(&new)).expect("the key is renewed");
     bench.until(BusState::Up);
-    eventually("the new key gets in", || label(&bench.result()) == "acknowledged");
+    eventually_blocking("the new key is accepted", || label(&bench.result()) == "acknowledged");
 }
 
 #[test]
-fn credentials_with_a_jwt() {
-    let (trust, strangers) = (Trust::new(), Trust::new());
+fn jwt_credentials_file_login() {
+    let (trust, untrusted) = (Trust::new(), Trust::new());
     let credentials = trust.user();
     let admin = {
         let credentials = credentials.clone();
         move || ConnectOptions::with_credentials(&credentials).expect("the credentials are good")
     };
-    let server = guarded(trust.configuration(), admin);
+    let server = secured(trust.configuration(), admin);
     let path = file(&server, "bridge.creds", &credentials);
-    let bench = gets_in(&server.url(), |options| options.auth = Some(Auth::CredsFile(path)));
+    let bench = connects(&server.url(), |options| options.auth = Some(Auth::CredsFile(path)));
     assert_eq!(bench.stored(&server).len(), 1);
-    let path = file(&server, "stranger.creds", &strangers.user());
-    stays_out(&server.url(), DENIED, |options| options.auth = Some(Auth::CredsFile(path)));
+    let path = file(&server, "untrusted.creds", &untrusted.user());
+    is_refused(&server.url(), DENIED, |options| options.auth = Some(Auth::CredsFile(path)));
 }
 
 fn tls(certificates: &Certificates, certificate: &str, verify: bool) -> String {
@@ -134,26 +135,26 @@ fn tls(certificates: &Certificates, certificate: &str, verify: bool) -> String {
 }
 
 #[test]
-fn tls_with_a_known_authority() {
+fn tls_server_certificate_is_verified() {
     let certificates = Certificates::make();
-    let (ca, stranger) = (certificates.path("ca.pem"), certificates.path("stranger.pem"));
+    let (ca, other_ca) = (certificates.path("ca.pem"), certificates.path("stranger.pem"));
     let admin = {
         let ca = ca.clone();
         move || ConnectOptions::new().add_root_certificates(ca.clone())
     };
-    let server = guarded(tls(&certificates, "server", false), admin);
-    let bench = gets_in(&server.url(), |options| options.ca_file = Some(ca.clone()));
+    let server = secured(tls(&certificates, "server", false), admin);
+    let bench = connects(&server.url(), |options| options.ca_file = Some(ca.clone()));
     assert_eq!(bench.stored(&server).len(), 1);
-    stays_out(&server.url(), "UnknownIssuer", |options| options.ca_file = Some(stranger));
-    let elsewhere = guarded(tls(&certificates, "elsewhere", false), ConnectOptions::new);
-    stays_out(&elsewhere.url(), "not valid for", |options| options.ca_file = Some(ca.clone()));
-    // Never in plain text where an authority is named.
+    is_refused(&server.url(), "UnknownIssuer", |options| options.ca_file = Some(other_ca));
+    let elsewhere = secured(tls(&certificates, "elsewhere", false), ConnectOptions::new);
+    is_refused(&elsewhere.url(), "not valid for", |options| options.ca_file = Some(ca.clone()));
+    // With `nats.ca_file`, the client never uses plaintext.
     let plain = Server::start();
-    stays_out(&plain.url(), "", |options| options.ca_file = Some(ca));
+    is_refused(&plain.url(), "", |options| options.ca_file = Some(ca));
 }
 
 #[test]
-fn tls_with_a_certificate_of_the_client() {
+fn tls_client_certificate_login() {
     let certificates = Certificates::make();
     let path = |name: &str| Some(certificates.path(name));
     let (ca, cert, key) =
@@ -163,12 +164,12 @@ fn tls_with_a_certificate_of_the_client() {
             .add_root_certificates(ca.clone())
             .add_client_certificate(cert.clone(), key.clone())
     };
-    let server = guarded(tls(&certificates, "server", true), admin);
-    let bench = gets_in(&server.url(), |options| {
+    let server = secured(tls(&certificates, "server", true), admin);
+    let bench = connects(&server.url(), |options| {
         options.ca_file = path("ca.pem");
         options.cert_file = path("client.crt");
         options.key_file = path("client.key");
     });
     assert_eq!(bench.stored(&server).len(), 1);
-    stays_out(&server.url(), "ertificate", |options| options.ca_file = path("ca.pem"));
+    is_refused(&server.url(), "ertificate", |options| options.ca_file = path("ca.pem"));
 }

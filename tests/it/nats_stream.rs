@@ -1,4 +1,4 @@
-//! What the NATS adapter makes of the stream it finds, or does not find.
+//! The NATS bus with a missing, conflicting or different stream.
 
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use attio_bridge::pipeline::publish::{Bus, BusState};
 use crate::support::bus::label;
 use crate::support::nats::bench::{Bench, stream_name};
 use crate::support::nats::{Server, Settings, shared};
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 fn create(options: &mut Options) {
     options.stream.ensure = Ensure::Create;
 }
 
 #[test]
-fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
+fn missing_stream_is_refused_by_name_until_it_is_created() {
     let server = shared();
     let bench = Bench::start(&server, "missing", |_| {});
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
     let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     let text = refused.unwrap_err().to_string();
@@ -33,7 +34,7 @@ fn a_missing_stream_is_refused_by_name_and_heals_when_it_is_made() {
 }
 
 #[test]
-fn another_stream_that_takes_the_subject_is_refused_and_heals() {
+fn conflicting_stream_is_refused_until_it_is_deleted() {
     let server = shared();
     let (other, subject) = (stream_name("other"), unique("taken"));
     server.create_stream(&other, &[&subject], |_| {});
@@ -41,7 +42,7 @@ fn another_stream_that_takes_the_subject_is_refused_and_heals() {
     options.stream.name = stream_name("wanted");
     create(&mut options);
     let bench = Bench::with(options, &subject, ContentMode::Structured);
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
     let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains(&bench.stream));
@@ -54,10 +55,10 @@ fn another_stream_that_takes_the_subject_is_refused_and_heals() {
 }
 
 #[test]
-fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
+fn server_without_jetstream_is_refused_until_it_is_enabled() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
     let bench = Bench::start(&server, "off", create);
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
     let refused = bench.result();
     assert_eq!(label(&refused), "refused", "{refused:?}");
     assert!(refused.unwrap_err().to_string().contains("JetStream"));
@@ -70,11 +71,11 @@ fn a_server_without_jetstream_is_refused_and_heals_when_it_has_it() {
 }
 
 #[test]
-fn a_stream_that_does_not_take_every_subject_is_waited_for() {
+fn stream_without_every_subject_is_refused_until_updated() {
     let server = shared();
     let bench = Bench::start(&server, "uncovered", |_| {});
     server.create_stream(&bench.stream, &[&unique("else")], |_| {});
-    eventually("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
     assert_eq!(label(&bench.result()), "refused");
     assert_eq!(bench.bus.state(), BusState::Starting);
     server.change_stream(&bench.stream, |config| config.subjects.push(bench.subject.clone()));
@@ -83,42 +84,46 @@ fn a_stream_that_does_not_take_every_subject_is_waited_for() {
 }
 
 #[test]
-fn a_stream_that_differs_is_used_as_it_is() {
+fn stream_with_other_settings_is_used_unchanged() {
     let server = shared();
     let bench = Bench::start(&server, "differs", |_| {});
-    let there = |config: &mut Config| {
+    let settings = |config: &mut Config| {
         config.storage = StorageType::Memory;
         config.duplicate_window = Duration::from_secs(60);
         config.max_age = Duration::from_secs(3600);
     };
-    server.create_stream(&bench.stream, &[&bench.subject], there);
+    server.create_stream(&bench.stream, &[&bench.subject], settings);
     bench.until(BusState::Up);
     assert_eq!(label(&bench.result()), "acknowledged");
-    assert_eq!(server.stream(&bench.stream).unwrap().storage, StorageType::Memory, "never changed");
+    assert_eq!(
+        server.stream(&bench.stream).unwrap().storage,
+        StorageType::Memory,
+        "the stream is not changed"
+    );
 }
 
 #[test]
-fn create_makes_the_stream_as_told() {
+fn ensure_create_creates_the_stream_as_configured() {
     let server = shared();
-    let bench = Bench::start(&server, "made", |options| {
+    let bench = Bench::start(&server, "created", |options| {
         create(options);
         options.stream.duplicate_window = Duration::from_secs(600);
         options.stream.max_age = Duration::from_secs(7200);
         options.stream.replicas = Some(1);
     })
     .wait_for(BusState::Up);
-    let made = server.stream(&bench.stream).expect("it is there");
-    assert_eq!(made.storage, StorageType::File);
-    assert_eq!(made.duplicate_window, Duration::from_secs(600));
-    assert_eq!(made.max_age, Duration::from_secs(7200));
-    assert_eq!(made.num_replicas, 1);
-    assert_eq!(made.subjects, [bench.subject]);
+    let created = server.stream(&bench.stream).expect("the stream exists");
+    assert_eq!(created.storage, StorageType::File);
+    assert_eq!(created.duplicate_window, Duration::from_secs(600));
+    assert_eq!(created.max_age, Duration::from_secs(7200));
+    assert_eq!(created.num_replicas, 1);
+    assert_eq!(created.subjects, [bench.subject]);
 }
 
 #[test]
-fn off_asks_nobody() {
+fn ensure_off_does_not_query_the_stream() {
     let server = shared();
-    let bench = Bench::start(&server, "unasked", |options| options.stream.ensure = Ensure::Off);
+    let bench = Bench::start(&server, "ensure-off", |options| options.stream.ensure = Ensure::Off);
     let bench = bench.wait_for(BusState::Up);
     assert_eq!(label(&bench.result()), "refused");
     server.create_stream(&bench.stream, &[&bench.subject], |_| {});

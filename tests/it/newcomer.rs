@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::support::kafka::Broker;
 use crate::support::ports::free_address;
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 const SECRET: &str = "a secret that is long enough for a newcomer";
 
@@ -126,7 +127,7 @@ fn from_first_configuration_to_quarantine_replay_on_kafka() {
     assert!(desk.expect(0, &["topics", "--format", "kafka"]).contains(&prefix));
 
     let _serving = Running(desk.command(&["serve"]).stderr(Stdio::null()).spawn().unwrap());
-    eventually("it is ready", || desk.run(&["healthcheck"]).status.success());
+    eventually_blocking("it is ready", || desk.run(&["healthcheck"]).status.success());
     desk.expect(0, &["check", "--connect"]);
     let target = format!("http://{http}/webhooks/attio");
     desk.expect(0, &["send", &target, "--event", "record.updated"]);

@@ -12,14 +12,14 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::network::{check, flows, load};
 use crate::support::bridge::{Bridge, config};
-use crate::support::client::eventually;
 use crate::support::consumer::{Found, NAMES};
-use crate::support::far::{Far, FarKafka, FarNats};
 use crate::support::kafka::{Broker, shared};
 use crate::support::load::{check_bus, ready, send_and_check};
 use crate::support::mix::{Mix, Planned};
+use crate::support::network::{ProxiedBroker, ProxiedKafka, ProxiedNats};
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 use crate::support::{full_tier, unique};
 
 /// Asserts that so many deliveries are refused because of the client's own state: none waits for the answer
@@ -29,21 +29,21 @@ async fn assert_unavailable(bridge: &Bridge<dyn Bus>, count: usize) {
     for n in 0..count {
         let body = r#"{"event_type":"task.created","id":{"task_id":"t"}}"#;
         let answer = client.ask(&Request::keyed(&format!("while-down-{n}"), body)).await;
-        assert_eq!(answer.told(), (503, "broker_unavailable".into()));
+        assert_eq!(answer.status_and_reason(), (503, "broker_unavailable".into()));
         assert!(answer.header("retry-after").is_some());
     }
 }
 
 /// B1: killed under load, again and again.
-async fn killed_broker_answers_broker_unavailable_until_it_is_back<F: Far>() {
-    let far = F::new();
-    let (bridge, mut mix) = (far.bridge(&[]).await, Mix::new(far.prefix(), 51));
+async fn killed_broker_answers_broker_unavailable_until_it_is_back<B: ProxiedBroker>() {
+    let broker = B::new();
+    let (bridge, mut mix) = (broker.bridge(&[]).await, Mix::new(broker.prefix(), 51));
     let kills = if full_tier() { 20 } else { 2 };
     let load = load(&mut mix, 600 * (kills + 1), &bridge);
     let mut random = fastrand::Rng::with_seed(51);
     for kill in 1..=kills {
         flows(&load, 500).await;
-        far.kill();
+        broker.kill();
         let gone = Instant::now();
         eventually("the loss is noticed", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 })
             .await;
@@ -52,28 +52,28 @@ async fn killed_broker_answers_broker_unavailable_until_it_is_back<F: Far>() {
         assert_eq!(bridge.admin("/readyz").await.status, 200, "readiness does not follow the broker");
         let down = if full_tier() { random.u64(2000..10_000) } else { 1000 };
         tokio::time::sleep(Duration::from_millis(down).saturating_sub(gone.elapsed())).await;
-        far.restart();
+        broker.restart();
         let (back, accepted) = (Instant::now(), load.accepted());
         eventually("load flows again", || async { load.accepted() > accepted }).await;
         let recovered = back.elapsed();
         println!("kill {kill}: noticed after {noticed:?}, first ack {recovered:?} after the restart");
     }
     let retried = load.finish().await;
-    check(&far, &mix, &retried);
+    check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
 }
 
 mod kafka {
     #[tokio::test(flavor = "multi_thread")]
     async fn killed_broker_answers_broker_unavailable_until_it_is_back() {
-        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::FarKafka>().await;
+        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::ProxiedKafka>().await;
     }
 }
 
 mod nats {
     #[tokio::test(flavor = "multi_thread")]
     async fn killed_broker_answers_broker_unavailable_until_it_is_back() {
-        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::FarNats>().await;
+        super::killed_broker_answers_broker_unavailable_until_it_is_back::<super::ProxiedNats>().await;
     }
 }
 
@@ -158,7 +158,11 @@ async fn permanent_broker_errors_quarantine_the_event_before_the_200() {
         let request = Request::keyed(&format!("never-{n}"), &body);
         // In a batch, by itself, and then quarantine, which refuses at first.
         mock.fail_with(&[code, code, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
-        assert_eq!(bridge.ask(&request).await.told(), (503, "broker_refused".into()), "{code:?}");
+        assert_eq!(
+            bridge.ask(&request).await.status_and_reason(),
+            (503, "broker_refused".into()),
+            "{code:?}"
+        );
         assert_eq!(mock.found().quarantine.len(), n, "{code:?}");
         eventually("quarantine accepts it", || async {
             mock.fail_with(&[code, code]);
@@ -190,7 +194,7 @@ async fn missing_quarantine_topic_answers_503_until_it_is_created() {
     let long = "x".repeat(4000);
     let too_large = format!(r#"{{"event_type":"task.created","id":{{"task_id":"t"}},"x":"{long}"}}"#);
     let bodies = [too_large, "this is no JSON".to_owned()];
-    let ask = async |body: &String| bridge.ask(&Request::keyed(&body[..10], body)).await.told();
+    let ask = async |body: &String| bridge.ask(&Request::keyed(&body[..10], body)).await.status_and_reason();
     for body in &bodies {
         assert_eq!(ask(body).await, (503, "broker_refused".into()), "{body}");
     }
@@ -226,7 +230,7 @@ async fn quarantined_body_of_7_mib_fits_the_client_where_max_body_bytes_allows_i
     let body = "not JSON ".repeat(7 * 1024 * 1024 / 9);
     let request = Request::keyed("large-body", &body);
     eventually("it is quarantined", || async {
-        let told = bridge.ask(&request).await.told();
+        let told = bridge.ask(&request).await.status_and_reason();
         assert_ne!(told, (503, "broker_refused".into()));
         told == (200, "quarantined".into())
     })

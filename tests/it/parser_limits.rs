@@ -64,7 +64,7 @@ async fn pathological_json_is_parsed_in_bounded_memory() {
     for (name, body, reason) in bodies() {
         let (before, bytes) = (served.cpu_seconds(), body.len());
         let answer = client.ask(&Request::keyed(name, body)).await;
-        assert_eq!(answer.told(), (200, reason.into()), "{name}");
+        assert_eq!(answer.status_and_reason(), (200, reason.into()), "{name}");
         println!("{name}: {bytes} bytes, {:.2} s of CPU", served.cpu_seconds() - before);
     }
     let peak = served.peak_mib();
@@ -84,10 +84,14 @@ async fn compressed_bodies_are_refused_and_never_decompressed() {
     for body in bodies {
         for coding in ["gzip", "x-gzip", "deflate", "br", "zstd", "compress", "gzip, gzip"] {
             let request = Request::keyed("k", body).header("Content-Encoding", coding);
-            assert_eq!(bridge.ask(&request).await.told(), (415, "unsupported_media_type".into()), "{coding}");
+            assert_eq!(
+                bridge.ask(&request).await.status_and_reason(),
+                (415, "unsupported_media_type".into()),
+                "{coding}"
+            );
         }
         let request = Request::keyed("k", body).header("Transfer-Encoding", "gzip, chunked");
-        assert_eq!(bridge.ask(&request).await.told(), (400, "bad_framing".into()));
+        assert_eq!(bridge.ask(&request).await.status_and_reason(), (400, "bad_framing".into()));
     }
     assert_eq!(bridge.bus.attempts(), 0);
 }

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::task::JoinSet;
 
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::consumer::Found;
 use crate::support::kafka::shared;
 use crate::support::mix::{Mix, Planned};
 use crate::support::request::Request;
 use crate::support::served::Served;
-use crate::support::{PATIENCE, unique};
+use crate::support::unique;
+use crate::support::wait::{PATIENCE, eventually};
 
 const STDOUT: (&str, &str) = ("ATTIO_BRIDGE__BUS__TYPE", "stdout");
 
@@ -24,12 +25,12 @@ fn task_created(task: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stdout_bus_writes_one_event_per_line_before_the_answer_and_sigterm_exits_0() {
+async fn stdout_bus_writes_each_event_before_the_answer() {
     for signal in ["TERM", "INT"] {
         let mut served = Served::start(&[STDOUT]);
         let mut out = served.stdout();
         let answer = Client::connect(served.http).await.ask(&Request::keyed("k", task_created("t"))).await;
-        assert_eq!(answer.told(), (200, "accepted".into()));
+        assert_eq!(answer.status_and_reason(), (200, "accepted".into()));
         let mut line = String::new();
         out.read_line(&mut line).unwrap();
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -49,7 +50,7 @@ async fn a_closed_stdout_pipe_is_broker_unavailable() {
     let mut served = Served::start(&[STDOUT]);
     drop(served.stdout());
     let answer = Client::connect(served.http).await.ask(&Request::keyed("k", task_created("t"))).await;
-    assert_eq!(answer.told(), (503, "broker_unavailable".into()));
+    assert_eq!(answer.status_and_reason(), (503, "broker_unavailable".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,7 +122,7 @@ async fn sigterm_under_load_loses_nothing_that_was_answered_200() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_broker_is_reported_with_what_to_do() {
+async fn unreachable_broker_is_reported_with_advice() {
     // A port that no test is ever given.
     let address = "127.0.0.1:1";
     let table = [

@@ -11,11 +11,12 @@ use attio_bridge::pipeline::publish::PublishError;
 use tempfile::TempDir;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::fixtures;
 use crate::support::memory::Answer;
 use crate::support::ports::free_address;
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 const PAGE: &str = include_str!("../../deploy/docs/behind-a-proxy.md");
 
@@ -111,11 +112,11 @@ async fn deliveries_come_through(bridge: &Bridge, proxy: &Proxy) {
     let mut client = Client::connect(proxy.address).await;
 
     let answer = client.ask(&Request::keyed("plain", body)).await;
-    assert_eq!(answer.told(), (200, "accepted".into()), "{}", proxy.log());
+    assert_eq!(answer.status_and_reason(), (200, "accepted".into()), "{}", proxy.log());
     assert_eq!(answer.header("content-type"), Some("application/json"));
 
     let answer = client.ask(&Request::keyed("chunked", body).chunked(7)).await;
-    assert_eq!(answer.told(), (200, "accepted".into()), "on the same connection, chunked");
+    assert_eq!(answer.status_and_reason(), (200, "accepted".into()), "on the same connection, chunked");
     let stored = bridge.bus.stored();
     assert_eq!(stored.len(), 2);
     for message in stored {
@@ -123,24 +124,27 @@ async fn deliveries_come_through(bridge: &Bridge, proxy: &Proxy) {
         assert_eq!(data, body);
     }
 
-    assert_eq!(client.ask(&Request::keyed("plain", body)).await.told(), (200, "duplicate".into()));
+    assert_eq!(
+        client.ask(&Request::keyed("plain", body)).await.status_and_reason(),
+        (200, "duplicate".into())
+    );
     let forged = Request::unsigned(body).header("Attio-Signature", "0".repeat(64));
-    assert_eq!(client.ask(&forged).await.told(), (401, "unauthorized".into()));
+    assert_eq!(client.ask(&forged).await.status_and_reason(), (401, "unauthorized".into()));
 
     let too_large = Request::signed(vec![b' '; 524_289]);
     let answer = Client::connect(proxy.address).await.ask(&too_large).await;
-    assert_eq!(answer.told(), (413, "body_too_large".into()));
+    assert_eq!(answer.status_and_reason(), (413, "body_too_large".into()));
 
     bridge.bus.answer(Answer::Fail(PublishError::Unavailable { detail: "down".into() }));
     let delivery = Request::keyed("down", fixtures::delivery("record.created"));
     let answer = Client::connect(proxy.address).await.ask(&delivery).await;
-    assert_eq!(answer.told(), (503, "broker_unavailable".into()));
+    assert_eq!(answer.status_and_reason(), (503, "broker_unavailable".into()));
     let retry_after: u32 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((5..=30).contains(&retry_after), "{retry_after}");
 
     bridge.bus.answer(Answer::Acknowledge);
     let answer = Client::connect(proxy.address).await.ask(&delivery).await;
-    assert_eq!(answer.told(), (200, "accepted".into()), "the retry");
+    assert_eq!(answer.status_and_reason(), (200, "accepted".into()), "the retry");
 }
 
 #[tokio::test]

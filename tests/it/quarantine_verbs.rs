@@ -267,7 +267,7 @@ async fn raw_delivery_from_a_file_is_replayed_under_its_original_ids() {
     // The sender's own delivery of the same is a duplicate now.
     let bridge = onto::bridge(&variables).await;
     let answer = bridge.ask(&Request::keyed("k", delivery(&[&first, &second]))).await;
-    assert_eq!(answer.told(), (200, "duplicate".into()));
+    assert_eq!(answer.status_and_reason(), (200, "duplicate".into()));
 
     variables.push(("ATTIO_BRIDGE__SOURCES__ATTIO__FILTER__EXCLUDE__TYPES".into(), "record.*".into()));
     let (code, replayed, said) =
@@ -385,7 +385,7 @@ async fn read_quarantine(variables: &Variables, pieces: usize) {
     let bridge = onto::bridge(variables).await;
     for number in 0..pieces {
         let answer = bridge.ask(&Request::keyed(&format!("k{number}"), large_body(number))).await;
-        assert_eq!(answer.told(), (200, "quarantined".into()));
+        assert_eq!(answer.status_and_reason(), (200, "quarantined".into()));
     }
     bridge.stop().await.expect("it drains");
 

@@ -5,11 +5,12 @@ use std::fs;
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::consumer::NAMES;
 use crate::support::load::until_accepted;
 use crate::support::mix::Mix;
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 use crate::support::{full_tier, unique};
 
 /// Ends an idempotent producer for good: the broker misses some of its messages.

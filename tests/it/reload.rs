@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 
 use crate::setup::Setup;
 use crate::support::bridge::Bridge;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::logs::Logs;
 use crate::support::memory::Memory;
 use crate::support::request::{Request, sign};
 use crate::support::scrape::Scrape;
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 use crate::support::{fifo, full_tier};
 
 const OLD: &str = "the-old-secret-which-is-long-enough-0123456789";
@@ -83,7 +84,7 @@ impl Traffic {
                     let secret = if new.load(Ordering::SeqCst) { NEW } else { OLD };
                     let at = sent.load(Ordering::SeqCst) * 4 + which;
                     let answer = client.ask(&signed(secret, at)).await;
-                    assert_eq!(answer.told(), (200, "accepted".into()), "valid delivery {at}");
+                    assert_eq!(answer.status_and_reason(), (200, "accepted".into()), "valid delivery {at}");
                     sent.fetch_add(1, Ordering::SeqCst);
                 }
             });
@@ -324,7 +325,7 @@ async fn a_failed_reload_is_retried_when_a_file_appears_that_was_never_read() {
 }
 
 #[tokio::test]
-async fn a_reload_that_reads_a_pipe_without_a_writer_or_without_data_fails_and_is_retried() {
+async fn reload_from_an_unreadable_pipe_fails_and_is_retried() {
     let setup = Setup::empty();
     let secret = setup.write("secret", OLD);
     let entry = format!("{{ label = \"a\", file = \"{}\" }}", secret.display());

@@ -19,7 +19,7 @@ fn secrets(setup: &Setup) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_secret_is_always_text() {
+fn secret_must_be_text() {
     for tail in ["00123", "true", "1e5", "[x]", "\"q\"", "a,b"] {
         let secret = format!("{tail:0>20}");
         let setup = stdout().var("ATTIO_WEBHOOK_SECRET", &secret);
@@ -159,7 +159,7 @@ fn canaries(more: &str) -> Setup {
 }
 
 #[test]
-fn the_effective_configuration_hides_secrets() {
+fn effective_configuration_hides_secrets() {
     let config = canaries("").config();
     let shown =
         [config.to_text(), config.to_json().to_string(), format!("{config:?}"), format!("{config:#?}")];

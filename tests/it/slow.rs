@@ -11,11 +11,12 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::{Client, PATIENCE, eventually};
+use crate::support::client::Client;
 use crate::support::full_tier;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// For a deadline that must not pass during a test.
 const LONG: Duration = Duration::from_secs(60);
@@ -60,7 +61,7 @@ async fn header_timeout_of_a_pipelined_head_starts_after_the_answer_before_it() 
     bridge.bus.release();
     assert_eq!(client.receive().await.status, 200);
     client.write(&second[cut..]).await;
-    assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+    assert_eq!(client.receive().await.status_and_reason(), (200, "accepted".into()));
 }
 
 #[tokio::test]
@@ -96,7 +97,7 @@ async fn stall(address: SocketAddr, at: usize) {
         }
     }
     if let Some(answer) = client.try_receive().await {
-        assert_eq!(answer.told(), (408, "body_timeout".into()));
+        assert_eq!(answer.status_and_reason(), (408, "body_timeout".into()));
         client.closed().await;
     }
 }
@@ -114,7 +115,7 @@ async fn thousand_stalled_connections_do_not_disturb_a_good_client() {
     for at in 0..STALLED {
         stalled.spawn(stall(bridge.http, at));
         if at % 4 == 0 {
-            assert_eq!(good.ask(&event(STALLED + at)).await.told(), (200, "accepted".into()));
+            assert_eq!(good.ask(&event(STALLED + at)).await.status_and_reason(), (200, "accepted".into()));
         }
     }
     let mut others = 2 * STALLED;
@@ -123,7 +124,7 @@ async fn thousand_stalled_connections_do_not_disturb_a_good_client() {
             ended.unwrap();
         }
         others += 1;
-        assert_eq!(good.ask(&event(others)).await.told(), (200, "accepted".into()));
+        assert_eq!(good.ask(&event(others)).await.status_and_reason(), (200, "accepted".into()));
     }
     assert_eq!(bridge.bus.stored().len(), bridge.bus.attempts());
     bridge.stop().await.unwrap();
@@ -177,7 +178,7 @@ async fn client_disconnect_during_publish_does_not_cancel_it() {
         retry.send(&event(way)).await;
         bridge.until("dedup_lookups_total", &[("result", "joined")], 1.0 + way as f64).await;
         bridge.bus.release();
-        assert_eq!(retry.receive().await.told(), (200, "duplicate".into()));
+        assert_eq!(retry.receive().await.status_and_reason(), (200, "duplicate".into()));
     }
     assert_eq!(bridge.bus.attempts(), 3);
     bridge.stop().await.unwrap();
@@ -207,7 +208,7 @@ async fn large_bodies_beyond_max_in_flight_bytes_are_overloaded() {
         client.write(&large(at).head()).await;
         if at >= PERMITS {
             let answer = client.receive().await;
-            assert_eq!(answer.told(), (503, "overloaded".into()), "request {at}, body unread");
+            assert_eq!(answer.status_and_reason(), (503, "overloaded".into()), "request {at}, body unread");
             assert!(answer.header("retry-after").is_some());
         } else {
             let small = Request::signed("{}").without("Host").header("Host", "x").method("PUT");
@@ -221,11 +222,15 @@ async fn large_bodies_beyond_max_in_flight_bytes_are_overloaded() {
     eventually("all with a permit are being published", || async { bridge.bus.waiting() == PERMITS }).await;
     bridge.bus.release();
     for client in clients.iter_mut().take(PERMITS) {
-        assert_eq!(client.receive().await.told(), (200, "accepted".into()));
+        assert_eq!(client.receive().await.status_and_reason(), (200, "accepted".into()));
     }
     bridge.bus.answer(Answer::Acknowledge);
     for at in PERMITS..PERMITS + 10 {
-        assert_eq!(bridge.ask(&large(at)).await.told(), (200, "accepted".into()), "permits were returned");
+        assert_eq!(
+            bridge.ask(&large(at)).await.status_and_reason(),
+            (200, "accepted".into()),
+            "permits were returned"
+        );
     }
 }
 
@@ -270,7 +275,7 @@ async fn flood_of_largest_bodies_is_answered_in_bounded_memory() {
         let request = Arc::clone(&request);
         clients.spawn(async move {
             client.write(&request).await;
-            client.receive().await.told()
+            client.receive().await.status_and_reason()
         });
     }
     let answers = clients.join_all().await;

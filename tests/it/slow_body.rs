@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
+use crate::support::wait::eventually;
 
 const BODY: usize = 256 * 1024;
 const PERMITS: usize = 4;
@@ -50,7 +51,7 @@ async fn request_without_signature_is_401_before_its_body_and_takes_no_permit() 
         if at.is_multiple_of(2) { request } else { request.header("Attio-Signature", "x") }
     };
     for client in &mut announce(&bridge, unsigned, 10 * PERMITS).await {
-        assert_eq!(client.receive().await.told(), (401, "unauthorized".into()));
+        assert_eq!(client.receive().await.status_and_reason(), (401, "unauthorized".into()));
         assert_eq!(bridge.ask(&large(0)).await.status, 200, "a permit is free for a good one");
     }
     let metrics = bridge.metrics().await;
@@ -73,7 +74,7 @@ async fn slow_bodies_give_up_their_reservation_to_prompt_ones() {
         })
         .await;
         for client in &mut slow {
-            assert_eq!(client.receive().await.told(), (408, "body_timeout".into()));
+            assert_eq!(client.receive().await.status_and_reason(), (408, "body_timeout".into()));
         }
     }
 }
@@ -86,7 +87,7 @@ async fn slow_body_is_accepted_if_a_permit_is_free_when_it_completes() {
     slow.write(&request.head()).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     slow.write(&request.body).await;
-    assert_eq!(slow.receive().await.told(), (200, "accepted".into()));
+    assert_eq!(slow.receive().await.status_and_reason(), (200, "accepted".into()));
 
     let mut late = bridge.connect().await;
     late.write(&large(8).head()).await;
@@ -101,7 +102,7 @@ async fn slow_body_is_accepted_if_a_permit_is_free_when_it_completes() {
     }
     eventually("they are being published", || async { bridge.bus.waiting() == PERMITS }).await;
     late.write(&large(8).body).await;
-    assert_eq!(late.receive().await.told(), (503, "overloaded".into()));
+    assert_eq!(late.receive().await.status_and_reason(), (503, "overloaded".into()));
     bridge.bus.release();
     for client in &mut others {
         assert_eq!(client.receive().await.status, 200);

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 use crate::setup::Setup;
 use crate::support::bridge::Bridge;
-use crate::support::client::eventually;
 use crate::support::logs::Logs;
 use crate::support::memory::Memory;
 use crate::support::request::{Request, SECRET};
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 
 const PEOPLE: &str = "97052eb9-e65e-443f-a297-f2d9a4a7f795";
 const DEALS: &str = "bc6ba1c2-6f3a-4f4c-9b7a-d2c3b1a0e001";
@@ -266,7 +266,7 @@ async fn a_filter_with_an_unknown_slug_drops_nothing() {
 }
 
 #[test]
-fn unknown_slugs_in_filters_are_warned_of() {
+fn unknown_slugs_in_filters_are_warnings() {
     let filter = "[sources.attio]\nfilter.include.objects = [\"people\", \"97052eb9-e65e-443f-a297-f2d9a4a7f795\"]\n\
                   filter.exclude.lists = [\"slaes\"]\n";
     let warnings = Setup::good().toml(filter).warnings();

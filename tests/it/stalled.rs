@@ -10,11 +10,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::support::client::{Client, PATIENCE};
+use crate::support::client::Client;
 use crate::support::descriptors;
 use crate::support::request::Request;
 use crate::support::served::Served;
 use crate::support::stress;
+use crate::support::wait::PATIENCE;
 
 const GOOD_CLIENTS: usize = 4;
 
@@ -32,7 +33,7 @@ async fn deliver(address: SocketAddr, name: &'static str, count: usize) -> Vec<D
             for at in 0..count / GOOD_CLIENTS {
                 let request = event(&format!("{name} {client} {at}"));
                 let begun = Instant::now();
-                assert_eq!(connection.ask(&request).await.told(), (200, "accepted".into()));
+                assert_eq!(connection.ask(&request).await.status_and_reason(), (200, "accepted".into()));
                 took.push(begun.elapsed());
             }
             took
@@ -86,14 +87,14 @@ async fn stall(address: SocketAddr, at: usize, stalled: &AtomicUsize, connecting
     if let Some(answer) = client.try_receive().await {
         // A trickled byte may have invalidated its head.
         let known = [(408, "body_timeout".into()), (400, "bad_framing".into())];
-        assert!(known.contains(&answer.told()), "{answer:?}");
+        assert!(known.contains(&answer.status_and_reason()), "{answer:?}");
         client.closed().await;
     }
     begun.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn good_traffic_does_not_fail_beside_thousands_of_stalled_connections() {
+async fn deliveries_succeed_beside_thousands_of_stalled_connections() {
     let (stalls, count) = (stress(1_000, 10_000), stress(1_000, 10_000));
     descriptors::raise(stalls as u64 + 1_000);
     let mut served = Served::start(&[

@@ -3,10 +3,10 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use crate::support::client::eventually;
+use crate::support::fifo;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
-use crate::support::{PATIENCE, fifo};
+use crate::support::wait::{PATIENCE, eventually};
 
 /// The next notification that is not of the watchdog.
 fn next_state(socket: &UnixDatagram) -> String {

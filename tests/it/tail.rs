@@ -16,7 +16,8 @@ use crate::support::onto;
 use crate::support::ports::free_address;
 use crate::support::program::{Program, Variables, lines, printed, run, variables};
 use crate::support::request::Request;
-use crate::support::{eventually, kafka, nats, unique};
+use crate::support::wait::{eventually, eventually_blocking};
+use crate::support::{kafka, nats, unique};
 
 /// A bus of a bridge and its variables.
 enum Place {
@@ -190,7 +191,7 @@ async fn tail_has_no_gap_after_a_nats_restart() {
     assert_eq!(program.line()["id"], "before");
     server.kill();
     server.restart();
-    crate::support::client::eventually("it is accepted", || async {
+    eventually("it is accepted", || async {
         bridge.ask(&Request::keyed("k", event("record.created", "after", "r"))).await.status == 200
     })
     .await;
@@ -212,7 +213,7 @@ async fn tail_ends_when_its_stdout_is_closed() {
         publish(&bridge, &[event("record.created", &format!("more-{n}"), "r")]).await;
     }
     assert_eq!(program.end().0, Some(0));
-    eventually("nothing is left", || match &place {
+    eventually_blocking("nothing is left", || match &place {
         Place::Nats { server, stream, .. } => server.consumers(stream).is_empty(),
         Place::Kafka { .. } => true,
     });

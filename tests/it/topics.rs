@@ -10,17 +10,17 @@ use async_nats::ConnectOptions;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::support::client::eventually;
 use crate::support::kafka::security::{Door, PASSWORD, SECOND_USER, shared};
 use crate::support::kafka::variables::variables;
-use crate::support::kept;
 use crate::support::nats::place::Place;
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
 use crate::support::program::{self, Variables, lent, printed, variables as named};
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::snapshot;
 use crate::support::unique;
+use crate::support::wait::eventually;
 use crate::support::watched::kit;
 
 /// What `topics` prints.
@@ -50,11 +50,21 @@ const LARGEST: usize = 1_000_000;
 
 /// Delivers what goes to each kind of address.
 async fn deliver(served: &Served) {
-    eventually("it is ready", || async { served.ask(&Request::keyed("first", TASK)).await.told().0 == 200 })
-        .await;
-    assert_eq!(served.ask(&Request::keyed("strange", STRANGE)).await.told(), (200, "accepted".into()));
+    eventually("it is ready", || async {
+        served.ask(&Request::keyed("first", TASK)).await.status_and_reason().0 == 200
+    })
+    .await;
+    assert_eq!(
+        served.ask(&Request::keyed("strange", STRANGE)).await.status_and_reason(),
+        (200, "accepted".into())
+    );
     let garbage = Request::keyed("garbage", "x".repeat(LARGEST));
-    assert_eq!(served.ask(&garbage).await.told(), (200, "quarantined".into()), "{:?}", served.log());
+    assert_eq!(
+        served.ask(&garbage).await.status_and_reason(),
+        (200, "quarantined".into()),
+        "{:?}",
+        served.log()
+    );
 }
 
 /// A command of that name in a folder.
@@ -76,7 +86,7 @@ fn run(script: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_kafka_the_commands_make_what_a_restricted_user_needs() {
+async fn kafka_commands_create_topics_and_acls_for_a_restricted_user() {
     let secured = shared();
     let prefix = unique("printed");
     let events = format!("{prefix}.events");
@@ -141,7 +151,7 @@ fn guarded(configuration: &str) -> Server {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_nats_the_stream_and_the_rights_are_what_a_restricted_user_needs() {
+async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
     for ensure in ["verify", "create"] {
         let place = Place::new("printed");
         let of = |server: &str, prefix: &str| {
@@ -186,7 +196,7 @@ async fn on_nats_the_stream_and_the_rights_are_what_a_restricted_user_needs() {
         elsewhere.push(("ATTIO_BRIDGE__NATS__STREAM__ENSURE".into(), "off".into()));
         let beside = self::served(&elsewhere);
         eventually("it is refused", || async {
-            beside.ask(&Request::keyed("k", TASK)).await.told() == (503, "broker_refused".into())
+            beside.ask(&Request::keyed("k", TASK)).await.status_and_reason() == (503, "broker_refused".into())
         })
         .await;
     }
@@ -208,7 +218,7 @@ fn in_full() -> Variables {
 }
 
 #[test]
-fn what_is_printed_is_as_it_was() {
+fn output_of_each_format_matches_its_snapshot() {
     let nats = named(&[
         ("BUS__TYPE", "nats"),
         ("NATS__SERVERS", "nats://nats-1:4222"),
@@ -221,18 +231,18 @@ fn what_is_printed_is_as_it_was() {
         ("strimzi.yaml", "strimzi", &in_full()),
         ("nats.sh", "nats", &nats),
     ];
-    let folder = kept::folder("topics");
+    let folder = snapshot::folder("topics");
     let changed: Vec<String> = table
         .into_iter()
         .filter_map(|(file, format, config)| {
-            kept::compare(&folder.join(file), &topics(&["--format", format], config))
+            snapshot::compare(&folder.join(file), &topics(&["--format", format], config))
         })
         .collect();
     assert!(changed.is_empty(), "{}", changed.join("\n"));
 }
 
 #[test]
-fn the_plain_data_says_it_all() {
+fn json_format_lists_topics_principal_and_operations() {
     let data: Json =
         serde_json::from_str(&topics(&["--json", "--principal", "User:CN=x"], &in_full())).unwrap();
     assert_eq!((&data["bus"], &data["principal"]), (&json!("kafka"), &json!("User:CN=x")));
@@ -249,7 +259,7 @@ fn the_plain_data_says_it_all() {
 }
 
 #[test]
-fn for_strimzi_there_are_resources() {
+fn strimzi_format_prints_kafka_resources() {
     let text =
         topics(&["--format", "strimzi", "--cluster", "events", "--principal", "crm_bridge"], &in_full());
     let documents: Vec<serde_yaml_ng::Value> = serde_yaml_ng::Deserializer::from_str(&text)
@@ -281,7 +291,7 @@ fn for_strimzi_there_are_resources() {
 }
 
 #[test]
-fn for_terraform_there_is_a_file_that_is_well_formed() {
+fn terraform_format_is_well_formed() {
     let mut sparse = in_full();
     sparse.retain(|(name, _)| !name.contains("TOPICS"));
     for (config, variables) in [(in_full(), 0), (sparse, 2)] {
@@ -303,7 +313,7 @@ fn for_terraform_there_is_a_file_that_is_well_formed() {
 }
 
 #[test]
-fn nats_has_other_words_for_other_logins() {
+fn nats_format_follows_the_configured_login() {
     let nats = |login: (&str, &str)| named(&[("BUS__TYPE", "nats"), ("NATS__SERVERS", "nats://n"), login]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bridge.creds");
@@ -320,7 +330,7 @@ fn nats_has_other_words_for_other_logins() {
 }
 
 #[test]
-fn what_makes_no_sense_is_a_usage_error() {
+fn invalid_flag_combinations_are_usage_errors() {
     let nats = named(&[("BUS__TYPE", "nats"), ("NATS__SERVERS", "nats://n")]);
     let stdout = named(&[("BUS__TYPE", "stdout")]);
     let table = [

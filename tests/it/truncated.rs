@@ -5,13 +5,13 @@ use fastrand::Rng;
 use tokio::runtime::Handle;
 
 use crate::support::bridge::Bridge;
-use crate::support::client::eventually;
 use crate::support::fixtures;
 use crate::support::request::Request;
 use crate::support::stress;
+use crate::support::wait::eventually;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn request_truncated_at_any_byte_publishes_nothing_is_counted_and_leaves_no_task() {
+async fn request_truncated_at_any_byte_publishes_nothing_and_is_counted() {
     let (seed, cuts) = (Rng::new().u64(..), stress(1_000, 10_000));
     println!("seed {seed}");
     let mut rng = Rng::with_seed(seed);
@@ -49,7 +49,7 @@ async fn request_truncated_at_any_byte_publishes_nothing_is_counted_and_leaves_n
                 client.half_close().await;
                 while let Some(answer) = client.try_receive().await {
                     assert!(
-                        answer.status == 100 || answer.told() == (400, "bad_framing".into()),
+                        answer.status == 100 || answer.status_and_reason() == (400, "bad_framing".into()),
                         "{answer:?}"
                     );
                 }

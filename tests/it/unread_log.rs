@@ -2,9 +2,10 @@
 
 use tokio::task::JoinSet;
 
-use crate::support::client::{Client, eventually};
+use crate::support::client::Client;
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::wait::eventually;
 
 /// More lines than the pipe and the queue hold.
 const DELIVERIES: usize = 16_000;
@@ -26,7 +27,7 @@ async fn deliver(served: &Served, count: usize) {
             for at in 0..count / CLIENTS {
                 let body = format!(r#"{{"event_type":"x.y","at":"{client} {at}"}}"#);
                 let answer = sender.ask(&Request::keyed(&format!("{client}-{at}"), body)).await;
-                assert_eq!(answer.told(), (200, "accepted".into()));
+                assert_eq!(answer.status_and_reason(), (200, "accepted".into()));
             }
         });
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::support::attio::{Attio, KEY};
 use crate::support::served::Served;
-use crate::support::{eventually, eventually_some};
+use crate::support::wait::{eventually_blocking, eventually_some};
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -73,7 +73,7 @@ impl<'a> Watching<'a> {
     }
 
     fn until(&self, state: &str) {
-        eventually(state, || self.is(state));
+        eventually_blocking(state, || self.is(state));
     }
 
     /// SIGTERM ends it well.
@@ -115,11 +115,11 @@ fn each_change_is_logged_once() {
     }
     attio.store().webhooks[0].subscriptions[0].event_type = "note.deleted".into();
     let drift = || watching.metrics().sum("watch_webhook_drift", &[("webhook", "production")]);
-    eventually("drift is seen", || drift() == Some(1.0));
+    eventually_blocking("drift is seen", || drift() == Some(1.0));
     attio.store().webhooks.clear();
     watching.until("missing");
     let before = watching.polls();
-    eventually("it goes on", || watching.polls() > before + 2.0);
+    eventually_blocking("it goes on", || watching.polls() > before + 2.0);
     let logged = |state| watching.lines("state", state).len();
     assert_eq!((logged("degraded"), logged("inactive"), logged("missing")), (1, 1, 1));
     assert_eq!(logged("active"), 3, "at first, again, and with other subscriptions");
@@ -127,8 +127,8 @@ fn each_change_is_logged_once() {
 
     attio.faults((0..5).map(|_| Fault::Status(404)));
     let failed = || watching.metrics().sum("watch_polls_total", &[("result", "failed")]).unwrap();
-    eventually("a failure is counted", || failed() >= 1.0);
-    eventually("its end is logged", || !watching.lines("message", "Attio answers again").is_empty());
+    eventually_blocking("a failure is counted", || failed() >= 1.0);
+    eventually_blocking("its end is logged", || !watching.lines("message", "Attio answers again").is_empty());
     let cannot = "cannot poll Attio: the metrics keep their last values";
     assert_eq!(watching.lines("message", cannot).len(), 1, "though it failed five times");
     watching.end();
@@ -142,13 +142,15 @@ fn lost_webhook_is_recreated_once_by_two_instances() {
     let second = Watching::start(&attio, &config, &[]);
     for round in 0..5 {
         attio.store().webhooks.clear();
-        eventually("it is there, and its secret too", || {
+        eventually_blocking("it is there, and its secret too", || {
             let Some(made) = attio.store().webhooks.first().cloned() else { return false };
             std::fs::read_to_string(attio.path("secret"))
                 .is_ok_and(|text| text == format!("{}\n", made.secret))
         });
         let before = (first.polls(), second.polls());
-        eventually("both poll again", || first.polls() > before.0 + 1.0 && second.polls() > before.1 + 1.0);
+        eventually_blocking("both poll again", || {
+            first.polls() > before.0 + 1.0 && second.polls() > before.1 + 1.0
+        });
         let made = attio.only();
         assert_eq!(
             std::fs::read_to_string(attio.path("secret")).unwrap(),
@@ -159,7 +161,7 @@ fn lost_webhook_is_recreated_once_by_two_instances() {
     // An inactive webhook becomes active only by being recreated.
     let old = attio.only().webhook_id;
     attio.store().set_status(&old, Status::Inactive);
-    eventually("it is another one", || {
+    eventually_blocking("it is another one", || {
         attio.store().webhooks.first().is_some_and(|made| made.webhook_id != old)
     });
     first.end();
@@ -173,7 +175,7 @@ fn webhook_being_rotated_is_not_recreated() {
     let successor = attio.add(&format!("{URL}?successor-of=x"), &[("note.created", Value::Null)]);
     let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
     let watching = Watching::start(&attio, &config, &[]);
-    eventually("it has polled", || watching.polls() > 2.0);
+    eventually_blocking("it has polled", || watching.polls() > 2.0);
     assert_eq!(attio.only().webhook_id, successor, "nothing is created");
     watching.end();
 }
@@ -188,7 +190,7 @@ fn secret_hook_gets_the_manifest() {
         let labels = [("webhook", "production"), ("result", "failed")];
         failing.metrics().sum("watch_recreations_total", &labels).unwrap()
     };
-    eventually("it is tried again and again", || failed() >= 2.0);
+    eventually_blocking("it is tried again and again", || failed() >= 2.0);
     failing.end();
     assert!(attio.store().webhooks.is_empty(), "a webhook whose secret is lost is deleted");
 
@@ -211,10 +213,10 @@ fn silent_bridge_is_reported() {
     let config = configured(&attio, "");
     let watching = Watching::start(&attio, &config, &["--metrics", &metrics, "--silent-after", "3s"]);
     let silent = || watching.metrics().sum("watch_bridge_silent", &[("source", "attio")]).unwrap();
-    eventually("silence is seen", || silent() == 1.0);
+    eventually_blocking("silence is seen", || silent() == 1.0);
     attio
         .block_on(served.ask(&crate::support::request::Request::signed(r#"{"webhook_id":"w","events":[]}"#)));
-    eventually("and its end", || silent() == 0.0);
+    eventually_blocking("and its end", || silent() == 0.0);
     watching.end();
 }
 
@@ -233,13 +235,13 @@ fn bridge_that_just_started_is_not_silent() {
     let urls = [&deaf, &hearing].map(|served| format!("http://{}/metrics", served.admin));
     let flags = ["--metrics", &urls[0], "--metrics", &urls[1], "--silent-after", "1h"];
     let watching = Watching::start(&attio, &configured(&attio, ""), &flags);
-    eventually("it has polled", || watching.polls() > 3.0);
+    eventually_blocking("it has polled", || watching.polls() > 3.0);
     attio.block_on(
         hearing.ask(&crate::support::request::Request::signed(r#"{"webhook_id":"w","events":[]}"#)),
     );
     let last =
         || watching.metrics().sum("watch_bridge_last_delivery_timestamp_seconds", &[("source", "attio")]);
-    eventually("the delivery is seen", || last() > Some(0.0));
+    eventually_blocking("the delivery is seen", || last() > Some(0.0));
     assert_eq!(watching.metrics().sum("watch_bridge_silent", &[("source", "attio")]), Some(0.0));
     watching.end();
 }
@@ -253,13 +255,13 @@ fn webhook_with_a_lost_secret_is_recreated() {
     attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
     let watching = Watching::start(&attio, &config, &[]);
     let lost = "the webhook's secret may be lost; it is recreated at the next poll";
-    eventually("it is logged", || !watching.lines("message", lost).is_empty());
+    eventually_blocking("it is logged", || !watching.lines("message", lost).is_empty());
     let log = format!("{:?}", watching.log.lock().unwrap());
     assert!(!log.contains("retrying in"), "in an outage that would be all there is: {log}");
     let kept = |secret: &str| {
         std::fs::read_to_string(attio.path("secret")).is_ok_and(|text| text.trim_end() == secret)
     };
-    eventually("its secret is kept", || {
+    eventually_blocking("its secret is kept", || {
         attio.store().webhooks.first().is_some_and(|made| kept(&made.secret))
     });
     watching.end();
@@ -277,11 +279,11 @@ fn unknown_slug_does_not_stop_the_other_webhooks() {
          \"deals\" }} }}]\n"
     );
     let watching = Watching::start(&attio, &configured(&attio, &more), &[]);
-    eventually("it is created", || attio.store().webhooks.len() == 2);
+    eventually_blocking("it is created", || attio.store().webhooks.len() == 2);
     let made = attio.store().webhooks[1].webhook_id.clone();
     attio.store().objects[2].slug = "opportunities".into();
     let drift = || watching.metrics().sum("watch_webhook_drift", &[("webhook", "deals")]);
-    eventually("it is not what is configured", || drift() == Some(1.0));
+    eventually_blocking("it is not what is configured", || drift() == Some(1.0));
     attio.store().set_status(&id, Status::Degraded);
     watching.until("degraded");
     attio.store().delete(&made).unwrap();
@@ -289,7 +291,7 @@ fn unknown_slug_does_not_stop_the_other_webhooks() {
         let labels = [("webhook", "deals"), ("result", "failed")];
         watching.metrics().sum("watch_recreations_total", &labels)
     };
-    eventually("recreating fails while the slug is unknown", || failed() >= Some(2.0));
+    eventually_blocking("recreating fails while the slug is unknown", || failed() >= Some(2.0));
     attio.only();
     let logged = watching.lines("message", "the configured filters cannot be resolved: see `webhooks plan`");
     assert_eq!(logged.len(), 1, "{logged:?}");
@@ -304,7 +306,7 @@ fn missing_output_for_new_secrets_is_found_at_start() {
         let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*attio.url())];
         crate::support::attio::program(&["watch", "--config", config.to_str().unwrap()], &variables)
     };
-    start(&configured(&attio, "recreate = true\n")).expect(78).says(&[
+    start(&configured(&attio, "recreate = true\n")).expect(78).mentions(&[
         "production",
         "secret_file",
         "--secret-hook",
@@ -324,9 +326,9 @@ fn slugs_file_is_pulled_and_kept_up_to_date() {
         crate::support::attio::program(&[&["slugs", "pull"], more].concat(), &variables)
     };
     attio.faults([Fault::Status(503)]);
-    let printed = pull(&[]).expect(0).says(&["answered 503", "retrying in"]);
-    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["3 objects and 2 lists, written"]);
-    pull(&["--to", path.to_str().unwrap()]).expect(0).says(&["unchanged"]);
+    let printed = pull(&[]).expect(0).mentions(&["answered 503", "retrying in"]);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).mentions(&["3 objects and 2 lists, written"]);
+    pull(&["--to", path.to_str().unwrap()]).expect(0).mentions(&["unchanged"]);
     let read =
         || attio_bridge::pipeline::slugs::Slugs::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), printed.stdout);
@@ -340,6 +342,6 @@ fn slugs_file_is_pulled_and_kept_up_to_date() {
         attio.write("config.toml", &format!("[route]\nslugs_file = {:?}\n", path.display().to_string()));
     let watching = Watching::start(&attio, &config, &[]);
     attio.store().objects[2].slug = "opportunities".into();
-    eventually("the new slug", || read().objects[&deals] == "opportunities");
+    eventually_blocking("the new slug", || read().objects[&deals] == "opportunities");
     watching.end();
 }

@@ -22,10 +22,10 @@ fn unknown_key_and_missing_scope_have_different_messages() {
     let attio = Attio::start();
     let wrong = [("ATTIO_API_KEY", "another-key-entirely")];
     let refused = attio.with(&wrong, &["list"]).expect(1);
-    let refused = refused.says(&["401 unauthorized", "GET /v2/self: not active", "x-attio-execution-id"]);
+    let refused = refused.mentions(&["401 unauthorized", "GET /v2/self: not active", "x-attio-execution-id"]);
     assert!(!refused.stderr.contains("another-key-entirely"));
     attio.store().scopes.remove("webhook:read-write");
-    attio.webhooks(&["list"]).expect(1).says(&[
+    attio.webhooks(&["list"]).expect(1).mentions(&[
         "403",
         "webhook:read",
         "the key is valid",
@@ -35,13 +35,13 @@ fn unknown_key_and_missing_scope_have_different_messages() {
 
 #[test]
 fn missing_key_exits_78() {
-    program(&["webhooks", "list"], &[]).expect(78).says(&["ATTIO_API_KEY"]);
+    program(&["webhooks", "list"], &[]).expect(78).mentions(&["ATTIO_API_KEY"]);
 }
 
 #[test]
 fn key_is_not_sent_unencrypted() {
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", "http://api.example.com")];
-    program(&["webhooks", "list"], &variables).expect(78).says(&["unencrypted"]);
+    program(&["webhooks", "list"], &variables).expect(78).mentions(&["unencrypted"]);
 }
 
 #[test]
@@ -51,18 +51,18 @@ fn unknown_id_is_reported() {
     for arguments in
         [&["get", id][..], &["update", id, "--event", "record.created"], &["delete", id, "--yes"]]
     {
-        attio.webhooks(arguments).expect(1).says(&["404 not_found", id, "webhooks list"]);
+        attio.webhooks(arguments).expect(1).mentions(&["404 not_found", id, "webhooks list"]);
     }
-    attio.webhooks(&["get", "../self"]).expect(2).says(&["is not an id"]);
+    attio.webhooks(&["get", "../self"]).expect(2).mentions(&["is not an id"]);
 }
 
 #[test]
 fn conflict_message_says_what_must_be_unique() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("record.created", Value::Null)]);
-    attio.webhooks(&CREATE).expect(1).says(&["409 uniqueness_conflict", "webhooks list"]);
+    attio.webhooks(&CREATE).expect(1).mentions(&["409 uniqueness_conflict", "webhooks list"]);
     let other = attio.add(&format!("{URL}?2"), &[("record.created", Value::Null)]);
-    attio.webhooks(&["update", &other, "--target-url", URL]).expect(1).says(&["409 uniqueness_conflict"]);
+    attio.webhooks(&["update", &other, "--target-url", URL]).expect(1).mentions(&["409 uniqueness_conflict"]);
     assert_eq!(attio.store().get(&id).unwrap().target_url, URL);
 }
 
@@ -71,7 +71,7 @@ fn rate_limited_request_is_retried_after_retry_after() {
     let attio = Attio::start();
     let limits = [Fault::Limited, Fault::LimitedFor("1".into()), Fault::LimitedFor("soon".into())];
     attio.faults(limits.map(on_post));
-    attio.webhooks(&CREATE).expect(0).says(&["429 rate_limit_exceeded", "retrying in"]);
+    attio.webhooks(&CREATE).expect(0).mentions(&["429 rate_limit_exceeded", "retrying in"]);
     assert_eq!(attio.asked("POST"), 4);
     attio.only();
     // The limit per second itself.
@@ -86,7 +86,7 @@ fn idempotent_requests_are_retried_after_5xx() {
     let attio = Attio::start();
     let id = attio.add(URL, &[("record.created", Value::Null)]);
     attio.faults([Fault::Status(502), Fault::Status(503)]);
-    attio.webhooks(&["list"]).expect(0).says(&["answered 502"]);
+    attio.webhooks(&["list"]).expect(0).mentions(&["answered 502"]);
     attio.faults([Fault::StatusAfter(504)]);
     attio.webhooks(&["update", &id, "--event", "note.created"]).expect(0);
     assert_eq!(attio.asked("PATCH"), 2);
@@ -101,14 +101,14 @@ fn timeout_of_a_get_is_retried() {
     let attio = Attio::start();
     attio.faults([Fault::Hang(Duration::from_secs(600))]);
     let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s")];
-    attio.with(&hasty, &["list"]).expect(0).says(&["no answer within 2s"]);
+    attio.with(&hasty, &["list"]).expect(0).mentions(&["no answer within 2s"]);
 }
 
 #[test]
 fn request_fails_after_six_attempts() {
     let attio = Attio::start();
     attio.faults(std::iter::repeat_n(Fault::Status(503), 20));
-    attio.webhooks(&["list"]).expect(1).says(&["answered 503", "attempt 6"]);
+    attio.webhooks(&["list"]).expect(1).mentions(&["answered 503", "attempt 6"]);
     assert_eq!(attio.asked("GET"), 6);
 }
 
@@ -117,7 +117,7 @@ fn create_with_unknown_outcome_is_not_retried() {
     let attio = Attio::start();
     attio.faults([on_post(Fault::StatusAfter(502))]);
     attio.faults((0..6).map(|_| Fault::Of(Method::DELETE, Box::new(Fault::Status(503)))));
-    attio.webhooks(&CREATE).expect(1).says(&["answered 502", "it is unknown whether Attio did it"]);
+    attio.webhooks(&CREATE).expect(1).mentions(&["answered 502", "it is unknown whether Attio did it"]);
     assert_eq!(attio.asked("POST"), 1);
     attio.only();
 }
@@ -128,7 +128,7 @@ fn webhook_of_an_unconfirmed_create_is_deleted_again() {
     for fault in [Fault::StatusAfter(502), Fault::StatusAfter(408), Fault::Late(Duration::from_secs(600))] {
         attio.faults([on_post(fault)]);
         let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s")];
-        let ran = attio.with(&hasty, &CREATE).expect(1).says(&["anyway; it was deleted"]);
+        let ran = attio.with(&hasty, &CREATE).expect(1).mentions(&["anyway; it was deleted"]);
         assert!(!ran.stderr.contains("unknown whether"), "{}", ran.stderr);
         assert!(attio.store().webhooks.is_empty());
     }
@@ -140,7 +140,7 @@ fn older_webhook_is_kept_after_an_unconfirmed_create() {
     let attio = Attio::start();
     attio.add(URL, &[("record.created", Value::Null)]);
     attio.faults([on_post(Fault::StatusAfter(502))]);
-    attio.webhooks(&CREATE).expect(1).says(&["it is unknown whether Attio did it"]);
+    attio.webhooks(&CREATE).expect(1).mentions(&["it is unknown whether Attio did it"]);
     attio.only();
 }
 
@@ -148,19 +148,19 @@ fn older_webhook_is_kept_after_an_unconfirmed_create() {
 fn long_retry_after_is_reported() {
     let attio = Attio::start();
     attio.faults([Fault::LimitedFor("3600".into())]);
-    attio.webhooks(&["list"]).expect(1).says(&["asks to wait 3600 s"]);
+    attio.webhooks(&["list"]).expect(1).mentions(&["asks to wait 3600 s"]);
 }
 
 #[test]
 fn unreachable_api_url_is_named() {
     let url = format!("http://{}", free_address());
     let variables = [("ATTIO_API_KEY", "key"), ("ATTIO_BRIDGE__ATTIO__API_URL", url.as_str())];
-    program(&["webhooks", "list"], &variables).expect(1).says(&[&url, "cannot be reached", "attempt 6"]);
+    program(&["webhooks", "list"], &variables).expect(1).mentions(&[&url, "cannot be reached", "attempt 6"]);
 }
 
 #[test]
 fn answer_that_is_not_attios_is_reported() {
     let attio = Attio::start();
     attio.faults([Fault::Status(404)]);
-    attio.webhooks(&["list"]).expect(1).says(&["answered 404", "is attio.api_url right?"]);
+    attio.webhooks(&["list"]).expect(1).mentions(&["answered 404", "is attio.api_url right?"]);
 }

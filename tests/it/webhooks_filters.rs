@@ -80,7 +80,7 @@ fn invalid_filters_are_refused_before_anything_is_created() {
         ("record.updated", json!({ "$and": [], "$or": [] }), 2, "both $and and $or"),
     ];
     for (event_type, filter, code, reason) in table {
-        create(&attio, event_type, &filter).expect(code).says(&[reason]);
+        create(&attio, event_type, &filter).expect(code).mentions(&[reason]);
     }
     assert_eq!(attio.asked("POST"), 0);
 }

@@ -49,10 +49,13 @@ fn apply_performs_the_plan_and_then_nothing() {
     assert!(plan.contains(&other) && plan.contains("not touched"), "{plan}");
     assert!(plan.ends_with("2 to create, 0 to change, 0 unchanged, 1 unmanaged\n"), "{plan}");
     attio.configured(&file, &["plan", "--check"]).expect(3);
-    attio.configured(&file, &["apply"]).expect(2).says(&["--yes"]);
+    attio.configured(&file, &["apply"]).expect(2).mentions(&["--yes"]);
     assert_eq!(attio.asked("POST"), 0);
 
-    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["production: created", "second: created"]);
+    attio
+        .configured(&file, &["apply", "--yes"])
+        .expect(0)
+        .mentions(&["production: created", "second: created"]);
     let webhooks = attio.store().webhooks.clone();
     assert_eq!(webhooks.len(), 3);
     for (path, webhook) in ["secret", "secret-second"].into_iter().zip(&webhooks[1..]) {
@@ -81,7 +84,7 @@ fn drift_is_reported_and_fixed() {
     let text = attio.configured(&file, &["plan"]).expect(0).stdout;
     assert!(text.contains("~ production") && text.contains("    + record.created\n    - note.created\n"));
 
-    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["production: changed webhook"]);
+    attio.configured(&file, &["apply", "--yes"]).expect(0).mentions(&["production: changed webhook"]);
     let fixed = attio.store().webhooks[0].clone();
     assert_eq!((fixed.webhook_id, fixed.secret), (first.webhook_id, first.secret));
     assert_eq!(fixed.subscriptions, first.subscriptions);
@@ -92,7 +95,7 @@ fn apply_json_has_no_secrets() {
     let attio = Attio::start();
     let file = configuration(&attio);
     let applied = attio.configured(&file, &["apply", "--yes", "--json"]).expect(0);
-    let ran = applied.says(&["+ production", "2 to create", "second: created"]);
+    let ran = applied.mentions(&["+ production", "2 to create", "second: created"]);
     let outcome = ran.json();
     let webhooks = attio.store().webhooks.clone();
     let of = |name: &str, url: String, action: &str, at: usize, path: &str| {
@@ -122,7 +125,7 @@ fn apply_json_lists_what_was_done_before_a_failure() {
     let file = configuration(&attio);
     attio.store().event_types.remove("task.created");
     let failed = attio.configured(&file, &["apply", "--yes", "--json"]).expect(1);
-    let outcome = failed.says(&["error: ", "validation_type"]).json();
+    let outcome = failed.mentions(&["error: ", "validation_type"]).json();
     let done = |at: usize| (&outcome["changes"][at]["done"], &outcome["changes"][at]["webhook_id"]);
     assert_eq!(done(0), (&json!(true), &json!(attio.only().webhook_id)));
     assert_eq!(done(1), (&json!(false), &Value::Null));
@@ -156,7 +159,7 @@ fn degraded_status_and_duplicate_urls_are_reported() {
     let twin = attio.add(URL, &[("list.created", Value::Null)]);
     let plan = attio.configured(&file, &["plan", "--check"]).expect(3).stdout;
     assert!(plan.contains("! production") && plan.contains(&twin), "{plan}");
-    attio.configured(&file, &["apply", "--yes"]).expect(1).says(&["nothing was changed"]);
+    attio.configured(&file, &["apply", "--yes"]).expect(1).mentions(&["nothing was changed"]);
 }
 
 #[test]
@@ -164,7 +167,7 @@ fn existing_secret_file_is_not_overwritten_unless_asked() {
     let attio = Attio::start();
     let file = configuration(&attio);
     attio.write("secret-second", "the secret of before\n");
-    attio.configured(&file, &["apply", "--yes"]).expect(1).says(&["secret-second", "already exists"]);
+    attio.configured(&file, &["apply", "--yes"]).expect(1).mentions(&["secret-second", "already exists"]);
     assert_eq!(attio.asked("POST"), 0, "all files are checked before the first webhook is created");
     attio.configured(&file, &["apply", "--yes", "--overwrite-secret"]).expect(0);
     assert_eq!(attio.store().webhooks.len(), 2);
@@ -178,8 +181,8 @@ fn without_an_output_for_its_secret_no_webhook_is_created() {
          subscriptions = [{{ event_type = \"record.created\" }}]\n"
     );
     let file = attio.write("config.toml", &text);
-    attio.configured(&file, &["apply", "--yes"]).expect(2).says(&["secret_file", "--show-secrets"]);
-    attio.configured(&file, &["apply", "--yes", "--json"]).expect(2).says(&["secret_file"]);
+    attio.configured(&file, &["apply", "--yes"]).expect(2).mentions(&["secret_file", "--show-secrets"]);
+    attio.configured(&file, &["apply", "--yes", "--json"]).expect(2).mentions(&["secret_file"]);
     attio.configured(&file, &["apply", "--yes", "--json", "--show-secrets"]).expect(2);
     assert_eq!(attio.asked("POST"), 0);
     let shown = attio.configured(&file, &["apply", "--yes", "--show-secrets"]).expect(0);
@@ -197,7 +200,7 @@ fn import_prints_existing_webhooks_as_configuration() {
                    [sources.sales]\nsecrets = [{ label = \"a\", env = \"SECRET\" }]\n\
                    [bus]\ntype = \"stdout\"\n";
     let file = attio.write("config.toml", sources);
-    attio.configured(&file, &["plan"]).expect(0).says(&["has no [[webhooks]]", "webhooks import"]);
+    attio.configured(&file, &["plan"]).expect(0).mentions(&["has no [[webhooks]]", "webhooks import"]);
     let imported = attio.configured(&file, &["import"]).expect(0).stdout;
     assert!(imported.contains("source = \"sales\""), "{imported}");
     let file = attio.write("config.toml", &format!("{sources}\n{imported}"));
@@ -218,7 +221,7 @@ fn unknown_event_type_is_applied_with_a_warning() {
          secret_file = \"secret\"\nsubscriptions = [{{ event_type = \"meeting.created\" }}]\n"
     );
     let file = attio.write("config.toml", &text);
-    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&["warning", "meeting.created"]);
+    attio.configured(&file, &["apply", "--yes"]).expect(0).mentions(&["warning", "meeting.created"]);
     assert_eq!(attio.only().subscriptions[0].event_type, "meeting.created");
 }
 
@@ -235,7 +238,7 @@ fn duplicate_target_urls_and_invalid_filters_exit_78() {
     let text = format!("[sources.attio]\n{}{}", one("a", "{ object = \"deals\" }"), one("b", nested));
     let file = attio.write("config.toml", &text);
     let refused = attio.configured(&file, &["plan"]).expect(78);
-    refused.says(&["another webhook has this target_url", "nested"]);
+    refused.mentions(&["another webhook has this target_url", "nested"]);
     assert_eq!(attio.asked("GET"), 0);
 }
 
@@ -247,7 +250,7 @@ fn missing_secret_file_of_an_existing_webhook_is_a_warning() {
     assert!(!attio.configured(&file, &["plan"]).expect(0).stderr.contains("does not"));
     std::fs::remove_file(attio.path("secret-second")).unwrap();
     let id = attio.store().webhooks[1].webhook_id.clone();
-    attio.configured(&file, &["apply", "--yes"]).expect(0).says(&[
+    attio.configured(&file, &["apply", "--yes"]).expect(0).mentions(&[
         "warning: second",
         &id,
         "secret-second does not",

@@ -64,7 +64,7 @@ fn no_proxy_hosts_are_reached_directly() {
     let proxy = ConnectProxy::start(server.address);
     let url = proxy.url("");
     let direct = server.list(&[("HTTPS_PROXY", &url), ("NO_PROXY", "elsewhere.test")]).expect(1);
-    direct.says(&["cannot be reached", "elsewhere.test"]);
+    direct.mentions(&["cannot be reached", "elsewhere.test"]);
     assert_eq!(proxy.heads(), [""; 0]);
 }
 
@@ -74,7 +74,7 @@ fn refusing_proxy_is_reported_without_its_password() {
     let proxy = ConnectProxy::refusing("407 Proxy Authentication Required");
     let url = proxy.url("user:password-of-the-proxy");
     let ran = server.list(&[("HTTPS_PROXY", &url), ("RUST_LOG", "trace")]).expect(1);
-    let ran = ran.says(&["cannot be reached", "HTTPS_PROXY"]);
+    let ran = ran.mentions(&["cannot be reached", "HTTPS_PROXY"]);
     for secret in ["password-of-the-proxy", KEY] {
         assert!(!ran.stderr.contains(secret), "{}", ran.stderr);
     }
@@ -117,7 +117,9 @@ fn redirects_are_not_followed() {
         let _ = stream.write_all(head.as_bytes());
     });
     let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*url)];
-    program(&["webhooks", "list"], &variables).expect(1).says(&["answered 307", "is attio.api_url right?"]);
+    program(&["webhooks", "list"], &variables)
+        .expect(1)
+        .mentions(&["answered 307", "is attio.api_url right?"]);
     assert_eq!(other.asked("GET"), 0);
 }
 
@@ -129,5 +131,5 @@ fn endless_answer_is_an_error() {
         while stream.write_all(&chunk).is_ok() {}
     });
     let variables = [("ATTIO_API_KEY", KEY), ("ATTIO_BRIDGE__ATTIO__API_URL", &*url)];
-    program(&["webhooks", "list"], &variables).expect(1).says(&["more than 16777216 bytes"]);
+    program(&["webhooks", "list"], &variables).expect(1).mentions(&["more than 16777216 bytes"]);
 }

@@ -12,8 +12,8 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, Deliveries, Ran};
-use crate::support::eventually;
 use crate::support::served::Served;
+use crate::support::wait::eventually_blocking;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -61,7 +61,7 @@ impl Site {
             let step = self.attio.block_on(rotation.next()).unwrap();
             if matches!(step, Step::Enable(_)) {
                 let secret = rotation.secret().unwrap();
-                eventually("the bridge accepts the new secret", || {
+                eventually_blocking("the bridge accepts the new secret", || {
                     self.attio.block_on(bridge.accepts(&probe, &secret)) == Ok(true)
                 });
             }
@@ -120,7 +120,7 @@ fn rotation_resumes_after_every_step_and_no_delivery_is_refused() {
             let old = site.attio.only().webhook_id;
             let performed = site.begin(steps);
             assert_eq!(performed.len(), steps);
-            site.rotate(&[]).expect(0).says(&["resuming the rotation", "rotated"]);
+            site.rotate(&[]).expect(0).mentions(&["resuming the rotation", "rotated"]);
             site.check(&old);
         }
     });
@@ -134,7 +134,7 @@ fn rotation_resumes_before_the_journal_is_removed() {
     site.under_traffic(|| {
         site.begin(4);
         std::fs::copy(&site.paths.current, &site.paths.previous).unwrap();
-        site.rotate(&[]).expect(0).says(&["resuming the rotation", "rotated"]);
+        site.rotate(&[]).expect(0).mentions(&["resuming the rotation", "rotated"]);
         site.check(&old);
     });
 }
@@ -149,7 +149,7 @@ fn successor_whose_secret_was_not_stored_is_replaced() {
         site.attio.faults([lost].into_iter().chain(down));
         site.rotate(&[]).expect(1);
         assert_eq!(site.attio.store().webhooks.len(), 2, "Attio has created it");
-        site.rotate(&[]).expect(0).says(&["whose secret was not stored", "rotated"]);
+        site.rotate(&[]).expect(0).mentions(&["whose secret was not stored", "rotated"]);
         site.check(&old);
     });
 }
@@ -160,7 +160,7 @@ fn second_rotation_of_the_same_webhook_is_refused() {
     let client = site.attio.client();
     let webhook = site.attio.block_on(client.webhooks()).unwrap().remove(0);
     let rotation = Rotation::begin(&client, &site.paths, &webhook).unwrap();
-    site.rotate(&[]).expect(1).says(&["another `webhooks rotate` is using", "current.rotation"]);
+    site.rotate(&[]).expect(1).mentions(&["another `webhooks rotate` is using", "current.rotation"]);
     assert!(matches!(Rotation::begin(&client, &site.paths, &webhook), Err(Error::File { .. })));
     drop(rotation);
     assert!(Rotation::resume(&client, &site.paths).unwrap().is_some());
@@ -175,7 +175,7 @@ fn apply_creates_nothing_during_a_rotation() {
     site.attio
         .configured(&site.config, &apply)
         .expect(1)
-        .says(&["webhooks rotate production", "nothing was changed"]);
+        .mentions(&["webhooks rotate production", "nothing was changed"]);
     site.attio.only();
 }
 
@@ -184,12 +184,12 @@ fn rotation_without_traffic_times_out_and_resumes() {
     let site = Site::start();
     let old = site.attio.only().webhook_id;
     let late = site.rotate(&["--timeout", "3s", "--json"]).expect(1);
-    let late = late.says(&["timed out after 3s", "--wait none"]);
+    let late = late.mentions(&["timed out after 3s", "--wait none"]);
     assert!(late.stderr.contains("a delivery is verified") || late.stderr.contains("accepts the new secret"));
     let first = late.json();
     assert_eq!((&first["rotated"], &first["old_webhook_id"]), (&json!(false), &json!(old)), "{first}");
     assert!(first["error"].as_str().unwrap().contains("timed out after 3s"), "{first}");
-    let ran = site.rotate(&["--wait", "none", "--json"]).expect(0).says(&["resuming", "rotated"]);
+    let ran = site.rotate(&["--wait", "none", "--json"]).expect(0).mentions(&["resuming", "rotated"]);
     site.check(&old);
     // Both together are a complete rotation, reported without the secret.
     let (second, new) = (ran.json(), site.attio.only());
@@ -208,19 +208,19 @@ fn rotation_without_traffic_times_out_and_resumes() {
 #[test]
 fn missing_flags_and_secrets_are_reported() {
     let attio = Attio::start();
-    attio.webhooks(&["rotate", "x"]).expect(2).says(&["--metrics", "--wait none"]);
+    attio.webhooks(&["rotate", "x"]).expect(2).mentions(&["--metrics", "--wait none"]);
     attio
         .webhooks(&["rotate", "x", "--wait", "none"])
         .expect(1)
-        .says(&["name or URL of \"x\"", "webhooks import"]);
+        .mentions(&["name or URL of \"x\"", "webhooks import"]);
     let one = "[sources.attio]\nsecrets = [{ label = \"a\", file = \"a\" }]\n[[webhooks]]\nname = \"x\"\n\
                source = \"attio\"\ntarget_url = \"https://a/webhooks/attio\"\nsecret_file = \"a\"\n\
                subscriptions = [{ event_type = \"note.created\" }]\n";
     let config = attio.write("config.toml", one);
     let ran = attio.configured(&config, &["rotate", "x", "--wait", "none"]).expect(1);
-    ran.says(&["sources.attio.secrets needs two entries"]);
+    ran.mentions(&["sources.attio.secrets needs two entries"]);
     let ran = attio.configured(&config, &["rotate", "y", "--wait", "none"]).expect(1);
-    ran.says(&["name or URL of \"y\"", "there are: x"]);
+    ran.mentions(&["name or URL of \"y\"", "there are: x"]);
     assert_eq!(attio.asked("POST"), 0);
 }
 
@@ -246,10 +246,10 @@ fn secret_file_of_another_webhook_is_not_overwritten() {
     };
     let config = attio.write("config.toml", &secrets(""));
     let rotate = ["rotate", "mine", "--wait", "none", "--grace", "100ms"];
-    attio.configured(&config, &rotate).expect(1).says(&["needs two entries", "no other webhook's"]);
+    attio.configured(&config, &rotate).expect(1).mentions(&["needs two entries", "no other webhook's"]);
     let several = ", { label = \"x\", file = \"x\" }, { label = \"y\", file = \"y\" }";
     let config = attio.write("config.toml", &secrets(several));
-    attio.configured(&config, &rotate).expect(1).says(&["label it \"previous\""]);
+    attio.configured(&config, &rotate).expect(1).mentions(&["label it \"previous\""]);
     let config = attio.write("config.toml", &secrets(", { label = \"previous\", file = \"previous\" }"));
     attio.configured(&config, &rotate).expect(0);
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "other-0123456789abcdef\n");

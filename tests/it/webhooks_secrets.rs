@@ -9,7 +9,7 @@ use attio_bridge::fake_attio::fault::Fault;
 use hyper::Method;
 
 use crate::support::attio::{Attio, KEY};
-use crate::support::eventually;
+use crate::support::wait::eventually_blocking;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -23,7 +23,7 @@ fn secret_file_has_mode_0600_and_is_not_overwritten() {
     let attio = Attio::start();
     let path = attio.path("secret");
     let file = path.to_str().unwrap();
-    let created = create(&attio, &["--secret-file", file]).expect(0).says(&[file]);
+    let created = create(&attio, &["--secret-file", file]).expect(0).mentions(&[file]);
     let made = attio.only();
     assert_eq!(created.stdout, format!("{}\n", made.webhook_id));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", made.secret));
@@ -31,7 +31,7 @@ fn secret_file_has_mode_0600_and_is_not_overwritten() {
     assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
 
     attio.store().webhooks.clear();
-    create(&attio, &["--secret-file", file]).expect(1).says(&["already exists", "--overwrite-secret"]);
+    create(&attio, &["--secret-file", file]).expect(1).mentions(&["already exists", "--overwrite-secret"]);
     assert_eq!(attio.asked("POST"), 1, "the file is checked before anything is sent");
     create(&attio, &["--secret-file", file, "--overwrite-secret", "--json"]).expect(0);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", attio.only().secret));
@@ -41,7 +41,7 @@ fn secret_file_has_mode_0600_and_is_not_overwritten() {
 fn unwritable_secret_file_fails_before_the_webhook_is_created() {
     let attio = Attio::start();
     let nowhere = attio.path("no-such-folder/secret");
-    create(&attio, &["--secret-file", nowhere.to_str().unwrap()]).expect(1).says(&["cannot write"]);
+    create(&attio, &["--secret-file", nowhere.to_str().unwrap()]).expect(1).mentions(&["cannot write"]);
     let folder = attio.path("");
     create(&attio, &["--secret-file", folder.to_str().unwrap(), "--overwrite-secret"]).expect(1);
     assert_eq!(attio.asked("POST"), 0);
@@ -195,6 +195,6 @@ fn start_creating(attio: &Attio, arguments: &[&str]) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("Attio has created it", || !attio.store().webhooks.is_empty());
+    eventually_blocking("Attio has created it", || !attio.store().webhooks.is_empty());
     child
 }

@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use crate::support::attio::{Attio, Deliveries, KEY};
 use crate::support::kafka::shared;
 use crate::support::served::Served;
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 const BEFORE: &str = "earlier contents of the file, long enough\n";
 
@@ -43,7 +44,7 @@ impl Site {
         );
         let served = Served::start(&[("ATTIO_BRIDGE_CONFIG", config.to_str().unwrap())]);
         // Then its topics have leaders, which the verb needs to find the end of the topics.
-        eventually("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
+        eventually_blocking("the bridge is ready", || attio.block_on(served.probe("/readyz")) == 200);
         let deliverer = attio.deliverer(served.http, Timing { time_scale: 2000.0, ..Timing::default() });
         Self { attio, served, deliverer, config }
     }
@@ -68,11 +69,11 @@ fn publishes_a_test_event_and_deletes_webhook_and_record() {
     let arguments = site.arguments();
     let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ran = site.attio.configured(&site.config, &arguments).expect(0);
-    let ran = ran.says(&["created webhook", "created record", "it is on try", "it works"]);
+    let ran = ran.mentions(&["created webhook", "created record", "it is on try", "it works"]);
     assert_eq!(ran.stdout, "");
     site.assert_cleaned_up();
     arguments.push("--json");
-    let ran = site.attio.configured(&site.config, &arguments).expect(0).says(&["it works"]);
+    let ran = site.attio.configured(&site.config, &arguments).expect(0).mentions(&["it works"]);
     let outcome = ran.json();
     let [webhook, record] = ["webhook_id", "record_id"].map(|name| outcome[name].as_str().unwrap());
     assert!(ran.stderr.contains(webhook) && ran.stderr.contains(record), "{outcome} {}", ran.stderr);
@@ -88,10 +89,10 @@ fn without_a_readable_bus_no_webhook_is_created() {
     let attio = Attio::start();
     let arguments =
         ["try", "--target-url", "https://a.example.com/webhooks/attio", "--secret-file", "secret"];
-    attio.webhooks(&arguments).expect(78).says(&["bus.type: required"]);
+    attio.webhooks(&arguments).expect(78).mentions(&["bus.type: required"]);
     let secret = ("ATTIO_WEBHOOK_SECRET", "0123456789abcdef0123456789abcdef");
     let stdout = [secret, ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
-    attio.with(&stdout, &arguments).expect(2).says(&["cannot be read back", "\"kafka\" or \"nats\""]);
+    attio.with(&stdout, &arguments).expect(2).mentions(&["cannot be read back", "\"kafka\" or \"nats\""]);
     assert_eq!(attio.asked("POST"), 0);
 }
 
@@ -103,7 +104,7 @@ fn timeout_and_ctrl_c_delete_webhook_and_record() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "20s"]).collect();
     let all = [&all[..], &["--json"]].concat();
     let ran =
-        site.attio.configured(&site.config, &all).expect(3).says(&["timed out after 20s", "on the bus"]);
+        site.attio.configured(&site.config, &all).expect(3).mentions(&["timed out after 20s", "on the bus"]);
     let outcome = ran.json();
     assert_eq!((&outcome["works"], &outcome["address"]), (&json!(false), &Value::Null));
     assert!(outcome["error"].as_str().unwrap().contains("timed out after 20s"), "{outcome}");
@@ -120,7 +121,7 @@ fn timeout_and_ctrl_c_delete_webhook_and_record() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("the record is created", || !site.attio.store().records.is_empty());
+    eventually_blocking("the record is created", || !site.attio.store().records.is_empty());
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -137,13 +138,13 @@ fn failed_deletes_are_reported_beside_the_timeout() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually("the record is created", || !site.attio.store().records.is_empty());
+        eventually_blocking("the record is created", || !site.attio.store().records.is_empty());
         site.attio.faults(std::iter::repeat_n(Fault::Status(503), 12));
         running.join().unwrap()
     });
     let store = site.attio.store();
     let (webhook, record) = (&store.webhooks[0].webhook_id, &store.records[0].record_id);
-    ran.expect(3).says(&["left behind", webhook, record, "timed out after 30s"]);
+    ran.expect(3).mentions(&["left behind", webhook, record, "timed out after 30s"]);
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn secret_file_that_did_not_exist_is_removed_again() {
     let mut arguments = site.arguments();
     arguments[4] = "another".into();
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "1s"]).collect();
-    site.attio.configured(&site.config, &all).expect(3).says(&["it answers 401"]);
+    site.attio.configured(&site.config, &all).expect(3).mentions(&["it answers 401"]);
     assert!(!site.attio.path("another").exists());
     site.assert_cleaned_up();
 }
@@ -177,10 +178,10 @@ fn event_of_another_webhook_does_not_count() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually("the webhook is created", || site.attio.store().webhooks.len() == 2);
+        eventually_blocking("the webhook is created", || site.attio.store().webhooks.len() == 2);
         let made = site.attio.store().webhooks[1].webhook_id.clone();
         site.attio.store().set_status(&made, Status::Inactive);
-        running.join().unwrap().expect(3).says(&["created record", "timed out after 30s", "on the bus"]);
+        running.join().unwrap().expect(3).mentions(&["created record", "timed out after 30s", "on the bus"]);
     });
     assert_eq!(site.deliverer.counts().delivered, 1, "by the other");
 }

@@ -42,9 +42,9 @@ fn get_update_and_delete_one_webhook() {
     let answer = attio.webhooks(&["update", &id, "--target-url", &other, "--json"]).expect(0).json();
     assert_eq!(answer["target_url"], other.as_str());
     assert_eq!(attio.only().subscriptions, changed.subscriptions);
-    attio.webhooks(&["update", &id]).expect(2).says(&["nothing to change"]);
+    attio.webhooks(&["update", &id]).expect(2).mentions(&["nothing to change"]);
 
-    attio.webhooks(&["delete", &id]).expect(2).says(&["--yes"]);
+    attio.webhooks(&["delete", &id]).expect(2).mentions(&["--yes"]);
     assert_eq!(attio.store().webhooks.len(), 1);
     attio.webhooks(&["delete", &id, "--yes"]).expect(0);
     assert!(attio.store().webhooks.is_empty());
@@ -66,7 +66,8 @@ fn delete_json_lists_what_was_deleted_before_a_failure() {
 fn create_prints_the_secret_to_stdout_only() {
     let attio = Attio::start();
     let arguments = ["create", "--target-url", URL, "--event", "record.created", "--event", "note.updated"];
-    let created = attio.webhooks(&arguments).expect(0).says(&["created webhook", "sources.attio.secrets"]);
+    let created =
+        attio.webhooks(&arguments).expect(0).mentions(&["created webhook", "sources.attio.secrets"]);
     let made = attio.only();
     assert_eq!(created.stdout, format!("{}\n", made.secret));
     assert!(!created.stderr.contains(&made.secret));
@@ -91,9 +92,13 @@ fn unknown_event_type_is_sent_with_a_warning() {
     let attio = Attio::start();
     let arguments = ["create", "--target-url", URL, "--event", "record.archived"];
     let refused = attio.webhooks(&arguments).expect(1);
-    refused.says(&["warning: \"record.archived\"", "400 validation_type", "data.subscriptions.0.event_type"]);
+    refused.mentions(&[
+        "warning: \"record.archived\"",
+        "400 validation_type",
+        "data.subscriptions.0.event_type",
+    ]);
     attio.store().event_types.insert("record.archived".into());
-    attio.webhooks(&arguments).expect(0).says(&["warning: \"record.archived\""]);
+    attio.webhooks(&arguments).expect(0).mentions(&["warning: \"record.archived\""]);
     assert_eq!(attio.only().subscriptions[0].event_type, "record.archived");
 }
 

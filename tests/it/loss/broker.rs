@@ -18,7 +18,7 @@ use crate::support::consumer::NAMES;
 use crate::support::kafka;
 use crate::support::nats;
 use crate::support::proxy::Proxy;
-use crate::support::{PATIENCE, eventually};
+use crate::support::wait::{PATIENCE, eventually_blocking};
 
 /// Partitions of every topic, so that a leader and several keys are at stake.
 const PARTITIONS: i32 = 3;
@@ -299,7 +299,7 @@ impl Broker {
 }
 
 fn whole(cluster: &nats::cluster::Cluster, by: usize) {
-    eventually("all copies are up to date", || cluster.is_whole(STREAM, by));
+    eventually_blocking("all copies are up to date", || cluster.is_whole(STREAM, by));
 }
 
 #[test]

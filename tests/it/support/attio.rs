@@ -20,8 +20,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use super::PATIENCE;
 use super::program::run_bare;
+use super::wait::PATIENCE;
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
@@ -189,7 +189,7 @@ impl Ran {
 
     /// Fails the test unless every part is in its messages.
     #[track_caller]
-    pub fn says(self, parts: &[&str]) -> Self {
+    pub fn mentions(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stderr.contains(part), "{part:?} is not in:\n{}", self.stderr);
         }

@@ -12,10 +12,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, PATIENCE, Response, eventually};
+use super::client::{Client, Response};
 use super::memory::Memory;
 use super::request::{Request, SECRET};
 use super::scrape::Scrape;
+use super::wait::{PATIENCE, eventually};
 
 /// A running bridge. Dropped, it is left to end with the test's runtime.
 pub struct Bridge<B: Bus + ?Sized = Memory> {

@@ -10,7 +10,7 @@ use attio_bridge::pipeline::publish::{
 };
 use bytes::Bytes;
 
-use super::PATIENCE;
+use crate::support::wait::PATIENCE;
 
 /// A new message for `topic`, with `key` as its partition key and `data` as its data.
 pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {

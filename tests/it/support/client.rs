@@ -1,7 +1,6 @@
 //! An HTTP client on a bare socket: it can stop half way, keep its connection, and see it closed.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,19 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::request::Request;
-
-/// The longest that any test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until something holds; the state of the world, never a length of time.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let patience = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(PATIENCE, patience).await.unwrap_or_else(|_| panic!("never came true: {what}"));
-}
+use super::wait::PATIENCE;
 
 /// What came back.
 #[derive(Clone, Debug)]
@@ -49,8 +36,8 @@ impl Response {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
 
-    /// What most tests look at.
-    pub fn told(&self) -> (u16, String) {
+    /// The status and the `reason` of the body.
+    pub fn status_and_reason(&self) -> (u16, String) {
         (self.status, self.reason())
     }
 }

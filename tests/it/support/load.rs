@@ -10,11 +10,12 @@ use attio_bridge::pipeline::publish::Bus;
 use tokio::task::JoinSet;
 
 use super::bridge::Bridge;
-use super::client::{Client, Response, eventually};
+use super::client::{Client, Response};
 use super::consumer::Found;
 use super::mix::{Ledger, Planned};
 use super::request::Request;
 use super::scrape::Scrape;
+use super::wait::eventually;
 
 /// How long a delivery may be retried: longer than a broker takes to start on a busy machine.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(300);

@@ -10,10 +10,10 @@ pub mod client;
 pub mod connect_proxy;
 pub mod consumer;
 pub mod descriptors;
-pub mod far;
+pub mod network;
 pub mod fixtures;
 pub mod kafka;
-pub mod kept;
+pub mod snapshot;
 pub mod load;
 pub mod logs;
 pub mod memory;
@@ -24,47 +24,13 @@ pub mod ports;
 pub mod program;
 pub mod proxy;
 pub mod request;
-pub mod rig;
+pub mod harness;
 pub mod scrape;
 pub mod sdk;
 pub mod served;
 pub mod tls;
+pub mod wait;
 pub mod watched;
-
-use std::time::{Duration, Instant};
-
-/// Far longer than anything takes, on a machine that is busy with something else. Tests never
-/// assert that something is fast unless being fast is the promise.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Waits until something holds; fails the test, naming it, when it does not.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    eventually_some(what, || holds().then_some(()));
-}
-
-/// Waits until there is a value.
-pub fn eventually_some<T>(what: &str, mut value: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = value() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Waits until something succeeds; fails the test with the last error when it does not.
-pub fn eventually_ok<T, E: std::fmt::Display>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Ok(value) => return value,
-            Err(error) => assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}: {error}"),
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
 
 /// A name that no other test of this or an earlier run has used.
 pub fn unique(stem: &str) -> String {

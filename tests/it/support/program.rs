@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 
 use super::request::SECRET;
-use super::{eventually, eventually_some};
+use super::wait::{eventually_blocking, eventually_some};
 
 /// What `attio-bridge` is started with.
 pub type Variables = Vec<(String, String)>;
@@ -110,7 +110,7 @@ impl Program {
     /// Waits until the process listens for signals: else the first one ends it.
     pub fn listens(&self) {
         let file = format!("/proc/{}/status", self.child.id());
-        eventually("it listens for SIGINT", || {
+        eventually_blocking("it listens for SIGINT", || {
             let status = std::fs::read_to_string(&file).unwrap_or_default();
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
             u64::from_str_radix(caught, 16).is_ok_and(|caught| caught & 0b10 != 0)

@@ -310,7 +310,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::support::client::eventually;
+    use crate::support::wait::eventually;
 
     /// Gives back what it gets.
     async fn echo() -> SocketAddr {

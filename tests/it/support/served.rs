@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::client::{Client, Response};
-use super::eventually_some;
 use super::request::{Request, SECRET};
 use super::scrape::Scrape;
+use super::wait::eventually_some;
 
 /// A running `attio-bridge serve`. Killed when dropped.
 pub struct Served {

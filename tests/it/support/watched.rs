@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 
-use crate::support::{eventually, eventually_some};
+use crate::support::wait::{eventually_blocking, eventually_some};
 
 /// A running program under a shell that reads from a pipe of this process and kills it at its end.
 pub struct Watched {
@@ -82,7 +82,7 @@ impl Watched {
             // The state stands after the name, which is in brackets.
             status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
         };
-        eventually("every thread stands still", || {
+        eventually_blocking("every thread stands still", || {
             fs::read_dir(&tasks).is_ok_and(|mut tasks| tasks.all(|task| task.is_ok_and(stopped)))
         });
     }

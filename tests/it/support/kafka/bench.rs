@@ -11,7 +11,7 @@ use attio_bridge::supervise::Supervisor;
 
 use super::Broker;
 use crate::support::bus::{self, Awaited, message};
-use crate::support::eventually;
+use crate::support::wait::eventually_blocking;
 
 /// A bus with its metrics.
 pub struct Bench {
@@ -66,7 +66,7 @@ impl Bench {
 
     /// Waits for a state.
     pub fn until(&self, state: BusState) {
-        eventually(&format!("the bus is {state:?}"), || self.bus.state() == state);
+        eventually_blocking(&format!("the bus is {state:?}"), || self.bus.state() == state);
     }
 
     /// Publishes a message.

@@ -7,8 +7,8 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use super::Broker;
 use super::node::{Layout, Node};
-use crate::support::eventually;
 use crate::support::ports::free_ports;
+use crate::support::wait::eventually_blocking;
 
 /// Three nodes, each broker and controller.
 pub struct Cluster {
@@ -65,7 +65,7 @@ impl Cluster {
 
     /// Waits until the cluster has so many brokers.
     pub fn wait_for(&self, brokers: usize) {
-        eventually(&format!("the cluster has {brokers} brokers"), || {
+        eventually_blocking(&format!("the cluster has {brokers} brokers"), || {
             // A new client each time: an old one may still be connected to a dead node.
             let client: BaseProducer = self.all.client().create().expect("a client for the cluster");
             let metadata = client.client().fetch_metadata(None, Duration::from_secs(2));

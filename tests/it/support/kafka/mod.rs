@@ -32,7 +32,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::ports::free_ports;
 use super::proxy::Proxy;
-use super::{PATIENCE, eventually, unique};
+use super::unique;
+use crate::support::wait::{PATIENCE, eventually_blocking};
 pub use node::Layout;
 use node::Node;
 
@@ -164,7 +165,7 @@ impl Broker {
     /// Waits until it answers a request for metadata.
     pub fn wait_until_ready(&self) {
         let client: BaseProducer = self.client().create().expect("a client for the broker");
-        eventually("the broker answers", || {
+        eventually_blocking("the broker answers", || {
             self.node.iter().for_each(Node::assert_alive);
             client
                 .client()
@@ -197,7 +198,7 @@ impl Broker {
         let admin = self.admin();
         let made = block_on(admin.create_topics([&topic], &admin_options())).expect("the broker answers");
         made[0].as_ref().expect("the topic is created");
-        eventually("the new topic has its leaders", || {
+        eventually_blocking("the new topic has its leaders", || {
             self.partitions(name).is_some_and(|count| count == usize::try_from(partitions).unwrap_or(count))
         });
     }
@@ -207,7 +208,7 @@ impl Broker {
         let admin = self.admin();
         let gone = block_on(admin.delete_topics(&[name], &admin_options())).expect("the broker answers");
         gone[0].as_ref().expect("the topic is removed");
-        eventually("the topic is gone", || self.partitions(name).is_none());
+        eventually_blocking("the topic is gone", || self.partitions(name).is_none());
     }
 
     /// The names of all topics. None is requested by name, which would create it on some brokers.
@@ -253,7 +254,7 @@ impl Broker {
             .expect("a consumer for the broker");
         let mut partitions = 0;
         // A broker that was paused may have lost the leadership for a moment.
-        eventually("every partition has a leader", || {
+        eventually_blocking("every partition has a leader", || {
             self.leaders(topic).is_some_and(|(led, all)| {
                 partitions = all;
                 led == all && all > 0
@@ -286,7 +287,9 @@ impl Broker {
         let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
         let changed = block_on(admin.alter_configs([&change], &admin_options())).expect("the broker answers");
         changed[0].as_ref().expect("the topic is changed");
-        eventually("the change is in force", || self.topic_setting(topic, name).as_deref() == Some(value));
+        eventually_blocking("the change is in force", || {
+            self.topic_setting(topic, name).as_deref() == Some(value)
+        });
     }
 
     /// The names of all consumer groups.

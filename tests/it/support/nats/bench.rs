@@ -11,7 +11,8 @@ use attio_bridge::supervise::Supervisor;
 
 use super::{Server, Stored, runtime};
 use crate::support::bus::{self, Awaited, message};
-use crate::support::{eventually, unique};
+use crate::support::unique;
+use crate::support::wait::eventually_blocking;
 
 /// A bus with its metrics, and the one stream and subject it publishes to.
 pub struct Bench {
@@ -73,7 +74,7 @@ impl Bench {
 
     /// Waits for a state.
     pub fn until(&self, state: BusState) {
-        eventually(&format!("the bus is {state:?}"), || self.bus.state() == state);
+        eventually_blocking(&format!("the bus is {state:?}"), || self.bus.state() == state);
     }
 
     /// A new message for its subject.

@@ -3,8 +3,8 @@
 use async_nats::jetstream::stream::Info;
 
 use super::{Server, Settings, block_on};
-use crate::support::eventually_some;
 use crate::support::ports::free_ports;
+use crate::support::wait::eventually_some;
 
 /// Three servers that replicate among themselves.
 pub struct Cluster {

@@ -26,7 +26,8 @@ use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::{PATIENCE, eventually_ok};
+use crate::support::wait::{PATIENCE, eventually_ok};
+
 pub use server::{Server, Settings};
 
 /// One request to a server.

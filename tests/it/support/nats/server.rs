@@ -9,8 +9,8 @@ use async_nats::ConnectOptions;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use crate::support::eventually;
 use crate::support::ports::free_ports;
+use crate::support::wait::eventually_blocking;
 use crate::support::watched::{Process, kit};
 
 /// How the administrator gets in.
@@ -103,7 +103,7 @@ impl Server {
     pub fn wait_until_ready(&self) {
         self.wait_until_it_listens();
         if self.settings.lock().jetstream {
-            eventually("the server is ready", || {
+            eventually_blocking("the server is ready", || {
                 self.assert_alive();
                 self.log()
                     .rsplit("Starting nats-server")
@@ -156,7 +156,7 @@ impl Server {
     fn wait_until_it_listens(&self) {
         let pid = self.process.running().pid();
         let file: PathBuf = self.data.path().join(format!("nats-server_{pid}.ports"));
-        eventually("the server listens", || {
+        eventually_blocking("the server listens", || {
             self.assert_alive();
             fs::read(&file).is_ok_and(|told| serde_json::from_slice::<Value>(&told).is_ok())
         });

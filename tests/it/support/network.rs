@@ -1,4 +1,4 @@
-//! A whole bridge whose broker is on the other side of a proxy, alike for Kafka and NATS.
+//! Brokers behind a proxy that can break the network between them and the bridge.
 
 use attio_bridge::pipeline::publish::Bus;
 
@@ -12,33 +12,33 @@ use super::nats::bench::stream_name;
 use super::proxy::Proxy;
 use super::unique;
 
-/// A broker behind a proxy, and what it holds.
-pub trait Far: Sized + Send + Sync + 'static {
-    /// Whether the broker itself stores a message only once, whoever sends it again.
-    const KNOWS_DUPLICATES: bool;
+/// A broker behind a proxy.
+pub trait ProxiedBroker: Sized + Send + Sync + 'static {
+    /// Whether the broker deduplicates messages.
+    const DEDUPLICATES: bool;
 
-    /// A fresh broker.
+    /// Starts a broker and its proxy.
     fn new() -> Self;
-    /// What stands before it.
+    /// The proxy before the broker.
     fn proxy(&self) -> &Proxy;
-    /// What every topic and subject begins with.
+    /// The prefix of every topic and subject.
     fn prefix(&self) -> &str;
-    /// What a bridge is told to get to it through the proxy.
+    /// The variables of a bridge that connects through the proxy.
     fn variables(&self) -> Vec<(&'static str, String)>;
-    /// Everything that is stored; read past the proxy.
+    /// All stored messages, read without the proxy.
     fn found(&self) -> Found;
-    /// How often one event is stored.
+    /// The number of stored copies of an event.
     fn copies(&self, id: &str, want: &Want) -> usize;
-    /// It stands still, connections and all.
+    /// Freezes the broker; its connections stay open.
     fn pause(&self);
-    /// It goes on.
+    /// Ends the freeze.
     fn resume(&self);
-    /// It ends at once.
+    /// Kills the broker.
     fn kill(&self);
-    /// It is there again, with all its data.
+    /// Restarts the broker with its data.
     fn restart(&self);
 
-    /// A bridge onto it, ready.
+    /// Starts a bridge that connects through the proxy, and waits until it is ready.
     fn bridge(&self, more: &[(&str, &str)]) -> impl Future<Output = Bridge<dyn Bus>> + Send {
         let own = self.variables();
         let mut variables: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -53,18 +53,18 @@ pub trait Far: Sized + Send + Sync + 'static {
 }
 
 /// A real Kafka.
-pub struct FarKafka {
+pub struct ProxiedKafka {
     broker: Broker,
     proxy: Proxy,
     prefix: String,
 }
 
-impl Far for FarKafka {
-    const KNOWS_DUPLICATES: bool = false;
+impl ProxiedBroker for ProxiedKafka {
+    const DEDUPLICATES: bool = false;
 
     fn new() -> Self {
         let (broker, proxy) = Broker::start_behind_a_proxy();
-        Self { broker, proxy, prefix: unique("far") }
+        Self { broker, proxy, prefix: unique("proxied") }
     }
 
     fn proxy(&self) -> &Proxy {
@@ -110,20 +110,20 @@ impl Far for FarKafka {
 }
 
 /// A real NATS.
-pub struct FarNats {
+pub struct ProxiedNats {
     server: Server,
     proxy: Proxy,
     prefix: String,
     stream: String,
 }
 
-impl Far for FarNats {
-    const KNOWS_DUPLICATES: bool = true;
+impl ProxiedBroker for ProxiedNats {
+    const DEDUPLICATES: bool = true;
 
     fn new() -> Self {
         let server = Server::start();
         let proxy = Proxy::start(server.url().trim_start_matches("nats://").parse().expect("an address"));
-        Self { server, proxy, prefix: unique("far"), stream: stream_name("far") }
+        Self { server, proxy, prefix: unique("proxied"), stream: stream_name("proxied") }
     }
 
     fn proxy(&self) -> &Proxy {
@@ -139,7 +139,7 @@ impl Far for FarNats {
             ("ATTIO_BRIDGE__BUS__TYPE", "nats".into()),
             ("ATTIO_BRIDGE__NATS__SERVERS", format!("nats://{}", self.proxy.addr())),
             ("ATTIO_BRIDGE__NATS__STREAM__NAME", self.stream.clone()),
-            // Retries wait for a publish that has lost its ack until that is given up.
+            // A retry waits for the publish whose ack was lost until that times out.
             ("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "2s".into()),
             ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create".into()),
             ("ATTIO_BRIDGE__ROUTE__PREFIX", self.prefix.clone()),

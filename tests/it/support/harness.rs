@@ -1,4 +1,4 @@
-//! One set of controls for every bus: what a test of the port does to a broker.
+//! The same controls for every bus and its broker, for the contract tests of the port.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,60 +13,61 @@ use super::bus::{self, Awaited, message};
 use super::kafka::{self, Broker};
 use super::memory::{Answer, Memory};
 use super::nats::{self, Server};
-use super::{PATIENCE, eventually, unique};
+use super::unique;
+use super::wait::{PATIENCE, eventually_blocking};
 
-/// A bus, ready, with one destination, and the controls of its broker.
-pub trait Rig: Sized {
-    /// On a broker that nobody else uses. Acks are waited for so long.
+/// A bus that is up, with one destination, and the controls of its broker.
+pub trait Harness: Sized {
+    /// Starts a broker of its own, and a bus with this publish timeout.
     fn new(publish_timeout: Duration) -> Self;
     /// The bus.
     fn bus(&self) -> &dyn Bus;
-    /// What it counts.
+    /// The metrics of the bus.
     fn metrics(&self) -> &Metrics;
-    /// Where messages go.
+    /// The topic or subject that messages are published to.
     fn destination(&self) -> &str;
-    /// Messages stored there.
+    /// The number of messages stored there.
     fn stored(&self) -> usize;
-    /// From now on the broker is there and says nothing.
+    /// Stalls the broker: connections stay open, and nothing is answered.
     fn stall(&self);
-    /// It goes on.
-    fn go_on(&self);
-    /// The broker ends at once.
+    /// Ends the stall.
+    fn resume(&self);
+    /// Kills the broker.
     fn kill(&self);
-    /// It is there again, with all its data.
+    /// Restarts the broker with its data.
     fn restart(&self);
-    /// The destination is taken away.
-    fn spoil(&self);
-    /// It is there again, empty.
-    fn mend(&self);
-    /// Whether the broker itself stores a message only once.
-    const KNOWS_DUPLICATES: bool;
+    /// Deletes the destination.
+    fn delete_destination(&self);
+    /// Creates the destination again, empty.
+    fn restore_destination(&self);
+    /// Whether the broker deduplicates messages.
+    const DEDUPLICATES: bool;
 
     /// A new message.
     fn message(&self, data: &str) -> Message {
         message(self.destination(), "rec-1", data.to_owned())
     }
 
-    /// Hands a message over.
+    /// Publishes a message.
     fn publish(&self, message: Message) -> Awaited {
         bus::publish(self.bus(), self.metrics(), message)
     }
 
-    /// Hands a message over that the broker does not take.
+    /// Publishes a message that is too large for the broker.
     fn publish_too_large(&self) -> Awaited {
         self.publish(self.message(&format!("\"{}\"", "x".repeat(2_000_000))))
     }
 }
 
 /// The bus in memory.
-pub struct InMemory {
+pub struct MemoryHarness {
     bus: Arc<Memory>,
     metrics: Arc<Metrics>,
     publish_timeout: Duration,
 }
 
-impl Rig for InMemory {
-    const KNOWS_DUPLICATES: bool = false;
+impl Harness for MemoryHarness {
+    const DEDUPLICATES: bool = false;
 
     fn new(publish_timeout: Duration) -> Self {
         Self { bus: Memory::new(), metrics: bus::metrics("memory", &["memory"]), publish_timeout }
@@ -92,7 +93,7 @@ impl Rig for InMemory {
         if self.publish_timeout == PATIENCE {
             return self.bus.answer(Answer::Late);
         }
-        // It has no clock of its own.
+        // The bus in memory has no publish timeout.
         self.bus.answer(Answer::Hang);
         let (bus, wait) = (Arc::clone(&self.bus), self.publish_timeout);
         std::thread::spawn(move || {
@@ -101,7 +102,7 @@ impl Rig for InMemory {
         });
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.bus.answer(Answer::Acknowledge);
         self.bus.release();
     }
@@ -116,11 +117,11 @@ impl Rig for InMemory {
         self.bus.answer(Answer::Acknowledge);
     }
 
-    fn spoil(&self) {
-        self.bus.answer(Answer::Fail(PublishError::Refused { detail: "memory is taken away".into() }));
+    fn delete_destination(&self) {
+        self.bus.answer(Answer::Fail(PublishError::Refused { detail: "memory is deleted".into() }));
     }
 
-    fn mend(&self) {
+    fn restore_destination(&self) {
         self.bus.answer(Answer::Acknowledge);
     }
 
@@ -131,14 +132,14 @@ impl Rig for InMemory {
 }
 
 /// A real Kafka.
-pub struct OnKafka {
+pub struct KafkaHarness {
     broker: Broker,
     bench: kafka::bench::Bench,
     topic: String,
 }
 
-impl Rig for OnKafka {
-    const KNOWS_DUPLICATES: bool = false;
+impl Harness for KafkaHarness {
+    const DEDUPLICATES: bool = false;
 
     fn new(publish_timeout: Duration) -> Self {
         let broker = Broker::start();
@@ -170,7 +171,7 @@ impl Rig for OnKafka {
         self.broker.pause();
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.broker.resume();
     }
 
@@ -182,23 +183,23 @@ impl Rig for OnKafka {
         self.broker.restart();
     }
 
-    fn spoil(&self) {
+    fn delete_destination(&self) {
         self.broker.delete_topic(&self.topic);
     }
 
-    fn mend(&self) {
+    fn restore_destination(&self) {
         self.broker.create_topic(&self.topic, 1, &[]);
     }
 }
 
 /// A real NATS.
-pub struct OnNats {
+pub struct NatsHarness {
     server: Server,
     bench: nats::bench::Bench,
 }
 
-impl Rig for OnNats {
-    const KNOWS_DUPLICATES: bool = true;
+impl Harness for NatsHarness {
+    const DEDUPLICATES: bool = true;
 
     fn new(publish_timeout: Duration) -> Self {
         let server = Server::start();
@@ -229,7 +230,7 @@ impl Rig for OnNats {
         self.server.pause();
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.server.resume();
     }
 
@@ -241,12 +242,14 @@ impl Rig for OnNats {
         self.server.restart();
     }
 
-    fn spoil(&self) {
+    fn delete_destination(&self) {
         self.server.delete_stream(&self.bench.stream);
     }
 
-    fn mend(&self) {
-        // The bus makes it itself, as it did at its start; to make it here too would be a race.
-        eventually("the bus makes its stream again", || self.server.stream(&self.bench.stream).is_some());
+    fn restore_destination(&self) {
+        // The bus creates it again, as at its start; creating it here too would be a race.
+        eventually_blocking("the bus creates its stream again", || {
+            self.server.stream(&self.bench.stream).is_some()
+        });
     }
 }
