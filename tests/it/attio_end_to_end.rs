@@ -1,5 +1,5 @@
-//! From an empty workspace to a consumer: `apply` makes the webhook, Attio delivers through an outage of a
-//! real Kafka by its own retries, and each event is there exactly once.
+//! From an empty workspace to a consumer: `apply` creates the webhook, Attio retries during an outage of a real
+//! Kafka, and each event is stored exactly once.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ fn event(record: usize) -> String {
 
 #[test]
 fn events_sent_during_an_outage_are_stored_exactly_once() {
-    let (attio, broker, prefix) = (Attio::start(), Broker::start(), unique("whole"));
+    let (attio, broker, prefix) = (Attio::start(), Broker::start(), unique("attio"));
     let secret = attio.path("secret");
     let text = format!(
         "[bus]\ntype = \"kafka\"\n[kafka]\nbootstrap_servers = \"{}\"\ntopics.ensure = \"create\"\n[route]\n\
@@ -50,7 +50,7 @@ fn events_sent_during_an_outage_are_stored_exactly_once() {
     eventually_blocking("deliveries flow", || deliverer.counts().delivered >= events / 5);
     broker.kill();
     let refused = || deliverer.statuses().iter().filter(|status| **status == Some(503)).count();
-    eventually_blocking("the outage is felt", || refused() >= events / 20);
+    eventually_blocking("deliveries are refused during the outage", || refused() >= events / 20);
     broker.restart();
     attio.block_on(deliverer.idle());
     assert_eq!(deliverer.counts(), DeliveryCounts { delivered: events, ..DeliveryCounts::default() });

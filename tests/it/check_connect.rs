@@ -10,7 +10,7 @@ use crate::support::consumer::NAMES;
 use crate::support::kafka::Broker;
 use crate::support::kafka::security::wrong::{self, Wrong};
 use crate::support::kafka::security::{
-    Door, NOBODY, Operation, PASSWORD, SECOND_USER, Secured, Topics, USER, shared,
+    Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, UNPRIVILEGED_USER, USER, shared,
 };
 use crate::support::kafka::variables::variables;
 use crate::support::program::run;
@@ -115,7 +115,7 @@ fn topics_without_write_permission_are_listed() {
 fn user_without_permissions_fails_for_every_topic() {
     let secured = shared();
     let prefix = prefix(&secured);
-    let rows = found(&secured.login(Door::Sasl, "PLAIN", NOBODY, PASSWORD), &prefix, 3);
+    let rows = found(&secured.login(Door::Sasl, "PLAIN", UNPRIVILEGED_USER, PASSWORD), &prefix, 3);
     for name in NAMES {
         let (level, detail) = row(&rows, &format!("topic {prefix}.{name}"));
         assert!(level == "failed" && detail.contains("grant Write and Describe"), "{level} {detail}");

@@ -6,7 +6,7 @@ use attio_bridge::cloudevent::timestamp;
 use time::OffsetDateTime;
 
 use crate::support::kafka::{Record, shared};
-use crate::support::onto;
+use crate::support::real_bus;
 use crate::support::request::Request;
 use crate::support::sdk::{self, Read};
 use crate::support::unique;
@@ -30,7 +30,7 @@ struct Published {
 
 async fn publish(mode: &str) -> Published {
     let (broker, prefix) = (shared(), unique("mode"));
-    let bridge = onto::bridge(&onto::kafka(&broker, &prefix, mode)).await;
+    let bridge = real_bus::bridge(&real_bus::kafka(&broker, &prefix, mode)).await;
     let begun = OffsetDateTime::now_utc();
     let body = format!("{{\"webhook_id\":\"w\",\"events\":[ {EVENT} ]}}");
     for body in [body.as_str(), GARBAGE] {
@@ -93,7 +93,7 @@ async fn binary_mode_keeps_data_byte_for_byte_and_attributes_as_headers() {
     assert_eq!(
         quarantined.headers.len(),
         1,
-        "quarantine is structured in either mode: {:?}",
+        "quarantine is structured in both modes: {:?}",
         quarantined.headers
     );
     assert_eq!(quarantined.header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));

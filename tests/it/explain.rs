@@ -53,10 +53,10 @@ fn explained(setup: &Setup, more: &str, dump: &[u8]) -> (Option<i32>, Value) {
     let file = setup.folder().join("request.txt");
     std::fs::write(&file, dump).unwrap();
     let output = run(&["--config", &config, "--at", AT, "--json", &file.display().to_string()]);
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(!told.contains(SECRET) && !told.contains(OTHER), "a secret is told: {told}");
-    let json = serde_json::from_str(&told)
-        .unwrap_or_else(|error| panic!("{error}: {told}{}", String::from_utf8_lossy(&output.stderr)));
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(!report.contains(SECRET) && !report.contains(OTHER), "the report has a secret: {report}");
+    let json = serde_json::from_str(&report)
+        .unwrap_or_else(|error| panic!("{error}: {report}{}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code(), json)
 }
 
@@ -136,10 +136,10 @@ fn each_common_mistake_is_diagnosed() {
     ];
     for (name, request, words) in table {
         let setup = Setup::empty();
-        let (code, told) = explained(&setup, "", &dump(&request));
-        assert_eq!((code, &told["verifies"]), (Some(3), &Value::Bool(false)), "{name}: {told:#}");
+        let (code, report) = explained(&setup, "", &dump(&request));
+        assert_eq!((code, &report["verifies"]), (Some(3), &Value::Bool(false)), "{name}: {report:#}");
         let mistakes =
-            told["mistakes"].as_array().unwrap_or_else(|| panic!("{name}: nothing found: {told:#}"));
+            report["mistakes"].as_array().unwrap_or_else(|| panic!("{name}: nothing found: {report:#}"));
         assert_eq!(mistakes.len(), 1, "{name}: {mistakes:?}");
         assert!(mistakes[0].as_str().unwrap().contains(words), "{name}: {mistakes:?}");
     }
@@ -158,9 +158,9 @@ fn source_with_the_other_scheme_is_diagnosed() {
     );
     let file = setup.write("request.txt", std::str::from_utf8(&dump(&good)).unwrap());
     let output = run(&["--config", config.to_str().unwrap(), file.to_str().unwrap()]);
-    let told = String::from_utf8(output.stdout).unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(3));
-    assert!(told.contains("timestamp_missing") && told.contains("set it to \"attio\""), "{told}");
+    assert!(report.contains("timestamp_missing") && report.contains("set it to \"attio\""), "{report}");
 }
 
 #[test]
@@ -168,19 +168,19 @@ fn two_mistakes_are_both_diagnosed() {
     let setup = Setup::empty();
     let signed = sign(OTHER, &[GOOD.as_bytes()]);
     let request = Request::unsigned(format!("{GOOD}\n")).header("Attio-Signature", signed);
-    let (_, told) = explained(&setup, "", &dump(&request));
-    assert_eq!(told["mistakes"].as_array().unwrap().len(), 2, "{told:#}");
-    assert_eq!(told["events"][0]["message"]["topic"], "attio.task");
+    let (_, report) = explained(&setup, "", &dump(&request));
+    assert_eq!(report["mistakes"].as_array().unwrap().len(), 2, "{report:#}");
+    assert_eq!(report["events"][0]["message"]["topic"], "attio.task");
 }
 
 #[test]
 fn unknown_secret_has_no_diagnosis() {
     let setup = Setup::empty();
-    let request = signature(sign("a secret that nobody here knows", &[GOOD.as_bytes()]));
-    let (code, told) = explained(&setup, "", &dump(&request));
-    assert_eq!((code, &told["mistakes"]), (Some(3), &Value::Null), "{told:#}");
-    assert_eq!(told["holds"], serde_json::json!(["task.created"]));
-    assert_eq!(told["reason"], "signature_mismatch");
+    let request = signature(sign("a secret of another bridge", &[GOOD.as_bytes()]));
+    let (code, report) = explained(&setup, "", &dump(&request));
+    assert_eq!((code, &report["mistakes"]), (Some(3), &Value::Null), "{report:#}");
+    assert_eq!(report["holds"], serde_json::json!(["task.created"]));
+    assert_eq!(report["reason"], "signature_mismatch");
 }
 
 #[test]
@@ -188,11 +188,11 @@ fn genuine_request_shows_where_each_event_goes() {
     let setup = Setup::empty();
     let body = r#"{"webhook_id":"w","events":[{"event_type":"task.created","id":{"workspace_id":"ws","task_id":"t1"}},{"id":{}},{"event_type":"note.created","id":{"note_id":"n"}}]}"#;
     let more = "[sources.attio.filter.exclude]\ntypes = [\"note.*\"]\n";
-    let (code, told) = explained(&setup, more, &dump(&Request::keyed("k", body)));
-    assert_eq!((code, &told["verifies"], &told["secret"]), (Some(3), &true.into(), &"now".into()));
-    let results: Vec<_> = told["events"].as_array().unwrap().iter().map(|event| &event["result"]).collect();
+    let (code, report) = explained(&setup, more, &dump(&Request::keyed("k", body)));
+    assert_eq!((code, &report["verifies"], &report["secret"]), (Some(3), &true.into(), &"now".into()));
+    let results: Vec<_> = report["events"].as_array().unwrap().iter().map(|event| &event["result"]).collect();
     assert_eq!(results, ["published", "quarantined", "filtered"]);
-    let [first, broken, _] = &told["events"].as_array().unwrap()[..] else { panic!("{told:#}") };
+    let [first, broken, _] = &report["events"].as_array().unwrap()[..] else { panic!("{report:#}") };
     assert_eq!(first["message"]["key"], "t1");
     assert_eq!(first["message"]["headers"]["content-type"], "application/cloudevents+json; charset=UTF-8");
     assert_eq!(broken["message"]["topic"], "attio.quarantine");
@@ -208,16 +208,16 @@ fn message_headers_follow_the_content_mode() {
     let file = setup.folder().join("request.txt");
     std::fs::write(&file, dump(&Request::keyed("k", GOOD))).unwrap();
     let output = run(&["--config", &config, "--json", file.to_str().unwrap()]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let message = &told["events"][0]["message"];
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let message = &report["events"][0]["message"];
     assert_eq!(message["headers"]["ce_type"], "com.attio.task.created");
     assert!(message["payload"].as_str().unwrap().starts_with("{\"event_type\""), "{message:#}");
     let nats = text.replace("type = \"kafka\"\n", "type = \"nats\"\ncontent_mode = \"binary\"\n");
     let nats = format!("{nats}[nats]\nservers = [\"127.0.0.1:1\"]\nstream.name = \"OURS\"\n");
     std::fs::write(&config, nats).unwrap();
     let output = run(&["--config", &config, "--json", file.to_str().unwrap()]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let headers = &told["events"][0]["message"]["headers"];
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let headers = &report["events"][0]["message"]["headers"];
     assert_eq!(
         (&headers["ce-partitionkey"], &headers["Nats-Expected-Stream"]),
         (&"t1".into(), &"OURS".into())
@@ -273,8 +273,8 @@ async fn explained_event_is_byte_for_byte_what_serve_publishes() {
     let file = setup.folder().join("request.txt");
     std::fs::write(&file, dump(&request)).unwrap();
     let output = run(&["--config", &config, "--at", recorded, "--json", file.to_str().unwrap()]);
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let payload = told["events"][0]["message"]["payload"].as_str().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let payload = report["events"][0]["message"]["payload"].as_str().unwrap();
     assert_eq!(payload.as_bytes(), attio_bridge::cloudevent::structured::encode(event));
-    assert_eq!(told["events"][0]["message"]["topic"], &*published[0].destination.address);
+    assert_eq!(report["events"][0]["message"]["topic"], &*published[0].destination.address);
 }

@@ -13,7 +13,7 @@ use crate::support::fixtures;
 use crate::support::request::{Request, SECRET, sign};
 use crate::support::stress;
 
-const OTHER: &str = "another secret, of nobody here, and long enough";
+const OTHER: &str = "another secret, unknown here, and long enough";
 
 /// A bad request with the status that it must have.
 struct Bad {

@@ -6,8 +6,8 @@ use attio_bridge::pipeline::route::{Options, Routes};
 use bytes::Bytes;
 
 use crate::support::load::ready;
-use crate::support::nats::place::Place;
 use crate::support::nats::shared;
+use crate::support::nats::target::NatsTarget;
 use crate::support::request::Request;
 use crate::support::stress;
 
@@ -54,8 +54,8 @@ async fn no_event_field_injects_a_nats_subject_header_or_stream() {
         "\u{1f600}",
     ];
     for mode in ["structured", "binary"] {
-        let (server, place) = (shared(), Place::new("injection"));
-        let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__BUS__CONTENT_MODE", mode)]).await;
+        let (server, target) = (shared(), NatsTarget::new("injection"));
+        let bridge = target.bridge(&server, &[("ATTIO_BRIDGE__BUS__CONTENT_MODE", mode)]).await;
         ready(&bridge).await;
         let mut sent = 0;
         for (at, name) in NAMES.iter().map(|name| (*name).to_owned()).chain(["x".repeat(16_384)]).enumerate()
@@ -68,10 +68,10 @@ async fn no_event_field_injects_a_nats_subject_header_or_stream() {
             assert_eq!(answer.status, 200, "{name:?}: {answer:?}");
             sent += 3;
         }
-        let stored = place.stored(&server);
+        let stored = target.stored(&server);
         assert_eq!(stored.len(), sent, "every event is in the stream, and the stream is whole");
         let allowed = [".unknown", ".quarantine", ".record.unknown", ".record.created"]
-            .map(|end| format!("{}{end}", place.prefix));
+            .map(|end| format!("{}{end}", target.prefix));
         for message in &stored {
             assert!(allowed.contains(&message.subject), "{}", message.subject);
             let id = message.header("Nats-Msg-Id").unwrap();

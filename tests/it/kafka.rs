@@ -104,7 +104,7 @@ fn missing_topic_is_refused_by_name_until_it_is_created() {
     assert!(refused.unwrap_err().to_string().contains(&topic));
     assert_eq!(label(&bench.result(&there)), "acknowledged", "other topics are not affected");
     broker.create_topic(&topic, 1, &[]);
-    eventually_blocking("it heals", || label(&bench.result(&topic)) == "acknowledged");
+    eventually_blocking("it recovers", || label(&bench.result(&topic)) == "acknowledged");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn deleted_topic_is_refused_until_it_is_created_again() {
         label(&result) == "refused"
     });
     broker.create_topic(&topic, 1, &[]);
-    eventually_blocking("it heals", || label(&bench.result(&topic)) == "acknowledged");
+    eventually_blocking("it recovers", || label(&bench.result(&topic)) == "acknowledged");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn ensure_verify_waits_for_missing_topics() {
     let broker = shared();
     let (there, missing) = (broker.topic("verified", 1), unique("verified"));
     let bench = Bench::start(&broker, &[&there, &missing], |_| {});
-    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
     assert_eq!(label(&bench.result(&there)), "acknowledged");
     assert_eq!(bench.bus.state(), BusState::Starting);
     broker.create_topic(&missing, 1, &[]);
@@ -151,7 +151,7 @@ fn no_topic_is_auto_created_by_metadata_requests_or_publishes() {
     let (missing, other, gone) = (unique("verified"), unique("unlisted"), broker.topic("gone", 1));
     for ensure in [Ensure::Verify, Ensure::Off] {
         let bench = Bench::start(&broker, &[&missing, &gone], |options| options.topics.ensure = ensure);
-        eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
+        eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
         if ensure == Ensure::Verify {
             assert_eq!(label(&bench.result(&gone)), "acknowledged");
             broker.delete_topic(&gone);

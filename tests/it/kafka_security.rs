@@ -85,7 +85,7 @@ fn host_name_verification_can_be_disabled() {
 #[test]
 fn renewed_certificates_and_passwords_need_no_restart() {
     let secured = Secured::start();
-    let topic = secured.broker.topic("mended", 1);
+    let topic = secured.broker.topic("granted", 1);
     secured.allow(USER, &topic);
     let refused = [
         secured.options(Door::Expired),
@@ -144,7 +144,7 @@ fn ensure_verify_waits_for_permissions() {
     let secured = shared();
     let topic = secured.broker.topic("seen", 1);
     let bench = started(plain(&secured, PASSWORD), &[&topic]);
-    eventually_blocking("first contact", || bench.metrics.bus().up.get() == 1);
+    eventually_blocking("the bus is connected", || bench.metrics.bus().up.get() == 1);
     assert_eq!(bench.bus.state(), BusState::Starting);
     secured.allow(USER, &topic);
     bench.until(BusState::Up);
@@ -216,7 +216,7 @@ async fn missing_permission_is_logged_and_its_grant_needs_no_restart() {
         logged(&served, &["not authorised", &topic, "grant Write and Describe"])
     });
     secured.allow(USER, &topic);
-    eventually("it heals", || async { ask(&served).await == (200, "accepted".into()) }).await;
+    eventually("it recovers", || async { ask(&served).await == (200, "accepted".into()) }).await;
     eventually("it is ready", || async { readiness(&served).await == 200 }).await;
     assert_eq!(secured.broker.read_all(&topic).len(), 1);
 }
@@ -233,9 +233,7 @@ async fn missing_create_permission_is_logged_and_its_grant_needs_no_restart() {
     let variables = variables(&options, &prefix);
     let variables: Vec<_> = variables.iter().map(|(name, value)| (&**name, &**value)).collect();
     let served = Served::start(&variables);
-    eventually_blocking("the log says what to do", || {
-        logged(&served, &["cannot create topics", "grant Create"])
-    });
+    eventually_blocking("the log has advice", || logged(&served, &["cannot create topics", "grant Create"]));
     assert_eq!(readiness(&served).await, 503);
     secured.grant(SECOND_USER, Operation::Create, Topics::Prefixed(&topics));
     eventually("it is ready", || async { readiness(&served).await == 200 }).await;

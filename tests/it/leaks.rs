@@ -26,7 +26,7 @@ const HEADER: &str = "canary-header-2f83d6f1";
 /// All log lines of every dependency.
 const LOUDEST: &str = "trace,async_nats=trace,librdkafka=trace,rdkafka=trace";
 
-/// What only Attio, the bus and the bridge may know.
+/// The secrets of Attio, the bus and the bridge.
 fn canaries() -> Canaries {
     let mut all: Vec<String> = [WEBHOOK, PREVIOUS, API_KEY, LOGIN, BODY, HEADER].map(str::to_owned).into();
     all.extend(requests().iter().flat_map(|request| request.headers.clone()).filter_map(|(name, value)| {
@@ -48,7 +48,7 @@ fn signed(secret: &str, body: &str) -> Request {
 
 /// Good, forged and malformed requests, each with a canary.
 fn requests() -> Vec<Request> {
-    let (body, wrong) = (body(), sign("no secret of anybody here", &[body().as_bytes()]));
+    let (body, wrong) = (body(), sign("a secret of another source", &[body().as_bytes()]));
     vec![
         signed(WEBHOOK, &body).header("Idempotency-Key", "k1").header("Authorization", HEADER),
         signed(PREVIOUS, &body).header("Idempotency-Key", "k2").header("Cookie", HEADER),
@@ -68,8 +68,8 @@ fn requests() -> Vec<Request> {
     ]
 }
 
-/// Sends all of it to the program with these variables, ends it, and looks at all that it said.
-async fn tell_and_check(place: &str, broker: &[(String, String)], ready: impl Fn(&Served) -> bool) {
+/// Sends every request to the program, stops it, and checks its answers, metrics and log for the canaries.
+async fn serve_and_check(context: &str, broker: &[(String, String)], ready: impl Fn(&Served) -> bool) {
     let mut variables = vec![
         ("ATTIO_WEBHOOK_SECRET", WEBHOOK),
         ("ATTIO_WEBHOOK_SECRET_PREVIOUS", PREVIOUS),
@@ -80,7 +80,7 @@ async fn tell_and_check(place: &str, broker: &[(String, String)], ready: impl Fn
     ];
     variables.extend(broker.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let mut served = Served::start(&variables);
-    eventually_blocking("the broker has had its say", || ready(&served));
+    eventually_blocking("the broker has answered", || ready(&served));
     let mut seen = String::new();
     for request in requests() {
         let mut client = Client::connect(served.http).await;
@@ -89,7 +89,7 @@ async fn tell_and_check(place: &str, broker: &[(String, String)], ready: impl Fn
             seen += &format!("{:?}\n{}\n", answer.headers, String::from_utf8_lossy(&answer.body));
         }
     }
-    // A body that is cut short, and one that is no chunk.
+    // A truncated body, and a malformed chunk.
     let cut = signed(WEBHOOK, &body()).bytes();
     Client::connect(served.http).await.write(&cut[..cut.len() - 40]).await;
     let mut client = Client::connect(served.http).await;
@@ -108,15 +108,16 @@ async fn tell_and_check(place: &str, broker: &[(String, String)], ready: impl Fn
     served.signal("TERM");
     served.ended();
     let log = served.log();
-    let loud = broker.len() == 1 || log.iter().any(|line| line.contains("DEBUG") || line.contains("TRACE"));
-    assert!(loud, "a broker's client says more when it may");
-    assert!(log.iter().filter(|line| line.contains("\"delivery\"")).count() >= 10, "it logged deliveries");
+    let verbose =
+        broker.len() == 1 || log.iter().any(|line| line.contains("DEBUG") || line.contains("TRACE"));
+    assert!(verbose, "the log is at the most verbose level");
+    assert!(log.iter().filter(|line| line.contains("\"delivery\"")).count() >= 10, "deliveries are logged");
     seen += &log.join("\n");
-    canaries().check(place, &seen);
+    canaries().check(context, &seen);
 }
 
-/// The screens of the other verbs with the same variables.
-fn screens(place: &str, variables: &[(String, String)]) {
+/// Checks the output of the other verbs with the same variables.
+fn screens(context: &str, variables: &[(String, String)]) {
     let verbs: [&[&str]; 6] = [
         &["config"],
         &["config", "--json"],
@@ -135,9 +136,9 @@ fn screens(place: &str, variables: &[(String, String)]) {
             ("RUST_LOG", LOUDEST),
         ]);
         let output = command.envs(variables.iter().cloned()).output().unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        assert!(!said.is_empty(), "{place}: {arguments:?}");
-        canaries().check(&format!("{place}: {arguments:?}"), &String::from_utf8_lossy(&said));
+        let output_bytes = [output.stdout, output.stderr].concat();
+        assert!(!output_bytes.is_empty(), "{context}: {arguments:?}");
+        canaries().check(&format!("{context}: {arguments:?}"), &String::from_utf8_lossy(&output_bytes));
     }
 }
 
@@ -148,7 +149,7 @@ fn owned(variables: &[(&str, &str)]) -> Vec<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_leaks_without_a_broker() {
     let variables = owned(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
-    tell_and_check("stdout", &variables, |_| true).await;
+    serve_and_check("stdout", &variables, |_| true).await;
     screens("stdout", &variables);
 }
 
@@ -162,7 +163,7 @@ async fn nothing_leaks_with_a_kafka_that_rejects_the_password() {
                 line.contains("refused the login") || line.to_lowercase().contains("authentication")
             })
         };
-        tell_and_check(mechanism, &variables, refused).await;
+        serve_and_check(mechanism, &variables, refused).await;
         screens(mechanism, &variables);
     }
 }
@@ -179,7 +180,7 @@ async fn nothing_leaks_with_a_kafka_that_accepts_the_password() {
         ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "off"),
         ("ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD", LOGIN),
     ]));
-    tell_and_check("Kafka", &variables, |_| true).await;
+    serve_and_check("Kafka", &variables, |_| true).await;
     screens("Kafka", &variables);
 }
 
@@ -198,7 +199,7 @@ async fn nothing_leaks_with_a_nats_that_requires_a_token() {
             ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create"),
         ]);
         let spoken = |served: &Served| served.log().iter().any(|line| line.contains("nats"));
-        tell_and_check("NATS", &variables, spoken).await;
+        serve_and_check("NATS", &variables, spoken).await;
         screens("NATS", &variables);
     }
 }

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use crate::support::nats::place::Place;
+use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{Server, Settings, shared};
 use crate::support::program::{run, variables};
 
 /// Runs the checks and returns the rows `check result detail`; asserts the exit code.
-fn found(url: &str, place: &Place, more: &[(&str, &str)], code: i32) -> Vec<[String; 3]> {
+fn found(url: &str, target: &NatsTarget, more: &[(&str, &str)], code: i32) -> Vec<[String; 3]> {
     let common = [
         ("BUS__TYPE", "nats"),
         ("NATS__SERVERS", url),
-        ("NATS__STREAM__NAME", &place.stream),
-        ("ROUTE__PREFIX", &place.prefix),
+        ("NATS__STREAM__NAME", &target.stream),
+        ("ROUTE__PREFIX", &target.prefix),
     ];
     let output = run(&["check", "--connect", "--json"], &variables(&[&common[..], more].concat()));
     assert_eq!(output.status.code(), Some(code), "{output:?}");
@@ -32,12 +32,12 @@ fn reports(rows: &[[String; 3]], check: &str, result: &str, words: &str) {
 
 #[test]
 fn suitable_stream_passes_every_check() {
-    let (server, place) = (shared(), Place::new("fits"));
-    server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
+    let (server, target) = (shared(), NatsTarget::new("fits"));
+    server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |config| {
         config.duplicate_window = Duration::from_secs(2 * 3600);
         config.max_age = Duration::from_secs(7 * 24 * 3600);
     });
-    let rows = found(&server.url(), &place, &[], 0);
+    let rows = found(&server.url(), &target, &[], 0);
     reports(&rows, "reachable", "ok", "2.15.1");
     reports(&rows, "stream", "ok", "accepts every subject");
     reports(&rows, "durability", "warning", "one replica");
@@ -47,21 +47,21 @@ fn suitable_stream_passes_every_check() {
     reports(&rows, "login", "ok", "asks for none");
     reports(&rows, "permission", "ok", "allowed on every subject");
     reports(&rows, "sizes", "ok", "1048576");
-    assert!(server.read_all(&place.stream).is_empty(), "nothing is published");
+    assert!(server.read_all(&target.stream).is_empty(), "nothing is published");
 }
 
 #[test]
 fn stream_problems_are_reported() {
-    let (server, place) = (shared(), Place::new("wrong"));
-    let rows = found(&server.url(), &place, &[], 3);
+    let (server, target) = (shared(), NatsTarget::new("wrong"));
+    let rows = found(&server.url(), &target, &[], 3);
     reports(&rows, "stream", "failed", "does not exist");
-    let rows = found(&server.url(), &place, &[("NATS__STREAM__ENSURE", "create")], 0);
+    let rows = found(&server.url(), &target, &[("NATS__STREAM__ENSURE", "create")], 0);
     reports(&rows, "stream", "warning", "`serve` creates it");
-    assert!(server.stream(&place.stream).is_none(), "nothing is created");
-    server.create_stream(&place.stream, &[&format!("{}.record.>", place.prefix)], |config| {
+    assert!(server.stream(&target.stream).is_none(), "nothing is created");
+    server.create_stream(&target.stream, &[&format!("{}.record.>", target.prefix)], |config| {
         config.max_message_size = 1000;
     });
-    let rows = found(&server.url(), &place, &[], 3);
+    let rows = found(&server.url(), &target, &[], 3);
     reports(&rows, "stream", "failed", "does not accept");
     reports(&rows, "stream", "warning", "duplicate_window is 2m");
     reports(&rows, "sizes", "warning", "1000 bytes");
@@ -69,32 +69,32 @@ fn stream_problems_are_reported() {
 
 #[test]
 fn subjects_without_publish_permission_are_listed() {
-    let place = Place::new("rights");
+    let target = NatsTarget::new("rights");
     let users = format!(
         "authorization {{ users: [ {{ user: a, password: b, permissions: {{ \
          publish: {{ allow: [\"$JS.API.>\", \"{}.task.>\"] }}, subscribe: \">\" }} }} ] }}",
-        place.prefix
+        target.prefix
     );
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
     let login = [("NATS__USERNAME", "a"), ("NATS__PASSWORD", "b"), ("NATS__STREAM__ENSURE", "create")];
-    let rows = found(&guarded.url(), &place, &login, 3);
+    let rows = found(&guarded.url(), &target, &login, 3);
     reports(&rows, "login", "ok", "accepted");
-    reports(&rows, "permission", "failed", &format!("{}.activity", place.prefix));
+    reports(&rows, "permission", "failed", &format!("{}.activity", target.prefix));
     let permission = rows.iter().find(|row| row[0] == "permission").expect("the row");
-    assert!(!permission[2].contains(&format!("{}.task", place.prefix)), "{permission:?}");
+    assert!(!permission[2].contains(&format!("{}.task", target.prefix)), "{permission:?}");
 }
 
 #[test]
 fn server_problems_are_reported() {
-    let (place, off) =
-        (Place::new("away"), Server::with(Settings { jetstream: false, ..Settings::default() }));
-    reports(&found(&off.url(), &place, &[], 3), "stream", "failed", "JetStream");
+    let (target, off) =
+        (NatsTarget::new("away"), Server::with(Settings { jetstream: false, ..Settings::default() }));
+    reports(&found(&off.url(), &target, &[], 3), "stream", "failed", "JetStream");
     let users = "authorization { users: [ { user: a, password: b } ] }".to_owned();
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
-    reports(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", "nats.creds_file");
+    reports(&found(&guarded.url(), &target, &[], 3), "reachable", "failed", "nats.creds_file");
     guarded.kill();
     let refused = "refused (os error 111): check the address in nats.servers, and that the server runs";
-    reports(&found(&guarded.url(), &place, &[], 3), "reachable", "failed", refused);
-    let nowhere = found("no-such-host.invalid", &place, &[], 3);
+    reports(&found(&guarded.url(), &target, &[], 3), "reachable", "failed", refused);
+    let nowhere = found("no-such-host.invalid", &target, &[], 3);
     reports(&nowhere, "reachable", "failed", "check the names in nats.servers");
 }

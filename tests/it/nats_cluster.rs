@@ -1,4 +1,4 @@
-//! Three servers with three copies of the stream: what is acknowledged survives its leader.
+//! Three servers with three replicas of the stream: acknowledged events survive the loss of the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
 use crate::support::consumer::Found;
-use crate::support::load::{Load, felt, ready, until_accepted};
+use crate::support::load::{Load, broker_failures, ready, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::nats::cluster::Cluster;
 use crate::support::request::Request;
@@ -29,11 +29,11 @@ async fn bridge(cluster: &Cluster, prefix: &str) -> Bridge<dyn Bus> {
     Bridge::serving(config(&variables)).await
 }
 
-async fn whole(cluster: &Cluster, by: usize) {
+async fn wait_until_replicated(cluster: &Cluster, by: usize) {
     eventually("all copies are up to date", || async { cluster.is_whole(STREAM, by) }).await;
 }
 
-/// Every acknowledged event is there once.
+/// Asserts that every acknowledged event is stored once.
 fn check(cluster: &Cluster, by: usize, prefix: &str, mix: &Mix) {
     let found = Found::in_stream(&cluster.servers[by], STREAM, prefix);
     let wrong: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) != 1).collect();
@@ -46,21 +46,21 @@ async fn successive_leaders_killed_under_load_lose_no_event() {
     let (cluster, prefix) = (Cluster::start(), unique("leader"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
-    whole(&cluster, 0).await;
+    wait_until_replicated(&cluster, 0).await;
     let mut mix = Mix::new(&prefix, 7);
     let planned: Arc<[Planned]> = (0..6000).map(|_| mix.single()).collect();
     let load = Load::start(planned, 8, bridge.http);
     let mut by = 0;
     for round in 1..=2 {
         let enough = 1500 * round;
-        eventually("load flows", || async { load.accepted() >= enough }).await;
+        eventually("deliveries are accepted", || async { load.accepted() >= enough }).await;
         let leader = cluster.leader(STREAM, by);
         by = (leader + 1) % 3;
         cluster.servers[leader].kill();
         let now = load.accepted();
-        eventually("another leads", || async { load.accepted() >= now + 200 }).await;
+        eventually("another server is leader", || async { load.accepted() >= now + 200 }).await;
         cluster.servers[leader].restart();
-        whole(&cluster, by).await;
+        wait_until_replicated(&cluster, by).await;
     }
     load.finish().await;
     check(&cluster, by, &prefix, &mix);
@@ -74,23 +74,23 @@ async fn missing_quorum_answers_503_until_it_is_restored() {
     let (cluster, prefix) = (Cluster::start(), unique("quorum"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
-    whole(&cluster, 0).await;
+    wait_until_replicated(&cluster, 0).await;
     let mut mix = Mix::new(&prefix, 8);
     let before = mix.single();
     assert_eq!(bridge.ask(&before.request).await.status, 200);
     cluster.servers[0].kill();
     cluster.servers[1].kill();
-    // A leader that has lost its followers may still take what it had in hand for a moment.
+    // A leader without followers may still accept messages for a moment.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let during = mix.single();
     for _ in 0..3 {
         assert_eq!(bridge.ask(&during.request).await.status, 503);
     }
-    assert!(felt(&bridge).await >= 3.0);
+    assert!(broker_failures(&bridge).await >= 3.0);
     cluster.servers[0].restart();
     cluster.servers[1].restart();
     until_accepted(&mut bridge.connect().await, bridge.http, &during.request).await;
-    whole(&cluster, 0).await;
+    wait_until_replicated(&cluster, 0).await;
     check(&cluster, 0, &prefix, &mix);
     assert!(bridge.metrics().await.balances());
 }
@@ -98,14 +98,14 @@ async fn missing_quorum_answers_503_until_it_is_restored() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "full tier: three servers, a minute"]
 async fn server_in_lame_duck_mode_loses_no_event() {
-    let (cluster, prefix) = (Cluster::start(), unique("goodbye"));
+    let (cluster, prefix) = (Cluster::start(), unique("lame-duck"));
     let bridge = bridge(&cluster, &prefix).await;
     ready(&bridge).await;
-    whole(&cluster, 0).await;
+    wait_until_replicated(&cluster, 0).await;
     let mut mix = Mix::new(&prefix, 9);
     let planned: Arc<[Planned]> = (0..3000).map(|_| mix.single()).collect();
     let load = Load::start(planned, 4, bridge.http);
-    eventually("load flows", || async { load.accepted() >= 500 }).await;
+    eventually("deliveries are accepted", || async { load.accepted() >= 500 }).await;
     let leader = cluster.leader(STREAM, 0);
     cluster.servers[leader].lame_duck();
     load.finish().await;

@@ -11,9 +11,11 @@ use crate::support::bridge::{Bridge, config};
 use crate::support::bus::metrics;
 use crate::support::client::Client;
 use crate::support::consumer::Found;
-use crate::support::load::{Load, check_account, check_bus, felt, ready, send_and_check, until_accepted};
+use crate::support::load::{
+    Load, broker_failures, check_bus, check_metrics, ready, send_and_check, until_accepted,
+};
 use crate::support::mix::{Mix, Planned};
-use crate::support::nats::place::Place;
+use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{Server, Settings, shared};
 use crate::support::request::Request;
 use crate::support::wait::eventually;
@@ -43,13 +45,13 @@ const GENEROUS_LIMITS: [(&str, &str); 4] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delivery_of_10000_events_to_nats_is_accepted_at_the_first_attempt() {
-    let (server, place) = (shared(), Place::new("largest"));
-    let bridge = place.bridge(&server, &GENEROUS_LIMITS).await;
+    let (server, target) = (shared(), NatsTarget::new("largest"));
+    let bridge = target.bridge(&server, &GENEROUS_LIMITS).await;
     ready(&bridge).await;
     let response = bridge.ask(&largest_delivery()).await;
     assert_eq!(response.status_and_reason(), (200, "accepted".into()));
     assert_eq!(response.json()["published"], MAX_EVENTS);
-    assert_eq!(place.stored(&server).len(), MAX_EVENTS);
+    assert_eq!(target.stored(&server).len(), MAX_EVENTS);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,9 +67,9 @@ async fn delivery_of_10000_events_to_stdout_is_accepted_at_the_first_attempt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
-    let (server, place) = (Server::start(), Place::new("stopped"));
+    let (server, target) = (Server::start(), NatsTarget::new("stopped"));
     // The publish waits for much longer than the test: the answer is immediate.
-    let bridge = place.bridge(&server, &[("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")]).await;
+    let bridge = target.bridge(&server, &[("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")]).await;
     ready(&bridge).await;
     server.kill();
     bridge.until("bus_up", &[("bus", "nats")], 0.0).await;
@@ -76,47 +78,49 @@ async fn stopped_server_answers_503_and_the_retry_is_stored_once() {
     assert_eq!(bridge.admin("/readyz").await.status, 200, "readiness does not follow the server");
     server.restart();
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
-    assert_eq!(place.stored(&server).len(), 1);
+    assert_eq!(target.stored(&server).len(), 1);
     assert!(bridge.metrics().await.balances());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stalled_server_answers_broker_timeout_and_the_retry_is_stored_once() {
-    let (server, place) = (Server::start(), Place::new("stalled"));
+    let (server, target) = (Server::start(), NatsTarget::new("stalled"));
     // The client detects a stalled server by its pings; the answer timeout is shorter.
     let limits =
         [("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s"), ("ATTIO_BRIDGE__NATS__PUBLISH_TIMEOUT", "1h")];
-    let bridge = place.bridge(&server, &limits).await;
+    let bridge = target.bridge(&server, &limits).await;
     ready(&bridge).await;
     let request = Request::keyed("one", record_created("r"));
     server.pause();
     assert_eq!(bridge.ask(&request).await.status_and_reason(), (503, "broker_timeout".into()));
     server.resume();
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
-    assert_eq!(place.stored(&server).len(), 1);
+    assert_eq!(target.stored(&server).len(), 1);
     assert!(bridge.metrics().await.balances());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_killed_under_load_loses_no_event() {
-    let (server, place) = (Server::start(), Place::new("killed"));
-    let bridge = place.bridge(&server, &[]).await;
+    let (server, target) = (Server::start(), NatsTarget::new("killed"));
+    let bridge = target.bridge(&server, &[]).await;
     ready(&bridge).await;
-    let mut mix = Mix::new(&place.prefix, 7);
+    let mut mix = Mix::new(&target.prefix, 7);
     let planned: Arc<[Planned]> = (0..6000).map(|_| mix.single()).collect();
     let load = Load::start(planned, 8, bridge.http);
     for round in 1..=2 {
         let enough = 1500 * round;
         eventually("deliveries are accepted", || async { load.accepted() >= enough }).await;
-        let before = felt(&bridge).await;
+        let before = broker_failures(&bridge).await;
         server.kill();
-        eventually("a delivery is refused during the outage", || async { felt(&bridge).await > before })
-            .await;
+        eventually("a delivery is refused during the outage", || async {
+            broker_failures(&bridge).await > before
+        })
+        .await;
         server.restart();
     }
     let retried = load.finish().await;
     assert!(!retried.is_empty(), "deliveries were refused during the outage");
-    let found = Found::in_stream(&server, &place.stream, &place.prefix);
+    let found = Found::in_stream(&server, &target.stream, &target.prefix);
     let wrong: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) != 1).collect();
     assert!(wrong.is_empty(), "not stored exactly once: {wrong:?}");
     assert!(bridge.metrics().await.balances());
@@ -125,8 +129,8 @@ async fn server_killed_under_load_loses_no_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutdown_waits_for_pending_acks() {
-    let (server, place) = (Server::start(), Place::new("stop"));
-    let bridge = place.bridge(&server, &[]).await;
+    let (server, target) = (Server::start(), NatsTarget::new("stop"));
+    let bridge = target.bridge(&server, &[]).await;
     ready(&bridge).await;
     server.pause();
     let address = bridge.http;
@@ -140,14 +144,14 @@ async fn shutdown_waits_for_pending_acks() {
     server.resume();
     assert_eq!(answer.await.unwrap().status, 200);
     bridge.stop().await.unwrap();
-    assert_eq!(place.stored(&server).len(), 1);
+    assert_eq!(target.stored(&server).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_without_jetstream_answers_503_until_it_is_enabled() {
     let server = Server::with(Settings { jetstream: false, ..Settings::default() });
-    let place = Place::new("off");
-    let bridge = place.bridge(&server, &[]).await;
+    let target = NatsTarget::new("off");
+    let bridge = target.bridge(&server, &[]).await;
     let request = Request::keyed("one", record_created("r"));
     eventually("the delivery is refused", || async {
         bridge.ask(&request).await.status_and_reason() == (503, "broker_refused".into())
@@ -158,17 +162,17 @@ async fn server_without_jetstream_answers_503_until_it_is_enabled() {
     server.restart();
     ready(&bridge).await;
     until_accepted(&mut bridge.connect().await, bridge.http, &request).await;
-    assert_eq!(place.stored(&server).len(), 1);
+    assert_eq!(target.stored(&server).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mixed_deliveries_on_nats_match_the_expected_ledger() {
-    let (server, place) = (shared(), Place::new("ledger"));
-    let bridge = place.bridge(&server, &[]).await;
+    let (server, target) = (shared(), NatsTarget::new("ledger"));
+    let bridge = target.bridge(&server, &[]).await;
     ready(&bridge).await;
-    let mut mix = Mix::new(&place.prefix, 42);
+    let mut mix = Mix::new(&target.prefix, 42);
     let planned: Arc<[Planned]> = mix.deliveries(3000).into();
     send_and_check(&planned, 32, bridge.http).await;
-    check_bus(&mix.ledger, &Found::in_stream(&server, &place.stream, &place.prefix));
-    check_account(&bridge.metrics().await, &planned, &mix.ledger);
+    check_bus(&mix.ledger, &Found::in_stream(&server, &target.stream, &target.prefix));
+    check_metrics(&bridge.metrics().await, &planned, &mix.ledger);
 }

@@ -15,7 +15,7 @@ use crate::support::bus;
 use crate::support::load::ready;
 use crate::support::logs::Logs;
 use crate::support::nats::bench::stream_name;
-use crate::support::nats::place::Place;
+use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{Server, shared};
 use crate::support::wait::eventually;
 
@@ -40,39 +40,40 @@ const VERIFY: [(&str, &str); 1] = [("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "verif
 
 #[tokio::test]
 async fn missing_stream_is_logged_once_with_advice() {
-    let (logs, server, place) = (Logs::capture(), shared(), Place::new("missing"));
-    let bridge = place.bridge(&server, &VERIFY).await;
+    let (logs, server, target) = (Logs::capture(), shared(), NatsTarget::new("missing"));
+    let bridge = target.bridge(&server, &VERIFY).await;
     until_logged(&logs, "ERROR", "does not exist").await;
     // The stream is queried every second.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     let errors = lines(&logs, "ERROR");
     assert_eq!(errors.len(), 1, "{errors:?}");
-    for words in [&place.stream, &format!("{}.record.>", place.prefix), "nats.stream.ensure"] {
+    for words in [&target.stream, &format!("{}.record.>", target.prefix), "nats.stream.ensure"] {
         assert!(errors[0].contains(words), "{words}: {}", errors[0]);
     }
-    server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |_| {});
+    server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |_| {});
     ready(&bridge).await;
     until_logged(&logs, "INFO", "accepts every event").await;
 }
 
 #[tokio::test]
 async fn conflicting_stream_is_logged_by_name() {
-    let (logs, server, place, other) = (Logs::capture(), shared(), Place::new("named"), stream_name("other"));
-    server.create_stream(&other, &[&format!("{}.note.>", place.prefix)], |_| {});
-    let _bridge = place.bridge(&server, &[]).await;
-    until_logged(&logs, "ERROR", &format!("stream {other} accepts {}.note.", place.prefix)).await;
+    let (logs, server, target, other) =
+        (Logs::capture(), shared(), NatsTarget::new("named"), stream_name("other"));
+    server.create_stream(&other, &[&format!("{}.note.>", target.prefix)], |_| {});
+    let _bridge = target.bridge(&server, &[]).await;
+    until_logged(&logs, "ERROR", &format!("stream {other} accepts {}.note.", target.prefix)).await;
     server.delete_stream(&other);
 }
 
 #[tokio::test]
 async fn stream_configuration_drift_is_logged_in_one_line() {
-    let (logs, server, place) = (Logs::capture(), shared(), Place::new("different"));
-    server.create_stream(&place.stream, &[&format!("{}.>", place.prefix)], |config| {
+    let (logs, server, target) = (Logs::capture(), shared(), NatsTarget::new("different"));
+    server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |config| {
         config.storage = StorageType::Memory;
         config.duplicate_window = Duration::from_secs(60);
         config.max_age = Duration::from_secs(3600);
     });
-    let bridge = place.bridge(&server, &VERIFY).await;
+    let bridge = target.bridge(&server, &VERIFY).await;
     ready(&bridge).await;
     until_logged(&logs, "WARN", "differs from the configuration").await;
     let warnings = lines(&logs, "WARN");
@@ -84,8 +85,8 @@ async fn stream_configuration_drift_is_logged_in_one_line() {
 
 #[tokio::test]
 async fn outage_is_logged_at_its_start_and_end() {
-    let (logs, server, place) = (Logs::capture(), Server::start(), Place::new("outage"));
-    let bridge = place.bridge(&server, &[]).await;
+    let (logs, server, target) = (Logs::capture(), Server::start(), NatsTarget::new("outage"));
+    let bridge = target.bridge(&server, &[]).await;
     ready(&bridge).await;
     server.kill();
     until_logged(&logs, "WARN", "connection lost").await;

@@ -137,7 +137,7 @@ fn tls(certificates: &Certificates, certificate: &str, verify: bool) -> String {
 #[test]
 fn tls_server_certificate_is_verified() {
     let certificates = Certificates::make();
-    let (ca, other_ca) = (certificates.path("ca.pem"), certificates.path("stranger.pem"));
+    let (ca, other_ca) = (certificates.path("ca.pem"), certificates.path("other-ca.pem"));
     let admin = {
         let ca = ca.clone();
         move || ConnectOptions::new().add_root_certificates(ca.clone())

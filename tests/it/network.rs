@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::support::bridge::Bridge;
 use crate::support::client::Client;
 use crate::support::full_tier;
-use crate::support::load::{Load, felt, until_accepted};
+use crate::support::load::{Load, broker_failures, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::network::{ProxiedBroker, ProxiedKafka, ProxiedNats};
 use crate::support::proxy::{Door, Flow, Proxy, Way};
@@ -71,13 +71,13 @@ async fn frozen_broker_under_load_loses_no_event<B: ProxiedBroker>() {
     let load = load(&mut mix, 400 * (seconds.len() + 1), &bridge);
     for seconds in seconds {
         flows(&load, 300).await;
-        let (before, frozen) = (felt(&bridge).await, Duration::from_secs(*seconds));
+        let (before, frozen) = (broker_failures(&bridge).await, Duration::from_secs(*seconds));
         broker.pause();
         tokio::time::sleep(frozen).await;
         broker.resume();
         let back = Instant::now();
         flows(&load, 1).await;
-        let (cost, after) = (felt(&bridge).await - before, back.elapsed());
+        let (cost, after) = (broker_failures(&bridge).await - before, back.elapsed());
         println!("frozen {frozen:?}: {cost} attempts failed, the next ack {after:?} after its return");
     }
     let retried = load.finish().await;
@@ -175,9 +175,9 @@ async fn black_hole_network_loses_no_event<B: ProxiedBroker>() {
     let (bridge, mut mix) = (broker.bridge(&ANSWER_TIMEOUT).await, Mix::new(broker.prefix(), 36));
     let load = load(&mut mix, 600, &bridge);
     flows(&load, 200).await;
-    let before = felt(&bridge).await;
+    let before = broker_failures(&bridge).await;
     broker.proxy().black_hole();
-    eventually("deliveries time out", || async { felt(&bridge).await >= before + 8.0 }).await;
+    eventually("deliveries time out", || async { broker_failures(&bridge).await >= before + 8.0 }).await;
     broker.proxy().door(Door::Shut);
     broker.proxy().reset();
     eventually("bus_up is 0", || async { bridge.metrics().await.sum("bus_up", &[]) == 0.0 }).await;

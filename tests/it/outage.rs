@@ -54,7 +54,7 @@ async fn killed_broker_answers_broker_unavailable_until_it_is_back<B: ProxiedBro
         tokio::time::sleep(Duration::from_millis(down).saturating_sub(gone.elapsed())).await;
         broker.restart();
         let (back, accepted) = (Instant::now(), load.accepted());
-        eventually("load flows again", || async { load.accepted() > accepted }).await;
+        eventually("deliveries are accepted again", || async { load.accepted() > accepted }).await;
         let recovered = back.elapsed();
         println!("kill {kill}: noticed after {noticed:?}, first ack {recovered:?} after the restart");
     }

@@ -110,7 +110,7 @@ async fn sigterm_under_load_loses_nothing_that_was_answered_200() {
             stored
         });
     }
-    eventually("load flows", || async { accepted.load(Ordering::Relaxed) > 500 }).await;
+    eventually("deliveries are accepted", || async { accepted.load(Ordering::Relaxed) > 500 }).await;
     served.signal("TERM");
     assert_eq!(served.ended().code(), Some(0));
     let acknowledged: Vec<String> = workers.join_all().await.into_iter().flatten().collect();

@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 use uuid::{Uuid, uuid};
 
 use crate::support::kafka::{self, Broker};
-use crate::support::nats::place::Place;
+use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{self, Server};
-use crate::support::onto;
 use crate::support::program::{Variables, lines, on_terminal, printed, run};
+use crate::support::real_bus;
 use crate::support::request::{Request, SECRET};
 use crate::support::unique;
 
@@ -41,14 +41,14 @@ fn delivery(events: &[&str]) -> String {
 fn narrow(mode: &str) -> (Arc<Broker>, String, Variables) {
     let (broker, prefix) = (kafka::shared(), unique("narrow"));
     broker.create_topic(&format!("{prefix}.record"), 2, &[("max.message.bytes", "2000")]);
-    let variables = onto::kafka(&broker, &prefix, mode);
+    let variables = real_bus::kafka(&broker, &prefix, mode);
     (broker, prefix, variables)
 }
 
-fn on_nats() -> (Arc<Server>, Place, Variables) {
-    let (server, place) = (nats::shared(), Place::new("replayed"));
-    let variables = onto::nats(&server, &place.stream, &place.prefix, "structured");
-    (server, place, variables)
+fn on_nats() -> (Arc<Server>, NatsTarget, Variables) {
+    let (server, target) = (nats::shared(), NatsTarget::new("replayed"));
+    let variables = real_bus::nats(&server, &target.stream, &target.prefix, "structured");
+    (server, target, variables)
 }
 
 fn list(variables: &Variables, more: &[&str]) -> Vec<Value> {
@@ -82,7 +82,7 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
     for mode in ["structured", "binary"] {
         let (broker, prefix, variables) = narrow(mode);
         let (records, quarantine) = (format!("{prefix}.record"), format!("{prefix}.quarantine"));
-        let bridge = onto::bridge(&variables).await;
+        let bridge = real_bus::bridge(&variables).await;
         let (small, large) = (event("small", 10), event("large", 3000));
         let request = Request::keyed("the-key", delivery(&[&small, &large]));
         let answer = bridge.ask(&request).await.json();
@@ -155,13 +155,13 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
         assert_eq!(broker.read_all(&quarantine).len(), 1, "quarantine is a log, and nothing was added");
 
         // The exported file knows all it needs, on another bus too; there it is stored once.
-        let (server, place, on_nats) = on_nats();
+        let (server, target, on_nats) = on_nats();
         let file = to.join(format!("{own}.json"));
         for ending in ["published", "duplicate"] {
             let (code, replayed, said) = replay(&on_nats, &["--file", file.to_str().unwrap()]);
             assert_eq!((code, &replayed[0]["ending"]), (0, &json!(ending)), "{replayed:?} {said}");
         }
-        let stored = place.stored(&server);
+        let stored = target.stored(&server);
         assert_eq!(stored.len(), 1);
         let event: Value = serde_json::from_str(stored[0].text()).expect("JSON");
         assert_eq!((&event["id"], &event["attiowebhookid"]), (&json!(of_large), &json!("w")));
@@ -173,7 +173,7 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
 #[tokio::test(flavor = "multi_thread")]
 async fn webhook_id_that_is_not_a_valid_attribute_survives_quarantine() {
     let (broker, prefix, variables) = narrow("structured");
-    let bridge = onto::bridge(&variables).await;
+    let bridge = real_bus::bridge(&variables).await;
     let large = event("large", 3000);
     let body = format!(r#"{{"webhook_id":"w \u0001é","events":[7,{large}]}}"#);
     let answer = bridge.ask(&Request::keyed("k", body)).await.json();
@@ -193,9 +193,9 @@ async fn webhook_id_that_is_not_a_valid_attribute_survives_quarantine() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
-    let (server, place, mut variables) = on_nats();
+    let (server, target, mut variables) = on_nats();
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
-    let bridge = onto::bridge(&variables).await;
+    let bridge = real_bus::bridge(&variables).await;
     assert_eq!(list(&variables, &[]), Vec::<Value>::new());
     assert_eq!(printed(&["quarantine", "list"], &variables), "nothing\n");
     let good = event("r", 1);
@@ -238,8 +238,8 @@ async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
         ("too_many_events", "it holds more than 10000 events"),
     ];
     assert_eq!(ended.collect::<Vec<_>>(), expected);
-    assert_eq!(place.stored(&server).len(), 9, "one event, eight pieces, and none twice");
-    let left: Vec<_> = server.consumers(&place.stream);
+    assert_eq!(target.stored(&server).len(), 9, "one event, eight pieces, and none twice");
+    let left: Vec<_> = server.consumers(&target.stream);
     assert!(left.iter().all(|name| !name.contains("attio-bridge")), "{left:?}");
 }
 
@@ -251,21 +251,21 @@ fn write(folder: &Path, text: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn raw_delivery_from_a_file_is_replayed_under_its_original_ids() {
-    let (server, place, mut variables) = on_nats();
+    let (server, target, mut variables) = on_nats();
     let (first, second) = (event("one", 1), event("two", 1));
     let folder = tempfile::tempdir().expect("a folder");
     let file = write(folder.path(), &delivery(&[&first, &second]));
     let by = ["--file", &file, "--source", "attio", "--key", "k"];
     let (code, replayed, said) = replay(&variables, &by);
     assert_eq!((code, &replayed[0]["counts"]), (0, &json!({ "published": 2 })), "{said}");
-    let ids: Vec<_> = place
+    let ids: Vec<_> = target
         .stored(&server)
         .iter()
         .map(|stored| serde_json::from_str::<Value>(stored.text()).unwrap()["id"].clone())
         .collect();
     assert_eq!(ids, [json!(id("w", "k", 0, &first)), json!(id("w", "k", 1, &second))]);
     // The sender's own delivery of the same is a duplicate now.
-    let bridge = onto::bridge(&variables).await;
+    let bridge = real_bus::bridge(&variables).await;
     let answer = bridge.ask(&Request::keyed("k", delivery(&[&first, &second]))).await;
     assert_eq!(answer.status_and_reason(), (200, "duplicate".into()));
 
@@ -273,7 +273,7 @@ async fn raw_delivery_from_a_file_is_replayed_under_its_original_ids() {
     let (code, replayed, said) =
         replay(&variables, &["--file", &file, "--source", "attio", "--key", "other"]);
     assert_eq!((code, &replayed[0]["ending"]), (0, &json!("filtered")), "{said}");
-    assert_eq!(place.stored(&server).len(), 2);
+    assert_eq!(target.stored(&server).len(), 2);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn is_bounded(pieces: usize, peak: usize) -> bool {
 
 /// Every verb on so many large bodies.
 async fn read_quarantine(variables: &Variables, pieces: usize) {
-    let bridge = onto::bridge(variables).await;
+    let bridge = real_bus::bridge(variables).await;
     for number in 0..pieces {
         let answer = bridge.ask(&Request::keyed(&format!("k{number}"), large_body(number))).await;
         assert_eq!(answer.status_and_reason(), (200, "quarantined".into()));

@@ -139,8 +139,8 @@ fn refused_connection_exits_1() {
 #[test]
 fn tls_certificate_is_verified_before_sending() {
     let certificates = Certificates::make();
-    let [authority, stranger, nothing] =
-        ["ca.pem", "stranger.pem", "none.pem"].map(|name| certificates.path(name));
+    let [authority, other_ca, nothing] =
+        ["ca.pem", "other-ca.pem", "none.pem"].map(|name| certificates.path(name));
     let server = |name: &str| tls::serve(&certificates.path(name), r#"{"reason":"accepted"}"#);
     let send = |url: &str, authorities: &Path| {
         let arguments = [url, "--event", "record.created", "--json"];
@@ -152,7 +152,7 @@ fn tls_certificate_is_verified_before_sending() {
     let (code, printed, said) = send(&good, &authority);
     assert_eq!((code, count(&printed, 200, "accepted")), (Some(0), 1), "{printed} {said}");
     let table = [
-        (&good, &stranger, "UnknownIssuer"),
+        (&good, &other_ca, "UnknownIssuer"),
         (&server("foreign.pem"), &authority, "UnknownIssuer"),
         (&server("elsewhere.pem"), &authority, "certificate not valid for name \"localhost\""),
     ];

@@ -12,29 +12,29 @@ use crate::support::kafka::security::{self, Door, Operation, Topics};
 use crate::support::kafka::variables::variables as by_kafka;
 use crate::support::nats::Server;
 use crate::support::nats::bench::stream_name;
-use crate::support::onto;
 use crate::support::ports::free_address;
 use crate::support::program::{Program, Variables, lines, printed, run, variables};
+use crate::support::real_bus;
 use crate::support::request::Request;
 use crate::support::wait::{eventually, eventually_blocking};
 use crate::support::{kafka, nats, unique};
 
 /// A bus of a bridge and its variables.
-enum Place {
+enum RealBus {
     Kafka { broker: Arc<Broker>, variables: Variables },
     Nats { server: Arc<Server>, stream: String, variables: Variables },
 }
 
-impl Place {
+impl RealBus {
     fn kafka(mode: &str) -> Self {
         let broker = kafka::shared();
-        let variables = onto::kafka(&broker, &unique("tail"), mode);
+        let variables = real_bus::kafka(&broker, &unique("tail"), mode);
         Self::Kafka { broker, variables }
     }
 
     fn nats(mode: &str) -> Self {
         let (server, stream) = (nats::shared(), stream_name("tail"));
-        let variables = onto::nats(&server, &stream, &unique("tail"), mode);
+        let variables = real_bus::nats(&server, &stream, &unique("tail"), mode);
         Self::Nats { server, stream, variables }
     }
 
@@ -49,10 +49,10 @@ impl Place {
     }
 
     async fn bridge(&self) -> Bridge<dyn Bus> {
-        onto::bridge(self.variables()).await
+        real_bus::bridge(self.variables()).await
     }
 
-    fn holds_nothing_of_a_reader(&self) {
+    fn has_no_reader_state(&self) {
         let left = match self {
             Self::Kafka { broker, .. } => broker.groups(),
             Self::Nats { server, stream, .. } => server.consumers(stream),
@@ -85,10 +85,10 @@ fn ids(text: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_prints_structured_json_lines_in_either_content_mode() {
-    for place in Place::all() {
-        let bridge = place.bridge().await;
+    for bus in RealBus::all() {
+        let bridge = bus.bridge().await;
         publish(&bridge, &[event("record.updated", "one", "r")]).await;
-        let text = printed(&["tail", "--from", "beginning", "--count", "1"], place.variables());
+        let text = printed(&["tail", "--from", "beginning", "--count", "1"], bus.variables());
         assert_eq!(text.lines().count(), 1, "{text}");
         let data = event("record.updated", "one", "r").replace('\n', " ");
         assert!(text.contains(&format!("\"data\":{data}")), "byte for byte: {text}");
@@ -106,14 +106,14 @@ async fn tail_prints_structured_json_lines_in_either_content_mode() {
             assert_eq!(line[name], value, "{name}: {text}");
         }
         assert!(line["recordedtime"].is_string(), "{text}");
-        place.holds_nothing_of_a_reader();
+        bus.has_no_reader_state();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_flags_filter_events() {
-    for place in [Place::kafka("structured"), Place::nats("binary")] {
-        let bridge = place.bridge().await;
+    for bus in [RealBus::kafka("structured"), RealBus::nats("binary")] {
+        let bridge = bus.bridge().await;
         publish(
             &bridge,
             &[
@@ -126,7 +126,7 @@ async fn tail_flags_filter_events() {
         assert_eq!(bridge.ask(&Request::keyed("bad", "no JSON")).await.status, 200);
         let tail = |more: &[&str], count: &str| {
             let arguments = [&["tail", "--from", "beginning", "--count", count], more].concat();
-            printed(&arguments, place.variables())
+            printed(&arguments, bus.variables())
         };
         assert_eq!(ids(&tail(&["--category", "record"], "2")), ["a", "b"]);
         assert_eq!(ids(&tail(&["--category", "record,note", "--json"], "3")), ["a", "b", "c"]);
@@ -135,18 +135,18 @@ async fn tail_flags_filter_events() {
         assert_eq!(ids(&tail(&["--record", "r1"], "1")), ["a"]);
         let quarantined = lines(&tail(&["--category", "quarantine"], "1"));
         assert_eq!(quarantined[0]["reason"], "not_json");
-        let since = printed(&["tail", "--from", "1h", "--count", "4"], place.variables());
+        let since = printed(&["tail", "--from", "1h", "--count", "4"], bus.variables());
         assert_eq!(lines(&since).len(), 4);
-        place.holds_nothing_of_a_reader();
+        bus.has_no_reader_state();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_follows_new_events_and_sigint_exits_0() {
-    for place in [Place::kafka("binary"), Place::nats("structured")] {
-        let bridge = place.bridge().await;
+    for bus in [RealBus::kafka("binary"), RealBus::nats("structured")] {
+        let bridge = bus.bridge().await;
         publish(&bridge, &[event("record.created", "old", "r")]).await;
-        let mut program = Program::start(&["tail"], place.variables());
+        let mut program = Program::start(&["tail"], bus.variables());
         // Something that comes after it began to read shows that it has.
         let mut sent = 0;
         let first = std::thread::scope(|scope| {
@@ -164,16 +164,16 @@ async fn tail_follows_new_events_and_sigint_exits_0() {
         assert!(first["id"].as_str().is_some_and(|id| id.starts_with("new-")), "not the old one: {first}");
         program.signal("INT");
         assert_eq!(program.end().0, Some(0));
-        place.holds_nothing_of_a_reader();
+        bus.has_no_reader_state();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_reads_topics_created_later() {
-    let variables = onto::kafka(&kafka::shared(), &unique("later"), "structured");
+    let variables = real_bus::kafka(&kafka::shared(), &unique("later"), "structured");
     let mut program = Program::start(&["tail"], &variables);
     program.listens();
-    let bridge = onto::bridge(&variables).await;
+    let bridge = real_bus::bridge(&variables).await;
     publish(&bridge, &[event("record.created", "one", "r")]).await;
     assert_eq!(program.line()["id"], "one");
     program.signal("TERM");
@@ -183,11 +183,11 @@ async fn tail_reads_topics_created_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_has_no_gap_after_a_nats_restart() {
     let (server, stream) = (Arc::new(Server::start()), stream_name("back"));
-    let variables = onto::nats(&server, &stream, &unique("back"), "structured");
-    let place = Place::Nats { server: Arc::clone(&server), stream, variables };
-    let bridge = place.bridge().await;
+    let variables = real_bus::nats(&server, &stream, &unique("back"), "structured");
+    let bus = RealBus::Nats { server: Arc::clone(&server), stream, variables };
+    let bridge = bus.bridge().await;
     publish(&bridge, &[event("record.created", "before", "r")]).await;
-    let mut program = Program::start(&["tail", "--from", "beginning"], place.variables());
+    let mut program = Program::start(&["tail", "--from", "beginning"], bus.variables());
     assert_eq!(program.line()["id"], "before");
     server.kill();
     server.restart();
@@ -198,24 +198,24 @@ async fn tail_has_no_gap_after_a_nats_restart() {
     assert_eq!(program.line()["id"], "after");
     program.signal("INT");
     assert_eq!(program.end().0, Some(0));
-    place.holds_nothing_of_a_reader();
+    bus.has_no_reader_state();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tail_ends_when_its_stdout_is_closed() {
-    let place = Place::nats("structured");
-    let bridge = place.bridge().await;
+    let bus = RealBus::nats("structured");
+    let bridge = bus.bridge().await;
     publish(&bridge, &[event("record.created", "one", "r"), event("record.created", "two", "r")]).await;
-    let mut program = Program::start(&["tail", "--from", "beginning"], place.variables());
+    let mut program = Program::start(&["tail", "--from", "beginning"], bus.variables());
     program.line();
     program.close_stdout();
     for n in 0..3 {
         publish(&bridge, &[event("record.created", &format!("more-{n}"), "r")]).await;
     }
     assert_eq!(program.end().0, Some(0));
-    eventually_blocking("nothing is left", || match &place {
-        Place::Nats { server, stream, .. } => server.consumers(stream).is_empty(),
-        Place::Kafka { .. } => true,
+    eventually_blocking("nothing is left", || match &bus {
+        RealBus::Nats { server, stream, .. } => server.consumers(stream).is_empty(),
+        RealBus::Kafka { .. } => true,
     });
 }
 
@@ -234,7 +234,7 @@ async fn kafka_read_acl_is_enough_for_tail_and_its_absence_is_reported() {
     assert!(said.contains("grant this user Read on the topics"), "{said}");
 
     allow(Operation::Read);
-    let bridge = onto::bridge(&onto::kafka(&secured.broker, &prefix, "structured")).await;
+    let bridge = real_bus::bridge(&real_bus::kafka(&secured.broker, &prefix, "structured")).await;
     publish(&bridge, &[event("record.created", "one", "r")]).await;
     assert_eq!(ids(&printed(&["tail", "--from", "beginning", "--count", "1"], &reader)), ["one"]);
     assert!(secured.broker.groups().iter().all(|group| !group.contains("attio-bridge")));
@@ -243,7 +243,7 @@ async fn kafka_read_acl_is_enough_for_tail_and_its_absence_is_reported() {
 #[test]
 fn every_kafka_connection_error_is_reported_with_its_cause() {
     let secured = security::shared();
-    let tell = |Wrong { options, words, .. }: Wrong| {
+    let check_error = |Wrong { options, words, .. }: Wrong| {
         let output = run(&["tail"], &by_kafka(&options, "attio"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{options:?}: {said}");
@@ -252,7 +252,7 @@ fn every_kafka_connection_error_is_reported_with_its_cause() {
     };
     std::thread::scope(|scope| {
         for way in wrong::ways(&secured) {
-            scope.spawn(move || tell(way));
+            scope.spawn(move || check_error(way));
         }
     });
 }

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::support::kafka::security::{Door, PASSWORD, SECOND_USER, shared};
 use crate::support::kafka::variables::variables;
-use crate::support::nats::place::Place;
+use crate::support::nats::target::NatsTarget;
 use crate::support::nats::trust::Trust;
 use crate::support::nats::{Server, Settings};
 use crate::support::program::{self, Variables, lent, printed, variables as named};
@@ -153,14 +153,14 @@ fn guarded(configuration: &str) -> Server {
 #[tokio::test(flavor = "multi_thread")]
 async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
     for ensure in ["verify", "create"] {
-        let place = Place::new("printed");
+        let target = NatsTarget::new("printed");
         let of = |server: &str, prefix: &str| {
             named(&[
                 ("BUS__TYPE", "nats"),
                 ("NATS__SERVERS", server),
                 ("NATS__USERNAME", "bridge"),
                 ("NATS__PASSWORD", PASSWORD),
-                ("NATS__STREAM__NAME", &place.stream),
+                ("NATS__STREAM__NAME", &target.stream),
                 ("NATS__STREAM__ENSURE", ensure),
                 ("NATS__STREAM__DUPLICATE_WINDOW", "3h"),
                 ("NATS__STREAM__MAX_AGE", "48h"),
@@ -168,23 +168,23 @@ async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
                 ("HTTP__MAX_BODY_BYTES", &LARGEST.to_string()),
             ])
         };
-        let (stream, configuration) = of_nats(&of("nats://somewhere:4222", &place.prefix));
+        let (stream, configuration) = of_nats(&of("nats://somewhere:4222", &target.prefix));
         let server = guarded(&configuration);
         if ensure == "verify" {
             let admin = server.admin_options().connect(server.url()).await.unwrap();
-            let subject = format!("$JS.API.STREAM.CREATE.{}", place.stream);
+            let subject = format!("$JS.API.STREAM.CREATE.{}", target.stream);
             let answer = admin.request(subject, stream.to_string().into()).await.unwrap();
             let answer: Json = serde_json::from_slice(&answer.payload).unwrap();
             assert_eq!(answer["error"], Json::Null, "{answer}");
         }
-        let config = of(&server.url(), &place.prefix);
+        let config = of(&server.url(), &target.prefix);
         let served = served(&config);
         deliver(&served).await;
-        let made = server.stream(&place.stream).unwrap();
+        let made = server.stream(&target.stream).unwrap();
         assert_eq!(json!(made.max_age.as_nanos()), stream["max_age"]);
         assert_eq!(json!(made.duplicate_window.as_nanos()), stream["duplicate_window"]);
         assert_eq!(json!(made.subjects), stream["subjects"]);
-        assert_eq!(server.read_all(&place.stream).len(), 3);
+        assert_eq!(server.read_all(&target.stream).len(), 3);
         let log = served.log();
         assert!(!log.iter().any(|line| line.contains("differs") || line.contains("ermission")), "{log:?}");
         let checked = program::run(&["check", "--connect"], &config);

@@ -21,7 +21,7 @@ fn untrusted_servers_get_no_request() {
     };
     let good = tls::serve(&certificates.path("server.pem"), NONE);
     assert_eq!(list(&good, &authority).expect(0).stdout, "[]\n");
-    list(&good, &certificates.path("stranger.pem")).expect(1).mentions(&["UnknownIssuer", "SSL_CERT_FILE"]);
+    list(&good, &certificates.path("other-ca.pem")).expect(1).mentions(&["UnknownIssuer", "SSL_CERT_FILE"]);
     let elsewhere = tls::serve(&certificates.path("elsewhere.pem"), NONE);
     list(&elsewhere, &authority).expect(1).mentions(&["not valid for name"]);
     list(&good, Path::new("/no/such/file")).expect(78).mentions(&["SSL_CERT_FILE"]);

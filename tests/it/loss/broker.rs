@@ -126,7 +126,7 @@ impl Broker {
                 cluster.servers[at].kill();
                 std::thread::sleep(down);
                 cluster.servers[at].restart();
-                whole(cluster, at);
+                wait_until_replicated(cluster, at);
             }
         }
     }
@@ -156,7 +156,7 @@ impl Broker {
                 cluster.servers[at].pause();
                 std::thread::sleep(still);
                 cluster.servers[at].resume();
-                whole(cluster, at);
+                wait_until_replicated(cluster, at);
             }
         }
     }
@@ -173,7 +173,7 @@ impl Broker {
                 Kind::Natses(cluster) => {
                     cluster.servers[at].stop();
                     cluster.servers[at].restart();
-                    whole(cluster, at);
+                    wait_until_replicated(cluster, at);
                 }
                 Kind::Kafka(_) | Kind::Nats(_) => panic!("a rolling restart takes three brokers"),
             }
@@ -292,13 +292,13 @@ impl Broker {
     pub fn settle(&self) {
         match &self.kind {
             Kind::Kafkas(cluster) => cluster.wait_for(3),
-            Kind::Natses(cluster) => whole(cluster, 0),
+            Kind::Natses(cluster) => wait_until_replicated(cluster, 0),
             Kind::Kafka(_) | Kind::Nats(_) => {}
         }
     }
 }
 
-fn whole(cluster: &nats::cluster::Cluster, by: usize) {
+fn wait_until_replicated(cluster: &nats::cluster::Cluster, by: usize) {
     eventually_blocking("all copies are up to date", || cluster.is_whole(STREAM, by));
 }
 

@@ -1,9 +1,9 @@
-//! Texts that must appear nowhere, and every disguise they could wear.
+//! Secret texts, and their encodings, that no output may contain.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// Texts that must appear nowhere.
+/// Texts that no output may contain.
 pub struct Canaries(Vec<Vec<u8>>);
 
 impl Canaries {
@@ -13,22 +13,22 @@ impl Canaries {
         Self(texts)
     }
 
-    /// Fails where any of them is in what was seen, as it is or in a disguise.
-    pub fn check(&self, place: &str, seen: &str) {
+    /// Asserts that the output contains none of them, in any encoding.
+    pub fn check(&self, context: &str, seen: &str) {
         for text in &self.0 {
-            for disguise in disguises(text) {
+            for disguise in encodings(text) {
                 if let Some(at) = seen.find(&disguise) {
                     let around = seen[..at].rfind('\n').map_or(0, |start| start + 1);
                     let line = seen[around..].lines().next().unwrap_or_default();
-                    panic!("{place}: {:?} as {disguise:?} in: {line}", String::from_utf8_lossy(text));
+                    panic!("{context}: {:?} as {disguise:?} in: {line}", String::from_utf8_lossy(text));
                 }
             }
         }
     }
 }
 
-/// The text itself, reversed, in hex, as numbers, as JSON, and in base64 wherever it may begin.
-fn disguises(text: &[u8]) -> Vec<String> {
+/// The text itself, reversed, in hex, as numbers, as JSON, and in base64 at every alignment.
+fn encodings(text: &[u8]) -> Vec<String> {
     let hex: String = text.iter().map(|byte| format!("{byte:02x}")).collect();
     let reversed: Vec<u8> = text.iter().rev().copied().collect();
     let numbers: Vec<String> = text.iter().map(u8::to_string).collect();
@@ -46,7 +46,7 @@ fn disguises(text: &[u8]) -> Vec<String> {
     for before in 0..3 {
         let padded = [&vec![0; before], text].concat();
         for encoded in [STANDARD_NO_PAD.encode(&padded), URL_SAFE_NO_PAD.encode(&padded)] {
-            // Only the characters that hold nothing but the text.
+            // Only the characters that encode nothing but the text.
             all.push(encoded[(before * 8).div_ceil(6)..padded.len() * 8 / 6].to_owned());
         }
     }

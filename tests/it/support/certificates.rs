@@ -1,30 +1,30 @@
-//! Certificates made by `openssl` when a test asks for them: an authority of our own and what it signed,
-//! good and bad, and another authority that nobody knows.
+//! Certificates created by `openssl`: a certificate authority, valid and invalid certificates that it signed,
+//! and an authority that is not trusted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A folder of PEM files, gone when dropped.
+/// A folder of PEM files, removed on drop.
 pub struct Certificates(tempfile::TempDir);
 
-/// The name in the client's certificate.
+/// The common name of the client certificate.
 pub const CLIENT: &str = "bridge";
 
 const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 impl Certificates {
-    /// `ca.pem`, `stranger.pem` (another authority); `server.pem`, `expired.pem`, `elsewhere.pem` (for
+    /// `ca.pem`, `other-ca.pem` (another authority); `server.pem`, `expired.pem`, `elsewhere.pem` (for
     /// another host) and `foreign.pem` (of the other authority), each with key and chain; `client.pem`
     /// with `client.key`.
     pub fn make() -> Self {
         let folder = Self(tempfile::tempdir().expect("a folder for certificates"));
         folder.authority("ca");
-        folder.authority("stranger");
+        folder.authority("other-ca");
         let here = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth";
         folder.leaf("ca", "server", "localhost", here, "30");
-        folder.leaf("stranger", "foreign", "localhost", here, "30");
-        // Valid from now until now.
+        folder.leaf("other-ca", "foreign", "localhost", here, "30");
+        // Expires at once.
         folder.leaf("ca", "expired", "localhost", here, "0");
         let elsewhere = "subjectAltName=DNS:elsewhere.test\nextendedKeyUsage=serverAuth";
         folder.leaf("ca", "elsewhere", "elsewhere.test", elsewhere, "30");
@@ -37,7 +37,7 @@ impl Certificates {
         self.0.path().join(name)
     }
 
-    /// Puts one file in the place of another, as an operator does who renews a certificate.
+    /// Replaces one file by another, as when a certificate is renewed.
     pub fn replace(&self, old: &str, new: &str) {
         fs::copy(self.path(new), self.path(old)).expect("the file is copied");
     }
@@ -67,7 +67,7 @@ impl Certificates {
         );
         let parts = [key, signed, ca].map(|part| fs::read_to_string(self.path(&part)));
         let whole: String = parts.map(|part| part.expect("openssl wrote it")).concat();
-        fs::write(self.path(&format!("{name}.pem")), whole).expect("the whole is written");
+        fs::write(self.path(&format!("{name}.pem")), whole).expect("the file is written");
     }
 }
 

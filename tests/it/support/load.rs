@@ -1,4 +1,4 @@
-//! Many senders at once, and the account of what became of their deliveries.
+//! Concurrent senders, and checks of their answers, the metrics and the bus against the ledger.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -20,19 +20,19 @@ use super::wait::eventually;
 /// How long a delivery may be retried: longer than a broker takes to start on a busy machine.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until the bridge says that it is ready.
+/// Waits until the bridge is ready.
 pub async fn ready(bridge: &Bridge<dyn Bus>) {
     eventually("the bridge is ready", || async { bridge.admin("/readyz").await.status == 200 }).await;
 }
 
-/// Deliveries that an outage of the broker has cost.
-pub async fn felt(bridge: &Bridge<dyn Bus>) -> f64 {
+/// The number of deliveries refused because of the broker.
+pub async fn broker_failures(bridge: &Bridge<dyn Bus>) -> f64 {
     let metrics = bridge.metrics().await;
     let reasons = ["broker_unavailable", "broker_timeout", "broker_refused"];
     reasons.map(|reason| metrics.sum("deliveries_total", &[("reason", reason)])).iter().sum()
 }
 
-/// Sends until it is answered 200, as the sender would; then how many answers were something else.
+/// Sends until the answer is 200, as the sender would; returns the number of refusals before it.
 pub async fn until_accepted(client: &mut Client, address: SocketAddr, request: &Request) -> usize {
     let begun = Instant::now();
     for refused in 0.. {
@@ -49,7 +49,7 @@ pub async fn until_accepted(client: &mut Client, address: SocketAddr, request: &
     unreachable!("the range has no end")
 }
 
-/// Senders that do not give up.
+/// Senders that retry until every delivery is accepted.
 pub struct Load {
     accepted: Arc<AtomicUsize>,
     allowed: Arc<AtomicUsize>,
@@ -57,7 +57,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts so many senders, who share the deliveries.
+    /// Starts `count` senders with one queue of deliveries.
     pub fn start(planned: Arc<[Planned]>, senders: usize, address: SocketAddr) -> Self {
         Self::limited(planned, senders, address, usize::MAX)
     }
@@ -137,8 +137,8 @@ pub async fn send_and_check(planned: &Arc<[Planned]>, senders: usize, address: S
     }
 }
 
-/// The metrics say of these deliveries what the ledger says.
-pub fn check_account(metrics: &Scrape, planned: &[Planned], ledger: &Ledger) {
+/// Asserts that the metrics agree with the deliveries and the ledger.
+pub fn check_metrics(metrics: &Scrape, planned: &[Planned], ledger: &Ledger) {
     assert!(metrics.balances());
     let count = |result| metrics.sum("events_total", &[("result", result)]);
     assert_eq!(count("published"), ledger.events.len() as f64);
@@ -152,27 +152,27 @@ pub fn check_account(metrics: &Scrape, planned: &[Planned], ledger: &Ledger) {
     assert_eq!(metrics.get("events_in_flight", &[]), 0.0);
 }
 
-/// Which copy of a repeated delivery comes first is chance; what they add up to is not.
+/// Which copy of a repeated delivery comes first is random; the sum of their results is not.
 fn check_answer(delivery: &Planned, answer: &Response) {
     assert_eq!(answer.status, delivery.status, "{answer:?}");
     if answer.status != 200 {
         return;
     }
-    let told = answer.json();
-    let count = |name: &str| usize::try_from(told[name].as_u64().unwrap()).unwrap();
-    assert_eq!(count("events"), delivery.events, "{told}");
+    let body = answer.json();
+    let count = |name: &str| usize::try_from(body[name].as_u64().unwrap()).unwrap();
+    assert_eq!(count("events"), delivery.events, "{body}");
     let (published, duplicates, quarantined) =
         (count("published"), count("duplicates"), count("quarantined"));
-    assert_eq!(published + duplicates + quarantined, delivery.events, "{told}");
-    assert!(published <= delivery.ids.len() && quarantined <= delivery.quarantined, "{told}");
+    assert_eq!(published + duplicates + quarantined, delivery.events, "{body}");
+    assert!(published <= delivery.ids.len() && quarantined <= delivery.quarantined, "{body}");
 }
 
-/// The bus holds exactly what the ledger says.
+/// Asserts that the bus holds exactly the events of the ledger.
 pub fn check_bus(ledger: &Ledger, found: &Found) {
     for (id, want) in &ledger.events {
         assert_eq!(found.events.get(id).map(Vec::as_slice), Some(std::slice::from_ref(want)), "{id}");
     }
-    assert_eq!(found.events.len(), ledger.events.len(), "nothing that nobody sent");
+    assert_eq!(found.events.len(), ledger.events.len(), "only what was sent");
     let mut quarantine = found.quarantine.clone();
     quarantine.sort();
     let wanted: Vec<_> = ledger.quarantine.iter().cloned().collect();

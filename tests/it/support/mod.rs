@@ -19,7 +19,7 @@ pub mod logs;
 pub mod memory;
 pub mod mix;
 pub mod nats;
-pub mod onto;
+pub mod real_bus;
 pub mod ports;
 pub mod program;
 pub mod proxy;

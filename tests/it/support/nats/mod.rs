@@ -12,7 +12,7 @@
 
 pub mod bench;
 pub mod cluster;
-pub mod place;
+pub mod target;
 mod server;
 pub mod trust;
 

@@ -29,9 +29,9 @@ pub const USER: &str = CLIENT;
 pub const SECOND_USER: &str = "second-bridge";
 
 /// A user without permissions.
-pub const NOBODY: &str = "nobody";
+pub const UNPRIVILEGED_USER: &str = "unprivileged";
 
-/// Everybody's password.
+/// The password of every user.
 pub const PASSWORD: &str = "bridge-password";
 
 const PLAIN_LOGIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModule";
@@ -79,21 +79,21 @@ impl Door {
 
 /// A broker with secured listeners.
 pub struct Secured {
-    /// On its administrator's listener.
+    /// The broker, on the listener of the administrator.
     pub broker: Broker,
     /// The certificates of its listeners and of clients.
     pub certificates: Certificates,
     ports: [u16; 9],
 }
 
-/// The broker that all tests share; its users start without rights.
+/// The broker that all tests share; its users start without permissions.
 pub fn shared() -> Arc<Secured> {
     static SHARED: LazyLock<Arc<Secured>> = LazyLock::new(|| Arc::new(Secured::start()));
     SHARED.clone()
 }
 
 impl Secured {
-    /// A fresh one.
+    /// Starts a broker of its own.
     pub fn start() -> Self {
         let certificates = Certificates::make();
         let ports = free_ports();
@@ -151,7 +151,7 @@ impl Secured {
         options
     }
 
-    /// Gives everybody another password for PLAIN; it holds from the next start on.
+    /// Changes the PLAIN password of every user, from the next start on.
     pub fn change_password(&self, password: &str) {
         let login = format!("{PLAIN_LOGIN} required{};", users(password));
         let doors = ["saslp", "sasls"];
@@ -165,7 +165,7 @@ impl Secured {
         self.grant(user, Operation::Describe, Topics::Named(topic));
     }
 
-    /// Grants one thing.
+    /// Grants one operation.
     pub fn grant(&self, user: &str, operation: Operation, topics: Topics<'_>) {
         access::allow(self.broker.bootstrap(), user, operation, topics);
     }
@@ -216,7 +216,7 @@ fn properties(client: u16, controller: u16, ports: &[u16; 9], files: &Certificat
     pairs
 }
 
-/// Everybody who may come in by PLAIN.
+/// The users of PLAIN in JAAS syntax.
 fn users(password: &str) -> String {
-    [USER, SECOND_USER, NOBODY].map(|user| format!(" user_{user}=\"{password}\"")).concat()
+    [USER, SECOND_USER, UNPRIVILEGED_USER].map(|user| format!(" user_{user}=\"{password}\"")).concat()
 }

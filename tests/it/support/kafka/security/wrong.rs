@@ -20,8 +20,8 @@ pub fn ways(secured: &Secured) -> Vec<Wrong> {
         let options = secured.login(door, mechanism, USER, "wrong-password");
         wrong("login", options, ["uthentication failed", "kafka.sasl_password"])
     };
-    let mut stranger = secured.options(Door::Tls);
-    stranger.ca_file = Some(secured.certificates.path("stranger.pem"));
+    let mut other_ca = secured.options(Door::Tls);
+    other_ca.ca_file = Some(secured.certificates.path("other-ca.pem"));
     let mut no_certificate = secured.options(Door::MutualTls);
     no_certificate.bootstrap_servers = secured.bootstrap(Door::MutualTls);
     let mut no_tls = Options::new(secured.bootstrap(Door::Tls));
@@ -42,7 +42,7 @@ pub fn ways(secured: &Secured) -> Vec<Wrong> {
             secured.login(Door::OauthBearer, "PLAIN", USER, PASSWORD),
             ["supported mechanisms: OAUTHBEARER", "kafka.sasl_mechanism"],
         ),
-        wrong("tls", stranger, ["its authority is unknown here", "kafka.ca_file"]),
+        wrong("tls", other_ca, ["its authority is unknown here", "kafka.ca_file"]),
         wrong("tls", secured.options(Door::Expired), ["it expired on", "renew"]),
         wrong(
             "tls",

@@ -1,4 +1,4 @@
-//! A bridge onto a stream of its own.
+//! A stream and a prefix of its own for one test.
 
 use attio_bridge::pipeline::publish::Bus;
 
@@ -7,18 +7,18 @@ use super::{Server, Stored};
 use crate::support::bridge::{Bridge, config};
 use crate::support::unique;
 
-/// A stream and a prefix of its own on a server.
-pub struct Place {
+/// A stream and a prefix that no other test uses.
+pub struct NatsTarget {
     pub prefix: String,
     pub stream: String,
 }
 
-impl Place {
+impl NatsTarget {
     pub fn new(stem: &str) -> Self {
         Self { prefix: unique(stem), stream: stream_name(stem) }
     }
 
-    /// A bridge onto it, which makes the stream unless told otherwise.
+    /// Starts a bridge that publishes to the stream; it creates the stream by default.
     pub async fn bridge(&self, server: &Server, more: &[(&str, &str)]) -> Bridge<dyn Bus> {
         let url = server.url();
         let mut variables = vec![
@@ -32,7 +32,7 @@ impl Place {
         Bridge::serving(config(&variables)).await
     }
 
-    /// Everything in the stream.
+    /// All messages of the stream.
     pub fn stored(&self, server: &Server) -> Vec<Stored> {
         server.read_all(&self.stream)
     }

@@ -1,4 +1,4 @@
-//! A bridge onto a real broker and the program beside it, told the same in variables.
+//! Variables for a real broker, for a bridge in this process and for the program.
 
 use attio_bridge::pipeline::publish::Bus;
 
@@ -8,7 +8,7 @@ use super::load::ready;
 use super::nats::Server;
 use super::program::{Variables, lent, variables};
 
-/// Topics of this prefix, made where missing.
+/// Topics with this prefix; missing ones are created.
 pub fn kafka(broker: &Broker, prefix: &str, mode: &str) -> Variables {
     variables(&[
         ("BUS__TYPE", "kafka"),
@@ -19,7 +19,7 @@ pub fn kafka(broker: &Broker, prefix: &str, mode: &str) -> Variables {
     ])
 }
 
-/// A stream for subjects of this prefix, made where missing.
+/// A stream for subjects with this prefix; created if it is missing.
 pub fn nats(server: &Server, stream: &str, prefix: &str, mode: &str) -> Variables {
     variables(&[
         ("BUS__TYPE", "nats"),
@@ -31,7 +31,7 @@ pub fn nats(server: &Server, stream: &str, prefix: &str, mode: &str) -> Variable
     ])
 }
 
-/// A bridge that is told so, ready.
+/// Starts a bridge with these variables, and waits until it is ready.
 pub async fn bridge(variables: &Variables) -> Bridge<dyn Bus> {
     let bridge = Bridge::serving(config(&lent(variables))).await;
     ready(&bridge).await;
