@@ -93,7 +93,7 @@ impl ForcedExit {
 
     fn exit(&self) -> ! {
         if let Some(flush_log) = self.0.flush_log.lock().take() {
-            let (done, flushed) = mpsc::channel();
+            let (done, flushed) = mpsc::sync_channel(1);
             let flush = move || {
                 flush_log();
                 // Nobody waits where it took too long.
@@ -125,7 +125,7 @@ pub fn stop_signal_within(
 fn listen(limit: Option<Duration>, forced_exit: ForcedExit) -> io::Result<impl Future<Output = ()> + Send> {
     let first = CancellationToken::new();
     let received = first.clone();
-    let (started, listening) = mpsc::channel();
+    let (started, listening) = mpsc::sync_channel(1);
     let signals = move || {
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().build() {
             Ok(runtime) => runtime,

@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn a_scrape_whose_client_left_holds_its_permit_until_it_ends() {
         let scrapes = Arc::new(Semaphore::new(1));
-        let (go_on, blocked) = mpsc::channel::<()>();
+        let (go_on, blocked) = mpsc::sync_channel::<()>(1);
         let hanging = scrape(Arc::clone(&scrapes), move || {
             let _ = blocked.recv();
             Vec::new()

@@ -269,7 +269,7 @@ mod tests {
         // As many are counted as the memory may hold, and all of them have expired.
         dedup.shared.remembered.store(options.capacity, Ordering::SeqCst);
         let scrape = dedup.shared.measuring.lock();
-        let (done, settled) = std::sync::mpsc::channel();
+        let (done, settled) = std::sync::mpsc::sync_channel(1);
         let acked = dedup.clone();
         std::thread::spawn(move || {
             acked.shared.remember(DedupKey(1));
