@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::inspect::{Report, Requirements};
+use crate::bus::inspect::Report;
 use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
@@ -29,8 +29,7 @@ use crate::http::{self, Edge};
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
 use crate::pipeline::publish::{Bus, Destination};
-use crate::pipeline::route::Routes;
-use crate::shutdown::{self, Stages};
+use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
 use reload::Reloader;
 use systemd::Notifier;
@@ -66,6 +65,15 @@ pub enum Error {
         deliveries: usize,
         /// Messages without an ack.
         messages: u64,
+    },
+    /// The bus client did not end its flush, so what it holds is unknown.
+    #[error(
+        "drain abandoned: the bus client hangs; {deliveries} deliveries have no ack, none of them was \
+         answered 200, the sender will retry them"
+    )]
+    FlushHangs {
+        /// Deliveries still in process.
+        deliveries: usize,
     },
     /// A listener, or another part that must run as long as the bridge, ended before the stop.
     #[error(transparent)]
@@ -114,7 +122,7 @@ impl App {
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
-        let requirements = requirements(&config);
+        let requirements = config.requirements();
         Self::bind_to(config, name, |metrics, _, supervisor| {
             bus::start(bus, &requirements, metrics.bus(), supervisor)
         })
@@ -186,6 +194,11 @@ impl App {
 
     /// Serves until `stop` ends or a part ends by itself, then drains.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Error> {
+        self.run_until(stop, || {}).await
+    }
+
+    /// The same; calls `on_end` when a part ends by itself.
+    async fn run_until(self, stop: impl Future<Output = ()>, on_end: impl FnOnce()) -> Result<(), Error> {
         let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, systemd, .. } = self;
         let (supervisor, mut ends) = (self.supervisor, self.ends);
         let connections = TaskTracker::new();
@@ -227,6 +240,9 @@ impl App {
         }
 
         let mut stopped = until_stopped(stop, &mut ends).await;
+        if stopped.is_err() {
+            on_end();
+        }
         stages.unready.cancel();
         systemd.stopping();
         if stopped.is_ok() {
@@ -257,8 +273,16 @@ async fn until_stopped(stop: impl Future<Output = ()>, ends: &mut Ends) -> Resul
 /// Runs a bridge until SIGTERM or SIGINT. A second signal, or a stop that takes longer than the configuration
 /// allows, ends the process with exit code 1 after `flush_log`.
 pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-    let limit = config.shutdown.delay + config.shutdown.drain_timeout + STOP_SLACK;
-    let mut stop = pin!(shutdown::stop_signal_within(limit, flush_log).map_err(Error::Signals)?);
+    let forced_exit = ForcedExit::new(flush_log);
+    let result = run_until_stopped(config, &forced_exit).await;
+    forced_exit.disarm();
+    result
+}
+
+async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(), Error> {
+    let without_delay = config.shutdown.drain_timeout + STOP_SLACK;
+    let limit = config.shutdown.delay + without_delay;
+    let mut stop = pin!(shutdown::stop_signal_within(limit, forced_exit.clone()).map_err(Error::Signals)?);
     announce(&config);
     // Before the start, during which SIGHUP would end the process.
     let reload = Arc::new(Notify::new());
@@ -275,7 +299,7 @@ pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> R
         tracing::info!(%http_addr, %admin_addr, bus = app.bus.name(), "listening");
     }
     app.systemd.ready();
-    let result = app.run(stop).await;
+    let result = app.run_until(stop, || forced_exit.arm(without_delay)).await;
     if result.is_ok() {
         tracing::info!("drained: no requests in flight");
     }
@@ -284,19 +308,8 @@ pub async fn run(config: Config, flush_log: impl FnOnce() + Send + 'static) -> R
 
 /// Checks on the broker what serving needs of it. Publishes nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
-    let requirements = requirements(&config);
+    let requirements = config.requirements();
     bus::inspect(config.bus, requirements).await
-}
-
-/// What serving needs of the broker.
-pub fn requirements(config: &Config) -> Requirements {
-    let routes = Routes::new(&config.route);
-    Requirements {
-        destinations: routes.destinations(),
-        addresses: routes.addresses(),
-        quarantine: Arc::clone(&routes.quarantine().address),
-        max_body_bytes: config.http.max_body_bytes,
-    }
 }
 
 /// Logs how much memory the dedup window takes and how many hours it covers.
@@ -323,7 +336,10 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
         let _ = tokio::time::timeout_at(deadline.into(), tracker.wait()).await;
     }
     let left = deadline.saturating_duration_since(Instant::now());
-    let messages = bus.flush(left.max(LAST_FLUSH)).await;
+    let left = left.max(LAST_FLUSH);
+    let Ok(messages) = tokio::time::timeout(left + LAST_FLUSH, bus.flush(left)).await else {
+        return Err(Error::FlushHangs { deliveries: deliveries.len() });
+    };
     let deliveries = deliveries.len();
     if deliveries == 0 && messages == 0 {
         if !connections.is_empty() {

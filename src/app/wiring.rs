@@ -28,7 +28,7 @@ pub fn publisher(
     around: impl FnOnce(Arc<dyn Bus>) -> Arc<dyn Bus>,
 ) -> Result<Pipeline, StartError> {
     let (routes, metrics) = measured(config, config.bus.kind.name());
-    let requirements = super::requirements(config);
+    let requirements = config.requirements();
     let bus = around(bus::start(config.bus.clone(), &requirements, metrics.bus(), supervisor)?);
     let dedup = Dedup::new(config.dedup, metrics.dedup());
     Ok(join(config, routes, dedup, bus, &metrics))

@@ -56,9 +56,9 @@ impl Kind {
 }
 
 /// Checks that a client can be created from the options, as [`start`] will, without contacting a broker.
-pub fn check(options: &Options) -> Result<(), StartError> {
+pub fn check(options: &Options, requirements: &Requirements) -> Result<(), StartError> {
     match &options.kind {
-        Kind::Kafka(options) => kafka::check(options),
+        Kind::Kafka(options) => kafka::check(options, requirements),
         Kind::Nats(options) => nats::check(options),
         Kind::Stdout => Ok(()),
     }

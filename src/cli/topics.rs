@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::{Exit, load, print, say, warn};
-use crate::app;
 use crate::bus::setup::{Format, Setup};
 use crate::config::Input;
 
@@ -55,7 +54,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     warn(&config.warnings);
     let wanted = arguments.format.as_deref();
     let format = FORMATS.iter().find(|(name, _)| Some(*name) == wanted).map(|(_, format)| *format);
-    let made = Setup::new(&config.bus, &app::requirements(&config), arguments.principal.as_deref());
+    let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
     let text = made.and_then(|setup| match arguments.json {
         true => Ok(format!("{:#}\n", serde_json::json!(setup))),
         false => setup.write(format, &arguments.cluster),

@@ -38,6 +38,8 @@ pub use sections::{LogFormat, LogOptions};
 pub use tree::{Environment, Excerpt, Origin, variable};
 
 use crate::attio::{Options, WebhookOptions};
+use crate::bus::inspect::Requirements;
+use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
 use crate::{bus, http, shutdown};
@@ -86,6 +88,17 @@ impl Config {
     /// Every key with its value and origin; secrets are `***`.
     pub fn settings(&self) -> &[Setting] {
         &self.settings
+    }
+
+    /// What serving needs of the broker.
+    pub fn requirements(&self) -> Requirements {
+        let routes = Routes::new(&self.route);
+        Requirements {
+            destinations: routes.destinations(),
+            addresses: routes.addresses(),
+            quarantine: Arc::clone(&routes.quarantine().address),
+            max_body_bytes: self.http.max_body_bytes,
+        }
     }
 
     /// The source of that name.
@@ -192,19 +205,19 @@ pub fn load(input: &Input) -> Result<Config, Problems> {
 
 /// The same, and checks that a client of the bus can be created, as `serve` creates one.
 pub fn load_for_serving(input: &Input) -> Result<Config, Problems> {
-    load_with(input, bus::check)
+    load_with(input, |config| bus::check(&config.bus, &config.requirements()))
 }
 
 fn load_with(
     input: &Input,
-    check_bus: fn(&bus::Options) -> Result<(), bus::StartError>,
+    check_bus: fn(&Config) -> Result<(), bus::StartError>,
 ) -> Result<Config, Problems> {
     let (mut tree, diagnostics) = read_file(input)?;
     env::overlay(&mut tree, &input.environment, &diagnostics);
     env::flags(&mut tree, &input.flags);
     let config = read(&mut Section::root(&diagnostics, tree), input);
     if diagnostics.is_good()
-        && let Err(error) = check_bus(&config.bus)
+        && let Err(error) = check_bus(&config)
         && let Some((key, message)) = error.setting()
     {
         diagnostics.problem(&key, diagnostics.origin_of(&key).as_ref(), message);

@@ -79,7 +79,9 @@ fn kafka_client_can_be_created_from_every_example() {
     let certificates = Certificates::make();
     for (name, text) in examples().iter().filter(|(name, _)| name.starts_with("kafka")) {
         let setup = setup(text, &certificates);
-        let Kind::Kafka(options) = setup.config().bus.kind else { panic!("{name} is of Kafka") };
-        attio_bridge::bus::kafka::check(&options).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let config = setup.config();
+        let Kind::Kafka(options) = &config.bus.kind else { panic!("{name} is of Kafka") };
+        attio_bridge::bus::kafka::check(options, &config.requirements())
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 }

@@ -1,11 +1,12 @@
 //! Notifications to systemd.
 
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use crate::support::fifo;
 use crate::support::request::SECRET;
 use crate::support::served::Served;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// The next notification that is not of the watchdog.
 fn next_state(socket: &UnixDatagram) -> String {
@@ -89,4 +90,33 @@ fn an_unreachable_notify_socket_is_ignored() {
     ]);
     served.signal("TERM");
     assert_eq!(served.ended().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_every_worker_is_blocked_is_forced_with_exit_code_1() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("notify");
+    let _unread = UnixDatagram::bind(&path).unwrap();
+    let mut served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "stdout"),
+        ("ATTIO_BRIDGE__RUNTIME__WORKERS", "1"),
+        ("ATTIO_BRIDGE__SHUTDOWN__DELAY", "0s"),
+        ("ATTIO_BRIDGE__SHUTDOWN__DRAIN_TIMEOUT", "1s"),
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "100000"),
+    ]);
+    // Nobody reads the socket: once it is full, the watchdog's next notification blocks the only worker.
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"X=1", &path).is_ok() {}
+    eventually("the worker is blocked", || async {
+        tokio::time::timeout(Duration::from_secs(1), served.admin("/livez")).await.is_err()
+    })
+    .await;
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(1), "{:?}", served.log());
+    eventually("the last log line is read", || async {
+        !served.logged("the stop took longer than 5 s: exiting now").is_empty()
+    })
+    .await;
 }

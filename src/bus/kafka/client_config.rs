@@ -145,9 +145,9 @@ fn readable(key: &'static str, path: Option<&Path>) -> Result<(), StartError> {
     std::fs::read(path).map(drop).map_err(|source| StartError::File { key, path: path.into(), source })
 }
 
-/// Checks that a client can be created from these options, without contacting a broker.
-pub fn check(options: &Options) -> Result<(), StartError> {
-    let config = client_config(options)?;
+/// Checks that the client that publishes can be created from these options, without contacting a broker.
+pub fn check(options: &Options, requirements: &Requirements) -> Result<(), StartError> {
+    let config = producer_config(options, requirements)?;
     create_offline(&config).map_err(|error| creation_error(options, &config, error))
 }
 

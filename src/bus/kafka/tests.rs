@@ -271,15 +271,15 @@ fn flush_waits_for_results_and_returns_the_number_left() {
 #[test]
 fn contradictory_settings_are_found_without_a_broker() {
     let mut options = Options::new("127.0.0.1:1");
-    assert!(check(&options).is_ok());
+    assert!(check(&options, &requirements(524_288)).is_ok());
     options.properties.insert("max.in.flight".into(), "100".into());
-    let error = check(&options).unwrap_err().to_string();
+    let error = check(&options, &requirements(524_288)).unwrap_err().to_string();
     assert!(error.contains("max.in.flight"), "{error}");
     let mut options = Options::new("127.0.0.1:1");
     let junk = tempfile::NamedTempFile::new().unwrap();
     options.security_protocol = Some("ssl".into());
     options.ca_file = Some(junk.path().into());
-    let error = check(&options).unwrap_err().to_string();
+    let error = check(&options, &requirements(524_288)).unwrap_err().to_string();
     assert!(error.starts_with("kafka.ca_file: "), "{error}");
 }
 

@@ -15,6 +15,8 @@ use async_nats::{Auth as AuthReply, AuthError, Client, ConnectOptions, Event, Se
 use humantime::format_duration;
 use nkeys::{KeyPair, KeyPairType};
 use secrecy::ExposeSecret;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::errors::advice;
 use super::health::Health;
@@ -30,6 +32,9 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// One attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long reading a file may take at a reconnect.
+const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// [`connect_once`], whatever the number of servers.
 const CONNECT_ONCE_TIMEOUT: Duration = Duration::from_secs(6);
@@ -179,13 +184,35 @@ type Signer = fn(&str, &[u8]) -> Result<AuthReply, String>;
 fn login_with_file(key: &'static str, path: &Path, sign: Signer) -> Result<ConnectOptions, StartError> {
     let text = String::from_utf8_lossy(&read(key, path)?).into_owned();
     sign(&text, b"nonce").map_err(|reason| StartError::setting_of(key, reason))?;
-    let path = path.to_owned();
+    let path: Arc<Path> = path.into();
+    let reads = Arc::new(Semaphore::new(1));
     Ok(ConnectOptions::with_auth_callback(move |nonce| {
-        let reply = fs::read_to_string(&path)
-            .map_err(|error| format!("{key}: cannot read {}: {error}", path.display()))
-            .and_then(|text| sign(&text, &nonce).map_err(|reason| format!("{key}: {reason}")));
-        ready(reply.map_err(AuthError::new))
+        let (path, text) = (Arc::clone(&path), read_bounded(Arc::clone(&path), Arc::clone(&reads)));
+        async move {
+            let reply = text
+                .await
+                .map_err(|error| format!("{key}: cannot read {}: {error}", path.display()))
+                .and_then(|text| sign(&text, &nonce).map_err(|reason| format!("{key}: {reason}")));
+            reply.map_err(AuthError::new)
+        }
     }))
+}
+
+/// Reads a file on a blocking thread: reading a FIFO, or from a network file system that is gone, can block for
+/// ever. One read at a time, so that a read that hangs holds one thread and no more.
+async fn read_bounded(path: Arc<Path>, reads: Arc<Semaphore>) -> io::Result<String> {
+    let read = async {
+        // The semaphore is never closed.
+        let permit = reads.acquire_owned().await;
+        let blocking = move || {
+            let text = fs::read_to_string(path);
+            drop(permit);
+            text
+        };
+        spawn_blocking(blocking).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    };
+    let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it could not be read within 2 s"));
+    tokio::time::timeout(FILE_TIMEOUT, read).await.unwrap_or_else(late)
 }
 
 /// With a credentials file: a JWT and the seed that signs for it, each in its frame.
@@ -278,6 +305,23 @@ mod tests {
         let reply = sign_with_creds(&creds(&pair.seed().unwrap()), b"challenge").unwrap();
         assert_eq!(reply.jwt.as_deref(), Some("abc.def.ghi"));
         pair.verify(b"challenge", &reply.signature.unwrap()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn credentials_file_that_cannot_be_read_in_time_is_an_error_and_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("creds");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let reads = Arc::new(Semaphore::new(1));
+        let read = || read_bounded(fifo.as_path().into(), Arc::clone(&reads));
+        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        // The read that hangs is the only one.
+        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        fs::write(&fifo, "for the read that hangs").unwrap();
+        drop(reads.acquire().await.unwrap());
+        fs::remove_file(&fifo).unwrap();
+        fs::write(&fifo, "text").unwrap();
+        assert_eq!(read().await.unwrap(), "text");
     }
 
     #[test]
