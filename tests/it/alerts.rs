@@ -1,4 +1,4 @@
-//! The alerts speak of metrics that there are. What each fires at is in `deploy/alerts_test.yaml`.
+//! The alerts use existing metrics. When each fires is tested by `deploy/alerts_test.yaml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! The answer table over real sockets: what each result looks like to the sender, and where it is counted.
+//! The answer table over real sockets: the response and the metrics of each result.
 
 use std::sync::Arc;
 use std::time::Duration;

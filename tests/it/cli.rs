@@ -66,7 +66,7 @@ fn help_lists_verbs_exit_codes_and_variables() {
         assert!(help.contains(word), "{word} is not in the help:\n{help}");
     }
     assert!(output.stderr.is_empty());
-    assert!(program(&[], &[]).stdout.is_empty(), "help nobody asked for is a message");
+    assert!(program(&[], &[]).stdout.is_empty(), "unrequested help is a message");
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn config_file_from_the_environment() {
     );
 }
 
-/// Answers one request with a status line, and tells what was asked.
+/// Answers one request with a status line; returns the address and the request.
 fn answer_once(status: &'static str) -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();

@@ -7,7 +7,7 @@ use attio_bridge::catalog::Category;
 
 use crate::setup::Setup;
 
-/// Asserts that exactly one problem is there, and that it says all of these.
+/// Asserts that there is exactly one problem, and that it contains all of these parts.
 #[track_caller]
 fn one_problem(setup: &Setup, parts: &[&str]) {
     let problems = setup.problems();

@@ -11,14 +11,14 @@ use crate::support::request::Request;
 use crate::support::sdk::{self, Read};
 use crate::support::unique;
 
-/// An event with odd white space, numbers and text, as its bytes must stay.
+/// An event with unusual white space, numbers and text; its bytes must be kept.
 const EVENT: &str = "{ \"event_type\":\"record.updated\" ,\n\"id\":{\"workspace_id\":\"ws\",\"object_id\":\"o\",\
                      \"record_id\":\"r\",\"attribute_id\":\"a\",\"event_id\":\"evt-1\"},\
                      \"created_at\":\"2026-01-02T03:04:05.678901+02:00\",\
                      \"actor\":{\"type\":\"workspace-member\",\"id\":\"m\"},\
                      \"big\":12345678901234567890.0,\"text\":\"\\u00e9 é \\/\"}";
 
-/// No JSON, so it goes to quarantine.
+/// Not JSON, so it is quarantined.
 const GARBAGE: &str = "{\"webhook_id\":\"w\",\"events\":[{]}";
 
 /// The records of one event and of one quarantined delivery.
@@ -64,12 +64,12 @@ fn expected() -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
 }
 
-/// Takes `recordedtime` out, after it was looked at.
-fn without_receipt(
+/// Checks and removes `recordedtime`.
+fn without_recorded_time(
     mut attributes: BTreeMap<String, String>,
     between: [OffsetDateTime; 2],
 ) -> BTreeMap<String, String> {
-    let received = attributes.remove("recordedtime").expect("the time of receipt is there");
+    let received = attributes.remove("recordedtime").expect("`recordedtime` is set");
     let [begun, ended] = between.map(|time| timestamp(time).expect("a year of our time"));
     assert!(begun <= received && received <= ended, "{begun} {received} {ended}");
     attributes
@@ -87,7 +87,7 @@ async fn binary_mode_keeps_data_byte_for_byte_and_attributes_as_headers() {
             if name == "content-type" { "datacontenttype" } else { name.strip_prefix("ce_").expect(name) };
         assert_eq!(headers.insert(name.to_owned(), text), None, "{name} is there once");
     }
-    assert_eq!(without_receipt(headers, between), expected());
+    assert_eq!(without_recorded_time(headers, between), expected());
     assert_eq!(event.header("content-type"), Some("application/json"));
 
     assert_eq!(
@@ -107,7 +107,7 @@ async fn rust_and_python_sdks_read_both_content_modes_alike() {
         let [of_event, of_quarantine]: [Read; 2] =
             sdk::python(&[event.clone(), quarantined.clone()]).try_into().expect("two events");
         for (language, read) in [("rust", sdk::rust(&event)), ("python", of_event)] {
-            assert_eq!(without_receipt(read.attributes, between), expected(), "{mode} {language}");
+            assert_eq!(without_recorded_time(read.attributes, between), expected(), "{mode} {language}");
             assert_eq!(read.data.as_ref(), Some(&data), "{mode} {language}");
         }
         for (language, read) in [("rust", sdk::rust(&quarantined)), ("python", of_quarantine)] {

@@ -75,7 +75,7 @@ async fn concurrent_repeats_publish_once_and_share_the_ack() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Late);
     let answers = fifty_copies(&bridge).await;
-    let of = |reason: &str| answers.iter().filter(|told| **told == (200, reason.into())).count();
+    let of = |reason: &str| answers.iter().filter(|answer| **answer == (200, reason.into())).count();
     assert_eq!((of("accepted"), of("duplicate")), (1, 49), "{answers:?}");
     assert_eq!(bridge.bus.stored().len(), 1);
     assert_eq!(lookups(&bridge).await, [1.0, 49.0, 0.0]);
@@ -86,7 +86,7 @@ async fn concurrent_repeats_share_the_failure_and_it_is_forgotten() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Hang);
     let answers = fifty_copies(&bridge).await;
-    assert!(answers.iter().all(|told| *told == (503, "broker_timeout".into())), "{answers:?}");
+    assert!(answers.iter().all(|answer| *answer == (503, "broker_timeout".into())), "{answers:?}");
     assert!(bridge.bus.stored().is_empty());
     bridge.bus.answer(Answer::Acknowledge);
     assert_eq!(bridge.ask(&event()).await.status_and_reason(), (200, "accepted".into()));
@@ -310,8 +310,8 @@ async fn an_event_rejected_beside_one_that_hangs_is_left_to_the_retry() {
     bridge.bus.release();
     bridge.bus.script([rejected(), Answer::Acknowledge, Answer::Acknowledge]);
     let answer = bridge.ask(&delivery).await.json();
-    let told = ["published", "duplicates", "quarantined"].map(|result| answer[result].as_u64().unwrap());
-    assert_eq!(told, [1, 1, 1], "{answer}");
+    let counts = ["published", "duplicates", "quarantined"].map(|result| answer[result].as_u64().unwrap());
+    assert_eq!(counts, [1, 1, 1], "{answer}");
     assert_eq!(bridge.bus.stored().len(), 3);
 }
 

@@ -1,5 +1,4 @@
-//! What `deploy` holds agrees with the bridge: configurations load, commands parse, ports, paths and
-//! times are the same.
+//! The files of `deploy` match the bridge: configurations load, commands parse, ports, paths and timeouts agree.
 //!
 //! `.ci/lint-deploy` checks that each file is well formed.
 
@@ -25,7 +24,7 @@ const NETWORK: &str = include_str!("../../deploy/kubernetes/network-policy.yaml"
 const WATCH: &str = include_str!("../../deploy/kubernetes/examples/watch.yaml");
 const KUBERNETES_SECRET: &str = include_str!("../../deploy/kubernetes/examples/secret.yaml");
 
-/// What a stop needs beyond its delay and its drain.
+/// The time of a stop beyond its delay and its drain.
 const MARGIN: Duration = Duration::from_secs(5);
 
 fn yaml(text: &str) -> Json {
@@ -64,9 +63,9 @@ fn stop_time(config: &Config) -> Duration {
     config.shutdown.delay + config.shutdown.drain_timeout + MARGIN
 }
 
-/// Asserts that the program understands a command line; without a configuration it does no more.
+/// Asserts that the program accepts a command line; without a configuration it does nothing else.
 #[track_caller]
-fn understood(arguments: &[&str]) {
+fn assert_accepted(arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
     command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
     let output = command.output().expect("the program runs");
@@ -120,7 +119,7 @@ fn config_map_and_deployment_agree() {
     assert_eq!(named(ports, "admin")["containerPort"], port(&config.admin_listen));
 
     let arguments = words(&container["args"]);
-    understood(&arguments);
+    assert_accepted(&arguments);
     let mounted = |name: &str, path: &str| {
         let folder = text(named(&container["volumeMounts"], name), "/mountPath");
         path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')).map(str::to_owned)
@@ -281,7 +280,7 @@ fn compose_configures_the_broker_address() {
 fn systemd_unit_matches_the_start_and_stop_of_the_bridge() {
     let start: Vec<&str> = unit("ExecStart")[0].split_whitespace().collect();
     assert_eq!(start[0], "/usr/local/bin/attio-bridge");
-    understood(&start[1..]);
+    assert_accepted(&start[1..]);
 
     let never_again: Vec<i32> = unit("RestartPreventExitStatus")[0]
         .split_whitespace()
@@ -318,7 +317,7 @@ fn dockerfile_commands_ports_and_version_are_current() {
     let check = command("HEALTHCHECK", dockerfile("HEALTHCHECK ")[0]);
     assert_eq!(check[0], entry[0]);
     for words in [&check[1..], &command("CMD", dockerfile("CMD ")[0])[..]] {
-        understood(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_accepted(&words.iter().map(String::as_str).collect::<Vec<_>>());
     }
     assert_eq!(dockerfile("ARG VERSION="), [env!("CARGO_PKG_VERSION")]);
 }
@@ -331,13 +330,13 @@ fn watch_deployment_has_one_replica_and_valid_arguments() {
     let container = |manifest: &Json| manifest["spec"]["template"]["spec"]["containers"][0].clone();
     let (watch, bridge) = (container(&watch), container(&bridge));
     assert_eq!(watch["image"], bridge["image"]);
-    understood(&words(&watch["args"]));
+    assert_accepted(&words(&watch["args"]));
     let port = format!("0.0.0.0:{}", watch["ports"][0]["containerPort"]);
     assert!(words(&watch["args"]).contains(&&*port));
     assert_eq!(watch["volumeMounts"][0], bridge["volumeMounts"][0]);
 }
 
-/// cargo wants every target that its manifest names to be there, built or not.
+/// cargo requires every target of the manifest to exist, built or not.
 #[test]
 fn dockerfile_has_every_cargo_target_and_a_recent_rust() {
     let manifest: toml::Table = include_str!("../../Cargo.toml").parse().expect("it is TOML");

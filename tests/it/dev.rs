@@ -258,7 +258,7 @@ fn deliveries_are_retried_through_a_broker_outage() {
         Running::start(&["--json", "--rate", "20", "--bus", &format!("kafka://{}", broker.bootstrap())]);
     run.next("delivery");
     broker.kill();
-    // An attempt that the kill interrupts may end by Attio's timeout, which says nothing of the bridge.
+    // An attempt that the kill interrupts may end by Attio's timeout, which is not an error of the bridge.
     let failed = std::iter::repeat_with(|| run.next("try")).find(|one| one["status"] == 503);
     let failed = failed.expect("endless");
     broker.restart();
@@ -300,8 +300,8 @@ fn fake_attio_answers_and_delivers_events_of_api_changes() {
 
 #[test]
 fn unreachable_broker_is_awaited_and_named() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("nats://{nobody}");
+    let unreachable_address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("nats://{unreachable_address}");
     let mut run = Running::start(&["--json", "--bus", &url]);
     let waiting = run.next("waiting");
     assert_eq!(waiting["nats"], url);

@@ -2,7 +2,7 @@
 //!
 //! `tests/run` installs what they need and runs them all.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 #![allow(clippy::type_complexity, reason = "tables of cases are read once, where they stand")]
 
 mod support;

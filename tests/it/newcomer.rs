@@ -1,4 +1,4 @@
-//! A newcomer's hour: what the README promises, done in its order by somebody who has only a clone.
+//! The steps of the README in order, from a fresh clone.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -48,13 +48,13 @@ impl Desk {
         self.command(arguments).output().unwrap()
     }
 
-    /// Runs it, and it must end so.
+    /// Runs the program; asserts its exit code.
     fn expect(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        let told = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}{said}");
-        told
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {printed}{said}");
+        printed
     }
 }
 
@@ -120,7 +120,7 @@ fn from_first_configuration_to_quarantine_replay_on_kafka() {
             broker.bootstrap(),
         ),
     );
-    // Somebody has made this topic too small for what will come.
+    // This topic accepts only small messages.
     let tasks = format!("{prefix}.task");
     broker.create_topic(&tasks, 1, &[("max.message.bytes", "2000")]);
     assert!(desk.expect(0, &["check"]).contains("the configuration is good"));
@@ -134,7 +134,7 @@ fn from_first_configuration_to_quarantine_replay_on_kafka() {
     let event = desk.expect(0, &["tail", "--from", "beginning", "--count", "1", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&event).unwrap()["type"], "com.attio.record.updated");
 
-    // A wrong secret is a 401, and a captured request says why.
+    // A wrong secret is answered 401; `explain` finds the cause in the captured request.
     let body = desk.write("body.json", r#"{"webhook_id":"w","events":[]}"#);
     let wrong = desk.write("wrong", &format!("{SECRET}\n\n"));
     let headers = desk.expect(0, &["sign", &body, "--secret-file", &wrong]);
@@ -143,7 +143,7 @@ fn from_first_configuration_to_quarantine_replay_on_kafka() {
     let why = desk.expect(3, &["explain", "--headers", &headers, "--body", &body]);
     assert!(why.contains("401 (signature_mismatch)") && why.contains("with a line end"), "{why}");
 
-    // An event too large for its topic is put aside, and comes back when the topic takes it.
+    // An event too large for its topic is quarantined, and replayed when the topic accepts it.
     let large = format!(
         r#"{{"webhook_id":"w","events":[{{"event_type":"task.created","id":{{"workspace_id":"ws","task_id":"t1"}},"x":"{}"}}]}}"#,
         "x".repeat(3000)

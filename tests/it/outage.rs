@@ -102,7 +102,7 @@ impl Mock {
         bridge
     }
 
-    /// What it answers to the next publishes.
+    /// Scripts its answers to the next publishes.
     fn fail_with(&self, errors: &[RDKafkaRespErr]) {
         self.cluster.request_errors(RDKafkaApiKey::Produce, errors);
     }
@@ -112,7 +112,7 @@ impl Mock {
     }
 }
 
-/// B3: what a broker says that will take the message in a moment.
+/// B3: errors of a broker that will accept the message later.
 const NOT_NOW: [RDKafkaRespErr; 6] = [
     RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
     RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND,
@@ -230,9 +230,9 @@ async fn quarantined_body_of_7_mib_fits_the_client_where_max_body_bytes_allows_i
     let body = "not JSON ".repeat(7 * 1024 * 1024 / 9);
     let request = Request::keyed("large-body", &body);
     eventually("it is quarantined", || async {
-        let told = bridge.ask(&request).await.status_and_reason();
-        assert_ne!(told, (503, "broker_refused".into()));
-        told == (200, "quarantined".into())
+        let answer = bridge.ask(&request).await.status_and_reason();
+        assert_ne!(answer, (503, "broker_refused".into()));
+        answer == (200, "quarantined".into())
     })
     .await;
     let stored = broker.read_all(&quarantine);

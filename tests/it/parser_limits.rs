@@ -76,7 +76,7 @@ async fn pathological_json_is_parsed_in_bounded_memory() {
 async fn compressed_bodies_are_refused_and_never_decompressed() {
     let bridge = Bridge::start().await;
     bridge.bus.answer(Answer::Acknowledge);
-    // An empty gzip member, and a deflate bomb's beginning: neither is looked into.
+    // An empty gzip member, and a deflate bomb's beginning: neither is decompressed.
     let bodies: [&[u8]; 2] = [
         b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00",
         b"x\x9c\xed\xc1\x01",

@@ -55,8 +55,8 @@ async fn a_closed_stdout_pipe_is_broker_unavailable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_exits_1_at_once() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap().to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
     let mut served = Served::start(&[
         ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
         // Accepts and never answers: the delivery hangs until its answer is due.
@@ -132,7 +132,7 @@ async fn unreachable_broker_is_reported_with_advice() {
     for (bus, key, advice) in table {
         let key = format!("ATTIO_BRIDGE__{key}");
         let served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", bus), (&key, address)]);
-        eventually("the log says what to do", || async {
+        eventually("the log has advice", || async {
             let advised = |line: &String| line.contains("onnection refused") && line.contains(advice);
             served.log().iter().any(advised)
         })

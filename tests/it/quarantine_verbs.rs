@@ -140,7 +140,7 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
         assert_eq!(broker.read_all(&quarantine).len(), 1);
 
-        // A dry run publishes nothing, and tells the same id.
+        // A dry run publishes nothing, and reports the same id.
         broker.set_topic(&records, "max.message.bytes", "1000000");
         let (code, replayed, _) = replay(&variables, &["--dry-run"]);
         assert_eq!((code, &replayed[0]["events"][0]["id"]), (0, &json!(of_large)), "{replayed:?}");
@@ -213,8 +213,8 @@ async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
         assert_eq!(bridge.ask(&Request::keyed(key, body)).await.status, 200);
     }
     let all = list(&variables, &[]);
-    let told: Vec<_> = all.iter().map(|piece| (&piece["reason"], &piece["index"])).collect();
-    assert_eq!(told[..2], [(&json!("not_json"), &Value::Null), (&json!("not_an_object"), &json!(1))]);
+    let found_pieces: Vec<_> = all.iter().map(|piece| (&piece["reason"], &piece["index"])).collect();
+    assert_eq!(found_pieces[..2], [(&json!("not_json"), &Value::Null), (&json!("not_an_object"), &json!(1))]);
     let shown = printed(&["quarantine", "show", all[0]["id"].as_str().unwrap()], &variables);
     assert!(shown.contains("no\\u{1b}JSON") && shown.contains("a whole delivery"), "{shown}");
     let shown = printed(&["quarantine", "show", "--json", all[1]["id"].as_str().unwrap()], &variables);

@@ -44,8 +44,8 @@ async fn no_replay_under_any_key_suppresses_a_real_event() {
         let (key, body) = honest(at);
         let answer = client.ask(&Request::keyed(&key, &body)).await;
         assert_eq!(answer.status, 200);
-        let told = answer.json();
-        assert_eq!(told["published"].as_u64().unwrap() + told["duplicates"].as_u64().unwrap(), 1, "{told}");
+        let body = answer.json();
+        assert_eq!(body["published"].as_u64().unwrap() + body["duplicates"].as_u64().unwrap(), 1, "{body}");
     }
     let published: BTreeSet<(String, Vec<u8>)> = bridge
         .bus

@@ -1,4 +1,4 @@
-//! Every threat of SECURITY.md has tests, and every test that it names is there.
+//! Every threat of SECURITY.md has tests, and every test that it names exists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,17 +6,17 @@ use std::path::Path;
 
 const SECURITY: &str = include_str!("../../SECURITY.md");
 
-/// The properties that the plan of tests asks for.
+/// The required properties.
 const IDS: [&str; 25] = [
     "H1", "H2", "H3", "D6", "R1", "R3", "R5", "R4", "B1", "B2", "B3", "B4", "B5", "B7", "B8", "C2", "S1",
     "S3", "S4", "S5", "S7", "S8", "S9", "S11", "S12",
 ];
 
-/// What a row says: its ids and the tests that hold it.
+/// The ids and the tests of a row.
 struct Row {
     line: &'static str,
     ids: Vec<&'static str>,
-    /// Each with whether the row says that it belongs to the full tier.
+    /// Each test, and whether the row assigns it to the full tier.
     tests: Vec<(&'static str, bool)>,
 }
 

@@ -1,4 +1,4 @@
-//! A configuration made of texts: a file, variables and flags, none of them the real ones.
+//! A configuration from a file, variables and flags of the test.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use attio_bridge::config::{self, Config, Environment, Flag, Input, Problems};
 use tempfile::TempDir;
 
-/// A secret of the length Attio's own have.
+/// A secret as long as those of Attio.
 pub const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// Files and variables of one test.
@@ -18,13 +18,13 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Nothing at all.
+    /// An empty configuration.
     pub fn empty() -> Self {
         let folder = TempDir::new().expect("a folder");
         Self { folder, file: None, environment: Environment::new(), flags: Vec::new() }
     }
 
-    /// The least that is a good configuration.
+    /// A minimal valid configuration.
     pub fn good() -> Self {
         Self::empty().var("ATTIO_WEBHOOK_SECRET", SECRET).var("ATTIO_BRIDGE__BUS__TYPE", "stdout")
     }
@@ -47,7 +47,7 @@ impl Setup {
         self
     }
 
-    /// Writes some file and tells its path.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).expect("a written file");
@@ -68,19 +68,19 @@ impl Setup {
         config::load(&self.input())
     }
 
-    /// Loads what is for the verbs that speak to Attio, which must be good.
+    /// Loads the configuration of the verbs that use the API of Attio; panics if it is invalid.
     pub fn attio(&self) -> config::Attio {
         config::attio(&self.input()).unwrap_or_else(|problems| panic!("{problems}"))
     }
 
-    /// Loads what must be good.
+    /// Loads the configuration; panics if it is invalid.
     pub fn config(&self) -> Config {
         self.load().unwrap_or_else(|problems| panic!("{problems}"))
     }
 
-    /// Loads what must not be, and tells every problem as it is printed, the folder left out.
+    /// The problems of an invalid configuration as they are printed, without the folder.
     pub fn problems(&self) -> Vec<String> {
-        let Err(problems) = self.load() else { panic!("this configuration was taken") };
+        let Err(problems) = self.load() else { panic!("this configuration is valid") };
         let folder = format!("{}/", self.folder.path().display());
         problems.problems.iter().map(|problem| problem.to_string().replace(&folder, "")).collect()
     }

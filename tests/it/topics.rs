@@ -1,4 +1,4 @@
-//! What `topics` prints, applied to brokers that let nobody do more, and then delivered through.
+//! Applies the output of `topics` to brokers with restricted users, and delivers through them.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ use crate::support::unique;
 use crate::support::wait::eventually;
 use crate::support::watched::kit;
 
-/// What `topics` prints.
+/// The output of `topics`.
 fn topics(arguments: &[&str], variables: &Variables) -> String {
     printed(&[&["topics"], arguments].concat(), variables)
 }
@@ -43,19 +43,19 @@ fn served(variables: &Variables) -> Served {
 }
 
 const TASK: &str = r#"{"event_type":"task.created","id":{"workspace_id":"w","task_id":"t"}}"#;
-const STRANGE: &str = r#"{"event_type":"x.y","id":{"workspace_id":"w"}}"#;
+const UNKNOWN_TYPE: &str = r#"{"event_type":"x.y","id":{"workspace_id":"w"}}"#;
 
-/// As large as `http.max_body_bytes` below, and no JSON.
+/// The size of a body that is not JSON, as large as `http.max_body_bytes` below.
 const LARGEST: usize = 1_000_000;
 
-/// Delivers what goes to each kind of address.
+/// Sends one delivery to each kind of address.
 async fn deliver(served: &Served) {
     eventually("it is ready", || async {
         served.ask(&Request::keyed("first", TASK)).await.status_and_reason().0 == 200
     })
     .await;
     assert_eq!(
-        served.ask(&Request::keyed("strange", STRANGE)).await.status_and_reason(),
+        served.ask(&Request::keyed("unknown", UNKNOWN_TYPE)).await.status_and_reason(),
         (200, "accepted".into())
     );
     let garbage = Request::keyed("garbage", "x".repeat(LARGEST));
@@ -67,14 +67,14 @@ async fn deliver(served: &Served) {
     );
 }
 
-/// A command of that name in a folder.
-fn stand_in(folder: &Path, name: &str, script: &str) {
+/// Creates a command in a folder.
+fn fake_command(folder: &Path, name: &str, script: &str) {
     let path = folder.join(name);
     std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Runs a script with such commands; gives back what it prints.
+/// Runs a script with these commands; returns its output.
 fn run(script: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
     let path = folder.join("script.sh");
     std::fs::write(&path, script).unwrap();
@@ -108,7 +108,7 @@ async fn kafka_commands_create_topics_and_acls_for_a_restricted_user() {
     for (name, class) in [("kafka-topics.sh", "TopicCommand"), ("kafka-acls.sh", "AclCommand")] {
         let flags = "-Xmx96m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
         let java = format!("exec java {flags} -cp '{classes}' org.apache.kafka.tools.{class} \"$@\"");
-        stand_in(folder.path(), name, &java);
+        fake_command(folder.path(), name, &java);
     }
     let admin = folder.path().join("admin.properties");
     std::fs::write(&admin, "client.id=administrator\n").unwrap();
@@ -130,11 +130,11 @@ async fn kafka_commands_create_topics_and_acls_for_a_restricted_user() {
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 }
 
-/// What the `nats` form holds: the stream for JetStream's own API, and the part of the server's configuration.
-fn of_nats(variables: &Variables) -> (Json, String) {
+/// The output of the `nats` format: the stream configuration, and the part of the server configuration.
+fn nats_output(variables: &Variables) -> (Json, String) {
     let folder = tempfile::tempdir().unwrap();
     let words = r#"[ "$1 $2 $4 $5" = "stream add --config /dev/stdin" ] && cat >"$STREAM""#;
-    stand_in(folder.path(), "nats", words);
+    fake_command(folder.path(), "nats", words);
     let stream = folder.path().join("stream.json");
     let script = topics(&["--format", "nats"], variables);
     let configuration = run(&script, folder.path(), &[("STREAM", stream.to_str().unwrap())]);
@@ -168,7 +168,7 @@ async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
                 ("HTTP__MAX_BODY_BYTES", &LARGEST.to_string()),
             ])
         };
-        let (stream, configuration) = of_nats(&of("nats://somewhere:4222", &target.prefix));
+        let (stream, configuration) = nats_output(&of("nats://somewhere:4222", &target.prefix));
         let server = guarded(&configuration);
         if ensure == "verify" {
             let admin = server.admin_options().connect(server.url()).await.unwrap();
@@ -190,7 +190,7 @@ async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
         let checked = program::run(&["check", "--connect"], &config);
         assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 
-        // Nothing beside it.
+        // No other subject is permitted.
         let mut elsewhere = of(&server.url(), &unique("beside").replace('.', "-"));
         elsewhere.retain(|(name, _)| !name.ends_with("ENSURE"));
         elsewhere.push(("ATTIO_BRIDGE__NATS__STREAM__ENSURE".into(), "off".into()));
@@ -202,8 +202,8 @@ async fn nats_commands_create_stream_and_permissions_for_a_restricted_user() {
     }
 }
 
-/// A configuration for Kafka in which everything is said.
-fn in_full() -> Variables {
+/// A configuration for Kafka with every relevant key.
+fn full_config() -> Variables {
     named(&[
         ("BUS__TYPE", "kafka"),
         ("KAFKA__BOOTSTRAP_SERVERS", "kafka-1:9092,kafka-2:9092"),
@@ -226,9 +226,9 @@ fn output_of_each_format_matches_its_snapshot() {
         ("ROUTE__CATEGORIES__RECORD", "crm.record"),
     ]);
     let table = [
-        ("kafka.sh", "kafka", &in_full()),
-        ("terraform.tf", "terraform", &in_full()),
-        ("strimzi.yaml", "strimzi", &in_full()),
+        ("kafka.sh", "kafka", &full_config()),
+        ("terraform.tf", "terraform", &full_config()),
+        ("strimzi.yaml", "strimzi", &full_config()),
         ("nats.sh", "nats", &nats),
     ];
     let folder = snapshot::folder("topics");
@@ -244,7 +244,7 @@ fn output_of_each_format_matches_its_snapshot() {
 #[test]
 fn json_format_lists_topics_principal_and_operations() {
     let data: Json =
-        serde_json::from_str(&topics(&["--json", "--principal", "User:CN=x"], &in_full())).unwrap();
+        serde_json::from_str(&topics(&["--json", "--principal", "User:CN=x"], &full_config())).unwrap();
     assert_eq!((&data["bus"], &data["principal"]), (&json!("kafka"), &json!("User:CN=x")));
     assert_eq!(data["operations"], json!(["Describe", "Write", "Create"]));
     let topics = data["topics"].as_array().unwrap();
@@ -261,7 +261,7 @@ fn json_format_lists_topics_principal_and_operations() {
 #[test]
 fn strimzi_format_prints_kafka_resources() {
     let text =
-        topics(&["--format", "strimzi", "--cluster", "events", "--principal", "crm_bridge"], &in_full());
+        topics(&["--format", "strimzi", "--cluster", "events", "--principal", "crm_bridge"], &full_config());
     let documents: Vec<serde_yaml_ng::Value> = serde_yaml_ng::Deserializer::from_str(&text)
         .map(|document| serde_yaml_ng::Value::deserialize(document).unwrap())
         .collect();
@@ -292,16 +292,16 @@ fn strimzi_format_prints_kafka_resources() {
 
 #[test]
 fn terraform_format_is_well_formed() {
-    let mut sparse = in_full();
+    let mut sparse = full_config();
     sparse.retain(|(name, _)| !name.contains("TOPICS"));
-    for (config, variables) in [(in_full(), 0), (sparse, 2)] {
+    for (config, variables) in [(full_config(), 0), (sparse, 2)] {
         let text = topics(&["--format", "terraform"], &config);
         let count = |c: char| text.matches(c).count();
         assert_eq!((count('{'), count('[')), (count('}'), count(']')));
         assert!(text.contains("\"Crm.record_v1\" = {") && text.contains("\"max.message.bytes\""), "{text}");
-        assert_eq!(text.matches("variable \"").count(), variables, "what Terraform has to ask for");
+        assert_eq!(text.matches("variable \"").count(), variables, "variables without a default");
         assert_eq!(text.matches("resource \"").count(), 2);
-        // Its own tool knows best, where it is.
+        // Checked by terraform itself, where it is installed.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("topics.tf");
         std::fs::write(&file, &text).unwrap();
@@ -335,10 +335,10 @@ fn invalid_flag_combinations_are_usage_errors() {
     let stdout = named(&[("BUS__TYPE", "stdout")]);
     let table = [
         (&nats, vec!["--format", "kafka"], "bus.type is nats: choose a format of that bus"),
-        (&in_full(), vec!["--format", "nats"], "bus.type is kafka"),
+        (&full_config(), vec!["--format", "nats"], "bus.type is kafka"),
         (&stdout, vec![], "needs no topics"),
-        (&in_full(), vec!["--principal", "a'; rm"], "the principal has '\\''"),
-        (&in_full(), vec!["--cluster", "A b"], "a Kubernetes name"),
+        (&full_config(), vec!["--principal", "a'; rm"], "the principal has '\\''"),
+        (&full_config(), vec!["--cluster", "A b"], "a Kubernetes name"),
     ];
     for (config, arguments, words) in table {
         let output = program::run(&[vec!["topics"], arguments].concat(), config);

@@ -119,7 +119,7 @@ fn each_change_is_logged_once() {
     attio.store().webhooks.clear();
     watching.until("missing");
     let before = watching.polls();
-    eventually_blocking("it goes on", || watching.polls() > before + 2.0);
+    eventually_blocking("it polls again", || watching.polls() > before + 2.0);
     let logged = |state| watching.lines("state", state).len();
     assert_eq!((logged("degraded"), logged("inactive"), logged("missing")), (1, 1, 1));
     assert_eq!(logged("active"), 3, "at first, again, and with other subscriptions");

@@ -1,5 +1,5 @@
-//! The broker of a run, one or three, Kafka or NATS: what the bridges are told of it, what is done to
-//! it, and what it holds in the end.
+//! The broker of a run, one or three, Kafka or NATS: the configuration of the bridges, the faults, and the stored
+//! messages at the end.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::support::nats;
 use crate::support::proxy::Proxy;
 use crate::support::wait::{PATIENCE, eventually_blocking};
 
-/// Partitions of every topic, so that a leader and several keys are at stake.
+/// Partitions of every topic, so that faults meet several leaders and keys.
 const PARTITIONS: i32 = 3;
 
 const STREAM: &str = "ATTIO";
@@ -32,7 +32,7 @@ enum Kind {
     Natses(nats::cluster::Cluster),
 }
 
-/// A broker, and the proxy before it where there is one.
+/// A broker, and its proxy if it has one.
 pub struct Broker {
     kind: Kind,
     prefix: String,
@@ -41,7 +41,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Started and ready.
+    /// Starts it, and waits until it is ready.
     pub fn start(options: &Options) -> Self {
         let prefix = "loss".to_owned();
         let mut proxy = None;
@@ -65,7 +65,7 @@ impl Broker {
         Self { kind, prefix, proxy, turn: AtomicUsize::new(0) }
     }
 
-    /// What the bridges are told.
+    /// The variables of the bridges.
     pub fn variables(&self) -> Vec<(String, String)> {
         let at = |own: &str| match &self.proxy {
             Some(proxy) => proxy.addr().to_string(),
@@ -101,7 +101,7 @@ impl Broker {
         variables.into_iter().map(named).collect()
     }
 
-    /// Kills it, or of three the one that leads or whose turn it is, and starts it again after a while.
+    /// Kills it, of three the leader or the next in turn, and restarts it after a while.
     pub fn kill(&self, down: Duration) {
         match &self.kind {
             Kind::Kafka(broker) => {
@@ -161,7 +161,7 @@ impl Broker {
         }
     }
 
-    /// Restarts three brokers, one after the other, each asked to end.
+    /// Restarts three brokers, one after the other, by SIGTERM.
     pub fn roll(&self) {
         for at in 0..3 {
             match &self.kind {
@@ -180,8 +180,8 @@ impl Broker {
         }
     }
 
-    /// Makes another broker the leader. On Kafka, whose client cannot ask for it, one of them is asked
-    /// to end, which hands over what it leads, and is started again.
+    /// Makes another broker the leader. The Kafka client cannot request that, so there one broker is stopped, which
+    /// hands over its partitions, and started again.
     pub fn move_leader(&self) {
         match &self.kind {
             Kind::Kafkas(cluster) => {
@@ -219,7 +219,7 @@ impl Broker {
             .set("fetch.wait.max.ms", "10")
             .create()
             .expect("a consumer for the broker");
-        // Nothing is compacted here, so every offset has a record: a reader that skips one is no witness.
+        // Nothing is compacted, so every offset has a record: a reader that skips one is not reliable.
         let mut next: BTreeMap<(String, i32), i64> = BTreeMap::new();
         let (mut list, mut open) = (TopicPartitionList::new(), 0);
         for name in NAMES {
@@ -278,7 +278,7 @@ impl Broker {
         read.expect("reading does not panic").expect("the stream can be read");
     }
 
-    /// Its data stays when it ends; tells where.
+    /// Keeps its data on drop; returns the folders.
     pub fn keep(&mut self) -> Vec<PathBuf> {
         match &mut self.kind {
             Kind::Kafka(broker) => broker.keep().into_iter().collect(),
@@ -288,7 +288,7 @@ impl Broker {
         }
     }
 
-    /// Waits until it can be read whole.
+    /// Waits until all of it can be read.
     pub fn settle(&self) {
         match &self.kind {
             Kind::Kafkas(cluster) => cluster.wait_for(3),

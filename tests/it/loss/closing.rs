@@ -1,4 +1,4 @@
-//! The ledger is closed: what was sent is held against what is stored and what the bridges counted.
+//! Closes the ledger: compares what was sent with what is stored and with the metrics of the bridges.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::options::Bus;
 use super::plan::Kind;
 use super::traffic::{Attempt, Outcome};
 
-/// The sum of it.
+/// The totals.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Sums {
     pub deliveries: u64,
@@ -22,9 +22,9 @@ pub struct Sums {
     pub lost: u64,
     pub unexplained: u64,
     pub attempts: u64,
-    /// Attempts by how they ended.
+    /// Attempts by outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// Connections that a drained bridge ended before it had read a request.
+    /// Connections that a draining bridge closed before it read a request.
     pub closed_unread: u64,
 }
 
@@ -56,7 +56,7 @@ impl Ledger<'_> {
             let tried = &mut tried[attempt.delivery as usize];
             match attempt.outcome {
                 Outcome::Answered(200 | 202) => tried.succeeded += 1,
-                // The body did not come in time: nothing is said of the delivery.
+                // The body timed out: the answer is not about the delivery.
                 Outcome::Answered(status @ (400..=407 | 409..=499)) => {
                     tried.failed += 1;
                     tried.refused = Some(status);
@@ -98,7 +98,7 @@ impl Ledger<'_> {
             if copies == 0 && succeeded > 0 {
                 stored.broken(|| format!("event {delivery}.{at}: {succeeded} times 200 and not stored"));
             }
-            // JetStream drops what comes again under its id, wherever it comes from.
+            // JetStream deduplicates by id, whichever bridge publishes.
             let explains = if self.options.bus == Bus::Nats { 0 } else { failed };
             if copies > 1 + explains {
                 explained.broken(|| {
@@ -123,7 +123,7 @@ impl Ledger<'_> {
                 }
             }
         }
-        // Nothing was done to anybody and nobody was sent away: then no event fails.
+        // Without faults and refusals, no event fails.
         let calm = self.options.faults.total() == 0
             && attempts.iter().all(|attempt| !matches!(attempt.outcome, Outcome::Answered(500..)));
         let (mut acknowledged, mut published) = (0.0, 0.0);
@@ -222,7 +222,7 @@ impl Ledger<'_> {
     }
 }
 
-/// The deliveries whose end a bridge has logged.
+/// The deliveries whose result a bridge has logged.
 fn logged(log: &Path) -> Vec<u32> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let id = |line: &str| {

@@ -1,4 +1,4 @@
-//! The command `tests/loss`: its words come in a variable, because this is a test of the one binary.
+//! The command `tests/loss`: its arguments come in a variable, because it runs as a test.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use super::{of_one_broker, planted, run};
 /// Set by `tests/loss`.
 const WORDS: &str = "ATTIO_BRIDGE_LOSS";
 
-/// Where it wants its reports.
+/// The folder of its reports.
 const REPORTS: &str = "ATTIO_BRIDGE_LOSS_REPORTS";
 
 #[test]
 #[ignore = "run by tests/loss"]
 fn command() {
-    let words = std::env::var(WORDS).expect("tests/loss says what to do");
+    let words = std::env::var(WORDS).expect("set by tests/loss");
     let words: Vec<&str> = words.split_whitespace().collect();
     let (form, flags) = words.split_first().expect("a form");
     if *form == "planted" {

@@ -1,5 +1,5 @@
-//! The faults of a run, when they come and what they do, worked out from the seed. A fault comes when
-//! so many events were acknowledged, so that it meets traffic however fast the machine is.
+//! The faults of a run and their times, computed from the seed. A fault is due at a number of acknowledged events,
+//! so that it meets traffic on any machine.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ pub struct Injected {
     pub acknowledged: u64,
 }
 
-/// The last fault comes before this share of the events is acknowledged.
+/// The last fault is due before this share of the events is acknowledged.
 const LAST: f64 = 0.92;
 
 /// All faults of a run in their order.
@@ -90,7 +90,7 @@ fn stall(number: usize, still: Duration) -> Fault {
         _ => vec![Way::ToServer, Way::ToClient],
     };
     let flow = if number % 4 == 3 { Flow::Swallow } else { Flow::Stall };
-    // What was swallowed is missing from the stream, which must not go on.
+    // Bytes were dropped, so the connection must not continue.
     Fault::Stall { ways, cut: flow == Flow::Swallow || number.is_multiple_of(2), flow, still }
 }
 
@@ -105,7 +105,7 @@ pub fn inject(
     let (begun, mut injected) = (Instant::now(), Vec::new());
     let times: Vec<u64> = faults.iter().map(|due| due.at).collect();
     for (number, Due { at, fault }) in faults.into_iter().enumerate() {
-        // Traffic never runs past a fault that has not begun.
+        // Traffic waits for a fault that is due.
         traffic.hold_at(times.get(number + 1).copied().unwrap_or(u64::MAX));
         while traffic.acknowledged.load(Ordering::Relaxed) < at {
             if over() {

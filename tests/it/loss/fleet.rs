@@ -1,6 +1,6 @@
-//! The bridges: real processes behind a balancer that takes them in turn and leaves out the dead.
+//! The bridges: real processes behind a round-robin balancer that skips dead ones.
 //!
-//! Every process has a port of its own, so an address names one process and its memory.
+//! Every process has its own port, so an address identifies one process.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -17,7 +17,7 @@ use crate::support::ports::free_ports;
 use crate::support::request::SECRET;
 use crate::support::scrape::Scrape;
 
-/// The drain's deadline of the bridges, and what a process may take beyond it to end.
+/// The drain timeout of the bridges, and the time beyond it in which a process must end.
 pub const DRAIN: Duration = Duration::from_secs(20);
 pub const DRAIN_MARGIN: Duration = Duration::from_secs(5);
 
@@ -35,13 +35,13 @@ pub enum End {
     Runs(Scrape),
     /// Killed: its counters are gone.
     Killed,
-    /// Asked to end.
+    /// Stopped (SIGTERM).
     Drained { code: Option<i32>, took: Duration },
     /// It ended by itself.
     Died(String),
 }
 
-/// Everything about one process that has been.
+/// The record of a finished process.
 #[derive(Clone, Debug)]
 pub struct Past {
     pub number: usize,
@@ -71,7 +71,7 @@ pub struct Fleet {
     pub scrapes: AtomicUsize,
 }
 
-/// How long the balancer leaves a process out that did not take a connection.
+/// How long the balancer skips a process that refused a connection.
 const LEFT_OUT: Duration = Duration::from_millis(200);
 
 impl Fleet {
@@ -114,7 +114,7 @@ impl Fleet {
         self.slots.iter().any(|slot| slot.lock().as_ref().is_some_and(|process| process.target == target))
     }
 
-    /// It did not take a connection, or said that it goes.
+    /// It refused a connection, or announced its end.
     pub fn mark_dead(&self, target: Target) {
         for slot in &self.slots {
             let mut slot = slot.lock();
@@ -135,13 +135,13 @@ impl Fleet {
         self.replace(slot);
     }
 
-    /// Asks one to end, starts another in its place when the old one takes no more.
+    /// Stops one, and starts another in its place once the old one refuses connections.
     pub fn drain(&self, slot: usize) {
         let (pid, target) = match &*self.slots[slot].lock() {
             Some(process) => (process.child.id(), process.target),
             None => return,
         };
-        // The balancer does not know yet: it finds out as a real one does.
+        // The balancer is not informed: it finds out as a real one does.
         let begun = Instant::now();
         let sent = Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "the bridge {} does not run", target.number);
@@ -171,8 +171,8 @@ impl Fleet {
         (0..self.slots.len()).for_each(|slot| self.drain(slot));
     }
 
-    /// Scrapes all that run; the account must balance at every look. False where one has died.
-    pub fn look(&self) {
+    /// Scrapes every running bridge; the metrics must balance in every scrape.
+    pub fn check_balance(&self) {
         for slot in &self.slots {
             let Some((number, admin)) =
                 slot.lock().as_ref().map(|process| (process.target.number, process.admin))
@@ -213,7 +213,7 @@ impl Fleet {
                     _ => std::thread::sleep(Duration::from_millis(50)),
                 }
             };
-            // It is reaped below; it has nothing left to say.
+            // It is reaped below.
             let _ = process.child.kill();
             let _ = process.child.wait();
             self.bury(&process, end);
@@ -264,7 +264,7 @@ impl Fleet {
         }
     }
 
-    /// Waits until it is ready, or for so long; it must listen by then.
+    /// Waits until it is ready, at most for `patience`; it must listen by then.
     fn wait_softly(&self, process: &Process, patience: Duration) {
         let ready = || get(process.admin, "/readyz").is_some_and(|(status, _)| status == 200);
         let deadline = Instant::now() + patience;
@@ -287,7 +287,7 @@ impl Drop for Fleet {
     }
 }
 
-/// Whether nothing waits any more, neither for an answer nor for the broker.
+/// Whether nothing is pending, neither an answer nor an ack.
 pub fn is_quiet(scrape: &Scrape) -> bool {
     scrape.get("events_in_flight", &[]) == 0.0 && scrape.sum("publish_in_flight", &[]) == 0.0
 }
@@ -297,7 +297,7 @@ fn scrape(admin: SocketAddr) -> Option<Scrape> {
     (status == 200).then(|| Scrape::parse(&body))
 }
 
-/// One request on a connection of its own; none where there is no whole answer.
+/// Sends one request on a new connection; none if there is no complete answer.
 fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;

@@ -9,14 +9,14 @@ use super::laws::Laws;
 use super::options::Options;
 use super::plan::{Kind, Plan};
 
-/// What is stored, as far as it has been read.
+/// The stored records read so far.
 pub struct Ledger<'a> {
     pub(super) plan: &'a Plan,
     pub(super) options: &'a Options,
     /// The first element of each delivery in `copies`.
     pub(super) first: Vec<u32>,
     pub(super) copies: Vec<u8>,
-    /// Records on the bus, whatever they are.
+    /// All records on the bus.
     pub(super) records: u64,
     /// Of these in quarantine.
     pub(super) quarantined: u64,
@@ -51,7 +51,7 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Takes one record in: L2, and L4 for forgeries.
+    /// Adds one record: L2, and L4 for forgeries.
     pub fn found(&mut self, category: &str, key: Option<&str>, value: &str) {
         self.records += 1;
         self.quarantined += u64::from(category == "quarantine");
@@ -70,7 +70,7 @@ impl<'a> Ledger<'a> {
             }
             _ => return Err("neither data nor data_base64".into()),
         };
-        let (delivery, at) = Plan::place(&data).ok_or("nothing of ours")?;
+        let (delivery, at) = Plan::position(&data).ok_or("not an element of the plan")?;
         if delivery >= self.plan.deliveries {
             return Err("it was never made".into());
         }

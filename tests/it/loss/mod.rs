@@ -1,5 +1,5 @@
 //! The loss checker: real bridges behind a balancer, a real broker, signed traffic with retries,
-//! faults from a seed, and a ledger whose laws tell whether anything was lost, invented or doubled.
+//! faults from a seed, and a ledger whose laws show whether an event was lost, invented or duplicated.
 //!
 //! `tests/loss` runs it at any size; the tests here are its short form.
 
@@ -34,8 +34,8 @@ use traffic::Traffic;
 
 use crate::support::full_tier;
 
-/// How often the metrics of every bridge are looked at.
-const LOOK: Duration = Duration::from_millis(500);
+/// The interval of the scrapes of every bridge.
+const SCRAPE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// One run, from the first process to the report.
 fn run(options: &Options) -> Report {
@@ -94,14 +94,14 @@ fn run(options: &Options) -> Report {
     report
 }
 
-/// Looks at the metrics all the while, and tells how far it is.
+/// Scrapes the metrics during the run, and prints its progress.
 fn watch(options: &Options, plan: &Plan, fleet: &Fleet, traffic: &Traffic, over: &AtomicBool) {
-    let mut told = Instant::now();
+    let mut printed = Instant::now();
     while !over.load(Ordering::Relaxed) {
-        std::thread::sleep(LOOK);
-        fleet.look();
-        if told.elapsed() > Duration::from_secs(5) {
-            told = Instant::now();
+        std::thread::sleep(SCRAPE_INTERVAL);
+        fleet.check_balance();
+        if printed.elapsed() > Duration::from_secs(5) {
+            printed = Instant::now();
             let acknowledged = traffic.acknowledged.load(Ordering::Relaxed);
             println!(
                 "{} {}: {acknowledged} of {} events acknowledged",
@@ -111,7 +111,7 @@ fn watch(options: &Options, plan: &Plan, fleet: &Fleet, traffic: &Traffic, over:
     }
 }
 
-/// Runs it and demands that every law holds.
+/// Runs it and asserts every law.
 fn requirements(options: &Options) {
     let report = run(options);
     println!("{}", report.text());
@@ -131,7 +131,7 @@ fn of_one_broker() -> Counts {
     }
 }
 
-/// Every fault that takes three brokers.
+/// Every fault that needs three brokers.
 fn of_three_brokers() -> Counts {
     Counts { broker_kills: 1, rolls: 1, moves: 1, bridge_kills: 2, bridge_rolls: 1, ..Counts::default() }
 }

@@ -1,4 +1,4 @@
-//! What one run of the checker is told.
+//! The options of one run of the checker.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,19 +18,19 @@ pub struct Counts {
     pub broker_kills: usize,
     /// The broker is frozen (SIGSTOP) for a while.
     pub freezes: usize,
-    /// Three brokers are restarted one after the other, each asked to end (SIGTERM).
+    /// Three brokers are restarted one after the other, each by SIGTERM.
     pub rolls: usize,
     /// Another of three brokers becomes leader.
     pub moves: usize,
-    /// A bridge is killed (SIGKILL) and a new one takes its place.
+    /// A bridge is killed (SIGKILL) and replaced.
     pub bridge_kills: usize,
-    /// A bridge is asked to end (SIGTERM) and a new one takes its place.
+    /// A bridge is stopped (SIGTERM) and replaced.
     pub drains: usize,
-    /// Every bridge is replaced, one after the other, each asked to end.
+    /// Every bridge is replaced, one after the other, by SIGTERM.
     pub bridge_rolls: usize,
     /// Connections between bridge and broker are cut.
     pub cuts: usize,
-    /// They are held, in one direction or both, and then cut or healed.
+    /// They are stalled, in one direction or both, and then cut or resumed.
     pub stalls: usize,
 }
 
@@ -66,7 +66,7 @@ pub struct Options {
     /// Brokers, one or three.
     pub brokers: usize,
     pub faults: Counts,
-    /// How long a killed broker stays down, at least and at most.
+    /// The least and the longest downtime of a killed broker.
     pub down_ms: (u64, u64),
     /// Of a thousand deliveries, how many senders close before the answer, or within the request.
     pub leavers: u32,
@@ -74,20 +74,20 @@ pub struct Options {
     pub twins: u32,
     /// Of a thousand deliveries, how many are sent again later though they were acknowledged.
     pub repeats: u32,
-    /// Of those a sender lets so many pass before it repeats one.
+    /// How many of those a sender skips before it repeats one.
     pub repeats_after: usize,
-    /// Of a thousand deliveries, how many wait for leave to send their body (`Expect: 100-continue`).
+    /// Of a thousand deliveries, how many wait for permission to send their body (`Expect: 100-continue`).
     pub askers: u32,
     /// More variables of the bridge's configuration.
     pub variables: Vec<(String, String)>,
-    /// What is tried.
+    /// The bridge binary.
     pub bridge: PathBuf,
     /// After the last fault, or after its first attempt if that comes later, every delivery must be
     /// acknowledged within this.
     pub budget: Duration,
-    /// The sending ends after this, whatever is missing.
+    /// Sending ends after this, even if events are missing.
     pub limit: Duration,
-    /// What is in flight at the end may take so long.
+    /// The longest wait for events in flight at the end.
     pub quiet: Duration,
     /// Whether the broker's data is kept where something was lost.
     pub keeps: bool,
@@ -129,7 +129,7 @@ impl Options {
         self.reports.join(format!("{}-{}", self.name, self.seed))
     }
 
-    /// Whether the broker stands behind a proxy.
+    /// Whether the broker is behind a proxy.
     pub fn is_proxied(&self) -> bool {
         self.faults.cuts + self.faults.stalls > 0
     }

@@ -1,6 +1,5 @@
-//! What is sent, worked out from a seed alone: any delivery and any event can be made again, byte for
-//! byte, when it is sent a second time and when it is found on the bus, so that nothing of them has to
-//! be kept.
+//! The deliveries of a run, computed from a seed: each can be generated again, byte for byte, to be sent again or
+//! compared with the bus, so that none is held in memory.
 
 use std::fmt::Write as _;
 
@@ -10,23 +9,23 @@ use crate::support::fixtures;
 use crate::support::mix::event_id;
 use crate::support::request::{Request, SECRET, sign};
 
-/// What a delivery is.
+/// The kind of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Signed, with so many elements; the one named is no event and belongs in quarantine.
     Good { elements: usize, broken: Option<usize> },
-    /// Signed, and no JSON: the whole of it belongs in quarantine.
+    /// Signed, and not JSON: quarantined whole.
     Garbage,
-    /// Not signed by the secret.
+    /// Signed with another secret.
     Forged,
 }
 
-/// One element as a consumer must find it.
+/// One element as it must be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expected {
     /// The category of its topic; `quarantine` for what is none.
     pub category: &'static str,
-    /// Its partition key; none where the interface does not say it.
+    /// Its partition key; none if it is not documented.
     pub key: Option<String>,
     /// Its bytes.
     pub data: String,
@@ -53,7 +52,7 @@ pub struct Plan {
     pub events: u64,
 }
 
-/// Stands before the place of an element in its own bytes.
+/// Precedes the position of an element in its own bytes.
 pub const MARK: &str = "\"loss\":\"";
 
 const WEBHOOK: &str = "2c63888f-28f0-4481-be6d-dce7a7ace732";
@@ -71,14 +70,14 @@ impl Plan {
         plan
     }
 
-    /// What a delivery is.
+    /// The kind of a delivery.
     pub fn kind(&self, delivery: u32) -> Kind {
         let mut random = self.random(delivery, 0);
         match random.u32(0..100) {
             0..5 => Kind::Forged,
             5..8 => Kind::Garbage,
             8..12 => Kind::Good { elements: 3, broken: Some(random.usize(0..3)) },
-            // Longer than what the bridge does at a stretch.
+            // Larger than one chunk of work of the bridge.
             12 if self.batch > 20 => Kind::Good { elements: 100, broken: None },
             12..40 => Kind::Good { elements: random.usize(2..=self.batch.max(2)), broken: None },
             _ => Kind::Good { elements: 1, broken: None },
@@ -102,7 +101,7 @@ impl Plan {
             Kind::Forged => {
                 let signature = match delivery % 3 {
                     0 => "0".repeat(64),
-                    1 => sign("another secret, which nobody has", &[body.as_bytes()]),
+                    1 => sign("another secret, which is not configured", &[body.as_bytes()]),
                     _ => sign(SECRET, &[body.as_bytes(), b" "]),
                 };
                 Request::unsigned(&body).header("Attio-Signature", signature).header("Idempotency-Key", key)
@@ -122,14 +121,14 @@ impl Plan {
         format!(r#"{{"webhook_id":"{WEBHOOK}","events":[ {} ]}}"#, texts.join(" ,\n"))
     }
 
-    /// One element; of a forged delivery what a consumer must never find.
+    /// One element; of a forged delivery one that must never be stored.
     pub fn element(&self, delivery: u32, at: usize) -> Expected {
-        let place = format!("{MARK}{delivery}.{at}\"");
+        let position = format!("{MARK}{delivery}.{at}\"");
         let quarantined = |data| Expected { category: "quarantine", key: None, data };
         match self.kind(delivery) {
-            Kind::Garbage => return quarantined(format!("{{\"this is no JSON\": {{{place}")),
+            Kind::Garbage => return quarantined(format!("{{\"this is no JSON\": {{{position}")),
             Kind::Good { broken: Some(broken), .. } if broken == at => {
-                return quarantined(format!("{{\"id\":{{\"record_id\":\"no type\"}},{place}}}"));
+                return quarantined(format!("{{\"id\":{{\"record_id\":\"no type\"}},{position}}}"));
             }
             _ => {}
         }
@@ -153,23 +152,23 @@ impl Plan {
                 partition_key = id;
             }
         }
-        let _ = write!(data, r#","actor":{{"type":"system","id":null}},{place}}}"#);
+        let _ = write!(data, r#","actor":{{"type":"system","id":null}},{position}}}"#);
         Expected { category: template.category, key: Some(partition_key), data }
     }
 
-    /// The CloudEvent's id, by the interface's formula.
+    /// The CloudEvent's id, by the documented formula.
     pub fn id(delivery: u32, at: usize, data: &str) -> String {
         event_id(&key(delivery), at, data.as_bytes())
     }
 
-    /// The place of an element, from its bytes.
-    pub fn place(data: &str) -> Option<(u32, usize)> {
+    /// The position of an element, from its bytes.
+    pub fn position(data: &str) -> Option<(u32, usize)> {
         let (_, after) = data.rsplit_once(MARK)?;
         let (delivery, at) = after.split_once('"')?.0.split_once('.')?;
         Some((delivery.parse().ok()?, at.parse().ok()?))
     }
 
-    /// Chance that belongs to one delivery and to nothing else.
+    /// A random generator for one delivery.
     pub fn random(&self, delivery: u32, what: u64) -> fastrand::Rng {
         // Odd constants, so that neighbours do not have neighbouring seeds.
         let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)

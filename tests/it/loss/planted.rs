@@ -1,5 +1,5 @@
-//! The checker can fail: bugs of seven kinds, each a patch in `planted/`, are put into a copy of the
-//! source, and the checker must find each of them, and nothing wrong where there is none.
+//! The checker finds bugs: each of the seven patches in `planted/` is applied to a copy of the source, and the
+//! checker must fail; it must pass without one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,17 @@ use std::time::Duration;
 use super::options::{Bus, Counts, Options};
 use super::run;
 
-/// What a bridge goes through.
+/// The scenario of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scenario {
-    /// The broker is killed and stays away for longer than a publish is waited for, and the senders
-    /// try again while their first attempts still wait.
+    /// The broker is down for longer than the publish timeout, and the senders retry while their first attempts are
+    /// still pending.
     Outages,
-    /// Nothing fails; senders leave early and repeat what the bridge must still remember, and it
-    /// remembers little.
+    /// Nothing fails; senders disconnect early and repeat remembered deliveries, and the dedup memory is small.
     Repeats,
 }
 
-/// The bugs, where they must show, and the laws of which one must be broken.
+/// The bugs, their scenarios, and the laws of which one must be violated.
 const BUGS: [(&str, Scenario, &[&str]); 7] = [
     ("mark-before-ack", Scenario::Outages, &["L1"]),
     ("busy-repeat-answered-200", Scenario::Outages, &["L1"]),
@@ -47,7 +46,7 @@ fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
         Scenario::Repeats => {
             (options.senders, options.batch) = (8, 2);
             (options.leavers, options.repeats, options.repeats_after) = (150, 400, 5);
-            // Long enough on its way for a sender to leave before the ack.
+            // Slow enough for a sender to disconnect before the ack.
             options.variables = vec![set("DEDUP__CAPACITY", "800"), set("KAFKA__LINGER", "20ms")];
         }
     }
@@ -78,8 +77,8 @@ fn build(bug: &str, patch: &Path) -> PathBuf {
 
 fn shell(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{command:?}\n{}{}", told(&output.stdout), told(&output.stderr));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}\n{}{}", text(&output.stdout), text(&output.stderr));
 }
 
 /// The bugs to try: all, or those whose names contain this.

@@ -1,4 +1,4 @@
-//! What a run found, for people and for programs.
+//! The report of a run, as text and as JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,21 +12,21 @@ use super::faults::Injected;
 use super::laws::Laws;
 use super::options::Options;
 
-/// All of it.
+/// The report.
 pub struct Report {
     pub options: Options,
     pub sums: Sums,
     pub laws: Laws,
-    /// Where the broker's data was left, to be looked at.
+    /// The folders of the broker's data, for analysis.
     pub kept: Vec<PathBuf>,
-    /// Faults that were to be injected.
+    /// The number of scheduled faults.
     pub scheduled: usize,
     pub injected: Vec<Injected>,
     /// Scrapes of /metrics that were checked while traffic flowed.
     pub scrapes: usize,
-    /// Processes there have been.
+    /// The number of processes.
     pub bridges: usize,
-    /// The longest that a delivery waited for its 200 once the faults were over.
+    /// The longest wait of a delivery for its 200 after the faults.
     pub slowest: Duration,
     pub sending: Duration,
     pub whole: Duration,
@@ -38,7 +38,7 @@ impl Report {
         self.laws.hold() && self.injected.len() == self.scheduled
     }
 
-    /// For people.
+    /// The report as text.
     pub fn text(&self) -> String {
         let (mut out, sums) = (String::new(), &self.sums);
         let options = &self.options;
@@ -114,7 +114,7 @@ impl Report {
         kinds.into_iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// Leaves both forms in a folder.
+    /// Writes both forms to a folder.
     pub fn write(&self, folder: &Path) {
         let json = json!({
             "options": self.options,

@@ -1,5 +1,4 @@
-//! Events by what became of them: what the bridges counted, held against what they answered and what is
-//! stored.
+//! Events by result: the metrics of the bridges, compared with their answers and with what is stored.
 
 use serde_json::Value;
 
@@ -18,11 +17,11 @@ const DUPLICATE: usize = 1;
 const QUARANTINED: usize = 3;
 const FAILED: usize = 4;
 
-/// How many events had each of them.
+/// The number of events with each result.
 pub type Results = [u64; 5];
 
-/// What an answer tells: of a failure only that something failed.
-pub fn told(status: u16, body: &[u8]) -> Results {
+/// The results in an answer: of a failure only that something failed.
+pub fn answer_results(status: u16, body: &[u8]) -> Results {
     let Ok(answer) = serde_json::from_slice::<Value>(body) else { return Results::default() };
     let count = |name: &str| answer[name].as_u64().unwrap_or_default();
     let reason = answer["reason"].as_str().unwrap_or_default();
@@ -49,7 +48,7 @@ fn elements(plan: &Plan, delivery: u32) -> [u64; 2] {
     }
 }
 
-/// What one bridge must have counted: at least, and at most.
+/// The least and the most that one bridge must have counted.
 #[derive(Clone, Copy, Default)]
 struct Bounds {
     least: Results,
@@ -58,13 +57,13 @@ struct Bounds {
 
 impl Bounds {
     fn add(&mut self, plan: &Plan, attempt: &Attempt) {
-        add(&mut self.least, attempt.told);
-        add(&mut self.most, attempt.told);
+        add(&mut self.least, attempt.answered);
+        add(&mut self.most, attempt.answered);
         let [good, broken] = elements(plan, attempt.delivery);
         match attempt.outcome {
-            // Such a request was never whole, or is none of a delivery.
+            // Such a request was incomplete, or is not a delivery.
             Outcome::Cut | Outcome::Answered(200 | 400..=499) => {}
-            // Whatever became of it, or still became of it when nobody listened any more.
+            // Any result, also after the sender disconnected.
             _ => {
                 self.most[PUBLISHED] += good;
                 self.most[QUARANTINED] += broken;
@@ -91,19 +90,19 @@ fn counted(scrape: &Scrape, result: &str) -> u64 {
 }
 
 impl Ledger<'_> {
-    /// Holds every count against the answers, and their sum against what is stored. Where all is calm,
-    /// the sum is what is stored.
+    /// Compares every count with the answers, and their sum with what is stored. Without faults, the sum equals what
+    /// is stored.
     pub(super) fn check_results(&mut self, attempts: &[Attempt], pasts: &[Past], calm: bool) {
         let law = &mut self.laws.balanced;
         for attempt in attempts.iter().filter(|attempt| attempt.outcome == Outcome::Answered(200)) {
-            let ([good, broken], told) = (elements(self.plan, attempt.delivery), attempt.told);
-            if told.iter().sum::<u64>() != good + broken
-                || told[PUBLISHED] > good
-                || told[QUARANTINED] > broken
+            let ([good, broken], answered) = (elements(self.plan, attempt.delivery), attempt.answered);
+            if answered.iter().sum::<u64>() != good + broken
+                || answered[PUBLISHED] > good
+                || answered[QUARANTINED] > broken
             {
                 law.broken(|| {
                     format!(
-                        "delivery {} has {good} events and {broken} to quarantine; it was told {told:?}",
+                        "delivery {} has {good} events and {broken} to quarantine; its answer was {answered:?}",
                         attempt.delivery
                     )
                 });
@@ -145,9 +144,9 @@ mod tests {
         let (mut attempts, mut sum) = (Vec::new(), Results::default());
         for delivery in (0..plan.deliveries).filter(|delivery| plan.kind(*delivery) != Kind::Forged) {
             let [good, broken] = elements(&plan, delivery);
-            let told = [good, 0, 0, broken, 0];
-            attempts.push(Attempt { delivery, process: 1, outcome: Outcome::Answered(200), told });
-            add(&mut sum, told);
+            let answered = [good, 0, 0, broken, 0];
+            attempts.push(Attempt { delivery, process: 1, outcome: Outcome::Answered(200), answered });
+            add(&mut sum, answered);
         }
         (ledger.records, ledger.quarantined) = (sum[PUBLISHED] + sum[QUARANTINED], sum[QUARANTINED]);
         let counts = NAMES.into_iter().zip(count(sum));
@@ -178,12 +177,12 @@ mod tests {
 
     #[test]
     fn an_answer_tells_its_results() {
-        let told = |status, body: &str| super::told(status, body.as_bytes());
+        let answered = |status, body: &str| super::answer_results(status, body.as_bytes());
         let good =
             r#"{"reason":"accepted","events":6,"published":3,"duplicates":2,"filtered":0,"quarantined":1}"#;
-        assert_eq!(told(200, good), [3, 2, 0, 1, 0]);
-        assert_eq!(told(503, r#"{"reason":"broker_timeout"}"#), [0, 0, 0, 0, 1]);
-        assert_eq!(told(503, r#"{"reason":"draining"}"#), [0; 5]);
-        assert_eq!(told(100, ""), [0; 5]);
+        assert_eq!(answered(200, good), [3, 2, 0, 1, 0]);
+        assert_eq!(answered(503, r#"{"reason":"broker_timeout"}"#), [0, 0, 0, 0, 1]);
+        assert_eq!(answered(503, r#"{"reason":"draining"}"#), [0; 5]);
+        assert_eq!(answered(100, ""), [0; 5]);
     }
 }

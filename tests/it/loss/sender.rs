@@ -1,4 +1,4 @@
-//! One sender: its connections, its retries, and its ways to behave.
+//! One sender: its connections, retries and behaviour.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::wire::{Reply, Wire};
 const FIRST_WAIT: Duration = Duration::from_millis(30);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
-/// Attempts at a forgery: it is never accepted, so there is no use in more.
+/// Attempts of a forged delivery, which is never accepted.
 const FORGERIES: usize = 2;
 
 /// One of many.
@@ -42,7 +42,7 @@ impl Sender {
         Self { traffic, wires: BTreeMap::new(), repeats: VecDeque::new() }
     }
 
-    /// Sends until there is nothing left to send.
+    /// Sends until no delivery is left.
     pub async fn run(mut self) {
         let traffic = Arc::clone(&self.traffic);
         loop {
@@ -145,7 +145,7 @@ impl Sender {
         }
     }
 
-    /// Both copies under way at the same time.
+    /// Sends both copies concurrently.
     async fn twice(&mut self, target: Target, delivery: u32, request: &[u8]) -> [Option<Outcome>; 2] {
         let traffic = Arc::clone(&self.traffic);
         let other = match traffic.options.bus {
@@ -156,31 +156,31 @@ impl Sender {
             let mut wire = Wire::connect(other.http).await.ok()?;
             wire.send(request).await;
             let reply = wire.reply().await;
-            traffic.note(delivery, other, outcome(reply), told(reply));
+            traffic.note(delivery, other, outcome(reply), answer_results(reply));
             Some(outcome(reply))
         };
         let (one, two) = tokio::join!(self.attempt(target, delivery, request), second);
         [one, two]
     }
 
-    /// One attempt; none where no connection was to be had.
+    /// One attempt; none if no connection could be opened.
     async fn attempt(&mut self, target: Target, delivery: u32, request: &[u8]) -> Option<Outcome> {
         let mut wire = self.wire(target).await?;
         wire.send(request).await;
         let reply = wire.reply().await;
-        self.traffic.note(delivery, target, outcome(reply), told(reply));
+        self.traffic.note(delivery, target, outcome(reply), answer_results(reply));
         match reply {
             Reply::Status { closes: false, .. } => {
                 self.wires.insert(target.number, wire);
             }
-            // It goes down.
+            // The process is ending.
             Reply::Status { status: 503, closes: true, .. } => self.traffic.fleet.mark_dead(target),
             Reply::Status { .. } | Reply::Lost | Reply::Silence => {}
         }
         Some(outcome(reply))
     }
 
-    /// Sends so much of a request and goes away, by a reset after a pause or in good order.
+    /// Sends a part of a request and disconnects, by a reset after a pause or in order.
     async fn leave(
         &mut self,
         target: Target,
@@ -231,7 +231,7 @@ impl Sender {
             Outcome::Lost if taken => Outcome::Dropped,
             other => other,
         };
-        self.traffic.note(delivery, target, outcome, told(reply));
+        self.traffic.note(delivery, target, outcome, answer_results(reply));
         Some(outcome)
     }
 
@@ -239,7 +239,7 @@ impl Sender {
         if let Some(wire) = self.wires.remove(&target.number).filter(|wire| !wire.is_stale()) {
             return Some(wire);
         }
-        // Of processes that are gone.
+        // Connections to ended processes.
         self.wires.retain(|number, _| *number + 6 > target.number);
         let wire = Wire::connect(target.http).await.ok();
         if wire.is_none() {
@@ -257,9 +257,9 @@ fn outcome(reply: Reply) -> Outcome {
     }
 }
 
-fn told(reply: Reply) -> Results {
+fn answer_results(reply: Reply) -> Results {
     match reply {
-        Reply::Status { told, .. } => told,
+        Reply::Status { answered, .. } => answered,
         Reply::Lost | Reply::Silence => Results::default(),
     }
 }

@@ -1,6 +1,6 @@
 //! What all senders share. Each takes the next delivery and sends it, as Attio does, until it is answered 200 or
 //! 202, always under the same key; some are sent twice at once, some again after their 200, and some
-//! senders leave before the answer. Every attempt is written down.
+//! senders leave before the answer. Every attempt is recorded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -17,19 +17,19 @@ use super::sender::Sender;
 /// How an attempt ended, as the sender saw it. A connection that was refused is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
-    /// With that status.
+    /// An answer with this status.
     Answered(u16),
     /// The connection ended without an answer.
     Lost,
-    /// The sender waited long enough.
+    /// The sender timed out.
     Silence,
-    /// The sender closed after its request was whole.
+    /// The sender closed after it sent the whole request.
     Left,
-    /// The sender reset the connection after its request was whole, so that maybe nobody read it.
+    /// The sender reset the connection after it sent the whole request, which may be unread.
     Reset,
     /// The sender closed within its request.
     Cut,
-    /// The bridge had said that it takes the request, and the connection ended without an answer.
+    /// The bridge had accepted the head (`100 Continue`), and the connection ended without an answer.
     Dropped,
 }
 
@@ -46,8 +46,8 @@ pub struct Attempt {
     pub delivery: u32,
     pub process: u32,
     pub outcome: Outcome,
-    /// What the answer tells of its events.
-    pub told: Results,
+    /// The results of its events in the answer.
+    pub answered: Results,
 }
 
 /// The sending side of a run.
@@ -60,7 +60,7 @@ pub struct Traffic {
     /// Elements acknowledged so far.
     pub acknowledged: AtomicU64,
     attempts: Mutex<Vec<Attempt>>,
-    /// No new delivery is begun once so many are acknowledged: the next fault is still to come.
+    /// No new delivery is begun once this many events are acknowledged, until the next fault.
     gate: AtomicU64,
     /// When the last fault was over.
     calm: Mutex<Option<Instant>>,
@@ -98,7 +98,7 @@ impl Traffic {
         }
     }
 
-    /// No fault comes any more.
+    /// No more faults follow.
     pub fn calm_down(&self) {
         *self.calm.lock() = Some(Instant::now());
     }
@@ -117,9 +117,9 @@ impl Traffic {
         (std::mem::take(&mut self.attempts.lock()), *self.slowest.lock())
     }
 
-    pub(super) fn note(&self, delivery: u32, target: Target, outcome: Outcome, told: Results) {
+    pub(super) fn note(&self, delivery: u32, target: Target, outcome: Outcome, answered: Results) {
         let process = u32::try_from(target.number).expect("few processes");
-        self.attempts.lock().push(Attempt { delivery, process, outcome, told });
+        self.attempts.lock().push(Attempt { delivery, process, outcome, answered });
     }
 
     /// Whether a delivery that was first tried then may be tried again.

@@ -1,4 +1,4 @@
-//! One connection of a sender: no more of HTTP than it takes, and every way of ending is an answer.
+//! One connection of a sender: a minimal HTTP client that reports every way a connection may end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::results::{self, Results};
 
-/// What the sender waits for an answer, as Attio does.
+/// How long the sender waits for an answer, as Attio does.
 pub const SENDER_WAITS: Duration = Duration::from_secs(5);
 
 /// A connection.
@@ -19,11 +19,11 @@ pub struct Wire {
     read: Vec<u8>,
 }
 
-/// What came back.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// A whole answer, whether the connection ends with it, and what it tells of the events.
-    Status { status: u16, closes: bool, told: Results },
+    /// A complete answer, whether the connection ends with it, and the results of the events.
+    Status { status: u16, closes: bool, answered: Results },
     /// The connection ended without one.
     Lost,
     /// Nothing came within [`SENDER_WAITS`].
@@ -37,13 +37,13 @@ impl Wire {
         Ok(Self { stream, read: Vec::new() })
     }
 
-    /// Whether the other side has closed it, or said something unasked.
+    /// Whether the peer has closed it, or sent unrequested bytes.
     pub fn is_stale(&self) -> bool {
         let mut byte = [0];
         !matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Hands bytes over; what becomes of them is best seen when reading.
+    /// Writes bytes; an error shows when reading.
     pub async fn send(&mut self, bytes: &[u8]) -> bool {
         matches!(timeout(SENDER_WAITS, self.stream.write_all(bytes)).await, Ok(Ok(())))
     }
@@ -53,13 +53,13 @@ impl Wire {
         timeout(SENDER_WAITS, self.read_reply()).await.unwrap_or(Reply::Silence)
     }
 
-    /// Says that nothing more comes, and goes.
+    /// Closes the connection in order.
     pub async fn leave(mut self) {
-        // The other side may have gone first.
+        // The peer may have closed first.
         let _ = self.stream.shutdown().await;
     }
 
-    /// Goes without a word.
+    /// Resets the connection.
     pub fn reset(self) {
         // A socket that is gone already needs no reset.
         let _ = self.stream.set_zero_linger();
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// The first answer among what was read, once it is whole.
+    /// The first answer in the bytes read, once it is complete.
     fn parse(&mut self) -> Option<Reply> {
         let end = self.read.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
         let head = std::str::from_utf8(&self.read[..end]).expect("heads of the bridge are text");
@@ -95,8 +95,8 @@ impl Wire {
         if self.read.len() < end + length {
             return None;
         }
-        let told = results::told(status, &self.read[end..end + length]);
+        let answered = results::answer_results(status, &self.read[end..end + length]);
         self.read.drain(..end + length);
-        Some(Reply::Status { status, closes, told })
+        Some(Reply::Status { status, closes, answered })
     }
 }

@@ -1,4 +1,4 @@
-//! A whole bridge in this process, on ports of its own, over a bus that the test holds.
+//! A bridge in this process, on free ports, with a bus that the test controls.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::request::{Request, SECRET};
 use super::scrape::Scrape;
 use super::wait::{PATIENCE, eventually};
 
-/// A running bridge. Dropped, it is left to end with the test's runtime.
+/// A running bridge. It ends with the runtime of the test, not on drop.
 pub struct Bridge<B: Bus + ?Sized = Memory> {
     pub bus: Arc<B>,
     pub http: SocketAddr,
@@ -28,7 +28,7 @@ pub struct Bridge<B: Bus + ?Sized = Memory> {
     running: JoinHandle<Result<(), Error>>,
 }
 
-/// The configuration of a bridge with one source, `attio`, out of these variables and the usual ones.
+/// The configuration of a bridge with one source, `attio`, from these variables and the common ones.
 pub fn config(variables: &[(&str, &str)]) -> Config {
     let usual = [
         ("ATTIO_WEBHOOK_SECRET", SECRET),
@@ -42,26 +42,26 @@ pub fn config(variables: &[(&str, &str)]) -> Config {
 }
 
 impl Bridge {
-    /// With every default.
+    /// A bridge with the default configuration.
     pub async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    /// With some options changed.
+    /// A bridge with a changed configuration.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(&[]);
         change(&mut config);
         Self::over(Memory::new(), config).await
     }
 
-    /// With an answer timeout short enough to be waited for.
+    /// A bridge with a short answer timeout.
     pub async fn impatient() -> Self {
         Self::with(|config| config.http.answer_timeout = Duration::from_millis(150)).await
     }
 }
 
 impl Bridge<dyn Bus> {
-    /// Over the bus that the configuration asks for.
+    /// A bridge with the configured bus.
     pub async fn serving(config: Config) -> Self {
         let app = App::bind(config).await.unwrap();
         Self::running(Arc::clone(app.bus()), app)
@@ -69,7 +69,7 @@ impl Bridge<dyn Bus> {
 }
 
 impl<B: Bus> Bridge<B> {
-    /// Over a bus of the test's own.
+    /// A bridge with the given bus.
     pub async fn over(bus: Arc<B>, config: Config) -> Self {
         let port: Arc<dyn Bus> = Arc::<B>::clone(&bus);
         let app = App::bind_to(config, "memory", |_, _, _| Ok(port)).await.unwrap();
@@ -89,12 +89,12 @@ impl<B: Bus + ?Sized> Bridge<B> {
         Client::connect(self.http).await
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub async fn ask(&self, request: &Request) -> Response {
         self.connect().await.ask(request).await
     }
 
-    /// Asks the admin listener.
+    /// Requests a path of the admin listener.
     pub async fn admin(&self, path: &str) -> Response {
         let mut request = Request::unsigned("").method("GET").path(path);
         request.headers.retain(|(name, _)| name == "Host");
@@ -118,17 +118,17 @@ impl<B: Bus + ?Sized> Bridge<B> {
         .await;
     }
 
-    /// Asks for a reload, as SIGHUP does, and does not wait.
+    /// Requests a reload, as SIGHUP does, without waiting.
     pub fn begin_reload(&self) {
         self.reload.notify_one();
     }
 
-    /// Tells the bridge to stop, and does not wait.
+    /// Requests the stop of the bridge, without waiting.
     pub fn begin_stop(&self) {
         self.stop.cancel();
     }
 
-    /// Tells the bridge to stop and waits for how it ends.
+    /// Stops the bridge and returns its result.
     pub async fn stop(self) -> Result<(), Error> {
         self.stop.cancel();
         timeout(PATIENCE, self.running).await.expect("the bridge ends").unwrap()

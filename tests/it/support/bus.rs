@@ -23,7 +23,7 @@ pub fn message(topic: &str, key: &str, data: impl Into<Bytes>) -> Message {
     Message { destination, event, dedup_key, structured_only: false }
 }
 
-/// Metrics with nothing but the bus in them.
+/// The metrics of a bus alone.
 pub fn metrics(bus: &'static str, destinations: &[&str]) -> Arc<Metrics> {
     Metrics::new(Labels {
         publish_results: PublishError::LABELS.to_vec(),
@@ -37,12 +37,12 @@ struct Report(SyncSender<PublishResult>);
 
 impl AckCallback for Report {
     fn settle(self: Box<Self>, result: PublishResult) {
-        // A test that does not ask for the result has dropped the other end.
+        // A test that ignores the result has dropped the receiver.
         let _ = self.0.send(result);
     }
 }
 
-/// A result that is still to come.
+/// A pending result.
 pub struct Awaited(Receiver<PublishResult>);
 
 impl Awaited {
@@ -57,7 +57,7 @@ impl Awaited {
     }
 }
 
-/// Hands a message to a bus.
+/// Publishes a message.
 pub fn publish(bus: &dyn Bus, metrics: &Metrics, message: Message) -> Awaited {
     let (sender, result) = sync_channel(1);
     let counted = metrics.publish(&message.destination.address);

@@ -36,10 +36,10 @@ impl Bus for Silent {
     }
 }
 
-/// What is wrong with a bus.
+/// How a bus misbehaves.
 #[derive(Clone, Copy, Debug)]
 pub enum Broken {
-    /// It panics where it should publish.
+    /// It panics on publish.
     Panics,
     /// It drops its handle without a result.
     DropsItsHandle,

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::request::Request;
 use super::wait::PATIENCE;
 
-/// What came back.
+/// An HTTP response.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -31,7 +31,7 @@ impl Response {
         self.json()["reason"].as_str().unwrap().to_owned()
     }
 
-    /// Whether the server says that it will close the connection.
+    /// Whether the server announces that it closes the connection.
     pub fn closes(&self) -> bool {
         self.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
     }
@@ -64,17 +64,17 @@ impl Client {
         self.write(&request.bytes()).await;
     }
 
-    /// Ends the connection without a good-bye.
+    /// Resets the connection.
     pub fn reset(self) {
         self.stream.set_zero_linger().unwrap();
     }
 
-    /// Sends no more, and still listens.
+    /// Closes the sending half.
     pub async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 
-    /// One whole response; none where the connection was closed instead.
+    /// One complete response; none if the connection was closed instead.
     pub async fn try_receive(&mut self) -> Option<Response> {
         let head_end = loop {
             if let Some(at) = find(&self.read, b"\r\n\r\n") {
@@ -118,7 +118,7 @@ impl Client {
     async fn more(&mut self) -> bool {
         let mut buffer = [0; 4096];
         let count =
-            timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("the server says something");
+            timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("the server sends or closes");
         let count = count.unwrap_or(0);
         self.read.extend_from_slice(&buffer[..count]);
         count > 0

@@ -1,4 +1,4 @@
-//! What a consumer finds on the topics of one bridge.
+//! Reads back the messages that a bridge published.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::kafka::{Broker, Record};
 use super::mix::Want;
 use super::nats::{Server, Stored};
 
-/// Every category and the two topics beside them.
+/// Every category, `unknown` and `quarantine`.
 pub const NAMES: [&str; 15] = [
     "record",
     "list-entry",
@@ -39,7 +39,7 @@ struct Envelope<'a> {
     data_base64: Option<String>,
 }
 
-/// What was found, each copy of it.
+/// The messages found, with every copy.
 #[derive(Debug, Default)]
 pub struct Found {
     pub events: BTreeMap<String, Vec<Want>>,
@@ -88,7 +88,7 @@ impl Found {
         self.add_envelope(&format!("{prefix}.{category}"), message.text());
     }
 
-    /// Takes an envelope in; then its partition key.
+    /// Adds an envelope; returns its partition key.
     fn add_envelope(&mut self, topic: &str, text: &str) -> String {
         let envelope: Envelope<'_> = serde_json::from_str(text).unwrap();
         match (envelope.data, envelope.data_base64) {

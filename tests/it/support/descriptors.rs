@@ -1,9 +1,8 @@
-//! How many descriptors this process and its children may have.
+//! The limit of file descriptors of this process and its children.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit to at least so many, as far as the system lets it; fails the test where that is not
-/// enough.
+/// Raises the limit to at least this number; panics if the system does not allow that.
 pub fn raise(needed: u64) {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= needed) {

@@ -1,4 +1,4 @@
-//! A bus in memory: it records what is published and settles it as the test says.
+//! A bus in memory: it records messages and settles them as scripted.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use attio_bridge::pipeline::publish::{
 pub enum Answer {
     /// Stores the message and acknowledges it.
     Acknowledge,
-    /// Acknowledges without storing: the broker had the message already.
+    /// Acknowledges a duplicate, without storing it.
     Duplicate,
     /// Stores nothing and fails.
     Fail(PublishError),
@@ -25,7 +25,7 @@ pub enum Answer {
     Late,
 }
 
-/// The bus. Shared by the bridge and the test that watches it.
+/// The bus, shared by the bridge and the test.
 pub struct Memory {
     state: Mutex<State>,
 }
@@ -53,17 +53,17 @@ impl Memory {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Settles every publish like this that the script does not cover.
+    /// Sets the result of every publish that is not scripted.
     pub fn answer(&self, answer: Answer) {
         self.state.lock().default = answer;
     }
 
-    /// Settles the next publishes like this, one each.
+    /// Scripts the results of the next publishes, in order.
     pub fn script(&self, answers: impl IntoIterator<Item = Answer>) {
         self.state.lock().script.extend(answers);
     }
 
-    /// The stored messages, in their order.
+    /// The stored messages, in order.
     pub fn stored(&self) -> Vec<Message> {
         self.state.lock().stored.clone()
     }

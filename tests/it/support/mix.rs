@@ -1,5 +1,5 @@
-//! Deliveries of every kind with what must become of them, worked out from the interface and the
-//! catalog's list alone, never by asking the bridge.
+//! Random deliveries of every kind with their expected results, computed from the documented interface and the
+//! catalog, independently of the code of the bridge.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::fixtures;
 use super::request::Request;
 
-/// What a consumer must find for one id.
+/// The expected message of one id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Want {
     pub topic: String,
@@ -18,16 +18,16 @@ pub struct Want {
     pub data: String,
 }
 
-/// Everything that must be on the bus in the end.
+/// Everything expected on the bus at the end.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     /// Events by their id.
     pub events: BTreeMap<String, Want>,
-    /// Raw bytes of what is quarantined.
+    /// The raw bytes of quarantined items.
     pub quarantine: BTreeSet<Vec<u8>>,
 }
 
-/// One delivery, and the answer it must get.
+/// One delivery and its expected answer.
 #[derive(Clone)]
 pub struct Planned {
     pub request: Request,
@@ -39,7 +39,7 @@ pub struct Planned {
     pub quarantined: usize,
 }
 
-/// Makes deliveries of every kind, the same for the same seed.
+/// Generates deliveries of every kind, deterministically from a seed.
 pub struct Mix {
     random: fastrand::Rng,
     catalog: Vec<Value>,
@@ -58,7 +58,7 @@ impl Mix {
         Self { random, catalog, prefix: prefix.into(), made: 0, ledger: Ledger::default() }
     }
 
-    /// So many deliveries; the later ones repeat some of the earlier ones.
+    /// Generates deliveries; later ones repeat some of the earlier ones.
     pub fn deliveries(&mut self, count: usize) -> Vec<Planned> {
         let mut planned: Vec<Planned> = Vec::with_capacity(count);
         for _ in 0..count {
@@ -214,7 +214,7 @@ impl Mix {
     }
 }
 
-/// The id of an event, by the interface's formula.
+/// The id of an event, by the documented formula.
 pub fn event_id(key: &str, index: usize, raw: &[u8]) -> String {
     let digest: String = Sha256::digest(raw).iter().map(|byte| format!("{byte:02x}")).collect();
     Uuid::new_v5(&NAMESPACE, format!("{WEBHOOK}\n{key}\n{index}\n{digest}").as_bytes()).to_string()

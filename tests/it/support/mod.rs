@@ -1,4 +1,4 @@
-//! What the tests stand on: waiting without guessing, real brokers, messages and their results.
+//! Shared by the tests: real brokers, proxies, clients, messages and their results, waiting.
 
 pub mod attio;
 pub mod bridge;

@@ -1,8 +1,7 @@
-//! Ports for servers that must be told theirs before they start, and find it free again after a restart.
+//! Free ports for servers whose port is configured before they start and must stay free across restarts.
 //!
-//! They lie outside the range that the system takes ports from by itself, so no outgoing connection and
-//! no listener on port 0 can get between. Among the tests, of this process and of others, a port belongs
-//! to whoever holds the UDP port of that number: as long as its process lives.
+//! They are outside the ephemeral range, so no outgoing connection and no listener on port 0 takes them. A test
+//! process reserves a port by binding the UDP port of the same number until it ends.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -14,12 +13,12 @@ const LOWEST: u16 = 10_000;
 /// The claims of this process.
 static CLAIMS: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
 
-/// Ports that nothing listens on, and that nobody else will get.
+/// Reserves ports that nothing listens on.
 pub fn free_ports<const N: usize>() -> [u16; N] {
     [0; N].map(|_| free_port())
 }
 
-/// An address of this machine that nobody listens on.
+/// A loopback address that nothing listens on.
 pub fn free_address() -> String {
     format!("{}:{}", Ipv4Addr::LOCALHOST, free_port())
 }
@@ -32,20 +31,19 @@ fn free_port() -> u16 {
             continue;
         }
         if let Some(claim) = claim(port) {
-            CLAIMS.lock().expect("nobody panics while it is held").push(claim);
+            CLAIMS.lock().expect("no panic while it is locked").push(claim);
             return port;
         }
     }
 }
 
-/// None where somebody has the port.
+/// None if the port is taken.
 fn claim(port: u16) -> Option<UdpSocket> {
     let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(claim)
 }
 
-/// The first and last port that the system takes by itself; none where it leaves too few others, or does
-/// not say.
+/// The first and last ephemeral port; none if that is unknown or leaves too few other ports.
 fn range_of_the_system() -> Option<(u16, u16)> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut numbers = text.split_whitespace().map(str::parse);

@@ -1,4 +1,4 @@
-//! The built program with a verb that ends by itself, or goes on until it is told to stop.
+//! Runs the built program, to its end or in the background.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::request::SECRET;
 use super::wait::{eventually_blocking, eventually_some};
 
-/// What `attio-bridge` is started with.
+/// Environment variables of the program.
 pub type Variables = Vec<(String, String)>;
 
 /// These variables; names without `ATTIO_BRIDGE__`.
@@ -17,7 +17,7 @@ pub fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), (*value).to_owned())).collect()
 }
 
-/// The same as texts that are lent.
+/// The same, borrowed.
 pub fn lent(variables: &Variables) -> Vec<(&str, &str)> {
     variables.iter().map(|(name, value)| (&**name, &**value)).collect()
 }
@@ -67,7 +67,7 @@ pub fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// One that goes on. Killed when dropped.
+/// The program in the background. Killed on drop.
 pub struct Program {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
@@ -81,14 +81,14 @@ impl Program {
         let mut stderr = child.stderr.take().expect("piped");
         let stderr = std::thread::spawn(move || {
             let mut text = String::new();
-            // What is no text fails the test that looks for it.
+            // A test that expects text fails if this is not UTF-8.
             let _ = stderr.read_to_string(&mut text);
             text
         });
         Self { child, stdout, stderr: Some(stderr) }
     }
 
-    /// The next line that it prints.
+    /// The next line of its standard output.
     pub fn line(&mut self) -> Value {
         let mut line = String::new();
         let stdout = self.stdout.as_mut().expect("it was not closed");
@@ -97,7 +97,7 @@ impl Program {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
     }
 
-    /// Reads no more.
+    /// Closes its standard output.
     pub fn close_stdout(&mut self) {
         self.stdout = None;
     }
@@ -107,7 +107,7 @@ impl Program {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs").success());
     }
 
-    /// Waits until the process listens for signals: else the first one ends it.
+    /// Waits until the process has its signal handlers; before, a signal would kill it.
     pub fn listens(&self) {
         let file = format!("/proc/{}/status", self.child.id());
         eventually_blocking("it listens for SIGINT", || {
@@ -117,7 +117,7 @@ impl Program {
         });
     }
 
-    /// Waits for its end: the exit code, and what it said.
+    /// Waits for its end; returns the exit code and standard error.
     pub fn end(&mut self) -> (Option<i32>, String) {
         let child = &mut self.child;
         let status = eventually_some("the program ends", || child.try_wait().expect("it can be asked"));

@@ -1,10 +1,11 @@
-//! A TCP proxy on loopback with a tap on either way: between bridge and broker, or client and bridge.
+//! A TCP proxy on loopback that can stall, drop or cut each direction: between bridge and broker, or client and
+//! bridge.
 //!
 //! ```ignore
 //! let proxy = Proxy::start(broker);              // connect to proxy.addr() instead
 //! proxy.set(Way::ToClient, Flow::Stall);         // requests arrive, answers are held
-//! proxy.reset();                                 // every connection ends; what is held is lost
-//! proxy.pass();                                  // as if nothing had been
+//! proxy.reset();                                 // every connection is reset; stalled bytes are lost
+//! proxy.pass();                                  // back to normal
 //! ```
 //!
 //! It runs on a thread of its own, so it serves tests with and without a runtime, and ends with its owner.
@@ -31,13 +32,13 @@ pub enum Way {
 /// What happens to the bytes of one direction, on every connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// They pass.
+    /// They are forwarded.
     Pass,
-    /// They are held, in order, until they may pass.
+    /// They are held, in order, until [`Proxy::pass`].
     Stall,
-    /// They are taken and lost.
+    /// They are read and dropped.
     Swallow,
-    /// So many more of them pass, of all connections together; then the connection is reset.
+    /// This many more are forwarded, over all connections; then the connection is reset.
     CutAfter(u64),
 }
 
@@ -49,21 +50,21 @@ pub enum Door {
     Shut,
 }
 
-/// How a connection ends at the proxy's will.
+/// How the proxy ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// With a good-bye (FIN).
+    /// In order (FIN).
     Close,
-    /// Without (RST).
+    /// Abruptly (RST).
     Reset,
 }
 
 /// One direction of all connections.
 struct Lane {
     flow: watch::Sender<Flow>,
-    /// The first byte of every connection that has said anything.
+    /// The first byte of every connection that sent any.
     first: Mutex<Vec<u8>>,
-    /// What may still pass before a cut.
+    /// The number of bytes left before a cut.
     left: AtomicU64,
     passed: AtomicU64,
 }
@@ -73,12 +74,12 @@ struct Shared {
     door: Mutex<Door>,
     to_server: Lane,
     to_client: Lane,
-    /// Counts the times that every connection was to end, and how the last time.
+    /// How often all connections were ended, and how the last time.
     ends: watch::Sender<(u64, End)>,
     connections: AtomicU64,
 }
 
-/// The proxy. Dropped, it ends with all its connections.
+/// The proxy. Drop ends it with all its connections.
 pub struct Proxy {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -87,7 +88,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts one in front of a server, which need not be there yet.
+    /// Starts a proxy for a server, which may start later.
     pub fn start(upstream: SocketAddr) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a socket of the system");
@@ -109,12 +110,12 @@ impl Proxy {
         Self { addr, shared, stop, thread: Some(thread) }
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Turns the tap of one direction. What arrives after this returns is treated so.
+    /// Sets the flow of one direction, for bytes that arrive after this returns.
     pub fn set(&self, way: Way, flow: Flow) {
         let lane = self.lane(way);
         if let Flow::CutAfter(bytes) = flow {
@@ -123,20 +124,20 @@ impl Proxy {
         lane.flow.send_replace(flow);
     }
 
-    /// Both directions and the door are open again; what was held goes on.
+    /// Forwards both directions and accepts connections again; stalled bytes are forwarded.
     pub fn pass(&self) {
         self.door(Door::Open);
         self.set(Way::ToServer, Flow::Pass);
         self.set(Way::ToClient, Flow::Pass);
     }
 
-    /// Takes everything and gives nothing, on connections old and new.
+    /// Drops everything silently, on old and new connections.
     pub fn black_hole(&self) {
         self.set(Way::ToServer, Flow::Swallow);
         self.set(Way::ToClient, Flow::Swallow);
     }
 
-    /// What becomes of new connections.
+    /// Sets what happens to new connections.
     pub fn door(&self, door: Door) {
         *self.shared.door.lock() = door;
     }
@@ -146,17 +147,17 @@ impl Proxy {
         *self.shared.upstream.lock() = upstream;
     }
 
-    /// Ends every connection without a good-bye; bytes that are held are lost.
+    /// Resets every connection; stalled bytes are lost.
     pub fn reset(&self) {
         self.end(End::Reset);
     }
 
-    /// Ends every connection with a good-bye; bytes that are held are lost.
+    /// Closes every connection in order; stalled bytes are lost.
     pub fn close(&self) {
         self.end(End::Close);
     }
 
-    /// Bytes that have passed in one direction since the start.
+    /// Bytes forwarded in one direction since the start.
     pub fn passed(&self, way: Way) -> u64 {
         self.lane(way).passed.load(Ordering::SeqCst)
     }
@@ -166,7 +167,7 @@ impl Proxy {
         self.lane(way).first.lock().clone()
     }
 
-    /// Connections there are now.
+    /// The number of open connections.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
@@ -223,7 +224,7 @@ impl Lane {
             if std::mem::take(&mut silent) {
                 self.first.lock().extend(buffer[..count].first());
             }
-            // The end of the source is held as its bytes are.
+            // The end of the source is stalled as its bytes are.
             let now = *flow.wait_for(|flow| *flow != Flow::Stall).await.expect("the lane lives on");
             let bytes = match now {
                 Flow::Swallow if count == 0 => return Ok(()),
@@ -242,7 +243,7 @@ impl Lane {
         }
     }
 
-    /// How many of these bytes come before the cut.
+    /// How many of these bytes are before the cut.
     fn still_allowed(&self, count: usize) -> usize {
         let take = |left: u64| Some(left.saturating_sub(count as u64));
         let left = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).expect("always some");
@@ -312,7 +313,7 @@ mod tests {
     use super::*;
     use crate::support::wait::eventually;
 
-    /// Gives back what it gets.
+    /// An echo server.
     async fn echo() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -328,7 +329,7 @@ mod tests {
         addr
     }
 
-    async fn says(stream: &mut TcpStream, words: &str) -> io::Result<String> {
+    async fn echoes(stream: &mut TcpStream, words: &str) -> io::Result<String> {
         stream.write_all(words.as_bytes()).await?;
         hears(stream, words.len()).await
     }
@@ -347,7 +348,7 @@ mod tests {
     async fn bytes_pass_are_held_or_lost_as_told() {
         let proxy = Proxy::start(echo().await);
         let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
-        assert_eq!(says(&mut stream, "one").await.unwrap(), "one");
+        assert_eq!(echoes(&mut stream, "one").await.unwrap(), "one");
 
         proxy.set(Way::ToClient, Flow::Stall);
         stream.write_all(b"two").await.unwrap();
@@ -360,7 +361,7 @@ mod tests {
         stream.write_all(b"three").await.unwrap();
         assert!(silent(&mut stream).await);
         proxy.pass();
-        assert_eq!(says(&mut stream, "four").await.unwrap(), "four", "lost, and the rest is in order");
+        assert_eq!(echoes(&mut stream, "four").await.unwrap(), "four", "lost, and the rest is in order");
     }
 
     #[tokio::test]
@@ -368,14 +369,14 @@ mod tests {
         let mut proxy = Proxy::start(echo().await);
         let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
         proxy.set(Way::ToServer, Flow::CutAfter(5));
-        assert_eq!(says(&mut stream, "one").await.unwrap(), "one");
-        assert!(says(&mut stream, "two").await.is_err(), "cut");
+        assert_eq!(echoes(&mut stream, "one").await.unwrap(), "one");
+        assert!(echoes(&mut stream, "two").await.is_err(), "cut");
         assert_eq!(proxy.passed(Way::ToServer), 5);
         proxy.pass();
 
         for end in [Proxy::reset, Proxy::close] {
             let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
-            assert_eq!(says(&mut stream, "three").await.unwrap(), "three");
+            assert_eq!(echoes(&mut stream, "three").await.unwrap(), "three");
             proxy.set(Way::ToServer, Flow::Stall);
             stream.write_all(b"four").await.unwrap();
             end(&proxy);
@@ -385,16 +386,16 @@ mod tests {
         eventually("all have ended", || async { proxy.connections() == 0 }).await;
 
         proxy.door(Door::Shut);
-        // The reset may come before the connection is told of, or after it.
+        // The reset may come before the connection is accepted, or after it.
         if let Ok(mut stream) = TcpStream::connect(proxy.addr()).await {
-            assert!(says(&mut stream, "five").await.is_err());
+            assert!(echoes(&mut stream, "five").await.is_err());
         }
         proxy.pass();
         proxy.lead_to(echo().await);
         let mut stream = TcpStream::connect(proxy.addr()).await.unwrap();
-        assert_eq!(says(&mut stream, "six").await.unwrap(), "six");
+        assert_eq!(echoes(&mut stream, "six").await.unwrap(), "six");
         proxy.stop();
-        assert!(says(&mut stream, "seven").await.is_err());
+        assert!(echoes(&mut stream, "seven").await.is_err());
         assert!(TcpStream::connect(proxy.addr()).await.is_err());
     }
 }

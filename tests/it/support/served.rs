@@ -1,4 +1,4 @@
-//! The built binary, serving, as an operator runs it.
+//! Runs `attio-bridge serve` as a process.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -25,12 +25,12 @@ pub struct Served {
 }
 
 impl Served {
-    /// Starts it with these variables and the usual ones, and waits for its line `listening`.
+    /// Starts it with these variables and the common ones, and waits for the log line `listening`.
     pub fn start(variables: &[(&str, &str)]) -> Self {
         Self::limited(None, variables)
     }
 
-    /// The same with so many file descriptors and no more.
+    /// The same with a limit of file descriptors.
     pub fn limited(descriptors: Option<u32>, variables: &[(&str, &str)]) -> Self {
         let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
         Self::after(&format!("{limit}exec \"$0\" \"$@\""), variables)
@@ -79,7 +79,7 @@ impl Served {
                 while closed.load(Ordering::Relaxed) {
                     std::thread::sleep(Duration::from_millis(10));
                 }
-                // The last words of a process that panics are no JSON.
+                // The message of a panic is not JSON.
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 rest.lock().unwrap().push(line);
             }
@@ -101,12 +101,12 @@ impl Served {
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     }
 
-    /// The most memory that it has ever held, in MiB.
+    /// Its peak memory, in MiB.
     pub fn peak_mib(&self) -> u64 {
         self.kib("VmHWM:") / 1024
     }
 
-    /// The memory that it holds now, in KiB.
+    /// Its resident memory, in KiB.
     pub fn resident_kib(&self) -> u64 {
         self.kib("VmRSS:")
     }
@@ -142,12 +142,12 @@ impl Served {
         log.iter().filter(|line| line["message"] == message).cloned().collect()
     }
 
-    /// Its whole log, a line each.
+    /// All lines of its log.
     pub fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().iter().map(Value::to_string).collect()
     }
 
-    /// One request on a connection of its own.
+    /// Sends one request on a new connection.
     pub async fn ask(&self, request: &Request) -> Response {
         Client::connect(self.http).await.ask(request).await
     }
@@ -161,7 +161,7 @@ impl Served {
         self.admin(path).await.status
     }
 
-    /// Asks the admin listener.
+    /// Requests a path of the admin listener.
     pub async fn admin(&self, path: &str) -> Response {
         let mut request = Request::unsigned("").method("GET").path(path);
         request.headers.retain(|(name, _)| name == "Host");

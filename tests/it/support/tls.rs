@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// Shows a certificate, answers 200 with this JSON, and tells its address, for the name `localhost`.
+/// Starts a server with this certificate that answers 200 with this JSON; returns its URL on `localhost`.
 pub fn serve(certificate: &Path, json: &'static str) -> String {
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
     let key = PrivateKeyDer::from_pem_file(certificate).unwrap();
@@ -34,7 +34,7 @@ pub fn serve(certificate: &Path, json: &'static str) -> String {
 fn answer(stream: &mut StreamOwned<ServerConnection, TcpStream>, json: &str) {
     let (mut request, mut piece) = (Vec::new(), [0; 4096]);
     while !is_whole(&request) {
-        // A client that does not like the certificate has gone away.
+        // A client that rejects the certificate has disconnected.
         let Ok(read @ 1..) = stream.read(&mut piece) else { return };
         request.extend_from_slice(&piece[..read]);
     }

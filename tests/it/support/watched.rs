@@ -18,10 +18,10 @@ pub struct Watched {
     pid: u32,
 }
 
-/// Kafka's nodes now and then never end when they are asked to, so this is no promise of theirs.
+/// A Kafka node sometimes ignores SIGTERM, so no test relies on its end.
 const STOPS_WITHIN: Duration = Duration::from_secs(15);
 
-/// Statics are not dropped, so the watchdog also clears the data away, unless told to keep it.
+/// Statics are not dropped, so the watchdog also removes the data, unless it is to be kept.
 const WATCHDOG: &str = r#"
     exec 3<&0
     "$@" </dev/null 3<&- &
@@ -92,7 +92,7 @@ impl Watched {
         self.watchdog.try_wait().ok().flatten()
     }
 
-    /// Asks it to end (SIGTERM), and ends it if it has not done so in time; its data stays.
+    /// Stops it (SIGTERM), and kills it if it does not end in time; its data stays.
     pub fn stop(mut self) {
         self.signal("TERM");
         let deadline = Instant::now() + STOPS_WITHIN;
@@ -102,7 +102,7 @@ impl Watched {
         self.kill();
     }
 
-    /// Ends it at once (SIGKILL), frozen or not; its data stays.
+    /// Kills it (SIGKILL), frozen or not; its data stays.
     pub fn kill(mut self) {
         // It is gone when the watchdog is. A program that ended by itself is gone too.
         if let Some(mut pipe) = self.watchdog.stdin.take() {
@@ -112,7 +112,7 @@ impl Watched {
     }
 }
 
-/// A broker's process: there, gone, and there again.
+/// The process of a broker across restarts.
 #[derive(Default)]
 pub struct Process(Mutex<Option<Watched>>);
 

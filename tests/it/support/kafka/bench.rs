@@ -58,7 +58,7 @@ impl Bench {
         Self::start(broker, topics, |_| {}).wait_for(BusState::Up)
     }
 
-    /// Itself, once it is in that state.
+    /// Waits for a state, and returns itself.
     pub fn wait_for(self, state: BusState) -> Self {
         self.until(state);
         self

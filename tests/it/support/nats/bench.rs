@@ -18,7 +18,7 @@ use crate::support::wait::eventually_blocking;
 pub struct Bench {
     /// The adapter.
     pub bus: Arc<Nats>,
-    /// What it counts.
+    /// Its metrics.
     pub metrics: Arc<Metrics>,
     /// The name of the stream.
     pub stream: String,
@@ -66,7 +66,7 @@ impl Bench {
         Self::start(server, stem, |options| options.stream.ensure = Ensure::Create).wait_for(BusState::Up)
     }
 
-    /// Itself, once it is in that state.
+    /// Waits for a state, and returns itself.
     pub fn wait_for(self, state: BusState) -> Self {
         self.until(state);
         self
@@ -82,12 +82,12 @@ impl Bench {
         message(&self.subject, "rec-1", data.to_owned())
     }
 
-    /// Hands a message over.
+    /// Publishes a message.
     pub fn publish(&self, message: Message) -> Awaited {
         bus::publish(&*self.bus, &self.metrics, message)
     }
 
-    /// The result on a small message.
+    /// The result of a small message.
     pub fn result(&self) -> PublishResult {
         self.publish(self.message("{}")).wait()
     }

@@ -12,7 +12,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Fresh ones; a meta leader is there when this returns.
+    /// Starts the servers, and waits for a meta leader.
     pub fn start() -> Self {
         let ports: [u16; 3] = free_ports();
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
@@ -28,7 +28,7 @@ impl Cluster {
         servers.iter().for_each(Server::wait_until_ready);
         let cluster = Self { servers };
         // The first stream is made once a meta leader is agreed on.
-        eventually_some("there is a meta leader", || {
+        eventually_some("the cluster has a meta leader", || {
             let asked = block_on(async { cluster.servers[0].admin().await.query_account().await });
             asked.ok()
         });
@@ -40,7 +40,7 @@ impl Cluster {
         self.servers.each_ref().map(Server::url).join(",")
     }
 
-    /// What a server that runs says of a stream.
+    /// The state of a stream, from a running server.
     pub fn info(&self, stream: &str, by: usize) -> Option<Info> {
         block_on(async {
             let stream = self.servers[by].admin().await.get_stream(stream).await.ok()?;
@@ -48,7 +48,7 @@ impl Cluster {
         })
     }
 
-    /// The server that leads a stream, as another that runs tells.
+    /// The leader of a stream.
     pub fn leader(&self, stream: &str, by: usize) -> usize {
         eventually_some("the stream has a leader", || {
             let leader = self.info(stream, by)?.cluster?.leader?;
@@ -66,7 +66,7 @@ impl Cluster {
         });
     }
 
-    /// Whether all copies of a stream are there and up to date.
+    /// Whether all replicas of a stream are current.
     pub fn is_whole(&self, stream: &str, by: usize) -> bool {
         let cluster = self.info(stream, by).and_then(|info| info.cluster);
         cluster.is_some_and(|cluster| {

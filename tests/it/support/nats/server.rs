@@ -13,17 +13,17 @@ use crate::support::ports::free_ports;
 use crate::support::wait::eventually_blocking;
 use crate::support::watched::{Process, kit};
 
-/// How the administrator gets in.
+/// The login of the administrator.
 type Admin = Arc<dyn Fn() -> ConnectOptions + Send + Sync>;
 
-/// What a server is told.
+/// The settings of a server.
 #[derive(Clone)]
 pub struct Settings {
     /// False turns JetStream off.
     pub jetstream: bool,
     /// More of the server's configuration, in its own language.
     pub more: String,
-    /// How the administrator gets in.
+    /// The login of the administrator.
     pub admin: Admin,
 }
 
@@ -33,7 +33,7 @@ impl Default for Settings {
     }
 }
 
-/// A server: its data for ever, its process while it runs.
+/// A server: its data, and its process while it runs.
 pub struct Server {
     /// Ends before its data does.
     process: Process,
@@ -77,18 +77,18 @@ impl Server {
         change(&mut self.settings.lock());
     }
 
-    /// How the administrator gets in.
+    /// The login of the administrator.
     pub fn admin_options(&self) -> ConnectOptions {
         let admin = Arc::clone(&self.settings.lock().admin);
         admin()
     }
 
-    /// Ends it at once (SIGKILL); its data stays.
+    /// Kills it (SIGKILL); its data stays.
     pub fn kill(&self) {
         self.process.take().kill();
     }
 
-    /// Asks it to end (SIGTERM); gone when this returns, and its data stays.
+    /// Stops it (SIGTERM) and waits for its end; its data stays.
     pub fn stop(&self) {
         self.process.take().stop();
     }
@@ -122,7 +122,7 @@ impl Server {
         self.process.start(&command, self.data.path());
     }
 
-    /// Its data stays when it is dropped; tells where.
+    /// Keeps its data on drop; returns the folder.
     pub fn keep(&mut self) -> PathBuf {
         self.data.disable_cleanup(true);
         self.data.path().to_owned()
@@ -133,17 +133,17 @@ impl Server {
         self.process.running().freeze();
     }
 
-    /// Goes on after [`Self::pause`] (SIGCONT).
+    /// Resumes it after [`Self::pause`] (SIGCONT).
     pub fn resume(&self) {
         self.process.running().signal("CONT");
     }
 
-    /// Asks it to leave by and by: it tells its clients, and ends their connections (SIGUSR2).
+    /// Enters lame duck mode (SIGUSR2): the server notifies its clients and closes their connections gradually.
     pub fn lame_duck(&self) {
         self.process.running().signal("USR2");
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.data.path().join("output.log")).unwrap_or_default()
     }
@@ -152,13 +152,13 @@ impl Server {
         self.process.assert_alive(|| self.log());
     }
 
-    /// Then it tells its ports in a file.
+    /// The server then writes its ports to a file.
     fn wait_until_it_listens(&self) {
         let pid = self.process.running().pid();
         let file: PathBuf = self.data.path().join(format!("nats-server_{pid}.ports"));
         eventually_blocking("the server listens", || {
             self.assert_alive();
-            fs::read(&file).is_ok_and(|told| serde_json::from_slice::<Value>(&told).is_ok())
+            fs::read(&file).is_ok_and(|text| serde_json::from_slice::<Value>(&text).is_ok())
         });
     }
 

@@ -1,4 +1,4 @@
-//! An operator, its accounts and users, made on the spot: the JWTs that `nsc` would make.
+//! Creates an operator, its accounts and users: the JWTs that `nsc` would create.
 //!
 //! Source: the NATS JWT library, version 2 of its claims.
 
@@ -20,7 +20,7 @@ impl Trust {
         Self { operator: KeyPair::new_operator(), system, account }
     }
 
-    /// What the server is told.
+    /// The configuration of the server.
     pub fn configuration(&self) -> String {
         let operator = token(&self.operator, &self.operator, "operator", json!({}));
         let [system, account] = [&self.system, &self.account].map(|account| {
