@@ -1,7 +1,7 @@
 //! The buses: adapters behind the port of [`crate::pipeline::publish`].
 //!
 //! This file alone knows which adapter a configuration asks for. What the adapters share is in leaf
-//! modules that import none of them: [`error`], [`inspect`], [`read`], [`encoded`].
+//! modules that import none of them: [`error`], [`mod@inspect`], [`mod@read`], [`encoded`].
 
 pub mod kafka;
 pub mod nats;

@@ -2,7 +2,7 @@
 //!
 //! [`Nats::publish`] puts a message into the client's bounded queue and returns; one task receives every ack
 //! and settles the handles ([`publish`]). [`health`] tracks the connection, [`stream`] whether the stream
-//! accepts every event. [`read`] and [`inspect`] serve other verbs and share nothing with publishing but
+//! accepts every event. [`mod@read`] and [`mod@inspect`] serve other verbs and share nothing with publishing but
 //! [`connect`], [`errors`] and [`stream`].
 
 mod connect;
