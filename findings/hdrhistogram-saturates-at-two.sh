@@ -58,4 +58,9 @@ expected='saturating_record: count 100, median 2, max 2000, auto-resize true
 record: count 100, median 50015, max 100031, auto-resize true
 record, then saturating_record: count 101, median 51007, max 100031, auto-resize true
 new_with_bounds, saturating_record: count 100, median 50015, max 100031, auto-resize false'
-[ "$observed" = "$expected" ] && echo "as described" || { printf 'changed; expected\n%s\n' "$expected"; exit 1; }
+if [ "$observed" = "$expected" ]; then
+    echo "as described"
+else
+    printf 'changed; expected\n%s\n' "$expected"
+    exit 1
+fi

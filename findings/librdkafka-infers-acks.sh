@@ -100,7 +100,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 RUST
-observed=$(cd "$work" && CARGO_TARGET_DIR="$work/target" cargo build --quiet && "$work/target/debug/infers-acks" | tee /dev/stderr | sort)
+observed=$(cd "$work" && CARGO_TARGET_DIR="$work/target" cargo build --quiet && "$work/target/debug/infers-acks" | sort)
+printf '%s\n' "$observed"
 expected='report: first -> Ok(-1001)
 report: second -> Ok(1)
 stored: 1 messages besides the warm-up'
