@@ -95,7 +95,7 @@ impl<W: Write> Screen<W> {
             None => line(event.attribute("type").unwrap_or("(no type)")).replacen("com.attio.", "", 1),
         };
         let width = if (self.columns)().is_some_and(|columns| columns >= WIDE) { 36 } else { 8 };
-        let (key, id) = (line(&event.key_text()), line(event.attribute("id").unwrap_or("(no id)")));
+        let (key, id) = (line(event.key_text()), line(event.attribute("id").unwrap_or("(no id)")));
         let topic = &event.topic;
         format!("{DIM}  -> {topic:<24} {key:<width$.width$}  {kind:<27} {id:.width$}{DIM:#}\n")
     }

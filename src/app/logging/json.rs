@@ -103,7 +103,7 @@ fn push_time(line: &mut String, at: OffsetDateTime) {
 
 fn push_string(line: &mut String, text: &str) {
     // No early exit: a loop over all bytes is vectorised.
-    let needs_escape = |byte: u8| (byte < b' ') | (byte > b'~') | (byte == b'"') | (byte == b'\\');
+    let needs_escape = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'"') | (byte == b'\\');
     if text.bytes().fold(false, |found, byte| found | needs_escape(byte)) {
         line.push_str(&printable::lines(&serde_json::to_string(text).expect(IN_MEMORY)));
     } else {
