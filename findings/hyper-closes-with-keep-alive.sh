@@ -5,8 +5,7 @@
 # Expected   A handler that sets `Connection: close` gets exactly that header on the wire, as it does for HTTP/1.1.
 # Observed   For an HTTP/1.0 request with `Connection: keep-alive` the answer carries `connection: close, keep-alive`,
 #            and hyper then closes. A client that looks for `keep-alive` counts on a connection that is going away.
-#            A server that speaks HTTP/1.0 has to take
-#            the request's own `Connection` header out before hyper sees it.
+#            A server that speaks HTTP/1.0 has to take the request's own `Connection` header out before hyper sees it.
 #
 # Exits 0 while the behaviour is as described, 1 when it has changed. Needs cargo.
 set -eu
