@@ -1,9 +1,9 @@
 //! A progress bar for verbs that work through a known number of items. It is drawn on standard error,
 //! and only if that is a terminal.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use super::print;
 
@@ -14,8 +14,12 @@ impl Progress {
     /// A bar from 0 to `total`. Hidden unless standard error is a terminal.
     pub fn new(total: usize) -> Self {
         let bar = ProgressBar::new(total as u64);
-        if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}") {
-            bar.set_style(style.progress_chars("## "));
+        let rate = |state: &ProgressState, out: &mut dyn Write| {
+            // Writing to the line cannot fail.
+            let _ = write!(out, "{:.1}/s", state.per_sec());
+        };
+        if let Ok(style) = ProgressStyle::with_template("[{bar:24}] {pos}/{len}  {rate}, {eta} left  {msg}") {
+            bar.set_style(style.progress_chars("## ").with_key("rate", rate));
         }
         Self(bar)
     }
