@@ -78,6 +78,37 @@ pub struct Verified {
     secret: Arc<str>,
 }
 
+/// What the CloudEvents of one delivery say of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// The workspace of the source's configuration, for events that name none.
+    pub workspace_id: Option<&'a str>,
+    /// When the delivery was received.
+    pub received_at: OffsetDateTime,
+    /// The usable idempotency key.
+    pub idempotency_key: Option<&'a str>,
+    /// The webhook that fired.
+    pub webhook_id: Option<&'a str>,
+}
+
+impl<'a> Context<'a> {
+    /// The same for an event that may name its workspace.
+    pub fn of_workspace(self, id: Option<&'a str>) -> Self {
+        Self { workspace_id: id.or(self.workspace_id), ..self }
+    }
+
+    /// The CloudEvents `source` in two parts: `https://attio.com/workspaces/<id>`, or a URN where no workspace is
+    /// known.
+    pub fn source_uri(self) -> [&'a str; 2] {
+        match self.workspace_id {
+            Some(id) => ["https://attio.com/workspaces/", id],
+            None => ["urn:attio-bridge:", self.source],
+        }
+    }
+}
+
 /// A share of the in-flight limits, released when its last clone is dropped.
 pub type Permit = Arc<dyn Send + Sync>;
 

@@ -207,17 +207,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_hint() {
         use crate::pipeline::parse::Unusable;
-        let slugs = [
-            Unusable::NotJson,
-            Unusable::TooDeep,
-            Unusable::NotAnEvent,
-            Unusable::TooManyEvents,
-            Unusable::NotAnObject,
-            Unusable::NoEventType,
-            Unusable::DuplicateMember,
-            Unusable::UnusableId,
-        ]
-        .map(Unusable::slug);
+        let slugs = Unusable::ALL.map(Unusable::slug);
         for slug in slugs.into_iter().chain(["rejected_by_broker"]) {
             assert!(!hint(slug).contains("newer bridge quarantined it"), "{slug}");
         }

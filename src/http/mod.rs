@@ -1,12 +1,12 @@
 //! The HTTP edge: turns requests into deliveries, and outcomes into answers, log lines and metrics.
 
-pub mod listen;
-pub mod connection;
-pub mod admission;
-pub mod receive;
-pub mod record;
+pub(crate) mod listen;
+pub(crate) mod connection;
+mod admission;
+mod receive;
+mod record;
 pub mod respond;
-pub mod admin;
+pub(crate) mod admin;
 
 use std::sync::Arc;
 use std::time::Duration;

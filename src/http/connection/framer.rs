@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::head::{BareLineEnd, BodyFraming, HeadParser, Refusal, line};
+use super::head::{BodyFraming, HeadParser, Refusal, line};
 
 /// What the bytes at the front of the buffer belong to.
 #[derive(Debug)]
@@ -158,12 +158,6 @@ fn synthetic_request(path: &str) -> String {
 #[error("malformed chunk")]
 pub struct MalformedChunk;
 
-impl From<BareLineEnd> for MalformedChunk {
-    fn from(_: BareLineEnd) -> Self {
-        Self
-    }
-}
-
 /// The part of a chunked body that is expected next (RFC 9112 section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -225,7 +219,7 @@ impl ChunkedBody {
                     _ => return Err(MalformedChunk),
                 },
                 Part::Size | Part::Trailer => {
-                    let Some(line) = line(rest, 0)? else {
+                    let Some(line) = line(rest, 0).map_err(|_| MalformedChunk)? else {
                         // The line is too long already, or may still end in time.
                         let possible = rest.len() <= self.spare + MAX_DIGITS + 1;
                         return if possible { Ok(at) } else { Err(MalformedChunk) };
