@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
+use crate::printable;
 use problems::warn;
 
 /// How a process ends.
@@ -172,12 +173,12 @@ fn no_color() -> bool {
 
 /// Prints data to standard output. A closed pipe is not an error.
 fn print(data: impl Display) {
-    let _ = write!(std::io::stdout().lock(), "{data}");
+    let _ = write!(std::io::stdout().lock(), "{}", printable::styled(&data.to_string()));
 }
 
 /// Prints a message to standard error.
 fn say(message: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable::lines(&message.to_string()));
 }
 
 /// Prints an error; the verb ends with [`Exit::Failed`].

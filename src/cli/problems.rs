@@ -1,13 +1,14 @@
 //! Prints the problems of a configuration: on a terminal with the position and the line in the file, otherwise
 //! one line each.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use annotate_snippets as snippets;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::{no_color, say};
 use crate::config::{Origin, Problem, Problems};
+use crate::printable::styled;
 
 /// Prints every problem, and the warnings found with them.
 pub fn print(problems: &Problems) {
@@ -16,9 +17,9 @@ pub fn print(problems: &Problems) {
         return say(format_args!("error: {problems}"));
     };
     for problem in &problems.problems {
-        say(in_full(problem, Level::ERROR, &renderer));
+        show(&in_full(problem, Level::ERROR, &renderer));
     }
-    say(renderer.render(&[Group::with_title(Level::ERROR.primary_title(problems.count()))]));
+    show(&renderer.render(&[Group::with_title(Level::ERROR.primary_title(problems.count()))]));
 }
 
 /// Prints warnings.
@@ -26,10 +27,15 @@ pub fn warn(warnings: &[Problem]) {
     let renderer = terminal();
     for warning in warnings {
         match &renderer {
-            Some(renderer) => say(in_full(warning, Level::WARNING, renderer)),
+            Some(renderer) => show(&in_full(warning, Level::WARNING, renderer)),
             None => say(format_args!("warning: {warning}")),
         }
     }
+}
+
+/// Prints rendered text with its colours.
+fn show(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", styled(text));
 }
 
 /// The renderer for a terminal; none if stderr is not one.
