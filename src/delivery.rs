@@ -68,6 +68,11 @@ pub struct Headers {
     pub idempotency_key: Header,
 }
 
+/// A text without one pair of quotes around it.
+pub fn unquoted(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
+}
+
 /// State of a delivery whose signature has not been checked.
 #[derive(Debug)]
 pub struct Unverified;
@@ -183,7 +188,7 @@ impl Delivery<Verified> {
     pub fn idempotency_key(&self) -> Option<&str> {
         let Header::Once(bytes) = &self.headers.idempotency_key else { return None };
         let text = std::str::from_utf8(bytes).ok()?;
-        let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+        let text = unquoted(text);
         let usable = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         usable.then_some(text)
     }

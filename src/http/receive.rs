@@ -51,7 +51,7 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
                 .unwrap_or_else(|_| respond::problem(Reason::Internal, None))
         }
     };
-    if edge.drain.is_cancelled() { respond::closing(response) } else { response }
+    if edge.stages.unready.is_cancelled() { respond::closing(response) } else { response }
 }
 
 /// Runs the pipeline and records the outcome.
@@ -84,13 +84,14 @@ async fn read(
     if let Some(refusal) = head.extensions.remove::<Refusal>() {
         return Err((refusal, None));
     }
-    let admitted = source.ok_or(Reason::UnknownSource).and_then(|source| Ok((source, edge.admit(&head)?)));
+    let source = source.ok_or_else(|| edge.unknown_source(head.uri.path()));
+    let admitted = source.and_then(|source| Ok((source, edge.admit(&head)?)));
     let (source, (headers, mut permit)) = match admitted {
         Ok(admitted) => admitted,
-        Err(reason) => {
+        Err(refusal) => {
             // Reading the body would send a 100 to a sender that waits for one.
             let unread = (!head.headers.contains_key(header::EXPECT)).then_some(body);
-            return Err((reason.into(), unread));
+            return Err((refusal, unread));
         }
     };
     let reading = collect(edge, body, &mut permit, head_at + edge.options.body_timeout / PROMPT);

@@ -97,6 +97,12 @@ impl Enqueuer<'_> {
     fn enqueue_event(&self, index: Option<usize>, event: &Event<'_>) -> PendingEvent {
         let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
         if !self.source.filter.load().passes(event) {
+            tracing::debug!(
+                source = self.source.name.as_str(),
+                category,
+                index,
+                "event dropped by the filter"
+            );
             let state = State::Done(EventResult::Filtered);
             return PendingEvent { index, category, raw: None, state, unidentified: false };
         }
@@ -142,7 +148,16 @@ impl Enqueuer<'_> {
             // The retry publishes what was not enqueued in time.
             return State::Done(EventResult::Failed(answer_overdue()));
         }
-        match self.stages.dedup.begin(identity.key, identity.repeatable) {
+        let lookup = self.stages.dedup.begin(identity.key, identity.repeatable);
+        tracing::debug!(
+            id = identity.id,
+            dedup = lookup.result(),
+            address = &*destination.address,
+            subject = &*destination.subject,
+            delivery_id = self.delivery.idempotency_key(),
+            "event"
+        );
+        match lookup {
             Lookup::Hit => State::Done(EventResult::Duplicate),
             // The publish in flight may still succeed once the bus is up, but this delivery does not wait for it.
             Lookup::Joined(_) if self.stages.bus.state() == BusState::Down => {

@@ -133,7 +133,7 @@ impl RequestFramer {
                 Event::Head
             }
             Err(refusal) => {
-                let request = synthetic_request(parser.path(&self.buffer).unwrap_or("/"));
+                let request = synthetic_request(&self.buffer, parser.path(&self.buffer).unwrap_or("/"));
                 self.buffer = BytesMut::from(&*request);
                 self.ready = self.buffer.len();
                 self.state = State::Closed;
@@ -148,9 +148,11 @@ impl RequestFramer {
 }
 
 /// The request that hyper receives in place of one whose head was refused. It goes through the router like
-/// any other, so the refusal is counted, logged and answered after the answers before it.
-fn synthetic_request(path: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+/// any other, so the refusal is counted, logged and answered after the answers before it: without a body if the
+/// request was a HEAD.
+fn synthetic_request(refused: &[u8], path: &str) -> String {
+    let method = if refused.starts_with(b"HEAD ") { "HEAD" } else { "POST" };
+    format!("{method} {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
 /// A chunked body is malformed.

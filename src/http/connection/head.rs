@@ -179,11 +179,14 @@ fn framing(request: &Request<'_, '_>, http_10: bool) -> Result<BodyFraming, Refu
     }
 }
 
-/// Digits only. A number that overflows is a body that is too large.
+/// Digits only. A number that overflows, or that hyper would refuse itself, is a body that is too large.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     match digits {
         None | Some("") => Err(bad("malformed Content-Length")),
-        Some(digits) => digits.parse().map_err(|_| Reason::BodyTooLarge.into()),
+        Some(digits) => match digits.parse() {
+            Ok(length) if length <= i64::MAX as u64 => Ok(length),
+            _ => Err(Reason::BodyTooLarge.into()),
+        },
     }
 }
