@@ -148,6 +148,7 @@ impl Enqueuer<'_> {
             // The retry publishes what was not enqueued in time.
             return State::Done(EventResult::Failed(answer_overdue()));
         }
+        self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
         let lookup = self.stages.dedup.begin(identity.key, identity.repeatable);
         tracing::debug!(
             id = identity.id,

@@ -18,7 +18,7 @@ use crate::support::fixtures;
 use crate::support::logs::Logs;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
-use crate::support::wait::eventually;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// A delivery of one event, the same every time.
 fn event() -> Request {
