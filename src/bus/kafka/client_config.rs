@@ -13,6 +13,7 @@ use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
 use super::options::{Options, check_property, owned_property, reason};
+use crate::bounded_file;
 use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;
 
@@ -26,8 +27,9 @@ const DEFAULTS: [(&str, &str); 11] = [
     ("retry.backoff.ms", "50"),
     ("retry.backoff.max.ms", "500"),
     ("socket.keepalive.enable", "true"),
-    // A silent peer is given up after this, well before the publish timeout.
-    ("socket.timeout.ms", "10000"),
+    // A silent peer is given up after this, and at most a second later: soon enough that a message on a connection
+    // that something in the network has dropped is sent again on a new one within http.answer_timeout.
+    ("socket.timeout.ms", "2500"),
     ("socket.connection.setup.timeout.ms", "10000"),
     // How long messages of a topic that seems missing are held before they are refused.
     ("topic.metadata.propagation.max.ms", "2000"),
@@ -142,7 +144,11 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
 
 fn readable(key: &'static str, path: Option<&Path>) -> Result<(), StartError> {
     let Some(path) = path else { return Ok(()) };
-    std::fs::read(path).map(drop).map_err(|source| StartError::File { key, path: path.into(), source })
+    bounded_file::check(path, bounded_file::MAX_BYTES).map_err(|source| StartError::File {
+        key,
+        path: path.into(),
+        source,
+    })
 }
 
 /// Checks that the client that publishes can be created from these options, without contacting a broker.
