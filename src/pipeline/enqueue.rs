@@ -156,11 +156,11 @@ impl Enqueuer<'_> {
         quarantined: bool,
         event: impl FnOnce() -> CloudEvent,
     ) -> State {
+        self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
         if self.delivery.time_left().is_zero() {
             // The retry publishes what was not enqueued in time.
             return State::Done(EventResult::Failed(answer_overdue()));
         }
-        self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
         match self.stages.dedup.begin(identity.key, identity.repeatable) {
             Lookup::Hit => State::Done(EventResult::Duplicate),
             // The publish in flight may still succeed once the bus is up, but this delivery does not wait for it.
@@ -172,6 +172,8 @@ impl Enqueuer<'_> {
             Lookup::Miss(in_flight, ack) => {
                 let metrics = Arc::clone(&self.stages.publish_metrics[&destination.address]);
                 let handle = PublishHandle::new(Box::new(in_flight), metrics, self.delivery.permit.clone());
+                let Destination { address, subject } = &**destination;
+                tracing::debug!(id = &*identity.id, %address, %subject, "publishing");
                 let message = Message {
                     destination: Arc::clone(destination),
                     event: event(),
