@@ -118,13 +118,17 @@ impl PublishMetrics {
 pub struct BusMetrics {
     /// 1 while the broker is reachable.
     pub up: IntGauge,
-    /// Times the client was rebuilt after a fatal error.
+    /// Times the client was rebuilt after a fatal error, or the broker's data was replaced.
     pub rebuilds: IntCounter,
 }
 
 impl BusMetrics {
     fn new(r: &Families, bus: &str) -> Self {
-        let rebuilds = r.counters("bus_rebuilds_total", "Clients rebuilt after a fatal error.", &["bus"]);
+        let rebuilds = r.counters(
+            "bus_rebuilds_total",
+            "Clients rebuilt after a fatal error, and times the broker's data was replaced.",
+            &["bus"],
+        );
         Self {
             up: r.gauges("bus_up", "1 while the broker is reachable.", &["bus"]).with_label_values(&[bus]),
             rebuilds: rebuilds.with_label_values(&[bus]),
