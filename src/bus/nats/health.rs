@@ -356,7 +356,7 @@ impl Health {
     pub(super) fn data_lost(&self) {
         self.acknowledged.store(0, Ordering::Release);
         self.data_losses.fetch_add(1, Ordering::AcqRel);
-        self.metrics.rebuilds.inc();
+        self.metrics.identity_changes.inc();
     }
 
     /// How often that was found.
