@@ -73,8 +73,6 @@ pub(super) struct Health {
     acknowledged: AtomicU64,
     /// Acks that did not come in time, since the last one that did.
     timeouts: AtomicU64,
-    /// Times that the stream was found without what it had acknowledged.
-    data_losses: AtomicU64,
     servers: String,
     metrics: BusMetrics,
     wake_monitor: Notify,
@@ -85,7 +83,7 @@ impl Health {
     pub(super) fn new(servers: String, metrics: BusMetrics) -> Self {
         metrics.up.set(0);
         let (known, lost, wake_monitor, violations) = Default::default();
-        let (losses, in_flight, acknowledged, timeouts, data_losses) = Default::default();
+        let (losses, in_flight, acknowledged, timeouts) = Default::default();
         Self {
             known,
             losses,
@@ -93,7 +91,6 @@ impl Health {
             in_flight,
             acknowledged,
             timeouts,
-            data_losses,
             servers,
             metrics,
             wake_monitor,
@@ -355,13 +352,12 @@ impl Health {
     /// The stream does not have what it had acknowledged.
     pub(super) fn data_lost(&self) {
         self.acknowledged.store(0, Ordering::Release);
-        self.data_losses.fetch_add(1, Ordering::AcqRel);
         self.metrics.identity_changes.inc();
     }
 
     /// How often that was found.
     pub(super) fn data_losses(&self) -> u64 {
-        self.data_losses.load(Ordering::Acquire)
+        self.metrics.identity_changes.get()
     }
 
     pub(super) fn enqueued(&self) {
