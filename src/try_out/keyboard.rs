@@ -22,7 +22,7 @@ const SUSPEND: i32 = 20;
 /// Keys that were pressed and not yet handled.
 const QUEUE: usize = 64;
 
-/// How often a process in the background looks whether it is in the foreground again.
+/// How often it looks whether the process is in the foreground, where it was not.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The same for a read, in tenths of a second.
@@ -93,42 +93,34 @@ impl Terminal {
     /// Passes keys on until it is closed.
     fn read(&self, keys: &mpsc::Sender<Key>) {
         let mut bytes = [0; 64];
-        while self.enter().unwrap_or(true) {
-            match rustix::io::read(io::stdin(), &mut bytes) {
-                Ok(count) if *self.state.lock() == State::Open => {
-                    for key in parse(&bytes[..count]) {
-                        // More keys than are handled are dropped.
-                        let _ = keys.try_send(key);
-                    }
-                }
-                Ok(_) => {}
-                Err(_) => thread::sleep(LOOK),
+        while *self.state.lock() != State::Closed {
+            if !self.take() {
+                thread::sleep(LOOK);
+                continue;
+            }
+            let count = rustix::io::read(io::stdin(), &mut bytes).unwrap_or_default();
+            for key in parse(&bytes[..count]) {
+                // More keys than are handled are dropped.
+                let _ = keys.try_send(key);
             }
         }
     }
 
-    /// Waits until keys can be read, and sets the mode for it: a shell may have changed it while the process was
-    /// suspended. False once closed.
-    fn enter(&self) -> io::Result<bool> {
-        loop {
-            let state = self.state.lock();
-            match *state {
-                State::Closed => return Ok(false),
-                State::Open if is_in_foreground() => {
-                    let mut mode = tcgetattr(io::stdin())?;
-                    if mode.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO) {
-                        mode.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
-                        mode.special_codes[SpecialCodeIndex::VMIN] = 0;
-                        mode.special_codes[SpecialCodeIndex::VTIME] = READ;
-                        tcsetattr(io::stdin(), OptionalActions::Now, &mode)?;
-                    }
-                    return Ok(true);
-                }
-                State::Open | State::Suspended => {}
-            }
-            drop(state);
-            thread::sleep(LOOK);
+    /// Sets the mode for single keys, which a shell may have changed, if the process is in the foreground: elsewhere a
+    /// read would suspend it. Whether keys can be read.
+    fn take(&self) -> bool {
+        let state = self.state.lock();
+        if *state != State::Open || !is_in_foreground() {
+            return false;
         }
+        let Ok(mut mode) = tcgetattr(io::stdin()) else { return false };
+        if !mode.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO) {
+            return true;
+        }
+        mode.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO);
+        mode.special_codes[SpecialCodeIndex::VMIN] = 0;
+        mode.special_codes[SpecialCodeIndex::VTIME] = READ;
+        tcsetattr(io::stdin(), OptionalActions::Now, &mode).is_ok()
     }
 }
 
@@ -136,15 +128,24 @@ fn is_in_foreground() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Restores the mode before each suspension, which then happens.
+/// Restores the mode before each suspension, which then happens, and takes the terminal again after it: the reading
+/// thread may have been caught in a read of a whole line.
 async fn suspend(terminal: Arc<Terminal>, mut signals: tokio::signal::unix::Signal) {
-    while signals.recv().await.is_some() {
-        terminal.leave(State::Suspended);
-        // It continues here.
-        let _ = kill_process(getpid(), Signal::STOP);
-        let mut state = terminal.state.lock();
-        if *state == State::Suspended {
-            *state = State::Open;
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = signals.recv() => {
+                terminal.leave(State::Suspended);
+                // It continues here.
+                let _ = kill_process(getpid(), Signal::STOP);
+                let mut state = terminal.state.lock();
+                if *state == State::Suspended {
+                    *state = State::Open;
+                }
+            }
+            _ = look.tick() => {
+                terminal.take();
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ use attio_bridge::signing::{Payload, Scheme, SignedRequest};
 use serde_json::Value;
 
 use crate::support::terminal::Terminal;
+use crate::support::wait::eventually_blocking;
 use crate::support::{kafka, nats};
 
 /// On a free port.
@@ -353,6 +354,22 @@ fn ctrl_c_and_sigterm_restore_the_terminal() {
         let mode = &shown[shown.rfind("speed ").expect("stty -a")..];
         assert!(mode.contains(" icanon") && mode.contains(" echo "), "{mode}");
     }
+}
+
+#[test]
+fn ctrl_z_restores_the_terminal_and_keys_work_after_it() {
+    let mut terminal = Terminal::start(80, &[&ON_A_FREE_PORT[..], &["--rate", "20"]].concat());
+    terminal.shows(1, "? keys  q quit");
+    eventually_blocking("single keys are read", || !terminal.is_restored());
+    terminal.press("\x1a");
+    eventually_blocking("it is suspended", || terminal.is_stopped());
+    assert!(terminal.is_restored());
+    terminal.signal("CONT");
+    eventually_blocking("single keys are read again", || !terminal.is_restored());
+    terminal.press("?");
+    terminal.shows(1, "pause the display");
+    terminal.press("q");
+    assert_eq!(terminal.end().0, Some(0));
 }
 
 #[test]

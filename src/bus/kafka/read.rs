@@ -51,9 +51,6 @@ const OF_PRODUCERS: [&str; 16] = [
 /// How often to search for new topics and partitions.
 const DISCOVERY: Duration = Duration::from_secs(5);
 
-/// New partitions that were found and not yet assigned.
-const FOUND: usize = 1;
-
 /// One poll: the longest that a stop waits.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -194,7 +191,7 @@ fn discover(
     mut offsets: Offsets,
     stop: CancellationToken,
 ) -> mpsc::Receiver<Partitions> {
-    let (found, discovered) = mpsc::sync_channel(FOUND);
+    let (found, discovered) = mpsc::sync_channel(1);
     let config = config.clone();
     let search = move || {
         let mut consumer = None;

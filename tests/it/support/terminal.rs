@@ -48,15 +48,35 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).and_then(|()| self.keys.flush()).expect("it reads keys");
     }
 
-    /// Sends a signal to the program.
-    pub fn signal(&self, name: &str) {
-        let children = |parent: u32| {
+    /// The program's process.
+    fn program(&self) -> u32 {
+        let child = |parent: u32| {
             let file = format!("/proc/{parent}/task/{parent}/children");
             let text = std::fs::read_to_string(file).expect("it runs");
             text.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("it has a child")
         };
-        let program: u32 = children(children(self.child.id()));
-        assert!(Command::new("kill").args(["-s", name, &program.to_string()]).status().unwrap().success());
+        child(child(self.child.id()))
+    }
+
+    /// Sends a signal to the program.
+    pub fn signal(&self, name: &str) {
+        let program = self.program().to_string();
+        assert!(Command::new("kill").args(["-s", name, &program]).status().unwrap().success());
+    }
+
+    /// Whether the program is stopped.
+    pub fn is_stopped(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.program())).expect("it runs");
+        status.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    }
+
+    /// Whether input comes a line at a time and is echoed.
+    pub fn is_restored(&self) -> bool {
+        let terminal = format!("/proc/{}/fd/0", self.program());
+        let output = Command::new("stty").args(["-a", "-F", &terminal]).output().expect("stty runs");
+        let mode = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(mode.contains("icanon"), "{output:?}");
+        !mode.contains("-icanon") && !mode.contains("-echo ")
     }
 
     /// Everything that was written to it, without sequences that move the cursor or set colours. A line that was drawn
