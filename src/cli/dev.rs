@@ -49,8 +49,11 @@ const FREE_PORT: &str = "127.0.0.1:0";
 /// How long a stop waits for acks: everything was answered before, or the broker is away.
 const DRAIN_TIMEOUT: &str = "1s";
 
-/// On the screen an outage is shown by the answers.
-const QUIET: &str = "librdkafka=off,rdkafka=off";
+/// Without a terminal the output shows every answer.
+const IN_LINES: &str = "attio_bridge::http=error";
+
+/// On the screen an outage is shown by the answers, too.
+const ON_SCREEN: &str = "librdkafka=off,rdkafka=off";
 
 /// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
@@ -125,10 +128,9 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     };
     let footer = ProgressBar::with_draw_target(None, footer);
     let mut environment = input.environment.clone();
-    if on_terminal {
-        // The screen shows what fails; more only if it is asked for.
-        environment.entry("RUST_LOG".into()).or_insert_with(|| QUIET.into());
-    }
+    // What is shown already is logged only if it is asked for.
+    let shown = if on_terminal { ON_SCREEN } else { IN_LINES };
+    environment.entry("RUST_LOG".into()).or_insert_with(|| shown.into());
     let level = if on_terminal { "error" } else { "warn" };
     let options = LogOptions { level, format: LogFormat::Text };
     let log = match logging::start_on(AboveFooter(footer.clone()), options, &environment) {
