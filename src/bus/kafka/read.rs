@@ -1,8 +1,9 @@
 //! The reader: a consumer that assigns itself every partition. It never joins its group, so that it leaves
 //! none behind, and commits nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,24 +30,10 @@ type Consumer = BaseConsumer<Notes>;
 const GROUP: &str = "attio-bridge-reader";
 
 /// Properties that only producers have.
-const OF_PRODUCERS: [&str; 16] = [
-    "acks",
-    "enable.idempotence",
-    "partitioner",
-    "message.timeout.ms",
-    "linger.ms",
-    "batch.size",
-    "batch.num.messages",
-    "compression.codec",
-    "compression.type",
-    "compression.level",
-    "queue.buffering.max.messages",
-    "queue.buffering.max.kbytes",
-    "message.send.max.retries",
-    "retries",
-    "delivery.timeout.ms",
-    "statistics.interval.ms",
-];
+const OF_PRODUCERS: &str = "acks enable.idempotence partitioner message.timeout.ms linger.ms batch.size \
+                            batch.num.messages compression.codec compression.type compression.level \
+                            queue.buffering.max.messages queue.buffering.max.kbytes message.send.max.retries retries \
+                            delivery.timeout.ms statistics.interval.ms";
 
 /// How often to search for new topics and partitions.
 const DISCOVERY: Duration = Duration::from_secs(5);
@@ -100,7 +87,7 @@ fn broken(reason: impl Into<String>) -> ReadError {
 
 fn config(options: &Options) -> Result<ClientConfig, StartError> {
     let mut config = client_config(options)?;
-    for name in OF_PRODUCERS {
+    for name in OF_PRODUCERS.split(' ') {
         config.remove(name);
     }
     config
@@ -127,7 +114,8 @@ fn config(options: &Options) -> Result<ClientConfig, StartError> {
 struct Worker {
     consumer: Consumer,
     offsets: Offsets,
-    follow: bool,
+    /// The configuration of the client that searches for new topics; none if the reader ends where they end now.
+    search: Option<ClientConfig>,
 }
 
 impl Worker {
@@ -147,13 +135,26 @@ impl Worker {
             }
             missing => tracing::debug!("{}", no_topics(missing)),
         }
-        Ok(Self { consumer, offsets, follow: plan.follow })
+        Ok(Self { consumer, offsets, search: plan.follow.then_some(config) })
     }
 
     fn run(mut self, sink: &Sink, stop: &CancellationToken) {
-        let mut discovered = Instant::now();
+        let follow = self.search.is_some();
+        let (found, new) = channel();
+        if let Some(config) = self.search.take() {
+            let (topics, known) =
+                (self.offsets.topics.clone(), self.offsets.partitions.keys().cloned().collect());
+            let stop = stop.clone();
+            // It ends with the reader. Without it there is nothing new to read.
+            let started = thread::Builder::new()
+                .name("kafka-discovery".into())
+                .spawn(move || discover(&config, &topics, known, &found, &stop));
+            if let Err(error) = started {
+                tracing::warn!("no search for new topics: {error}");
+            }
+        }
         while !stop.is_cancelled() {
-            if !self.follow && self.offsets.are_at_end() {
+            if !follow && self.offsets.are_at_end() {
                 return;
             }
             match self.consumer.poll(POLL) {
@@ -173,14 +174,48 @@ impl Worker {
                 Some(Err(error)) => tracing::debug!("reading: {error}"),
                 None => {}
             }
-            if self.follow && discovered.elapsed() >= DISCOVERY {
-                // What is new is younger than the reader.
-                if let Err(error) = self.offsets.assign(&self.consumer, Begin::Beginning) {
-                    tracing::warn!("searching for new topics: {error}");
+            if let Ok(mut partitions) = new.try_recv() {
+                self.offsets.partitions.append(&mut partitions);
+                if let Err(error) = self.offsets.assign(&self.consumer) {
+                    tracing::warn!("new partitions cannot be read: {error}");
                 }
-                discovered = Instant::now();
             }
         }
+    }
+}
+
+/// Searches for new topics and partitions until the reader ends, with a client of its own: on the reader's
+/// connection each answer would wait for an open fetch.
+fn discover(
+    config: &ClientConfig,
+    topics: &[Arc<str>],
+    mut known: BTreeSet<(String, i32)>,
+    found: &Sender<Partitions>,
+    stop: &CancellationToken,
+) {
+    let client = match Consumer::from_config_and_context(config, Notes::default()) {
+        Ok(client) => client,
+        Err(error) => return tracing::warn!("no search for new topics: {error}"),
+    };
+    let mut searched = Instant::now();
+    while !stop.is_cancelled() {
+        if searched.elapsed() < DISCOVERY {
+            // Its errors are reported by polling.
+            drop(client.poll(POLL));
+            continue;
+        }
+        // What is new is younger than the reader.
+        match search(&client, topics, &known, Begin::Beginning) {
+            Ok((_, partitions)) if partitions.is_empty() => {}
+            Ok((_, partitions)) => {
+                known.extend(partitions.keys().cloned());
+                if found.send(partitions).is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::warn!("searching for new topics: {error}"),
+        }
+        searched = Instant::now();
     }
 }
 
@@ -190,9 +225,13 @@ fn assign(offsets: &mut Offsets, consumer: &Consumer, begin: Begin) -> KafkaResu
     let (within, pause) = LEADERS;
     let deadline = Instant::now() + within;
     loop {
-        match offsets.assign(consumer, begin) {
+        match search(consumer, &offsets.topics, &BTreeSet::new(), begin) {
             Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(pause),
-            assigned => return assigned,
+            Err(error) => return Err(error),
+            Ok((missing, partitions)) => {
+                (offsets.missing, offsets.partitions) = (missing, partitions);
+                return offsets.assign(consumer);
+            }
         }
     }
 }
@@ -257,12 +296,14 @@ struct Offsets {
     topics: Vec<Arc<str>>,
     /// Topics that do not exist, or that this user may not see.
     missing: Vec<Arc<str>>,
-    partitions: BTreeMap<(String, i32), Progress>,
+    partitions: Partitions,
 }
+
+type Partitions = BTreeMap<(String, i32), Progress>;
 
 impl Offsets {
     fn new(topics: Vec<Arc<str>>) -> Self {
-        Self { topics, missing: Vec::new(), partitions: BTreeMap::new() }
+        Self { topics, missing: Vec::new(), partitions: Partitions::new() }
     }
 
     /// A message was read.
@@ -287,41 +328,50 @@ impl Offsets {
         self.partitions.values().all(|progress| progress.next >= progress.end)
     }
 
-    /// Assigns every partition that exists; new ones begin at `begin`.
-    fn assign(&mut self, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
-        let mut new = Vec::new();
-        self.missing.clear();
-        // By name, because a list of all topics can be long.
-        for topic in &self.topics {
-            let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
-            let found = metadata.topics().iter().find(|found| found.name() == &**topic);
-            let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
-                self.missing.push(Arc::clone(topic));
-                continue;
-            };
-            let partitions = found.partitions().iter().map(|partition| (topic.to_string(), partition.id()));
-            new.extend(partitions.filter(|partition| !self.partitions.contains_key(partition)));
-        }
-        if new.is_empty() {
+    /// Assigns every partition, each at what is to be read next.
+    fn assign(&self, consumer: &Consumer) -> KafkaResult<()> {
+        if self.partitions.is_empty() {
             return Ok(());
         }
-        let mut added = BTreeMap::new();
-        for (topic, partition) in new {
-            let (first, end) = consumer.fetch_watermarks(&topic, partition, REQUEST)?;
-            let next = match begin {
-                Begin::Beginning => first,
-                Begin::At(time) => offset_at(consumer, &topic, partition, time)?.unwrap_or(end),
-                Begin::Now => end,
-            };
-            added.insert((topic, partition), Progress { next, end });
-        }
-        self.partitions.append(&mut added);
         let mut list = TopicPartitionList::with_capacity(self.partitions.len());
         for ((topic, partition), progress) in &self.partitions {
             list.add_partition_offset(topic, *partition, Offset::Offset(progress.next))?;
         }
         consumer.assign(&list)
     }
+}
+
+/// The topics that do not exist, and every partition of the others that is not known yet.
+fn search(
+    consumer: &Consumer,
+    topics: &[Arc<str>],
+    known: &BTreeSet<(String, i32)>,
+    begin: Begin,
+) -> KafkaResult<(Vec<Arc<str>>, Partitions)> {
+    let (mut missing, mut partitions) = (Vec::new(), Partitions::new());
+    // By name, because a list of all topics can be long.
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+        let found = metadata.topics().iter().find(|found| found.name() == &**topic);
+        let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
+            missing.push(Arc::clone(topic));
+            continue;
+        };
+        for id in found.partitions().iter().map(|partition| partition.id()) {
+            let partition = (topic.to_string(), id);
+            if known.contains(&partition) {
+                continue;
+            }
+            let (first, end) = consumer.fetch_watermarks(topic, id, REQUEST)?;
+            let next = match begin {
+                Begin::Beginning => first,
+                Begin::At(time) => offset_at(consumer, topic, id, time)?.unwrap_or(end),
+                Begin::Now => end,
+            };
+            partitions.insert(partition, Progress { next, end });
+        }
+    }
+    Ok((missing, partitions))
 }
 
 /// The first offset of that time or later; none if every message is older.
