@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::secret::{self, SecretFile};
+use super::types::{is_same_url, normalized};
 use super::{Client, Created, Subscription, Webhook};
 use crate::atomic_file::PendingFile;
+use crate::bounded_file;
 
 /// The id of no workspace.
 const NO_WORKSPACE: &str = "00000000-0000-0000-0000-000000000000";
@@ -119,8 +121,9 @@ pub struct Journal {
 
 /// Whether a URL is that of a successor for a target URL: a rotation is in progress there.
 pub fn is_successor(url: &str, target_url: &str) -> bool {
-    url.strip_prefix(target_url)
-        .is_some_and(|query| query.get(1..).is_some_and(|query| query.starts_with(SUCCESSOR_OF)))
+    let url = normalized(url);
+    let end = url.rfind(SUCCESSOR_OF).and_then(|at| url[..at].strip_suffix(['?', '&']));
+    end.is_some_and(|url| is_same_url(url, target_url))
 }
 
 impl Journal {
@@ -138,7 +141,7 @@ impl Journal {
 
     fn read(secret_file: &Path) -> Result<Option<Self>, Error> {
         let path = Self::path(secret_file);
-        let read = match std::fs::read(&path) {
+        let read = match bounded_file::read(&path, bounded_file::MAX_SECRET_BYTES) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -253,11 +256,12 @@ fn copy_current(SecretPaths { current, previous }: &SecretPaths) -> Result<(), E
 fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Error> {
     let (mut old, mut successors, mut renamed) = (None, Vec::new(), None);
     for webhook in webhooks {
-        match &*webhook.target_url {
-            _ if webhook.id.webhook_id == journal.webhook_id => old = Some(webhook),
-            url if url == journal.successor_url() => successors.push(webhook),
-            url if url == journal.target_url => renamed = Some(webhook),
-            _ => {}
+        if webhook.id.webhook_id == journal.webhook_id {
+            old = Some(webhook);
+        } else if webhook.is_at(&journal.successor_url()) {
+            successors.push(webhook);
+        } else if webhook.is_at(&journal.target_url) {
+            renamed = Some(webhook);
         }
     }
     if successors.len() > 1 || (!successors.is_empty() && !new) {
@@ -298,7 +302,7 @@ fn is_disabled(webhook: &Webhook) -> bool {
 }
 
 fn read(path: &Path) -> Result<SecretString, Error> {
-    let text = std::fs::read_to_string(path);
+    let text = bounded_file::read_text(path, bounded_file::MAX_SECRET_BYTES);
     let text = text.map_err(|source| Error::File { path: path.to_owned(), source })?;
     Ok(SecretString::from(secret::without_line_end(&text).to_owned()))
 }

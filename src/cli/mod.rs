@@ -18,7 +18,6 @@ mod send;
 mod serve;
 mod sign;
 mod signer;
-mod slugs;
 mod table;
 mod tail;
 mod topics;
@@ -27,13 +26,13 @@ mod webhooks;
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
-use crate::printable;
+use crate::{printable, shutdown};
 use problems::warn;
 
 /// How a process ends.
@@ -113,7 +112,7 @@ enum Verb {
     /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
     Watch(watch::Arguments),
     /// Fetch the names of Attio's objects and lists, for events and filters
-    Slugs(slugs::Arguments),
+    Slugs(webhooks::slugs::Arguments),
     /// Print the version
     Version(about::Version),
     /// Print a shell completion script
@@ -137,6 +136,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
             return if answer.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
+    // Without it, a verb whose output is limited ends as before: by the signal.
+    let _ = shutdown::survive([shutdown::file_too_large()]);
     let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
     let ended = match verb {
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
@@ -152,7 +153,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => Ok(webhooks::run(&input(Vec::new()), arguments)),
         Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
-        Verb::Slugs(arguments) => slugs::run(&input(Vec::new()), arguments),
+        Verb::Slugs(arguments) => Ok(webhooks::slugs::run(&input(Vec::new()), arguments)),
         Verb::Version(arguments) => Ok(about::version(&arguments)),
         Verb::Completions(arguments) => Ok(about::completions(&arguments)),
         Verb::Man(arguments) => about::man(&arguments),
@@ -181,10 +182,33 @@ fn say(message: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable::lines(&message.to_string()));
 }
 
+/// Prints a message with its colours to standard error.
+fn say_styled(message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable::styled(message));
+}
+
 /// Prints an error; the verb ends with [`Exit::Failed`].
 fn fail(error: impl Display) -> Exit {
     say(format_args!("error: {error}"));
     Exit::Failed
+}
+
+/// Asks on the terminal, unless `yes`. False if the operator declines; an error if there is no terminal.
+fn confirm(question: &str, yes: bool) -> Result<bool, String> {
+    if yes {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(format!("{question} Not a terminal, so nobody can be asked: pass --yes"));
+    }
+    let _ = write!(std::io::stderr().lock(), "{} [y/N] ", printable::line(question));
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    let agreed = read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    if !agreed {
+        say("Cancelled, nothing was changed.");
+    }
+    Ok(agreed)
 }
 
 /// Loads the configuration, or prints every problem with it.

@@ -1,14 +1,13 @@
 //! Prints the problems of a configuration: on a terminal with the position and the line in the file, otherwise
 //! one line each.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use annotate_snippets as snippets;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::{no_color, say};
+use super::{no_color, say, say_styled};
 use crate::config::{Origin, Problem, Problems};
-use crate::printable::styled;
 
 /// Prints every problem, and the warnings found with them.
 pub fn print(problems: &Problems) {
@@ -17,9 +16,9 @@ pub fn print(problems: &Problems) {
         return say(format_args!("error: {problems}"));
     };
     for problem in &problems.problems {
-        show(&in_full(problem, Level::ERROR, &renderer));
+        say_styled(&in_full(problem, Level::ERROR, &renderer));
     }
-    show(&renderer.render(&[Group::with_title(Level::ERROR.primary_title(problems.count()))]));
+    say_styled(&renderer.render(&[Group::with_title(Level::ERROR.primary_title(problems.count()))]));
 }
 
 /// Prints warnings.
@@ -27,15 +26,10 @@ pub fn warn(warnings: &[Problem]) {
     let renderer = terminal();
     for warning in warnings {
         match &renderer {
-            Some(renderer) => show(&in_full(warning, Level::WARNING, renderer)),
+            Some(renderer) => say_styled(&in_full(warning, Level::WARNING, renderer)),
             None => say(format_args!("warning: {warning}")),
         }
     }
-}
-
-/// Prints rendered text with its colours.
-fn show(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", styled(text));
 }
 
 /// The renderer for a terminal; none if stderr is not one.

@@ -3,12 +3,14 @@
 use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
 
-/// A table with these headings. Each row is one line; [`render`] makes it text.
+use crate::printable;
+
+/// A table with these headings. Each row is one line, and its cells are made printable; [`render`] makes it text.
 pub fn new<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(heading);
     for cells in rows {
-        let mut row = Row::from(cells);
+        let mut row = Row::from(cells.iter().map(|cell| printable::line(cell)));
         row.max_height(1);
         table.add_row(row);
     }
