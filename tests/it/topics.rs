@@ -307,7 +307,8 @@ fn strimzi_format_prints_kafka_resources() {
     let record = &by_name["crm.record-v1"]["spec"];
     assert_eq!(record["topicName"], "Crm.record_v1");
     assert_eq!((&record["partitions"], &record["replicas"]), (&json!(6), &json!(3)));
-    assert_eq!(record["config"], json!({ "min.insync.replicas": 2, "retention.ms": 604_800_000 }));
+    let config = json!({ "cleanup.policy": "delete", "min.insync.replicas": 2, "retention.ms": 604_800_000 });
+    assert_eq!(record["config"], config);
     assert!(quarantine["spec"]["config"]["max.message.bytes"].is_u64());
     let user = by_name["crm-bridge"];
     assert_eq!(user["kind"], "KafkaUser");
