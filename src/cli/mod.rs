@@ -1,8 +1,9 @@
 //! The command line: one file or folder for each verb. It parses arguments, calls the library and prints
-//! the result. Shared: `parsers` (arguments), `bus_session` (verbs that read the bus), `table`, `progress`,
+//! the result. Shared: `parsers` (arguments), `bus_address`, `bus_session` (verbs that read the bus), `table`, `progress`,
 //! `event_line` (text for terminals).
 
 mod about;
+mod bus_address;
 mod bus_session;
 mod check;
 mod config;

@@ -1,9 +1,8 @@
 //! The reader: a consumer that assigns itself every partition. It never joins its group, so that it leaves
 //! none behind, and commits nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +36,9 @@ const OF_PRODUCERS: &str = "acks enable.idempotence partitioner message.timeout.
 
 /// How often to search for new topics and partitions.
 const DISCOVERY: Duration = Duration::from_secs(5);
+
+/// New partitions that were found and not yet assigned.
+const FOUND: usize = 1;
 
 /// One poll: the longest that a stop waits.
 const POLL: Duration = Duration::from_millis(50);
@@ -112,10 +114,10 @@ fn config(options: &Options) -> Result<ClientConfig, StartError> {
 
 /// The reading thread.
 struct Worker {
+    config: ClientConfig,
     consumer: Consumer,
     offsets: Offsets,
-    /// The configuration of the client that searches for new topics; none if the reader ends where they end now.
-    search: Option<ClientConfig>,
+    follow: bool,
 }
 
 impl Worker {
@@ -135,26 +137,13 @@ impl Worker {
             }
             missing => tracing::debug!("{}", no_topics(missing)),
         }
-        Ok(Self { consumer, offsets, search: plan.follow.then_some(config) })
+        Ok(Self { config, consumer, offsets, follow: plan.follow })
     }
 
     fn run(mut self, sink: &Sink, stop: &CancellationToken) {
-        let follow = self.search.is_some();
-        let (found, new) = channel();
-        if let Some(config) = self.search.take() {
-            let (topics, known) =
-                (self.offsets.topics.clone(), self.offsets.partitions.keys().cloned().collect());
-            let stop = stop.clone();
-            // It ends with the reader. Without it there is nothing new to read.
-            let started = thread::Builder::new()
-                .name("kafka-discovery".into())
-                .spawn(move || discover(&config, &topics, known, &found, &stop));
-            if let Err(error) = started {
-                tracing::warn!("no search for new topics: {error}");
-            }
-        }
+        let discovered = self.follow.then(|| discover(&self.config, self.offsets.clone(), stop.clone()));
         while !stop.is_cancelled() {
-            if !follow && self.offsets.are_at_end() {
+            if !self.follow && self.offsets.are_at_end() {
                 return;
             }
             match self.consumer.poll(POLL) {
@@ -174,49 +163,52 @@ impl Worker {
                 Some(Err(error)) => tracing::debug!("reading: {error}"),
                 None => {}
             }
-            if let Ok(mut partitions) = new.try_recv() {
-                self.offsets.partitions.append(&mut partitions);
+            if let Some(added) = discovered.as_ref().and_then(|discovered| discovered.try_recv().ok()) {
+                self.offsets.partitions.extend(added);
                 if let Err(error) = self.offsets.assign(&self.consumer) {
-                    tracing::warn!("new partitions cannot be read: {error}");
+                    tracing::warn!("reading new partitions: {error}");
                 }
             }
         }
     }
 }
 
-/// Searches for new topics and partitions until the reader ends, with a client of its own: on the reader's
-/// connection each answer would wait for an open fetch.
+/// Searches for new topics and partitions, on a thread and a connection of its own: on the reader's connection each
+/// request waits behind a fetch that the broker holds open.
 fn discover(
     config: &ClientConfig,
-    topics: &[Arc<str>],
-    mut known: BTreeSet<(String, i32)>,
-    found: &Sender<Partitions>,
-    stop: &CancellationToken,
-) {
-    let client = match Consumer::from_config_and_context(config, Notes::default()) {
-        Ok(client) => client,
-        Err(error) => return tracing::warn!("no search for new topics: {error}"),
-    };
-    let mut searched = Instant::now();
-    while !stop.is_cancelled() {
-        if searched.elapsed() < DISCOVERY {
-            // Its errors are reported by polling.
-            drop(client.poll(POLL));
-            continue;
-        }
-        // What is new is younger than the reader.
-        match search(&client, topics, &known, Begin::Beginning) {
-            Ok((_, partitions)) if partitions.is_empty() => {}
-            Ok((_, partitions)) => {
-                known.extend(partitions.keys().cloned());
-                if found.send(partitions).is_err() {
-                    return;
-                }
+    mut offsets: Offsets,
+    stop: CancellationToken,
+) -> mpsc::Receiver<Partitions> {
+    let (found, discovered) = mpsc::sync_channel(FOUND);
+    let config = config.clone();
+    let search = move || {
+        let mut consumer = None;
+        let mut searched = Instant::now();
+        while !stop.is_cancelled() {
+            thread::sleep(POLL);
+            if searched.elapsed() < DISCOVERY {
+                continue;
             }
-            Err(error) => tracing::warn!("searching for new topics: {error}"),
+            // What is new is younger than the reader.
+            let searching = match &consumer {
+                Some(consumer) => offsets.search(consumer, Begin::Beginning, &stop),
+                None => Consumer::from_config_and_context(&config, Notes::default())
+                    .and_then(|new| offsets.search(consumer.insert(new), Begin::Beginning, &stop)),
+            };
+            match searching {
+                Ok(added) if added.is_empty() => {}
+                // The reader may have ended.
+                Ok(added) => drop(found.send(added)),
+                Err(error) => tracing::warn!("searching for new topics: {error}"),
+            }
+            searched = Instant::now();
         }
-        searched = Instant::now();
+    };
+    if let Err(error) = thread::Builder::new().name("kafka-discovery".into()).spawn(search) {
+        tracing::warn!("new topics are not searched for: {error}");
     }
+    discovered
 }
 
 /// The first assignment. A partition may be without a leader for a moment: one that is new, or whose broker
@@ -225,13 +217,10 @@ fn assign(offsets: &mut Offsets, consumer: &Consumer, begin: Begin) -> KafkaResu
     let (within, pause) = LEADERS;
     let deadline = Instant::now() + within;
     loop {
-        match search(consumer, &offsets.topics, &BTreeSet::new(), begin) {
+        let searched = offsets.search(consumer, begin, &CancellationToken::new());
+        match searched.and_then(|_| offsets.assign(consumer)) {
             Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(pause),
-            Err(error) => return Err(error),
-            Ok((missing, partitions)) => {
-                (offsets.missing, offsets.partitions) = (missing, partitions);
-                return offsets.assign(consumer);
-            }
+            assigned => return assigned,
         }
     }
 }
@@ -283,7 +272,11 @@ fn item(message: &BorrowedMessage<'_>) -> Item {
     }
 }
 
+/// Partitions by topic and number.
+type Partitions = BTreeMap<(String, i32), Progress>;
+
 /// How far one partition is read.
+#[derive(Clone, Copy)]
 struct Progress {
     /// The next offset to read.
     next: i64,
@@ -292,6 +285,7 @@ struct Progress {
 }
 
 /// How far every partition of the topics is read.
+#[derive(Clone)]
 struct Offsets {
     topics: Vec<Arc<str>>,
     /// Topics that do not exist, or that this user may not see.
@@ -299,11 +293,9 @@ struct Offsets {
     partitions: Partitions,
 }
 
-type Partitions = BTreeMap<(String, i32), Progress>;
-
 impl Offsets {
     fn new(topics: Vec<Arc<str>>) -> Self {
-        Self { topics, missing: Vec::new(), partitions: Partitions::new() }
+        Self { topics, missing: Vec::new(), partitions: BTreeMap::new() }
     }
 
     /// A message was read.
@@ -328,50 +320,51 @@ impl Offsets {
         self.partitions.values().all(|progress| progress.next >= progress.end)
     }
 
-    /// Assigns every partition, each at what is to be read next.
-    fn assign(&self, consumer: &Consumer) -> KafkaResult<()> {
-        if self.partitions.is_empty() {
-            return Ok(());
+    /// Searches for partitions that are new, which begin at `begin`, and returns them.
+    fn search(
+        &mut self,
+        consumer: &Consumer,
+        begin: Begin,
+        stop: &CancellationToken,
+    ) -> KafkaResult<Partitions> {
+        let mut new = Vec::new();
+        self.missing.clear();
+        // By name, because a list of all topics can be long.
+        for topic in &self.topics {
+            if stop.is_cancelled() {
+                return Ok(Partitions::new());
+            }
+            let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
+            let found = metadata.topics().iter().find(|found| found.name() == &**topic);
+            let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
+                self.missing.push(Arc::clone(topic));
+                continue;
+            };
+            let partitions = found.partitions().iter().map(|partition| (topic.to_string(), partition.id()));
+            new.extend(partitions.filter(|partition| !self.partitions.contains_key(partition)));
         }
+        let mut added = Partitions::new();
+        for (topic, partition) in new {
+            let (first, end) = consumer.fetch_watermarks(&topic, partition, REQUEST)?;
+            let next = match begin {
+                Begin::Beginning => first,
+                Begin::At(time) => offset_at(consumer, &topic, partition, time)?.unwrap_or(end),
+                Begin::Now => end,
+            };
+            added.insert((topic, partition), Progress { next, end });
+        }
+        self.partitions.extend(added.clone());
+        Ok(added)
+    }
+
+    /// Reads every partition from where it was left.
+    fn assign(&self, consumer: &Consumer) -> KafkaResult<()> {
         let mut list = TopicPartitionList::with_capacity(self.partitions.len());
         for ((topic, partition), progress) in &self.partitions {
             list.add_partition_offset(topic, *partition, Offset::Offset(progress.next))?;
         }
         consumer.assign(&list)
     }
-}
-
-/// The topics that do not exist, and every partition of the others that is not known yet.
-fn search(
-    consumer: &Consumer,
-    topics: &[Arc<str>],
-    known: &BTreeSet<(String, i32)>,
-    begin: Begin,
-) -> KafkaResult<(Vec<Arc<str>>, Partitions)> {
-    let (mut missing, mut partitions) = (Vec::new(), Partitions::new());
-    // By name, because a list of all topics can be long.
-    for topic in topics {
-        let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
-        let found = metadata.topics().iter().find(|found| found.name() == &**topic);
-        let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
-            missing.push(Arc::clone(topic));
-            continue;
-        };
-        for id in found.partitions().iter().map(|partition| partition.id()) {
-            let partition = (topic.to_string(), id);
-            if known.contains(&partition) {
-                continue;
-            }
-            let (first, end) = consumer.fetch_watermarks(topic, id, REQUEST)?;
-            let next = match begin {
-                Begin::Beginning => first,
-                Begin::At(time) => offset_at(consumer, topic, id, time)?.unwrap_or(end),
-                Begin::Now => end,
-            };
-            partitions.insert(partition, Progress { next, end });
-        }
-    }
-    Ok((missing, partitions))
 }
 
 /// The first offset of that time or later; none if every message is older.
