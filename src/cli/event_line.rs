@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::paint::Paint;
+use crate::paint::{DIM, KNOWN, Paint, REFUSED, STRONG};
 use crate::pipeline::quarantine;
 
 /// Columns of a terminal whose width is unknown.
@@ -34,12 +34,12 @@ pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> St
     let before = clock.chars().count() + kind.chars().count().max(TYPE) + KEY + ID + 4;
     let rest: String = summary(event).chars().take(columns.saturating_sub(before)).collect();
     let padded = format!("{kind:<TYPE$}");
-    let kind = if in_quarantine { paint.refused(&padded) } else { paint.strong(&padded) };
+    let kind = if in_quarantine { paint.with(REFUSED, &padded) } else { paint.with(STRONG, &padded) };
     let line = format!(
         "{} {kind} {} {} {rest}",
-        paint.dim(&clock),
-        paint.known(&format!("{key:<KEY$}")),
-        paint.dim(&format!("{id:<ID$}"))
+        paint.with(DIM, &clock),
+        paint.with(KNOWN, &format!("{key:<KEY$}")),
+        paint.with(DIM, &format!("{id:<ID$}"))
     );
     line.trim_end().to_owned()
 }

@@ -29,7 +29,6 @@ Example: headers and body in separate files
 
 Exit codes: 0 it verifies and can be published, 3 it does not, 78 configuration.";
 
-/// The flags of `explain`.
 #[derive(Args)]
 #[command(
     after_help = AFTER_HELP,
@@ -59,7 +58,6 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Explains one request.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let config = load(input)?;
     let request = captured(arguments).map_err(fail)?;

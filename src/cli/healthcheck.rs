@@ -13,7 +13,6 @@ use crate::http_client::{self, HttpClient};
 const OPTIONS: http_client::Options =
     http_client::Options { timeout: Duration::from_secs(3), max_body_bytes: 1 << 20, keep_alive: false };
 
-/// The flags of `healthcheck`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: in a container's health check

@@ -1,39 +1,35 @@
 //! The command line: one file or folder for each verb. It parses arguments, calls the library and prints
-//! the result. Shared: `parsers` (arguments), `bus_session` (verbs that read the bus), `table`, `progress`,
-//! `event_line` (text for terminals).
+//! the result. Shared: `parsers` (arguments), `bus_session` (verbs that read the bus), `output` and
+//! `event_line` (what they print).
 
 mod about;
 mod bus_session;
-mod check;
 mod config;
 mod dev;
 mod event_line;
 mod explain;
 mod healthcheck;
+mod output;
 mod parsers;
-mod problems;
-mod progress;
 mod quarantine;
 mod send;
 mod serve;
 mod sign;
 mod signer;
 mod slugs;
-mod table;
 mod tail;
 mod topics;
 mod watch;
 mod webhooks;
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
-use problems::warn;
+use config::warn;
+use output::{fail, print, say};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +84,7 @@ enum Verb {
     /// Receive webhooks and publish their events until stopped
     Serve(serve::Arguments),
     /// Check the configuration, with --connect also the broker, and print every problem
-    Check(check::Arguments),
+    Check(config::CheckArguments),
     /// Print the effective configuration: each key with its value and where the value comes from
     Config(config::Arguments),
     /// Print the topics or stream to create and the permissions to grant, as commands or manifests
@@ -139,8 +135,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
     let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
     let ended = match verb {
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
-        Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
-        Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Check(arguments) => config::check(&input(Vec::new()), &arguments),
+        Verb::Config(arguments) => config::config(&input(Vec::new()), &arguments),
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => Ok(dev::run(&arguments, &input(Vec::new()))),
         Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
@@ -165,27 +161,6 @@ pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
 
-/// Whether `NO_COLOR` is set.
-fn no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
-/// Prints data to standard output. A closed pipe is not an error.
-fn print(data: impl Display) {
-    let _ = write!(std::io::stdout().lock(), "{data}");
-}
-
-/// Prints a message to standard error.
-fn say(message: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{message}");
-}
-
-/// Prints an error; the verb ends with [`Exit::Failed`].
-fn fail(error: impl Display) -> Exit {
-    say(format_args!("error: {error}"));
-    Exit::Failed
-}
-
 /// Loads the configuration, or prints every problem with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(invalid_configuration)
@@ -202,6 +177,6 @@ fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
 }
 
 fn invalid_configuration(problems: crate::config::Problems) -> Exit {
-    problems::print(&problems);
+    config::print_problems(&problems);
     Exit::Configuration
 }

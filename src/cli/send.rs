@@ -8,10 +8,9 @@ use clap::{ArgGroup, Args};
 use hyper::Uri;
 use secrecy::ExposeSecret;
 
+use super::output::{Progress, table};
 use super::parsers::read;
-use super::progress::Progress;
 use super::signer::{Flags, Signer};
-use super::table::table;
 use super::{Exit, fail, print, say};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
@@ -34,7 +33,6 @@ Example: a stream, a fifth of it duplicates
 
 Exit codes: 0 all were answered 200 or 202, 3 not all, 1 no connection could be made.";
 
-/// The flags of `send`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true).multiple(true))]
 pub struct Arguments {
@@ -99,7 +97,6 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=100_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 100000".into()) }
 }
 
-/// Sends, and prints the answers.
 pub fn run(input: &Input, arguments: &Arguments) -> Exit {
     if arguments.duplicates + arguments.batches + arguments.broken > 100 {
         say("error: --duplicates, --batches and --broken are more than 100 together");

@@ -14,7 +14,6 @@ Example: to a Kafka on this machine, with everything else at its default
 Example: with a file
   attio-bridge serve --config /etc/attio-bridge/config.toml";
 
-/// The flags of `serve`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -30,7 +29,6 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What the flags set.
     pub fn flags(&self) -> Vec<Flag> {
         let flag = |name, key, value: &Option<String>| Some(Flag { name, key, value: value.clone()? });
         let flags = [
@@ -42,7 +40,6 @@ impl Arguments {
     }
 }
 
-/// Runs the bridge.
 pub fn run(input: Input) -> Result<Exit, Exit> {
     let config = load_for_serving(&input)?;
     let log = logging::start(config.log, &input.environment)

@@ -24,7 +24,6 @@ Example: deliver a file to a bridge on this machine
 Example: the headers only, with the secret from a variable
   attio-bridge sign --secret-env ATTIO_WEBHOOK_SECRET < body.json";
 
-/// The flags of `sign`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -47,7 +46,6 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Prints the headers, or the command.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let Signer { scheme, secret } = arguments.signer.signer(input)?;
     let body = read(&arguments.body).map_err(fail)?;

@@ -13,7 +13,6 @@ const AFTER_HELP: &str = "\
 Example:
   attio-bridge slugs pull --to slugs.json";
 
-/// The verbs of `slugs`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -35,7 +34,6 @@ struct Pull {
     to: Option<PathBuf>,
 }
 
-/// Runs a verb of `slugs`.
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let Verb::Pull(Pull { to }) = arguments.verb;
     let config = load_attio(input)?;

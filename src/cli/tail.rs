@@ -6,8 +6,9 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::bus_session::{self, Session, columns, fail_read, paint, write_line};
+use super::bus_session::{self, Session, fail_read};
 use super::event_line::{DEFAULT_COLUMNS, line};
+use super::output::{columns, paint, write_line};
 use super::parsers::begin;
 use super::{Exit, fail, say};
 use crate::bus::read::{Begin, Item, Plan};

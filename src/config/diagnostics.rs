@@ -13,7 +13,7 @@ use super::files::Files;
 use super::tree::{Origin, variable};
 
 /// Below this similarity (1 is equal) a suggestion confuses more than it helps.
-const SIMILAR: f64 = 0.85;
+pub const SIMILAR: f64 = 0.85;
 
 /// Something wrong with one key, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +76,8 @@ pub struct Setting {
 /// A value that was read, with what a message about it needs.
 #[derive(Clone, Debug)]
 pub struct Given<T> {
-    /// The key's full path.
     pub key: String,
-    /// The value.
     pub value: T,
-    /// Where it came from.
     pub origin: Origin,
 }
 
@@ -88,18 +85,13 @@ pub struct Given<T> {
 #[derive(Default)]
 pub struct Diagnostics(RefCell<Findings>);
 
-/// What a load found.
 #[derive(Default)]
 pub struct Findings {
     /// What keeps the configuration from being used.
     pub problems: Vec<Problem>,
-    /// What does not.
     pub warnings: Vec<Problem>,
-    /// Every key that was read.
     pub settings: Vec<Setting>,
-    /// Every secret, by the key of its setting.
     pub secrets: BTreeMap<String, SecretString>,
-    /// Every file that was read.
     pub files: Files,
     known: Vec<String>,
     unknown: Vec<(String, Origin)>,
@@ -119,7 +111,6 @@ impl From<Findings> for Problems {
 }
 
 impl Diagnostics {
-    /// Adds a problem.
     pub fn problem(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
         self.0.borrow_mut().problems.push(problem(key, origin, message.into()));
     }
@@ -133,28 +124,23 @@ impl Diagnostics {
         }
     }
 
-    /// Adds a warning.
     pub fn warning(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
         self.0.borrow_mut().warnings.push(problem(key, origin, message.into()));
     }
 
-    /// Adds a problem with a value that was read.
     pub fn refuse<T>(&self, given: &Given<T>, message: impl Into<String>) {
         self.problem(&given.key, Some(&given.origin), message);
     }
 
-    /// Adds a warning about a value that was read.
     pub fn warn<T>(&self, given: &Given<T>, message: impl Into<String>) {
         self.warning(&given.key, Some(&given.origin), message);
     }
 
-    /// Records the effective value of a key.
     pub fn setting(&self, key: &str, value: Json, origin: Option<&Origin>) {
         let setting = Setting { key: key.to_owned(), value, origin: origin.cloned() };
         self.0.borrow_mut().settings.push(setting);
     }
 
-    /// Where the value of a key that was read came from.
     pub fn origin_of(&self, key: &str) -> Option<Origin> {
         let found = self.0.borrow();
         found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
@@ -165,7 +151,6 @@ impl Diagnostics {
         self.0.borrow_mut().secrets.insert(key.to_owned(), value);
     }
 
-    /// Records a file, before it is read.
     pub fn file(&self, path: &Path) {
         self.0.borrow_mut().files.add(path);
     }
@@ -180,7 +165,6 @@ impl Diagnostics {
         self.0.borrow_mut().unknown.push((key, origin));
     }
 
-    /// Whether there is no problem so far.
     pub fn is_good(&self) -> bool {
         self.0.borrow().problems.is_empty()
     }

@@ -13,7 +13,6 @@ use super::diagnostics::Diagnostics;
 use super::sections::is_open;
 use super::tree::{Excerpt, Node, Origin, Table, Value};
 
-/// Replaces text that is not shown.
 const HIDDEN: &str = "…";
 
 /// Parses the text of a file. Syntax errors go to the diagnostics.

@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use secrecy::{ExposeSecret, SecretString};
 
-/// The largest configuration file or slugs file.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 
-/// The largest file that a secret is read from.
 const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
 
 /// How long reading may wait for the writer of a pipe, such as a shell's `<(command)`.
@@ -94,7 +92,6 @@ impl Files {
     }
 }
 
-/// Follows links.
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let found = std::fs::metadata(path).ok()?;

@@ -15,7 +15,6 @@ use super::diagnostics::{Diagnostics, nearest};
 use super::files;
 use super::tree::{Node, Origin, Value};
 
-/// How a secret is shown.
 pub const HIDDEN: &str = "***";
 
 /// A value of the key's type and the JSON that shows it, or what is wrong with it.
@@ -23,13 +22,10 @@ pub type Parsed<T> = Result<(T, Json), String>;
 
 /// The type of a key, with its range.
 pub trait Kind: Sync {
-    /// What a key of this type yields.
     type Value;
     /// Reads a raw value. Files that it names are recorded in the diagnostics.
     fn parse(&self, node: &Node, diagnostics: &Diagnostics) -> Parsed<Self::Value>;
-    /// Describes the type.
     fn describe(&self) -> Description;
-    /// The value, if it is a secret.
     fn secret<'v>(&self, _: &'v Self::Value) -> Option<&'v SecretString> {
         None
     }
@@ -37,7 +33,6 @@ pub trait Kind: Sync {
 
 /// What documents say about a type.
 pub struct Description {
-    /// Its name.
     pub name: &'static str,
     /// What is accepted; empty if everything of the type is.
     pub range: String,
@@ -48,7 +43,6 @@ pub struct Description {
 }
 
 impl Description {
-    /// The description of a type that is no secret.
     pub fn new(name: &'static str, range: impl Into<String>, schema: Json) -> Self {
         Self { name, range: range.into(), schema, secret: false }
     }
@@ -56,7 +50,6 @@ impl Description {
 
 /// [`Kind`] without its value, so that keys of several types fit in one list.
 pub trait Describe: Sync {
-    /// Describes the type.
     fn description(&self) -> Description;
     /// The JSON of a value that is written as in the environment.
     fn json(&self, text: &str) -> Json;
@@ -79,7 +72,6 @@ pub fn declared(text: &str) -> Node {
     Node::text(text, &Origin::Flag("declaration"))
 }
 
-/// Any text.
 pub struct Text;
 
 impl Kind for Text {
@@ -104,13 +96,11 @@ fn text(node: &Node) -> Parsed<String> {
 /// Text of a certain form.
 pub struct Form(pub &'static Pattern);
 
-/// The form of a text.
 pub struct Pattern {
     /// The form in words, after "expects".
     pub expects: &'static str,
     /// About the same as a regular expression, for editors. It refuses nothing that `accepts` accepts.
     pub regex: &'static str,
-    /// Whether a text has the form.
     pub accepts: fn(&str) -> bool,
 }
 
@@ -131,7 +121,6 @@ impl Kind for Form {
     }
 }
 
-/// A whole number in a range.
 pub struct Integer(pub RangeInclusive<u64>);
 
 impl Integer {
@@ -208,7 +197,6 @@ impl Kind for TimeSpan {
     }
 }
 
-/// `true` or `false`.
 pub struct Boolean;
 
 impl Kind for Boolean {
@@ -261,59 +249,65 @@ impl Kind for List {
 }
 
 /// One of a closed set of words, each with its value.
-pub struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
+pub struct Choice<T: 'static>(pub &'static [(&'static str, T)], pub Case);
+
+/// Which spellings of a word are accepted.
+pub enum Case {
+    Exact,
+    /// All lower, all upper, or mixed.
+    Any,
+}
 
 impl<T: Copy + Sync> Kind for Choice<T> {
     type Value = T;
 
     fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<T> {
         let (given, _) = text(node)?;
-        match self.0.iter().find(|(word, _)| *word == given) {
+        let is = |word: &str| match self.1 {
+            Case::Exact => word == given,
+            Case::Any => word.eq_ignore_ascii_case(&given),
+        };
+        match self.0.iter().find(|(word, _)| is(word)) {
             Some((word, value)) => Ok((*value, Json::from(*word))),
-            None => Err(not_one_of(&words(self.0), &given)),
+            None => {
+                let words = self.words();
+                let meant = nearest(&given, words.iter().copied());
+                Err(format!("expects one of {}, not {given:?}{meant}", one_of(&words)))
+            }
         }
     }
 
     fn describe(&self) -> Description {
-        let words = words(self.0);
-        Description::new("text", one_of(&words), json!({ "enum": words }))
-    }
-}
-
-fn words<T>(set: &[(&'static str, T)]) -> Vec<&'static str> {
-    set.iter().map(|(word, _)| *word).collect()
-}
-
-/// One of a closed set of words in either case; yields the set's own spelling.
-pub struct AnyCase(pub &'static [&'static str]);
-
-impl Kind for AnyCase {
-    type Value = String;
-
-    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
-        let (given, _) = text(node)?;
-        match self.0.iter().find(|word| word.eq_ignore_ascii_case(&given)) {
-            Some(word) => Ok(((*word).to_owned(), Json::from(*word))),
-            None => Err(not_one_of(self.0, &given)),
+        let words = self.words();
+        let mut schema: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        if let Case::Any = self.1 {
+            schema.extend(words.iter().flat_map(|word| [word.to_lowercase(), word.to_uppercase()]));
+            let mut known = std::collections::BTreeSet::new();
+            schema.retain(|word| known.insert(word.clone()));
         }
+        Description::new("text", one_of(&words), json!({ "enum": schema }))
     }
+}
 
-    fn describe(&self) -> Description {
-        let mut schema: Vec<String> = self.0.iter().map(|word| (*word).to_owned()).collect();
-        schema.extend(self.0.iter().flat_map(|word| [word.to_lowercase(), word.to_uppercase()]));
-        let mut known = std::collections::BTreeSet::new();
-        schema.retain(|word| known.insert(word.clone()));
-        Description::new("text", one_of(self.0), json!({ "enum": schema }))
+impl<T> Choice<T> {
+    fn words(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(word, _)| *word).collect()
     }
+}
+
+/// Words that are their own values.
+pub const fn words<const N: usize>(words: [&'static str; N]) -> [(&'static str, &'static str); N] {
+    let mut pairs = [("", ""); N];
+    let mut index = 0;
+    while index < N {
+        pairs[index] = (words[index], words[index]);
+        index += 1;
+    }
+    pairs
 }
 
 fn one_of(words: &[&str]) -> String {
     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
-}
-
-fn not_one_of(words: &[&str], given: &str) -> String {
-    let meant = nearest(given, words.iter().copied());
-    format!("expects one of {}, not {given:?}{meant}", one_of(words))
 }
 
 /// The name of a file.
@@ -455,9 +449,9 @@ mod tests {
 
     #[test]
     fn a_choice_names_its_set() {
-        let set = Choice(&[("a", 1), ("b", 2)]);
+        let set = Choice(&[("a", 1), ("b", 2)], Case::Exact);
         assert_eq!(read(&set, &env("b")), Ok(2));
         assert_eq!(read(&set, &env("c")), Err("expects one of \"a\", \"b\", not \"c\"".into()));
-        assert_eq!(read(&AnyCase(&["PLAIN"]), &env("plain")), Ok("PLAIN".into()));
+        assert_eq!(read(&Choice(&[("PLAIN", 1)], Case::Any), &env("plain")), Ok(1));
     }
 }

@@ -14,7 +14,6 @@ mod diagnostics;
 mod env;
 mod file;
 mod files;
-mod keys;
 mod kinds;
 mod reference;
 mod section;

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 
 use super::Exit;
 use super::select::{Selection, failed};
-use crate::cli::bus_session::{Session, columns, write_line};
+use crate::cli::bus_session::Session;
 use crate::cli::event_line::{safe, short};
-use crate::cli::{fail, print, say, table};
+use crate::cli::output::{self, columns, render, write_line};
+use crate::cli::{fail, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine_reader::Stored;
 use crate::consumer::quarantined::{Entry, Quarantined, hint};
@@ -75,7 +76,7 @@ fn entry_table(entries: &[&Entry], columns: usize) -> String {
     }
     let columns = columns.max(MIN_COLUMNS);
     let whole = new_table(entries, |entry| (entry.id.clone(), timestamp(entry.received_at)));
-    let text = table::render(&whole);
+    let text = render(&whole);
     if text.lines().all(|line| line.chars().count() <= columns) {
         return text;
     }
@@ -91,7 +92,7 @@ fn entry_table(entries: &[&Entry], columns: usize) -> String {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
-    table::render(&narrow)
+    render(&narrow)
 }
 
 fn new_table(entries: &[&Entry], id_and_time: impl Fn(&Entry) -> (String, Option<String>)) -> Table {
@@ -107,7 +108,7 @@ fn new_table(entries: &[&Entry], id_and_time: impl Fn(&Entry) -> (String, Option
         ]
     };
     let rows: Vec<_> = entries.iter().map(row).collect();
-    let mut table = table::new(["ID", "TIME", "REASON", "SOURCE", "BYTES", "KEY"], &rows);
+    let mut table = output::new_table(["ID", "TIME", "REASON", "SOURCE", "BYTES", "KEY"], &rows);
     if let Some(bytes) = table.column_mut(4) {
         bytes.set_cell_alignment(CellAlignment::Right);
     }

@@ -12,7 +12,7 @@ use super::{Exit, Failure, Session, confirm, print, say, target};
 use crate::attio::filter::{self, Resolver};
 use crate::attio::{Client, Subscription, Webhook};
 use crate::catalog::{EVENT_TYPES, Kind};
-use crate::cli::table::table;
+use crate::cli::output::table;
 
 /// The flags of `webhooks list`.
 #[derive(Args)]

@@ -11,7 +11,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, print, problems, say, warn};
+use super::config::print_problems;
+use super::{Exit, print, say, warn};
 use crate::app::logging::{self, Log};
 use crate::attio::{self, Client, filter, rotate as rotation, secret};
 use crate::config::{self, Input, LogFormat, LogOptions};
@@ -102,7 +103,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Exit {
         Ok(exit) => exit,
         Err(failure) => {
             match &failure {
-                Failure::Configuration(problems) => problems::print(problems),
+                Failure::Configuration(problems) => print_problems(problems),
                 failure => say(format_args!("error: {failure}")),
             }
             failure.exit()

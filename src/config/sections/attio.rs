@@ -9,11 +9,10 @@ use super::sources::{is_known_type, unknown_type};
 use super::{INSTANT, value};
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
-use crate::config::keys::keys;
 use crate::config::kinds::{
     Boolean, Description, FilePath, Form, Kind, Parsed, Pattern, Secret, Text, TimeSpan,
 };
-use crate::config::section::Section;
+use crate::config::section::{Section, keys};
 use crate::config::tree::{Node, Value};
 
 const URL: Pattern = Pattern {
@@ -33,18 +32,15 @@ fn is_url(text: &str, scheme: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
 }
 
-/// What webhooks are.
 pub const DOC: &str = "\
 Webhooks that should exist at Attio, for the verbs that manage them. One table each.
 `attio-bridge webhooks plan` shows how Attio differs, `attio-bridge webhooks apply` changes Attio.";
 
-/// What subscriptions are.
 pub const SUBSCRIPTIONS_DOC: &str = "\
 What Attio sends. Required. A filter is Attio's own, or by slug: { list = \"sales_pipeline\" },
 { object = \"deals\", attribute = \"stage\" }.";
 
 keys! {
-    /// The keys of `[attio]`.
     Attio {
         /// Key of Attio's API; also ATTIO_API_KEY or ATTIO_API_KEY_FILE.
         api_key: Secret like "change-me";
@@ -57,7 +53,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[[webhooks]]`.
     Webhook {
         /// A name of your own, unique.
         name: Text required "production";
@@ -73,7 +68,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of an entry of `subscriptions`.
     SubscriptionKeys {
         /// Type of the events.
         event_type: Text required "record.created";
@@ -104,7 +98,6 @@ impl Kind for Object {
     }
 }
 
-/// Reads `[attio]`.
 pub fn options(section: &mut Section<'_>) -> Options {
     let keys = Attio::read(section);
     let api_url = keys.api_url.value.trim_end_matches('/').to_owned();

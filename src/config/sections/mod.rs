@@ -18,9 +18,8 @@ use std::time::Duration;
 
 use super::diagnostics::{Diagnostics, Given};
 use super::files;
-use super::keys::{Key, keys};
-use super::kinds::{Choice, Describe, Integer, TimeSpan};
-use super::section::Section;
+use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
+use super::section::{Key, Section, keys};
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::dedup;
@@ -34,9 +33,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct Declaration {
     /// Its path: `*` is a name of the operator's, `[]` a list of tables.
     pub path: &'static str,
-    /// What it is for.
     pub doc: &'static str,
-    /// Its keys.
     pub keys: &'static [Key],
     /// What else may be in it.
     pub entries: Option<Entries>,
@@ -48,22 +45,18 @@ pub struct Declaration {
 pub struct Entries {
     /// The names; none if any name is valid.
     pub names: fn() -> Vec<&'static str>,
-    /// The type of their values.
     pub kind: &'static dyn Describe,
-    /// An entry to show.
     pub example: &'static str,
 }
 
 /// How the example shows a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Example {
-    /// As a table of its own.
     Table,
     /// Likewise, without repeating what its keys do.
     Brief,
     /// Commented out: it must not exist without keys.
     Comment,
-    /// As a value in its parent.
     Inline(&'static str),
 }
 
@@ -158,7 +151,6 @@ fn key(path: &[&str]) -> Option<&'static Key> {
 }
 
 keys! {
-    /// The keys of `[dedup]`.
     Dedup {
         /// How long an acknowledged event is remembered. Attio retries for about 3 days.
         window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
@@ -168,41 +160,34 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[bus]`.
     BusKeys {
         /// The broker; "stdout" prints one event a line, for pipes. Required.
-        r#type: Choice<Type>(&TYPES) like "kafka";
+        r#type: Choice<Type>(&TYPES, Case::Exact) like "kafka";
         /// "structured": one JSON envelope. "binary": attributes in headers, data as the payload.
-        content_mode: Choice<ContentMode>(&MODES) = "structured";
+        content_mode: Choice<ContentMode>(&MODES, Case::Exact) = "structured";
     }
 }
 
 keys! {
-    /// The keys of `[log]`.
     Log {
         /// Lowest level that is logged. RUST_LOG wins, and can set levels by target.
-        level: Choice<&'static str>(&LEVELS) = "info";
+        level: Choice<&'static str>(&LEVELS, Case::Exact) = "info";
         /// "auto" is text on a terminal, else JSON.
-        format: Choice<LogFormat>(&FORMATS) = "auto";
+        format: Choice<LogFormat>(&FORMATS, Case::Exact) = "auto";
     }
 }
 
-/// The brokers that `bus.type` names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    /// Apache Kafka.
     Kafka,
-    /// NATS JetStream.
     Nats,
-    /// Standard output.
     Stdout,
 }
 
 const TYPES: [(&str, Type); 3] = [("kafka", Type::Kafka), ("nats", Type::Nats), ("stdout", Type::Stdout)];
 const MODES: [(&str, ContentMode); 2] =
     [("structured", ContentMode::Structured), ("binary", ContentMode::Binary)];
-const LEVELS: [(&str, &str); 5] =
-    [("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
+const LEVELS: [(&str, &str); 5] = words(["error", "warn", "info", "debug", "trace"]);
 const FORMATS: [(&str, LogFormat); 3] =
     [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -227,13 +212,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads `[dedup]`.
 pub fn dedup(section: &mut Section<'_>) -> dedup::Options {
     let keys = Dedup::read(section);
     dedup::Options { window: keys.window.value, capacity: keys.capacity.value }
 }
 
-/// Reads `[log]`.
 pub fn log(section: &mut Section<'_>) -> LogOptions {
     let keys = Log::read(section);
     LogOptions { level: keys.level.value, format: keys.format.value }
@@ -260,7 +243,6 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
     bus::Options { kind, content_mode: keys.content_mode.value }
 }
 
-/// A number as a size in memory.
 fn size(given: &Given<u64>) -> usize {
     usize::try_from(given.value).unwrap_or(usize::MAX)
 }

@@ -10,9 +10,8 @@ use super::{DAY, value};
 use crate::catalog::{self, EVENT_TYPES};
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::files;
-use crate::config::keys::keys;
-use crate::config::kinds::{Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
-use crate::config::section::Section;
+use crate::config::kinds::{Case, Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
+use crate::config::section::{Section, keys};
 use crate::config::tree::Environment;
 use crate::delivery::SourceName;
 use crate::metrics::NO_SECRET;
@@ -40,13 +39,11 @@ const ID: Pattern = Pattern {
     accepts: catalog::is_id,
 };
 
-/// What a source is.
 pub const DOC: &str = "\
 One table per sender; deliveries of source `attio` arrive at /webhooks/attio. A name is 1 to 63
 characters of a-z, 0-9, - and _. ATTIO_WEBHOOK_SECRET is the secret `default` of source `attio`, and
 wins over a secret of that label given here.";
 
-/// What the secrets of a source are.
 pub const SECRETS_DOC: &str = "\
 At least one secret; a delivery may be signed with any of them, so that a secret can be rotated. Each
 has a label for metrics and logs, and one of: file = \"PATH\", env = \"NAME\", value = \"TEXT\". At least
@@ -54,11 +51,10 @@ has a label for metrics and logs, and one of: file = \"PATH\", env = \"NAME\", v
 are read again while the bridge serves: on SIGHUP, and when this file or theirs changes.";
 
 keys! {
-    /// The keys of `[sources.NAME]`.
     Source {
         /// "attio": HMAC over the body. "timestamped": HMAC over timestamp.body. "auto": timestamped
         /// if the header X-Attio-Timestamp is sent, otherwise attio.
-        scheme: Choice<Scheme>(&SCHEMES) = "auto";
+        scheme: Choice<Scheme>(&SCHEMES, Case::Exact) = "auto";
         /// How far in the past or the future a signed timestamp may be.
         timestamp_tolerance: TimeSpan(Duration::from_secs(1)..=DAY) = "300s";
         /// Workspace of events that name none; it becomes part of the CloudEvents `source`.
@@ -67,7 +63,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of an entry of `secrets`.
     SecretKeys {
         /// Name of the secret in metrics and logs, unique in its source.
         label: Form(&LABEL) required "default";
@@ -81,7 +76,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of a filter's `include` and `exclude`.
     Rules {
         /// Event types: "record.updated", or "record.*" for all of a category.
         types: List = "";
@@ -97,7 +91,6 @@ keys! {
     }
 }
 
-/// Reads every source.
 pub fn sources(section: &mut Section<'_>, environment: &Environment) -> Vec<SourceOptions> {
     let diagnostics = section.diagnostics();
     let entries = section.entries();
@@ -195,7 +188,6 @@ fn secret(
     Some((keys.label?, found))
 }
 
-/// The secret that a key names.
 fn resolved<T>(
     diagnostics: &Diagnostics,
     given: &Given<T>,
@@ -265,7 +257,6 @@ pub fn unknown_type(name: &str, consequence: &str) -> String {
     format!("{name:?} is no event type that this build knows{consequence}{meant}")
 }
 
-/// Whether the catalog has an event type.
 pub fn is_known_type(name: &str) -> bool {
     EVENT_TYPES.iter().any(|entry| entry.name == name)
 }

@@ -1,0 +1,115 @@
+//! What verbs print: data to standard output, messages to standard error, tables, progress bars.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Row, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Exit;
+use crate::paint::Paint;
+
+pub fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Prints data to standard output. A closed pipe is not an error.
+pub fn print(data: impl Display) {
+    let _ = write!(io::stdout().lock(), "{data}");
+}
+
+pub fn say(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
+/// Prints an error; the verb ends with [`Exit::Failed`].
+pub fn fail(error: impl Display) -> Exit {
+    say(format_args!("error: {error}"));
+    Exit::Failed
+}
+
+pub fn paint() -> Paint {
+    Paint(io::stdout().is_terminal() && !no_color())
+}
+
+/// The columns of standard output; `default` if it is not a terminal.
+pub fn columns(default: usize) -> usize {
+    terminal_size::terminal_size_of(io::stdout()).map_or(default, |(width, _)| width.0.into())
+}
+
+/// Writes a line of data. False once the reader is gone.
+pub fn write_line(line: &str) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A table with these headings. Each row is one line; [`render`] makes it text.
+pub fn new_table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(heading);
+    for cells in rows {
+        let mut row = Row::from(cells);
+        row.max_height(1);
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+pub fn render(table: &Table) -> String {
+    table.trim_fmt() + "\n"
+}
+
+/// The text of a table, however wide.
+pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+    render(&new_table(heading, rows))
+}
+
+/// A progress bar; dropping it clears its line.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar from 0 to `total`. Hidden unless standard error is a terminal.
+    pub fn new(total: usize) -> Self {
+        let bar = ProgressBar::new(total as u64);
+        if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}") {
+            bar.set_style(style.progress_chars("## "));
+        }
+        Self(bar)
+    }
+
+    /// Sets how many items are done, and a note behind the numbers.
+    pub fn set(&self, done: usize, note: impl Display) {
+        self.0.set_position(done as u64);
+        self.0.set_message(note.to_string());
+    }
+
+    /// Prints data to standard output without tearing the bar.
+    pub fn print(&self, data: impl Display) {
+        self.0.suspend(|| print(data));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_trimmed() {
+        let rows = [["a", "long"], ["bcd", ""]].map(|row| row.map(String::from));
+        assert_eq!(table(["X", "Y"], &rows), "X    Y\na    long\nbcd\n");
+    }
+}
