@@ -39,7 +39,7 @@
 //!
 //! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
 //! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`atomic_file`], [`http_client`],
-//! [`metrics`], [`shutdown`], [`supervise`] and [`version`] are leaves.
+//! [`metrics`], [`printable`], [`shutdown`], [`supervise`] and [`version`] are leaves.
 //! `tests/it/layers.rs` reads the imports and fails on any other edge.
 //!
 //! # What is absent
@@ -101,6 +101,7 @@ pub mod catalog;
 pub mod cloudevent;
 pub mod signing;
 pub mod paint;
+pub mod printable;
 pub mod atomic_file;
 pub mod http_client;
 pub mod metrics;

@@ -47,6 +47,18 @@ impl Bus for RecordingBus {
         self.inner.as_ref().map_or(BusState::Up, |bus| bus.state())
     }
 
+    fn not_ready_reason(&self) -> Option<Arc<str>> {
+        self.inner.as_ref()?.not_ready_reason()
+    }
+
+    fn warning(&self) -> Option<Arc<str>> {
+        self.inner.as_ref()?.warning()
+    }
+
+    fn data_losses(&self) -> u64 {
+        self.inner.as_ref().map_or(0, |bus| bus.data_losses())
+    }
+
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
         match &self.inner {
             Some(bus) => bus.flush(within),

@@ -1,7 +1,7 @@
 //! `config` and `check`, and how the problems of a configuration are printed: on a terminal with the position and
 //! the line in the file, otherwise one line each.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use annotate_snippets as snippets;
 use annotate_snippets::{AnnotationKind, Group, Renderer, Snippet};
@@ -13,6 +13,7 @@ use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report};
 use crate::config::{self, Config, Input, Origin, Problem, Problems};
+use crate::printable::styled;
 
 const CONFIG_HELP: &str = "\
 Example: where a value comes from
@@ -118,19 +119,24 @@ pub fn print_problems(problems: &Problems) {
         return say(format_args!("error: {problems}"));
     };
     for problem in &problems.problems {
-        say(in_full(problem, snippets::Level::ERROR, &renderer));
+        show_styled(&in_full(problem, snippets::Level::ERROR, &renderer));
     }
-    say(renderer.render(&[Group::with_title(snippets::Level::ERROR.primary_title(problems.count()))]));
+    show_styled(&renderer.render(&[Group::with_title(snippets::Level::ERROR.primary_title(problems.count()))]));
 }
 
 pub fn warn(warnings: &[Problem]) {
     let renderer = terminal();
     for warning in warnings {
         match &renderer {
-            Some(renderer) => say(in_full(warning, snippets::Level::WARNING, renderer)),
+            Some(renderer) => show_styled(&in_full(warning, snippets::Level::WARNING, renderer)),
             None => say(format_args!("warning: {warning}")),
         }
     }
+}
+
+/// Prints rendered text with its colours.
+fn show_styled(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", styled(text));
 }
 
 /// The renderer for a terminal; none if stderr is not one.

@@ -6,6 +6,7 @@ use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::paint::{DIM, KNOWN, Paint, REFUSED, STRONG};
 use crate::pipeline::quarantine;
+use crate::printable::line as escaped;
 
 /// Columns of a terminal whose width is unknown.
 pub const DEFAULT_COLUMNS: usize = 120;
@@ -25,12 +26,12 @@ const MAX_PART: usize = 18;
 pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> String {
     let get = |name| event.get(name).unwrap_or("-");
     let time = get("recordedtime");
-    let clock = safe(time.get(CLOCK).unwrap_or(time));
-    let kind = safe(get("type"));
+    let clock = escaped(time.get(CLOCK).unwrap_or(time));
+    let kind = escaped(get("type"));
     let kind = kind.strip_prefix("com.attio.").unwrap_or(&kind);
     let in_quarantine = kind == quarantine::TYPE;
-    let kind = if in_quarantine { format!("quarantine {}", safe(get("reason"))) } else { kind.to_owned() };
-    let (key, id) = (short(&safe(key), KEY), short(&safe(get("id")), ID));
+    let kind = if in_quarantine { format!("quarantine {}", escaped(get("reason"))) } else { kind.to_owned() };
+    let (key, id) = (short(&escaped(key), KEY), short(&escaped(get("id")), ID));
     let before = clock.chars().count() + kind.chars().count().max(TYPE) + KEY + ID + 4;
     let rest: String = summary(event).chars().take(columns.saturating_sub(before)).collect();
     let padded = format!("{kind:<TYPE$}");
@@ -60,7 +61,7 @@ fn summary(event: &DecodedEvent) -> String {
     };
     let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(data) else { return String::new() };
     let subject =
-        event.get("subject").unwrap_or_default().split('/').map(|part| short(&safe(part), MAX_PART));
+        event.get("subject").unwrap_or_default().split('/').map(|part| short(&escaped(part), MAX_PART));
     let mut parts = vec![subject.collect::<Vec<_>>().join("/")];
     for (name, value) in &members {
         match (name.as_str(), value) {
@@ -69,7 +70,7 @@ fn summary(event: &DecodedEvent) -> String {
                 parts.extend(ids.get("attribute_id").map(|id| pair("attribute", id)))
             }
             ("actor", actor) => parts.extend(actor.get("type").map(|kind| pair("by", kind))),
-            (name, value) => parts.push(pair(&safe(name), value)),
+            (name, value) => parts.push(pair(&escaped(name), value)),
         }
     }
     parts.retain(|part| !part.is_empty());
@@ -78,14 +79,9 @@ fn summary(event: &DecodedEvent) -> String {
 
 fn pair(name: &str, value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{name}={}", safe(text)),
-        value => format!("{name}={}", safe(&value.to_string())),
+        Value::String(text) => format!("{name}={}", escaped(text)),
+        value => format!("{name}={}", escaped(&value.to_string())),
     }
-}
-
-/// Replaces control characters, so that data from the wire cannot control the terminal.
-pub fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '�' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -104,7 +100,7 @@ mod tests {
         let plain = line(&event(), "a-very-long-record-id", 200, Paint(false));
         assert_eq!(
             plain,
-            "12:34:56.789 record.updated           a-very-long-… 9d5ee6c0… objects/o/records/r by=system attribute=a x=�[2J"
+            "12:34:56.789 record.updated           a-very-long-… 9d5ee6c0… objects/o/records/r by=system attribute=a x=\\u001b[2J"
         );
         assert_eq!(line(&event(), "k", 80, Paint(false)).chars().count(), 80);
         assert!(line(&event(), "k", 80, Paint(true)).contains("\x1b[1mrecord.updated"));

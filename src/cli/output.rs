@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Exit;
 use crate::paint::Paint;
+use crate::printable;
 
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
@@ -16,11 +17,11 @@ pub fn no_color() -> bool {
 
 /// Prints data to standard output. A closed pipe is not an error.
 pub fn print(data: impl Display) {
-    let _ = write!(io::stdout().lock(), "{data}");
+    let _ = write!(io::stdout().lock(), "{}", printable::styled(&data.to_string()));
 }
 
 pub fn say(message: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{message}");
+    let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&message.to_string()));
 }
 
 /// Prints an error; the verb ends with [`Exit::Failed`].

@@ -19,6 +19,7 @@ use crate::config::Input;
 use crate::consumer::event_filter::EventFilter;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::route::Routes;
+use crate::printable;
 
 const AFTER_HELP: &str = "\
 On a terminal an event is a line of text; elsewhere, and with --json, it is a CloudEvent in JSON.
@@ -139,7 +140,7 @@ impl Printer {
             return Ok(true);
         }
         let text = if self.lines {
-            event.to_json()
+            printable::lines(&event.to_json())
         } else {
             let key = item.key.as_deref().map(String::from_utf8_lossy);
             let key = key.as_deref().or(event.get("partitionkey")).unwrap_or("-");

@@ -10,6 +10,7 @@ use crate::cloudevent::Attribute;
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::publish::Message;
 use crate::pipeline::verify::SignatureError;
+use crate::printable::{line, lines};
 
 /// The bus that events would be published to.
 #[derive(Clone, Copy)]
@@ -52,7 +53,7 @@ fn write_text(out: &mut String, explanation: &Explanation, target: Target<'_>) -
     match mistakes {
         Some(mistakes) => {
             writeln!(out, "because")?;
-            mistakes.iter().try_for_each(|mistake| writeln!(out, "  - {mistake}"))?;
+            mistakes.iter().try_for_each(|mistake| writeln!(out, "  - {}", line(mistake)))?;
         }
         None if matches!(verified, Err(SignatureError::Mismatch)) => {
             writeln!(
@@ -62,10 +63,10 @@ fn write_text(out: &mut String, explanation: &Explanation, target: Target<'_>) -
         }
         None => {}
     }
-    notes.iter().try_for_each(|note| writeln!(out, "note       {note}"))?;
+    notes.iter().try_for_each(|note| writeln!(out, "note       {}", line(note)))?;
     match events {
         Events::Unverified(names) if names.is_empty() => writeln!(out, "holds      no event"),
-        Events::Unverified(names) => writeln!(out, "holds      {}", names.join(", ")),
+        Events::Unverified(names) => writeln!(out, "holds      {}", line(&names.join(", "))),
         Events::Processed(events) => {
             let fixed = if verified.is_err() { ", as processed without the mistake" } else { "" };
             writeln!(out, "events     {}{fixed}", events.len())?;
@@ -82,7 +83,7 @@ fn write_event(
 ) -> std::fmt::Result {
     let ProcessedEvent { event_type, category, result, message } = event;
     match event_type {
-        Ok(event_type) => writeln!(out, "\n{number}. {event_type}")?,
+        Ok(event_type) => writeln!(out, "\n{number}. {}", line(event_type))?,
         Err(reason) => writeln!(out, "\n{number}. unusable ({reason})")?,
     }
     let meaning = match *result {
@@ -98,10 +99,10 @@ fn write_event(
     writeln!(out, "   id       {}", message.event.get(Attribute::Id).unwrap_or_default())?;
     match (target.encode)(message) {
         Ok(EncodedMessage { headers, payload }) => {
-            headers.iter().try_for_each(|(name, value)| writeln!(out, "   {name}: {value}"))?;
-            writeln!(out, "{}", String::from_utf8_lossy(&payload).trim_end_matches('\n'))
+            headers.iter().try_for_each(|(name, value)| writeln!(out, "   {name}: {}", line(value)))?;
+            writeln!(out, "{}", lines(String::from_utf8_lossy(&payload).trim_end_matches('\n')))
         }
-        Err(error) => writeln!(out, "   cannot be published: {error}"),
+        Err(error) => writeln!(out, "   cannot be published: {}", line(&error)),
     }
 }
 

@@ -58,7 +58,10 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, not_ready_reason.unwrap_or_else(|| NOT_REACHED.into()))
                 .into_response()
         }
-        BusState::Up | BusState::Down => "ready\n".into_response(),
+        BusState::Up | BusState::Down => {
+            let warning = admin.bus.warning().map(|warning| format!("warning: {warning}\n"));
+            format!("ready\n{}", warning.unwrap_or_default()).into_response()
+        }
     }
 }
 

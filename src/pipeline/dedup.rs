@@ -78,6 +78,8 @@ struct Shared {
     capacity: u64,
     /// Keys in memory, those included that expired since [`Dedup::measure`].
     remembered: AtomicU64,
+    /// [`Dedup::forget_on_data_loss`].
+    data_losses: AtomicU64,
     /// Held while measuring, so that no expired key is counted twice.
     measuring: Mutex<()>,
     metrics: DedupMetrics,
@@ -105,8 +107,19 @@ impl Dedup {
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(PassThrough::default());
         let in_flight = (0..SHARDS).map(|_| Shard::default()).collect();
-        let (capacity, remembered, measuring) = (options.capacity, AtomicU64::new(0), Mutex::new(()));
-        Self { shared: Arc::new(Shared { in_flight, memory, capacity, remembered, measuring, metrics }) }
+        let (capacity, remembered, data_losses, measuring) =
+            (options.capacity, AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
+        Self {
+            shared: Arc::new(Shared {
+                in_flight,
+                memory,
+                capacity,
+                remembered,
+                data_losses,
+                measuring,
+                metrics,
+            }),
+        }
     }
 
     /// Looks up a key; an unknown one becomes in flight. With `remember` false its ack is not remembered, because
@@ -136,6 +149,15 @@ impl Dedup {
         };
         drop(in_flight);
         lookup
+    }
+
+    /// Forgets every acknowledged key if the broker has lost its data since the last call: a repeat is published
+    /// again.
+    pub fn forget_on_data_loss(&self, losses: u64) {
+        let known = &self.shared.data_losses;
+        if known.load(Ordering::Relaxed) != losses && known.swap(losses, Ordering::AcqRel) != losses {
+            self.shared.memory.invalidate_all();
+        }
     }
 
     /// The number of in-flight entries.
@@ -281,6 +303,20 @@ mod tests {
         let metrics = &dedup.shared.metrics;
         assert_eq!((metrics.capacity.get(), metrics.expired.get()), (0, options.capacity));
         assert_eq!(dedup.shared.remembered.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn acknowledged_ids_are_forgotten_when_the_broker_has_lost_its_data() {
+        let options = Options { window: Duration::from_secs(60), capacity: 10 };
+        let dedup = Dedup::new(options, Metrics::new(Labels::default()).dedup());
+        dedup.shared.remember(DedupKey(1));
+        dedup.forget_on_data_loss(0);
+        assert!(matches!(dedup.begin(DedupKey(1), true), Lookup::Hit));
+        dedup.forget_on_data_loss(1);
+        assert!(matches!(dedup.begin(DedupKey(1), true), Lookup::Miss(..)));
+        dedup.shared.remember(DedupKey(2));
+        dedup.forget_on_data_loss(1);
+        assert!(matches!(dedup.begin(DedupKey(2), true), Lookup::Hit), "once for each loss");
     }
 
     #[test]

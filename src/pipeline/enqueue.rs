@@ -160,6 +160,7 @@ impl Enqueuer<'_> {
             // The retry publishes what was not enqueued in time.
             return State::Done(EventResult::Failed(answer_overdue()));
         }
+        self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
         match self.stages.dedup.begin(identity.key, identity.repeatable) {
             Lookup::Hit => State::Done(EventResult::Duplicate),
             // The publish in flight may still succeed once the bus is up, but this delivery does not wait for it.

@@ -178,6 +178,17 @@ pub trait Bus: Send + Sync + 'static {
         None
     }
 
+    /// What may lose events that the broker has acknowledged, for the operator.
+    fn warning(&self) -> Option<Arc<str>> {
+        None
+    }
+
+    /// How often the broker was found without what it had acknowledged: its data was replaced. Dedup forgets its
+    /// ids when this changes.
+    fn data_losses(&self) -> u64 {
+        0
+    }
+
     /// Waits at most `within` until every enqueued message has a result; returns the number without one.
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64>;
 }

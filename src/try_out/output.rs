@@ -12,6 +12,7 @@ use super::expected::{Finding, Found};
 use super::reading::ReadEvent;
 use super::totals::Totals;
 use crate::cloudevent::timestamp;
+use crate::printable;
 
 /// The bridge under test and its broker.
 #[derive(Clone, Debug)]
@@ -66,7 +67,7 @@ pub struct JsonLines<W>(pub W);
 
 impl<W: Write> JsonLines<W> {
     fn line(&mut self, line: &Value) -> io::Result<()> {
-        writeln!(self.0, "{line}")?;
+        writeln!(self.0, "{}", printable::lines(&line.to_string()))?;
         self.0.flush()
     }
 }

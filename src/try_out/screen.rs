@@ -15,6 +15,7 @@ use super::output::{Options, Output, Target};
 use super::reading::ReadEvent;
 use super::totals::{BridgeMetrics, GroupTotals, Totals};
 use crate::paint::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG};
+use crate::printable::{line, styled};
 use crate::version::VERSION;
 
 /// Without a terminal the totals are a line after so many deliveries.
@@ -52,6 +53,7 @@ impl<W: Write> Screen<W> {
     /// Writes lines above the footer.
     fn write(&mut self, lines: &str) -> io::Result<()> {
         let out = &mut self.out;
+        let lines = styled(lines);
         self.footer.suspend(|| out.write_all(lines.as_bytes()).and_then(|()| out.flush()))
     }
 
@@ -89,11 +91,11 @@ impl<W: Write> Screen<W> {
 
     fn event(&self, event: &ReadEvent) -> String {
         let kind = match event.attribute("reason") {
-            Some(reason) => format!("quarantined: {reason}"),
-            None => event.attribute("type").unwrap_or("(no type)").replacen("com.attio.", "", 1),
+            Some(reason) => format!("quarantined: {}", line(reason)),
+            None => line(event.attribute("type").unwrap_or("(no type)")).replacen("com.attio.", "", 1),
         };
         let width = if (self.columns)().is_some_and(|columns| columns >= WIDE) { 36 } else { 8 };
-        let (key, id) = (event.key_text(), event.attribute("id").unwrap_or("(no id)"));
+        let (key, id) = (line(event.key_text()), line(event.attribute("id").unwrap_or("(no id)")));
         let topic = &event.topic;
         format!("{DIM}  -> {topic:<24} {key:<width$.width$}  {kind:<27} {id:.width$}{DIM:#}\n")
     }
@@ -106,7 +108,7 @@ impl<W: Write> Output for Screen<W> {
 
     fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()> {
         let Target { bus, address, .. } = target;
-        self.write(&format!("{REFUSED}waiting for {bus} {address}: {answer}{REFUSED:#}\n"))
+        self.write(&format!("{REFUSED}waiting for {bus} {address}: {}{REFUSED:#}\n", line(answer)))
     }
 
     fn retrying(&mut self, report: &Report, wait: Duration) -> io::Result<()> {
@@ -166,7 +168,7 @@ fn answer_line(report: &Report) -> String {
     let start = start_of_line(report.at, &report.delivery.label);
     let got = match &report.answered {
         Ok(got) => got,
-        Err(error) => return format!("{start}{BAD}{error}{BAD:#}\n"),
+        Err(error) => return format!("{start}{BAD}{}{BAD:#}\n", line(&error.to_string())),
     };
     let (status, reason) = (got.answer.status, got.answer.reason.as_str());
     let style = match (status, reason) {
@@ -186,7 +188,7 @@ fn start_of_line(at: OffsetDateTime, label: &str) -> String {
 }
 
 fn bad(text: &str) -> String {
-    format!("{BAD}  !! {text}{BAD:#}\n")
+    format!("{BAD}  !! {}{BAD:#}\n", line(text))
 }
 
 /// Where everything is, and how to join in.
@@ -275,7 +277,11 @@ fn summary(totals: &Totals) -> String {
     }
     let plural = if *differences_total == 1 { "" } else { "s" };
     text += &format!("\n{BAD}Not as expected, {differences_total} difference{plural}:{BAD:#}\n");
-    totals.differences.iter().take(LISTED).for_each(|difference| text += &format!("  {difference}\n"));
+    totals
+        .differences
+        .iter()
+        .take(LISTED)
+        .for_each(|difference| text += &format!("  {}\n", line(difference)));
     if let Some(more @ 1..) = differences_total.checked_sub(LISTED as u64) {
         text += &format!("  and {more} more\n");
     }

@@ -258,6 +258,45 @@ fn headers_and_body_in_separate_files_and_archive_entries() {
     assert!(String::from_utf8_lossy(&none.stderr).contains("1 entries"), "{none:?}");
 }
 
+/// Characters that move the cursor, hide text or change its direction, one of each kind.
+const UNSAFE: [char; 10] = [
+    '\u{1b}', '\u{7}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{200f}', '\u{200b}', '\u{2028}',
+    '\u{feff}',
+];
+
+fn assert_printable(what: &str, output: &Output) {
+    for text in [&output.stdout, &output.stderr] {
+        let text = std::str::from_utf8(text).expect("UTF-8");
+        let found = text.chars().find(|c| UNSAFE.contains(c) || (c.is_control() && *c != '\n'));
+        assert_eq!(found, None, "{what}: {text:?}");
+    }
+}
+
+#[test]
+fn text_of_an_unsigned_request_is_escaped_in_text_json_and_errors() {
+    let setup = Setup::empty();
+    let config = configuration(&setup, "");
+    let hostile: String = UNSAFE.iter().collect();
+    let event = serde_json::json!({ "webhook_id": "w", "events": [{ "event_type": format!("a{hostile}"), "id": {} }] });
+    // serde_json leaves DEL, C1 and everything outside ASCII as it is.
+    let body = event.to_string();
+    let unsigned = Request::unsigned(body.clone()).header("X-Sig\u{9b}nature", "00");
+    let file = setup.folder().join("request.txt");
+    let path = file.display().to_string();
+    for request in [unsigned, Request::keyed("k", body.clone())] {
+        std::fs::write(&file, dump(&request)).unwrap();
+        for more in [&[][..], &["--json"]] {
+            let output = run(&[&["--config", &config, &path], more].concat());
+            assert_printable("a request", &output);
+            assert!(String::from_utf8_lossy(&output.stdout).contains("\\u202e"), "{output:?}");
+        }
+    }
+    std::fs::write(&file, format!("POST /webhooks/a{hostile} HTTP/1.1\r\nA: b\r\n\r\n{{}}")).unwrap();
+    let output = run(&["--config", &config, &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_printable("the path", &output);
+}
+
 /// The same request, explained and served: one CloudEvent, byte for byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn explained_event_is_byte_for_byte_what_serve_publishes() {

@@ -16,8 +16,17 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 8] =
-    ["atomic_file", "http_client", "metrics", "named_enum", "paint", "shutdown", "supervise", "version"];
+const LEAVES: [&str; 9] = [
+    "atomic_file",
+    "http_client",
+    "metrics",
+    "named_enum",
+    "paint",
+    "printable",
+    "shutdown",
+    "supervise",
+    "version",
+];
 
 /// Edges inside a layer.
 const EXCEPTIONS: [(&str, &str); 1] = [

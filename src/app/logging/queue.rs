@@ -14,6 +14,8 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use prometheus::IntCounter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::printable::styled;
+
 /// Lines in the queue: a few seconds of a busy bridge, a few MiB.
 pub const CAPACITY: usize = 8192;
 
@@ -162,7 +164,12 @@ impl<'a> MakeWriter<'a> for Lines {
 
 impl Write for &Lines {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(bytes);
+        // Lines in JSON are printable already. No early exit: a loop over all bytes is vectorised.
+        if bytes.iter().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~' | b'\n')) {
+            self.0.push(bytes);
+        } else {
+            self.0.push(styled(&String::from_utf8_lossy(bytes)).as_bytes());
+        }
         Ok(bytes.len())
     }
 

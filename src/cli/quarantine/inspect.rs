@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 use super::Exit;
 use super::select::{Selection, failed};
 use crate::cli::bus_session::Session;
-use crate::cli::event_line::{safe, short};
+use crate::cli::event_line::short;
 use crate::cli::output::{self, columns, render, write_line};
 use crate::cli::{fail, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine_reader::Stored;
 use crate::consumer::quarantined::{Entry, Quarantined, hint};
+use crate::printable::{self, line as escaped};
 
 const LIST_HELP: &str = "\
 If the table would be too wide, ids are shortened; the other verbs accept the beginning of an id.
@@ -99,12 +100,12 @@ fn new_table(entries: &[&Entry], id_and_time: impl Fn(&Entry) -> (String, Option
     let row = |entry: &&Entry| {
         let (id, time) = id_and_time(entry);
         [
-            safe(&id),
+            escaped(&id),
             time.unwrap_or_default(),
-            short(&safe(&entry.reason), "rejected_by_broker".len()),
-            safe(&entry.source),
+            short(&escaped(&entry.reason), "rejected_by_broker".len()),
+            escaped(&entry.source),
             entry.bytes.to_string(),
-            safe(entry.idempotency_key.as_deref().unwrap_or("-")),
+            escaped(entry.idempotency_key.as_deref().unwrap_or("-")),
         ]
     };
     let rows: Vec<_> = entries.iter().map(row).collect();
@@ -153,28 +154,24 @@ fn text(entry: &Entry, raw: &[u8]) -> String {
         None => "a whole delivery".into(),
     };
     let rows = [
-        ("id", safe(&entry.id)),
+        ("id", escaped(&entry.id)),
         ("received", timestamp(entry.received_at).unwrap_or_default()),
-        ("reason", safe(&entry.reason)),
+        ("reason", escaped(&entry.reason)),
         ("hint", hint(&entry.reason).to_owned()),
-        ("source", safe(&entry.source)),
-        ("correlation id", safe(entry.idempotency_key.as_deref().unwrap_or("-"))),
-        ("webhook", safe(entry.webhook_id.as_deref().unwrap_or("-"))),
+        ("source", escaped(&entry.source)),
+        ("correlation id", escaped(entry.idempotency_key.as_deref().unwrap_or("-"))),
+        ("webhook", escaped(entry.webhook_id.as_deref().unwrap_or("-"))),
         ("what", format!("{what}, {} bytes", entry.bytes)),
     ];
     let rows: String = rows.iter().map(|(name, value)| format!("{name:<14}  {value}\n")).collect();
-    format!("{rows}\n{}\n", escaped(raw))
+    format!("{rows}\n{}\n", body(raw))
 }
 
-/// Text as it is; control characters and bytes that are not UTF-8 escaped as in Rust and C.
-fn escaped(raw: &[u8]) -> String {
+/// Text as it is; characters that are unsafe to print are escaped, and bytes that are not UTF-8.
+fn body(raw: &[u8]) -> String {
     let chunk = |chunk: std::str::Utf8Chunk<'_>| {
-        let text = chunk.valid().chars().map(|c| match c {
-            '\n' | '\t' => c.to_string(),
-            c if c.is_control() => c.escape_default().to_string(),
-            c => c.to_string(),
-        });
-        text.chain(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"))).collect::<String>()
+        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+        printable::lines(chunk.valid()) + &invalid.collect::<String>()
     };
     raw.utf8_chunks().map(chunk).collect()
 }
@@ -215,7 +212,7 @@ pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Ex
     }
     while let Some(record) = bodies.next().await.map_err(failed)? {
         match lines {
-            true => write_line(&record.event.to_json()).map(drop),
+            true => write_line(&printable::lines(&record.event.to_json())).map(drop),
             false => write_files(folder, &record),
         }
         .map_err(unwritable)?;
@@ -281,7 +278,7 @@ mod tests {
 
     #[test]
     fn control_characters_and_invalid_utf8_are_escaped() {
-        assert_eq!(escaped("{\"é\":\n\t1}".as_bytes()), "{\"é\":\n\t1}");
-        assert_eq!(escaped(b"a\xff\x1b[2J\r"), "a\\xff\\u{1b}[2J\\r");
+        assert_eq!(body("{\"é\":\n\t1}".as_bytes()), "{\"é\":\n\t1}");
+        assert_eq!(body(b"a\xff\x1b[2J\r"), "a\\xff\\u001b[2J\\r");
     }
 }

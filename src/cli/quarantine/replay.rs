@@ -20,7 +20,6 @@ use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
 use crate::cli::bus_session::Session;
-use crate::cli::event_line::safe;
 use crate::cli::output::{Progress, paint};
 use crate::cli::parsers::{key, read, unreadable};
 use crate::cli::{fail, say};
@@ -29,6 +28,7 @@ use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::paint::{BAD, DIM, GOOD, KNOWN};
 use crate::pipeline::publish::{Bus, BusState};
+use crate::printable::line as escaped;
 use crate::supervise::Supervisor;
 
 const AFTER_HELP: &str = "\
@@ -300,11 +300,12 @@ fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
         Ending::Published => paint.with(GOOD, word),
         Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.with(KNOWN, word),
     };
-    let why = replayed.why.as_deref().map(|why| format!(": {}", safe(why))).unwrap_or_default();
-    let mut out = format!("{} {} {word}{why}\n", safe(&item.name), paint.with(DIM, &safe(&item.reason)));
+    let why = replayed.why.as_deref().map(|why| format!(": {}", escaped(why))).unwrap_or_default();
+    let mut out = format!("{} {} {word}{why}\n", escaped(&item.name), paint.with(DIM, &escaped(&item.reason)));
     if replayed.ending == Ending::Published {
         for event in &replayed.events {
-            out += &format!("  {} {} {}\n", safe(&event.address), event.kind, event.id);
+            out +=
+                &format!("  {} {} {}\n", escaped(&event.address), escaped(&event.kind), escaped(&event.id));
         }
     }
     out
