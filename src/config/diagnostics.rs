@@ -24,6 +24,8 @@ pub struct Problem {
     pub message: String,
     /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
+    /// Whether the key is missing: no problem of its own if another one is its misspelling.
+    missing: bool,
 }
 
 impl fmt::Display for Problem {
@@ -116,11 +118,12 @@ impl Diagnostics {
     }
 
     /// Adds a problem with a key that is missing, unless its value was refused.
-    pub fn required(&self, key: &str, message: impl Into<String>) {
+    pub fn required(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
         let item = format!("{key}[");
         let refused = |problem: &Problem| problem.key == key || problem.key.starts_with(&item);
         if !self.0.borrow().problems.iter().any(refused) {
-            self.problem(key, None, message);
+            let problem = Problem { missing: true, ..problem(key, origin, message.into()) };
+            self.0.borrow_mut().problems.push(problem);
         }
     }
 
@@ -139,6 +142,14 @@ impl Diagnostics {
     pub fn setting(&self, key: &str, value: Json, origin: Option<&Origin>) {
         let setting = Setting { key: key.to_owned(), value, origin: origin.cloned() };
         self.0.borrow_mut().settings.push(setting);
+    }
+
+    /// The keys of a table that are set, and not by default.
+    pub fn set_below(&self, table: &str) -> Vec<(String, Origin)> {
+        let found = self.0.borrow();
+        let set = found.settings.iter().filter(|setting| is_below(&setting.key, table));
+        let given = |setting: &Setting| Some((setting.key.clone(), setting.origin.clone()?));
+        set.filter_map(given).filter(|(_, origin)| *origin != Origin::Default).collect()
     }
 
     pub fn origin_of(&self, key: &str) -> Option<Origin> {
@@ -173,7 +184,12 @@ impl Diagnostics {
     pub fn finish(self) -> Findings {
         let mut found = self.0.into_inner();
         for (key, origin) in std::mem::take(&mut found.unknown) {
-            let message = unknown(&key, &origin, &found.known);
+            let meant = closest(&key, &found.known);
+            let message = unknown(&origin, meant);
+            if let Some(meant) = meant {
+                let is_meant = |key: &str| key == meant || is_below(key, meant) || is_below(meant, key);
+                found.problems.retain(|problem| !problem.missing || !is_meant(&problem.key));
+            }
             found.problems.push(problem(&key, Some(&origin), message));
         }
         found
@@ -181,14 +197,18 @@ impl Diagnostics {
 }
 
 fn problem(key: &str, origin: Option<&Origin>, message: String) -> Problem {
-    Problem { key: key.to_owned(), message, origin: origin.cloned() }
+    Problem { key: key.to_owned(), message, origin: origin.cloned(), missing: false }
+}
+
+fn is_below(key: &str, table: &str) -> bool {
+    key.strip_prefix(table).is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
 /// The message for an unknown key, with a suggestion where one is close.
-fn unknown(key: &str, origin: &Origin, known: &[String]) -> String {
+fn unknown(origin: &Origin, meant: Option<&str>) -> String {
     let environment = matches!(origin, Origin::Environment(_));
     let what = if environment { "unknown variable" } else { "unknown key" };
-    match closest(key, known) {
+    match meant {
         Some(meant) if environment => format!("{what}; did you mean `{}`?", variable(meant)),
         Some(meant) => format!("{what}; did you mean `{meant}`?"),
         None => format!("{what}; remove it, or run `attio-bridge config --schema` for every key"),

@@ -138,7 +138,17 @@ impl Kind for Integer {
     fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<u64> {
         let number = match &node.value {
             Value::Integer(number) => u64::try_from(*number).ok(),
-            Value::Text(text) if node.is_untyped() => text.parse().ok(),
+            Value::Text(text) if node.is_untyped() => {
+                let wrong = || {
+                    format!(
+                        "expects a whole number of digits only, {}, not {text:?}{}",
+                        self.range(),
+                        advice(text)
+                    )
+                };
+                Some(text.parse().map_err(|_| wrong())?)
+            }
+            Value::Text(text) => return Err(format!("expects a whole number, not text{}", advice(text))),
             other => return Err(format!("expects a whole number, not {}", other.kind())),
         };
         let number =
@@ -156,6 +166,26 @@ impl Kind for Integer {
             schema["maximum"] = Json::from(*self.0.end());
         }
         Description::new("integer", self.range(), schema)
+    }
+}
+
+/// What to write for a text that holds a number: with a unit of bytes, with separators, or in quotes.
+fn advice(text: &str) -> String {
+    let digits: String = text.trim().chars().filter(|c| !matches!(c, '_' | ',' | '\'')).collect();
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let (Ok(number), unit) = (digits[..end].parse::<u64>(), digits[end..].trim().to_lowercase()) else {
+        return String::new();
+    };
+    let prefixes = [("", 0), ("k", 10), ("m", 20), ("g", 30), ("t", 40)];
+    let unit =
+        unit.trim_end_matches("ytes").trim_end_matches("yte").trim_end_matches('b').trim_end_matches('i');
+    let Some((prefix, bits)) = prefixes.into_iter().find(|(prefix, _)| *prefix == unit) else {
+        return String::new();
+    };
+    match number.checked_mul(1 << bits) {
+        Some(bytes) if bits > 0 => format!("; {number} {}iB are {bytes}", prefix.to_uppercase()),
+        Some(number) => format!("; write {number}"),
+        None => String::new(),
     }
 }
 
@@ -181,6 +211,7 @@ impl Kind for TimeSpan {
         const FORM: &str = "expects a duration with its unit, such as \"250ms\", \"5s\" or \"96h\"";
         let text = match &node.value {
             Value::Text(text) => text,
+            Value::Integer(number) => return Err(format!("{FORM}, not {number}, which has none")),
             other => return Err(format!("{FORM}, not {}", other.kind())),
         };
         let duration = humantime::parse_duration(text.trim()).map_err(|_| format!("{FORM}, not {text:?}"))?;
@@ -208,6 +239,9 @@ impl Kind for Boolean {
             Value::Bool(yes) => *yes,
             Value::Text(text) if node.is_untyped() => {
                 text.parse().map_err(|_| format!("{FORM}, not {text:?}"))?
+            }
+            Value::Text(text) if text.parse::<bool>().is_ok() => {
+                return Err(format!("{FORM}, not text: remove the quotes"));
             }
             other => return Err(format!("{FORM}, not {}", other.kind())),
         };
@@ -355,29 +389,6 @@ impl Kind for Secret {
             secret: true,
             ..Description::new("secret", "", json!({ "type": "string", "minLength": 1 }))
         }
-    }
-}
-
-/// Text, a number, or true or false; yields its text.
-pub struct Scalar;
-
-impl Kind for Scalar {
-    type Value = String;
-
-    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
-        let text = match &node.value {
-            Value::Text(text) => text.clone(),
-            Value::Integer(number) => number.to_string(),
-            Value::Bool(yes) => yes.to_string(),
-            other => return Err(format!("expects text, a number, or true or false, not {}", other.kind())),
-        };
-        let json = Json::from(text.as_str());
-        Ok((text, json))
-    }
-
-    fn describe(&self) -> Description {
-        let schema = json!({ "type": ["string", "integer", "boolean"] });
-        Description::new("text, number or boolean", "", schema)
     }
 }
 

@@ -110,7 +110,7 @@ impl<'d> Section<'d> {
     }
 
     pub fn missing(&self, name: &str, message: &str) {
-        self.diagnostics.problem(&self.key(name), self.origin.as_ref(), message);
+        self.diagnostics.required(&self.key(name), self.origin.as_ref(), message);
     }
 
     /// A key with a default, which also replaces a value that is refused.

@@ -41,6 +41,7 @@ mod leaks;
 mod life;
 mod logs;
 mod loss;
+mod misconfigurations;
 mod nats;
 mod nats_check;
 mod nats_cluster;

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use secrecy::ExposeSecret;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{CENTURY, DAY, Entries, INSTANT, paired, readable, value};
 use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::diagnostics::{Diagnostics, Given};
 use crate::config::files;
 use crate::config::kinds::{
-    Case, Choice, FilePath, HIDDEN, Integer, Kind, List, Scalar, Secret, Text, TimeSpan, words,
+    Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan, words,
 };
 use crate::config::section::{Section, keys};
 use crate::config::tree::{Node, Table, Value};
@@ -27,6 +27,29 @@ const LONGEST_LINGER: Duration = Duration::from_secs(900);
 
 pub const PROPERTIES: Entries =
     Entries { names: Vec::new, kind: &Scalar, example: "socket.keepalive.enable = true" };
+
+/// Text, a number, or true or false; yields its text.
+pub struct Scalar;
+
+impl Kind for Scalar {
+    type Value = String;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
+        let text = match &node.value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Bool(yes) => yes.to_string(),
+            other => return Err(format!("expects text, a number, or true or false, not {}", other.kind())),
+        };
+        let json = Json::from(text.as_str());
+        Ok((text, json))
+    }
+
+    fn describe(&self) -> Description {
+        let schema = json!({ "type": ["string", "integer", "boolean"] });
+        Description::new("text, number or boolean", "", schema)
+    }
+}
 
 keys! {
     Kafka {
@@ -119,7 +142,7 @@ fn check_servers(diagnostics: &Diagnostics, servers: Option<&Given<Vec<String>>>
     let Some(given) = servers.filter(|given| !given.value.is_empty()) else {
         let message = "required for Kafka: host:port of one or more brokers, as in bootstrap_servers = \
                        \"localhost:9092\" (also ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS, comma separated)";
-        return diagnostics.required("kafka.bootstrap_servers", message);
+        return diagnostics.required("kafka.bootstrap_servers", None, message);
     };
     if let Some((scheme, rest)) = given.value.iter().find_map(|server| server.split_once("://")) {
         let message = format!("expects host:port without a scheme: write {rest:?}, without {scheme}://");
@@ -162,17 +185,17 @@ fn check_login(diagnostics: &Diagnostics, keys: &Kafka) {
     let Some(mechanism) = &keys.sasl_mechanism else {
         let message =
             format!("required with a sasl protocol: one of {}", MECHANISMS.map(|(name, _)| name).join(", "));
-        return diagnostics.required("kafka.sasl_mechanism", message);
+        return diagnostics.required("kafka.sasl_mechanism", None, message);
     };
     if mechanism.value == "OAUTHBEARER" {
         return;
     }
     let message = format!("required with sasl_mechanism {}", mechanism.value);
     if keys.sasl_username.is_none() {
-        diagnostics.required("kafka.sasl_username", &*message);
+        diagnostics.required("kafka.sasl_username", None, &*message);
     }
     if keys.sasl_password.is_none() {
-        diagnostics.required("kafka.sasl_password", message);
+        diagnostics.required("kafka.sasl_password", None, message);
     }
 }
 

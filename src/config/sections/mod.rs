@@ -20,6 +20,7 @@ use super::diagnostics::{Diagnostics, Given};
 use super::files;
 use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
 use super::section::{Key, Section, keys};
+use super::tree::Origin;
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::dedup;
@@ -145,6 +146,12 @@ pub fn is_open(path: &[&str]) -> bool {
     key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.kind.description().secret)
 }
 
+/// Whether a table or a key of that name is declared anywhere.
+pub fn is_name(name: &str) -> bool {
+    TABLES.iter().any(|table| table.path.split('.').any(|part| part.trim_end_matches("[]") == name))
+        || TABLES.iter().flat_map(|table| table.keys).any(|key| key.name() == name)
+}
+
 fn key(path: &[&str]) -> Option<&'static Key> {
     let (name, table) = path.split_last()?;
     declaration(table)?.keys.iter().find(|key| key.name() == *name)
@@ -154,7 +161,9 @@ keys! {
     Dedup {
         /// How long an acknowledged event is remembered. Attio retries for about 3 days.
         window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
-        /// Most events that are remembered. The log says at start how much memory and time that is.
+        /// Most events that are remembered, the latest ones; about 370 bytes each. At 25 events per second, as fast as
+        /// Attio sends, 250000 are 2 h 46 min, whatever the window is; 96 h would need 8640000 (3 GB). Within the
+        /// window a repeat of a forgotten event is published again.
         capacity: Integer(1..=u64::MAX) = "250000";
     }
 }
@@ -229,11 +238,15 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
     if keys.r#type.is_none() {
         let message = "required: \"kafka\", \"nats\" or \"stdout\"; set bus.type, ATTIO_BRIDGE__BUS__TYPE, or \
                        `serve --bus`";
-        root.diagnostics().required("bus.type", message);
+        root.diagnostics().required("bus.type", None, message);
     }
-    let used = value(keys.r#type);
+    let chosen = keys.r#type;
+    let used = chosen.as_ref().map(|given| given.value);
     let kafka = kafka::read(&mut root.section("kafka"), used == Some(Type::Kafka));
     let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
+    if let Some(chosen) = &chosen {
+        refuse_unused(root.diagnostics(), chosen);
+    }
     let kind = match used {
         Some(Type::Kafka) => Bus::Kafka(Box::new(kafka)),
         Some(Type::Nats) => Bus::Nats(Box::new(nats)),
@@ -245,6 +258,21 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
 
 fn size(given: &Given<u64>) -> usize {
     usize::try_from(given.value).unwrap_or(usize::MAX)
+}
+
+/// Refuses the sections of buses that are not in use; where a flag chose the bus for one run, only warns.
+fn refuse_unused(diagnostics: &Diagnostics, chosen: &Given<Type>) {
+    let used = TYPES.into_iter().find(|(_, kind)| *kind == chosen.value).map_or("", |(name, _)| name);
+    for (name, _) in TYPES.into_iter().filter(|(_, kind)| *kind != chosen.value) {
+        let Some((key, origin)) = diagnostics.set_below(name).into_iter().next() else { continue };
+        let message = format!(
+            "has no effect with bus.type \"{used}\", like all of [{name}]; set bus.type to \"{name}\", or remove [{name}]"
+        );
+        match chosen.origin {
+            Origin::Flag(_) => diagnostics.warning(&key, Some(&origin), message),
+            _ => diagnostics.problem(&key, Some(&origin), message),
+        }
+    }
 }
 
 /// Checks that a file can be opened, and watches it.

@@ -80,7 +80,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     if used && keys.servers.as_ref().is_none_or(|given| given.value.is_empty()) {
         let message = "required for NATS: addresses of one or more servers, as in servers = \
                        [\"nats://localhost:4222\"] (also ATTIO_BRIDGE__NATS__SERVERS, comma separated)";
-        diagnostics.required("nats.servers", message);
+        diagnostics.required("nats.servers", None, message);
     }
     if used {
         for file in [&keys.creds_file, &keys.nkey_file, &keys.ca_file, &keys.cert_file, &keys.key_file] {
