@@ -33,7 +33,8 @@ pub fn version(arguments: &Version) -> Exit {
 
 const COMPLETIONS_HELP: &str = "\
 Example: install for bash, for the current user
-  attio-bridge completions bash > ~/.local/share/bash-completion/completions/attio-bridge";
+  attio-bridge completions bash \\
+    > ~/.local/share/bash-completion/completions/attio-bridge";
 
 #[derive(Args)]
 #[command(after_help = COMPLETIONS_HELP)]
@@ -67,7 +68,7 @@ pub struct Man {
 pub fn man(arguments: &Man) -> Result<Exit, Exit> {
     let Some(folder) = &arguments.to else {
         let mut out = Vec::new();
-        let rendered = clap_mangen::Man::new(command()).render(&mut out);
+        let rendered = clap_mangen::Man::new(command().disable_help_subcommand(true)).render(&mut out);
         rendered.map_err(|error| fail(format_args!("cannot render the manual page: {error}")))?;
         print(String::from_utf8_lossy(&out));
         return Ok(Exit::Done);

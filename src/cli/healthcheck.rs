@@ -8,10 +8,13 @@ use hyper::{Request, Uri};
 
 use super::{Exit, fail, say};
 use crate::config::{self, Input};
-use crate::http_client::{self, HttpClient};
+use crate::http_client::{self, HttpClient, Response};
 
 const OPTIONS: http_client::Options =
     http_client::Options { timeout: Duration::from_secs(3), max_body_bytes: 1 << 20, keep_alive: false };
+
+/// The longest reason of an answer that is shown.
+const MAX_REASON: usize = 500;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -30,12 +33,17 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let answer = runtime.block_on(HttpClient::plain(OPTIONS).send(Request::get(&url), Bytes::new()));
     // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();
-    match answer.map(|response| response.status) {
-        Ok(200) => {
+    match answer {
+        Ok(Response { status: 200, .. }) => {
             say(format_args!("ready: {url} answered 200"));
             return Ok(Exit::Done);
         }
-        Ok(status) => say(format_args!("not ready: {url} answered {status}")),
+        Ok(Response { status, body, .. }) => {
+            let reason = String::from_utf8_lossy(&body);
+            let reason: String = reason.lines().next().unwrap_or_default().chars().take(MAX_REASON).collect();
+            let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
+            say(format_args!("not ready: {url} answered {status}{reason}"));
+        }
         Err(error) => say(format_args!("not ready: {url} did not answer: {error}")),
     }
     Err(Exit::Failed)

@@ -1,7 +1,10 @@
 //! What verbs print: data to standard output, messages to standard error, tables, progress bars.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::OnceLock;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
@@ -11,17 +14,48 @@ use super::Exit;
 use crate::paint::Paint;
 use crate::printable;
 
+/// Whether `NO_COLOR` is set.
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
-/// Prints data to standard output. A closed pipe is not an error.
+/// Why data was lost on its way to standard output, once that has happened.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints data to standard output. Where that fails, [`finish`] ends the process with an error.
 pub fn print(data: impl Display) {
-    let _ = write!(io::stdout().lock(), "{}", printable::styled(&data.to_string()));
+    if let Err(error) = write(&printable::styled(&data.to_string()))
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        let _ = LOST.set(error);
+    }
 }
 
+/// The exit code of a verb that ended with this one: data that was lost is a failure, a closed pipe is none.
+pub fn finish(exit: Exit) -> Exit {
+    match LOST.get() {
+        None => exit,
+        Some(error) => {
+            let failed = fail(format_args!("cannot write to standard output: {error}"));
+            if exit == Exit::Done { failed } else { exit }
+        }
+    }
+}
+
+/// Writes past the buffer of `io::stdout`, which is flushed when nobody can be told of an error, and ignores some.
+fn write(text: &str) -> io::Result<()> {
+    File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(text.as_bytes())
+}
+
+/// Prints a message to standard error. The numbers of the system's errors are left out.
 pub fn say(message: impl Display) {
-    let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&message.to_string()));
+    let message = message.to_string();
+    let mut parts = message.split(" (os error ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')'));
+    }
+    let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&text));
 }
 
 /// Prints an error; the verb ends with [`Exit::Failed`].
@@ -36,13 +70,17 @@ pub fn paint() -> Paint {
 
 /// The columns of standard output; `default` if it is not a terminal.
 pub fn columns(default: usize) -> usize {
-    terminal_size::terminal_size_of(io::stdout()).map_or(default, |(width, _)| width.0.into())
+    terminal_columns().unwrap_or(default)
+}
+
+/// The columns of standard output, if it is a terminal.
+pub fn terminal_columns() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
 }
 
 /// Writes a line of data. False once the reader is gone.
 pub fn write_line(line: &str) -> io::Result<bool> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+    match write(&format!("{line}\n")) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error),

@@ -26,10 +26,12 @@ what was not answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, a
 does so up to 10 times over about three days.
 
 Example: one generated event to a bridge on this machine
-  attio-bridge send --config config.toml http://127.0.0.1:8080/webhooks/attio --event record.updated
+  attio-bridge send http://127.0.0.1:8080/webhooks/attio \\
+    --config config.toml --event record.updated
 Example: a stream, a fifth of it duplicates
-  attio-bridge send --secret-env ATTIO_WEBHOOK_SECRET http://127.0.0.1:8080/webhooks/attio \\
-    --count 1000 --rate 25 --duplicates 20 --concurrency 8 --retry
+  attio-bridge send http://127.0.0.1:8080/webhooks/attio \\
+    --secret-env ATTIO_WEBHOOK_SECRET --count 1000 --rate 25 \\
+    --duplicates 20 --concurrency 8 --retry
 
 Exit codes: 0 all were answered 200 or 202, 3 not all, 1 no connection could be made.";
 

@@ -9,7 +9,8 @@ use crate::config::{Config, Flag, Input};
 
 const AFTER_HELP: &str = "\
 Example: to a Kafka on this machine, with everything else at its default
-  export ATTIO_WEBHOOK_SECRET=... ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS=localhost:9092
+  export ATTIO_WEBHOOK_SECRET=...
+  export ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS=localhost:9092
   attio-bridge serve --bus kafka
 Example: with a file
   attio-bridge serve --config /etc/attio-bridge/config.toml";

@@ -20,7 +20,8 @@ sets one. The bytes are signed as they are: an editor that adds a line end later
 signature.
 
 Example: deliver a file to a bridge on this machine
-  attio-bridge sign --config config.toml body.json --curl http://127.0.0.1:8080/webhooks/attio | sh
+  attio-bridge sign --config config.toml body.json \\
+    --curl http://127.0.0.1:8080/webhooks/attio | sh
 Example: the headers only, with the secret from a variable
   attio-bridge sign --secret-env ATTIO_WEBHOOK_SECRET < body.json";
 

@@ -301,7 +301,8 @@ fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
         Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.with(KNOWN, word),
     };
     let why = replayed.why.as_deref().map(|why| format!(": {}", escaped(why))).unwrap_or_default();
-    let mut out = format!("{} {} {word}{why}\n", escaped(&item.name), paint.with(DIM, &escaped(&item.reason)));
+    let mut out =
+        format!("{} {} {word}{why}\n", escaped(&item.name), paint.with(DIM, &escaped(&item.reason)));
     if replayed.ending == Ending::Published {
         for event in &replayed.events {
             out +=

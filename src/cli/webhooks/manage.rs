@@ -44,9 +44,11 @@ pub struct Get {
 #[derive(Args)]
 #[command(after_help = "\
 Examples: the secret in a file, or in a Kubernetes Secret
-  attio-bridge webhooks create --target-url https://hooks.example.com/webhooks/attio \\
+  attio-bridge webhooks create \\
+    --target-url https://hooks.example.com/webhooks/attio \\
     --event record.created --event note.created --secret-file attio.secret
-  attio-bridge webhooks create --target-url https://hooks.example.com/webhooks/attio \\
+  attio-bridge webhooks create \\
+    --target-url https://hooks.example.com/webhooks/attio \\
     --event record.updated --filter '{\"object\":\"deals\",\"attribute\":\"stage\"}' \\
     --secret-format kubernetes --secret-name attio-bridge | kubectl apply -f -")]
 pub struct Create {

@@ -16,7 +16,8 @@ use crate::attio::rotate::is_successor;
 #[derive(Args)]
 #[command(after_help = "\
 Example: has anybody changed the webhooks by hand?
-  attio-bridge webhooks plan --check --config bridge.toml || echo \"exit $?: 3 means yes\"")]
+  attio-bridge webhooks plan --check --config bridge.toml \\
+    || echo \"exit $?: 3 means yes\"")]
 pub struct PlanArguments {
     /// Exit 3 if anything differs from the configuration
     #[arg(long)]
