@@ -1,20 +1,26 @@
 //! `check --connect` through the program, on healthy and misconfigured clusters.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::Output;
+use std::time::Duration;
 
 use attio_bridge::bus::kafka::Options;
 use attio_bridge::bus::kafka::options::Ensure;
 use serde_json::Value as Json;
 
 use crate::support::consumer::NAMES;
-use crate::support::kafka::Broker;
 use crate::support::kafka::security::wrong::{self, Wrong};
 use crate::support::kafka::security::{
     Door, Operation, PASSWORD, SECOND_USER, Secured, Topics, UNPRIVILEGED_USER, USER, shared,
 };
 use crate::support::kafka::variables::variables;
-use crate::support::program::run;
+use crate::support::kafka::{Broker, Layout};
+use crate::support::nats::Server;
+use crate::support::program::{lent, run};
+use crate::support::served::Served;
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 fn check(options: &Options, prefix: &str, more: &[&str]) -> Output {
     run(&[&["check", "--connect"], more].concat(), &variables(options, prefix))
@@ -130,9 +136,10 @@ fn missing_topics_fail_unless_the_bridge_creates_them() {
     let secured = shared();
     let options = Options::new(secured.broker.bootstrap());
     let rows = found(&options, &unique("absent"), 3);
-    let missing = rows
-        .iter()
-        .filter(|(check, _, detail)| check.starts_with("topic ") && detail.contains("missing: create it"));
+    let missing = rows.iter().filter(|(check, _, detail)| {
+        check.starts_with("topic ")
+            && detail.contains("missing: create it (`attio-bridge topics` prints how)")
+    });
     assert_eq!(missing.count(), NAMES.len());
     let mut create = variables(&options, "absent");
     create.push(("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE".into(), "create".into()));
@@ -233,4 +240,107 @@ fn unreachable_advertised_listener_is_reported() {
     let (level, detail) = row(&rows, &format!("broker {address}"));
     assert!(level == "failed" && detail.contains("advertised.listeners"), "{detail}");
     assert_eq!(rows.len(), 4, "nothing is checked after it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topic_settings_that_delete_acknowledged_events_are_warned_of_by_check_and_in_the_log() {
+    let secured = shared();
+    let prefix = prefix(&secured);
+    let table = [
+        ("record", "cleanup.policy", "compact", "cleanup.policy compact"),
+        ("list", "cleanup.policy", "compact,delete", "set cleanup.policy=delete"),
+        ("note", "retention.ms", "3600000", "deleted after 1h"),
+        ("quarantine", "retention.bytes", "1000000", "set retention.bytes=-1"),
+        ("task", "unclean.leader.election.enable", "true", "unclean.leader.election.enable true"),
+    ];
+    for (topic, setting, value, _) in table {
+        secured.broker.set_topic(&format!("{prefix}.{topic}"), setting, value);
+    }
+    let options = Options::new(secured.broker.bootstrap());
+    let rows = found(&options, &prefix, 0);
+    let served = Served::start(&lent(&variables(&options, &prefix)));
+    for (topic, _, _, words) in table {
+        let topic = format!("{prefix}.{topic}");
+        let warned = |(check, level, detail): &(String, String, String)| {
+            check == "durability" && level == "warning" && detail.contains(&topic) && detail.contains(words)
+        };
+        assert!(rows.iter().any(warned), "{topic}: {rows:#?}");
+        let logged = |line: &String| line.contains("WARN") && line.contains(&topic) && line.contains(words);
+        eventually("it is in the log", || async { served.log().iter().any(logged) }).await;
+    }
+}
+
+/// A server that sends this on every connection: at once, or to the first bytes it gets.
+fn canned(words: &'static [u8], at_once: bool) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 512];
+                if at_once || stream.read(&mut buffer).is_ok_and(|length| length > 0) {
+                    // What can fail here is only a connection that has ended already.
+                    let _ = stream.write_all(words);
+                    let _ = stream.read(&mut buffer);
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_are_no_kafka_broker_are_named_by_readyz_and_check_and_logged_in_few_lines() {
+    let mut controller = String::new();
+    let _broker = Broker::start_where(|_, port| {
+        controller = format!("127.0.0.1:{port}");
+        Layout::default()
+    });
+    let nats = Server::start();
+    let nats = nats.url().trim_start_matches("nats://").to_owned();
+    let strangers = [
+        (canned(b"HTTP/1.1 400 Bad Request\r\n\r\n", false), "an HTTP server answers there, no Kafka broker"),
+        (canned(b"SSH-2.0-OpenSSH_9.9\r\n", true), "an SSH server answers there"),
+        (canned(b"220 mail.example.com ESMTP\r\n", true), "a mail or FTP server"),
+        (canned(b"hello\r\n", true), "its answer begins with \"hell\""),
+        (canned(b"\x15\x03\x03\x00\x02\x02\x46", false), "the listener uses TLS"),
+        (nats, "a NATS server answers there"),
+        (controller, "it is a KRaft controller"),
+    ];
+    let served: Vec<_> = strangers
+        .iter()
+        .map(|(server, _)| Served::start(&lent(&variables(&Options::new(server), "attio"))))
+        .collect();
+    for ((server, words), served) in strangers.iter().zip(&served) {
+        eventually(&format!("/readyz says: {words}"), || async {
+            let answer = served.admin("/readyz").await;
+            String::from_utf8_lossy(&answer.body).contains(words)
+        })
+        .await;
+        let rows = found(&Options::new(server), "attio", 3);
+        let named =
+            |(_, level, detail): &(String, String, String)| level == "failed" && detail.contains(words);
+        assert!(rows.iter().any(named), "{server}: {rows:#?}");
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for ((server, words), served) in strangers.iter().zip(&served) {
+        let log = served.log();
+        let warnings = log.iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).count();
+        assert!(warnings <= 8, "{server}, {words}: {log:#?}");
+        assert!(!log.iter().any(|line| line.contains("increase receive.message.max.bytes")), "{log:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn advertised_listener_is_blamed_by_the_log_and_not_bootstrap_servers() {
+    let secured = shared();
+    let prefix = prefix(&secured);
+    let served = Served::start(&lent(&variables(&secured.options(Door::Lost), &prefix)));
+    let host = "no-such-host.invalid";
+    eventually("the cause is in the log", || async {
+        served.log().iter().any(|line| line.contains(host) && line.contains("advertised.listeners"))
+    })
+    .await;
+    let wrong = |line: &String| line.contains(host) && line.contains("kafka.bootstrap_servers");
+    assert!(!served.log().iter().any(wrong), "{:#?}", served.log());
 }

@@ -38,11 +38,30 @@ fn kafka_requires_servers_and_a_consistent_login() {
     for (text, message) in table {
         one_problem(&kafka(&format!("{servers}{text}")), &[message]);
     }
-    let scheme = "bootstrap_servers = \"kafka://a:1\"";
-    one_problem(
-        &kafka(scheme),
-        &["kafka.bootstrap_servers: expects host:port without a scheme: write \"a:1\""],
-    );
+    let spellings = [
+        ("kafka://a:1", "without a scheme: write \"a:1\""),
+        ("SASL_SSL://a:1", "write \"a:1\", and set kafka.security_protocol to \"sasl_ssl\""),
+        ("http://a:1/x", "without a scheme: write \"a:1\""),
+        ("nats://u:p@a:1", "without a scheme: write \"a:1\""),
+        ("u:p@a:1", "without a login (that is kafka.sasl_username and kafka.sasl_password): write \"a:1\""),
+        ("a:1/topic", "without a path: write \"a:1\""),
+        ("a:0", "a port from 1 to 65535"),
+        ("a:65536", "a port from 1 to 65535"),
+        ("a:kafka", "a port from 1 to 65535"),
+        (":9092", "the host is empty"),
+        ("a b:1", "no host has such characters"),
+        ("::1:9092", "an IPv6 address needs brackets"),
+    ];
+    for (server, message) in spellings {
+        for servers in [format!("[\"{server}\"]"), format!("[\"b:2\", \"{server}\"]")] {
+            let setup = kafka(&format!("bootstrap_servers = {servers}"));
+            one_problem(&setup, &["kafka.bootstrap_servers: expects host:port", message]);
+            assert!(!setup.problems()[0].contains("u:p"), "a login is not repeated");
+        }
+    }
+    for server in ["a", "a:1", "[::1]:9092", "[::1]", "kafka-1.example.com:9092", "10.0.0.1:9092"] {
+        kafka(&format!("bootstrap_servers = \"{server}\"")).config();
+    }
     let lost = kafka(&format!(
         "{servers}security_protocol = \"sasl_plaintext\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\""
     ));

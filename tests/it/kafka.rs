@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use attio_bridge::bus::kafka::Options;
 use attio_bridge::bus::kafka::options::{Ensure, Topics};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
+use crate::support::bus::Awaited;
 use crate::support::bus::{label, message};
 use crate::support::kafka::bench::Bench;
-use crate::support::kafka::{Broker, Layout, shared};
+use crate::support::kafka::{Broker, CLUSTER, Layout, OTHER_CLUSTER, shared};
+use crate::support::proxy::{Door, Flow, Way};
 use crate::support::unique;
 use crate::support::wait::{PATIENCE, eventually_blocking};
 
@@ -304,4 +307,134 @@ fn broker_that_starts_after_the_bus_is_reached() {
     broker.restart();
     bench.until(BusState::Up);
     assert_eq!(label(&bench.result(&topic)), "acknowledged");
+}
+
+/// What was acknowledged, and is to be in the topic.
+#[derive(Default)]
+struct Acknowledged(Vec<String>);
+
+impl Acknowledged {
+    fn publish(&mut self, bench: &Bench, topic: &str, data: &str) -> &'static str {
+        self.note(bench.publish(message(topic, "rec-1", data.to_owned())), data)
+    }
+
+    fn note(&mut self, result: Awaited, data: &str) -> &'static str {
+        let result = label(&result.wait());
+        if result == "acknowledged" {
+            self.0.push(format!("\"data\":{data}}}"));
+        }
+        result
+    }
+
+    fn assert_stored(&self, broker: &Broker, topic: &str) {
+        let records = broker.read_all(topic);
+        let stored = |data: &&String| records.iter().any(|record| record.value().ends_with(data.as_str()));
+        let lost: Vec<_> = self.0.iter().filter(|data| !stored(data)).collect();
+        assert!(lost.is_empty(), "acknowledged and not stored: {lost:?}");
+    }
+}
+
+/// The broker is formatted anew under two bridges. Both get the same producer id, one from the old cluster and one
+/// from the new; where their sequence numbers meet, the broker takes the message of one for a repeat.
+fn formatted_anew(cluster: &str, in_flight: bool) {
+    let (broker, proxy) = Broker::start_behind_a_proxy();
+    let topic = broker.topic("formatted-anew", 1);
+    let behind_proxy = |options: &mut Options| options.bootstrap_servers = proxy.addr().to_string();
+    let old = Bench::start(&broker, &[&topic], behind_proxy).wait_for(BusState::Up);
+    for n in 0..3 {
+        assert_eq!(label(&old.publish(message(&topic, "rec-1", n.to_string())).wait()), "acknowledged");
+    }
+    proxy.set(Way::ToServer, Flow::Stall);
+    let pending = in_flight.then(|| old.publish(message(&topic, "rec-1", "\"in flight\"")));
+    proxy.door(Door::Shut);
+    proxy.reset();
+    broker.format_anew(cluster);
+    broker.create_topic(&topic, 1, &[]);
+    let new = Bench::up(&broker, &[&topic]);
+    let mut acknowledged = Acknowledged::default();
+    for n in 10..14 {
+        assert_eq!(acknowledged.publish(&new, &topic, &n.to_string()), "acknowledged");
+    }
+    proxy.pass();
+    if let Some(pending) = pending {
+        acknowledged.note(pending, "\"in flight\"");
+    }
+    old.until(BusState::Up);
+    for n in 20..30 {
+        eventually_blocking("it publishes to the new cluster", || {
+            acknowledged.publish(&old, &topic, &n.to_string()) == "acknowledged"
+        });
+        acknowledged.publish(&new, &topic, &(n + 10).to_string());
+    }
+    acknowledged.assert_stored(&broker, &topic);
+    assert_eq!((old.metrics.bus().identity_changes.get(), old.metrics.bus().rebuilds.get()), (1, 1));
+    assert_eq!(new.metrics.bus().identity_changes.get(), 0);
+}
+
+/// The first message of a client has the sequence number 0. It is sent again to the new cluster, and the first
+/// message of the client's successor, with the same producer id, is taken for a repeat of it.
+#[test]
+fn message_resent_to_another_cluster_does_not_acknowledge_the_first_message_of_a_new_client() {
+    let (broker, proxy) = Broker::start_behind_a_proxy();
+    let topic = broker.topic("resent", 1);
+    let behind_proxy = |options: &mut Options| options.bootstrap_servers = proxy.addr().to_string();
+    let bench = Bench::start(&broker, &[&topic], behind_proxy).wait_for(BusState::Up);
+    proxy.set(Way::ToServer, Flow::Stall);
+    let pending = bench.publish(message(&topic, "rec-1", "\"in flight\""));
+    proxy.door(Door::Shut);
+    proxy.reset();
+    broker.format_anew(OTHER_CLUSTER);
+    broker.create_topic(&topic, 1, &[]);
+    proxy.pass();
+    let mut acknowledged = Acknowledged::default();
+    acknowledged.note(pending, "\"in flight\"");
+    bench.until(BusState::Up);
+    for n in 0..5 {
+        eventually_blocking("it publishes to the new cluster", || {
+            acknowledged.publish(&bench, &topic, &n.to_string()) == "acknowledged"
+        });
+    }
+    acknowledged.assert_stored(&broker, &topic);
+}
+
+#[test]
+fn idle_bridge_does_not_publish_with_the_producer_id_of_another_cluster() {
+    formatted_anew(OTHER_CLUSTER, false);
+}
+
+#[test]
+fn message_in_flight_is_not_acknowledged_by_another_cluster() {
+    formatted_anew(OTHER_CLUSTER, true);
+}
+
+#[test]
+fn idle_bridge_does_not_publish_with_the_producer_id_of_a_cluster_formatted_anew_with_the_same_id() {
+    formatted_anew(CLUSTER, false);
+}
+
+#[test]
+fn message_in_flight_is_not_acknowledged_by_a_cluster_formatted_anew_with_the_same_id() {
+    formatted_anew(CLUSTER, true);
+}
+
+/// Within one cluster no producer id is given twice, so the client may stay. What it acknowledges is in the new topic.
+#[test]
+fn deleted_and_recreated_topic_stores_what_it_acknowledges() {
+    let broker = shared();
+    let topic = broker.topic("recreated", 1);
+    let benches = [Bench::up(&broker, &[&topic]), Bench::up(&broker, &[&topic])];
+    for bench in &benches {
+        assert_eq!(label(&bench.result(&topic)), "acknowledged");
+    }
+    broker.delete_topic(&topic);
+    broker.create_topic(&topic, 1, &[]);
+    let mut acknowledged = Acknowledged::default();
+    for n in 0..10 {
+        for (bench, data) in benches.iter().zip([n, 100 + n]) {
+            eventually_blocking("it publishes to the new topic", || {
+                acknowledged.publish(bench, &topic, &data.to_string()) == "acknowledged"
+            });
+        }
+    }
+    acknowledged.assert_stored(&broker, &topic);
 }

@@ -149,7 +149,7 @@ fn each_mistake_in_the_file_is_one_message_with_place_and_remedy() {
         (
             "scheme in bootstrap_servers",
             KAFKA.replace("k:9092", "kafka://k:9092"),
-            &["kafka.bootstrap_servers: ", "without kafka://", ":4"],
+            &["kafka.bootstrap_servers: expects host:port without a scheme: write \"k:9092\"", ":4"],
         ),
         ("acks", kafka("properties.acks = 1"), &["kafka.properties.acks: the bridge owns this property: ", ":5"]),
         ("unknown property", kafka("properties.zebra = 1"), &["kafka.properties.zebra: ", "No such", ":5"]),

@@ -187,6 +187,22 @@ async fn black_hole_network_loses_no_event<B: ProxiedBroker>() {
     assert!(bridge.metrics().await.balances());
 }
 
+/// A balancer has dropped the idle connection silently: the first delivery is sent again on a new one in time. The
+/// default answer timeout of 4 s is enough where nothing else runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn first_delivery_after_a_silent_drop_of_the_kafka_connection_is_accepted() {
+    let broker = ProxiedKafka::new();
+    let bridge = broker.bridge(&[("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "8s")]).await;
+    let mut mix = Mix::new(broker.prefix(), 38);
+    warm_up(&bridge, &mut mix).await;
+    for _ in 0..2 {
+        broker.proxy().forget();
+        let delivery = mix.single();
+        assert_eq!(bridge.ask(&delivery.request).await.status_and_reason(), (200, "accepted".into()));
+    }
+    check(&broker, &mix, &BTreeSet::new());
+}
+
 /// Sends all deliveries concurrently, each once; returns the status and duration of each.
 async fn all_at_once(address: SocketAddr, planned: &[Planned]) -> Vec<(u16, Duration)> {
     let send = |request: Request| async move {

@@ -12,9 +12,10 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 use crate::network::{check, flows, load};
 use crate::support::bridge::{Bridge, config};
+use crate::support::client::Client;
 use crate::support::consumer::{Found, NAMES};
 use crate::support::kafka::{Broker, shared};
-use crate::support::load::{check_bus, ready, send_and_check};
+use crate::support::load::{check_bus, ready, send_and_check, until_accepted};
 use crate::support::mix::{Mix, Planned};
 use crate::support::network::{ProxiedBroker, ProxiedKafka, ProxiedNats};
 use crate::support::request::Request;
@@ -267,4 +268,33 @@ async fn leaderless_partition_is_logged_once_and_keeps_the_bridge_unready() {
 
     mock.cluster.partition_leader(&topic, 1, Some(1)).unwrap();
     eventually("the bridge is ready", || async { served.probe("/readyz").await == 200 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_kafka_does_not_flood_the_log() {
+    let broker = Broker::start();
+    let prefix = unique("frozen");
+    let served = Served::start(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
+        ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "1s"),
+    ]);
+    eventually("the bridge is ready", || async { served.probe("/readyz").await == 200 }).await;
+    let mut mix = Mix::new(&prefix, 91);
+    let mut client = Client::connect(served.http).await;
+    until_accepted(&mut client, served.http, &mix.single().request).await;
+    broker.pause();
+    for _ in 0..20 {
+        served.ask(&mix.single().request).await;
+    }
+    let mut kinds = std::collections::BTreeMap::<String, usize>::new();
+    for line in served.log().iter().filter(|line| line.contains("librdkafka: ")) {
+        *kinds
+            .entry(line.split("facility").nth(1).unwrap_or_default().chars().take(20).collect())
+            .or_default() += 1;
+    }
+    assert!(kinds.values().all(|count| *count <= 2), "{kinds:?}");
+    broker.resume();
 }

@@ -130,6 +130,31 @@ async fn kafka_commands_create_topics_and_acls_for_a_restricted_user() {
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 }
 
+#[test]
+fn kafka_commands_without_a_login_succeed_on_a_cluster_without_an_authorizer() {
+    let folder = tempfile::tempdir().unwrap();
+    fake_command(folder.path(), "kafka-topics.sh", "exit 0");
+    fake_command(folder.path(), "kafka-acls.sh", "echo granted; exit 1");
+    let config = named(&[("BUS__TYPE", "kafka"), ("KAFKA__BOOTSTRAP_SERVERS", "kafka-1:9092")]);
+    let script = topics(&["--format", "kafka"], &config);
+    assert_eq!(run(&script, folder.path(), &[]), "");
+    let words = [
+        "# The configuration has no login and no --principal was given, so nothing is granted here.",
+        "# kafka.topics.partitions is not set: the cluster's default decides",
+        "# kafka.topics.replication_factor is not set: the cluster's default decides",
+        "--operation Describe --operation Read",
+        "--config cleanup.policy=delete --config retention.ms=604800000",
+    ];
+    assert!(words.iter().all(|words| script.contains(words)), "{script}");
+
+    // What is granted to readers is a comment always.
+    fake_command(folder.path(), "kafka-acls.sh", "echo granted \"$@\"");
+    let script = topics(&["--format", "kafka", "--principal", "bridge"], &config);
+    let granted = run(&script, folder.path(), &[]);
+    assert_eq!(granted.lines().count(), 1, "{granted}");
+    assert!(granted.contains("--operation Write") && !granted.contains("Read"), "{granted}");
+}
+
 /// The output of the `nats` format: the stream configuration, and the part of the server configuration.
 fn nats_output(variables: &Variables) -> (Json, String) {
     let folder = tempfile::tempdir().unwrap();

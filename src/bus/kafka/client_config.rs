@@ -26,8 +26,9 @@ const DEFAULTS: [(&str, &str); 11] = [
     ("retry.backoff.ms", "50"),
     ("retry.backoff.max.ms", "500"),
     ("socket.keepalive.enable", "true"),
-    // A silent peer is given up after this, well before the publish timeout.
-    ("socket.timeout.ms", "10000"),
+    // A silent peer is given up after this, and at most a second later: soon enough that a message on a connection
+    // that something in the network has dropped is sent again on a new one within http.answer_timeout.
+    ("socket.timeout.ms", "2500"),
     ("socket.connection.setup.timeout.ms", "10000"),
     // How long messages of a topic that seems missing are held before they are refused.
     ("topic.metadata.propagation.max.ms", "2000"),

@@ -6,7 +6,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -19,7 +19,9 @@ use serde::Deserialize;
 
 use super::client_config::AUTO_CREATE;
 use super::health::{Health, Signal};
+use super::identity::{Change, Identity, Worth};
 use super::publish_error::{self, Circumstances};
+use super::repeats::kind;
 use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
 
 /// What the client keeps with an enqueued message.
@@ -67,7 +69,16 @@ pub(super) struct Context {
     fatal: OnceLock<Code>,
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,
+    identity: Identity,
+    /// The end of every partition before this client published anything, by topic.
+    ends: OnceLock<HashMap<String, Vec<i64>>>,
+    /// A message of this client was acknowledged.
+    proven: AtomicBool,
+    /// Whether the operator asked for librdkafka's debug log.
+    pub(super) verbose: bool,
 }
+
+const OLDER: &str = "the broker took the message for a repeat of one that was there before this client";
 
 /// The generation of the single-message producer: never the current one, so its connection does not
 /// count for the bus.
@@ -75,19 +86,84 @@ const NO_GENERATION: u64 = u64::MAX;
 
 impl Context {
     pub(super) fn new(health: Arc<Health>, generation: u64, retries: RetrySet) -> Self {
+        Self { retries: Some(retries), ..Self::of(health, generation) }
+    }
+
+    /// The callbacks of the single-message producer.
+    pub(super) fn single_message(health: Arc<Health>) -> Self {
+        Self::of(health, NO_GENERATION)
+    }
+
+    fn of(health: Arc<Health>, generation: u64) -> Self {
         Self {
             health,
             generation,
             pending: AtomicU64::new(0),
             fatal: OnceLock::new(),
-            retries: Some(retries),
+            retries: None,
+            identity: Identity::default(),
+            ends: OnceLock::new(),
+            proven: AtomicBool::new(false),
+            verbose: false,
         }
     }
 
-    /// The callbacks of the single-message producer.
-    pub(super) fn single_message(health: Arc<Health>) -> Self {
-        let (pending, fatal) = (AtomicU64::new(0), OnceLock::new());
-        Self { health, generation: NO_GENERATION, pending, fatal, retries: None }
+    pub(super) const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Sets the end of every partition, before anything is published. Only the first call counts.
+    pub(super) fn begin_at(&self, ends: HashMap<String, Vec<i64>>) {
+        let _ = self.ends.set(ends);
+    }
+
+    /// Whether the ends of the partitions are known.
+    pub(super) fn has_begun(&self) -> bool {
+        self.ends.get().is_some()
+    }
+
+    /// Whether a message was in its partition before this client published anything: its ack is for a message of an
+    /// earlier client with the same producer id, which the old cluster gave to that one.
+    fn is_older(&self, message: &impl rdkafka::Message) -> bool {
+        let ends = self.ends.get().and_then(|ends| ends.get(message.topic()));
+        let end = ends.zip(usize::try_from(message.partition()).ok()).and_then(|(ends, at)| ends.get(at));
+        end.is_some_and(|end| message.offset() < *end)
+    }
+
+    /// Whether a message of this client was acknowledged.
+    pub(super) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    /// Lets no ack of this client count from now on.
+    pub(super) fn invalidate(&self, reason: &str) {
+        let held = self.identity.invalidate(reason);
+        held.into_iter().for_each(|pending| self.refute(pending, reason));
+    }
+
+    /// The ack of a message proves nothing.
+    fn refute(&self, pending: Pending, reason: &str) {
+        let detail = format!("topic {}: the ack does not count: {reason}", pending.destination.address);
+        self.report(pending, Err(PublishError::Unavailable { detail: detail.into() }));
+    }
+
+    fn changed(&self, change: Change) {
+        match change {
+            Change::Connected => self.health.signal(Signal::Check),
+            Change::Confirmed(held) => held.into_iter().for_each(|pending| self.acknowledged(pending)),
+            Change::Invalid(invalid, held) => {
+                if invalid.changed {
+                    self.health.cluster_changed(&invalid.reason);
+                }
+                self.health.signal(Signal::Check);
+                held.into_iter().for_each(|pending| self.refute(pending, &invalid.reason));
+            }
+        }
+    }
+
+    fn acknowledged(&self, pending: Pending) {
+        self.proven.store(true, Ordering::Relaxed);
+        self.report(pending, Ok(Ack { duplicate: false }));
     }
 
     /// To be called before a message is enqueued.
@@ -110,15 +186,13 @@ impl Context {
         self.health.polling_panicked(panic);
     }
 
-    /// Settles a message with the client's result.
-    pub(super) fn settle(&self, pending: Pending, result: Result<(), Option<Code>>) {
-        let topic = &pending.destination.address;
-        if result == Err(Some(Code::Fatal)) {
+    /// Settles a message that the client gave up.
+    pub(super) fn failed(&self, pending: Pending, code: Option<Code>) {
+        if code == Some(Code::Fatal) {
             self.health.signal(Signal::Check);
         }
-        let result = result.map(|()| Ack { duplicate: false });
-        let result = result.map_err(|code| self.publish_error(topic, code.unwrap_or(Code::Unknown)));
-        self.report(pending, result);
+        let error = self.publish_error(&pending.destination.address, code.unwrap_or(Code::Unknown));
+        self.report(pending, Err(error));
     }
 
     fn report(&self, pending: Pending, result: PublishResult) {
@@ -164,7 +238,7 @@ impl ProducerContext for Context {
                     self.pending.fetch_sub(1, Ordering::Relaxed);
                     self.health.signal(Signal::Check);
                 }
-                Err(pending) => self.settle(pending, Err(Some(Code::QueueFull))),
+                Err(pending) => self.failed(pending, Some(Code::QueueFull)),
             };
         }
         match result {
@@ -173,8 +247,13 @@ impl ProducerContext for Context {
                 let detail = format!("topic {topic}: inferred by the client, without the broker's offset");
                 self.report(*pending, Err(PublishError::Timeout { detail: detail.into() }));
             }
-            Ok(_) => self.settle(*pending, Ok(())),
-            Err((error, _)) => self.settle(*pending, Err(error.rdkafka_error_code())),
+            Ok(message) if self.is_older(message) => self.refute(*pending, OLDER),
+            Ok(_) => match self.identity.judge(*pending) {
+                Worth::Stored(pending) => self.acknowledged(pending),
+                Worth::Held => {}
+                Worth::Nothing(pending, reason) => self.refute(pending, &reason),
+            },
+            Err((error, _)) => self.failed(*pending, error.rdkafka_error_code()),
         }
     }
 }
@@ -213,9 +292,15 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        if let Some(change) = self.identity.read(facility, text, self.pending() > 0) {
+            self.changed(change);
+        }
         match level {
+            RDKafkaLogLevel::Debug if !self.verbose => {}
             // Connection errors: the error callback reports each of them once.
-            _ if facility == "FAIL" || facility == "ERROR" => tracing::debug!(facility, "librdkafka: {text}"),
+            _ if ["FAIL", "ERROR", "FATAL"].contains(&facility) => {
+                tracing::debug!(facility, "librdkafka: {text}")
+            }
             // Wrong: the producer respects this property.
             _ if facility == "CONFWARN" && text.contains(AUTO_CREATE) => {
                 tracing::debug!(facility, "librdkafka: {text}");
@@ -226,7 +311,13 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => tracing::warn!(facility, "librdkafka: {text}"),
+            | RDKafkaLogLevel::Warning => {
+                // Of the configuration's warnings each is another one.
+                let kind = if facility == "CONFWARN" { kind(text) } else { facility.to_owned() };
+                if let Some(repeated) = self.health.repeats.pass(&kind) {
+                    tracing::warn!(facility, repeated, "librdkafka: {text}");
+                }
+            }
             _ => tracing::debug!(facility, "librdkafka: {text}"),
         }
     }

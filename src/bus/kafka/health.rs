@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::advice;
+use super::repeats::Repeats;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
@@ -22,6 +24,15 @@ pub(super) enum Signal {
     Probe,
     /// The bus is dropped.
     Stop,
+}
+
+/// Work for the thread of the diagnosis.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Find out why.
+    Failure(Failure),
+    /// Look at the settings of the topics.
+    Settings,
 }
 
 /// A connection failure to diagnose.
@@ -42,8 +53,8 @@ pub(super) struct ConnectionError {
     pub text: String,
 }
 
-/// Failures that wait for the diagnosis. The client repeats them, so more may be dropped.
-const FAILURES: usize = 64;
+/// Tasks that wait for the diagnosis. The client repeats its failures, so more may be dropped.
+const TASKS: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Connection {
@@ -85,16 +96,18 @@ pub(super) struct Health {
     signal: Mutex<Option<Signal>>,
     wake: Condvar,
     /// Closed at the end, which ends the diagnosis.
-    failures: Mutex<Option<SyncSender<Failure>>>,
+    tasks: Mutex<Option<SyncSender<Task>>>,
     /// The panic of a polling thread, until the monitor resumes it.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// The log lines of every client.
+    pub(super) repeats: Repeats,
 }
 
 impl Health {
     /// The state before the first contact, and where failures to diagnose are received.
-    pub(super) fn new(bootstrap: String, metrics: BusMetrics) -> (Arc<Self>, Receiver<Failure>) {
+    pub(super) fn new(bootstrap: String, metrics: BusMetrics) -> (Arc<Self>, Receiver<Task>) {
         metrics.up.set(0);
-        let (failures, receiver) = sync_channel(FAILURES);
+        let (tasks, receiver) = sync_channel(TASKS);
         let state = State {
             connection: Connection::Unknown,
             losses: 0,
@@ -115,8 +128,9 @@ impl Health {
             metrics,
             signal: Mutex::new(None),
             wake: Condvar::new(),
-            failures: Mutex::new(Some(failures)),
+            tasks: Mutex::new(Some(tasks)),
             panic: Mutex::new(None),
+            repeats: Repeats::default(),
         };
         (Arc::new(health), receiver)
     }
@@ -138,6 +152,11 @@ impl Health {
 
     pub(super) fn is_up(&self) -> bool {
         self.state.lock().connection == Connection::Up
+    }
+
+    /// `kafka.bootstrap_servers`.
+    pub(super) fn bootstrap(&self) -> &str {
+        &self.bootstrap
     }
 
     /// What last kept the client from a broker.
@@ -162,6 +181,23 @@ impl Health {
             self.diagnose(Failure { contacts, error: None });
         }
         self.signal(Signal::Check);
+    }
+
+    /// Another cluster answers, or a topic was created anew: nothing is published until a new client is up.
+    pub(super) fn cluster_changed(&self, reason: &str) {
+        self.metrics.identity_changes.inc();
+        tracing::error!(
+            reason,
+            servers = self.bootstrap,
+            "kafka: these brokers do not hold what they acknowledged before; answering 503 until a new client is \
+             connected"
+        );
+        let mut state = self.state.lock();
+        state.losses += 1;
+        state.connection = Connection::Down;
+        self.set_cause(&mut state, reason.into());
+        drop(state);
+        self.metrics.up.set(0);
     }
 
     /// To be read before a probe and passed to [`Self::reached`] after it.
@@ -193,7 +229,11 @@ impl Health {
 
     /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self) -> Option<Arc<str>> {
-        self.down().or_else(|| self.state.lock().topics_problem.clone())
+        self.down().or_else(|| {
+            let state = self.state.lock();
+            let cause = state.cause.as_ref().filter(|_| state.connection != Connection::Up);
+            cause.or(state.topics_problem.as_ref()).cloned()
+        })
     }
 
     /// Every topic exists, or none is checked.
@@ -201,6 +241,8 @@ impl Health {
         let mut state = self.state.lock();
         state.topics_ready = true;
         Self::update_readiness(&mut state);
+        drop(state);
+        self.send(Task::Settings);
     }
 
     /// The client has its producer id, which would delay the first message by half a second.
@@ -222,7 +264,8 @@ impl Health {
     pub(super) fn connection_error(&self, code: String, text: &str) {
         let mut state = self.state.lock();
         if state.cause.is_none() {
-            self.set_cause(&mut state, text.into());
+            let (_, cause) = advice::advise(advice::without_suffix(text), &self.bootstrap);
+            self.set_cause(&mut state, cause.into());
         }
         let contacts = state.contacts;
         drop(state);
@@ -251,9 +294,13 @@ impl Health {
     }
 
     fn diagnose(&self, failure: Failure) {
-        if let Some(failures) = &*self.failures.lock() {
+        self.send(Task::Failure(failure));
+    }
+
+    fn send(&self, task: Task) {
+        if let Some(tasks) = &*self.tasks.lock() {
             // The client repeats what is dropped.
-            let _ = failures.try_send(failure);
+            let _ = tasks.try_send(task);
         }
     }
 
@@ -311,7 +358,7 @@ impl Health {
     /// Ends the monitor and the diagnosis.
     pub(super) fn stop(&self) {
         self.signal(Signal::Stop);
-        self.failures.lock().take();
+        self.tasks.lock().take();
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -334,7 +381,7 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn health() -> (Arc<Health>, Receiver<Failure>, BusMetrics) {
+    fn health() -> (Arc<Health>, Receiver<Task>, BusMetrics) {
         let metrics = crate::bus::kafka::tests::bus_metrics();
         let (health, failures) = Health::new("kafka:9092".into(), metrics.clone());
         (health, failures, metrics)
@@ -361,14 +408,14 @@ mod tests {
         assert_eq!(&*detail, "no broker of kafka:9092 can be reached: connect refused");
         let (code, text) = ("BrokerTransportFailure".into(), "connect refused".into());
         let failure = Failure { contacts: 0, error: Some(ConnectionError { code, text }) };
-        assert_eq!(failures.try_iter().collect::<Vec<_>>(), [failure]);
+        assert_eq!(failures.try_iter().collect::<Vec<_>>(), [Task::Failure(failure)]);
     }
 
     #[test]
     fn a_loss_without_an_error_is_diagnosed_as_silent() {
         let (health, failures, _) = health();
         health.lost();
-        assert_eq!(failures.try_recv(), Ok(Failure { contacts: 0, error: None }));
+        assert_eq!(failures.try_recv(), Ok(Task::Failure(Failure { contacts: 0, error: None })));
         health.explain(0, "it closes the connection".into());
         assert!(health.down().unwrap().ends_with(": it closes the connection"));
         health.stop();
@@ -378,8 +425,8 @@ mod tests {
     #[test]
     fn failures_that_nobody_receives_are_dropped_beyond_a_bound() {
         let (health, failures, _) = health();
-        (0..10 * FAILURES).for_each(|_| health.connection_error("x".into(), "y"));
-        assert_eq!(failures.try_iter().count(), FAILURES);
+        (0..10 * TASKS).for_each(|_| health.connection_error("x".into(), "y"));
+        assert_eq!(failures.try_iter().count(), TASKS);
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! [`topics`] and replaces a dead producer; [`health`] is what they know of the cluster.
 //! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 
+mod advice;
 mod client_config;
 mod context;
 mod diagnose;
 mod health;
+mod identity;
 mod inspect;
 mod monitor;
 pub mod options;
@@ -16,6 +18,7 @@ mod producer;
 mod publish_error;
 mod read;
 mod record;
+mod repeats;
 mod topics;
 
 use std::sync::Arc;
@@ -76,12 +79,16 @@ impl Kafka {
         explain: impl Fn(Option<&str>) -> Option<String> + Send + 'static,
     ) -> Result<Arc<Self>, StartError> {
         let config = client_config::producer_config(&options, requirements)?;
-        let (health, failures) = Health::new(options.bootstrap_servers.clone(), metrics);
+        let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
         let retries = RetrySet::default();
         let producer = Producer::new(&config, Context::new(Arc::clone(&health), 0, retries.clone()))
             .map_err(|error| client_config::creation_error(&options, &config, error))?;
         let producer = Arc::new(ArcSwap::from_pointee(producer));
         let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);
+        let settings = {
+            let (config, requirements) = (config.clone(), requirements.clone());
+            move || inspect::log_risks(&config, &requirements)
+        };
         let monitor = Monitor::new(config, Arc::clone(&producer), Arc::clone(&health), retries, topics);
         let diagnosed = Arc::clone(&health);
         // Dropped on an error, it ends what has been started.
@@ -91,7 +98,7 @@ impl Kafka {
             spawned.map_err(|source| StartError::Thread { thread, source })
         };
         spawn("kafka-monitor", Box::new(move || monitor.run()))?;
-        let diagnosis = move || diagnose::run(&failures, &diagnosed, explain);
+        let diagnosis = move || diagnose::run(&tasks, &diagnosed, explain, settings);
         spawn("kafka-diagnosis", Box::new(diagnosis))?;
         Ok(bus)
     }
@@ -117,7 +124,7 @@ impl Bus for Kafka {
         let producer = producer.get();
         producer.context().enqueued();
         if let Err((error, record)) = producer.send(record) {
-            producer.context().settle(*record.delivery_opaque, Err(error.rdkafka_error_code()));
+            producer.context().failed(*record.delivery_opaque, error.rdkafka_error_code());
         }
     }
 
@@ -145,7 +152,7 @@ impl Bus for Kafka {
 fn wait_until_settled(producer: &Producer, health: &Health, deadline: Instant) -> u64 {
     let left = || deadline.saturating_duration_since(Instant::now());
     // Sends what lingers. A timeout shows in the count.
-    let _ = producer.get().flush(left());
+    producer.flush(left());
     // Messages of a producer that was just replaced are not in that queue.
     while health.pending() > 0 && !left().is_zero() {
         std::thread::sleep(Duration::from_millis(5).min(left()));

@@ -15,7 +15,7 @@ use rdkafka::producer::Producer as _;
 
 use super::context::{Context, RetrySet};
 use super::health::{Health, Signal};
-use super::producer::{Producer, SingleMessageProducer};
+use super::producer::{FATAL, Producer, SingleMessageProducer};
 use super::topics::{self, TopicReconciler, TopicState};
 
 /// How long one probe waits.
@@ -23,6 +23,9 @@ const PROBE: Duration = Duration::from_secs(1);
 
 /// Between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Between two rounds while a connected broker is not confirmed.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Between two rounds while topics are not ready.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,11 +36,17 @@ const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
 /// Between two producers: one without any publish permission fails within half a second.
 const REBUILD_INTERVAL: Duration = Duration::from_secs(2);
 
+/// The same after several that failed before their first ack.
+const REBUILD_MAX: Duration = Duration::from_secs(16);
+
+/// How long other bridges may take to reconnect to a cluster that has changed: several times the longest backoff.
+const SETTLEMENT: Duration = Duration::from_secs(2);
+
 /// Between two rounds when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Between two requests to a broker that is reached: often enough that nothing in the network closes
-/// the connection as idle, which would count as a lost connection.
+/// Between two requests to every connected broker: often enough that nothing in the network drops the connection
+/// as idle, with which the next delivery would wait for a timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// The monitor.
@@ -47,11 +56,15 @@ pub(super) struct Monitor {
     health: Arc<Health>,
     retries: RetrySet,
     single: SingleMessageProducer,
-    /// None once every topic exists.
-    topics: Option<TopicReconciler>,
+    topics: TopicReconciler,
+    /// Whether every topic exists.
+    topics_ready: bool,
     last_request: Instant,
     last_refresh: Option<Instant>,
     last_rebuild: Option<Instant>,
+    rebuild_pause: Duration,
+    /// When the resent messages of other bridges have arrived in a cluster that has changed.
+    settles_at: Option<Instant>,
 }
 
 impl Monitor {
@@ -69,10 +82,13 @@ impl Monitor {
             health,
             retries,
             single,
-            topics: Some(topics),
+            topics,
+            topics_ready: false,
             last_request: Instant::now(),
             last_refresh: None,
             last_rebuild: None,
+            rebuild_pause: REBUILD_INTERVAL,
+            settles_at: None,
         }
     }
 
@@ -112,8 +128,16 @@ impl Monitor {
     fn round(&mut self, probe: bool) -> Duration {
         let mut next = IDLE;
         self.single.send_all(&self.health, Instant::now());
-        if self.producer.load().get().client().fatal_error().is_some() {
-            next = next.min(self.rebuild());
+        if let Some(cause) = self.producer.load().end() {
+            next = next.min(self.rebuild(&cause));
+        }
+        if self.health.is_up() && self.producer.load().get().context().identity().is_unconfirmed() {
+            // Of a client that is up some connection is new. What fails is tried again.
+            let _ = self.confirm();
+            next = next.min(CONFIRM_INTERVAL);
+        }
+        if self.single.confirm(PROBE) {
+            next = next.min(CONFIRM_INTERVAL);
         }
         if probe || !self.health.is_up() {
             self.probe();
@@ -123,7 +147,7 @@ impl Monitor {
         if !self.health.is_up() {
             return next.min(PROBE_INTERVAL);
         }
-        if self.topics.is_some() {
+        if !self.topics_ready {
             next = next.min(self.reconcile_topics());
         }
         if self.health.has_stale_topics() {
@@ -135,35 +159,53 @@ impl Monitor {
     /// Sends a request to any broker, which makes the client connect.
     fn probe(&mut self) {
         let losses = self.health.losses();
-        match self.request() {
-            Ok(()) => self.health.reached(losses),
+        match self.confirm() {
+            Ok(true) if self.begin() => self.health.reached(losses),
+            Ok(true) => {}
+            Ok(false) => {}
             // While it was up this is new; else the client has reported it.
             Err(_) if self.health.is_up() => self.health.lost(),
             Err(error) => tracing::debug!(%error, "kafka: no broker answers yet"),
         }
     }
 
+    /// After the cluster has changed: waits until other bridges have reconnected too and what they resend at that
+    /// has arrived, because one of them may have the producer id that this client has got now. Then has the client
+    /// note the ends of all partitions, before it publishes. False if it is too early.
+    fn begin(&mut self) -> bool {
+        let producer = self.producer.load();
+        let context = producer.get().context();
+        match self.settles_at {
+            Some(at) if Instant::now() < at => return false,
+            Some(_) if !context.has_begun() => {
+                context.begin_at(topics::ends(producer.get().client(), self.topics.names()));
+            }
+            _ => {}
+        }
+        true
+    }
+
     /// A broker that answers this slowly is still connected.
     fn keep_alive(&mut self) {
-        if let Err(error) = self.request() {
+        if let Err(error) = self.confirm() {
             tracing::debug!(%error, "kafka: a broker is slow to answer");
         }
     }
 
-    fn request(&mut self) -> Result<(), KafkaError> {
+    /// Asks the connected brokers for their cluster.
+    fn confirm(&mut self) -> Result<bool, KafkaError> {
         self.last_request = Instant::now();
-        self.producer.load().get().client().fetch_metadata(Some(topics::NO_TOPIC), PROBE).map(drop)
+        self.producer.load().confirm(PROBE)
     }
 
     fn reconcile_topics(&mut self) -> Duration {
-        let Some(topics) = &mut self.topics else { return IDLE };
         let producer = self.producer.load();
-        let ready = topics.round(producer.get().client(), &self.config);
-        self.health.set_topics_problem(topics.problem());
+        let ready = self.topics.round(producer.get().client(), &self.config);
+        self.health.set_topics_problem(self.topics.problem());
         match ready {
             Ok(true) => {
                 self.health.topics_ready();
-                self.topics = None;
+                self.topics_ready = true;
                 IDLE
             }
             Ok(false) => TOPICS_INTERVAL,
@@ -193,28 +235,41 @@ impl Monitor {
         if self.health.has_stale_topics() { TOPICS_INTERVAL } else { IDLE }
     }
 
-    /// Replaces a dead producer; returns how long to wait if it is too early for that.
-    fn rebuild(&mut self) -> Duration {
+    /// Replaces a producer that is dead or whose acks do not count; returns how long to wait if it is too early.
+    fn rebuild(&mut self, cause: &str) -> Duration {
         if let Some(at) = self.last_rebuild
-            && at.elapsed() < REBUILD_INTERVAL
+            && at.elapsed() < self.rebuild_pause
         {
-            return REBUILD_INTERVAL.saturating_sub(at.elapsed());
+            return self.rebuild_pause.saturating_sub(at.elapsed());
         }
+        let proven = self.producer.load().get().context().is_proven();
+        self.rebuild_pause = if proven { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
         self.last_rebuild = Some(Instant::now());
         let generation = self.health.generation() + 1;
         let context = Context::new(Arc::clone(&self.health), generation, self.retries.clone());
         let fresh = match Producer::new(&self.config, context) {
             Ok(producer) => producer,
             Err(error) => {
-                tracing::error!(%error, "kafka: cannot replace the dead producer; trying again");
-                return REBUILD_INTERVAL;
+                tracing::error!(%error, "kafka: cannot replace the producer; trying again");
+                return self.rebuild_pause;
             }
         };
-        let fatal = self.producer.load().get().client().fatal_error();
-        let cause = fatal.map(|(_, text)| text).unwrap_or_default();
-        tracing::error!(cause, "kafka: fatal error: the producer is replaced");
+        if let Some(repeated) = self.health.repeats.pass("replaced") {
+            // Of a fatal error the diagnosis may know more.
+            let known = self.health.cause().filter(|_| cause.starts_with(FATAL));
+            let cause = known.as_deref().unwrap_or(cause);
+            tracing::error!(cause, repeated, "kafka: the producer is replaced");
+        }
+        if self.producer.load().get().context().identity().invalid().is_some_and(|invalid| invalid.changed) {
+            // Of another cluster nothing is known.
+            self.settles_at = Some(Instant::now() + SETTLEMENT);
+            self.topics.restart();
+            self.topics_ready = false;
+        }
         self.health.rebuilt(generation);
         self.producer.swap(Arc::new(fresh)).retire();
+        // Its identity is as old.
+        self.single.replace();
         // The new producer is not connected; a probe makes it connect and get its producer id.
         self.probe();
         IDLE

@@ -7,17 +7,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::Message;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
 use super::context::{Context, Retry, RetrySet};
 use super::health::Health;
+use super::identity;
 use crate::pipeline::publish::PublishError;
 
 /// One poll; at most this long is waited for when the producer is dropped.
 const POLL: Duration = Duration::from_millis(100);
+
+/// How the end of a producer begins that librdkafka ended.
+pub(super) const FATAL: &str = "fatal error: ";
+
+/// How soon the line of an answer is read.
+const POLLED: Duration = Duration::from_millis(10);
 
 /// How long a replaced producer may take to settle its messages.
 const RETIREMENT: Duration = Duration::from_secs(5);
@@ -27,19 +35,31 @@ const RETIREMENT: Duration = Duration::from_secs(5);
 pub(super) struct Producer {
     inner: Arc<BaseProducer<Context>>,
     stop: Arc<AtomicBool>,
+    /// Held by the thread that handles events, so that they are handled in their order.
+    turn: Arc<Mutex<()>>,
     polling: Option<JoinHandle<()>>,
 }
 
 impl Producer {
     /// Creates a producer and starts its polling thread.
-    pub(super) fn new(config: &ClientConfig, context: Context) -> Result<Self, KafkaError> {
-        let inner = Arc::new(BaseProducer::from_config_and_context(config, context)?);
+    pub(super) fn new(config: &ClientConfig, mut context: Context) -> Result<Self, KafkaError> {
+        let mut config = config.clone();
+        let wanted = config.get("debug").map(str::to_owned);
+        context.verbose = wanted.is_some();
+        config.set(
+            "debug",
+            wanted.map_or(identity::DEBUG.into(), |more| format!("{},{more}", identity::DEBUG)),
+        );
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        let inner = Arc::new(BaseProducer::from_config_and_context(&config, context)?);
         let stop = Arc::new(AtomicBool::new(false));
+        let turn = Arc::new(Mutex::new(()));
         let polling = {
-            let (producer, stop) = (Arc::clone(&inner), Arc::clone(&stop));
+            let (producer, stop, turn) = (Arc::clone(&inner), Arc::clone(&stop), Arc::clone(&turn));
             thread::Builder::new().name("kafka-poll".into()).spawn(move || {
                 let poll = || {
                     while !stop.load(Ordering::Relaxed) {
+                        let _turn = turn.lock();
                         producer.poll(POLL);
                     }
                 };
@@ -49,7 +69,7 @@ impl Producer {
             })
         };
         let no_thread = |error: io::Error| KafkaError::ClientCreation(error.to_string());
-        Ok(Self { inner, stop, polling: Some(polling.map_err(no_thread)?) })
+        Ok(Self { inner, stop, turn, polling: Some(polling.map_err(no_thread)?) })
     }
 
     /// The producer without its thread.
@@ -57,9 +77,53 @@ impl Producer {
         &self.inner
     }
 
+    /// Sends what lingers and waits for the acks.
+    pub(super) fn flush(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        if let Some(_turn) = self.turn.try_lock_until(deadline) {
+            // A timeout shows in what is pending.
+            let _ = self.inner.flush(deadline.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Confirms which cluster the client is connected to: asks for what it knows, then for the round's mark, until
+    /// every connected broker has answered. False if one of them is of another cluster or slow.
+    pub(super) fn confirm(&self, within: Duration) -> Result<bool, KafkaError> {
+        let (client, identity) = (self.inner.client(), self.inner.context().identity());
+        let deadline = Instant::now() + within;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let (round, topics) = identity.begin_round();
+        for topic in topics.iter().filter(|_| identity.is_unconfirmed()) {
+            client.fetch_metadata(Some(topic), left())?;
+        }
+        // The client asks any broker. The log line of the answer comes with the next poll.
+        while !left().is_zero() && identity.invalid().is_none() {
+            client.fetch_metadata(Some(&identity::mark(round)), left())?;
+            let polled = Instant::now() + POLLED;
+            while Instant::now() < polled {
+                if identity.has_answered(round) {
+                    return Ok(identity.is_confirmed());
+                }
+                thread::sleep(POLLED / 20);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Why this producer cannot be used any more.
+    pub(super) fn end(&self) -> Option<String> {
+        let context = self.inner.context();
+        if context.identity().is_overdue() {
+            context.invalidate("a broker that was connected has not named its cluster in time");
+        }
+        let fatal = || self.inner.client().fatal_error().map(|(_, text)| format!("{FATAL}{text}"));
+        context.identity().invalid().map(|invalid| invalid.reason.to_string()).or_else(fatal)
+    }
+
     /// Ends a producer that others may still use: settles all its messages and ends its threads.
     pub(super) fn retire(self: Arc<Self>) {
         self.inner.purge(PurgeConfig::default().queue().inflight());
+        self.inner.context().invalidate("its client was replaced before the cluster was confirmed");
         let deadline = Instant::now() + RETIREMENT;
         // A publish in progress may hold it for a moment. It must not be the last holder, because
         // dropping a producer waits for its thread.
@@ -113,7 +177,7 @@ impl SingleMessageProducer {
         if !retries.is_empty() {
             self.last_used = Some(now);
         }
-        let dead = |producer: &Arc<Producer>| producer.get().client().fatal_error().is_some();
+        let dead = |producer: &Arc<Producer>| producer.end().is_some();
         let idle = self.last_used.is_none_or(|at| now.saturating_duration_since(at) >= IDLE);
         if let Some(producer) = self.producer.take_if(|producer| idle || dead(producer)) {
             producer.retire();
@@ -123,6 +187,22 @@ impl SingleMessageProducer {
                 Some(producer) => send(producer, retry),
                 None => give_up(health, retry),
             }
+        }
+    }
+
+    /// Confirms its cluster if that is due; true if it is to be tried again.
+    pub(super) fn confirm(&self, within: Duration) -> bool {
+        let unconfirmed = |producer: &&Arc<Producer>| producer.get().context().identity().is_unconfirmed();
+        self.producer.as_ref().filter(unconfirmed).is_some_and(|producer| {
+            // It is tried again.
+            !producer.confirm(within).unwrap_or(false)
+        })
+    }
+
+    /// Ends the producer, and has the next message create one.
+    pub(super) fn replace(&mut self) {
+        if let Some(producer) = self.producer.take() {
+            producer.retire();
         }
     }
 
@@ -140,9 +220,7 @@ impl SingleMessageProducer {
 
     /// Ends the producer; everything is settled.
     pub(super) fn end(mut self, health: &Health) {
-        if let Some(producer) = self.producer.take() {
-            producer.retire();
-        }
+        self.replace();
         self.retries.take().into_iter().for_each(|retry| give_up(health, retry));
     }
 }
@@ -157,7 +235,7 @@ fn send(producer: &Producer, retry: Retry) {
     let producer = producer.get();
     producer.context().enqueued_again();
     if let Err((error, record)) = producer.send(record) {
-        producer.context().settle(*record.delivery_opaque, Err(error.rdkafka_error_code()));
+        producer.context().failed(*record.delivery_opaque, error.rdkafka_error_code());
     }
 }
 
@@ -177,7 +255,7 @@ mod tests {
 
     use super::*;
     use crate::bus::kafka::context::Pending;
-    use crate::bus::kafka::tests::{PATIENCE, TOPIC, bus_metrics, config, eventually, handle, label};
+    use crate::bus::kafka::tests::{TOPIC, bus_metrics, config, eventually, handle, label};
     use crate::pipeline::publish::Destination;
 
     struct Bench {
@@ -207,7 +285,14 @@ mod tests {
             let retry = Retry { pending: Pending { handle, destination }, message };
             assert!(self.single.retries.add(retry).is_ok());
             self.single.send_all(&self.health, self.now);
-            let result = result.recv_timeout(PATIENCE).unwrap();
+            let mut settled = None;
+            eventually("it has a result", || {
+                // As the monitor does.
+                self.single.confirm(Duration::from_secs(1));
+                settled = settled.take().or_else(|| result.try_recv().ok());
+                settled.is_some()
+            });
+            let result = settled.unwrap();
             eventually("it is settled", || self.health.pending() == 0);
             label(&result)
         }

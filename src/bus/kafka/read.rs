@@ -110,11 +110,15 @@ fn config(options: &Options) -> Result<ClientConfig, StartError> {
         .set("auto.offset.reset", "earliest")
         .set("allow.auto.create.topics", "false")
         .set("enable.partition.eof", "true");
-    // Limits what is fetched ahead; the defaults of librdkafka are 64 and 50 MiB.
-    for (name, value) in [("queued.max.messages.kbytes", "8192"), ("fetch.max.bytes", "8388608")] {
-        if config.get(name).is_none() {
-            config.set(name, value);
-        }
+    let defaults = [
+        // Limits what is fetched ahead; the defaults of librdkafka are 64 and 50 MiB.
+        ("queued.max.messages.kbytes", "8192"),
+        ("fetch.max.bytes", "8388608"),
+        // No delivery waits for it, and a fetch may take a while.
+        ("socket.timeout.ms", "10000"),
+    ];
+    for (name, value) in defaults.into_iter().filter(|(name, _)| !options.properties.contains_key(*name)) {
+        config.set(name, value);
     }
     Ok(config)
 }

@@ -1,6 +1,6 @@
 //! The topics: whether they exist, and creating those that are missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,8 +31,20 @@ pub(super) enum TopicState {
     Unknown,
 }
 
-/// A name that no topic can have: asking for its metadata creates none.
-pub(super) const NO_TOPIC: &str = "?";
+/// The end of every partition of the topics that exist, as far as the brokers answer in time.
+pub(super) fn ends<C: ClientContext>(client: &Client<C>, topics: &[Arc<str>]) -> HashMap<String, Vec<i64>> {
+    let deadline = Instant::now() + ROUND;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    let mut ends = HashMap::new();
+    for topic in topics {
+        let Ok(metadata) = client.fetch_metadata(Some(topic), left()) else { break };
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == &**topic) else { continue };
+        let end = |at| client.fetch_watermarks(topic, at, left()).map_or(0, |(_, end)| end);
+        let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
+        ends.insert(topic.to_string(), (0..partitions).map(end).collect());
+    }
+    ends
+}
 
 /// Fetches the metadata of one topic, which also refreshes the client's cache.
 pub(super) fn fetch<C: ClientContext>(
@@ -105,6 +117,16 @@ impl TopicReconciler {
     pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
         let (ready, leaderless) = (BTreeSet::new(), Leaderless::new());
         Self { topics, options, ready, leaderless, logged: None, creation_error: None }
+    }
+
+    /// The names of all topics.
+    pub(super) fn names(&self) -> &[Arc<str>] {
+        &self.topics
+    }
+
+    /// Begins anew, as if no topic were known.
+    pub(super) fn restart(&mut self) {
+        *self = Self::new(std::mem::take(&mut self.topics), self.options.clone());
     }
 
     /// Why the bridge is not ready, as of the last round.
@@ -273,7 +295,9 @@ fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]
 pub fn settings(options: &Topics) -> Vec<(&'static str, String)> {
     let in_sync = options.min_insync_replicas.map(|count| ("min.insync.replicas", count.to_string()));
     let retention = options.retention.map(|time| ("retention.ms", time.as_millis().to_string()));
-    in_sync.into_iter().chain(retention).collect()
+    // A cluster's default may be compaction, which deletes acknowledged events.
+    let policy = Some(("cleanup.policy", "delete".to_owned()));
+    policy.into_iter().chain(in_sync).chain(retention).collect()
 }
 
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {

@@ -14,6 +14,9 @@ use crate::bus::kafka::topic_settings;
 /// Kafka's default `message.max.bytes`. Source: Kafka's broker configuration.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
 
+/// A week, as Kafka's own default: longer than Attio retries, and than a consumer should be down.
+const RETENTION_MS: &str = "604800000";
+
 /// What a batch adds to its one message, generously.
 const BATCH_OVERHEAD: usize = 1024;
 
@@ -28,9 +31,14 @@ pub struct Kafka {
     pub topics: Vec<Topic>,
     /// What the principal must be allowed on each topic, and on nothing else.
     pub operations: Vec<&'static str>,
+    /// What the user of `tail`, `quarantine` and `dev` must be allowed on each topic.
+    pub reader_operations: [&'static str; 2],
     /// Whether it authenticates by a certificate, whose subject is the principal, or by a password.
     #[serde(skip)]
     by_certificate: bool,
+    /// Whether anyone has named the principal: without a login there may be no authorizer either.
+    #[serde(skip)]
+    has_principal: bool,
 }
 
 /// A topic to create.
@@ -53,6 +61,7 @@ impl Kafka {
         let topic = |name: &str| {
             let largest = requirements.largest(name);
             let mut config: BTreeMap<_, _> = topic_settings(&options.topics).into_iter().collect();
+            config.entry("retention.ms").or_insert_with(|| RETENTION_MS.to_owned());
             if largest + BATCH_OVERHEAD > DEFAULT_MAX_MESSAGE_BYTES {
                 config.insert("max.message.bytes", (largest + BATCH_OVERHEAD).to_string());
             }
@@ -71,7 +80,11 @@ impl Kafka {
             principal: format!("User:{}", name.strip_prefix("User:").unwrap_or(name)),
             topics: requirements.addresses.iter().map(|name| topic(name)).collect(),
             operations: ["Describe", "Write"].into_iter().chain(create).collect(),
+            reader_operations: ["Describe", "Read"],
             by_certificate: options.cert_file.is_some() && options.sasl_mechanism.is_none(),
+            has_principal: principal.is_some()
+                || options.sasl_username.is_some()
+                || options.cert_file.is_some(),
         }
     }
 
@@ -82,6 +95,22 @@ impl Kafka {
         let address = |c: &char| c.is_ascii_alphanumeric() || ".,:-_[]".contains(*c);
         let servers: String = self.bootstrap_servers.chars().filter(address).collect();
         let mut out = format!("{SCRIPT}BOOTSTRAP=${{BOOTSTRAP:-{servers}}}\n\n");
+        let first = self.topics.first();
+        for (key, number) in [
+            ("partitions", first.and_then(|topic| topic.partitions)),
+            ("replication_factor", first.and_then(|topic| topic.replication_factor)),
+        ] {
+            if number.is_none() {
+                out += &format!(
+                    "# kafka.topics.{key} is not set: the cluster's default decides, which may be 1. {}.\n",
+                    if key == "partitions" {
+                        "Partitions limit how many consumers can share the work"
+                    } else {
+                        COPIES
+                    }
+                );
+            }
+        }
         for Topic { name, partitions, replication_factor, config, .. } in &self.topics {
             out += &format!("kafka-topics.sh {ADMIN} --create --if-not-exists --topic {name}");
             out += &partitions.map(|number| format!(" --partitions {number}")).unwrap_or_default();
@@ -89,11 +118,20 @@ impl Kafka {
             out.extend(config.iter().map(|(key, value)| format!(" --config {key}={value}")));
             out.push('\n');
         }
-        out += "\n# Nothing else is needed; `check --connect` also reads the topics' settings with DescribeConfigs.\n";
-        out += &format!("kafka-acls.sh {ADMIN} --add --allow-principal '{}'", self.principal);
-        out.extend(self.operations.iter().map(|operation| format!(" --operation {operation}")));
-        out.extend(self.topics.iter().map(|topic| format!(" \\\n  --topic {}", topic.name)));
-        out + "\n"
+        let grant = |operations: &[&str]| {
+            let mut grant = format!("kafka-acls.sh {ADMIN} --add --allow-principal '{}'", self.principal);
+            grant.extend(operations.iter().map(|operation| format!(" --operation {operation}")));
+            grant.extend(self.topics.iter().map(|topic| format!(" \\\n  --topic {}", topic.name)));
+            grant
+        };
+        let comment = |text: &str| text.lines().fold(String::new(), |out, line| out + "# " + line + "\n");
+        let needed = grant(&self.operations);
+        if self.has_principal {
+            out += &format!("\n# What the bridge needs, and nothing else.\n{needed}\n");
+        } else {
+            out += &format!("\n{NO_LOGIN}{}", comment(&needed));
+        }
+        out + "\n" + READERS + &comment(&grant(&self.reader_operations))
     }
 
     /// YAML documents for the Strimzi operator: a `KafkaTopic` each, and one `KafkaUser`.
@@ -186,15 +224,29 @@ const SCRIPT: &str = "\
 set -eu
 ";
 
+const COPIES: &str = "With 1, acknowledged events are lost with their only broker; use 3";
+
+const NO_LOGIN: &str = "\
+# The configuration has no login and no --principal was given, so nothing is granted here. On a cluster that has an
+# authorizer the bridge needs this, and nothing else:
+";
+
+const READERS: &str = "\
+# For `tail`, `quarantine` and `dev`, whose user reads the topics (no right on a group is needed). `check --connect`
+# also reads the topics' settings, with --operation DescribeConfigs.
+";
+
 /// The API since Strimzi 0.49; `kafka.strimzi.io/v1beta2` before.
 const STRIMZI: &str = "kafka.strimzi.io/v1";
 
 const MANIFESTS: &str = "\
 # What attio-bridge needs on Kafka for this configuration, in the namespace of the Kafka resource.
+# The user of `tail`, `quarantine` and `dev` also needs the operation Read; `check --connect` DescribeConfigs.
 # Strimzi before 0.49 has apiVersion kafka.strimzi.io/v1beta2.
 ";
 
 const PROVIDER: &str = r#"# What attio-bridge needs on Kafka for this configuration; the provider's login is yours to configure.
+# The user of `tail`, `quarantine` and `dev` also needs the operation Read; `check --connect` DescribeConfigs.
 terraform {
   required_providers {
     kafka = {

@@ -144,10 +144,43 @@ fn check_servers(diagnostics: &Diagnostics, servers: Option<&Given<Vec<String>>>
                        \"localhost:9092\" (also ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS, comma separated)";
         return diagnostics.required("kafka.bootstrap_servers", None, message);
     };
-    if let Some((scheme, rest)) = given.value.iter().find_map(|server| server.split_once("://")) {
-        let message = format!("expects host:port without a scheme: write {rest:?}, without {scheme}://");
+    if let Some(message) = given.value.iter().find_map(|server| misspelt(server)) {
         diagnostics.refuse(given, message);
     }
+}
+
+/// What is wrong with a server that is not `host:port`, and the good form where it can be guessed.
+fn misspelt(server: &str) -> Option<String> {
+    let (scheme, rest) =
+        server.split_once("://").map_or((None, server), |(scheme, rest)| (Some(scheme), rest));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let (host, port) = match address.rsplit_once(':') {
+        // Colons in brackets, or several without: an IPv6 address.
+        Some((host, port)) if host.starts_with('[') == host.ends_with(']') && !port.contains(']') => {
+            (host, Some(port))
+        }
+        _ => (address, None),
+    };
+    let ipv6 = host.contains(':') && !host.starts_with('[');
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "\\\"'`<>|;&=".contains(c);
+    let good_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+    let excess = match (scheme, authority != address, rest != authority) {
+        (Some(_), _, _) => "without a scheme",
+        (_, true, _) => "without a login (that is kafka.sasl_username and kafka.sasl_password)",
+        (_, _, true) => "without a path",
+        _ if ipv6 => {
+            return Some("expects host:port; an IPv6 address needs brackets, as in [::1]:9092".into());
+        }
+        _ if host.is_empty() || host == "[]" => return Some("expects host:port; the host is empty".into()),
+        _ if host.contains(odd) => return Some("expects host:port; no host has such characters".into()),
+        _ if !good_port => return Some("expects host:port with a port from 1 to 65535".into()),
+        _ => return None,
+    };
+    let protocol =
+        scheme.map(str::to_ascii_lowercase).filter(|scheme| PROTOCOLS.iter().any(|(name, _)| name == scheme));
+    let protocol = protocol.map(|name| format!(", and set kafka.security_protocol to {name:?}"));
+    Some(format!("expects host:port {excess}: write {address:?}{}", protocol.unwrap_or_default()))
 }
 
 fn check_access(diagnostics: &Diagnostics, keys: &Kafka) {

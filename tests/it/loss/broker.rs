@@ -65,6 +65,15 @@ impl Broker {
         Self { kind, prefix, proxy, turn: AtomicUsize::new(0) }
     }
 
+    /// Formats it as another cluster, with the same topics.
+    pub fn format_anew(&self) {
+        let Kind::Kafka(broker) = &self.kind else { panic!("only one Kafka is formatted anew") };
+        broker.format_anew(kafka::OTHER_CLUSTER);
+        for name in NAMES {
+            broker.create_topic(&format!("{}.{name}", self.prefix), PARTITIONS, &[]);
+        }
+    }
+
     /// The variables of the bridges.
     pub fn variables(&self) -> Vec<(String, String)> {
         let at = |own: &str| match &self.proxy {

@@ -49,6 +49,9 @@ fn run(options: &Options) -> Report {
     let mut variables = broker.variables();
     variables.extend(options.variables.iter().cloned());
     let fleet = Arc::new(Fleet::start(options, variables, folder.clone()));
+    if options.formatted_anew {
+        broker.format_anew();
+    }
     let traffic = Traffic::new(options, Arc::clone(&plan), Arc::clone(&fleet));
     let schedule = faults::schedule(options);
     let (scheduled, over) = (schedule.len(), AtomicBool::new(false));
@@ -141,6 +144,18 @@ fn nothing_is_lost_on_kafka() {
     let mut options = Options::new("short-kafka", Bus::Kafka, 8, 6000);
     options.faults = of_one_broker();
     requirements(&options);
+}
+
+/// Bridges that are killed and replaced get producer ids that the others have from the old cluster.
+fn formatted_anew(name: &str) -> Options {
+    let mut options = Options::new(name, Bus::Kafka, 12, 3000);
+    (options.formatted_anew, options.replicas, options.faults.bridge_kills) = (true, 3, 4);
+    options
+}
+
+#[test]
+fn nothing_is_lost_on_a_kafka_that_was_formatted_anew_under_three_bridges() {
+    requirements(&formatted_anew("formatted-anew"));
 }
 
 #[test]

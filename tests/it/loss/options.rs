@@ -66,6 +66,8 @@ pub struct Options {
     /// Brokers, one or three.
     pub brokers: usize,
     pub faults: Counts,
+    /// Whether the broker is formatted as another cluster when the bridges are ready, before anything is sent.
+    pub formatted_anew: bool,
     /// The least and the longest downtime of a killed broker.
     pub down_ms: (u64, u64),
     /// Of a thousand deliveries, how many senders close before the answer, or within the request.
@@ -108,6 +110,7 @@ impl Options {
             replicas: 1,
             brokers: 1,
             faults: Counts::default(),
+            formatted_anew: false,
             down_ms: (200, 1500),
             leavers: 10,
             twins: 10,

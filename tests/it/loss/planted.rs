@@ -1,4 +1,4 @@
-//! The checker finds bugs: each of the seven patches in `planted/` is applied to a copy of the source, and the
+//! The checker finds bugs: each of the eight patches in `planted/` is applied to a copy of the source, and the
 //! checker must fail; it must pass without one.
 
 use std::fs;
@@ -17,10 +17,12 @@ enum Scenario {
     Outages,
     /// Nothing fails; senders disconnect early and repeat remembered deliveries, and the dedup memory is small.
     Repeats,
+    /// The broker is formatted anew under the bridges before they publish, and bridges are killed and replaced.
+    FormattedAnew,
 }
 
 /// The bugs, their scenarios, and the laws of which one must be violated.
-const BUGS: [(&str, Scenario, &[&str]); 7] = [
+const BUGS: [(&str, Scenario, &[&str]); 8] = [
     ("mark-before-ack", Scenario::Outages, &["L1"]),
     ("busy-repeat-answered-200", Scenario::Outages, &["L1"]),
     ("work-tied-to-the-connection", Scenario::Repeats, &["L6"]),
@@ -28,16 +30,21 @@ const BUGS: [(&str, Scenario, &[&str]); 7] = [
     ("first-error-ends-the-batch", Scenario::Outages, &["L6"]),
     ("4xx-for-a-broker-error", Scenario::Outages, &["L4"]),
     ("duplicates-counted-as-published", Scenario::Repeats, &["L6"]),
+    ("another-cluster-unnoticed", Scenario::FormattedAnew, &["L1"]),
 ];
 
 fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
-    let mut options = Options::new(name, Bus::Kafka, 6, 3000);
+    let mut options = match of {
+        Scenario::FormattedAnew => super::formatted_anew(name),
+        Scenario::Outages | Scenario::Repeats => Options::new(name, Bus::Kafka, 6, 3000),
+    };
     options.bridge = bridge;
     // Nothing waits longer than its publish.
     options.quiet = Duration::from_secs(8);
     options.keeps = false;
     let set = |name: &str, value: &str| (format!("ATTIO_BRIDGE__{name}"), value.to_owned());
     match of {
+        Scenario::FormattedAnew => {}
         Scenario::Outages => {
             options.faults = Counts { broker_kills: 2, ..Counts::default() };
             options.down_ms = (4500, 5000);
@@ -87,7 +94,10 @@ const ONLY: &str = "ATTIO_BRIDGE_LOSS_PLANTED";
 /// Every bug is found, and the bridge as it is passes the same scenarios.
 pub fn check() {
     let only = std::env::var(ONLY).unwrap_or_default();
-    for of in [Scenario::Outages, Scenario::Repeats].into_iter().filter(|_| only.is_empty()) {
+    for of in [Scenario::Outages, Scenario::Repeats, Scenario::FormattedAnew]
+        .into_iter()
+        .filter(|_| only.is_empty())
+    {
         let name = format!("planted-none-{of:?}").to_lowercase();
         let report = run(&scenario(of, &name, env!("CARGO_BIN_EXE_attio-bridge").into()));
         assert!(report.is_good(), "without a bug: {}", report.text());

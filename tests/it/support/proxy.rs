@@ -57,6 +57,8 @@ enum End {
     Close,
     /// Abruptly (RST).
     Reset,
+    /// Not at all: it stays open, and nothing is forwarded or answered any more.
+    Silence,
 }
 
 /// One direction of all connections.
@@ -155,6 +157,12 @@ impl Proxy {
     /// Closes every connection in order; stalled bytes are lost.
     pub fn close(&self) {
         self.end(End::Close);
+    }
+
+    /// Forgets every connection, as a balancer or a firewall does with idle ones: both ends hear nothing of it. New
+    /// connections are forwarded.
+    pub fn forget(&self) {
+        self.end(End::Silence);
     }
 
     /// Bytes forwarded in one direction since the start.
@@ -293,6 +301,9 @@ async fn connection(mut client: TcpStream, shared: Arc<Shared>) {
         }
     };
     shared.connections.fetch_sub(1, Ordering::SeqCst);
+    if how == End::Silence {
+        std::future::pending::<()>().await;
+    }
     shut(how, [client, server]);
 }
 

@@ -1,6 +1,6 @@
 //! Why the client cannot connect, and what to do about it.
 //!
-//! librdkafka's text comes first, then advice. Where the text is too vague (a certificate "could not be
+//! Where librdkafka's text is too vague (a certificate "could not be
 //! verified", a connection closed without an error) the listener is probed. That can take seconds, so it
 //! runs on its own thread.
 
@@ -17,65 +17,25 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
 pub(super) use tls::connect;
 
-use super::health::{ConnectionError, Failure, Health};
+use super::advice::{
+    ADVERTISED, CLOSED, NO_TLS, Step, TLS, advise, broker, name_stranger, servers, without_suffix,
+};
+use super::health::{ConnectionError, Failure, Health, Task};
 use super::options::Options;
+use super::repeats::{Repeats, kind};
 use tls::TlsInfo;
-
-/// The step at which a connection fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
-    Reach,
-    Tls,
-    Login,
-}
-
-/// Parts of librdkafka's error texts, the step at which they occur, and what to do.
-const ADVICE: [(&str, Step, &str); 15] = [
-    ("connecting to a PLAINTEXT broker listener", Step::Tls, NO_TLS),
-    ("connecting to a SSL broker listener", Step::Tls, TLS),
-    ("certificate verify failed", Step::Tls, ""),
-    ("alert bad certificate", Step::Login, CERTIFICATE),
-    ("alert certificate", Step::Login, CERTIFICATE),
-    ("certificate required", Step::Login, CERTIFICATE),
-    ("alert unknown ca", Step::Login, CERTIFICATE),
-    ("SSL handshake failed", Step::Tls, ""),
-    ("mechanism handshake failed", Step::Login, "set kafka.sasl_mechanism to one that the listener supports"),
-    ("SASL authentication error", Step::Login, "check kafka.sasl_username and kafka.sasl_password"),
-    ("SASL", Step::Login, "check kafka.security_protocol and kafka.sasl_*"),
-    ("Failed to resolve", Step::Reach, NAME),
-    ("failed to lookup address", Step::Reach, NAME),
-    (
-        "Connection refused",
-        Step::Reach,
-        "check the address in kafka.bootstrap_servers, and that the broker runs",
-    ),
-    ("timed out", Step::Reach, "check the address in kafka.bootstrap_servers, and the firewalls on the way"),
-];
-
-const NAME: &str = "check the names in kafka.bootstrap_servers";
-const NO_TLS: &str = "the listener does not use TLS: use the port of one that does; only in a network you trust, \
-                      set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
-const TLS: &str = "the listener uses TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
-const CERTIFICATE: &str = "the broker requires a client certificate, or rejects the one it got: check \
-                           kafka.cert_file and kafka.key_file";
-const CLOSED: &str = "the broker closes the connection without an error: its listener may require a login, check \
-                      kafka.security_protocol";
-
-/// The step at which the client failed, and its error text with advice.
-pub(super) fn advise(error: &str) -> (Step, String) {
-    match ADVICE.iter().find(|(part, ..)| error.contains(part)) {
-        Some((_, step, "")) => (*step, error.to_owned()),
-        Some((_, step, advice)) => (*step, format!("{error}: {advice}")),
-        None => (Step::Reach, error.to_owned()),
-    }
-}
 
 /// The listener to probe, if the error text is too vague.
 fn listener_to_probe(error: &str) -> Option<&str> {
-    let (broker, text) = error.split_once(": ")?;
-    let broker = broker.split_once("://").map_or(broker, |(_, broker)| broker);
-    let (server, _) = broker.split_once('/')?;
-    ["certificate verify failed", "Send failed"].iter().any(|part| text.contains(part)).then_some(server)
+    let vague = [
+        "certificate verify failed",
+        "Send failed",
+        "connecting to a PLAINTEXT broker listener",
+        "ApiVersionRequest failed",
+        "timed out, verify that security.protocol",
+    ];
+    let (server, _) = broker(error)?;
+    vague.iter().any(|part| error.contains(part)).then_some(server)
 }
 
 /// Probes listeners with one client's TLS settings.
@@ -83,6 +43,7 @@ fn listener_to_probe(error: &str) -> Option<&str> {
 pub(super) struct Probe {
     tls: bool,
     authorities: Option<PathBuf>,
+    bootstrap: String,
     servers: Vec<String>,
 }
 
@@ -93,12 +54,18 @@ impl Probe {
             tls: protocol.ends_with("ssl"),
             authorities: options.ca_file.clone(),
             servers: servers(&options.bootstrap_servers),
+            bootstrap: options.bootstrap_servers.clone(),
         }
     }
 
     /// `host:port` of every bootstrap server.
     pub(super) fn servers(&self) -> &[String] {
         &self.servers
+    }
+
+    /// The step at which the client failed, and its error text with advice.
+    pub(super) fn advise(&self, error: &str) -> (Step, String) {
+        advise(error, &self.bootstrap)
     }
 
     /// Whether the client uses TLS.
@@ -109,8 +76,19 @@ impl Probe {
     /// Why this client cannot connect to a listener, by default the first; none if it should be able to.
     pub(super) fn explain(&self, server: Option<&str>) -> Option<(Step, String)> {
         let server = server.or(self.servers.first().map(String::as_str))?;
-        let (step, reason) = match (tls::probe(server, self.authorities.as_deref()), self.tls) {
-            (TlsInfo::Unreachable(error), _) => (Step::Reach, advise(&error).1),
+        let found = tls::probe(server, self.authorities.as_deref());
+        // What speaks neither TLS nor Kafka may speak something else.
+        let silent = matches!(&found, TlsInfo::Unreachable(error) if error == tls::SILENCE);
+        if (silent || found == TlsInfo::Plaintext)
+            && let Some(stranger) = tls::first_words(server).as_deref().and_then(name_stranger)
+        {
+            return Some((Step::Reach, format!("{server}: {stranger}")));
+        }
+        let (step, reason) = match (found, self.tls) {
+            (TlsInfo::Unreachable(error), _) if self.servers.iter().any(|known| known == server) => {
+                (Step::Reach, self.advise(&error).1)
+            }
+            (TlsInfo::Unreachable(error), _) => (Step::Reach, format!("{error}: {ADVERTISED}")),
             (TlsInfo::Plaintext, true) => (Step::Tls, NO_TLS.into()),
             (TlsInfo::Plaintext, false) => (Step::Login, CLOSED.into()),
             (TlsInfo::Tls(_), false) => (Step::Tls, TLS.into()),
@@ -121,16 +99,6 @@ impl Probe {
         };
         Some((step, format!("{server}: {reason}")))
     }
-}
-
-/// The entries of `kafka.bootstrap_servers` as librdkafka reads them.
-fn servers(list: &str) -> Vec<String> {
-    let entry = |entry: &str| {
-        let plain = entry.split_once("://").map_or(entry, |(_, plain)| plain);
-        let has_port = plain.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        if has_port { plain.to_owned() } else { format!("{plain}:9092") }
-    };
-    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(entry).collect()
 }
 
 /// The errors of a client that only inspects or reads.
@@ -156,8 +124,8 @@ impl ErrorNotes {
     }
 
     /// The error of the attempt that failed at the last step.
-    fn farthest(&self) -> Option<String> {
-        self.0.lock().iter().max_by_key(|text| advise(text).0).cloned()
+    fn farthest(&self, probe: &Probe) -> Option<String> {
+        self.0.lock().iter().max_by_key(|text| probe.advise(text).0).cloned()
     }
 }
 
@@ -174,9 +142,9 @@ pub(super) fn first_answer<T>(
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if let Some(text) = notes.farthest() {
+        if let Some(text) = notes.farthest(probe) {
             let explained = listener_to_probe(&text).and_then(|server| probe.explain(Some(server)));
-            return Err(explained.unwrap_or_else(|| advise(&text)));
+            return Err(explained.unwrap_or_else(|| probe.advise(&text)));
         }
         if Instant::now() >= deadline {
             let silent = || (Step::Reach, format!("no answer within {} s: {error}", within.as_secs()));
@@ -186,20 +154,24 @@ pub(super) fn first_answer<T>(
 }
 
 /// Diagnoses connection failures until the bus is dropped. `explain` may take seconds: it probes a
-/// listener, by default the first.
+/// listener, by default the first. `settings` looks at the topics.
 pub(super) fn run(
-    failures: &Receiver<Failure>,
+    tasks: &Receiver<Task>,
     health: &Health,
     explain: impl Fn(Option<&str>) -> Option<String>,
+    settings: impl Fn(),
 ) {
-    let mut diagnosis =
-        Diagnosis { health, explain, contacts: 0, logged: HashMap::new(), explained: HashMap::new() };
-    while let Ok(failure) = failures.recv() {
-        diagnosis.handle(failure);
+    let (logged, explained) = (Repeats::default(), HashMap::new());
+    let mut diagnosis = Diagnosis { health, explain, contacts: 0, logged, explained };
+    while let Ok(task) = tasks.recv() {
+        match task {
+            Task::Failure(failure) => diagnosis.handle(failure),
+            Task::Settings => settings(),
+        }
     }
 }
 
-/// An error of the same kind is logged again, and a listener probed again, after this.
+/// A listener is probed again after this.
 const REPEAT: Duration = Duration::from_secs(60);
 
 struct Diagnosis<'h, F> {
@@ -207,7 +179,7 @@ struct Diagnosis<'h, F> {
     explain: F,
     /// The contact with a broker since which the errors below occurred.
     contacts: u64,
-    logged: HashMap<String, Instant>,
+    logged: Repeats,
     explained: HashMap<String, (Instant, Arc<str>)>,
 }
 
@@ -233,36 +205,32 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
     }
 
     fn advise(&mut self, code: &str, text: &str) {
-        let reason: Arc<str> = advise(text).1.into();
-        self.health.explain(self.contacts, Arc::clone(&reason));
-        self.logged.retain(|_, at| at.elapsed() < REPEAT);
-        if self.logged.insert(kind(text), Instant::now()).is_none() {
-            tracing::warn!(code, %reason, "kafka: cannot connect to a broker");
-        }
+        let (_, reason) = advise(text, self.health.bootstrap());
+        self.log(code, &reason);
+        self.health.explain(self.contacts, reason.into());
     }
 
     fn probe(&mut self, code: &str, server: Option<&str>, text: &str) {
         self.explained.retain(|_, (at, _)| at.elapsed() < REPEAT);
         if let Some((_, reason)) = self.explained.get(&kind(text)) {
-            return self.health.explain(self.contacts, Arc::clone(reason));
+            let reason = Arc::clone(reason);
+            self.log(code, &reason);
+            return self.health.explain(self.contacts, reason);
         }
         let reason: Arc<str> = (self.explain)(server).unwrap_or_else(|| text.to_owned()).into();
         self.explained.insert(kind(text), (Instant::now(), Arc::clone(&reason)));
         if server.is_some() || self.health.cause().is_none() {
             self.health.explain(self.contacts, Arc::clone(&reason));
         }
-        tracing::warn!(code, %reason, "kafka: cannot connect to a broker");
+        self.log(code, &reason);
     }
-}
 
-/// The text without what differs on every attempt.
-fn without_suffix(text: &str) -> &str {
-    text.split(" (after ").next().unwrap_or(text)
-}
-
-/// What errors that differ only by numbers have in common.
-fn kind(text: &str) -> String {
-    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+    /// One line a minute for each reason.
+    fn log(&self, code: &str, reason: &str) {
+        if let Some(repeated) = self.logged.pass(&kind(reason)) {
+            tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -273,27 +241,6 @@ mod tests {
     use crate::bus::kafka::tests::bus_metrics;
 
     #[test]
-    fn errors_are_sorted_by_step_and_get_advice() {
-        let table = [
-            ("sasl_ssl://a:1/bootstrap: SASL authentication error: no", Step::Login, "kafka.sasl_password"),
-            (
-                "ssl://a:1/1: SSL handshake failed: x: connecting to a PLAINTEXT broker listener?",
-                Step::Tls,
-                "plain",
-            ),
-            ("ssl://a:1/1: Receive failed: sslv3 alert bad certificate: 42", Step::Login, "kafka.cert_file"),
-            ("a:1/1: Connect to ipv4#1 failed: Connection refused", Step::Reach, "runs"),
-            ("a:1/1: Failed to resolve 'a:1'", Step::Reach, "kafka.bootstrap_servers"),
-            ("something new", Step::Reach, "something new"),
-        ];
-        for (error, step, part) in table {
-            let (found, text) = advise(error);
-            assert_eq!(found, step, "{error}");
-            assert!(text.starts_with(error) && text.contains(part), "{text}");
-        }
-    }
-
-    #[test]
     fn vague_errors_name_the_listener_to_probe() {
         let error = "ssl://k:9/bootstrap: SSL handshake failed: x::certificate verify failed: y";
         assert_eq!(listener_to_probe(error), Some("k:9"));
@@ -301,22 +248,17 @@ mod tests {
         assert_eq!(listener_to_probe("ssl://k:9/bootstrap: SSL handshake failed"), None);
     }
 
-    #[test]
-    fn servers_get_the_default_port() {
-        assert_eq!(servers("a, SSL://b:1,,[::1]:2"), ["a:9092", "b:1", "[::1]:2"]);
-    }
-
     const CERTIFICATE: &str = "ssl://k:9/bootstrap: SSL handshake failed: certificate verify failed: why";
 
     /// Diagnoses what the health has reported by then; returns how often a listener was probed.
-    fn diagnose(health: &Health, failures: &Receiver<Failure>, explanation: &str) -> usize {
+    fn diagnose(health: &Health, failures: &Receiver<Task>, explanation: &str) -> usize {
         let probes = Cell::new(0);
         let explain = |_: Option<&str>| {
             probes.set(probes.get() + 1);
             Some(explanation.to_owned())
         };
         health.stop();
-        run(failures, health, explain);
+        run(failures, health, explain, || {});
         probes.get()
     }
 

@@ -4,7 +4,7 @@
 //! No secret is sent, and the result does not decide whether the bridge connects: it only explains what
 //! librdkafka has refused.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,11 @@ use rustls::{CertificateError, ClientConfig, ClientConnection, Error, OtherError
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(2);
 
+/// How long a server may take to speak first.
+const GREETING: Duration = Duration::from_millis(500);
+
 /// The listener accepts the connection and sends nothing.
-const SILENCE: &str = "timed out: the port is open but nothing answers";
+pub(super) const SILENCE: &str = "timed out: the port is open but nothing answers";
 
 /// Whether a listener uses TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +76,20 @@ pub fn connect(server: &str) -> io::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+/// The first bytes of what a server says by itself, or to an HTTP request. A Kafka broker says nothing to either.
+pub(super) fn first_words(server: &str) -> Option<Vec<u8>> {
+    let mut begin = [0; 8];
+    let mut stream = connect(server).ok()?;
+    stream.set_read_timeout(Some(GREETING)).ok()?;
+    let mut length = stream.read(&mut begin).unwrap_or(0);
+    if length == 0 {
+        stream.set_read_timeout(Some(STEP)).ok()?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        length = stream.read(&mut begin).ok()?;
+    }
+    (length > 0).then(|| begin[..length].to_vec())
 }
 
 /// The host of `host:port`, without the brackets of an IPv6 address.

@@ -1,56 +1,132 @@
 //! Whether acknowledged events are durable on their topics, and whether every message fits.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
-use super::topic::{Settings, Topic, existing, names};
+use super::topic::{Topic, existing, names, read_settings};
 use crate::bus::inspect::{Level, Report, Requirements};
-use crate::bus::kafka::client_config::MESSAGE_MAX_BYTES;
+use crate::bus::kafka::client_config::{MESSAGE_MAX_BYTES, without_publishing};
+
+/// How long a consumer must be able to be away, and Attio's last retry to come: events kept for less can be gone
+/// before anyone has read them.
+const HORIZON: Duration = Duration::from_secs(3 * 24 * 3600);
 
 impl Topic {
-    /// What the loss of one broker does to this topic.
-    fn risk(&self) -> Option<&'static str> {
-        let Some(Settings { min_insync_replicas: least, .. }) = self.settings else {
-            return (self.replication == 1).then_some(ONE_COPY);
+    /// What makes an ack of this topic worth less, and what to set.
+    fn risks(&self) -> Vec<String> {
+        let mut risks = Vec::new();
+        let Some(settings) = &self.settings else {
+            return if self.replication == 1 { vec![ONE_COPY.into()] } else { risks };
         };
+        let least = settings.min_insync_replicas;
         match self.replication as u64 {
-            1 => Some(ONE_COPY),
-            _ if least <= 1 => Some(
-                "min.insync.replicas 1: an event that one broker alone acknowledged is lost with that broker; set it to 2",
+            1 => risks.push(ONE_COPY.into()),
+            _ if least <= 1 => risks.push(
+                "min.insync.replicas 1: an event that one broker alone acknowledged is lost with that broker; set it \
+                 to 2"
+                    .into(),
             ),
-            copies if least >= copies => Some(
+            copies if least >= copies => risks.push(
                 "min.insync.replicas equals the replication: no event is lost, but the loss of one broker stops \
-                 all writes; use one replica more",
+                 all writes; use one replica more"
+                    .into(),
             ),
-            _ => None,
+            _ => {}
         }
+        let (policy, bytes) = (&settings.cleanup_policy, settings.retention_bytes);
+        if policy.contains("compact") {
+            risks.push(format!(
+                "cleanup.policy {policy}: of the events with one key all but the last are deleted, and events \
+                 without a key are refused; set cleanup.policy=delete"
+            ));
+        }
+        let kept = u64::try_from(settings.retention_ms).map(Duration::from_millis);
+        if policy.contains("delete") && kept.is_ok_and(|kept| kept < HORIZON) {
+            let kept = humantime::format_duration(kept.unwrap_or_default());
+            risks.push(format!(
+                "retention.ms {}: acknowledged events are deleted after {kept}, read or not, while Attio retries for \
+                 3 days; set retention.ms to 259200000 (3 days) or more",
+                settings.retention_ms
+            ));
+        }
+        if policy.contains("delete") && bytes >= 0 {
+            risks.push(format!(
+                "retention.bytes {bytes}: acknowledged events beyond that size of a partition are deleted, however \
+                 young; set retention.bytes=-1"
+            ));
+        }
+        if settings.unclean_leader_election {
+            risks.push(
+                "unclean.leader.election.enable true: acknowledged events are lost when a replica becomes leader \
+                 that does not have them; set it to false"
+                    .into(),
+            );
+        }
+        if settings.write_caching {
+            risks.push(
+                "write.caching true: events are acknowledged before they are on any disk, and lost when the brokers \
+                 fail together; set it to false"
+                    .into(),
+            );
+        }
+        risks
     }
 }
 
 const ONE_COPY: &str = "replication 1: acknowledged events are lost with their only broker, and writes stop while it is \
                         down; use replication 3 with min.insync.replicas 2";
 
-/// Whether the loss of one broker can lose an acknowledged event.
+/// Every risk with the topics that have it.
+fn risks<'t>(topics: &[&'t Topic]) -> Vec<(String, Vec<&'t Topic>)> {
+    let mut risks: Vec<(String, Vec<&Topic>)> = Vec::new();
+    for topic in topics {
+        for risk in topic.risks() {
+            match risks.iter_mut().find(|(known, _)| *known == risk) {
+                Some((_, topics)) => topics.push(topic),
+                None => risks.push((risk, vec![topic])),
+            }
+        }
+    }
+    risks
+}
+
+/// Reads the settings of the topics and logs what makes their acks worth less. Silent where this user may not see
+/// them: `check --connect` says so.
+pub(in crate::bus::kafka) fn log_risks(config: &ClientConfig, requirements: &Requirements) {
+    const WITHIN: Duration = Duration::from_secs(5);
+    let admin: Result<AdminClient<DefaultClientContext>, _> = without_publishing(config).create();
+    let Ok(admin) = admin else { return };
+    let topic = |name: &Arc<str>| {
+        let metadata = admin.inner().fetch_metadata(Some(name), WITHIN);
+        Topic::new(name, metadata.as_ref().map_err(ToString::to_string))
+    };
+    let mut topics: Vec<_> = requirements.addresses.iter().map(topic).collect();
+    read_settings(&mut topics, config, WITHIN);
+    let existing = existing(&topics);
+    for (risk, of) in risks(&existing) {
+        tracing::warn!(topics = names(&of, existing.len()), "kafka: acks are worth less: {risk}");
+    }
+}
+
+/// What can lose an acknowledged event.
 pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {
     let existing = existing(topics);
     if existing.is_empty() {
         return;
     }
-    let mut risks: Vec<(&str, Vec<&Topic>)> = Vec::new();
-    for topic in &existing {
-        let Some(risk) = topic.risk() else { continue };
-        match risks.iter_mut().find(|(known, _)| *known == risk) {
-            Some((_, topics)) => topics.push(topic),
-            None => risks.push((risk, vec![topic])),
-        }
-    }
+    let risks = risks(&existing);
     for (risk, of) in &risks {
         report.add("durability", Level::Warning, format!("{}: {risk}", names(of, existing.len())));
     }
     let unseen: Vec<_> = existing.iter().copied().filter(|topic| topic.settings.is_none()).collect();
     if !unseen.is_empty() {
         let detail = format!(
-            "{}: min.insync.replicas and max.message.bytes are hidden from this user; grant DescribeConfigs on \
-             the topics to have them checked",
+            "{}: the topics' settings (cleanup.policy, retention, min.insync.replicas, max.message.bytes) are hidden \
+             from this user; grant DescribeConfigs on the topics to have them checked",
             names(&unseen, existing.len())
         );
         report.add("durability", Level::Warning, detail);
@@ -58,7 +134,7 @@ pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {
         report.add(
             "durability",
             Level::Ok,
-            "no acknowledged event is lost with one broker, and writes continue",
+            "no acknowledged event is lost with one broker or deleted early, and writes continue",
         );
     }
 }
@@ -77,7 +153,7 @@ pub(super) fn report_sizes(
         let key = "kafka.properties.message.max.bytes";
         small.push(format!("the client accepts {client} of {largest} bytes ({key}, at most 1000000000)"));
     }
-    let known: Vec<_> = topics.iter().filter_map(|topic| Some((topic, topic.settings?))).collect();
+    let known: Vec<_> = topics.iter().filter_map(|topic| Some((topic, topic.settings.as_ref()?))).collect();
     for (topic, settings) in &known {
         let largest = requirements.largest(&topic.name);
         if settings.max_message_bytes < largest as u64 {
@@ -100,15 +176,21 @@ pub(super) fn report_sizes(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::bus::kafka::inspect::topic::Creation;
+    use crate::bus::kafka::inspect::topic::{Creation, Settings};
     use crate::bus::kafka::topics::TopicState;
 
     /// A healthy topic.
     fn topic(replication: usize, least: u64) -> Topic {
-        let settings = Settings { min_insync_replicas: least, max_message_bytes: 1_048_588 };
+        let settings = Settings {
+            min_insync_replicas: least,
+            max_message_bytes: 1_048_588,
+            cleanup_policy: "delete".into(),
+            retention_ms: 604_800_000,
+            retention_bytes: -1,
+            unclean_leader_election: false,
+            write_caching: false,
+        };
         Topic {
             name: "attio.record".into(),
             state: TopicState::Ready,
@@ -143,14 +225,41 @@ mod tests {
             (2, 1, Some("min.insync.replicas 1")),
         ];
         for (replication, least, risk) in table {
-            let found = topic(replication, least).risk();
+            let found = topic(replication, least).risks();
             match risk {
-                Some(words) => assert!(found.is_some_and(|text| text.contains(words)), "{found:?}"),
-                None => assert_eq!(found, None),
+                Some(words) => assert!(found.len() == 1 && found[0].contains(words), "{found:?}"),
+                None => assert!(found.is_empty(), "{found:?}"),
             }
         }
         let hidden = Topic { settings: None, ..topic(1, 1) };
-        assert_eq!(hidden.risk(), Some(ONE_COPY));
+        assert_eq!(hidden.risks(), [ONE_COPY]);
+    }
+
+    #[test]
+    fn settings_that_delete_acknowledged_events_are_risks() {
+        let with = |change: fn(&mut Settings)| {
+            let mut topic = topic(3, 2);
+            topic.settings.iter_mut().for_each(change);
+            topic.risks()
+        };
+        let table: [(fn(&mut Settings), &[&str]); 8] = [
+            (
+                |s| s.cleanup_policy = "compact".into(),
+                &["cleanup.policy compact", "set cleanup.policy=delete"],
+            ),
+            (|s| s.cleanup_policy = "compact,delete".into(), &["cleanup.policy compact,delete"]),
+            (|s| s.retention_ms = 86_400_000, &["deleted after 1day", "set retention.ms"]),
+            (|s| s.retention_ms = 0, &["deleted after 0s"]),
+            (|s| s.retention_bytes = 1 << 30, &["retention.bytes 1073741824", "set retention.bytes=-1"]),
+            (|s| s.unclean_leader_election = true, &["unclean.leader.election.enable", "set it to false"]),
+            (|s| s.write_caching = true, &["write.caching", "set it to false"]),
+            (|s| s.retention_ms = -1, &[]),
+        ];
+        for (change, words) in table {
+            let found = with(change);
+            assert_eq!(found.len(), usize::from(!words.is_empty()), "{found:?}");
+            assert!(words.iter().all(|word| found[0].contains(word)), "{found:?}");
+        }
     }
 
     #[test]

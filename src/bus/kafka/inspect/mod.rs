@@ -14,12 +14,14 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
+use super::advice::{ADVERTISED, Step};
 use super::client_config::{creation_error, producer_config};
 use super::context::Statistics;
-use super::diagnose::{self, ErrorNotes, Probe, Step, first_answer};
+use super::diagnose::{self, ErrorNotes, Probe, first_answer};
 use super::options::Options;
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
+pub(super) use durability::log_risks;
 use topic::Topic;
 
 /// An idempotent producer like the one that serves.
@@ -161,7 +163,7 @@ impl Inspection {
         let mut closed: Vec<String> = Vec::new();
         for (server, result) in servers.iter().zip(connect_all(&servers)) {
             if let Err(error) = result {
-                closed.push(format!("{server}: {}", diagnose::advise(&error).1));
+                closed.push(format!("{server}: {}", self.probe.advise(&error).1));
             }
         }
         if closed.len() == servers.len() {
@@ -208,10 +210,7 @@ impl Inspection {
         let mut lost = 0;
         for (broker, result) in brokers.iter().zip(connect_all(&brokers)) {
             if let Err(error) = result {
-                let detail = format!(
-                    "{error}: the cluster advertises this address to clients, check the broker's \
-                     advertised.listeners"
-                );
+                let detail = format!("{error}: {ADVERTISED}");
                 self.report.add(format!("broker {broker}"), Level::Failed, detail);
                 lost += 1;
             }

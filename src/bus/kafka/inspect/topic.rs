@@ -41,10 +41,18 @@ pub(super) struct Topic {
 }
 
 /// Settings that only an admin request returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
     pub min_insync_replicas: u64,
     pub max_message_bytes: u64,
+    pub cleanup_policy: String,
+    /// -1: for ever.
+    pub retention_ms: i64,
+    /// Of each partition; -1: no limit.
+    pub retention_bytes: i64,
+    pub unclean_leader_election: bool,
+    /// Redpanda's: acknowledged before it is on disk.
+    pub write_caching: bool,
 }
 
 impl Topic {
@@ -87,7 +95,8 @@ impl Topic {
             TopicState::Ready => self.replicas(),
             TopicState::Missing if options.ensure == Ensure::Create => self.creation.finding(),
             TopicState::Missing => {
-                let advice = "missing: create it, or set kafka.topics.ensure to \"create\"";
+                let advice = "missing: create it (`attio-bridge topics` prints how), or set kafka.topics.ensure to \
+                              \"create\"";
                 (Level::Failed, advice.to_owned())
             }
             TopicState::Forbidden => {
@@ -105,7 +114,7 @@ impl Topic {
     pub(super) fn replicas(&self) -> (Level, String) {
         let Self { partitions, replication, in_sync, leaderless, .. } = self;
         let mut facts = format!("partitions {partitions}, replication {replication}");
-        if let Some(Settings { min_insync_replicas, max_message_bytes }) = self.settings {
+        if let Some(Settings { min_insync_replicas, max_message_bytes, .. }) = &self.settings {
             facts += &format!(
                 ", min.insync.replicas {min_insync_replicas}, max.message.bytes {max_message_bytes}"
             );
@@ -117,7 +126,11 @@ impl Topic {
             );
         }
         // The broker requires no more than there are replicas.
-        let least = self.settings.map_or(1, |settings| settings.min_insync_replicas).min(*replication as u64);
+        let least = self
+            .settings
+            .as_ref()
+            .map_or(1, |settings| settings.min_insync_replicas)
+            .min(*replication as u64);
         if (*in_sync as u64) < least {
             let why = format!("{facts}: only {in_sync} replicas are in sync, so writes are refused now");
             return (Level::Failed, why);
@@ -230,10 +243,16 @@ fn describe(
         .into_iter()
         .map(|resource| {
             let resource = resource.ok()?;
-            let number = |name: &str| resource.get(name)?.value.as_ref()?.parse().ok();
+            let text = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
+            let limit = |name: &str| text(name).and_then(|text| text.parse().ok()).unwrap_or(-1);
             Some(Settings {
-                min_insync_replicas: number("min.insync.replicas")?,
-                max_message_bytes: number("max.message.bytes")?,
+                min_insync_replicas: text("min.insync.replicas")?.parse().ok()?,
+                max_message_bytes: text("max.message.bytes")?.parse().ok()?,
+                cleanup_policy: text("cleanup.policy").unwrap_or("delete").to_owned(),
+                retention_ms: limit("retention.ms"),
+                retention_bytes: limit("retention.bytes"),
+                unclean_leader_election: text("unclean.leader.election.enable") == Some("true"),
+                write_caching: text("write.caching") == Some("true"),
             })
         })
         .collect())

@@ -34,8 +34,8 @@ use super::ports::free_ports;
 use super::proxy::Proxy;
 use super::unique;
 use crate::support::wait::{PATIENCE, eventually_blocking};
-pub use node::Layout;
 use node::Node;
+pub use node::{CLUSTER, Layout, OTHER_CLUSTER};
 
 /// `host:port` of a running broker for [`shared`] to use.
 const RUNNING: &str = "ATTIO_BRIDGE_TEST_KAFKA";
@@ -157,6 +157,14 @@ impl Broker {
         self.wait_until_ready();
     }
 
+    /// Kills it, deletes its data, formats it with this cluster id and starts it again; ready when this returns.
+    pub fn format_anew(&self, cluster: &str) {
+        self.kill();
+        self.node().format_anew(cluster);
+        self.restart();
+        self.warm_up();
+    }
+
     /// Starts it again without waiting.
     pub fn restart_without_waiting(&self) {
         self.node().start();
@@ -191,13 +199,14 @@ impl Broker {
         name
     }
 
-    /// Creates a topic; usable when this returns.
+    /// Creates a topic, unless a bridge has just done so; usable when this returns.
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         let topic = config.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let admin = self.admin();
         let made = block_on(admin.create_topics([&topic], &admin_options())).expect("the broker answers");
-        made[0].as_ref().expect("the topic is created");
+        let there = |(_, code): &(String, RDKafkaErrorCode)| *code == RDKafkaErrorCode::TopicAlreadyExists;
+        assert!(made[0].as_ref().map_or_else(there, |_| true), "the topic is created: {:?}", made[0]);
         eventually_blocking("the new topic has its leaders", || {
             self.partitions(name).is_some_and(|count| count == usize::try_from(partitions).unwrap_or(count))
         });

@@ -8,6 +8,12 @@ use parking_lot::Mutex;
 
 use crate::support::watched::{Process, kit};
 
+/// The cluster id of every node.
+pub const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qk";
+
+/// Another one.
+pub const OTHER_CLUSTER: &str = "QUJDREVGR0hJSktMTU5PUA";
+
 /// How a node differs from the default one.
 #[derive(Default)]
 pub struct Layout {
@@ -32,8 +38,14 @@ impl Node {
         let usual = server_properties(data.path(), client, controller);
         let node = Self { process: Process::default(), data, properties: Mutex::new(usual) };
         node.set(layout.properties);
-        node.format(&layout.scram);
+        node.format(CLUSTER, &layout.scram);
         node
+    }
+
+    /// Deletes its data and formats it as another cluster, or as a new one with the same id. Not while it runs.
+    pub fn format_anew(&self, cluster: &str) {
+        fs::remove_dir_all(self.data.path().join("data")).expect("the data is deleted");
+        self.format(cluster, &[]);
     }
 
     /// Changes server properties; they take effect at the next start.
@@ -65,10 +77,10 @@ impl Node {
         self.process.assert_alive(|| self.log());
     }
 
-    fn format(&self, scram: &[String]) {
+    fn format(&self, cluster: &str, scram: &[String]) {
         let output = self
             .java()
-            .args(["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
+            .args(["kafka.tools.StorageTool", "format", "-t", cluster, "-c"])
             .arg(self.properties_file())
             .args(scram.iter().flat_map(|user| ["--add-scram", user]))
             .output()

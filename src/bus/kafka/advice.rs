@@ -1,0 +1,248 @@
+//! What to do about an error of the client: librdkafka's text, then advice. Only text in, text out.
+
+/// The step at which a connection fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Step {
+    Reach,
+    Tls,
+    Login,
+}
+
+/// Parts of librdkafka's error texts, the step at which they occur, and what to do.
+const ADVICE: [(&str, Step, &str); 15] = [
+    ("connecting to a PLAINTEXT broker listener", Step::Tls, NO_TLS),
+    ("connecting to a SSL broker listener", Step::Tls, TLS),
+    ("certificate verify failed", Step::Tls, ""),
+    ("alert bad certificate", Step::Login, CERTIFICATE),
+    ("alert certificate", Step::Login, CERTIFICATE),
+    ("certificate required", Step::Login, CERTIFICATE),
+    ("alert unknown ca", Step::Login, CERTIFICATE),
+    ("SSL handshake failed", Step::Tls, ""),
+    ("mechanism handshake failed", Step::Login, "set kafka.sasl_mechanism to one that the listener supports"),
+    ("SASL authentication error", Step::Login, "check kafka.sasl_username and kafka.sasl_password"),
+    ("SASL", Step::Login, "check kafka.security_protocol and kafka.sasl_*"),
+    ("Failed to resolve", Step::Reach, NAME),
+    ("failed to lookup address", Step::Reach, NAME),
+    (
+        "Connection refused",
+        Step::Reach,
+        "check the address in kafka.bootstrap_servers, and that the broker runs",
+    ),
+    ("timed out", Step::Reach, "check the address in kafka.bootstrap_servers, and the firewalls on the way"),
+];
+
+const NAME: &str = "check the names in kafka.bootstrap_servers";
+pub(super) const NO_TLS: &str = "the listener does not use TLS: use the port of one that does; only in a network you trust, \
+                      set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
+pub(super) const TLS: &str = "the listener uses TLS: set kafka.security_protocol to \"ssl\" or \"sasl_ssl\"";
+const CERTIFICATE: &str = "the broker requires a client certificate, or rejects the one it got: check \
+                           kafka.cert_file and kafka.key_file";
+pub(super) const CLOSED: &str = "the broker closes the connection without an error: its listener may require a login, check \
+                      kafka.security_protocol";
+const NO_LOGIN: &str = "the listener has no login: use the port of one that has, or set kafka.security_protocol to \
+                        \"plaintext\" or \"ssl\"";
+const PORT: &str = "check the host and the port in kafka.bootstrap_servers";
+
+/// The address was told by a broker, not by the configuration.
+pub(super) const ADVERTISED: &str = "the cluster advertises this address to clients: set the broker's \
+                                     advertised.listeners to one that this machine can resolve and reach";
+
+/// An idempotent producer gets no id there. librdkafka's advice is to use a newer broker.
+const CONTROLLER: &str = "what answers there gives no producer ids: it is a KRaft controller, or a broker before Kafka \
+                          0.11; set kafka.bootstrap_servers to the listener of a broker";
+
+/// The step at which the client failed, and its error text with advice. `servers` is `kafka.bootstrap_servers`.
+pub(super) fn advise(error: &str, servers: &str) -> (Step, String) {
+    if let Some(found) = stranger(error) {
+        return found;
+    }
+    if let Some((text, mechanisms)) = error.split_once(": broker's supported mechanisms:")
+        && mechanisms.trim().is_empty()
+    {
+        return (Step::Login, format!("{text}: {NO_LOGIN}"));
+    }
+    if error.contains("requires Apache Kafka broker version") {
+        return (Step::Reach, format!("{servers}: {CONTROLLER}"));
+    }
+    if let Some((text, _)) = error.split_once(": verify that security.protocol is correctly configured") {
+        return (Step::Login, format!("{text}: {CLOSED}"));
+    }
+    match ADVICE.iter().find(|(part, ..)| error.contains(part)) {
+        Some((_, step, "")) => (*step, error.to_owned()),
+        Some((_, Step::Reach, _)) if is_advertised(error, servers) => {
+            (Step::Reach, format!("{error}: {ADVERTISED}"))
+        }
+        Some((_, step, advice)) => (*step, format!("{error}: {advice}")),
+        None => (Step::Reach, error.to_owned()),
+    }
+}
+
+/// `host:port` and node id (`bootstrap` for a configured server) of the broker that an error is about.
+pub(super) fn broker(error: &str) -> Option<(&str, &str)> {
+    let (broker, _) = error.split_once(": ")?;
+    broker.split_once("://").map_or(broker, |(_, broker)| broker).rsplit_once('/')
+}
+
+/// Whether the error is about an address that only a broker has named.
+fn is_advertised(error: &str, servers: &str) -> bool {
+    broker(error).is_some_and(|(address, node)| {
+        node.parse::<i32>().is_ok() && !self::servers(servers).iter().any(|server| server == address)
+    })
+}
+
+/// How answers of other servers begin.
+const STRANGERS: [(&[u8], &str); 12] = [
+    (b"HTTP", "an HTTP server"),
+    (b"<htm", "an HTTP server"),
+    (b"<HTM", "an HTTP server"),
+    (b"<!DO", "an HTTP server"),
+    (b"INFO", "a NATS server"),
+    (b"-ERR", "a Redis or NATS server"),
+    (b"+OK", "a NATS or mail server"),
+    (b"SSH-", "an SSH server"),
+    (b"AMQP", "an AMQP broker"),
+    (b"220", "a mail or FTP server"),
+    (b"RFB ", "a VNC server"),
+    (b"\x4a\0\0\0", "a MySQL server"),
+];
+
+/// What answers at a port, if it is no Kafka broker. `begin`: its first bytes.
+pub(super) fn name_stranger(begin: &[u8]) -> Option<String> {
+    if let [0x15 | 0x16, 3, ..] = begin {
+        return Some(TLS.into());
+    }
+    let known = STRANGERS.iter().find(|(prefix, _)| begin.starts_with(prefix));
+    let shown: String = begin.iter().take(4).map(|byte| char::from(*byte)).collect();
+    let readable = begin.len() >= 4 && shown.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    match known {
+        Some((_, who)) => Some(format!("{who} answers there, no Kafka broker: {PORT}")),
+        None if readable => {
+            Some(format!("what answers there is no Kafka broker, its answer begins with {shown:?}: {PORT}"))
+        }
+        None => None,
+    }
+}
+
+/// An answer that is not Kafka's, of which librdkafka took the first four bytes for a length.
+fn stranger(error: &str) -> Option<(Step, String)> {
+    let (text, size) = error.split_once("Invalid response size ")?;
+    let size: i32 = size.split(' ').next()?.parse().ok()?;
+    let who = name_stranger(&size.to_be_bytes());
+    let step = if who.as_deref() == Some(TLS) { Step::Tls } else { Step::Reach };
+    let text = text.trim_end_matches("Receive failed: ");
+    let who = who.unwrap_or_else(|| format!("what answers there is no Kafka broker: {PORT}"));
+    Some((step, format!("{text}{who}")))
+}
+
+/// The entries of `kafka.bootstrap_servers` as librdkafka reads them.
+pub(super) fn servers(list: &str) -> Vec<String> {
+    let entry = |entry: &str| {
+        let plain = entry.split_once("://").map_or(entry, |(_, plain)| plain);
+        let has_port = plain.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        if has_port { plain.to_owned() } else { format!("{plain}:9092") }
+    };
+    list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(entry).collect()
+}
+
+/// The text without what differs on every attempt.
+pub(super) fn without_suffix(text: &str) -> &str {
+    text.split(" (after ").next().unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_sorted_by_step_and_get_advice() {
+        let table = [
+            ("sasl_ssl://a:1/bootstrap: SASL authentication error: no", Step::Login, "kafka.sasl_password"),
+            (
+                "ssl://a:1/1: SSL handshake failed: x: connecting to a PLAINTEXT broker listener?",
+                Step::Tls,
+                "plain",
+            ),
+            ("ssl://a:1/1: Receive failed: sslv3 alert bad certificate: 42", Step::Login, "kafka.cert_file"),
+            ("a:1/1: Connect to ipv4#1 failed: Connection refused", Step::Reach, "runs"),
+            ("a:1/1: Failed to resolve 'a:1'", Step::Reach, "kafka.bootstrap_servers"),
+            ("something new", Step::Reach, "something new"),
+        ];
+        for (error, step, part) in table {
+            let (found, text) = advise(error, "a:1");
+            assert_eq!(found, step, "{error}");
+            assert!(text.starts_with(error) && text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_only_a_broker_has_named_are_advertised_listeners() {
+        for (error, advice) in [
+            (
+                "inside:9092/1: Failed to resolve 'inside:9092': Name or service not known",
+                "advertised.listeners",
+            ),
+            (
+                "ssl://inside:9092/3: Connect to ipv4#10.0.0.1:9092 failed: Connection refused",
+                "advertised.listeners",
+            ),
+            ("b:9092/2: Connect to ipv4#10.0.0.1:9092 failed: Connection refused", "kafka.bootstrap_servers"),
+            ("a:1/bootstrap: Failed to resolve 'a:1'", "kafka.bootstrap_servers"),
+        ] {
+            let (_, text) = advise(error, "a:1,b");
+            assert!(text.starts_with(error) && text.contains(advice), "{text}");
+            assert_eq!(text.contains("advertised.listeners"), advice == "advertised.listeners", "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_that_are_no_kafka_broker_are_named() {
+        for (begin, words) in [
+            (*b"HTTP", "an HTTP server answers there, no Kafka broker"),
+            (*b"INFO", "a NATS server"),
+            (*b"SSH-", "an SSH server"),
+            (*b"220 ", "a mail or FTP server"),
+            (*b"abcd", "its answer begins with \"abcd\""),
+            ([0x15, 3, 3, 0], "the listener uses TLS"),
+            ([0xff, 0, 0, 1], "what answers there is no Kafka broker"),
+        ] {
+            let size = i32::from_be_bytes(begin);
+            let error = format!(
+                "k:1/bootstrap: Receive failed: Invalid response size {size} (0..100000000): increase \
+                 receive.message.max.bytes"
+            );
+            let (_, text) = advise(&error, "k:1");
+            assert!(text.starts_with("k:1/bootstrap: ") && text.contains(words), "{text}");
+            assert!(!text.contains("increase") && !text.contains("Invalid"), "{text}");
+        }
+    }
+
+    #[test]
+    fn wrong_advice_of_the_client_is_replaced() {
+        let table = [
+            (
+                "Fatal error: Local: Required feature not supported by broker: Idempotent producer not supported by \
+                 any of the 1 broker(s) in state UP: requires Apache Kafka broker version >= 0.11.0",
+                "KRaft controller",
+                "requires Apache",
+            ),
+            (
+                "sasl_plaintext://k:1/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL \
+                 mechanism: broker's supported mechanisms: ",
+                "the listener has no login",
+                "supported mechanisms",
+            ),
+        ];
+        for (error, words, wrong) in table {
+            let (_, text) = advise(error, "k:1");
+            assert!(text.contains(words) && !text.contains(wrong), "{text}");
+        }
+        let (_, text) =
+            advise("k:1/1: x mechanism handshake failed: y: broker's supported mechanisms: PLAIN", "k:1");
+        assert!(text.contains("supported mechanisms: PLAIN: set kafka.sasl_mechanism"), "{text}");
+    }
+
+    #[test]
+    fn servers_get_the_default_port() {
+        assert_eq!(servers("a, SSL://b:1,,[::1]:2"), ["a:9092", "b:1", "[::1]:2"]);
+    }
+}

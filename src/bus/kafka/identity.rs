@@ -1,0 +1,397 @@
+//! Whether the brokers that a client is connected to belong to the cluster that gave it its producer id.
+//!
+//! librdkafka reconnects by itself and resends at once what is in flight. If a cluster was formatted anew behind
+//! the same address, another producer may have the same producer id there. Where their sequence numbers meet, the
+//! broker takes one message for a repeat of the other and answers with the offset of that one: an ack for
+//! a message that is not stored. So an ack counts only while every connected broker is confirmed: since it was
+//! connected it has answered a request with the cluster id that the client knows, and no topic has another id.
+//! Until then acks are held.
+//!
+//! rdkafka has no callback for a new connection. librdkafka logs it, in the thread of that broker and before
+//! anything is sent, and rdkafka hands out log lines before acks ([`DEBUG`]). If librdkafka changes these lines, no
+//! broker is ever confirmed and no ack counts, which every test notices.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::context::Pending;
+
+/// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
+pub(super) const DEBUG: &str = "broker,metadata";
+
+/// How long a connected broker may take to answer.
+const CONFIRMATION: Duration = Duration::from_secs(10);
+
+/// An id that librdkafka does not know.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// What is known about the cluster behind one client.
+#[derive(Default)]
+pub(super) struct Identity(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    cluster: Option<String>,
+    /// The id of every topic that was published to.
+    topics: HashMap<String, String>,
+    brokers: HashMap<String, Connection>,
+    round: u64,
+    /// Since when a broker is not confirmed.
+    since: Option<Instant>,
+    /// A broker has been confirmed.
+    confirmed: bool,
+    /// Acknowledged while a broker was not confirmed.
+    held: Vec<Pending>,
+    invalid: Option<Invalid>,
+}
+
+/// One connection to a broker.
+#[derive(Clone, Copy)]
+struct Connection {
+    /// The last round that began before it was open.
+    opened: u64,
+    /// The last round that it answered.
+    answered: u64,
+}
+
+impl Connection {
+    const fn is_confirmed(self) -> bool {
+        self.answered > self.opened
+    }
+}
+
+/// Why no ack of this client counts any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Invalid {
+    /// The reason.
+    pub reason: Arc<str>,
+    /// Whether another cluster or topic was seen, and not only a connection that came and went.
+    pub changed: bool,
+}
+
+/// What a log line changed.
+pub(super) enum Change {
+    /// A broker was connected and is to be confirmed.
+    Connected,
+    /// Every broker is confirmed: these are acknowledged.
+    Confirmed(Vec<Pending>),
+    /// No ack counts any more, not those of these messages either.
+    Invalid(Invalid, Vec<Pending>),
+}
+
+/// What an ack is worth.
+pub(super) enum Worth {
+    /// The message is stored.
+    Stored(Pending),
+    /// It is not known yet.
+    Held,
+    /// It may be another's.
+    Nothing(Pending, Arc<str>),
+}
+
+impl Identity {
+    /// Reads a line of librdkafka's log. `unsettled`: some message has no ack yet.
+    pub(super) fn read(&self, facility: &str, line: &str, unsettled: bool) -> Option<Change> {
+        let line =
+            line.strip_prefix("[thrd:").and_then(|line| line.split_once("]: ")).map_or(line, |(_, l)| l);
+        let mut state = self.0.lock();
+        match facility {
+            "STATE" => {
+                let (broker, states) = line.split_once(": Broker changed state ")?;
+                state.moved(broker, states.split_once(" -> ")?.1 == "UP", unsettled)
+            }
+            "UPDATE" => {
+                let (before, now) = line.split_once(": Name changed from ")?.1.split_once(" to ")?;
+                let connection = state.brokers.remove(before)?;
+                state.brokers.insert(now.to_owned(), connection);
+                None
+            }
+            "METADATA" => {
+                if let Some((_, id)) = line.split_once(": ClusterId: ") {
+                    state.answered(id.split_once(", ControllerId: ")?.0)
+                } else if let Some((broker, topic)) = line.split_once(":   Topic ?") {
+                    state.marked(broker, topic.split(' ').next()?.parse().ok()?)
+                } else {
+                    let (topic, ids) = line.strip_prefix("Topic ")?.split_once(" changed id from ")?;
+                    state.topic(topic, ids.split_once(" to ")?.1)
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// Judges an ack with an offset.
+    pub(super) fn judge(&self, pending: Pending) -> Worth {
+        let mut state = self.0.lock();
+        if let Some(invalid) = &state.invalid {
+            return Worth::Nothing(pending, Arc::clone(&invalid.reason));
+        }
+        if state.are_confirmed() {
+            return Worth::Stored(pending);
+        }
+        state.held.push(pending);
+        Worth::Held
+    }
+
+    /// Begins a round of requests that confirms brokers: its number, and the topics to ask for first.
+    pub(super) fn begin_round(&self) -> (u64, Vec<String>) {
+        let mut state = self.0.lock();
+        state.round += 1;
+        (state.round, state.topics.keys().cloned().collect())
+    }
+
+    /// Whether at least one broker is connected, and every connected one is confirmed.
+    pub(super) fn is_confirmed(&self) -> bool {
+        let state = self.0.lock();
+        state.invalid.is_none() && !state.brokers.is_empty() && state.are_confirmed()
+    }
+
+    /// Whether every connected broker has answered this round.
+    pub(super) fn has_answered(&self, round: u64) -> bool {
+        let state = self.0.lock();
+        !state.brokers.is_empty() && state.brokers.values().all(|connection| connection.answered >= round)
+    }
+
+    /// Whether a connected broker is to be confirmed.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        let state = self.0.lock();
+        state.invalid.is_none() && !state.brokers.values().all(|connection| connection.is_confirmed())
+    }
+
+    /// Whether a connected broker has not answered for too long.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.0.lock().since.is_some_and(|since| since.elapsed() > CONFIRMATION)
+    }
+
+    /// Why no ack counts any more.
+    pub(super) fn invalid(&self) -> Option<Invalid> {
+        self.0.lock().invalid.clone()
+    }
+
+    /// Lets no ack count from now on; returns the messages that were held.
+    pub(super) fn invalidate(&self, reason: &str) -> Vec<Pending> {
+        let mut state = self.0.lock();
+        state.invalid.get_or_insert_with(|| Invalid { reason: reason.into(), changed: false });
+        std::mem::take(&mut state.held)
+    }
+}
+
+/// The name of a round, as a topic that cannot exist: a reply that contains it answers a request of that round.
+pub(super) fn mark(round: u64) -> String {
+    format!("?{round}")
+}
+
+impl State {
+    fn are_confirmed(&self) -> bool {
+        self.confirmed && self.brokers.values().all(|connection| connection.is_confirmed())
+    }
+
+    fn moved(&mut self, broker: &str, up: bool, unsettled: bool) -> Option<Change> {
+        if up {
+            self.brokers.insert(broker.to_owned(), Connection { opened: self.round, answered: 0 });
+            self.since.get_or_insert_with(Instant::now);
+            return Some(Change::Connected);
+        }
+        let unconfirmed = self.brokers.remove(broker).is_some_and(|connection| !connection.is_confirmed());
+        if self.brokers.values().all(|connection| connection.is_confirmed()) {
+            self.since = None;
+        }
+        // It may have acknowledged messages whose acks are still to come. The client publishes to no configured
+        // server, only to brokers that one has named, and closes the connection to it then.
+        if !(unconfirmed && unsettled) || broker.ends_with("/bootstrap") {
+            return None;
+        }
+        self.end(format!("{broker} was connected and gone again before it named its cluster"), false)
+    }
+
+    fn answered(&mut self, cluster: &str) -> Option<Change> {
+        // Brokers before Kafka 0.10.1 have none.
+        if cluster.is_empty() {
+            return None;
+        }
+        let known = self.cluster.get_or_insert_with(|| cluster.to_owned());
+        if known == cluster {
+            return None;
+        }
+        let reason = format!("the cluster was {known} and is now {cluster}");
+        self.end(reason, true)
+    }
+
+    fn topic(&mut self, topic: &str, id: &str) -> Option<Change> {
+        if id == NO_ID {
+            return None;
+        }
+        let known = self.topics.entry(topic.to_owned()).or_insert_with(|| id.to_owned());
+        if known == id {
+            return None;
+        }
+        let reason = format!("topic {topic} was created anew: its id was {known} and is now {id}");
+        self.end(reason, true)
+    }
+
+    /// A broker has answered a request of this round.
+    fn marked(&mut self, broker: &str, round: u64) -> Option<Change> {
+        let connection = self.brokers.get_mut(broker)?;
+        connection.answered = connection.answered.max(round);
+        self.confirmed |= connection.is_confirmed();
+        if !self.are_confirmed() || self.invalid.is_some() {
+            return None;
+        }
+        self.since = None;
+        Some(Change::Confirmed(std::mem::take(&mut self.held)))
+    }
+
+    /// Lets no ack count from now on. Only the first reason is reported.
+    fn end(&mut self, reason: String, changed: bool) -> Option<Change> {
+        if self.invalid.is_some() {
+            return None;
+        }
+        let invalid = Invalid { reason: reason.into(), changed };
+        self.invalid = Some(invalid.clone());
+        Some(Change::Invalid(invalid, std::mem::take(&mut self.held)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::kafka::tests::{TOPIC, handle};
+    use crate::pipeline::publish::Destination;
+
+    const BROKER: &str = "k:1/1";
+
+    fn pending() -> Pending {
+        let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
+        Pending { handle: handle().0, destination }
+    }
+
+    /// What a line changed, in a word.
+    fn read(identity: &Identity, facility: &str, line: &str) -> &'static str {
+        match identity.read(facility, line, true) {
+            None => "nothing",
+            Some(Change::Connected) => "connected",
+            Some(Change::Confirmed(_)) => "confirmed",
+            Some(Change::Invalid(invalid, _)) if invalid.changed => "changed",
+            Some(Change::Invalid(..)) => "invalid",
+        }
+    }
+
+    fn state(identity: &Identity, broker: &str, from: &str, to: &str) -> &'static str {
+        read(identity, "STATE", &format!("[thrd:{broker}]: {broker}: Broker changed state {from} -> {to}"))
+    }
+
+    fn answer(identity: &Identity, broker: &str, round: u64, cluster: &str) -> &'static str {
+        let line = format!("[thrd:main]: {broker}: ClusterId: {cluster}, ControllerId: 1");
+        match read(identity, "METADATA", &line) {
+            "nothing" => {}
+            other => return other,
+        }
+        let line =
+            format!("[thrd:main]: {broker}:   Topic {} with 0 partitions: Broker: Invalid", mark(round));
+        read(identity, "METADATA", &line)
+    }
+
+    fn topic(identity: &Identity, before: &str, now: &str) -> &'static str {
+        let line = format!("[thrd:main]: Topic {TOPIC} changed id from {before} to {now}");
+        read(identity, "METADATA", &line)
+    }
+
+    fn worth(identity: &Identity) -> &'static str {
+        match identity.judge(pending()) {
+            Worth::Stored(_) => "stored",
+            Worth::Held => "held",
+            Worth::Nothing(..) => "nothing",
+        }
+    }
+
+    /// Connected to [`BROKER`] of cluster `a`.
+    fn confirmed() -> Identity {
+        let identity = Identity::default();
+        assert_eq!(state(&identity, BROKER, "APIVERSION_QUERY", "UP"), "connected");
+        let (round, _) = identity.begin_round();
+        assert_eq!(answer(&identity, BROKER, round, "a"), "confirmed");
+        identity
+    }
+
+    #[test]
+    fn no_ack_counts_before_a_broker_is_confirmed() {
+        let identity = Identity::default();
+        assert_eq!(worth(&identity), "held");
+        assert_eq!(state(&identity, BROKER, "AUTH_REQ", "UP"), "connected");
+        assert_eq!(worth(&identity), "held");
+        assert!(identity.is_unconfirmed() && !identity.is_confirmed());
+        let identity = confirmed();
+        assert!(identity.is_confirmed() && identity.has_answered(1) && !identity.has_answered(2));
+        assert_eq!(worth(&identity), "stored");
+    }
+
+    #[test]
+    fn acks_after_a_reconnection_are_held_until_the_same_cluster_answers() {
+        let identity = confirmed();
+        state(&identity, BROKER, "UP", "DOWN");
+        assert_eq!(worth(&identity), "stored", "from before the loss");
+        state(&identity, BROKER, "APIVERSION_QUERY", "UP");
+        assert_eq!(worth(&identity), "held");
+        assert_eq!(answer(&identity, BROKER, 1, "a"), "nothing", "a request from before the connection");
+        let (round, _) = identity.begin_round();
+        assert_eq!(answer(&identity, BROKER, round, "a"), "confirmed");
+        assert_eq!(worth(&identity), "stored");
+    }
+
+    #[test]
+    fn no_ack_counts_after_another_cluster_answered() {
+        let identity = confirmed();
+        state(&identity, BROKER, "UP", "DOWN");
+        state(&identity, BROKER, "APIVERSION_QUERY", "UP");
+        assert_eq!(worth(&identity), "held");
+        let (round, _) = identity.begin_round();
+        assert_eq!(answer(&identity, BROKER, round, "b"), "changed");
+        assert_eq!(worth(&identity), "nothing");
+        assert_eq!(
+            answer(&identity, BROKER, round, "a"),
+            "nothing",
+            "not even if the first one answers again"
+        );
+        assert_eq!(worth(&identity), "nothing");
+        assert!(!identity.is_confirmed() && identity.invalid().unwrap().reason.contains("is now b"));
+    }
+
+    #[test]
+    fn no_ack_counts_after_a_topic_was_created_anew() {
+        let identity = confirmed();
+        assert_eq!(topic(&identity, NO_ID, "first"), "nothing");
+        assert_eq!(identity.begin_round().1, [TOPIC]);
+        assert_eq!(topic(&identity, "first", NO_ID), "nothing");
+        assert_eq!(topic(&identity, NO_ID, "first"), "nothing");
+        assert_eq!(topic(&identity, "first", "second"), "changed");
+        assert_eq!(worth(&identity), "nothing");
+    }
+
+    #[test]
+    fn connection_that_is_lost_before_it_is_confirmed_invalidates_what_is_pending() {
+        let identity = confirmed();
+        state(&identity, BROKER, "UP", "DOWN");
+        state(&identity, BROKER, "APIVERSION_QUERY", "UP");
+        assert_eq!(state(&identity, BROKER, "UP", "DOWN"), "invalid");
+        let identity = confirmed();
+        state(&identity, "k:2/2", "APIVERSION_QUERY", "UP");
+        let line = "k:2/2: Broker changed state UP -> DOWN";
+        assert!(identity.read("STATE", line, false).is_none(), "nothing is pending");
+        assert_eq!(worth(&identity), "stored");
+    }
+
+    #[test]
+    fn every_connected_broker_is_to_be_confirmed() {
+        let identity = confirmed();
+        state(&identity, "b:1/bootstrap", "APIVERSION_QUERY", "UP");
+        read(&identity, "UPDATE", "b:1/2: Name changed from b:1/bootstrap to b:1/2");
+        let (round, _) = identity.begin_round();
+        assert_eq!(answer(&identity, BROKER, round, "a"), "nothing");
+        assert_eq!(worth(&identity), "held");
+        assert_eq!(answer(&identity, "b:1/2", round, "a"), "confirmed");
+        assert_eq!(worth(&identity), "stored");
+    }
+}
