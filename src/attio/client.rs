@@ -1,11 +1,14 @@
 //! The endpoints in use, one method each.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use hyper::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
+use super::error::shown;
 use super::request::Requests;
 use super::types::{Named, Owner, Token};
 use super::{Created, Error, Options, Subscription, Webhook};
@@ -16,6 +19,9 @@ const WEBHOOKS: usize = 100;
 
 /// Attributes a page: the API's maximum.
 const ATTRIBUTES: usize = 500;
+
+/// More pages than any collection has.
+const MAX_PAGES: usize = 100;
 
 const SELF: &str = "/v2/self";
 
@@ -44,24 +50,7 @@ impl Client {
 
     /// All webhooks, from all pages.
     pub async fn webhooks(&self) -> Result<Vec<Webhook>, Error> {
-        let mut all: Vec<Webhook> = Vec::new();
-        let mut offset = 0;
-        loop {
-            let page: Vec<Webhook> =
-                self.get(&format!("/v2/webhooks?limit={WEBHOOKS}&offset={offset}")).await?;
-            let (read, before) = (page.len(), all.len());
-            // A deletion between two pages shifts the others: none may be listed twice.
-            for webhook in page {
-                if !all.iter().any(|known| known.id == webhook.id) {
-                    all.push(webhook);
-                }
-            }
-            // A page without anything new ends it too, in case the API ignores the offset.
-            if read < WEBHOOKS || all.len() == before {
-                return Ok(all);
-            }
-            offset += read;
-        }
+        self.pages("/v2/webhooks", WEBHOOKS).await
     }
 
     /// One webhook.
@@ -99,17 +88,10 @@ impl Client {
 
     /// Creates a record of an object, given by id or slug, and returns the record's id.
     pub async fn create_record(&self, object: &str, values: &Json) -> Result<String, Error> {
-        #[derive(Deserialize)]
-        struct Record {
-            id: Id,
-        }
-        #[derive(Deserialize)]
-        struct Id {
-            record_id: String,
-        }
         let path = format!("/v2/objects/{}/records", checked(object)?);
-        let record: Record = self.write(&Method::POST, &path, json!({ "values": values })).await?;
-        Ok(record.id.record_id)
+        let record: Json = self.write(&Method::POST, &path, json!({ "values": values })).await?;
+        let id = record["id"]["record_id"].as_str().map(String::from);
+        id.ok_or_else(|| unreadable("POST", &path, "id.record_id"))
     }
 
     /// Deletes a record.
@@ -130,18 +112,27 @@ impl Client {
 
     /// All attributes of an object or list, given by id or slug.
     pub async fn attributes(&self, owner: Owner, name: &str) -> Result<Vec<Named>, Error> {
-        let (mut all, owner) = (Vec::<Json>::new(), owner.path());
-        let name = checked(name)?;
-        loop {
-            let offset = all.len();
-            let path = format!("/v2/{owner}/{name}/attributes?limit={ATTRIBUTES}&offset={offset}");
-            let page: Vec<Json> = self.get(&path).await?;
-            let last = page.len() < ATTRIBUTES || page.first().is_some_and(|one| all.contains(one));
-            all.extend(page);
-            if last {
-                return Ok(all.iter().filter_map(|item| named(item, "attribute_id")).collect());
+        let path = format!("/v2/{}/{}/attributes", owner.path(), checked(name)?);
+        let all: Vec<Json> = self.pages(&path, ATTRIBUTES).await?;
+        Ok(all.iter().filter_map(|item| named(item, "attribute_id")).collect())
+    }
+
+    /// All items of a collection. Read until a page has nothing new, as the API may give fewer items than asked for, or
+    /// ignore the offset; each item once, as a deletion between two pages shifts the others.
+    async fn pages<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<Vec<T>, Error> {
+        let (mut all, mut ids, mut offset) = (Vec::new(), HashSet::new(), 0);
+        for _ in 0..MAX_PAGES {
+            let page: Vec<Json> = self.get(&format!("{path}?limit={limit}&offset={offset}")).await?;
+            offset += page.len();
+            let before = all.len();
+            all.extend(page.into_iter().filter(|item| ids.insert(item["id"].to_string())));
+            if all.len() == before {
+                let items = serde_json::from_value(all.into());
+                return items.map_err(|_| unreadable("GET", path, "one of its items"));
             }
         }
+        let reason = format!("the list has no end after {MAX_PAGES} pages: is attio.api_url right?");
+        Err(Error::NoAnswer { request: format!("GET {path}"), reason, outcome_unknown: false })
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
@@ -175,22 +166,28 @@ fn describe(token: &Token) -> String {
                 key in Attio's developer settings"
             .into();
     }
-    let workspace = token.workspace_name.as_deref().or(token.workspace_id.as_deref()).unwrap_or("?");
-    let scopes = token.scope.as_deref().unwrap_or("none");
+    let workspace = shown(token.workspace_name.as_deref().or(token.workspace_id.as_deref()).unwrap_or("?"));
+    let scopes = shown(token.scope.as_deref().unwrap_or("none"));
     format!(
-        "the key is valid, of workspace {workspace:?}, with the scopes {scopes}; webhooks need \
+        "the key is valid, of workspace \"{workspace}\", with the scopes {scopes}; webhooks need \
          webhook:read-write (or webhook:read to read), slugs in filters need object_configuration:read and \
          list_configuration:read: add what is missing in Attio's developer settings"
     )
 }
 
-/// The parser's own message is left out: it may quote a secret.
 fn parse<T: DeserializeOwned>(method: &str, path: &str, body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| Error::NoAnswer {
-        request: format!("{method} {path}"),
-        reason: format!("the answer is not as documented (line {}, column {})", error.line(), error.column()),
-        outcome_unknown: method == "POST",
+    serde_json::from_slice(body).map_err(|error| {
+        unreadable(method, path, &format!("line {}, column {}", error.line(), error.column()))
     })
+}
+
+/// The parser's own message is left out: it may quote a secret.
+fn unreadable(method: &str, path: &str, at: &str) -> Error {
+    Error::NoAnswer {
+        request: format!("{method} {path}"),
+        reason: format!("the answer is not as documented ({at})"),
+        outcome_unknown: method == "POST",
+    }
 }
 
 fn named(item: &Json, id: &str) -> Option<Named> {

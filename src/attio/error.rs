@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::Deserialize;
 
+use crate::printable;
+
+/// Longer texts of Attio are cut.
+const MAX_TEXT: usize = 400;
+
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -65,27 +70,32 @@ impl Error {
     }
 }
 
-/// An error in Attio's format.
+/// An error in Attio's format. Its texts are safe to print.
 #[derive(Clone, Debug)]
 pub struct ApiError {
     /// The request, such as `GET /v2/webhooks`.
-    pub request: String,
-    /// The status.
-    pub status: u16,
+    request: String,
+    pub(super) status: u16,
     /// Attio's `code`, such as `uniqueness_conflict`.
-    pub code: String,
+    pub(super) code: String,
     message: String,
-    validation_errors: Vec<ValidationError>,
     /// Header `x-attio-execution-id`, for Attio's support.
     execution_id: Option<String>,
-    /// What to do.
-    pub advice: Option<String>,
+    pub(super) advice: Option<String>,
     /// See [`Error::is_outcome_unknown`].
-    pub outcome_unknown: bool,
+    pub(super) outcome_unknown: bool,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    code: String,
+    message: String,
+    #[serde(default)]
+    validation_errors: Vec<ValidationError>,
 }
 
 /// One invalid part of a request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Deserialize)]
 struct ValidationError {
     #[serde(default)]
     path: Vec<serde_json::Value>,
@@ -95,28 +105,30 @@ struct ValidationError {
 
 impl ApiError {
     /// Reads the body of an error; none if it is not in Attio's format.
-    pub fn read(request: &str, status: u16, body: &[u8], execution_id: Option<String>) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Body {
-            code: String,
-            message: String,
-            #[serde(default)]
-            validation_errors: Vec<ValidationError>,
-        }
+    pub(super) fn read(
+        request: String,
+        status: u16,
+        body: &[u8],
+        execution_id: Option<&str>,
+    ) -> Option<Self> {
         let Body { code, message, validation_errors } = serde_json::from_slice(body).ok()?;
         let advice = advice(status, &code).map(String::from);
-        let (request, outcome_unknown) = (request.to_owned(), false);
-        Some(Self {
-            request,
-            status,
-            code,
-            message,
-            validation_errors,
-            execution_id,
-            advice,
-            outcome_unknown,
-        })
+        let mut text = message.trim_end_matches('.').to_owned();
+        for ValidationError { path, message } in validation_errors {
+            let part = |part: &serde_json::Value| part.as_str().map_or(part.to_string(), String::from);
+            let path: Vec<String> = path.iter().map(part).collect();
+            text += &format!("; {}: {message}", path.join("."));
+        }
+        let (code, message, execution_id) = (shown(&code), shown(&text), execution_id.map(shown));
+        Some(Self { request, status, code, message, execution_id, advice, outcome_unknown: false })
     }
+}
+
+/// Attio's text on one line, safe to print.
+pub(super) fn shown(text: &str) -> String {
+    let cut =
+        text.char_indices().nth(MAX_TEXT).map_or(text.to_owned(), |(at, _)| format!("{}…", &text[..at]));
+    printable::line(&cut)
 }
 
 fn advice(status: u16, code: &str) -> Option<&'static str> {
@@ -149,17 +161,12 @@ fn unknown(request: &str, outcome_unknown: bool) -> &'static str {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let message = self.message.trim_end_matches('.');
-        write!(f, "{}: Attio answered {} {}: {message}", self.request, self.status, self.code)?;
-        for ValidationError { path, message } in &self.validation_errors {
-            let part = |part: &serde_json::Value| part.as_str().map_or(part.to_string(), String::from);
-            let path: Vec<String> = path.iter().map(part).collect();
-            write!(f, "; {}: {message}", path.join("."))?;
-        }
+        let Self { request, status, code, message, .. } = self;
+        write!(f, "{request}: Attio answered {status} {code}: {message}")?;
         if let Some(advice) = &self.advice {
             write!(f, "; {advice}")?;
         }
-        f.write_str(unknown(&self.request, self.outcome_unknown))?;
+        f.write_str(unknown(request, self.outcome_unknown))?;
         match &self.execution_id {
             Some(id) => write!(f, " (x-attio-execution-id {id})"),
             None => Ok(()),

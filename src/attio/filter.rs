@@ -7,11 +7,12 @@
 //! By slug: `{"object": "deals", "attribute": "stage"}`, where a string means `{"$eq": string}`. Several
 //! members are joined by `$and`; `$and` and `$or` may be written out as well.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
+use super::error::shown;
 use super::types::{Named, Owner};
 use super::{Client, Subscription};
 use crate::catalog::{Category, Kind};
@@ -19,11 +20,9 @@ use crate::catalog::{Category, Kind};
 /// What a slug names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// An object.
     Object,
-    /// A list.
     List,
-    /// An attribute of that object or list.
+    /// Of that object or list.
     Attribute,
 }
 
@@ -43,23 +42,9 @@ impl Resource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// In Attio's grammar.
-    Field {
-        /// A dotted path into the event.
-        field: String,
-        /// `equals`, else `not_equals`.
-        equals: bool,
-        /// The value to compare with.
-        value: String,
-    },
+    Field { field: String, equals: bool, value: String },
     /// By slug or id.
-    Slug {
-        /// What it names.
-        resource: Resource,
-        /// `$eq`, else `$ne`.
-        equals: bool,
-        /// The slug.
-        slug: String,
-    },
+    Slug { resource: Resource, equals: bool, slug: String },
 }
 
 /// A parsed filter.
@@ -67,7 +52,6 @@ pub enum Condition {
 pub struct Filter {
     /// `$or`, else `$and`.
     pub any: bool,
-    /// The comparisons.
     pub conditions: Vec<Condition>,
 }
 
@@ -167,17 +151,51 @@ impl Canonical {
     }
 }
 
+/// What must be unique among the subscriptions of one URL.
+pub fn key(subscription: &Subscription) -> (String, Canonical) {
+    (subscription.event_type.clone(), Canonical::of(subscription.filter.as_ref()))
+}
+
+/// Equal for lists that mean the same.
+pub fn keys(subscriptions: &[Subscription]) -> BTreeSet<(String, Canonical)> {
+    subscriptions.iter().map(key).collect()
+}
+
+/// A subscription for people. Ids are named by these slugs, where they are known.
+pub fn describe(
+    Subscription { event_type, filter }: &Subscription,
+    slugs: &HashMap<String, String>,
+) -> String {
+    let Some(filter) = filter else { return event_type.clone() };
+    let Ok(Filter { any, conditions }) = parse(filter) else { return format!("{event_type} {filter}") };
+    let text = |condition: &Condition| {
+        let (field, equals, value) = match condition {
+            Condition::Field { field, equals, value } => (field.as_str(), equals, value),
+            Condition::Slug { resource, equals, slug } => (resource.name(), equals, slug),
+        };
+        let operator = if *equals { "=" } else { "!=" };
+        let resource =
+            Resource::ALL.map(Resource::name).into_iter().find(|name| field.ends_with(&format!("{name}_id")));
+        match (slugs.get(value), resource) {
+            (Some(slug), Some(resource)) => format!("{resource} {operator} {slug}"),
+            _ => format!("{field} {operator} {value}"),
+        }
+    };
+    let mut conditions: Vec<String> = conditions.iter().map(text).collect();
+    conditions.sort_by_key(|condition| condition.starts_with("attribute "));
+    match &conditions[..] {
+        [] if any => format!("{event_type} where nothing matches"),
+        [] => event_type.clone(),
+        all => format!("{event_type} where {}", all.join(if any { " or " } else { " and " })),
+    }
+}
+
 /// Why a filter cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Attio's grammar cannot express it, or it names something unknown.
     #[error("filter of {event_type}: {reason}")]
-    Invalid {
-        /// The type of the subscription.
-        event_type: String,
-        /// The reason.
-        reason: String,
-    },
+    Invalid { event_type: String, reason: String },
     /// Reading ids from Attio failed.
     #[error(transparent)]
     Attio(#[from] super::Error),
@@ -194,6 +212,12 @@ impl<'c> Resolver<'c> {
     /// One with nothing cached.
     pub fn new(client: &'c Client) -> Self {
         Self { client, owners: HashMap::new(), attributes: HashMap::new() }
+    }
+
+    /// The slugs that were read, by id.
+    pub fn slugs(&self) -> HashMap<String, String> {
+        let named = self.owners.values().chain(self.attributes.values()).flatten();
+        named.filter_map(|named| Some((named.id.clone(), named.slug.clone()?))).collect()
     }
 
     /// The subscription in Attio's grammar.
@@ -244,7 +268,11 @@ impl<'c> Resolver<'c> {
         let found = known.iter().find(|named| named.slug.as_deref() == Some(slug));
         found.map(|named| named.id.clone()).ok_or_else(|| {
             let slugs: Vec<&str> = known.iter().filter_map(|named| named.slug.as_deref()).collect();
-            invalid(format!("there is no {} {slug:?}{of}; there are: {}", resource.name(), slugs.join(", ")))
+            invalid(format!(
+                "there is no {} {slug:?}{of}; there are: {}",
+                resource.name(),
+                shown(&slugs.join(", "))
+            ))
         })
     }
 
@@ -366,6 +394,28 @@ mod tests {
         assert_eq!(of(&json!({ "$and": [a, b] })), of(&json!({ "$and": [b, a] })));
         assert_eq!(of(&json!({ "$and": [] })), Canonical::of(None));
         assert_ne!(of(&json!({ "$and": [a, b] })), of(&json!({ "$or": [a, b] })));
+    }
+
+    #[test]
+    fn described_filters_have_slugs_for_known_ids() {
+        let slugs =
+            HashMap::from([("o".to_owned(), "deals".to_owned()), ("a".to_owned(), "stage".to_owned())]);
+        let field = |field: &str, operator: &str, value: &str| json!({ "field": field, "operator": operator, "value": value });
+        let both = [field("id.object_id", "equals", "o"), field("id.attribute_id", "not_equals", "a")];
+        let other = [field("parent_object_id", "equals", "p"), field("actor.type", "equals", "o")];
+        let table = [
+            (Json::Null, "x.y"),
+            (json!({ "$and": [] }), "x.y"),
+            (json!({ "$or": [] }), "x.y where nothing matches"),
+            (json!({ "$and": both }), "x.y where object = deals and attribute != stage"),
+            (json!({ "$or": other }), "x.y where parent_object_id = p or actor.type = o"),
+            (json!({ "object": "deals" }), "x.y where object = deals"),
+            (json!({ "new": 1 }), "x.y {\"new\":1}"),
+        ];
+        for (filter, expected) in table {
+            let filter = Some(filter).filter(|filter| !filter.is_null());
+            assert_eq!(describe(&Subscription { event_type: "x.y".into(), filter }, &slugs), expected);
+        }
     }
 
     #[test]

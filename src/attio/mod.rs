@@ -14,16 +14,16 @@
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
 
-pub mod client;
+mod client;
 mod request;
-pub mod error;
-pub mod types;
-pub mod filter;
-pub mod plan;
-pub mod secret;
+pub(crate) mod error;
+pub(crate) mod types;
+pub(crate) mod filter;
+pub(crate) mod plan;
+pub(crate) mod secret;
 pub mod bridge;
 pub mod rotate;
-pub mod slugs;
+pub(crate) mod slugs;
 pub mod watch;
 
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ use secrecy::SecretString;
 
 pub use client::Client;
 pub use error::Error;
-pub use types::{Created, Status, Subscription, Webhook};
+pub(crate) use types::{Created, Status, Subscription, Webhook};
 
 /// How to reach Attio.
 #[derive(Clone, Debug)]

@@ -1,20 +1,20 @@
 //! The difference between the configured webhooks and those that exist. A webhook is identified by its target
 //! URL; those at other URLs are unmanaged and not touched.
 
-use std::collections::BTreeSet;
-use std::fmt::{self, Write};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Value as Json, json};
 
-use super::filter::{self, Canonical, Resolver};
+use super::filter::{self, Resolver, key, keys};
+use super::rotate::is_successor;
 use super::{Status, Subscription, Webhook, WebhookOptions};
+use crate::paint::{BAD, GOOD, Paint, REFUSED};
+use crate::printable::line;
 
-/// A configured webhook with resolved filters.
+/// A configured webhook with its subscriptions in Attio's grammar.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Wanted {
-    /// Its configuration.
     pub options: WebhookOptions,
-    /// Its subscriptions, in Attio's grammar.
     pub subscriptions: Vec<Subscription>,
 }
 
@@ -24,14 +24,7 @@ pub enum Change {
     /// It does not exist.
     Create,
     /// Its subscriptions differ.
-    Update {
-        /// The existing webhook.
-        webhook: Webhook,
-        /// Missing subscriptions.
-        add: Vec<Subscription>,
-        /// Superfluous subscriptions.
-        remove: Vec<Subscription>,
-    },
+    Update { webhook: Webhook, add: Vec<Subscription>, remove: Vec<Subscription> },
     /// It is as configured.
     Keep(Webhook),
     /// Several webhooks have its URL.
@@ -48,14 +41,20 @@ impl Change {
             Self::Ambiguous(_) => "ambiguous",
         }
     }
+
+    /// The webhook that exists, if it is only one.
+    pub const fn webhook(&self) -> Option<&Webhook> {
+        match self {
+            Self::Update { webhook, .. } | Self::Keep(webhook) => Some(webhook),
+            Self::Create | Self::Ambiguous(_) => None,
+        }
+    }
 }
 
 /// One configured webhook and what to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// The configured webhook.
     pub wanted: Wanted,
-    /// What to do.
     pub change: Change,
 }
 
@@ -88,23 +87,34 @@ impl Wanted {
 }
 
 impl Plan {
-    /// Compares, without network access.
-    pub fn between(wanted: Vec<Wanted>, existing: Vec<Webhook>) -> Self {
-        let is_wanted =
-            |webhook: &Webhook| wanted.iter().any(|wanted| wanted.options.target_url == webhook.target_url);
-        let (managed, unmanaged): (Vec<_>, Vec<_>) = existing.into_iter().partition(is_wanted);
-        let step = |wanted: Wanted| {
-            let at = |webhook: &&Webhook| webhook.target_url == wanted.options.target_url;
-            let found: Vec<Webhook> = managed.iter().filter(at).cloned().collect();
+    /// Compares, without network access. `known` are ids of configured webhooks by name: such a webhook is the
+    /// configured one even if no webhook has the URL.
+    pub fn between(wanted: Vec<Wanted>, existing: Vec<Webhook>, known: &BTreeMap<String, String>) -> Self {
+        let mut unmanaged = existing;
+        let mut step = |wanted: Wanted| {
+            let WebhookOptions { name, target_url, .. } = &wanted.options;
+            let mut found: Vec<Webhook> =
+                unmanaged.extract_if(.., |webhook| webhook.is_at(target_url)).collect();
+            if found.is_empty() {
+                let id = known.get(name).map(String::as_str);
+                found.extend(unmanaged.extract_if(.., |webhook| Some(webhook.webhook_id()) == id));
+            }
             let change = change(&wanted, found);
             Step { wanted, change }
         };
-        Self { steps: wanted.into_iter().map(step).collect(), unmanaged }
+        let steps = wanted.into_iter().map(&mut step).collect();
+        Self { steps, unmanaged }
     }
 
     /// Whether there is nothing to do.
     pub fn is_clean(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.change, Change::Keep(_)))
+    }
+
+    /// Whether a rotation of the webhook is in progress. Just before its last step no webhook has the URL itself.
+    pub fn is_rotating(&self, step: &Step) -> bool {
+        let target_url = &step.wanted.options.target_url;
+        self.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, target_url))
     }
 
     /// An object with `changes` and `unmanaged`.
@@ -129,8 +139,22 @@ impl Plan {
         json!({ "clean": self.is_clean(), "changes": steps, "unmanaged": self.unmanaged })
     }
 
-    fn count(&self, what: impl Fn(&Change) -> bool) -> usize {
-        self.steps.iter().filter(|step| what(&step.change)).count()
+    /// The plan for people. `slugs` are the names of ids in filters.
+    pub fn to_text(&self, slugs: &HashMap<String, String>, paint: Paint) -> String {
+        let steps: String = self.steps.iter().map(|step| step_text(step, slugs, paint)).collect();
+        let unmanaged = |webhook: &Webhook| {
+            let (url, id) = (line(&webhook.target_url), line(webhook.webhook_id()));
+            format!("  {url}: webhook {id} is not in the configuration, not touched\n")
+        };
+        let count = |what: fn(&Change) -> bool| self.steps.iter().filter(|step| what(&step.change)).count();
+        format!(
+            "{steps}{}{} to create, {} to change, {} unchanged, {} unmanaged\n",
+            self.unmanaged.iter().map(unmanaged).collect::<String>(),
+            count(|change| matches!(change, Change::Create)),
+            count(|change| matches!(change, Change::Update { .. })),
+            count(|change| matches!(change, Change::Keep(_))),
+            self.unmanaged.len()
+        )
     }
 }
 
@@ -140,7 +164,7 @@ fn change(wanted: &Wanted, mut found: Vec<Webhook>) -> Change {
     }
     let Some(webhook) = found.pop() else { return Change::Create };
     let missing_in = |from: &[Subscription], all: &[Subscription]| {
-        let there: BTreeSet<_> = all.iter().map(key).collect();
+        let there = keys(all);
         from.iter().filter(|one| !there.contains(&key(one))).cloned().collect::<Vec<_>>()
     };
     let add = missing_in(&wanted.subscriptions, &webhook.subscriptions);
@@ -152,64 +176,36 @@ fn change(wanted: &Wanted, mut found: Vec<Webhook>) -> Change {
     }
 }
 
-/// What must be unique among the subscriptions of one URL.
-pub(super) fn key(subscription: &Subscription) -> (String, Canonical) {
-    (subscription.event_type.clone(), Canonical::of(subscription.filter.as_ref()))
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for step in &self.steps {
-            write!(f, "{}", describe(step)?)?;
-        }
-        for webhook in &self.unmanaged {
-            let Webhook { id, target_url, .. } = webhook;
-            writeln!(f, "- {target_url} (webhook {}): not in the configuration, not touched", id.webhook_id)?;
-        }
-        let create = self.count(|change| matches!(change, Change::Create));
-        let update = self.count(|change| matches!(change, Change::Update { .. }));
-        let keep = self.count(|change| matches!(change, Change::Keep(_)));
-        let unmanaged = self.unmanaged.len();
-        writeln!(f, "{create} to create, {update} to change, {keep} unchanged, {unmanaged} unmanaged")
-    }
-}
-
-fn describe(Step { wanted, change }: &Step) -> Result<String, fmt::Error> {
+fn step_text(Step { wanted, change }: &Step, slugs: &HashMap<String, String>, paint: Paint) -> String {
+    let (add, change_sign, remove) = (paint.with(GOOD, "+"), paint.with(REFUSED, "~"), paint.with(BAD, "-"));
+    let subscriptions = |sign: &str, all: &[Subscription]| {
+        let text = |one: &Subscription| format!("    {sign} {}\n", line(&filter::describe(one, slugs)));
+        all.iter().map(text).collect::<String>()
+    };
     let WebhookOptions { name, target_url, .. } = &wanted.options;
-    let mut text = String::new();
-    match change {
+    let mut text = match change {
         Change::Create => {
-            writeln!(text, "+ {name}: {target_url}: create")?;
-            lines(&mut text, '+', &wanted.subscriptions)?;
+            let events = subscriptions(&add, &wanted.subscriptions);
+            format!("{add} {name}: {target_url}: create\n{events}")
         }
-        Change::Update { webhook, add, remove } => {
-            writeln!(text, "~ {name}: {target_url}: change webhook {}", webhook.id.webhook_id)?;
-            lines(&mut text, '+', add)?;
-            lines(&mut text, '-', remove)?;
+        Change::Update { webhook, add: more, remove: less } => {
+            let (more, less) = (subscriptions(&add, more), subscriptions(&remove, less));
+            let id = line(webhook.webhook_id());
+            format!("{change_sign} {name}: {target_url}: change webhook {id}\n{more}{less}")
         }
         Change::Keep(webhook) => {
-            writeln!(text, "= {name}: {target_url}: webhook {} is as configured", webhook.id.webhook_id)?;
+            format!("= {name}: {target_url}: webhook {} is as configured\n", line(webhook.webhook_id()))
         }
         Change::Ambiguous(found) => {
-            let ids: Vec<&str> = found.iter().map(|webhook| webhook.id.webhook_id.as_str()).collect();
-            let ids = ids.join(", ");
-            writeln!(text, "! {name}: {target_url}: several webhooks have this URL; keep one of {ids}")?;
+            let ids: Vec<&str> = found.iter().map(Webhook::webhook_id).collect();
+            let ids = line(&ids.join(", "));
+            format!("! {name}: {target_url}: several webhooks have this URL; keep one of {ids}\n")
         }
-    }
-    if let Change::Update { webhook, .. } | Change::Keep(webhook) = change
-        && webhook.status != Status::Active
+    };
+    if let Some(Webhook { status, .. }) = change.webhook()
+        && *status != Status::Active
     {
-        writeln!(text, "    ! its status is {}: find out why deliveries fail", webhook.status)?;
+        text += &format!("    ! its status is {}: find out why deliveries fail\n", line(&status.to_string()));
     }
-    Ok(text)
-}
-
-fn lines(text: &mut String, sign: char, subscriptions: &[Subscription]) -> fmt::Result {
-    for Subscription { event_type, filter } in subscriptions {
-        match filter {
-            Some(filter) => writeln!(text, "    {sign} {event_type} {filter}")?,
-            None => writeln!(text, "    {sign} {event_type}")?,
-        }
-    }
-    Ok(())
+    text
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
+use data_encoding::BASE64;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 use tokio::time::Instant;
@@ -28,6 +30,12 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 /// More than any answer of the endpoints in use.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
+/// Stands where the key was.
+const REDACTED: &str = "[API key]";
+
+/// A shorter key is no key of Attio's, and may be a word of an answer.
+const MIN_KEY: usize = 8;
+
 /// A `Retry-After` is at most this many seconds; no call waits as long.
 const A_DAY: u64 = 24 * 3600;
 
@@ -36,6 +44,7 @@ const A_DAY: u64 = 24 * 3600;
 pub(super) struct Requests {
     client: HttpClient,
     api_url: String,
+    key: SecretString,
     authorization: HeaderValue,
 }
 
@@ -70,7 +79,7 @@ impl Requests {
             keep_alive: true,
         };
         let client = HttpClient::new(limits).map_err(|error| Error::Setup(error.to_string()))?;
-        Ok(Self { client, api_url: options.api_url.clone(), authorization: bearer(key)? })
+        Ok(Self { client, api_url: options.api_url.clone(), key: key.clone(), authorization: bearer(key)? })
     }
 
     /// Sends a request until it succeeds, cannot be retried, or has failed too often. The body of the answer.
@@ -114,12 +123,12 @@ impl Requests {
             {
                 Ok(Bytes::new())
             }
-            Ok(response) => Err(call.refused(&response)),
+            Ok(response) => Err(call.refused(&response, self.key.expose_secret())),
             Err(error) => Err(self.no_answer(call, error)),
         }
     }
 
-    /// One attempt. The whole answer, whatever its status.
+    /// One attempt. The whole answer without the key, whatever its status.
     pub(super) async fn once(
         &self,
         method: &Method,
@@ -132,7 +141,14 @@ impl Requests {
             .header(AUTHORIZATION, self.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, format!("attio-bridge/{VERSION}"));
-        self.client.send(request, body).await
+        let mut response = self.client.send(request, body).await?;
+        // Answers are printed and logged.
+        if let Ok(mut json) = serde_json::from_slice::<Json>(&response.body)
+            && redact(&mut json, self.key.expose_secret())
+        {
+            response.body = json.to_string().into();
+        }
+        Ok(response)
     }
 
     fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Failed {
@@ -172,7 +188,7 @@ impl Call<'_> {
     }
 
     /// An answer that is not a success.
-    fn refused(&self, Response { status, headers, body }: &Response) -> Failed {
+    fn refused(&self, Response { status, headers, body }: &Response, key: &str) -> Failed {
         let status = *status;
         // It may come from a proxy that did not wait for Attio.
         let maybe_done = status == 408 || status >= 500;
@@ -180,8 +196,8 @@ impl Call<'_> {
         let retry = status == 429 || (maybe_done && self.is_repeatable());
         let retry_after = text(headers, RETRY_AFTER.as_str())
             .and_then(|after| retry_after(after, text(headers, DATE.as_str())));
-        let execution_id = text(headers, "x-attio-execution-id").map(String::from);
-        let error = match ApiError::read(&self.name(), status, body, execution_id) {
+        let execution_id = text(headers, "x-attio-execution-id").filter(|id| redacted(id, key).is_none());
+        let error = match ApiError::read(self.name(), status, body, execution_id) {
             Some(mut error) => {
                 error.outcome_unknown = maybe_done && !self.is_repeatable();
                 if let (429, Some(asked)) = (status, retry_after) {
@@ -191,7 +207,8 @@ impl Call<'_> {
             }
             None if maybe_done => self.error(&format!("answered {status}, not in Attio's format"), true),
             None => {
-                let reason = format!("answered {status}, not in Attio's format: is attio.api_url right?");
+                let what = if (300..400).contains(&status) { "a redirect" } else { "not in Attio's format" };
+                let reason = format!("answered {status}, {what}: is attio.api_url right?");
                 Error::NoAnswer { request: self.name(), reason, outcome_unknown: false }
             }
         };
@@ -210,6 +227,38 @@ impl Call<'_> {
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// Replaces the key in every text: as it is, percent-encoded, or as Basic authentication sends it. Whether there was one.
+fn redact(json: &mut Json, key: &str) -> bool {
+    match json {
+        Json::String(text) => {
+            let Some(found) = redacted(text, key) else { return false };
+            *text = found;
+            true
+        }
+        Json::Array(items) => items.iter_mut().fold(false, |found, item| redact(item, key) | found),
+        Json::Object(members) => {
+            let names: Vec<String> =
+                members.keys().filter(|name| redacted(name, key).is_some()).cloned().collect();
+            names.iter().for_each(|name| drop(members.remove(name)));
+            members.values_mut().fold(!names.is_empty(), |found, value| redact(value, key) | found)
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) => false,
+    }
+}
+
+fn redacted(text: &str, key: &str) -> Option<String> {
+    if key.len() < MIN_KEY {
+        return None;
+    }
+    let decoded = percent_decode_str(text).decode_utf8_lossy();
+    if let Some(spelling) = [text, &*decoded].into_iter().find(|spelling| spelling.contains(key)) {
+        return Some(spelling.replace(key, REDACTED));
+    }
+    // The last digits depend on what follows the key.
+    let basic = BASE64.encode(&key.as_bytes()[..key.len() / 3 * 3]);
+    text.contains(&basic).then(|| REDACTED.to_owned())
 }
 
 fn bearer(key: &SecretString) -> Result<HeaderValue, Error> {
@@ -255,6 +304,24 @@ mod tests {
     }
 
     #[test]
+    fn key_is_redacted_however_it_is_spelled() {
+        let key = "0123456789abcdef0123456789abcdef";
+        let basic = BASE64.encode(format!("{key}:").as_bytes());
+        let percent: String = key.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let mut json = serde_json::json!({
+            "message": format!("Bearer {key} is unknown, {key}"), "path": ["data", percent, 1], key: 1,
+            "basic": format!("Basic {basic}"), "more": "a %2F b",
+        });
+        assert!(redact(&mut json, key));
+        let expected = serde_json::json!({
+            "message": "Bearer [API key] is unknown, [API key]", "path": ["data", "[API key]", 1],
+            "basic": "[API key]", "more": "a %2F b",
+        });
+        assert_eq!(json, expected);
+        assert!(!redact(&mut json, key) && !redact(&mut json, "key"));
+    }
+
+    #[test]
     fn a_post_is_retried_only_after_429_or_a_failed_connection() {
         let requests = Requests::new(&Options {
             api_key: Some("key".to_owned().into()),
@@ -271,9 +338,9 @@ mod tests {
             let (attempts, maybe_done) = (AtomicU32::new(1), AtomicBool::new(false));
             let call = Call { method: &method, path: "/", body: Bytes::new(), attempts, maybe_done };
             let repeatable = method != Method::POST;
-            assert!(call.refused(&response(429)).retry && requests.no_answer(&call, refused()).retry);
-            assert!(!call.refused(&response(409)).retry);
-            for failed in [call.refused(&response(503)), requests.no_answer(&call, broken())] {
+            assert!(call.refused(&response(429), "key").retry && requests.no_answer(&call, refused()).retry);
+            assert!(!call.refused(&response(409), "key").retry);
+            for failed in [call.refused(&response(503), "key"), requests.no_answer(&call, broken())] {
                 assert_eq!(failed.retry, repeatable, "{method}");
                 assert_eq!(failed.error.is_outcome_unknown(), !repeatable, "{method}");
             }

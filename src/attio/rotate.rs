@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::secret::{self, SecretFile};
+use super::types::{is_same_url, normalized};
 use super::{Client, Created, Subscription, Webhook};
 use crate::atomic_file::PendingFile;
 
@@ -119,8 +120,9 @@ pub struct Journal {
 
 /// Whether a URL is that of a successor for a target URL: a rotation is in progress there.
 pub fn is_successor(url: &str, target_url: &str) -> bool {
-    url.strip_prefix(target_url)
-        .is_some_and(|query| query.get(1..).is_some_and(|query| query.starts_with(SUCCESSOR_OF)))
+    let url = normalized(url);
+    let end = url.rfind(SUCCESSOR_OF).and_then(|at| url[..at].strip_suffix(['?', '&']));
+    end.is_some_and(|url| is_same_url(url, target_url))
 }
 
 impl Journal {
@@ -253,11 +255,12 @@ fn copy_current(SecretPaths { current, previous }: &SecretPaths) -> Result<(), E
 fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Error> {
     let (mut old, mut successors, mut renamed) = (None, Vec::new(), None);
     for webhook in webhooks {
-        match &*webhook.target_url {
-            _ if webhook.id.webhook_id == journal.webhook_id => old = Some(webhook),
-            url if url == journal.successor_url() => successors.push(webhook),
-            url if url == journal.target_url => renamed = Some(webhook),
-            _ => {}
+        if webhook.id.webhook_id == journal.webhook_id {
+            old = Some(webhook);
+        } else if webhook.is_at(&journal.successor_url()) {
+            successors.push(webhook);
+        } else if webhook.is_at(&journal.target_url) {
+            renamed = Some(webhook);
         }
     }
     if successors.len() > 1 || (!successors.is_empty() && !new) {

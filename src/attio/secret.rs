@@ -1,16 +1,16 @@
 //! Creating webhooks without losing their secrets: the secret is stored before success is reported, or the
 //! webhook is deleted.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 
-use super::plan::key;
+use super::filter::keys;
 use super::{Client, Created, Subscription, Webhook};
 use crate::atomic_file::PendingFile;
+use crate::printable;
 
 /// Only the owner may read a secret.
 const MODE: u32 = 0o600;
@@ -36,12 +36,7 @@ pub enum FileError {
     Exists(PathBuf),
     /// The folder is not writable.
     #[error("cannot write {}: {source}", path.display())]
-    Unwritable {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    Unwritable { path: PathBuf, source: io::Error },
 }
 
 impl SecretFile {
@@ -56,11 +51,6 @@ impl SecretFile {
         });
         let file = reserved.map_err(|source| FileError::Unwritable { path: path.to_owned(), source })?;
         Ok(Self { file, overwrite })
-    }
-
-    /// The path of the file.
-    pub fn path(&self) -> &Path {
-        self.file.path()
     }
 
     /// Writes the secret and a line end.
@@ -84,12 +74,7 @@ pub enum Error {
     #[error(
         "{reason}; Attio created webhook {webhook_id} anyway; it was deleted, because its secret is lost"
     )]
-    Unconfirmed {
-        /// The answer.
-        reason: super::Error,
-        /// The webhook.
-        webhook_id: String,
-    },
+    Unconfirmed { reason: super::Error, webhook_id: String },
     /// The secret could not be stored; the webhook was deleted.
     #[error("the secret could not be stored: {0}; the new webhook was deleted")]
     NotStored(#[source] io::Error),
@@ -97,16 +82,9 @@ pub enum Error {
     /// the secret.
     #[error(
         "the secret could not be stored ({store}), and webhook {} could not be deleted ({delete}): \
-         delete it, or store the secret yourself", created.webhook.id.webhook_id
+         delete it, or store the secret yourself", created.webhook.shown_id()
     )]
-    Orphaned {
-        /// The webhook with its secret.
-        created: Box<Created>,
-        /// Why it was not stored.
-        store: io::Error,
-        /// Why it was not deleted.
-        delete: super::Error,
-    },
+    Orphaned { created: Box<Created>, store: io::Error, delete: super::Error },
 }
 
 impl Error {
@@ -134,7 +112,12 @@ pub async fn create(
         }
         created => created?,
     };
-    let Err(store) = store(&created) else { return Ok(created) };
+    // Whatever is printed or stored as a secret has the characters of one.
+    let secret = created.secret.expose_secret();
+    let is_usable = secret.bytes().all(|byte| byte.is_ascii_graphic()) && secret.len() < RESERVED_BYTES;
+    let unusable = || Err(io::Error::other("Attio's answer has no usable secret"));
+    let stored = if is_usable && !secret.is_empty() { store(&created) } else { unusable() };
+    let Err(store) = stored else { return Ok(created) };
     match client.delete_webhook(&created.webhook.id.webhook_id).await {
         Ok(()) => Err(Error::NotStored(store)),
         Err(delete) => Err(Error::Orphaned { created: Box::new(created), store, delete }),
@@ -150,9 +133,8 @@ async fn delete_unconfirmed(
     before: &[Webhook],
     error: super::Error,
 ) -> Error {
-    let keys = |all: &[Subscription]| all.iter().map(key).collect::<BTreeSet<_>>();
     let is_new = |webhook: &Webhook| {
-        webhook.target_url == url
+        webhook.is_at(url)
             && keys(&webhook.subscriptions) == keys(subscriptions)
             && before.iter().all(|known| known.id != webhook.id)
     };
@@ -166,9 +148,10 @@ async fn delete_unconfirmed(
 
 /// The manifest of a Kubernetes Secret with a webhook's secret.
 pub fn manifest(name: &str, created: &Created) -> String {
-    // Attio's secrets are hex digits; every JSON string is a YAML string.
-    let secret = json!(created.secret.expose_secret());
-    let (id, url) = (&created.webhook.id.webhook_id, json!(created.webhook.target_url));
+    // Every JSON string is a YAML string.
+    let quoted = |text: &str| printable::lines(&json!(text).to_string());
+    let secret = quoted(created.secret.expose_secret());
+    let (id, url) = (quoted(created.webhook.webhook_id()), quoted(&created.webhook.target_url));
     format!(
         "apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  annotations:\n    \
          attio-bridge.dev/webhook-id: {id}\n    attio-bridge.dev/target-url: {url}\n\
@@ -179,6 +162,19 @@ pub fn manifest(name: &str, created: &Created) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn manifest_has_only_its_own_keys() {
+        let text = "a\"\n  b: 1\n\u{85}\u{202e}";
+        let created: Created = serde_json::from_value(json!({
+            "id": { "workspace_id": "w", "webhook_id": text }, "target_url": text, "subscriptions": [],
+            "status": "active", "created_at": "", "secret": "s",
+        }))
+        .unwrap();
+        let manifest = manifest("name", &created);
+        assert_eq!(manifest.lines().count(), 10, "{manifest}");
+        assert!(manifest.contains("webhook-id: \"a\\\"\\n  b: 1\\n\\u0085\\u202e\"\n"), "{manifest}");
+    }
 
     #[test]
     fn one_line_end_is_removed() {

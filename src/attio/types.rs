@@ -1,119 +1,102 @@
-//! Resources of Attio's API.
+//! Resources of Attio's API, and when two URLs are the same.
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::printable::line;
+
 /// A webhook. Its secret is only in the answer to its creation, see [`Created`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Webhook {
-    /// Its ids.
     pub id: Id,
-    /// Where Attio sends.
+    /// As Attio spells it: compare with [`is_same_url`].
     pub target_url: String,
-    /// What Attio sends.
     pub subscriptions: Vec<Subscription>,
-    /// Its status.
     pub status: Status,
-    /// When it was created, as Attio writes it: UTC, nine fractional digits.
+    /// As Attio writes it: UTC, nine fractional digits.
     pub created_at: String,
 }
 
 /// The ids of a webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Id {
-    /// The workspace's.
     pub workspace_id: String,
-    /// Its own.
     pub webhook_id: String,
+}
+
+impl Webhook {
+    pub fn webhook_id(&self) -> &str {
+        &self.id.webhook_id
+    }
+
+    /// Its id, safe to print.
+    pub fn shown_id(&self) -> String {
+        line(&self.id.webhook_id)
+    }
+
+    pub fn is_at(&self, url: &str) -> bool {
+        is_same_url(&self.target_url, url)
+    }
 }
 
 /// One event type of a webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subscription {
-    /// The type.
     pub event_type: String,
-    /// Which of its events; none for all. Attio requires the member, so none is sent as null.
+    /// Which of its events; none for all. Attio refuses a subscription without the member, so none is sent as null.
     #[serde(default)]
     pub filter: Option<Json>,
 }
 
 /// The status of a webhook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "String", into = "String")]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Deliveries succeed.
     Active,
     /// Deliveries have failed for about three days; Attio still sends.
     Degraded,
     /// Degraded for seven days; Attio no longer sends.
     Inactive,
     /// A status that this build does not know.
+    #[serde(untagged)]
     Other(String),
-}
-
-impl Status {
-    /// The API's word.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Active => "active",
-            Self::Degraded => "degraded",
-            Self::Inactive => "inactive",
-            Self::Other(text) => text,
-        }
-    }
-}
-
-impl From<String> for Status {
-    fn from(text: String) -> Self {
-        match text.as_str() {
-            "active" => Self::Active,
-            "degraded" => Self::Degraded,
-            "inactive" => Self::Inactive,
-            _ => Self::Other(text),
-        }
-    }
-}
-
-impl From<Status> for String {
-    fn from(status: Status) -> Self {
-        status.as_str().to_owned()
-    }
 }
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(match self {
+            Self::Active => "active",
+            Self::Degraded => "degraded",
+            Self::Inactive => "inactive",
+            Self::Other(text) => text,
+        })
     }
 }
 
-/// A webhook that was just created.
+/// A webhook that was just created, with its secret, which Attio shows only this once.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Created {
-    /// The webhook.
     #[serde(flatten)]
     pub webhook: Webhook,
-    /// Its secret, which Attio shows only this once.
     pub secret: SecretString,
 }
 
-/// An object, a list or an attribute.
+/// An object, a list or an attribute. Its slug may be absent.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Named {
-    /// Its id, as in events.
     pub id: String,
-    /// Its slug, which may be absent.
     pub slug: Option<String>,
 }
 
 /// What has attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
-    /// An object.
     Object,
-    /// A list.
     List,
 }
 
@@ -132,13 +115,91 @@ impl Owner {
 pub struct Token {
     /// Whether Attio accepts it.
     pub active: bool,
-    /// Its workspace.
     #[serde(default)]
     pub workspace_id: Option<String>,
-    /// The name of its workspace.
     #[serde(default)]
     pub workspace_name: Option<String>,
-    /// Its scopes, separated by spaces.
+    /// Separated by spaces.
     #[serde(default)]
     pub scope: Option<String>,
+}
+
+/// Whether two URLs are the same, however each side spells them.
+pub fn is_same_url(a: &str, b: &str) -> bool {
+    normalized(a) == normalized(b)
+}
+
+/// The normal form of a URL (RFC 3986, section 6.2): the host in lower case, no default port, no dot at the end of the
+/// host, no dot segments, percent-encoding only where it is needed and in upper case. Without a fragment, an empty
+/// query and a slash at the end of the path.
+pub fn normalized(url: &str) -> String {
+    let Ok(mut parsed) = Url::parse(url) else { return url.to_owned() };
+    parsed.set_fragment(None);
+    if parsed.query() == Some("") {
+        parsed.set_query(None);
+    }
+    if let Some(host) = parsed.host_str().and_then(|host| host.strip_suffix('.')).map(str::to_owned) {
+        // Fails only for URLs without a host.
+        let _ = parsed.set_host(Some(&host));
+    }
+    let path = parsed.path().trim_end_matches('/').to_owned();
+    parsed.set_path(&path);
+    without_needless_escapes(parsed.as_str())
+}
+
+fn without_needless_escapes(url: &str) -> String {
+    let mut parts = url.split('%');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let Some((digits, rest)) = part.split_at_checked(2) else {
+            out += "%";
+            out += part;
+            continue;
+        };
+        let escape = format!("%{}", digits.to_ascii_uppercase());
+        match percent_decode_str(&escape).collect::<Vec<_>>()[..] {
+            [byte] if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(byte.into()),
+            _ => out += &escape,
+        }
+        out += rest;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_url_are_the_same() {
+        let url = "https://hooks.example.com/webhooks/a~b?x=%2F";
+        for other in [
+            "https://HOOKS.Example.com/webhooks/a~b?x=%2F",
+            "HTTPS://hooks.example.com:443/webhooks/a~b?x=%2f",
+            "https://hooks.example.com./webhooks/./a%7Eb/?x=%2f#top",
+            "https://hooks.example.com/%77ebhooks/x/../a%7eb?%78=%2F",
+        ] {
+            assert!(is_same_url(url, other), "{other}: {} {}", normalized(url), normalized(other));
+        }
+        for other in [
+            "http://hooks.example.com/webhooks/a~b?x=%2F",
+            "https://hooks.example.com:8443/webhooks/a~b?x=%2F",
+            "https://hooks.example.com/Webhooks/a~b?x=%2F",
+            "https://hooks.example.com/webhooks/a~b?x=/",
+            "https://hooks.example.com/webhooks/a~b",
+        ] {
+            assert!(!is_same_url(url, other), "{other}");
+        }
+        assert!(is_same_url("https://h", "https://H:443/?") && is_same_url("no url", "no url"));
+        assert_eq!(without_needless_escapes("%4"), "%4");
+        assert_eq!(without_needless_escapes("%zz%é"), "%ZZ%é");
+    }
+
+    #[test]
+    fn unknown_status_is_kept() {
+        for text in ["active", "degraded", "inactive", "paused\n"] {
+            let status: Status = serde_json::from_value(text.into()).unwrap();
+            assert_eq!((status.to_string().as_str(), serde_json::json!(status)), (text, text.into()));
+        }
+    }
 }

@@ -1,21 +1,20 @@
 //! `config` and `check`, and how the problems of a configuration are printed: on a terminal with the position and
 //! the line in the file, otherwise one line each.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 
 use annotate_snippets as snippets;
 use annotate_snippets::{AnnotationKind, Group, Renderer, Snippet};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::output::{no_color, paint, terminal_columns};
+use super::output::{no_color, paint, say_styled, terminal_columns};
 use super::{Exit, fail, load, print, say};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report, Row};
 use crate::config::{self, Config, Input, Origin, Problem, Problems};
 use crate::paint::{BAD, GOOD, Paint, REFUSED};
-use crate::printable::styled;
 
 const CONFIG_HELP: &str = "\
 Example: where a value comes from
@@ -220,9 +219,9 @@ pub fn print_problems(problems: &Problems) {
         return say(format_args!("error: {problems}"));
     };
     for problem in &problems.problems {
-        show_styled(&in_full(problem, snippets::Level::ERROR, &renderer));
+        say_styled(&in_full(problem, snippets::Level::ERROR, &renderer));
     }
-    show_styled(
+    say_styled(
         &renderer.render(&[Group::with_title(snippets::Level::ERROR.primary_title(problems.count()))]),
     );
 }
@@ -231,15 +230,10 @@ pub fn warn(warnings: &[Problem]) {
     let renderer = terminal();
     for warning in warnings {
         match &renderer {
-            Some(renderer) => show_styled(&in_full(warning, snippets::Level::WARNING, renderer)),
+            Some(renderer) => say_styled(&in_full(warning, snippets::Level::WARNING, renderer)),
             None => say(format_args!("warning: {warning}")),
         }
     }
-}
-
-/// Prints rendered text with its colours.
-fn show_styled(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", styled(text));
 }
 
 /// The renderer for a terminal; none if stderr is not one.

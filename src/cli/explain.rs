@@ -11,7 +11,7 @@ use super::{Exit, fail, load, print};
 use crate::app;
 use crate::bus;
 use crate::bus::recording::RecordingBus;
-use crate::config::{Config, Input};
+use crate::config::{Config, Input, SecretFile};
 use crate::explain::captured::Captured;
 use crate::explain::report::{self, Target};
 use crate::explain::{Explanation, explain};
@@ -68,12 +68,29 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
     let explained = runtime.block_on(explain(&request, source, &config.sources, received_at, open));
     let explanation = explained.map_err(fail)?;
-    Ok(report(&explanation, &config, arguments.json))
+    let files = crate::config::attio(input).map(|config| config.secret_files).unwrap_or_default();
+    let tried = tried(&config, source, &files);
+    Ok(report(&explanation, &config, &tried, arguments.json))
 }
 
-fn report(explanation: &Explanation, config: &Config, json: bool) -> Exit {
+/// The secrets of the source, then those of the others.
+fn tried(config: &Config, source: &SourceOptions, files: &[SecretFile]) -> Vec<Tried> {
+    let others = config.sources.iter().filter(|other| other.name != source.name);
+    let of_source = |source: &SourceOptions| {
+        let (name, secrets) = (source.name.to_string(), source.verify.secrets.clone());
+        secrets.into_iter().map(move |secret| {
+            let file = files.iter().find(|file| file.source == name && *file.label == *secret.label);
+            (name.clone(), secret.label.to_string(), file.map(|file| file.path.clone()))
+        })
+    };
+    std::iter::once(source).chain(others).flat_map(of_source).collect()
+}
+
+type Tried = (String, String, Option<PathBuf>);
+
+fn report(explanation: &Explanation, config: &Config, tried: &[Tried], json: bool) -> Exit {
     let encode = |message: &Message| bus::encode(&config.bus, message);
-    let target = Target { bus: config.bus.kind.name(), encode: &encode };
+    let target = Target { bus: config.bus.kind.name(), tried, encode: &encode };
     if json {
         print(format_args!("{:#}\n", report::json(explanation, target)));
     } else {
@@ -90,7 +107,10 @@ fn captured(arguments: &Arguments) -> Result<Captured, String> {
             let archive = bytes.trim_ascii_start().starts_with(b"{");
             let request =
                 if archive { Captured::archive(&bytes, arguments.entry) } else { Captured::dump(&bytes) };
-            request.map_err(|error| named(path, &error))?
+            request.map_err(|error| {
+                let hint = "for a file with the body alone use --headers FILE --body FILE";
+                format!("{}; {hint}", named(path, &error))
+            })?
         }
         (None, Some(path)) => {
             let text = read(path)?;

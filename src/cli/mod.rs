@@ -11,12 +11,12 @@ mod explain;
 mod healthcheck;
 mod output;
 mod parsers;
+mod progress;
 mod quarantine;
 mod send;
 mod serve;
 mod sign;
 mod signer;
-mod slugs;
 mod tail;
 mod topics;
 mod watch;
@@ -31,7 +31,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::config::{Environment, Flag, Input};
 use crate::paint::Paint;
 use config::warn;
-use output::{fail, print, say};
+use output::{confirm, fail, print, say};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ enum Verb {
     /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
     Watch(watch::Arguments),
     /// Fetch the names of Attio's objects and lists, for events and filters
-    Slugs(slugs::Arguments),
+    Slugs(webhooks::slugs::Arguments),
     /// Print the version
     Version(about::Version),
     /// Print a shell completion script
@@ -224,7 +224,7 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
         Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
         Verb::Webhooks(arguments) => Ok(webhooks::run(&input(Vec::new()), arguments)),
         Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
-        Verb::Slugs(arguments) => slugs::run(&input(Vec::new()), arguments),
+        Verb::Slugs(arguments) => Ok(webhooks::slugs::run(&input(Vec::new()), arguments)),
         Verb::Version(arguments) => Ok(about::version(&arguments)),
         Verb::Completions(arguments) => Ok(about::completions(&arguments)),
         Verb::Man(arguments) => about::man(&arguments),

@@ -1,14 +1,13 @@
-//! What verbs print: data to standard output, messages to standard error, tables, progress bars.
+//! What verbs print: data to standard output, messages to standard error, questions, tables.
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Exit;
 use crate::paint::Paint;
@@ -58,10 +57,33 @@ pub fn say(message: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&text));
 }
 
+/// Prints a message with its colours to standard error.
+pub fn say_styled(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "{}", printable::styled(message));
+}
+
 /// Prints an error; the verb ends with [`Exit::Failed`].
 pub fn fail(error: impl Display) -> Exit {
     say(format_args!("error: {error}"));
     Exit::Failed
+}
+
+/// Asks on the terminal, unless `yes`. False if the operator declines; an error if there is no terminal.
+pub fn confirm(question: &str, yes: bool) -> Result<bool, String> {
+    if yes {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() {
+        return Err(format!("{question} Not a terminal, so nobody can be asked: pass --yes"));
+    }
+    let _ = write!(io::stderr().lock(), "{} [y/N] ", printable::line(question));
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    let agreed = read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
+    if !agreed {
+        say("Cancelled, nothing was changed.");
+    }
+    Ok(agreed)
 }
 
 pub fn paint() -> Paint {
@@ -87,12 +109,12 @@ pub fn write_line(line: &str) -> io::Result<bool> {
     }
 }
 
-/// A table with these headings. Each row is one line; [`render`] makes it text.
+/// A table with these headings. Each row is one line, and its cells are made printable; [`render`] makes it text.
 pub fn new_table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(heading);
     for cells in rows {
-        let mut row = Row::from(cells);
+        let mut row = Row::from(cells.iter().map(|cell| printable::line(cell)));
         row.max_height(1);
         table.add_row(row);
     }
@@ -109,37 +131,6 @@ pub fn render(table: &Table) -> String {
 /// The text of a table, however wide.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     render(&new_table(heading, rows))
-}
-
-/// A progress bar; dropping it clears its line.
-pub struct Progress(ProgressBar);
-
-impl Progress {
-    /// A bar from 0 to `total`. Hidden unless standard error is a terminal.
-    pub fn new(total: usize) -> Self {
-        let bar = ProgressBar::new(total as u64);
-        if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}") {
-            bar.set_style(style.progress_chars("## "));
-        }
-        Self(bar)
-    }
-
-    /// Sets how many items are done, and a note behind the numbers.
-    pub fn set(&self, done: usize, note: impl Display) {
-        self.0.set_position(done as u64);
-        self.0.set_message(note.to_string());
-    }
-
-    /// Prints data to standard output without tearing the bar.
-    pub fn print(&self, data: impl Display) {
-        self.0.suspend(|| print(data));
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
-    }
 }
 
 #[cfg(test)]

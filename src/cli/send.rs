@@ -8,8 +8,9 @@ use clap::{ArgGroup, Args};
 use hyper::Uri;
 use secrecy::ExposeSecret;
 
-use super::output::{Progress, table};
+use super::output::table;
 use super::parsers::read;
+use super::progress::Progress;
 use super::signer::{Flags, Signer};
 use super::{Exit, fail, print, say};
 use crate::catalog::{EVENT_TYPES, EventType};

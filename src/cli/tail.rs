@@ -132,7 +132,8 @@ impl Printer {
         let event = match DecodedEvent::from_message(&item.headers, &item.payload) {
             Ok(event) => event,
             Err(error) => {
-                say(format_args!("skipped {}, {}: {error}", item.address, item.position));
+                let (address, error) = (printable::line(&item.address), printable::line(&error.to_string()));
+                say(format_args!("skipped {address}, {}: {error}", item.position));
                 return Ok(true);
             }
         };

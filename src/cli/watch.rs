@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::webhooks::is_secret_of;
 use super::{Exit, fail, load_attio, say};
 use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
@@ -29,7 +30,6 @@ const LEVEL: &str = "info,attio_bridge::attio::request=error";
 /// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The flags of `watch`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: every minute, compared with what the bridge itself receives
@@ -76,7 +76,6 @@ fn every(text: &str) -> Result<Duration, String> {
     if time < Duration::from_millis(100) { Err("expected 100ms or more".into()) } else { Ok(time) }
 }
 
-/// Watches until it is stopped.
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let config = load_attio(input)?;
     let log = logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment)
@@ -89,7 +88,7 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
         say("error: nothing to watch: add [[webhooks]], or give a file with --slugs");
         return Err(Exit::Configuration);
     }
-    if let Err(message) = check_outputs(&config.webhooks, arguments.secret_hook.is_some()) {
+    if let Err(message) = check_outputs(&config, arguments.secret_hook.is_some()) {
         say(format_args!("error: {message}"));
         return Err(Exit::Configuration);
     }
@@ -108,14 +107,14 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
 
 /// Checks that the secret of every webhook that may be recreated has an output. A folder that is not writable
 /// may become so, and is only logged.
-fn check_outputs(webhooks: &[WebhookOptions], hook: bool) -> Result<(), String> {
-    let recreated: Vec<_> = webhooks.iter().filter(|webhook| webhook.recreate).collect();
+fn check_outputs(config: &config::Attio, hook: bool) -> Result<(), String> {
+    let recreated: Vec<_> = config.webhooks.iter().filter(|webhook| webhook.recreate).collect();
     if hook && recreated.len() > 1 {
         return Err(
             "several webhooks have recreate = true, but one Kubernetes Secret holds only one secret".into()
         );
     }
-    for WebhookOptions { name, secret_file, .. } in recreated.into_iter().filter(|_| !hook) {
+    for WebhookOptions { name, source, secret_file, .. } in recreated.into_iter().filter(|_| !hook) {
         let Some(path) = secret_file else {
             return Err(format!(
                 "webhook {name:?} has recreate = true, but no output for its new secret: set its secret_file, or \
@@ -124,6 +123,16 @@ fn check_outputs(webhooks: &[WebhookOptions], hook: bool) -> Result<(), String> 
         };
         if let Err(error) = SecretFile::reserve(path, true) {
             tracing::error!(webhook = name, %error, "recreating this webhook would fail");
+        }
+        if !is_secret_of(config, source, path) {
+            let file = path.display();
+            tracing::error!(
+                webhook = name,
+                source,
+                %file,
+                "its secret_file is no secret of its source: once it is recreated, the bridge answers 401 to every \
+                 delivery; add the file to the secrets of the source"
+            );
         }
     }
     Ok(())

@@ -23,7 +23,6 @@ pub struct EventFilter {
 const PREFIX: &str = "com.attio.";
 
 impl EventFilter {
-    /// Whether the event passes.
     pub fn matches(&self, event: &DecodedEvent) -> bool {
         let of_type = self.types.is_empty() || self.types.iter().any(|kind| is_of_type(event, kind));
         let of_category =

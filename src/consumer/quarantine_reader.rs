@@ -18,7 +18,6 @@ const BATCH_BYTES: usize = 8 << 20;
 /// Where the quarantine is, and what interrupts reading it.
 #[derive(Clone)]
 pub struct QuarantineReader {
-    /// The bus.
     pub bus: Kind,
     /// The dead-letter topic or subject.
     pub destination: Arc<Destination>,
@@ -29,7 +28,6 @@ pub struct QuarantineReader {
 /// An entry, and where the broker has its body.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// The entry.
     pub entry: Entry,
     position: Position,
     stored_at: Option<OffsetDateTime>,
@@ -38,10 +36,8 @@ pub struct Stored {
 /// Why the quarantine cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum QuarantineError {
-    /// The operator interrupted it.
     #[error("interrupted")]
     Interrupted,
-    /// The bus cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
     /// Retention removed it after it was listed.
@@ -118,7 +114,6 @@ pub struct Bodies {
 }
 
 impl Bodies {
-    /// The next one.
     pub async fn next(&mut self) -> Result<Option<Quarantined>, QuarantineError> {
         if self.batch.is_empty() && !self.entries.is_empty() {
             self.batch = self.read_batch().await?;

@@ -39,18 +39,13 @@ pub enum Ending {
     Refused,
     /// Its origin is unknown, so it was not tried: it stays in quarantine.
     Unplaced,
-    /// Acknowledged by the broker.
     Published,
-    /// The broker had it already.
     Duplicate,
-    /// Dropped by the source's filter.
     Filtered,
-    /// It has no events.
     Empty,
 }
 
 impl Ending {
-    /// Its name in the output.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Failed => "failed",
@@ -80,9 +75,7 @@ impl Ending {
 /// One event that was handed to the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReplayedEvent {
-    /// The id of the event.
     pub id: String,
-    /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
     /// The topic, or the subject on NATS.
@@ -98,14 +91,10 @@ impl ReplayedEvent {
     }
 }
 
-/// The result of one replay.
 #[derive(Clone, Debug, Serialize)]
 pub struct Replayed {
-    /// How it ended.
     pub ending: Ending,
-    /// Why it was not published.
     pub why: Option<String>,
-    /// Its events by ending.
     pub counts: BTreeMap<&'static str, usize>,
     /// The events that were handed to the bus.
     pub events: Vec<ReplayedEvent>,
@@ -114,7 +103,6 @@ pub struct Replayed {
 }
 
 impl Replayed {
-    /// It was not tried.
     pub fn unplaced(why: String) -> Self {
         let (counts, events) = (BTreeMap::new(), Vec::new());
         Self { ending: Ending::Unplaced, why: Some(why), counts, events, without_identity: false }

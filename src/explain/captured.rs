@@ -18,7 +18,6 @@ pub struct Captured {
     pub body: Bytes,
 }
 
-/// Why a file is not a request.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// A header line without a colon.
@@ -33,17 +32,10 @@ pub enum Error {
     /// No header.
     #[error("it has no headers; expected headers, an empty line and the body")]
     Empty,
-    /// Not an HTTP archive.
     #[error("it is not an HTTP archive (HAR): {0}")]
     Archive(String),
-    /// The archive has fewer entries.
     #[error("the archive has {entries} entries, and none with number {wanted} (they are counted from 1)")]
-    NoEntry {
-        /// The number that was asked for.
-        wanted: usize,
-        /// How many there are.
-        entries: usize,
-    },
+    NoEntry { wanted: usize, entries: usize },
 }
 
 impl Captured {
@@ -125,7 +117,6 @@ impl Captured {
         self.headers.iter().filter(|(name, _)| name.to_ascii_lowercase().contains("signature"))
     }
 
-    /// The values of a header.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Bytes> {
         let named = move |(found, _): &&(String, Bytes)| found.eq_ignore_ascii_case(name);
         self.headers.iter().filter(named).map(|(_, value)| value)

@@ -11,16 +11,18 @@ use secrecy::zeroize::Zeroizing;
 use time::OffsetDateTime;
 
 use super::captured::Captured;
-use super::reformat::{Escapes, Style, reformat};
+use super::reformat::{Escapes, Json, Order, Style};
 use crate::delivery::{Delivery, Header, Headers, Verified};
 use crate::pipeline::SourceOptions;
 use crate::pipeline::verify::{Scheme, SignatureError, Verifier};
+use crate::printable::is_invisible;
+
+/// The byte order mark.
+const BOM: &str = "\u{feff}";
 
 /// What makes a request verify.
 pub struct Fixed {
-    /// The mistakes.
     pub mistakes: Vec<String>,
-    /// The request without them.
     pub delivery: Delivery<Verified>,
 }
 
@@ -151,13 +153,16 @@ fn headers(request: &Captured) -> Vec<Variant<Headers>> {
     variants
 }
 
+const RESERIALIZED: &str = "the body was changed on the way: re-serialised JSON; the proxy must pass on the raw bytes, \
+                            but the body was parsed and serialized again";
+
 /// Bodies that may have been signed.
 fn bodies(body: &Bytes) -> Vec<Variant<Bytes>> {
-    const BOM: &[u8] = b"\xef\xbb\xbf";
     let mut variants = vec![(None, body.clone())];
     let mut add = |mistake: &str, value: Option<Bytes>| {
-        let value = value.filter(|value| value != body);
-        variants.extend(value.map(|value| (Some(format!("{mistake} after it was signed")), value)));
+        if let Some(value) = value.filter(|value| variants.iter().all(|(_, known)| known != value)) {
+            variants.push((Some(format!("{mistake} after it was signed")), value));
+        }
     };
     for end in [&b"\r\n"[..], b"\n"] {
         let shorter = body.strip_suffix(end).map(|rest| body.slice_ref(rest));
@@ -165,17 +170,22 @@ fn bodies(body: &Bytes) -> Vec<Variant<Bytes>> {
         add("the last line end of the body was removed", Some([body, end].concat().into()));
     }
     add("white space was added around the body", Some(body.slice_ref(body.trim_ascii())));
-    add("a byte order mark was added to the body", body.strip_prefix(BOM).map(|rest| body.slice_ref(rest)));
-    add("the byte order mark of the body was removed", Some([BOM, body].concat().into()));
+    add(
+        "a byte order mark was added to the body",
+        body.strip_prefix(BOM.as_bytes()).map(|rest| body.slice_ref(rest)),
+    );
+    add("the byte order mark of the body was removed", Some([BOM.as_bytes(), body].concat().into()));
     if let Ok(text) = std::str::from_utf8(body) {
         let unix = text.replace("\r\n", "\n");
         add("the line ends of the body were changed to CR LF", Some(unix.clone().into()));
         add("the line ends of the body were changed to LF", Some(unix.replace('\n', "\r\n").into()));
-        let text = text.trim_start_matches('\u{feff}');
-        for style in [Style::Compact, Style::Spaced, Style::Indented(2), Style::Indented(4)] {
-            for escapes in [Escapes::Kept, Escapes::Ascii, Escapes::Fewest] {
-                let again = reformat(text, style, escapes).map(Bytes::from);
-                add("the body must be passed on byte for byte, but was parsed and serialized again", again);
+        if let Some(json) = Json::parse(text.trim_start_matches('\u{feff}')) {
+            for order in [Order::Kept, Order::Attio, Order::Sorted] {
+                for style in [Style::Compact, Style::Spaced, Style::Indented(2), Style::Indented(4)] {
+                    for escapes in [Escapes::Kept, Escapes::Ascii, Escapes::Fewest] {
+                        add(RESERIALIZED, json.to_text(style, escapes, order).map(Bytes::from));
+                    }
+                }
             }
         }
     }
@@ -190,10 +200,17 @@ fn keys(source: &SourceOptions, all: &[SourceOptions]) -> Vec<Variant<(Arc<str>,
         for secret in &owner.verify.secrets {
             let named = format!("secret `{}` of source `{}`", secret.label, owner.name);
             let text = secret.value.expose_secret();
-            let bare = text.trim().trim_matches(['"', '\'']);
+            let marks = |c: char| c.is_whitespace() || is_invisible(c);
+            let bare = text.trim_matches(marks).trim_matches(['"', '\'']);
             let changed = |value: String| (value != text).then(|| value.into_bytes());
             let forms = [
                 ("", Some(text.as_bytes().to_vec())),
+                (
+                    "without the byte order mark in front of it",
+                    text.strip_prefix(BOM).map(|rest| rest.as_bytes().to_vec()),
+                ),
+                ("with a byte order mark in front of it", changed(format!("{BOM}{bare}"))),
+                ("without the invisible characters in it", changed(text.replace(is_invisible, ""))),
                 ("without white space or quotes around it", changed(bare.to_owned())),
                 ("with a line end", changed(format!("{bare}\n"))),
                 ("with a CR LF", changed(format!("{bare}\r\n"))),
@@ -217,7 +234,7 @@ fn keys(source: &SourceOptions, all: &[SourceOptions]) -> Vec<Variant<(Arc<str>,
 }
 
 /// Other facts that matter, whether or not they explain the failure.
-pub fn notes(request: &Captured, error: Option<SignatureError>) -> Vec<String> {
+pub fn notes(request: &Captured, error: Option<SignatureError>, is_explained: bool) -> Vec<String> {
     let of_signature = match error {
         Some(SignatureError::Missing) if request.headers.is_empty() => Some("no headers were captured"),
         Some(SignatureError::Missing) if request.signatures().next().is_none() => {
@@ -231,6 +248,14 @@ pub fn notes(request: &Captured, error: Option<SignatureError>) -> Vec<String> {
     let not_utf8 = std::str::from_utf8(&request.body).is_err();
     let encoded = request.values("content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity"));
     let without_key = request.values("idempotency-key").next().is_none();
+    let text = std::str::from_utf8(&request.body).ok();
+    let difference = text.and_then(|text| Json::parse(text)?.difference(text.trim()));
+    let reserialized = difference.filter(|_| error == Some(SignatureError::Mismatch) && !is_explained).map(|how| {
+        format!(
+            "the body is not as Attio writes it ({how}): most likely it was changed on the way: re-serialised JSON; \
+             the proxy must pass on the raw bytes"
+        )
+    });
     let notes = [
         of_signature,
         not_utf8.then_some("the body is not UTF-8: it may be compressed, or damaged by the capture"),
@@ -239,5 +264,5 @@ pub fn notes(request: &Captured, error: Option<SignatureError>) -> Vec<String> {
             "without an Idempotency-Key, an event without its own id is published again on every retry",
         ),
     ];
-    notes.into_iter().flatten().map(str::to_owned).collect()
+    reserialized.into_iter().chain(notes.into_iter().flatten().map(str::to_owned)).collect()
 }

@@ -29,21 +29,16 @@ use diagnosis::Fixed;
 /// The explanation of one request.
 #[derive(Debug)]
 pub struct Explanation {
-    /// The source that it was sent to.
     pub source: SourceName,
-    /// Bytes of the body.
     pub bytes: usize,
     /// The label of the secret that matched, or why none did.
     pub verified: Result<String, SignatureError>,
     /// The mistakes without which it would verify, if that is all.
     pub mistakes: Option<Vec<String>>,
-    /// Other facts that matter.
     pub notes: Vec<String>,
-    /// The events of the delivery.
     pub events: Events,
 }
 
-/// The events of a delivery.
 #[derive(Debug)]
 pub enum Events {
     /// It verifies, at least without the mistakes: each event, processed.
@@ -90,7 +85,7 @@ pub async fn explain(
             (Err(error), mistakes, delivery)
         }
     };
-    let notes = diagnosis::notes(request, verified.as_ref().err().copied());
+    let notes = diagnosis::notes(request, verified.as_ref().err().copied(), mistakes.is_some());
     let events = match delivery {
         Some(delivery) => Events::Processed(process(delivery, open).await?),
         None => {

@@ -1,10 +1,12 @@
 //! Serializes JSON again the way common programs do: what a proxy or a framework sends for a body that it
-//! parses. The order of members is kept.
+//! parses.
+
+use serde_json::Value;
 
 /// Where white space goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
-    /// None at all, as `JSON.stringify` and most libraries write.
+    /// Nowhere, as `JSON.stringify` and most libraries write.
     Compact,
     /// After colons and commas, as Python's `json.dumps` writes.
     Spaced,
@@ -23,78 +25,186 @@ pub enum Escapes {
     Fewest,
 }
 
-/// Serializes JSON again; none if it is not JSON.
-pub fn reformat(text: &str, style: Style, escapes: Escapes) -> Option<String> {
-    serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
-    let mut out = String::with_capacity(text.len() * 2);
-    let mut depth = 0;
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        match c {
-            '"' => {
-                let (string, after) = rest.split_at(string_end(rest));
-                out += &respell(string, escapes)?;
-                rest = after;
-                continue;
-            }
-            '{' | '[' => {
-                out.push(c);
-                let after = rest[1..].trim_start();
-                if after.starts_with(['}', ']']) {
-                    out.push_str(&after[..1]);
-                    rest = &after[1..];
-                    continue;
-                }
-                depth += 1;
-                line(&mut out, style, depth);
-            }
-            '}' | ']' => {
-                depth -= 1;
-                line(&mut out, style, depth);
-                out.push(c);
-            }
-            ',' => {
-                out.push(c);
-                match style {
-                    Style::Spaced => out.push(' '),
-                    Style::Compact | Style::Indented(_) => line(&mut out, style, depth),
-                }
-            }
-            ':' => out.push_str(if style == Style::Compact { ":" } else { ": " }),
-            c if c.is_ascii_whitespace() => {}
-            c => out.push(c),
+/// The order of members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// As it was.
+    Kept,
+    /// By name, as Go's maps and many other libraries write.
+    Sorted,
+    /// As Attio writes them.
+    Attio,
+}
+
+/// The members of Attio's bodies, in Attio's order; others are in front of `actor`.
+const ATTIO: [&str; 16] = [
+    "webhook_id",
+    "events",
+    "event_type",
+    "type",
+    "id",
+    "event_id",
+    "workspace_id",
+    "object_id",
+    "list_id",
+    "record_id",
+    "entry_id",
+    "attribute_id",
+    "parent_object_id",
+    "parent_record_id",
+    "",
+    "actor",
+];
+
+/// JSON with the texts of its strings and numbers, and its members in order.
+#[derive(Clone, Debug)]
+enum Node<'t> {
+    Text(&'t str),
+    List(Vec<Node<'t>>),
+    Object(Vec<(&'t str, Node<'t>)>),
+}
+
+/// JSON to serialize again.
+#[derive(Clone, Debug)]
+pub struct Json<'t>(Node<'t>);
+
+impl<'t> Json<'t> {
+    /// None if the text is not JSON.
+    pub fn parse(text: &'t str) -> Option<Self> {
+        serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
+        node(&mut text.trim()).map(Self)
+    }
+
+    /// Serializes it again.
+    pub fn to_text(&self, style: Style, escapes: Escapes, order: Order) -> Option<String> {
+        let mut out = String::new();
+        write(&mut out, &self.0, (style, escapes, order), 0)?;
+        Some(out)
+    }
+
+    /// Why it does not look as Attio writes it; none if it does.
+    pub fn difference(&self, text: &str) -> Option<&'static str> {
+        let kept = self.to_text(Style::Compact, Escapes::Kept, Order::Kept)?;
+        if kept != text {
+            return Some("it has white space between its members");
         }
-        rest = &rest[c.len_utf8()..];
-    }
-    Some(out)
-}
-
-fn line(out: &mut String, style: Style, depth: usize) {
-    if let Style::Indented(width) = style {
-        out.push('\n');
-        out.extend(std::iter::repeat_n(' ', width * depth));
+        if self.to_text(Style::Compact, Escapes::Kept, Order::Attio)? != kept {
+            return Some("its members are in another order");
+        }
+        if self.to_text(Style::Compact, Escapes::Fewest, Order::Kept)? != kept {
+            return Some("it has needless escapes in its strings");
+        }
+        has_odd_number(&self.0).then_some("its numbers are written in another form")
     }
 }
 
-/// The length of the string at the beginning of `text`, quotes included.
-fn string_end(text: &str) -> usize {
-    let mut escaped = false;
-    for (at, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return at + 1,
-            _ => {}
+/// The first value of a text that is known to be JSON. The text then begins behind it.
+fn node<'t>(text: &mut &'t str) -> Option<Node<'t>> {
+    match text.chars().next()? {
+        '[' => items(text, ']').map(|(_, values)| Node::List(values)),
+        '{' => items(text, '}').map(|(names, values)| Node::Object(names.into_iter().zip(values).collect())),
+        _ => Some(Node::Text(scalar(text))),
+    }
+}
+
+/// The names and values up to a closing bracket.
+fn items<'t>(text: &mut &'t str, close: char) -> Option<(Vec<&'t str>, Vec<Node<'t>>)> {
+    let (mut names, mut values) = (Vec::new(), Vec::new());
+    *text = text[1..].trim_start();
+    while !text.starts_with(close) {
+        if close == '}' {
+            names.push(scalar(text));
+            *text = text.trim_start().strip_prefix(':')?.trim_start();
+        }
+        values.push(node(text)?);
+        *text = text.trim_start();
+        *text = text.strip_prefix(',').unwrap_or(text).trim_start();
+    }
+    *text = &text[1..];
+    Some((names, values))
+}
+
+/// The string, number or word at the beginning of a text, which then begins behind it.
+fn scalar<'t>(text: &mut &'t str) -> &'t str {
+    let end = if text.starts_with('"') {
+        let mut escaped = false;
+        let quote = text.bytes().skip(1).position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        });
+        quote.map(|at| at + 2)
+    } else {
+        text.find(|c: char| c.is_ascii_whitespace() || ",:]}".contains(c))
+    };
+    let (scalar, rest) = text.split_at(end.unwrap_or(text.len()));
+    *text = rest;
+    scalar
+}
+
+type Form = (Style, Escapes, Order);
+
+fn write(out: &mut String, node: &Node<'_>, form: Form, depth: usize) -> Option<()> {
+    let (style, escapes, order) = form;
+    let line = |out: &mut String, depth: usize| {
+        if let Style::Indented(width) = style {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', width * depth));
+        }
+    };
+    let separate = |out: &mut String, at: usize| {
+        if at > 0 {
+            out.push_str(if style == Style::Spaced { ", " } else { "," });
+        }
+        line(out, depth + 1);
+    };
+    match node {
+        Node::Text(text) => out.push_str(&respelled(text, escapes)?),
+        Node::List(items) if items.is_empty() => out.push_str("[]"),
+        Node::Object(members) if members.is_empty() => out.push_str("{}"),
+        Node::List(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                separate(out, at);
+                write(out, item, form, depth + 1)?;
+            }
+            line(out, depth);
+            out.push(']');
+        }
+        Node::Object(members) => {
+            out.push('{');
+            for (at, (name, value)) in ordered(members, order).into_iter().enumerate() {
+                separate(out, at);
+                out.push_str(&respelled(name, escapes)?);
+                out.push_str(if style == Style::Compact { ":" } else { ": " });
+                write(out, value, form, depth + 1)?;
+            }
+            line(out, depth);
+            out.push('}');
         }
     }
-    text.len()
+    Some(())
 }
 
-fn respell(string: &str, escapes: Escapes) -> Option<String> {
-    if escapes == Escapes::Kept {
-        return Some(string.to_owned());
+fn ordered<'n, 't>(members: &'n [(&'t str, Node<'t>)], order: Order) -> Vec<&'n (&'t str, Node<'t>)> {
+    let mut members: Vec<_> = members.iter().collect();
+    let rank = |name: &str| {
+        let known = ATTIO.iter().position(|known| *known == name.trim_matches('"'));
+        known.unwrap_or(ATTIO.len() - 2)
+    };
+    match order {
+        Order::Kept => {}
+        Order::Sorted => members.sort_by_key(|(name, _)| *name),
+        Order::Attio => members.sort_by_key(|(name, _)| rank(name)),
     }
-    let value: String = serde_json::from_str(string).ok()?;
+    members
+}
+
+fn respelled(scalar: &str, escapes: Escapes) -> Option<String> {
+    if escapes == Escapes::Kept || !scalar.starts_with('"') {
+        return Some(scalar.to_owned());
+    }
+    let value: String = serde_json::from_str(scalar).ok()?;
     let plain = serde_json::to_string(&value).ok()?;
     if escapes == Escapes::Fewest {
         return Some(plain);
@@ -111,6 +221,19 @@ fn respell(string: &str, escapes: Escapes) -> Option<String> {
     Some(out)
 }
 
+/// Whether a number is written otherwise than `JSON.stringify` does: `1.0`, `1.50`, `1E5`.
+fn has_odd_number(node: &Node<'_>) -> bool {
+    match node {
+        Node::Text(text) if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
+            let value = serde_json::from_str::<Value>(text).ok().and_then(|value| value.as_f64());
+            value.is_some_and(|value| (1e-6..1e15).contains(&value.abs()) && value.to_string() != *text)
+        }
+        Node::Text(_) => false,
+        Node::List(items) => items.iter().any(has_odd_number),
+        Node::Object(members) => members.iter().any(|(_, value)| has_odd_number(value)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,8 +241,12 @@ mod tests {
     const ODD: &str =
         "{ \"b\" : [1, 2.50 ,{}],\n \"a\":\"x \\/ \\u00eb \u{1f600} \\\" , : {\" , \"e\": [ ] }";
 
+    fn reformat(text: &str, style: Style, escapes: Escapes, order: Order) -> Option<String> {
+        Json::parse(text)?.to_text(style, escapes, order)
+    }
+
     #[test]
-    fn each_style_and_escape() {
+    fn each_style_escape_and_order() {
         let table = [
             (Style::Compact, Escapes::Kept, r#"{"b":[1,2.50,{}],"a":"x \/ \u00eb 😀 \" , : {","e":[]}"#),
             (Style::Compact, Escapes::Fewest, r#"{"b":[1,2.50,{}],"a":"x / ë 😀 \" , : {","e":[]}"#),
@@ -135,7 +262,17 @@ mod tests {
             ),
         ];
         for (style, escapes, expected) in table {
-            assert_eq!(reformat(ODD, style, escapes).as_deref(), Some(expected), "{style:?} {escapes:?}");
+            let found = reformat(ODD, style, escapes, Order::Kept);
+            assert_eq!(found.as_deref(), Some(expected), "{style:?} {escapes:?}");
+        }
+        let event = r#"{"actor":1,"id":{"workspace_id":2,"record_id":3},"x":4,"event_type":5}"#;
+        let orders = [
+            (Order::Sorted, r#"{"actor":1,"event_type":5,"id":{"record_id":3,"workspace_id":2},"x":4}"#),
+            (Order::Attio, r#"{"event_type":5,"id":{"workspace_id":2,"record_id":3},"x":4,"actor":1}"#),
+        ];
+        for (order, expected) in orders {
+            let found = reformat(event, Style::Compact, Escapes::Kept, order);
+            assert_eq!(found.as_deref(), Some(expected), "{order:?}");
         }
     }
 
@@ -144,9 +281,11 @@ mod tests {
         let before: serde_json::Value = serde_json::from_str(ODD).unwrap();
         for style in [Style::Compact, Style::Spaced, Style::Indented(4)] {
             for escapes in [Escapes::Kept, Escapes::Ascii, Escapes::Fewest] {
-                let after = reformat(ODD, style, escapes).unwrap();
-                assert_eq!(serde_json::from_str::<serde_json::Value>(&after).unwrap(), before);
-                assert_eq!(reformat(&after, style, escapes), Some(after.clone()), "{style:?}");
+                for order in [Order::Kept, Order::Sorted, Order::Attio] {
+                    let after = reformat(ODD, style, escapes, order).unwrap();
+                    assert_eq!(serde_json::from_str::<serde_json::Value>(&after).unwrap(), before);
+                    assert_eq!(reformat(&after, style, escapes, order), Some(after.clone()), "{style:?}");
+                }
             }
         }
     }
@@ -154,7 +293,26 @@ mod tests {
     #[test]
     fn text_that_is_not_json_is_not_reformatted() {
         for text in ["", "{", "{\"a\":}", "\"a"] {
-            assert_eq!(reformat(text, Style::Compact, Escapes::Kept), None, "{text}");
+            assert!(Json::parse(text).is_none(), "{text}");
+        }
+        assert_eq!(reformat("[1,{}]", Style::Spaced, Escapes::Kept, Order::Kept).as_deref(), Some("[1, {}]"));
+    }
+
+    #[test]
+    fn difference_from_what_attio_writes() {
+        let table = [
+            (r#"{"webhook_id":"w","events":[{"event_type":"a.b","id":{"workspace_id":"x"},"n":1.5}]}"#, None),
+            (r#"{"webhook_id": "w"}"#, Some("white space")),
+            (r#"{"events":[],"webhook_id":"w"}"#, Some("another order")),
+            (r#"{"a":"\u00eb"}"#, Some("escapes")),
+            (r#"{"a":"\/"}"#, Some("escapes")),
+            (r#"{"a":1.50}"#, Some("numbers")),
+            (r#"{"a":-10.0}"#, Some("numbers")),
+        ];
+        for (text, expected) in table {
+            let found = Json::parse(text).unwrap().difference(text);
+            assert_eq!(found.is_some(), expected.is_some(), "{text}: {found:?}");
+            assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{text}: {found:?}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! An explanation as text and as JSON.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
@@ -17,6 +18,8 @@ use crate::printable::{line, lines};
 pub struct Target<'a> {
     /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
+    /// The secrets that a signature was compared with: source, label, and the file if there is one.
+    pub tried: &'a [(String, String, Option<PathBuf>)],
     /// Encodes a message for that bus.
     pub encode: &'a dyn Fn(&Message) -> Result<EncodedMessage, String>,
 }
@@ -33,7 +36,6 @@ impl Target<'_> {
     }
 }
 
-/// The explanation as text.
 pub fn text(explanation: &Explanation, target: Target<'_>) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -58,10 +60,17 @@ fn write_text(out: &mut String, explanation: &Explanation, target: Target<'_>) -
         None if matches!(verified, Err(SignatureError::Mismatch)) => {
             writeln!(
                 out,
-                "because    of none of the common mistakes: most likely the secret is another one"
+                "because    of no common mistake: the sender uses another secret, or a proxy changed the body"
             )?;
         }
         None => {}
+    }
+    if matches!(verified, Err(SignatureError::Mismatch)) {
+        let file = |file: &PathBuf| format!(", file {}", file.display());
+        target.tried.iter().try_for_each(|(source, label, path)| {
+            let file = path.as_ref().map(file).unwrap_or_default();
+            writeln!(out, "tried      secret `{label}` of source {source}{}", line(&file))
+        })?;
     }
     notes.iter().try_for_each(|note| writeln!(out, "note       {}", line(note)))?;
     match events {
@@ -106,7 +115,6 @@ fn write_event(
     }
 }
 
-/// The explanation as JSON.
 pub fn json(explanation: &Explanation, target: Target<'_>) -> Value {
     let Explanation { source, bytes, verified, mistakes, notes, events } = explanation;
     let (holds, events) = match events {
@@ -115,12 +123,14 @@ pub fn json(explanation: &Explanation, target: Target<'_>) -> Value {
             (Value::Null, events.iter().map(|event| event_json(event, target)).collect())
         }
     };
+    let tried = |(source, label, file): &(String, String, Option<PathBuf>)| json!({ "source": source, "secret": label, "file": file });
     json!({
         "source": source.as_str(),
         "bytes": bytes,
         "verifies": verified.is_ok(),
         "secret": verified.as_ref().ok(),
         "reason": verified.as_ref().err().map(|error| Reason::from(*error).slug()),
+        "tried": target.tried.iter().map(tried).collect::<Value>(),
         "mistakes": mistakes,
         "notes": notes,
         "holds": holds,

@@ -14,9 +14,8 @@ use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 
-use super::answers;
 use super::fault::Fault;
-use super::response::{Answer, ApiError, proxy_error};
+use super::response::{self, Answer, ApiError, json_answer, proxy_error};
 use super::store::{Named, Seen, Store};
 use super::{timing, webhook};
 
@@ -61,6 +60,7 @@ async fn with_faults(State(store): State<Shared>, request: Request, next: Next) 
             return proxy_error(504);
         }
         Some(Fault::Status(status)) => proxy_error(*status),
+        Some(Fault::Answer(status, body)) => json_answer(*status, body.clone()),
         Some(Fault::Limited) => {
             ApiError::rate_limited(timing::next_second(OffsetDateTime::now_utc())).into_response()
         }
@@ -121,33 +121,33 @@ async fn no_route(method: Method, uri: Uri) -> ApiError {
 }
 
 async fn token(State(store): State<Shared>, Extension(KeyIsKnown(known)): Extension<KeyIsKnown>) -> Answer {
-    Answer(answers::token(&store.lock(), known))
+    Answer(response::token(&store.lock(), known))
 }
 
 async fn create_webhook(State(store): State<Shared>, body: Bytes) -> Answered {
     let mut store = store.lock();
     let input = webhook::read(&body, &store.event_types, true)?;
     let created = store.create(input)?;
-    data(answers::created(&store, &created))
+    data(response::created(&store, &created))
 }
 
 async fn list_webhooks(State(store): State<Shared>, uri: Uri) -> Answered {
     let (limit, offset) = paging(&uri)?;
     let store = store.lock();
-    let page = store.webhooks.iter().skip(offset).take(limit);
-    data(page.map(|webhook| answers::webhook(&store, webhook)).collect())
+    let page = store.webhooks.iter().skip(offset).take(limit.min(store.max_page));
+    data(page.map(|webhook| response::webhook(&store, webhook)).collect())
 }
 
 async fn get_webhook(State(store): State<Shared>, Path(id): Path<String>) -> Answered {
     let store = store.lock();
-    data(answers::webhook(&store, store.get(&id)?))
+    data(response::webhook(&store, store.get(&id)?))
 }
 
 async fn update_webhook(State(store): State<Shared>, Path(id): Path<String>, body: Bytes) -> Answered {
     let mut store = store.lock();
     let input = webhook::read(&body, &store.event_types, false)?;
     let updated = store.update(&id, input)?;
-    data(answers::webhook(&store, &updated))
+    data(response::webhook(&store, &updated))
 }
 
 async fn delete_webhook(State(store): State<Shared>, Path(id): Path<String>) -> Answered {
@@ -157,12 +157,12 @@ async fn delete_webhook(State(store): State<Shared>, Path(id): Path<String>) -> 
 
 async fn list_objects(State(store): State<Shared>) -> Answered {
     let store = store.lock();
-    data(store.objects.iter().map(|named| answers::object(&store, named)).collect())
+    data(store.objects.iter().map(|named| response::object(&store, named)).collect())
 }
 
 async fn list_lists(State(store): State<Shared>) -> Answered {
     let store = store.lock();
-    data(store.lists.iter().map(|named| answers::list(&store, named)).collect())
+    data(store.lists.iter().map(|named| response::list(&store, named)).collect())
 }
 
 async fn list_object_attributes(State(store): State<Shared>, Path(name): Path<String>) -> Answered {
@@ -178,14 +178,14 @@ async fn list_list_attributes(State(store): State<Shared>, Path(name): Path<Stri
 /// The attributes of an object or a list, named by its id or its slug.
 fn attributes(store: &Store, owner_id: &str, owners: &[Named], name: &str) -> Answered {
     let owner = Named::find(owners, name)?;
-    let one = |named: &Named| answers::attribute(store, owner_id, owner, named);
+    let one = |named: &Named| response::attribute(store, owner_id, owner, named);
     data(owner.attributes.iter().map(one).collect())
 }
 
 async fn create_record(State(store): State<Shared>, Path(object): Path<String>) -> Answered {
     let mut store = store.lock();
     let record = store.create_record(&object)?;
-    data(answers::record(&store, &record))
+    data(response::record(&store, &record))
 }
 
 async fn delete_record(State(store): State<Shared>, Path((_, id)): Path<(String, String)>) -> Answered {

@@ -40,7 +40,6 @@ pub type PostResult = Result<Reply, PostError>;
 /// Posts a request to a URL.
 pub type Post = Arc<dyn Fn(String, SignedRequest) -> Posting + Send + Sync>;
 
-/// A post in progress.
 pub type Posting = Pin<Box<dyn Future<Output = PostResult> + Send>>;
 
 /// Posts to this address, whatever the URL's host is, and without TLS.
@@ -57,7 +56,6 @@ pub fn post_to(address: SocketAddr) -> Post {
 /// One attempt of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
-    /// Its result.
     pub result: PostResult,
     /// The wait before the next attempt; none after the last.
     pub retry_in: Option<Duration>,
@@ -70,11 +68,8 @@ pub type Attempts = mpsc::Receiver<Attempt>;
 /// Finished deliveries by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryCounts {
-    /// Answered 200 or 202.
     pub delivered: usize,
-    /// Every attempt failed.
     pub failed: usize,
-    /// The webhook was deleted or inactive.
     pub dropped: usize,
 }
 
@@ -137,7 +132,6 @@ impl Deliverer {
         self.shared.deliveries.wait().await;
     }
 
-    /// Finished deliveries so far.
     pub fn counts(&self) -> DeliveryCounts {
         *self.shared.counts.lock()
     }

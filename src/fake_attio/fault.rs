@@ -10,6 +10,8 @@ use axum::http::Method;
 pub enum Fault {
     /// The request is not processed; a proxy answers with this status and HTML.
     Status(u16),
+    /// The request is not processed, and answered with this status and this JSON.
+    Answer(u16, String),
     /// The request is processed, but a proxy answers with this status and HTML.
     StatusAfter(u16),
     /// The request is not processed, and the answer takes this long.

@@ -15,29 +15,21 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 
 const OPTIONS: Options = Options { timeout: TIMEOUT, max_body_bytes: 1 << 20, keep_alive: true };
 
-/// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum PostError {
-    /// No connection.
     #[error("not reached: {0}")]
     NotReached(String),
-    /// The connection failed.
     #[error("connection lost: {0}")]
     Interrupted(String),
-    /// The time is up.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
-    /// The request cannot be written.
     #[error("invalid request")]
     Invalid,
 }
 
-/// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// Its status.
     pub status: u16,
-    /// Its body.
     pub body: Bytes,
     /// From before the request to after the last byte of the answer.
     pub took: Duration,
@@ -82,7 +74,6 @@ impl Poster {
         Self { client: HttpClient::plain(OPTIONS), user_agent }
     }
 
-    /// Posts JSON once.
     pub async fn post(&self, url: &str, request: &SignedRequest) -> Result<Reply, PostError> {
         let mut builder = Request::post(url).header("Content-Type", "application/json");
         for (name, value) in &request.headers {
@@ -91,7 +82,6 @@ impl Poster {
         self.send(builder, request.body.clone()).await
     }
 
-    /// Gets a page once.
     pub async fn get(&self, url: &str) -> Result<Reply, PostError> {
         self.send(Request::get(url), Bytes::new()).await
     }

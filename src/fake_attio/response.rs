@@ -5,6 +5,9 @@ use axum::response::{Html, IntoResponse, Response};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
+use super::store::{Named, Record, Store};
+use super::webhook::{Subscription, Webhook};
+
 /// A JSON body with the headers of every answer of the API.
 pub struct Answer(pub Json);
 
@@ -44,27 +47,22 @@ impl ApiError {
         Self { validation_errors, ..error }
     }
 
-    /// No such thing, or no such route.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(404, "invalid_request_error", "not_found", message)
     }
 
-    /// An equal subscription exists.
     pub fn conflict(message: impl Into<String>) -> Self {
         Self::new(409, "invalid_request_error", "uniqueness_conflict", message)
     }
 
-    /// Unknown API key.
     pub fn unauthorized() -> Self {
         Self::new(401, "auth_error", "unauthorized", "The access token is invalid.")
     }
 
-    /// The API key lacks a scope.
     pub fn forbidden(scope: &str) -> Self {
         Self::new(403, "auth_error", "unauthorized", format!("The required scope is missing: {scope}."))
     }
 
-    /// Too many requests.
     pub fn rate_limited(retry_after: String) -> Self {
         let message = "Rate limit exceeded, please try again later.";
         let error = Self::new(429, "rate_limit_error", "rate_limit_exceeded", message);
@@ -90,4 +88,77 @@ impl IntoResponse for ApiError {
 pub fn proxy_error(status: u16) -> Response {
     let page = format!("<html><head><title>{status}</title></head><body>cloudflare</body></html>");
     (StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), Html(page)).into_response()
+}
+
+/// An answer with any text as JSON.
+pub fn json_answer(status: u16, body: String) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    (status, [(header::CONTENT_TYPE, "application/json; charset=utf-8")], body).into_response()
+}
+
+/// A webhook, without its secret.
+pub fn webhook(store: &Store, webhook: &Webhook) -> Json {
+    let one = |Subscription { event_type, filter }: &Subscription| json!({ "event_type": event_type, "filter": filter });
+    json!({
+        "id": { "workspace_id": store.workspace_id, "webhook_id": webhook.webhook_id },
+        "target_url": (store.spelling)(&webhook.target_url),
+        "subscriptions": webhook.subscriptions.iter().map(one).collect::<Vec<_>>(),
+        "status": webhook.status.as_str(),
+        "created_at": webhook.created_at,
+    })
+}
+
+/// A new webhook: the only answer that contains its secret.
+pub fn created(store: &Store, created: &Webhook) -> Json {
+    let mut json = webhook(store, created);
+    json["secret"] = created.secret.clone().into();
+    json
+}
+
+/// A new record, without values.
+pub fn record(store: &Store, Record { object_id, record_id }: &Record) -> Json {
+    json!({ "id": { "workspace_id": store.workspace_id, "object_id": object_id, "record_id": record_id }, "values": {} })
+}
+
+pub fn object(store: &Store, named: &Named) -> Json {
+    json!({
+        "id": { "workspace_id": store.workspace_id, "object_id": named.id },
+        "api_slug": named.slug,
+        "singular_noun": named.slug,
+        "plural_noun": named.slug,
+    })
+}
+
+pub fn list(store: &Store, named: &Named) -> Json {
+    json!({
+        "id": { "workspace_id": store.workspace_id, "list_id": named.id },
+        "api_slug": named.slug,
+        "name": named.slug,
+    })
+}
+
+/// An attribute of an object or a list; `owner_id` is `object_id` or `list_id`.
+pub fn attribute(store: &Store, owner_id: &str, owner: &Named, named: &Named) -> Json {
+    json!({
+        "id": { "workspace_id": store.workspace_id, owner_id: owner.id, "attribute_id": named.id },
+        "api_slug": named.slug,
+        "title": named.slug,
+    })
+}
+
+/// What `/v2/self` answers, with 200 even to an unknown key.
+pub fn token(store: &Store, known: bool) -> Json {
+    if !known {
+        return json!({ "active": false });
+    }
+    let scopes: Vec<&str> = store.scopes.iter().map(String::as_str).collect();
+    json!({
+        "active": true,
+        "scope": scopes.join(" "),
+        "token_type": "Bearer",
+        "exp": null,
+        "workspace_id": store.workspace_id,
+        "workspace_name": "Example",
+        "workspace_slug": "example",
+    })
 }

@@ -21,9 +21,7 @@ const GUIDE_ONLY: [&str; 3] = ["call-recording.updated", "comment.updated", "wor
 /// An object, a list or an attribute.
 #[derive(Clone, Debug)]
 pub struct Named {
-    /// Its id.
     pub id: String,
-    /// Its slug.
     pub slug: String,
     /// The attributes of an object or a list.
     pub attributes: Vec<Named>,
@@ -40,44 +38,34 @@ impl Named {
 /// A record, without values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its object.
     pub object_id: String,
-    /// Its own id.
     pub record_id: String,
 }
 
-/// A request and its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Such as `GET`.
     pub method: String,
-    /// Path and query.
     pub target: String,
     /// The status of the answer; 0 if it hangs.
     pub status: u16,
 }
 
-/// The workspace.
 pub struct Store {
-    /// Its id.
     pub workspace_id: String,
-    /// The accepted API key.
     pub token: String,
     /// Scopes of the key, such as `webhook:read-write`.
     pub scopes: BTreeSet<String>,
-    /// Its objects.
     pub objects: Vec<Named>,
-    /// Its lists.
     pub lists: Vec<Named>,
     /// Its webhooks, oldest first.
     pub webhooks: Vec<Webhook>,
-    /// Event types allowed in subscriptions.
     pub event_types: BTreeSet<String>,
-    /// Faults of the next requests.
+    /// How the API spells target URLs in its answers.
+    pub spelling: fn(&str) -> String,
+    /// The most webhooks that a page has, whatever is asked for.
+    pub max_page: usize,
     pub faults: VecDeque<Fault>,
-    /// The API's rate limit.
     pub rate: ApiLimit,
-    /// All requests so far.
     pub seen: Vec<Seen>,
     /// Its records, oldest first.
     pub records: Vec<Record>,
@@ -112,6 +100,8 @@ impl Store {
             lists: vec![named("sales_pipeline", &["stage", "owner"]), named("recruiting", &["status"])],
             webhooks: Vec::new(),
             event_types: documented.map(String::from).collect(),
+            spelling: str::to_owned,
+            max_page: usize::MAX,
             faults: VecDeque::new(),
             rate: ApiLimit::default(),
             seen: Vec::new(),
@@ -129,7 +119,6 @@ impl Store {
         Ok(record)
     }
 
-    /// Deletes a record.
     pub fn delete_record(&mut self, record_id: &str) -> Result<(), ApiError> {
         let at = self.records.iter().position(|record| record.record_id == record_id);
         let at = at.ok_or_else(|| ApiError::not_found(format!("{record_id:?} was not found.")))?;
@@ -150,7 +139,6 @@ impl Store {
         }
     }
 
-    /// Creates a webhook.
     pub fn create(&mut self, input: WebhookInput) -> Result<Webhook, ApiError> {
         let webhook = Webhook {
             webhook_id: uuid(),
@@ -165,7 +153,6 @@ impl Store {
         Ok(webhook)
     }
 
-    /// The webhook with that id.
     pub fn get(&self, webhook_id: &str) -> Result<&Webhook, ApiError> {
         Ok(&self.webhooks[self.index(webhook_id)?])
     }
@@ -187,7 +174,6 @@ impl Store {
         Ok(webhook)
     }
 
-    /// Deletes a webhook.
     pub fn delete(&mut self, webhook_id: &str) -> Result<(), ApiError> {
         self.webhooks.remove(self.index(webhook_id)?);
         Ok(())

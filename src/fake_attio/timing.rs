@@ -17,7 +17,6 @@ const ALL_ATTEMPTS: Duration = Duration::from_secs(3 * 24 * 3600);
 /// How long a webhook is degraded before it is inactive.
 const DEGRADED: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The timing of deliveries.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// How many times faster than Attio: divides the waits between attempts and the time of degradation.
@@ -40,7 +39,6 @@ impl Timing {
         (1..=waits).contains(&attempts).then(|| self.scaled(first * (1 << (attempts - 1))))
     }
 
-    /// How long a webhook is degraded before it is inactive.
     pub fn degraded(&self) -> Duration {
         self.scaled(DEGRADED)
     }
@@ -68,9 +66,7 @@ impl RateLimiter {
 /// The API's rate limit: requests in the current second.
 #[derive(Clone, Copy, Debug)]
 pub struct ApiLimit {
-    /// Reads per second.
     pub reads: u32,
-    /// Writes per second.
     pub writes: u32,
     second: i64,
     used: (u32, u32),

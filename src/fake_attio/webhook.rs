@@ -7,10 +7,8 @@ use serde_json::Value as Json;
 use super::filter;
 use super::response::ApiError;
 
-/// The status of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Gets deliveries.
     Active,
     /// A delivery has failed permanently; it still gets deliveries.
     Degraded,
@@ -19,7 +17,6 @@ pub enum Status {
 }
 
 impl Status {
-    /// The API's name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -29,10 +26,8 @@ impl Status {
     }
 }
 
-/// A subscribed event type.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subscription {
-    /// The type.
     pub event_type: String,
     /// Its filter; null for none.
     pub filter: Json,
@@ -41,13 +36,9 @@ pub struct Subscription {
 /// A webhook. No `Debug`: it contains the secret.
 #[derive(Clone)]
 pub struct Webhook {
-    /// Its id.
     pub webhook_id: String,
-    /// The URL that deliveries go to.
     pub target_url: String,
-    /// The subscribed event types.
     pub subscriptions: Vec<Subscription>,
-    /// Its status.
     pub status: Status,
     /// RFC 3339, nine fractional digits.
     pub created_at: String,
@@ -56,7 +47,6 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// Whether any subscription matches the event.
     pub fn matches(&self, event: &Json) -> bool {
         let matches = |Subscription { event_type, filter }: &Subscription| {
             event["event_type"] == **event_type && filter::matches(filter, event)
@@ -68,9 +58,7 @@ impl Webhook {
 /// The body of POST or PATCH; PATCH may omit either member.
 #[derive(Debug, Default)]
 pub struct WebhookInput {
-    /// The URL to deliver to.
     pub target_url: Option<String>,
-    /// The subscribed event types.
     pub subscriptions: Option<Vec<Subscription>>,
 }
 

@@ -258,6 +258,89 @@ fn headers_and_body_in_separate_files_and_archive_entries() {
     assert!(String::from_utf8_lossy(&none.stderr).contains("1 entries"), "{none:?}");
 }
 
+#[test]
+fn reserialized_json_is_named_even_if_it_cannot_be_undone() {
+    let attio = r#"{"webhook_id":"w","events":[{"event_type":"task.created","id":{"workspace_id":"ws","task_id":"t"},"n":1.5,"name":"\u00eb/","actor":{"type":"system","id":null}}]}"#;
+    let attio = attio.replace("\\u00eb", "\u{eb}");
+    let sorted = serde_json::from_str::<Value>(&attio).unwrap();
+    let changed = [
+        ("sorted", sorted.to_string()),
+        ("sorted and pretty", serde_json::to_string_pretty(&sorted).unwrap()),
+        (
+            "sorted, spaced, escaped",
+            sorted.to_string().replace("\":", "\": ").replace(",\"", ", \"").replace('\u{eb}', "\\u00eb"),
+        ),
+        ("numbers", attio.replace("1.5", "1.50")),
+        ("exponents", attio.replace("1.5", "15e-1")),
+        ("escaped slash", attio.replace("\u{eb}/", "\u{eb}\\/")),
+        ("mixed escapes", attio.replace("task.created", "task\\u002ecreated").replace(":\"t\"", ": \"t\"")),
+        ("odd white space", attio.replace("\"n\":", "\"n\"  :\t")),
+        (
+            "other order",
+            attio.replace(r#""workspace_id":"ws","task_id":"t""#, r#""task_id":"t","workspace_id":"ws""#),
+        ),
+    ];
+    for (name, sent) in changed {
+        let setup = Setup::empty();
+        let (code, report) = explained(&setup, "", &dump(&altered(&attio, &sent)));
+        assert_eq!(code, Some(3), "{name}: {report:#}");
+        let said = format!("{} {}", report["mistakes"], report["notes"]);
+        assert!(said.contains("changed on the way: re-serialised JSON"), "{name}: {report:#}");
+        assert!(said.contains("raw bytes"), "{name}: {report:#}");
+    }
+}
+
+#[test]
+fn secret_with_a_byte_order_mark_or_invisible_characters_is_diagnosed() {
+    let configured = |setup: &Setup, secret: &str| {
+        let text = format!(
+            "[sources.attio]\nsecrets = [{{ label = \"now\", value = \"{secret}\" }}]\n[bus]\ntype = \"stdout\"\n"
+        );
+        setup.write("config.toml", &text).display().to_string()
+    };
+    let marked = format!("\u{feff}{SECRET}");
+    let table = [
+        (marked.clone(), SECRET.to_owned()),
+        (SECRET.to_owned(), marked),
+        (format!("{SECRET}\u{200b}"), SECRET.to_owned()),
+        (format!("\u{a0}{SECRET}"), SECRET.to_owned()),
+    ];
+    for (ours, theirs) in table {
+        let setup = Setup::empty();
+        let config = configured(&setup, &ours);
+        let file = setup.folder().join("request.txt");
+        std::fs::write(&file, dump(&signature(sign(&theirs, &[GOOD.as_bytes()])))).unwrap();
+        let output = run(&["--config", &config, "--json", file.to_str().unwrap()]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        if report["verifies"] == true {
+            continue;
+        }
+        let mistakes = report["mistakes"].as_array().unwrap_or_else(|| panic!("{ours:?}: {report:#}"));
+        assert!(mistakes[0].as_str().unwrap().contains("secret `now` of source `attio`"), "{mistakes:?}");
+    }
+}
+
+#[test]
+fn tried_secrets_are_named_and_a_bare_body_has_a_hint() {
+    let setup = Setup::empty();
+    let secret = setup.write("attio.secret", SECRET).display().to_string();
+    let config = setup.write("config.toml", format!(
+        "[sources.attio]\nsecrets = [{{ label = \"now\", file = \"{secret}\" }}, {{ label = \"old\", value = \"{OTHER}\" }}]\n[bus]\ntype = \"stdout\"\n"
+    ));
+    let config = config.display().to_string();
+    let request = dump(&signature(sign("a secret of another bridge", &[GOOD.as_bytes()])));
+    let file = setup.folder().join("request.txt");
+    std::fs::write(&file, request).unwrap();
+    let output = run(&["--config", &config, file.to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("secret `now` of source attio, file {secret}\n")), "{text}");
+    assert!(text.contains("secret `old` of source attio\n") && !text.contains("re-serialised"), "{text}");
+    let body = setup.write("body.json", GOOD).display().to_string();
+    let output = run(&["--config", &config, &body]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("--headers FILE --body FILE"), "{said}");
+}
+
 /// Characters that move the cursor, hide text or change its direction, one of each kind.
 const UNSAFE: [char; 10] = [
     '\u{1b}', '\u{7}', '\u{7f}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{200f}', '\u{200b}', '\u{2028}',

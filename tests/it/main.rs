@@ -10,6 +10,7 @@ mod support;
 mod alerts;
 mod answers;
 mod attio_end_to_end;
+mod attio_untrusted;
 mod balance;
 mod catalog;
 mod check_connect;

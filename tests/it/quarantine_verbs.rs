@@ -107,14 +107,12 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
         }
         let own = piece["id"].as_str().expect("an id");
         let short = format!("{}…", &own[..8]);
-        for table in [
-            printed(&["quarantine", "list"], &variables),
-            on_terminal(80, &["quarantine", "list"], &variables),
-        ] {
-            assert!(table.starts_with("ID ") && table.contains(&format!("\n{short} ")), "{table}");
-            assert!(table.contains("the-key") && !table.contains(own), "{table}");
-            assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
-        }
+        let piped = printed(&["quarantine", "list"], &variables);
+        assert!(piped.starts_with("ID ") && piped.contains(&format!("\n{own} ")), "{piped}");
+        let table = on_terminal(80, &["quarantine", "list"], &variables);
+        assert!(table.starts_with("ID ") && table.contains(&format!("\n{short} ")), "{table}");
+        assert!(table.contains("the-key") && !table.contains(own) && table.contains("1 record\n"), "{table}");
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
         let wide = on_terminal(140, &["quarantine", "list"], &variables);
         assert!(wide.contains(own) && wide.contains(piece["time"].as_str().unwrap()), "{wide}");
         let shown = printed(&["quarantine", "show", &short], &variables);
@@ -126,13 +124,15 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
         // Exported.
         let folder = tempfile::tempdir().expect("a folder");
         let to = folder.path().join("out");
-        printed(&["quarantine", "export", "--to", to.to_str().unwrap()], &variables);
+        let exported = printed(&["quarantine", "export", "--json", "--to", to.to_str().unwrap()], &variables);
+        let exported: Value = serde_json::from_str(&exported).expect("one object");
+        assert_eq!((&exported["id"], &exported["raw"]), (&json!(own), &json!(to.join(format!("{own}.raw")))));
         assert_eq!(std::fs::read(to.join(format!("{own}.raw"))).unwrap(), large.as_bytes());
         let line = printed(&["quarantine", "export", own, "--to", "-"], &variables);
         assert_eq!(std::fs::read_to_string(to.join(format!("{own}.json"))).unwrap(), line);
 
         // Not yet fixed: said, and not quarantined again.
-        let (code, replayed, said) = replay(&variables, &[]);
+        let (code, replayed, said) = replay(&variables, &["--all", "--yes"]);
         assert_eq!((code, &replayed[0]["ending"]), (3, &json!("refused")), "{replayed:?} {said}");
         assert!(said.contains("stays in quarantine"), "{said}");
         let why = replayed[0]["why"].as_str().expect("text");
@@ -142,12 +142,13 @@ async fn rejected_event_is_replayed_once_under_its_original_id() {
 
         // A dry run publishes nothing, and reports the same id.
         broker.set_topic(&records, "max.message.bytes", "1000000");
-        let (code, replayed, _) = replay(&variables, &["--dry-run"]);
+        let (code, replayed, _) = replay(&variables, &["--all", "--dry-run"]);
         assert_eq!((code, &replayed[0]["events"][0]["id"]), (0, &json!(of_large)), "{replayed:?}");
         assert_eq!(stored(&broker, &records), std::slice::from_ref(&of_small));
 
         // Fixed.
-        let (code, replayed, said) = replay(&variables, &["--rate", "50"]);
+        let (code, replayed, said) =
+            replay(&variables, &["--reason", "rejected_by_broker", "--yes", "--rate", "50"]);
         assert_eq!((code, &replayed[0]["ending"]), (0, &json!("published")), "{replayed:?} {said}");
         let mut both = [of_small, of_large.clone()];
         both.sort();
@@ -184,7 +185,7 @@ async fn webhook_id_that_is_not_a_valid_attribute_survives_quarantine() {
 
     let records = format!("{prefix}.record");
     broker.set_topic(&records, "max.message.bytes", "1000000");
-    let (code, replayed, said) = replay(&variables, &[]);
+    let (code, replayed, said) = replay(&variables, &["--from", "1h", "--yes"]);
     let mut endings: Vec<_> = replayed.iter().map(|one| one["ending"].as_str().unwrap()).collect();
     endings.sort_unstable();
     assert_eq!((code, endings), (3, vec!["published", "refused"]), "{replayed:?} {said}");
@@ -197,7 +198,10 @@ async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
     variables.push(("ATTIO_BRIDGE__BUS__CONTENT_MODE".into(), "binary".into()));
     let bridge = real_bus::bridge(&variables).await;
     assert_eq!(list(&variables, &[]), Vec::<Value>::new());
-    assert_eq!(printed(&["quarantine", "list"], &variables), "nothing\n");
+    assert_eq!(printed(&["quarantine", "list"], &variables), "no quarantined events\n");
+    let (code, replayed, said) = replay(&variables, &["--from", "1m"]);
+    assert_eq!((code, replayed.len()), (0, 0), "{said}");
+    assert!(said.contains("no quarantined events to replay"), "{said}");
     let good = event("r", 1);
     let bodies = [
         ("a", "no\u{1b}JSON".to_owned()),
@@ -220,7 +224,19 @@ async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
     let shown = printed(&["quarantine", "show", "--json", all[1]["id"].as_str().unwrap()], &variables);
     let shown: Value = serde_json::from_str(&shown).expect("an object");
     assert_eq!((&shown["raw_base64"], &shown["bytes"]), (&json!("Nw=="), &json!(1)));
-    let (code, replayed, _) = replay(&variables, &[]);
+    for unconfirmed in [
+        &["--all"][..],
+        &["--from", "1h"],
+        &["--until", "2999-01-01T00:00:00Z"],
+        &["--reason", "not_json"],
+        &[],
+    ] {
+        let (code, replayed, said) = replay(&variables, unconfirmed);
+        assert_eq!((code, replayed.len()), (2, 0), "{unconfirmed:?}: {said}");
+        let part = if unconfirmed.is_empty() { "--all" } else { "--yes" };
+        assert!(said.contains(part), "{unconfirmed:?}: {said}");
+    }
+    let (code, replayed, _) = replay(&variables, &["--all", "--yes"]);
     assert_eq!(code, 3);
     let ended = replayed.iter().map(|one| {
         let why = one["why"].as_str().and_then(|why| why.strip_prefix("it is not a publishable event: "));
@@ -241,6 +257,46 @@ async fn nats_quarantine_list_show_and_replay_of_unusable_bodies() {
     assert_eq!(target.stored(&server).len(), 9, "one event, eight pieces, and none twice");
     let left: Vec<_> = server.consumers(&target.stream);
     assert!(left.iter().all(|name| !name.contains("attio-bridge")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_a_sender_are_escaped_in_every_verb_that_reads_the_bus() {
+    let hostile = "\u{9b}2J\u{202e}\u{2066}\u{7f}\u{200b}\u{2028}\u{feff}";
+    let (_, _, variables) = on_nats();
+    let bridge = real_bus::bridge(&variables).await;
+    let event = format!(
+        r#"{{"event_type":"task.created","id":{{"workspace_id":"w","task_id":"t"}},"{hostile}":"{hostile}"}}"#
+    );
+    for body in [format!("no JSON {hostile}"), delivery(&[&event])] {
+        assert_eq!(bridge.ask(&Request::keyed("k", body)).await.status, 200);
+    }
+    bridge.stop().await.expect("it drains");
+    let id = list(&variables, &[])[0]["id"].as_str().expect("text").to_owned();
+    let table: [&[&str]; 8] = [
+        &["quarantine", "list"],
+        &["quarantine", "list", "--json"],
+        &["quarantine", "show", &id],
+        &["quarantine", "show", &id, "--json"],
+        &["quarantine", "export", "--to", "-"],
+        &["quarantine", "replay", "--all", "--dry-run"],
+        &["tail", "--from", "beginning", "--count", "2"],
+        &["tail", "--from", "beginning", "--count", "2", "--json"],
+    ];
+    for arguments in table {
+        let shown = run(arguments, &variables);
+        let shown = String::from_utf8([shown.stdout, shown.stderr].concat()).expect("text");
+        let on_terminal = if arguments.contains(&"replay") {
+            String::new()
+        } else {
+            on_terminal(120, arguments, &variables)
+        };
+        for text in [shown, on_terminal] {
+            let found = text
+                .chars()
+                .find(|c| (c.is_control() && *c != '\n') || hostile.contains(*c) && !c.is_ascii());
+            assert_eq!(found, None, "{arguments:?}: {text:?}");
+        }
+    }
 }
 
 fn write(folder: &Path, text: &str) -> String {
@@ -281,7 +337,7 @@ fn usage_and_bus_errors_are_reported() {
     let (_, _, variables) = on_nats();
     let folder = tempfile::tempdir().expect("a folder");
     let file = write(folder.path(), &event("r", 1));
-    let table: [(&[&str], i32, &str); 5] = [
+    let table: [(&[&str], i32, &str); 8] = [
         (&["list"], 1, "stream replayed-"),
         (&["replay", "--file", &file], 2, "--source NAME"),
         (
@@ -291,6 +347,9 @@ fn usage_and_bus_errors_are_reported() {
         ),
         (&["replay", "--file", "/not/there", "--source", "attio"], 1, "/not/there"),
         (&["replay", "--key", "k"], 2, "--file"),
+        (&["replay"], 2, "--all"),
+        (&["list", "--reason", "bogus"], 2, "rejected_by_broker"),
+        (&["replay", "--reason", "not_json,bogus", "--yes"], 2, "unusable_id"),
     ];
     for (arguments, code, part) in table {
         let output = run(&[&["quarantine"], arguments].concat(), &variables);
@@ -403,7 +462,7 @@ async fn read_quarantine(variables: &Variables, pieces: usize) {
     assert!(shown.contains(&large_body(number)), "body {number}");
 
     // A body that were not its own would end as unplaced.
-    let (code, replayed, peak) = run_measured(&["replay", "--json"], variables);
+    let (code, replayed, peak) = run_measured(&["replay", "--all", "--yes", "--json"], variables);
     assert!(code == Some(3) && is_bounded(pieces, peak), "replay: {code:?}, {peak} bytes");
     let replayed = lines(&replayed);
     let ended: Vec<_> = replayed.iter().map(|one| (&one["id"], &one["ending"])).collect();

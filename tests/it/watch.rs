@@ -169,6 +169,75 @@ fn lost_webhook_is_recreated_once_by_two_instances() {
     attio.only();
 }
 
+/// Watches a lost webhook with `recreate = true` while the API spells its URL so, for several polls.
+fn recreate_spelled(spelling: fn(&str) -> String, check: impl Fn(&Attio, &Watching<'_>)) {
+    let attio = Attio::start();
+    let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
+    attio.store().spelling = spelling;
+    let watching = Watching::start(&attio, &config, &[]);
+    eventually_blocking("it is created", || !attio.store().webhooks.is_empty());
+    let before = watching.polls();
+    eventually_blocking("it polls several times", || watching.polls() > before + 4.0);
+    let secret = std::fs::read_to_string(attio.path("secret")).unwrap();
+    assert_eq!(secret, format!("{}\n", attio.only().secret));
+    assert_eq!(attio.asked("POST"), 1);
+    check(&attio, &watching);
+    watching.end();
+}
+
+#[test]
+fn webhook_whose_url_is_spelled_differently_is_not_created_again() {
+    let spellings: [fn(&str) -> String; 4] = [
+        |url| url.replace("https://hooks", "HTTPS://Hooks"),
+        |url| url.replace(".com/", ".com:443/"),
+        |url| format!("{url}/"),
+        |url| url.replace("webhooks", "%77ebhook%73"),
+    ];
+    for spelling in spellings {
+        recreate_spelled(spelling, |_, watching| {
+            assert!(watching.is("active"));
+            let drift = watching.metrics().sum("watch_webhook_drift", &[("webhook", "production")]);
+            assert_eq!(drift, Some(0.0));
+        });
+    }
+}
+
+#[test]
+fn webhook_whose_url_is_not_recognised_is_found_by_its_id() {
+    let another = |url: &str| url.replace("hooks.example.com", "other.example.com");
+    recreate_spelled(another, |_, watching| {
+        assert!(watching.is("active"));
+        let drift = watching.metrics().sum("watch_webhook_drift", &[("webhook", "production")]);
+        assert_eq!(drift, Some(1.0));
+        let said = watching.lines("message", "Attio shows another URL than configured");
+        assert_eq!(said.len(), 1, "{said:?}");
+    });
+}
+
+#[test]
+fn webhook_that_is_never_listed_is_created_once() {
+    let attio = Attio::start();
+    let config = configured(&attio, "secret_file = \"secret\"\nrecreate = true\n");
+    attio.store().max_page = 0;
+    let watching = Watching::start(&attio, &config, &[]);
+    let stopped = || {
+        let log = watching.log.lock().unwrap();
+        let said =
+            |line: &&Value| line["message"].as_str().is_some_and(|text| text.contains("created any more"));
+        log.iter().filter(said).count()
+    };
+    eventually_blocking("it says that it stops", || stopped() > 0);
+    let before = watching.polls();
+    eventually_blocking("it polls several times", || watching.polls() > before + 4.0);
+    assert_eq!((stopped(), attio.asked("POST")), (1, 1));
+    // Once it is listed, the next loss is mended again.
+    attio.store().max_page = 100;
+    watching.until("active");
+    attio.store().webhooks.clear();
+    eventually_blocking("it is created again", || attio.asked("POST") == 2);
+    watching.end();
+}
+
 #[test]
 fn webhook_being_rotated_is_not_recreated() {
     let attio = Attio::start();
@@ -314,6 +383,8 @@ fn missing_output_for_new_secrets_is_found_at_start() {
     let config = configured(&attio, "secret_file = \"no-such-folder/secret\"\nrecreate = true\n");
     let watching = Watching::start(&attio, &config, &[]);
     assert_eq!(watching.lines("message", "recreating this webhook would fail").len(), 1);
+    let log = format!("{:?}", watching.log.lock().unwrap());
+    assert!(log.contains("its secret_file is no secret of its source"), "{log}");
     watching.end();
 }
 

@@ -1,11 +1,15 @@
 //! `webhooks plan`, `apply` and `import`.
 
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use attio_bridge::fake_attio::fault::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 use serde_json::{Value, json};
 
-use crate::support::attio::{Attio, program};
+use crate::support::attio::{Attio, KEY, program};
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -45,11 +49,12 @@ fn apply_performs_the_plan_and_then_nothing() {
     let other = attio.add("https://elsewhere.example.com/hook", &[("note.created", Value::Null)]);
     let plan = attio.configured(&file, &["plan"]).expect(0).stdout;
     assert!(plan.contains(&format!("+ production: {URL}: create")), "{plan}");
-    assert!(plan.contains("+ record.updated {\"$and\":"), "{plan}");
+    assert!(plan.contains("+ record.updated where object = deals and attribute = stage\n"), "{plan}");
+    assert!(!plan.lines().any(|line| line.starts_with('-')), "a minus sign means a deletion: {plan}");
     assert!(plan.contains(&other) && plan.contains("not touched"), "{plan}");
     assert!(plan.ends_with("2 to create, 0 to change, 0 unchanged, 1 unmanaged\n"), "{plan}");
     attio.configured(&file, &["plan", "--check"]).expect(3);
-    attio.configured(&file, &["apply"]).expect(2).mentions(&["--yes"]);
+    attio.configured(&file, &["apply"]).expect(2).mentions(&["Not a terminal", "--yes"]);
     assert_eq!(attio.asked("POST"), 0);
 
     attio
@@ -255,4 +260,121 @@ fn missing_secret_file_of_an_existing_webhook_is_a_warning() {
         &id,
         "secret-second does not",
     ]);
+}
+
+/// How another server may write the same URL.
+fn respelled(url: &str) -> String {
+    url.replace("https://hooks.example.com/webhooks", "HTTPS://Hooks.EXAMPLE.com:443/%77ebhooks")
+}
+
+#[test]
+fn target_url_in_another_spelling_is_the_same_webhook() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.store().spelling = respelled;
+    let applied = attio.configured(&file, &["apply", "--yes"]).expect(0);
+    assert!(!applied.stderr.contains("Attio shows the URL as"), "{}", applied.stderr);
+    let plan = attio.configured(&file, &["plan", "--check"]).expect(0).stdout;
+    assert!(plan.contains("0 to create, 0 to change, 2 unchanged, 0 unmanaged"), "{plan}");
+    attio.configured(&file, &["apply", "--yes", "--overwrite-secret"]).expect(0);
+    assert_eq!((attio.asked("POST"), attio.store().webhooks.len()), (2, 2));
+    let imported = attio.configured(&file, &["import"]).expect(0).stdout;
+    assert!(!imported.contains("[[webhooks]]") && imported.contains("is configured already"), "{imported}");
+}
+
+#[test]
+fn created_webhook_with_an_unknown_url_is_a_warning() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.store().spelling = |url| url.replace("hooks.example.com", "other.example.com");
+    attio
+        .configured(&file, &["apply", "--yes"])
+        .expect(0)
+        .mentions(&["Attio shows the URL as https://other."]);
+}
+
+#[test]
+fn equal_target_urls_in_two_spellings_exit_78() {
+    let attio = Attio::start();
+    let one = |name: &str, url: &str| {
+        format!(
+            "[[webhooks]]\nname = \"{name}\"\nsource = \"attio\"\ntarget_url = \"{url}\"\n\
+             subscriptions = [{{ event_type = \"note.created\" }}]\n"
+        )
+    };
+    let text = format!(
+        "[sources.attio]\n{}{}",
+        one("a", URL),
+        one("b", &format!("{}/", respelled(URL)).to_lowercase())
+    );
+    let file = attio.write("config.toml", &text);
+    attio.configured(&file, &["plan"]).expect(78).mentions(&["another webhook has this target_url"]);
+}
+
+#[test]
+fn secret_file_that_is_no_secret_of_its_source_is_a_warning() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    let parts = ["warning: second", "secret-second is no secret of source attio", "sources.attio.secrets"];
+    attio.configured(&file, &["plan"]).expect(0).mentions(&parts);
+    attio.configured(&file, &["apply"]).expect(2).mentions(&parts).mentions(&["--yes"]);
+    let said = attio.configured(&file, &["apply", "--yes"]).expect(0).mentions(&parts).stderr;
+    assert!(!said.contains("warning: production"), "{said}");
+    // The same file by another path.
+    let text = std::fs::read_to_string(&file).unwrap();
+    let secret = attio.path("secret").display().to_string();
+    let text = text.replace(&format!("file = \"{secret}\" }}"), "file = \"./secret\" }");
+    let said = attio.configured(&attio.write("config.toml", &text), &["plan"]).expect(0).stderr;
+    assert!(!said.contains("warning: production"), "{said}");
+}
+
+#[test]
+fn webhook_that_changed_after_the_plan_is_not_overwritten() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    attio.configured(&file, &["apply", "--yes"]).expect(0);
+    attio.store().webhooks[0].subscriptions.truncate(1);
+    // What the second look at the webhook shows.
+    let webhook = attio.store().webhooks[0].clone();
+    let changed = json!({ "data": {
+        "id": { "workspace_id": "w", "webhook_id": webhook.webhook_id }, "target_url": URL, "status": "active",
+        "created_at": "", "subscriptions": [{ "event_type": "note.created", "filter": null }],
+    } });
+    let listed = attio.store().seen.len();
+    attio.configured(&file, &["plan"]).expect(0);
+    let reads = attio.store().seen.len() - listed;
+    let pass = std::iter::repeat_n(Fault::Late(Duration::ZERO), reads);
+    attio.faults(pass.chain([Fault::Answer(200, changed.to_string())]));
+    attio
+        .configured(&file, &["apply", "--yes"])
+        .expect(1)
+        .mentions(&["somebody else has just changed webhook"]);
+    assert_eq!(attio.asked("PATCH"), 0);
+}
+
+/// Runs `webhooks apply` on a terminal where this is typed; the exit code and what is shown.
+fn apply_on_terminal(attio: &Attio, file: &Path, typed: &str) -> (Option<i32>, String) {
+    let command = format!("exec '{}' webhooks apply", env!("CARGO_BIN_EXE_attio-bridge"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &command, "/dev/null"]).env_clear();
+    script.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("ATTIO_API_KEY", KEY);
+    script.env("ATTIO_BRIDGE__ATTIO__API_URL", attio.url()).env("ATTIO_BRIDGE_CONFIG", file);
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = script.spawn().expect("script, of util-linux, runs");
+    child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn declined_apply_changes_nothing_and_is_not_called_an_error() {
+    let attio = Attio::start();
+    let file = configuration(&attio);
+    let (code, shown) = apply_on_terminal(&attio, &file, "n\n");
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("Apply these changes? [y/N]") && shown.contains("nothing was changed"), "{shown}");
+    assert!(shown.contains("\u{1b}[32m+\u{1b}[0m production") && !shown.contains("error"), "{shown}");
+    assert_eq!(attio.asked("POST"), 0);
+    let (code, shown) = apply_on_terminal(&attio, &file, "y\n");
+    assert_eq!((code, attio.asked("POST")), (Some(0), 2), "{shown}");
 }

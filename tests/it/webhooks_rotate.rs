@@ -126,6 +126,24 @@ fn rotation_resumes_after_every_step_and_no_delivery_is_refused() {
     });
 }
 
+#[test]
+fn rotation_completes_while_the_api_spells_urls_differently() {
+    let site = Site::start();
+    let old = site.attio.only().webhook_id;
+    site.under_traffic(|| {
+        site.begin(3);
+        site.attio.store().spelling =
+            |url| url.replace("https://hooks.example.com/", "https://HOOKS.example.com:443/");
+        let apply = ["apply", "--yes", "--overwrite-secret"];
+        site.attio.configured(&site.config, &apply).expect(1).mentions(&["webhooks rotate production"]);
+        site.rotate(&[]).expect(0).mentions(&["rotated"]);
+        site.check(&old);
+        let old = site.attio.only().webhook_id;
+        site.rotate(&[]).expect(0).mentions(&["waiting until", "rotated"]);
+        site.check(&old);
+    });
+}
+
 /// Both files have the new secret, and the journal still exists.
 #[test]
 fn rotation_resumes_before_the_journal_is_removed() {

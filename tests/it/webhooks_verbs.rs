@@ -118,3 +118,39 @@ fn invalid_arguments_exit_2() {
     }
     assert_eq!(attio.asked("POST"), 0);
 }
+
+#[test]
+fn list_is_read_until_a_page_is_empty() {
+    let attio = Attio::start();
+    for number in 0..23 {
+        attio.add(&format!("{URL}?{number}"), &[("record.created", Value::Null)]);
+    }
+    attio.store().max_page = 7;
+    let listed = attio.webhooks(&["list", "--json"]).expect(0).json();
+    assert_eq!(listed.as_array().unwrap().len(), 23);
+}
+
+#[test]
+fn list_shows_which_events_are_filtered_and_get_takes_a_short_id() {
+    let attio = Attio::start();
+    let filter = json!({ "$and": [{ "field": "id.list_id", "operator": "equals", "value": "l" }] });
+    let id = attio.add(URL, &[("record.created", Value::Null), ("list-entry.created", filter)]);
+    let table = attio.webhooks(&["list"]).expect(0).stdout;
+    assert!(table.contains("record.created list-entry.created(filtered)"), "{table}");
+    let shown = attio.webhooks(&["get", &id[..8]]).expect(0).stdout;
+    assert!(shown.contains(&id) && shown.contains(URL), "{shown}");
+    attio.webhooks(&["get", "zebra"]).expect(1).mentions(&["no webhook has the id zebra", "webhooks list"]);
+    attio.add(&format!("{URL}?2"), &[("record.created", Value::Null)]);
+    attio.store().webhooks[1].webhook_id = format!("{}0000-0000-4000-8000-000000000000", &id[..4]);
+    attio.webhooks(&["get", &id[..4]]).expect(1).mentions(&["several ids begin with"]);
+}
+
+#[test]
+fn update_names_the_filtered_subscriptions_that_it_replaces() {
+    let attio = Attio::start();
+    let filter = json!({ "$and": [{ "field": "id.list_id", "operator": "equals", "value": "l" }] });
+    let id = attio.add(URL, &[("record.created", Value::Null), ("list-entry.created", filter)]);
+    let updated = attio.webhooks(&["update", &id, "--event", "list-entry.created"]).expect(0);
+    let said = updated.mentions(&["is replaced: list-entry.created where id.list_id = l"]).stderr;
+    assert!(!said.contains("record.created"), "{said}");
+}

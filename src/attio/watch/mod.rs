@@ -3,6 +3,10 @@
 //!
 //! Two instances do no harm: (URL, type, filter) is unique at Attio, so that one of them gets a conflict and
 //! changes nothing, including the secret file.
+//!
+//! A webhook is found by its URL, and by its id once it was found, because Attio may spell the URL differently. One
+//! that was created and is then not found is not created again: otherwise each poll would create another one and
+//! overwrite the secret of the one before.
 
 pub mod metrics;
 mod recreate;
@@ -17,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::bridge::Bridge;
 use super::filter::{self, Resolver};
 use super::plan::{Change, Plan, Step, Wanted};
-use super::rotate::is_successor;
 use super::{Client, Status, WebhookOptions, slugs};
 use crate::metrics::samples::Samples;
 use metrics::WatchMetrics;
+use recreate::Creation;
 pub use recreate::Hook;
 
 /// What to watch.
@@ -47,6 +51,10 @@ pub struct Watch {
     bridge: Bridge,
     options: Options,
     metrics: Arc<WatchMetrics>,
+    /// The ids of the webhooks that were found or created, by name.
+    known: BTreeMap<String, String>,
+    /// The last creation of webhooks that were not found since, by name.
+    unproven: BTreeMap<String, Creation>,
     /// Last logged state and drift by webhook.
     logged: BTreeMap<String, (&'static str, bool)>,
     /// Why the filters of a webhook cannot be resolved.
@@ -71,6 +79,8 @@ impl Watch {
             bridge: Bridge::new()?,
             options,
             metrics,
+            known: BTreeMap::new(),
+            unproven: BTreeMap::new(),
             logged: BTreeMap::new(),
             unresolved: BTreeMap::new(),
             orphans: BTreeSet::new(),
@@ -93,10 +103,14 @@ impl Watch {
                     }
                     self.log_unresolved(unresolved);
                     for step in &plan.steps {
+                        if let Some(webhook) = step.change.webhook() {
+                            let name = &step.wanted.options.name;
+                            self.known.insert(name.clone(), webhook.webhook_id().to_owned());
+                            self.unproven.remove(name);
+                        }
                         self.log_change(step);
-                        // Just before its last step a rotation has no webhook at the URL itself.
-                        if !is_rotating(&plan, step) {
-                            self.recreate(step).await;
+                        if !plan.is_rotating(step) {
+                            self.recreate(&plan, step).await;
                         }
                     }
                     let rest = async {
@@ -135,7 +149,7 @@ impl Watch {
                 }
             });
         }
-        Ok((Plan::between(wanted, self.client.webhooks().await?), unresolved))
+        Ok((Plan::between(wanted, self.client.webhooks().await?, &self.known), unresolved))
     }
 
     fn log_unresolved(&mut self, unresolved: BTreeMap<String, String>) {
@@ -154,7 +168,7 @@ impl Watch {
     /// Logs one line if the webhook's state or drift has changed.
     fn log_change(&mut self, step: &Step) {
         let WebhookOptions { name, target_url, .. } = &step.wanted.options;
-        let (state, drift) = state(&step.change);
+        let (state, drift) = state(step);
         self.metrics.set_state(name, state, drift);
         let before = self.logged.insert(name.clone(), (state, drift));
         if before == Some((state, drift)) {
@@ -201,9 +215,10 @@ impl Watch {
                 tracing::warn!(source, "the bridge has no such source");
                 continue;
             };
-            let active = plan.steps.iter().any(|step| {
-                step.wanted.options.source == *source && state(&step.change).0 == Status::Active.as_str()
-            });
+            let active = plan
+                .steps
+                .iter()
+                .any(|step| step.wanted.options.source == *source && state(step).0 == "active");
             let seconds_ago = self.seconds_since(source, last);
             let silent =
                 active && self.options.silent_after.is_some_and(|after| seconds_ago > after.as_secs());
@@ -252,18 +267,13 @@ impl Watch {
     }
 }
 
-fn is_rotating(plan: &Plan, step: &Step) -> bool {
-    let target_url = &step.wanted.options.target_url;
-    plan.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, target_url))
-}
-
-/// The state, and whether the subscriptions differ from the configuration.
-fn state(change: &Change) -> (&'static str, bool) {
+/// The state, and whether URL or subscriptions differ from the configuration.
+fn state(Step { wanted, change }: &Step) -> (&'static str, bool) {
     match change {
         Change::Create => ("missing", false),
         Change::Ambiguous(_) => ("ambiguous", false),
         Change::Update { webhook, .. } => (status(&webhook.status), true),
-        Change::Keep(webhook) => (status(&webhook.status), false),
+        Change::Keep(webhook) => (status(&webhook.status), !webhook.is_at(&wanted.options.target_url)),
     }
 }
 
@@ -289,7 +299,9 @@ fn advice(state: &str, drift: bool) -> Option<&'static str> {
         }
         "ambiguous" => Some("several webhooks have this URL: keep one, see `webhooks list`"),
         "other" => Some("the webhook has a status that this build does not know"),
-        _ if drift => Some("its subscriptions differ from the configuration: see `webhooks plan`"),
+        _ if drift => Some(
+            "its URL or subscriptions differ from the configuration: see `webhooks list` and `webhooks plan`",
+        ),
         _ => None,
     }
 }

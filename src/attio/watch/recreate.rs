@@ -1,5 +1,6 @@
 //! Recreates a lost webhook and stores its secret, in its file or by a command.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Watch;
-use crate::attio::plan::{Change, Step};
+use crate::attio::plan::{Change, Plan, Step};
 use crate::attio::secret::{self, SecretFile};
-use crate::attio::{Created, Status};
+use crate::attio::types::is_same_url;
+use crate::attio::{Created, Status, Webhook};
 
 /// A command that reads the manifest of a Kubernetes Secret on its standard input.
 #[derive(Clone, Debug)]
@@ -60,6 +62,15 @@ impl Hook {
     }
 }
 
+/// A creation whose webhook was not found since.
+pub struct Creation {
+    /// Attio confirmed it.
+    is_confirmed: bool,
+    /// The webhooks at other URLs before it.
+    unmanaged: BTreeSet<String>,
+    is_logged: bool,
+}
+
 /// Why a webhook was not recreated.
 enum Failed {
     /// Another process was first.
@@ -71,7 +82,7 @@ enum Failed {
 
 impl Watch {
     /// Recreates a webhook that does not exist, that is inactive, or whose secret was lost.
-    pub(super) async fn recreate(&mut self, step: &Step) {
+    pub(super) async fn recreate(&mut self, plan: &Plan, step: &Step) {
         let options = &step.wanted.options;
         let webhook = options.name.as_str();
         let useless = |status: &Status| *status == Status::Inactive || self.orphans.contains(webhook);
@@ -85,14 +96,41 @@ impl Watch {
         if !options.recreate {
             return;
         }
+        if let (Change::Create, Some(creation)) = (&step.change, self.unproven.get_mut(webhook))
+            && (creation.is_confirmed || !ids(plan).is_subset(&creation.unmanaged))
+        {
+            if !std::mem::replace(&mut creation.is_logged, true) {
+                let (webhook_id, target_url) = (self.known.get(webhook), &options.target_url);
+                tracing::error!(
+                    webhook,
+                    webhook_id,
+                    target_url,
+                    "the webhook that was created is not in Attio's list, neither by its id nor by its URL: none is \
+                     created any more; see `webhooks list`, then restart `watch`"
+                );
+                self.metrics.recreated(webhook, "failed");
+            }
+            return;
+        }
         let replaced = match self.unresolved.get(webhook) {
             Some(reason) => Err(Failed::Other(reason.clone())),
             None => self.replace(step, old).await,
         };
         let result = match replaced {
-            Ok(webhook_id) => {
+            Ok(Webhook { id, target_url, .. }) => {
                 self.orphans.remove(webhook);
+                let webhook_id = id.webhook_id;
                 tracing::info!(webhook, webhook_id, "recreated the webhook and stored its secret");
+                if !is_same_url(&target_url, &options.target_url) {
+                    tracing::warn!(
+                        webhook,
+                        webhook_id,
+                        target_url,
+                        "Attio shows another URL than configured"
+                    );
+                }
+                self.known.insert(webhook.to_owned(), webhook_id);
+                self.created(plan, webhook, true);
                 "ok"
             }
             Err(Failed::Conflict) => {
@@ -101,6 +139,7 @@ impl Watch {
             }
             Err(Failed::Orphan(error)) => {
                 self.orphans.insert(webhook.to_owned());
+                self.created(plan, webhook, false);
                 tracing::error!(
                     webhook,
                     error,
@@ -116,7 +155,12 @@ impl Watch {
         self.metrics.recreated(webhook, result);
     }
 
-    async fn replace(&self, step: &Step, old: Option<String>) -> Result<String, Failed> {
+    fn created(&mut self, plan: &Plan, webhook: &str, is_confirmed: bool) {
+        let creation = Creation { is_confirmed, unmanaged: ids(plan), is_logged: false };
+        self.unproven.insert(webhook.to_owned(), creation);
+    }
+
+    async fn replace(&self, step: &Step, old: Option<String>) -> Result<Webhook, Failed> {
         let options = &step.wanted.options;
         let other = |error: &dyn std::fmt::Display| Failed::Other(error.to_string());
         // The secret file must be writable before anything is changed at Attio.
@@ -140,12 +184,16 @@ impl Watch {
             (None, None) => Err(io::Error::other("there is neither secret_file nor --secret-hook")),
         };
         match secret::create(&self.client, &options.target_url, &step.wanted.subscriptions, store).await {
-            Ok(created) => Ok(created.webhook.id.webhook_id),
+            Ok(created) => Ok(created.webhook),
             Err(secret::Error::Attio(error)) if error.status() == Some(409) => Err(Failed::Conflict),
             Err(error) if error.may_leave_orphan() => Err(Failed::Orphan(error.to_string())),
             Err(error) => Err(other(&error)),
         }
     }
+}
+
+fn ids(plan: &Plan) -> BTreeSet<String> {
+    plan.unmanaged.iter().map(|webhook| webhook.id.webhook_id.clone()).collect()
 }
 
 #[cfg(test)]

@@ -11,24 +11,24 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::Exit;
+use super::NOTHING;
 use super::select::{Selection, failed};
 use crate::cli::bus_session::Session;
 use crate::cli::event_line::short;
-use crate::cli::output::{self, columns, render, write_line};
+use crate::cli::output::{self, render, terminal_columns, write_line};
 use crate::cli::{fail, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine_reader::Stored;
 use crate::consumer::quarantined::{Entry, Quarantined, hint};
-use crate::printable::{self, line as escaped};
+use crate::printable::{self, is_invisible, line as escaped};
 
 const LIST_HELP: &str = "\
-If the table would be too wide, ids are shortened; the other verbs accept the beginning of an id.
---json prints whole ids.
+If the table is wider than the terminal, ids are shortened; the other verbs accept the beginning
+of an id. In a pipe and with --json ids are whole.
 
 Example: what was quarantined since yesterday
   attio-bridge quarantine list --from 24h";
 
-/// The flags of `quarantine list`.
 #[derive(Args)]
 #[command(after_help = LIST_HELP)]
 pub struct ListArguments {
@@ -46,7 +46,13 @@ pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, 
     if arguments.json {
         print(format_args!("{:#}\n", Value::from_iter(entries.map(entry_json))));
     } else {
-        print(entry_table(&entries.collect::<Vec<_>>(), columns(MIN_COLUMNS)));
+        let entries: Vec<_> = entries.collect();
+        print(entry_table(&entries, terminal_columns()));
+        match entries.len() {
+            0 => {}
+            1 => say("1 record"),
+            count => say(format_args!("{count} records")),
+        }
     }
     Ok(Exit::Done)
 }
@@ -64,20 +70,20 @@ fn entry_json(entry: &Entry) -> Value {
     })
 }
 
-/// The width of the table in a pipe, and on a narrower terminal.
+/// The width of the table on a narrower terminal.
 const MIN_COLUMNS: usize = 80;
 
 /// Enough of an id to distinguish ids.
 const SHORT_ID: usize = 9;
 
 /// No wider than `columns`: ids and times are shortened first, then source and key.
-fn entry_table(entries: &[&Entry], columns: usize) -> String {
+fn entry_table(entries: &[&Entry], columns: Option<usize>) -> String {
     if entries.is_empty() {
-        return "nothing\n".into();
+        return format!("{NOTHING}\n");
     }
-    let columns = columns.max(MIN_COLUMNS);
     let whole = new_table(entries, |entry| (entry.id.clone(), timestamp(entry.received_at)));
     let text = render(&whole);
+    let Some(columns) = columns.map(|columns| columns.max(MIN_COLUMNS)) else { return text };
     if text.lines().all(|line| line.chars().count() <= columns) {
         return text;
     }
@@ -120,7 +126,6 @@ const SHOW_HELP: &str = "\
 Example: by the beginning of its id
   attio-bridge quarantine show 9d5ee6c0";
 
-/// The flags of `quarantine show`.
 #[derive(Args)]
 #[command(after_help = SHOW_HELP)]
 pub struct ShowArguments {
@@ -167,11 +172,15 @@ fn text(entry: &Entry, raw: &[u8]) -> String {
     format!("{rows}\n{}\n", body(raw))
 }
 
-/// Text as it is; characters that are unsafe to print are escaped, and bytes that are not UTF-8.
+/// Text as it is; characters that are unsafe to print and bytes that are not UTF-8 escaped as in Rust and C.
 fn body(raw: &[u8]) -> String {
     let chunk = |chunk: std::str::Utf8Chunk<'_>| {
-        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
-        printable::lines(chunk.valid()) + &invalid.collect::<String>()
+        let text = chunk.valid().chars().map(|c| match c {
+            '\n' | '\t' => c.to_string(),
+            c if c.is_control() || is_invisible(c) => c.escape_default().to_string(),
+            c => c.to_string(),
+        });
+        text.chain(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"))).collect::<String>()
     };
     raw.utf8_chunks().map(chunk).collect()
 }
@@ -179,15 +188,14 @@ fn body(raw: &[u8]) -> String {
 const EXPORT_HELP: &str = "\
 Writes two files for each record: ID.raw, the body as received, to inspect or edit; and ID.json, the
 CloudEvent of the record with its body, source, key and index. `quarantine replay --file` accepts
-both. The path of each ID.raw is printed, one per line. For programs use --to -, which prints JSON
-Lines and writes no file; therefore there is no --json.
+both. The path of each ID.raw is printed, one per line; with --json an object with all paths. --to -
+prints JSON Lines and writes no file.
 
 Example: everything into a folder
   attio-bridge quarantine export --to quarantined
 Example: as JSON Lines, one CloudEvent per line
   attio-bridge quarantine export --to - > quarantined.jsonl";
 
-/// The flags of `quarantine export`.
 #[derive(Args)]
 #[command(after_help = EXPORT_HELP)]
 pub struct ExportArguments {
@@ -199,6 +207,9 @@ pub struct ExportArguments {
     /// A folder, created if missing; `-` for JSON Lines on standard output
     #[arg(long, value_name = "DIR", default_value = ".")]
     to: PathBuf,
+    /// Print a JSON object for each record: its id and the files that were written
+    #[arg(long)]
+    json: bool,
 }
 
 /// Writes records.
@@ -213,20 +224,26 @@ pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Ex
     while let Some(record) = bodies.next().await.map_err(failed)? {
         match lines {
             true => write_line(&printable::lines(&record.event.to_json())).map(drop),
-            false => write_files(folder, &record),
+            false => write_files(folder, &record, arguments.json),
         }
         .map_err(unwritable)?;
     }
-    say(format_args!("exported {count}"));
+    match count {
+        0 => say(NOTHING),
+        count => say(format_args!("exported {count}")),
+    }
     Ok(Exit::Done)
 }
 
-fn write_files(folder: &Path, record: &Quarantined) -> io::Result<()> {
+fn write_files(folder: &Path, record: &Quarantined, json: bool) -> io::Result<()> {
     let [raw, event] =
         ["raw", "json"].map(|end| folder.join(format!("{}.{end}", file_name(&record.entry.id))));
     fs::write(&raw, &record.raw)?;
-    fs::write(event, record.event.to_json() + "\n")?;
-    print(format_args!("{}\n", raw.display()));
+    fs::write(&event, record.event.to_json() + "\n")?;
+    match json {
+        true => print(format_args!("{}\n", json!({ "id": record.entry.id, "raw": raw, "event": event }))),
+        false => print(format_args!("{}\n", raw.display())),
+    }
     Ok(())
 }
 
@@ -259,26 +276,29 @@ mod tests {
     fn table_is_whole_if_it_fits_and_never_wider_than_the_terminal() {
         let key = "b2c3d4e5-7a6e-5c0e-9d5e-e6c07a6e5c0e";
         let usual = entry("attio", key);
-        let table = entry_table(&[&usual], 140);
+        let table = entry_table(&[&usual], Some(140));
         assert!(
             table.contains(&usual.id) && table.contains("T10:00:00.123Z") && table.contains(key),
             "{table}"
         );
         let long = entry(&"s".repeat(63), &"k".repeat(255));
         for columns in [20, 80, 100, 134] {
-            let table = entry_table(&[&usual, &long], columns);
+            let table = entry_table(&[&usual, &long], Some(columns));
             assert!(table.lines().all(|line| line.chars().count() <= columns.max(80)), "{table}");
             let mut lines = table.lines().skip(1);
             let cells = "9d5ee6c0…  2026-11-24T10:00:00Z  rejected_by_broker  ";
             assert!(lines.all(|line| line.starts_with(cells) && line.contains("  123456  ")), "{table}");
             assert_eq!(table.lines().count(), 3, "{table}");
         }
-        assert_eq!(entry_table(&[], 80), "nothing\n");
+        let piped = entry_table(&[&usual, &long], None);
+        assert!(piped.contains(&usual.id) && piped.contains(&"k".repeat(255)), "{piped}");
+        assert_eq!(entry_table(&[], Some(80)), "no quarantined events\n");
     }
 
     #[test]
     fn control_characters_and_invalid_utf8_are_escaped() {
         assert_eq!(body("{\"é\":\n\t1}".as_bytes()), "{\"é\":\n\t1}");
-        assert_eq!(body(b"a\xff\x1b[2J\r"), "a\\xff\\u001b[2J\\r");
+        assert_eq!(body(b"a\xff\x1b[2J\r"), "a\\xff\\u{1b}[2J\\r");
+        assert_eq!(body("\u{9b}\u{202e}".as_bytes()), "\\u{9b}\\u{202e}");
     }
 }

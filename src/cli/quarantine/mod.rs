@@ -17,7 +17,9 @@ Example: what is quarantined and why, and a replay once the cause is fixed
   attio-bridge quarantine replay 9d5ee6c0 --dry-run
   attio-bridge quarantine replay 9d5ee6c0";
 
-/// The verbs of `quarantine`.
+/// What is said if no record is selected.
+const NOTHING: &str = "no quarantined events";
+
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
@@ -38,7 +40,6 @@ enum Verb {
     Replay(replay::Arguments),
 }
 
-/// Runs the verb.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     bus_session::run(input, async |session| match &arguments.verb {
         Verb::List(arguments) => inspect::list(session, arguments).await,

@@ -15,14 +15,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Exit;
+use super::NOTHING;
 use super::select::{Selection, failed};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
 use crate::cli::bus_session::Session;
-use crate::cli::output::{Progress, paint};
+use crate::cli::output::paint;
 use crate::cli::parsers::{key, read, unreadable};
-use crate::cli::{fail, say};
+use crate::cli::progress::Progress;
+use crate::cli::{confirm, fail, say};
 use crate::consumer::quarantine_reader::Bodies;
 use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
@@ -32,6 +34,9 @@ use crate::printable::line as escaped;
 use crate::supervise::Supervisor;
 
 const AFTER_HELP: &str = "\
+What to replay is given by ids, --reason, --from, --until, --all or --file. Except for ids and
+files it is confirmed on the terminal; elsewhere add --yes.
+
 Events keep their ids, keys and times. Quarantine is a log: a replay removes nothing from it, and
 what still cannot be published is reported and not quarantined again. NATS drops a duplicate id
 within the stream's duplicate window. Kafka does not deduplicate by id: what is replayed twice is
@@ -45,7 +50,6 @@ Example: a raw delivery from a file
 Exit codes: 0 everything was published, a duplicate or filtered, 1 the bus failed, 3 some still
 cannot be published.";
 
-/// The flags of `quarantine replay`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -54,6 +58,12 @@ pub struct Arguments {
     ids: Vec<String>,
     #[command(flatten)]
     selection: Selection,
+    /// Every record
+    #[arg(long, conflicts_with_all = ["ids", "file"])]
+    all: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
     /// Print what would be published, and publish nothing
     #[arg(long)]
     dry_run: bool,
@@ -82,13 +92,34 @@ fn rate(text: &str) -> Result<f64, String> {
 /// Replays the selected records.
 pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
     let config = &session.config;
-    let (mut input, count) = Input::open(session, arguments).await?;
+    let Arguments { ids, selection, all, file, .. } = arguments;
+    let is_named = !ids.is_empty() || file.is_some();
+    if !is_named && selection.is_all() && !all {
+        say("error: name what to replay: ids, --reason, --from, --until, or --all for every record; \
+             `quarantine list` shows them");
+        return Err(Exit::Usage);
+    }
     if let Some(name) = &arguments.source
         && config.source(name).is_none()
     {
         let names = config.source_names();
         say(format_args!("error: no source {name} is configured; configured: {names}"));
         return Err(Exit::Usage);
+    }
+    let (mut input, count) = Input::open(session, arguments).await?;
+    if count == 0 {
+        say(format_args!("{NOTHING} to replay"));
+        return Ok(Exit::Done);
+    }
+    if !is_named && !arguments.dry_run {
+        let question = format!("Replay {count} of the quarantined events?");
+        let agreed = confirm(&question, arguments.yes).map_err(|error| {
+            say(format_args!("error: {error}"));
+            Exit::Usage
+        })?;
+        if !agreed {
+            return Ok(Exit::Failed);
+        }
     }
     let (supervisor, mut ends) = Supervisor::new();
     let work = async {

@@ -1,6 +1,7 @@
 //! Which records of the quarantine a verb works on.
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use time::OffsetDateTime;
 
 use crate::bus::read::Begin;
@@ -8,18 +9,20 @@ use crate::cli::bus_session::{Session, fail_read};
 use crate::cli::parsers::{begin, moment};
 use crate::cli::{Exit, fail, say};
 use crate::consumer::quarantine_reader::{Bodies, QuarantineError, QuarantineReader, Stored};
-use crate::consumer::quarantined::Entry;
+use crate::consumer::quarantined::{Entry, REASONS};
 use crate::pipeline::route::Routes;
+use crate::printable::line;
 
 /// Filters on records.
 #[derive(Args, Clone, Debug)]
 pub struct Selection {
     /// Only records with these reasons, such as rejected_by_broker
-    #[arg(long, value_name = "REASON", value_delimiter = ',')]
+    #[arg(long, value_name = "REASON", value_delimiter = ',', value_parser = reason())]
     reason: Vec<String>,
     /// Only records received since: beginning, a time such as 2026-11-24T10:00:00Z, or an age such as 2h
-    #[arg(long, value_name = "WHEN", default_value = "beginning", value_parser = begin)]
-    from: Begin,
+    /// [default: beginning]
+    #[arg(long, value_name = "WHEN", value_parser = begin)]
+    from: Option<Begin>,
     /// Only records received before a time, or older than an age
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     until: Option<OffsetDateTime>,
@@ -27,12 +30,17 @@ pub struct Selection {
 
 impl Selection {
     /// Every record.
-    pub const ALL: Self = Self { reason: Vec::new(), from: Begin::Beginning, until: None };
+    pub const ALL: Self = Self { reason: Vec::new(), from: None, until: None };
+
+    /// Whether it has no filter.
+    pub fn is_all(&self) -> bool {
+        self.reason.is_empty() && self.from.is_none() && self.until.is_none()
+    }
 
     fn matches(&self, entry: &Entry) -> bool {
         let since = match self.from {
-            Begin::At(time) => entry.received_at >= time,
-            Begin::Beginning | Begin::Now => true,
+            Some(Begin::At(time)) => entry.received_at >= time,
+            None | Some(Begin::Beginning | Begin::Now) => true,
         };
         since
             && self.until.is_none_or(|until| entry.received_at < until)
@@ -42,9 +50,13 @@ impl Selection {
     /// The selected entries, in the order of receipt.
     pub async fn entries(&self, session: &Session) -> Result<Vec<Stored>, Exit> {
         let skipped = |item: &crate::bus::read::Item| {
-            say(format_args!("skipped {}, {}: not a quarantine record", item.address, item.position));
+            let address = line(&item.address);
+            say(format_args!("skipped {address}, {}: not a quarantine record", item.position));
         };
-        reader(session).entries(self.from, |entry| self.matches(entry), skipped).await.map_err(failed)
+        reader(session)
+            .entries(self.from.unwrap_or(Begin::Beginning), |entry| self.matches(entry), skipped)
+            .await
+            .map_err(failed)
     }
 
     /// Those of the selected entries with these ids, each given in full or by its first characters; without ids
@@ -77,6 +89,10 @@ impl Selection {
         let count = entries.len();
         Ok((reader(session).bodies(entries), count))
     }
+}
+
+fn reason() -> PossibleValuesParser {
+    PossibleValuesParser::new(REASONS.map(|(reason, _)| reason))
 }
 
 fn reader(Session { config, stop }: &Session) -> QuarantineReader {

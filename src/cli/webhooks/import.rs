@@ -1,15 +1,15 @@
 //! `webhooks import`.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 use clap::Args;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::{Exit, Failure, Session, print};
+use crate::attio::types::normalized;
 use crate::attio::{Subscription, Webhook};
+use crate::printable::{is_invisible, line};
 
-/// The flags of `webhooks import`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: manage existing webhooks by the configuration
@@ -26,14 +26,14 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     let first = config.sources.first().map_or("attio", String::as_str);
     let fallback = arguments.source.as_deref().unwrap_or(first);
     let mut names: BTreeSet<String> = config.webhooks.iter().map(|webhook| webhook.name.clone()).collect();
-    let mut urls: BTreeSet<&str> =
-        config.webhooks.iter().map(|webhook| webhook.target_url.as_str()).collect();
+    let mut urls: BTreeSet<String> =
+        config.webhooks.iter().map(|webhook| normalized(&webhook.target_url)).collect();
     let existing = session.client.webhooks().await?;
     for webhook in &existing {
         let Webhook { id, target_url, .. } = webhook;
-        if !urls.insert(target_url) {
-            let known = json!(target_url);
-            print(format_args!("# Webhook {}: target_url {known} is configured already.\n\n", id.webhook_id));
+        if !urls.insert(normalized(target_url)) {
+            let (id, known) = (line(&id.webhook_id), quoted(target_url));
+            print(format_args!("# Webhook {id}: target_url {known} is configured already.\n\n"));
             continue;
         }
         let source = source_of(target_url, &config.sources).unwrap_or(fallback);
@@ -64,44 +64,59 @@ fn name(source: &str, names: &mut BTreeSet<String>) -> String {
 
 fn toml(webhook: &Webhook, name: &str, source: &str) -> String {
     let Webhook { id, target_url, subscriptions, status, .. } = webhook;
-    let mut text = format!("# Webhook {}, {status}.\n[[webhooks]]\n", id.webhook_id);
-    let mut line = |key: &str, value: &Json| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{key} = {value}");
-    };
-    line("name", &json!(name));
-    line("source", &json!(source));
-    line("target_url", &json!(target_url));
-    text += "subscriptions = [\n";
-    for Subscription { event_type, filter } in subscriptions {
-        let event_type = json!(event_type);
-        text += &match filter {
+    let subscription = |Subscription { event_type, filter }: &Subscription| {
+        let event_type = quoted(event_type);
+        match filter {
             Some(filter) => format!("    {{ event_type = {event_type}, filter = {} }},\n", inline(filter)),
             None => format!("    {{ event_type = {event_type} }},\n"),
-        };
-    }
-    text + "]\n\n"
+        }
+    };
+    format!(
+        "# Webhook {}, {}.\n[[webhooks]]\nname = {}\nsource = {}\ntarget_url = {}\nsubscriptions = [\n{}]\n\n",
+        line(&id.webhook_id),
+        line(&status.to_string()),
+        quoted(name),
+        quoted(source),
+        quoted(target_url),
+        subscriptions.iter().map(subscription).collect::<String>()
+    )
 }
 
-/// JSON as a TOML value. JSON strings and keys are valid TOML.
+/// JSON as a TOML value.
 fn inline(json: &Json) -> String {
     match json {
         Json::Object(members) => {
             let members = members.iter().filter(|(_, value)| !value.is_null());
             let members: Vec<String> =
-                members.map(|(name, value)| format!("{} = {}", json!(name), inline(value))).collect();
+                members.map(|(name, value)| format!("{} = {}", quoted(name), inline(value))).collect();
             format!("{{ {} }}", members.join(", "))
         }
         Json::Array(items) => {
             let items: Vec<String> = items.iter().map(inline).collect();
             format!("[{}]", items.join(", "))
         }
+        Json::String(text) => quoted(text),
         other => other.to_string(),
     }
 }
 
+/// A basic string of TOML. What is unsafe to print is escaped.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() || is_invisible(c) => out += &format!("\\U{:08X}", u32::from(c)),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -115,7 +130,7 @@ mod tests {
 
     #[test]
     fn inline_tables_are_valid_toml() {
-        let filter = json!({ "$and": [{ "field": "a\"b", "operator": "equals", "value": "c\\d" }] });
+        let filter = json!({ "$and": [{ "a\"\n]\u{7f}": "c\\d\r\u{202e}\u{e0041}", "b": [1, true] }] });
         let text = format!("filter = {}", inline(&filter));
         let read: toml::Table = toml::from_str(&text).unwrap();
         assert_eq!(json!(read)["filter"], filter);

@@ -1,20 +1,20 @@
 //! `webhooks list`, `get`, `create`, `update` and `delete`.
 
-use std::io;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
-use terminal_size::{Width, terminal_size_of};
+use uuid::Uuid;
 
 use super::secret_output::{self, Fallback, SecretOutput};
 use super::{Exit, Failure, Session, confirm, print, say, target};
-use crate::attio::filter::{self, Resolver};
+use crate::attio::filter::{self, Resolver, key, keys};
 use crate::attio::{Client, Subscription, Webhook};
-use crate::catalog::{EVENT_TYPES, Kind};
-use crate::cli::output::table;
+use crate::catalog::{self, EVENT_TYPES, Kind};
+use crate::cli::output::{table, terminal_columns};
+use crate::printable::line;
 
-/// The flags of `webhooks list`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: which webhooks are not active?
@@ -26,13 +26,12 @@ pub struct List {
     json: bool,
 }
 
-/// The flags of `webhooks get`.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
   attio-bridge webhooks get 23e42eaf-323a-41da-b5bb-fd67eebda553")]
 pub struct Get {
-    /// The webhook's id
+    /// The webhook's id, or the beginning of it
     #[arg(value_name = "WEBHOOK_ID")]
     webhook_id: String,
     /// Print a JSON object, in Attio's format
@@ -40,7 +39,6 @@ pub struct Get {
     json: bool,
 }
 
-/// The flags of `webhooks create`.
 #[derive(Args)]
 #[command(after_help = "\
 Examples: the secret in a file, or in a Kubernetes Secret
@@ -84,7 +82,6 @@ enum SecretFormat {
     Kubernetes,
 }
 
-/// The flags of `webhooks update`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: other events at the same URL
@@ -105,7 +102,6 @@ pub struct Update {
     json: bool,
 }
 
-/// The flags of `webhooks delete`.
 #[derive(Args)]
 #[command(after_help = "\
 Example:
@@ -153,7 +149,7 @@ pub async fn list(session: &Session, List { json }: &List) -> Result<Exit, Failu
     match json {
         true => print(format_args!("{:#}\n", json!(webhooks))),
         false => {
-            let width = terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns));
+            let width = terminal_columns();
             print(list_text(&webhooks, width));
         }
     }
@@ -161,7 +157,24 @@ pub async fn list(session: &Session, List { json }: &List) -> Result<Exit, Failu
 }
 
 pub async fn get(session: &Session, Get { webhook_id, json }: &Get) -> Result<Exit, Failure> {
-    print_one(&session.client.webhook(webhook_id).await?, *json);
+    // A whole id, or what is none: Attio or the client answers.
+    if Uuid::parse_str(webhook_id).is_ok() || !catalog::is_id(webhook_id) {
+        print_one(&session.client.webhook(webhook_id).await?, *json);
+        return Ok(Exit::Done);
+    }
+    let mut webhooks = session.client.webhooks().await?;
+    webhooks.retain(|webhook| webhook.webhook_id().starts_with(webhook_id));
+    match &webhooks[..] {
+        [webhook] => print_one(webhook, *json),
+        [] => {
+            return Err(Failure::Failed(format!("no webhook has the id {webhook_id}: see `webhooks list`")));
+        }
+        _ => {
+            return Err(Failure::Failed(format!(
+                "several ids begin with {webhook_id}: give more characters"
+            )));
+        }
+    }
     Ok(Exit::Done)
 }
 
@@ -177,7 +190,7 @@ pub async fn create(session: &Session, arguments: Create) -> Result<Exit, Failur
     secret_output::delay_interrupt(&session.log)?;
     let created =
         secret_output::create(&session.client, &target_url, &subscriptions, output, Fallback::Print).await?;
-    let id = &created.webhook.id.webhook_id;
+    let id = created.webhook.shown_id();
     say(format_args!("created webhook {id}: Attio sends to {target_url}"));
     match &secret_file {
         Some(path) => {
@@ -208,13 +221,24 @@ pub async fn update(session: &Session, arguments: &Update) -> Result<Exit, Failu
         false => Some(events.resolve(&session.client).await?),
     };
     let (client, url) = (&session.client, target_url.as_deref());
+    // The new list replaces what is there, which may have been made elsewhere.
+    if let Some(new) = &subscriptions {
+        let new = keys(new);
+        let is_dropped = |one: &&Subscription| one.filter.is_some() && !new.contains(&key(one));
+        for one in client.webhook(webhook_id).await?.subscriptions.iter().filter(is_dropped) {
+            let one = line(&filter::describe(one, &HashMap::new()));
+            say(format_args!("warning: this filtered subscription is replaced: {one}"));
+        }
+    }
     print_one(&client.update_webhook(webhook_id, url, subscriptions.as_deref()).await?, *json);
     Ok(Exit::Done)
 }
 
 pub async fn delete(session: &Session, arguments: &Delete) -> Result<Exit, Failure> {
     let Delete { webhook_ids, yes, json } = arguments;
-    confirm(&format!("Delete {}?", webhook_ids.join(", ")), *yes)?;
+    if !confirm(&format!("Delete {}?", webhook_ids.join(", ")), *yes)? {
+        return Ok(Exit::Failed);
+    }
     let (mut deleted, mut done) = (Vec::new(), Ok(()));
     for webhook_id in webhook_ids {
         if let Err(error) = session.client.delete_webhook(webhook_id).await {
@@ -269,12 +293,15 @@ pub fn finish(json: bool, mut result: Json, done: Result<(), Failure>) -> Result
 /// A table, or a block per webhook if the table is wider than the terminal.
 fn list_text(webhooks: &[Webhook], width: Option<usize>) -> String {
     let events = |webhook: &Webhook| {
-        let types: Vec<&str> = webhook.subscriptions.iter().map(|one| one.event_type.as_str()).collect();
-        types.join(" ")
+        let event = |Subscription { event_type, filter }: &Subscription| match filter {
+            Some(_) => format!("{event_type}(filtered)"),
+            None => event_type.clone(),
+        };
+        webhook.subscriptions.iter().map(event).collect::<Vec<_>>().join(" ")
     };
     let row = |webhook: &Webhook| {
         let Webhook { id, target_url, status, .. } = webhook;
-        [id.webhook_id.clone(), status.to_string(), target_url.clone(), events(webhook)]
+        [&id.webhook_id, &status.to_string(), target_url, &events(webhook)].map(|cell| line(cell))
     };
     let rows: Vec<_> = webhooks.iter().map(row).collect();
     let table = table(["WEBHOOK", "STATUS", "TARGET URL", "EVENTS"], &rows);
@@ -303,16 +330,16 @@ fn print_one(webhook: &Webhook, json: bool) {
         return;
     }
     let mut text = String::new();
-    let mut line = |name: &str, value: &str| text += &format!("{name:<12}{value}\n");
-    line("webhook", &webhook.id.webhook_id);
-    line("workspace", &webhook.id.workspace_id);
-    line("target URL", &webhook.target_url);
-    line("status", webhook.status.as_str());
-    line("created", &webhook.created_at);
+    let mut row = |name: &str, value: &str| text += &format!("{name:<12}{}\n", line(value));
+    row("webhook", &webhook.id.webhook_id);
+    row("workspace", &webhook.id.workspace_id);
+    row("target URL", &webhook.target_url);
+    row("status", &webhook.status.to_string());
+    row("created", &webhook.created_at);
     for Subscription { event_type, filter } in &webhook.subscriptions {
         match filter {
-            Some(filter) => line("event", &format!("{event_type} {filter}")),
-            None => line("event", event_type),
+            Some(filter) => row("event", &format!("{event_type} {filter}")),
+            None => row("event", event_type),
         }
     }
     print(text);

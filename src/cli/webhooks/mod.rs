@@ -1,13 +1,14 @@
-//! `webhooks`: what Attio sends, and where to.
+//! `webhooks`: what Attio sends, and where to; and `slugs`, which calls Attio too.
 
 mod import;
 mod manage;
 mod plan;
 mod rotate;
 mod secret_output;
+pub mod slugs;
 mod try_webhook;
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 
@@ -17,7 +18,6 @@ use crate::app::logging::{self, Log};
 use crate::attio::{self, Client, filter, rotate as rotation, secret};
 use crate::config::{self, Input, LogFormat, LogOptions};
 
-/// The verbs of `webhooks`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: show how the webhooks differ from the configuration, then change them
@@ -97,21 +97,33 @@ impl Failure {
     }
 }
 
-/// Runs a verb of `webhooks`.
-pub fn run(input: &Input, arguments: Arguments) -> Exit {
-    match start(input, arguments.verb) {
-        Ok(exit) => exit,
-        Err(failure) => {
-            match &failure {
-                Failure::Configuration(problems) => print_problems(problems),
-                failure => say(format_args!("error: {failure}")),
-            }
-            failure.exit()
-        }
-    }
+pub fn run(input: &Input, Arguments { verb }: Arguments) -> Exit {
+    with_session(input, async |session| match verb {
+        Verb::List(arguments) => manage::list(session, &arguments).await,
+        Verb::Get(arguments) => manage::get(session, &arguments).await,
+        Verb::Create(arguments) => manage::create(session, arguments).await,
+        Verb::Update(arguments) => manage::update(session, &arguments).await,
+        Verb::Delete(arguments) => manage::delete(session, &arguments).await,
+        Verb::Plan(arguments) => plan::plan(session, &arguments).await,
+        Verb::Apply(arguments) => plan::apply(session, &arguments).await,
+        Verb::Import(arguments) => import::run(session, &arguments).await,
+        Verb::Rotate(arguments) => rotate::run(session, &arguments).await,
+        Verb::Try(arguments) => try_webhook::run(session, input, &arguments).await,
+    })
 }
 
-fn start(input: &Input, verb: Verb) -> Result<Exit, Failure> {
+/// Runs a verb that calls Attio; a failure is printed.
+fn with_session(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> Exit {
+    start(input, verb).unwrap_or_else(|failure| {
+        match &failure {
+            Failure::Configuration(problems) => print_problems(problems),
+            failure => say(format_args!("error: {failure}")),
+        }
+        failure.exit()
+    })
+}
+
+fn start(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
     let failed = |error| Failure::Failed(format!("cannot start a thread: {error}"));
     let log = logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment);
     let log = log.map_err(failed)?;
@@ -120,38 +132,22 @@ fn start(input: &Input, verb: Verb) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     // Dropped before the caller prints the error, so that the log's lines come first.
     let session = Session { client: Client::new(&config.options)?, config, log };
-    let done = runtime.block_on(async {
-        match verb {
-            Verb::List(arguments) => manage::list(&session, &arguments).await,
-            Verb::Get(arguments) => manage::get(&session, &arguments).await,
-            Verb::Create(arguments) => manage::create(&session, arguments).await,
-            Verb::Update(arguments) => manage::update(&session, &arguments).await,
-            Verb::Delete(arguments) => manage::delete(&session, &arguments).await,
-            Verb::Plan(arguments) => plan::plan(&session, &arguments).await,
-            Verb::Apply(arguments) => plan::apply(&session, &arguments).await,
-            Verb::Import(arguments) => import::run(&session, &arguments).await,
-            Verb::Rotate(arguments) => rotate::run(&session, &arguments).await,
-            Verb::Try(arguments) => try_webhook::run(&session, input, &arguments).await,
-        }
-    });
+    let done = runtime.block_on(verb(&session));
     // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();
     done
 }
 
-/// Fails unless the user agrees, by `--yes` or on the terminal.
-fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
-    if !io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("{question} Standard input is not a terminal; use --yes")));
-    }
-    let _ = write!(io::stderr().lock(), "{question} [y/N] ");
-    let mut answer = String::new();
-    let read = io::stdin().lock().read_line(&mut answer);
-    let agreed = read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes");
-    if agreed { Ok(()) } else { Err(Failure::Failed("nothing was changed".into())) }
+/// False unless the operator agrees, by `--yes` or on the terminal.
+fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
+    super::confirm(question, yes).map_err(Failure::Usage)
+}
+
+/// Whether a source verifies with the secret in a file.
+pub fn is_secret_of(config: &config::Attio, source: &str, path: &Path) -> bool {
+    let absolute = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    let mut secrets = config.secret_files.iter().filter(|secret| secret.source == source);
+    secrets.any(|secret| secret.path == path || absolute(&secret.path) == absolute(path))
 }
 
 /// Parses a target URL of the command line.

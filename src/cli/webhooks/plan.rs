@@ -1,5 +1,6 @@
 //! `webhooks plan` and `apply`.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IsTerminal};
 
 use clap::Args;
@@ -7,12 +8,13 @@ use serde_json::{Value as Json, json};
 
 use super::manage::finish;
 use super::secret_output::{self, Fallback, SecretOutput};
-use super::{Exit, Failure, Session, confirm, print, say};
-use crate::attio::filter::Resolver;
+use super::{Exit, Failure, Session, confirm, is_secret_of, print, say};
+use crate::attio::filter::{Resolver, keys};
 use crate::attio::plan::{Change, Plan, Step, Wanted};
-use crate::attio::rotate::is_successor;
+use crate::attio::{Webhook, WebhookOptions};
+use crate::cli::output::{no_color, say_styled};
+use crate::paint::Paint;
 
-/// The flags of `webhooks plan`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: has anybody changed the webhooks by hand?
@@ -27,7 +29,6 @@ pub struct PlanArguments {
     json: bool,
 }
 
-/// The flags of `webhooks apply`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: in a pipeline, without a terminal
@@ -47,17 +48,29 @@ pub struct ApplyArguments {
     json: bool,
 }
 
-pub async fn plan(session: &Session, arguments: &PlanArguments) -> Result<Exit, Failure> {
-    let plan = make(session).await?;
-    match arguments.json {
-        true => print(format_args!("{:#}\n", plan.to_json())),
-        false => print(&plan),
+/// A plan, and the slugs of the ids in its filters.
+struct Made {
+    plan: Plan,
+    slugs: HashMap<String, String>,
+}
+
+impl Made {
+    fn text(&self, terminal: bool) -> String {
+        self.plan.to_text(&self.slugs, Paint(terminal && !no_color()))
     }
-    Ok(if arguments.check && !plan.is_clean() { Exit::Unexpected } else { Exit::Done })
+}
+
+pub async fn plan(session: &Session, arguments: &PlanArguments) -> Result<Exit, Failure> {
+    let made = make(session).await?;
+    match arguments.json {
+        true => print(format_args!("{:#}\n", made.plan.to_json())),
+        false => print(made.text(io::stdout().is_terminal())),
+    }
+    Ok(if arguments.check && !made.plan.is_clean() { Exit::Unexpected } else { Exit::Done })
 }
 
 /// Compares the configuration with Attio.
-async fn make(session: &Session) -> Result<Plan, Failure> {
+async fn make(session: &Session) -> Result<Made, Failure> {
     if session.config.webhooks.is_empty() {
         say("warning: the configuration has no [[webhooks]], so there is nothing to compare; \
              `attio-bridge webhooks import` prints the existing ones as such tables");
@@ -67,39 +80,41 @@ async fn make(session: &Session) -> Result<Plan, Failure> {
     for options in &session.config.webhooks {
         wanted.push(Wanted::resolve(options, &mut resolver).await?);
     }
-    let plan = Plan::between(wanted, session.client.webhooks().await?);
+    let plan = Plan::between(wanted, session.client.webhooks().await?, &BTreeMap::new());
     for Step { wanted, change } in &plan.steps {
-        if let (Change::Keep(webhook) | Change::Update { webhook, .. }, Some(path)) =
-            (change, &wanted.options.secret_file)
+        let WebhookOptions { name, source, secret_file: Some(path), .. } = &wanted.options else { continue };
+        let file = path.display();
+        if let Some(webhook) = change.webhook()
             && !path.exists()
         {
             say(format_args!(
-                "warning: {}: webhook {} exists, but its secret_file {} does not: if its secret is lost, \
+                "warning: {name}: webhook {} exists, but its secret_file {file} does not: if its secret is lost, \
                  delete the webhook and apply",
-                wanted.options.name,
-                webhook.id.webhook_id,
-                path.display()
+                webhook.webhook_id(),
+            ));
+        }
+        if !is_secret_of(&session.config, source, path) {
+            say(format_args!(
+                "warning: {name}: its secret_file {file} is no secret of source {source}, so the bridge would answer \
+                 401 to every delivery: add {{ label = \"{name}\", file = \"{file}\" }} to sources.{source}.secrets"
             ));
         }
     }
-    Ok(plan)
+    Ok(Made { plan, slugs: resolver.slugs() })
 }
 
 pub async fn apply(session: &Session, arguments: &ApplyArguments) -> Result<Exit, Failure> {
-    let plan = make(session).await?;
+    let made = make(session).await?;
     match arguments.json {
-        true => say(plan.to_string().trim_end()),
-        false => print(&plan),
+        true => say_styled(made.text(io::stderr().is_terminal()).trim_end()),
+        false => print(made.text(io::stdout().is_terminal())),
     }
+    let plan = made.plan;
     if plan.steps.iter().any(|step| matches!(step.change, Change::Ambiguous(_))) {
         let message = "several webhooks share a target_url, see ! above; nothing was changed";
         return Err(Failure::Failed(message.into()));
     }
-    let is_rotating = |step: &&Step| {
-        let url = &step.wanted.options.target_url;
-        matches!(step.change, Change::Create)
-            && plan.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, url))
-    };
+    let is_rotating = |step: &&Step| matches!(step.change, Change::Create) && plan.is_rotating(step);
     if let Some(Step { wanted, .. }) = plan.steps.iter().find(is_rotating) {
         return Err(Failure::Failed(format!(
             "{0} is being rotated: continue with `webhooks rotate {0}`; nothing was changed",
@@ -112,13 +127,13 @@ pub async fn apply(session: &Session, arguments: &ApplyArguments) -> Result<Exit
         steps.push((step, output(step, arguments)?));
     }
     let mut done = Vec::new();
-    let result = match plan.is_clean() {
-        true => Ok(()),
-        false => {
-            confirm("Apply these changes?", arguments.yes)?;
-            perform_all(session, steps, Fallback::for_output(arguments.json), &mut done).await
+    let mut result = Ok(());
+    if !plan.is_clean() {
+        if !confirm("Apply these changes?", arguments.yes)? {
+            return Ok(Exit::Failed);
         }
-    };
+        result = perform_all(session, steps, Fallback::for_output(arguments.json), &mut done).await;
+    }
     finish(arguments.json, to_json(&plan, &done), result)
 }
 
@@ -170,14 +185,20 @@ async fn perform(
         (Change::Create, Some(output)) => {
             let url = &options.target_url;
             let created = secret_output::create(client, url, subscriptions, output, fallback).await?;
-            let id = created.webhook.id.webhook_id;
+            let shown = created.webhook.shown_id();
             let output = options.secret_file.as_ref().map(|path| format!("in {}", path.display()));
             let output = output.unwrap_or_else(|| "on standard output".into());
-            say(format_args!("{name}: created webhook {id}, its secret is {output}"));
-            Ok(id)
+            say(format_args!("{name}: created webhook {shown}, its secret is {output}"));
+            Ok(created.webhook.id.webhook_id)
         }
         (Change::Update { webhook, .. }, _) => {
             let id = &webhook.id.webhook_id;
+            // The list replaces what is there: nothing that the plan did not show may be lost.
+            if keys(&client.webhook(id).await?.subscriptions) != keys(&webhook.subscriptions) {
+                return Err(Failure::Failed(format!(
+                    "{name}: somebody else has just changed webhook {id}: run `webhooks plan` again"
+                )));
+            }
             client.update_webhook(id, None, Some(subscriptions)).await?;
             say(format_args!("{name}: changed webhook {id}"));
             Ok(id.clone())
@@ -192,10 +213,7 @@ async fn perform(
 /// Each step and whether it is done; one without a change is done from the start.
 fn to_json(plan: &Plan, done: &[String]) -> Json {
     let change = |(at, Step { wanted, change }): (usize, &Step)| {
-        let id = match change {
-            Change::Update { webhook, .. } | Change::Keep(webhook) => Some(&webhook.id.webhook_id),
-            Change::Create | Change::Ambiguous(_) => done.get(at),
-        };
+        let id = change.webhook().map(Webhook::webhook_id).or(done.get(at).map(String::as_str));
         json!({
             "name": wanted.options.name,
             "target_url": wanted.options.target_url,

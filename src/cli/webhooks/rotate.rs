@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
-use tokio::time::Instant;
 
 use super::manage::finish;
 use super::{Exit, Failure, Session, say, secret_output};
-use crate::attio::WebhookOptions;
 use crate::attio::bridge::Bridge;
 use crate::attio::rotate::{Rotation, SecretPaths, Step};
+use crate::attio::{Webhook, WebhookOptions};
+use crate::cli::progress::{Waiting, wait_until};
 use crate::config::SecretFile;
-
-/// Time between two requests to the bridge.
-const POLL_EVERY: Duration = Duration::from_millis(500);
 
 /// Consecutive deliveries that the bridge must accept, each on its own connection, because replicas
 /// reload one by one.
@@ -23,7 +20,6 @@ const IN_A_ROW: u32 = 5;
 /// The label of the previous secret, needed if a source has more than two.
 const PREVIOUS: &str = "previous";
 
-/// The flags of `webhooks rotate`.
 #[derive(Args)]
 #[command(after_help = "\
 The source needs two secrets with files; the webhook's secret_file is the first one's. At the start the
@@ -113,7 +109,9 @@ async fn perform_all(
         match &step {
             Step::Enable(_) => verified = conditions.accepted(rotation).await?,
             Step::Delete(_) => conditions.verified_more_than(verified.take()).await?,
-            Step::Finish(_) => tokio::time::sleep(arguments.grace).await,
+            Step::Finish(_) => {
+                conditions.grace("for deliveries signed with the old secret (--grace)").await;
+            }
             Step::Create | Step::Discard(_) | Step::Rename(_) => {}
         }
         rotation.perform(&step).await?;
@@ -147,7 +145,7 @@ async fn resume_or_begin<'s>(
     let existing = client.webhooks().await?;
     let by_id = existing.iter().find(|webhook| webhook.id.webhook_id == *wanted);
     let is_wanted = |options: &&WebhookOptions| {
-        options.name == *wanted || by_id.is_some_and(|webhook| webhook.target_url == options.target_url)
+        options.name == *wanted || by_id.is_some_and(|webhook| webhook.is_at(&options.target_url))
     };
     let options = configured.iter().find(is_wanted).ok_or_else(|| {
         let names: Vec<_> = configured.iter().map(|webhook| webhook.name.as_str()).collect();
@@ -164,14 +162,16 @@ async fn resume_or_begin<'s>(
         say(format_args!("resuming the rotation of webhook {}", rotation.journal().webhook_id));
         return Ok((paths, secret, rotation));
     }
-    let mut at = existing.iter().filter(|webhook| webhook.target_url == options.target_url);
+    let mut at = existing.iter().filter(|webhook| webhook.is_at(&options.target_url));
     let (Some(webhook), None) = (at.next(), at.next()) else {
         let url = &options.target_url;
         return Err(Failure::Failed(format!(
             "there must be exactly one webhook at {url}: see `webhooks plan`"
         )));
     };
-    let rotation = Rotation::begin(client, &paths, webhook)?;
+    // As configured, however Attio spells it.
+    let webhook = Webhook { target_url: options.target_url.clone(), ..webhook.clone() };
+    let rotation = Rotation::begin(client, &paths, &webhook)?;
     Ok((paths, secret, rotation))
 }
 
@@ -215,7 +215,7 @@ impl Conditions<'_> {
     /// Waits until the bridge accepts the new secret; returns how many signatures it has verified with it.
     async fn accepted(&self, rotation: &Rotation<'_>) -> Result<Option<f64>, Failure> {
         if self.arguments.wait == Wait::None {
-            tokio::time::sleep(self.arguments.grace).await;
+            self.grace("for the bridge to load the new secret (--grace)").await;
             return Ok(None);
         }
         let url = self.arguments.probe_url.as_ref().unwrap_or(&rotation.journal().target_url);
@@ -239,7 +239,7 @@ impl Conditions<'_> {
     /// Waits until the bridge has verified more signatures with the new secret than before.
     async fn verified_more_than(&self, before: Option<f64>) -> Result<(), Failure> {
         if self.arguments.wait == Wait::None {
-            tokio::time::sleep(self.arguments.grace).await;
+            self.grace("for deliveries of the new webhook (--grace)").await;
             return Ok(());
         }
         let mut before = before;
@@ -269,24 +269,18 @@ impl Conditions<'_> {
     async fn wait(
         &self,
         what: &str,
-        mut holds: impl AsyncFnMut() -> Result<bool, String>,
+        holds: impl AsyncFnMut() -> Result<bool, String>,
     ) -> Result<(), Failure> {
-        say(format_args!("waiting until {what}"));
-        let started = Instant::now();
-        loop {
-            let result = holds().await;
-            if result == Ok(true) {
-                return Ok(());
-            }
-            if started.elapsed() > self.arguments.timeout {
-                let reason = result.err().map_or(String::new(), |error| format!(" ({error})"));
-                return Err(Failure::Failed(format!(
-                    "timed out after {} waiting until {what}{reason}; nothing is lost: the same command resumes, \
-                     and with --wait none it does not wait",
-                    humantime::format_duration(self.arguments.timeout)
-                )));
-            }
-            tokio::time::sleep(POLL_EVERY).await;
-        }
+        wait_until(what, self.arguments.timeout, holds).await.map_err(|error| {
+            Failure::Failed(format!(
+                "{error}; nothing is lost: the same command resumes, and with --wait none it does not wait"
+            ))
+        })
+    }
+
+    /// Waits for --grace.
+    async fn grace(&self, what: &str) {
+        let _waiting = Waiting::new(what);
+        tokio::time::sleep(self.arguments.grace).await;
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Log, say};
 use crate::attio::secret::{self, Error, SecretFile};
 use crate::attio::{Client, Created, Subscription};
+use crate::printable::{line, lines};
 use crate::shutdown;
 
 /// Where a secret goes.
@@ -38,7 +39,7 @@ impl SecretOutput {
             Self::Json => {
                 let mut json = json!(created.webhook);
                 json["secret"] = secret.into();
-                print(&format!("{json:#}\n"))
+                print(&lines(&format!("{json:#}\n")))
             }
             Self::Text(prefix) => print(&format!("{prefix}{secret}\n")),
         }
@@ -89,9 +90,16 @@ pub async fn create(
         let printed =
             fallback == Fallback::Print && print(&format!("{}\n", created.secret.expose_secret())).is_ok();
         let result = if printed { "is on standard output, only this once" } else { "is lost" };
-        say(format_args!("warning: the secret of webhook {} {result}", created.webhook.id.webhook_id));
+        say(format_args!("warning: the secret of webhook {} {result}", created.webhook.shown_id()));
     }
-    Ok(created?)
+    let created = created?;
+    if !created.webhook.is_at(url) {
+        say(format_args!(
+            "warning: Attio shows the URL as {}: configure it so, or the webhook will not be recognised",
+            line(&created.webhook.target_url)
+        ));
+    }
+    Ok(created)
 }
 
 /// Unlike other output, a failure to print a secret is an error.

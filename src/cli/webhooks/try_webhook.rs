@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 use serde_json::{Value as Json, json};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -20,15 +19,12 @@ use crate::attio::secret::{self, SecretFile};
 use crate::attio::{Client, Subscription};
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::{self, ReadError};
+use crate::cli::progress::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
 use crate::consumer::event_filter::EventFilter;
 use crate::pipeline::route::Routes;
 
-/// Time between two requests to the bridge.
-const POLL_EVERY: Duration = Duration::from_millis(500);
-
-/// The flags of `webhooks try`.
 #[derive(Args)]
 #[command(after_help = "\
 --secret-file is the file of a second secret of the running bridge's source; its contents are restored at
@@ -131,13 +127,18 @@ async fn test(
     interrupted.run_until_cancelled(accepted(arguments, &secret)).await.ok_or_else(stopped)??;
     let values = arguments.values.clone().unwrap_or_else(person);
     let record = client.create_record(&arguments.object, &values).await?;
-    say(format_args!("created record {record} of {}: waiting for its event", arguments.object));
+    say(format_args!("created record {record} of {}", arguments.object));
     created.record = Some(record.clone());
     let filter = EventFilter { categories: Vec::new(), types: Vec::new(), record: Some(record) };
+    let waiting = Waiting::new("for its event on the bus");
     let event = next_event(reader, &filter, created.webhook.as_deref());
     let event = interrupted.run_until_cancelled(tokio::time::timeout(arguments.timeout, event)).await;
+    drop(waiting);
     let Ok(event) = event.ok_or_else(stopped)? else {
-        return Err(timed_out(arguments, "its event on the bus", "see the bridge's log, message `delivery`"));
+        let timeout = humantime::format_duration(arguments.timeout);
+        return Err(Failure::Unexpected(format!(
+            "timed out after {timeout} waiting for its event on the bus; see the bridge's log, message `delivery`"
+        )));
     };
     let item = event?;
     say(format_args!("it is on {}, {}", item.address, item.position));
@@ -162,9 +163,8 @@ async fn create_webhook(
     let fallback = Fallback::for_output(arguments.json);
     let url = &arguments.target_url;
     let new = secret_output::create(client, url, &[subscription], output, fallback).await?;
-    let webhook_id = new.webhook.id.webhook_id;
-    say(format_args!("created webhook {webhook_id}: Attio sends to {url}"));
-    created.webhook = Some(webhook_id);
+    say(format_args!("created webhook {}: Attio sends to {url}", new.webhook.shown_id()));
+    created.webhook = Some(new.webhook.id.webhook_id);
     Ok(new.secret)
 }
 
@@ -177,19 +177,14 @@ fn person() -> Json {
 
 /// Waits until the bridge behind the tunnel accepts the secret.
 async fn accepted(arguments: &Arguments, secret: &SecretString) -> Result<(), Failure> {
-    let (bridge, started) = (Bridge::new()?, Instant::now());
+    let bridge = Bridge::new()?;
     let url = arguments.probe_url.as_ref().unwrap_or(&arguments.target_url);
-    loop {
-        let reason = match bridge.accepts(url, secret).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => "it answers 401: is --secret-file the file of one of its source's secrets?".into(),
-            Err(error) => error,
-        };
-        if started.elapsed() > arguments.timeout {
-            return Err(timed_out(arguments, "the bridge to accept the secret", &reason));
-        }
-        tokio::time::sleep(POLL_EVERY).await;
-    }
+    let accepts = async || match bridge.accepts(url, secret).await {
+        Ok(false) => Err("it answers 401: is --secret-file the file of one of its source's secrets?".into()),
+        answered => answered,
+    };
+    let what = "the bridge accepts the secret";
+    wait_until(what, arguments.timeout, accepts).await.map_err(Failure::Unexpected)
 }
 
 /// The record's event. Another webhook may send the same record to the same bus, so its id is compared too.
@@ -206,11 +201,6 @@ async fn next_event(
         }
     }
     Err(Failure::Failed("the reader of the bus ended".into()))
-}
-
-fn timed_out(arguments: &Arguments, what: &str, reason: &str) -> Failure {
-    let timeout = humantime::format_duration(arguments.timeout);
-    Failure::Unexpected(format!("timed out after {timeout} waiting for {what}; {reason}"))
 }
 
 /// Deletes what was created and restores the file. Returns what could not be cleaned up.

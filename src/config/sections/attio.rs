@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::sources::{is_known_type, unknown_type};
 use super::{INSTANT, value};
+use crate::attio::types::normalized;
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
 use crate::config::SecretFile;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
@@ -156,7 +157,7 @@ fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> We
             .refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
     }
     if let Some(target) = &keys.target_url
-        && !taken.urls.insert(target.value.clone())
+        && !taken.urls.insert(normalized(&target.value))
     {
         diagnostics.refuse(target, "another webhook has this target_url, which identifies a webhook");
     }
