@@ -8,14 +8,13 @@ use hyper::{Request, Uri};
 
 use super::{Exit, fail, say};
 use crate::config::{self, Input};
-use crate::http_client::{self, HttpClient, Response};
+use crate::http_client::{self, HttpClient};
+use crate::printable;
 
 const OPTIONS: http_client::Options =
     http_client::Options { timeout: Duration::from_secs(3), max_body_bytes: 1 << 20, keep_alive: false };
 
-/// The longest reason of an answer that is shown.
-const MAX_REASON: usize = 500;
-
+/// The flags of `healthcheck`.
 #[derive(Args)]
 #[command(after_help = "\
 Example: in a container's health check
@@ -34,20 +33,22 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();
     match answer {
-        Ok(Response { status: 200, .. }) => {
+        Ok(response) if response.status == 200 => {
             say(format_args!("ready: {url} answered 200"));
             return Ok(Exit::Done);
         }
-        Ok(Response { status, body, .. }) => {
-            let reason = String::from_utf8_lossy(&body);
-            let reason: String = reason.lines().next().unwrap_or_default().chars().take(MAX_REASON).collect();
-            let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
-            say(format_args!("not ready: {url} answered {status}{reason}"));
+        Ok(response) => {
+            let body: String = String::from_utf8_lossy(&response.body).trim().chars().take(MAX_WHY).collect();
+            let why = if body.is_empty() { String::new() } else { format!(": {}", printable::line(&body)) };
+            say(format_args!("not ready: {url} answered {}{why}", response.status));
         }
         Err(error) => say(format_args!("not ready: {url} did not answer: {error}")),
     }
     Err(Exit::Failed)
 }
+
+/// Characters of the answer's body that are printed.
+const MAX_WHY: usize = 500;
 
 fn configured(input: &Input) -> Result<Uri, Exit> {
     let listen = config::admin_listen(input).map_err(|problems| {

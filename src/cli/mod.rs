@@ -30,6 +30,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
 use crate::paint::Paint;
+use crate::shutdown;
 use config::warn;
 use output::{confirm, fail, print, say};
 
@@ -199,6 +200,8 @@ fn print_answer(answer: &clap::Error) -> Exit {
 
 /// Parses the command line and runs the verb.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> Exit {
+    // Without it, a verb whose output is limited ends as before: by the signal.
+    let _ = shutdown::survive([shutdown::file_too_large()]);
     let words: Vec<_> = arguments.into_iter().collect();
     let parsed = command().try_get_matches_from(&words);
     let exit = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {

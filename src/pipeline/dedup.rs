@@ -98,6 +98,17 @@ pub enum Lookup {
     Miss(InFlight, AckReceiver),
 }
 
+impl Lookup {
+    /// The label of `dedup_lookups_total`.
+    pub const fn result(&self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Joined(_) => "joined",
+            Self::Miss(..) => "miss",
+        }
+    }
+}
+
 impl Dedup {
     /// An empty memory.
     pub fn new(options: Options, metrics: DedupMetrics) -> Self {

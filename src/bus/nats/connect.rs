@@ -1,7 +1,6 @@
 //! Connecting: from the options to a client, and the login at every connect.
 
 use std::fmt::Display;
-use std::fs;
 use std::future::ready;
 use std::io;
 use std::path::Path;
@@ -21,6 +20,7 @@ use tokio::task::spawn_blocking;
 use super::errors::advice;
 use super::health::Health;
 use super::options::{Auth, Options};
+use crate::bounded_file;
 use crate::bus::error::StartError;
 
 /// Messages in flight; more are answered `Busy`. One delivery has at most 10,000 events. The client's own
@@ -156,7 +156,11 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, StartError> {
-    fs::read(path).map_err(|source| StartError::File { key, path: path.to_owned(), source })
+    bounded_file::read_regular(path, bounded_file::MAX_BYTES).map_err(|source| StartError::File {
+        key,
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn unusable(key: &'static str, path: &Path, reason: impl Display) -> StartError {
@@ -198,14 +202,14 @@ fn login_with_file(key: &'static str, path: &Path, sign: Signer) -> Result<Conne
     }))
 }
 
-/// Reads a file on a blocking thread: reading a FIFO, or from a network file system that is gone, can block for
-/// ever. One read at a time, so that a read that hangs holds one thread and no more.
+/// Reads a file on a blocking thread: reading from a network file system that is gone can block for ever. One read at a time, so that a read that hangs holds one thread and no more.
 async fn read_bounded(path: Arc<Path>, reads: Arc<Semaphore>) -> io::Result<String> {
     let read = async {
         // The semaphore is never closed.
         let permit = reads.acquire_owned().await;
         let blocking = move || {
-            let text = fs::read_to_string(path);
+            let text = bounded_file::read_regular(&path, bounded_file::MAX_SECRET_BYTES)
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             drop(permit);
             text
         };
@@ -308,19 +312,15 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn credentials_file_that_cannot_be_read_in_time_is_an_error_and_is_read_again() {
+    async fn credentials_file_that_is_a_pipe_is_an_error_and_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("creds");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         let reads = Arc::new(Semaphore::new(1));
         let read = || read_bounded(fifo.as_path().into(), Arc::clone(&reads));
-        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        // The read that hangs is the only one.
-        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        fs::write(&fifo, "for the read that hangs").unwrap();
-        drop(reads.acquire().await.unwrap());
-        fs::remove_file(&fifo).unwrap();
-        fs::write(&fifo, "text").unwrap();
+        assert_eq!(read().await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        std::fs::remove_file(&fifo).unwrap();
+        std::fs::write(&fifo, "text").unwrap();
         assert_eq!(read().await.unwrap(), "text");
     }
 
