@@ -1,8 +1,9 @@
 //! The command line: one file or folder for each verb. It parses arguments, calls the library and prints
-//! the result. Shared: `parsers` (arguments), `bus_session` (verbs that read the bus), `output` and
-//! `event_line` (what they print).
+//! the result. Shared: `parsers` (arguments), `bus_address`, `bus_session` (verbs that read the bus), `output`,
+//! `progress` and `event_line` (what they print).
 
 mod about;
+mod bus_address;
 mod bus_session;
 mod config;
 mod dev;

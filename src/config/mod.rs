@@ -29,7 +29,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value as Json, json};
 
-pub use diagnostics::{Problem, Problems, Setting};
+pub use diagnostics::{Problem, Problems, Setting, nearest};
 pub use env::Flag;
 pub use files::Files;
 pub use reference::{example, reference, schema};

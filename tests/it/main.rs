@@ -44,6 +44,7 @@ mod logs;
 mod loss;
 mod misconfigurations;
 mod nats;
+mod nats_changes;
 mod nats_check;
 mod nats_cluster;
 mod nats_end_to_end;
