@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::paint::Paint;
+use crate::paint::{DIM, KNOWN, Paint, REFUSED, STRONG};
 use crate::pipeline::quarantine;
 use crate::printable::line as escaped;
 
@@ -45,12 +45,12 @@ pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> St
     let cell = |text: &str, width| pad_str(text, width, Alignment::Left, Some("…")).into_owned();
     let [kind_width, key_width, id_width] = widths(columns);
     let kind = cell(&kind, kind_width);
-    let kind = if in_quarantine { paint.refused(&kind) } else { paint.strong(&kind) };
+    let kind = if in_quarantine { paint.with(REFUSED, &kind) } else { paint.with(STRONG, &kind) };
     let line = format!(
         "{} {kind} {} {} {}",
-        paint.dim(&cell(&clock, 12)),
-        paint.known(&cell(&escaped(key), key_width)),
-        paint.dim(&cell(&escaped(get("id")), id_width)),
+        paint.with(DIM, &cell(&clock, 12)),
+        paint.with(KNOWN, &cell(&escaped(key), key_width)),
+        paint.with(DIM, &cell(&escaped(get("id")), id_width)),
         summary(event)
     );
     short(line.trim_end(), columns)

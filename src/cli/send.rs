@@ -8,10 +8,10 @@ use clap::{ArgGroup, Args};
 use hyper::Uri;
 use secrecy::ExposeSecret;
 
+use super::output::table;
 use super::parsers::read;
 use super::progress::Progress;
 use super::signer::{Flags, Signer};
-use super::table::table;
 use super::{Exit, fail, print, say};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
@@ -27,14 +27,15 @@ what was not answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, a
 does so up to 10 times over about three days.
 
 Example: one generated event to a bridge on this machine
-  attio-bridge send --config config.toml http://127.0.0.1:8080/webhooks/attio --event record.updated
+  attio-bridge send http://127.0.0.1:8080/webhooks/attio \\
+    --config config.toml --event record.updated
 Example: a stream, a fifth of it duplicates
-  attio-bridge send --secret-env ATTIO_WEBHOOK_SECRET http://127.0.0.1:8080/webhooks/attio \\
-    --count 1000 --rate 25 --duplicates 20 --concurrency 8 --retry
+  attio-bridge send http://127.0.0.1:8080/webhooks/attio \\
+    --secret-env ATTIO_WEBHOOK_SECRET --count 1000 --rate 25 \\
+    --duplicates 20 --concurrency 8 --retry
 
 Exit codes: 0 all were answered 200 or 202, 3 not all, 1 no connection could be made.";
 
-/// The flags of `send`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true).multiple(true))]
 pub struct Arguments {
@@ -99,7 +100,6 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=100_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 100000".into()) }
 }
 
-/// Sends, and prints the answers.
 pub fn run(input: &Input, arguments: &Arguments) -> Exit {
     if arguments.duplicates + arguments.batches + arguments.broken > 100 {
         say("error: --duplicates, --batches and --broken are more than 100 together");

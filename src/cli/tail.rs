@@ -7,8 +7,9 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::bus_address::BusAddress;
-use super::bus_session::{self, Session, columns, fail_read, paint, write_line};
+use super::bus_session::{self, Session, fail_read};
 use super::event_line::{DEFAULT_COLUMNS, heading, line};
+use super::output::{columns, paint, write_line};
 use super::parsers::begin;
 use super::{Exit, fail, say};
 use crate::bus::read::{Begin, Item, Plan};
@@ -17,6 +18,7 @@ use crate::catalog::{Category, EVENT_TYPES};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{Input, nearest};
 use crate::consumer::event_filter::EventFilter;
+use crate::paint::DIM;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::quarantine;
 use crate::pipeline::route::Routes;
@@ -110,7 +112,7 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
     }
     let mut printer = Printer::new(arguments);
     if !printer.lines {
-        write_line(&paint().dim(&heading(columns(DEFAULT_COLUMNS)))).map_err(fail)?;
+        write_line(&paint().with(DIM, &heading(columns(DEFAULT_COLUMNS)))).map_err(fail)?;
     }
     let exit = loop {
         let item = tokio::select! {
