@@ -16,10 +16,8 @@ use crate::attio::{Created, Status, Webhook};
 
 /// A command that reads the manifest of a Kubernetes Secret on its standard input.
 #[derive(Clone, Debug)]
-pub struct Hook {
-    /// For `sh -c`.
+pub(crate) struct Hook {
     pub command: String,
-    /// Name of the Secret.
     pub secret_name: String,
     /// When the command is killed.
     pub timeout: Duration,
