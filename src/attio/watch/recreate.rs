@@ -164,7 +164,7 @@ impl Watch {
         // The secret file must be writable before anything is changed at Attio.
         let file = match (&self.options.hook, &options.secret_file) {
             (Some(_), _) => None,
-            (None, Some(path)) => Some(SecretFile::reserve(path, true).map_err(|error| other(&error))?),
+            (None, Some(path)) => Some(SecretFile::reserve(path, true).map_err(Failed::Other)?),
             (None, None) => {
                 return Err(Failed::Other("there is neither secret_file nor --secret-hook".into()));
             }
