@@ -12,31 +12,18 @@ named_enum! {
     pub enum Category,
     /// The category in addresses, labels and configuration.
     as_str {
-        /// `record`
         Record = "record",
-        /// `list-entry`
         ListEntry = "list-entry",
-        /// `list`
         List = "list",
-        /// `list-attribute`
         ListAttribute = "list-attribute",
-        /// `object-attribute`
         ObjectAttribute = "object-attribute",
-        /// `note`
         Note = "note",
-        /// `task`
         Task = "task",
-        /// `comment`
         Comment = "comment",
-        /// `workspace-member`
         WorkspaceMember = "workspace-member",
-        /// `call-recording`
         CallRecording = "call-recording",
-        /// `activity`
         Activity = "activity",
-        /// `activity-attribute`
         ActivityAttribute = "activity-attribute",
-        /// `activity-record`
         ActivityRecord = "activity-record",
     }
 }

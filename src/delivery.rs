@@ -68,6 +68,11 @@ pub struct Headers {
     pub idempotency_key: Header,
 }
 
+/// A text without one pair of quotes around it.
+pub fn unquoted(text: &str) -> &str {
+    text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
+}
+
 /// State of a delivery whose signature has not been checked.
 #[derive(Debug)]
 pub struct Unverified;
@@ -76,6 +81,37 @@ pub struct Unverified;
 #[derive(Debug)]
 pub struct Verified {
     secret: Arc<str>,
+}
+
+/// What the CloudEvents of one delivery say of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The source's name.
+    pub source: &'a str,
+    /// The workspace of the source's configuration, for events that name none.
+    pub workspace_id: Option<&'a str>,
+    /// When the delivery was received.
+    pub received_at: OffsetDateTime,
+    /// The usable idempotency key.
+    pub idempotency_key: Option<&'a str>,
+    /// The webhook that fired.
+    pub webhook_id: Option<&'a str>,
+}
+
+impl<'a> Context<'a> {
+    /// The same for an event that may name its workspace.
+    pub fn of_workspace(self, id: Option<&'a str>) -> Self {
+        Self { workspace_id: id.or(self.workspace_id), ..self }
+    }
+
+    /// The CloudEvents `source` in two parts: `https://attio.com/workspaces/<id>`, or a URN where no workspace is
+    /// known.
+    pub fn source_uri(self) -> [&'a str; 2] {
+        match self.workspace_id {
+            Some(id) => ["https://attio.com/workspaces/", id],
+            None => ["urn:attio-bridge:", self.source],
+        }
+    }
 }
 
 /// A share of the in-flight limits, released when its last clone is dropped.
@@ -152,7 +188,7 @@ impl Delivery<Verified> {
     pub fn idempotency_key(&self) -> Option<&str> {
         let Header::Once(bytes) = &self.headers.idempotency_key else { return None };
         let text = std::str::from_utf8(bytes).ok()?;
-        let text = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+        let text = unquoted(text);
         let usable = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
         usable.then_some(text)
     }

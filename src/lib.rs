@@ -38,8 +38,8 @@
 //! # The layers
 //!
 //! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
-//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`atomic_file`], [`http_client`],
-//! [`metrics`], [`printable`], [`shutdown`], [`supervise`] and [`version`] are leaves.
+//! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`atomic_file`],
+//! [`bounded_file`], [`http_client`], [`metrics`], [`printable`], [`shutdown`], [`supervise`] and [`version`] are leaves.
 //! `tests/it/layers.rs` reads the imports and fails on any other edge.
 //!
 //! # What is absent
@@ -103,6 +103,7 @@ pub mod signing;
 pub mod paint;
 pub mod printable;
 pub mod atomic_file;
+pub mod bounded_file;
 pub mod http_client;
 pub mod metrics;
 pub mod shutdown;

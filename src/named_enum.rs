@@ -1,4 +1,5 @@
-//! Enums whose variants have a name outside the code: a metric label, an attribute, a topic.
+//! Enums whose variants have a name outside the code: a metric label, an attribute, a topic. The name documents
+//! the variant, unless there is more to say.
 
 /// Declares an enum with the name of each variant, `ALL` (every variant in order) and a method that gives the
 /// name.
@@ -11,6 +12,7 @@ macro_rules! named_enum {
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(missing_docs)]
         pub enum $name {
             $($(#[$variant_meta])* $variant,)+
         }

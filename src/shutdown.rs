@@ -156,6 +156,19 @@ fn listen(limit: Option<Duration>, forced_exit: ForcedExit) -> io::Result<impl F
     Ok(async move { first.cancelled().await })
 }
 
+/// From now on these signals no longer end the process. Those that nothing listens for are ignored.
+pub fn survive(signals: impl IntoIterator<Item = SignalKind>) -> io::Result<()> {
+    // Needed to install the handlers, which outlive it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let _entered = runtime.enter();
+    signals.into_iter().try_for_each(|kind| signal(kind).map(drop))
+}
+
+/// SIGXFSZ: with it ignored, a write beyond the limit of a file's size (`ulimit -f`) is an error like a full disk.
+pub fn file_too_large() -> SignalKind {
+    SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())
+}
+
 /// Listens for SIGHUP from now on; the future notifies on each. Several at once may be one.
 pub fn reload_signal(reload: Arc<Notify>) -> io::Result<impl Future<Output = ()> + Send> {
     let mut hangup = signal(SignalKind::hangup())?;

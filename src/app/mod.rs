@@ -11,10 +11,12 @@ mod wiring;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use humantime::format_duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -27,10 +29,12 @@ use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
-use crate::pipeline::dedup::{BYTES_PER_ID, Dedup};
+use crate::pipeline::SourceOptions;
+use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
+use crate::version::{REVISION, VERSION};
 use reload::Reloader;
 use systemd::Notifier;
 use wiring::{join, measured};
@@ -149,7 +153,7 @@ impl App {
             Arc::clone(&pipeline),
             Arc::clone(&metrics),
             deliveries.clone(),
-            stages.drain.clone(),
+            stages.clone(),
         );
         let systemd = Notifier::default();
         let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
@@ -312,17 +316,45 @@ pub async fn inspect(config: Config) -> Result<Report, StartError> {
     bus::inspect(config.bus, requirements).await
 }
 
-/// Logs how much memory the dedup window takes and how many hours it covers.
+/// Logs what the bridge is about to do, and how long dedup remembers at the rate at which Attio sends at most.
 fn announce(config: &Config) {
-    const EVENTS_PER_SECOND: u64 = 25;
-    let dedup = config.dedup;
+    let source = |source: &SourceOptions| match source.verify.secrets.len() {
+        1 => format!("{} (1 secret)", source.name),
+        secrets => format!("{} ({secrets} secrets)", source.name),
+    };
     tracing::info!(
-        ids = dedup.capacity,
-        window = %humantime::format_duration(dedup.window),
-        memory_mib = dedup.capacity.saturating_mul(BYTES_PER_ID) / (1 << 20),
-        hours_at_25_events_per_second = dedup.capacity / (EVENTS_PER_SECOND * 3600),
-        "dedup memory, when full"
+        version = VERSION,
+        revision = REVISION,
+        config = %config.file().map_or("none".into(), Path::to_string_lossy),
+        sources = config.sources.iter().map(source).collect::<Vec<_>>().join(", "),
+        bus = config.bus.kind.name(),
+        prefix = config.route.prefix,
+        http = config.http.listen,
+        admin = config.admin_listen,
+        "starting"
     );
+    const EVENTS_PER_SECOND: u64 = 25;
+    let Options { capacity, window } = config.dedup;
+    let mib = |ids: u64| ids.saturating_mul(BYTES_PER_ID) / (1 << 20);
+    let needed = window.as_secs().saturating_mul(EVENTS_PER_SECOND);
+    let holds = Duration::from_secs(capacity / EVENTS_PER_SECOND);
+    let hours = capacity / (EVENTS_PER_SECOND * 3600);
+    let (window, memory_mib) = (format_duration(window), mib(capacity));
+    if capacity >= needed {
+        tracing::info!(
+            ids = capacity, %window, memory_mib, hours_at_25_events_per_second = hours,
+            "dedup remembers every event of dedup.window, also at 25 events/s"
+        );
+    } else {
+        tracing::warn!(
+            ids = capacity, %window, memory_mib, hours_at_25_events_per_second = hours,
+            "dedup remembers {capacity} events: {} at 25 events/s, less than dedup.window ({window}). A retry that \
+             comes later is published again. To cover the window at that rate, set dedup.capacity to {needed} \
+             ({} MiB)",
+            format_duration(holds),
+            mib(needed)
+        );
+    }
 }
 
 /// Waits for connections, then for deliveries whose client has left, then for acks: in all at most

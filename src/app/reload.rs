@@ -133,7 +133,8 @@ impl Reloader {
         }
         let slugs = self.apply_slugs(&new, cause);
         if slugs == SlugsChange::Unchanged || !secrets.is_empty() {
-            tracing::info!(cause, changed = secrets.join(", "), "secrets reloaded");
+            let changed = (!secrets.is_empty()).then(|| secrets.join(", "));
+            tracing::info!(cause, changed, "secrets reloaded");
         }
         if !others.is_empty() {
             tracing::warn!(keys = others.join(", "), "changed, and needs a restart");

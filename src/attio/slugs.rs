@@ -6,6 +6,7 @@ use std::path::Path;
 use super::types::{Named, Owner};
 use super::{Client, Error};
 use crate::atomic_file;
+use crate::bounded_file;
 use crate::catalog;
 use crate::pipeline::slugs::Slugs;
 
@@ -32,7 +33,7 @@ pub fn text(slugs: &Slugs) -> String {
 /// Writes the file if its contents change. Returns whether they did.
 pub fn write(path: &Path, slugs: &Slugs) -> io::Result<bool> {
     let text = text(slugs);
-    if std::fs::read_to_string(path).is_ok_and(|current| current == text) {
+    if bounded_file::read_text(path, bounded_file::MAX_BYTES).is_ok_and(|current| current == text) {
         return Ok(false);
     }
     atomic_file::replace(path, MODE, text.as_bytes()).map(|()| true)

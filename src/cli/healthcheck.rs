@@ -9,6 +9,7 @@ use hyper::{Request, Uri};
 use super::{Exit, fail, say};
 use crate::config::{self, Input};
 use crate::http_client::{self, HttpClient};
+use crate::printable;
 
 const OPTIONS: http_client::Options =
     http_client::Options { timeout: Duration::from_secs(3), max_body_bytes: 1 << 20, keep_alive: false };
@@ -31,16 +32,23 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
     let answer = runtime.block_on(HttpClient::plain(OPTIONS).send(Request::get(&url), Bytes::new()));
     // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();
-    match answer.map(|response| response.status) {
-        Ok(200) => {
+    match answer {
+        Ok(response) if response.status == 200 => {
             say(format_args!("ready: {url} answered 200"));
             return Ok(Exit::Done);
         }
-        Ok(status) => say(format_args!("not ready: {url} answered {status}")),
+        Ok(response) => {
+            let body: String = String::from_utf8_lossy(&response.body).trim().chars().take(MAX_WHY).collect();
+            let why = if body.is_empty() { String::new() } else { format!(": {}", printable::line(&body)) };
+            say(format_args!("not ready: {url} answered {}{why}", response.status));
+        }
         Err(error) => say(format_args!("not ready: {url} did not answer: {error}")),
     }
     Err(Exit::Failed)
 }
+
+/// Characters of the answer's body that are printed.
+const MAX_WHY: usize = 500;
 
 fn configured(input: &Input) -> Result<Uri, Exit> {
     let listen = config::admin_listen(input).map_err(|problems| {

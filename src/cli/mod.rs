@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{Environment, Flag, Input};
-use crate::printable;
+use crate::{printable, shutdown};
 use problems::warn;
 
 /// How a process ends.
@@ -136,6 +136,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
             return if answer.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
+    // Without it, a verb whose output is limited ends as before: by the signal.
+    let _ = shutdown::survive([shutdown::file_too_large()]);
     let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
     let ended = match verb {
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),

@@ -1,5 +1,6 @@
 //! Parsers of arguments that several verbs take, and reading of files that are named on the command line.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -42,16 +43,24 @@ pub fn key(text: &str) -> Result<String, String> {
     if usable { Ok(text.to_owned()) } else { Err("expects 1 to 255 visible ASCII characters".into()) }
 }
 
-/// The bytes of a file; `-` is standard input.
+/// The largest body or capture that is read.
+const MAX_READ_BYTES: u64 = 256 << 20;
+
+/// The bytes of a file; `-` is standard input. Waits for the writer of a pipe, as a person would want.
 pub fn read(path: &Path) -> Result<Bytes, String> {
     let mut bytes = Vec::new();
     let read = if path == Path::new("-") {
-        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+        io::stdin().lock().take(MAX_READ_BYTES + 1).read_to_end(&mut bytes)
     } else {
-        std::fs::read(path).map(|read| bytes = read)
+        File::open(path).and_then(|file| file.take(MAX_READ_BYTES + 1).read_to_end(&mut bytes))
     };
-    read.map_err(|error| unreadable(path, error))?;
-    Ok(bytes.into())
+    match read {
+        Ok(count) if count as u64 > MAX_READ_BYTES => {
+            Err(format!("{} cannot be read: larger than {} MiB", path.display(), MAX_READ_BYTES >> 20))
+        }
+        Ok(_) => Ok(bytes.into()),
+        Err(error) => Err(unreadable(path, error)),
+    }
 }
 
 /// The message for a file that cannot be read.

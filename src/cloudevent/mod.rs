@@ -33,41 +33,27 @@ named_enum! {
     pub enum Attribute,
     /// The name in a message.
     name {
-        /// `id`
         Id = "id",
-        /// `source`
         Source = "source",
-        /// `type`
         Type = "type",
-        /// `subject`
         Subject = "subject",
-        /// `time`
         Time = "time",
-        /// `recordedtime`
         RecordedTime = "recordedtime",
-        /// `datacontenttype`
         DataContentType = "datacontenttype",
-        /// `partitionkey`
         PartitionKey = "partitionkey",
-        /// `correlationid`
         CorrelationId = "correlationid",
-        /// `attiowebhookid`
         AttioWebhookId = "attiowebhookid",
-        /// `attioobject`
         AttioObject = "attioobject",
-        /// `attiolist`
         AttioList = "attiolist",
-        /// `authtype`
         AuthType = "authtype",
-        /// `authid`
         AuthId = "authid",
-        /// `reason`, in quarantine only
+        // The rest in quarantine only.
         Reason = "reason",
-        /// `attiosource`, the name of the source, in quarantine only
+        /// The name of the source.
         AttioSource = "attiosource",
-        /// `attioindex`, the event's index in its delivery, in quarantine only
+        /// The event's index in its delivery.
         AttioIndex = "attioindex",
-        /// `attiowebhookbase64`, in place of an `attiowebhookid` that is not a valid id, in quarantine only
+        /// In place of an `attiowebhookid` that is not a valid id.
         AttioWebhookBase64 = "attiowebhookbase64",
     }
 }

@@ -1,63 +1,35 @@
-//! The files that a configuration is read from: reading them within bounds, and whether they have changed.
+//! The files that a configuration is read from: secrets in files, and whether a file has changed.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
 use secrecy::{ExposeSecret, SecretString};
 
-/// The largest configuration file or slugs file.
-pub const MAX_FILE_BYTES: u64 = 16 << 20;
-
-/// The largest file that a secret is read from.
-const MAX_SECRET_FILE_BYTES: u64 = 64 * 1024;
-
-/// How long reading may wait for the writer of a pipe, such as a shell's `<(command)`.
-const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Pause before a pipe without data is read again.
-const PIPE_PAUSE: Duration = Duration::from_millis(5);
-
-/// Opens a file for reading. Never blocks on a FIFO.
-pub fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
-/// Reads a text file of at most `limit` bytes.
-pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
-    let deadline = Instant::now() + PIPE_TIMEOUT;
-    let mut file = open(path)?.take(limit + 1);
-    let mut bytes = Vec::new();
-    while let Err(error) = file.read_to_end(&mut bytes) {
-        if error.kind() != io::ErrorKind::WouldBlock {
-            return Err(error);
-        }
-        if Instant::now() >= deadline {
-            let message = format!("nothing was written to it within {} s", PIPE_TIMEOUT.as_secs());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, message));
-        }
-        std::thread::sleep(PIPE_PAUSE);
-    }
-    if bytes.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {} KiB", limit / 1024)));
-    }
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
-}
+use crate::bounded_file::{MAX_SECRET_BYTES, read_text};
 
 /// Reads a secret from a file; one line end at its end is not part of it.
 pub fn read_secret(path: &Path) -> Result<SecretString, String> {
-    let text = read_text(path, MAX_SECRET_FILE_BYTES).map_err(|error| unreadable(path, &error))?;
+    let text = read_text(path, MAX_SECRET_BYTES).map_err(|error| unreadable(path, &error))?;
     let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     Ok(SecretString::from(text))
 }
 
-/// Refuses an empty secret: a variable or a file that was meant to be filled.
-pub fn not_empty(secret: &SecretString) -> Result<(), String> {
-    if secret.expose_secret().is_empty() { Err("is empty".into()) } else { Ok(()) }
+/// Refuses a secret that is empty (a variable or a file that was meant to be filled), and what an editor or a shell
+/// makes of a text: nobody has such a secret.
+pub fn usable_secret(secret: &SecretString) -> Result<(), String> {
+    let text = secret.expose_secret();
+    let problem = if text.is_empty() {
+        "is empty"
+    } else if text.starts_with('\u{feff}') {
+        "begins with a byte order mark, which is no part of the secret: save it as UTF-8 without one"
+    } else if text.contains('\0') {
+        "contains a NUL character, as UTF-16 text does: save it as UTF-8"
+    } else if text.trim_end().contains(['\n', '\r']) {
+        "has more than one line"
+    } else {
+        return Ok(());
+    };
+    Err(problem.into())
 }
 
 /// The message about a file that cannot be read, without the number of the system's error.

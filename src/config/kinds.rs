@@ -348,7 +348,7 @@ impl Kind for Secret {
             }
             _ => SecretString::from(text(node)?.0),
         };
-        files::not_empty(&value)?;
+        files::usable_secret(&value)?;
         Ok((value, Json::from(HIDDEN)))
     }
 

@@ -42,7 +42,7 @@ use crate::bus::inspect::Requirements;
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, http, shutdown};
+use crate::{bounded_file, bus, http, shutdown};
 use diagnostics::Diagnostics;
 use section::Section;
 use tree::{Node, Table, Value};
@@ -135,6 +135,11 @@ impl Config {
             (setting.key.clone(), json!({ "value": setting.value, "from": origin }))
         };
         self.settings.iter().map(entry).collect::<Map<_, _>>().into()
+    }
+
+    /// The configuration file, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.input.file.as_ref().map(|(path, _)| path.as_path())
     }
 
     /// The files that it was read from, and those that it names.
@@ -270,7 +275,7 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let diagnostics = Diagnostics::default();
     let Some((path, named_by)) = &input.file else { return Ok((Table::new(), diagnostics)) };
     diagnostics.file(path);
-    let tree = match files::read_text(path, files::MAX_FILE_BYTES) {
+    let tree = match bounded_file::read_text(path, bounded_file::MAX_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
             diagnostics.problem("(file)", Some(named_by), files::unreadable(path, &error));
@@ -299,7 +304,7 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
 pub fn secret_file(path: &Path) -> Result<SecretString, String> {
     let secret = files::read_secret(path)?;
-    files::not_empty(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    files::usable_secret(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
     Ok(secret)
 }
 

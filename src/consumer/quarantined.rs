@@ -202,17 +202,7 @@ mod tests {
         use std::collections::BTreeSet;
 
         use crate::pipeline::parse::Unusable;
-        let slugs = [
-            Unusable::NotJson,
-            Unusable::TooDeep,
-            Unusable::NotAnEvent,
-            Unusable::TooManyEvents,
-            Unusable::NotAnObject,
-            Unusable::NoEventType,
-            Unusable::DuplicateMember,
-            Unusable::UnusableId,
-        ]
-        .map(Unusable::slug);
+        let slugs = Unusable::ALL.map(Unusable::slug);
         let reasons: BTreeSet<&str> = slugs.into_iter().chain(["rejected_by_broker"]).collect();
         assert_eq!(REASONS.into_iter().map(|(reason, _)| reason).collect::<BTreeSet<_>>(), reasons);
     }

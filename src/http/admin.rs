@@ -37,13 +37,22 @@ pub struct Admin {
     pub unready: CancellationToken,
 }
 
+/// What `/` answers.
+const PATHS: &str = "\
+/livez    200 while the process runs
+/readyz   200 while it should get traffic, else 503 and why not
+/metrics  Prometheus metrics
+";
+
 /// Every admin path.
 pub fn router(admin: Admin) -> Router {
     let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     Router::new()
+        .route("/", get(|| async { PATHS }))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(move |admin| metrics(admin, Arc::clone(&scrapes))))
+        .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
         .with_state(Arc::new(admin))
 }
 

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::http::header::GetAll;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Edge;
-use crate::delivery::{Header, Headers};
+use crate::delivery::{Header, Headers, unquoted};
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::verify;
 
@@ -103,7 +104,7 @@ impl Edge {
         if !(is_json(&head.headers) && is_plain(&head.headers)) {
             return Err(Reason::UnsupportedMediaType);
         }
-        if self.drain.is_cancelled() {
+        if self.stages.drain.is_cancelled() {
             return Err(Reason::Draining);
         }
         let headers = headers(&head.headers);
@@ -127,22 +128,19 @@ fn content_length(headers: &HeaderMap) -> Result<Option<usize>, Reason> {
 
 /// Whether the media type is JSON (`application/json`, `…/…+json`, with any parameters) or absent.
 fn is_json(headers: &HeaderMap) -> bool {
-    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else {
-        return !headers.contains_key(header::CONTENT_TYPE);
-    };
-    let Ok(text) = value.to_str() else { return false };
-    let essence = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    match essence.split_once('/') {
+    let is_json = |essence: &str| match essence.trim().to_ascii_lowercase().split_once('/') {
         Some((_, subtype)) => subtype == "json" || subtype.ends_with("+json"),
-        None => false,
-    }
+        None => essence.trim().is_empty(),
+    };
+    let essence = |text: &str| text.split(';').next().unwrap_or("").split(',').all(is_json);
+    headers.get_all(header::CONTENT_TYPE).iter().all(|value| value.to_str().is_ok_and(essence))
 }
 
 /// Whether the body is not encoded. The signature covers the bytes as sent, and nothing is decompressed.
 fn is_plain(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(header::CONTENT_ENCODING);
-    codings.iter().all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    let is_plain = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    codings.all(|value| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(is_plain))
 }
 
 /// The headers that the pipeline reads.
@@ -163,6 +161,27 @@ fn headers(map: &HeaderMap) -> Headers {
         attio_signature: header(ATTIO_SIGNATURE),
         x_attio_signature: header(X_ATTIO_SIGNATURE),
         timestamp: header(X_ATTIO_TIMESTAMP),
-        idempotency_key: header(IDEMPOTENCY_KEY),
+        idempotency_key: idempotency_key(&map.get_all(IDEMPOTENCY_KEY)),
+    }
+}
+
+/// The key. A proxy may repeat it, as a header or in a list: equal values are one, and an empty one is none.
+fn idempotency_key(all: &GetAll<'_, HeaderValue>) -> Header {
+    let mut values = all.iter();
+    match (values.next(), values.next()) {
+        (None, _) => Header::Absent,
+        // No usable key has a space.
+        (Some(value), None) if !value.as_bytes().contains(&b' ') => {
+            Header::Once(Bytes::copy_from_slice(value.as_bytes()))
+        }
+        _ => {
+            let keys = all.iter().flat_map(|value| value.to_str().unwrap_or("\u{fffd}").split(", "));
+            let mut keys = keys.map(str::trim).filter(|key| !key.is_empty());
+            let Some(first) = keys.next() else { return Header::Absent };
+            match keys.all(|key| unquoted(key) == unquoted(first)) {
+                true => Header::Once(Bytes::copy_from_slice(first.as_bytes())),
+                false => Header::Repeated,
+            }
+        }
     }
 }

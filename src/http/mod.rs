@@ -1,12 +1,12 @@
 //! The HTTP edge: turns requests into deliveries, and outcomes into answers, log lines and metrics.
 
-pub mod listen;
-pub mod connection;
-pub mod admission;
-pub mod receive;
-pub mod record;
+pub(crate) mod listen;
+pub(crate) mod connection;
+mod admission;
+mod receive;
+mod record;
 pub mod respond;
-pub mod admin;
+pub(crate) mod admin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,15 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::routing::any;
-use tokio_util::sync::CancellationToken;
+use percent_encoding::percent_decode_str;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
+use crate::pipeline::outcome::Reason;
+use crate::shutdown::Stages;
 use admission::AdmissionLimiter;
+use connection::head::Refusal;
 use record::Recorder;
 
 /// The limits of the edge.
@@ -31,11 +34,11 @@ pub struct Options {
     pub max_body_bytes: usize,
     /// The largest request head, in bytes.
     pub max_header_bytes: usize,
-    /// From the first byte of a request (or the connection's start) to the end of its head.
+    /// From the first byte of a request to the end of its head.
     pub header_timeout: Duration,
     /// From the end of the head to the end of the body.
     pub body_timeout: Duration,
-    /// How long a connection may stay open between two requests.
+    /// How long a connection may stay open without a request.
     pub idle_timeout: Duration,
     /// From the end of the head to the answer.
     pub answer_timeout: Duration,
@@ -55,21 +58,32 @@ pub struct Edge {
     limiter: AdmissionLimiter,
     /// Tracks deliveries in progress, whether or not their client is still connected.
     deliveries: TaskTracker,
-    drain: CancellationToken,
+    stages: Stages,
 }
 
 impl Edge {
-    /// The edge of one bridge. `deliveries` tracks the work that a drain waits for. Once `drain` is cancelled,
-    /// new requests are answered 503.
+    /// The edge of one bridge. `deliveries` tracks the work that a drain waits for. Once the bridge is unready,
+    /// connections are closed after their next answer; once it drains, new requests are answered 503.
     pub fn new(
         options: Options,
         pipeline: Arc<Pipeline>,
         metrics: Arc<Metrics>,
         deliveries: TaskTracker,
-        drain: CancellationToken,
+        stages: Stages,
     ) -> Arc<Self> {
         let limiter = AdmissionLimiter::new(options.max_in_flight, options.max_in_flight_bytes);
-        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, limiter, deliveries, drain })
+        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, limiter, deliveries, stages })
+    }
+
+    /// The refusal of a path that names no source. It says the right path if another spelling of it was asked for:
+    /// with a slash too many, in capitals, percent-encoded, or below another prefix.
+    fn unknown_source(&self, path: &str) -> Refusal {
+        let path = percent_decode_str(path).decode_utf8_lossy().to_ascii_lowercase();
+        let words = path.rsplit('/').map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric()));
+        let meant = words.filter(|word| *word != "webhooks").find_map(|word| self.pipeline.source(word));
+        let error = meant
+            .map(|source| format!("Unknown path: the path of this source is exactly /webhooks/{source}"));
+        Refusal { reason: Reason::UnknownSource, error }
     }
 
     /// Counts and logs deliveries.

@@ -12,6 +12,7 @@ use axum::extract::Request;
 use axum::http::header;
 use axum::response::Response;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http_body_util::BodyExt;
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
@@ -50,7 +51,7 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
                 .unwrap_or_else(|_| respond::problem(Reason::Internal, None))
         }
     };
-    if edge.drain.is_cancelled() { respond::closing(response) } else { response }
+    if edge.stages.unready.is_cancelled() { respond::closing(response) } else { response }
 }
 
 /// Runs the pipeline and records the outcome.
@@ -83,13 +84,14 @@ async fn read(
     if let Some(refusal) = head.extensions.remove::<Refusal>() {
         return Err((refusal, None));
     }
-    let admitted = source.ok_or(Reason::UnknownSource).and_then(|source| Ok((source, edge.admit(&head)?)));
+    let source = source.ok_or_else(|| edge.unknown_source(head.uri.path()));
+    let admitted = source.and_then(|source| Ok((source, edge.admit(&head)?)));
     let (source, (headers, mut permit)) = match admitted {
         Ok(admitted) => admitted,
-        Err(reason) => {
+        Err(refusal) => {
             // Reading the body would send a 100 to a sender that waits for one.
             let unread = (!head.headers.contains_key(header::EXPECT)).then_some(body);
-            return Err((reason.into(), unread));
+            return Err((refusal, unread));
         }
     };
     let reading = collect(edge, body, &mut permit, head_at + edge.options.body_timeout / PROMPT);
@@ -218,33 +220,24 @@ async fn discard(mut body: Body) -> bool {
 
 /// Work of a request that must not be cancelled with it: dropped before its end, it continues as a task. Tracked
 /// from its start. Spawning each from the start would cost two task switches per request.
-struct DetachOnDrop<F>
-where
-    F: Future<Output: Send + 'static> + Send + 'static,
-{
+struct DetachOnDrop<T: Send + 'static> {
     /// None once it has ended or panicked.
-    work: Option<Pin<Box<F>>>,
+    work: Option<BoxFuture<'static, T>>,
     tracker: TaskTracker,
     _tracked: TaskTrackerToken,
 }
 
-impl<F> DetachOnDrop<F>
-where
-    F: Future<Output: Send + 'static> + Send + 'static,
-{
+impl<T: Send + 'static> DetachOnDrop<T> {
     /// Starts at the first poll, or when dropped.
-    fn new(tracker: &TaskTracker, work: F) -> Self {
-        Self { work: Some(Box::pin(work)), tracker: tracker.clone(), _tracked: tracker.token() }
+    fn new(tracker: &TaskTracker, work: impl Future<Output = T> + Send + 'static) -> Self {
+        Self { work: Some(work.boxed()), tracker: tracker.clone(), _tracked: tracker.token() }
     }
 }
 
-impl<F> Future for DetachOnDrop<F>
-where
-    F: Future<Output: Send + 'static> + Send + 'static,
-{
-    type Output = F::Output;
+impl<T: Send + 'static> Future for DetachOnDrop<T> {
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let mut work = self.work.take().expect("a future is not polled after it has ended");
         let polled = work.as_mut().poll(cx);
         if polled.is_pending() {
@@ -254,10 +247,7 @@ where
     }
 }
 
-impl<F> Drop for DetachOnDrop<F>
-where
-    F: Future<Output: Send + 'static> + Send + 'static,
-{
+impl<T: Send + 'static> Drop for DetachOnDrop<T> {
     fn drop(&mut self) {
         // Without a runtime the process is ending.
         if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {

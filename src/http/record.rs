@@ -118,11 +118,16 @@ impl Record {
         self.log(level, outcome.reason(), Some(outcome), None, error.as_deref());
     }
 
+    /// A wrong signature and a path that is nearly right are warnings: the sender and the bridge may be configured
+    /// differently.
     fn close_unauthenticated(&mut self, reason: Reason, error: Option<&str>) {
         self.close(reason);
         let left_out = self.limiter.lock().line();
         if left_out.is_some() {
-            self.log(Level::INFO, reason, None, left_out, error);
+            let misconfigured =
+                reason.is_of_signature() || (reason == Reason::UnknownSource && error.is_some());
+            let level = if misconfigured { Level::WARN } else { Level::INFO };
+            self.log(level, reason, None, left_out, error);
         }
     }
 

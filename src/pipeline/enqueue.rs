@@ -9,17 +9,17 @@ use bytes::Bytes;
 
 use super::dedup::{AckReceiver, Dedup, Lookup};
 use super::identify::{Facts, Identity};
-use super::normalize::{self, Context};
+use super::normalize;
 use super::outcome::{EventResult, UNKNOWN_CATEGORY};
 use super::parse::{Element, Event};
 use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishHandle};
-use super::quarantine::{self, Quarantined};
+use super::quarantine;
 use super::route::Routes;
 use super::slugs::Slugs;
 use super::source::Source;
 use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
-use crate::delivery::{Delivery, Verified};
+use crate::delivery::{Context, Delivery, Verified};
 use crate::metrics::PublishMetrics;
 
 /// The `reason` in quarantine of an event that the broker rejected.
@@ -97,6 +97,12 @@ impl Enqueuer<'_> {
     fn enqueue_event(&self, index: Option<usize>, event: &Event<'_>) -> PendingEvent {
         let category = event.kind.category().map_or(UNKNOWN_CATEGORY, Category::as_str);
         if !self.source.filter.load().passes(event) {
+            tracing::debug!(
+                source = self.source.name.as_str(),
+                category,
+                index,
+                "event dropped by the filter"
+            );
             let state = State::Done(EventResult::Filtered);
             return PendingEvent { index, category, raw: None, state, unidentified: false };
         }
@@ -104,15 +110,7 @@ impl Enqueuer<'_> {
         let destination = self.stages.routes.event(event.kind);
         let state = self.publish(&identity, destination, false, || {
             let slugs = self.stages.slugs.load();
-            let context = Context {
-                source: self.source.name.as_str(),
-                workspace_id: self.source.workspace_id.as_deref(),
-                received_at: self.delivery.received_at,
-                idempotency_key: self.delivery.idempotency_key(),
-                webhook_id: self.webhook_id.as_deref(),
-                slugs: slugs.as_deref(),
-            };
-            normalize::normalize(event, &identity.id, context)
+            normalize::normalize(event, &identity.id, self.context(), slugs.as_deref())
         });
         let raw = self.quarantine.then(|| RawEvent {
             raw: event.raw.clone(),
@@ -132,19 +130,9 @@ impl Enqueuer<'_> {
 
     fn enqueue_quarantined(&self, index: Option<usize>, event: &RawEvent, reason: &'static str) -> State {
         let identity = Identity::of_quarantined(self.facts(index, &event.raw));
-        let workspace = event.workspace_id.as_deref().or(self.source.workspace_id.as_deref());
         self.publish(&identity, self.stages.routes.quarantine(), true, || {
-            quarantine::wrap(Quarantined {
-                id: &identity.id,
-                source_uri: normalize::source_parts(self.source.name.as_str(), workspace),
-                reason,
-                raw: event.raw.clone(),
-                received_at: self.delivery.received_at,
-                idempotency_key: self.delivery.idempotency_key(),
-                source: self.source.name.as_str(),
-                webhook_id: self.webhook_id.as_deref(),
-                index,
-            })
+            let context = self.context().of_workspace(event.workspace_id.as_deref());
+            quarantine::wrap(&identity.id, context, index, event.raw.clone(), reason)
         })
     }
 
@@ -161,7 +149,16 @@ impl Enqueuer<'_> {
             return State::Done(EventResult::Failed(answer_overdue()));
         }
         self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
-        match self.stages.dedup.begin(identity.key, identity.repeatable) {
+        let lookup = self.stages.dedup.begin(identity.key, identity.repeatable);
+        tracing::debug!(
+            id = identity.id,
+            dedup = lookup.result(),
+            address = &*destination.address,
+            subject = &*destination.subject,
+            delivery_id = self.delivery.idempotency_key(),
+            "event"
+        );
+        match lookup {
             Lookup::Hit => State::Done(EventResult::Duplicate),
             // The publish in flight may still succeed once the bus is up, but this delivery does not wait for it.
             Lookup::Joined(_) if self.stages.bus.state() == BusState::Down => {
@@ -181,6 +178,16 @@ impl Enqueuer<'_> {
                 self.stages.bus.publish(message, handle);
                 State::Enqueued { ack, quarantined }
             }
+        }
+    }
+
+    fn context(&self) -> Context<'_> {
+        Context {
+            source: self.source.name.as_str(),
+            workspace_id: self.source.workspace_id.as_deref(),
+            received_at: self.delivery.received_at,
+            idempotency_key: self.delivery.idempotency_key(),
+            webhook_id: self.webhook_id.as_deref(),
         }
     }
 

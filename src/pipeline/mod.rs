@@ -140,6 +140,7 @@ impl Pipeline {
     ) -> Result<Outcome, Rejection> {
         let source = self.sources.get(&delivery.source).ok_or(Rejection::UnknownSource)?;
         let delivery = source.verifier.load().verify(delivery)?;
+        tracing::debug!(source = source.name.as_str(), secret = &**delivery.secret(), "signature verified");
         let (webhook_id, elements) = parse(&delivery.body);
         on_parsed(elements.len());
         Ok(self.process(source, &delivery, webhook_id, elements, true).await)

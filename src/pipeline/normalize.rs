@@ -12,32 +12,15 @@ use super::parse::Event;
 use super::slugs::Slugs;
 use crate::catalog::{self, Kind, Part, WORKSPACE_ID};
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
-
-/// What is known of the delivery.
-#[derive(Clone, Copy, Debug)]
-pub struct Context<'a> {
-    /// The source's name.
-    pub source: &'a str,
-    /// The workspace of the source's configuration, for events that name none.
-    pub workspace_id: Option<&'a str>,
-    /// When the delivery was received.
-    pub received_at: OffsetDateTime,
-    /// The usable idempotency key of the delivery.
-    pub idempotency_key: Option<&'a str>,
-    /// The webhook that fired.
-    pub webhook_id: Option<&'a str>,
-    /// The slugs of objects and lists, where configured.
-    pub slugs: Option<&'a Slugs>,
-}
+use crate::delivery::Context;
 
 /// The media type of every event's data.
 const JSON: &str = "application/json";
 
 /// The CloudEvent of an event under this id.
-pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEvent {
-    let workspace = event.ids.get(WORKSPACE_ID).or(context.workspace_id);
-    let mut out =
-        CloudEvent::new(id, &source_parts(context.source, workspace), Data::Json(event.raw.clone()));
+pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>, slugs: Option<&Slugs>) -> CloudEvent {
+    let context = context.of_workspace(event.ids.get(WORKSPACE_ID));
+    let mut out = CloudEvent::new(id, &context.source_uri(), Data::Json(event.raw.clone()));
     out.set_joined(Attribute::Type, &["com.attio.", event_type(&event.event_type)]);
     out.set_some(Attribute::Subject, subject(event));
     let received = timestamp(context.received_at);
@@ -48,7 +31,7 @@ pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>) -> CloudEven
     out.set(Attribute::PartitionKey, partition_key(event, id));
     out.set_some(Attribute::CorrelationId, context.idempotency_key);
     out.set_some(Attribute::AttioWebhookId, context.webhook_id.filter(|id| catalog::is_id(id)));
-    if let Some(slugs) = context.slugs {
+    if let Some(slugs) = slugs {
         out.set_some(Attribute::AttioObject, slug(event, &slugs.objects, OBJECT_IDS));
         out.set_some(Attribute::AttioList, slug(event, &slugs.lists, LIST_IDS));
     }
@@ -71,15 +54,6 @@ fn slug<'a>(
 ) -> Option<&'a str> {
     let id = names.iter().find_map(|name| event.ids.any_of(name).next())?;
     slugs.get(id).map(String::as_str)
-}
-
-/// The CloudEvents `source` in two parts: `https://attio.com/workspaces/<id>`, or a URN where no workspace is
-/// known.
-pub fn source_parts<'a>(source: &'a str, workspace: Option<&'a str>) -> [&'a str; 2] {
-    match workspace {
-        Some(id) => ["https://attio.com/workspaces/", id],
-        None => ["urn:attio-bridge:", source],
-    }
 }
 
 fn event_type(text: &str) -> &str {

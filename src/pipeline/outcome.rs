@@ -22,27 +22,17 @@ named_enum! {
         Filtered = "filtered",
         /// It has no events.
         Empty = "empty",
-        /// [`SignatureError::Missing`]
         SignatureMissing = "signature_missing",
-        /// [`SignatureError::Malformed`]
         SignatureMalformed = "signature_malformed",
-        /// [`SignatureError::Mismatch`]
         SignatureMismatch = "signature_mismatch",
-        /// [`SignatureError::TimestampMissing`]
         TimestampMissing = "timestamp_missing",
-        /// [`SignatureError::TimestampMalformed`]
         TimestampMalformed = "timestamp_malformed",
-        /// [`SignatureError::TimestampOutsideTolerance`]
         TimestampOutsideTolerance = "timestamp_outside_tolerance",
         /// No source of that name, or no such path.
         UnknownSource = "unknown_source",
-        /// Not a POST.
         MethodNotAllowed = "method_not_allowed",
-        /// The body was not received in time.
         BodyTimeout = "body_timeout",
-        /// The body is larger than the limit.
         BodyTooLarge = "body_too_large",
-        /// The head is larger than the limit.
         HeadersTooLarge = "headers_too_large",
         /// The media type is not JSON, or the body is encoded.
         UnsupportedMediaType = "unsupported_media_type",
@@ -52,9 +42,7 @@ named_enum! {
         Overloaded = "overloaded",
         /// The bridge is shutting down.
         Draining = "draining",
-        /// The broker is unreachable.
         BrokerUnavailable = "broker_unavailable",
-        /// The broker did not acknowledge in time.
         BrokerTimeout = "broker_timeout",
         /// The broker refused because of its configuration.
         BrokerRefused = "broker_refused",

@@ -45,40 +45,26 @@ pub struct Ack {
     pub duplicate: bool,
 }
 
-/// Why a message was not acknowledged. `detail` is for the log.
+/// Why a message was not acknowledged. `detail` is the error of the client or the broker, for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum PublishError {
     /// The broker is unreachable or cannot accept writes now. The message may still be stored later.
     #[error("broker unavailable: {detail}")]
-    Unavailable {
-        /// The error of the client or the broker.
-        detail: Arc<str>,
-    },
+    Unavailable { detail: Arc<str> },
     /// No ack in time. Unknown, never "not stored".
     #[error("no ack from the broker in time: {detail}")]
-    Timeout {
-        /// The error of the client or the broker.
-        detail: Arc<str>,
-    },
+    Timeout { detail: Arc<str> },
     /// Refused because of the broker's configuration: no such topic or stream, not authorised. A retry succeeds
     /// once that is fixed; the bridge needs no restart.
     #[error("refused by the broker: {detail}")]
-    Refused {
-        /// The error of the client or the broker.
-        detail: Arc<str>,
-    },
+    Refused { detail: Arc<str> },
     /// The broker will never accept this event. It goes to quarantine.
     #[error("permanently rejected by the broker: {detail}")]
-    Rejected {
-        /// The error of the client or the broker.
-        detail: Arc<str>,
-    },
+    Rejected { detail: Arc<str> },
     /// The client's queue is full. Nothing was enqueued.
     #[error("too many messages waiting for the broker: {detail}")]
-    Busy {
-        /// The error of the client or the broker.
-        detail: Arc<str>,
-    },
+    Busy { detail: Arc<str> },
     /// The handle was dropped unsettled: a bug in a bus, or the process is ending.
     #[error("the publish was abandoned")]
     Abandoned,

@@ -3,10 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use time::OffsetDateTime;
 
 use crate::catalog;
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
+use crate::delivery::Context;
 
 /// The CloudEvents `type` in quarantine.
 pub const TYPE: &str = "dev.attio-bridge.delivery.quarantined";
@@ -14,34 +14,17 @@ pub const TYPE: &str = "dev.attio-bridge.delivery.quarantined";
 /// A longer invalid `webhook_id` is left out: it is repeated with every element of a body.
 const MAX_WEBHOOK_ID: usize = 255;
 
-/// What is quarantined.
-#[derive(Clone, Debug)]
-pub struct Quarantined<'a> {
-    /// Its id.
-    pub id: &'a str,
-    /// The CloudEvents `source` of the delivery, in parts.
-    pub source_uri: [&'a str; 2],
-    /// The reason, a slug.
-    pub reason: &'static str,
-    /// The bytes as received.
-    pub raw: Bytes,
-    /// When the delivery was received.
-    pub received_at: OffsetDateTime,
-    /// The usable idempotency key of the delivery.
-    pub idempotency_key: Option<&'a str>,
-    /// The name of the source.
-    pub source: &'a str,
-    /// The webhook that fired.
-    pub webhook_id: Option<&'a str>,
-    /// The index of the event in its delivery; none for a whole delivery.
-    pub index: Option<usize>,
-}
-
-/// The CloudEvent, with `data_base64`. It includes what the id was made of, so that a replay gives the same id.
-pub fn wrap(what: Quarantined<'_>) -> CloudEvent {
-    let Quarantined { id, source_uri, reason, raw, received_at, idempotency_key, source, webhook_id, index } =
-        what;
-    let mut out = CloudEvent::new(id, &source_uri, Data::Binary(raw));
+/// The CloudEvent of bytes as received, with `data_base64`. It includes what the id was made of, so that a replay
+/// gives the same id. `reason` is a slug; `index` is none for a whole delivery.
+pub fn wrap(
+    id: &str,
+    context: Context<'_>,
+    index: Option<usize>,
+    raw: Bytes,
+    reason: &'static str,
+) -> CloudEvent {
+    let Context { source, received_at, idempotency_key, webhook_id, .. } = context;
+    let mut out = CloudEvent::new(id, &context.source_uri(), Data::Binary(raw));
     out.set(Attribute::Type, TYPE);
     let received = timestamp(received_at);
     out.set_some(Attribute::Time, received.clone());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use attio_bridge::cloudevent::structured;
-use attio_bridge::pipeline::normalize::{Context, normalize};
+use attio_bridge::delivery::Context;
+use attio_bridge::pipeline::normalize::normalize;
 use attio_bridge::pipeline::parse::{Element, Parsed, parse};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientContext;
@@ -102,9 +103,8 @@ fn event(id: &str) -> Event {
         received_at: OffsetDateTime::now_utc(),
         idempotency_key: Some("0123456789abcdef0123456789abcdef"),
         webhook_id: webhook_id.as_deref(),
-        slugs: None,
     };
-    let event = normalize(event, &format!("82aa3251-fb12-5533-8215-{id:0>12}"), context);
+    let event = normalize(event, &format!("82aa3251-fb12-5533-8215-{id:0>12}"), context, None);
     let key = event.get(attio_bridge::cloudevent::Attribute::PartitionKey).unwrap_or_default().to_owned();
     Event { key, value: structured::encode(&event) }
 }

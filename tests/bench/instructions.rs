@@ -9,7 +9,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use attio_bridge::cloudevent::structured;
-use attio_bridge::pipeline::normalize::{Context, normalize};
+use attio_bridge::delivery::Context;
+use attio_bridge::pipeline::normalize::normalize;
 use axum::body::Bytes;
 use axum::http::HeaderMap;
 use futures_util::FutureExt;
@@ -171,9 +172,8 @@ pub fn step(step: &str, events: usize, count: u64) {
                     received_at: OffsetDateTime::UNIX_EPOCH,
                     idempotency_key: delivery.idempotency_key(),
                     webhook_id: read.webhook_id.as_deref(),
-                    slugs: None,
                 };
-                std::hint::black_box(structured::encode(&normalize(event, &identity.id, context)));
+                std::hint::black_box(structured::encode(&normalize(event, &identity.id, context, None)));
             }
         }
     }

@@ -113,15 +113,15 @@ fn config_file_from_the_environment() {
     );
 }
 
-/// Answers one request with a status line; returns the address and the request.
-fn answer_once(status: &'static str) -> (String, std::thread::JoinHandle<String>) {
+/// Answers one request with a status and a body; returns the address and the request.
+fn answer_once(status: &'static str, body: &'static str) -> (String, std::thread::JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
     let asked = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut request = [0; 1024];
         let read = stream.read(&mut request).expect("a request");
-        let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         text(&request[..read])
     });
     (address, asked)
@@ -130,7 +130,7 @@ fn answer_once(status: &'static str) -> (String, std::thread::JoinHandle<String>
 #[test]
 fn healthcheck_requests_readyz_of_the_admin_listener() {
     for (status, expected) in [("200 OK", 0), ("503 Service Unavailable", 1)] {
-        let (address, asked) = answer_once(status);
+        let (address, asked) = answer_once(status, "");
         let every = address.replace("127.0.0.1", "0.0.0.0");
         let variables = [("ATTIO_BRIDGE__ADMIN__LISTEN", &*every), ("HTTP_PROXY", "http://127.0.0.1:1")];
         let output = program(&["healthcheck"], &variables);
@@ -143,8 +143,20 @@ fn healthcheck_requests_readyz_of_the_admin_listener() {
 }
 
 #[test]
+fn healthcheck_prints_why_the_bridge_is_not_ready() {
+    let (address, asked) =
+        answer_once("503 Service Unavailable", "bus: kafka: no topic attio.record \u{1b}[2J\n");
+    let output = program(&["healthcheck", "--url", &format!("http://{address}/readyz")], &[]);
+    assert_eq!(code(&output), 1);
+    let message = text(&output.stderr);
+    assert!(message.contains("answered 503: bus: kafka: no topic attio.record"), "{message}");
+    assert!(!message.contains('\u{1b}'), "{message}");
+    asked.join().expect("a request");
+}
+
+#[test]
 fn healthcheck_with_url_and_without_an_answer() {
-    let (address, asked) = answer_once("200 OK");
+    let (address, asked) = answer_once("200 OK", "");
     let output = program(&["healthcheck", "--url", &format!("http://{address}/livez")], &[]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     assert!(asked.join().expect("a request").starts_with("GET /livez "));

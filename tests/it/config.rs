@@ -142,7 +142,7 @@ fn invalid_values_are_refused() {
         ("[bus]\ntype = \"nats\"", "nats.servers: required for NATS"),
         (
             "[bus]\ntype = \"nats\"\n[nats]\nservers = \"http://a\"",
-            "nats.servers: invalid scheme for NATS server URL: http",
+            "nats.servers: a server address begins with nats:// or tls://, not http://",
         ),
         (
             "[bus]\ntype = \"nats\"\n[nats]\nservers = \"nats://me:secret@a\"",

@@ -18,7 +18,7 @@ use crate::support::fixtures;
 use crate::support::logs::Logs;
 use crate::support::memory::Answer;
 use crate::support::request::Request;
-use crate::support::wait::eventually;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// A delivery of one event, the same every time.
 fn event() -> Request {
@@ -525,7 +525,7 @@ fn many_threads_publish_each_id_once() {
 
 #[tokio::test]
 async fn a_delivery_of_thousands_of_events_is_published_whole_and_in_order() {
-    let bridge = Bridge::start().await;
+    let bridge = Bridge::with(|config| config.http.answer_timeout = PATIENCE).await;
     let answer = bridge.ask(&batch("many", 4000)).await;
     assert_eq!(answer.json()["published"], 4000, "{answer:?}");
     let keys: Vec<_> = bridge

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use attio_bridge::catalog::EVENT_TYPES;
 use attio_bridge::cloudevent::{CloudEvent, Data, structured};
+use attio_bridge::delivery::Context;
 use attio_bridge::pipeline::identify::{Facts, Identity};
-use attio_bridge::pipeline::normalize::{self, Context};
+use attio_bridge::pipeline::normalize::normalize;
 use attio_bridge::pipeline::parse::{self, Element, Parsed};
-use attio_bridge::pipeline::quarantine::{self, Quarantined};
+use attio_bridge::pipeline::quarantine;
 use attio_bridge::pipeline::route::{Options, Routes};
 use cloudevents::AttributesReader;
 use proptest::prelude::*;
@@ -223,18 +224,18 @@ fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>])
             index,
             raw,
         };
+        let context = |webhook_id| Context {
+            source: "attio",
+            workspace_id: None,
+            received_at,
+            idempotency_key: key,
+            webhook_id,
+        };
         match element {
             Element::Event(event) => {
                 let identity = Identity::of_event(event.ids.event_id(), facts(&event.raw));
-                let context = Context {
-                    source: "attio",
-                    workspace_id: None,
-                    received_at,
-                    idempotency_key: key,
-                    webhook_id: webhook_id.as_deref(),
-                    slugs: None,
-                };
-                check(&normalize::normalize(&event, &identity.id, context), &event.raw);
+                let context = context(webhook_id.as_deref());
+                check(&normalize(&event, &identity.id, context, None), &event.raw);
                 let destination = routes.event(event.kind);
                 assert!(addresses.contains(&destination.address));
                 let action = destination.subject.strip_prefix(&*destination.address).unwrap();
@@ -242,17 +243,8 @@ fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>])
             }
             Element::Unusable { raw, reason } => {
                 let identity = Identity::of_quarantined(facts(&raw));
-                let wrapped = quarantine::wrap(Quarantined {
-                    id: &identity.id,
-                    source_uri: normalize::source_parts("attio", None),
-                    reason: reason.slug(),
-                    raw: raw.clone(),
-                    received_at,
-                    idempotency_key: key,
-                    source: "attio",
-                    webhook_id: Some("w"),
-                    index: Some(0),
-                });
+                let context = context(Some("w"));
+                let wrapped = quarantine::wrap(&identity.id, context, Some(0), raw.clone(), reason.slug());
                 check(&wrapped, &raw);
                 assert!(addresses.contains(&routes.quarantine().address));
             }

@@ -16,8 +16,9 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 9] = [
+const LEAVES: [&str; 10] = [
     "atomic_file",
+    "bounded_file",
     "http_client",
     "metrics",
     "named_enum",
@@ -54,7 +55,8 @@ const VALUES: [(&str, &str); 9] = [
 const JOINS: [&str; 4] = ["mod", "enqueue", "source", "outcome"];
 
 /// What an adapter may use.
-const OF_ADAPTERS: [&str; 5] = ["bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
+const OF_ADAPTERS: [&str; 6] =
+    ["bounded_file", "bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
 
 /// One source file: its path below `src`, and its code without comments and tests.
 struct File {

@@ -43,6 +43,7 @@ mod life;
 mod logs;
 mod loss;
 mod nats;
+mod nats_changes;
 mod nats_check;
 mod nats_cluster;
 mod nats_end_to_end;

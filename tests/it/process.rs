@@ -2,6 +2,9 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,10 +14,10 @@ use crate::support::client::Client;
 use crate::support::consumer::Found;
 use crate::support::kafka::shared;
 use crate::support::mix::{Mix, Planned};
-use crate::support::request::Request;
+use crate::support::request::{Request, SECRET};
 use crate::support::served::Served;
-use crate::support::unique;
-use crate::support::wait::{PATIENCE, eventually};
+use crate::support::wait::{PATIENCE, eventually, eventually_blocking, eventually_some};
+use crate::support::{fifo, unique};
 
 const STDOUT: (&str, &str) = ("ATTIO_BRIDGE__BUS__TYPE", "stdout");
 
@@ -144,6 +147,90 @@ async fn unreachable_broker_is_reported_with_advice() {
         })
         .await;
     }
+}
+
+/// Starts `serve` from a shell.
+fn spawn_serve(shell: &str, program: &str, variables: &[(&str, &str)]) -> Child {
+    Command::new("sh")
+        .args(["-c", shell, program, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn sighup_while_the_configuration_is_read_does_not_end_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("secret");
+    let _writer = fifo(&pipe);
+    let variables = [STDOUT, ("ATTIO_WEBHOOK_SECRET_FILE", pipe.to_str().unwrap())];
+    let program = env!("CARGO_BIN_EXE_attio-bridge");
+    let mut child = spawn_serve("exec \"$0\" \"$@\"", program, &variables);
+    let descriptors = format!("/proc/{}/fd", child.id());
+    eventually_blocking("it reads the secret", || {
+        let open = std::fs::read_dir(&descriptors).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|path| path == pipe)
+    });
+    assert!(Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status().unwrap().success());
+    // Nothing is written to the pipe, so that the configuration is bad in the end.
+    let status = eventually_some("it ends", || child.try_wait().unwrap());
+    assert_eq!((status.code(), status.signal()), (Some(78), None));
+}
+
+#[test]
+fn too_few_threads_at_the_start_is_an_error_and_exit_1() {
+    let folder = tempfile::tempdir().unwrap();
+    // The limit does not hold for root, so this runs as somebody else, who must be able to run it.
+    let program = folder.path().join("attio-bridge");
+    std::fs::copy(env!("CARGO_BIN_EXE_attio-bridge"), &program).unwrap();
+    for path in [folder.path(), &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    for threads in [1, 2, 3, 4, 7] {
+        let shell = format!(
+            "if [ \"$(id -u)\" = 0 ]; then exec prlimit --nproc={threads} setpriv --reuid=54321 --clear-groups \"$0\" \"$@\"; \
+             else exec prlimit --nproc={threads} \"$0\" \"$@\"; fi"
+        );
+        let variables = [STDOUT, ("ATTIO_WEBHOOK_SECRET", SECRET), ("ATTIO_BRIDGE__RUNTIME__WORKERS", "4")];
+        let mut child = spawn_serve(&shell, program.to_str().unwrap(), &variables);
+        let status = eventually_some("it ends", || child.try_wait().unwrap());
+        let mut log = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert_eq!(status.code(), Some(1), "{threads}: {log}");
+        assert!(log.contains("thread") && !log.contains("panicked"), "{threads}: {log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_the_file_size_of_stdout_is_broker_unavailable() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let shell = format!("ulimit -f 8; exec \"$0\" \"$@\" > '{}'", out.display());
+    let mut served = Served::after(&shell, &[STDOUT]);
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = served.ask(&Request::keyed(&accepted.to_string(), task_created("t"))).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert_eq!(refused.status_and_reason(), (503, "broker_unavailable".into()));
+    assert!(accepted > 0);
+    eventually("the cause is logged", || async {
+        served.log().iter().any(|line| line.contains("File too large"))
+    })
+    .await;
+    let text = std::fs::read_to_string(&out).unwrap();
+    assert!(text.lines().filter(|line| line.ends_with('}')).count() >= accepted, "{text}");
+    assert!(served.metrics().await.balances());
+    served.signal("TERM");
+    assert_eq!(served.ended().code(), Some(0));
 }
 
 /// A name server that receives queries and never answers, and a `resolv.conf` that names it.

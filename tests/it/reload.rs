@@ -14,6 +14,7 @@ use crate::support::bridge::Bridge;
 use crate::support::client::Client;
 use crate::support::logs::Logs;
 use crate::support::memory::Memory;
+use crate::support::program::{run, run_bare, variables};
 use crate::support::request::{Request, sign};
 use crate::support::scrape::Scrape;
 use crate::support::served::Served;
@@ -283,6 +284,30 @@ async fn keys_that_need_a_restart_are_named_and_secrets_are_reloaded() {
 
 #[tokio::test]
 async fn a_failed_reload_is_retried_when_the_ca_file_is_back() {
+    // Not even root can read a directory as a file.
+    failed_reload_of_a_ca_file(|ca| {
+        std::fs::create_dir(ca).unwrap();
+        None
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reload_does_not_wait_for_a_ca_file_that_is_a_pipe() {
+    failed_reload_of_a_ca_file(|ca| Some(fifo(ca))).await;
+}
+
+#[tokio::test]
+async fn a_reload_does_not_read_a_ca_file_without_an_end() {
+    failed_reload_of_a_ca_file(|ca| {
+        symlink("/dev/zero", ca).unwrap();
+        None
+    })
+    .await;
+}
+
+/// Reloads while `bad` is in the place of the CA file, and again when the file is back.
+async fn failed_reload_of_a_ca_file(bad: impl Fn(&Path) -> Option<std::fs::File>) {
     let setup = Setup::empty();
     let ca = setup.write("ca.pem", "a certificate");
     let with_ca = |secret| {
@@ -294,16 +319,16 @@ async fn a_failed_reload_is_retried_when_the_ca_file_is_back() {
     };
     let setup = setup.toml(&with_ca(OLD));
     let bridge = serve(&setup).await;
-    // Not even root can read a directory as a file.
     std::fs::remove_file(&ca).unwrap();
-    std::fs::create_dir(&ca).unwrap();
+    let kept = bad(&ca);
     setup.write("config.toml", with_ca(NEW));
     eventually("a reload fails", || async {
         bridge.metric("config_reloads_total", &[("result", "failed")]).await > 0.0
     })
     .await;
     assert_eq!((status(&bridge, OLD).await, status(&bridge, NEW).await), (200, 401));
-    std::fs::remove_dir(&ca).unwrap();
+    drop(kept);
+    std::fs::remove_dir(&ca).or_else(|_| std::fs::remove_file(&ca)).unwrap();
     setup.write("ca.pem", "a certificate");
     eventually("the new secret is in force", || async { status(&bridge, NEW).await == 200 }).await;
     assert_eq!(status(&bridge, OLD).await, 401);
@@ -342,6 +367,103 @@ async fn reload_from_an_unreadable_pipe_fails_and_is_retried() {
     std::fs::rename(renewed, &secret).unwrap();
     eventually("the new secret is in force", || async { status(&bridge, NEW).await == 200 }).await;
     bridge.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slugs_file_that_blocks_or_never_ends_fails_the_reload_and_is_retried() {
+    for endless in [false, true] {
+        let setup = Setup::empty();
+        let slugs = setup.write("slugs.json", r#"{"version":1,"workspace_id":"w","objects":{},"lists":{}}"#);
+        let more = format!("[route]\nslugs_file = \"{}\"\n", slugs.display());
+        let setup = setup.toml(&configuration(&[("a", OLD)], &more));
+        let bridge = serve(&setup).await;
+        let bad = setup.folder().join("bad");
+        let _writer =
+            if endless { symlink("/dev/zero", &bad).map(|()| None).unwrap() } else { Some(fifo(&bad)) };
+        std::fs::rename(&bad, &slugs).unwrap();
+        // The secrets do not wait for the slugs.
+        setup.write("config.toml", configuration(&[("a", NEW)], &more));
+        reload(&bridge, "failed").await;
+        eventually("the new secret is in force", || async { status(&bridge, NEW).await == 200 }).await;
+        let mended =
+            setup.write("mended", r#"{"version":1,"workspace_id":"w","objects":{"1":"x"},"lists":{}}"#);
+        std::fs::rename(mended, &slugs).unwrap();
+        eventually("a reload succeeds", || async {
+            bridge.metric("config_reloads_total", &[("result", "ok")]).await > 0.0
+        })
+        .await;
+        bridge.stop().await.unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_blocks_or_never_ends_is_refused_with_its_key_by_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let _writer = fifo(Path::new(&path("pipe")));
+    std::fs::File::create(path("sparse")).unwrap().set_len(1 << 30).unwrap();
+    std::fs::create_dir(path("folder")).unwrap();
+    std::fs::write(path("some.pem"), "not read").unwrap();
+    let kafka = [
+        ("BUS__TYPE", "kafka"),
+        ("KAFKA__BOOTSTRAP_SERVERS", "localhost:1"),
+        ("KAFKA__SECURITY_PROTOCOL", "ssl"),
+    ];
+    let nats = [("BUS__TYPE", "nats"), ("NATS__SERVERS", "tls://localhost:1")];
+    let stdout = [("BUS__TYPE", "stdout")];
+    let table: [(&str, &[(&str, &str)], Option<&str>); 11] = [
+        ("kafka.ca_file", &kafka, None),
+        ("kafka.cert_file", &kafka, Some("KAFKA__KEY_FILE")),
+        ("kafka.key_file", &kafka, Some("KAFKA__CERT_FILE")),
+        ("nats.ca_file", &nats, None),
+        ("nats.cert_file", &nats, Some("NATS__KEY_FILE")),
+        ("nats.key_file", &nats, Some("NATS__CERT_FILE")),
+        ("nats.creds_file", &nats, None),
+        ("nats.nkey_file", &nats, None),
+        ("nats.token", &nats, None),
+        ("attio.api_key", &stdout, None),
+        ("sources.attio.secrets.x", &stdout, None),
+    ];
+    for (bad, causes) in [
+        ("pipe", &["pipe", "within 2 s"][..]),
+        ("/dev/zero", &["device", "larger than"]),
+        ("sparse", &["larger than"]),
+        ("folder", &["directory"]),
+    ] {
+        let bad = if bad.starts_with('/') { bad.to_owned() } else { path(bad) };
+        for (key, bus, other) in table {
+            let mut name = key.to_uppercase().replace('.', "__");
+            if !name.ends_with("_FILE") {
+                name += "_FILE";
+            }
+            let mut given = variables(bus);
+            given.extend(variables(&[(&name, &bad)]));
+            given.extend(other.into_iter().flat_map(|other| variables(&[(other, &path("some.pem"))])));
+            let output = run(&["check"], &given);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(78), "{key} = {bad}: {said}");
+            let told = said.to_lowercase();
+            assert!(
+                told.contains(key.trim_end_matches(".x")) && causes.iter().any(|cause| told.contains(cause)),
+                "{key} = {bad}: {said}"
+            );
+        }
+        let output = run_bare(&["check", "--config", &bad], &[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{bad}: {said}");
+        assert!(causes.iter().any(|cause| said.to_lowercase().contains(cause)), "{bad}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_without_a_change_logs_no_empty_field() {
+    let logs = Logs::capture();
+    let setup = Setup::empty().toml(&configuration(&[("a", OLD)], ""));
+    let bridge = serve(&setup).await;
+    reload(&bridge, "ok").await;
+    let lines = logs.lines();
+    let line = lines.iter().find(|line| line["message"] == "secrets reloaded").unwrap();
+    assert!(line.get("changed").is_none(), "{line}");
 }
 
 #[tokio::test]

@@ -42,6 +42,59 @@ fn one_trailing_line_end_of_a_secret_file_is_trimmed() {
 }
 
 #[test]
+fn a_secret_that_an_editor_or_a_shell_has_changed_is_refused_with_the_cause() {
+    let marked = format!("\u{feff}{SECRET}");
+    let utf16: Vec<u8> = marked.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16_big: Vec<u8> = marked.encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let without_mark = utf16[2..].to_vec();
+    let table: [(Vec<u8>, &str); 9] = [
+        (marked.clone().into(), "byte order mark"),
+        (format!("{marked}\r\n").into(), "byte order mark"),
+        (utf16, "UTF-16"),
+        (utf16_big, "UTF-16"),
+        (without_mark, "UTF-16"),
+        (format!("\"{SECRET}\"").into(), "in quotes"),
+        (format!("'{SECRET}'\n").into(), "in quotes"),
+        (format!("{SECRET}\n{SECRET}").into(), "more than one line"),
+        (format!("{SECRET}\r\n{SECRET}\r\n").into(), "more than one line"),
+    ];
+    for (bytes, cause) in table {
+        let entry = |from: &str| format!("[sources.attio]\nsecrets = [{{ label = \"a\", {from} }}]\n");
+        let setup = stdout();
+        let path = setup.write("secret", &bytes);
+        let mut setups = vec![stdout().toml(&entry(&format!("file = {path:?}")))];
+        // A variable cannot hold a NUL.
+        if let Ok(text) = String::from_utf8(bytes).map(|text| text.trim_end().to_owned())
+            && !text.contains('\0')
+        {
+            let value = serde_json::Value::from(text.as_str());
+            setups.push(stdout().toml(&entry(&format!("value = {value}"))));
+            setups.push(stdout().toml(&entry("env = \"ITS_SECRET\"")).var("ITS_SECRET", &text));
+            setups.push(stdout().var("ATTIO_WEBHOOK_SECRET", text));
+        }
+        setups.push(setup.var("ATTIO_WEBHOOK_SECRET_FILE", &path));
+        for setup in setups {
+            let problems = setup.problems();
+            assert!(problems.iter().any(|problem| problem.contains(cause)), "{cause}: {problems:?}");
+            assert!(!problems.concat().contains(SECRET), "{problems:?}");
+        }
+    }
+    for variable in ["ATTIO_BRIDGE__KAFKA__SASL_PASSWORD", "ATTIO_BRIDGE__NATS__TOKEN", "ATTIO_API_KEY"] {
+        let problems = Setup::good().var(variable, &marked).problems();
+        assert!(
+            problems.iter().any(|problem| problem.contains("byte order mark")),
+            "{variable}: {problems:?}"
+        );
+    }
+}
+
+#[test]
+fn a_configuration_file_may_begin_with_a_byte_order_mark() {
+    let text = format!("\u{feff}[sources.attio]\nsecrets = [{{ label = \"a\", value = \"{SECRET}\" }}]\n");
+    assert_eq!(secrets(&stdout().toml(&text)), [("a".to_owned(), SECRET.to_owned())]);
+}
+
+#[test]
 fn shorthand_variables_are_secrets_of_the_source_attio() {
     let setup = stdout().var("ATTIO_WEBHOOK_SECRET", SECRET).var("ATTIO_WEBHOOK_SECRET_PREVIOUS", CANARY);
     let both = [("default".to_owned(), SECRET.to_owned()), ("previous".to_owned(), CANARY.to_owned())];

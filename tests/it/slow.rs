@@ -108,6 +108,7 @@ async fn thousand_stalled_connections_do_not_disturb_a_good_client() {
     let bridge = Bridge::with(|config| {
         config.http.header_timeout = Duration::from_secs(3);
         config.http.body_timeout = Duration::from_secs(3);
+        config.http.idle_timeout = Duration::from_secs(3);
     })
     .await;
     let mut stalled = JoinSet::new();

@@ -103,6 +103,7 @@ async fn deliveries_succeed_beside_thousands_of_stalled_connections() {
         // Long enough to open them all and to measure.
         ("ATTIO_BRIDGE__HTTP__HEADER_TIMEOUT", "15s"),
         ("ATTIO_BRIDGE__HTTP__BODY_TIMEOUT", "15s"),
+        ("ATTIO_BRIDGE__HTTP__IDLE_TIMEOUT", "15s"),
         ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "20s"),
     ]);
     let mut out = served.stdout();

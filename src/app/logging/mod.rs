@@ -4,16 +4,20 @@ mod json;
 mod queue;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal};
 use std::panic::PanicHookInfo;
 use std::sync::Arc;
 
-use tracing::field::display;
+use anstyle::Style;
+use tracing::field::{Field, display};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 use crate::config::{Environment, LogFormat, LogOptions};
 use crate::metrics;
+use crate::printable;
 use queue::{Lines, Queue};
 
 /// What librdkafka and its wrapper log at `info` is for their developers.
@@ -46,13 +50,15 @@ pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> 
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
     let terminal = io::stderr().is_terminal();
     let queue = Queue::start(io::stderr(), metrics::log_dropped(), report_dropped)?;
-    let logs = fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
     // Fails only if this process logs already.
     let _ = match options.format {
         LogFormat::Json => logs.event_format(json::Json).try_init(),
         LogFormat::Auto if !terminal => logs.event_format(json::Json).try_init(),
         LogFormat::Auto | LogFormat::Text => {
-            logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false).try_init()
+            let fields = debug_fn(write_field).delimited(" ");
+            let logs = logs.with_ansi(terminal && set("NO_COLOR").is_none()).with_target(false);
+            logs.fmt_fields(fields).try_init()
         }
     };
     std::panic::set_hook(Box::new(log_panic));
@@ -60,6 +66,25 @@ pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> 
         tracing::warn!("RUST_LOG is ignored: {problem}");
     }
     Ok(Log(queue))
+}
+
+/// Writes a field as text: `name=value`, the value in quotes unless it is one word.
+fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    let text = printable::line(&format!("{value:?}"));
+    let name = match field.name() {
+        "message" => return out.write_str(&text),
+        name => name,
+    };
+    if out.has_ansi_escapes() {
+        let (italic, dim) = (Style::new().italic(), Style::new().dimmed());
+        write!(out, "{italic}{name}{italic:#}{dim}={dim:#}")?;
+    } else {
+        write!(out, "{name}=")?;
+    }
+    // Text that is recorded as such is in quotes already.
+    let is_quoted = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
+    let is_word = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '"');
+    if is_quoted || is_word { out.write_str(&text) } else { write!(out, "\"{}\"", text.replace('"', "\\\"")) }
 }
 
 fn report_dropped(lines: u64) {
@@ -101,6 +126,43 @@ mod tests {
         let mut directives: Vec<String> = filter.to_string().split(',').map(String::from).collect();
         directives.sort();
         directives
+    }
+
+    /// What one field is written as, without colours.
+    fn written(value: &dyn Debug) -> String {
+        #[derive(Clone, Default)]
+        struct Out(Arc<parking_lot::Mutex<Vec<u8>>>);
+        impl io::Write for Out {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.lock().extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let out = Out::default();
+        let writer = out.clone();
+        let fields = debug_fn(write_field).delimited(" ");
+        let logs = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
+        let logs = logs.fmt_fields(fields).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(logs, || tracing::info!(name = ?value, last = 1, "a message"));
+        let text = String::from_utf8(out.0.lock().clone()).expect("a log is text");
+        let fields = text.trim_end().split_once("a message ").expect("the message comes first").1.to_owned();
+        fields.strip_suffix(" last=1").expect("the fields keep their order").to_owned()
+    }
+
+    #[test]
+    fn text_values_that_are_not_one_word_are_quoted() {
+        let of_display = |text: &str| written(&format_args!("{text}"));
+        assert_eq!(of_display("word"), "name=word");
+        assert_eq!(of_display("127.0.0.1:80"), "name=127.0.0.1:80");
+        assert_eq!(of_display("no ack in time"), "name=\"no ack in time\"");
+        assert_eq!(of_display(""), "name=\"\"");
+        assert_eq!(of_display("topic \"a\" is gone"), r#"name="topic \"a\" is gone""#);
+        assert_eq!(of_display("a\nlevel=ERROR \u{1b}[2J"), r#"name="a\nlevel=ERROR \u001b[2J""#);
+        assert_eq!(written(&"recorded text"), "name=\"recorded text\"");
+        assert_eq!(written(&7), "name=7");
     }
 
     #[test]

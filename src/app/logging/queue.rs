@@ -118,8 +118,11 @@ impl Queue {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A process that shares stderr may have made it non-blocking. A line must not be torn.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_PAUSE),
-                // stderr is closed, so the error cannot be reported.
-                Ok(0) | Err(_) => rest = &mut rest[1..],
+                // stderr is closed, or its file is full, so the error cannot be reported.
+                Ok(0) | Err(_) => {
+                    self.dropped.inc();
+                    rest = &mut rest[1..];
+                }
             }
             self.state.lock().written += (before - rest.len()) as u64;
             self.written.notify_all();

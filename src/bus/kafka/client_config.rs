@@ -13,6 +13,7 @@ use rdkafka::producer::BaseProducer;
 use secrecy::ExposeSecret;
 
 use super::options::{Options, check_property, owned_property, reason};
+use crate::bounded_file;
 use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;
 
@@ -143,7 +144,11 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
 
 fn readable(key: &'static str, path: Option<&Path>) -> Result<(), StartError> {
     let Some(path) = path else { return Ok(()) };
-    std::fs::read(path).map(drop).map_err(|source| StartError::File { key, path: path.into(), source })
+    bounded_file::check(path, bounded_file::MAX_BYTES).map_err(|source| StartError::File {
+        key,
+        path: path.into(),
+        source,
+    })
 }
 
 /// Checks that the client that publishes can be created from these options, without contacting a broker.

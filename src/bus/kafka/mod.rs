@@ -136,6 +136,10 @@ impl Bus for Kafka {
         self.health.not_ready_reason()
     }
 
+    fn data_losses(&self) -> u64 {
+        self.health.cluster_changes()
+    }
+
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
         let deadline = Instant::now() + within;
         let (producer, health) = (self.producer.load_full(), self.health.clone());

@@ -17,6 +17,7 @@ use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret::{self, SecretFile};
 use crate::attio::{Client, Subscription};
+use crate::bounded_file;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::{self, ReadError};
 use crate::cli::progress::{Waiting, wait_until};
@@ -156,7 +157,7 @@ async fn create_webhook(
         filter: Some(json!({ "object": arguments.object })),
     };
     let subscription = Resolver::new(client).resolve(&subscription).await?;
-    let old = std::fs::read_to_string(&arguments.secret_file).ok();
+    let old = bounded_file::read_text(&arguments.secret_file, bounded_file::MAX_SECRET_BYTES).ok();
     created.old_secret = old.map(|text| secret::without_line_end(&text).to_owned().into());
     let output = SecretOutput::file(&arguments.secret_file, true)?;
     let fallback = Fallback::for_output(arguments.json);

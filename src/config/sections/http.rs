@@ -36,7 +36,7 @@ keys! {
         header_timeout: TimeSpan(INSTANT..=HOUR) = "5s";
         /// From the end of the head to the end of the body; then 408. Shorter than answer_timeout.
         body_timeout: TimeSpan(INSTANT..=HOUR) = "2s";
-        /// How long a connection may stay open between two requests, and how long a client may leave an
+        /// How long a connection may stay open without a request, and how long a client may leave an
         /// answer unread. Longer than a load balancer's 60 s.
         idle_timeout: TimeSpan(INSTANT..=DAY) = "75s";
         /// From the end of the head to the answer; then 503. Attio waits 5 s.

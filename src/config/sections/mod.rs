@@ -21,6 +21,7 @@ use super::files;
 use super::keys::{Key, keys};
 use super::kinds::{Choice, Describe, Integer, TimeSpan};
 use super::section::Section;
+use crate::bounded_file;
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::dedup;
@@ -265,17 +266,12 @@ fn size(given: &Given<u64>) -> usize {
     usize::try_from(given.value).unwrap_or(usize::MAX)
 }
 
-/// Checks that a file can be opened, and watches it.
+/// Checks that a file can be read, and watches it.
 fn readable(diagnostics: &Diagnostics, given: Option<&Given<PathBuf>>) {
     let Some(given) = given else { return };
     diagnostics.file(&given.value);
-    let tried = files::open(&given.value).and_then(|file| file.metadata());
-    match tried {
-        Err(error) => diagnostics.refuse(given, files::unreadable(&given.value, &error)),
-        Ok(found) if found.is_dir() => {
-            diagnostics.refuse(given, format!("{} is a directory, not a file", given.value.display()));
-        }
-        Ok(_) => {}
+    if let Err(error) = bounded_file::check(&given.value, bounded_file::MAX_BYTES) {
+        diagnostics.refuse(given, files::unreadable(&given.value, &error));
     }
 }
 

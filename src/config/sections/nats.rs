@@ -7,7 +7,7 @@ use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
 use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::keys;
-use crate::config::kinds::{Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan};
+use crate::config::kinds::{Boolean, Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan};
 use crate::config::section::Section;
 use crate::config::tree::{Origin, Table};
 
@@ -46,6 +46,8 @@ keys! {
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
         /// PEM file with the key of cert_file.
         key_file: FilePath like "/etc/attio-bridge/client.key";
+        /// Leave out the addresses that the cluster tells of, if only its own servers reach them.
+        ignore_discovered_servers: Boolean = "false";
         /// How long to wait for the ack of an event.
         publish_timeout: TimeSpan(INSTANT..=DAY) = "10s";
     }
@@ -97,6 +99,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         ca_file: value(keys.ca_file),
         cert_file: value(keys.cert_file),
         key_file: value(keys.key_file),
+        ignore_discovered_servers: keys.ignore_discovered_servers.value,
         publish_timeout: keys.publish_timeout.value,
         stream: stream(&mut section.section("stream")),
     };

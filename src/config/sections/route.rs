@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{Entries, value};
+use crate::bounded_file;
 use crate::catalog::Category;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::files;
@@ -102,7 +103,7 @@ fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, Str
 /// The slugs. A malformed file is a warning, not a problem: events are published without slugs.
 fn slugs(diagnostics: &Diagnostics, given: &Given<PathBuf>) -> Option<Arc<Slugs>> {
     diagnostics.file(&given.value);
-    let text = files::read_text(&given.value, files::MAX_FILE_BYTES)
+    let text = bounded_file::read_text(&given.value, bounded_file::MAX_BYTES)
         .map_err(|error| files::unreadable(&given.value, &error));
     let parsed = text.and_then(|text| {
         Slugs::parse(&text).map_err(|error| format!("the file {} {error}", given.value.display()))

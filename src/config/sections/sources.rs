@@ -218,8 +218,16 @@ fn variable(name: &str, environment: &Environment) -> Result<SecretString, Strin
 
 fn check_strength(diagnostics: &Diagnostics, label: &str, given: &Given<SecretString>) {
     let text = given.value.expose_secret();
+    if let Err(message) = files::usable_secret(&given.value) {
+        return diagnostics.refuse(given, format!("the secret `{label}` {message}"));
+    }
+    if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {
+        let message = format!(
+            "the secret `{label}` is in quotes, which would be part of it: remove them (`docker --env-file` keeps them)"
+        );
+        return diagnostics.refuse(given, message);
+    }
     match text.len() {
-        0 => diagnostics.refuse(given, format!("the secret `{label}` is empty")),
         length if length < MIN_SECRET_BYTES => {
             let message =
                 format!("the secret `{label}` has {length} bytes and needs at least {MIN_SECRET_BYTES}");

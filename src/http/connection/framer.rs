@@ -6,7 +6,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::head::{BareLineEnd, BodyFraming, HeadParser, Refusal, line};
+use super::head::{BodyFraming, HeadParser, Refusal, line};
 
 /// What the bytes at the front of the buffer belong to.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ impl RequestFramer {
                 Event::Head
             }
             Err(refusal) => {
-                let request = synthetic_request(parser.path(&self.buffer).unwrap_or("/"));
+                let request = synthetic_request(&self.buffer, parser.path(&self.buffer).unwrap_or("/"));
                 self.buffer = BytesMut::from(&*request);
                 self.ready = self.buffer.len();
                 self.state = State::Closed;
@@ -148,21 +148,17 @@ impl RequestFramer {
 }
 
 /// The request that hyper receives in place of one whose head was refused. It goes through the router like
-/// any other, so the refusal is counted, logged and answered after the answers before it.
-fn synthetic_request(path: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+/// any other, so the refusal is counted, logged and answered after the answers before it: without a body if the
+/// request was a HEAD.
+fn synthetic_request(refused: &[u8], path: &str) -> String {
+    let method = if refused.starts_with(b"HEAD ") { "HEAD" } else { "POST" };
+    format!("{method} {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
 /// A chunked body is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunk")]
 pub struct MalformedChunk;
-
-impl From<BareLineEnd> for MalformedChunk {
-    fn from(_: BareLineEnd) -> Self {
-        Self
-    }
-}
 
 /// The part of a chunked body that is expected next (RFC 9112 section 7.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,7 +221,7 @@ impl ChunkedBody {
                     _ => return Err(MalformedChunk),
                 },
                 Part::Size | Part::Trailer => {
-                    let Some(line) = line(rest, 0)? else {
+                    let Some(line) = line(rest, 0).map_err(|_| MalformedChunk)? else {
                         // The line is too long already, or may still end in time.
                         let possible = rest.len() <= self.spare + MAX_DIGITS + 1;
                         return if possible { Ok(at) } else { Err(MalformedChunk) };

@@ -78,9 +78,7 @@ impl HeadParser {
     pub fn parse(&mut self, bytes: &[u8]) -> Result<Option<Head>, Refusal> {
         let allowed = &bytes[..bytes.len().min(self.limit)];
         let mut scanned = std::mem::take(&mut self.scanned);
-        while let Some(line) =
-            line(&allowed[self.line..], scanned).map_err(|error| bad(&error.to_string()))?
-        {
+        while let Some(line) = line(&allowed[self.line..], scanned)? {
             let end = self.line + line.len() + 2;
             if self.line == 0 {
                 check_request_line(&allowed[..end])?;
@@ -110,20 +108,15 @@ impl HeadParser {
     }
 }
 
-/// A CR or LF that is not part of CR LF.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a line does not end with CR LF")]
-pub struct BareLineEnd;
-
-/// The line at the front of `bytes`, without its CR LF; none while it is incomplete. The first `scanned` bytes
-/// are known to have no CR and no LF.
-pub fn line(bytes: &[u8], scanned: usize) -> Result<Option<&[u8]>, BareLineEnd> {
+/// The line at the front of `bytes`, without its CR LF; none while it is incomplete; an error for a CR or LF that
+/// is not part of CR LF. The first `scanned` bytes are known to have no CR and no LF.
+pub fn line(bytes: &[u8], scanned: usize) -> Result<Option<&[u8]>, Refusal> {
     let end = memchr2(b'\r', b'\n', &bytes[scanned..]).map_or(bytes.len(), |at| scanned + at);
     let (line, end) = bytes.split_at(end);
     match end {
         [] | [b'\r'] => Ok(None),
         [b'\r', b'\n', ..] => Ok(Some(line)),
-        _ => Err(BareLineEnd),
+        _ => Err(bad("a line does not end with CR LF")),
     }
 }
 
@@ -186,11 +179,14 @@ fn framing(request: &Request<'_, '_>, http_10: bool) -> Result<BodyFraming, Refu
     }
 }
 
-/// Digits only. A number that overflows is a body that is too large.
+/// Digits only. A number that overflows, or that hyper would refuse itself, is a body that is too large.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     match digits {
         None | Some("") => Err(bad("malformed Content-Length")),
-        Some(digits) => digits.parse().map_err(|_| Reason::BodyTooLarge.into()),
+        Some(digits) => match digits.parse() {
+            Ok(length) if length <= i64::MAX as u64 => Ok(length),
+            _ => Err(Reason::BodyTooLarge.into()),
+        },
     }
 }

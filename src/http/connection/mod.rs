@@ -35,23 +35,31 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// Deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For the rest of a head, and for the first byte of a connection.
+    /// For the rest of a head.
     pub header: Duration,
-    /// For the next request, and for each write of an answer.
+    /// For the first byte of a request, and for each write of an answer.
     pub idle: Duration,
 }
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The rest of a head, or a connection's first head.
+    /// The rest of a head.
     Head,
     /// The service, which has deadlines of its own.
     Busy,
-    /// The next request.
+    /// The first byte of the first request. Load balancers open connections before they have a request.
+    New,
+    /// The first byte of the next request.
     Idle,
     /// The client, to read its answer.
     Writing,
+}
+
+impl Phase {
+    fn is_between_requests(self) -> bool {
+        matches!(self, Self::New | Self::Idle)
+    }
 }
 
 /// Shared by a connection and its service, which run in the same task.
@@ -66,7 +74,7 @@ struct State {
 impl Progress {
     /// A connection that has just been accepted.
     pub fn accepted() -> Self {
-        Self(Arc::new(Mutex::new(State { phase: Phase::Head, refusal: None })))
+        Self(Arc::new(Mutex::new(State { phase: Phase::New, refusal: None })))
     }
 
     /// A request has reached the service. Returns why its head was refused, if this is the synthetic
@@ -101,7 +109,7 @@ pub struct Connection {
     /// The phase that `timer` was set for.
     timed: Phase,
     timer: Pin<Box<Sleep>>,
-    /// Ends an idle connection as soon as the bridge drains.
+    /// Ends a connection between two requests as soon as the bridge drains.
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Set once the last answer is written: how many more bytes to read.
     lingering: Option<usize>,
@@ -121,8 +129,8 @@ impl Connection {
             framer,
             progress,
             timeouts,
-            timed: Phase::Head,
-            timer: Box::pin(sleep(timeouts.header)),
+            timed: Phase::New,
+            timer: Box::pin(sleep(timeouts.idle)),
             draining: Box::pin(drain.cancelled_owned()),
             lingering: None,
         }
@@ -136,7 +144,7 @@ impl Connection {
         self.timed = phase;
         let limit = match phase {
             Phase::Head => self.timeouts.header,
-            Phase::Busy | Phase::Idle | Phase::Writing => self.timeouts.idle,
+            Phase::Busy | Phase::New | Phase::Idle | Phase::Writing => self.timeouts.idle,
         };
         self.timer.as_mut().reset(Instant::now() + limit);
     }
@@ -146,9 +154,14 @@ impl Connection {
         if phase == Phase::Busy {
             return Poll::Pending;
         }
-        self.start_timer(phase);
-        if phase == Phase::Idle && self.draining.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "draining"));
+        let draining = phase.is_between_requests() && self.draining.as_mut().poll(cx).is_ready();
+        match phase {
+            Phase::Idle if draining => {
+                return Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "draining"));
+            }
+            // Its first request may be on its way.
+            Phase::New if draining => self.start_timer(Phase::Head),
+            _ => self.start_timer(phase),
         }
         ready!(self.timer.as_mut().poll(cx));
         Poll::Ready(io::ErrorKind::TimedOut.into())
@@ -157,7 +170,7 @@ impl Connection {
     /// The phase while nothing arrives. A connection with part of a head is not idle.
     fn waiting(&self) -> Phase {
         match (self.progress.get(), &self.framer) {
-            (Phase::Idle, Some(framer)) if !framer.is_idle() => Phase::Head,
+            (phase, Some(framer)) if phase.is_between_requests() && !framer.is_idle() => Phase::Head,
             (phase, _) => phase,
         }
     }
@@ -169,7 +182,7 @@ impl Connection {
         cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, cursor));
-        if self.progress.get() == Phase::Idle {
+        if self.progress.get().is_between_requests() {
             self.progress.set(Phase::Head);
         }
         Poll::Ready(result)

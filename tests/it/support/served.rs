@@ -45,7 +45,8 @@ impl Served {
         Self::after(&script, variables)
     }
 
-    fn after(script: &str, variables: &[(&str, &str)]) -> Self {
+    /// The same from a shell that ends with `exec "$0" "$@"`.
+    pub fn after(script: &str, variables: &[(&str, &str)]) -> Self {
         // A configuration file has secrets of its own.
         let configured = variables.iter().any(|(name, _)| *name == "ATTIO_BRIDGE_CONFIG");
         let secret = (!configured).then_some(("ATTIO_WEBHOOK_SECRET", SECRET));

@@ -237,12 +237,13 @@ mod tests {
 
     #[test]
     fn settings_that_delete_acknowledged_events_are_risks() {
-        let with = |change: fn(&mut Settings)| {
+        type Change = fn(&mut Settings);
+        let with = |change: Change| {
             let mut topic = topic(3, 2);
             topic.settings.iter_mut().for_each(change);
             topic.risks()
         };
-        let table: [(fn(&mut Settings), &[&str]); 8] = [
+        let table: [(Change, &[&str]); 8] = [
             (
                 |s| s.cleanup_policy = "compact".into(),
                 &["cleanup.policy compact", "set cleanup.policy=delete"],
