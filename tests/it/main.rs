@@ -42,6 +42,7 @@ mod leaks;
 mod life;
 mod logs;
 mod loss;
+mod misconfigurations;
 mod nats;
 mod nats_changes;
 mod nats_check;

@@ -6,9 +6,10 @@ use super::{CENTURY, DAY, INSTANT, paired, readable, value};
 use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
 use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
-use crate::config::keys::keys;
-use crate::config::kinds::{Boolean, Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan};
-use crate::config::section::Section;
+use crate::config::kinds::{
+    Boolean, Case, Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan,
+};
+use crate::config::section::{Section, keys};
 use crate::config::tree::{Origin, Table};
 
 const ENSURE: [(&str, Ensure); 3] =
@@ -24,7 +25,6 @@ const STREAM_NAME: Pattern = Pattern {
 };
 
 keys! {
-    /// The keys of `[nats]`.
     Nats {
         /// Addresses of the servers. Required for NATS.
         servers: List like "nats://localhost:4222";
@@ -54,13 +54,12 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[nats.stream]`.
     StreamKeys {
         /// Name of the stream.
         name: Form(&STREAM_NAME) = "ATTIO";
         /// "verify": the log names what is missing or wrong, and the bridge is not ready. "create": it is
         /// created. "off": neither.
-        ensure: Choice<Ensure>(&ENSURE) = "verify";
+        ensure: Choice<Ensure>(&ENSURE, Case::Exact) = "verify";
         /// How long the server remembers message ids. At most max_age.
         duplicate_window: TimeSpan(INSTANT..=CENTURY) = "2h";
         /// How long messages are kept; "0s" is forever.
@@ -85,7 +84,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     if used && keys.servers.as_ref().is_none_or(|given| given.value.is_empty()) {
         let message = "required for NATS: addresses of one or more servers, as in servers = \
                        [\"nats://localhost:4222\"] (also ATTIO_BRIDGE__NATS__SERVERS, comma separated)";
-        diagnostics.required("nats.servers", message);
+        diagnostics.required("nats.servers", None, message);
     }
     if used {
         for file in [&keys.creds_file, &keys.nkey_file, &keys.ca_file, &keys.cert_file, &keys.key_file] {
