@@ -243,6 +243,6 @@ fn from_first_configuration_to_quarantine_replay_on_kafka() {
     assert!(aside.to_string().contains("rejected_by_broker"), "{aside}");
     assert_eq!(broker.read_all(&tasks).len(), 0);
     broker.set_topic(&tasks, "max.message.bytes", "1048588");
-    desk.expect(0, &["quarantine", "replay"]);
+    desk.expect(0, &["quarantine", "replay", "--all", "--yes"]);
     assert_eq!(broker.read_all(&tasks).len(), 1);
 }
