@@ -12,7 +12,7 @@ use indicatif::ProgressDrawTarget;
 use terminal_size::terminal_size_of;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, fail, say};
+use super::{Exit, cores, fail, runtime, say};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
@@ -163,7 +163,7 @@ fn start(arguments: &Arguments, log: &Log) -> Result<Totals, Error> {
         }
     };
     let mut output = output(&bus, arguments.json);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime(cores())?;
     runtime.block_on(session(arguments, &bus, &mut *output, log))
 }
 
