@@ -86,7 +86,7 @@
 //! | replica | one of several bridge processes behind a load balancer |
 
 pub mod cli;
-pub mod try_out;
+mod try_out;
 pub mod app;
 pub mod config;
 mod consumer;

@@ -20,37 +20,8 @@ pub const STRONG: Style = Style::new().effects(Effects::BOLD);
 pub struct Paint(pub bool);
 
 impl Paint {
-    /// With [`GOOD`].
-    pub fn good(self, text: &str) -> String {
-        self.with(GOOD, text)
-    }
-
-    /// With [`KNOWN`].
-    pub fn known(self, text: &str) -> String {
-        self.with(KNOWN, text)
-    }
-
-    /// With [`REFUSED`].
-    pub fn refused(self, text: &str) -> String {
-        self.with(REFUSED, text)
-    }
-
-    /// With [`BAD`].
-    pub fn bad(self, text: &str) -> String {
-        self.with(BAD, text)
-    }
-
-    /// With [`DIM`].
-    pub fn dim(self, text: &str) -> String {
-        self.with(DIM, text)
-    }
-
-    /// With [`STRONG`].
-    pub fn strong(self, text: &str) -> String {
-        self.with(STRONG, text)
-    }
-
-    fn with(self, style: Style, text: &str) -> String {
+    /// A text in a style.
+    pub fn with(self, style: Style, text: &str) -> String {
         if self.0 { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 }

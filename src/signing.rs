@@ -77,9 +77,9 @@ fn hmac(secret: &str, parts: &[&[u8]]) -> String {
     HEXLOWER.encode(&mac.finalize().into_bytes())
 }
 
-/// A shell command that posts a file with these headers; `-` is standard input.
+/// A shell command that posts a file with these headers, and prints the answer and its status; `-` is standard input.
 pub fn curl(url: &str, headers: &Headers, file: &str) -> String {
-    let mut words = vec!["curl --globoff".to_owned()];
+    let mut words = vec![r"curl -sS -w '\n%{http_code}\n' --globoff".to_owned()];
     let header = |(name, value): &(&str, String)| format!("--header {}", quote(&format!("{name}: {value}")));
     words.extend(headers.iter().map(header));
     // `--data` would remove line ends from the body.
@@ -89,7 +89,7 @@ pub fn curl(url: &str, headers: &Headers, file: &str) -> String {
 }
 
 /// One word of a POSIX shell.
-fn quote(text: &str) -> String {
+pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 

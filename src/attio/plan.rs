@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::filter::{self, Resolver, key, keys};
 use super::rotate::is_successor;
 use super::{Status, Subscription, Webhook, WebhookOptions};
-use crate::paint::Paint;
+use crate::paint::{BAD, GOOD, Paint, REFUSED};
 use crate::printable::line;
 
 /// A configured webhook with its subscriptions in Attio's grammar.
@@ -177,7 +177,7 @@ fn change(wanted: &Wanted, mut found: Vec<Webhook>) -> Change {
 }
 
 fn step_text(Step { wanted, change }: &Step, slugs: &HashMap<String, String>, paint: Paint) -> String {
-    let (add, change_sign, remove) = (paint.good("+"), paint.refused("~"), paint.bad("-"));
+    let (add, change_sign, remove) = (paint.with(GOOD, "+"), paint.with(REFUSED, "~"), paint.with(BAD, "-"));
     let subscriptions = |sign: &str, all: &[Subscription]| {
         let text = |one: &Subscription| format!("    {sign} {}\n", line(&filter::describe(one, slugs)));
         all.iter().map(text).collect::<String>()

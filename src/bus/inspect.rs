@@ -1,10 +1,7 @@
 //! The report of `check --connect`, and the requirements it checks: the same for every bus.
 
-use std::io::{IsTerminal, stdout};
 use std::sync::Arc;
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
 use crate::pipeline::publish::Destination;
@@ -47,7 +44,8 @@ pub enum Level {
 }
 
 impl Level {
-    const fn word(self) -> &'static str {
+    /// Its name.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warning => "warning",
@@ -78,9 +76,6 @@ pub struct Report {
     pub checks: Vec<Row>,
 }
 
-/// The table's width where standard output is not a terminal.
-const WIDTH: u16 = 100;
-
 impl Report {
     /// Without checks yet.
     pub fn new(bus: &'static str, target: impl Into<String>) -> Self {
@@ -97,29 +92,7 @@ impl Report {
         self.checks.iter().map(|row| row.result).max().unwrap_or(Level::Ok)
     }
 
-    /// A table, and a line with the counts. As wide as the terminal.
-    pub fn to_text(&self) -> String {
-        self.to_text_within((!stdout().is_terminal()).then_some(WIDTH))
-    }
-
-    fn to_text_within(&self, width: Option<u16>) -> String {
-        let mut table = Table::new();
-        table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-        if let Some(width) = width {
-            table.set_width(width);
-        }
-        table.add_rows(self.checks.iter().map(|row| [&*row.check, row.result.word(), &*row.detail]));
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        let count = |level| self.checks.iter().filter(|row| row.result == level).count();
-        let [ok, warnings, failed] = [Level::Ok, Level::Warning, Level::Failed].map(count);
-        let table = table.trim_fmt();
-        let Self { bus, target, .. } = self;
-        format!("{bus} at {target}\n\n{table}\n\n{ok} ok, {warnings} warning, {failed} failed\n")
-    }
-
-    /// The same as JSON, with the worst result.
+    /// As JSON, with the worst result.
     pub fn to_json(&self) -> serde_json::Value {
         let Self { bus, target, checks } = self;
         serde_json::json!({ "bus": bus, "target": target, "result": self.worst(), "checks": checks })
@@ -129,18 +102,6 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn table_is_aligned_and_wrapped() {
-        let mut report = Report::new("kafka", "k:1");
-        report.add("tls", Level::Ok, "short");
-        report.add("topic attio.record", Level::Failed, "word ".repeat(30));
-        let text = report.to_text_within(Some(WIDTH));
-        assert!(text.starts_with("kafka at k:1\n\ntls                 ok      short\n"), "{text}");
-        assert!(text.lines().all(|line| line.len() <= usize::from(WIDTH)), "{text}");
-        assert!(text.ends_with("\n1 ok, 0 warning, 1 failed\n"), "{text}");
-        assert_eq!(report.to_json()["result"], "failed");
-    }
 
     #[test]
     fn largest_message_of_the_quarantine_is_base64() {

@@ -12,7 +12,6 @@ const VERSION_HELP: &str = "\
 Example: for a bug report
   attio-bridge version";
 
-/// The flags of `version`.
 #[derive(Args)]
 #[command(after_help = VERSION_HELP)]
 pub struct Version {
@@ -21,7 +20,6 @@ pub struct Version {
     json: bool,
 }
 
-/// Prints the version, the revision and the version of librdkafka.
 pub fn version(arguments: &Version) -> Exit {
     let (_, librdkafka) = rdkafka::util::get_rdkafka_version();
     if arguments.json {
@@ -35,9 +33,9 @@ pub fn version(arguments: &Version) -> Exit {
 
 const COMPLETIONS_HELP: &str = "\
 Example: install for bash, for the current user
-  attio-bridge completions bash > ~/.local/share/bash-completion/completions/attio-bridge";
+  attio-bridge completions bash \\
+    > ~/.local/share/bash-completion/completions/attio-bridge";
 
-/// The arguments of `completions`.
 #[derive(Args)]
 #[command(after_help = COMPLETIONS_HELP)]
 pub struct Completions {
@@ -46,7 +44,6 @@ pub struct Completions {
     shell: Shell,
 }
 
-/// Prints the completion script of a shell.
 pub fn completions(arguments: &Completions) -> Exit {
     let mut out = Vec::new();
     clap_complete::generate(arguments.shell, &mut command(), "attio-bridge", &mut out);
@@ -60,7 +57,6 @@ Example: read it
 Example: install a page for every verb
   attio-bridge man --to /usr/local/share/man/man1";
 
-/// The flags of `man`.
 #[derive(Args)]
 #[command(after_help = MAN_HELP)]
 pub struct Man {
@@ -69,11 +65,10 @@ pub struct Man {
     to: Option<PathBuf>,
 }
 
-/// Prints the manual page of the program, or writes all pages.
 pub fn man(arguments: &Man) -> Result<Exit, Exit> {
     let Some(folder) = &arguments.to else {
         let mut out = Vec::new();
-        let rendered = clap_mangen::Man::new(command()).render(&mut out);
+        let rendered = clap_mangen::Man::new(command().disable_help_subcommand(true)).render(&mut out);
         rendered.map_err(|error| fail(format_args!("cannot render the manual page: {error}")))?;
         print(String::from_utf8_lossy(&out));
         return Ok(Exit::Done);

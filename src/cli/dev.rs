@@ -2,16 +2,18 @@
 //! nor the bridge's variables, and stores nothing.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anstream::{AutoStream, ColorChoice};
 use clap::Args;
-use indicatif::ProgressDrawTarget;
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use terminal_size::terminal_size_of;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::bus_address::BusAddress;
 use super::{Exit, cores, fail, runtime, say};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
@@ -25,10 +27,12 @@ use crate::metrics::Metrics;
 use crate::pipeline::publish::Bus;
 use crate::pipeline::route::Routes;
 use crate::shutdown;
+use crate::signing;
 use crate::supervise::Supervisor;
 use crate::try_out::broker::Broker;
 use crate::try_out::delivery::Group;
 use crate::try_out::events::EventGenerator;
+use crate::try_out::keyboard::Keyboard;
 use crate::try_out::output::{JsonLines, Options, Output, Target};
 use crate::try_out::reading::{CopyingWriter, Source};
 use crate::try_out::run::{Run, Senders, create_webhook};
@@ -42,6 +46,12 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 /// A free port.
 const FREE_PORT: &str = "127.0.0.1:0";
 
+/// How long a stop waits for acks: everything was answered before, or the broker is away.
+const DRAIN_TIMEOUT: &str = "1s";
+
+/// On the screen an outage is shown by the answers.
+const QUIET: &str = "librdkafka=off,rdkafka=off";
+
 /// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
 
@@ -49,6 +59,8 @@ const KEY: &str = "key-of-dev";
 const RATE: f64 = 2.0;
 
 const AFTER_HELP: &str = "\
+On a terminal, keys pause the display, filter it and show an event whole; ? lists them.
+
 Example: watch the whole path at ten deliveries a second
   attio-bridge dev --rate 10
 Example: on a Kafka of your own
@@ -75,49 +87,13 @@ pub struct Arguments {
     listen: Option<String>,
     /// Publish to this bus instead of a broker in this process: kafka://HOST:PORT, nats://HOST:PORT or
     /// stdout. Missing topics or streams are created
-    #[arg(long, value_name = "BUS", value_parser = bus_address)]
+    #[arg(long, value_name = "BUS", value_parser = BusAddress::parse)]
     bus: Option<BusAddress>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
     if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 1000".into()) }
-}
-
-/// Where events are published.
-#[derive(Clone, Debug)]
-enum BusAddress {
-    /// `host:port`.
-    Kafka(String),
-    /// A URL.
-    Nats(String),
-    Stdout,
-}
-
-fn bus_address(text: &str) -> Result<BusAddress, String> {
-    match text.split_once("://") {
-        None if text == "stdout" => Ok(BusAddress::Stdout),
-        Some(("kafka", rest)) if rest.contains(':') => Ok(BusAddress::Kafka(rest.to_owned())),
-        Some(("nats", rest)) if rest.contains(':') => Ok(BusAddress::Nats(text.to_owned())),
-        _ => Err("expects kafka://HOST:PORT, nats://HOST:PORT or stdout".into()),
-    }
-}
-
-impl BusAddress {
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Kafka(_) => "kafka",
-            Self::Nats(_) => "nats",
-            Self::Stdout => "stdout",
-        }
-    }
-
-    fn address(&self) -> &str {
-        match self {
-            Self::Kafka(address) | Self::Nats(address) => address,
-            Self::Stdout => "",
-        }
-    }
 }
 
 /// Why the verb ends early.
@@ -139,12 +115,30 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
         say("error: dev makes its own configuration and reads no file; omit --config");
         return Exit::Usage;
     }
-    let options = LogOptions { level: "warn", format: LogFormat::Text };
-    let log = match logging::start(options, &input.environment) {
+    let to_stderr = matches!(arguments.bus, Some(BusAddress::Stdout));
+    let on_terminal =
+        !arguments.json && if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
+    let footer = match (on_terminal, to_stderr) {
+        (false, _) => ProgressDrawTarget::hidden(),
+        (true, false) => ProgressDrawTarget::stdout(),
+        (true, true) => ProgressDrawTarget::stderr(),
+    };
+    let footer = ProgressBar::with_draw_target(None, footer);
+    let mut environment = input.environment.clone();
+    if on_terminal {
+        // The screen shows what fails; more only if it is asked for.
+        environment.entry("RUST_LOG".into()).or_insert_with(|| QUIET.into());
+    }
+    let level = if on_terminal { "error" } else { "warn" };
+    let options = LogOptions { level, format: LogFormat::Text };
+    let log = match logging::start_on(AboveFooter(footer.clone()), options, &environment) {
         Ok(log) => log,
         Err(error) => return fail(error),
     };
-    match start(arguments, &log) {
+    let keys = on_terminal && !arguments.once && io::stdin().is_terminal();
+    let ended = start(arguments, &log, footer.clone(), keys);
+    footer.finish_and_clear();
+    match ended {
         Ok(totals) if arguments.once && !totals.is_as_expected() => Exit::Unexpected,
         Ok(_) => Exit::Done,
         Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
@@ -152,7 +146,20 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     }
 }
 
-fn start(arguments: &Arguments, log: &Log) -> Result<Totals, Error> {
+/// Standard error, whose lines do not tear the footer.
+struct AboveFooter(ProgressBar);
+
+impl Write for AboveFooter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> Result<Totals, Error> {
     let bus = match &arguments.bus {
         Some(bus) => bus.clone(),
         None => {
@@ -162,25 +169,28 @@ fn start(arguments: &Arguments, log: &Log) -> Result<Totals, Error> {
             BusAddress::Kafka(address)
         }
     };
-    let mut output = output(&bus, arguments.json);
+    let mut output = output(&bus, arguments.json, footer, keys);
     let runtime = runtime(cores())?;
-    runtime.block_on(session(arguments, &bus, &mut *output, log))
+    let ended = runtime.block_on(session(arguments, &bus, &mut *output, log, keys));
+    // Does not wait for a client whose broker is away.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Standard output; standard error if events go to standard output.
-fn output(bus: &BusAddress, json: bool) -> Box<dyn Output> {
+fn output(bus: &BusAddress, json: bool, footer: ProgressBar, keys: bool) -> Box<dyn Output> {
     match (bus, json) {
         (BusAddress::Stdout, true) => Box::new(JsonLines(io::stderr())),
         (_, true) => Box::new(JsonLines(io::stdout())),
         (BusAddress::Stdout, false) => {
             let colour = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
             let columns = || terminal_size_of(io::stderr()).map(|(width, _)| width.0.into());
-            Box::new(Screen::new(anstream::stderr(), ProgressDrawTarget::stderr(), colour, columns))
+            Box::new(Screen::new(anstream::stderr(), footer, colour, columns, keys))
         }
         (_, false) => {
             let colour = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
             let columns = || terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
-            Box::new(Screen::new(anstream::stdout(), ProgressDrawTarget::stdout(), colour, columns))
+            Box::new(Screen::new(anstream::stdout(), footer, colour, columns, keys))
         }
     }
 }
@@ -190,20 +200,34 @@ async fn session(
     bus: &BusAddress,
     output: &mut dyn Output,
     log: &Log,
+    keys: bool,
 ) -> Result<Totals, Error> {
     let attio = FakeAttio::start(Store::new(KEY)).await?;
     let webhook = create_webhook(&mut attio.store());
-    let events = EventGenerator::of(&attio.store(), &webhook.webhook_id);
+    let events = EventGenerator::new(&attio.store(), &webhook.webhook_id);
     let embedded = arguments.bus.is_none();
     let environment = settings(&webhook.secret, &events.workspace_id, bus, embedded);
-    let stop = shutdown::stop_signal(log.last_words())?;
-    let (app, copies) = bind(&environment, arguments.listen.as_deref()).await?;
+    let keyboard = if keys { Keyboard::open().ok() } else { None };
+    let (keyboard, mut keys) = match keyboard {
+        Some((keyboard, keys)) => (Some(keyboard), keys),
+        // Without a sender it never has a key.
+        None => (None, mpsc::channel(1).1),
+    };
+    let (restore, last_words) = (keyboard.as_ref().map(Keyboard::restore), log.last_words());
+    let stop = shutdown::stop_signal(move || {
+        if let Some(restore) = restore {
+            restore();
+        }
+        last_words();
+    })?;
+    let (app, copies, taken) = bind(&environment, arguments.listen.as_deref()).await?;
     let source = match copies {
         Some(copies) => copies,
         None => broker_source(&load(&environment, FREE_PORT)?, embedded),
     };
     let target = Target {
         http: reachable(app.http_addr()?),
+        taken: taken.then_some(DEFAULT_LISTEN),
         admin: app.admin_addr()?,
         bus: bus.name(),
         address: bus.address().to_owned(),
@@ -211,41 +235,57 @@ async fn session(
         secret: webhook.secret.clone(),
         attio: attio.url(),
         key: KEY,
+        program: program(),
     };
     let senders = Senders::start(&attio, webhook, target.http);
     let once = arguments.once;
     let options = Options { once, rate: arguments.rate.or((!once).then_some(RATE)) };
     let end = CancellationToken::new();
     let bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let result = Run::new(target, options, senders, events, &arguments.mix, output).run(source, stop).await;
+    let run = Run::new(target, options, senders, events, &arguments.mix, output);
+    let result = run.run(source, &mut keys, stop).await;
     end.cancel();
     let drained = bridge.await;
     let totals = result?;
-    drained.map_err(io::Error::other)??;
+    match drained.map_err(io::Error::other)? {
+        // The broker that is away acknowledges nothing.
+        Err(app::Error::Abandoned { .. } | app::Error::FlushHangs { .. }) if totals.away => {}
+        drained => drained?,
+    }
     Ok(totals)
+}
+
+/// What runs this program in a shell: its name if `PATH` has it, else its path.
+fn program() -> String {
+    let Ok(own) = std::env::current_exe() else { return env!("CARGO_PKG_NAME").to_owned() };
+    let name = own.file_name().unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    let command = match found.and_then(|file| file.canonicalize().ok()) {
+        Some(found) if own.canonicalize().is_ok_and(|own| own == found) => name.to_string_lossy(),
+        _ => own.to_string_lossy(),
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    if command.chars().all(plain) { command.into_owned() } else { signing::quote(&command) }
 }
 
 /// The variables with which `serve` would run the same bridge.
 fn settings(secret: &str, workspace_id: &str, bus: &BusAddress, embedded: bool) -> Environment {
-    let source = |key: &str| config::variable(&format!("sources.{SOURCE}.{key}"));
-    let mut variables = vec![
-        ("ATTIO_WEBHOOK_SECRET".to_owned(), secret),
-        (source("workspace_id"), workspace_id),
-        (config::variable("bus.type"), bus.name()),
-        (config::variable("admin.listen"), FREE_PORT),
+    let workspace = format!("sources.{SOURCE}.workspace_id");
+    let mut settings = vec![
+        (workspace.as_str(), workspace_id),
+        ("admin.listen", FREE_PORT),
+        ("shutdown.drain_timeout", DRAIN_TIMEOUT),
     ];
     match bus {
-        BusAddress::Kafka(address) => variables.extend([
-            (config::variable("kafka.bootstrap_servers"), address.as_str()),
-            (config::variable("kafka.topics.ensure"), if embedded { "verify" } else { "create" }),
-        ]),
-        BusAddress::Nats(url) => variables.extend([
-            (config::variable("nats.servers"), url.as_str()),
-            (config::variable("nats.stream.ensure"), "create"),
-        ]),
+        BusAddress::Kafka(_) => {
+            settings.push(("kafka.topics.ensure", if embedded { "verify" } else { "create" }));
+        }
+        BusAddress::Nats(_) => settings.push(("nats.stream.ensure", "create")),
         BusAddress::Stdout => {}
     }
-    variables.into_iter().map(|(name, value)| (name, OsString::from(value))).collect()
+    let settings = settings.into_iter().map(|(key, value)| (config::variable(key), OsString::from(value)));
+    bus.environment(secret).into_iter().chain(settings).collect()
 }
 
 /// What to read of the bridge's broker. The embedded one is read from its first message.
@@ -262,13 +302,14 @@ fn broker_source(config: &Config, embedded: bool) -> Source {
     Source::Broker(kind, Plan { destinations, begin, follow: true })
 }
 
-/// Binds the listeners. The default port may be taken; a requested one may not.
-async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, Option<Source>), Error> {
+/// Binds the listeners, and whether the default port was taken. A requested one may not be.
+async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, Option<Source>, bool), Error> {
     match bind_at(load(environment, listen.unwrap_or(DEFAULT_LISTEN))?).await {
         Err(app::Error::Listen { key: "http.listen", .. }) if listen.is_none() => {
-            Ok(bind_at(load(environment, FREE_PORT)?).await?)
+            let (app, copies) = bind_at(load(environment, FREE_PORT)?).await?;
+            Ok((app, copies, true))
         }
-        bound => Ok(bound?),
+        bound => bound.map(|(app, copies)| (app, copies, false)).map_err(Error::App),
     }
 }
 

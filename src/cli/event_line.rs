@@ -1,10 +1,11 @@
 //! An event as a line of text: time, type, key, id, and a summary of its data.
 
+use console::{Alignment, pad_str, truncate_str};
 use serde_json::Value;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::paint::Paint;
+use crate::paint::{DIM, KNOWN, Paint, REFUSED, STRONG};
 use crate::pipeline::quarantine;
 use crate::printable::line as escaped;
 
@@ -14,13 +15,23 @@ pub const DEFAULT_COLUMNS: usize = 120;
 /// The time of day in a timestamp: `12:34:56.789`.
 const CLOCK: std::ops::Range<usize> = 11..23;
 
-/// Widths of the columns.
-const TYPE: usize = 24;
-const KEY: usize = 13;
-const ID: usize = 9;
-
 /// Longer parts of a subject, its ids, are shortened.
 const MAX_PART: usize = 18;
+
+/// The widths of type, key and id on a terminal of so many columns.
+const fn widths(columns: usize) -> [usize; 3] {
+    match columns {
+        180.. => [29, 36, 36],
+        110.. => [29, 13, 9],
+        _ => [21, 9, 9],
+    }
+}
+
+/// The names of the columns.
+pub fn heading(columns: usize) -> String {
+    let [kind, key, id] = widths(columns);
+    short(&format!("{:<12} {:<kind$} {:<key$} {:<id$} data", "time (UTC)", "type", "key", "id"), columns)
+}
 
 /// The line, at most `columns` wide.
 pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> String {
@@ -31,26 +42,23 @@ pub fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> St
     let kind = kind.strip_prefix("com.attio.").unwrap_or(&kind);
     let in_quarantine = kind == quarantine::TYPE;
     let kind = if in_quarantine { format!("quarantine {}", escaped(get("reason"))) } else { kind.to_owned() };
-    let (key, id) = (short(&escaped(key), KEY), short(&escaped(get("id")), ID));
-    let before = clock.chars().count() + kind.chars().count().max(TYPE) + KEY + ID + 4;
-    let rest: String = summary(event).chars().take(columns.saturating_sub(before)).collect();
-    let padded = format!("{kind:<TYPE$}");
-    let kind = if in_quarantine { paint.refused(&padded) } else { paint.strong(&padded) };
+    let cell = |text: &str, width| pad_str(text, width, Alignment::Left, Some("…")).into_owned();
+    let [kind_width, key_width, id_width] = widths(columns);
+    let kind = cell(&kind, kind_width);
+    let kind = if in_quarantine { paint.with(REFUSED, &kind) } else { paint.with(STRONG, &kind) };
     let line = format!(
-        "{} {kind} {} {} {rest}",
-        paint.dim(&clock),
-        paint.known(&format!("{key:<KEY$}")),
-        paint.dim(&format!("{id:<ID$}"))
+        "{} {kind} {} {} {}",
+        paint.with(DIM, &cell(&clock, 12)),
+        paint.with(KNOWN, &cell(&escaped(key), key_width)),
+        paint.with(DIM, &cell(&escaped(get("id")), id_width)),
+        summary(event)
     );
-    line.trim_end().to_owned()
+    short(line.trim_end(), columns)
 }
 
 /// A text that is wider than `width`, cut and marked with `…`.
 pub fn short(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    truncate_str(text, width, "…").into_owned()
 }
 
 /// The data without the ids that are already in the line.
@@ -100,9 +108,18 @@ mod tests {
         let plain = line(&event(), "a-very-long-record-id", 200, Paint(false));
         assert_eq!(
             plain,
-            "12:34:56.789 record.updated           a-very-long-… 9d5ee6c0… objects/o/records/r by=system attribute=a x=\\u001b[2J"
+            "12:34:56.789 record.updated                a-very-long-record-id                9d5ee6c0-aaaa                        \
+             objects/o/records/r by=system attribute=a x=\\u001b[2J"
         );
-        assert_eq!(line(&event(), "k", 80, Paint(false)).chars().count(), 80);
+        for columns in [40, 80, 110, 179] {
+            let line = line(&event(), &"k".repeat(50), columns, Paint(false));
+            assert_eq!(
+                (line.chars().count() <= columns, line.ends_with('…')),
+                (true, columns < 179),
+                "{line}"
+            );
+            assert!(heading(columns).chars().count() <= columns);
+        }
         assert!(line(&event(), "k", 80, Paint(true)).contains("\x1b[1mrecord.updated"));
     }
 

@@ -25,7 +25,8 @@ Nothing is sent and nothing is published. Secrets are used but never printed.
 Example: why does Attio get 401?
   attio-bridge explain --config config.toml request.txt
 Example: headers and body in separate files
-  attio-bridge explain --config config.toml --headers headers.txt --body body.json
+  attio-bridge explain --config config.toml \\
+    --headers headers.txt --body body.json
 
 Exit codes: 0 it verifies and can be published, 3 it does not, 78 configuration.";
 

@@ -1,41 +1,42 @@
 //! The command line: one file or folder for each verb. It parses arguments, calls the library and prints
-//! the result. Shared: `parsers` (arguments), `bus_session` (verbs that read the bus), `table`, `progress`,
-//! `event_line` (text for terminals).
+//! the result. Shared: `parsers` (arguments), `bus_address`, `bus_session` (verbs that read the bus), `output`,
+//! `progress` and `event_line` (what they print).
 
 mod about;
+mod bus_address;
 mod bus_session;
-mod check;
 mod config;
 mod dev;
 mod event_line;
 mod explain;
 mod healthcheck;
+mod output;
 mod parsers;
-mod problems;
 mod progress;
 mod quarantine;
 mod send;
 mod serve;
 mod sign;
 mod signer;
-mod table;
 mod tail;
 mod topics;
 mod watch;
 mod webhooks;
 
 use std::ffi::OsString;
-use std::fmt::Display;
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Environment, Flag, Input};
-use crate::{printable, shutdown};
-use problems::warn;
+use crate::paint::Paint;
+use crate::shutdown;
+use config::warn;
+use output::{confirm, fail, print, say};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,22 +61,29 @@ impl From<Exit> for std::process::ExitCode {
 
 const AFTER_HELP: &str = "\
 Configuration sources, later ones win: default, file (TOML), environment, flag.
-  ATTIO_BRIDGE__<SECTION>__<KEY>         any key, e.g. ATTIO_BRIDGE__HTTP__LISTEN is http.listen
+  ATTIO_BRIDGE__<SECTION>__<KEY>         any key: HTTP__LISTEN is http.listen
   ATTIO_BRIDGE__<SECTION>__<KEY>_FILE    any secret, from a file
-  ATTIO_WEBHOOK_SECRET[_FILE]            the webhook's secret (source `attio`)
-  ATTIO_WEBHOOK_SECRET_PREVIOUS[_FILE]   the previous secret, during rotation
+  ATTIO_WEBHOOK_SECRET[_FILE]            secret of source `attio`
+  ATTIO_WEBHOOK_SECRET_PREVIOUS[_FILE]   its previous secret, in rotation
   ATTIO_API_KEY[_FILE]                   the API key for Attio
-  ATTIO_BRIDGE_CONFIG                    the configuration file, as --config
+  ATTIO_BRIDGE_CONFIG                    the file, as --config
   RUST_LOG, NO_COLOR                     as usual
 
+Example: see it work, without a broker, an account or a configuration
+  attio-bridge dev
+Example: check a configuration, then serve
+  attio-bridge check --config config.toml
+  attio-bridge serve --config config.toml
+
 Exit codes: 0 done, 1 runtime failure, 2 usage, 3 not as expected, 78 configuration.
+
 Data goes to stdout, messages and logs go to stderr.";
 
 /// Receives Attio's webhooks and publishes each event to Kafka or NATS as a CloudEvent. A 200 means
 /// that every event of the delivery has been acknowledged by the broker.
 #[derive(Parser)]
-#[command(name = "attio-bridge", after_help = AFTER_HELP, max_term_width = 100)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "attio-bridge", after_help = AFTER_HELP)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 #[command(version = crate::version::VERSION)]
 struct Arguments {
     /// Configuration file; there is no default [env: ATTIO_BRIDGE_CONFIG]
@@ -90,7 +98,7 @@ enum Verb {
     /// Receive webhooks and publish their events until stopped
     Serve(serve::Arguments),
     /// Check the configuration, with --connect also the broker, and print every problem
-    Check(check::Arguments),
+    Check(config::CheckArguments),
     /// Print the effective configuration: each key with its value and where the value comes from
     Config(config::Arguments),
     /// Print the topics or stream to create and the permissions to grant, as commands or manifests
@@ -125,26 +133,94 @@ enum Verb {
 
 /// Every verb and flag, for help, completions and manual pages.
 pub fn command() -> clap::Command {
-    Arguments::command()
+    /// Narrower, an example could not be copied.
+    const WIDTHS: std::ops::RangeInclusive<usize> = 80..=100;
+    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
+    let width = output::terminal_columns().or_else(told).unwrap_or(*WIDTHS.end());
+    let width = width.clamp(*WIDTHS.start(), *WIDTHS.end());
+    with_paragraphs(Arguments::command()).term_width(width)
+}
+
+/// Joins the lines of each paragraph behind the flags, so that they are wrapped once, for the terminal. Headings of
+/// examples, and what is indented, stay as they are.
+fn with_paragraphs(command: clap::Command) -> clap::Command {
+    let is_text = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.starts_with("Example");
+    let command = match command.get_after_help().map(ToString::to_string) {
+        None => command,
+        Some(help) => {
+            let (mut text, mut before) = (String::new(), "");
+            for line in help.lines() {
+                if !text.is_empty() {
+                    text.push(if is_text(before) && is_text(line) { ' ' } else { '\n' });
+                }
+                text.push_str(line);
+                before = line;
+            }
+            command.after_help(text)
+        }
+    };
+    command.mut_subcommands(with_paragraphs)
+}
+
+/// Adds the verb that was meant to the error about an unknown one, where clap finds none: it compares words letter by
+/// letter, and `dve` is unlike `dev`.
+fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    let unknown = error.get(ContextKind::InvalidSubcommand).cloned();
+    let Some(ContextValue::String(unknown)) = unknown else { return error };
+    if error.get(ContextKind::SuggestedSubcommand).is_some() {
+        return error;
+    }
+    let mut parent = command();
+    for word in arguments.iter().skip(1).take_while(|word| *word != unknown.as_str()) {
+        if let Some(verb) = parent.find_subcommand(word) {
+            parent = verb.clone();
+        }
+    }
+    let distance = |verb: &str| match verb.starts_with(unknown.as_str()) {
+        true => 0,
+        false => strsim::osa_distance(verb, &unknown.to_lowercase()),
+    };
+    let verbs = parent.get_subcommands().map(clap::Command::get_name);
+    let nearest = verbs.map(|verb| (distance(verb), verb.to_owned())).min();
+    if let Some((_, verb)) = nearest.filter(|(distance, _)| *distance <= 2.min(unknown.len() / 2)) {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![verb]));
+    }
+    error
+}
+
+/// Prints the help or the version that was asked for, or what is wrong with the arguments.
+fn print_answer(answer: &clap::Error) -> Exit {
+    if answer.use_stderr() {
+        let _ = answer.print();
+        return Exit::Usage;
+    }
+    let text = answer.render();
+    match output::paint() {
+        Paint(true) => print(text.ansi()),
+        Paint(false) => print(text),
+    }
+    Exit::Done
 }
 
 /// Parses the command line and runs the verb.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> Exit {
-    let Arguments { config, verb } = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments,
-        Err(answer) => {
-            // Help is data: a closed pipe is not an error.
-            let _ = answer.print();
-            return if answer.use_stderr() { Exit::Usage } else { Exit::Done };
-        }
-    };
     // Without it, a verb whose output is limited ends as before: by the signal.
     let _ = shutdown::survive([shutdown::file_too_large()]);
+    let words: Vec<_> = arguments.into_iter().collect();
+    let parsed = command().try_get_matches_from(&words);
+    let exit = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+        Ok(arguments) => run_verb(arguments, environment),
+        Err(answer) => print_answer(&with_suggestion(answer, &words)),
+    };
+    output::finish(exit)
+}
+
+fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> Exit {
     let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
     let ended = match verb {
         Verb::Serve(arguments) => serve::run(input(arguments.flags())),
-        Verb::Check(arguments) => check::run(&input(Vec::new()), &arguments),
-        Verb::Config(arguments) => config::run(&input(Vec::new()), &arguments),
+        Verb::Check(arguments) => config::check(&input(Vec::new()), &arguments),
+        Verb::Config(arguments) => config::config(&input(Vec::new()), &arguments),
         Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
         Verb::Dev(arguments) => Ok(dev::run(&arguments, &input(Vec::new()))),
         Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
@@ -194,50 +270,6 @@ pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
 
-/// Whether `NO_COLOR` is set.
-fn no_color() -> bool {
-    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
-/// Prints data to standard output. A closed pipe is not an error.
-fn print(data: impl Display) {
-    let _ = write!(std::io::stdout().lock(), "{}", printable::styled(&data.to_string()));
-}
-
-/// Prints a message to standard error.
-fn say(message: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable::lines(&message.to_string()));
-}
-
-/// Prints a message with its colours to standard error.
-fn say_styled(message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{}", printable::styled(message));
-}
-
-/// Prints an error; the verb ends with [`Exit::Failed`].
-fn fail(error: impl Display) -> Exit {
-    say(format_args!("error: {error}"));
-    Exit::Failed
-}
-
-/// Asks on the terminal, unless `yes`. False if the operator declines; an error if there is no terminal.
-fn confirm(question: &str, yes: bool) -> Result<bool, String> {
-    if yes {
-        return Ok(true);
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(format!("{question} Not a terminal, so nobody can be asked: pass --yes"));
-    }
-    let _ = write!(std::io::stderr().lock(), "{} [y/N] ", printable::line(question));
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    let agreed = read.is_ok() && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes");
-    if !agreed {
-        say("Cancelled, nothing was changed.");
-    }
-    Ok(agreed)
-}
-
 /// Loads the configuration, or prints every problem with it.
 fn load(input: &Input) -> Result<crate::config::Config, Exit> {
     crate::config::load(input).map_err(invalid_configuration)
@@ -254,6 +286,6 @@ fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
 }
 
 fn invalid_configuration(problems: crate::config::Problems) -> Exit {
-    problems::print(&problems);
+    config::print_problems(&problems);
     Exit::Configuration
 }

@@ -11,7 +11,6 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::bus::read::Begin;
 
-/// A time, such as 2026-11-24T10:00:00Z.
 pub fn time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expects a time such as 2026-11-24T10:00:00Z".into())
 }
@@ -63,7 +62,6 @@ pub fn read(path: &Path) -> Result<Bytes, String> {
     }
 }
 
-/// The message for a file that cannot be read.
 pub fn unreadable(path: &Path, error: io::Error) -> String {
     format!("{} cannot be read: {error}", path.display())
 }

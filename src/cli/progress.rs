@@ -1,11 +1,11 @@
 //! Signs of life on standard error: a progress bar for verbs that work through a known number of items, drawn only on
 //! a terminal, and how long a verb has been waiting.
 
-use std::fmt::Display;
+use std::fmt::{Display, Write};
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use tokio::task::JoinHandle;
 
 use super::{print, say};
@@ -17,8 +17,12 @@ impl Progress {
     /// A bar from 0 to `total`. Hidden unless standard error is a terminal.
     pub fn new(total: usize) -> Self {
         let bar = ProgressBar::new(total as u64);
-        if let Ok(style) = ProgressStyle::with_template("[{bar:30}] {pos}/{len} {msg}") {
-            bar.set_style(style.progress_chars("## "));
+        let rate = |state: &ProgressState, out: &mut dyn Write| {
+            // Writing to the line cannot fail.
+            let _ = write!(out, "{:.1}/s", state.per_sec());
+        };
+        if let Ok(style) = ProgressStyle::with_template("[{bar:24}] {pos}/{len}  {rate}, {eta} left  {msg}") {
+            bar.set_style(style.progress_chars("## ").with_key("rate", rate));
         }
         Self(bar)
     }

@@ -8,10 +8,10 @@ use clap::{ArgGroup, Args};
 use hyper::Uri;
 use secrecy::ExposeSecret;
 
+use super::output::table;
 use super::parsers::read;
 use super::progress::Progress;
 use super::signer::{Flags, Signer};
-use super::table::table;
 use super::{Exit, cores, fail, print, runtime, say};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
@@ -27,14 +27,15 @@ what was not answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, a
 does so up to 10 times over about three days.
 
 Example: one generated event to a bridge on this machine
-  attio-bridge send --config config.toml http://127.0.0.1:8080/webhooks/attio --event record.updated
+  attio-bridge send http://127.0.0.1:8080/webhooks/attio \\
+    --config config.toml --event record.updated
 Example: a stream, a fifth of it duplicates
-  attio-bridge send --secret-env ATTIO_WEBHOOK_SECRET http://127.0.0.1:8080/webhooks/attio \\
-    --count 1000 --rate 25 --duplicates 20 --concurrency 8 --retry
+  attio-bridge send http://127.0.0.1:8080/webhooks/attio \\
+    --secret-env ATTIO_WEBHOOK_SECRET --count 1000 --rate 25 \\
+    --duplicates 20 --concurrency 8 --retry
 
 Exit codes: 0 all were answered 200 or 202, 3 not all, 1 no connection could be made.";
 
-/// The flags of `send`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP, group = ArgGroup::new("what").required(true).multiple(true))]
 pub struct Arguments {
@@ -99,7 +100,6 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.01..=100_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 100000".into()) }
 }
 
-/// Sends, and prints the answers.
 pub fn run(input: &Input, arguments: &Arguments) -> Exit {
     if arguments.duplicates + arguments.batches + arguments.broken > 100 {
         say("error: --duplicates, --batches and --broken are more than 100 together");
@@ -169,6 +169,22 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(format!("{} has no .json file", path.display())) } else { Ok(files) }
 }
 
+/// What to do about an answer.
+fn next_step(ending: &Ending) -> Option<(String, &'static str)> {
+    let Ending::Answer(status, _) = ending else {
+        return Some(("no answer".into(), "is the bridge running there? `attio-bridge healthcheck` asks it"));
+    };
+    let step = match status {
+        401 => "the bridge has another secret; `attio-bridge explain` finds out why a request is refused",
+        404 => "no such source: the path is /webhooks/SOURCE, with a source of the configuration",
+        413 => "larger than http.max_body_bytes of the bridge",
+        503 => "repeat it with --retry; the bridge's /readyz tells whether its broker is reached",
+        300..=399 => "the URL is not the bridge's own; Attio follows no redirects",
+        _ => return None,
+    };
+    Some((status.to_string(), step))
+}
+
 fn show(answers: &Answers, json: bool) -> Exit {
     if json {
         print(format_args!("{:#}\n", answers.to_json()));
@@ -179,6 +195,10 @@ fn show(answers: &Answers, json: bool) -> Exit {
         };
         let rows: Vec<_> = answers.endings.iter().map(row).collect();
         print(table(["STATUS", "REASON", "COUNT"], &rows));
+        let Answers { deliveries, elapsed, .. } = answers;
+        let seconds = elapsed.as_secs_f64();
+        let (plural, rate) = (if *deliveries == 1 { "y" } else { "ies" }, *deliveries as f64 / seconds);
+        print(format_args!("total: {deliveries} deliver{plural} in {seconds:.1} s, {rate:.1}/s\n"));
         if let Some(latency) = answers.latency() {
             print(format_args!(
                 "latency: {}\n",
@@ -188,6 +208,9 @@ fn show(answers: &Answers, json: bool) -> Exit {
         if answers.attempts > answers.deliveries {
             print(format_args!("attempts: {} for {} deliveries\n", answers.attempts, answers.deliveries));
         }
+        let mut steps: Vec<_> = answers.endings.keys().filter_map(next_step).collect();
+        steps.dedup();
+        steps.iter().for_each(|(status, step)| print(format_args!("{status}: {step}\n")));
     }
     match (answers.all_succeeded(), answers.is_reached()) {
         (true, _) => Exit::Done,

@@ -13,12 +13,12 @@ use crate::shutdown;
 
 const AFTER_HELP: &str = "\
 Example: to a Kafka on this machine, with everything else at its default
-  export ATTIO_WEBHOOK_SECRET=... ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS=localhost:9092
+  export ATTIO_WEBHOOK_SECRET=...
+  export ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS=localhost:9092
   attio-bridge serve --bus kafka
 Example: with a file
   attio-bridge serve --config /etc/attio-bridge/config.toml";
 
-/// The flags of `serve`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -34,7 +34,6 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// What the flags set.
     pub fn flags(&self) -> Vec<Flag> {
         let flag = |name, key, value: &Option<String>| Some(Flag { name, key, value: value.clone()? });
         let flags = [
@@ -46,7 +45,6 @@ impl Arguments {
     }
 }
 
-/// Runs the bridge.
 pub fn run(input: Input) -> Result<Exit, Exit> {
     // Before anything that takes time. Until the bridge can reload, SIGHUP has nothing to do.
     shutdown::survive([SignalKind::hangup()])

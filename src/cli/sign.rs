@@ -20,11 +20,11 @@ sets one. The bytes are signed as they are: an editor that adds a line end later
 signature.
 
 Example: deliver a file to a bridge on this machine
-  attio-bridge sign --config config.toml body.json --curl http://127.0.0.1:8080/webhooks/attio | sh
+  attio-bridge sign --config config.toml body.json \\
+    --curl http://127.0.0.1:8080/webhooks/attio | sh
 Example: the headers only, with the secret from a variable
   attio-bridge sign --secret-env ATTIO_WEBHOOK_SECRET < body.json";
 
-/// The flags of `sign`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -47,7 +47,6 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Prints the headers, or the command.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let Signer { scheme, secret } = arguments.signer.signer(input)?;
     let body = read(&arguments.body).map_err(fail)?;

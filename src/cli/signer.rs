@@ -47,11 +47,8 @@ const NO_SECRET: &str = "error: no secret to sign with: set ATTIO_WEBHOOK_SECRET
                          ATTIO_WEBHOOK_SECRET_FILE, name a file with --secret-file or a variable with --secret-env, or \
                          the bridge's configuration with --config";
 
-/// A scheme and a secret.
 pub struct Signer {
-    /// The scheme.
     pub scheme: signing::Scheme,
-    /// The secret.
     pub secret: SecretString,
 }
 

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::bus_session::{self, Session, columns, fail_read, paint, write_line};
-use super::event_line::{DEFAULT_COLUMNS, line};
+use super::bus_address::BusAddress;
+use super::bus_session::{self, Session, fail_read};
+use super::event_line::{DEFAULT_COLUMNS, heading, line};
+use super::output::{columns, paint, write_line};
 use super::parsers::begin;
 use super::{Exit, fail, say};
 use crate::bus::read::{Begin, Item, Plan};
 use crate::bus::{self, ReadError};
-use crate::catalog::Category;
+use crate::catalog::{Category, EVENT_TYPES};
 use crate::cloudevent::decode::DecodedEvent;
-use crate::config::Input;
+use crate::config::{Input, nearest};
 use crate::consumer::event_filter::EventFilter;
+use crate::paint::DIM;
 use crate::pipeline::publish::Destination;
+use crate::pipeline::quarantine;
 use crate::pipeline::route::Routes;
 use crate::printable;
 
@@ -26,6 +30,8 @@ It leaves nothing on the broker: no consumer group, no durable consumer. Ctrl-C 
 
 Example: events of one record, from 15 minutes ago
   attio-bridge tail --from 15m --record 891dcbfc-9141-415d-9b2a-2238a6cc012d
+Example: what a running `attio-bridge dev` publishes; it prints the address
+  attio-bridge tail --bus kafka://127.0.0.1:45123 --from beginning
 Example: the next ten notes, for a program
   attio-bridge tail --category note --count 10 --json | jq .data";
 
@@ -37,7 +43,7 @@ pub struct Arguments {
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',', value_parser = category(), hide_possible_values = true)]
     category: Vec<String>,
     /// Only events of these types, such as record.updated or record.*
-    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = event_type)]
     types: Vec<String>,
     /// Only events about this record
     #[arg(long, value_name = "ID")]
@@ -51,7 +57,13 @@ pub struct Arguments {
     /// Print CloudEvents as JSON Lines, on a terminal too
     #[arg(long)]
     json: bool,
+    /// Read this bus, kafka://HOST:PORT or nats://HOST:PORT; no configuration is read
+    #[arg(long, value_name = "BUS", value_parser = BusAddress::parse, conflicts_with = "config")]
+    bus: Option<BusAddress>,
 }
+
+/// A configuration needs a secret, and reading needs none.
+const UNUSED_SECRET: &str = "reading verifies no signature";
 
 /// In addition to the categories of the catalog.
 const MORE: [&str; 2] = ["unknown", "quarantine"];
@@ -61,9 +73,31 @@ fn category() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(names.collect::<Vec<_>>())
 }
 
+/// A type of the catalog, `record.*` for several, or that of quarantined events.
+fn event_type(text: &str) -> Result<String, String> {
+    let name = text.strip_prefix("com.attio.").unwrap_or(text);
+    let mut names = EVENT_TYPES.iter().map(|entry| entry.name);
+    let known = match name.strip_suffix('*') {
+        Some(start) if start.ends_with('.') => names.any(|known| known.starts_with(start)),
+        _ => name == quarantine::TYPE || names.any(|known| known == name),
+    };
+    if known {
+        return Ok(text.to_owned());
+    }
+    let meant = nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
+    Err(format!("no such event type{meant}; types that the bridge does not know are --category unknown"))
+}
+
 /// Prints events until stopped.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    bus_session::run(input, async |session| tail(session, arguments).await)
+    let of_bus = |bus: &BusAddress| {
+        let mut environment = bus.environment(UNUSED_SECRET);
+        let kept = |name: &str| Some((name.to_owned(), input.environment.get(name)?.clone()));
+        environment.extend(["RUST_LOG", "NO_COLOR"].into_iter().filter_map(kept));
+        Input::new(None, environment, Vec::new())
+    };
+    let of_bus = arguments.bus.as_ref().map(of_bus);
+    bus_session::run(of_bus.as_ref().unwrap_or(input), async |session| tail(session, arguments).await)
 }
 
 async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
@@ -77,6 +111,9 @@ async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Resu
         say(format_args!("reading {}; Ctrl-C stops", config.bus.kind.name()));
     }
     let mut printer = Printer::new(arguments);
+    if !printer.lines {
+        write_line(&paint().with(DIM, &heading(columns(DEFAULT_COLUMNS)))).map_err(fail)?;
+    }
     let exit = loop {
         let item = tokio::select! {
             biased;

@@ -11,7 +11,6 @@ Example: create what is missing on a cluster with ACLs
   attio-bridge topics --format kafka --principal bridge > topics.sh
   BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh topics.sh";
 
-/// The flags of `topics`.
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
@@ -48,7 +47,6 @@ fn cluster(name: &str) -> Result<String, String> {
     }
 }
 
-/// Prints what the configured bus needs.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let config = load(input)?;
     warn(&config.warnings);

@@ -33,7 +33,8 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Args)]
 #[command(after_help = "\
 Example: every minute, compared with what the bridge itself receives
-  attio-bridge watch --every 1m --metrics http://127.0.0.1:8081/metrics --silent-after 12h --config bridge.toml
+  attio-bridge watch --config bridge.toml --every 1m \\
+    --metrics http://127.0.0.1:8081/metrics --silent-after 12h
 Example: the secret of a recreated webhook goes to Kubernetes
   attio-bridge watch --secret-format kubernetes --secret-name attio-bridge \\
     --secret-hook 'kubectl apply -f -' --config bridge.toml")]

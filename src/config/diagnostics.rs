@@ -13,7 +13,7 @@ use super::files::Files;
 use super::tree::{Origin, variable};
 
 /// Below this similarity (1 is equal) a suggestion confuses more than it helps.
-const SIMILAR: f64 = 0.85;
+pub const SIMILAR: f64 = 0.85;
 
 /// Something wrong with one key, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct Problem {
     pub message: String,
     /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
+    /// Whether the key is missing: no problem of its own if another one is its misspelling.
+    missing: bool,
 }
 
 impl fmt::Display for Problem {
@@ -76,11 +78,8 @@ pub struct Setting {
 /// A value that was read, with what a message about it needs.
 #[derive(Clone, Debug)]
 pub struct Given<T> {
-    /// The key's full path.
     pub key: String,
-    /// The value.
     pub value: T,
-    /// Where it came from.
     pub origin: Origin,
 }
 
@@ -88,18 +87,13 @@ pub struct Given<T> {
 #[derive(Default)]
 pub struct Diagnostics(RefCell<Findings>);
 
-/// What a load found.
 #[derive(Default)]
 pub struct Findings {
     /// What keeps the configuration from being used.
     pub problems: Vec<Problem>,
-    /// What does not.
     pub warnings: Vec<Problem>,
-    /// Every key that was read.
     pub settings: Vec<Setting>,
-    /// Every secret, by the key of its setting.
     pub secrets: BTreeMap<String, SecretString>,
-    /// Every file that was read.
     pub files: Files,
     known: Vec<String>,
     unknown: Vec<(String, Origin)>,
@@ -119,42 +113,45 @@ impl From<Findings> for Problems {
 }
 
 impl Diagnostics {
-    /// Adds a problem.
     pub fn problem(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
         self.0.borrow_mut().problems.push(problem(key, origin, message.into()));
     }
 
     /// Adds a problem with a key that is missing, unless its value was refused.
-    pub fn required(&self, key: &str, message: impl Into<String>) {
+    pub fn required(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
         let item = format!("{key}[");
         let refused = |problem: &Problem| problem.key == key || problem.key.starts_with(&item);
         if !self.0.borrow().problems.iter().any(refused) {
-            self.problem(key, None, message);
+            let problem = Problem { missing: true, ..problem(key, origin, message.into()) };
+            self.0.borrow_mut().problems.push(problem);
         }
     }
 
-    /// Adds a warning.
     pub fn warning(&self, key: &str, origin: Option<&Origin>, message: impl Into<String>) {
         self.0.borrow_mut().warnings.push(problem(key, origin, message.into()));
     }
 
-    /// Adds a problem with a value that was read.
     pub fn refuse<T>(&self, given: &Given<T>, message: impl Into<String>) {
         self.problem(&given.key, Some(&given.origin), message);
     }
 
-    /// Adds a warning about a value that was read.
     pub fn warn<T>(&self, given: &Given<T>, message: impl Into<String>) {
         self.warning(&given.key, Some(&given.origin), message);
     }
 
-    /// Records the effective value of a key.
     pub fn setting(&self, key: &str, value: Json, origin: Option<&Origin>) {
         let setting = Setting { key: key.to_owned(), value, origin: origin.cloned() };
         self.0.borrow_mut().settings.push(setting);
     }
 
-    /// Where the value of a key that was read came from.
+    /// The keys of a table that are set, and not by default.
+    pub fn set_below(&self, table: &str) -> Vec<(String, Origin)> {
+        let found = self.0.borrow();
+        let set = found.settings.iter().filter(|setting| is_below(&setting.key, table));
+        let given = |setting: &Setting| Some((setting.key.clone(), setting.origin.clone()?));
+        set.filter_map(given).filter(|(_, origin)| *origin != Origin::Default).collect()
+    }
+
     pub fn origin_of(&self, key: &str) -> Option<Origin> {
         let found = self.0.borrow();
         found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
@@ -165,7 +162,6 @@ impl Diagnostics {
         self.0.borrow_mut().secrets.insert(key.to_owned(), value);
     }
 
-    /// Records a file, before it is read.
     pub fn file(&self, path: &Path) {
         self.0.borrow_mut().files.add(path);
     }
@@ -180,7 +176,6 @@ impl Diagnostics {
         self.0.borrow_mut().unknown.push((key, origin));
     }
 
-    /// Whether there is no problem so far.
     pub fn is_good(&self) -> bool {
         self.0.borrow().problems.is_empty()
     }
@@ -189,7 +184,12 @@ impl Diagnostics {
     pub fn finish(self) -> Findings {
         let mut found = self.0.into_inner();
         for (key, origin) in std::mem::take(&mut found.unknown) {
-            let message = unknown(&key, &origin, &found.known);
+            let meant = closest(&key, &found.known);
+            let message = unknown(&origin, meant);
+            if let Some(meant) = meant {
+                let is_meant = |key: &str| key == meant || is_below(key, meant) || is_below(meant, key);
+                found.problems.retain(|problem| !problem.missing || !is_meant(&problem.key));
+            }
             found.problems.push(problem(&key, Some(&origin), message));
         }
         found
@@ -197,14 +197,18 @@ impl Diagnostics {
 }
 
 fn problem(key: &str, origin: Option<&Origin>, message: String) -> Problem {
-    Problem { key: key.to_owned(), message, origin: origin.cloned() }
+    Problem { key: key.to_owned(), message, origin: origin.cloned(), missing: false }
+}
+
+fn is_below(key: &str, table: &str) -> bool {
+    key.strip_prefix(table).is_some_and(|rest| rest.starts_with(['.', '[']))
 }
 
 /// The message for an unknown key, with a suggestion where one is close.
-fn unknown(key: &str, origin: &Origin, known: &[String]) -> String {
+fn unknown(origin: &Origin, meant: Option<&str>) -> String {
     let environment = matches!(origin, Origin::Environment(_));
     let what = if environment { "unknown variable" } else { "unknown key" };
-    match closest(key, known) {
+    match meant {
         Some(meant) if environment => format!("{what}; did you mean `{}`?", variable(meant)),
         Some(meant) => format!("{what}; did you mean `{meant}`?"),
         None => format!("{what}; remove it, or run `attio-bridge config --schema` for every key"),

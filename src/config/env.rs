@@ -11,7 +11,8 @@
 //!
 //! A secret may be given as `…_FILE`, the name of the file that holds it.
 
-use super::diagnostics::Diagnostics;
+use super::FILE_VARIABLE;
+use super::diagnostics::{Diagnostics, SIMILAR};
 use super::sections::{TABLES, is_secret};
 use super::tree::{Environment, Node, Origin, PREFIX, Table, Value, variable};
 use crate::catalog::Category;
@@ -27,6 +28,12 @@ pub struct Flag {
     pub value: String,
 }
 
+/// Names of other programs for Attio's API.
+const OF_OTHERS: [&str; 3] = ["ATTIO_API_TOKEN", "ATTIO_ACCESS_TOKEN", "ATTIO_BRIDGE_REVISION"];
+
+/// Prefixes of the variables of this repository's tests.
+const OF_TESTS: [&str; 2] = ["ATTIO_BRIDGE_TEST_", "ATTIO_BRIDGE_LOSS"];
+
 /// The short names, and the long ones that they abbreviate.
 const SHORTHANDS: [(&str, &str); 3] = [
     ("ATTIO_WEBHOOK_SECRET", "SOURCES__ATTIO__SECRETS__DEFAULT"),
@@ -34,16 +41,10 @@ const SHORTHANDS: [(&str, &str); 3] = [
     ("ATTIO_API_KEY", "ATTIO__API_KEY"),
 ];
 
-/// Sets every variable of the bridge in the tree.
 pub fn overlay(tree: &mut Table, environment: &Environment, diagnostics: &Diagnostics) {
     for (name, value) in environment {
         let origin = Origin::Environment(name.clone());
-        let Some(rest) = long_form(name) else {
-            if let Some(meant) = misspelled(name) {
-                diagnostics.warning(name, Some(&origin), format!("has no effect; did you mean `{meant}`?"));
-            }
-            continue;
-        };
+        let Some(rest) = long_form(name) else { continue };
         let path = resolve(&rest, tree);
         let key = key_of(&path);
         let Some(value) = value.to_str() else {
@@ -56,7 +57,6 @@ pub fn overlay(tree: &mut Table, environment: &Environment, diagnostics: &Diagno
     }
 }
 
-/// Sets the flags in the tree.
 pub fn flags(tree: &mut Table, flags: &[Flag]) {
     for flag in flags {
         let path: Vec<String> = flag.key.split('.').map(String::from).collect();
@@ -87,16 +87,81 @@ fn long_form(name: &str) -> Option<String> {
     Some(format!("{long}{file}"))
 }
 
-/// The variable that was meant by one with `_` for `__`, or by the plural of a shorthand. Others, such as
-/// Kubernetes' `ATTIO_BRIDGE_SERVICE_HOST`, are ignored.
-fn misspelled(name: &str) -> Option<String> {
-    let keys = TABLES
-        .iter()
-        .flat_map(|table| table.keys.iter().map(|key| variable(&format!("{}.{}", table.path, key.name()))));
-    let shorthands = SHORTHANDS.iter().map(|(short, _)| (*short).to_owned());
-    keys.filter(|variable| variable.replace("__", "_") == name)
-        .chain(shorthands.filter(|short| name.strip_suffix('S') == Some(short)))
-        .next()
+/// Warns of variables that look like the bridge's and that nothing reads. `tree` is the file's: the `env` of a
+/// secret there names another variable that is read.
+pub fn warn_unknown(tree: &Table, environment: &Environment, diagnostics: &Diagnostics) {
+    let begins = |name: &str| name.get(..6).is_some_and(|begin| begin.eq_ignore_ascii_case("ATTIO_"));
+    let read = |name: &str| {
+        long_form(name).is_some() || name == FILE_VARIABLE || OF_OTHERS.contains(&name) || {
+            OF_TESTS.iter().any(|prefix| name.starts_with(prefix))
+        }
+    };
+    let mut named = Vec::new();
+    texts_of("env", tree, &mut named);
+    for (name, value) in environment.iter().filter(|(name, _)| begins(name) && !read(name)) {
+        if named.contains(&&**name) || is_of_kubernetes(name, &value.to_string_lossy()) {
+            continue;
+        }
+        let advice = match meant(name) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => "unset it, or see `attio-bridge --help` for the names that have one".to_owned(),
+        };
+        let origin = Origin::Environment(name.clone());
+        diagnostics.warning(name, Some(&origin), format!("has no effect; {advice}"));
+    }
+}
+
+/// The texts of every key of that name, however deep.
+fn texts_of<'t>(name: &str, table: &'t Table, found: &mut Vec<&'t str>) {
+    for (key, node) in table {
+        match &node.value {
+            Value::Text(text) if key == name => found.push(text),
+            Value::Table(inner) => texts_of(name, inner, found),
+            Value::List(items) => {
+                for item in items {
+                    if let Value::Table(inner) = &item.value {
+                        texts_of(name, inner, found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Kubernetes sets such variables for each Service, here for one called `attio-bridge`.
+fn is_of_kubernetes(name: &str, value: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.contains("_PORT")
+            && (value.contains("://") || name.contains("_TCP") || name.contains("_UDP")))
+}
+
+/// The variable with the most similar name; underscores and what all names begin with do not count.
+fn meant(name: &str) -> Option<String> {
+    fn significant(name: &str) -> String {
+        let name = name.to_uppercase().replace('_', "");
+        let rest = name.strip_prefix("ATTIO").unwrap_or(&name);
+        rest.strip_prefix("BRIDGE").unwrap_or(rest).to_owned()
+    }
+    let paths = TABLES.iter().filter(|table| !table.path.contains(['*', '[']));
+    let keys = paths.flat_map(|table| {
+        table.keys.iter().map(|key| (variable(&format!("{}.{}", table.path, key.name())), key))
+    });
+    let keys = keys.flat_map(|(name, key)| {
+        let file = key.kind.description().secret.then(|| format!("{name}_FILE"));
+        [Some(name), file].into_iter().flatten()
+    });
+    let short = SHORTHANDS.iter().flat_map(|(short, _)| [(*short).to_owned(), format!("{short}_FILE")]);
+    let known = short.chain(keys).chain([FILE_VARIABLE.to_owned()]);
+    let given = significant(name);
+    let similarity = |known: &str| match significant(known) {
+        // The name of a section was left out.
+        known if given.len() > 4 && known != given && known.ends_with(&given) => 0.9,
+        known => strsim::jaro_winkler(&given, &known),
+    };
+    let nearest = known.map(|known| (similarity(&known), known)).reduce(|a, b| if b.0 > a.0 { b } else { a });
+    nearest.filter(|(similarity, _)| *similarity >= SIMILAR).map(|(_, name)| name)
 }
 
 /// The path of a variable, in the spelling of the file.

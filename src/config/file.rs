@@ -2,6 +2,7 @@
 //! A message about the syntax names the place, and never quotes the line, which may hold a secret.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,23 +11,54 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::Diagnostics;
-use super::sections::is_open;
+use super::sections::{is_name, is_open};
 use super::tree::{Excerpt, Node, Origin, Table, Value};
 
-/// Replaces text that is not shown.
 const HIDDEN: &str = "…";
+
+/// Stands for the key in problems with the file as a whole.
+pub const FILE: &str = "configuration file";
 
 /// Parses the text of a file. Syntax errors go to the diagnostics.
 pub fn parse(text: &str, path: &str, diagnostics: &Diagnostics) -> Table {
     let reader = Reader { text, path: path.into() };
     let (document, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty()
+        && let Some(other) = other_format(text, path)
+    {
+        let message = format!(
+            "is {other}, and should be TOML: `[http]` on a line, below it `listen = \"0.0.0.0:8080\"`; \
+             deploy/config.example.toml shows every key"
+        );
+        diagnostics.problem(FILE, Some(&reader.origin(0, None)), message);
+        return Table::new();
+    }
+    let mut told = BTreeSet::new();
     for error in errors {
-        let at = reader.origin(error.span().map_or(0, |span| span.start), None);
-        diagnostics.problem("(syntax)", Some(&at), error.message().replace('\n', " "));
+        let span = error.span().unwrap_or(0..0);
+        // What follows from the first error of a line, or from a table that is there twice, is no error of its own.
+        let (line, header) = (reader.line(span.start), reader.header(span.start));
+        if told.insert(line) && (line == header || !told.contains(&header)) {
+            let message = reader.syntax_error(error.message(), span.clone());
+            diagnostics.problem(FILE, Some(&reader.origin(span.start, None)), message);
+        }
     }
     let mut tree = reader.table(document.into_inner(), &mut Vec::new());
     flatten_properties(&mut tree);
     tree
+}
+
+/// The format of a file that is not TOML, by its name or its first line.
+fn other_format(text: &str, path: &str) -> Option<&'static str> {
+    let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
+    let first = first.unwrap_or_default();
+    let name = path.to_lowercase();
+    let yaml = first == "---" || first.ends_with(':') || (first.contains(": ") && !first.contains('='));
+    if name.ends_with(".json") || first.starts_with('{') {
+        Some("JSON")
+    } else {
+        (yaml || name.ends_with(".yaml") || name.ends_with(".yml")).then_some("YAML")
+    }
 }
 
 struct Reader<'t> {
@@ -41,6 +73,44 @@ impl Reader<'_> {
         let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let column = String::from_utf8_lossy(&before[begin..]).chars().count() + 1;
         Origin::File { path: self.path.clone(), line, column, excerpt: excerpt.map(Arc::new) }
+    }
+
+    /// Where the line of an offset begins.
+    fn line(&self, offset: usize) -> usize {
+        self.text.get(..offset).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1)
+    }
+
+    /// Where the line with the table of an offset begins.
+    fn header(&self, offset: usize) -> usize {
+        let mut line = self.line(offset);
+        while line > 0 && !self.text[line..].trim_start_matches([' ', '\t']).starts_with('[') {
+            line = self.line(line - 1);
+        }
+        line
+    }
+
+    /// The message of the parser with the key, if that is a declared one, and what to do. Nothing else of the line is
+    /// shown: it may hold a secret.
+    fn syntax_error(&self, message: &str, span: Range<usize>) -> String {
+        let line = self.text[self.line(span.start)..].lines().next().unwrap_or_default();
+        let name = line.split('=').next().unwrap_or_default().trim().trim_matches(['[', ']', '"']);
+        let last = name.rsplit('.').next().unwrap_or(name);
+        let at = if is_name(last) { format!(" at `{last}`") } else { String::new() };
+        let value = self.text.get(span.start..).unwrap_or_default();
+        let advice = match message {
+            "duplicate key" => "; it is there twice: keep one of the two, or merge them",
+            _ if message.starts_with("string values must be quoted")
+                && value.starts_with(|c: char| c.is_ascii_digit()) =>
+            {
+                "; a duration is text in quotes, \"5s\"; a size is a number of bytes without a unit, 524288"
+            }
+            _ if message.starts_with("string values must be quoted") => "; put the value in quotes",
+            _ if message.contains("string, expected") => "; a quote that closes the text is missing",
+            _ if message.starts_with("key with no value") => "; write `key = value`",
+            _ if message.starts_with("unclosed table") => "; a table is `[name]` on a line of its own",
+            _ => "",
+        };
+        format!("is not valid TOML{at}: {}{advice}", message.replace('\n', " "))
     }
 
     fn table(&self, table: DeTable<'_>, path: &mut Vec<String>) -> Table {

@@ -66,7 +66,6 @@ impl Files {
     }
 }
 
-/// Follows links.
 fn stamp(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let found = std::fs::metadata(path).ok()?;

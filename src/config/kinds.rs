@@ -15,7 +15,6 @@ use super::diagnostics::{Diagnostics, nearest};
 use super::files;
 use super::tree::{Node, Origin, Value};
 
-/// How a secret is shown.
 pub const HIDDEN: &str = "***";
 
 /// A value of the key's type and the JSON that shows it, or what is wrong with it.
@@ -23,13 +22,10 @@ pub type Parsed<T> = Result<(T, Json), String>;
 
 /// The type of a key, with its range.
 pub trait Kind: Sync {
-    /// What a key of this type yields.
     type Value;
     /// Reads a raw value. Files that it names are recorded in the diagnostics.
     fn parse(&self, node: &Node, diagnostics: &Diagnostics) -> Parsed<Self::Value>;
-    /// Describes the type.
     fn describe(&self) -> Description;
-    /// The value, if it is a secret.
     fn secret<'v>(&self, _: &'v Self::Value) -> Option<&'v SecretString> {
         None
     }
@@ -37,7 +33,6 @@ pub trait Kind: Sync {
 
 /// What documents say about a type.
 pub struct Description {
-    /// Its name.
     pub name: &'static str,
     /// What is accepted; empty if everything of the type is.
     pub range: String,
@@ -48,7 +43,6 @@ pub struct Description {
 }
 
 impl Description {
-    /// The description of a type that is no secret.
     pub fn new(name: &'static str, range: impl Into<String>, schema: Json) -> Self {
         Self { name, range: range.into(), schema, secret: false }
     }
@@ -56,7 +50,6 @@ impl Description {
 
 /// [`Kind`] without its value, so that keys of several types fit in one list.
 pub trait Describe: Sync {
-    /// Describes the type.
     fn description(&self) -> Description;
     /// The JSON of a value that is written as in the environment.
     fn json(&self, text: &str) -> Json;
@@ -79,7 +72,6 @@ pub fn declared(text: &str) -> Node {
     Node::text(text, &Origin::Flag("declaration"))
 }
 
-/// Any text.
 pub struct Text;
 
 impl Kind for Text {
@@ -104,13 +96,11 @@ fn text(node: &Node) -> Parsed<String> {
 /// Text of a certain form.
 pub struct Form(pub &'static Pattern);
 
-/// The form of a text.
 pub struct Pattern {
     /// The form in words, after "expects".
     pub expects: &'static str,
     /// About the same as a regular expression, for editors. It refuses nothing that `accepts` accepts.
     pub regex: &'static str,
-    /// Whether a text has the form.
     pub accepts: fn(&str) -> bool,
 }
 
@@ -131,7 +121,6 @@ impl Kind for Form {
     }
 }
 
-/// A whole number in a range.
 pub struct Integer(pub RangeInclusive<u64>);
 
 impl Integer {
@@ -149,7 +138,17 @@ impl Kind for Integer {
     fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<u64> {
         let number = match &node.value {
             Value::Integer(number) => u64::try_from(*number).ok(),
-            Value::Text(text) if node.is_untyped() => text.parse().ok(),
+            Value::Text(text) if node.is_untyped() => {
+                let wrong = || {
+                    format!(
+                        "expects a whole number of digits only, {}, not {text:?}{}",
+                        self.range(),
+                        advice(text)
+                    )
+                };
+                Some(text.parse().map_err(|_| wrong())?)
+            }
+            Value::Text(text) => return Err(format!("expects a whole number, not text{}", advice(text))),
             other => return Err(format!("expects a whole number, not {}", other.kind())),
         };
         let number =
@@ -167,6 +166,26 @@ impl Kind for Integer {
             schema["maximum"] = Json::from(*self.0.end());
         }
         Description::new("integer", self.range(), schema)
+    }
+}
+
+/// What to write for a text that holds a number: with a unit of bytes, with separators, or in quotes.
+fn advice(text: &str) -> String {
+    let digits: String = text.trim().chars().filter(|c| !matches!(c, '_' | ',' | '\'')).collect();
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let (Ok(number), unit) = (digits[..end].parse::<u64>(), digits[end..].trim().to_lowercase()) else {
+        return String::new();
+    };
+    let prefixes = [("", 0), ("k", 10), ("m", 20), ("g", 30), ("t", 40)];
+    let unit =
+        unit.trim_end_matches("ytes").trim_end_matches("yte").trim_end_matches('b').trim_end_matches('i');
+    let Some((prefix, bits)) = prefixes.into_iter().find(|(prefix, _)| *prefix == unit) else {
+        return String::new();
+    };
+    match number.checked_mul(1 << bits) {
+        Some(bytes) if bits > 0 => format!("; {number} {}iB are {bytes}", prefix.to_uppercase()),
+        Some(number) => format!("; write {number}"),
+        None => String::new(),
     }
 }
 
@@ -192,6 +211,7 @@ impl Kind for TimeSpan {
         const FORM: &str = "expects a duration with its unit, such as \"250ms\", \"5s\" or \"96h\"";
         let text = match &node.value {
             Value::Text(text) => text,
+            Value::Integer(number) => return Err(format!("{FORM}, not {number}, which has none")),
             other => return Err(format!("{FORM}, not {}", other.kind())),
         };
         let duration = humantime::parse_duration(text.trim()).map_err(|_| format!("{FORM}, not {text:?}"))?;
@@ -208,7 +228,6 @@ impl Kind for TimeSpan {
     }
 }
 
-/// `true` or `false`.
 pub struct Boolean;
 
 impl Kind for Boolean {
@@ -220,6 +239,9 @@ impl Kind for Boolean {
             Value::Bool(yes) => *yes,
             Value::Text(text) if node.is_untyped() => {
                 text.parse().map_err(|_| format!("{FORM}, not {text:?}"))?
+            }
+            Value::Text(text) if text.parse::<bool>().is_ok() => {
+                return Err(format!("{FORM}, not text: remove the quotes"));
             }
             other => return Err(format!("{FORM}, not {}", other.kind())),
         };
@@ -261,59 +283,65 @@ impl Kind for List {
 }
 
 /// One of a closed set of words, each with its value.
-pub struct Choice<T: 'static>(pub &'static [(&'static str, T)]);
+pub struct Choice<T: 'static>(pub &'static [(&'static str, T)], pub Case);
+
+/// Which spellings of a word are accepted.
+pub enum Case {
+    Exact,
+    /// All lower, all upper, or mixed.
+    Any,
+}
 
 impl<T: Copy + Sync> Kind for Choice<T> {
     type Value = T;
 
     fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<T> {
         let (given, _) = text(node)?;
-        match self.0.iter().find(|(word, _)| *word == given) {
+        let is = |word: &str| match self.1 {
+            Case::Exact => word == given,
+            Case::Any => word.eq_ignore_ascii_case(&given),
+        };
+        match self.0.iter().find(|(word, _)| is(word)) {
             Some((word, value)) => Ok((*value, Json::from(*word))),
-            None => Err(not_one_of(&words(self.0), &given)),
+            None => {
+                let words = self.words();
+                let meant = nearest(&given, words.iter().copied());
+                Err(format!("expects one of {}, not {given:?}{meant}", one_of(&words)))
+            }
         }
     }
 
     fn describe(&self) -> Description {
-        let words = words(self.0);
-        Description::new("text", one_of(&words), json!({ "enum": words }))
-    }
-}
-
-fn words<T>(set: &[(&'static str, T)]) -> Vec<&'static str> {
-    set.iter().map(|(word, _)| *word).collect()
-}
-
-/// One of a closed set of words in either case; yields the set's own spelling.
-pub struct AnyCase(pub &'static [&'static str]);
-
-impl Kind for AnyCase {
-    type Value = String;
-
-    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
-        let (given, _) = text(node)?;
-        match self.0.iter().find(|word| word.eq_ignore_ascii_case(&given)) {
-            Some(word) => Ok(((*word).to_owned(), Json::from(*word))),
-            None => Err(not_one_of(self.0, &given)),
+        let words = self.words();
+        let mut schema: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        if let Case::Any = self.1 {
+            schema.extend(words.iter().flat_map(|word| [word.to_lowercase(), word.to_uppercase()]));
+            let mut known = std::collections::BTreeSet::new();
+            schema.retain(|word| known.insert(word.clone()));
         }
+        Description::new("text", one_of(&words), json!({ "enum": schema }))
     }
+}
 
-    fn describe(&self) -> Description {
-        let mut schema: Vec<String> = self.0.iter().map(|word| (*word).to_owned()).collect();
-        schema.extend(self.0.iter().flat_map(|word| [word.to_lowercase(), word.to_uppercase()]));
-        let mut known = std::collections::BTreeSet::new();
-        schema.retain(|word| known.insert(word.clone()));
-        Description::new("text", one_of(self.0), json!({ "enum": schema }))
+impl<T> Choice<T> {
+    fn words(&self) -> Vec<&'static str> {
+        self.0.iter().map(|(word, _)| *word).collect()
     }
+}
+
+/// Words that are their own values.
+pub const fn words<const N: usize>(words: [&'static str; N]) -> [(&'static str, &'static str); N] {
+    let mut pairs = [("", ""); N];
+    let mut index = 0;
+    while index < N {
+        pairs[index] = (words[index], words[index]);
+        index += 1;
+    }
+    pairs
 }
 
 fn one_of(words: &[&str]) -> String {
     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
-}
-
-fn not_one_of(words: &[&str], given: &str) -> String {
-    let meant = nearest(given, words.iter().copied());
-    format!("expects one of {}, not {given:?}{meant}", one_of(words))
 }
 
 /// The name of a file.
@@ -361,29 +389,6 @@ impl Kind for Secret {
             secret: true,
             ..Description::new("secret", "", json!({ "type": "string", "minLength": 1 }))
         }
-    }
-}
-
-/// Text, a number, or true or false; yields its text.
-pub struct Scalar;
-
-impl Kind for Scalar {
-    type Value = String;
-
-    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
-        let text = match &node.value {
-            Value::Text(text) => text.clone(),
-            Value::Integer(number) => number.to_string(),
-            Value::Bool(yes) => yes.to_string(),
-            other => return Err(format!("expects text, a number, or true or false, not {}", other.kind())),
-        };
-        let json = Json::from(text.as_str());
-        Ok((text, json))
-    }
-
-    fn describe(&self) -> Description {
-        let schema = json!({ "type": ["string", "integer", "boolean"] });
-        Description::new("text, number or boolean", "", schema)
     }
 }
 
@@ -455,9 +460,9 @@ mod tests {
 
     #[test]
     fn a_choice_names_its_set() {
-        let set = Choice(&[("a", 1), ("b", 2)]);
+        let set = Choice(&[("a", 1), ("b", 2)], Case::Exact);
         assert_eq!(read(&set, &env("b")), Ok(2));
         assert_eq!(read(&set, &env("c")), Err("expects one of \"a\", \"b\", not \"c\"".into()));
-        assert_eq!(read(&AnyCase(&["PLAIN"]), &env("plain")), Ok("PLAIN".into()));
+        assert_eq!(read(&Choice(&[("PLAIN", 1)], Case::Any), &env("plain")), Ok(1));
     }
 }

@@ -14,7 +14,6 @@ mod diagnostics;
 mod env;
 mod file;
 mod files;
-mod keys;
 mod kinds;
 mod reference;
 mod section;
@@ -30,7 +29,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value as Json, json};
 
-pub use diagnostics::{Problem, Problems, Setting};
+pub use diagnostics::{Problem, Problems, Setting, nearest};
 pub use env::Flag;
 pub use files::Files;
 pub use reference::{example, reference, schema};
@@ -218,9 +217,11 @@ fn load_with(
     check_bus: fn(&Config) -> Result<(), bus::StartError>,
 ) -> Result<Config, Problems> {
     let (mut tree, diagnostics) = read_file(input)?;
+    env::warn_unknown(&tree, &input.environment, &diagnostics);
     env::overlay(&mut tree, &input.environment, &diagnostics);
     env::flags(&mut tree, &input.flags);
-    let config = read(&mut Section::root(&diagnostics, tree), input);
+    let secret_files = secret_files(&tree);
+    let config = read(&mut Section::root(&diagnostics, tree), input, &secret_files);
     if diagnostics.is_good()
         && let Err(error) = check_bus(&config)
         && let Some((key, message)) = error.setting()
@@ -237,7 +238,7 @@ fn load_with(
 }
 
 /// Reads every section. The result is good only if the diagnostics hold no problem.
-fn read(root: &mut Section<'_>, input: &Input) -> Config {
+fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> Config {
     let (http, listen) = sections::http::http(&mut root.section("http"));
     let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
@@ -248,7 +249,8 @@ fn read(root: &mut Section<'_>, input: &Input) -> Config {
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
     sections::attio::options(&mut root.section("attio"));
-    sections::attio::webhooks(root.tables("webhooks"), &names);
+    let webhooks = sections::attio::webhooks(root.tables("webhooks"), &names);
+    sections::attio::check_secret_files(root.diagnostics(), &webhooks, secret_files);
     Config {
         http,
         admin_listen,
@@ -278,7 +280,7 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let tree = match bounded_file::read_text(path, bounded_file::MAX_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
-            diagnostics.problem("(file)", Some(named_by), files::unreadable(path, &error));
+            diagnostics.problem(file::FILE, Some(named_by), files::unreadable(path, &error));
             Table::new()
         }
     };
@@ -289,6 +291,7 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
 /// reported.
 fn read_some(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let (mut tree, diagnostics) = read_file(input)?;
+    env::warn_unknown(&tree, &input.environment, &diagnostics);
     env::overlay(&mut tree, &input.environment, &Diagnostics::default());
     Ok((tree, diagnostics))
 }
@@ -341,6 +344,7 @@ pub struct SecretFile {
 /// read, and `route.slugs_file`.
 pub fn attio(input: &Input) -> Result<Attio, Problems> {
     let (mut tree, diagnostics) = read_some(input)?;
+    let secret_files = secret_files(&tree);
     let sources = tree.remove("sources").and_then(Node::into_table).unwrap_or_default();
     let route = tree.remove("route").and_then(Node::into_table);
     let slugs_file = route.and_then(|mut route| route.remove("slugs_file")?.into_text());
@@ -354,20 +358,28 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
         options,
         webhooks,
         sources: sources.keys().cloned().collect(),
-        secret_files: sources.into_iter().flat_map(|(name, node)| secret_files(&name, node)).collect(),
+        secret_files,
         slugs_file: slugs_file.map(PathBuf::from),
         warnings: found.warnings,
     })
 }
 
-/// The files of a source's secrets. Malformed entries are left out: these files are about to be written.
-fn secret_files(source: &str, node: Node) -> Vec<SecretFile> {
-    let secrets = node.into_table().and_then(|mut table| table.remove("secrets"));
-    let Some(Node { value: Value::List(items), .. }) = secrets else { return Vec::new() };
-    let file = |item: Node| {
-        let mut table = item.into_table()?;
-        let mut text = |name| table.remove(name).and_then(Node::into_text);
-        Some(SecretFile { source: source.to_owned(), label: text("label")?, path: text("file")?.into() })
-    };
-    items.into_iter().filter_map(file).collect()
+/// The files of the secrets of all sources. Malformed entries are left out: these files may be about to be written.
+fn secret_files(tree: &Table) -> Vec<SecretFile> {
+    fn table(node: &Node) -> Option<&Table> {
+        if let Value::Table(table) = &node.value { Some(table) } else { None }
+    }
+    fn text(table: &Table, name: &str) -> Option<String> {
+        if let Value::Text(text) = &table.get(name)?.value { Some(text.clone()) } else { None }
+    }
+    let mut files = Vec::new();
+    for (source, node) in tree.get("sources").and_then(table).into_iter().flatten() {
+        let secrets = table(node).and_then(|source| source.get("secrets"));
+        let Some(Node { value: Value::List(items), .. }) = secrets else { continue };
+        files.extend(items.iter().filter_map(table).filter_map(|secret| {
+            let (label, path) = (text(secret, "label")?, text(secret, "file")?.into());
+            Some(SecretFile { source: source.clone(), label, path })
+        }));
+    }
+    files
 }

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value as Json, json};
 
-use super::keys::Key;
 use super::kinds::Description;
+use super::section::Key;
 use super::sections::{Declaration, Example, TABLES};
 use super::tree::variable;
 
@@ -35,20 +35,7 @@ const HEAD: &str = "\
 #
 ";
 
-const INTRODUCTION: &str = "\
-Every key of the configuration file. Precedence: flag > environment > file > default. Unknown keys are
-errors; all problems are reported at once, each with its key and where its value came from.
-`attio-bridge config` prints the values in use with their origins, `attio-bridge config --schema` a JSON
-Schema for editors, and [config.example.toml](../config.example.toml) is a file to start from.
-
-Every key is also an environment variable, as listed; lists are comma separated there. `NAME` is a name of
-your own in upper case, with `_` for `-`. A secret may also be given as the variable with `_FILE` at its
-end, which names the file that holds it; one line end at its end is not part of it. Short names:
-`ATTIO_WEBHOOK_SECRET` is secret `default` of source `attio`, `ATTIO_WEBHOOK_SECRET_PREVIOUS` its secret
-`previous`, `ATTIO_API_KEY` is `attio.api_key`, each also with `_FILE`.
-
-Durations have a unit: `250ms`, `5s`, `96h`. Sizes are bytes.
-";
+const INTRODUCTION: &str = include_str!("reference.md");
 
 /// `deploy/config.example.toml`.
 pub fn example() -> String {
@@ -97,7 +84,6 @@ fn comment(out: &mut String, lines: impl IntoIterator<Item = impl AsRef<str>>) {
 
 /// What a key does, and that it has no default.
 fn key_doc(key: &Key) -> Vec<String> {
-    /// The longest line of a comment.
     const WIDTH: usize = 100;
     const NONE: &str = "No default.";
     let mut lines: Vec<String> = key.doc().map(String::from).collect();
@@ -120,7 +106,6 @@ fn lists(table: &Declaration) -> impl Iterator<Item = &'static Declaration> {
     TABLES.iter().filter(below)
 }
 
-/// The name of a table in its parent.
 fn last(table: &Declaration) -> &'static str {
     table.path.rsplit('.').next().unwrap_or(table.path)
 }

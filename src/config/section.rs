@@ -7,11 +7,9 @@
 use serde_json::Value as Json;
 
 use super::diagnostics::{Diagnostics, Given};
-use super::keys::Key;
-use super::kinds::{Kind, declared};
+use super::kinds::{Describe, Kind, declared};
 use super::tree::{Node, Origin, Table, Value, variable};
 
-/// A table that is being read.
 pub struct Section<'d> {
     diagnostics: &'d Diagnostics,
     path: String,
@@ -23,7 +21,6 @@ pub struct Section<'d> {
 }
 
 impl<'d> Section<'d> {
-    /// The whole tree.
     pub fn root(diagnostics: &'d Diagnostics, table: Table) -> Self {
         Self::new(diagnostics, String::new(), table, None)
     }
@@ -58,7 +55,6 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Keeps its keys out of the settings.
     pub fn unlisted(mut self) -> Self {
         self.listed = false;
         self
@@ -100,7 +96,6 @@ impl<'d> Section<'d> {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// The path of this table.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -110,14 +105,12 @@ impl<'d> Section<'d> {
         self.origin.as_ref()
     }
 
-    /// Where findings go.
     pub fn diagnostics(&self) -> &'d Diagnostics {
         self.diagnostics
     }
 
-    /// Adds a problem with a key of this table that is missing.
     pub fn missing(&self, name: &str, message: &str) {
-        self.diagnostics.problem(&self.key(name), self.origin.as_ref(), message);
+        self.diagnostics.required(&self.key(name), self.origin.as_ref(), message);
     }
 
     /// A key with a default, which also replaces a value that is refused.
@@ -202,3 +195,115 @@ fn by_number(table: Table) -> Vec<Node> {
     items.sort_by_key(|(name, _)| name.parse::<u16>().ok());
     items.into_iter().map(|(_, node)| node).collect()
 }
+
+/// A declared key.
+pub struct Key {
+    /// Its name, as [`name`](Self::name) cleans it.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: &'static dyn Describe,
+    /// Its default value, written as in the environment.
+    pub default: Option<&'static str>,
+    /// A value to show if there is no default.
+    pub example: Option<&'static str>,
+    /// Whether its table is not good without it.
+    pub required: bool,
+    /// Lines of text, each with the space of its doc comment.
+    pub doc: &'static str,
+}
+
+impl Key {
+    /// Its name in its table.
+    pub fn name(&self) -> &'static str {
+        // `type` is a word of Rust.
+        self.name.trim_start_matches("r#")
+    }
+
+    /// Its default, else its example, as the file has it: JSON of these types is TOML.
+    pub fn shown(&self) -> String {
+        self.kind.json(self.default.or(self.example).unwrap_or_default()).to_string()
+    }
+
+    /// What it does; one line of the declaration a line.
+    pub fn doc(&self) -> impl Iterator<Item = &'static str> {
+        self.doc.lines().map(|line| line.strip_prefix(' ').unwrap_or(line))
+    }
+}
+
+/// Declares the keys of a table, in the order in which they are read and documented:
+///
+/// * `name: Kind = "default";` is read as `Given<Value>`, here and below written as in the environment;
+/// * `name: Kind like "example";` has no default and is read as `Option<Given<Value>>`;
+/// * `name: Kind required "example";` is a problem if it is missing.
+macro_rules! keys {
+    (
+        $(#[$outer:meta])*
+        $Keys:ident {
+            $(
+                $(#[doc = $doc:literal])+
+                $name:ident: $kind:ident $(<$of:ty>)? $(($($range:tt)*))?
+                $(= $default:literal)? $(like $example:literal)? $(required $needed:literal)?;
+            )*
+        }
+    ) => {
+        $(#[$outer])*
+        pub struct $Keys {
+            $($(#[doc = $doc])+ pub $name: $crate::config::section::field!($kind $(<$of>)?, $($default)?),)*
+        }
+
+        impl $Keys {
+            /// The declarations.
+            pub const KEYS: &'static [$crate::config::section::Key] = &[$(
+                $crate::config::section::Key {
+                    name: stringify!($name),
+                    kind: &$kind $(($($range)*))?,
+                    default: $crate::config::section::option!($($default)?),
+                    example: $crate::config::section::option!($($example)? $($needed)?),
+                    required: $crate::config::section::option!($($needed)?).is_some(),
+                    doc: concat!($($doc, "\n"),+),
+                }
+            ),*];
+
+            /// Reads the table.
+            pub fn read(section: &mut $crate::config::section::Section<'_>) -> Self {
+                let mut keys = Self::KEYS.iter();
+                Self { $($name: {
+                    let key = keys.next().expect("KEYS has one for each field");
+                    $crate::config::section::read!(section, key, $kind $(($($range)*))?, $($default)?)
+                }),* }
+            }
+        }
+    };
+}
+
+/// The type of a field.
+macro_rules! field {
+    ($kind:ty, $default:literal) => {
+        $crate::config::diagnostics::Given<<$kind as $crate::config::kinds::Kind>::Value>
+    };
+    ($kind:ty,) => {
+        Option<$crate::config::diagnostics::Given<<$kind as $crate::config::kinds::Kind>::Value>>
+    };
+}
+
+/// Reads a field.
+macro_rules! read {
+    ($section:ident, $key:ident, $kind:expr, $default:literal) => {
+        $section.or_default($key, &$kind, $default)
+    };
+    ($section:ident, $key:ident, $kind:expr,) => {
+        $section.if_set($key, &$kind)
+    };
+}
+
+/// What is there, if anything is.
+macro_rules! option {
+    () => {
+        None::<&str>
+    };
+    ($text:literal) => {
+        Some($text)
+    };
+}
+
+pub(super) use {field, keys, option, read};

@@ -64,30 +64,22 @@ pub fn variable(key: &str) -> String {
 
 /// A raw value and its origin. It may hold a secret, so it has no `Debug`.
 pub struct Node {
-    /// The value.
     pub value: Value,
-    /// Where it came from.
     pub origin: Origin,
 }
 
-/// A table of the tree.
 pub type Table = BTreeMap<String, Node>;
 
 /// A raw value. The environment and flags give only `Text` and `ReadFrom`.
 pub enum Value {
-    /// Text.
     Text(String),
     /// The name of the file that holds the text: a variable `…_FILE`.
     ReadFrom(String),
-    /// A whole number.
     Integer(i64),
-    /// True or false.
     Bool(bool),
     /// What no key accepts: fractions, dates, numbers that are too large.
     Other(&'static str, Json),
-    /// A list.
     List(Vec<Node>),
-    /// A table.
     Table(Table),
 }
 
@@ -105,7 +97,6 @@ impl Value {
         }
     }
 
-    /// The value as JSON.
     pub fn to_json(&self) -> Json {
         match self {
             Self::Text(text) | Self::ReadFrom(text) => Json::from(text.as_str()),
@@ -142,7 +133,6 @@ impl Node {
         }
     }
 
-    /// An empty table.
     pub fn table(origin: &Origin) -> Self {
         Self { value: Value::Table(Table::new()), origin: origin.clone() }
     }

@@ -118,8 +118,8 @@ impl Dedup {
             .eviction_policy(EvictionPolicy::lru())
             .build_with_hasher(PassThrough::default());
         let in_flight = (0..SHARDS).map(|_| Shard::default()).collect();
-        let (capacity, remembered, data_losses, measuring) =
-            (options.capacity, AtomicU64::new(0), AtomicU64::new(0), Mutex::new(()));
+        let (capacity, remembered, measuring) = (options.capacity, AtomicU64::new(0), Mutex::new(()));
+        let data_losses = AtomicU64::new(0);
         Self {
             shared: Arc::new(Shared {
                 in_flight,

@@ -12,7 +12,6 @@ use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer};
 use super::{Error, PREFIX};
 use crate::catalog::Category;
 
-/// How long the creation of one topic may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The broker. Stops when it is dropped.
@@ -26,7 +25,6 @@ impl Broker {
         Ok(broker)
     }
 
-    /// `host:port`.
     pub fn address(&self) -> String {
         self.0.bootstrap_servers()
     }

@@ -1,6 +1,5 @@
 //! A delivery of the mix, its expected result and its actual one.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::PREFIX;
 use super::reading::ReadEvent;
 use crate::fake_attio::post::Reply;
 use crate::signing::{Payload, SignedRequest};
@@ -16,19 +16,15 @@ use crate::signing::{Payload, SignedRequest};
 /// A delivery that is about to be sent.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// What it tries out.
     pub group: Group,
-    /// A few words about it.
     pub label: String,
-    /// Who sends it.
     pub sender: Sender,
-    /// The expected answer.
     pub answer: Answer,
     /// The events that consumers must read, each exactly once.
     pub events: Vec<ExpectedEvent>,
 }
 
-/// What a delivery tries out. The summary has a line for each.
+/// What a delivery tries out: a value of `--mix`, and a line of the summary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Group {
     /// One event in Attio's envelope
@@ -41,14 +37,13 @@ pub enum Group {
     Unusual,
     /// A delivery that was sent before
     Repeat,
-    /// What can never be an event
+    /// What cannot be an event, and is quarantined
     Broken,
     /// Forged signatures
     Forged,
 }
 
 impl Group {
-    /// Every group, in the order of the summary.
     pub const ALL: [Self; 7] =
         [Self::One, Self::Batch, Self::Timestamped, Self::Unusual, Self::Repeat, Self::Broken, Self::Forged];
 
@@ -57,16 +52,15 @@ impl Group {
         match self {
             Self::One => "one event",
             Self::Batch => "several events",
-            Self::Timestamped => "timestamped signature",
-            Self::Unusual => "unusual, still legal",
+            Self::Timestamped => "timestamped",
+            Self::Unusual => "unusual but valid",
             Self::Repeat => "repeated",
-            Self::Broken => "never an event",
-            Self::Forged => "not genuine",
+            Self::Broken => "broken",
+            Self::Forged => "forged",
         }
     }
 }
 
-/// Who sends a delivery.
 #[derive(Clone, Debug)]
 pub enum Sender {
     /// The fake Attio, which signs it and retries it.
@@ -75,10 +69,8 @@ pub enum Sender {
     Forger(SignedRequest),
 }
 
-/// An answer of the bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// The status.
     pub status: u16,
     /// `reason` in the body.
     pub reason: String,
@@ -89,20 +81,16 @@ pub struct Answer {
 /// The events of a delivery by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
-    /// All of them.
     pub events: u64,
     /// Published now.
     pub published: u64,
     /// Published before.
     pub duplicates: u64,
-    /// Dropped by a filter.
     pub filtered: u64,
-    /// Quarantined.
     pub quarantined: u64,
 }
 
 impl Counts {
-    /// Adds others.
     pub fn add(&mut self, other: Self) {
         self.events += other.events;
         self.published += other.published;
@@ -112,10 +100,8 @@ impl Counts {
     }
 }
 
-/// An answer with its latency.
 #[derive(Clone, Debug)]
 pub struct Answered {
-    /// The answer.
     pub answer: Answer,
     /// From before the request to after the last byte.
     pub took: Duration,
@@ -140,7 +126,6 @@ impl Answer {
         Self { status: 200, reason: reason.into(), counts: Some(counts) }
     }
 
-    /// 401.
     pub fn unauthorized() -> Self {
         Self { status: 401, reason: "unauthorized".into(), counts: None }
     }
@@ -175,50 +160,67 @@ impl Answer {
 /// An event that a consumer must read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedEvent {
-    /// The topic.
     pub topic: String,
-    /// The CloudEvents `id`, if the sender can know it.
-    pub id: Option<String>,
-    /// Attributes and their values; none if it must be absent.
-    pub attributes: BTreeMap<&'static str, Option<String>>,
+    /// The CloudEvents `type`.
+    pub event_type: String,
+    /// Why it is quarantined, if it is.
+    pub reason: Option<&'static str>,
+    /// The `Idempotency-Key` of its delivery: the CloudEvents `correlationid`.
+    pub key: Option<String>,
     /// The data, byte for byte.
     pub data: Bytes,
 }
 
-/// Such as `200 accepted of 3: 2/0/0/1`: published, duplicates, filtered, quarantined.
+impl ExpectedEvent {
+    /// An event on the topic of that category.
+    pub fn new(
+        category: &str,
+        event_type: String,
+        reason: Option<&'static str>,
+        key: Option<String>,
+        data: &str,
+    ) -> Self {
+        let topic = format!("{PREFIX}.{category}");
+        Self { topic, event_type, reason, key, data: Bytes::from(data.to_owned()) }
+    }
+}
+
+/// Such as `200 accepted (3 events: 2 published, 1 quarantined)`.
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.status, self.reason)?;
         let Some(Counts { events, published, duplicates, filtered, quarantined }) = self.counts else {
             return Ok(());
         };
-        write!(f, " of {events}: {published}/{duplicates}/{filtered}/{quarantined}")
+        let results = [
+            (published, "published"),
+            (duplicates, "duplicate"),
+            (filtered, "filtered"),
+            (quarantined, "quarantined"),
+        ];
+        let results = results.into_iter().filter(|(count, _)| *count > 0);
+        let results: Vec<String> = results.map(|(count, result)| format!("{count} {result}")).collect();
+        let colon = if results.is_empty() { "" } else { ": " };
+        write!(f, " ({events} event{}{colon}{})", if events == 1 { "" } else { "s" }, results.join(", "))
     }
 }
 
-/// What is known of a delivery that was sent.
 #[derive(Debug)]
 pub struct Report {
-    /// Its number, from 1.
     pub number: u64,
     /// When it was sent; after a retry, when the last attempt ended.
     pub at: OffsetDateTime,
-    /// The delivery.
     pub delivery: Delivery,
     /// The answer, or why there is none.
     pub answered: Result<Answered, String>,
-    /// Attempts.
     pub attempts: u32,
-    /// Its events that were read.
     pub read: Vec<ReadEvent>,
-    /// Differences from what was expected.
     pub differences: Vec<String>,
     /// When the last attempt ended; none while more may follow.
     pub ended: Option<Instant>,
 }
 
 impl Report {
-    /// A delivery that is sent now.
     pub fn new(number: u64, delivery: Delivery) -> Self {
         Self {
             number,
@@ -237,17 +239,14 @@ impl Report {
         self.ended.is_some_and(|ended| self.missing() == 0 || ended.elapsed() >= patience)
     }
 
-    /// The number of its events that were not read.
     pub fn missing(&self) -> usize {
         self.delivery.events.len().saturating_sub(self.read.len())
     }
 
-    /// Whether the answer is the expected one.
     pub fn is_answered_as_expected(&self) -> bool {
         self.answered.as_ref().is_ok_and(|got| got.answer.matches(&self.delivery.answer, self.attempts > 1))
     }
 
-    /// The answer as text, or why there is none.
     pub fn answer_text(&self) -> String {
         self.answered.as_ref().map_or_else(Clone::clone, |got| got.answer.to_string())
     }

@@ -11,80 +11,37 @@ use crate::catalog::{Category, EventType, Id, Part};
 use crate::cloudevent::timestamp;
 use crate::fake_attio::store::{Named, Store};
 
-/// The actor of an event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Actor {
-    /// `actor.type`.
-    pub kind: &'static str,
-    /// `actor.id`; null for the system.
-    pub id: Option<String>,
-}
-
-/// An event: its JSON, and the facts in it.
-#[derive(Clone, Debug)]
-pub struct GeneratedEvent {
-    /// The JSON.
-    pub json: String,
-    /// `event_type`.
-    pub name: &'static str,
-    /// The category.
-    pub category: Category,
-    /// The path of ids to the entity.
-    pub subject: String,
-    /// The entity's id.
-    pub entity: String,
-    /// The actor.
-    pub actor: Actor,
-}
-
-/// An event in the guide's form.
-#[derive(Clone, Debug)]
-pub struct GuideEvent {
-    /// The event.
-    pub event: GeneratedEvent,
-    /// `id.event_id`.
-    pub event_id: String,
-    /// `created_at`.
-    pub created_at: String,
-}
-
 /// Generates events of one workspace.
 pub struct EventGenerator {
-    /// The workspace's id.
     pub workspace_id: String,
-    /// The id of its only webhook.
     pub webhook_id: String,
     objects: Vec<Named>,
     lists: Vec<Named>,
-    actors: [Actor; 4],
+    /// JSON.
+    actors: [String; 4],
     /// The ids that the next event of a category refers to.
     current: HashMap<(Category, &'static str), String>,
     count: usize,
 }
 
 impl EventGenerator {
-    /// A generator for a workspace of its own.
-    pub fn new() -> Self {
-        Self::of(&Store::new(""), &uuid())
-    }
-
     /// A generator for the fake Attio's workspace and one of its webhooks.
-    pub fn of(store: &Store, webhook_id: &str) -> Self {
-        let actor = |kind| Actor { kind, id: Some(uuid()) };
-        let system = Actor { kind: "system", id: None };
+    pub fn new(store: &Store, webhook_id: &str) -> Self {
+        let actor = |kind, id| object(&[("type", string(kind)), ("id", id)]);
+        let of = |kind| actor(kind, string(&uuid()));
         Self {
             workspace_id: store.workspace_id.clone(),
             webhook_id: webhook_id.to_owned(),
             objects: store.objects.clone(),
             lists: store.lists.clone(),
-            actors: [actor("workspace-member"), actor("api-token"), system, actor("app")],
+            actors: [of("workspace-member"), of("api-token"), actor("system", "null".into()), of("app")],
             current: HashMap::new(),
             count: 0,
         }
     }
 
     /// The next event of a type, in Attio's form.
-    pub fn event(&mut self, entry: &'static EventType) -> GeneratedEvent {
+    pub fn event(&mut self, entry: &'static EventType) -> String {
         let (ids, actor) = self.next(entry);
         let level = |top_level| {
             let ids = ids.iter().filter(move |(id, _)| id.top_level == top_level);
@@ -98,20 +55,20 @@ impl EventGenerator {
         let mut event = vec![("event_type", string(entry.name)), ("id", object(&id))];
         event.extend(level(true));
         event.extend(self.related_ids(entry));
-        event.push(("actor", actor.to_json()));
-        GeneratedEvent::new(entry, object(&event), &ids, actor)
+        event.push(("actor", actor));
+        object(&event)
     }
 
     /// The next event of a type, in the guide's form: without a workspace, with an id and a time of its own,
     /// and each entity as an object, with its slug if it has one.
-    pub fn guide_event(&mut self, entry: &'static EventType) -> GuideEvent {
+    pub fn guide_event(&mut self, entry: &'static EventType) -> String {
         let (ids, actor) = self.next(entry);
-        let (event_id, created_at) = (uuid(), timestamp(OffsetDateTime::now_utc()).unwrap_or_default());
+        let created_at = timestamp(OffsetDateTime::now_utc()).unwrap_or_default();
         let mut event = vec![
             ("event_type", string(entry.name)),
-            ("id", object(&[("event_id", string(&event_id))])),
+            ("id", object(&[("event_id", string(&uuid()))])),
             ("created_at", string(&created_at)),
-            ("actor", actor.to_json()),
+            ("actor", actor),
         ];
         for (id, value) in &ids {
             let mut entity = vec![("id", object(&[(id.name, string(value))]))];
@@ -119,12 +76,11 @@ impl EventGenerator {
             entity.extend(named.map(|named| ("api_slug", string(&named.slug))));
             event.push((id.name.strip_suffix("_id").unwrap_or(id.name), object(&entity)));
         }
-        let event = GeneratedEvent::new(entry, object(&event), &ids, actor);
-        GuideEvent { event, event_id, created_at }
+        object(&event)
     }
 
     /// The ids of the type's subject, and an actor.
-    fn next(&mut self, entry: &'static EventType) -> (Vec<(Id, String)>, Actor) {
+    fn next(&mut self, entry: &'static EventType) -> (Vec<(Id, String)>, String) {
         self.count += 1;
         // A created entity is new, and so is the record that a merge makes; replies stay in their thread.
         let new = matches!(entry.action, "created" | "merged");
@@ -171,35 +127,6 @@ impl EventGenerator {
     }
 }
 
-impl Default for EventGenerator {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl GeneratedEvent {
-    fn new(entry: &'static EventType, json: String, ids: &[(Id, String)], actor: Actor) -> Self {
-        let value = |wanted: &Id| {
-            let (_, value) = ids.iter().find(|(id, _)| id == wanted)?;
-            Some(value.as_str())
-        };
-        let part = |part: &Part| match part {
-            Part::Text(text) => *text,
-            Part::Id(id) => value(id).expect("ids are those of the subject"),
-        };
-        let subject: Vec<&str> = entry.subject.iter().map(part).collect();
-        let entity = value(&entry.partition_key).expect("the entity is part of its subject").to_owned();
-        Self { json, name: entry.name, category: entry.category, subject: subject.join("/"), entity, actor }
-    }
-}
-
-impl Actor {
-    fn to_json(&self) -> String {
-        let id = self.id.as_ref().map_or("null".to_owned(), |id| string(id));
-        object(&[("type", string(self.kind)), ("id", id)])
-    }
-}
-
 /// A JSON object of members that are JSON already, in this order, which `serde_json` would not keep.
 pub fn object(members: &[(&str, String)]) -> String {
     let members: Vec<String> =
@@ -207,12 +134,11 @@ pub fn object(members: &[(&str, String)]) -> String {
     format!("{{{}}}", members.join(","))
 }
 
-/// A JSON string.
 pub fn string(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn uuid() -> String {
+pub fn uuid() -> String {
     Uuid::new_v4().to_string()
 }
 
@@ -220,6 +146,14 @@ fn uuid() -> String {
 mod tests {
     use super::*;
     use crate::catalog::{EVENT_TYPES, Id, is_id};
+
+    fn generator() -> EventGenerator {
+        EventGenerator::new(&Store::new(""), "webhook")
+    }
+
+    fn entry(name: &str) -> &'static EventType {
+        EVENT_TYPES.iter().find(|entry| entry.name == name).unwrap()
+    }
 
     fn parsed(json: &str) -> Value {
         serde_json::from_str(json).unwrap()
@@ -231,9 +165,9 @@ mod tests {
 
     #[test]
     fn every_type_has_its_required_ids() {
-        let mut events = EventGenerator::new();
+        let mut events = generator();
         for entry in EVENT_TYPES {
-            let event = parsed(&events.event(entry).json);
+            let event = parsed(&events.event(entry));
             assert_eq!(event["event_type"], entry.name);
             for Id { name, top_level } in entry.required_ids() {
                 let place = if top_level { &event } else { &event["id"] };
@@ -249,63 +183,46 @@ mod tests {
 
     #[test]
     fn members_are_those_of_attios_schema() {
-        let mut events = EventGenerator::new();
+        let mut events = generator();
         let table: [(&str, &[&str], &[&str]); 3] = [
             (
                 "list-entry.updated",
-                &["workspace_id", "list_id", "entry_id", "attribute_id"],
-                &["parent_object_id", "parent_record_id"],
+                &["attribute_id", "entry_id", "list_id", "workspace_id"],
+                &["actor", "event_type", "id", "parent_object_id", "parent_record_id"],
             ),
             (
                 "comment.resolved",
-                &["workspace_id", "comment_id"],
-                &["thread_id", "object_id", "record_id", "list_id", "entry_id"],
+                &["comment_id", "workspace_id"],
+                &["actor", "entry_id", "event_type", "id", "list_id", "object_id", "record_id", "thread_id"],
             ),
             (
                 "record.merged",
-                &["workspace_id", "object_id", "record_id"],
-                &["duplicate_object_id", "duplicate_record_id"],
+                &["object_id", "record_id", "workspace_id"],
+                &["actor", "duplicate_object_id", "duplicate_record_id", "event_type", "id"],
             ),
         ];
-        for (name, ids, relatives) in table {
-            let entry = EVENT_TYPES.iter().find(|entry| entry.name == name).unwrap();
-            let event = parsed(&events.event(entry).json);
-            let names = |value: &Value| {
-                let mut names: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
-                names.sort();
-                names
-            };
-            let sorted = |names: &[&[&str]]| {
-                let mut names: Vec<String> = names.concat().iter().map(ToString::to_string).collect();
-                names.sort();
-                names
-            };
-            assert_eq!(names(&event["id"]), sorted(&[ids]));
-            assert_eq!(names(&event), sorted(&[&["event_type", "id", "actor"], relatives]));
+        for (name, ids, members) in table {
+            let event = parsed(&events.event(entry(name)));
+            let names = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&event["id"]), ids);
+            assert_eq!(names(&event), members);
         }
     }
 
     #[test]
     fn updates_refer_to_the_created_entity() {
-        let mut events = EventGenerator::new();
-        let mut entity = |name: &str| {
-            let entry = EVENT_TYPES.iter().find(|entry| entry.name == name).unwrap();
-            events.event(entry).entity
-        };
-        let created = entity("record.created");
-        assert_eq!(entity("record.updated"), created);
-        assert_eq!(entity("record.deleted"), created);
-        assert_ne!(entity("record.created"), created);
+        let mut events = generator();
+        let mut id = |name: &str| parsed(&events.event(entry(name)))["id"]["record_id"].clone();
+        let created = id("record.created");
+        assert_eq!(id("record.updated"), created);
+        assert_eq!(id("record.deleted"), created);
+        assert_ne!(id("record.created"), created);
     }
 
     #[test]
     fn guide_form_nests_its_ids() {
-        let mut events = EventGenerator::new();
-        let entry = EVENT_TYPES.iter().find(|entry| entry.name == "list-entry.created").unwrap();
-        let guide = events.guide_event(entry);
-        let event = parsed(&guide.event.json);
-        assert_eq!(event["id"]["event_id"], guide.event_id.as_str());
-        assert_eq!(event["entry"]["id"]["entry_id"], guide.event.entity.as_str());
+        let event = parsed(&generator().guide_event(entry("list-entry.created")));
+        assert!(is_uuid(&event["id"]["event_id"]) && is_uuid(&event["entry"]["id"]["entry_id"]), "{event}");
         assert!(event["list"]["api_slug"].is_string());
         assert!(event["id"]["workspace_id"].is_null());
     }

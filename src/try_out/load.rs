@@ -15,19 +15,17 @@ use super::totals::Latencies;
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::fake_attio::deliver::envelope;
 use crate::fake_attio::post::{PostError, Poster, Reply};
+use crate::fake_attio::store::Store;
 use crate::signing::{Payload, Scheme};
 
 /// The wait before the first retry; each further one is twice as long. Attio's own are not published, and
 /// are spread over three days.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
-/// The longest wait.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// How to send.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Deliveries in flight.
     pub concurrency: usize,
     /// Deliveries per second at most.
     pub rate: Option<f64>,
@@ -35,13 +33,9 @@ pub struct Options {
     pub retries: u32,
 }
 
-/// Where to send.
 pub struct Target<'a> {
-    /// The URL.
     pub url: &'a str,
-    /// The secret that signs.
     pub secret: &'a str,
-    /// The client.
     pub poster: Poster,
 }
 
@@ -98,25 +92,18 @@ fn retry_delay(attempts: u32) -> Duration {
     FIRST_RETRY.saturating_mul(2u32.saturating_pow(attempts - 1)).min(LONGEST_RETRY)
 }
 
-/// How a delivery ended.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
-    /// Answered with this status and reason.
     Answer(u16, String),
-    /// Not answered.
     NoAnswer(PostError),
 }
 
-/// The answers to all deliveries.
 #[derive(Debug, Default)]
 pub struct Answers {
-    /// Deliveries by their ending.
     pub endings: BTreeMap<Ending, u64>,
-    /// Deliveries.
     pub deliveries: u64,
     /// Attempts: more than deliveries after retries.
     pub attempts: u64,
-    /// Deliveries answered 200 or 202.
     pub succeeded: u64,
     /// From the first delivery to the last answer.
     pub elapsed: Duration,
@@ -138,7 +125,6 @@ impl Answers {
         *self.endings.entry(ending).or_default() += 1;
     }
 
-    /// Whether every delivery was answered 200 or 202.
     pub fn all_succeeded(&self) -> bool {
         self.succeeded == self.deliveries
     }
@@ -154,7 +140,6 @@ impl Answers {
         Some([("p50", at(0.5)?), ("p90", at(0.9)?), ("p99", at(0.99)?), ("max", at(1.0)?)])
     }
 
-    /// All of it.
     pub fn to_json(&self) -> Json {
         let endings = self.endings.iter().map(|(ending, count)| match ending {
             Ending::Answer(status, reason) => json!({ "status": status, "reason": reason, "count": count }),
@@ -178,13 +163,11 @@ impl Answers {
 pub struct Shares {
     /// The previous delivery, repeated.
     pub duplicates: u32,
-    /// Several events.
     pub batches: u32,
     /// Signed, but not JSON: they are quarantined.
     pub broken: u32,
 }
 
-/// Events in a batch.
 const BATCH: usize = 3;
 
 /// Generates payloads without end.
@@ -204,7 +187,7 @@ impl PayloadGenerator {
     /// Events of these types in turn; of all types if there are none.
     pub fn new(scheme: Scheme, types: &[&'static EventType], shares: Shares) -> Self {
         let types = if types.is_empty() { EVENT_TYPES.iter().collect() } else { types.to_vec() };
-        let events = EventGenerator::new();
+        let events = EventGenerator::new(&Store::new(""), &Uuid::new_v4().to_string());
         Self { events, scheme, types, shares, made: [0; 3], count: 0, next_type: 0, last: None }
     }
 
@@ -216,7 +199,7 @@ impl PayloadGenerator {
     fn batch(&mut self, size: usize) -> String {
         let mut event = || {
             let entry = self.event_type();
-            self.events.event(entry).json
+            self.events.event(entry)
         };
         let events: Vec<String> = (0..size).map(|_| event()).collect();
         let events: Vec<&str> = events.iter().map(String::as_str).collect();
@@ -249,7 +232,7 @@ impl Iterator for PayloadGenerator {
             (_, Scheme::Attio) => self.batch(1),
             (_, Scheme::Timestamped) => {
                 let entry = self.event_type();
-                self.events.guide_event(entry).event.json
+                self.events.guide_event(entry)
             }
         };
         self.last = Some(Payload::new(self.scheme, body));

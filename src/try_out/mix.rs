@@ -2,41 +2,31 @@
 //! each with its expected result. The order is always the same; ids differ from run to run.
 
 use time::{Duration, OffsetDateTime};
-use uuid::Uuid;
 
 use super::delivery::{Answer, Counts, Delivery, ExpectedEvent, Group, Sender};
-use super::events::{EventGenerator, object, string};
-use super::expected::Rules;
+use super::events::{EventGenerator, object, string, uuid};
 use crate::catalog::{EVENT_TYPES, EventType, Kind};
 use crate::fake_attio::deliver::envelope;
+use crate::pipeline::quarantine;
 use crate::signing::{Payload, Scheme, SignedRequest};
 
-/// One delivery of the mix.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     One(&'static EventType),
     Batch(&'static [&'static str]),
     Timestamped(&'static str),
     Again,
-    Unusual(Unusual),
-    NotJson,
-    BrokenElement,
-    Forged(Forgery),
-}
-
-/// Unusual deliveries that must be published nevertheless.
-#[derive(Clone, Copy, Debug)]
-enum Unusual {
-    /// A category that the catalog does not have.
-    UnknownType,
-    /// An action that the catalog does not have.
-    UnknownAction,
+    /// A category, or an action, that the catalog does not have: event type, name of its id, category.
+    Unknown(&'static str, &'static str, &'static str),
     /// One event without an envelope.
     Bare,
     /// White space, escapes and unknown members: every byte must be kept.
     Odd,
     /// An envelope without events.
     Empty,
+    NotJson,
+    BrokenElement,
+    Forged(Forgery),
 }
 
 /// Ways of forging a delivery.
@@ -59,7 +49,7 @@ impl Step {
             Self::Batch(_) => Group::Batch,
             Self::Timestamped(_) => Group::Timestamped,
             Self::Again => Group::Repeat,
-            Self::Unusual(_) => Group::Unusual,
+            Self::Unknown(..) | Self::Bare | Self::Odd | Self::Empty => Group::Unusual,
             Self::NotJson | Self::BrokenElement => Group::Broken,
             Self::Forged(_) => Group::Forged,
         }
@@ -73,18 +63,18 @@ const SPECIALS: [&[Step]; 14] = [
     &[Step::Forged(Forgery::WrongSecret)],
     &[Step::Timestamped("record.updated"), Step::Again],
     &[Step::NotJson, Step::Again],
-    &[Step::Unusual(Unusual::UnknownType), Step::Forged(Forgery::NoSignature)],
+    &[Step::Unknown("meeting.created", "meeting_id", "unknown"), Step::Forged(Forgery::NoSignature)],
     &[Step::BrokenElement, Step::Again],
-    &[Step::Unusual(Unusual::Empty)],
+    &[Step::Empty],
     &[Step::Timestamped("list-entry.created"), Step::Forged(Forgery::StaleTimestamp)],
-    &[Step::Unusual(Unusual::Bare), Step::Again],
+    &[Step::Bare, Step::Again],
     &[Step::Forged(Forgery::AlteredBody)],
     &[
-        Step::Unusual(Unusual::UnknownAction),
+        Step::Unknown("record.archived", "record_id", "record"),
         Step::Batch(&["record.merged", "note.updated", "note-content.updated"]),
     ],
     &[Step::Timestamped("task.updated"), Step::Forged(Forgery::Spliced)],
-    &[Step::Unusual(Unusual::Odd), Step::Again],
+    &[Step::Odd, Step::Again],
 ];
 
 /// Every type once, entities before what happens to them, and the specials spread between them.
@@ -123,7 +113,6 @@ fn of_catalog(name: &str) -> &'static EventType {
 /// Makes the deliveries of the mix, round after round.
 pub struct Mix {
     events: EventGenerator,
-    rules: Rules,
     /// For forgers, who come as close as they can.
     secret: String,
     round: Vec<Step>,
@@ -149,9 +138,18 @@ impl Draft {
         Self { label, payload: Payload::new(Scheme::Timestamped, body), events: 1 }
     }
 
-    /// The idempotency key; empty in the timestamped scheme.
-    fn key(&self) -> &str {
-        self.payload.key.as_deref().unwrap_or_default()
+    /// An event of the draft.
+    fn event(&self, category: &str, name: &str, json: &str) -> ExpectedEvent {
+        ExpectedEvent::new(category, format!("com.attio.{name}"), None, self.payload.key.clone(), json)
+    }
+
+    fn known(&self, entry: &EventType, json: &str) -> ExpectedEvent {
+        self.event(entry.category.as_str(), entry.name, json)
+    }
+
+    fn quarantined(&self, reason: &'static str, raw: &str) -> ExpectedEvent {
+        let key = self.payload.key.clone();
+        ExpectedEvent::new("quarantine", quarantine::TYPE.to_owned(), Some(reason), key, raw)
     }
 }
 
@@ -164,18 +162,15 @@ impl Mix {
         if round.iter().all(|step| step.group() == Group::Repeat) {
             round.insert(0, Step::One(of_catalog("record.created")));
         }
-        let rules = Rules::new(&events);
-        let json = events.event(of_catalog("record.created")).json;
+        let json = events.event(of_catalog("record.created"));
         let last = Draft::attio("record.created", envelope(&events.webhook_id, &[&json]), 1);
-        Self { events, rules, secret, round, next: 0, last }
+        Self { events, secret, round, next: 0, last }
     }
 
-    /// Deliveries in a round.
     pub fn round_len(&self) -> usize {
         self.round.len()
     }
 
-    /// The next delivery.
     pub fn next_delivery(&mut self) -> Delivery {
         let step = self.round[self.next % self.round.len()];
         self.next += 1;
@@ -187,15 +182,41 @@ impl Mix {
                 self.batch(format!("{} events at once", entries.len()), &entries)
             }
             Step::Timestamped(name) => {
-                let guide = self.events.guide_event(of_catalog(name));
-                let draft = Draft::timestamped(format!("{name}, timestamped"), guide.event.json.clone());
-                (draft, vec![self.rules.guide_event(&guide)])
+                let entry = of_catalog(name);
+                let json = self.events.guide_event(entry);
+                let draft = Draft::timestamped(format!("{name}, timestamped"), json.clone());
+                let expected = draft.known(entry, &json);
+                (draft, vec![expected])
             }
-            Step::Unusual(unusual) => self.unusual(unusual),
+            Step::Unknown(name, id, category) => {
+                let ids = [("workspace_id", string(&self.events.workspace_id)), (id, string(&uuid()))];
+                let event = [("event_type", string(name)), ("id", object(&ids)), ("actor", "null".into())];
+                let json = object(&event);
+                let body = envelope(&self.events.webhook_id, &[&json]);
+                let draft = Draft::attio(format!("{name}, unknown"), body, 1);
+                let expected = draft.event(category, name, &json);
+                (draft, vec![expected])
+            }
+            Step::Bare => {
+                let entry = of_catalog("note.created");
+                let json = self.events.event(entry);
+                let draft = Draft::attio("note.created, no envelope", json.clone(), 1);
+                let expected = draft.known(entry, &json);
+                (draft, vec![expected])
+            }
+            Step::Odd => {
+                let (entry, webhook_id) = (of_catalog("task.updated"), self.events.webhook_id.clone());
+                let json = with_odd_json(&self.events.event(entry));
+                let body = format!("\n{{ \"events\" : [\t{json} ]\r\n, \"webhook_id\":\"{webhook_id}\" }}\n");
+                let draft = Draft::attio("task.updated, unusual JSON", body, 1);
+                let expected = draft.known(entry, &json);
+                (draft, vec![expected])
+            }
+            Step::Empty => (Draft::attio("no events", envelope(&self.events.webhook_id, &[]), 0), Vec::new()),
             Step::NotJson => {
                 let body = format!("{{\"webhook_id\":\"{}\",\"eve", self.events.webhook_id);
                 let draft = Draft::attio("not JSON", body.clone(), 1);
-                let quarantined = self.rules.quarantined(&body, "not_json", draft.key(), None);
+                let quarantined = draft.quarantined("not_json", &body);
                 (draft, vec![quarantined])
             }
             Step::BrokenElement => self.broken_element(),
@@ -211,12 +232,10 @@ impl Mix {
     }
 
     fn batch(&mut self, label: String, entries: &[&'static EventType]) -> (Draft, Vec<ExpectedEvent>) {
-        let events: Vec<_> = entries.iter().map(|entry| self.events.event(entry)).collect();
-        let json: Vec<&str> = events.iter().map(|event| event.json.as_str()).collect();
-        let draft = Draft::attio(label, envelope(&self.events.webhook_id, &json), entries.len() as u64);
-        let expected =
-            events.iter().enumerate().map(|(index, event)| self.rules.event(event, draft.key(), index));
-        let expected = expected.collect();
+        let json: Vec<String> = entries.iter().map(|entry| self.events.event(entry)).collect();
+        let all: Vec<&str> = json.iter().map(String::as_str).collect();
+        let draft = Draft::attio(label, envelope(&self.events.webhook_id, &all), entries.len() as u64);
+        let expected = entries.iter().zip(&json).map(|(entry, json)| draft.known(entry, json)).collect();
         (draft, expected)
     }
 
@@ -228,51 +247,17 @@ impl Mix {
         Delivery { group: Group::Repeat, label, sender, answer: Answer::ok(counts), events: Vec::new() }
     }
 
-    fn unusual(&mut self, unusual: Unusual) -> (Draft, Vec<ExpectedEvent>) {
-        let webhook_id = &self.events.webhook_id;
-        match unusual {
-            Unusual::Empty => (Draft::attio("no events", envelope(webhook_id, &[]), 0), Vec::new()),
-            Unusual::Bare => {
-                let event = self.events.event(of_catalog("note.created"));
-                let draft = Draft::attio("note.created, no envelope", event.json.clone(), 1);
-                let expected = self.rules.bare_event(&event, draft.key());
-                (draft, vec![expected])
-            }
-            Unusual::Odd => {
-                let webhook_id = webhook_id.clone();
-                let mut event = self.events.event(of_catalog("task.updated"));
-                event.json = with_odd_json(&event.json);
-                let json = &event.json;
-                let body = format!("\n{{ \"events\" : [\t{json} ]\r\n, \"webhook_id\":\"{webhook_id}\" }}\n");
-                let draft = Draft::attio("task.updated, oddly spelled", body, 1);
-                let expected = self.rules.event(&event, draft.key(), 0);
-                (draft, vec![expected])
-            }
-            Unusual::UnknownType => self.unknown("meeting.created", "meeting_id", "unknown"),
-            Unusual::UnknownAction => self.unknown("record.archived", "record_id", "record"),
-        }
-    }
-
-    fn unknown(&self, name: &str, id: &str, category: &str) -> (Draft, Vec<ExpectedEvent>) {
-        let entity = Uuid::new_v4().to_string();
-        let ids = object(&[("workspace_id", string(&self.events.workspace_id)), (id, string(&entity))]);
-        let json = object(&[("event_type", string(name)), ("id", ids), ("actor", "null".to_owned())]);
-        let draft = Draft::attio(format!("{name}, unknown"), envelope(&self.events.webhook_id, &[&json]), 1);
-        let expected = self.rules.unknown(name, category, &entity, &json, draft.key());
-        (draft, vec![expected])
-    }
-
     /// Three elements, the second without a type: the others are published.
     fn broken_element(&mut self) -> (Draft, Vec<ExpectedEvent>) {
-        let first = self.events.event(of_catalog("record.created"));
-        let last = self.events.event(of_catalog("list-entry.updated"));
+        let entries = [of_catalog("record.created"), of_catalog("list-entry.updated")];
+        let [first, last] = entries.map(|entry| self.events.event(entry));
         let broken = object(&[("id", object(&[("workspace_id", string(&self.events.workspace_id))]))]);
-        let body = envelope(&self.events.webhook_id, &[&first.json, &broken, &last.json]);
+        let body = envelope(&self.events.webhook_id, &[&first, &broken, &last]);
         let draft = Draft::attio("3 events, one broken", body, 3);
         let expected = vec![
-            self.rules.event(&first, draft.key(), 0),
-            self.rules.quarantined(&broken, "no_event_type", draft.key(), Some(1)),
-            self.rules.event(&last, draft.key(), 2),
+            draft.known(entries[0], &first),
+            draft.quarantined("no_event_type", &broken),
+            draft.known(entries[1], &last),
         ];
         (draft, expected)
     }
@@ -281,10 +266,10 @@ impl Mix {
         let update = of_catalog("record.updated");
         let payload = match forgery {
             Forgery::StaleTimestamp | Forgery::Spliced => {
-                Payload::new(Scheme::Timestamped, self.events.guide_event(update).event.json)
+                Payload::new(Scheme::Timestamped, self.events.guide_event(update))
             }
             Forgery::WrongSecret | Forgery::NoSignature | Forgery::AlteredBody => {
-                let json = self.events.event(update).json;
+                let json = self.events.event(update);
                 Payload::new(Scheme::Attio, envelope(&self.events.webhook_id, &[&json]))
             }
         };
@@ -340,13 +325,15 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::fake_attio::store::Store;
 
     fn one_round() -> Vec<Delivery> {
         round_of(&[])
     }
 
     fn round_of(groups: &[Group]) -> Vec<Delivery> {
-        let mut mix = Mix::new(EventGenerator::new(), "0123456789abcdef".into(), groups);
+        let events = EventGenerator::new(&Store::new(""), "webhook");
+        let mut mix = Mix::new(events, "0123456789abcdef".into(), groups);
         (0..mix.round_len()).map(|_| mix.next_delivery()).collect()
     }
 
@@ -380,11 +367,11 @@ mod tests {
         for (one, other) in one.iter().zip(&other) {
             assert_eq!((&one.label, &one.answer), (&other.label, &other.answer));
         }
-        let ids = |round: &[Delivery]| {
+        let events = |round: &[Delivery]| {
             let events = round.iter().flat_map(|delivery| delivery.events.clone());
-            events.filter_map(|expected| expected.id).collect::<BTreeSet<_>>()
+            events.map(|expected| (expected.key, expected.data)).collect::<BTreeSet<_>>()
         };
-        assert!(ids(&one).is_disjoint(&ids(&other)));
+        assert!(events(&one).is_disjoint(&events(&other)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::SOURCE;
 use super::delivery::{Group, Report};
 use super::expected::{Finding, Found};
+use super::keyboard::Key;
 use super::reading::ReadEvent;
 use super::totals::Totals;
 use crate::cloudevent::timestamp;
@@ -17,25 +18,22 @@ use crate::printable;
 /// The bridge under test and its broker.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The public listener.
     pub http: SocketAddr,
-    /// The admin listener.
+    /// The default address of that listener, if it was taken.
+    pub taken: Option<&'static str>,
     pub admin: SocketAddr,
     /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
     /// The broker: `host:port` of Kafka, a URL of NATS, empty for standard output.
     pub address: String,
-    /// Whether the broker is in this process.
     pub embedded: bool,
-    /// The webhook's secret.
     pub secret: String,
-    /// The URL of the fake Attio's API.
     pub attio: String,
-    /// Its API key.
     pub key: &'static str,
+    /// The command that runs this program.
+    pub program: String,
 }
 
-/// How to run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
     /// One round only; an event that was not sent is a difference.
@@ -44,9 +42,7 @@ pub struct Options {
     pub rate: Option<f64>,
 }
 
-/// Shows a run.
 pub trait Output {
-    /// The run begins.
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()>;
     /// The bridge is not ready; `answer` is what `/readyz` says.
     fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()>;
@@ -56,9 +52,13 @@ pub trait Output {
     fn delivery(&mut self, report: &Report, totals: &Totals) -> io::Result<()>;
     /// An event that belongs to no delivery that is still to be shown.
     fn stray(&mut self, event: &ReadEvent, finding: &Finding) -> io::Result<()>;
-    /// Time has passed.
-    fn tick(&mut self, totals: &Totals) -> io::Result<()>;
-    /// The run has ended.
+    /// A key was pressed. Whether it quits.
+    fn key(&mut self, _: Key) -> io::Result<bool> {
+        Ok(false)
+    }
+    fn tick(&mut self, _: &Totals) -> io::Result<()> {
+        Ok(())
+    }
     fn finish(&mut self, totals: &Totals) -> io::Result<()>;
 }
 
@@ -74,7 +74,7 @@ impl<W: Write> JsonLines<W> {
 
 impl<W: Write> Output for JsonLines<W> {
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()> {
-        let Target { http, admin, bus, address, embedded, secret, attio, key } = target;
+        let Target { http, admin, bus, address, embedded, secret, attio, key, .. } = target;
         self.line(&json!({
             "kind": "start",
             "webhooks": format!("http://{http}/webhooks/{SOURCE}"),
@@ -132,10 +132,6 @@ impl<W: Write> Output for JsonLines<W> {
         self.line(&json!({ "kind": "stray", "event": event_json(event), "differences": differences }))
     }
 
-    fn tick(&mut self, _: &Totals) -> io::Result<()> {
-        Ok(())
-    }
-
     fn finish(&mut self, totals: &Totals) -> io::Result<()> {
         let groups = Group::ALL.into_iter().filter_map(|group| Some((group, totals.groups.get(&group)?)));
         let groups: Map<String, Value> =
@@ -158,6 +154,8 @@ impl<W: Write> Output for JsonLines<W> {
             "from_others": totals.others,
             "tried_again": totals.retried,
             "read_again": totals.read_again,
+            "broker_away": totals.away,
+            "unanswered": totals.unanswered,
             "differences": totals.differences,
             "differences_total": totals.differences_total,
             "as_expected": totals.is_as_expected(),
@@ -167,7 +165,8 @@ impl<W: Write> Output for JsonLines<W> {
 
 fn event_json(event: &ReadEvent) -> Value {
     json!({
-        "topic": event.topic,
+        "topic": event.topic(),
+        "address": event.address,
         "partition": event.partition,
         "offset": event.offset,
         "key": event.key_text(),

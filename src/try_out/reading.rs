@@ -19,25 +19,26 @@ const QUEUE: usize = 65_536;
 /// A message as a consumer reads it.
 #[derive(Clone, Debug)]
 pub struct ReadEvent {
-    /// Its topic; on NATS the subject without the action.
-    pub topic: String,
-    /// Its partition.
+    /// Its topic or subject.
+    pub address: String,
     pub partition: i32,
     /// Its offset or sequence.
     pub offset: i64,
-    /// Its key.
     pub key: Option<Bytes>,
-    /// The event, or why it is none.
     pub event: Result<DecodedEvent, DecodeError>,
 }
 
 impl ReadEvent {
-    /// An attribute of the event.
+    /// Its topic; on NATS the subject without the action.
+    pub fn topic(&self) -> &str {
+        let mut dots = self.address.match_indices('.').map(|(at, _)| at);
+        dots.nth(1).map_or(&self.address, |at| &self.address[..at])
+    }
+
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.event.as_ref().ok()?.get(name)
     }
 
-    /// The key as text.
     pub fn key_text(&self) -> &str {
         self.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or("")
     }
@@ -46,20 +47,19 @@ impl ReadEvent {
 impl From<Item> for ReadEvent {
     fn from(item: Item) -> Self {
         let event = DecodedEvent::from_message(&item.headers, &item.payload);
+        let address = item.address;
         match item.position {
             Position::Kafka { partition, offset } => {
-                Self { topic: item.address, partition, offset, key: item.key, event }
+                Self { address, partition, offset, key: item.key, event }
             }
             Position::Nats { sequence } => {
-                let topic = item.address.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
                 let (offset, key) = (i64::try_from(sequence).unwrap_or(i64::MAX), partition_key(&event));
-                Self { topic, partition: 0, offset, key, event }
+                Self { address, partition: 0, offset, key, event }
             }
         }
     }
 }
 
-/// The data of an event.
 pub fn data(event: &DecodedEvent) -> &Bytes {
     match event.data() {
         Data::Json(bytes) | Data::Binary(bytes) => bytes,
@@ -71,9 +71,7 @@ fn partition_key(event: &Result<DecodedEvent, DecodeError>) -> Option<Bytes> {
     event.as_ref().ok()?.get("partitionkey").map(|key| Bytes::copy_from_slice(key.as_bytes()))
 }
 
-/// What to read.
 pub enum Source {
-    /// A broker.
     Broker(Kind, Plan),
     /// Copies of the lines on standard output.
     Lines(mpsc::Receiver<ReadEvent>),
@@ -89,11 +87,8 @@ impl Source {
     }
 }
 
-/// Reads events.
 pub enum EventReader {
-    /// From a broker.
     Broker(Reader),
-    /// From standard output.
     Lines(mpsc::Receiver<ReadEvent>),
 }
 
@@ -111,7 +106,6 @@ impl EventReader {
         }
     }
 
-    /// Stops reading and leaves the broker.
     pub async fn end(self) {
         if let Self::Broker(reader) = self {
             reader.end().await;
@@ -162,6 +156,6 @@ fn from_line(line: &[u8], number: i64) -> ReadEvent {
         Some(name) => catalog::Kind::of(name).category().map_or("unknown", catalog::Category::as_str),
         None => "quarantine",
     });
-    let (topic, key) = (format!("{PREFIX}.{category}"), partition_key(&event));
-    ReadEvent { topic, partition: 0, offset: number, key, event }
+    let (address, key) = (format!("{PREFIX}.{category}"), partition_key(&event));
+    ReadEvent { address, partition: 0, offset: number, key, event }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior, timeout};
 use super::delivery::{ExpectedEvent, Group, Sender};
 use super::events::EventGenerator;
 use super::expected::ExpectedEvents;
+use super::keyboard::Key;
 use super::mix::Mix;
 use super::output::{Options, Output, Target};
 use super::reading::{EventReader, Source};
@@ -33,6 +34,12 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// How long unexpected messages may take to arrive at the end.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How often the end of a run asks whether the broker is still there.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long the reader may take to leave a broker that is away.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// How long the bridge may take to reach its broker.
 const READY: Duration = Duration::from_secs(20);
@@ -57,7 +64,6 @@ impl Senders {
         Self { deliverer, post, webhook }
     }
 
-    /// Sends in the background.
     fn send(&self, sender: &Sender) -> Attempts {
         let request = match sender {
             Sender::Attio(payload) => {
@@ -87,7 +93,6 @@ pub fn create_webhook(store: &mut Store) -> Webhook {
     store.create(input).expect("the first webhook of a workspace is unique")
 }
 
-/// A run.
 pub struct Run<'a> {
     target: Target,
     options: Options,
@@ -116,35 +121,38 @@ impl<'a> Run<'a> {
         Self { target, options, senders, mix, admin: Poster::plain("attio-bridge dev"), tracker, sent: 0 }
     }
 
-    /// Runs until the round is over or `stop` ends. Returns the totals.
-    pub async fn run(mut self, source: Source, stop: impl Future<Output = ()>) -> Result<Totals, Error> {
+    /// Runs until the round is over, `stop` ends or a key quits. Returns the totals.
+    pub async fn run(
+        mut self,
+        source: Source,
+        keys: &mut mpsc::Receiver<Key>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Totals, Error> {
         self.tracker.output.start(&self.target, self.options)?;
         let mut stop = pin!(stop);
         tokio::select! {
-            ready = self.ready() => ready?,
+            ready = self.ready(keys) => if !ready? { return Ok(self.tracker.totals) },
             () = &mut stop => return Ok(self.tracker.totals),
         }
         let mut reader = source.open().await?;
-        let result = match self.deliver(&mut reader, stop).await {
+        let result = match self.deliver(&mut reader, keys, stop).await {
             Ok(()) => self.end(&mut reader).await,
             Err(error) => Err(error),
         };
-        reader.end().await;
+        let leaving = reader.end();
+        match &result {
+            // Its client ends with the process.
+            Ok(totals) if totals.away => drop(timeout(LEAVE, leaving).await),
+            _ => leaving.await,
+        }
         result
     }
 
-    /// Waits until the bridge is ready.
-    async fn ready(&mut self) -> Result<(), Error> {
-        let (started, url) = (Instant::now(), format!("http://{}/readyz", self.target.admin));
-        let mut shown = String::new();
+    /// Waits until the bridge is ready; false if a key quits.
+    async fn ready(&mut self, keys: &mut mpsc::Receiver<Key>) -> Result<bool, Error> {
+        let (started, mut shown) = (Instant::now(), String::new());
         loop {
-            let answer = match self.admin.get(&url).await {
-                Ok(reply) if reply.status == 200 => return Ok(()),
-                Ok(reply) => {
-                    String::from_utf8_lossy(&reply.body).trim().trim_start_matches("bus: ").to_owned()
-                }
-                Err(error) => error.to_string(),
-            };
+            let Some(answer) = self.unready().await else { return Ok(true) };
             if started.elapsed() >= READY {
                 let bus = format!("{} {}", self.target.bus, self.target.address);
                 return Err(Error::NotReady { bus, seconds: READY.as_secs(), answer });
@@ -153,16 +161,29 @@ impl<'a> Run<'a> {
                 self.tracker.output.waiting(&self.target, &answer)?;
                 shown = answer;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+                Some(key) = keys.recv() => if self.tracker.output.key(key)? { return Ok(false) },
+            }
+        }
+    }
+
+    async fn unready(&self) -> Option<String> {
+        match self.admin.get(&format!("http://{}/readyz", self.target.admin)).await {
+            Ok(reply) if reply.status == 200 => None,
+            Ok(reply) => {
+                Some(String::from_utf8_lossy(&reply.body).trim().trim_start_matches("bus: ").to_owned())
+            }
+            Err(error) => Some(error.to_string()),
         }
     }
 
     async fn deliver(
         &mut self,
         reader: &mut EventReader,
-        stop: impl Future<Output = ()>,
+        keys: &mut mpsc::Receiver<Key>,
+        mut stop: impl Future<Output = ()> + Unpin,
     ) -> Result<(), Error> {
-        let mut stop = pin!(stop);
         let mut pace = Pace::new(self.options.rate);
         let round = self.mix.round_len() as u64;
         let mut tick = tokio::time::interval(Duration::from_millis(500));
@@ -179,6 +200,12 @@ impl<'a> Run<'a> {
                         attempts = None;
                     }
                 },
+                Some(key) = keys.recv() => {
+                    if self.tracker.output.key(key)? {
+                        return self.leave(attempts).await;
+                    }
+                    self.tracker.output.tick(&self.tracker.totals)?;
+                }
                 _ = tick.tick() => self.tracker.output.tick(&self.tracker.totals)?,
             }
             self.tracker.show(false)?;
@@ -197,10 +224,12 @@ impl<'a> Run<'a> {
         attempts
     }
 
-    /// Stops: waits for the attempt in progress, but not for a retry.
+    /// Stops: waits for the attempt in progress, but neither for a retry nor for a broker that is away.
     async fn leave(&mut self, attempts: Option<Attempts>) -> Result<(), Error> {
+        self.tracker.totals.away = self.unready().await.is_some() || self.tracker.broker_is_away();
         let Some(mut attempts) = attempts else { return Ok(()) };
-        if !self.tracker.waits_for_retry()
+        if !self.tracker.totals.away
+            && !self.tracker.waits_for_retry()
             && let Ok(Some(attempt)) = timeout(post::TIMEOUT, attempts.recv()).await
         {
             self.tracker.attempted(attempt)?;
@@ -212,18 +241,19 @@ impl<'a> Run<'a> {
     /// Reads the rest, and compares the totals with the bridge's metrics.
     async fn end(mut self, reader: &mut EventReader) -> Result<Totals, Error> {
         let stored = self.metrics().await?.stored();
-        let deadline = tokio::time::Instant::now() + CATCH_UP;
-        loop {
+        let deadline = Instant::now() + CATCH_UP;
+        while !self.tracker.totals.away {
             let complete = self.tracker.has_read(stored);
-            let until = if complete { tokio::time::Instant::now() + LINGER } else { deadline };
-            match tokio::time::timeout_at(until, reader.next()).await {
+            match timeout(if complete { LINGER } else { LOOK }, reader.next()).await {
                 Ok(event) => self.tracker.read(event.ok_or(Error::ReaderEnded)?)?,
                 Err(_) if complete => break,
-                Err(_) => {
+                Err(_) if self.unready().await.is_some() => self.tracker.totals.away = true,
+                Err(_) if Instant::now() >= deadline => {
                     let late = format!("reading back did not catch up in {} s", CATCH_UP.as_secs());
                     self.tracker.totals.differ([late]);
                     break;
                 }
+                Err(_) => {}
             }
             self.tracker.show(false)?;
         }

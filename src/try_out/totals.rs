@@ -14,48 +14,36 @@ use crate::metrics::samples::Samples;
 /// Differences that are kept; more are only counted.
 const MAX_DIFFERENCES: usize = 1000;
 
-/// The totals of one group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GroupTotals {
-    /// Deliveries.
     pub deliveries: u64,
-    /// Deliveries that were answered as expected.
     pub answered_as_expected: u64,
-    /// Events that a consumer must read.
     pub events_expected: u64,
-    /// Expected events that were read.
     pub events_read: u64,
 }
 
-/// The totals of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// By group.
     pub groups: BTreeMap<Group, GroupTotals>,
-    /// The counts in all expected answers.
     pub expected: Counts,
-    /// The counts in all answers.
     pub counts: Counts,
     /// Deliveries by status; 0 without an answer.
     pub statuses: BTreeMap<u16, u64>,
-    /// Events from others.
     pub others: u64,
-    /// Failed attempts that were retried.
     pub retried: u64,
     /// Events that were read again after such an attempt.
     pub read_again: u64,
-    /// The first differences.
+    /// The run ended while the broker could not be reached.
+    pub away: bool,
+    /// Deliveries that had no answer 200 yet when the run ended in such an outage.
+    pub unanswered: u64,
     pub differences: Vec<String>,
-    /// The number of differences.
     pub differences_total: u64,
-    /// The bridge's metrics at the end.
     pub metrics: Option<BridgeMetrics>,
-    /// Latencies of all answers.
     pub latencies: Latencies,
 }
 
 impl Totals {
-    /// Adds a finished delivery.
     pub fn add(&mut self, report: &Report) {
         let Report { delivery, answered, read, .. } = report;
         let group = self.groups.entry(delivery.group).or_default();
@@ -75,7 +63,6 @@ impl Totals {
         }
     }
 
-    /// Adds differences.
     pub fn differ(&mut self, differences: impl IntoIterator<Item = String>) {
         for difference in differences {
             self.differences_total += 1;
@@ -85,7 +72,6 @@ impl Totals {
         }
     }
 
-    /// The sum of all groups.
     pub fn total(&self) -> GroupTotals {
         self.groups.values().fold(GroupTotals::default(), |total, group| GroupTotals {
             deliveries: total.deliveries + group.deliveries,
@@ -95,18 +81,15 @@ impl Totals {
         })
     }
 
-    /// Deliveries answered 4xx.
     pub fn refused(&self) -> u64 {
         self.statuses.range(400..500).map(|(_, count)| count).sum()
     }
 
-    /// Deliveries answered neither 200 nor 4xx.
     pub fn failed(&self) -> u64 {
         let ok = self.statuses.get(&200).copied().unwrap_or_default();
         self.total().deliveries - ok - self.refused()
     }
 
-    /// Whether everything was as expected.
     pub fn is_as_expected(&self) -> bool {
         let total = self.total();
         self.differences_total == 0
@@ -129,7 +112,6 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Adds one.
     pub fn record(&mut self, took: Duration) {
         self.0.saturating_record(u64::try_from(took.as_micros()).unwrap_or(MAX_LATENCY));
     }
@@ -144,16 +126,13 @@ impl Latencies {
 /// The bridge's metrics of events: received is the sum of the results and of what is in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BridgeMetrics {
-    /// `events_received_total`.
     pub received: u64,
     /// `events_total` by result.
     pub results: BTreeMap<String, u64>,
-    /// `events_in_flight`.
     pub in_flight: u64,
 }
 
 impl BridgeMetrics {
-    /// Reads the admin listener's page.
     pub async fn read(client: &Poster, admin: SocketAddr) -> Result<Self, PostError> {
         let page = client.get(&format!("http://{admin}/metrics")).await?;
         Ok(Self::parse(&String::from_utf8_lossy(&page.body)))
@@ -173,7 +152,6 @@ impl BridgeMetrics {
         }
     }
 
-    /// Events with one result.
     pub fn result(&self, name: &str) -> u64 {
         self.results.get(name).copied().unwrap_or_default()
     }

@@ -18,11 +18,8 @@ use crate::fake_attio::deliver::Attempt;
 /// for a broker that was restarted.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The deliveries of a run.
 pub struct Tracker<'a> {
-    /// Where the run is shown.
     pub output: &'a mut dyn Output,
-    /// The totals so far.
     pub totals: Totals,
     options: Options,
     expected: ExpectedEvents,
@@ -37,14 +34,12 @@ pub struct Tracker<'a> {
 }
 
 impl<'a> Tracker<'a> {
-    /// No delivery has been sent yet.
     pub fn new(options: Options, expected: ExpectedEvents, output: &'a mut dyn Output) -> Self {
         let (totals, pending, retried) = (Totals::default(), VecDeque::new(), BTreeSet::new());
         let incomplete = BTreeMap::new();
         Self { output, totals, options, expected, pending, retried, incomplete, read: 0 }
     }
 
-    /// A delivery is about to be sent.
     pub fn sends(&mut self, number: u64, delivery: Delivery) {
         self.expected.add(number, &delivery.events);
         self.pending.push_back(Report::new(number, delivery));
@@ -75,18 +70,27 @@ impl<'a> Tracker<'a> {
         self.pending.back().is_some_and(|report| report.ended.is_none() && report.attempts > 0)
     }
 
+    /// Whether the last attempt failed because the broker cannot be reached.
+    pub fn broker_is_away(&self) -> bool {
+        let answer = self.pending.back().and_then(|report| report.answered.as_ref().ok());
+        answer.is_some_and(|got| got.answer.status == 503 && got.answer.reason.starts_with("broker_"))
+    }
+
     /// The last delivery has no more attempts; it is shown when its events are read.
     pub fn ended(&mut self) {
         let Some(report) = self.pending.back_mut() else { return };
         report.ended = Some(Instant::now());
         if !report.is_answered_as_expected() {
+            if self.totals.away {
+                self.totals.unanswered += 1;
+                return;
+            }
             let (answer, expected) = (report.answer_text(), &report.delivery.answer);
             let difference = format!("the answer is {answer}, expected {expected}");
             self.totals.differ([report.differ(difference)]);
         }
     }
 
-    /// An event was read.
     pub fn read(&mut self, event: ReadEvent) -> Result<(), Error> {
         let mut finding = self.expected.read(&event);
         let number = finding.delivery;
@@ -125,7 +129,7 @@ impl<'a> Tracker<'a> {
 
     /// Whether every expected event was read, and as many messages as the bridge has stored.
     pub fn has_read(&self, stored: u64) -> bool {
-        self.read >= stored && self.expected.open().next().is_none()
+        self.read >= stored && self.expected.is_empty()
     }
 
     /// Shows complete deliveries in the order of sending; with `all` the others too.
@@ -144,11 +148,12 @@ impl<'a> Tracker<'a> {
 
     /// Ends the run: nothing more is read.
     pub fn finish(mut self, metrics: BridgeMetrics) -> Result<Totals, Error> {
-        let missing = self.expected.open().map(|(number, expected)| {
-            let kind = expected.attributes.get("type").and_then(Option::as_deref).unwrap_or("");
-            format!("#{number}: {kind} did not arrive on {}", expected.topic)
-        });
-        self.totals.differ(missing.collect::<Vec<_>>());
+        if !self.totals.away || self.options.once {
+            let missing = self.expected.open().into_iter().map(|(number, expected)| {
+                format!("#{number}: {} did not arrive on {}", expected.event_type, expected.topic)
+            });
+            self.totals.differ(missing);
+        }
         self.show(true)?;
         // Others may send to a bridge that runs on.
         let wrong = match self.options.once {

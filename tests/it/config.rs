@@ -116,7 +116,7 @@ fn environment_sets_keys_of_every_section() {
     ];
     for (variable, given, key, value) in table {
         let name = format!("ATTIO_BRIDGE__{variable}");
-        let setup = Setup::good().var(&name, given);
+        let setup = Setup::good().var(&name, given).flag("--bus", "bus.type", "stdout");
         assert_eq!(setup.effective(key), (value.into(), format!("environment {name}")));
     }
 }
@@ -129,7 +129,8 @@ fn environment_overrides_property_and_source_of_the_file() {
         .toml(file)
         .var("ATTIO_BRIDGE__SOURCES__BIG_CRM__SCHEME", "auto")
         .var("ATTIO_BRIDGE__SOURCES__BIG_CRM__SECRETS__DEFAULT", crate::setup::SECRET)
-        .var("ATTIO_BRIDGE__KAFKA__PROPERTIES__SOCKET_KEEPALIVE_ENABLE", "true");
+        .var("ATTIO_BRIDGE__KAFKA__PROPERTIES__SOCKET_KEEPALIVE_ENABLE", "true")
+        .flag("--bus", "bus.type", "stdout");
     assert_eq!(setup.effective("sources.big-crm.scheme").0, "\"auto\"");
     assert_eq!(setup.effective("kafka.properties.socket.keepalive.enable").0, "\"true\"");
     let names: Vec<_> = setup.config().sources.iter().map(|source| source.name.to_string()).collect();
@@ -142,7 +143,7 @@ fn invalid_values_are_refused() {
         ("[bus]\ntype = \"nats\"", "nats.servers: required for NATS"),
         (
             "[bus]\ntype = \"nats\"\n[nats]\nservers = \"http://a\"",
-            "nats.servers: invalid scheme for NATS server URL: http",
+            "nats.servers: a server address begins with nats:// or tls://, not http://",
         ),
         (
             "[bus]\ntype = \"nats\"\n[nats]\nservers = \"nats://me:secret@a\"",
@@ -277,6 +278,9 @@ fn variable_that_is_not_utf8_is_refused() {
 fn syntax_errors_of_the_file_are_the_only_problems() {
     let setup = Setup::empty().toml("[http\nlisten = 5\n");
     let problems = setup.problems();
-    assert!(problems.iter().all(|problem| problem.starts_with("(syntax): ")), "{problems:#?}");
+    assert!(
+        problems.iter().all(|problem| problem.starts_with("configuration file: is not valid TOML")),
+        "{problems:#?}"
+    );
     assert!(problems[0].contains("(file config.toml:1)"), "{problems:#?}");
 }

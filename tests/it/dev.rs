@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use attio_bridge::catalog::EVENT_TYPES;
@@ -10,6 +11,7 @@ use attio_bridge::fake_attio::post::{Poster, Reply};
 use attio_bridge::signing::{Payload, Scheme, SignedRequest};
 use serde_json::Value;
 
+use crate::support::terminal::Terminal;
 use crate::support::{kafka, nats};
 
 /// On a free port.
@@ -132,7 +134,7 @@ fn mix_sends_the_requested_kinds() {
     let lines: Vec<Value> = text(&output.stdout).lines().map(json).collect();
     let [_, deliveries @ .., _] = &lines[..] else { panic!("{lines:?}") };
     let groups: BTreeSet<&str> = deliveries.iter().map(|line| line["group"].as_str().unwrap()).collect();
-    assert_eq!(groups, ["not genuine", "several events"].into());
+    assert_eq!(groups, ["forged", "several events"].into());
     let wrong = run(&["--mix", "everything"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("timestamped"), "{}", text(&wrong.stderr));
@@ -216,6 +218,9 @@ fn once_on_nats() {
         assert_eq!(output.status.code(), Some(0), "{screen}{}", text(&output.stderr));
         assert!(screen.contains("Everything arrived exactly as expected."), "{screen}");
         assert!(!screen.contains("nats --server"), "no hints with --once: {screen}");
+        for subject in ["-> subject ", "-> attio.record.created ", "-> attio.list-entry.updated "] {
+            assert!(screen.contains(subject), "{subject}: {screen}");
+        }
     }
 }
 
@@ -236,18 +241,156 @@ fn bus_stdout_prints_events_on_stdout_and_the_rest_on_stderr() {
     assert!(count >= EVENT_TYPES.len(), "{count}");
 }
 
-/// The hints fit into 80 columns.
-#[test]
-fn without_once_the_screen_begins_with_hints() {
-    let mut child = command(&["--rate", "20"]).stdout(Stdio::piped()).spawn().expect("the program runs");
+/// What the screen shows before the first delivery; run with that `PATH`.
+fn head(arguments: &[&str], path: &str) -> Vec<String> {
+    let mut command = command(arguments);
+    let mut child = command.env("PATH", path).stdout(Stdio::piped()).spawn().expect("the program runs");
     let lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
-    let head: Vec<String> =
-        lines.map_while(Result::ok).take_while(|line| !line.starts_with("time")).collect();
+    let head = lines.map_while(Result::ok).take_while(|line| !line.starts_with("time")).collect();
     child.kill().and_then(|()| child.wait()).expect("it ends");
-    for hint in ["kcat -b", "openssl dgst", "attio-bridge webhooks list", "/v2/objects/people/records"] {
-        assert!(head.iter().any(|line| line.contains(hint)), "{hint}: {head:#?}");
+    head
+}
+
+#[test]
+fn without_once_the_screen_begins_with_commands_that_run_as_they_stand() {
+    let program = Path::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let folder = program.parent().unwrap().display().to_string();
+    let full = program.display().to_string();
+    for (path, name) in [("/usr/bin:/bin", &*full), (&*format!("/usr/bin:{folder}"), "attio-bridge")] {
+        let head = head(&["--rate", "20"], path);
+        let own = [format!("  {name} webhooks list"), format!("  {name} tail --bus kafka://127.0.0.1:")];
+        let others = ["kcat -q -b", "openssl dgst", "%{http_code}", "/v2/objects/people/records"];
+        for hint in own.iter().map(String::as_str).chain(others) {
+            assert!(head.iter().any(|line| line.contains(hint)), "{hint}: {head:#?}");
+        }
+        // The path of the program may be of any length.
+        let fits = |line: &&String| line.contains(&full) || line.chars().count() <= 80;
+        assert!(head.iter().all(|line| fits(&line)), "{head:#?}");
     }
-    assert!(head.iter().all(|line| line.chars().count() <= 80), "{head:#?}");
+}
+
+#[test]
+fn default_port_in_use_is_named() {
+    // Fails if another process has it, which is as good.
+    let _taken = TcpListener::bind("127.0.0.1:8080");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let output = command.args(["dev", "--once", "--mix", "one"]).env_clear().output().unwrap();
+    let screen = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{screen}");
+    let line = screen.lines().find(|line| line.contains("webhooks  http://")).expect("the address");
+    assert!(line.ends_with("(port 8080 is in use)") && !line.contains(":8080/"), "{line}");
+}
+
+#[test]
+fn tail_reads_the_bus_of_dev_without_a_configuration() {
+    let mut dev = Running::start(&["--json", "--rate", "20"]);
+    let bus = format!("kafka://{}", dev.next("start")["kafka"].as_str().expect("an address"));
+    dev.next("delivery");
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let tail =
+        tail.args(["tail", "--bus", &bus, "--from", "beginning", "--count", "1"]).env_clear().envs(POISON);
+    let output = tail.output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(json(&text(&output.stdout))["specversion"], "1.0");
+    dev.stop();
+    dev.code();
+}
+
+/// The lines of deliveries and events in what a terminal showed.
+fn traffic(shown: &str) -> Vec<&str> {
+    let is_traffic = |line: &&str| line.starts_with("  -> ") || line.get(2..3) == Some(":");
+    shown.lines().filter(is_traffic).collect()
+}
+
+#[test]
+fn keys_pause_filter_and_show_an_event_and_the_terminal_is_restored() {
+    let mut terminal = Terminal::start(80, &[&ON_A_FREE_PORT[..], &["--rate", "20"]].concat());
+    terminal.shows(1, "? keys  q quit");
+    terminal.shows(3, "  -> attio.");
+    terminal.press("?");
+    terminal.shows(1, "pause the display");
+    terminal.press("d");
+    terminal.shows(1, "  \"specversion\": \"1.0\"");
+    terminal.shows(1, "    \"event_type\": \"");
+    terminal.press("a");
+    terminal.shows(2, "webhooks  http://127.0.0.1:");
+    terminal.press("p");
+    terminal.shows(1, "PAUSED, 1 waiting");
+    let before = traffic(&terminal.text()).len();
+    terminal.shows(1, "PAUSED, 5 waiting");
+    assert_eq!(traffic(&terminal.text()).len(), before);
+    terminal.press(" ");
+    terminal.press("/dupX\x7flicate\r");
+    terminal.shows(1, "/duplicate_");
+    terminal.shows(1, "/duplicate  ");
+    let (from, repeats) = (terminal.text().len(), terminal.text().matches("200 duplicate").count());
+    terminal.shows(repeats + 1, "200 duplicate");
+    let shown = terminal.text();
+    let later = traffic(&shown[from..]);
+    assert!(later.iter().all(|line| line.contains("200 duplicate")), "{later:?}");
+    terminal.press("q");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("Everything arrived exactly as expected."), "{shown}");
+    let mode = &shown[shown.rfind("speed ").expect("stty -a")..];
+    assert!(mode.contains(" icanon") && mode.contains(" echo ") && !mode.contains("-isig"), "{mode}");
+}
+
+#[test]
+fn ctrl_c_and_sigterm_restore_the_terminal() {
+    for end_by_key in [true, false] {
+        let arguments = [&ON_A_FREE_PORT[..], &["--rate", "19.5"]].concat();
+        let mut terminal = Terminal::start(100, &arguments);
+        terminal.shows(1, "? keys  q quit");
+        terminal.shows(1, "  -> attio.");
+        if end_by_key {
+            terminal.press("\x03");
+        } else {
+            terminal.signal("TERM");
+        }
+        let (code, shown) = terminal.end();
+        assert!(shown.contains("Everything arrived exactly as expected."), "{code:?} {shown}");
+        let mode = &shown[shown.rfind("speed ").expect("stty -a")..];
+        assert!(mode.contains(" icanon") && mode.contains(" echo "), "{mode}");
+    }
+}
+
+#[test]
+fn traffic_fits_the_terminal() {
+    for columns in [60, 80, 120, 200] {
+        let mut terminal = Terminal::start(columns, &[&ON_A_FREE_PORT[..], &["--rate", "50"]].concat());
+        terminal.shows(40, "  -> attio.");
+        terminal.press("q");
+        let (_, shown) = terminal.end();
+        let start = shown.find("  -> topic").expect("the head of the columns");
+        let wide: Vec<&str> =
+            shown[start..].lines().take_while(|line| !line.starts_with("events in")).collect();
+        let wide: Vec<&&str> = wide.iter().filter(|line| line.chars().count() > columns).collect();
+        assert!(wide.is_empty(), "{columns}: {wide:#?}");
+        assert!(!shown.contains(" 0.0/s") && !shown.contains("-/s"), "{shown}");
+        let whole_ids = traffic(&shown).iter().any(|line| line.matches('-').count() > 8);
+        assert_eq!(whole_ids, columns == 200, "{columns}: {shown}");
+    }
+}
+
+/// The broker dies under the screen: no log lines on it, and no failure of `dev`.
+#[test]
+fn killed_broker_is_shown_without_log_lines_and_named_at_the_end() {
+    let broker = kafka::Broker::start();
+    let bus = format!("kafka://{}", broker.bootstrap());
+    let arguments = [&ON_A_FREE_PORT[..], &["--rate", "20", "--bus", &bus]].concat();
+    let mut terminal = Terminal::start(80, &arguments);
+    terminal.shows(3, "  -> attio.");
+    broker.kill();
+    terminal.shows(2, ".. retried in");
+    terminal.shows(1, "broker_unavailable for ");
+    terminal.press("q");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(shown.contains("The broker is away: what it holds cannot be read back; "), "{shown}");
+    for log in [" WARN ", " ERROR ", " INFO ", "Not as expected", "WRONG"] {
+        assert!(!shown.contains(log), "{log}: {shown}");
+    }
 }
 
 /// What is refused while the broker is down is retried, and nothing is missing in the end.

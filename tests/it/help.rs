@@ -66,6 +66,73 @@ fn every_verb_has_a_typed_example() {
     }
 }
 
+/// The help of a verb for a terminal of so many columns.
+fn help_within(columns: &str, words: &[String]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    command.args(words).arg("--help").env_clear().env("COLUMNS", columns);
+    String::from_utf8(command.output().unwrap().stdout).unwrap()
+}
+
+/// The indented lines below each line that begins with `Example`.
+fn examples(help: &str) -> Vec<Vec<&str>> {
+    let blocks = help.split("\nExample").skip(1).map(|block| block.lines().skip(1));
+    blocks.map(|lines| lines.take_while(|line| line.starts_with("  ")).collect()).collect()
+}
+
+#[test]
+fn examples_are_never_wrapped_and_are_shell_commands() {
+    for words in verbs() {
+        let wide = help_within("200", &words);
+        let narrow = help_within("40", &words);
+        assert_eq!(examples(&wide), examples(&narrow), "{words:?}");
+        for lines in examples(&wide) {
+            assert!(!lines.is_empty(), "{words:?}: {wide}");
+            for (line, next) in lines.iter().zip(lines.iter().skip(1).chain([&""])) {
+                assert!(line.chars().count() <= 76, "{words:?}: {line}");
+                let goes_on = next.starts_with("    ");
+                assert_eq!(line.ends_with('\\'), goes_on, "{words:?}: {line}\n{next}");
+            }
+            let checked = Command::new("sh").args(["-n", "-c", &lines.join("\n")]).output().unwrap();
+            assert!(checked.status.success(), "{words:?}: {checked:?}");
+        }
+    }
+}
+
+#[test]
+fn paragraphs_are_wrapped_once() {
+    for words in verbs() {
+        let help = help_within("80", &words);
+        let after = help.split("\nOptions:\n").nth(1).unwrap_or_default();
+        let lines: Vec<_> = after.lines().collect();
+        for pair in lines.windows(2) {
+            let [line, next] = pair else { continue };
+            let is_text = |line: &str| {
+                line.starts_with(|c: char| c.is_ascii_alphabetic()) && !line.starts_with("Example")
+            };
+            if is_text(line) && is_text(next) {
+                let first = next.split(' ').next().unwrap();
+                assert!(
+                    line.chars().count() + 1 + first.chars().count() > 80,
+                    "{words:?}: {line:?} could hold {first:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn help_fits_its_terminal() {
+    for (columns, most) in [("40", 80), ("80", 80), ("90", 90), ("200", 100)] {
+        for words in verbs() {
+            for line in help_within(columns, &words).lines() {
+                // clap does not wrap the synopsis.
+                let fits = line.chars().count() <= most || line.starts_with("Usage: ");
+                assert!(fits, "{columns} {words:?}: {line}");
+            }
+        }
+    }
+}
+
 #[test]
 fn help_is_at_most_100_columns_wide() {
     for words in verbs() {

@@ -1,5 +1,7 @@
 //! `check --connect` on NATS, through the program.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -42,7 +44,7 @@ fn suitable_stream_passes_every_check() {
     reports(&rows, "stream", "ok", "accepts every subject");
     reports(&rows, "durability", "warning", "one replica");
     reports(&rows, "durability", "warning", "sync_interval");
-    reports(&rows, "duplicates", "warning", "2h");
+    reports(&rows, "duplicates", "ok", "2h");
     reports(&rows, "tls", "ok", "asks for none");
     reports(&rows, "login", "ok", "asks for none");
     reports(&rows, "permission", "ok", "allowed on every subject");
@@ -55,6 +57,7 @@ fn stream_problems_are_reported() {
     let (server, target) = (shared(), NatsTarget::new("wrong"));
     let rows = found(&server.url(), &target, &[], 3);
     reports(&rows, "stream", "failed", "does not exist");
+    reports(&rows, "stream", "failed", "`attio-bridge topics`");
     let rows = found(&server.url(), &target, &[("NATS__STREAM__ENSURE", "create")], 0);
     reports(&rows, "stream", "warning", "`serve` creates it");
     assert!(server.stream(&target.stream).is_none(), "nothing is created");
@@ -97,4 +100,66 @@ fn server_problems_are_reported() {
     reports(&found(&guarded.url(), &target, &[], 3), "reachable", "failed", refused);
     let nowhere = found("no-such-host.invalid", &target, &[], 3);
     reports(&nowhere, "reachable", "failed", "check the names in nats.servers");
+}
+
+#[test]
+fn stream_under_another_name_is_reported_with_both_ways_out() {
+    let (server, target, other) = (shared(), NatsTarget::new("named"), NatsTarget::new("other"));
+    server.create_stream(&other.stream, &[&format!("{}.>", target.prefix)], |_| {});
+    for ensure in ["verify", "create"] {
+        let rows = found(&server.url(), &target, &[("NATS__STREAM__ENSURE", ensure)], 3);
+        let advice = format!("set nats.stream.name to \"{}\", or take the subjects from it", other.stream);
+        reports(&rows, "stream", "failed", &advice);
+        assert!(!format!("{rows:?}").contains("create it"), "the server would refuse it: {rows:?}");
+    }
+}
+
+#[test]
+fn settings_that_lose_acknowledged_events_are_reported() {
+    use async_nats::jetstream::stream::{Config, PersistenceMode, StorageType};
+    type Change = fn(&mut Config);
+    let table: [(i32, &str, &str, Change); 5] = [
+        (3, "failed", "persist_mode", |config| config.persist_mode = Some(PersistenceMode::Async)),
+        (3, "failed", "no_ack", |config| config.no_ack = true),
+        (0, "warning", "storage file", |config| config.storage = StorageType::Memory),
+        (0, "warning", "max_msgs_per_subject", |config| config.max_messages_per_subject = 5),
+        (0, "warning", "max_age to 72h", |config| config.max_age = Duration::from_secs(3600)),
+    ];
+    let server = shared();
+    for (code, result, words, change) in table {
+        let target = NatsTarget::new("weak");
+        server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], change);
+        reports(&found(&server.url(), &target, &[], code), "stream", result, words);
+    }
+}
+
+#[test]
+fn missing_permission_to_receive_acks_is_reported() {
+    let target = NatsTarget::new("unheard");
+    let users = "authorization { users: [ { user: a, password: b, permissions: { publish: \">\", \
+                 subscribe: \"else\" } } ] }";
+    let guarded = Server::with(Settings { more: users.into(), ..Settings::default() });
+    let login = [("NATS__USERNAME", "a"), ("NATS__PASSWORD", "b")];
+    reports(&found(&guarded.url(), &target, &login, 3), "permission", "failed", "_INBOX.>");
+}
+
+#[test]
+fn port_of_another_service_is_named() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let http = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [&silent, &http].map(|listener| listener.local_addr().unwrap().to_string());
+    std::thread::spawn(move || {
+        for mut connection in http.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut request = [0; 1];
+                let _ = connection.read_exact(&mut request);
+                let _ = connection.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n");
+            });
+        }
+    });
+    let target = NatsTarget::new("elsewhere");
+    let rows = found(&addresses[0], &target, &[], 3);
+    reports(&rows, "reachable", "failed", "does not speak first, as a NATS server does (Kafka");
+    let rows = found(&addresses[1], &target, &[], 3);
+    reports(&rows, "reachable", "failed", "an HTTP server listens");
 }

@@ -17,6 +17,7 @@ use crate::support::logs::Logs;
 use crate::support::nats::bench::stream_name;
 use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{Server, shared};
+use crate::support::request::Request;
 use crate::support::wait::eventually;
 
 /// The messages of the NATS adapter at a level.
@@ -66,7 +67,7 @@ async fn conflicting_stream_is_logged_by_name() {
 }
 
 #[tokio::test]
-async fn stream_configuration_drift_is_logged_in_one_line() {
+async fn weak_and_different_settings_are_logged_and_shown_by_readyz() {
     let (logs, server, target) = (Logs::capture(), shared(), NatsTarget::new("different"));
     server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |config| {
         config.storage = StorageType::Memory;
@@ -77,10 +78,33 @@ async fn stream_configuration_drift_is_logged_in_one_line() {
     ready(&bridge).await;
     until_logged(&logs, "WARN", "differs from the configuration").await;
     let warnings = lines(&logs, "WARN");
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    for words in ["storage is memory", "duplicate_window is 1m", "max_age is 1h"] {
-        assert!(warnings[0].contains(words), "{words}: {}", warnings[0]);
+    let expected = ["storage is memory", "max_age to 72h", "duplicate_window is 1m"];
+    assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+    for words in expected {
+        assert_eq!(warnings.iter().filter(|line| line.contains(words)).count(), 1, "{words}: {warnings:?}");
     }
+    assert!(warnings[2].contains("max_age is 1h"), "{warnings:?}");
+    let answer = bridge.admin("/readyz").await;
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    assert_eq!(answer.status, 200);
+    assert!(body.starts_with("ready\nwarning: ") && body.contains("storage is memory"), "{body}");
+}
+
+#[tokio::test]
+async fn sequence_of_every_publish_is_logged_at_debug() {
+    let (logs, server, target) = (Logs::capture(), shared(), NatsTarget::new("debug"));
+    let bridge = target.bridge(&server, &[]).await;
+    ready(&bridge).await;
+    let body = r#"{"event_type":"task.created","id":{"task_id":"t"}}"#;
+    assert_eq!(bridge.ask(&Request::keyed("k", body)).await.status, 200);
+    let subject = format!("{}.task.created", target.prefix);
+    let logged = |line: &Value| {
+        line["level"] == "DEBUG"
+            && line["subject"] == *subject
+            && line["sequence"] == 1
+            && line["stream"] == *target.stream
+    };
+    assert!(logs.lines().iter().any(logged));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::stream::{Config, PersistenceMode, StorageType};
 use attio_bridge::bus::nats::Options;
 use attio_bridge::bus::nats::options::Ensure;
 use attio_bridge::cloudevent::ContentMode;
@@ -118,6 +118,20 @@ fn ensure_create_creates_the_stream_as_configured() {
     assert_eq!(created.max_age, Duration::from_secs(7200));
     assert_eq!(created.num_replicas, 1);
     assert_eq!(created.subjects, [bench.subject]);
+}
+
+#[test]
+fn stream_that_acknowledges_before_it_stores_is_refused() {
+    let server = shared();
+    let bench = Bench::start(&server, "async", |_| {});
+    server.create_stream(&bench.stream, &[&bench.subject], |config| {
+        config.persist_mode = Some(PersistenceMode::Async);
+    });
+    eventually_blocking("the cause is known", || {
+        bench.bus.not_ready_reason().is_some_and(|reason| reason.contains("persist_mode"))
+    });
+    assert_eq!((label(&bench.result()), bench.bus.state()), ("refused", BusState::Starting));
+    assert!(bench.stored(&server).is_empty());
 }
 
 #[test]

@@ -58,6 +58,95 @@ impl Desk {
     }
 }
 
+/// A folder with `deploy/dev.sh`, and programs of which each prints its name and arguments to `calls`.
+fn with_programs(programs: &[(&str, &str)]) -> tempfile::TempDir {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir_all(path("deploy")).unwrap();
+    std::fs::create_dir_all(path("bin")).unwrap();
+    std::fs::copy(here.join("deploy/dev.sh"), path("deploy/dev.sh")).unwrap();
+    std::fs::copy(here.join("Cargo.toml"), path("Cargo.toml")).unwrap();
+    let script = |file: &Path, text: &str| {
+        std::fs::write(
+            file,
+            format!("#!/bin/sh\necho \"${{0##*/}} $*\" >> '{}'\n{text}\n", path("calls").display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    script(&path("deploy/build-packages.sh"), "");
+    programs.iter().for_each(|(name, text)| script(&path("bin").join(name), text));
+    for tool in ["sh", "dirname", "sed", "cut", "sort", "head"] {
+        let found = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(tool));
+        let found = found.iter().find(|path| path.exists()).expect("a system has it");
+        std::os::unix::fs::symlink(found, path("bin").join(tool)).unwrap();
+    }
+    folder
+}
+
+/// Runs `deploy/dev.sh --once`: its exit code, its standard error, and what it called.
+fn run_dev_script(folder: &Path, terminal: bool) -> (Option<i32>, String, String) {
+    let script = folder.join("deploy/dev.sh");
+    let mut command = match terminal {
+        true => {
+            let mut command = Command::new("/usr/bin/script");
+            command.args(["-qec", &format!("'{}' --once", script.display()), "/dev/null"]);
+            command
+        }
+        false => {
+            let mut command = Command::new(&script);
+            command.arg("--once");
+            command
+        }
+    };
+    let output = command.env_clear().env("PATH", folder.join("bin")).stdin(Stdio::null()).output().unwrap();
+    let shown = [output.stdout, output.stderr].concat();
+    let calls = std::fs::read_to_string(folder.join("calls")).unwrap_or_default();
+    (output.status.code(), String::from_utf8(shown).unwrap(), calls)
+}
+
+#[test]
+fn dev_script_names_a_missing_or_old_rust() {
+    let needed = env!("CARGO_PKG_RUST_VERSION");
+    let table: [(&[(&str, &str)], &str); 4] = [
+        (&[], "cargo is not installed"),
+        (&[("cargo", "")], "rustc is not installed"),
+        (&[("cargo", ""), ("rustc", "echo rustc 1.9.0 '(abc 2016-05-26)'")], "Rust is too old: 1.9.0"),
+        (&[("cargo", ""), ("rustc", "exit 1")], "Rust is too old: unknown version"),
+    ];
+    for (programs, told) in table {
+        let folder = with_programs(programs);
+        let (code, shown, calls) = run_dev_script(folder.path(), false);
+        assert_eq!(code, Some(1), "{told}: {shown}");
+        assert!(
+            shown.contains(told) && shown.contains(&format!("Rust {needed} or newer")),
+            "{told}: {shown}"
+        );
+        assert!(shown.contains("https://rustup.rs"), "{shown}");
+        assert!(!calls.contains("build"), "nothing was installed or built: {calls}");
+    }
+}
+
+#[test]
+fn dev_script_shows_the_build_on_a_terminal() {
+    let rustc = format!("echo rustc {}.0", env!("CARGO_PKG_RUST_VERSION"));
+    for terminal in [true, false] {
+        let folder = with_programs(&[("cargo", ""), ("rustc", &rustc)]);
+        let (code, shown, calls) = run_dev_script(folder.path(), terminal);
+        assert_eq!(code, Some(0), "{shown}");
+        assert!(shown.contains("building: about 5 minutes the first time"), "{shown}");
+        let calls: Vec<_> = calls.lines().skip_while(|call| !call.starts_with("cargo")).collect();
+        let build = if terminal { "cargo build --locked" } else { "cargo build --locked --quiet" };
+        assert_eq!(calls, [build, "cargo run --locked --quiet -- dev --once"]);
+        // The second time there is nothing to wait for.
+        let built = folder.path().join("target/debug");
+        std::fs::create_dir_all(&built).unwrap();
+        std::fs::copy("/bin/true", built.join("attio-bridge")).unwrap();
+        assert!(!run_dev_script(folder.path(), terminal).1.contains("building"));
+    }
+}
+
 /// The first command of the README, in a fresh clone. What is built already is used.
 #[test]
 #[ignore = "full tier: builds a clone"]

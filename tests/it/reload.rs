@@ -236,7 +236,7 @@ async fn an_invalid_reload_changes_nothing_and_reports_the_problem() {
         (configuration(&[("a", "short")], ""), "the secret `a` has 5 bytes and needs at least 16"),
         (configuration(&[], ""), "the source has no secret"),
         (configuration(&[("a", NEW)], "schema = \"auto\"\n"), "sources.attio.schema"),
-        ("[sources".into(), "(syntax)"),
+        ("[sources".into(), "configuration file"),
     ];
     for (text, problem) in &bad {
         setup.write("config.toml", text);

@@ -26,6 +26,7 @@ fn secret_must_be_text() {
         assert_eq!(secrets(&setup), [("default".to_owned(), secret)]);
     }
     let setup = Setup::good().var("ATTIO_BRIDGE__KAFKA__SASL_PASSWORD", "00123");
+    let setup = setup.flag("--bus", "bus.type", "stdout");
     assert_eq!(setup.effective("kafka.sasl_password").0, "\"***\"");
     let setup = Setup::good().var("ATTIO_API_KEY", "00123");
     assert_eq!(setup.attio().options.api_key.expect("a key").expose_secret(), "00123");
@@ -187,7 +188,7 @@ fn a_short_secret_is_a_warning() {
 
 #[test]
 fn secrets_of_the_other_sections_may_be_files() {
-    let setup = Setup::good();
+    let setup = Setup::good().flag("--bus", "bus.type", "stdout");
     let path = setup.write("secret", format!("{CANARY}\n"));
     let setup = setup.var("ATTIO_API_KEY_FILE", &path).var("ATTIO_BRIDGE__NATS__TOKEN_FILE", &path);
     let setup = setup.var("ATTIO_BRIDGE__KAFKA__PROPERTIES__SSL_KEY_PASSWORD_FILE", &path);
@@ -209,6 +210,7 @@ fn canaries(more: &str) -> Setup {
         ))
         .var("ATTIO_WEBHOOK_SECRET", CANARY)
         .var("ATTIO_WEBHOOK_SECRET_PREVIOUS", CANARY)
+        .flag("--bus", "bus.type", "stdout")
 }
 
 #[test]

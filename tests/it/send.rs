@@ -119,8 +119,32 @@ fn refusals_are_counted_by_status_and_reason() {
     let table = String::from_utf8_lossy(&output.stdout).into_owned();
     let row = table.lines().find(|line| line.starts_with("401")).unwrap_or_else(|| panic!("{table}"));
     assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["401", "unauthorized", "2"]);
-    assert!(table.contains("p99"), "{table}");
+    assert!(
+        table.contains("p99") && table.contains("401: ") && table.contains("attio-bridge explain"),
+        "{table}"
+    );
+    let total = table.lines().find(|line| line.starts_with("total: 2 deliveries in ")).expect("a total");
+    assert!(total.ends_with("/s"), "{total}");
     assert!(!table.contains(OTHER) && !table.contains(SECRET));
+}
+
+#[test]
+fn answers_that_need_it_name_the_next_step() {
+    let (_bridge, url) = bridge();
+    let (other, _heard) = answering(&["503 Service Unavailable"]);
+    let table = [
+        (url.replace("/attio", "/other"), "404: ", "/webhooks/SOURCE"),
+        (url.replace("/webhooks/attio", "/"), "404: ", "/webhooks/SOURCE"),
+        (format!("http://{other}/"), "503: ", "--retry"),
+        (format!("http://{}/", free_address()), "no answer: ", "healthcheck"),
+    ];
+    for (url, status, step) in table {
+        let output = run(&[&url, "--event", "record.updated"], SECRET);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = text.lines().find(|line| line.starts_with(status)).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.contains(step), "{line}");
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+    }
 }
 
 #[test]

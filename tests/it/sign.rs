@@ -70,8 +70,10 @@ fn curl_command_delivers_files_of_any_name_and_content() {
         let line = printed(&[&body, "--scheme", scheme, "--curl", &url], &variables);
         assert_eq!(line.lines().count(), 1, "{line}");
         assert!(!line.contains(SECRET), "{line}");
-        let output = Command::new("sh").args(["-c", &format!("{} -sS", line.trim_end())]).output().unwrap();
+        let output = Command::new("sh").args(["-c", line.trim_end()]).output().unwrap();
         let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.stderr.is_empty(), "no progress meter: {output:?}");
+        assert!(answer.ends_with("\n200\n"), "{answer}");
         assert!(answer.contains(r#""reason":"accepted""#), "{scheme}: {line}{answer}{output:?}");
     }
 }

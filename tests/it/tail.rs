@@ -1,7 +1,11 @@
 //! `tail` on real brokers: output in either content mode, where it starts, and that it leaves nothing on
 //! the broker.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use attio_bridge::pipeline::publish::Bus;
 
@@ -13,7 +17,7 @@ use crate::support::kafka::variables::variables as by_kafka;
 use crate::support::nats::Server;
 use crate::support::nats::bench::stream_name;
 use crate::support::ports::free_address;
-use crate::support::program::{Program, Variables, lines, printed, run, variables};
+use crate::support::program::{Program, Variables, lines, on_terminal, printed, run, variables};
 use crate::support::real_bus;
 use crate::support::request::Request;
 use crate::support::wait::{eventually, eventually_blocking};
@@ -142,6 +146,57 @@ async fn tail_flags_filter_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tail_on_a_terminal_has_a_heading_and_fits_it() {
+    let bus = RealBus::nats("structured");
+    let bridge = bus.bridge().await;
+    let record = "891dcbfc-9141-415d-9b2a-2238a6cc012d";
+    publish(
+        &bridge,
+        &[event("activity-attribute.created", "1", record), event("record.updated", "2", record)],
+    )
+    .await;
+    assert_eq!(bridge.ask(&Request::keyed("bad", "no JSON")).await.status, 200);
+    for columns in [40, 60, 80, 120, 200] {
+        let shown = on_terminal(columns, &["tail", "--from", "beginning", "--count", "3"], bus.variables());
+        let shown: Vec<&str> = shown.lines().filter(|line| !line.starts_with("reading")).collect();
+        assert!(shown[0].starts_with("time (UTC)   type"), "{shown:#?}");
+        assert!(shown.iter().all(|line| line.chars().count() <= columns), "{columns}: {shown:#?}");
+        assert_eq!(shown.len(), 4, "{shown:#?}");
+        // The columns begin where the heading says, and what is cut is marked.
+        let key = shown[0].find("key");
+        for (line, first) in [(shown[1], 'a'), (shown[2], '8')] {
+            assert!(key.is_none_or(|key| line.chars().nth(key) == Some(first)), "{columns}: {shown:#?}");
+        }
+        if columns <= 80 {
+            assert!(shown[2].ends_with('…') && shown[1].contains("activity-attribute.c…"), "{shown:#?}");
+        }
+    }
+}
+
+#[test]
+fn unknown_event_types_are_refused_with_the_nearest() {
+    let table = [
+        ("record.foo", "record."),
+        ("recrod.updated", "record.updated"),
+        ("com.attio.note.create", "note.created"),
+        ("task.created,task.updatd", "task.updated"),
+        ("records.*", "no such event type"),
+        ("*", "no such event type"),
+    ];
+    for (wrong, nearest) in table {
+        let output = run(&["tail", "--type", wrong], &variables(&[("BUS__TYPE", "stdout")]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {said}");
+        assert!(said.contains(nearest) && said.contains("--category unknown"), "{wrong}: {said}");
+    }
+    for good in ["record.*", "com.attio.note-content.updated", "dev.attio-bridge.delivery.quarantined"] {
+        let output = run(&["tail", "--type", good], &variables(&[("BUS__TYPE", "stdout")]));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!said.contains("no such event type"), "{good}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tail_follows_new_events_and_sigint_exits_0() {
     for bus in [RealBus::kafka("binary"), RealBus::nats("structured")] {
         let bridge = bus.bridge().await;
@@ -166,6 +221,69 @@ async fn tail_follows_new_events_and_sigint_exits_0() {
         assert_eq!(program.end().0, Some(0));
         bus.has_no_reader_state();
     }
+}
+
+/// Beside another consumer of the same topic, measured in events of one trickle: `tail` is never further behind than
+/// that consumer reads in 1.5 s, while it searches for new topics several times; and the trickle does not delay its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn tail_on_kafka_never_pauses_and_ends_during_a_trickle() {
+    const EVENTS: usize = 130;
+    let (broker, prefix) = (kafka::shared(), unique("steady"));
+    let variables = real_bus::kafka(&broker, &prefix, "structured");
+    let bridge = Arc::new(real_bus::bridge(&variables).await);
+    let mut program = Program::start(&["tail", "--from", "beginning"], &variables);
+    let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let trickle = tokio::spawn({
+        let (bridge, stop, sent) = (Arc::clone(&bridge), Arc::clone(&stop), Arc::clone(&sent));
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                let number = sent.load(Ordering::Relaxed) + 1;
+                publish(&bridge, &[event("record.created", &number.to_string(), "r")]).await;
+                sent.store(number, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+    let mut other = Command::new("kcat")
+        .args(["-b", broker.bootstrap(), "-C", "-u", "-q", "-t", &format!("{prefix}.record")])
+        .args(["-o", "beginning", "-f", "%o\n"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("tests/install.sh installs kcat");
+    let read_by_other = Arc::new(AtomicUsize::new(0));
+    let reads = Arc::clone(&read_by_other);
+    std::thread::spawn({
+        let offsets = BufReader::new(other.stdout.take().expect("piped")).lines();
+        let read = Arc::clone(&read_by_other);
+        move || {
+            offsets.map_while(Result::ok).for_each(|_| {
+                read.fetch_add(1, Ordering::Relaxed);
+            })
+        }
+    });
+    let (mut program, behind, allowed) = tokio::task::spawn_blocking(move || {
+        let (started, mut behind) = (Instant::now(), Vec::new());
+        while behind.len() < EVENTS {
+            let line = program.line();
+            let number: usize = line["id"].as_str().and_then(|id| id.parse().ok()).expect("a number");
+            behind.push(read_by_other.load(Ordering::Relaxed).saturating_sub(number));
+        }
+        let allowed = (EVENTS as f64 * 1.5 / started.elapsed().as_secs_f64()).ceil() as usize;
+        (program, behind, allowed)
+    })
+    .await
+    .expect("it prints every event");
+    assert!(behind.iter().all(|behind| *behind <= allowed), "events behind kcat: {behind:?}, not {allowed}");
+    assert!(reads.load(Ordering::Relaxed) > EVENTS / 2, "kcat reads the same events");
+    let before = sent.load(Ordering::Relaxed);
+    program.signal("INT");
+    let (code, said) = tokio::task::spawn_blocking(move || program.end()).await.expect("it ends");
+    let meanwhile = sent.load(Ordering::Relaxed) - before;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(meanwhile <= 2 * allowed, "it ended after {meanwhile} more events");
+    stop.store(true, Ordering::Relaxed);
+    trickle.await.expect("it is published");
+    other.kill().and_then(|()| other.wait()).expect("it ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,10 +46,19 @@ impl Drop for Log {
 /// Starts logging, of panics too. `RUST_LOG` overrides the level of the options. Fails if the system
 /// cannot start a thread.
 pub fn start(options: LogOptions, environment: &Environment) -> io::Result<Log> {
+    start_on(io::stderr(), options, environment)
+}
+
+/// The same on a writer in front of stderr.
+pub fn start_on(
+    out: impl io::Write + Send + 'static,
+    options: LogOptions,
+    environment: &Environment,
+) -> io::Result<Log> {
     let set = |name| environment.get(name).and_then(|value| value.to_str()).filter(|text| !text.is_empty());
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
     let terminal = io::stderr().is_terminal();
-    let queue = Queue::start(io::stderr(), metrics::log_dropped(), report_dropped)?;
+    let queue = Queue::start(out, metrics::log_dropped(), report_dropped)?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
     // Fails only if this process logs already.
     let _ = match options.format {

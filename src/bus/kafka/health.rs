@@ -183,6 +183,11 @@ impl Health {
         self.signal(Signal::Check);
     }
 
+    /// How often [`Self::cluster_changed`] was called.
+    pub(super) fn cluster_changes(&self) -> u64 {
+        self.metrics.identity_changes.get()
+    }
+
     /// Another cluster answers, or a topic was created anew: nothing is published until a new client is up.
     pub(super) fn cluster_changed(&self, reason: &str) {
         self.metrics.identity_changes.inc();

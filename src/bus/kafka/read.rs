@@ -2,7 +2,7 @@
 //! none behind, and commits nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,27 +29,16 @@ type Consumer = BaseConsumer<Notes>;
 const GROUP: &str = "attio-bridge-reader";
 
 /// Properties that only producers have.
-const OF_PRODUCERS: [&str; 16] = [
-    "acks",
-    "enable.idempotence",
-    "partitioner",
-    "message.timeout.ms",
-    "linger.ms",
-    "batch.size",
-    "batch.num.messages",
-    "compression.codec",
-    "compression.type",
-    "compression.level",
-    "queue.buffering.max.messages",
-    "queue.buffering.max.kbytes",
-    "message.send.max.retries",
-    "retries",
-    "delivery.timeout.ms",
-    "statistics.interval.ms",
-];
+const OF_PRODUCERS: &str = "acks enable.idempotence partitioner message.timeout.ms linger.ms batch.size \
+                            batch.num.messages compression.codec compression.type compression.level \
+                            queue.buffering.max.messages queue.buffering.max.kbytes message.send.max.retries retries \
+                            delivery.timeout.ms statistics.interval.ms";
 
 /// How often to search for new topics and partitions.
 const DISCOVERY: Duration = Duration::from_secs(5);
+
+/// New partitions that were found and not yet assigned.
+const FOUND: usize = 1;
 
 /// One poll: the longest that a stop waits.
 const POLL: Duration = Duration::from_millis(50);
@@ -100,7 +89,7 @@ fn broken(reason: impl Into<String>) -> ReadError {
 
 fn config(options: &Options) -> Result<ClientConfig, StartError> {
     let mut config = client_config(options)?;
-    for name in OF_PRODUCERS {
+    for name in OF_PRODUCERS.split(' ') {
         config.remove(name);
     }
     config
@@ -125,6 +114,7 @@ fn config(options: &Options) -> Result<ClientConfig, StartError> {
 
 /// The reading thread.
 struct Worker {
+    config: ClientConfig,
     consumer: Consumer,
     offsets: Offsets,
     follow: bool,
@@ -147,11 +137,11 @@ impl Worker {
             }
             missing => tracing::debug!("{}", no_topics(missing)),
         }
-        Ok(Self { consumer, offsets, follow: plan.follow })
+        Ok(Self { config, consumer, offsets, follow: plan.follow })
     }
 
     fn run(mut self, sink: &Sink, stop: &CancellationToken) {
-        let mut discovered = Instant::now();
+        let discovered = self.follow.then(|| discover(&self.config, self.offsets.clone(), stop.clone()));
         while !stop.is_cancelled() {
             if !self.follow && self.offsets.are_at_end() {
                 return;
@@ -173,15 +163,52 @@ impl Worker {
                 Some(Err(error)) => tracing::debug!("reading: {error}"),
                 None => {}
             }
-            if self.follow && discovered.elapsed() >= DISCOVERY {
-                // What is new is younger than the reader.
-                if let Err(error) = self.offsets.assign(&self.consumer, Begin::Beginning) {
-                    tracing::warn!("searching for new topics: {error}");
+            if let Some(added) = discovered.as_ref().and_then(|discovered| discovered.try_recv().ok()) {
+                self.offsets.partitions.extend(added);
+                if let Err(error) = self.offsets.assign(&self.consumer) {
+                    tracing::warn!("reading new partitions: {error}");
                 }
-                discovered = Instant::now();
             }
         }
     }
+}
+
+/// Searches for new topics and partitions, on a thread and a connection of its own: on the reader's connection each
+/// request waits behind a fetch that the broker holds open.
+fn discover(
+    config: &ClientConfig,
+    mut offsets: Offsets,
+    stop: CancellationToken,
+) -> mpsc::Receiver<Partitions> {
+    let (found, discovered) = mpsc::sync_channel(FOUND);
+    let config = config.clone();
+    let search = move || {
+        let mut consumer = None;
+        let mut searched = Instant::now();
+        while !stop.is_cancelled() {
+            thread::sleep(POLL);
+            if searched.elapsed() < DISCOVERY {
+                continue;
+            }
+            // What is new is younger than the reader.
+            let searching = match &consumer {
+                Some(consumer) => offsets.search(consumer, Begin::Beginning, &stop),
+                None => Consumer::from_config_and_context(&config, Notes::default())
+                    .and_then(|new| offsets.search(consumer.insert(new), Begin::Beginning, &stop)),
+            };
+            match searching {
+                Ok(added) if added.is_empty() => {}
+                // The reader may have ended.
+                Ok(added) => drop(found.send(added)),
+                Err(error) => tracing::warn!("searching for new topics: {error}"),
+            }
+            searched = Instant::now();
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("kafka-discovery".into()).spawn(search) {
+        tracing::warn!("new topics are not searched for: {error}");
+    }
+    discovered
 }
 
 /// The first assignment. A partition may be without a leader for a moment: one that is new, or whose broker
@@ -190,7 +217,8 @@ fn assign(offsets: &mut Offsets, consumer: &Consumer, begin: Begin) -> KafkaResu
     let (within, pause) = LEADERS;
     let deadline = Instant::now() + within;
     loop {
-        match offsets.assign(consumer, begin) {
+        let searched = offsets.search(consumer, begin, &CancellationToken::new());
+        match searched.and_then(|_| offsets.assign(consumer)) {
             Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(pause),
             assigned => return assigned,
         }
@@ -244,7 +272,11 @@ fn item(message: &BorrowedMessage<'_>) -> Item {
     }
 }
 
+/// Partitions by topic and number.
+type Partitions = BTreeMap<(String, i32), Progress>;
+
 /// How far one partition is read.
+#[derive(Clone, Copy)]
 struct Progress {
     /// The next offset to read.
     next: i64,
@@ -253,11 +285,12 @@ struct Progress {
 }
 
 /// How far every partition of the topics is read.
+#[derive(Clone)]
 struct Offsets {
     topics: Vec<Arc<str>>,
     /// Topics that do not exist, or that this user may not see.
     missing: Vec<Arc<str>>,
-    partitions: BTreeMap<(String, i32), Progress>,
+    partitions: Partitions,
 }
 
 impl Offsets {
@@ -287,12 +320,20 @@ impl Offsets {
         self.partitions.values().all(|progress| progress.next >= progress.end)
     }
 
-    /// Assigns every partition that exists; new ones begin at `begin`.
-    fn assign(&mut self, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
+    /// Searches for partitions that are new, which begin at `begin`, and returns them.
+    fn search(
+        &mut self,
+        consumer: &Consumer,
+        begin: Begin,
+        stop: &CancellationToken,
+    ) -> KafkaResult<Partitions> {
         let mut new = Vec::new();
         self.missing.clear();
         // By name, because a list of all topics can be long.
         for topic in &self.topics {
+            if stop.is_cancelled() {
+                return Ok(Partitions::new());
+            }
             let metadata = consumer.fetch_metadata(Some(topic), REQUEST)?;
             let found = metadata.topics().iter().find(|found| found.name() == &**topic);
             let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
@@ -302,10 +343,7 @@ impl Offsets {
             let partitions = found.partitions().iter().map(|partition| (topic.to_string(), partition.id()));
             new.extend(partitions.filter(|partition| !self.partitions.contains_key(partition)));
         }
-        if new.is_empty() {
-            return Ok(());
-        }
-        let mut added = BTreeMap::new();
+        let mut added = Partitions::new();
         for (topic, partition) in new {
             let (first, end) = consumer.fetch_watermarks(&topic, partition, REQUEST)?;
             let next = match begin {
@@ -315,7 +353,12 @@ impl Offsets {
             };
             added.insert((topic, partition), Progress { next, end });
         }
-        self.partitions.append(&mut added);
+        self.partitions.extend(added.clone());
+        Ok(added)
+    }
+
+    /// Reads every partition from where it was left.
+    fn assign(&self, consumer: &Consumer) -> KafkaResult<()> {
         let mut list = TopicPartitionList::with_capacity(self.partitions.len());
         for ((topic, partition), progress) in &self.partitions {
             list.add_partition_offset(topic, *partition, Offset::Offset(progress.next))?;

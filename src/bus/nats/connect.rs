@@ -1,7 +1,9 @@
 //! Connecting: from the options to a client, and the login at every connect.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::future::ready;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +12,19 @@ use std::time::Duration;
 use async_nats::rustls::pki_types::pem::PemObject;
 use async_nats::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use async_nats::rustls::{ClientConfig, RootCertStore};
-use async_nats::{Auth as AuthReply, AuthError, Client, ConnectOptions, Event, ServerAddr};
+use async_nats::{
+    Auth as AuthReply, AuthError, Client, ConnectOptions, Event, ReconnectToServer, Server, ServerAddr,
+};
+use futures_util::FutureExt;
 use humantime::format_duration;
 use nkeys::{KeyPair, KeyPairType};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::errors::advice;
 use super::health::Health;
@@ -30,8 +39,8 @@ pub(super) const MAX_IN_FLIGHT: usize = 16_384;
 /// A silent server is given up after three of these, before the publish timeout.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 
-/// One attempt to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// One attempt to connect. Short, because a server that is back is not tried while another hangs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long reading a file may take at a reconnect.
 const FILE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,28 +48,67 @@ const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 /// [`connect_once`], whatever the number of servers.
 const CONNECT_ONCE_TIMEOUT: Duration = Duration::from_secs(6);
 
+/// How long something that listens may take to speak as a NATS server does.
+const GREETING_TIMEOUT: Duration = Duration::from_millis(1500);
+
 /// Creates a client that connects in the background, for ever.
 pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<Client, StartError> {
-    let (events, attempts) = (Arc::clone(health), Arc::clone(health));
+    let (events, attempts, tries) = (Arc::clone(health), Arc::clone(health), Mutex::<Tries>::default());
     let settings = connect_options(options)?
         .retry_on_initial_connect()
         .event_callback(move |event| {
             events.on_event(&event);
             ready(())
         })
-        // Only to learn why the last attempts failed: the client chooses the server.
         .reconnect_to_server_callback(move |servers, _| {
-            if let Some(error) = servers.iter().find_map(|server| server.last_error.as_deref()) {
+            let configured = servers.iter().filter(|server| !server.is_discovered);
+            if let Some(error) = configured.chain(&servers).find_map(|server| server.last_error.as_deref()) {
                 attempts.on_error(error);
             }
-            ready(None)
+            let next = tries.lock().next(&servers, attempts.losses());
+            ready(next.map(|addr| ReconnectToServer { addr, delay: None }))
         });
     let client = settings.connect(server_addresses(&options.servers)?).await;
     client.map_err(|error| StartError::setting_of("nats.servers", error))
 }
 
-/// Connects a client of a verb other than `serve`. The inner error is why no server can be reached, and what
-/// to do about it.
+/// The attempts to connect since a connection was lost.
+#[derive(Default)]
+struct Tries {
+    losses: u64,
+    count: usize,
+    of: HashMap<ServerAddr, u32>,
+    /// The servers are tried in another order by every bridge.
+    order: RandomState,
+}
+
+impl Tries {
+    /// The next server: every configured one, then one that the cluster has told of, and so on. A cluster may tell
+    /// of addresses that only its own servers reach, so each is tried the more seldom the more often it failed.
+    fn next(&mut self, servers: &[Server], losses: u64) -> Option<ServerAddr> {
+        if self.losses != losses {
+            *self = Self { losses, ..Self::default() };
+        }
+        let tries = |server: &Server| self.of.get(&server.addr).copied().unwrap_or(0);
+        let configured = || servers.iter().filter(|server| !server.is_discovered);
+        let round = configured().count() + 1;
+        let (round, is_last) = (self.count / round, self.count % round == round - 1);
+        let is_due = |server: &&Server| {
+            let failed = server.failed_attempts.max(tries(server) as usize).min(6);
+            server.is_discovered && is_last && round + 1 >= 4 << failed
+        };
+        let discovered = servers.iter().filter(is_due).min_by_key(|server| tries(server));
+        let first =
+            |server: &&Server| (tries(server), server.failed_attempts, self.order.hash_one(&server.addr));
+        let next = discovered.or_else(|| configured().min_by_key(first))?.addr.clone();
+        self.count += 1;
+        *self.of.entry(next.clone()).or_default() += 1;
+        Some(next)
+    }
+}
+
+/// Connects a client of a verb other than `serve`, or a second one. The inner error is why no server can be
+/// reached, and what to do about it.
 pub(super) async fn connect_once(
     options: &Options,
     on_event: impl Fn(Event) + Send + Sync + 'static,
@@ -70,12 +118,53 @@ pub(super) async fn connect_once(
         ready(())
     });
     let connecting = settings.connect(server_addresses(&options.servers)?);
-    let error = match tokio::time::timeout(CONNECT_ONCE_TIMEOUT, connecting).await {
-        Ok(Ok(client)) => return Ok(Ok(client)),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no reply within {}", format_duration(CONNECT_ONCE_TIMEOUT)),
+    let foreign = foreign_peer(options).shared();
+    let error = tokio::select! {
+        connected = connecting => match connected {
+            Ok(client) => return Ok(Ok(client)),
+            Err(error) => error.to_string(),
+        },
+        Some(peer) = foreign.clone() => return Ok(Err(peer)),
+        () = tokio::time::sleep(CONNECT_ONCE_TIMEOUT) => {
+            format!("no reply within {}", format_duration(CONNECT_ONCE_TIMEOUT))
+        }
     };
-    Ok(Err(format!("{error}{}", advice(&error))))
+    Ok(Err(foreign.await.unwrap_or_else(|| format!("{error}{}", advice(&error)))))
+}
+
+/// What listens at the configured addresses, if something does and nothing of it is a NATS server.
+pub(super) async fn foreign_peer(options: &Options) -> Option<String> {
+    let mut found = None;
+    for server in server_addresses(&options.servers).ok()? {
+        let (host, port) = (server.host(), server.port());
+        let Ok(Ok(peer)) = timeout(GREETING_TIMEOUT, TcpStream::connect((host, port))).await else {
+            continue;
+        };
+        // Without a greeting the connection was lost.
+        let Ok(what) = greeting(peer).await else { continue };
+        found = Some(format!(
+            "{} listens at {host}:{port}: nats.servers needs the client port of a NATS server, 4222 by default",
+            what?
+        ));
+    }
+    found
+}
+
+/// What a peer is, by its first words; none for a NATS server, which speaks first.
+async fn greeting(mut peer: TcpStream) -> io::Result<Option<&'static str>> {
+    let mut first = [0; 5];
+    match timeout(GREETING_TIMEOUT, peer.read_exact(&mut first)).await {
+        Ok(Ok(_)) if &first == b"INFO " => return Ok(None),
+        Ok(Ok(_)) => return Ok(Some("something that is no NATS server")),
+        Ok(Err(error)) => return Err(error),
+        Err(_) => peer.write_all(b"GET / HTTP/1.0\r\n\r\n").await?,
+    }
+    match timeout(GREETING_TIMEOUT, peer.read_exact(&mut first)).await {
+        Ok(Ok(_)) if &first == b"HTTP/" => Ok(Some("an HTTP server")),
+        _ => Ok(Some(
+            "something that does not speak first, as a NATS server does (Kafka, or a server that hangs),",
+        )),
+    }
 }
 
 /// Checks that a client can be created from these options, without contacting a server.
@@ -92,13 +181,20 @@ pub(super) fn server_names(options: &Options) -> Result<String, StartError> {
 
 fn server_addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     let parse = |text: &String| {
+        match text.split_once("://").map_or("nats".into(), |(scheme, _)| scheme.to_ascii_lowercase()).as_str()
+        {
+            "nats" | "tls" => {}
+            scheme => return Err(format!("a server address begins with nats:// or tls://, not {scheme}://")),
+        }
         let server: ServerAddr = text.parse().map_err(|error: io::Error| error.to_string())?;
-        match server.scheme() {
-            "nats" | "tls" if server.has_user_pass() || server.password().is_some() => {
-                Err("a server address contains no user: set nats.username and nats.password".to_owned())
-            }
-            "nats" | "tls" => Ok(server),
-            scheme => Err(format!("a server address begins with nats:// or tls://, not {scheme}://")),
+        if server.has_user_pass() || server.password().is_some() {
+            return Err("a server address contains no user: set nats.username and nats.password".to_owned());
+        }
+        match server.host() {
+            "" => Err(format!(
+                "a server address is a host and a port, as in nats://localhost:4222, not {text:?}"
+            )),
+            _ => Ok(server),
         }
     };
     let parsed: Result<_, String> = servers.iter().map(parse).collect();
@@ -112,6 +208,10 @@ fn connect_options(options: &Options) -> Result<ConnectOptions, StartError> {
         .ping_interval(PING_INTERVAL)
         .client_capacity(MAX_IN_FLIGHT)
         .reconnect_delay_callback(backoff);
+    let settings = match options.ignore_discovered_servers {
+        true => settings.ignore_discovered_servers(),
+        false => settings,
+    };
     tls(settings, options)
 }
 
@@ -216,7 +316,7 @@ async fn read_bounded(path: Arc<Path>, reads: Arc<Semaphore>) -> io::Result<Stri
         spawn_blocking(blocking).await.unwrap_or_else(|error| Err(io::Error::other(error)))
     };
     let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it could not be read within 2 s"));
-    tokio::time::timeout(FILE_TIMEOUT, read).await.unwrap_or_else(late)
+    timeout(FILE_TIMEOUT, read).await.unwrap_or_else(late)
 }
 
 /// With a credentials file: a JWT and the seed that signs for it, each in its frame.
@@ -274,6 +374,37 @@ mod tests {
         assert_eq!(backoff(1000).as_millis(), 500);
     }
 
+    fn server(address: &str, is_discovered: bool, failed_attempts: usize) -> Server {
+        let addr = address.parse().unwrap();
+        Server { addr, failed_attempts, did_connect: false, is_discovered, last_error: None }
+    }
+
+    #[test]
+    fn configured_servers_are_tried_before_and_between_discovered_ones() {
+        let pool = |failed| {
+            [
+                server("a", false, 0),
+                server("b", false, 0),
+                server("x", true, failed),
+                server("y", true, failed),
+            ]
+        };
+        let mut tries = Tries::default();
+        let mut tried = |failed, count| -> Vec<String> {
+            (0..count).map(|_| tries.next(&pool(failed), 0).unwrap().host().to_owned()).collect()
+        };
+        let first = tried(0, 15);
+        assert!(first[..2].contains(&"a".into()) && first[..2].contains(&"b".into()), "{first:?}");
+        assert_eq!([&first[11], &first[14]], ["x", "y"], "{first:?}");
+        let later = tried(1, 105);
+        let discovered = later.iter().filter(|host| ["x", "y"].contains(&host.as_str())).count();
+        assert!((4..=10).contains(&discovered), "{later:?}");
+        assert!(
+            ["a", "b"].contains(&tries.next(&pool(5), 1).unwrap().host()),
+            "a new outage begins with those"
+        );
+    }
+
     #[test]
     fn server_names_are_host_and_port() {
         let options = Options::new(["nats://a", "tls://b:4333", "c:1"]);
@@ -282,9 +413,13 @@ mod tests {
 
     #[test]
     fn setting_that_no_client_can_be_created_from_is_reported_with_its_key() {
-        assert!(check(&Options::new(["localhost"])).is_ok());
+        assert!(check(&Options::new(["localhost", "NATS://a:4222"])).is_ok());
         assert!(reason(|o| o.servers = vec!["http://a".into()]).starts_with("nats.servers: "));
-        assert!(reason(|o| o.servers = vec!["ws://a".into()]).contains("nats:// or tls://"));
+        for scheme in ["ws", "https", "kafka"] {
+            let refused = reason(|o| o.servers = vec![format!("{scheme}://a:1")]);
+            assert!(refused.contains("nats:// or tls://") && refused.contains(scheme), "{refused}");
+        }
+        assert!(reason(|o| o.servers = vec!["nats://".into()]).contains("nats.servers: "));
         let with_user = reason(|o| o.servers = vec!["nats://me:secret@a".into()]);
         assert!(with_user.contains("nats.username") && !with_user.contains("secret"), "{with_user}");
         assert!(reason(|o| o.ca_file = Some("/not/there".into())).contains("nats.ca_file: cannot read"));

@@ -1,11 +1,11 @@
 //! What the errors of the client and the server mean, and what to do about them.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream;
-use tokio::sync::watch;
+use humantime::format_duration;
 
 use crate::pipeline::publish::PublishError;
 
@@ -28,6 +28,13 @@ pub(super) enum Failure {
     NotPermitted(String),
     /// The connection was lost before the ack.
     ConnectionLost,
+    /// Acknowledged as a repeat of a message that the stream does not have any more.
+    Gone {
+        /// The sequence of that message.
+        sequence: u64,
+        /// How long the server remembers its id.
+        window: Duration,
+    },
     /// Another error of the client, or a reply that is no ack.
     Other(String),
 }
@@ -66,6 +73,12 @@ impl Failure {
             Self::ConnectionLost => unavailable(LOST, at),
             Self::TimedOut if at.lost => unavailable(LOST, at),
             Self::TimedOut => PublishError::Timeout { detail: detail("no ack in time", at) },
+            Self::Gone { sequence, window } => refused(format!(
+                "stream {stream} takes this event for a repeat of its message {sequence}, which was deleted, purged \
+                 or evicted by a limit; it stores the event once its duplicate_window of {} has passed, subject \
+                 {subject}",
+                format_duration(*window)
+            )),
             Self::OtherStream(other) => refused(other_stream(other, stream, subject)),
             Self::Server(error) => server_error(error, at),
             Self::Other(error) => unavailable(error, at),
@@ -84,21 +97,42 @@ fn other_stream(other: impl Display, stream: &str, subject: &str) -> String {
 /// Source: `server/errors.json` of nats-server.
 fn server_error(error: &jetstream::Error, at: Circumstances<'_>) -> PublishError {
     let Circumstances { subject, stream, .. } = at;
+    if let Some(advice) = full(error) {
+        return refused(format!("stream {stream} has no room ({error}), subject {subject}: {advice}"));
+    }
     match error.error_code().0 {
         10054 => rejected(format!(
             "larger than stream {stream} accepts ({error}), subject {subject}: see its max_msg_size"
         )),
         10097 => rejected(format!("its headers are larger than the server accepts ({error})")),
         10056 | 10060 => refused(other_stream(error, stream, subject)),
-        10059 => refused(format!("stream {stream} does not exist ({error}), subject {subject}: create it")),
+        10059 => refused(format!(
+            "stream {stream} does not exist ({error}), subject {subject}: create it; `attio-bridge topics` prints how"
+        )),
         10035 | 10039 | 10076 | 10120 => refused(format!(
             "JetStream is off ({error}), subject {subject}: enable it for the server and this account"
         )),
         10109 => refused(format!("stream {stream} is sealed ({error}), subject {subject}: use another")),
         // 10158, "duplicate message id is in process": another copy is in flight and may still fail.
-        // No space, no leader, store failed, codes of later servers: the sender retries.
+        // No leader, store failed, codes of later servers: the sender retries.
         _ => unavailable(error, at),
     }
+}
+
+/// What is full, and what to raise.
+fn full(error: &jetstream::Error) -> Option<&'static str> {
+    const FULL: [(u64, &str, &str); 8] = [
+        (10077, "maximum messages per subject", "raise its max_msgs_per_subject, or delete messages"),
+        (10077, "maximum messages", "raise its max_msgs, or delete messages"),
+        (10077, "maximum bytes", "raise its max_bytes, or delete messages"),
+        (10077, "no space left", "free space on the disk of the server's store_dir"),
+        (10002, "", "raise the JetStream limits of this account, or delete messages of its streams"),
+        (10023, "", "raise max_file_store and max_memory_store of the server, or free space on its disk"),
+        (10028, "", "raise max_memory_store of the server"),
+        (10047, "", "raise max_file_store of the server, or free space on its disk"),
+    ];
+    let (code, error) = (error.error_code().0, error.to_string().to_ascii_lowercase());
+    FULL.iter().find(|(of, part, _)| *of == code && error.contains(part)).map(|(.., advice)| *advice)
 }
 
 fn refused(detail: String) -> PublishError {
@@ -123,7 +157,15 @@ fn detail(error: impl Display, at: Circumstances<'_>) -> Arc<str> {
 
 /// What to do about a connection error, where its own text does not say it.
 pub(super) fn advice(error: &str) -> &'static str {
-    const ADVICE: [(&[&str], &str); 6] = [
+    const ADVICE: [(&[&str], &str); 8] = [
+        (
+            &["attempted to connect to"],
+            ": that port is for other servers: use the one for clients, 4222 by default, in nats.servers",
+        ),
+        (
+            &["expected info", "invalid server operation"],
+            ": no NATS server listens there: check nats.servers",
+        ),
         (
             &["authorization violation", "authentication"],
             ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password",
@@ -143,124 +185,6 @@ pub(super) fn advice(error: &str) -> &'static str {
     let error = error.to_ascii_lowercase();
     let found = ADVICE.iter().find(|(parts, _)| parts.iter().any(|part| error.contains(part)));
     found.map_or("", |(_, advice)| advice)
-}
-
-/// What the server does not permit this client.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Violation {
-    /// To publish to this subject.
-    Publish(String),
-    /// To receive acks.
-    Acks,
-}
-
-impl Violation {
-    /// The violation that a text of the server reports.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let lower = text.to_ascii_lowercase();
-        let what = lower.strip_prefix("permissions violation for ")?;
-        if what.starts_with("subscription") || what.contains("reply") {
-            return Some(Self::Acks);
-        }
-        text.split('"').nth(1).map(|subject| Self::Publish(subject.to_owned()))
-    }
-
-    fn advice(&self) -> String {
-        match self {
-            Self::Publish(subject) => {
-                format!("not permitted to publish to {subject}: allow it for this client's user")
-            }
-            Self::Acks => {
-                "not permitted to receive acks: allow this client's user to subscribe to _INBOX.> and \
-                           to publish with a reply"
-                    .into()
-            }
-        }
-    }
-}
-
-/// Permissions violations so far. The server reports them separately from the message, never as its ack: without
-/// them a publish that is not permitted would time out.
-#[derive(Default)]
-pub(super) struct Violations(watch::Sender<Seen>);
-
-#[derive(Default)]
-struct Seen {
-    count: u64,
-    /// By subject, the number of its last violation. Only subjects that this client publishes to.
-    publish: HashMap<String, u64>,
-    acks: u64,
-}
-
-impl Seen {
-    /// The violation that concerns a message to `subject` that was enqueued after the first `since`.
-    fn since(&self, since: u64, subject: &str) -> Option<Violation> {
-        if self.publish.get(subject).is_some_and(|last| *last > since) {
-            return Some(Violation::Publish(subject.to_owned()));
-        }
-        (self.acks > since).then_some(Violation::Acks)
-    }
-}
-
-impl Violations {
-    /// Wakes every watch; logs the first of each subject.
-    pub(super) fn add(&self, violation: &Violation, text: &str) {
-        let mut first = false;
-        self.0.send_modify(|seen| {
-            seen.count += 1;
-            let last = match violation {
-                Violation::Publish(subject) => seen.publish.entry(subject.clone()).or_default(),
-                Violation::Acks => &mut seen.acks,
-            };
-            first = std::mem::replace(last, seen.count) == 0;
-        });
-        if first {
-            tracing::error!(text, "nats: {}", violation.advice());
-        }
-    }
-
-    /// How many there are: read before a message is enqueued.
-    pub(super) fn count(&self) -> u64 {
-        self.0.borrow().count
-    }
-
-    /// What to do about the violation of a message to `subject` that was enqueued after the first `since`.
-    pub(super) fn since(&self, since: u64, subject: &str) -> Option<String> {
-        self.0.borrow().since(since, subject).as_ref().map(Violation::advice)
-    }
-
-    /// Watches for violations from now on.
-    pub(super) fn watch(&self) -> Watch {
-        let seen = self.0.subscribe();
-        let since = seen.borrow().count;
-        Watch { seen, since }
-    }
-}
-
-/// Waits for violations after it began.
-pub(super) struct Watch {
-    seen: watch::Receiver<Seen>,
-    since: u64,
-}
-
-impl Watch {
-    /// What to do about the first violation on this subject; pending if there is none.
-    pub(super) async fn on(mut self, subject: &str) -> String {
-        let since = self.since;
-        let found = self.seen.wait_for(|seen| seen.since(since, subject).is_some()).await;
-        match found.ok().and_then(|seen| seen.since(since, subject)) {
-            Some(violation) => violation.advice(),
-            // The bus is gone.
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Waits for the next violation on any subject.
-    pub(super) async fn next(&mut self) {
-        if self.seen.changed().await.is_err() {
-            std::future::pending().await
-        }
-    }
 }
 
 #[cfg(test)]
@@ -307,11 +231,11 @@ mod tests {
             (10120, "refused"),     // no JetStream default or applicable tiered limit present
             (10109, "refused"),     // invalid operation on sealed stream
             (10158, "unavailable"), // duplicate message id is in process
-            (10077, "unavailable"), // store failed
-            (10023, "unavailable"), // insufficient resources
-            (10002, "unavailable"), // resource limits exceeded for account
-            (10028, "unavailable"), // insufficient memory resources available
-            (10047, "unavailable"), // insufficient storage resources available
+            (10077, "unavailable"), // store failed, for another reason than those below
+            (10023, "refused"),     // insufficient resources
+            (10002, "refused"),     // resource limits exceeded for account
+            (10028, "refused"),     // insufficient memory resources available
+            (10047, "refused"),     // insufficient storage resources available
             (10008, "unavailable"), // JetStream system temporarily unavailable
             (10009, "unavailable"), // JetStream cluster can not handle request
             (10118, "unavailable"), // stream is offline
@@ -322,6 +246,21 @@ mod tests {
             let error = of_code(code).to_publish_error(AT);
             assert_eq!(error.label(), label, "{code}");
             assert!(error.to_string().contains("its text"), "{error}");
+        }
+    }
+
+    #[test]
+    fn full_stream_is_refused_with_what_to_raise() {
+        for (text, raise) in [
+            ("maximum messages exceeded", "raise its max_msgs,"),
+            ("maximum bytes exceeded", "raise its max_bytes"),
+            ("maximum messages per subject exceeded", "raise its max_msgs_per_subject"),
+            ("write /data/1.blk: no space left on device", "free space"),
+        ] {
+            let text = format!(r#"{{"code":503,"err_code":10077,"description":"{text}"}}"#);
+            let error = Failure::Server(serde_json::from_str(&text).unwrap()).to_publish_error(AT);
+            assert_eq!(error.label(), "refused", "{error}");
+            assert!(error.to_string().contains(raise), "{error}");
         }
     }
 
@@ -340,38 +279,6 @@ mod tests {
             let text = error.to_publish_error(AT).to_string();
             assert!(text.contains("attio.record.created") && text.contains("ATTIO"), "{text}");
         }
-    }
-
-    #[test]
-    fn permissions_violations_are_parsed() {
-        let publish = Violation::parse("Permissions Violation for Publish to \"Attio.record.created\"");
-        assert_eq!(publish, Some(Violation::Publish("Attio.record.created".into())));
-        assert_eq!(
-            Violation::parse("Permissions Violation for Subscription to \"_INBOX.x.*\""),
-            Some(Violation::Acks)
-        );
-        assert_eq!(
-            Violation::parse("Permissions Violation for Publish with Reply of \"x\""),
-            Some(Violation::Acks)
-        );
-        assert_eq!(Violation::parse("Authorization Violation"), None);
-    }
-
-    #[tokio::test]
-    async fn permissions_violation_reaches_only_waiters_of_its_subject() {
-        let violations = Violations::default();
-        violations.add(&Violation::Publish("a".into()), "");
-        let (earlier, other) = (violations.watch(), violations.watch());
-        violations.add(&Violation::Publish("a".into()), "");
-        assert!(earlier.on("a").await.contains("publish to a"));
-        let none = tokio::time::timeout(std::time::Duration::from_millis(20), other.on("b")).await;
-        assert!(none.is_err(), "another subject");
-        let late =
-            tokio::time::timeout(std::time::Duration::from_millis(20), violations.watch().on("a")).await;
-        assert!(late.is_err(), "a violation before the watch began");
-        let acks = violations.watch();
-        violations.add(&Violation::Acks, "");
-        assert!(acks.on("b").await.contains("_INBOX"));
     }
 
     #[test]

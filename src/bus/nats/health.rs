@@ -14,15 +14,19 @@ use async_nats::{Client, ClientError, Event, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::errors::{Violation, Violations, advice};
+use super::errors::advice;
+use super::permissions::{Violation, Violations};
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::BusState;
+use crate::pipeline::publish::{BusState, PublishError};
 
 /// The same error is logged again after this.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often the client's state is compared with its events.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many acks in a row that do not come in time make the monitor look.
+const TIMEOUTS: u64 = 3;
 
 #[derive(Default)]
 struct Known {
@@ -35,13 +39,27 @@ struct Known {
     /// An attempt to connect has failed, or a connection was lost, since the last connection.
     failed: bool,
     reached: bool,
-    stream_valid: bool,
-    /// Never false again: readiness does not follow the server.
+    /// The stream was inspected on this connection.
+    inspected: bool,
+    /// The last inspection found that the stream accepts every event. Readiness follows the stream, not the
+    /// server: an outage does not change it.
     ready: bool,
     last_error: Option<Arc<str>>,
     logged: Option<Instant>,
+    /// What answers in place of a NATS server.
+    foreign: Option<Arc<str>>,
+    verdict: Verdict,
+}
+
+/// What an inspection found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Verdict {
     /// Why the stream does not accept every event.
-    stream_invalid: Option<Arc<str>>,
+    pub invalid: Option<Arc<str>>,
+    /// Whether nothing may be published, because an ack would be worth nothing.
+    pub refuse: bool,
+    /// What may lose events that the stream has acknowledged.
+    pub warning: Option<Arc<str>>,
 }
 
 /// What is known of the server.
@@ -51,6 +69,10 @@ pub(super) struct Health {
     losses: AtomicU64,
     lost: Notify,
     in_flight: AtomicU64,
+    /// The highest sequence that was acknowledged.
+    acknowledged: AtomicU64,
+    /// Acks that did not come in time, since the last one that did.
+    timeouts: AtomicU64,
     servers: String,
     metrics: BusMetrics,
     wake_monitor: Notify,
@@ -60,20 +82,53 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(servers: String, metrics: BusMetrics) -> Self {
         metrics.up.set(0);
-        let (known, losses, lost, in_flight, wake_monitor, violations) = Default::default();
-        Self { known, losses, lost, in_flight, servers, metrics, wake_monitor, violations }
+        let (known, lost, wake_monitor, violations) = Default::default();
+        let (losses, in_flight, acknowledged, timeouts) = Default::default();
+        Self {
+            known,
+            losses,
+            lost,
+            in_flight,
+            acknowledged,
+            timeouts,
+            servers,
+            metrics,
+            wake_monitor,
+            violations,
+        }
     }
 
     pub(super) fn state(&self, connection: State) -> BusState {
-        match (self.known.lock().ready, connection) {
-            (true, State::Connected) => BusState::Up,
-            (true, State::Pending | State::Disconnected) => BusState::Down,
-            (false, _) => BusState::Starting,
+        let known = self.known.lock();
+        match connection {
+            _ if !known.ready => BusState::Starting,
+            State::Connected if known.inspected => BusState::Up,
+            _ => BusState::Down,
+        }
+    }
+
+    /// Whether something can be published, or why not.
+    pub(super) fn may_publish(&self, connection: State) -> Result<(), PublishError> {
+        let is_connected = connection == State::Connected;
+        if let Some(detail) = self.unavailable_reason(connection) {
+            return Err(PublishError::Unavailable { detail });
+        }
+        if is_connected && self.violations.no_acks() {
+            return Err(PublishError::Refused { detail: Violation::Acks.advice().into() });
+        }
+        let Known { inspected, verdict, .. } = &*self.known.lock();
+        match &verdict.invalid {
+            Some(detail) if verdict.refuse => Err(PublishError::Refused { detail: Arc::clone(detail) }),
+            _ if !inspected => {
+                let detail = "the stream has not been inspected on this connection yet".into();
+                Err(PublishError::Unavailable { detail })
+            }
+            _ => Ok(()),
         }
     }
 
     /// Why nothing can be published, while the client is not connected.
-    pub(super) fn unavailable_reason(&self, connection: State) -> Option<Arc<str>> {
+    fn unavailable_reason(&self, connection: State) -> Option<Arc<str>> {
         let known = match connection {
             State::Connected => return None,
             State::Disconnected => self.known.lock(),
@@ -81,12 +136,21 @@ impl Health {
             State::Pending => Some(self.known.lock()).filter(|known| known.failed)?,
         };
         let error = known.last_error.as_deref().unwrap_or("the connection was lost");
-        Some(format!("no server of {} can be reached: {error}{}", self.servers, advice(error)).into())
+        let cause =
+            known.foreign.as_deref().map_or_else(|| format!("{error}{}", advice(error)), str::to_owned);
+        Some(format!("no server of {} can be reached: {cause}", self.servers).into())
     }
 
     /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self, connection: State) -> Option<Arc<str>> {
-        self.unavailable_reason(connection).or_else(|| self.known.lock().stream_invalid.clone())
+        let no_acks = || self.violations.no_acks().then(|| Violation::Acks.advice().into());
+        let invalid = || self.known.lock().verdict.invalid.clone();
+        self.unavailable_reason(connection).or_else(no_acks).or_else(invalid)
+    }
+
+    /// What may lose events that the stream has acknowledged.
+    pub(super) fn warning(&self) -> Option<Arc<str>> {
+        self.known.lock().verdict.warning.clone()
     }
 
     /// The client's last connection error.
@@ -120,7 +184,12 @@ impl Health {
                 tracing::info!("nats: the server is shutting down; the client will move to another");
             }
             Event::ServerError(ServerError::Other(text)) => match Violation::parse(text) {
-                Some(violation) => self.violations.add(&violation, text),
+                Some(violation) => {
+                    if self.violations.add(&violation) {
+                        tracing::error!(text, "nats: {}", violation.advice());
+                    }
+                    self.nudge_monitor();
+                }
                 None => self.on_error(text),
             },
             Event::ServerError(error) => self.on_error(&error.to_string()),
@@ -184,12 +253,11 @@ impl Health {
         }
         known.connects += 1;
         let again = std::mem::replace(&mut known.reached, true);
-        known.failed = false;
-        known.last_error = None;
-        known.logged = None;
-        self.metrics.up.set(1);
-        Self::update_readiness(&mut known);
+        (known.failed, known.inspected) = (false, false);
+        (known.last_error, known.logged, known.foreign) = (None, None, None);
         drop(known);
+        self.violations.connected();
+        self.timeouts.store(0, Ordering::Relaxed);
         if again {
             tracing::info!("nats: reconnected");
         } else {
@@ -203,7 +271,7 @@ impl Health {
         if !std::mem::replace(&mut known.connected, false) {
             return;
         }
-        known.failed = true;
+        (known.failed, known.inspected) = (true, false);
         self.metrics.up.set(0);
         drop(known);
         self.losses.fetch_add(1, Ordering::AcqRel);
@@ -215,7 +283,8 @@ impl Health {
     pub(super) fn on_error(&self, error: &str) {
         let mut known = self.known.lock();
         let same = known.last_error.as_deref() == Some(error);
-        let log = !same || known.logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL);
+        let log =
+            known.foreign.is_none() && (!same || known.logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL));
         known.last_error = Some(error.into());
         if log {
             known.logged = Some(Instant::now());
@@ -225,23 +294,70 @@ impl Health {
         }
     }
 
-    /// The stream does not accept every event.
-    pub(super) fn mark_invalid(&self, reasons: &[String]) {
-        self.known.lock().stream_invalid = Some(reasons.join("; ").into());
-    }
-
-    /// The stream accepts every event, or is not checked.
-    pub(super) fn mark_valid(&self) {
+    /// No NATS server answers, but something else does.
+    pub(super) fn found_foreign(&self, peer: &str) {
         let mut known = self.known.lock();
-        known.stream_valid = true;
-        Self::update_readiness(&mut known);
+        if !known.connected && known.foreign.as_deref() != Some(peer) {
+            known.foreign = Some(peer.into());
+            drop(known);
+            tracing::error!(servers = self.servers, "nats: {peer}");
+        }
     }
 
-    fn update_readiness(known: &mut Known) {
-        if known.reached && known.stream_valid && !known.ready {
-            known.ready = true;
+    /// The stream was inspected on the connection before which there were so many losses.
+    pub(super) fn inspected(&self, losses: u64, verdict: Verdict) {
+        let mut known = self.known.lock();
+        if self.losses() != losses || !known.connected {
+            return;
+        }
+        let ready = verdict.invalid.is_none();
+        if ready && !known.ready {
             tracing::info!("nats: ready to publish");
         }
+        (known.ready, known.inspected, known.verdict) = (ready, true, verdict);
+        self.metrics.up.set(1);
+    }
+
+    /// Whether the last inspection found that the stream accepts every event.
+    pub(super) fn is_ready(&self) -> bool {
+        self.known.lock().ready
+    }
+
+    /// Notes an ack. A sequence that was acknowledged before is one of another stream with the same name.
+    pub(super) fn acknowledged(&self, sequence: u64) {
+        self.timeouts.store(0, Ordering::Relaxed);
+        if self.acknowledged.fetch_max(sequence, Ordering::AcqRel) >= sequence {
+            self.nudge_monitor();
+        }
+    }
+
+    /// The highest sequence that was acknowledged.
+    pub(super) fn highest_sequence(&self) -> u64 {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// Notes that an ack did not come in time. After several in a row the monitor looks.
+    pub(super) fn timed_out(&self) {
+        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
+            self.nudge_monitor();
+        }
+    }
+
+    /// Whether several acks in a row did not come; they are counted anew.
+    pub(super) fn take_timeouts(&self) -> bool {
+        self.timeouts.load(Ordering::Relaxed) >= TIMEOUTS
+            && self.timeouts.swap(0, Ordering::Relaxed) >= TIMEOUTS
+    }
+
+    /// The stream does not have what it had acknowledged.
+    pub(super) fn data_lost(&self) {
+        self.acknowledged.store(0, Ordering::Release);
+        self.metrics.identity_changes.inc();
+    }
+
+    /// How often that was found.
+    pub(super) fn data_losses(&self) -> u64 {
+        self.metrics.identity_changes.get()
     }
 
     pub(super) fn enqueued(&self) {
@@ -270,6 +386,8 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::metrics::{Labels, Metrics};
 
@@ -278,13 +396,83 @@ mod tests {
         (Health::new("nats:4222".into(), metrics.bus()), metrics.bus())
     }
 
+    fn is_nudged(health: &Health) -> bool {
+        health.wake_monitor.notified().now_or_never().is_some()
+    }
+
+    fn invalid(reason: &str, refuse: bool) -> Verdict {
+        Verdict { invalid: Some(reason.into()), refuse, warning: None }
+    }
+
     #[test]
-    fn up_needs_a_connection_and_a_valid_stream() {
+    fn up_needs_a_connection_whose_stream_was_inspected() {
         let (health, metrics) = health();
-        health.mark_valid();
+        health.inspected(0, Verdict::default());
         assert_eq!(health.state(State::Pending), BusState::Starting);
         health.on_event(&Event::Connected);
+        assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Starting, 0));
+        health.inspected(0, Verdict::default());
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
+        health.on_event(&Event::Disconnected);
+        health.on_event(&Event::Connected);
+        health.inspected(0, Verdict::default());
+        assert_eq!(
+            (health.state(State::Connected), metrics.up.get()),
+            (BusState::Down, 0),
+            "an old inspection"
+        );
+        assert_eq!(health.may_publish(State::Connected).unwrap_err().label(), "unavailable");
+        health.inspected(1, Verdict::default());
+        assert_eq!(
+            (health.state(State::Connected), health.may_publish(State::Connected)),
+            (BusState::Up, Ok(()))
+        );
+    }
+
+    #[test]
+    fn readiness_follows_the_stream() {
+        let (health, _) = health();
+        health.on_event(&Event::Connected);
+        health.inspected(0, Verdict::default());
+        health.inspected(0, invalid("does not exist", false));
+        assert_eq!(health.state(State::Connected), BusState::Starting);
+        assert_eq!(health.not_ready_reason(State::Connected).as_deref(), Some("does not exist"));
+        assert_eq!(health.may_publish(State::Connected), Ok(()), "the server answers with the cause");
+        health.inspected(0, invalid("persist_mode is async", true));
+        assert_eq!(health.may_publish(State::Connected).unwrap_err().label(), "refused");
+        health.inspected(0, Verdict::default());
+        assert_eq!(health.state(State::Connected), BusState::Up);
+    }
+
+    #[test]
+    fn acks_that_the_connection_may_not_receive_are_refused_until_the_next_connection() {
+        let (health, _) = health();
+        health.on_event(&Event::Connected);
+        health.inspected(0, Verdict::default());
+        let text = "Permissions Violation for Subscription to \"_INBOX.x.*\"";
+        health.on_event(&Event::ServerError(ServerError::Other(text.into())));
+        let refused = health.may_publish(State::Connected).unwrap_err();
+        assert!(refused.label() == "refused" && refused.to_string().contains("_INBOX.>"), "{refused}");
+        health.on_event(&Event::Disconnected);
+        health.on_event(&Event::Connected);
+        health.inspected(1, Verdict::default());
+        assert_eq!(health.may_publish(State::Connected), Ok(()));
+    }
+
+    #[test]
+    fn sequence_that_was_acknowledged_before_and_timeouts_in_a_row_wake_the_monitor() {
+        let (health, _) = health();
+        health.acknowledged(7);
+        health.acknowledged(8);
+        assert!(!is_nudged(&health));
+        health.acknowledged(1);
+        assert!(is_nudged(&health));
+        for _ in 1..TIMEOUTS {
+            health.timed_out();
+        }
+        assert!(!is_nudged(&health) && !health.take_timeouts());
+        health.timed_out();
+        assert!(is_nudged(&health) && health.take_timeouts() && !health.take_timeouts());
     }
 
     #[test]
@@ -306,8 +494,8 @@ mod tests {
     #[test]
     fn lost_connection_is_down_and_reconnected_is_up() {
         let (health, metrics) = health();
-        health.mark_valid();
         health.on_event(&Event::Connected);
+        health.inspected(0, Verdict::default());
         health.on_event(&Event::Disconnected);
         assert_eq!((health.state(State::Disconnected), metrics.up.get()), (BusState::Down, 0));
         assert_eq!(health.losses(), 1);
@@ -315,33 +503,30 @@ mod tests {
         let detail = health.unavailable_reason(State::Disconnected).unwrap();
         assert!(detail.contains("authorization violation: check nats.creds_file"), "{detail}");
         health.on_event(&Event::Connected);
+        health.inspected(1, Verdict::default());
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
         assert_eq!((health.last_error(), health.unavailable_reason(State::Connected)), (None, None));
     }
 
     #[test]
     fn events_that_the_client_dropped_are_made_up_for() {
-        let (health, metrics) = health();
-        health.mark_valid();
+        let (health, _) = health();
+        let found = || (health.known.lock().connected, health.losses());
         health.reconcile(State::Pending, 0);
-        assert_eq!((metrics.up.get(), health.losses()), (0, 0), "nothing has happened");
+        assert_eq!(found(), (false, 0), "nothing has happened");
         health.reconcile(State::Connected, 1);
-        assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
+        assert_eq!(found(), (true, 0));
         health.reconcile(State::Disconnected, 1);
-        assert_eq!((metrics.up.get(), health.losses()), (0, 1));
+        assert_eq!(found(), (false, 1));
         health.on_event(&Event::Connected);
         health.reconcile(State::Connected, 2);
-        assert_eq!((metrics.up.get(), health.losses()), (1, 1), "all of this was reported");
+        assert_eq!(found(), (true, 1), "all of this was reported");
         health.reconcile(State::Connected, 3);
         health.reconcile(State::Connected, 3);
-        assert_eq!(
-            (metrics.up.get(), health.losses()),
-            (1, 2),
-            "lost and reconnected between two comparisons"
-        );
+        assert_eq!(found(), (true, 2), "lost and reconnected between two comparisons");
         health.on_event(&Event::Connected);
         health.reconcile(State::Connected, 3);
-        assert_eq!((metrics.up.get(), health.losses()), (1, 2), "a late event changes nothing");
+        assert_eq!(found(), (true, 2), "a late event changes nothing");
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! NATS JetStream: every message with its id, and an ack awaited for each.
 //!
 //! [`Nats::publish`] puts a message into the client's bounded queue and returns; one task receives every ack
-//! and settles the handles ([`publish`]). [`health`] tracks the connection, [`stream`] whether the stream
+//! and settles the handles ([`publish`]). [`permissions`] keeps what the server does not permit. [`health`] tracks the connection, [`monitor`] whether the stream
 //! accepts every event. [`mod@read`] and [`mod@inspect`] serve other verbs and share nothing with publishing but
-//! [`connect`], [`errors`] and [`stream`].
+//! [`connect`], [`errors`], [`permissions`], [`probe`] and [`stream`].
 
 mod connect;
 mod errors;
 mod health;
 mod inspect;
+mod monitor;
 pub mod options;
+mod permissions;
+mod probe;
 mod publish;
 mod read;
 mod record;
@@ -35,15 +38,16 @@ use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, PublishHandle};
 use crate::supervise::Supervisor;
 use health::Health;
+use monitor::Monitor;
+use probe::Probe;
 use publish::{InFlight, Link, Publisher};
-use stream::{Monitor, Probe};
 
 /// The NATS bus.
 pub struct Nats {
     publisher: Arc<Publisher>,
     link: Arc<Link>,
     content_mode: ContentMode,
-    tasks: [AbortHandle; 4],
+    tasks: [AbortHandle; 5],
 }
 
 impl Nats {
@@ -70,11 +74,17 @@ impl Nats {
                 .now_or_never()
                 .expect("the queue of a new client is empty")
                 .map_err(|error| no_client(error.to_string()))?;
-        let probe = Probe::new(client.clone(), options.stream, destinations, Arc::clone(&health.violations));
+        let probe = || {
+            let (stream, violations) = (options.stream.clone(), Arc::clone(&health.violations));
+            Probe::new(client.clone(), stream, destinations.clone(), violations)
+        };
+        let verified = Arc::clone(&publisher).verify(probe(), options.clone());
+        let monitor = Monitor::new(probe(), options.clone(), Arc::clone(&health));
         let tasks = [
             supervisor.spawn("nats acks", Arc::clone(&publisher).receive_acks(acks)),
             supervisor.spawn("nats ack timeouts", Arc::clone(&publisher).expire()),
-            supervisor.spawn("nats monitor", Monitor::new(probe, Arc::clone(&health)).run()),
+            supervisor.spawn("nats verification", verified),
+            supervisor.spawn("nats monitor", monitor.run()),
             supervisor.spawn("nats health", health.reconcile_periodically(client)),
         ];
         Ok(Arc::new(Self { publisher, link, content_mode, tasks }))
@@ -88,8 +98,8 @@ impl Bus for Nats {
 
     fn publish(&self, message: Message, handle: PublishHandle) {
         let Link { client, health, stream } = &*self.link;
-        if let Some(detail) = health.unavailable_reason(client.connection_state()) {
-            return handle.settle(Err(PublishError::Unavailable { detail }));
+        if let Err(error) = health.may_publish(client.connection_state()) {
+            return handle.settle(Err(error));
         }
         match record::encode_record(&message, self.content_mode, stream) {
             Ok(record) => {
@@ -105,6 +115,14 @@ impl Bus for Nats {
 
     fn not_ready_reason(&self) -> Option<Arc<str>> {
         self.link.health.not_ready_reason(self.link.client.connection_state())
+    }
+
+    fn warning(&self) -> Option<Arc<str>> {
+        self.link.health.warning()
+    }
+
+    fn data_losses(&self) -> u64 {
+        self.link.health.data_losses()
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

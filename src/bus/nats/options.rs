@@ -18,6 +18,8 @@ pub struct Options {
     pub cert_file: Option<PathBuf>,
     /// PEM file with the client's key.
     pub key_file: Option<PathBuf>,
+    /// Whether addresses that the cluster tells of are left out.
+    pub ignore_discovered_servers: bool,
     /// How long an ack is awaited.
     pub publish_timeout: Duration,
     /// The stream that stores the events.

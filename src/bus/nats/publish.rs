@@ -13,6 +13,7 @@ use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{RetentionPolicy, State as Contents};
 use async_nats::{Client, StatusCode, SubscribeError, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
@@ -23,6 +24,9 @@ use tokio::time::{Instant, sleep_until};
 use super::connect::MAX_IN_FLIGHT;
 use super::errors::{Circumstances, Failure};
 use super::health::Health;
+use super::options::Options;
+use super::permissions::Violation;
+use super::probe::{NoInfo, Probe};
 use super::record::Record;
 use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
 
@@ -45,7 +49,21 @@ pub(super) struct Publisher {
     in_flight: Mutex<BTreeMap<u64, (Instant, InFlight)>>,
     /// The connection was lost while a message was enqueued.
     lost_while_enqueuing: Notify,
+    /// Messages whose result is verified first, at most those in flight.
+    doubted: Mutex<Vec<(InFlight, Doubt)>>,
+    doubt: Notify,
 }
+
+/// A result that is verified before it is reported.
+enum Doubt {
+    /// The server takes the message for a repeat of the one with this sequence, which may have been deleted.
+    Duplicate(u64),
+    /// The client takes the message for too large, by the limit that the server had when it was connected.
+    TooLarge(String),
+}
+
+/// The limit of another server, or of a changed configuration, is asked for at most so often.
+const LIMIT_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Publisher {
     /// Subscribes to acks, which [`Self::receive_acks`] receives. Each is awaited for at most `timeout`.
@@ -55,8 +73,10 @@ impl Publisher {
     ) -> Result<(Arc<Self>, Subscriber), SubscribeError> {
         let inbox = link.client.new_inbox();
         let acks = link.client.subscribe(format!("{inbox}.*")).await?;
-        let (next_token, in_flight, lost_while_enqueuing) = Default::default();
-        Ok((Arc::new(Self { link, inbox, next_token, timeout, in_flight, lost_while_enqueuing }), acks))
+        let (next_token, in_flight, lost_while_enqueuing, doubted, doubt) = Default::default();
+        let publisher =
+            Self { link, inbox, next_token, timeout, in_flight, lost_while_enqueuing, doubted, doubt };
+        Ok((Arc::new(publisher), acks))
     }
 
     /// Settles each message by its reply.
@@ -66,8 +86,49 @@ impl Publisher {
             // None for a late ack: its message has timed out, and the retry is a duplicate.
             let Some(entry) = token.and_then(|token| self.remove(token)) else { continue };
             match read_ack(&reply, &self.link.stream) {
-                Ok(ack) => entry.acknowledge(ack.duplicate),
+                Ok(ack) if ack.duplicate => self.verify_first(entry, Doubt::Duplicate(ack.sequence)),
+                Ok(ack) => entry.acknowledge(ack.sequence, false),
                 Err(failure) => entry.fail(&failure),
+            }
+        }
+    }
+
+    fn verify_first(&self, entry: InFlight, doubt: Doubt) {
+        self.doubted.lock().push((entry, doubt));
+        self.doubt.notify_one();
+    }
+
+    /// Reports the results that are verified first. `options` are for a second connection.
+    pub(super) async fn verify(self: Arc<Self>, probe: Probe, options: Options) {
+        let mut limit_known_at = None::<Instant>;
+        loop {
+            self.doubt.notified().await;
+            let doubted = std::mem::take(&mut *self.doubted.lock());
+            let (duplicates, too_large): (Vec<_>, Vec<_>) =
+                doubted.into_iter().partition(|(_, doubt)| matches!(doubt, Doubt::Duplicate(_)));
+            if !duplicates.is_empty() {
+                verify_duplicates(&probe, duplicates).await;
+            }
+            if too_large.is_empty() {
+                continue;
+            }
+            let mut raised = false;
+            if limit_known_at.is_none_or(|at| at.elapsed() > LIMIT_INTERVAL) {
+                limit_known_at = Some(Instant::now());
+                let known = self.link.client.max_payload();
+                let fresh = Probe::connect(&options, Vec::new()).await;
+                raised = fresh.is_ok_and(|fresh| fresh.is_ok_and(|fresh| fresh.client.max_payload() > known));
+            }
+            if raised {
+                tracing::info!("nats: the server accepts larger messages than before: reconnecting");
+                // A client that has ended is not connected either.
+                let _ = self.link.client.force_reconnect().await;
+            }
+            for (entry, doubt) in too_large {
+                match doubt {
+                    Doubt::TooLarge(error) if !raised => entry.fail(&Failure::TooLarge(error)),
+                    _ => entry.fail(&Failure::ConnectionLost),
+                }
             }
         }
     }
@@ -87,7 +148,8 @@ impl Publisher {
             tokio::select! {
                 () = health.lost_since(losses) => {}
                 () = self.lost_while_enqueuing.notified() => {}
-                () = violations.next() => {}
+                // The sender outlives the wait.
+                _ = violations.changed() => {}
                 () = sleep_until(next) => {}
             }
         }
@@ -133,7 +195,10 @@ impl Publisher {
             // The queue is full; nothing was enqueued.
             None => Some(Failure::Busy),
             Some(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Some(Failure::TooLarge(error.to_string()))
+                if let Some(entry) = self.remove(token) {
+                    self.verify_first(entry, Doubt::TooLarge(error.to_string()));
+                }
+                return;
             }
             Some(Err(error)) => Some(Failure::Other(error.to_string())),
         };
@@ -178,11 +243,16 @@ impl InFlight {
         if health.losses() != self.losses {
             return Some(Failure::ConnectionLost);
         }
-        let advice = health.violations.since(self.violations, &self.destination.subject);
-        advice.map(Failure::NotPermitted)
+        let violation = health.violations.since(self.violations, &self.destination.subject);
+        violation.map(|violation| Failure::NotPermitted(violation.advice()))
     }
 
-    fn acknowledge(self, duplicate: bool) {
+    fn acknowledge(self, sequence: u64, duplicate: bool) {
+        let Destination { subject, .. } = &*self.destination;
+        tracing::debug!(stream = &*self.link.stream, %subject, sequence, duplicate, "nats: acknowledged");
+        if !duplicate {
+            self.link.health.acknowledged(sequence);
+        }
         self.settle(Ok(Ack { duplicate }));
     }
 
@@ -197,8 +267,10 @@ impl InFlight {
     }
 
     fn settle(mut self, result: PublishResult) {
-        if matches!(result, Err(PublishError::Refused { .. })) {
-            self.link.health.nudge_monitor();
+        match result {
+            Err(PublishError::Refused { .. }) => self.link.health.nudge_monitor(),
+            Err(PublishError::Timeout { .. }) => self.link.health.timed_out(),
+            _ => {}
         }
         if let Some(handle) = self.handle.take() {
             handle.settle(result);
@@ -212,6 +284,42 @@ impl Drop for InFlight {
         drop(self.handle.take());
         self.link.health.settled();
     }
+}
+
+/// Acknowledges the messages that the stream takes for repeats, if it still has what they repeat. Where consumed
+/// messages are deleted, or the stream may not be asked, the server is believed.
+async fn verify_duplicates(probe: &Probe, duplicates: Vec<(InFlight, Doubt)>) {
+    let mut info = probe.info(false).await;
+    if let Ok(Response::Ok(found)) = &info
+        && found.state.deleted_count.is_some_and(|count| count > 0)
+    {
+        info = probe.info(true).await;
+    }
+    for (entry, doubt) in duplicates {
+        let Doubt::Duplicate(sequence) = doubt else { continue };
+        let failure = match &info {
+            Ok(Response::Ok(info))
+                if info.config.retention == RetentionPolicy::Limits && !has(&info.state, sequence) =>
+            {
+                Failure::Gone { sequence, window: info.config.duplicate_window }
+            }
+            Ok(Response::Ok(_))
+            | Err(NoInfo::Denied(Violation::Publish(_) | Violation::ReservedReply(_))) => {
+                entry.acknowledge(sequence, true);
+                continue;
+            }
+            Ok(Response::Err { error }) => Failure::Server(error.clone()),
+            Err(NoInfo::Denied(violation)) => Failure::NotPermitted(violation.advice()),
+            Err(NoInfo::Silent(error)) => Failure::Other(format!("a repeat cannot be verified: {error}")),
+        };
+        entry.fail(&failure);
+    }
+}
+
+/// Whether a stream with these contents has the message.
+fn has(contents: &Contents, sequence: u64) -> bool {
+    let deleted = contents.deleted.as_ref().is_some_and(|deleted| deleted.contains(&sequence));
+    (contents.first_sequence..=contents.last_sequence).contains(&sequence) && !deleted
 }
 
 /// The ack of the expected stream, or why the reply is none.

@@ -1,61 +1,54 @@
-//! The stream: what it should be, whether it is, and the monitor that checks it for `serve`.
+//! The stream: what it should be, and whether it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
-use async_nats::connection::State;
-use async_nats::jetstream::Context;
-use async_nats::jetstream::context::{
-    ContextBuilder, GetStreamByNameErrorKind, RequestError, RequestErrorKind,
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, PersistenceMode, RetentionPolicy, StorageType,
 };
-use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::{Config, Info, RetentionPolicy, StorageType};
 use humantime::format_duration;
 
-use super::errors::Violations;
-use super::health::Health;
-use super::options::{Ensure, Stream};
+use super::options::Stream;
 use crate::pipeline::publish::Destination;
 
-/// One request to JetStream.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// JetStream's error code for a stream that does not exist.
-const STREAM_NOT_FOUND: u64 = 10059;
-
-/// How often an invalid stream is probed.
-const INVALID_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often a valid stream is probed without a nudge.
-const VALID_INTERVAL: Duration = Duration::from_secs(3600);
-
-/// Nudges within this cause one probe.
-const NUDGE_DELAY: Duration = Duration::from_millis(20);
+/// How long the sender retries a delivery.
+const RETRIES: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// What a probe found.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct Findings {
     /// No stream of that name exists.
     pub missing: bool,
+    /// Another stream accepts the subjects, so that none can be created.
+    pub taken: bool,
     /// The stream, if it can be read.
-    pub config: Option<Config>,
+    pub info: Option<Box<Info>>,
     /// Why events cannot be stored, each with what to do.
     pub invalid: Vec<String>,
+    /// Whether nothing may be published, because an ack would be worth nothing.
+    pub refuse: bool,
+    /// What may lose events that the stream has acknowledged, each with what to set.
+    pub warnings: Vec<String>,
     /// What differs from the configuration but does not keep events from being stored.
     pub differences: Vec<String>,
-    /// Subjects that the stream does not accept.
-    pub uncovered: Vec<Arc<str>>,
 }
 
 impl Findings {
-    fn invalid(reason: String) -> Self {
+    pub(super) fn invalid(reason: String) -> Self {
         Self { invalid: vec![reason], ..Self::default() }
     }
 }
 
+/// Every subject of these destinations, once.
+pub(super) fn every_subject(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
+    let mut subjects: Vec<_> = destinations.iter().map(|to| Arc::clone(&to.subject)).collect();
+    subjects.sort();
+    subjects.dedup();
+    subjects
+}
+
 /// The subjects of a stream that is created: `<address>.>`, and the address itself where events go there.
-fn subjects(destinations: &[Arc<Destination>]) -> Vec<String> {
+pub(super) fn subjects(destinations: &[Arc<Destination>]) -> Vec<String> {
     let pattern = |to: &Arc<Destination>| match to.subject == to.address {
         true => to.subject.to_string(),
         false => format!("{}.>", to.address),
@@ -84,21 +77,98 @@ pub(in crate::bus) fn stream_config(options: &Stream, destinations: &[Arc<Destin
 }
 
 /// Compares a stream with the configuration.
-fn compare(actual: Config, options: &Stream, destinations: &[Arc<Destination>]) -> Findings {
-    let mut invalid = Vec::new();
-    if actual.mirror.is_some() || actual.sealed {
-        invalid.push("it is a mirror or sealed and accepts no messages: name another stream".into());
+pub(super) fn compare(info: Info, clustered: bool, options: &Stream) -> Findings {
+    let config = &info.config;
+    let unusable = [
+        (config.mirror.is_some(), "it is a mirror and accepts no messages: name another stream"),
+        (config.sealed, "it is sealed and accepts no messages: name another stream"),
+        (config.no_ack, "its acks are turned off (no_ack): turn them on"),
+        (
+            config.persist_mode == Some(PersistenceMode::Async),
+            "its persist_mode is async: events are acknowledged before they are stored, and are lost when the server \
+             is killed: create it anew with persist_mode default",
+        ),
+        (
+            config.allow_message_counter,
+            "it is a counter (allow_msg_counter) and accepts no events: name another stream",
+        ),
+    ];
+    let unusable = unusable.into_iter().filter(|(found, _)| *found);
+    let mut invalid: Vec<String> = unusable.map(|(_, reason)| reason.to_owned()).collect();
+    let refuse = !invalid.is_empty();
+    if info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) {
+        invalid.push("it has no leader: bring back the servers that hold its replicas".into());
     }
-    if actual.no_ack {
-        invalid.push("its acks are turned off (no_ack): turn them on".into());
+    let limits = [
+        ("max_msgs", config.max_messages, info.state.messages),
+        ("max_bytes", config.max_bytes, info.state.bytes),
+    ];
+    let is_full = |limit: i64, held: u64| u64::try_from(limit).is_ok_and(|limit| limit > 0 && held >= limit);
+    for (name, limit, held) in limits {
+        if config.discard == DiscardPolicy::New && is_full(limit, held) {
+            invalid.push(format!(
+                "it is full, and refuses new messages: raise its {name} of {limit}, or delete messages"
+            ));
+        }
     }
-    let covered = |to: &&Arc<Destination>| actual.subjects.iter().any(|pattern| covers(pattern, &to.subject));
-    let uncovered = destinations.iter().filter(|to| !covered(to));
-    let mut uncovered: Vec<_> = uncovered.map(|to| Arc::clone(&to.subject)).collect();
-    uncovered.sort();
-    uncovered.dedup();
-    let differences = differences(&actual, options);
-    Findings { missing: false, invalid, differences, uncovered, config: Some(actual) }
+    Findings {
+        warnings: warnings(config, clustered),
+        differences: differences(config, options),
+        invalid,
+        refuse,
+        info: Some(Box::new(info)),
+        ..Findings::default()
+    }
+}
+
+/// What may lose events that the stream has acknowledged, each with what to set.
+fn warnings(config: &Config, clustered: bool) -> Vec<String> {
+    let mut found = Vec::new();
+    if config.storage != StorageType::File {
+        found.push(
+            "storage is memory: a restart of the server loses its events: create the stream anew with storage file"
+                .to_owned(),
+        );
+    }
+    if config.retention != RetentionPolicy::Limits {
+        let retention = config.retention;
+        found.push(format!(
+            "retention is {retention:?}: the server deletes events that are consumed, or that no consumer waits for: \
+             set retention to limits"
+        ));
+    }
+    if clustered && config.num_replicas < 2 {
+        found.push(
+            "it has one replica in a cluster: the loss of one server loses its events: set num_replicas to 3"
+                .into(),
+        );
+    }
+    let new_per_subject = config.discard == DiscardPolicy::New && config.discard_new_per_subject;
+    for (name, limit, keeps) in [
+        ("max_msgs", config.max_messages, config.discard == DiscardPolicy::New),
+        ("max_bytes", config.max_bytes, config.discard == DiscardPolicy::New),
+        ("max_msgs_per_subject", config.max_messages_per_subject, new_per_subject),
+    ] {
+        if limit > 0 && !keeps {
+            found.push(format!(
+                "{name} is {limit}: the server deletes the oldest events beyond it, read or not: set {name} to -1"
+            ));
+        }
+    }
+    if !config.max_age.is_zero() && config.max_age < RETRIES {
+        found.push(format!(
+            "max_age is {}: events that no consumer reads within it are lost: set max_age to 72h, the time for which the \
+             sender retries, or more",
+            format_duration(config.max_age)
+        ));
+    }
+    if config.subject_transform.is_some() {
+        found.push(
+            "subject_transform stores events under other subjects: consumers of theirs miss them: remove it"
+                .into(),
+        );
+    }
+    found
 }
 
 fn differences(actual: &Config, options: &Stream) -> Vec<String> {
@@ -107,13 +177,6 @@ fn differences(actual: &Config, options: &Stream) -> Vec<String> {
         false => format_duration(age).to_string(),
     };
     let mut found = Vec::new();
-    if actual.storage != StorageType::File {
-        found.push("storage is memory, not file: a restart of the server loses its events".to_owned());
-    }
-    if actual.retention != RetentionPolicy::Limits {
-        let retention = actual.retention;
-        found.push(format!("retention is {retention:?}, not limits: the server deletes consumed events"));
-    }
     if let Some(replicas) = options.replicas.filter(|replicas| *replicas != actual.num_replicas) {
         found.push(format!("replicas are {}, nats.stream.replicas is {replicas}", actual.num_replicas));
     }
@@ -129,7 +192,7 @@ fn differences(actual: &Config, options: &Stream) -> Vec<String> {
 }
 
 /// Whether a subject pattern accepts all that another accepts.
-fn covers(pattern: &str, other: &str) -> bool {
+pub(super) fn covers(pattern: &str, other: &str) -> bool {
     let mut tokens = other.split('.');
     for wanted in pattern.split('.') {
         match (wanted, tokens.next()) {
@@ -151,188 +214,10 @@ pub(super) fn some_of(subjects: &[Arc<str>]) -> String {
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
-/// Asks JetStream about the stream.
-pub(super) struct Probe {
-    client: Client,
-    context: Context,
-    options: Stream,
-    destinations: Vec<Arc<Destination>>,
-    violations: Arc<Violations>,
-}
-
-impl Probe {
-    pub(super) fn new(
-        client: Client,
-        options: Stream,
-        destinations: Vec<Arc<Destination>>,
-        violations: Arc<Violations>,
-    ) -> Self {
-        let context = ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
-        Self { client, context, options, destinations, violations }
-    }
-
-    /// Reads the stream and compares it with the configuration.
-    pub(super) async fn probe(&self) -> Result<Findings, RequestError> {
-        let name = &self.options.name;
-        let request = format!("STREAM.INFO.{name}");
-        let subject = format!("$JS.API.{request}");
-        let violation = self.violations.watch();
-        let reply: Result<Response<Info>, RequestError> = tokio::select! {
-            reply = self.context.request(request, &()) => reply,
-            // This does not keep events from being stored.
-            advice = violation.on(&subject) => return Ok(Findings {
-                differences: vec![format!(
-                    "stream {name} cannot be checked: {advice}, or set nats.stream.ensure to \"off\""
-                )],
-                ..Findings::default()
-            }),
-        };
-        match reply {
-            Ok(Response::Ok(info)) => Ok(self.existing(info.config).await),
-            Ok(Response::Err { error }) if error.error_code().0 == STREAM_NOT_FOUND => {
-                let subjects = subjects(&self.destinations).join(", ");
-                let other = self.other_stream().await;
-                let reason = format!(
-                    "stream {name} does not exist{other}: create it with the subjects {subjects}, or set \
-                     nats.stream.ensure to \"create\""
-                );
-                Ok(Findings { missing: true, ..Findings::invalid(reason) })
-            }
-            Ok(Response::Err { error }) => Ok(Findings::invalid(format!(
-                "JetStream refuses to describe stream {name}: {error}: enable JetStream for this account"
-            ))),
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(Findings::invalid(
-                "JetStream does not reply: enable it on the server, or wait until it has started".into(),
-            )),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn existing(&self, actual: Config) -> Findings {
-        let mut found = compare(actual, &self.options, &self.destinations);
-        if let Some(first) = found.uncovered.first() {
-            let name = &self.options.name;
-            let other = self.stream_of(first).await;
-            let other = other.map(|other| format!("; stream {other} accepts the first")).unwrap_or_default();
-            let uncovered = some_of(&found.uncovered);
-            found
-                .invalid
-                .push(format!("stream {name} does not accept {uncovered}{other}: add the subjects to it"));
-        }
-        found
-    }
-
-    /// Creates the stream.
-    async fn create(&self) -> Findings {
-        let name = &self.options.name;
-        match self.context.create_stream(stream_config(&self.options, &self.destinations)).await {
-            Ok(created) => {
-                tracing::info!(stream = name, "nats: stream created");
-                compare(created.cached_info().config.clone(), &self.options, &self.destinations)
-            }
-            Err(error) => {
-                let other = self.other_stream().await;
-                Findings::invalid(format!("stream {name} cannot be created: {error}{other}"))
-            }
-        }
-    }
-
-    /// Another stream that accepts some of the subjects, as a part of a sentence.
-    async fn other_stream(&self) -> String {
-        for to in &self.destinations {
-            if let Some(other) = self.stream_of(&to.subject).await {
-                return format!(" (stream {other} accepts {})", to.subject);
-            }
-        }
-        String::new()
-    }
-
-    async fn stream_of(&self, subject: &str) -> Option<String> {
-        match self.context.stream_by_subject(subject).await {
-            Ok(name) => Some(name),
-            Err(error) => {
-                if error.kind() != GetStreamByNameErrorKind::NotFound {
-                    tracing::debug!(%error, "nats: cannot find the stream of {subject}");
-                }
-                None
-            }
-        }
-    }
-}
-
-/// Probes the stream until it is valid, and again after a message was refused. Logs only changes. Never
-/// changes a stream that exists.
-pub(super) struct Monitor {
-    probe: Probe,
-    health: Arc<Health>,
-    logged: Option<Findings>,
-}
-
-impl Monitor {
-    pub(super) fn new(probe: Probe, health: Arc<Health>) -> Self {
-        Self { probe, health, logged: None }
-    }
-
-    pub(super) async fn run(mut self) {
-        if self.probe.options.ensure == Ensure::Off {
-            self.health.mark_valid();
-            // A supervised task that returned would end the process.
-            return std::future::pending().await;
-        }
-        loop {
-            let interval = match self.probe.client.connection_state() {
-                State::Connected => self.check().await,
-                State::Pending | State::Disconnected => VALID_INTERVAL,
-            };
-            self.health.nudged(interval).await;
-            if interval == VALID_INTERVAL {
-                tokio::time::sleep(NUDGE_DELAY).await;
-            }
-        }
-    }
-
-    /// Probes once, and creates a missing stream if configured; returns the time to the next probe.
-    async fn check(&mut self) -> Duration {
-        let found = match self.probe.probe().await {
-            Ok(found) if found.missing && self.probe.options.ensure == Ensure::Create => {
-                self.probe.create().await
-            }
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(%error, "nats: cannot probe the stream");
-                return INVALID_INTERVAL;
-            }
-        };
-        let valid = found.invalid.is_empty();
-        match valid {
-            true => self.health.mark_valid(),
-            false => self.health.mark_invalid(&found.invalid),
-        }
-        self.log(found);
-        if valid { VALID_INTERVAL } else { INVALID_INTERVAL }
-    }
-
-    fn log(&mut self, found: Findings) {
-        if self.logged.as_ref() == Some(&found) {
-            return;
-        }
-        let stream = &self.probe.options.name;
-        for reason in &found.invalid {
-            tracing::error!(stream, "nats: the stream cannot store events: {reason}");
-        }
-        if !found.differences.is_empty() {
-            let differences = found.differences.join("; ");
-            tracing::warn!(stream, "nats: the stream differs from the configuration: {differences}");
-        }
-        if found.invalid.is_empty() {
-            tracing::info!(stream, "nats: the stream accepts every event");
-        }
-        self.logged = Some(found);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::bus::nats::Options;
 
@@ -376,38 +261,85 @@ mod tests {
         assert_eq!(subjects(&nested), ["a.>"]);
     }
 
-    #[test]
-    fn created_stream_has_no_findings() {
-        let options = Options::new(["x"]).stream;
-        let created = stream_config(&options, &usual());
-        assert_eq!(
-            compare(created.clone(), &options, &usual()),
-            Findings { config: Some(created), ..Findings::default() }
-        );
+    fn info(config: Config) -> Info {
+        let info = json!({
+            "config": config, "created": "2026-01-02T03:04:05Z",
+            "state": {
+                "messages": 10, "bytes": 100, "first_seq": 1, "first_ts": "2026-01-02T03:04:05Z", "last_seq": 10,
+                "last_ts": "2026-01-02T03:04:05Z", "consumer_count": 0,
+            },
+        });
+        serde_json::from_value(info).unwrap()
     }
 
     #[test]
-    fn every_difference_is_found() {
+    fn created_stream_has_no_findings() {
+        let options = Options::new(["x"]).stream;
+        let found = compare(info(stream_config(&options, &usual())), false, &options);
+        assert_eq!([found.invalid, found.warnings, found.differences].concat(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_setting_that_loses_acknowledged_events_is_a_warning() {
+        let table: [(&str, fn(&mut Config)); 7] = [
+            ("storage is memory", |config| config.storage = StorageType::Memory),
+            ("retention is WorkQueue", |config| config.retention = RetentionPolicy::WorkQueue),
+            ("max_msgs is 9", |config| config.max_messages = 9),
+            ("max_bytes is 9", |config| config.max_bytes = 9),
+            ("max_msgs_per_subject is 1", |config| config.max_messages_per_subject = 1),
+            ("max_age is 1h", |config| config.max_age = Duration::from_secs(3600)),
+            ("subject_transform", |config| {
+                config.subject_transform = serde_json::from_str(r#"{"src":"a","dest":"b"}"#).unwrap();
+            }),
+        ];
+        let options = Options::new(["x"]).stream;
+        for (words, change) in table {
+            let mut config = stream_config(&options, &usual());
+            change(&mut config);
+            let found = compare(info(config), false, &options);
+            assert!(found.invalid.is_empty() && found.warnings.len() == 1, "{words}: {found:?}");
+            assert!(found.warnings[0].contains(words), "{:?}", found.warnings);
+        }
+        let one_replica = compare(info(stream_config(&options, &usual())), true, &options);
+        assert!(one_replica.warnings[0].contains("num_replicas"), "{one_replica:?}");
+    }
+
+    #[test]
+    fn every_setting_that_keeps_events_out_is_an_error() {
+        let table: [(&str, bool, fn(&mut Config)); 5] = [
+            ("persist_mode is async", true, |config| config.persist_mode = Some(PersistenceMode::Async)),
+            ("no_ack", true, |config| config.no_ack = true),
+            ("sealed", true, |config| config.sealed = true),
+            ("counter", true, |config| config.allow_message_counter = true),
+            ("raise its max_msgs of 10", false, |config| {
+                (config.max_messages, config.discard) = (10, DiscardPolicy::New);
+            }),
+        ];
+        let options = Options::new(["x"]).stream;
+        for (words, refuse, change) in table {
+            let mut config = stream_config(&options, &usual());
+            change(&mut config);
+            let found = compare(info(config), false, &options);
+            assert!(found.invalid.len() == 1 && found.invalid[0].contains(words), "{words}: {found:?}");
+            assert_eq!((found.refuse, found.warnings), (refuse, vec![]), "{words}");
+        }
+    }
+
+    #[test]
+    fn every_difference_from_the_configuration_is_found() {
         let mut options = Options::new(["x"]).stream;
         let mut actual = stream_config(&options, &usual());
         options.replicas = Some(3);
-        actual.storage = StorageType::Memory;
-        actual.retention = RetentionPolicy::WorkQueue;
         actual.duplicate_window = Duration::from_secs(120);
         actual.max_age = Duration::ZERO;
-        actual.subjects = vec!["attio.record.*".into()];
-        let found = compare(actual.clone(), &options, &usual());
         assert_eq!(
-            found.uncovered,
-            ["attio.quarantine", "attio.unknown", "crm.notes.created"].map(Arc::from)
+            compare(info(actual), false, &options).differences,
+            [
+                "replicas are 1, nats.stream.replicas is 3",
+                "duplicate_window is 2m, nats.stream.duplicate_window is 2h",
+                "max_age is unlimited, nats.stream.max_age is 7days",
+            ]
         );
-        assert_eq!(found.invalid, Vec::<String>::new());
-        assert_eq!(found.differences.len(), 5, "{:?}", found.differences);
-        assert_eq!(found.differences[3], "duplicate_window is 2m, nats.stream.duplicate_window is 2h");
-        assert_eq!(found.differences[4], "max_age is unlimited, nats.stream.max_age is 7days");
-        actual.no_ack = true;
-        actual.sealed = true;
-        assert_eq!(compare(actual.clone(), &options, &usual()).invalid.len(), 2);
     }
 
     #[test]

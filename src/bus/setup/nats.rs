@@ -69,6 +69,8 @@ impl Nats {
                 "retention": "limits",
                 "storage": "file",
                 "discard": "old",
+                "persist_mode": "default",
+                "no_ack": false,
                 "num_replicas": wanted.num_replicas,
                 "max_age": nanoseconds(wanted.max_age),
                 "duplicate_window": nanoseconds(wanted.duplicate_window),

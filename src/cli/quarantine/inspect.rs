@@ -9,14 +9,14 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
-use terminal_size::terminal_size_of;
 
 use super::Exit;
 use super::NOTHING;
 use super::select::{Selection, failed};
-use crate::cli::bus_session::{Session, write_line};
+use crate::cli::bus_session::Session;
 use crate::cli::event_line::short;
-use crate::cli::{fail, print, say, table};
+use crate::cli::output::{self, render, terminal_columns, write_line};
+use crate::cli::{fail, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine_reader::Stored;
 use crate::consumer::quarantined::{Entry, Quarantined, hint};
@@ -47,8 +47,7 @@ pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, 
         print(format_args!("{:#}\n", Value::from_iter(entries.map(entry_json))));
     } else {
         let entries: Vec<_> = entries.collect();
-        let columns = terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
-        print(entry_table(&entries, columns));
+        print(entry_table(&entries, terminal_columns()));
         match entries.len() {
             0 => {}
             1 => say("1 record"),
@@ -83,7 +82,7 @@ fn entry_table(entries: &[&Entry], columns: Option<usize>) -> String {
         return format!("{NOTHING}\n");
     }
     let whole = new_table(entries, |entry| (entry.id.clone(), timestamp(entry.received_at)));
-    let text = table::render(&whole);
+    let text = render(&whole);
     let Some(columns) = columns.map(|columns| columns.max(MIN_COLUMNS)) else { return text };
     if text.lines().all(|line| line.chars().count() <= columns) {
         return text;
@@ -100,7 +99,7 @@ fn entry_table(entries: &[&Entry], columns: Option<usize>) -> String {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
-    table::render(&narrow)
+    render(&narrow)
 }
 
 fn new_table(entries: &[&Entry], id_and_time: impl Fn(&Entry) -> (String, Option<String>)) -> Table {
@@ -116,7 +115,7 @@ fn new_table(entries: &[&Entry], id_and_time: impl Fn(&Entry) -> (String, Option
         ]
     };
     let rows: Vec<_> = entries.iter().map(row).collect();
-    let mut table = table::new(["ID", "TIME", "REASON", "SOURCE", "BYTES", "KEY"], &rows);
+    let mut table = output::new_table(["ID", "TIME", "REASON", "SOURCE", "BYTES", "KEY"], &rows);
     if let Some(bytes) = table.column_mut(4) {
         bytes.set_cell_alignment(CellAlignment::Right);
     }

@@ -11,7 +11,7 @@ use super::bus_session;
 use crate::config::Input;
 
 const AFTER_HELP: &str = "\
-Example: list what is quarantined and why, then replay one after the cause is fixed
+Example: what is quarantined and why, and a replay once the cause is fixed
   attio-bridge quarantine list --from 24h
   attio-bridge quarantine show 9d5ee6c0
   attio-bridge quarantine replay 9d5ee6c0 --dry-run
@@ -22,7 +22,7 @@ const NOTHING: &str = "no quarantined events";
 
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

@@ -20,13 +20,15 @@ use super::select::{Selection, failed};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
-use crate::cli::bus_session::{Session, paint};
+use crate::cli::bus_session::Session;
+use crate::cli::output::paint;
 use crate::cli::parsers::{key, read, unreadable};
 use crate::cli::progress::Progress;
 use crate::cli::{confirm, fail, say};
 use crate::consumer::quarantine_reader::Bodies;
 use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
+use crate::paint::{BAD, DIM, GOOD, KNOWN};
 use crate::pipeline::publish::{Bus, BusState};
 use crate::printable::line as escaped;
 use crate::supervise::Supervisor;
@@ -336,13 +338,14 @@ fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
     let paint = paint();
     let word = replayed.ending.word();
     let word = match replayed.ending {
-        Ending::Failed | Ending::Refused | Ending::Unplaced => paint.bad(word),
-        Ending::Published if arguments.dry_run => paint.good("would be published"),
-        Ending::Published => paint.good(word),
-        Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.known(word),
+        Ending::Failed | Ending::Refused | Ending::Unplaced => paint.with(BAD, word),
+        Ending::Published if arguments.dry_run => paint.with(GOOD, "would be published"),
+        Ending::Published => paint.with(GOOD, word),
+        Ending::Duplicate | Ending::Filtered | Ending::Empty => paint.with(KNOWN, word),
     };
     let why = replayed.why.as_deref().map(|why| format!(": {}", escaped(why))).unwrap_or_default();
-    let mut out = format!("{} {} {word}{why}\n", escaped(&item.name), paint.dim(&escaped(&item.reason)));
+    let mut out =
+        format!("{} {} {word}{why}\n", escaped(&item.name), paint.with(DIM, &escaped(&item.reason)));
     if replayed.ending == Ending::Published {
         for event in &replayed.events {
             out +=

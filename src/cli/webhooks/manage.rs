@@ -1,12 +1,10 @@
 //! `webhooks list`, `get`, `create`, `update` and `delete`.
 
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
-use terminal_size::{Width, terminal_size_of};
 use uuid::Uuid;
 
 use super::secret_output::{self, Fallback, SecretOutput};
@@ -14,7 +12,7 @@ use super::{Exit, Failure, Session, confirm, print, say, target};
 use crate::attio::filter::{self, Resolver, key, keys};
 use crate::attio::{Client, Subscription, Webhook};
 use crate::catalog::{self, EVENT_TYPES, Kind};
-use crate::cli::table::table;
+use crate::cli::output::{table, terminal_columns};
 use crate::printable::line;
 
 #[derive(Args)]
@@ -44,9 +42,11 @@ pub struct Get {
 #[derive(Args)]
 #[command(after_help = "\
 Examples: the secret in a file, or in a Kubernetes Secret
-  attio-bridge webhooks create --target-url https://hooks.example.com/webhooks/attio \\
+  attio-bridge webhooks create \\
+    --target-url https://hooks.example.com/webhooks/attio \\
     --event record.created --event note.created --secret-file attio.secret
-  attio-bridge webhooks create --target-url https://hooks.example.com/webhooks/attio \\
+  attio-bridge webhooks create \\
+    --target-url https://hooks.example.com/webhooks/attio \\
     --event record.updated --filter '{\"object\":\"deals\",\"attribute\":\"stage\"}' \\
     --secret-format kubernetes --secret-name attio-bridge | kubectl apply -f -")]
 pub struct Create {
@@ -149,7 +149,7 @@ pub async fn list(session: &Session, List { json }: &List) -> Result<Exit, Failu
     match json {
         true => print(format_args!("{:#}\n", json!(webhooks))),
         false => {
-            let width = terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns));
+            let width = terminal_columns();
             print(list_text(&webhooks, width));
         }
     }

@@ -12,7 +12,8 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::{Exit, print, problems, say, warn};
+use super::config::print_problems;
+use super::{Exit, print, say, warn};
 use crate::app::logging::{self, Log};
 use crate::attio::{self, Client, filter, rotate as rotation, secret};
 use crate::config::{self, Input, LogFormat, LogOptions};
@@ -115,7 +116,7 @@ pub fn run(input: &Input, Arguments { verb }: Arguments) -> Exit {
 fn with_session(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> Exit {
     start(input, verb).unwrap_or_else(|failure| {
         match &failure {
-            Failure::Configuration(problems) => problems::print(problems),
+            Failure::Configuration(problems) => print_problems(problems),
             failure => say(format_args!("error: {failure}")),
         }
         failure.exit()

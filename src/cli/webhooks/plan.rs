@@ -12,13 +12,14 @@ use super::{Exit, Failure, Session, confirm, is_secret_of, print, say};
 use crate::attio::filter::{Resolver, keys};
 use crate::attio::plan::{Change, Plan, Step, Wanted};
 use crate::attio::{Webhook, WebhookOptions};
-use crate::cli::{no_color, say_styled};
+use crate::cli::output::{no_color, say_styled};
 use crate::paint::Paint;
 
 #[derive(Args)]
 #[command(after_help = "\
 Example: has anybody changed the webhooks by hand?
-  attio-bridge webhooks plan --check --config bridge.toml || echo \"exit $?: 3 means yes\"")]
+  attio-bridge webhooks plan --check --config bridge.toml \\
+    || echo \"exit $?: 3 means yes\"")]
 pub struct PlanArguments {
     /// Exit 3 if anything differs from the configuration
     #[arg(long)]

@@ -24,10 +24,14 @@ const PREVIOUS: &str = "previous";
 #[command(after_help = "\
 The source needs two secrets with files; the webhook's secret_file is the first one's. At the start the
 second file may have the same contents; it is overwritten, so it must not be another webhook's:
-  secrets = [{ label = \"current\", file = \"attio.secret\" }, { label = \"previous\", file = \"attio.previous\" }]
+  secrets = [
+    { label = \"current\", file = \"attio.secret\" },
+    { label = \"previous\", file = \"attio.previous\" },
+  ]
 After an interruption the same command resumes.
 Example:
-  attio-bridge webhooks rotate production --metrics http://127.0.0.1:8081/metrics --config bridge.toml")]
+  attio-bridge webhooks rotate production --config bridge.toml \\
+    --metrics http://127.0.0.1:8081/metrics")]
 pub struct Arguments {
     /// The webhook's name in the configuration, or its id
     #[arg(value_name = "NAME|ID")]

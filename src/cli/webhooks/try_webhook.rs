@@ -32,7 +32,8 @@ use crate::pipeline::route::Routes;
 the end. The key needs record_permission:read-write and webhook:read-write.
 Example: with a tunnel to the bridge on this machine
   ngrok http 8080
-  attio-bridge webhooks try --target-url https://abc123.ngrok.io/webhooks/attio --secret-file try.secret")]
+  attio-bridge webhooks try --secret-file try.secret \\
+    --target-url https://abc123.ngrok.io/webhooks/attio")]
 pub struct Arguments {
     /// The tunnel's address, ending in /webhooks/SOURCE
     #[arg(long, value_name = "URL", value_parser = target)]

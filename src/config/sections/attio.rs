@@ -1,6 +1,7 @@
 //! `[attio]` and `[[webhooks]]`: for the verbs that call Attio; `serve` never does.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
@@ -9,12 +10,12 @@ use super::sources::{is_known_type, unknown_type};
 use super::{INSTANT, value};
 use crate::attio::types::normalized;
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
+use crate::config::SecretFile;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
-use crate::config::keys::keys;
 use crate::config::kinds::{
     Boolean, Description, FilePath, Form, Kind, Parsed, Pattern, Secret, Text, TimeSpan,
 };
-use crate::config::section::Section;
+use crate::config::section::{Section, keys};
 use crate::config::tree::{Node, Value};
 
 const URL: Pattern = Pattern {
@@ -34,18 +35,15 @@ fn is_url(text: &str, scheme: &str) -> bool {
     rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(char::is_whitespace))
 }
 
-/// What webhooks are.
 pub const DOC: &str = "\
 Webhooks that should exist at Attio, for the verbs that manage them. One table each.
 `attio-bridge webhooks plan` shows how Attio differs, `attio-bridge webhooks apply` changes Attio.";
 
-/// What subscriptions are.
 pub const SUBSCRIPTIONS_DOC: &str = "\
 What Attio sends. Required. A filter is Attio's own, or by slug: { list = \"sales_pipeline\" },
 { object = \"deals\", attribute = \"stage\" }.";
 
 keys! {
-    /// The keys of `[attio]`.
     Attio {
         /// Key of Attio's API; also ATTIO_API_KEY or ATTIO_API_KEY_FILE.
         api_key: Secret like "change-me";
@@ -58,7 +56,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[[webhooks]]`.
     Webhook {
         /// A name of your own, unique.
         name: Text required "production";
@@ -74,7 +71,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of an entry of `subscriptions`.
     SubscriptionKeys {
         /// Type of the events.
         event_type: Text required "record.created";
@@ -105,11 +101,31 @@ impl Kind for Object {
     }
 }
 
-/// Reads `[attio]`.
 pub fn options(section: &mut Section<'_>) -> Options {
     let keys = Attio::read(section);
     let api_url = keys.api_url.value.trim_end_matches('/').to_owned();
     Options { api_key: value(keys.api_key), api_url, timeout: keys.timeout.value }
+}
+
+/// Warns of a `secret_file` that is no secret of its source: what Attio signs with its content would be refused.
+pub fn check_secret_files(diagnostics: &Diagnostics, webhooks: &[WebhookOptions], files: &[SecretFile]) {
+    fn same(a: &Path, b: &Path) -> bool {
+        let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+        a == b || whole(a) == whole(b)
+    }
+    for (index, webhook) in webhooks.iter().enumerate() {
+        let Some(path) = &webhook.secret_file else { continue };
+        if files.iter().any(|file| file.source == webhook.source && same(&file.path, path)) {
+            continue;
+        }
+        let (key, name, file) = (format!("webhooks[{index}].secret_file"), &webhook.source, path.display());
+        let message = format!(
+            "is no secret of source {name}, which would refuse with 401 what Attio signs with it; add {{ label = \
+             \"{}\", file = \"{file}\" }} to sources.{name}.secrets, or name one of its files here",
+            webhook.name
+        );
+        diagnostics.warning(&key, diagnostics.origin_of(&key).as_ref(), message);
+    }
 }
 
 /// Reads `[[webhooks]]`; `sources` are the names of the sources.

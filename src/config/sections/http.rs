@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::{DAY, HOUR, INSTANT, size};
 use crate::config::diagnostics::Given;
-use crate::config::keys::keys;
 use crate::config::kinds::{Form, Integer, Pattern, TimeSpan};
-use crate::config::section::Section;
+use crate::config::section::{Section, keys};
 use crate::http::Options;
 use crate::shutdown;
 
@@ -23,7 +22,6 @@ const ADDRESS: Pattern = Pattern {
 };
 
 keys! {
-    /// The keys of `[http]`.
     Http {
         /// Address of the public listener, host:port. Port 0 takes a free one; the log line `listening`
         /// names it.
@@ -51,7 +49,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[admin]`.
     Admin {
         /// Address of the admin listener, host:port.
         listen: Form(&ADDRESS) = "0.0.0.0:8081";
@@ -59,7 +56,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[shutdown]`.
     Shutdown {
         /// How long to keep serving once /readyz answers 503, so that load balancers notice.
         delay: TimeSpan(Duration::ZERO..=HOUR) = "0s";
@@ -69,7 +65,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[runtime]`.
     Runtime {
         /// Threads that serve requests. If not set, one per core that the process may use.
         workers: Integer(1..=1024) like "4";
@@ -122,13 +117,11 @@ pub fn admin(section: &mut Section<'_>, public: Option<&Given<String>>) -> Strin
     listen.value
 }
 
-/// Reads `[shutdown]`.
 pub fn shutdown(section: &mut Section<'_>) -> shutdown::Options {
     let keys = Shutdown::read(section);
     shutdown::Options { delay: keys.delay.value, drain_timeout: keys.drain_timeout.value }
 }
 
-/// Reads `[runtime]`: the number of worker threads.
 pub fn runtime(section: &mut Section<'_>) -> Option<usize> {
     Runtime::read(section).workers.as_ref().map(size)
 }

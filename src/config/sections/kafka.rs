@@ -5,43 +5,63 @@ use std::time::Duration;
 
 use rdkafka::error::KafkaError;
 use secrecy::ExposeSecret;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{CENTURY, DAY, Entries, INSTANT, paired, readable, value};
 use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::diagnostics::{Diagnostics, Given};
 use crate::config::files;
-use crate::config::keys::keys;
 use crate::config::kinds::{
-    AnyCase, Choice, FilePath, HIDDEN, Integer, Kind, List, Scalar, Secret, Text, TimeSpan,
+    Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan, words,
 };
-use crate::config::section::Section;
+use crate::config::section::{Section, keys};
 use crate::config::tree::{Node, Table, Value};
 
-const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
-const MECHANISMS: [&str; 4] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"];
+const PROTOCOLS: [(&str, &str); 4] = words(["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]);
+const MECHANISMS: [(&str, &str); 4] = words(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]);
 const ENSURE: [(&str, Ensure); 3] =
     [("verify", Ensure::Verify), ("off", Ensure::Off), ("create", Ensure::Create)];
 
 /// librdkafka's own limit of `linger.ms`.
 const LONGEST_LINGER: Duration = Duration::from_secs(900);
 
-/// What is in `[kafka.properties]`.
 pub const PROPERTIES: Entries =
     Entries { names: Vec::new, kind: &Scalar, example: "socket.keepalive.enable = true" };
 
+/// Text, a number, or true or false; yields its text.
+pub struct Scalar;
+
+impl Kind for Scalar {
+    type Value = String;
+
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<String> {
+        let text = match &node.value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(number) => number.to_string(),
+            Value::Bool(yes) => yes.to_string(),
+            other => return Err(format!("expects text, a number, or true or false, not {}", other.kind())),
+        };
+        let json = Json::from(text.as_str());
+        Ok((text, json))
+    }
+
+    fn describe(&self) -> Description {
+        let schema = json!({ "type": ["string", "integer", "boolean"] });
+        Description::new("text, number or boolean", "", schema)
+    }
+}
+
 keys! {
-    /// The keys of `[kafka]`.
     Kafka {
         /// Brokers, host:port. Required for Kafka.
         bootstrap_servers: List like "localhost:9092";
         /// How to talk to the brokers. librdkafka's default is plaintext. The user needs Write and
         /// Describe on the topics; a rule for the prefix is enough.
-        security_protocol: AnyCase(&PROTOCOLS) like "sasl_ssl";
+        security_protocol: Choice<&'static str>(&PROTOCOLS, Case::Any) like "sasl_ssl";
         /// How to log in; needs a sasl protocol. OAUTHBEARER takes only unsecured tokens (properties
         /// enable.sasl.oauthbearer.unsecure.jwt and sasl.oauthbearer.config): this build leaves out
         /// libcurl, with which librdkafka fetches others.
-        sasl_mechanism: AnyCase(&MECHANISMS) like "SCRAM-SHA-512";
+        sasl_mechanism: Choice<&'static str>(&MECHANISMS, Case::Any) like "SCRAM-SHA-512";
         /// User name.
         sasl_username: Text like "attio-bridge";
         /// Password. Better given as ATTIO_BRIDGE__KAFKA__SASL_PASSWORD_FILE than here.
@@ -62,11 +82,10 @@ keys! {
 }
 
 keys! {
-    /// The keys of `[kafka.topics]`.
     TopicKeys {
         /// "verify": the log names a missing topic, and the bridge is not ready. "create": it is created.
         /// "off": neither.
-        ensure: Choice<Ensure>(&ENSURE) = "verify";
+        ensure: Choice<Ensure>(&ENSURE, Case::Exact) = "verify";
         /// Partitions of topics that are created, by the bridge or by what `attio-bridge topics` prints.
         /// If not set, the broker's default; likewise below.
         partitions: Integer(1..=100_000) like "6";
@@ -105,8 +124,8 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     let topics = topics(&mut section.section("topics"));
     Options {
         bootstrap_servers: value(keys.bootstrap_servers).unwrap_or_default().join(","),
-        security_protocol: value(keys.security_protocol),
-        sasl_mechanism: value(keys.sasl_mechanism),
+        security_protocol: value(keys.security_protocol).map(String::from),
+        sasl_mechanism: value(keys.sasl_mechanism).map(String::from),
         sasl_username: value(keys.sasl_username),
         sasl_password: value(keys.sasl_password),
         ca_file: value(keys.ca_file),
@@ -123,7 +142,7 @@ fn check_servers(diagnostics: &Diagnostics, servers: Option<&Given<Vec<String>>>
     let Some(given) = servers.filter(|given| !given.value.is_empty()) else {
         let message = "required for Kafka: host:port of one or more brokers, as in bootstrap_servers = \
                        \"localhost:9092\" (also ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS, comma separated)";
-        return diagnostics.required("kafka.bootstrap_servers", message);
+        return diagnostics.required("kafka.bootstrap_servers", None, message);
     };
     if let Some(message) = given.value.iter().find_map(|server| misspelt(server)) {
         diagnostics.refuse(given, message);
@@ -158,14 +177,14 @@ fn misspelt(server: &str) -> Option<String> {
         _ if !good_port => return Some("expects host:port with a port from 1 to 65535".into()),
         _ => return None,
     };
-    let protocol = scheme.map(str::to_ascii_lowercase).filter(|scheme| PROTOCOLS.contains(&scheme.as_str()));
+    let protocol =
+        scheme.map(str::to_ascii_lowercase).filter(|scheme| PROTOCOLS.iter().any(|(name, _)| name == scheme));
     let protocol = protocol.map(|name| format!(", and set kafka.security_protocol to {name:?}"));
     Some(format!("expects host:port {excess}: write {address:?}{}", protocol.unwrap_or_default()))
 }
 
-/// Checks protocol, login and files together.
 fn check_access(diagnostics: &Diagnostics, keys: &Kafka) {
-    let protocol = keys.security_protocol.as_ref().map_or("plaintext", |given| &*given.value);
+    let protocol = keys.security_protocol.as_ref().map_or("plaintext", |given| given.value);
     if protocol.starts_with("sasl_") {
         check_login(diagnostics, keys);
     } else {
@@ -197,25 +216,26 @@ fn refuse<T>(diagnostics: &Diagnostics, given: Option<&Given<T>>, message: &str)
 
 fn check_login(diagnostics: &Diagnostics, keys: &Kafka) {
     let Some(mechanism) = &keys.sasl_mechanism else {
-        let message = format!("required with a sasl protocol: one of {}", MECHANISMS.join(", "));
-        return diagnostics.required("kafka.sasl_mechanism", message);
+        let message =
+            format!("required with a sasl protocol: one of {}", MECHANISMS.map(|(name, _)| name).join(", "));
+        return diagnostics.required("kafka.sasl_mechanism", None, message);
     };
     if mechanism.value == "OAUTHBEARER" {
         return;
     }
     let message = format!("required with sasl_mechanism {}", mechanism.value);
     if keys.sasl_username.is_none() {
-        diagnostics.required("kafka.sasl_username", &*message);
+        diagnostics.required("kafka.sasl_username", None, &*message);
     }
     if keys.sasl_password.is_none() {
-        diagnostics.required("kafka.sasl_password", message);
+        diagnostics.required("kafka.sasl_password", None, message);
     }
 }
 
 /// Checks where OAUTHBEARER gets its tokens.
 fn check_token(
     diagnostics: &Diagnostics,
-    mechanism: Option<&Given<String>>,
+    mechanism: Option<&Given<&str>>,
     properties: &BTreeMap<String, String>,
 ) {
     if let Some(mechanism) = mechanism.filter(|given| given.value == "OAUTHBEARER")
@@ -252,7 +272,6 @@ fn properties(section: &mut Section<'_>, used: bool) -> BTreeMap<String, String>
     properties
 }
 
-/// Whether a librdkafka property holds a secret.
 pub fn is_secret_property(name: &str) -> bool {
     let ends = [".password", ".secret", ".passphrase", "key.pem", "oauthbearer.config"];
     ends.iter().any(|end| name.ends_with(end))

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use super::diagnostics::{Diagnostics, Given};
 use super::files;
-use super::keys::{Key, keys};
-use super::kinds::{Choice, Describe, Integer, TimeSpan};
-use super::section::Section;
+use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
+use super::section::{Key, Section, keys};
+use super::tree::Origin;
 use crate::bounded_file;
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
@@ -35,9 +35,7 @@ const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct Declaration {
     /// Its path: `*` is a name of the operator's, `[]` a list of tables.
     pub path: &'static str,
-    /// What it is for.
     pub doc: &'static str,
-    /// Its keys.
     pub keys: &'static [Key],
     /// What else may be in it.
     pub entries: Option<Entries>,
@@ -49,22 +47,18 @@ pub struct Declaration {
 pub struct Entries {
     /// The names; none if any name is valid.
     pub names: fn() -> Vec<&'static str>,
-    /// The type of their values.
     pub kind: &'static dyn Describe,
-    /// An entry to show.
     pub example: &'static str,
 }
 
 /// How the example shows a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Example {
-    /// As a table of its own.
     Table,
     /// Likewise, without repeating what its keys do.
     Brief,
     /// Commented out: it must not exist without keys.
     Comment,
-    /// As a value in its parent.
     Inline(&'static str),
 }
 
@@ -153,57 +147,57 @@ pub fn is_open(path: &[&str]) -> bool {
     key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.kind.description().secret)
 }
 
+/// Whether a table or a key of that name is declared anywhere.
+pub fn is_name(name: &str) -> bool {
+    TABLES.iter().any(|table| table.path.split('.').any(|part| part.trim_end_matches("[]") == name))
+        || TABLES.iter().flat_map(|table| table.keys).any(|key| key.name() == name)
+}
+
 fn key(path: &[&str]) -> Option<&'static Key> {
     let (name, table) = path.split_last()?;
     declaration(table)?.keys.iter().find(|key| key.name() == *name)
 }
 
 keys! {
-    /// The keys of `[dedup]`.
     Dedup {
         /// How long an acknowledged event is remembered. Attio retries for about 3 days.
         window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
-        /// Most events that are remembered. The log says at start how much memory and time that is.
+        /// Most events that are remembered, the latest ones; about 370 bytes each. At 25 events per second, as fast as
+        /// Attio sends, 250000 are 2 h 46 min, whatever the window is; 96 h would need 8640000 (3 GB). Within the
+        /// window a repeat of a forgotten event is published again.
         capacity: Integer(1..=u64::MAX) = "250000";
     }
 }
 
 keys! {
-    /// The keys of `[bus]`.
     BusKeys {
         /// The broker; "stdout" prints one event a line, for pipes. Required.
-        r#type: Choice<Type>(&TYPES) like "kafka";
+        r#type: Choice<Type>(&TYPES, Case::Exact) like "kafka";
         /// "structured": one JSON envelope. "binary": attributes in headers, data as the payload.
-        content_mode: Choice<ContentMode>(&MODES) = "structured";
+        content_mode: Choice<ContentMode>(&MODES, Case::Exact) = "structured";
     }
 }
 
 keys! {
-    /// The keys of `[log]`.
     Log {
         /// Lowest level that is logged. RUST_LOG wins, and can set levels by target.
-        level: Choice<&'static str>(&LEVELS) = "info";
+        level: Choice<&'static str>(&LEVELS, Case::Exact) = "info";
         /// "auto" is text on a terminal, else JSON.
-        format: Choice<LogFormat>(&FORMATS) = "auto";
+        format: Choice<LogFormat>(&FORMATS, Case::Exact) = "auto";
     }
 }
 
-/// The brokers that `bus.type` names.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Type {
-    /// Apache Kafka.
     Kafka,
-    /// NATS JetStream.
     Nats,
-    /// Standard output.
     Stdout,
 }
 
 const TYPES: [(&str, Type); 3] = [("kafka", Type::Kafka), ("nats", Type::Nats), ("stdout", Type::Stdout)];
 const MODES: [(&str, ContentMode); 2] =
     [("structured", ContentMode::Structured), ("binary", ContentMode::Binary)];
-const LEVELS: [(&str, &str); 5] =
-    [("error", "error"), ("warn", "warn"), ("info", "info"), ("debug", "debug"), ("trace", "trace")];
+const LEVELS: [(&str, &str); 5] = words(["error", "warn", "info", "debug", "trace"]);
 const FORMATS: [(&str, LogFormat); 3] =
     [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -228,13 +222,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Reads `[dedup]`.
 pub fn dedup(section: &mut Section<'_>) -> dedup::Options {
     let keys = Dedup::read(section);
     dedup::Options { window: keys.window.value, capacity: keys.capacity.value }
 }
 
-/// Reads `[log]`.
 pub fn log(section: &mut Section<'_>) -> LogOptions {
     let keys = Log::read(section);
     LogOptions { level: keys.level.value, format: keys.format.value }
@@ -247,11 +239,15 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
     if keys.r#type.is_none() {
         let message = "required: \"kafka\", \"nats\" or \"stdout\"; set bus.type, ATTIO_BRIDGE__BUS__TYPE, or \
                        `serve --bus`";
-        root.diagnostics().required("bus.type", message);
+        root.diagnostics().required("bus.type", None, message);
     }
-    let used = value(keys.r#type);
+    let chosen = keys.r#type;
+    let used = chosen.as_ref().map(|given| given.value);
     let kafka = kafka::read(&mut root.section("kafka"), used == Some(Type::Kafka));
     let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
+    if let Some(chosen) = &chosen {
+        refuse_unused(root.diagnostics(), chosen);
+    }
     let kind = match used {
         Some(Type::Kafka) => Bus::Kafka(Box::new(kafka)),
         Some(Type::Nats) => Bus::Nats(Box::new(nats)),
@@ -261,9 +257,23 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
     bus::Options { kind, content_mode: keys.content_mode.value }
 }
 
-/// A number as a size in memory.
 fn size(given: &Given<u64>) -> usize {
     usize::try_from(given.value).unwrap_or(usize::MAX)
+}
+
+/// Refuses the sections of buses that are not in use; where a flag chose the bus for one run, only warns.
+fn refuse_unused(diagnostics: &Diagnostics, chosen: &Given<Type>) {
+    let used = TYPES.into_iter().find(|(_, kind)| *kind == chosen.value).map_or("", |(name, _)| name);
+    for (name, _) in TYPES.into_iter().filter(|(_, kind)| *kind != chosen.value) {
+        let Some((key, origin)) = diagnostics.set_below(name).into_iter().next() else { continue };
+        let message = format!(
+            "has no effect with bus.type \"{used}\", like all of [{name}]; set bus.type to \"{name}\", or remove [{name}]"
+        );
+        match chosen.origin {
+            Origin::Flag(_) => diagnostics.warning(&key, Some(&origin), message),
+            _ => diagnostics.problem(&key, Some(&origin), message),
+        }
+    }
 }
 
 /// Checks that a file can be read, and watches it.

@@ -6,9 +6,10 @@ use super::{CENTURY, DAY, INSTANT, paired, readable, value};
 use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
 use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
-use crate::config::keys::keys;
-use crate::config::kinds::{Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan};
-use crate::config::section::Section;
+use crate::config::kinds::{
+    Boolean, Case, Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan,
+};
+use crate::config::section::{Section, keys};
 use crate::config::tree::{Origin, Table};
 
 const ENSURE: [(&str, Ensure); 3] =
@@ -24,7 +25,6 @@ const STREAM_NAME: Pattern = Pattern {
 };
 
 keys! {
-    /// The keys of `[nats]`.
     Nats {
         /// Addresses of the servers. Required for NATS.
         servers: List like "nats://localhost:4222";
@@ -46,19 +46,20 @@ keys! {
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
         /// PEM file with the key of cert_file.
         key_file: FilePath like "/etc/attio-bridge/client.key";
+        /// Leave out the addresses that the cluster tells of, if only its own servers reach them.
+        ignore_discovered_servers: Boolean = "false";
         /// How long to wait for the ack of an event.
         publish_timeout: TimeSpan(INSTANT..=DAY) = "10s";
     }
 }
 
 keys! {
-    /// The keys of `[nats.stream]`.
     StreamKeys {
         /// Name of the stream.
         name: Form(&STREAM_NAME) = "ATTIO";
         /// "verify": the log names what is missing or wrong, and the bridge is not ready. "create": it is
         /// created. "off": neither.
-        ensure: Choice<Ensure>(&ENSURE) = "verify";
+        ensure: Choice<Ensure>(&ENSURE, Case::Exact) = "verify";
         /// How long the server remembers message ids. At most max_age.
         duplicate_window: TimeSpan(INSTANT..=CENTURY) = "2h";
         /// How long messages are kept; "0s" is forever.
@@ -83,7 +84,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     if used && keys.servers.as_ref().is_none_or(|given| given.value.is_empty()) {
         let message = "required for NATS: addresses of one or more servers, as in servers = \
                        [\"nats://localhost:4222\"] (also ATTIO_BRIDGE__NATS__SERVERS, comma separated)";
-        diagnostics.required("nats.servers", message);
+        diagnostics.required("nats.servers", None, message);
     }
     if used {
         for file in [&keys.creds_file, &keys.nkey_file, &keys.ca_file, &keys.cert_file, &keys.key_file] {
@@ -97,6 +98,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         ca_file: value(keys.ca_file),
         cert_file: value(keys.cert_file),
         key_file: value(keys.key_file),
+        ignore_discovered_servers: keys.ignore_discovered_servers.value,
         publish_timeout: keys.publish_timeout.value,
         stream: stream(&mut section.section("stream")),
     };

@@ -9,9 +9,8 @@ use crate::bounded_file;
 use crate::catalog::Category;
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::files;
-use crate::config::keys::keys;
 use crate::config::kinds::{FilePath, Form, Kind, Pattern};
-use crate::config::section::Section;
+use crate::config::section::{Section, keys};
 use crate::pipeline::route::{self, Options};
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, filter};
@@ -22,20 +21,17 @@ const ADDRESS: Pattern = Pattern {
     accepts: route::is_address,
 };
 
-/// What is in `[route.categories]`.
 pub const CATEGORIES: Entries = Entries {
     names: || Category::ALL.iter().map(|category| category.as_str()).collect(),
     kind: &Form(&ADDRESS),
     example: "record = \"crm.record.v1\"",
 };
 
-/// What categories are.
 pub const CATEGORIES_DOC: &str = "\
 Another address for a category: record, list-entry, list, list-attribute, object-attribute, note,
 task, comment, workspace-member, call-recording, activity, activity-attribute, activity-record.";
 
 keys! {
-    /// The keys of `[route]`.
     RouteKeys {
         /// First part of every address: <prefix>.<category>, <prefix>.unknown, <prefix>.quarantine.
         prefix: Form(&ADDRESS) = "attio";
@@ -47,17 +43,12 @@ keys! {
     }
 }
 
-/// `[route]` as read.
 pub struct Route {
-    /// The addresses.
     pub options: Options,
-    /// The file with the slugs of objects and lists.
     pub slugs_file: Option<PathBuf>,
-    /// What it holds.
     pub slugs: Option<Arc<Slugs>>,
 }
 
-/// Reads `[route]`.
 pub fn read(section: &mut Section<'_>) -> Route {
     let diagnostics = section.diagnostics();
     let RouteKeys { prefix, slugs_file } = RouteKeys::read(section);

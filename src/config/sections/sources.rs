@@ -10,9 +10,8 @@ use super::{DAY, value};
 use crate::catalog::{self, EVENT_TYPES};
 use crate::config::diagnostics::{Diagnostics, Given, nearest};
 use crate::config::files;
-use crate::config::keys::keys;
-use crate::config::kinds::{Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
-use crate::config::section::Section;
+use crate::config::kinds::{Case, Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
+use crate::config::section::{Section, keys};
 use crate::config::tree::Environment;
 use crate::delivery::SourceName;
 use crate::metrics::NO_SECRET;
@@ -21,6 +20,9 @@ use crate::pipeline::{SourceOptions, filter};
 
 /// A shorter secret is accepted with a warning; Attio's own have 64 characters.
 const GOOD_SECRET_BYTES: usize = 32;
+
+/// The types of actors in Attio's events.
+const ACTOR_TYPES: [&str; 4] = ["workspace-member", "api-token", "system", "app"];
 
 const SCHEMES: [(&str, Scheme); 3] =
     [("auto", Scheme::Auto), ("attio", Scheme::Attio), ("timestamped", Scheme::Timestamped)];
@@ -40,13 +42,11 @@ const ID: Pattern = Pattern {
     accepts: catalog::is_id,
 };
 
-/// What a source is.
 pub const DOC: &str = "\
 One table per sender; deliveries of source `attio` arrive at /webhooks/attio. A name is 1 to 63
 characters of a-z, 0-9, - and _. ATTIO_WEBHOOK_SECRET is the secret `default` of source `attio`, and
 wins over a secret of that label given here.";
 
-/// What the secrets of a source are.
 pub const SECRETS_DOC: &str = "\
 At least one secret; a delivery may be signed with any of them, so that a secret can be rotated. Each
 has a label for metrics and logs, and one of: file = \"PATH\", env = \"NAME\", value = \"TEXT\". At least
@@ -54,11 +54,10 @@ has a label for metrics and logs, and one of: file = \"PATH\", env = \"NAME\", v
 are read again while the bridge serves: on SIGHUP, and when this file or theirs changes.";
 
 keys! {
-    /// The keys of `[sources.NAME]`.
     Source {
         /// "attio": HMAC over the body. "timestamped": HMAC over timestamp.body. "auto": timestamped
         /// if the header X-Attio-Timestamp is sent, otherwise attio.
-        scheme: Choice<Scheme>(&SCHEMES) = "auto";
+        scheme: Choice<Scheme>(&SCHEMES, Case::Exact) = "auto";
         /// How far in the past or the future a signed timestamp may be.
         timestamp_tolerance: TimeSpan(Duration::from_secs(1)..=DAY) = "300s";
         /// Workspace of events that name none; it becomes part of the CloudEvents `source`.
@@ -67,7 +66,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of an entry of `secrets`.
     SecretKeys {
         /// Name of the secret in metrics and logs, unique in its source.
         label: Form(&LABEL) required "default";
@@ -81,7 +79,6 @@ keys! {
 }
 
 keys! {
-    /// The keys of a filter's `include` and `exclude`.
     Rules {
         /// Event types: "record.updated", or "record.*" for all of a category.
         types: List = "";
@@ -97,14 +94,13 @@ keys! {
     }
 }
 
-/// Reads every source.
 pub fn sources(section: &mut Section<'_>, environment: &Environment) -> Vec<SourceOptions> {
     let diagnostics = section.diagnostics();
     let entries = section.entries();
     if entries.is_empty() {
         let message = "no source is configured; set ATTIO_WEBHOOK_SECRET (or ATTIO_WEBHOOK_SECRET_FILE), \
                        or add a table [sources.NAME] with its secrets";
-        diagnostics.problem(section.path(), None, message);
+        diagnostics.required(section.path(), None, message);
     }
     let mut sources = Vec::new();
     for (name, node) in entries {
@@ -142,19 +138,21 @@ fn secrets(section: &mut Section<'_>, environment: &Environment) -> Vec<verify::
     if entries.is_empty() {
         let message = "the source has no secret; add one, as in \
                        secrets = [{ label = \"default\", file = \"/run/secrets/attio\" }]";
-        diagnostics.required(&key, message);
+        diagnostics.required(&key, None, message);
     }
     let mut labels = BTreeSet::new();
     let mut secrets = Vec::new();
     for entry in entries {
         let mut entry = entry.unlisted();
         let (keys, set) = (entry.names(), SecretKeys::read(&mut entry));
+        if let Some(label) = &set.label
+            && !labels.insert(label.value.clone())
+        {
+            let message = format!("another secret of this source is called {:?}; rename one", label.value);
+            diagnostics.refuse(label, message);
+        }
         let found = secret(&entry, &keys, set, environment);
         let Some((label, found)) = found else { continue };
-        if !labels.insert(label.value.clone()) {
-            let message = format!("another secret of this source is called {:?}; rename one", label.value);
-            diagnostics.refuse(&label, message);
-        }
         let key = format!("{path}.secrets.{}", label.value);
         diagnostics.setting(&key, Json::from(HIDDEN), Some(&found.origin));
         diagnostics.secret(&key, found.value.clone());
@@ -174,7 +172,7 @@ fn secret(
     const ONE: &str = "give exactly one of `file`, `env` and `value`";
     let given: Vec<_> = names.iter().filter(|name| ["file", "env", "value"].contains(&&***name)).collect();
     match given[..] {
-        [] => diagnostics.problem(section.path(), section.origin(), format!("has no value; {ONE}")),
+        [] => diagnostics.required(section.path(), section.origin(), format!("has no value; {ONE}")),
         [_] => {}
         [first, second, ..] => {
             let message = format!("has both `{first}` and `{second}`; {ONE}");
@@ -195,7 +193,6 @@ fn secret(
     Some((keys.label?, found))
 }
 
-/// The secret that a key names.
 fn resolved<T>(
     diagnostics: &Diagnostics,
     given: &Given<T>,
@@ -247,16 +244,30 @@ fn check_strength(diagnostics: &Diagnostics, label: &str, given: &Given<SecretSt
 
 fn rules(section: &mut Section<'_>) -> filter::Rules {
     let keys = Rules::read(section);
+    let diagnostics = section.diagnostics();
+    let effect = |list: &Given<Vec<String>>, unknown: usize| match section.path().ends_with("include") {
+        _ if unknown < list.value.len() => "",
+        true => "; with nothing else in the list, every event is dropped",
+        false => "; with nothing else in the list, no event is dropped",
+    };
     // Attio adds types, so one that is not in the catalog may still be right.
-    for name in &keys.types.value {
-        let known = match name.strip_suffix(".*") {
-            Some(stem) => EVENT_TYPES.iter().any(|entry| entry.name.split('.').next() == Some(stem)),
-            None => is_known_type(name),
-        };
-        if !known {
-            let message = unknown_type(name, ", so it matches no event that Attio sends today");
-            section.diagnostics().warn(&keys.types, message);
-        }
+    let known = |name: &str| match name.strip_suffix(".*") {
+        Some(stem) => EVENT_TYPES.iter().any(|entry| entry.name.split('.').next() == Some(stem)),
+        None => is_known_type(name),
+    };
+    let unknown: Vec<_> = keys.types.value.iter().filter(|name| !known(name)).collect();
+    for name in &unknown {
+        let consequence =
+            format!(", so it matches no event that Attio sends today{}", effect(&keys.types, unknown.len()));
+        diagnostics.warn(&keys.types, unknown_type(name, &consequence));
+    }
+    let unknown: Vec<_> =
+        keys.actor_types.value.iter().filter(|name| !ACTOR_TYPES.contains(&&***name)).collect();
+    for name in &unknown {
+        let meant = nearest(name, ACTOR_TYPES);
+        let effect = effect(&keys.actor_types, unknown.len());
+        let message = format!("{name:?} is no actor type that Attio sends today{effect}{meant}");
+        diagnostics.warn(&keys.actor_types, message);
     }
     filter::Rules {
         types: keys.types.value,
@@ -273,7 +284,6 @@ pub fn unknown_type(name: &str, consequence: &str) -> String {
     format!("{name:?} is no event type that this build knows{consequence}{meant}")
 }
 
-/// Whether the catalog has an event type.
 pub fn is_known_type(name: &str) -> bool {
     EVENT_TYPES.iter().any(|entry| entry.name == name)
 }

@@ -28,6 +28,7 @@ pub mod harness;
 pub mod scrape;
 pub mod sdk;
 pub mod served;
+pub mod terminal;
 pub mod tls;
 pub mod wait;
 pub mod watched;

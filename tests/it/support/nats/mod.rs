@@ -110,6 +110,14 @@ impl Server {
             .expect("the stream is removed");
     }
 
+    /// Removes a message from a stream.
+    pub fn delete_message(&self, stream: &str, sequence: u64) {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
+            stream.delete_message(sequence).await.expect("the message is removed");
+        });
+    }
+
     /// A stream's settings; `None` where there is no such stream.
     pub fn stream(&self, name: &str) -> Option<Config> {
         block_on(async {

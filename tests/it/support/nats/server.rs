@@ -122,6 +122,22 @@ impl Server {
         self.process.start(&command, self.data.path());
     }
 
+    /// Removes everything that JetStream has stored, while it does not run.
+    pub fn erase(&self) {
+        fs::remove_dir_all(self.data.path().join("store")).expect("the data is removed");
+    }
+
+    /// Reads its configuration again (SIGHUP).
+    pub fn reload(&self) {
+        let before = self.log().matches("Reloaded server configuration").count();
+        fs::write(self.data.path().join("server.conf"), self.configuration())
+            .expect("the configuration is written");
+        self.process.running().signal("HUP");
+        eventually_blocking("the configuration is read", || {
+            self.log().matches("Reloaded server configuration").count() > before
+        });
+    }
+
     /// Keeps its data on drop; returns the folder.
     pub fn keep(&mut self) -> PathBuf {
         self.data.disable_cleanup(true);

@@ -1,0 +1,205 @@
+//! Watching the stream for `serve`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use time::OffsetDateTime;
+
+use super::connect::foreign_peer;
+use super::health::{Health, Verdict};
+use super::options::{Ensure, Options};
+use super::permissions::Violation;
+use super::probe::Probe;
+use super::stream::{Findings, every_subject, some_of};
+
+/// How often an invalid stream is probed.
+const INVALID_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a valid stream is probed without a nudge.
+const VALID_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The same where the user may not ask: the server logs every refusal.
+const DENIED_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How often, at most, a second connection tries what this one is not permitted.
+const PERMISSION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it is looked for what listens in place of a server.
+const FOREIGN_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Several nudges within this cause one probe.
+const NUDGE_DELAY: Duration = Duration::from_millis(20);
+
+/// Probes the stream periodically, on every new connection, and after messages were refused or timed out. Logs
+/// only changes. Never changes a stream that exists.
+pub(super) struct Monitor {
+    probe: Probe,
+    /// For a second connection.
+    options: Options,
+    health: Arc<Health>,
+    logged: Option<[Vec<String>; 3]>,
+    /// When the stream that acknowledges was created: another one of its name has another time.
+    created: Option<OffsetDateTime>,
+    /// The last inspection found that events cannot be stored.
+    was_invalid: bool,
+}
+
+impl Monitor {
+    pub(super) fn new(probe: Probe, options: Options, health: Arc<Health>) -> Self {
+        Self { probe, options, health, logged: None, created: None, was_invalid: false }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let interval = match self.probe.client.connection_state() {
+                State::Connected => self.check().await,
+                State::Pending | State::Disconnected => FOREIGN_INTERVAL,
+            };
+            self.health.nudged(interval).await;
+            if self.probe.client.connection_state() != State::Connected
+                && let Some(peer) = foreign_peer(&self.options).await
+            {
+                self.health.found_foreign(&peer);
+            }
+            tokio::time::sleep(NUDGE_DELAY).await;
+        }
+    }
+
+    /// Probes once, and creates a missing stream if configured; returns the time to the next probe.
+    async fn check(&mut self) -> Duration {
+        let (losses, highest) = (self.health.losses(), self.health.highest_sequence());
+        if let Some((violation, subjects)) = self.denied() {
+            self.report(
+                losses,
+                Findings { refuse: subjects.is_empty(), ..Findings::invalid(violation.advice()) },
+            );
+            self.mend(&subjects).await;
+            return INVALID_INTERVAL;
+        }
+        if self.options.stream.ensure == Ensure::Off {
+            self.health.inspected(losses, Verdict::default());
+            return VALID_INTERVAL;
+        }
+        let mut found = match self.probe.probe().await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(error, "nats: cannot probe the stream");
+                self.reconnect_if_deaf().await;
+                return INVALID_INTERVAL;
+            }
+        };
+        self.recognise(&found, highest);
+        if found.missing && !found.taken && self.options.stream.ensure == Ensure::Create {
+            found = self.probe.create().await;
+            self.recognise(&found, 0);
+        }
+        let valid = found.invalid.is_empty();
+        // JetStream of a server that starts is not complete at once.
+        if !valid
+            && !std::mem::replace(&mut self.was_invalid, true)
+            && self.health.is_ready()
+            && !found.refuse
+        {
+            return INVALID_INTERVAL;
+        }
+        self.was_invalid = !valid;
+        let interval = match &found.info {
+            _ if !valid => INVALID_INTERVAL,
+            None => DENIED_INTERVAL,
+            Some(_) => VALID_INTERVAL,
+        };
+        self.report(losses, found);
+        if valid {
+            self.reconnect_if_deaf().await;
+        }
+        interval
+    }
+
+    /// What this connection is not permitted of what serving needs, and which subjects that concerns.
+    fn denied(&self) -> Option<(Violation, Vec<Arc<str>>)> {
+        if self.probe.violations.no_acks() {
+            return Some((Violation::Acks, Vec::new()));
+        }
+        let subjects = self.probe.violations.of_connection(&every_subject(&self.probe.destinations));
+        Some((Violation::Publish(some_of(&subjects)), subjects)).filter(|(_, subjects)| !subjects.is_empty())
+    }
+
+    /// Reconnects once a new connection is permitted what this one is not: the server tells a client once what it
+    /// may not hear, and reads its credentials once.
+    async fn mend(&self, subjects: &[Arc<str>]) {
+        let fresh = Probe::connect(&self.options, Vec::new()).await;
+        if let Ok(Ok(fresh)) = fresh
+            && fresh.is_permitted(subjects).await
+        {
+            tracing::info!("nats: a new connection is permitted what this one is not: reconnecting");
+            return self.reconnect().await;
+        }
+        tokio::time::sleep(PERMISSION_INTERVAL).await;
+    }
+
+    /// Reconnects if several acks in a row did not come though the stream looks well, or does not reply.
+    async fn reconnect_if_deaf(&self) {
+        if self.health.take_timeouts() {
+            let stream = &self.options.stream.name;
+            tracing::warn!(stream, "nats: several acks in a row did not come: reconnecting");
+            self.reconnect().await;
+        }
+    }
+
+    async fn reconnect(&self) {
+        // A client that has ended is not connected either.
+        let _ = self.probe.client.force_reconnect().await;
+    }
+
+    /// Notices a stream that does not have what was acknowledged: it was deleted, created anew, or its server's
+    /// data was replaced. `highest` is a sequence that was acknowledged before the stream was asked.
+    fn recognise(&mut self, found: &Findings, highest: u64) {
+        let created = found.info.as_ref().map(|info| info.created);
+        let last = found.info.as_ref().map_or(0, |info| info.state.last_sequence);
+        if created.is_none() && !found.missing {
+            return;
+        }
+        let is_same = created == self.created && last >= highest;
+        if self.created.is_some() && !is_same {
+            let stream = &self.options.stream.name;
+            let is_now = match created {
+                Some(created) => format!("was created at {created} and ends with message {last}"),
+                None => "does not exist".to_owned(),
+            };
+            tracing::warn!(
+                stream,
+                "nats: the stream does not have the events that it acknowledged up to message {highest}: it {is_now}; \
+                 repeats of them will be published again"
+            );
+            self.health.data_lost();
+        }
+        self.created = created;
+    }
+
+    fn report(&mut self, losses: u64, found: Findings) {
+        let Findings { invalid, refuse, warnings, differences, .. } = found;
+        let text = |texts: &[String]| (!texts.is_empty()).then(|| texts.join("; ").into());
+        self.health.inspected(losses, Verdict { invalid: text(&invalid), refuse, warning: text(&warnings) });
+        let found = [invalid, warnings, differences];
+        if self.logged.as_ref() == Some(&found) {
+            return;
+        }
+        let stream = &self.options.stream.name;
+        let [invalid, warnings, differences] = &found;
+        for reason in invalid {
+            tracing::error!(stream, "nats: the stream cannot store events: {reason}");
+        }
+        for warning in warnings {
+            tracing::warn!(stream, "nats: the stream may lose events that it has acknowledged: {warning}");
+        }
+        if !differences.is_empty() {
+            let differences = differences.join("; ");
+            tracing::warn!(stream, "nats: the stream differs from the configuration: {differences}");
+        }
+        if invalid.is_empty() {
+            tracing::info!(stream, "nats: the stream accepts every event");
+        }
+        self.logged = Some(found);
+    }
+}
