@@ -122,7 +122,7 @@ fn check_outputs(config: &config::Attio, hook: bool) -> Result<(), String> {
             ));
         };
         if let Err(error) = SecretFile::reserve(path, true) {
-            tracing::error!(webhook = name, %error, "recreating this webhook would fail");
+            tracing::error!(webhook = name, error, "recreating this webhook would fail");
         }
         if !is_secret_of(config, source, path) {
             let file = path.display();

@@ -357,7 +357,8 @@ fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
 
 /// Prints the totals; the exit code follows from them.
 fn conclude(endings: &BTreeMap<Ending, usize>, count: usize, without_identity: usize, dry_run: bool) -> Exit {
-    let words: Vec<_> = endings.iter().map(|(ending, count)| format!("{} {count}", ending.word())).collect();
+    let word = |ending: Ending| Some(format!("{} {}", ending.word(), endings.get(&ending)?));
+    let words: Vec<_> = Ending::ALL.into_iter().filter_map(word).collect();
     let dry = if dry_run { " (dry run: nothing was published)" } else { "" };
     say(format_args!("{} of {count} tried{dry}: {}", endings.values().sum::<usize>(), words.join(", ")));
     if without_identity > 0 {
