@@ -92,9 +92,6 @@ pub enum Error {
     /// The successor was not created.
     #[error(transparent)]
     Create(#[from] secret::Error),
-    /// A secret file cannot be written.
-    #[error(transparent)]
-    SecretFile(#[from] secret::FileError),
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
@@ -103,24 +100,22 @@ pub enum Error {
         /// The system's error.
         source: io::Error,
     },
-    /// Another process is at work, or the webhooks at Attio are in no state of a rotation.
+    /// Another process is at work, a file is not writable, or the webhooks at Attio are in no state of a rotation.
     #[error("{0}")]
     State(String),
 }
 
 /// What a rotation is about: the file `<secret file>.rotation`. It contains no secret.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Journal {
-    /// The webhook whose secret is replaced.
+pub(crate) struct Journal {
+    /// Of the webhook whose secret is replaced.
     pub webhook_id: String,
-    /// Its URL.
     pub target_url: String,
-    /// Its subscriptions.
     pub subscriptions: Vec<Subscription>,
 }
 
 /// Whether a URL is that of a successor for a target URL: a rotation is in progress there.
-pub fn is_successor(url: &str, target_url: &str) -> bool {
+pub(crate) fn is_successor(url: &str, target_url: &str) -> bool {
     let url = normalized(url);
     let end = url.rfind(SUCCESSOR_OF).and_then(|at| url[..at].strip_suffix(['?', '&']));
     end.is_some_and(|url| is_same_url(url, target_url))
@@ -198,7 +193,7 @@ impl<'a> Rotation<'a> {
     }
 
     /// What it is about.
-    pub fn journal(&self) -> &Journal {
+    pub(crate) fn journal(&self) -> &Journal {
         &self.journal
     }
 
@@ -218,7 +213,7 @@ impl<'a> Rotation<'a> {
         let Journal { target_url, subscriptions, .. } = &self.journal;
         match step {
             Step::Create => {
-                let file = SecretFile::reserve(&self.paths.current, true)?;
+                let file = SecretFile::reserve(&self.paths.current, true).map_err(Error::State)?;
                 let store = |created: &Created| file.write(&created.secret);
                 let disabled = [disabled(subscriptions)];
                 secret::create(self.client, &self.journal.successor_url(), &disabled, store).await?;
@@ -248,7 +243,7 @@ impl<'a> Rotation<'a> {
 /// Copies the current secret into the previous file.
 fn copy_current(SecretPaths { current, previous }: &SecretPaths) -> Result<(), Error> {
     let secret = read(current)?;
-    let written = SecretFile::reserve(previous, true)?.write(&secret);
+    let written = SecretFile::reserve(previous, true).map_err(Error::State)?.write(&secret);
     written.map_err(|source| Error::File { path: previous.clone(), source })
 }
 

@@ -2,7 +2,7 @@
 //! webhook is deleted.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -28,28 +28,20 @@ pub struct SecretFile {
     overwrite: bool,
 }
 
-/// Why a secret file cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// The file exists, with some other secret.
-    #[error("{} already exists and is not overwritten: move it away, or use --overwrite-secret", .0.display())]
-    Exists(PathBuf),
-    /// The folder is not writable.
-    #[error("cannot write {}: {source}", path.display())]
-    Unwritable { path: PathBuf, source: io::Error },
-}
-
 impl SecretFile {
     /// Reserves disk space next to the path. An existing file is unchanged until [`SecretFile::write`].
-    pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, FileError> {
+    pub fn reserve(path: &Path, overwrite: bool) -> Result<Self, String> {
         if !overwrite && path.symlink_metadata().is_ok() {
-            return Err(FileError::Exists(path.to_owned()));
+            let path = path.display();
+            return Err(format!(
+                "{path} already exists and is not overwritten: move it away, or use --overwrite-secret"
+            ));
         }
         let reserved = PendingFile::create(path, MODE).and_then(|mut file| {
             file.reserve(RESERVED_BYTES)?;
             Ok(file)
         });
-        let file = reserved.map_err(|source| FileError::Unwritable { path: path.to_owned(), source })?;
+        let file = reserved.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         Ok(Self { file, overwrite })
     }
 

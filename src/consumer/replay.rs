@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use super::quarantined::Origin;
 use crate::bus::recording::RecordingBus;
 use crate::cloudevent::Attribute;
 use crate::delivery::{Delivery, SourceName};
+use crate::named_enum::named_enum;
 use crate::pipeline::Pipeline;
 use crate::pipeline::outcome::{EventResult, Outcome};
 use crate::pipeline::publish::{Message, PublishError};
@@ -29,35 +30,27 @@ pub struct Replayer {
     pub timeout: Duration,
 }
 
-/// How a replay ended, worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Ending {
-    /// The bus failed; a retry may succeed.
-    Failed,
-    /// It still cannot be published: it stays in quarantine.
-    Refused,
-    /// Its origin is unknown, so it was not tried: it stays in quarantine.
-    Unplaced,
-    Published,
-    Duplicate,
-    Filtered,
-    Empty,
+named_enum! {
+    /// How a replay ended, worst first.
+    pub enum Ending,
+    /// Its name in the output.
+    word {
+        /// The bus failed; a retry may succeed.
+        Failed = "failed",
+        /// It still cannot be published: it stays in quarantine.
+        Refused = "refused",
+        /// Its origin is unknown, so it was not tried: it stays in quarantine.
+        Unplaced = "unplaced",
+        Published = "published",
+        /// The broker had it already.
+        Duplicate = "duplicate",
+        Filtered = "filtered",
+        /// It has no events.
+        Empty = "empty",
+    }
 }
 
 impl Ending {
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Failed => "failed",
-            Self::Refused => "refused",
-            Self::Unplaced => "unplaced",
-            Self::Published => "published",
-            Self::Duplicate => "duplicate",
-            Self::Filtered => "filtered",
-            Self::Empty => "empty",
-        }
-    }
-
     fn of(result: &EventResult) -> Self {
         match result {
             EventResult::Published => Self::Published,
@@ -93,6 +86,7 @@ impl ReplayedEvent {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Replayed {
+    #[serde(serialize_with = "word")]
     pub ending: Ending,
     pub why: Option<String>,
     pub counts: BTreeMap<&'static str, usize>,
@@ -100,6 +94,10 @@ pub struct Replayed {
     pub events: Vec<ReplayedEvent>,
     /// Whether an event has no deterministic id: the next replay publishes it under another one.
     pub without_identity: bool,
+}
+
+fn word<S: Serializer>(ending: &Ending, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(ending.word())
 }
 
 impl Replayed {

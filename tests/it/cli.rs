@@ -143,6 +143,15 @@ fn healthcheck_requests_readyz_of_the_admin_listener() {
 }
 
 #[test]
+fn a_body_without_an_end_is_an_error() {
+    for verb in [&["sign", "/dev/zero"][..], &["explain", "/dev/zero"]] {
+        let output = program(verb, &GOOD);
+        assert!(!output.status.success(), "{verb:?}");
+        assert!(text(&output.stderr).contains("larger than 256 MiB"), "{verb:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn healthcheck_prints_why_the_bridge_is_not_ready() {
     let (address, asked) =
         answer_once("503 Service Unavailable", "bus: kafka: no topic attio.record \u{1b}[2J\n");

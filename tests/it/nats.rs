@@ -211,8 +211,10 @@ fn publish_beyond_the_in_flight_limit_is_busy() {
         options.publish_timeout = PATIENCE;
     });
     let bench = bench.wait_for(BusState::Up);
+    let messages: Vec<_> = (0..17_000).map(|_| bench.message("{}")).collect();
+    // Paused for a short time: the client gives up a silent server.
     server.pause();
-    let results: Vec<_> = (0..17_000).map(|_| bench.publish(bench.message("{}"))).collect();
+    let results: Vec<_> = messages.into_iter().map(|message| bench.publish(message)).collect();
     let busy = results.iter().filter(|v| v.now().is_some_and(|v| label(&v) == "busy")).count();
     assert!(busy > 0, "the number in flight is limited");
     server.resume();

@@ -277,7 +277,10 @@ fn json_format_lists_topics_principal_and_operations() {
     let of = |name: &str| topics.iter().find(|topic| topic["name"] == name).unwrap();
     let record = of("Crm.record_v1");
     assert_eq!((&record["partitions"], &record["replication_factor"]), (&json!(6), &json!(3)));
-    assert_eq!(record["config"], json!({ "min.insync.replicas": "2", "retention.ms": "604800000" }));
+    let config =
+        json!({ "cleanup.policy": "delete", "min.insync.replicas": "2", "retention.ms": "604800000" });
+    assert_eq!(record["config"], config);
+    assert_eq!(data["reader_operations"], json!(["Describe", "Read"]));
     let largest: usize =
         of("attio.quarantine")["config"]["max.message.bytes"].as_str().unwrap().parse().unwrap();
     assert!((1_333_336..1_400_000).contains(&largest), "base64 of the largest body: {largest}");
@@ -304,7 +307,8 @@ fn strimzi_format_prints_kafka_resources() {
     let record = &by_name["crm.record-v1"]["spec"];
     assert_eq!(record["topicName"], "Crm.record_v1");
     assert_eq!((&record["partitions"], &record["replicas"]), (&json!(6), &json!(3)));
-    assert_eq!(record["config"], json!({ "min.insync.replicas": 2, "retention.ms": 604_800_000 }));
+    let config = json!({ "cleanup.policy": "delete", "min.insync.replicas": 2, "retention.ms": 604_800_000 });
+    assert_eq!(record["config"], config);
     assert!(quarantine["spec"]["config"]["max.message.bytes"].is_u64());
     let user = by_name["crm-bridge"];
     assert_eq!(user["kind"], "KafkaUser");

@@ -89,39 +89,36 @@ impl WatchMetrics {
         }
     }
 
-    /// The current state of a webhook.
-    pub fn set_state(&self, webhook: &str, state: &str, drift: bool) {
+    pub(crate) fn set_state(&self, webhook: &str, state: &str, drift: bool) {
         for known in STATES {
             self.state.with_label_values(&[webhook, known]).set((known == state).into());
         }
         self.drift.with_label_values(&[webhook]).set(drift.into());
     }
 
-    /// A webhook has changed to a state.
-    pub fn changed(&self, webhook: &str, state: &str) {
+    pub(crate) fn changed(&self, webhook: &str, state: &str) {
         self.changes.with_label_values(&[webhook, state]).inc();
     }
 
     /// An attempt to recreate a webhook: `ok`, `failed` or `conflict`.
-    pub fn recreated(&self, webhook: &str, result: &str) {
+    pub(crate) fn recreated(&self, webhook: &str, result: &str) {
         self.recreations.with_label_values(&[webhook, result]).inc();
     }
 
     /// A poll of Attio, with the time of its success.
-    pub fn polled(&self, succeeded_at: Option<i64>) {
+    pub(crate) fn polled(&self, succeeded_at: Option<i64>) {
         self.polls.with_label_values(&[result(succeeded_at.is_some())]).inc();
         if let Some(at) = succeeded_at {
             self.last_poll.set(at);
         }
     }
 
-    /// An update of the slugs file.
-    pub fn slugs_pulled(&self, ok: bool) {
+    pub(crate) fn slugs_pulled(&self, ok: bool) {
         self.slugs.with_label_values(&[result(ok)]).inc();
     }
 
     /// The bridge's last delivery, and whether that is too long ago.
-    pub fn bridge(&self, source: &str, last_delivery: i64, silent: bool) {
+    pub(crate) fn bridge(&self, source: &str, last_delivery: i64, silent: bool) {
         self.last_delivery.with_label_values(&[source]).set(last_delivery);
         self.silent.with_label_values(&[source]).set(silent.into());
     }

@@ -25,13 +25,10 @@ use super::{Client, Status, WebhookOptions, slugs};
 use crate::metrics::samples::Samples;
 use metrics::WatchMetrics;
 use recreate::Creation;
-pub use recreate::Hook;
+pub(crate) use recreate::Hook;
 
-/// What to watch.
-pub struct Options {
-    /// The configured webhooks.
+pub(crate) struct Options {
     pub webhooks: Vec<WebhookOptions>,
-    /// Time between two polls.
     pub every: Duration,
     /// The file of slugs to keep up to date.
     pub slugs_file: Option<PathBuf>,
@@ -41,12 +38,10 @@ pub struct Options {
     pub bridge: Vec<String>,
     /// How long the bridge may receive nothing while Attio calls a webhook active.
     pub silent_after: Option<Duration>,
-    /// Unix time.
     pub now: fn() -> i64,
 }
 
-/// The watch.
-pub struct Watch {
+pub(crate) struct Watch {
     client: Client,
     bridge: Bridge,
     options: Options,
@@ -72,7 +67,6 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Makes a watch; nothing is sent.
     pub fn new(client: Client, options: Options, metrics: Arc<WatchMetrics>) -> Result<Self, super::Error> {
         Ok(Self {
             client,

@@ -16,10 +16,8 @@ use crate::attio::{Created, Status, Webhook};
 
 /// A command that reads the manifest of a Kubernetes Secret on its standard input.
 #[derive(Clone, Debug)]
-pub struct Hook {
-    /// For `sh -c`.
+pub(crate) struct Hook {
     pub command: String,
-    /// Name of the Secret.
     pub secret_name: String,
     /// When the command is killed.
     pub timeout: Duration,
@@ -166,7 +164,7 @@ impl Watch {
         // The secret file must be writable before anything is changed at Attio.
         let file = match (&self.options.hook, &options.secret_file) {
             (Some(_), _) => None,
-            (None, Some(path)) => Some(SecretFile::reserve(path, true).map_err(|error| other(&error))?),
+            (None, Some(path)) => Some(SecretFile::reserve(path, true).map_err(Failed::Other)?),
             (None, None) => {
                 return Err(Failed::Other("there is neither secret_file nor --secret-hook".into()));
             }

@@ -21,14 +21,9 @@ use super::client_config::AUTO_CREATE;
 use super::health::{Health, Signal};
 use super::identity::{Change, Identity, Worth};
 use super::publish_error::{self, Circumstances};
+use super::record::Pending;
 use super::repeats::kind;
-use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
-
-/// What the client keeps with an enqueued message.
-pub(super) struct Pending {
-    pub handle: PublishHandle,
-    pub destination: Arc<Destination>,
-}
+use crate::pipeline::publish::{Ack, PublishError, PublishResult};
 
 /// A message that was refused as part of a batch.
 pub(super) struct Retry {

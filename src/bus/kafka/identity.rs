@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::context::Pending;
+use super::record::Pending;
 
 /// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
 pub(super) const DEBUG: &str = "broker,metadata";

@@ -40,11 +40,12 @@ use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
 use crate::supervise::Supervisor;
-use context::{Context, Pending, RetrySet};
+use context::{Context, RetrySet};
 use diagnose::Probe;
 use health::Health;
 use monitor::Monitor;
 use producer::Producer;
+use record::Pending;
 use topics::TopicReconciler;
 
 /// The Kafka bus.

@@ -254,7 +254,7 @@ mod tests {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
-    use crate::bus::kafka::context::Pending;
+    use crate::bus::kafka::record::Pending;
     use crate::bus::kafka::tests::{TOPIC, bus_metrics, config, eventually, handle, label};
     use crate::pipeline::publish::Destination;
 

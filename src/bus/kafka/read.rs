@@ -29,24 +29,10 @@ type Consumer = BaseConsumer<Notes>;
 const GROUP: &str = "attio-bridge-reader";
 
 /// Properties that only producers have.
-const OF_PRODUCERS: [&str; 16] = [
-    "acks",
-    "enable.idempotence",
-    "partitioner",
-    "message.timeout.ms",
-    "linger.ms",
-    "batch.size",
-    "batch.num.messages",
-    "compression.codec",
-    "compression.type",
-    "compression.level",
-    "queue.buffering.max.messages",
-    "queue.buffering.max.kbytes",
-    "message.send.max.retries",
-    "retries",
-    "delivery.timeout.ms",
-    "statistics.interval.ms",
-];
+const OF_PRODUCERS: &str = "acks enable.idempotence partitioner message.timeout.ms linger.ms batch.size \
+                            batch.num.messages compression.codec compression.type compression.level \
+                            queue.buffering.max.messages queue.buffering.max.kbytes message.send.max.retries retries \
+                            delivery.timeout.ms statistics.interval.ms";
 
 /// How often to search for new topics and partitions.
 const DISCOVERY: Duration = Duration::from_secs(5);
@@ -103,7 +89,7 @@ fn broken(reason: impl Into<String>) -> ReadError {
 
 fn config(options: &Options) -> Result<ClientConfig, StartError> {
     let mut config = client_config(options)?;
-    for name in OF_PRODUCERS {
+    for name in OF_PRODUCERS.split(' ') {
         config.remove(name);
     }
     config

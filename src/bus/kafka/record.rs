@@ -1,12 +1,13 @@
 //! The Kafka record of a message: key, headers, value (CloudEvents Kafka binding 1.0.2, sections 3.1 to 3.3).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 use crate::bus::encoded::EncodedMessage;
 use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
-use crate::pipeline::publish::Message;
+use crate::pipeline::publish::{Destination, Message, PublishHandle};
 
 /// The header of the media type.
 const CONTENT_TYPE: &str = "content-type";
@@ -19,6 +20,12 @@ pub(super) struct Record<'a> {
     pub headers: OwnedHeaders,
     /// The envelope, or the data.
     pub value: Cow<'a, [u8]>,
+}
+
+/// What the client keeps with an enqueued message.
+pub(super) struct Pending {
+    pub handle: PublishHandle,
+    pub destination: Arc<Destination>,
 }
 
 /// Encodes a message in the content mode, or structured if it must be.

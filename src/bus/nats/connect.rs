@@ -190,11 +190,14 @@ fn server_addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
         if server.has_user_pass() || server.password().is_some() {
             return Err("a server address contains no user: set nats.username and nats.password".to_owned());
         }
-        match server.host() {
-            "" => Err(format!(
+        let url = server.clone().into_inner();
+        let of_host = |c: char| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        let is_host = !server.host().is_empty() && server.host().chars().all(of_host);
+        match is_host && matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none() {
+            true => Ok(server),
+            false => Err(format!(
                 "a server address is a host and a port, as in nats://localhost:4222, not {text:?}"
             )),
-            _ => Ok(server),
         }
     };
     let parsed: Result<_, String> = servers.iter().map(parse).collect();
@@ -413,13 +416,15 @@ mod tests {
 
     #[test]
     fn setting_that_no_client_can_be_created_from_is_reported_with_its_key() {
-        assert!(check(&Options::new(["localhost", "NATS://a:4222"])).is_ok());
+        assert!(check(&Options::new(["localhost", "NATS://a:4222/", "[::1]:4222"])).is_ok());
         assert!(reason(|o| o.servers = vec!["http://a".into()]).starts_with("nats.servers: "));
         for scheme in ["ws", "https", "kafka"] {
             let refused = reason(|o| o.servers = vec![format!("{scheme}://a:1")]);
             assert!(refused.contains("nats:// or tls://") && refused.contains(scheme), "{refused}");
         }
-        assert!(reason(|o| o.servers = vec!["nats://".into()]).contains("nats.servers: "));
+        for text in ["nats://", "a:4222/b", "a,b", "a:4222?tls=true", "a b:4222", "a:port"] {
+            assert!(reason(|o| o.servers = vec![text.into()]).starts_with("nats.servers: "), "{text}");
+        }
         let with_user = reason(|o| o.servers = vec!["nats://me:secret@a".into()]);
         assert!(with_user.contains("nats.username") && !with_user.contains("secret"), "{with_user}");
         assert!(reason(|o| o.ca_file = Some("/not/there".into())).contains("nats.ca_file: cannot read"));

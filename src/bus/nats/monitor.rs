@@ -52,17 +52,26 @@ impl Monitor {
 
     pub(super) async fn run(mut self) {
         loop {
-            let interval = match self.probe.client.connection_state() {
-                State::Connected => self.check().await,
-                State::Pending | State::Disconnected => FOREIGN_INTERVAL,
-            };
-            self.health.nudged(interval).await;
-            if self.probe.client.connection_state() != State::Connected
-                && let Some(peer) = foreign_peer(&self.options).await
-            {
-                self.health.found_foreign(&peer);
+            match self.probe.client.connection_state() {
+                State::Connected => {
+                    let interval = self.check().await;
+                    self.health.nudged(interval).await;
+                }
+                // A new connection is inspected at once.
+                State::Pending | State::Disconnected => tokio::select! {
+                    () = self.health.nudged(DENIED_INTERVAL) => {}
+                    () = self.find_foreign() => {}
+                },
             }
             tokio::time::sleep(NUDGE_DELAY).await;
+        }
+    }
+
+    /// Tells what listens in place of a server.
+    async fn find_foreign(&self) {
+        tokio::time::sleep(FOREIGN_INTERVAL).await;
+        if let Some(peer) = foreign_peer(&self.options).await {
+            self.health.found_foreign(&peer);
         }
     }
 

@@ -6,10 +6,7 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use async_nats::header::{
-    HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID, ParseHeaderNameError,
-    ParseHeaderValueError,
-};
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -28,17 +25,13 @@ pub(super) struct Record {
     pub payload: Bytes,
 }
 
-/// A header that NATS does not accept.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BadHeader {
-    #[error("a header name that NATS does not accept: {0}")]
-    Name(#[from] ParseHeaderNameError),
-    #[error("a header value that NATS does not accept: {0}")]
-    Value(#[from] ParseHeaderValueError),
-}
-
-/// Encodes a message in the content mode, or structured if it must be.
-pub(super) fn encode_record(message: &Message, mode: ContentMode, stream: &str) -> Result<Record, BadHeader> {
+/// Encodes a message in the content mode, or structured if it must be. The error is a header that NATS does not
+/// accept.
+pub(super) fn encode_record(
+    message: &Message,
+    mode: ContentMode,
+    stream: &str,
+) -> Result<Record, async_nats::Error> {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.dedup_key)?);
     headers.insert(NATS_EXPECTED_STREAM, HeaderValue::from_str(stream)?);
@@ -74,7 +67,7 @@ pub(in crate::bus) fn encode(
     Ok(EncodedMessage { headers, payload: record.payload.into() })
 }
 
-fn add_attributes(headers: &mut HeaderMap, event: &CloudEvent) -> Result<(), BadHeader> {
+fn add_attributes(headers: &mut HeaderMap, event: &CloudEvent) -> Result<(), async_nats::Error> {
     let content_type = binary::content_type(event).map(|value| (Attribute::DataContentType.name(), value));
     for (name, value) in binary::headers(event).chain(content_type) {
         let name = HeaderName::from_str(&format!("ce-{name}"))?;

@@ -69,8 +69,6 @@ enum Failure {
     #[error(transparent)]
     Filter(#[from] filter::Error),
     #[error(transparent)]
-    SecretFile(#[from] secret::FileError),
-    #[error(transparent)]
     Create(#[from] secret::Error),
     #[error(transparent)]
     Rotate(#[from] rotation::Error),

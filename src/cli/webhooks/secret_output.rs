@@ -28,7 +28,7 @@ pub enum SecretOutput {
 impl SecretOutput {
     /// A file; checked now, written later.
     pub fn file(path: &Path, overwrite: bool) -> Result<Self, Failure> {
-        Ok(Self::File(SecretFile::reserve(path, overwrite)?))
+        Ok(Self::File(SecretFile::reserve(path, overwrite).map_err(Failure::Failed)?))
     }
 
     fn write(self, created: &Created) -> io::Result<()> {

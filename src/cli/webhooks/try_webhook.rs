@@ -228,7 +228,7 @@ async fn clean_up(client: &Client, arguments: &Arguments, created: &Created) -> 
 /// Restores the secret file; removes it if there was none.
 fn restore(path: &Path, old: Option<&SecretString>) -> Result<(), String> {
     let restored = match old {
-        Some(old) => SecretFile::reserve(path, true).map_err(|error| error.to_string())?.write(old),
+        Some(old) => SecretFile::reserve(path, true)?.write(old),
         None => std::fs::remove_file(path),
     };
     restored.map_err(|error| format!("{}: {error}", path.display()))

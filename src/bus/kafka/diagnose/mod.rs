@@ -80,7 +80,7 @@ impl Probe {
         // What speaks neither TLS nor Kafka may speak something else.
         let silent = matches!(&found, TlsInfo::Unreachable(error) if error == tls::SILENCE);
         if (silent || found == TlsInfo::Plaintext)
-            && let Some(stranger) = tls::first_words(server).as_deref().and_then(name_stranger)
+            && let Some(stranger) = tls::first_words(server, self.tls).as_deref().and_then(name_stranger)
         {
             return Some((Step::Reach, format!("{server}: {stranger}")));
         }

@@ -78,15 +78,21 @@ pub fn connect(server: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// The first bytes of what a server says by itself, or to an HTTP request. A Kafka broker says nothing to either.
-pub(super) fn first_words(server: &str) -> Option<Vec<u8>> {
+/// The first bytes of what a server says by itself, or to the start of a TLS handshake (`tls`), or to an HTTP request.
+/// A Kafka broker without TLS says nothing to any of them.
+pub(super) fn first_words(server: &str, tls: bool) -> Option<Vec<u8>> {
     let mut begin = [0; 8];
     let mut stream = connect(server).ok()?;
     stream.set_read_timeout(Some(GREETING)).ok()?;
     let mut length = stream.read(&mut begin).unwrap_or(0);
     if length == 0 {
+        let mut request = b"GET / HTTP/1.0\r\n\r\n".to_vec();
+        if tls {
+            request.clear();
+            client(host(server), RootCertStore::empty()).ok()?.write_tls(&mut request).ok()?;
+        }
         stream.set_read_timeout(Some(STEP)).ok()?;
-        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        stream.write_all(&request).ok()?;
         length = stream.read(&mut begin).ok()?;
     }
     (length > 0).then(|| begin[..length].to_vec())

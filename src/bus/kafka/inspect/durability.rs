@@ -96,7 +96,7 @@ fn risks<'t>(topics: &[&'t Topic]) -> Vec<(String, Vec<&'t Topic>)> {
 
 /// Reads the settings of the topics and logs what makes their acks worth less. Silent where this user may not see
 /// them: `check --connect` says so.
-pub(in crate::bus::kafka) fn log_risks(config: &ClientConfig, requirements: &Requirements) {
+pub fn log_risks(config: &ClientConfig, requirements: &Requirements) {
     const WITHIN: Duration = Duration::from_secs(5);
     let admin: Result<AdminClient<DefaultClientContext>, _> = without_publishing(config).create();
     let Ok(admin) = admin else { return };
