@@ -42,44 +42,24 @@ pub use wiring::{pipeline, publisher};
 
 /// Why the bridge did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum Error {
-    /// A listener cannot be bound.
     #[error("cannot listen on {address} ({key}): {source}")]
-    Listen {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        address: String,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The bus client cannot be made from its options.
+    Listen { key: &'static str, address: String, source: io::Error },
     #[error(transparent)]
     Bus(#[from] StartError),
-    /// Signals cannot be listened for.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] io::Error),
-    /// The drain ran out of time.
     #[error(
         "drain abandoned: {deliveries} deliveries and {messages} messages were not acknowledged in time; \
          none of them was answered 200, the sender will retry them"
     )]
-    Abandoned {
-        /// Deliveries still in process.
-        deliveries: usize,
-        /// Messages without an ack.
-        messages: u64,
-    },
-    /// The bus client did not end its flush, so what it holds is unknown.
+    Abandoned { deliveries: usize, messages: u64 },
     #[error(
         "drain abandoned: the bus client hangs; {deliveries} deliveries have no ack, none of them was \
          answered 200, the sender will retry them"
     )]
-    FlushHangs {
-        /// Deliveries still in process.
-        deliveries: usize,
-    },
-    /// A listener, or another part that must run as long as the bridge, ended before the stop.
+    FlushHangs { deliveries: usize },
     #[error(transparent)]
     Ended(#[from] Ended),
 }

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::systemd::Notifier;
-use crate::config::{Config, Files, Problems};
+use crate::config::{Config, Files};
 use crate::delivery::SourceName;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
@@ -99,7 +99,9 @@ impl Reloader {
             }
             Ok((files, Err(problems))) => {
                 *seen = files;
-                log_problems(&problems, cause);
+                for problem in &problems.problems {
+                    tracing::error!(cause, %problem, "reload failed: the secrets stay as they were");
+                }
                 false
             }
             Err(error) => {
@@ -183,14 +185,8 @@ enum FileAccessError {
 
 /// Accesses files on a blocking thread, one access at a time, so that an access that hangs holds one thread
 /// and no more.
-#[derive(Clone)]
-struct FileAccess(Arc<Semaphore>);
-
-impl Default for FileAccess {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
-    }
-}
+#[derive(Clone, Default)]
+struct FileAccess(Arc<Mutex<()>>);
 
 impl FileAccess {
     async fn access<T: Send + 'static>(
@@ -198,11 +194,10 @@ impl FileAccess {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FileAccessError> {
         let access = async {
-            // The semaphore is never closed.
-            let permit = Arc::clone(&self.0).acquire_owned().await;
+            let turn = Arc::clone(&self.0).lock_owned().await;
             let blocking = move || {
                 let done = work();
-                drop(permit);
+                drop(turn);
                 done
             };
             tokio::task::spawn_blocking(blocking).await.map_err(|_| FileAccessError::Panicked)
@@ -239,11 +234,5 @@ impl FileAccess {
             }
             last = now;
         }
-    }
-}
-
-fn log_problems(problems: &Problems, cause: &'static str) {
-    for problem in &problems.problems {
-        tracing::error!(cause, %problem, "reload failed: the secrets stay as they were");
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, fail, load, say, warn};
+use super::{Exit, fail, load, runtime, say, warn};
 use crate::app::logging;
 use crate::bus::ReadError;
 use crate::config::{Config, Input, LogFormat, LogOptions};
@@ -22,8 +22,7 @@ pub fn run(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Exit>
     let config = load(input)?;
     warn(&config.warnings);
     let log = logging::start(LOG, &input.environment).map_err(fail)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(fail)?;
+    let runtime = runtime(1).map_err(fail)?;
     let exit = runtime.block_on(async {
         let signal = shutdown::stop_signal(log.last_words()).map_err(fail)?;
         let session = Session { config, stop: CancellationToken::new() };

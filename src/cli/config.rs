@@ -8,7 +8,7 @@ use annotate_snippets::{AnnotationKind, Group, Renderer, Snippet};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::output::{no_color, paint, say_styled, terminal_columns};
+use super::output::{no_color, paint, say_styled, terminal_columns, without_error_numbers};
 use super::{Exit, fail, load, print, say};
 use crate::app;
 use crate::bus::Kind;
@@ -138,10 +138,14 @@ fn connect(config: Config) -> Result<Report, Exit> {
     let found = runtime.block_on(app::inspect(config));
     // Does not wait for what still waits for the network.
     runtime.shutdown_background();
-    found.map_err(|error| {
+    let mut report = found.map_err(|error| {
         say(format_args!("error: {error}"));
         Exit::Configuration
-    })
+    })?;
+    for row in &mut report.checks {
+        row.detail = without_error_numbers(&row.detail);
+    }
+    Ok(report)
 }
 
 /// A table, and a line with the counts. No line is wrapped unless there is a terminal, with so many columns.

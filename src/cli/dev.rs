@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bus_address::BusAddress;
-use super::{Exit, fail, say};
+use super::{Exit, cores, fail, runtime, say};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
@@ -172,7 +172,7 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
         }
     };
     let mut output = output(&bus, arguments.json, footer, keys);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime(cores())?;
     let ended = runtime.block_on(session(arguments, &bus, &mut *output, log, keys));
     // Does not wait for a client whose broker is away.
     runtime.shutdown_background();

@@ -24,10 +24,13 @@ mod watch;
 mod webhooks;
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
+use std::thread;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 use crate::config::{Environment, Flag, Input};
 use crate::paint::Paint;
@@ -235,6 +238,31 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
     };
     // A verb that fails has printed why.
     ended.unwrap_or_else(|exit| exit)
+}
+
+/// The cores that the process may use.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Threads that a verb starts besides its workers: for signals, the bus client, name resolution, the stop.
+const SPARE_THREADS: usize = 8;
+
+/// Starts so many workers. tokio panics if the system cannot start one, and then waits for it for ever, so this starts
+/// as many threads first.
+fn runtime(workers: usize) -> io::Result<Runtime> {
+    let threads = workers + SPARE_THREADS;
+    let tried: io::Result<Vec<_>> =
+        (0..threads).map(|_| thread::Builder::new().spawn(thread::park)).collect();
+    let limit = "raise the limit of processes (ulimit -u, TasksMax=, pids.max)";
+    for thread in tried
+        .map_err(|error| io::Error::other(format!("cannot start {threads} threads: {error}; {limit}")))?
+    {
+        thread.thread().unpark();
+        // It cannot have panicked.
+        let _ = thread.join();
+    }
+    Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
 /// The environment of this process, without names that are not UTF-8.

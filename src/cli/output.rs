@@ -46,15 +46,19 @@ fn write(text: &str) -> io::Result<()> {
     File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(text.as_bytes())
 }
 
-/// Prints a message to standard error. The numbers of the system's errors are left out.
+/// Prints a message to standard error.
 pub fn say(message: impl Display) {
-    let message = message.to_string();
+    let message = without_error_numbers(&message.to_string());
+    let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&message));
+}
+
+/// A message without the numbers of the system's errors, ` (os error 2)`, which help nobody.
+pub fn without_error_numbers(message: &str) -> String {
     let mut parts = message.split(" (os error ");
-    let mut text = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        text.push_str(part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')'));
-    }
-    let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&text));
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')')
+    })
 }
 
 /// Prints a message with its colours to standard error.

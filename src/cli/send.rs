@@ -12,7 +12,7 @@ use super::output::table;
 use super::parsers::read;
 use super::progress::Progress;
 use super::signer::{Flags, Signer};
-use super::{Exit, fail, print, say};
+use super::{Exit, cores, fail, print, runtime, say};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
 use crate::fake_attio::post::Poster;
@@ -133,8 +133,7 @@ fn send(arguments: &Arguments, signer: &Signer) -> Result<Answers, String> {
         progress
             .set(usize::try_from(answers.deliveries).unwrap_or(usize::MAX), format_args!("{failed} failed"));
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
+    let runtime = runtime(cores()).map_err(|error| error.to_string())?;
     Ok(runtime.block_on(load::send(&target, options, payloads, progress)))
 }
 

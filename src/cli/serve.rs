@@ -1,13 +1,12 @@
 //! `serve`: receives webhooks and publishes their events until SIGTERM.
 
-use std::{io, panic, thread};
+use std::{panic, thread};
 
 use clap::Args;
 use parking_lot::Mutex;
-use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::SignalKind;
 
-use super::{Exit, fail, load_for_serving};
+use super::{Exit, cores, fail, load_for_serving, runtime};
 use crate::app::{self, logging};
 use crate::config::{Flag, Input};
 use crate::shutdown;
@@ -56,13 +55,8 @@ pub fn run(input: Input) -> Result<Exit, Exit> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let workers = config.workers.unwrap_or_else(cores);
-    let runtime = runtime(workers).map_err(|error| {
-        tracing::error!(
-            %error,
-            "cannot start {workers} worker threads and {SPARE_THREADS} others: raise the limit of processes \
-             (ulimit -u, TasksMax=, pids.max), or lower runtime.workers"
-        );
+    let runtime = runtime(config.workers.unwrap_or_else(cores)).map_err(|error| {
+        tracing::error!("{error}, or lower runtime.workers");
         Exit::Failed
     })?;
     exit_after_panic(log.last_words());
@@ -76,26 +70,6 @@ pub fn run(input: Input) -> Result<Exit, Exit> {
             Err(if error.is_configuration() { Exit::Configuration } else { Exit::Failed })
         }
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// Threads that the bridge starts besides its workers: for signals, the bus client, name resolution, the stop.
-const SPARE_THREADS: usize = 8;
-
-/// Starts the workers. tokio panics if the system cannot start one, and then waits for it for ever, so this starts as
-/// many threads first.
-fn runtime(workers: usize) -> io::Result<Runtime> {
-    let parked = || thread::Builder::new().spawn(thread::park);
-    let tried: io::Result<Vec<_>> = (0..workers + SPARE_THREADS).map(|_| parked()).collect();
-    for thread in tried? {
-        thread.thread().unpark();
-        // It cannot have panicked.
-        let _ = thread.join();
-    }
-    Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
 /// Ends the process after a panic of this thread, once it is logged. Unwinding would drop the runtime, which waits for

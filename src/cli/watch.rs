@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::webhooks::is_secret_of;
-use super::{Exit, fail, load_attio, say};
+use super::{Exit, fail, load_attio, runtime, say};
 use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
 use crate::attio::watch::metrics::WatchMetrics;
@@ -158,8 +158,7 @@ fn start(
         now: || time::OffsetDateTime::now_utc().unix_timestamp(),
     };
     let watch = Watch::new(client, options, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot start a thread: {error}"))?;
+    let runtime = runtime(2).map_err(|error| error.to_string())?;
     let done = runtime.block_on(serve(watch, metrics, &arguments.listen, log));
     // Does not wait for a name resolution that hangs.
     runtime.shutdown_background();

@@ -19,17 +19,14 @@ pub struct DecodedEvent {
 
 /// Why a message is not a CloudEvent.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs)] // The messages say it.
 pub enum DecodeError {
-    /// Neither content mode.
     #[error("not a CloudEvent: neither its content type nor its headers are those of one")]
     Headers,
-    /// Structured mode without an object.
     #[error("not a CloudEvent: its payload is not a JSON object: {0}")]
     Json(String),
-    /// An attribute that is neither a string, a number nor a boolean.
     #[error("not a CloudEvent: its attribute {0} is not a string")]
     Attribute(String),
-    /// `data_base64` is not base64.
     #[error("not a CloudEvent: its data_base64 is not base64: {0}")]
     Base64(String),
 }

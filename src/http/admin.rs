@@ -29,7 +29,6 @@ const MAX_SCRAPES: usize = 4;
 pub struct Admin {
     /// The bus, for its state.
     pub bus: Arc<dyn Bus>,
-    /// The content of `/metrics`.
     pub metrics: Arc<Metrics>,
     /// The dedup memory, measured by each scrape.
     pub dedup: Dedup,

@@ -34,7 +34,6 @@ pub struct Permit {
 }
 
 impl AdmissionLimiter {
-    /// A limiter of so many deliveries and so many bytes of their bodies.
     pub fn new(deliveries: usize, bytes: usize) -> Self {
         let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Self { deliveries: semaphore(deliveries), bytes: semaphore(bytes) }

@@ -30,11 +30,9 @@ use crate::pipeline::outcome::Reason;
 /// Limits of one listener.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Deadlines of each connection.
     pub timeouts: Timeouts,
     /// Connections open at once. At the limit, accepting pauses.
     pub max_connections: usize,
-    /// The largest head, in bytes.
     pub max_header_bytes: usize,
     /// Whether ambiguous heads are refused. If not, hyper alone parses them and accepts old probes and scrapers.
     pub strict: bool,

@@ -29,7 +29,6 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder of one bridge.
     pub fn new(metrics: &Arc<Metrics>) -> Self {
         Self {
             sources: metrics.sources(),
@@ -83,7 +82,6 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The body is complete.
     pub(super) fn body_received(&mut self, bytes: usize) {
         self.bytes = bytes;
         self.body_received = true;

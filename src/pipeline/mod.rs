@@ -86,11 +86,10 @@ fn parse(body: &Bytes) -> (Option<Cow<'_, str>>, Indexed<'_>) {
 
 /// Why a delivery is refused before it is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum Rejection {
-    /// No source of that name is configured.
     #[error("no such source")]
     UnknownSource,
-    /// The signature does not hold.
     #[error(transparent)]
     Signature(#[from] SignatureError),
 }

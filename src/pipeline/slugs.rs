@@ -30,23 +30,16 @@ pub struct Slugs {
 
 /// Why a text is not a slugs file.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum Error {
-    /// Not JSON, or a member is missing or has another type; the message has line and column.
     #[error("is not a slugs file: {0}")]
     Json(#[from] serde_json::Error),
-    /// Written by a newer release.
     #[error(
         "has version {0}, and this build reads version {VERSION}: write it with `slugs pull` of this build"
     )]
     Version(u32),
-    /// A text that is not valid in an attribute.
     #[error("{place} has {text:?}: an id or a slug is 1 to 128 characters of A-Z, a-z, 0-9, ., _, : and -")]
-    Alphabet {
-        /// The member.
-        place: &'static str,
-        /// The text.
-        text: String,
-    },
+    Alphabet { place: &'static str, text: String },
 }
 
 impl Slugs {

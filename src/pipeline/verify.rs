@@ -53,23 +53,18 @@ pub const MIN_SECRET_BYTES: usize = 16;
 
 /// Why verification failed. The sender does not learn the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // The messages say it.
 pub enum SignatureError {
-    /// Neither signature header is there.
     #[error("no signature header")]
     Missing,
-    /// Not 64 hex digits, sent twice, or the two headers differ.
     #[error("the signature header is not one value of 64 hex digits")]
     Malformed,
-    /// No secret matches.
     #[error("no secret matches the signature")]
     Mismatch,
-    /// The scheme requires a timestamp header.
     #[error("no timestamp header")]
     TimestampMissing,
-    /// Not 10 or 13 ASCII digits, or sent twice.
     #[error("the timestamp header is not one value of 10 or 13 digits")]
     TimestampMalformed,
-    /// Older, or further ahead, than the tolerance.
     #[error("the timestamp is outside the tolerance")]
     TimestampOutsideTolerance,
 }

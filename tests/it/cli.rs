@@ -143,6 +143,15 @@ fn healthcheck_requests_readyz_of_the_admin_listener() {
 }
 
 #[test]
+fn a_body_without_an_end_is_an_error() {
+    for verb in [&["sign", "/dev/zero"][..], &["explain", "/dev/zero"]] {
+        let output = program(verb, &GOOD);
+        assert!(!output.status.success(), "{verb:?}");
+        assert!(text(&output.stderr).contains("larger than 256 MiB"), "{verb:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn healthcheck_prints_why_the_bridge_is_not_ready() {
     let (address, asked) =
         answer_once("503 Service Unavailable", "bus: kafka: no topic attio.record \u{1b}[2J\n");
@@ -322,7 +331,8 @@ fn check_prints_json_with_and_without_problems() {
 
 /// `check --connect` on a terminal of so many columns; the program is given a broker that is not there.
 fn check_on_terminal(columns: usize, variables: &[(&str, &str)]) -> String {
-    let typed = format!("stty cols {columns} && '{}' check --connect", env!("CARGO_BIN_EXE_attio-bridge"));
+    let typed =
+        format!("stty cols {columns} rows 50 && '{}' check --connect", env!("CARGO_BIN_EXE_attio-bridge"));
     let mut script = std::process::Command::new("script");
     script.args(["-qec", &typed, "/dev/null"]).stdin(std::process::Stdio::null());
     script.env_clear().env("PATH", std::env::var_os("PATH").expect("there is a path"));
@@ -344,7 +354,7 @@ fn check_connect_is_as_wide_as_its_terminal_and_one_line_a_row_in_a_pipe() {
     let rows: Vec<_> = piped.lines().skip(2).take_while(|line| !line.is_empty()).collect();
     assert!(!rows.is_empty() && rows.iter().all(|row| !row.starts_with(' ')), "{piped}");
     assert!(rows.iter().any(|row| row.chars().count() > 80), "long enough to be wrapped: {piped}");
-    assert!(!piped.contains('\u{1b}'), "{piped}");
+    assert!(!piped.contains('\u{1b}') && !piped.contains("os error"), "{piped}");
     for columns in [60, 80, 200] {
         let shown = check_on_terminal(columns, &[&variables[..], &[("NO_COLOR", "1")]].concat());
         assert!(shown.lines().all(|line| line.chars().count() <= columns), "{columns}: {shown}");

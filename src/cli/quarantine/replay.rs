@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,6 +215,9 @@ impl Input {
     }
 }
 
+/// The longest line of an exported file: far more than the largest delivery.
+const MAX_LINE_BYTES: u64 = 256 << 20;
+
 /// The lines of an exported file that are not empty; `stdin` is what standard input had.
 fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
     let path = file.to_owned();
@@ -223,7 +226,16 @@ fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
         None => Box::new(BufReader::new(File::open(file).map_err(|error| unreadable(file, error))?)),
     };
     let is_empty = |line: &io::Result<Vec<u8>>| line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty());
-    let lines = reader.split(b'\n').filter(move |line| !is_empty(line));
+    let mut reader = reader;
+    let line = move || {
+        let mut line = Vec::new();
+        match (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(read) if read as u64 == MAX_LINE_BYTES => Some(Err(io::ErrorKind::FileTooLarge.into())),
+            read => Some(read.map(|_| line)),
+        }
+    };
+    let lines = std::iter::from_fn(line).filter(move |line| !is_empty(line));
     let record = move |line: io::Result<Vec<u8>>| match line {
         Ok(line) => Ok(Quarantined::from_line(line.trim_ascii())),
         Err(error) => Err(unreadable(&path, error)),

@@ -47,7 +47,8 @@ Examples: the secret in a file, or in a Kubernetes Secret
     --event record.created --event note.created --secret-file attio.secret
   attio-bridge webhooks create \\
     --target-url https://hooks.example.com/webhooks/attio \\
-    --event record.updated --filter '{\"object\":\"deals\",\"attribute\":\"stage\"}' \\
+    --event record.updated \\
+    --filter '{\"object\":\"deals\",\"attribute\":\"stage\"}' \\
     --secret-format kubernetes --secret-name attio-bridge | kubectl apply -f -")]
 pub struct Create {
     /// The bridge's public address, ending in /webhooks/SOURCE

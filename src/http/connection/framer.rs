@@ -24,7 +24,6 @@ enum State {
 /// What was passed on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Some bytes of a request.
     Bytes,
     /// The first bytes of a head.
     Head,
@@ -51,13 +50,11 @@ const HEAD_READ_BYTES: usize = 4096;
 const BODY_READ_BYTES: usize = 16 * 1024;
 
 impl RequestFramer {
-    /// For heads of at most `head_limit` bytes.
     pub fn new(head_limit: usize) -> Self {
         let state = State::Head(HeadParser::new(head_limit));
         Self { buffer: BytesMut::new(), ready: 0, state, head_limit }
     }
 
-    /// The buffer to read into.
     pub fn buffer(&mut self) -> &mut BytesMut {
         let spare = self.buffer.capacity() - self.buffer.len();
         match self.state {
@@ -155,7 +152,6 @@ fn synthetic_request(refused: &[u8], path: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: refused\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// A chunked body is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed chunk")]
 pub struct MalformedChunk;

@@ -31,7 +31,6 @@ pub enum BodyFraming {
 /// A complete head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its bytes, the empty line included.
     pub length: usize,
     /// How the end of the body is found.
     pub body: BodyFraming,
@@ -42,7 +41,6 @@ pub struct Head {
 /// Why a head is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// The reason of the answer.
     pub reason: Reason,
     /// What is wrong, if the reason alone does not say.
     pub error: Option<String>,

@@ -72,7 +72,6 @@ struct State {
 }
 
 impl Progress {
-    /// A connection that has just been accepted.
     pub fn accepted() -> Self {
         Self(Arc::new(Mutex::new(State { phase: Phase::New, refusal: None })))
     }
@@ -85,7 +84,6 @@ impl Progress {
         state.refusal.take()
     }
 
-    /// The answer is ready to be written.
     pub fn request_ended(&self) {
         self.set(Phase::Idle);
     }
@@ -116,7 +114,6 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Wraps an accepted connection.
     pub fn new(
         stream: TcpStream,
         framer: Option<RequestFramer>,
@@ -175,7 +172,6 @@ impl Connection {
         }
     }
 
-    /// Reads without framing.
     fn poll_read_unframed(
         &mut self,
         cx: &mut Context<'_>,
@@ -188,7 +184,6 @@ impl Connection {
         Poll::Ready(result)
     }
 
-    /// Reads what the framer passes on.
     fn poll_read_framed(
         &mut self,
         cx: &mut Context<'_>,
