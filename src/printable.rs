@@ -13,7 +13,7 @@ pub fn lines(text: &str) -> String {
     escape(text, |c| (c.is_control() && !matches!(c, '\n' | '\t')) || is_invisible(c))
 }
 
-/// Lines with colours. What they contain of outside text is escaped by [`line`] before.
+/// Lines with colours. What they contain of outside text is escaped by [`line()`] before.
 pub fn styled(text: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(start) = rest.find('\x1b') {

@@ -1,6 +1,6 @@
 //! The configuration: flag > environment > file > default, checked once, at start.
 //!
-//! A key is declared once, with [`keys`] in the file of its section: name, type with range, default,
+//! A key is declared once, with `keys!` in the file of its section: name, type with range, default,
 //! documentation. Reading it, its errors, its variable, the example, the reference and the JSON Schema
 //! follow from that.
 //!

@@ -394,7 +394,7 @@ fn nothing_configured_names_what_is_needed() {
 }
 
 #[test]
-fn other_bus_by_flag_is_a_warning_about_the_section_in_the_file() {
+fn other_bus_by_flag_or_variable_is_a_warning_about_the_section_in_the_file() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("config.toml");
     std::fs::write(&file, KAFKA).expect("a written file");
@@ -405,6 +405,11 @@ fn other_bus_by_flag_is_a_warning_about_the_section_in_the_file() {
     let output = run_bare(&arguments, &[("ATTIO_WEBHOOK_SECRET", SECRET)]);
     let text = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(text.contains("kafka.bootstrap_servers: has no effect with bus.type"), "{text}");
+    let variables = [("ATTIO_WEBHOOK_SECRET", SECRET), ("ATTIO_BRIDGE__BUS__TYPE", "stdout")];
+    let checked = run_bare(&["check", "--config", file.to_str().expect("UTF-8")], &variables);
+    let told = String::from_utf8([checked.stdout, checked.stderr].concat()).expect("UTF-8");
+    assert_eq!(checked.status.code(), Some(0), "{told}");
+    assert!(told.contains("kafka.bootstrap_servers: has no effect with bus.type"), "{told}");
     // And a port in use is told with its key.
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("http.listen") && text.contains(&address), "{text}");

@@ -310,6 +310,7 @@ impl ClientContext for Context {
                 // Of the configuration's warnings each is another one.
                 let kind = if facility == "CONFWARN" { kind(text) } else { facility.to_owned() };
                 if let Some(repeated) = self.health.repeats.pass(&kind) {
+                    let repeated = (repeated > 0).then_some(repeated);
                     tracing::warn!(facility, repeated, "librdkafka: {text}");
                 }
             }

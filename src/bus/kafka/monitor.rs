@@ -258,6 +258,7 @@ impl Monitor {
             // Of a fatal error the diagnosis may know more.
             let known = self.health.cause().filter(|_| cause.starts_with(FATAL));
             let cause = known.as_deref().unwrap_or(cause);
+            let repeated = (repeated > 0).then_some(repeated);
             tracing::error!(cause, repeated, "kafka: the producer is replaced");
         }
         if self.producer.load().get().context().identity().invalid().is_some_and(|invalid| invalid.changed) {

@@ -281,7 +281,8 @@ mod tests {
 
     #[test]
     fn every_setting_that_loses_acknowledged_events_is_a_warning() {
-        let table: [(&str, fn(&mut Config)); 7] = [
+        type Change = fn(&mut Config);
+        let table: [(&str, Change); 7] = [
             ("storage is memory", |config| config.storage = StorageType::Memory),
             ("retention is WorkQueue", |config| config.retention = RetentionPolicy::WorkQueue),
             ("max_msgs is 9", |config| config.max_messages = 9),
@@ -306,7 +307,8 @@ mod tests {
 
     #[test]
     fn every_setting_that_keeps_events_out_is_an_error() {
-        let table: [(&str, bool, fn(&mut Config)); 5] = [
+        type Change = fn(&mut Config);
+        let table: [(&str, bool, Change); 5] = [
             ("persist_mode is async", true, |config| config.persist_mode = Some(PersistenceMode::Async)),
             ("no_ack", true, |config| config.no_ack = true),
             ("sealed", true, |config| config.sealed = true),

@@ -49,7 +49,8 @@ Examples: the secret in a file, or in a Kubernetes Secret
     --target-url https://hooks.example.com/webhooks/attio \\
     --event record.updated \\
     --filter '{\"object\":\"deals\",\"attribute\":\"stage\"}' \\
-    --secret-format kubernetes --secret-name attio-bridge | kubectl apply -f -")]
+    --secret-format kubernetes --secret-name attio-bridge \\
+    | kubectl apply -f -")]
 pub struct Create {
     /// The bridge's public address, ending in /webhooks/SOURCE
     #[arg(long, value_name = "URL", value_parser = target)]

@@ -261,7 +261,8 @@ fn size(given: &Given<u64>) -> usize {
     usize::try_from(given.value).unwrap_or(usize::MAX)
 }
 
-/// Refuses the sections of buses that are not in use; where a flag chose the bus for one run, only warns.
+/// Refuses the sections of buses that are not in use. Where a flag or a variable chose the bus it only warns: the
+/// file may serve several environments.
 fn refuse_unused(diagnostics: &Diagnostics, chosen: &Given<Type>) {
     let used = TYPES.into_iter().find(|(_, kind)| *kind == chosen.value).map_or("", |(name, _)| name);
     for (name, _) in TYPES.into_iter().filter(|(_, kind)| *kind != chosen.value) {
@@ -270,8 +271,8 @@ fn refuse_unused(diagnostics: &Diagnostics, chosen: &Given<Type>) {
             "has no effect with bus.type \"{used}\", like all of [{name}]; set bus.type to \"{name}\", or remove [{name}]"
         );
         match chosen.origin {
-            Origin::Flag(_) => diagnostics.warning(&key, Some(&origin), message),
-            _ => diagnostics.problem(&key, Some(&origin), message),
+            Origin::File { .. } => diagnostics.problem(&key, Some(&origin), message),
+            _ => diagnostics.warning(&key, Some(&origin), message),
         }
     }
 }

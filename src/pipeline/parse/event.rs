@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use super::Unusable;
 use super::ids::{self, Ids};
 use super::json::{self, MembersError};
+use super::unusable::Unusable;
 use crate::catalog::Kind;
 
 /// One event of a verified delivery. Its texts borrow from the body, unless they are escaped there.

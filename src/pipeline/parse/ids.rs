@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::Unusable;
 use super::json::{self, MembersError};
+use super::unusable::Unusable;
 use crate::catalog::{self, Id};
 
 /// The value of an id.

@@ -228,6 +228,7 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
     /// One line a minute for each reason.
     fn log(&self, code: &str, reason: &str) {
         if let Some(repeated) = self.logged.pass(&kind(reason)) {
+            let repeated = (repeated > 0).then_some(repeated);
             tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
         }
     }
