@@ -96,7 +96,7 @@ fn server_problems_are_reported() {
     let guarded = Server::with(Settings { more: users, ..Settings::default() });
     reports(&found(&guarded.url(), &target, &[], 3), "reachable", "failed", "nats.creds_file");
     guarded.kill();
-    let refused = "refused (os error 111): check the address in nats.servers, and that the server runs";
+    let refused = "refused: check the address in nats.servers, and that the server runs";
     reports(&found(&guarded.url(), &target, &[], 3), "reachable", "failed", refused);
     let nowhere = found("no-such-host.invalid", &target, &[], 3);
     reports(&nowhere, "reachable", "failed", "check the names in nats.servers");

@@ -9,7 +9,7 @@ use rdkafka::config::ClientConfig;
 
 use super::topic::{Topic, existing, names, read_settings};
 use crate::bus::inspect::{Level, Report, Requirements};
-use crate::bus::kafka::client_config::{MESSAGE_MAX_BYTES, without_publishing};
+use crate::bus::kafka::client_config::{AUTO_CREATE, MESSAGE_MAX_BYTES, without_publishing};
 
 /// How long a consumer must be able to be away, and Attio's last retry to come: events kept for less can be gone
 /// before anyone has read them.
@@ -98,7 +98,10 @@ fn risks<'t>(topics: &[&'t Topic]) -> Vec<(String, Vec<&'t Topic>)> {
 /// them: `check --connect` says so.
 pub fn log_risks(config: &ClientConfig, requirements: &Requirements) {
     const WITHIN: Duration = Duration::from_secs(5);
-    let admin: Result<AdminClient<DefaultClientContext>, _> = without_publishing(config).create();
+    let mut asking = without_publishing(config);
+    // A request for metadata creates no topic. The client would warn that this property has no effect; it has.
+    asking.set(AUTO_CREATE, "false").set("log_level", "0");
+    let admin: Result<AdminClient<DefaultClientContext>, _> = asking.create();
     let Ok(admin) = admin else { return };
     let topic = |name: &Arc<str>| {
         let metadata = admin.inner().fetch_metadata(Some(name), WITHIN);
