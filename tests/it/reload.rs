@@ -264,7 +264,7 @@ async fn keys_that_need_a_restart_are_named_and_secrets_are_reloaded() {
     let bridge = serve(&setup).await;
     let more = format!(
         "scheme = \"timestamped\"\n[sources.other]\nsecrets = [{{ label = \"x\", value = \"{NEW}\" }}]\n\
-         [kafka]\nsasl_password = \"canary-password\"\n[shutdown]\ndelay = \"1s\"\n"
+         [attio]\napi_key = \"canary-password\"\n[shutdown]\ndelay = \"1s\"\n"
     );
     setup.write("config.toml", configuration(&[("b", NEW)], &more));
     reload(&bridge, "ok").await;
@@ -275,7 +275,7 @@ async fn keys_that_need_a_restart_are_named_and_secrets_are_reloaded() {
     let reloaded = line("secrets reloaded");
     assert!(reloaded.contains("sources.attio.secrets.a, sources.attio.secrets.b"), "{reloaded}");
     let restart = line("changed, and needs a restart");
-    for key in ["sources.attio.scheme", "sources.other.secrets.x", "kafka.sasl_password", "shutdown.delay"] {
+    for key in ["sources.attio.scheme", "sources.other.secrets.x", "attio.api_key", "shutdown.delay"] {
         assert!(restart.contains(key), "{key}: {restart}");
     }
     assert!(!restart.contains("sources.attio.secrets"), "{restart}");

@@ -87,11 +87,11 @@ fn idempotent_requests_are_retried_after_5xx() {
     let id = attio.add(URL, &[("record.created", Value::Null)]);
     attio.faults([Fault::Status(502), Fault::Status(503)]);
     attio.webhooks(&["list"]).expect(0).mentions(&["answered 502"]);
-    attio.faults([Fault::StatusAfter(504)]);
+    attio.faults([Fault::Of(Method::PATCH, Box::new(Fault::StatusAfter(504)))]);
     attio.webhooks(&["update", &id, "--event", "note.created"]).expect(0);
     assert_eq!(attio.asked("PATCH"), 2);
     // The first attempt deleted it; the second gets 404, which is a success.
-    attio.faults([Fault::StatusAfter(502)]);
+    attio.faults([Fault::Of(Method::DELETE, Box::new(Fault::StatusAfter(502)))]);
     attio.webhooks(&["delete", &id, "--yes"]).expect(0);
     assert_eq!(attio.asked("DELETE"), 2);
 }
