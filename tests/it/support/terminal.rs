@@ -20,7 +20,7 @@ impl Terminal {
     pub fn start(columns: usize, arguments: &[&str]) -> Self {
         let program = env!("CARGO_BIN_EXE_attio-bridge");
         let typed = format!(
-            "stty cols {columns} rows 50; '{program}' '{}'; code=$?; stty -a; exit $code",
+            "trap : INT; stty cols {columns} rows 50; '{program}' '{}'; code=$?; stty -a; exit $code",
             arguments.join("' '")
         );
         let mut child = Command::new("script")
