@@ -136,8 +136,9 @@ async fn suspend(terminal: Arc<Terminal>, mut signals: tokio::signal::unix::Sign
         tokio::select! {
             _ = signals.recv() => {
                 terminal.leave(State::Suspended);
-                // It continues here.
                 let _ = kill_process(getpid(), Signal::STOP);
+                // Another thread may receive it, a moment after this call has returned.
+                tokio::time::sleep(LOOK).await;
                 let mut state = terminal.state.lock();
                 if *state == State::Suspended {
                     *state = State::Open;
