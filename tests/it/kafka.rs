@@ -7,8 +7,7 @@ use attio_bridge::bus::kafka::options::{Ensure, Topics};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
-use crate::support::bus::Awaited;
-use crate::support::bus::{label, message};
+use crate::support::bus::{Awaited, label, message};
 use crate::support::kafka::bench::Bench;
 use crate::support::kafka::{Broker, CLUSTER, Layout, OTHER_CLUSTER, shared};
 use crate::support::proxy::{Door, Flow, Way};

@@ -60,18 +60,18 @@ fn deleted_destination_is_refused_by_name_until_recreated(harness: &impl Harness
 
 fn killed_broker_is_unavailable_at_once_and_recovers(harness: &impl Harness) {
     assert!(acknowledged(harness));
-    harness.kill();
+    harness.broker().kill();
     eventually_blocking("the loss is noticed", || harness.bus().state() == BusState::Down);
     let result = harness.publish(harness.message("{}")).now().expect("settled when publish returns");
     assert_eq!(label(&result), "unavailable", "{result:?}");
-    harness.restart();
+    harness.broker().restart();
     eventually_blocking("it is up", || harness.bus().state() == BusState::Up);
     eventually_blocking("a publish is acknowledged", || acknowledged(harness));
 }
 
 fn publishes_wait_for_a_stalled_broker(harness: &impl Harness) {
     assert!(acknowledged(harness));
-    harness.stall();
+    harness.broker().pause();
     let results: Vec<_> = (0..5).map(|n| harness.publish(harness.message(&n.to_string()))).collect();
     let flushed = |within| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -80,7 +80,7 @@ fn publishes_wait_for_a_stalled_broker(harness: &impl Harness) {
     assert_eq!(flushed(Duration::from_millis(200)), 5);
     assert!(results.iter().all(|result| result.now().is_none()));
     assert_eq!(harness.metrics().publish(harness.destination()).in_flight.get(), 5);
-    harness.resume();
+    harness.broker().resume();
     assert_eq!(flushed(PATIENCE), 0);
     assert!(results.into_iter().all(|result| label(&result.wait()) == "acknowledged"));
     assert_eq!(harness.stored(), 6);
@@ -89,11 +89,11 @@ fn publishes_wait_for_a_stalled_broker(harness: &impl Harness) {
 
 fn late_ack_is_a_timeout_and_the_retry_succeeds<H: Harness>(harness: &H) {
     assert!(acknowledged(harness));
-    harness.stall();
+    harness.broker().pause();
     let message = harness.message("{}");
     let timeout = harness.publish(message.clone()).wait();
     assert_eq!(label(&timeout), "timeout", "{timeout:?}");
-    harness.resume();
+    harness.broker().resume();
     eventually_blocking("the retry is acknowledged", || {
         label(&harness.publish(message.clone()).wait()) == "acknowledged"
     });

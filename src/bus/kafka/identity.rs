@@ -196,15 +196,15 @@ impl State {
             return Some(Change::Connected);
         }
         let unconfirmed = self.brokers.remove(broker).is_some_and(|connection| !connection.is_confirmed());
-        if self.brokers.values().all(|connection| connection.is_confirmed()) {
-            self.since = None;
+        // It may have acknowledged messages whose acks are still to come. To a configured server the client
+        // publishes nothing: a broker has named the ones that it publishes to.
+        if unconfirmed && unsettled && !broker.ends_with("/bootstrap") {
+            return self
+                .end(format!("{broker} was connected and gone again before it named its cluster"), false);
         }
-        // It may have acknowledged messages whose acks are still to come. The client publishes to no configured
-        // server, only to brokers that one has named, and closes the connection to it then.
-        if !(unconfirmed && unsettled) || broker.ends_with("/bootstrap") {
-            return None;
-        }
-        self.end(format!("{broker} was connected and gone again before it named its cluster"), false)
+        // Acks may be held for this connection alone.
+        let holds = !self.held.is_empty();
+        self.release().filter(|_| holds)
     }
 
     fn answered(&mut self, cluster: &str) -> Option<Change> {
@@ -237,10 +237,17 @@ impl State {
         let connection = self.brokers.get_mut(broker)?;
         connection.answered = connection.answered.max(round);
         self.confirmed |= connection.is_confirmed();
+        self.release()
+    }
+
+    /// Releases the acks that are held, once every connected broker is confirmed.
+    fn release(&mut self) -> Option<Change> {
+        if self.brokers.values().all(|connection| connection.is_confirmed()) {
+            self.since = None;
+        }
         if !self.are_confirmed() || self.invalid.is_some() {
             return None;
         }
-        self.since = None;
         Some(Change::Confirmed(std::mem::take(&mut self.held)))
     }
 
@@ -392,6 +399,15 @@ mod tests {
         assert_eq!(answer(&identity, BROKER, round, "a"), "nothing");
         assert_eq!(worth(&identity), "held");
         assert_eq!(answer(&identity, "b:1/2", round, "a"), "confirmed");
+        assert_eq!(worth(&identity), "stored");
+    }
+
+    #[test]
+    fn acks_that_are_held_for_a_configured_server_alone_are_released_when_its_connection_ends() {
+        let identity = confirmed();
+        state(&identity, "b:1/bootstrap", "APIVERSION_QUERY", "UP");
+        assert_eq!(worth(&identity), "held");
+        assert_eq!(state(&identity, "b:1/bootstrap", "UP", "DOWN"), "confirmed");
         assert_eq!(worth(&identity), "stored");
     }
 }

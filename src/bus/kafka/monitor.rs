@@ -42,11 +42,15 @@ const REBUILD_MAX: Duration = Duration::from_secs(16);
 /// How long other bridges may take to reconnect to a cluster that has changed: several times the longest backoff.
 const SETTLEMENT: Duration = Duration::from_secs(2);
 
+/// How long the brokers of such a cluster may take to tell the ends of all partitions: one of them may never.
+const ENDS: Duration = Duration::from_secs(15);
+
 /// Between two rounds when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// Between two requests to every connected broker: often enough that nothing in the network drops the connection
-/// as idle, with which the next delivery would wait for a timeout.
+/// Between two requests to the broker that was used last, and to those that were used within the same second: often
+/// enough that nothing in the network drops the connection as idle, with which the next delivery would wait for a
+/// timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// The monitor.
@@ -161,8 +165,7 @@ impl Monitor {
         let losses = self.health.losses();
         match self.confirm() {
             Ok(true) if self.begin() => self.health.reached(losses),
-            Ok(true) => {}
-            Ok(false) => {}
+            Ok(_) => {}
             // While it was up this is new; else the client has reported it.
             Err(_) if self.health.is_up() => self.health.lost(),
             Err(error) => tracing::debug!(%error, "kafka: no broker answers yet"),
@@ -177,8 +180,12 @@ impl Monitor {
         let context = producer.get().context();
         match self.settles_at {
             Some(at) if Instant::now() < at => return false,
-            Some(_) if !context.has_begun() => {
-                context.begin_at(topics::ends(producer.get().client(), self.topics.names()));
+            Some(at) if !context.has_begun() => {
+                let (ends, complete) = topics::ends(producer.get().client(), self.topics.names());
+                if !complete && at.elapsed() < ENDS {
+                    return false;
+                }
+                context.begin_at(ends);
             }
             _ => {}
         }

@@ -86,19 +86,25 @@ impl Producer {
         }
     }
 
-    /// Confirms which cluster the client is connected to: asks for what it knows, then for the round's mark, until
-    /// every connected broker has answered. False if one of them is of another cluster or slow.
+    /// Confirms which cluster the client is connected to: asks for each topic that it knows, then for the round's
+    /// mark, until every connected broker has answered. False if one of them is of another cluster, or has not
+    /// answered since it was connected.
     pub(super) fn confirm(&self, within: Duration) -> Result<bool, KafkaError> {
         let (client, identity) = (self.inner.client(), self.inner.context().identity());
-        let deadline = Instant::now() + within;
-        let left = || deadline.saturating_duration_since(Instant::now());
         let (round, topics) = identity.begin_round();
         for topic in topics.iter().filter(|_| identity.is_unconfirmed()) {
-            client.fetch_metadata(Some(topic), left())?;
+            client.fetch_metadata(Some(topic), within)?;
         }
-        // The client asks any broker. The log line of the answer comes with the next poll.
+        let deadline = Instant::now() + within;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let mut answered = false;
+        // The client asks the broker that it used last, or any of those that it used within the same second, so one
+        // round may not reach every broker. The log line of the answer comes with the next poll.
         while !left().is_zero() && identity.invalid().is_none() {
-            client.fetch_metadata(Some(&identity::mark(round)), left())?;
+            match client.fetch_metadata(Some(&identity::mark(round)), left()) {
+                Err(error) if !answered => return Err(error),
+                _ => answered = true,
+            }
             let polled = Instant::now() + POLLED;
             while Instant::now() < polled {
                 if identity.has_answered(round) {
@@ -107,7 +113,7 @@ impl Producer {
                 thread::sleep(POLLED / 20);
             }
         }
-        Ok(false)
+        Ok(answered && identity.is_confirmed())
     }
 
     /// Why this producer cannot be used any more.

@@ -92,14 +92,17 @@ fn bench_on(supervisor: &Supervisor, change: impl FnOnce(&mut Options)) -> Bench
 }
 
 impl Bench {
-    fn publish_bytes(&self, data: Bytes) -> Receiver<PublishResult> {
+    fn publish_with(&self, data: Bytes, callback: Box<dyn AckCallback>) {
         let mut event = CloudEvent::new("1", &["urn:x"], Data::Json(data));
         event.set(Attribute::PartitionKey, "rec-1");
         let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
         let message = Message { destination, event, dedup_key: "0".repeat(32), structured_only: false };
+        self.bus.publish(message, PublishHandle::new(callback, self.metrics.publish(TOPIC), None));
+    }
+
+    fn publish_bytes(&self, data: Bytes) -> Receiver<PublishResult> {
         let (sender, result) = sync_channel(1);
-        let handle = PublishHandle::new(Box::new(Report(sender)), self.metrics.publish(TOPIC), None);
-        self.bus.publish(message, handle);
+        self.publish_with(data, Box::new(Report(sender)));
         result
     }
 
@@ -327,21 +330,11 @@ impl AckCallback for Panic {
     }
 }
 
-impl Bench {
-    fn publish_with_a_callback_that_panics(&self) {
-        let event = CloudEvent::new("1", &["urn:x"], Data::Json(Bytes::from_static(b"{}")));
-        let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
-        let message = Message { destination, event, dedup_key: "0".repeat(32), structured_only: false };
-        let handle = PublishHandle::new(Box::new(Panic), self.metrics.publish(TOPIC), None);
-        self.bus.publish(message, handle);
-    }
-}
-
 #[test]
 fn a_panic_of_the_polling_thread_is_reported_to_the_supervisor() {
     let (supervisor, ends) = Supervisor::new();
     let bench = bench_on(&supervisor, |_| {});
-    bench.publish_with_a_callback_that_panics();
+    bench.publish_with(Bytes::from_static(b"{}"), Box::new(Panic));
     let ended = ended(ends);
     assert_eq!((ended.part, &*ended.cause), ("kafka-monitor", "settled as acknowledged"));
 }
@@ -352,7 +345,7 @@ fn a_panic_of_the_single_message_producers_polling_thread_is_reported_to_the_sup
     let bench = bench_on(&supervisor, |_| {});
     // Refused in a batch, then acknowledged by itself.
     bench.inject(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
-    bench.publish_with_a_callback_that_panics();
+    bench.publish_with(Bytes::from_static(b"{}"), Box::new(Panic));
     let ended = ended(ends);
     assert_eq!((ended.part, &*ended.cause), ("kafka-monitor", "settled as acknowledged"));
 }

@@ -31,19 +31,26 @@ pub(super) enum TopicState {
     Unknown,
 }
 
-/// The end of every partition of the topics that exist, as far as the brokers answer in time.
-pub(super) fn ends<C: ClientContext>(client: &Client<C>, topics: &[Arc<str>]) -> HashMap<String, Vec<i64>> {
+/// The end of every partition of the topics that exist, and whether the brokers told all of them in time.
+pub(super) fn ends<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[Arc<str>],
+) -> (HashMap<String, Vec<i64>>, bool) {
     let deadline = Instant::now() + ROUND;
     let left = || deadline.saturating_duration_since(Instant::now());
-    let mut ends = HashMap::new();
+    let (mut ends, mut complete) = (HashMap::new(), true);
     for topic in topics {
-        let Ok(metadata) = client.fetch_metadata(Some(topic), left()) else { break };
+        let Ok(metadata) = client.fetch_metadata(Some(topic), left()) else { return (ends, false) };
         let Some(found) = metadata.topics().iter().find(|found| found.name() == &**topic) else { continue };
-        let end = |at| client.fetch_watermarks(topic, at, left()).map_or(0, |(_, end)| end);
+        let end = |at| {
+            let end = client.fetch_watermarks(topic, at, left()).map(|(_, end)| end);
+            complete &= end.is_ok();
+            end.unwrap_or(0)
+        };
         let partitions = i32::try_from(found.partitions().len()).unwrap_or(i32::MAX);
         ends.insert(topic.to_string(), (0..partitions).map(end).collect());
     }
-    ends
+    (ends, complete)
 }
 
 /// Fetches the metadata of one topic, which also refreshes the client's cache.

@@ -45,7 +45,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long reading a file may take at a reconnect.
 const FILE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// [`connect_once`], whatever the number of servers.
+/// The client's attempts in [`connect_once`], whatever the number of servers.
 const CONNECT_ONCE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How long something that listens may take to speak as a NATS server does.
@@ -305,7 +305,8 @@ fn login_with_file(key: &'static str, path: &Path, sign: Signer) -> Result<Conne
     }))
 }
 
-/// Reads a file on a blocking thread: reading from a network file system that is gone can block for ever. One read at a time, so that a read that hangs holds one thread and no more.
+/// Reads a file on a blocking thread: reading from a network file system that is gone can block for ever. One
+/// read at a time, so that a read that hangs holds one thread and no more.
 async fn read_bounded(path: Arc<Path>, reads: Arc<Semaphore>) -> io::Result<String> {
     let read = async {
         // The semaphore is never closed.

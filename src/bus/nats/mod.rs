@@ -1,9 +1,10 @@
 //! NATS JetStream: every message with its id, and an ack awaited for each.
 //!
 //! [`Nats::publish`] puts a message into the client's bounded queue and returns; one task receives every ack
-//! and settles the handles ([`publish`]). [`permissions`] keeps what the server does not permit. [`health`] tracks the connection, [`monitor`] whether the stream
-//! accepts every event. [`mod@read`] and [`mod@inspect`] serve other verbs and share nothing with publishing but
-//! [`connect`], [`errors`], [`permissions`], [`probe`] and [`stream`].
+//! and settles the handles ([`publish`]). [`permissions`] keeps what the server does not permit. [`health`]
+//! tracks the connection, [`monitor`] whether the stream accepts every event. [`mod@read`] and [`mod@inspect`]
+//! serve other verbs and share nothing with publishing but [`connect`], [`errors`], [`permissions`], [`probe`]
+//! and [`stream`].
 
 mod connect;
 mod errors;

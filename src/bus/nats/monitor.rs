@@ -79,10 +79,16 @@ impl Monitor {
     async fn check(&mut self) -> Duration {
         let (losses, highest) = (self.health.losses(), self.health.highest_sequence());
         if let Some((violation, subjects)) = self.denied() {
-            self.report(
-                losses,
-                Findings { refuse: subjects.is_empty(), ..Findings::invalid(violation.advice()) },
-            );
+            // Acks of the other subjects count only while the stream is what it was.
+            let found = match !subjects.is_empty() && self.options.stream.ensure != Ensure::Off {
+                true => self.probe.probe().await,
+                false => Ok(Findings { refuse: subjects.is_empty(), ..Findings::default() }),
+            };
+            if let Ok(mut found) = found {
+                self.recognise(&found, highest);
+                found.invalid.insert(0, violation.advice());
+                self.report(losses, found);
+            }
             self.mend(&subjects).await;
             return INVALID_INTERVAL;
         }

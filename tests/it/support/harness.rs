@@ -13,6 +13,7 @@ use super::bus::{self, Awaited, message};
 use super::kafka::{self, Broker};
 use super::memory::{Answer, Memory};
 use super::nats::{self, Server};
+use super::network::Controls;
 use super::unique;
 use super::wait::{PATIENCE, eventually_blocking};
 
@@ -28,14 +29,8 @@ pub trait Harness: Sized {
     fn destination(&self) -> &str;
     /// The number of messages stored there.
     fn stored(&self) -> usize;
-    /// Stalls the broker: connections stay open, and nothing is answered.
-    fn stall(&self);
-    /// Ends the stall.
-    fn resume(&self);
-    /// Kills the broker.
-    fn kill(&self);
-    /// Restarts the broker with its data.
-    fn restart(&self);
+    /// The broker.
+    fn broker(&self) -> &dyn Controls;
     /// Deletes the destination.
     fn delete_destination(&self);
     /// Creates the destination again, empty.
@@ -89,7 +84,26 @@ impl Harness for MemoryHarness {
         self.bus.stored().len()
     }
 
-    fn stall(&self) {
+    fn broker(&self) -> &dyn Controls {
+        self
+    }
+
+    fn delete_destination(&self) {
+        self.bus.answer(Answer::Fail(PublishError::Refused { detail: "memory is deleted".into() }));
+    }
+
+    fn restore_destination(&self) {
+        self.bus.answer(Answer::Acknowledge);
+    }
+
+    fn publish_too_large(&self) -> Awaited {
+        self.bus.script([Answer::Fail(PublishError::Rejected { detail: "too large".into() })]);
+        self.publish(self.message("{}"))
+    }
+}
+
+impl Controls for MemoryHarness {
+    fn pause(&self) {
         if self.publish_timeout == PATIENCE {
             return self.bus.answer(Answer::Late);
         }
@@ -115,19 +129,6 @@ impl Harness for MemoryHarness {
     fn restart(&self) {
         self.bus.set_state(BusState::Up);
         self.bus.answer(Answer::Acknowledge);
-    }
-
-    fn delete_destination(&self) {
-        self.bus.answer(Answer::Fail(PublishError::Refused { detail: "memory is deleted".into() }));
-    }
-
-    fn restore_destination(&self) {
-        self.bus.answer(Answer::Acknowledge);
-    }
-
-    fn publish_too_large(&self) -> Awaited {
-        self.bus.script([Answer::Fail(PublishError::Rejected { detail: "too large".into() })]);
-        self.publish(self.message("{}"))
     }
 }
 
@@ -167,20 +168,8 @@ impl Harness for KafkaHarness {
         self.broker.read_all(&self.topic).len()
     }
 
-    fn stall(&self) {
-        self.broker.pause();
-    }
-
-    fn resume(&self) {
-        self.broker.resume();
-    }
-
-    fn kill(&self) {
-        self.broker.kill();
-    }
-
-    fn restart(&self) {
-        self.broker.restart();
+    fn broker(&self) -> &dyn Controls {
+        &self.broker
     }
 
     fn delete_destination(&self) {
@@ -226,20 +215,8 @@ impl Harness for NatsHarness {
         self.bench.stored(&self.server).len()
     }
 
-    fn stall(&self) {
-        self.server.pause();
-    }
-
-    fn resume(&self) {
-        self.server.resume();
-    }
-
-    fn kill(&self) {
-        self.server.kill();
-    }
-
-    fn restart(&self) {
-        self.server.restart();
+    fn broker(&self) -> &dyn Controls {
+        &self.server
     }
 
     fn delete_destination(&self) {

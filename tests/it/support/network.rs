@@ -12,6 +12,44 @@ use super::nats::bench::stream_name;
 use super::proxy::Proxy;
 use super::unique;
 
+/// A broker that can be frozen, killed and restarted.
+pub trait Controls {
+    /// Freezes it: connections stay open, and nothing is answered.
+    fn pause(&self);
+    /// Ends the freeze.
+    fn resume(&self);
+    /// Kills it.
+    fn kill(&self);
+    /// Restarts it with its data.
+    fn restart(&self);
+}
+
+macro_rules! controls {
+    ($($broker:ty)*) => {
+        $(
+            impl Controls for $broker {
+                fn pause(&self) {
+                    <$broker>::pause(self);
+                }
+
+                fn resume(&self) {
+                    <$broker>::resume(self);
+                }
+
+                fn kill(&self) {
+                    <$broker>::kill(self);
+                }
+
+                fn restart(&self) {
+                    <$broker>::restart(self);
+                }
+            }
+        )*
+    };
+}
+
+controls!(Broker Server);
+
 /// A broker behind a proxy.
 pub trait ProxiedBroker: Sized + Send + Sync + 'static {
     /// Whether the broker deduplicates messages.
@@ -29,14 +67,28 @@ pub trait ProxiedBroker: Sized + Send + Sync + 'static {
     fn found(&self) -> Found;
     /// The number of stored copies of an event.
     fn copies(&self, id: &str, want: &Want) -> usize;
-    /// Freezes the broker; its connections stay open.
-    fn pause(&self);
-    /// Ends the freeze.
-    fn resume(&self);
-    /// Kills the broker.
-    fn kill(&self);
-    /// Restarts the broker with its data.
-    fn restart(&self);
+    /// The broker.
+    fn broker(&self) -> &dyn Controls;
+
+    /// [`Controls::pause`] of the broker.
+    fn pause(&self) {
+        self.broker().pause();
+    }
+
+    /// [`Controls::resume`] of the broker.
+    fn resume(&self) {
+        self.broker().resume();
+    }
+
+    /// [`Controls::kill`] of the broker.
+    fn kill(&self) {
+        self.broker().kill();
+    }
+
+    /// [`Controls::restart`] of the broker.
+    fn restart(&self) {
+        self.broker().restart();
+    }
 
     /// Starts a bridge that connects through the proxy, and waits until it is ready.
     fn bridge(&self, more: &[(&str, &str)]) -> impl Future<Output = Bridge<dyn Bus>> + Send {
@@ -92,20 +144,8 @@ impl ProxiedBroker for ProxiedKafka {
         Found::on_topics(&self.broker, [want.topic.clone()]).copies(id)
     }
 
-    fn pause(&self) {
-        self.broker.pause();
-    }
-
-    fn resume(&self) {
-        self.broker.resume();
-    }
-
-    fn kill(&self) {
-        self.broker.kill();
-    }
-
-    fn restart(&self) {
-        self.broker.restart();
+    fn broker(&self) -> &dyn Controls {
+        &self.broker
     }
 }
 
@@ -154,19 +194,7 @@ impl ProxiedBroker for ProxiedNats {
         self.found().copies(id)
     }
 
-    fn pause(&self) {
-        self.server.pause();
-    }
-
-    fn resume(&self) {
-        self.server.resume();
-    }
-
-    fn kill(&self) {
-        self.server.kill();
-    }
-
-    fn restart(&self) {
-        self.server.restart();
+    fn broker(&self) -> &dyn Controls {
+        &self.server
     }
 }
