@@ -112,8 +112,14 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
         return Ok(Exit::Done);
     }
     if !is_named && !arguments.dry_run {
-        let question = format!("Replay {count} of the quarantined events?");
-        let agreed = confirm(&question, arguments.yes).map_err(|error| {
+        let (question, yes) = (format!("Replay {count} of the quarantined events?"), arguments.yes);
+        // On another thread: while this one waits for a key, Ctrl-C would not end the verb.
+        let asked = tokio::task::spawn_blocking(move || confirm(&question, yes));
+        let Some(agreed) = session.stop.run_until_cancelled(asked).await else {
+            say("\nCancelled, nothing was changed.");
+            return Ok(Exit::Failed);
+        };
+        let agreed = agreed.map_err(fail)?.map_err(|error| {
             say(format_args!("error: {error}"));
             Exit::Usage
         })?;
