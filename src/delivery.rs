@@ -55,6 +55,30 @@ pub enum Header {
     Repeated,
 }
 
+impl Header {
+    /// The idempotency key, from all values of its header. A proxy may repeat it, as a header or in a list: equal
+    /// values are one, and an empty one is none.
+    pub fn idempotency_key<'v>(values: impl IntoIterator<Item = &'v [u8]>) -> Self {
+        let mut values = values.into_iter();
+        match (values.next(), values.next()) {
+            (None, _) => Self::Absent,
+            // No usable key has a space.
+            (Some(value), None) if !value.contains(&b' ') => Self::Once(Bytes::copy_from_slice(value)),
+            (first, second) => {
+                let values = first.into_iter().chain(second).chain(values);
+                let keys =
+                    values.flat_map(|value| std::str::from_utf8(value).unwrap_or("\u{fffd}").split(", "));
+                let mut keys = keys.map(str::trim).filter(|key| !key.is_empty());
+                let Some(first) = keys.next() else { return Self::Absent };
+                match keys.all(|key| unquoted(key) == unquoted(first)) {
+                    true => Self::Once(Bytes::copy_from_slice(first.as_bytes())),
+                    false => Self::Repeated,
+                }
+            }
+        }
+    }
+}
+
 /// The request headers that the bridge reads.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
@@ -69,8 +93,14 @@ pub struct Headers {
 }
 
 /// A text without one pair of quotes around it.
-pub fn unquoted(text: &str) -> &str {
+fn unquoted(text: &str) -> &str {
     text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
+}
+
+/// Whether a Content-Encoding leaves the body as it is.
+pub fn is_identity(content_encoding: &[u8]) -> bool {
+    let mut codings = content_encoding.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
 }
 
 /// State of a delivery whose signature has not been checked.

@@ -23,7 +23,7 @@
 //!
 //! # Beside the path
 //!
-//! - [`cli`]: one file or folder per verb.
+//! - [`cli`]: the verbs, and what they print.
 //! - [`app`]: builds everything from the configuration; reload, supervision, graceful stop.
 //! - [`config`]: flag, environment, file, default; every problem is reported at once.
 //! - [`bus`]: Kafka, NATS and stdout. Each also reads messages back and inspects the broker, for

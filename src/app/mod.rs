@@ -268,7 +268,7 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
     let limit = config.shutdown.delay + without_delay;
     let mut stop = pin!(shutdown::stop_signal_within(limit, forced_exit.clone()).map_err(Error::Signals)?);
     announce(&config);
-    // Before the start, during which SIGHUP would end the process.
+    // Before the start, so that no SIGHUP during it is missed.
     let reload = Arc::new(Notify::new());
     let reload_signal = shutdown::reload_signal(Arc::clone(&reload)).map_err(Error::Signals)?;
     // Resolving the name in `http.listen` may hang.

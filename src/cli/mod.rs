@@ -1,6 +1,6 @@
-//! The command line: one file or folder for each verb. It parses arguments, calls the library and prints
-//! the result. Shared: `parsers` (arguments), `bus_address`, `bus_session` (verbs that read the bus), `output`,
-//! `progress` and `event_line` (what they print).
+//! The command line: a file or folder for each verb, or for a few alike. It parses arguments, calls the library
+//! and prints the result. Shared: `parsers`, `bus_address` and `signer` (arguments), `bus_session` (verbs that read
+//! the bus), `output`, `progress` and `event_line` (what they print).
 
 mod about;
 mod bus_address;

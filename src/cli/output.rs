@@ -57,7 +57,8 @@ pub fn without_error_numbers(message: &str) -> String {
     let mut parts = message.split(" (os error ");
     let first = parts.next().unwrap_or_default().to_owned();
     parts.fold(first, |text, part| {
-        text + part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')')
+        let part = part.trim_start_matches(|c: char| c.is_ascii_digit());
+        text + part.strip_prefix(')').unwrap_or(part)
     })
 }
 
@@ -140,6 +141,13 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn error_numbers_are_removed_and_nothing_else() {
+        let error = io::Error::from_raw_os_error(2);
+        let shown = without_error_numbers(&format!("a ({error}), b: {error}"));
+        assert_eq!(shown, "a (No such file or directory), b: No such file or directory");
+    }
 
     #[test]
     fn columns_are_aligned_and_lines_trimmed() {

@@ -11,7 +11,6 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::webhooks::is_secret_of;
 use super::{Exit, fail, load_attio, runtime, say};
 use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
@@ -124,7 +123,7 @@ fn check_outputs(config: &config::Attio, hook: bool) -> Result<(), String> {
         if let Err(error) = SecretFile::reserve(path, true) {
             tracing::error!(webhook = name, error, "recreating this webhook would fail");
         }
-        if !is_secret_of(config, source, path) {
+        if !config.is_secret_of(source, path) {
             let file = path.display();
             tracing::error!(
                 webhook = name,

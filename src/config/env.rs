@@ -28,7 +28,7 @@ pub struct Flag {
     pub value: String,
 }
 
-/// Names of other programs for Attio's API.
+/// Read by others: clients of Attio's API, and the build of this program.
 const OF_OTHERS: [&str; 3] = ["ATTIO_API_TOKEN", "ATTIO_ACCESS_TOKEN", "ATTIO_BRIDGE_REVISION"];
 
 /// Prefixes of the variables of this repository's tests.

@@ -328,6 +328,13 @@ pub struct Attio {
     pub warnings: Vec<Problem>,
 }
 
+impl Attio {
+    /// Whether a source verifies with the secret in a file.
+    pub fn is_secret_of(&self, source: &str, path: &Path) -> bool {
+        self.secret_files.iter().any(|secret| secret.is(source, path))
+    }
+}
+
 /// A secret in a file, which need not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile {
@@ -337,6 +344,14 @@ pub struct SecretFile {
     pub label: String,
     /// The file.
     pub path: PathBuf,
+}
+
+impl SecretFile {
+    /// Whether it is this file of this source, however its path is written.
+    pub fn is(&self, source: &str, path: &Path) -> bool {
+        let absolute = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+        self.source == source && (self.path == path || absolute(&self.path) == absolute(path))
+    }
 }
 
 /// Reads `[attio]` and `[[webhooks]]` alone: before the first webhook is created there is no secret for a

@@ -132,7 +132,7 @@ impl Captured {
             attio_signature: header("attio-signature"),
             x_attio_signature: header("x-attio-signature"),
             timestamp: header("x-attio-timestamp"),
-            idempotency_key: header("idempotency-key"),
+            idempotency_key: Header::idempotency_key(self.values("idempotency-key").map(|value| &value[..])),
         }
     }
 }

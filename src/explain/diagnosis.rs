@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::captured::Captured;
 use super::reformat::{Escapes, Json, Order, Style};
-use crate::delivery::{Delivery, Header, Headers, Verified};
+use crate::delivery::{Delivery, Header, Headers, Verified, is_identity};
 use crate::pipeline::SourceOptions;
 use crate::pipeline::verify::{Scheme, SignatureError, Verifier};
 use crate::printable::is_invisible;
@@ -246,7 +246,7 @@ pub fn notes(request: &Captured, error: Option<SignatureError>, is_explained: bo
         _ => None,
     };
     let not_utf8 = std::str::from_utf8(&request.body).is_err();
-    let encoded = request.values("content-encoding").any(|value| !value.eq_ignore_ascii_case(b"identity"));
+    let encoded = request.values("content-encoding").any(|value| !is_identity(value));
     let without_key = request.values("idempotency-key").next().is_none();
     let text = std::str::from_utf8(&request.body).ok();
     let difference = text.and_then(|text| Json::parse(text)?.difference(text.trim()));

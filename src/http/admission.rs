@@ -5,13 +5,12 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::http::header::GetAll;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Edge;
-use crate::delivery::{Header, Headers, unquoted};
+use crate::delivery::{Header, Headers, is_identity};
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::verify;
 
@@ -137,9 +136,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 
 /// Whether the body is not encoded. The signature covers the bytes as sent, and nothing is decompressed.
 fn is_plain(headers: &HeaderMap) -> bool {
-    let is_plain = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
-    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-    codings.all(|value| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).all(is_plain))
+    headers.get_all(header::CONTENT_ENCODING).iter().all(|value| is_identity(value.as_bytes()))
 }
 
 /// The headers that the pipeline reads.
@@ -160,27 +157,8 @@ fn headers(map: &HeaderMap) -> Headers {
         attio_signature: header(ATTIO_SIGNATURE),
         x_attio_signature: header(X_ATTIO_SIGNATURE),
         timestamp: header(X_ATTIO_TIMESTAMP),
-        idempotency_key: idempotency_key(&map.get_all(IDEMPOTENCY_KEY)),
-    }
-}
-
-/// The key. A proxy may repeat it, as a header or in a list: equal values are one, and an empty one is none.
-fn idempotency_key(all: &GetAll<'_, HeaderValue>) -> Header {
-    let mut values = all.iter();
-    match (values.next(), values.next()) {
-        (None, _) => Header::Absent,
-        // No usable key has a space.
-        (Some(value), None) if !value.as_bytes().contains(&b' ') => {
-            Header::Once(Bytes::copy_from_slice(value.as_bytes()))
-        }
-        _ => {
-            let keys = all.iter().flat_map(|value| value.to_str().unwrap_or("\u{fffd}").split(", "));
-            let mut keys = keys.map(str::trim).filter(|key| !key.is_empty());
-            let Some(first) = keys.next() else { return Header::Absent };
-            match keys.all(|key| unquoted(key) == unquoted(first)) {
-                true => Header::Once(Bytes::copy_from_slice(first.as_bytes())),
-                false => Header::Repeated,
-            }
-        }
+        idempotency_key: Header::idempotency_key(
+            map.get_all(IDEMPOTENCY_KEY).iter().map(HeaderValue::as_bytes),
+        ),
     }
 }

@@ -116,26 +116,11 @@ fn push_string(line: &mut String, text: &str) {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Arc;
 
-    use parking_lot::Mutex;
     use tracing_subscriber::fmt;
 
+    use super::super::tests::Out;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Out(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Out {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// What a subscriber writes, without the times.
     fn written(log: impl Fn(), own: bool) -> String {

@@ -91,7 +91,8 @@ fn write_field(out: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::R
         write!(out, "{name}=")?;
     }
     // Text that is recorded as such is in quotes already.
-    let is_quoted = text.len() > 1 && text.starts_with('"') && text.ends_with('"');
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let is_quoted = inner.is_some_and(|inner| !inner.replace("\\\\", "").replace("\\\"", "").contains('"'));
     let is_word = !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c == '"');
     if is_quoted || is_word { out.write_str(&text) } else { write!(out, "\"{}\"", text.replace('"', "\\\"")) }
 }
@@ -137,19 +138,23 @@ mod tests {
         directives
     }
 
+    /// A writer that keeps what is written.
+    #[derive(Clone, Default)]
+    pub(super) struct Out(pub(super) Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl io::Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
     /// What one field is written as, without colours.
     fn written(value: &dyn Debug) -> String {
-        #[derive(Clone, Default)]
-        struct Out(Arc<parking_lot::Mutex<Vec<u8>>>);
-        impl io::Write for Out {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0.lock().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
         let out = Out::default();
         let writer = out.clone();
         let fields = debug_fn(write_field).delimited(" ");
@@ -169,6 +174,7 @@ mod tests {
         assert_eq!(of_display("no ack in time"), "name=\"no ack in time\"");
         assert_eq!(of_display(""), "name=\"\"");
         assert_eq!(of_display("topic \"a\" is gone"), r#"name="topic \"a\" is gone""#);
+        assert_eq!(of_display(r#""a" level="b""#), r#"name="\"a\" level=\"b\"""#);
         assert_eq!(of_display("a\nlevel=ERROR \u{1b}[2J"), r#"name="a\nlevel=ERROR \u001b[2J""#);
         assert_eq!(written(&"recorded text"), "name=\"recorded text\"");
         assert_eq!(written(&7), "name=7");

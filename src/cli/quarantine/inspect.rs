@@ -241,7 +241,11 @@ fn write_files(folder: &Path, record: &Quarantined, json: bool) -> io::Result<()
     fs::write(&raw, &record.raw)?;
     fs::write(&event, record.event.to_json() + "\n")?;
     match json {
-        true => print(format_args!("{}\n", json!({ "id": record.entry.id, "raw": raw, "event": event }))),
+        true => {
+            // A path need not be UTF-8, which serde_json refuses.
+            let [raw, event] = [raw, event].map(|path| path.display().to_string());
+            print(format_args!("{}\n", json!({ "id": record.entry.id, "raw": raw, "event": event })));
+        }
         false => print(format_args!("{}\n", raw.display())),
     }
     Ok(())

@@ -112,8 +112,14 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
         return Ok(Exit::Done);
     }
     if !is_named && !arguments.dry_run {
-        let question = format!("Replay {count} of the quarantined events?");
-        let agreed = confirm(&question, arguments.yes).map_err(|error| {
+        let (question, yes) = (format!("Replay {count} of the quarantined events?"), arguments.yes);
+        // On another thread: while this one waits for a key, Ctrl-C would not end the verb.
+        let asked = tokio::task::spawn_blocking(move || confirm(&question, yes));
+        let Some(agreed) = session.stop.run_until_cancelled(asked).await else {
+            say("\nCancelled, nothing was changed.");
+            return Ok(Exit::Failed);
+        };
+        let agreed = agreed.map_err(fail)?.map_err(|error| {
             say(format_args!("error: {error}"));
             Exit::Usage
         })?;
@@ -221,12 +227,11 @@ const MAX_LINE_BYTES: u64 = 256 << 20;
 /// The lines of an exported file that are not empty; `stdin` is what standard input had.
 fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
     let path = file.to_owned();
-    let reader: Box<dyn BufRead> = match stdin {
+    let mut reader: Box<dyn BufRead> = match stdin {
         Some(bytes) => Box::new(Cursor::new(bytes)),
         None => Box::new(BufReader::new(File::open(file).map_err(|error| unreadable(file, error))?)),
     };
     let is_empty = |line: &io::Result<Vec<u8>>| line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty());
-    let mut reader = reader;
     let line = move || {
         let mut line = Vec::new();
         match (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {

@@ -8,8 +8,6 @@ mod secret_output;
 pub mod slugs;
 mod try_webhook;
 
-use std::path::Path;
-
 use clap::{Args, Subcommand};
 
 use super::config::print_problems;
@@ -139,13 +137,6 @@ fn start(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure
 /// False unless the operator agrees, by `--yes` or on the terminal.
 fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
     super::confirm(question, yes).map_err(Failure::Usage)
-}
-
-/// Whether a source verifies with the secret in a file.
-pub fn is_secret_of(config: &config::Attio, source: &str, path: &Path) -> bool {
-    let absolute = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
-    let mut secrets = config.secret_files.iter().filter(|secret| secret.source == source);
-    secrets.any(|secret| secret.path == path || absolute(&secret.path) == absolute(path))
 }
 
 /// Parses a target URL of the command line.

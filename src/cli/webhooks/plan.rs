@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::manage::finish;
 use super::secret_output::{self, Fallback, SecretOutput};
-use super::{Exit, Failure, Session, confirm, is_secret_of, print, say};
+use super::{Exit, Failure, Session, confirm, print, say};
 use crate::attio::filter::{Resolver, keys};
 use crate::attio::plan::{Change, Plan, Step, Wanted};
 use crate::attio::{Webhook, WebhookOptions};
@@ -93,7 +93,7 @@ async fn make(session: &Session) -> Result<Made, Failure> {
                 webhook.webhook_id(),
             ));
         }
-        if !is_secret_of(&session.config, source, path) {
+        if !session.config.is_secret_of(source, path) {
             say(format_args!(
                 "warning: {name}: its secret_file {file} is no secret of source {source}, so the bridge would answer \
                  401 to every delivery: add {{ label = \"{name}\", file = \"{file}\" }} to sources.{source}.secrets"

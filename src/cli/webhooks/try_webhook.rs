@@ -1,6 +1,7 @@
 //! `webhooks try`: one event from Attio through a tunnel and the bridge to the bus; everything created is
 //! deleted.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::attio::{Client, Subscription};
 use crate::bounded_file;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::{self, ReadError};
+use crate::cli::parsers::unreadable;
 use crate::cli::progress::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
@@ -158,7 +160,13 @@ async fn create_webhook(
         filter: Some(json!({ "object": arguments.object })),
     };
     let subscription = Resolver::new(client).resolve(&subscription).await?;
-    let old = bounded_file::read_text(&arguments.secret_file, bounded_file::MAX_SECRET_BYTES).ok();
+    let file = &arguments.secret_file;
+    let old = match bounded_file::read_text(file, bounded_file::MAX_SECRET_BYTES) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        // It could not be restored.
+        Err(error) => return Err(Failure::Failed(unreadable(file, error))),
+    };
     created.old_secret = old.map(|text| secret::without_line_end(&text).to_owned().into());
     let output = SecretOutput::file(&arguments.secret_file, true)?;
     let fallback = Fallback::for_output(arguments.json);

@@ -1,7 +1,6 @@
 //! `[attio]` and `[[webhooks]]`: for the verbs that call Attio; `serve` never does.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
@@ -109,13 +108,9 @@ pub fn options(section: &mut Section<'_>) -> Options {
 
 /// Warns of a `secret_file` that is no secret of its source: what Attio signs with its content would be refused.
 pub fn check_secret_files(diagnostics: &Diagnostics, webhooks: &[WebhookOptions], files: &[SecretFile]) {
-    fn same(a: &Path, b: &Path) -> bool {
-        let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
-        a == b || whole(a) == whole(b)
-    }
     for (index, webhook) in webhooks.iter().enumerate() {
         let Some(path) = &webhook.secret_file else { continue };
-        if files.iter().any(|file| file.source == webhook.source && same(&file.path, path)) {
+        if files.iter().any(|file| file.is(&webhook.source, path)) {
             continue;
         }
         let (key, name, file) = (format!("webhooks[{index}].secret_file"), &webhook.source, path.display());

@@ -46,7 +46,7 @@ keys! {
         cert_file: FilePath like "/etc/attio-bridge/client.pem";
         /// PEM file with the key of cert_file.
         key_file: FilePath like "/etc/attio-bridge/client.key";
-        /// Leave out the addresses that the cluster tells of, if only its own servers reach them.
+        /// Do not connect to the addresses that the cluster advertises, which clients may be unable to reach.
         ignore_discovered_servers: Boolean = "false";
         /// How long to wait for the ack of an event.
         publish_timeout: TimeSpan(INSTANT..=DAY) = "10s";

@@ -177,7 +177,7 @@ fn framing(request: &Request<'_, '_>, http_10: bool) -> Result<BodyFraming, Refu
     }
 }
 
-/// Digits only. A number that overflows, or that hyper would refuse itself, is a body that is too large.
+/// Digits only. A number of more than 63 bits is a body that is too large; hyper refuses the largest ones itself.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
     match digits {
