@@ -221,12 +221,11 @@ const MAX_LINE_BYTES: u64 = 256 << 20;
 /// The lines of an exported file that are not empty; `stdin` is what standard input had.
 fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
     let path = file.to_owned();
-    let reader: Box<dyn BufRead> = match stdin {
+    let mut reader: Box<dyn BufRead> = match stdin {
         Some(bytes) => Box::new(Cursor::new(bytes)),
         None => Box::new(BufReader::new(File::open(file).map_err(|error| unreadable(file, error))?)),
     };
     let is_empty = |line: &io::Result<Vec<u8>>| line.as_ref().is_ok_and(|line| line.trim_ascii().is_empty());
-    let mut reader = reader;
     let line = move || {
         let mut line = Vec::new();
         match (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
