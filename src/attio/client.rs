@@ -118,7 +118,7 @@ impl Client {
     }
 
     /// All items of a collection. Read until a page has nothing new, as the API may give fewer items than asked for, or
-    /// ignore the offset; each item once, as a deletion between two pages shifts the others.
+    /// ignore the offset; each item once, as one that is created or deleted between two pages shifts the others.
     async fn pages<T: DeserializeOwned>(&self, path: &str, limit: usize) -> Result<Vec<T>, Error> {
         let (mut all, mut ids, mut offset) = (Vec::new(), HashSet::new(), 0);
         for _ in 0..MAX_PAGES {

@@ -136,7 +136,7 @@ impl Journal {
 
     fn read(secret_file: &Path) -> Result<Option<Self>, Error> {
         let path = Self::path(secret_file);
-        let read = match bounded_file::read(&path, bounded_file::MAX_SECRET_BYTES) {
+        let read = match bounded_file::read(&path, bounded_file::MAX_BYTES) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

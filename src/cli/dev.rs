@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::bus_address::BusAddress;
+use super::output::terminal_columns;
 use super::{Exit, cores, fail, runtime, say};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
@@ -191,8 +192,7 @@ fn output(bus: &BusAddress, json: bool, footer: ProgressBar, keys: bool) -> Box<
         }
         (_, false) => {
             let colour = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
-            let columns = || terminal_size_of(io::stdout()).map(|(width, _)| width.0.into());
-            Box::new(Screen::new(anstream::stdout(), footer, colour, columns, keys))
+            Box::new(Screen::new(anstream::stdout(), footer, colour, terminal_columns, keys))
         }
     }
 }

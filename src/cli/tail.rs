@@ -85,7 +85,9 @@ fn event_type(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     let meant = nearest(name, EVENT_TYPES.iter().map(|entry| entry.name));
-    Err(format!("no such event type{meant}; types that the bridge does not know are --category unknown"))
+    Err(format!(
+        "no such event type{meant}; events of other types are in the category before the dot, or --category unknown"
+    ))
 }
 
 /// Prints events until stopped.

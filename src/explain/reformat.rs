@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::pipeline::parse::MAX_DEPTH;
+
 /// Where white space goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
@@ -69,10 +71,10 @@ enum Node<'t> {
 pub struct Json<'t>(Node<'t>);
 
 impl<'t> Json<'t> {
-    /// None if the text is not JSON.
+    /// None if the text is not JSON, or nests deeper than the bridge accepts.
     pub fn parse(text: &'t str) -> Option<Self> {
         serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
-        node(&mut text.trim()).map(Self)
+        node(&mut text.trim(), MAX_DEPTH).map(Self)
     }
 
     /// Serializes it again.
@@ -98,25 +100,27 @@ impl<'t> Json<'t> {
     }
 }
 
-/// The first value of a text that is known to be JSON. The text then begins behind it.
-fn node<'t>(text: &mut &'t str) -> Option<Node<'t>> {
+/// The first value of a text that is known to be JSON, of at most so many levels. The text then begins behind it.
+fn node<'t>(text: &mut &'t str, levels: usize) -> Option<Node<'t>> {
     match text.chars().next()? {
-        '[' => items(text, ']').map(|(_, values)| Node::List(values)),
-        '{' => items(text, '}').map(|(names, values)| Node::Object(names.into_iter().zip(values).collect())),
+        '[' => items(text, ']', levels).map(|(_, values)| Node::List(values)),
+        '{' => items(text, '}', levels)
+            .map(|(names, values)| Node::Object(names.into_iter().zip(values).collect())),
         _ => Some(Node::Text(scalar(text))),
     }
 }
 
 /// The names and values up to a closing bracket.
-fn items<'t>(text: &mut &'t str, close: char) -> Option<(Vec<&'t str>, Vec<Node<'t>>)> {
+fn items<'t>(text: &mut &'t str, close: char, levels: usize) -> Option<(Vec<&'t str>, Vec<Node<'t>>)> {
     let (mut names, mut values) = (Vec::new(), Vec::new());
+    let levels = levels.checked_sub(1)?;
     *text = text[1..].trim_start();
     while !text.starts_with(close) {
         if close == '}' {
             names.push(scalar(text));
             *text = text.trim_start().strip_prefix(':')?.trim_start();
         }
-        values.push(node(text)?);
+        values.push(node(text, levels)?);
         *text = text.trim_start();
         *text = text.strip_prefix(',').unwrap_or(text).trim_start();
     }
@@ -296,6 +300,15 @@ mod tests {
             assert!(Json::parse(text).is_none(), "{text}");
         }
         assert_eq!(reformat("[1,{}]", Style::Spaced, Escapes::Kept, Order::Kept).as_deref(), Some("[1, {}]"));
+    }
+
+    #[test]
+    fn json_nested_deeper_than_the_bridge_accepts_is_not_reformatted() {
+        let nested = |levels: usize| ["[".repeat(levels), "]".repeat(levels)].concat();
+        assert!(Json::parse(&nested(MAX_DEPTH)).is_some());
+        for levels in [MAX_DEPTH + 1, 1_000_000] {
+            assert!(Json::parse(&nested(levels)).is_none(), "{levels}");
+        }
     }
 
     #[test]

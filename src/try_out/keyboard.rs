@@ -16,9 +16,6 @@ use rustix::termios::{
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// SIGTSTP: Ctrl-Z.
-const SUSPEND: i32 = 20;
-
 /// Keys that were pressed and not yet handled.
 const QUEUE: usize = 64;
 
@@ -61,7 +58,7 @@ impl Keyboard {
         let terminal = Arc::new(Terminal { before: tcgetattr(io::stdin())?, state: Mutex::new(State::Open) });
         let keyboard = Self(Arc::clone(&terminal));
         let (keys, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(suspend(Arc::clone(&terminal), signal(SignalKind::from_raw(SUSPEND))?));
+        tokio::spawn(suspend(Arc::clone(&terminal), signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?));
         tokio::spawn(hang_up(keys.clone(), signal(SignalKind::hangup())?));
         tokio::spawn(quit(Arc::clone(&terminal), signal(SignalKind::quit())?));
         thread::Builder::new().name("keyboard".into()).spawn(move || terminal.read(&keys))?;
@@ -83,7 +80,13 @@ impl Drop for Keyboard {
 
 impl Terminal {
     fn leave(&self, state: State) {
-        *self.state.lock() = state;
+        {
+            let mut current = self.state.lock();
+            // A suspension does not open it again.
+            if *current != State::Closed {
+                *current = state;
+            }
+        }
         // A background process may not change the mode, and has not.
         if is_in_foreground() {
             let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
@@ -128,8 +131,8 @@ fn is_in_foreground() -> bool {
     tcgetpgrp(io::stdin()).is_ok_and(|group| group == getpgrp())
 }
 
-/// Restores the mode before each suspension, which then happens, and takes the terminal again after it: the reading
-/// thread may have been caught in a read of a whole line.
+/// Restores the mode before each suspension by Ctrl-Z (SIGTSTP), which then happens, and takes the terminal again after
+/// it: the reading thread may have been caught in a read of a whole line.
 async fn suspend(terminal: Arc<Terminal>, mut signals: tokio::signal::unix::Signal) {
     let mut look = tokio::time::interval(LOOK);
     loop {
@@ -158,7 +161,7 @@ async fn hang_up(keys: mpsc::Sender<Key>, mut signals: tokio::signal::unix::Sign
     }
 }
 
-/// Ctrl-\ ends the process at once, as without this handler.
+/// Ctrl-\ ends the process at once, as without this handler, but dumps no core.
 async fn quit(terminal: Arc<Terminal>, mut signals: tokio::signal::unix::Signal) {
     if signals.recv().await.is_some() {
         terminal.leave(State::Closed);

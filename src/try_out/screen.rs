@@ -102,6 +102,11 @@ impl<W: Write> Screen<W> {
         (self.columns)().unwrap_or(PLAIN_COLUMNS)
     }
 
+    /// The width of ids and keys.
+    fn id_width(&self) -> usize {
+        if self.width() >= WIDE { 36 } else { 8 }
+    }
+
     /// Writes lines above the footer.
     fn write(&mut self, lines: &str) -> io::Result<()> {
         let (out, lines) = (&mut self.out, styled(lines));
@@ -196,7 +201,7 @@ impl<W: Write> Screen<W> {
             Some(reason) => format!("quarantined: {reason}"),
             None => event.attribute("type").unwrap_or("(no type)").replacen("com.attio.", "", 1),
         };
-        let (width, wide) = if self.width() >= WIDE { (36, self.address) } else { (8, self.address) };
+        let (width, wide) = (self.id_width(), self.address);
         let [address, kind, key, id] =
             [&*event.address, &kind, event.key_text(), event.attribute("id").unwrap_or("(no id)")].map(safe);
         format!("{DIM}  -> {address:<wide$} {key:<width$.width$}  {id:<width$.width$}  {kind}{DIM:#}\n")
@@ -233,7 +238,7 @@ impl<W: Write> Output for Screen<W> {
             1,
         );
         let (address, wide) = (if target.bus == "nats" { "subject" } else { "topic" }, self.address);
-        let width = if self.width() >= WIDE { 36 } else { 8 };
+        let width = self.id_width();
         self.head += &format!("{DIM}{sent}{DIM}answer                    took{DIM:#}\n");
         self.head +=
             &format!("{DIM}  -> {address:<wide$} {:<width$}  {:<width$}  type{DIM:#}\n", "key", "id");

@@ -357,6 +357,18 @@ fn ctrl_c_and_sigterm_restore_the_terminal() {
 }
 
 #[test]
+fn sigquit_restores_the_terminal() {
+    let terminal = Terminal::start(100, &[&ON_A_FREE_PORT[..], &["--rate", "20"]].concat());
+    terminal.shows(1, "? keys  q quit");
+    eventually_blocking("single keys are read", || !terminal.is_restored());
+    terminal.signal("QUIT");
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(128 + 9), "{shown}");
+    let mode = &shown[shown.rfind("speed ").expect("stty -a")..];
+    assert!(mode.contains(" icanon") && mode.contains(" echo "), "{mode}");
+}
+
+#[test]
 fn ctrl_z_restores_the_terminal_and_keys_work_after_it() {
     let mut terminal = Terminal::start(80, &[&ON_A_FREE_PORT[..], &["--rate", "20"]].concat());
     terminal.shows(1, "? keys  q quit");

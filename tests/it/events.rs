@@ -222,6 +222,8 @@ async fn an_optional_attribute_with_an_unusable_value_is_left_out() {
             Some("9"),
         ),
         (r#"{"event_type":"x.y","id":{"y_id":"7"}}"#.into(), "subject", None),
+        (r#"{"event_type":"record.archived","id":{"record_id":"7"}}"#.into(), "partitionkey", Some("7")),
+        (r#"{"event_type":"record.archived","id":{"record_id":"7"}}"#.into(), "subject", None),
         (r#"{"event_type":"task.created","id":{"workspace_id":"w"}}"#.into(), "subject", None),
         (r#"{"event_type":"task.created","id":{"task_id":null}}"#.into(), "subject", None),
         (r#"{"event_type":"task.created","id":{"task_id":"t"}}"#.into(), "subject", Some("tasks/t")),
@@ -323,6 +325,10 @@ fn check_quarantine(message: &Message, reason: &str, raw: &[u8], key: Option<&st
     assert_eq!(attributes["type"], "dev.attio-bridge.delivery.quarantined", "{what}");
     assert_eq!(attributes["source"], "urn:attio-bridge:attio", "{what}");
     assert_eq!(attributes.get("correlationid").map(String::as_str), key, "{what}");
+    assert_eq!(attributes["attiosource"], "attio", "{what}");
+    for absent in ["subject", "authtype", "authid"] {
+        assert_eq!(attributes.get(absent), None, "{what}: {absent}");
+    }
     assert!(!attributes["id"].is_empty() && is_recent(&attributes["time"]), "{what}");
     assert_eq!(&*message.destination.address, "attio.quarantine", "{what}");
     assert_eq!(&*message.destination.subject, "attio.quarantine", "{what}");
@@ -484,6 +490,8 @@ async fn an_unusable_element_is_quarantined_alone() {
         let stored = bridge.bus.stored().split_off(3 * at);
         assert_eq!(data(&stored[0]), before.as_bytes());
         check_quarantine(&stored[1], reason, element.as_bytes(), Some(&key));
+        let quarantined = attributes(&stored[1]);
+        assert_eq!((&*quarantined["attioindex"], &*quarantined["attiowebhookid"]), ("1", "w"), "{element}");
         assert_eq!(data(&stored[2]), after.as_bytes());
     }
 }

@@ -33,7 +33,7 @@ impl WatchMetrics {
             ),
             drift: families.gauges(
                 "watch_webhook_drift",
-                "1 if the webhook's subscriptions differ from the configuration.",
+                "1 if the webhook's URL or subscriptions differ from the configuration.",
                 &["webhook"],
             ),
             changes: families.counters(

@@ -159,7 +159,7 @@ pub async fn list(session: &Session, List { json }: &List) -> Result<Exit, Failu
 }
 
 pub async fn get(session: &Session, Get { webhook_id, json }: &Get) -> Result<Exit, Failure> {
-    // A whole id, or what is none: Attio or the client answers.
+    // Attio answers for a whole id, and the client refuses what cannot be one.
     if Uuid::parse_str(webhook_id).is_ok() || !catalog::is_id(webhook_id) {
         print_one(&session.client.webhook(webhook_id).await?, *json);
         return Ok(Exit::Done);

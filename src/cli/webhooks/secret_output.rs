@@ -87,8 +87,9 @@ pub async fn create(
 ) -> Result<Created, Failure> {
     let created = secret::create(client, url, subscriptions, |created| output.write(created)).await;
     if let Err(Error::Orphaned { created, .. }) = &created {
-        let printed =
-            fallback == Fallback::Print && print(&format!("{}\n", created.secret.expose_secret())).is_ok();
+        // It may be lost because it is no usable secret: then it has characters that no secret has.
+        let secret = line(created.secret.expose_secret());
+        let printed = fallback == Fallback::Print && print(&format!("{secret}\n")).is_ok();
         let result = if printed { "is on standard output, only this once" } else { "is lost" };
         say(format_args!("warning: the secret of webhook {} {result}", created.webhook.shown_id()));
     }
