@@ -15,12 +15,10 @@ use super::tree::{Origin, variable};
 /// Below this similarity (1 is equal) a suggestion confuses more than it helps.
 pub const SIMILAR: f64 = 0.85;
 
-/// Something wrong with one key, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The key's full path, such as `http.listen`.
     pub key: String,
-    /// What is wrong and what to do.
     pub message: String,
     /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
@@ -41,14 +39,11 @@ impl fmt::Display for Problem {
 /// Why there is no configuration: every problem, in the order in which the keys are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    /// At least one.
     pub problems: Vec<Problem>,
-    /// Warnings found on the way.
     pub warnings: Vec<Problem>,
 }
 
 impl Problems {
-    /// Their number, as a sentence.
     pub fn count(&self) -> String {
         let count = self.problems.len();
         format!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" })
@@ -64,10 +59,8 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// One key of the effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
-    /// The key's full path.
     pub key: String,
     /// Its value; null if it has none, `***` if it is secret.
     pub value: Json,
@@ -89,7 +82,6 @@ pub struct Diagnostics(RefCell<Findings>);
 
 #[derive(Default)]
 pub struct Findings {
-    /// What keeps the configuration from being used.
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
     pub settings: Vec<Setting>,
@@ -166,7 +158,6 @@ impl Diagnostics {
         self.0.borrow_mut().files.add(path);
     }
 
-    /// Records that a key exists, for suggestions.
     pub fn known(&self, key: String) {
         self.0.borrow_mut().known.push(key);
     }

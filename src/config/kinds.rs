@@ -20,7 +20,6 @@ pub const HIDDEN: &str = "***";
 /// A value of the key's type and the JSON that shows it, or what is wrong with it.
 pub type Parsed<T> = Result<(T, Json), String>;
 
-/// The type of a key, with its range.
 pub trait Kind: Sync {
     type Value;
     /// Reads a raw value. Files that it names are recorded in the diagnostics.
@@ -38,7 +37,6 @@ pub struct Description {
     pub range: String,
     /// The JSON Schema of a value in the file.
     pub schema: Json,
-    /// Whether values are never shown.
     pub secret: bool,
 }
 
@@ -93,7 +91,6 @@ fn text(node: &Node) -> Parsed<String> {
     }
 }
 
-/// Text of a certain form.
 pub struct Form(pub &'static Pattern);
 
 pub struct Pattern {
@@ -194,7 +191,6 @@ fn outside(range: &str, value: impl std::fmt::Display) -> String {
     format!("must be {from}{range}, and is {value}")
 }
 
-/// A length of time in a range, such as `5s`.
 pub struct TimeSpan(pub RangeInclusive<Duration>);
 
 impl TimeSpan {
@@ -344,7 +340,6 @@ fn one_of(words: &[&str]) -> String {
     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// The name of a file.
 pub struct FilePath;
 
 impl Kind for FilePath {

@@ -37,7 +37,6 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Reads a node as a table below this one.
     pub fn child(&self, name: &str, node: Node) -> Self {
         let (path, origin) = (self.key(name), node.origin.clone());
         let table = self.as_table(&path, node).unwrap_or_default();
@@ -65,7 +64,6 @@ impl<'d> Section<'d> {
         std::mem::take(&mut self.table)
     }
 
-    /// The names of the keys that it has.
     pub fn names(&self) -> Vec<String> {
         self.table.keys().cloned().collect()
     }
@@ -196,11 +194,9 @@ fn by_number(table: Table) -> Vec<Node> {
     items.into_iter().map(|(_, node)| node).collect()
 }
 
-/// A declared key.
 pub struct Key {
     /// Its name, as [`name`](Self::name) cleans it.
     pub name: &'static str,
-    /// Its type.
     pub kind: &'static dyn Describe,
     /// Its default value, written as in the environment.
     pub default: Option<&'static str>,
@@ -213,7 +209,6 @@ pub struct Key {
 }
 
 impl Key {
-    /// Its name in its table.
     pub fn name(&self) -> &'static str {
         // `type` is a word of Rust.
         self.name.trim_start_matches("r#")
@@ -252,7 +247,6 @@ macro_rules! keys {
         }
 
         impl $Keys {
-            /// The declarations.
             pub const KEYS: &'static [$crate::config::section::Key] = &[$(
                 $crate::config::section::Key {
                     name: stringify!($name),
@@ -264,7 +258,6 @@ macro_rules! keys {
                 }
             ),*];
 
-            /// Reads the table.
             pub fn read(section: &mut $crate::config::section::Section<'_>) -> Self {
                 let mut keys = Self::KEYS.iter();
                 Self { $($name: {
@@ -286,7 +279,6 @@ macro_rules! field {
     };
 }
 
-/// Reads a field.
 macro_rules! read {
     ($section:ident, $key:ident, $kind:expr, $default:literal) => {
         $section.or_default($key, &$kind, $default)

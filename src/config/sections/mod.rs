@@ -31,7 +31,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// A table of the file: its keys and its documentation.
 pub struct Declaration {
     /// Its path: `*` is a name of the operator's, `[]` a list of tables.
     pub path: &'static str,
@@ -62,7 +61,6 @@ pub enum Example {
     Inline(&'static str),
 }
 
-/// All tables, in the order of the example.
 pub static TABLES: [Declaration; 21] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
@@ -201,12 +199,10 @@ const LEVELS: [(&str, &str); 5] = words(["error", "warn", "info", "debug", "trac
 const FORMATS: [(&str, LogFormat); 3] =
     [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// What is logged, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// Lowest level that is logged, unless `RUST_LOG` is set.
     pub level: &'static str,
-    /// The form of a line.
     pub format: LogFormat,
 }
 
@@ -216,9 +212,7 @@ pub enum LogFormat {
     /// Text on a terminal, else JSON.
     #[default]
     Auto,
-    /// Text for people.
     Text,
-    /// One JSON object a line.
     Json,
 }
 
