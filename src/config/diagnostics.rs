@@ -68,14 +68,6 @@ pub struct Setting {
     pub origin: Option<Origin>,
 }
 
-/// A value that was read, with what a message about it needs.
-#[derive(Clone, Debug)]
-pub struct Given<T> {
-    pub key: String,
-    pub value: T,
-    pub origin: Origin,
-}
-
 /// Collects what is found. Shared by all sections of one load.
 #[derive(Default)]
 pub struct Diagnostics(RefCell<Findings>);
@@ -88,6 +80,8 @@ pub struct Findings {
     pub secrets: BTreeMap<String, SecretString>,
     pub files: Files,
     known: Vec<String>,
+    /// Origins of the keys that are no settings.
+    unlisted: Vec<(String, Origin)>,
     unknown: Vec<(String, Origin)>,
 }
 
@@ -123,17 +117,24 @@ impl Diagnostics {
         self.0.borrow_mut().warnings.push(problem(key, origin, message.into()));
     }
 
-    pub fn refuse<T>(&self, given: &Given<T>, message: impl Into<String>) {
-        self.problem(&given.key, Some(&given.origin), message);
+    /// A problem with a key that was read.
+    pub fn refuse(&self, key: &str, message: impl Into<String>) {
+        self.problem(key, self.origin_of(key).as_ref(), message);
     }
 
-    pub fn warn<T>(&self, given: &Given<T>, message: impl Into<String>) {
-        self.warning(&given.key, Some(&given.origin), message);
+    /// A warning about a key that was read.
+    pub fn warn(&self, key: &str, message: impl Into<String>) {
+        self.warning(key, self.origin_of(key).as_ref(), message);
     }
 
     pub fn setting(&self, key: &str, value: Json, origin: Option<&Origin>) {
         let setting = Setting { key: key.to_owned(), value, origin: origin.cloned() };
         self.0.borrow_mut().settings.push(setting);
+    }
+
+    /// Records the origin of a key that is no setting of its own.
+    pub fn read_from(&self, key: &str, origin: &Origin) {
+        self.0.borrow_mut().unlisted.push((key.to_owned(), origin.clone()));
     }
 
     /// The keys of a table that are set, and not by default.
@@ -144,9 +145,14 @@ impl Diagnostics {
         set.filter_map(given).filter(|(_, origin)| *origin != Origin::Default).collect()
     }
 
+    /// Where the value of a key came from, also of one that was refused.
     pub fn origin_of(&self, key: &str) -> Option<Origin> {
         let found = self.0.borrow();
-        found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
+        let settings = found.settings.iter().map(|setting| (&setting.key, setting.origin.as_ref()));
+        let unlisted = found.unlisted.iter().map(|(key, origin)| (key, Some(origin)));
+        let refused = found.problems.iter().map(|problem| (&problem.key, problem.origin.as_ref()));
+        let mut all = settings.chain(unlisted).chain(refused);
+        all.find(|(read, _)| *read == key).and_then(|(_, origin)| origin.cloned())
     }
 
     /// Records the value of a key whose setting hides it.

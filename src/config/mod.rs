@@ -211,7 +211,7 @@ fn load_with(
         && let Err(error) = check_bus(&config)
         && let Some((key, message)) = error.setting()
     {
-        diagnostics.problem(&key, diagnostics.origin_of(&key).as_ref(), message);
+        diagnostics.refuse(&key, message);
     }
     diagnostics.finish().result(|found| Config {
         warnings: found.warnings,
@@ -224,12 +224,12 @@ fn load_with(
 
 /// Reads every section. The result is good only if the diagnostics hold no problem.
 fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> Config {
-    let (http, listen) = sections::http::http(&mut root.section("http"));
-    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&listen));
+    let http = sections::http::http(&mut root.section("http"));
+    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::read(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
-    let dedup = sections::dedup(&mut root.section("dedup"));
+    let dedup = sections::Dedup::read(&mut root.section("dedup"));
     let bus = sections::bus(root);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
@@ -245,9 +245,9 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         slugs: route.slugs,
         dedup,
         bus,
-        shutdown: sections::http::shutdown(&mut root.section("shutdown")),
-        workers: sections::http::runtime(&mut root.section("runtime")),
-        log: sections::log(&mut root.section("log")),
+        shutdown: sections::http::Shutdown::read(&mut root.section("shutdown")),
+        workers: sections::http::workers(&mut root.section("runtime")),
+        log: sections::Log::read(&mut root.section("log")),
         warnings: Vec::new(),
         settings: Vec::new(),
         secrets: BTreeMap::new(),
