@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 
+use super::Source;
 use super::dedup::{AckReceiver, Dedup, Lookup};
 use super::identify::{Facts, Identity};
 use super::normalize;
@@ -16,7 +17,6 @@ use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishH
 use super::quarantine;
 use super::route::Routes;
 use super::slugs::Slugs;
-use super::source::Source;
 use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
 use crate::delivery::{Context, Delivery, Verified};

@@ -19,7 +19,6 @@ pub mod quarantine;
 pub mod outcome;
 
 mod enqueue;
-mod source;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -27,7 +26,7 @@ use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use tokio::time::Sleep;
 
@@ -36,14 +35,13 @@ use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
 use dedup::{AckReceiver, Dedup};
 use enqueue::{Enqueuer, Stages, State, answer_overdue};
+use filter::Filter;
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
 use route::Routes;
 use slugs::Slugs;
-use source::Source;
-pub use source::SourceOptions;
-use verify::SignatureError;
+use verify::{SignatureError, Verifier};
 
 pub struct Pipeline {
     sources: HashMap<SourceName, Source>,
@@ -248,4 +246,44 @@ fn rejected_by_quarantine(error: PublishError) -> PublishError {
          max_msg_size of the stream and max_payload of the server)"
     );
     PublishError::Rejected { detail: detail.into() }
+}
+
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Path segment and metric label.
+    pub name: SourceName,
+    pub verify: verify::Options,
+    /// Which of its events are dropped.
+    pub filter: filter::Options,
+    /// The workspace of events that name none.
+    pub workspace_id: Option<String>,
+}
+
+/// One source of a running pipeline.
+struct Source {
+    pub(super) name: SourceName,
+    /// Replaced when secrets are reloaded.
+    pub(super) verifier: ArcSwap<Verifier>,
+    /// Replaced when slugs are reloaded.
+    pub(super) filter: ArcSwap<Filter>,
+    pub(super) workspace_id: Option<String>,
+}
+
+impl Source {
+    pub(super) fn new(options: &SourceOptions) -> Self {
+        Self {
+            name: options.name.clone(),
+            verifier: ArcSwap::from_pointee(Verifier::new(&options.verify)),
+            filter: ArcSwap::from_pointee(Filter::new(&options.filter)),
+            workspace_id: options.workspace_id.clone(),
+        }
+    }
+
+    pub(super) fn set_secrets(&self, secrets: &[verify::Secret]) {
+        self.verifier.store(self.verifier.load().with_secrets(secrets).into());
+    }
+
+    pub(super) fn set_slugs(&self, slugs: &Slugs) {
+        self.filter.store(self.filter.load().with_slugs(slugs).into());
+    }
 }

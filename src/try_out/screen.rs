@@ -11,13 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::delivery::Report;
-use super::expected::{Finding, Found};
+use super::broker::ReadEvent;
+use super::delivery::{Finding, Found, Report};
 use super::keyboard::Key;
 use super::output::{Options, Output, Target};
-use super::reading::ReadEvent;
 use super::text::{duration, header, summary, whole};
-use super::totals::Totals;
+use super::tracker::Totals;
 use crate::paint::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG};
 use crate::printable::{line as safe, styled};
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::SOURCE;
+use super::broker::ReadEvent;
 use super::delivery::Group;
 use super::output::{Options, Target};
-use super::reading::ReadEvent;
-use super::totals::{BridgeMetrics, GroupTotals, Totals};
+use super::tracker::{BridgeMetrics, GroupTotals, Totals};
 use crate::paint::{BAD, GOOD, REFUSED, STRONG};
 use crate::printable::line as safe;
 use crate::version::VERSION;

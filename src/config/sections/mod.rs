@@ -17,7 +17,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::diagnostics::Diagnostics;
-use super::files;
 use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
 use super::section::{Key, Section, keys};
 use super::tree::Origin;
@@ -262,7 +261,7 @@ fn readable(section: &Section<'_>, name: &str, file: Option<&Path>) {
     let Some(file) = file else { return };
     section.diagnostics().file(file);
     if let Err(error) = bounded_file::check(file, bounded_file::MAX_BYTES) {
-        section.refuse(name, files::unreadable(file, &error));
+        section.refuse(name, bounded_file::unreadable(file, &error));
     }
 }
 
