@@ -26,7 +26,7 @@ use std::mem;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::time::Sleep;
 
@@ -34,14 +34,14 @@ use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
 use dedup::{AckReceiver, Dedup};
-use enqueue::{Enqueuer, Stages, State, answer_overdue};
-use filter::Filter;
+pub use enqueue::SourceOptions;
+use enqueue::{Enqueuer, Source, Stages, State, answer_overdue};
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
 use route::Routes;
 use slugs::Slugs;
-use verify::{SignatureError, Verifier};
+use verify::SignatureError;
 
 pub struct Pipeline {
     sources: HashMap<SourceName, Source>,
@@ -113,15 +113,17 @@ impl Pipeline {
 
     /// Replaces the secrets of a source, from the next delivery on.
     pub fn set_secrets(&self, source: &SourceName, secrets: &[verify::Secret]) {
-        if let Some(source) = self.sources.get(source) {
-            source.set_secrets(secrets);
+        if let Some(Source { verifier, .. }) = self.sources.get(source) {
+            verifier.store(verifier.load().with_secrets(secrets).into());
         }
     }
 
     /// Replaces the slugs, in events and in filters, from the next event on.
     pub fn set_slugs(&self, slugs: &Arc<Slugs>) {
         self.stages.slugs.store(Some(Arc::clone(slugs)));
-        self.sources.values().for_each(|source| source.set_slugs(slugs));
+        for Source { filter, .. } in self.sources.values() {
+            filter.store(filter.load().with_slugs(slugs).into());
+        }
     }
 
     /// Verifies a delivery and processes it. `on_parsed` is called with the number of events before any of
@@ -246,44 +248,4 @@ fn rejected_by_quarantine(error: PublishError) -> PublishError {
          max_msg_size of the stream and max_payload of the server)"
     );
     PublishError::Rejected { detail: detail.into() }
-}
-
-#[derive(Clone, Debug)]
-pub struct SourceOptions {
-    /// Path segment and metric label.
-    pub name: SourceName,
-    pub verify: verify::Options,
-    /// Which of its events are dropped.
-    pub filter: filter::Options,
-    /// The workspace of events that name none.
-    pub workspace_id: Option<String>,
-}
-
-/// One source of a running pipeline.
-struct Source {
-    pub(super) name: SourceName,
-    /// Replaced when secrets are reloaded.
-    pub(super) verifier: ArcSwap<Verifier>,
-    /// Replaced when slugs are reloaded.
-    pub(super) filter: ArcSwap<Filter>,
-    pub(super) workspace_id: Option<String>,
-}
-
-impl Source {
-    pub(super) fn new(options: &SourceOptions) -> Self {
-        Self {
-            name: options.name.clone(),
-            verifier: ArcSwap::from_pointee(Verifier::new(&options.verify)),
-            filter: ArcSwap::from_pointee(Filter::new(&options.filter)),
-            workspace_id: options.workspace_id.clone(),
-        }
-    }
-
-    pub(super) fn set_secrets(&self, secrets: &[verify::Secret]) {
-        self.verifier.store(self.verifier.load().with_secrets(secrets).into());
-    }
-
-    pub(super) fn set_slugs(&self, slugs: &Slugs) {
-        self.filter.store(self.filter.load().with_slugs(slugs).into());
-    }
 }

@@ -12,10 +12,9 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::PREFIX;
 use super::broker::{ReadEvent, data};
 use crate::cloudevent::decode::DecodedEvent;
-use crate::fake_attio::post::Reply;
+use crate::named_enum::named_enum;
 use crate::signing::{Payload, SignedRequest};
 
 #[derive(Clone, Debug)]
@@ -28,39 +27,25 @@ pub struct Delivery {
     pub events: Vec<ExpectedEvent>,
 }
 
-/// What a delivery tries out: a value of `--mix`, and a line of the summary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum Group {
-    /// One event in Attio's envelope
-    One,
-    /// Several events in one delivery
-    Batch,
-    /// One event in the guide's form, with a timestamped signature
-    Timestamped,
-    /// Unknown types, a bare event, unusual JSON, no events
-    Unusual,
-    /// A delivery that was sent before
-    Repeat,
-    /// What cannot be an event, and is quarantined
-    Broken,
-    /// Forged signatures
-    Forged,
-}
-
-impl Group {
-    pub const ALL: [Self; 7] =
-        [Self::One, Self::Batch, Self::Timestamped, Self::Unusual, Self::Repeat, Self::Broken, Self::Forged];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::One => "one event",
-            Self::Batch => "several events",
-            Self::Timestamped => "timestamped",
-            Self::Unusual => "unusual but valid",
-            Self::Repeat => "repeated",
-            Self::Broken => "broken",
-            Self::Forged => "forged",
-        }
+named_enum! {
+    /// What a delivery tries out: a value of `--mix`, and a line of the summary.
+    #[derive(ValueEnum)]
+    pub enum Group,
+    name {
+        /// One event in Attio's envelope
+        One = "one event",
+        /// Several events in one delivery
+        Batch = "several events",
+        /// One event in the guide's form, with a timestamped signature
+        Timestamped = "timestamped",
+        /// Unknown types, a bare event, unusual JSON, no events
+        Unusual = "unusual but valid",
+        /// A delivery that was sent before
+        Repeat = "repeated",
+        /// What cannot be an event, and is quarantined
+        Broken = "broken",
+        /// Forged signatures
+        Forged = "forged",
     }
 }
 
@@ -110,12 +95,6 @@ pub struct Answered {
     pub took: Duration,
 }
 
-impl From<Reply> for Answered {
-    fn from(reply: Reply) -> Self {
-        Self { answer: Answer::read(reply.status, &reply.body), took: reply.took }
-    }
-}
-
 impl Answer {
     /// 200 with these counts; the reason follows from them.
     pub fn ok(counts: Counts) -> Self {
@@ -133,7 +112,7 @@ impl Answer {
         Self { status: 401, reason: "unauthorized".into(), counts: None }
     }
 
-    fn read(status: u16, body: &[u8]) -> Self {
+    pub fn read(status: u16, body: &[u8]) -> Self {
         #[derive(Deserialize)]
         struct Body {
             #[serde(default)]
@@ -171,20 +150,6 @@ pub struct ExpectedEvent {
     pub key: Option<String>,
     /// The data, byte for byte.
     pub data: Bytes,
-}
-
-impl ExpectedEvent {
-    /// An event on the topic of that category.
-    pub fn new(
-        category: &str,
-        event_type: String,
-        reason: Option<&'static str>,
-        key: Option<String>,
-        data: &str,
-    ) -> Self {
-        let topic = format!("{PREFIX}.{category}");
-        Self { topic, event_type, reason, key, data: Bytes::from(data.to_owned()) }
-    }
 }
 
 /// Such as `200 accepted (3 events: 2 published, 1 quarantined)`.
@@ -381,7 +346,13 @@ mod tests {
 
     fn expected(name: &str) -> ExpectedEvent {
         let data = format!("{{\"is\":\"{name}\"}}");
-        ExpectedEvent::new("task", "com.attio.task.created".into(), None, Some("key".into()), &data)
+        ExpectedEvent {
+            topic: "attio.task".into(),
+            event_type: "com.attio.task.created".into(),
+            reason: None,
+            key: Some("key".into()),
+            data: data.into(),
+        }
     }
 
     /// What a consumer reads if all goes well, with changed attributes.

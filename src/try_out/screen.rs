@@ -166,7 +166,7 @@ impl<W: Write> Screen<W> {
         if let Some((since, reason)) = &self.failing {
             part(BAD, format!("{reason} for {} s", since.elapsed().as_secs()));
         }
-        let (counts, failed, wrong) = (totals.counts, totals.failed(), totals.differences_total);
+        let (counts, failed, wrong) = (totals.counts, totals.failed, totals.differences_total);
         if wrong > 0 {
             part(BAD, format!("{wrong} WRONG"));
         }
@@ -180,7 +180,7 @@ impl<W: Write> Screen<W> {
         }
         part(GOOD, format!("{} published", counts.published));
         part(KNOWN, format!("{} duplicate", counts.duplicates));
-        part(REFUSED, format!("{} refused", totals.refused()));
+        part(REFUSED, format!("{} refused", totals.refused));
         if counts.quarantined > 0 {
             part(REFUSED, format!("{} quarantined", counts.quarantined));
         }

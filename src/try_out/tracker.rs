@@ -11,11 +11,12 @@ use time::OffsetDateTime;
 
 use super::Error;
 use super::broker::ReadEvent;
-use super::delivery::{Answered, Counts, Delivery, ExpectedEvents, Found, Group, Report};
+use super::delivery::{Answer, Answered, Counts, Delivery, ExpectedEvents, Found, Group, Report};
 use super::output::{Options, Output};
 use crate::fake_attio::deliver::Attempt;
-use crate::fake_attio::post::{PostError, Poster};
+use crate::fake_attio::post::{PostError, Poster, Reply};
 use crate::metrics::samples::Samples;
+use crate::pipeline::outcome::EventResult;
 
 /// How long a delivery waits for its events before it is shown without them. Reading may have to wait
 /// for a broker that was restarted.
@@ -50,7 +51,9 @@ impl<'a> Tracker<'a> {
     /// An attempt of the last delivery ended.
     pub fn attempted(&mut self, attempt: Attempt) -> Result<(), Error> {
         let Some(report) = self.pending.back_mut() else { return Ok(()) };
-        report.answered = attempt.result.map(Answered::from).map_err(|error| error.to_string());
+        let answered =
+            |reply: Reply| Answered { answer: Answer::read(reply.status, &reply.body), took: reply.took };
+        report.answered = attempt.result.map(answered).map_err(|error| error.to_string());
         report.attempts += 1;
         if report.attempts > 1 {
             report.at = OffsetDateTime::now_utc();
@@ -185,8 +188,10 @@ pub struct Totals {
     pub groups: BTreeMap<Group, GroupTotals>,
     pub expected: Counts,
     pub counts: Counts,
-    /// Deliveries by status; 0 without an answer.
-    pub statuses: BTreeMap<u16, u64>,
+    /// Deliveries that were answered 4xx.
+    pub refused: u64,
+    /// Deliveries without an answer, or with another one than 200 and 4xx.
+    pub failed: u64,
     pub others: u64,
     pub retried: u64,
     /// Events that were read again after such an attempt.
@@ -212,7 +217,11 @@ impl Totals {
         if let Some(counts) = delivery.answer.counts {
             self.expected.add(counts);
         }
-        *self.statuses.entry(answered.as_ref().map_or(0, |got| got.answer.status)).or_default() += 1;
+        match answered.as_ref().map_or(0, |got| got.answer.status) {
+            200 => {}
+            400..500 => self.refused += 1,
+            _ => self.failed += 1,
+        }
         if let Ok(got) = answered {
             if let Some(counts) = got.answer.counts {
                 self.counts.add(counts);
@@ -237,15 +246,6 @@ impl Totals {
             events_expected: total.events_expected + group.events_expected,
             events_read: total.events_read + group.events_read,
         })
-    }
-
-    pub fn refused(&self) -> u64 {
-        self.statuses.range(400..500).map(|(_, count)| count).sum()
-    }
-
-    pub fn failed(&self) -> u64 {
-        let ok = self.statuses.get(&200).copied().unwrap_or_default();
-        self.total().deliveries - ok - self.refused()
     }
 
     pub fn is_as_expected(&self) -> bool {
@@ -286,7 +286,7 @@ impl Latencies {
 pub struct BridgeMetrics {
     pub received: u64,
     /// `events_total` by result.
-    pub results: BTreeMap<String, u64>,
+    pub results: BTreeMap<&'static str, u64>,
     pub in_flight: u64,
 }
 
@@ -300,12 +300,10 @@ impl BridgeMetrics {
         let samples = Samples::parse(page);
         // Whole numbers, far below 2^52.
         let sum = |name: &str, labels: &[(&str, &str)]| samples.sum(name, labels).unwrap_or_default() as u64;
-        let events = samples.iter().filter(|sample| sample.name == "events_total");
-        let results: BTreeSet<&String> = events.filter_map(|sample| sample.labels.get("result")).collect();
-        let count = |result: &String| (result.clone(), sum("events_total", &[("result", result)]));
+        let count = |result| (result, sum("events_total", &[("result", result)]));
         Self {
             received: sum("events_received_total", &[]),
-            results: results.into_iter().map(count).collect(),
+            results: EventResult::LABELS.map(count).into(),
             in_flight: sum("events_in_flight", &[]),
         }
     }
