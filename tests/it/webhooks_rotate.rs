@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
 use attio_bridge::attio::rotate::{Error, Rotation, SecretPaths, Step};
-use attio_bridge::fake_attio::fault::Fault;
-use attio_bridge::fake_attio::timing::Timing;
+use attio_bridge::fake_attio::deliver::Timing;
+use attio_bridge::fake_attio::store::Fault;
 use hyper::Method;
 use serde_json::{Value, json};
 
