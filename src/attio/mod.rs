@@ -1,22 +1,13 @@
 //! Attio's REST API, for `webhooks`, `slugs` and `watch`. `serve` never calls it.
 //!
-//! - [`Client`] has one method per endpoint. Every method retries where that is safe and fails with an [`Error`]
-//!   that says what to do.
-//! - [`secret::create`] creates a webhook and stores its secret, or deletes the webhook. All webhooks are
-//!   created through it. [`secret::SecretFile`] is a file known to be writable beforehand.
-//! - [`filter::parse`] reads a filter; [`filter::Resolver`] turns slugs into ids; [`filter::Canonical`] compares.
-//! - [`plan::Plan`] is the difference between configured and existing webhooks. There is no state file.
-//! - [`rotate::Rotation`] replaces a webhook's secret, in steps that can be resumed.
-//! - [`watch::Watch`] polls the configured webhooks, logs each change, and recreates lost ones.
-//! - [`slugs::pull`] makes the file of slugs that the bridge reads.
-//! - [`bridge::Bridge`] asks a running bridge for its metrics and whether it accepts a secret.
+//! All webhooks are created through [`secret::create`]. There is no state file: [`plan::Plan`] compares, and
+//! [`rotate::Rotation`] and [`watch::Watch`] go by what Attio shows.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
 
 mod client;
 mod request;
-pub(crate) mod error;
 pub(crate) mod types;
 pub(crate) mod filter;
 pub(crate) mod plan;
@@ -32,8 +23,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 pub use client::Client;
-pub use error::Error;
-pub(crate) use types::{Created, Status, Subscription, Webhook};
+pub use request::{Error, Failed};
+pub(crate) use types::{Created, Subscription, Webhook};
 
 /// How to reach Attio.
 #[derive(Clone, Debug)]

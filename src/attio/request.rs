@@ -1,21 +1,21 @@
-//! One request to Attio with its retries.
+//! One request to Attio with its retries; what can go wrong with it, and what to do about that.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::error::ApiError;
-use super::{Error, Options};
+use super::Options;
 use crate::http_client::{self, HttpClient, Response};
+use crate::printable;
 use crate::version::VERSION;
 
 /// Retries after the first attempt.
@@ -39,6 +39,149 @@ const MIN_KEY: usize = 8;
 /// A `Retry-After` is at most this many seconds; no call waits as long.
 const A_DAY: u64 = 24 * 3600;
 
+/// Longer texts of Attio are cut.
+const MAX_TEXT: usize = 400;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no API key.
+    #[error("no Attio API key: set ATTIO_API_KEY, ATTIO_API_KEY_FILE or attio.api_key")]
+    NoKey,
+    /// The options are unusable.
+    #[error("{0}")]
+    Setup(String),
+    /// Not an id. Nothing was sent.
+    #[error("{0:?} is not an id")]
+    InvalidId(String),
+    /// No good answer.
+    #[error(transparent)]
+    Call(#[from] Box<Failed>),
+}
+
+/// An error that Attio answered with, or why there is no readable answer. Its texts are safe to print.
+#[derive(Debug, Default, thiserror::Error)]
+#[error("{request}: {reason}{}", self.rest())]
+pub struct Failed {
+    /// Such as `GET /v2/webhooks`.
+    pub(super) request: String,
+    /// What happened, and after how many attempts.
+    pub(super) reason: String,
+    /// Of an answer in Attio's format.
+    pub(super) status: Option<u16>,
+    /// Attio's `code`, such as `uniqueness_conflict`.
+    pub(super) code: String,
+    pub(super) advice: Option<String>,
+    /// Attio may have created what was asked for: the call must not be repeated blindly.
+    pub(super) outcome_unknown: bool,
+    /// Header `x-attio-execution-id`, for Attio's support.
+    pub(super) execution_id: Option<String>,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        Self::Call(Box::new(failed))
+    }
+}
+
+impl Error {
+    /// The status of Attio's answer.
+    pub fn status(&self) -> Option<u16> {
+        if let Self::Call(failed) = self { failed.status } else { None }
+    }
+
+    /// Whether Attio may have created what was asked for: the call must not be repeated blindly.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Call(failed) if failed.outcome_unknown)
+    }
+
+    /// The same error once the outcome is known.
+    pub fn with_known_outcome(mut self) -> Self {
+        if let Self::Call(failed) = &mut self {
+            failed.outcome_unknown = false;
+        }
+        self
+    }
+
+    /// Whether the requested resource does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.status() == Some(404)
+    }
+}
+
+impl Failed {
+    fn rest(&self) -> String {
+        let unknown = match self.outcome_unknown {
+            false => "",
+            true if self.request.ends_with("/records") => {
+                "; it is unknown whether Attio created the record: look for it in Attio"
+            }
+            true => {
+                "; it is unknown whether Attio did it: check with `webhooks list`, and delete any webhook whose \
+                 secret is lost"
+            }
+        };
+        let advice = self.advice.iter().map(|advice| format!("; {advice}"));
+        let id = self.execution_id.iter().map(|id| format!(" (x-attio-execution-id {id})"));
+        advice.chain([unknown.to_owned()]).chain(id).collect()
+    }
+
+    /// An error in Attio's format; none if the body is not.
+    fn read(request: String, status: u16, body: &[u8], execution_id: Option<&str>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Body {
+            code: String,
+            message: String,
+            #[serde(default)]
+            validation_errors: Vec<Invalid>,
+        }
+        #[derive(Deserialize)]
+        struct Invalid {
+            #[serde(default)]
+            path: Vec<Json>,
+            #[serde(default)]
+            message: String,
+        }
+        let Body { code, message, validation_errors } = serde_json::from_slice(body).ok()?;
+        let mut text = message.trim_end_matches('.').to_owned();
+        for Invalid { path, message } in validation_errors {
+            let part = |part: &Json| part.as_str().map_or(part.to_string(), String::from);
+            let path: Vec<String> = path.iter().map(part).collect();
+            text += &format!("; {}: {message}", path.join("."));
+        }
+        let advice = match (status, code.as_str()) {
+            (401, _) => Some("check ATTIO_API_KEY"),
+            (403, "billing_error") => Some("the workspace's plan does not include this"),
+            (403, _) => Some("give the key the scope in Attio's developer settings"),
+            (404, "not_found") => Some("list the existing ones with `webhooks list`"),
+            (409, "uniqueness_conflict") => Some(
+                "target URL, event type and filter must be unique together: `webhooks list` shows which webhook has \
+                 them; change that one, or use another URL (a query string is enough)",
+            ),
+            (429, _) => Some("try again later"),
+            _ => None,
+        };
+        let reason = format!("Attio answered {status} {}: {}", shown(&code), shown(&text));
+        let (advice, execution_id) = (advice.map(String::from), execution_id.map(shown));
+        Some(Self {
+            request,
+            reason,
+            status: Some(status),
+            code,
+            advice,
+            execution_id,
+            outcome_unknown: false,
+        })
+    }
+}
+
+/// Attio's text on one line, safe to print.
+pub(super) fn shown(text: &str) -> String {
+    let cut =
+        text.char_indices().nth(MAX_TEXT).map_or(text.to_owned(), |(at, _)| format!("{}…", &text[..at]));
+    printable::line(&cut)
+}
+
 /// Sends requests to one API URL with one key. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Requests {
@@ -48,21 +191,20 @@ pub(super) struct Requests {
     authorization: HeaderValue,
 }
 
-/// One call.
+/// One attempt of a call.
 struct Call<'a> {
     method: &'a Method,
     path: &'a str,
-    body: Bytes,
-    attempts: AtomicU32,
-    /// An earlier attempt may have done it.
-    maybe_done: AtomicBool,
+    attempt: u32,
 }
 
-/// One failed attempt.
-struct Failed {
-    error: Error,
+/// How an attempt failed.
+struct Attempt {
+    error: Failed,
     retry: bool,
     retry_after: Option<Duration>,
+    /// Attio may have done it all the same.
+    maybe_done: bool,
 }
 
 impl Requests {
@@ -93,38 +235,32 @@ impl Requests {
         body: Option<&Json>,
     ) -> Result<Bytes, Error> {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let (attempts, maybe_done) = (AtomicU32::new(0), AtomicBool::new(false));
-        let call = Call { method, path, body, attempts, maybe_done };
         let deadline = Instant::now() + OVERALL;
         let backoff = ExponentialBuilder::new().with_jitter().with_max_times(RETRIES);
-        let done = (|| self.attempt(&call))
-            .retry(backoff.with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY))
-            .when(|failed| failed.retry)
-            .adjust(|failed, wait| {
-                let jitter = MIN_DELAY.mul_f64(fastrand::f64());
-                let wait = failed.retry_after.map_or(wait?, |asked| asked + jitter);
-                (Instant::now() + wait <= deadline).then_some(wait)
-            })
-            .notify(|failed, wait| {
-                tracing::warn!("{}; retrying in {:.1} s", failed.error, wait.as_secs_f64());
-            });
-        done.await.map_err(|failed| failed.error)
-    }
-
-    async fn attempt(&self, call: &Call<'_>) -> Result<Bytes, Failed> {
-        call.attempts.fetch_add(1, Ordering::Relaxed);
-        match self.once(call.method, call.path, call.body.clone()).await {
-            Ok(response) if (200..300).contains(&response.status) => Ok(response.body),
-            // Deleted by an earlier attempt.
-            Ok(response)
-                if response.status == 404
-                    && call.method == Method::DELETE
-                    && call.maybe_done.load(Ordering::Relaxed) =>
-            {
-                Ok(Bytes::new())
+        let mut waits = backoff.with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY).build();
+        let mut call = Call { method, path, attempt: 0 };
+        let mut maybe_done = false;
+        loop {
+            call.attempt += 1;
+            let failed = match self.once(method, path, body.clone()).await {
+                Ok(response) if (200..300).contains(&response.status) => return Ok(response.body),
+                // Deleted by an earlier attempt.
+                Ok(response) if response.status == 404 && method == Method::DELETE && maybe_done => {
+                    return Ok(Bytes::new());
+                }
+                Ok(response) => call.refused(&response, self.key.expose_secret()),
+                Err(error) => self.no_answer(&call, error),
+            };
+            maybe_done |= failed.maybe_done;
+            let jitter = MIN_DELAY.mul_f64(fastrand::f64());
+            let wait = waits.next().map(|wait| failed.retry_after.map_or(wait, |asked| asked + jitter));
+            match wait.filter(|wait| failed.retry && Instant::now() + *wait <= deadline) {
+                None => return Err(failed.error.into()),
+                Some(wait) => {
+                    tracing::warn!("{}; retrying in {:.1} s", failed.error, wait.as_secs_f64());
+                    tokio::time::sleep(wait).await;
+                }
             }
-            Ok(response) => Err(call.refused(&response, self.key.expose_secret())),
-            Err(error) => Err(self.no_answer(call, error)),
         }
     }
 
@@ -151,7 +287,7 @@ impl Requests {
         Ok(response)
     }
 
-    fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Failed {
+    fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Attempt {
         use http_client::Error::{Certificate, Connect, Interrupted, Invalid, Timeout, TooLarge};
         let (retry, maybe_done) = match &error {
             Invalid(_) | Certificate(_) => (false, false),
@@ -159,69 +295,61 @@ impl Requests {
             Interrupted(_) | Timeout(_) => (call.is_repeatable(), true),
             TooLarge(_) => (false, true),
         };
+        let url = &self.api_url;
         let reason = match error {
             Connect(reason) => format!(
-                "{} cannot be reached: {reason}; check the network, the proxy in HTTPS_PROXY, and attio.api_url",
-                self.api_url
+                "{url} cannot be reached: {reason}; check the network, the proxy in HTTPS_PROXY, and attio.api_url"
             ),
             Certificate(reason) => format!(
-                "{} cannot be reached: {reason}; if a proxy of yours intercepts TLS, name its authority in \
-                 SSL_CERT_FILE",
-                self.api_url
+                "{url} cannot be reached: {reason}; if a proxy of yours intercepts TLS, name its authority in \
+                 SSL_CERT_FILE"
             ),
             timeout @ Timeout(_) => format!("{timeout} (attio.timeout)"),
             other => other.to_string(),
         };
-        call.maybe_done.fetch_or(maybe_done, Ordering::Relaxed);
-        Failed { error: call.error(&reason, maybe_done), retry, retry_after: None }
+        Attempt { error: call.error(&reason, maybe_done), retry, retry_after: None, maybe_done }
     }
 }
 
 impl Call<'_> {
-    fn name(&self) -> String {
-        format!("{} {}", self.method, self.path)
-    }
-
     /// GET changes nothing; PATCH and DELETE have the same effect however often they are done.
     fn is_repeatable(&self) -> bool {
         self.method != Method::POST
     }
 
     /// An answer that is not a success.
-    fn refused(&self, Response { status, headers, body }: &Response, key: &str) -> Failed {
+    fn refused(&self, Response { status, headers, body }: &Response, key: &str) -> Attempt {
         let status = *status;
         // It may come from a proxy that did not wait for Attio.
         let maybe_done = status == 408 || status >= 500;
-        self.maybe_done.fetch_or(maybe_done, Ordering::Relaxed);
         let retry = status == 429 || (maybe_done && self.is_repeatable());
         let retry_after = text(headers, RETRY_AFTER.as_str())
             .and_then(|after| retry_after(after, text(headers, DATE.as_str())));
         let execution_id = text(headers, "x-attio-execution-id").filter(|id| redacted(id, key).is_none());
-        let error = match ApiError::read(self.name(), status, body, execution_id) {
+        let request = format!("{} {}", self.method, self.path);
+        let error = match Failed::read(request.clone(), status, body, execution_id) {
             Some(mut error) => {
                 error.outcome_unknown = maybe_done && !self.is_repeatable();
                 if let (429, Some(asked)) = (status, retry_after) {
                     error.advice = Some(format!("Attio asks to wait {} s", asked.as_secs()));
                 }
-                Error::Api(Box::new(error))
+                error
             }
             None if maybe_done => self.error(&format!("answered {status}, not in Attio's format"), true),
             None => {
                 let what = if (300..400).contains(&status) { "a redirect" } else { "not in Attio's format" };
                 let reason = format!("answered {status}, {what}: is attio.api_url right?");
-                Error::NoAnswer { request: self.name(), reason, outcome_unknown: false }
+                Failed { request, reason, ..Failed::default() }
             }
         };
-        Failed { error, retry, retry_after }
+        Attempt { error, retry, retry_after, maybe_done }
     }
 
-    fn error(&self, reason: &str, maybe_done: bool) -> Error {
-        let reason = match self.attempts.load(Ordering::Relaxed) {
-            0 | 1 => reason.to_owned(),
-            attempts => format!("{reason} (attempt {attempts})"),
-        };
+    fn error(&self, reason: &str, maybe_done: bool) -> Failed {
+        let attempt = if self.attempt > 1 { format!(" (attempt {})", self.attempt) } else { String::new() };
+        let (request, reason) = (format!("{} {}", self.method, self.path), format!("{reason}{attempt}"));
         let outcome_unknown = maybe_done && !self.is_repeatable();
-        Error::NoAnswer { request: self.name(), reason, outcome_unknown }
+        Failed { request, reason, outcome_unknown, ..Failed::default() }
     }
 }
 
@@ -335,14 +463,13 @@ mod tests {
             || http_client::Error::Connect(String::new()),
         );
         for method in [Method::GET, Method::PATCH, Method::DELETE, Method::POST] {
-            let (attempts, maybe_done) = (AtomicU32::new(1), AtomicBool::new(false));
-            let call = Call { method: &method, path: "/", body: Bytes::new(), attempts, maybe_done };
+            let call = Call { method: &method, path: "/", attempt: 1 };
             let repeatable = method != Method::POST;
             assert!(call.refused(&response(429), "key").retry && requests.no_answer(&call, refused()).retry);
             assert!(!call.refused(&response(409), "key").retry);
             for failed in [call.refused(&response(503), "key"), requests.no_answer(&call, broken())] {
                 assert_eq!(failed.retry, repeatable, "{method}");
-                assert_eq!(failed.error.is_outcome_unknown(), !repeatable, "{method}");
+                assert_eq!(failed.error.outcome_unknown, !repeatable, "{method}");
             }
         }
     }
