@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
-use super::request::{Failed, Requests, shown};
+use super::request::Requests;
 use super::types::{Named, Resource, Token};
-use super::{Created, Error, Options, Subscription, Webhook};
+use super::{Created, Error, Failed, Options, Subscription, Webhook, shown};
 use crate::catalog;
 
 /// Webhooks a page: the API's maximum; its default is 10.

@@ -12,9 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value as Json, json};
 use uuid::Uuid;
 
-use super::request::shown;
 use super::types::{Named, Resource};
-use super::{Client, Subscription};
+use super::{Client, Subscription, shown};
 use crate::catalog::{Category, Kind};
 
 /// What is compared.

@@ -1,4 +1,4 @@
-//! One request to Attio with its retries; what can go wrong with it, and what to do about that.
+//! One request to Attio with its retries.
 
 use std::time::Duration;
 
@@ -9,13 +9,11 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, R
 use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::Options;
+use super::{Error, Failed, Options};
 use crate::http_client::{self, HttpClient, Response};
-use crate::printable;
 use crate::version::VERSION;
 
 /// Retries after the first attempt.
@@ -38,149 +36,6 @@ const MIN_KEY: usize = 8;
 
 /// A `Retry-After` is at most this many seconds; no call waits as long.
 const A_DAY: u64 = 24 * 3600;
-
-/// Longer texts of Attio are cut.
-const MAX_TEXT: usize = 400;
-
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// There is no API key.
-    #[error("no Attio API key: set ATTIO_API_KEY, ATTIO_API_KEY_FILE or attio.api_key")]
-    NoKey,
-    /// The options are unusable.
-    #[error("{0}")]
-    Setup(String),
-    /// Not an id. Nothing was sent.
-    #[error("{0:?} is not an id")]
-    InvalidId(String),
-    /// No good answer.
-    #[error(transparent)]
-    Call(#[from] Box<Failed>),
-}
-
-/// An error that Attio answered with, or why there is no readable answer. Its texts are safe to print.
-#[derive(Debug, Default, thiserror::Error)]
-#[error("{request}: {reason}{}", self.rest())]
-pub struct Failed {
-    /// Such as `GET /v2/webhooks`.
-    pub(super) request: String,
-    /// What happened, and after how many attempts.
-    pub(super) reason: String,
-    /// Of an answer in Attio's format.
-    pub(super) status: Option<u16>,
-    /// Attio's `code`, such as `uniqueness_conflict`.
-    pub(super) code: String,
-    pub(super) advice: Option<String>,
-    /// Attio may have created what was asked for: the call must not be repeated blindly.
-    pub(super) outcome_unknown: bool,
-    /// Header `x-attio-execution-id`, for Attio's support.
-    pub(super) execution_id: Option<String>,
-}
-
-impl From<Failed> for Error {
-    fn from(failed: Failed) -> Self {
-        Self::Call(Box::new(failed))
-    }
-}
-
-impl Error {
-    /// The status of Attio's answer.
-    pub fn status(&self) -> Option<u16> {
-        if let Self::Call(failed) = self { failed.status } else { None }
-    }
-
-    /// Whether Attio may have created what was asked for: the call must not be repeated blindly.
-    pub fn is_outcome_unknown(&self) -> bool {
-        matches!(self, Self::Call(failed) if failed.outcome_unknown)
-    }
-
-    /// The same error once the outcome is known.
-    pub fn with_known_outcome(mut self) -> Self {
-        if let Self::Call(failed) = &mut self {
-            failed.outcome_unknown = false;
-        }
-        self
-    }
-
-    /// Whether the requested resource does not exist.
-    pub fn is_not_found(&self) -> bool {
-        self.status() == Some(404)
-    }
-}
-
-impl Failed {
-    fn rest(&self) -> String {
-        let unknown = match self.outcome_unknown {
-            false => "",
-            true if self.request.ends_with("/records") => {
-                "; it is unknown whether Attio created the record: look for it in Attio"
-            }
-            true => {
-                "; it is unknown whether Attio did it: check with `webhooks list`, and delete any webhook whose \
-                 secret is lost"
-            }
-        };
-        let advice = self.advice.iter().map(|advice| format!("; {advice}"));
-        let id = self.execution_id.iter().map(|id| format!(" (x-attio-execution-id {id})"));
-        advice.chain([unknown.to_owned()]).chain(id).collect()
-    }
-
-    /// An error in Attio's format; none if the body is not.
-    fn read(request: String, status: u16, body: &[u8], execution_id: Option<&str>) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Body {
-            code: String,
-            message: String,
-            #[serde(default)]
-            validation_errors: Vec<Invalid>,
-        }
-        #[derive(Deserialize)]
-        struct Invalid {
-            #[serde(default)]
-            path: Vec<Json>,
-            #[serde(default)]
-            message: String,
-        }
-        let Body { code, message, validation_errors } = serde_json::from_slice(body).ok()?;
-        let mut text = message.trim_end_matches('.').to_owned();
-        for Invalid { path, message } in validation_errors {
-            let part = |part: &Json| part.as_str().map_or(part.to_string(), String::from);
-            let path: Vec<String> = path.iter().map(part).collect();
-            text += &format!("; {}: {message}", path.join("."));
-        }
-        let advice = match (status, code.as_str()) {
-            (401, _) => Some("check ATTIO_API_KEY"),
-            (403, "billing_error") => Some("the workspace's plan does not include this"),
-            (403, _) => Some("give the key the scope in Attio's developer settings"),
-            (404, "not_found") => Some("list the existing ones with `webhooks list`"),
-            (409, "uniqueness_conflict") => Some(
-                "target URL, event type and filter must be unique together: `webhooks list` shows which webhook has \
-                 them; change that one, or use another URL (a query string is enough)",
-            ),
-            (429, _) => Some("try again later"),
-            _ => None,
-        };
-        let reason = format!("Attio answered {status} {}: {}", shown(&code), shown(&text));
-        let (advice, execution_id) = (advice.map(String::from), execution_id.map(shown));
-        Some(Self {
-            request,
-            reason,
-            status: Some(status),
-            code,
-            advice,
-            execution_id,
-            outcome_unknown: false,
-        })
-    }
-}
-
-/// Attio's text on one line, safe to print.
-pub(super) fn shown(text: &str) -> String {
-    let cut =
-        text.char_indices().nth(MAX_TEXT).map_or(text.to_owned(), |(at, _)| format!("{}…", &text[..at]));
-    printable::line(&cut)
-}
 
 /// Sends requests to one API URL with one key. Cheap to clone.
 #[derive(Clone)]
