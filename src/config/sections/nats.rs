@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{CENTURY, DAY, INSTANT, paired, readable, value};
-use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
+use crate::bus::nats::{Auth, Ensure, Options, Stream};
 use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
