@@ -31,11 +31,9 @@ const STREAM_NOT_FOUND: u64 = 10059;
 /// What a probe found.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    /// No stream of that name exists.
     pub missing: bool,
     /// Another stream accepts the subjects, so that none can be created.
     pub taken: bool,
-    /// The stream, if it can be read.
     pub info: Option<Box<Info>>,
     /// Why events cannot be stored, each with what to do.
     pub invalid: Vec<String>,
@@ -98,10 +96,7 @@ fn compare(info: Info, clustered: bool, options: &Stream) -> Findings {
             "its persist_mode is async: events are acknowledged before they are stored, and are lost when the server \
              is killed: create it anew with persist_mode default",
         ),
-        (
-            config.allow_message_counter,
-            "it is a counter (allow_msg_counter) and accepts no events: name another stream",
-        ),
+        (config.allow_message_counter, "it is a counter (allow_msg_counter): name another stream"),
     ];
     let unusable = unusable.into_iter().filter(|(found, _)| *found);
     let mut invalid: Vec<String> = unusable.map(|(_, reason)| reason.to_owned()).collect();
@@ -321,19 +316,17 @@ impl Probe {
                 Ok(Findings { differences: vec![unknown], ..Findings::default() })
             }
             Err(NoInfo::Silent(error)) if error.kind() == RequestErrorKind::NoResponders => {
-                Ok(Findings::invalid(
-                    "JetStream does not reply: enable it on the server, or wait until it has started".into(),
-                ))
+                let reason =
+                    "JetStream does not reply: enable it on the server, or wait until it has started";
+                Ok(Findings::invalid(reason.into()))
             }
             Err(NoInfo::Silent(error)) => Err(error.to_string()),
         }
     }
 
     async fn existing(&self, info: Info) -> Findings {
-        let covered =
-            |subject: &Arc<str>| info.config.subjects.iter().any(|pattern| covers(pattern, subject));
         let mut uncovered = every_subject(&self.destinations);
-        uncovered.retain(|subject| !covered(subject));
+        uncovered.retain(|subject| !info.config.subjects.iter().any(|pattern| covers(pattern, subject)));
         let mut found = compare(info, self.is_clustered(), &self.options);
         // A mirror has no subjects.
         if let Some(first) = uncovered.first().filter(|_| !found.refuse) {
@@ -360,7 +353,6 @@ impl Probe {
         Findings { missing: true, taken, ..Findings::invalid(reason) }
     }
 
-    /// Creates the stream.
     pub(super) async fn create(&self) -> Findings {
         let name = &self.options.name;
         let wanted = stream_config(&self.options, &self.destinations);
