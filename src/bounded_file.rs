@@ -21,7 +21,6 @@ const PIPE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a pipe without data is read again.
 const PIPE_PAUSE: Duration = Duration::from_millis(5);
 
-/// Reads a file of at most `limit` bytes.
 pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + PIPE_TIMEOUT;
     let mut file = open(path)?.take(limit + 1);
@@ -39,7 +38,6 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
 }
 
-/// Reads a text file of at most `limit` bytes.
 pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     let bytes = read(path, limit)?;
     let invalid = |message: &str| Err(io::Error::new(io::ErrorKind::InvalidData, message));

@@ -158,7 +158,6 @@ fn reference_row(out: &mut String, path: &str, key: &Key) {
     let _ = writeln!(out, "| `{}` | {kind} | {default} | {range} | {variable} | {doc} |", key.name());
 }
 
-/// Text with Markdown's special characters escaped.
 fn markdown(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*")
 }

@@ -26,7 +26,6 @@ impl Families {
         self.register(IntGaugeVec::new(opts(name, help), labels).expect(CONSTANT))
     }
 
-    /// A family of one gauge, without labels.
     pub(crate) fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::with_opts(opts(name, help)).expect(CONSTANT))
     }
@@ -54,7 +53,6 @@ impl Families {
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn register_process(&self) {}
 
-    /// Reads all of them.
     pub(crate) fn gather(&self) -> Vec<MetricFamily> {
         self.0.gather()
     }

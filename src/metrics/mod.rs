@@ -24,24 +24,16 @@ pub const NO_SOURCE: &str = "none";
 /// The `secret` label of signatures that matched no secret.
 pub const NO_SECRET: &str = "none";
 
-/// The values that labels can take.
 #[derive(Clone, Debug, Default)]
 pub struct Labels {
     /// Source names, each with the labels of its secrets.
     pub sources: Vec<(String, Vec<String>)>,
-    /// Every reason a delivery can end with.
     pub reasons: Vec<&'static str>,
-    /// Every category an event can be counted under.
     pub categories: Vec<&'static str>,
-    /// Every result an event can end with.
     pub event_results: Vec<&'static str>,
-    /// Every result of checking a signature.
     pub signature_results: Vec<&'static str>,
-    /// Every result of one publish.
     pub publish_results: Vec<&'static str>,
-    /// The bus in use.
     pub bus: &'static str,
-    /// Every address of the route table.
     pub destinations: Vec<String>,
 }
 
@@ -63,7 +55,6 @@ pub struct Metrics {
     dedup: DedupMetrics,
 }
 
-/// Metrics of the dedup stage.
 #[derive(Clone)]
 pub struct DedupMetrics {
     /// Ids seen for the first time.
@@ -72,7 +63,6 @@ pub struct DedupMetrics {
     pub hit: IntCounter,
     /// Ids whose first publish is in flight.
     pub joined: IntCounter,
-    /// Ids remembered.
     pub entries: IntGauge,
     /// Ids evicted at the end of the window.
     pub expired: IntCounter,
@@ -95,7 +85,6 @@ impl DedupMetrics {
     }
 }
 
-/// Metrics of one destination.
 pub struct PublishMetrics {
     /// Messages enqueued without a result yet, of the whole bus.
     pub in_flight: IntGauge,
@@ -113,7 +102,6 @@ impl PublishMetrics {
     }
 }
 
-/// Metrics of a bus client.
 #[derive(Clone)]
 pub struct BusMetrics {
     /// 1 while the broker is reachable.
@@ -231,12 +219,10 @@ impl Metrics {
         }
     }
 
-    /// Handles for the dedup stage.
     pub fn dedup(&self) -> DedupMetrics {
         self.dedup.clone()
     }
 
-    /// Handles for the bus.
     pub fn bus(&self) -> BusMetrics {
         self.bus.clone()
     }

@@ -7,7 +7,6 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use super::account::EventAccount;
 use super::{Metrics, NO_SECRET, NO_SOURCE};
 
-/// The metrics of one source, or of requests to no configured source.
 pub struct SourceMetrics {
     metrics: Arc<Metrics>,
     name: String,
@@ -41,7 +40,6 @@ impl SourceMetrics {
         }
     }
 
-    /// The source's name, `none` for requests to no configured source.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -61,7 +59,6 @@ impl SourceMetrics {
         self.metrics.signature_verifications.with_label_values(&labels).inc();
     }
 
-    /// Sets the time of the last delivery whose signature matched.
     pub fn last_delivery(&self, unix_seconds: i64) {
         if let Some(genuine) = &self.genuine {
             genuine.last_delivery.set(unix_seconds);

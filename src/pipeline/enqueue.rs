@@ -62,14 +62,17 @@ struct RawEvent {
     workspace_id: Option<String>,
 }
 
-/// The state of a pending event.
 pub(super) enum State {
-    /// Nothing to await.
     Done(EventResult),
     /// Enqueued by this delivery.
-    Enqueued { ack: AckReceiver, quarantined: bool },
+    Enqueued {
+        ack: AckReceiver,
+        quarantined: bool,
+    },
     /// Enqueued by another delivery, or earlier in this one under the same id.
-    Joined { ack: AckReceiver },
+    Joined {
+        ack: AckReceiver,
+    },
 }
 
 impl State {

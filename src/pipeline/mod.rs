@@ -45,7 +45,6 @@ use source::Source;
 pub use source::SourceOptions;
 use verify::SignatureError;
 
-/// The data path of one bridge.
 pub struct Pipeline {
     sources: HashMap<SourceName, Source>,
     stages: Stages,
@@ -86,7 +85,6 @@ fn parse(body: &Bytes) -> (Option<Cow<'_, str>>, Indexed<'_>) {
 
 /// Why a delivery is refused before it is parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
 pub enum Rejection {
     #[error("no such source")]
     UnknownSource,
@@ -95,7 +93,6 @@ pub enum Rejection {
 }
 
 impl Pipeline {
-    /// Joins the stages.
     pub fn new(
         sources: &[SourceOptions],
         routes: Routes,
@@ -112,7 +109,6 @@ impl Pipeline {
         }
     }
 
-    /// The configured source of that name.
     pub fn source(&self, name: &str) -> Option<&SourceName> {
         self.sources.keys().find(|source| source.as_str() == name)
     }
@@ -170,7 +166,6 @@ impl Pipeline {
         Ok(self.process(source, &delivery, webhook_id, elements, false).await)
     }
 
-    /// Enqueues every event, then awaits every ack.
     async fn process(
         &self,
         source: &Source,

@@ -7,12 +7,10 @@ use super::slugs::Slugs;
 use super::verify::{self, Verifier};
 use crate::delivery::SourceName;
 
-/// One configured source.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
     /// Path segment and metric label.
     pub name: SourceName,
-    /// How it signs.
     pub verify: verify::Options,
     /// Which of its events are dropped.
     pub filter: filter::Options,

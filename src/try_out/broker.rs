@@ -14,7 +14,6 @@ use crate::catalog::Category;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The broker. Stops when it is dropped.
 pub struct Broker(MockCluster<'static, DefaultProducerContext>);
 
 impl Broker {

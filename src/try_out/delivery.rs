@@ -13,7 +13,6 @@ use super::reading::ReadEvent;
 use crate::fake_attio::post::Reply;
 use crate::signing::{Payload, SignedRequest};
 
-/// A delivery that is about to be sent.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub group: Group,
@@ -47,7 +46,6 @@ impl Group {
     pub const ALL: [Self; 7] =
         [Self::One, Self::Batch, Self::Timestamped, Self::Unusual, Self::Repeat, Self::Broken, Self::Forged];
 
-    /// The group in words.
     pub const fn name(self) -> &'static str {
         match self {
             Self::One => "one event",
@@ -157,7 +155,6 @@ impl Answer {
     }
 }
 
-/// An event that a consumer must read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedEvent {
     pub topic: String,

@@ -11,7 +11,6 @@ use super::delivery::ExpectedEvent;
 use super::reading::{ReadEvent, data};
 use crate::cloudevent::decode::DecodedEvent;
 
-/// Ids that are remembered after they were read, to detect duplicates.
 const REMEMBERED: usize = 50_000;
 
 /// Events that must be read, and events that were.
@@ -37,7 +36,6 @@ pub enum Found {
     Foreign,
 }
 
-/// What a message is, and how it differs from what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub found: Found,

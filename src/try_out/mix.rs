@@ -110,7 +110,6 @@ fn of_catalog(name: &str) -> &'static EventType {
     }
 }
 
-/// Makes the deliveries of the mix, round after round.
 pub struct Mix {
     events: EventGenerator,
     /// For forgers, who come as close as they can.

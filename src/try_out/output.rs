@@ -44,7 +44,6 @@ pub struct Options {
 
 pub trait Output {
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()>;
-    /// The bridge is not ready; `answer` is what `/readyz` says.
     fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()>;
     /// An attempt failed; the next one follows in `wait`.
     fn retrying(&mut self, report: &Report, wait: Duration) -> io::Result<()>;

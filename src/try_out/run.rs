@@ -46,7 +46,6 @@ const READY: Duration = Duration::from_secs(20);
 /// Until then nothing is shown of the wait.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Those who send: the fake Attio for its webhook, and forgers.
 pub struct Senders {
     deliverer: Deliverer,
     post: Post,

@@ -51,7 +51,6 @@ pub struct Screen<W> {
     colour: bool,
     /// The width of the terminal now; none if there is no terminal.
     columns: fn() -> Option<usize>,
-    /// Whether keys are read.
     keys: bool,
     head: String,
     /// The width of topics or subjects.
@@ -61,7 +60,6 @@ pub struct Screen<W> {
     /// What a pause holds back.
     held: Option<VecDeque<String>>,
     filter: String,
-    /// The filter that is being typed.
     typed: Option<String>,
     /// When the latest deliveries ended.
     latest: VecDeque<Instant>,
@@ -136,7 +134,6 @@ impl<W: Write> Screen<W> {
         Ok(())
     }
 
-    /// Ends a pause.
     fn resume(&mut self) -> io::Result<()> {
         let held = self.held.take().unwrap_or_default();
         self.write(&String::from_iter(held))

@@ -29,7 +29,6 @@ pub struct Tracker<'a> {
     retried: BTreeSet<u64>,
     /// Deliveries that were shown before all of their events were read.
     incomplete: BTreeMap<u64, Group>,
-    /// Messages of ours that were read.
     read: u64,
 }
 

@@ -15,7 +15,6 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::cloudevent;
 use crate::printable;
 
-/// The event format.
 pub struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json
@@ -44,7 +43,6 @@ where
     }
 }
 
-/// Appends fields as members of the object.
 struct Fields {
     line: String,
 }

@@ -16,9 +16,7 @@ pub struct Event<'a> {
     pub raw: Bytes,
     /// `event_type`, any text. See [`crate::catalog::is_event_type`].
     pub event_type: Cow<'a, str>,
-    /// The type in the catalog.
     pub kind: Kind,
-    /// Its ids.
     pub ids: Ids<'a>,
     /// `actor.type`, any text.
     pub actor_type: Option<Cow<'a, str>>,

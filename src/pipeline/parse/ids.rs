@@ -6,7 +6,6 @@ use super::json::{self, MembersError};
 use super::unusable::Unusable;
 use crate::catalog::{self, Id};
 
-/// The value of an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value<'a> {
     /// Valid in an attribute.
@@ -25,7 +24,6 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Ids by name.
 type Named<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 /// The ids of one event. A null counts as absent.

@@ -25,28 +25,22 @@ pub enum Parsed<'a> {
     Events {
         /// The webhook that fired, if the body names it.
         webhook_id: Option<Cow<'a, str>>,
-        /// The events in order, zero or more.
         elements: Vec<Element<'a>>,
     },
-    /// No events can be read from it.
     Unreadable(Unusable),
 }
 
 /// One element of `events`.
 #[derive(Debug)]
 pub enum Element<'a> {
-    /// An event.
     Event(Event<'a>),
-    /// Not an event.
     Unusable {
         /// Its bytes as received.
         raw: Bytes,
-        /// What is wrong with it.
         reason: Unusable,
     },
 }
 
-/// Parses a body.
 pub fn parse(body: &Bytes) -> Parsed<'_> {
     let Ok(text) = std::str::from_utf8(body) else { return Parsed::Unreadable(Unusable::NotJson) };
     let whole = json::trim(text);
