@@ -13,9 +13,9 @@ use terminal_size::terminal_size_of;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::bus_address::BusAddress;
+use super::arguments::{BusAddress, rate};
 use super::output::terminal_columns;
-use super::{Exit, cores, fail, runtime, say};
+use super::{Exit, Failure, block_on, cores};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
@@ -79,7 +79,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     /// Deliveries per second [default: 2; with --once as fast as they are answered]
-    #[arg(long, value_name = "N", value_parser = rate)]
+    #[arg(long, value_name = "N", value_parser = rate(1000.0))]
     rate: Option<f64>,
     /// Kinds of deliveries to send [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -91,11 +91,6 @@ pub struct Arguments {
     /// stdout. Missing topics or streams are created
     #[arg(long, value_name = "BUS", value_parser = BusAddress::parse)]
     bus: Option<BusAddress>,
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
-    if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 1000".into()) }
 }
 
 /// Why the verb ends early.
@@ -112,10 +107,9 @@ enum Error {
 }
 
 /// Runs everything. Of the input only `RUST_LOG` is used.
-pub fn run(arguments: &Arguments, input: &Input) -> Exit {
+pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     if let Some((_, Origin::Flag(_))) = input.file {
-        say("error: dev makes its own configuration and reads no file; omit --config");
-        return Exit::Usage;
+        return Err(Failure::usage("dev makes its own configuration and reads no file; omit --config"));
     }
     let to_stderr = matches!(arguments.bus, Some(BusAddress::Stdout));
     let on_terminal =
@@ -132,18 +126,17 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     environment.entry("RUST_LOG".into()).or_insert_with(|| shown.into());
     let level = if on_terminal { "error" } else { "warn" };
     let options = LogOptions { level, format: LogFormat::Text };
-    let log = match logging::start_on(AboveFooter(footer.clone()), options, &environment) {
-        Ok(log) => log,
-        Err(error) => return fail(error),
-    };
+    let log = logging::start_on(AboveFooter(footer.clone()), options, &environment)?;
     let keys = on_terminal && !arguments.once && io::stdin().is_terminal();
     let ended = start(arguments, &log, footer.clone(), keys);
     footer.finish_and_clear();
     match ended {
-        Ok(totals) if arguments.once && !totals.is_as_expected() => Exit::Unexpected,
-        Ok(_) => Exit::Done,
-        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
-        Err(error) => fail(error),
+        Ok(totals) if arguments.once && !totals.is_as_expected() => Ok(Exit::Unexpected),
+        Ok(_) => Ok(Exit::Done),
+        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => {
+            Ok(Exit::Done)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -171,11 +164,7 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
         }
     };
     let mut output = output(&bus, arguments.json, footer, keys);
-    let runtime = runtime(cores())?;
-    let ended = runtime.block_on(session(arguments, &bus, &mut *output, log, keys));
-    // Does not wait for a client whose broker is away.
-    runtime.shutdown_background();
-    ended
+    block_on(Some(cores()), session(arguments, &bus, &mut *output, log, keys))?
 }
 
 /// Standard output; standard error if events go to standard output.

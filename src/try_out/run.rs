@@ -17,10 +17,9 @@ use super::output::{Options, Output, Target};
 use super::tracker::{BridgeMetrics, Totals, Tracker};
 use super::{Error, SOURCE};
 use crate::fake_attio::FakeAttio;
-use crate::fake_attio::deliver::{Attempt, Attempts, Deliverer, Post, post_to};
+use crate::fake_attio::deliver::{Attempt, Attempts, Deliverer, Post, Timing, post_to};
 use crate::fake_attio::post::{self, Poster};
 use crate::fake_attio::store::Store;
-use crate::fake_attio::timing::Timing;
 use crate::fake_attio::webhook::{Subscription, Webhook, WebhookInput};
 
 /// A failed attempt is retried after a quarter of a second, and given up after two minutes instead of three

@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::{CENTURY, DAY, INSTANT, readable, tls_files};
-use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
+use crate::bus::nats::{Auth, Ensure, Options, Stream};
 use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
