@@ -16,7 +16,6 @@ pub struct PendingFile {
 }
 
 impl PendingFile {
-    /// Creates the temporary file with this mode.
     pub fn create(path: &Path, mode: u32) -> io::Result<Self> {
         if path.file_name().is_none() || path.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
@@ -33,7 +32,6 @@ impl PendingFile {
         self.file.sync_all()
     }
 
-    /// The final path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -53,7 +51,6 @@ impl PendingFile {
     }
 }
 
-/// Replaces a file, or creates it, with this mode.
 pub fn replace(path: &Path, mode: u32, contents: &[u8]) -> io::Result<()> {
     PendingFile::create(path, mode)?.commit(contents, true)
 }

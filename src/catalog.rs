@@ -29,7 +29,6 @@ named_enum! {
 }
 
 impl Category {
-    /// The category of that name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|category| category.as_str() == name)
     }
@@ -50,21 +49,16 @@ pub struct Id {
     pub top_level: bool,
 }
 
-/// One part of a subject path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// A fixed word.
     Text(&'static str),
-    /// The value of an id.
     Id(Id),
 }
 
-/// One event type of the catalog.
 #[derive(Debug, PartialEq, Eq)]
 pub struct EventType {
     /// `<category>.<action>` in Attio's spelling; `note-content.updated` is the one exception.
     pub name: &'static str,
-    /// Determines the address.
     pub category: Category,
     /// The last token of the NATS subject.
     pub action: &'static str,
@@ -88,7 +82,6 @@ impl EventType {
 /// An event type, as far as the catalog has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A type of the catalog.
     Known(&'static EventType),
     /// A known category with an action that is not in the catalog.
     UnknownAction(Category),
@@ -109,7 +102,6 @@ impl Kind {
         Category::parse(category).map_or(Self::Unknown, Self::UnknownAction)
     }
 
-    /// The category, if it is known.
     pub fn category(self) -> Option<Category> {
         match self {
             Self::Known(entry) => Some(entry.category),

@@ -23,7 +23,6 @@ pub struct SourceName(Arc<str>);
 pub struct InvalidSourceName;
 
 impl SourceName {
-    /// Checks the alphabet.
     pub fn new(name: &str) -> Result<Self, InvalidSourceName> {
         let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
         let first = name.as_bytes().first().copied().unwrap_or(b'-');
@@ -31,7 +30,6 @@ impl SourceName {
         if good && name != crate::metrics::NO_SOURCE { Ok(Self(name.into())) } else { Err(InvalidSourceName) }
     }
 
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -46,10 +44,8 @@ impl fmt::Display for SourceName {
 /// A header that must occur at most once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Header {
-    /// Not sent.
     #[default]
     Absent,
-    /// Sent once.
     Once(Bytes),
     /// Sent more than once, so its value is ambiguous.
     Repeated,
@@ -116,15 +112,12 @@ pub struct Verified {
 /// What the CloudEvents of one delivery say of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// The source's name.
     pub source: &'a str,
     /// The workspace of the source's configuration, for events that name none.
     pub workspace_id: Option<&'a str>,
-    /// When the delivery was received.
     pub received_at: OffsetDateTime,
     /// The usable idempotency key.
     pub idempotency_key: Option<&'a str>,
-    /// The webhook that fired.
     pub webhook_id: Option<&'a str>,
 }
 
@@ -150,13 +143,9 @@ pub type Permit = Arc<dyn Send + Sync>;
 /// One HTTP request with a webhook body.
 #[derive(Clone)]
 pub struct Delivery<State> {
-    /// The source, by the path of the request.
     pub source: SourceName,
-    /// When its head was received.
     pub received_at: OffsetDateTime,
-    /// When the answer is due.
     pub answer_by: Instant,
-    /// Its headers.
     pub headers: Headers,
     /// The body, byte for byte.
     pub body: Bytes,
@@ -166,7 +155,6 @@ pub struct Delivery<State> {
 }
 
 impl Delivery<Unverified> {
-    /// A delivery as received.
     pub fn new(
         source: SourceName,
         received_at: OffsetDateTime,

@@ -18,7 +18,6 @@ use rustls::{ClientConfig, RootCertStore};
 /// Connecting includes the proxy's CONNECT and the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Limits of a client.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// From the connection to the last byte of the answer.
@@ -29,7 +28,6 @@ pub struct Options {
     pub keep_alive: bool,
 }
 
-/// Sends requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     direct: Client,
@@ -38,18 +36,13 @@ pub struct HttpClient {
     options: Options,
 }
 
-/// A complete response.
 #[derive(Clone, Debug)]
 pub struct Response {
-    /// The status code.
     pub status: u16,
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Bytes,
 }
 
-/// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The request cannot be written. It was not sent.
@@ -67,7 +60,6 @@ pub enum Error {
     /// The time is up; the server may have the request.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    /// The body is too long.
     #[error("the answer has more than {0} bytes")]
     TooLarge(usize),
 }

@@ -12,13 +12,11 @@ macro_rules! named_enum {
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[allow(missing_docs)]
         pub enum $name {
             $($(#[$variant_meta])* $variant,)+
         }
 
         impl $name {
-            /// Every variant, in order.
             pub const ALL: [Self; [$($text),+].len()] = [$(Self::$variant),+];
 
             $(#[$method_meta])*

@@ -2,17 +2,14 @@
 
 use anstyle::{AnsiColor, Effects, Style};
 
-/// Success.
 pub const GOOD: Style = AnsiColor::Green.on_default();
 /// A duplicate.
 pub const KNOWN: Style = AnsiColor::Cyan.on_default();
 /// A refusal, or quarantine.
 pub const REFUSED: Style = AnsiColor::Yellow.on_default();
-/// An error.
 pub const BAD: Style = AnsiColor::Red.on_default();
 /// Less important.
 pub const DIM: Style = Style::new().effects(Effects::DIMMED);
-/// Important.
 pub const STRONG: Style = Style::new().effects(Effects::BOLD);
 
 /// Styles texts if true.

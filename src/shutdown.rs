@@ -11,7 +11,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How long a stop may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long to keep serving after `/readyz` has become 503.
@@ -20,7 +19,6 @@ pub struct Options {
     pub drain_timeout: Duration,
 }
 
-/// The stages of a stop. Each is cancelled when it begins.
 #[derive(Clone, Debug, Default)]
 pub struct Stages {
     /// `/readyz` is 503.

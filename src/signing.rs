@@ -7,7 +7,6 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// How a body is signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// HMAC over the body, as Attio signs.
@@ -16,15 +15,12 @@ pub enum Scheme {
     Timestamped,
 }
 
-/// Headers by name.
 pub type Headers = Vec<(&'static str, String)>;
 
 /// A body that can be signed any number of times: each retry of a delivery gets a new signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
-    /// How it is signed.
     pub scheme: Scheme,
-    /// The body.
     pub body: Bytes,
     /// Its `Idempotency-Key`, the same on every retry. None in the timestamped scheme, whose events have ids.
     pub key: Option<String>,
@@ -44,12 +40,10 @@ impl Payload {
     }
 }
 
-/// A request that is ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedRequest {
     /// Signature, timestamp and key.
     pub headers: Headers,
-    /// The body.
     pub body: Bytes,
 }
 
@@ -88,7 +82,6 @@ pub fn curl(url: &str, headers: &Headers, file: &str) -> String {
     words.join(" ")
 }
 
-/// One word of a POSIX shell.
 pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }

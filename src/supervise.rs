@@ -17,7 +17,6 @@ use tokio::task::AbortHandle;
 /// Ends that wait to be read. One is enough to end the process; the rest may be dropped.
 const QUEUE: usize = 16;
 
-/// The end of a supervised part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{part} ended unexpectedly: {cause}")]
 pub struct Ended {
@@ -33,12 +32,10 @@ pub struct Supervisor {
     ends: mpsc::Sender<Ended>,
 }
 
-/// Receives the ends of supervised parts.
 #[derive(Debug)]
 pub struct Ends(mpsc::Receiver<Ended>);
 
 impl Supervisor {
-    /// A supervisor, and where it reports.
     pub fn new() -> (Self, Ends) {
         let (ends, receiver) = mpsc::channel(QUEUE);
         (Self { ends }, Ends(receiver))

@@ -40,9 +40,7 @@ use systemd::Notifier;
 use wiring::{join, measured};
 pub use wiring::{pipeline, publisher};
 
-/// Why the bridge did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
 pub enum Error {
     #[error("cannot listen on {address} ({key}): {source}")]
     Listen { key: &'static str, address: String, source: io::Error },
@@ -102,7 +100,6 @@ const STOP_SLACK: Duration = Duration::from_secs(4);
 const LAST_FLUSH: Duration = Duration::from_millis(500);
 
 impl App {
-    /// Builds everything the configuration asks for.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let bus = config.bus.clone();
         let name = bus.kind.name();
@@ -156,17 +153,14 @@ impl App {
         })
     }
 
-    /// The public address as bound.
     pub fn http_addr(&self) -> io::Result<SocketAddr> {
         self.public_listener.local_addr()
     }
 
-    /// The admin address as bound.
     pub fn admin_addr(&self) -> io::Result<SocketAddr> {
         self.admin_listener.local_addr()
     }
 
-    /// The bus that events are published to.
     pub fn bus(&self) -> &Arc<dyn Bus> {
         &self.bus
     }
@@ -290,7 +284,6 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
     result
 }
 
-/// Checks on the broker what serving needs of it. Publishes nothing.
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = config.requirements();
     bus::inspect(config.bus, requirements).await

@@ -51,7 +51,6 @@ enum SlugsChange {
 }
 
 impl Reloader {
-    /// For a bridge of this configuration.
     pub fn new(config: Config, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>, systemd: Notifier) -> Self {
         let started = Arc::new(config);
         let files = FileAccess::default();

@@ -24,14 +24,12 @@ impl Notifier {
         self.unless_stopping(|| vec![NotifyState::Ready]);
     }
 
-    /// A reload has begun.
     pub fn reloading(&self) {
         // Without a monotonic clock systemd would ignore the reload.
         let state = || NotifyState::monotonic_usec_now().map(|now| vec![NotifyState::Reloading, now]);
         self.unless_stopping(|| state().unwrap_or_default());
     }
 
-    /// The drain has begun.
     pub fn stopping(&self) {
         let mut stopping = self.stopping.lock();
         *stopping = true;

@@ -41,7 +41,6 @@ pub(super) fn measured(config: &Config, bus_name: &'static str) -> (Routes, Arc<
     (routes, metrics)
 }
 
-/// Joins the stages.
 pub(super) fn join(
     config: &Config,
     routes: Routes,

@@ -3,51 +3,33 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a bus client cannot be created from its options. An unreachable broker is not a reason.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum StartError {
-    /// A file that cannot be read.
     #[error("{key}: cannot read {}", path.display())]
-    File {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    File { key: &'static str, path: PathBuf, source: io::Error },
     /// A value that the client refuses, alone or together with other settings.
     #[error("{key}: {reason}")]
-    Setting {
-        /// The configuration key.
-        key: Cow<'static, str>,
-        /// What is wrong with its value.
-        reason: String,
-    },
+    Setting { key: Cow<'static, str>, reason: String },
     /// The client cannot be created for a reason that no setting changes.
     #[error("{bus}: the client cannot be created: {reason}")]
-    Client {
-        /// `kafka` or `nats`.
-        bus: &'static str,
-        /// The client's error.
-        reason: String,
-    },
-    /// A thread that cannot be started.
+    Client { bus: &'static str, reason: String },
     #[error("cannot start the thread {thread}: {source}")]
-    Thread {
-        /// Its name.
-        thread: &'static str,
-        /// The system's error.
-        source: io::Error,
-    },
+    Thread { thread: &'static str, source: io::Error },
 }
 
 impl StartError {
     /// A value that the client refuses.
     pub(super) fn setting_of(key: impl Into<Cow<'static, str>>, reason: impl Display) -> Self {
         Self::Setting { key: key.into(), reason: reason.to_string() }
+    }
+
+    /// A file that cannot be read.
+    pub(super) fn file(key: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { key, path: path.into(), source }
     }
 
     /// The configuration key that caused the error and what is wrong with it; none if no setting did.
@@ -64,19 +46,19 @@ impl StartError {
 
 /// Why a bus cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
 pub enum ReadError {
-    /// Standard output keeps nothing.
     #[error("bus.type is \"stdout\", which cannot be read back; set it to \"kafka\" or \"nats\"")]
     Stdout,
-    /// The client cannot be created.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The broker is unreachable, or does not allow this client to read.
+    /// The broker is unreachable, or does not allow this client to read: what to do about it.
     #[error("{bus} cannot be read: {reason}")]
-    Broker {
-        /// `kafka` or `nats`.
-        bus: &'static str,
-        /// What is wrong, and what to do about it.
-        reason: String,
-    },
+    Broker { bus: &'static str, reason: String },
+}
+
+impl ReadError {
+    pub(super) fn broker(bus: &'static str, reason: impl Into<String>) -> Self {
+        Self::Broker { bus, reason: reason.into() }
+    }
 }

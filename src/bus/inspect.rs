@@ -1,10 +1,23 @@
-//! The report of `check --connect`, and the requirements it checks: the same for every bus.
+//! What serving needs of a bus, and the report of `check --connect` about it: the same for every bus.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::pipeline::publish::Destination;
+
+/// Whether the topics or the stream are verified or created.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ensure {
+    /// Neither.
+    Off,
+    /// What is missing is logged and keeps the bridge unready.
+    #[default]
+    Verify,
+    /// Created where missing.
+    Create,
+}
 
 /// What serving needs of the bus.
 #[derive(Clone, Debug)]
@@ -18,6 +31,9 @@ pub struct Requirements {
     /// `http.max_body_bytes`: no event is larger.
     pub max_body_bytes: usize,
 }
+
+/// How long the sender retries a delivery: what is kept for less can be gone before it has come, or anyone has read it.
+pub(super) const RETRIES: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// What an envelope adds to an event, generously.
 const ENVELOPE: usize = 4096;
@@ -46,33 +62,26 @@ pub enum Level {
 impl Level {
     /// Its name.
     pub const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Failed => "failed",
-        }
+        ["ok", "warning", "failed"][self as usize]
     }
 }
 
-/// One check.
+/// One check: what was found, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
 pub struct Row {
-    /// What was checked.
     pub check: String,
-    /// Its result.
     pub result: Level,
-    /// What was found, and what to do.
     pub detail: String,
 }
 
-/// All checks of a bus.
+/// All checks of a bus, in the order in which a message depends on them.
 #[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs)]
 pub struct Report {
-    /// `kafka`, `nats` or `stdout`.
     pub bus: &'static str,
     /// Its servers.
     pub target: String,
-    /// In the order in which a message depends on them.
     pub checks: Vec<Row>,
 }
 

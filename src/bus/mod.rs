@@ -1,12 +1,11 @@
 //! The buses: adapters behind the port of [`crate::pipeline::publish`].
 //!
-//! This file alone knows which adapter a configuration asks for. What the adapters share is in leaf
-//! modules that import none of them: [`error`], [`mod@inspect`], [`mod@read`], [`encoded`].
+//! This file alone knows which adapter a configuration asks for. What the adapters share is in leaf modules that
+//! import none of them: [`error`], [`mod@inspect`], [`mod@read`].
 
 pub mod kafka;
 pub mod nats;
 pub mod stdout;
-pub mod encoded;
 pub mod error;
 pub mod inspect;
 pub mod read;
@@ -19,26 +18,23 @@ use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{Bus, Message};
 use crate::supervise::Supervisor;
-use encoded::EncodedMessage;
 pub use error::{ReadError, StartError};
 use inspect::{Level, Report, Requirements};
-use read::{Plan, Reader};
+use read::{EncodedMessage, Plan, Reader};
 
 /// Which bus, and how events are encoded for it.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Options {
-    /// The bus, with its own options.
     pub kind: Kind,
-    /// Whether an event is one JSON document, or its data with its attributes as headers.
     pub content_mode: ContentMode,
 }
 
 /// A bus with its own options.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub enum Kind {
-    /// Apache Kafka, or a broker with the same protocol.
     Kafka(Box<kafka::Options>),
-    /// NATS JetStream.
     Nats(Box<nats::Options>),
     /// JSON Lines on standard output.
     Stdout,
@@ -100,13 +96,15 @@ pub async fn inspect(options: Options, requirements: Requirements) -> Result<Rep
 
 /// Starts to read a bus: everything stored from `plan.begin` on, before or after this returns.
 pub async fn read(kind: &Kind, plan: Plan) -> Result<Reader, ReadError> {
-    let (sink, items, stop) = read::channel();
-    let task = match kind {
-        Kind::Kafka(options) => kafka::read((**options).clone(), plan, sink, stop.clone()).await?,
-        Kind::Nats(options) => nats::read((**options).clone(), plan, sink, stop.clone()).await?,
-        Kind::Stdout => return Err(ReadError::Stdout),
-    };
-    Ok(Reader::new(items, stop, task))
+    match kind {
+        Kind::Kafka(options) => {
+            Reader::start(async |sink, stop| kafka::read((**options).clone(), plan, sink, stop).await).await
+        }
+        Kind::Nats(options) => {
+            Reader::start(async |sink, stop| nats::read((**options).clone(), plan, sink, stop).await).await
+        }
+        Kind::Stdout => Err(ReadError::Stdout),
+    }
 }
 
 /// Encodes a message as the bus would store it; the error is why the bus would not accept it.

@@ -1,6 +1,5 @@
-//! The reading port: reads what is stored on a bus.
-//!
-//! A reader joins no consumer group, commits nothing and leaves nothing durable behind.
+//! Messages as a bus stores them, and the reading port: a reader joins no consumer group, commits nothing and leaves
+//! nothing durable behind.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +12,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::error::ReadError;
 use crate::pipeline::publish::Destination;
+
+/// A message as a bus would store it, for `explain`; topic or subject, and the key, are those of the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct EncodedMessage {
+    pub headers: Vec<(String, String)>,
+    pub payload: Vec<u8>,
+}
 
 /// Where to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,55 +34,35 @@ pub enum Begin {
 
 /// What to read.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub struct Plan {
-    /// The destinations to read.
     pub destinations: Vec<Arc<Destination>>,
-    /// Where to start.
     pub begin: Begin,
     /// Whether to continue with new messages once everything has been read.
     pub follow: bool,
 }
 
-/// The addresses of these destinations, sorted, each once.
-pub(super) fn addresses(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
-    let mut addresses: Vec<_> = destinations.iter().map(|to| Arc::clone(&to.address)).collect();
-    addresses.sort();
-    addresses.dedup();
-    addresses
-}
-
 /// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
 pub struct Item {
     /// Its topic or subject.
     pub address: String,
-    /// Its key; NATS has none.
+    /// NATS has none.
     pub key: Option<Bytes>,
-    /// Its headers, in their order.
     pub headers: Vec<(String, Bytes)>,
-    /// Its payload.
     pub payload: Bytes,
-    /// When the broker stored it.
+    /// By the broker's clock.
     pub stored_at: Option<OffsetDateTime>,
-    /// Its position.
     pub position: Position,
 }
 
 /// The position of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
 pub enum Position {
-    /// On Kafka.
-    Kafka {
-        /// The partition.
-        partition: i32,
-        /// The offset.
-        offset: i64,
-    },
-    /// On NATS.
-    Nats {
-        /// The sequence.
-        sequence: u64,
-    },
+    Kafka { partition: i32, offset: i64 },
+    Nats { sequence: u64 },
 }
 
 impl fmt::Display for Position {
@@ -93,24 +80,21 @@ const QUEUE: usize = 8;
 /// Where an adapter's reader puts what it reads.
 pub(super) type Sink = mpsc::Sender<Result<Item, ReadError>>;
 
-type Items = mpsc::Receiver<Result<Item, ReadError>>;
-
-/// What a reading task writes to, what [`Reader`] takes from, and what stops the task.
-pub(super) fn channel() -> (Sink, Items, CancellationToken) {
-    let (sink, items) = mpsc::channel(QUEUE);
-    (sink, items, CancellationToken::new())
-}
-
 /// A running reader. Dropped, it stops in the background.
 pub struct Reader {
-    items: Items,
+    items: mpsc::Receiver<Result<Item, ReadError>>,
     stop: DropGuard,
     task: JoinHandle<()>,
 }
 
 impl Reader {
-    pub(super) fn new(items: Items, stop: CancellationToken, task: JoinHandle<()>) -> Self {
-        Self { items, stop: stop.drop_guard(), task }
+    /// Starts a task that reads into the sink until the token is cancelled.
+    pub(super) async fn start(
+        begin: impl AsyncFnOnce(Sink, CancellationToken) -> Result<JoinHandle<()>, ReadError>,
+    ) -> Result<Self, ReadError> {
+        let ((sink, items), stop) = (mpsc::channel(QUEUE), CancellationToken::new());
+        let task = begin(sink, stop.clone()).await?;
+        Ok(Self { items, stop: stop.drop_guard(), task })
     }
 
     /// The next message; none at the end of what was asked for. Cancel safe.

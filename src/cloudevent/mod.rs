@@ -4,7 +4,6 @@
 //! `partitionkey`, `recordedtime`, `authtype`, `authid` and `correlationid` are documented next to that
 //! specification. Every attribute is a non-empty string, so that every SDK reads the same.
 
-pub mod binary;
 pub mod decode;
 pub mod structured;
 
@@ -67,6 +66,15 @@ pub enum Data {
     Binary(Bytes),
 }
 
+impl Data {
+    /// The payload in binary mode.
+    pub fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Json(bytes) | Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
 /// One event, ready to be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloudEvent {
@@ -121,6 +129,14 @@ impl CloudEvent {
     /// The attributes in the order they were set, `specversion` excepted.
     pub fn attributes(&self) -> impl Iterator<Item = (Attribute, &str)> {
         self.attributes.iter().map(|(name, value)| (*name, &self.text[value.clone()]))
+    }
+
+    /// Binary mode's headers without their prefix (CloudEvents Kafka binding 1.0.2 section 3.2, NATS binding section
+    /// 3.1), except `datacontenttype`: on Kafka that is the header `content-type`.
+    pub fn binary_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let rest = self.attributes().filter(|(attribute, _)| *attribute != Attribute::DataContentType);
+        let rest = rest.map(|(attribute, value)| (attribute.name(), value));
+        std::iter::once(("specversion", SPEC_VERSION)).chain(rest)
     }
 
     /// The payload.

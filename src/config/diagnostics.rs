@@ -9,18 +9,16 @@ use std::path::Path;
 use secrecy::SecretString;
 use serde_json::Value as Json;
 
-use super::files::Files;
 use super::tree::{Origin, variable};
+use crate::bounded_file::Files;
 
 /// Below this similarity (1 is equal) a suggestion confuses more than it helps.
 pub const SIMILAR: f64 = 0.85;
 
-/// Something wrong with one key, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The key's full path, such as `http.listen`.
     pub key: String,
-    /// What is wrong and what to do.
     pub message: String,
     /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
@@ -41,14 +39,11 @@ impl fmt::Display for Problem {
 /// Why there is no configuration: every problem, in the order in which the keys are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    /// At least one.
     pub problems: Vec<Problem>,
-    /// Warnings found on the way.
     pub warnings: Vec<Problem>,
 }
 
 impl Problems {
-    /// Their number, as a sentence.
     pub fn count(&self) -> String {
         let count = self.problems.len();
         format!("the configuration has {count} problem{}", if count == 1 { "" } else { "s" })
@@ -64,23 +59,13 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// One key of the effective configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
-    /// The key's full path.
     pub key: String,
     /// Its value; null if it has none, `***` if it is secret.
     pub value: Json,
     /// Where the value came from; absent if it is not set.
     pub origin: Option<Origin>,
-}
-
-/// A value that was read, with what a message about it needs.
-#[derive(Clone, Debug)]
-pub struct Given<T> {
-    pub key: String,
-    pub value: T,
-    pub origin: Origin,
 }
 
 /// Collects what is found. Shared by all sections of one load.
@@ -89,13 +74,14 @@ pub struct Diagnostics(RefCell<Findings>);
 
 #[derive(Default)]
 pub struct Findings {
-    /// What keeps the configuration from being used.
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,
     pub settings: Vec<Setting>,
     pub secrets: BTreeMap<String, SecretString>,
     pub files: Files,
     known: Vec<String>,
+    /// Origins of the keys that are no settings.
+    unlisted: Vec<(String, Origin)>,
     unknown: Vec<(String, Origin)>,
 }
 
@@ -131,17 +117,24 @@ impl Diagnostics {
         self.0.borrow_mut().warnings.push(problem(key, origin, message.into()));
     }
 
-    pub fn refuse<T>(&self, given: &Given<T>, message: impl Into<String>) {
-        self.problem(&given.key, Some(&given.origin), message);
+    /// A problem with a key that was read.
+    pub fn refuse(&self, key: &str, message: impl Into<String>) {
+        self.problem(key, self.origin_of(key).as_ref(), message);
     }
 
-    pub fn warn<T>(&self, given: &Given<T>, message: impl Into<String>) {
-        self.warning(&given.key, Some(&given.origin), message);
+    /// A warning about a key that was read.
+    pub fn warn(&self, key: &str, message: impl Into<String>) {
+        self.warning(key, self.origin_of(key).as_ref(), message);
     }
 
     pub fn setting(&self, key: &str, value: Json, origin: Option<&Origin>) {
         let setting = Setting { key: key.to_owned(), value, origin: origin.cloned() };
         self.0.borrow_mut().settings.push(setting);
+    }
+
+    /// Records the origin of a key that is no setting of its own.
+    pub fn read_from(&self, key: &str, origin: &Origin) {
+        self.0.borrow_mut().unlisted.push((key.to_owned(), origin.clone()));
     }
 
     /// The keys of a table that are set, and not by default.
@@ -152,9 +145,14 @@ impl Diagnostics {
         set.filter_map(given).filter(|(_, origin)| *origin != Origin::Default).collect()
     }
 
+    /// Where the value of a key came from, also of one that was refused.
     pub fn origin_of(&self, key: &str) -> Option<Origin> {
         let found = self.0.borrow();
-        found.settings.iter().find(|setting| setting.key == key).and_then(|setting| setting.origin.clone())
+        let settings = found.settings.iter().map(|setting| (&setting.key, setting.origin.as_ref()));
+        let unlisted = found.unlisted.iter().map(|(key, origin)| (key, Some(origin)));
+        let refused = found.problems.iter().map(|problem| (&problem.key, problem.origin.as_ref()));
+        let mut all = settings.chain(unlisted).chain(refused);
+        all.find(|(read, _)| *read == key).and_then(|(_, origin)| origin.cloned())
     }
 
     /// Records the value of a key whose setting hides it.
@@ -166,7 +164,6 @@ impl Diagnostics {
         self.0.borrow_mut().files.add(path);
     }
 
-    /// Records that a key exists, for suggestions.
     pub fn known(&self, key: String) {
         self.0.borrow_mut().known.push(key);
     }

@@ -17,14 +17,12 @@ use super::sections::{TABLES, is_secret};
 use super::tree::{Environment, Node, Origin, PREFIX, Table, Value, variable};
 use crate::catalog::Category;
 
-/// A value from the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flag {
     /// The flag, such as `--listen`.
     pub name: &'static str,
     /// The key it sets, such as `http.listen`.
     pub key: &'static str,
-    /// Its value.
     pub value: String,
 }
 

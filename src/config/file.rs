@@ -19,7 +19,6 @@ const HIDDEN: &str = "…";
 /// Stands for the key in problems with the file as a whole.
 pub const FILE: &str = "configuration file";
 
-/// Parses the text of a file. Syntax errors go to the diagnostics.
 pub fn parse(text: &str, path: &str, diagnostics: &Diagnostics) -> Table {
     let reader = Reader { text, path: path.into() };
     let (document, errors) = DeTable::parse_recoverable(text);

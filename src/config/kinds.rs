@@ -12,15 +12,14 @@ use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 
 use super::diagnostics::{Diagnostics, nearest};
-use super::files;
 use super::tree::{Node, Origin, Value};
+use crate::bounded_file;
 
 pub const HIDDEN: &str = "***";
 
 /// A value of the key's type and the JSON that shows it, or what is wrong with it.
 pub type Parsed<T> = Result<(T, Json), String>;
 
-/// The type of a key, with its range.
 pub trait Kind: Sync {
     type Value;
     /// Reads a raw value. Files that it names are recorded in the diagnostics.
@@ -38,7 +37,6 @@ pub struct Description {
     pub range: String,
     /// The JSON Schema of a value in the file.
     pub schema: Json,
-    /// Whether values are never shown.
     pub secret: bool,
 }
 
@@ -93,7 +91,6 @@ fn text(node: &Node) -> Parsed<String> {
     }
 }
 
-/// Text of a certain form.
 pub struct Form(pub &'static Pattern);
 
 pub struct Pattern {
@@ -121,49 +118,52 @@ impl Kind for Form {
     }
 }
 
-pub struct Integer(pub RangeInclusive<u64>);
+/// A whole number in a range.
+pub struct Integer<T>(pub RangeInclusive<T>);
 
-impl Integer {
+/// What [`Integer`] reads: any whole number that is not negative.
+pub trait Whole: Copy + PartialOrd + Sync + TryFrom<u64> + TryInto<u64> {}
+
+impl<T: Copy + PartialOrd + Sync + TryFrom<u64> + TryInto<u64>> Whole for T {}
+
+impl<T: Whole> Integer<T> {
+    fn bounds(&self) -> (u64, u64) {
+        let bound = |bound: &T| (*bound).try_into().unwrap_or(u64::MAX);
+        (bound(self.0.start()), bound(self.0.end()))
+    }
+
     fn range(&self) -> String {
-        match *self.0.end() {
-            u64::MAX => format!("at least {}", self.0.start()),
-            end => format!("{} to {end}", self.0.start()),
+        match self.bounds() {
+            (start, u64::MAX) => format!("at least {start}"),
+            (start, end) => format!("{start} to {end}"),
         }
     }
 }
 
-impl Kind for Integer {
-    type Value = u64;
+impl<T: Whole> Kind for Integer<T> {
+    type Value = T;
 
-    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<u64> {
+    fn parse(&self, node: &Node, _: &Diagnostics) -> Parsed<T> {
+        let form = || format!("expects a whole number of digits only, {}", self.range());
         let number = match &node.value {
-            Value::Integer(number) => u64::try_from(*number).ok(),
+            Value::Integer(number) => u64::try_from(*number).map_err(|_| form())?,
             Value::Text(text) if node.is_untyped() => {
-                let wrong = || {
-                    format!(
-                        "expects a whole number of digits only, {}, not {text:?}{}",
-                        self.range(),
-                        advice(text)
-                    )
-                };
-                Some(text.parse().map_err(|_| wrong())?)
+                text.parse().map_err(|_| format!("{}, not {text:?}{}", form(), advice(text)))?
             }
             Value::Text(text) => return Err(format!("expects a whole number, not text{}", advice(text))),
             other => return Err(format!("expects a whole number, not {}", other.kind())),
         };
-        let number =
-            number.ok_or_else(|| format!("expects a whole number of digits only, {}", self.range()))?;
-        if self.0.contains(&number) {
-            Ok((number, Json::from(number)))
-        } else {
-            Err(outside(&self.range(), number))
+        match T::try_from(number) {
+            Ok(value) if self.0.contains(&value) => Ok((value, Json::from(number))),
+            _ => Err(outside(&self.range(), number)),
         }
     }
 
     fn describe(&self) -> Description {
-        let mut schema = json!({ "type": "integer", "minimum": self.0.start() });
-        if *self.0.end() < u64::MAX {
-            schema["maximum"] = Json::from(*self.0.end());
+        let (start, end) = self.bounds();
+        let mut schema = json!({ "type": "integer", "minimum": start });
+        if end < u64::MAX {
+            schema["maximum"] = Json::from(end);
         }
         Description::new("integer", self.range(), schema)
     }
@@ -194,7 +194,6 @@ fn outside(range: &str, value: impl std::fmt::Display) -> String {
     format!("must be {from}{range}, and is {value}")
 }
 
-/// A length of time in a range, such as `5s`.
 pub struct TimeSpan(pub RangeInclusive<Duration>);
 
 impl TimeSpan {
@@ -344,7 +343,6 @@ fn one_of(words: &[&str]) -> String {
     words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", ")
 }
 
-/// The name of a file.
 pub struct FilePath;
 
 impl Kind for FilePath {
@@ -372,11 +370,11 @@ impl Kind for Secret {
         let value = match &node.value {
             Value::ReadFrom(path) => {
                 diagnostics.file(path.as_ref());
-                files::read_secret(path.as_ref())?
+                bounded_file::read_secret(path.as_ref())?
             }
             _ => SecretString::from(text(node)?.0),
         };
-        files::usable_secret(&value)?;
+        bounded_file::usable_secret(&value)?;
         Ok((value, Json::from(HIDDEN)))
     }
 
@@ -396,7 +394,7 @@ impl Kind for Secret {
 mod tests {
     use super::*;
 
-    const COUNT: Integer = Integer(0..=u64::MAX);
+    const COUNT: Integer<u64> = Integer(0..=u64::MAX);
     const ANY_SPAN: TimeSpan = TimeSpan(Duration::ZERO..=Duration::MAX);
 
     fn env(text: &str) -> Node {
@@ -427,7 +425,7 @@ mod tests {
         }
         assert!(read(&COUNT, &file(Value::Text("42".into()))).is_err(), "the file has its own types");
         assert!(read(&COUNT, &file(Value::Integer(-1))).is_err());
-        assert_eq!(read(&Integer(1..=9), &env("10")), Err("must be from 1 to 9, and is 10".into()));
+        assert_eq!(read(&Integer(1..=9u64), &env("10")), Err("must be from 1 to 9, and is 10".into()));
         assert_eq!(read(&Integer(1..=u64::MAX), &env("0")), Err("must be at least 1, and is 0".into()));
     }
 

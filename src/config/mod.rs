@@ -13,9 +13,7 @@
 mod diagnostics;
 mod env;
 mod file;
-mod files;
 mod kinds;
-mod reference;
 mod section;
 mod sections;
 mod tree;
@@ -29,11 +27,12 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value as Json, json};
 
+pub use crate::bounded_file::Files;
 pub use diagnostics::{Problem, Problems, Setting, nearest};
 pub use env::Flag;
-pub use files::Files;
-pub use reference::{example, reference, schema};
-pub use sections::{LogFormat, LogOptions};
+pub use kinds::Description;
+pub use section::Key;
+pub use sections::{Declaration, Example, LogFormat, LogOptions, TABLES, schema};
 pub use tree::{Environment, Excerpt, Origin, variable};
 
 use crate::attio::{Options, WebhookOptions};
@@ -53,29 +52,20 @@ pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 /// call Attio use is checked with it, and given to them by [`attio`](fn@attio).
 #[derive(Clone)]
 pub struct Config {
-    /// The public listener and its limits.
     pub http: http::Options,
     /// `host:port` of the admin listener.
     pub admin_listen: String,
-    /// The senders; at least one.
     pub sources: Vec<SourceOptions>,
-    /// Where events go.
     pub route: route::Options,
-    /// The file with the slugs of objects and lists.
     pub slugs_file: Option<PathBuf>,
     /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
-    /// Which events are remembered.
     pub dedup: dedup::Options,
-    /// The bus in use.
     pub bus: bus::Options,
-    /// The times of a stop.
     pub shutdown: shutdown::Options,
     /// Threads that serve; where absent, as many as the cores that the process may use.
     pub workers: Option<usize>,
-    /// What is logged.
     pub log: LogOptions,
-    /// What an operator should know, though the configuration is good.
     pub warnings: Vec<Problem>,
     settings: Vec<Setting>,
     secrets: BTreeMap<String, SecretString>,
@@ -100,12 +90,10 @@ impl Config {
         }
     }
 
-    /// The source of that name.
     pub fn source(&self, name: &str) -> Option<&SourceOptions> {
         self.sources.iter().find(|source| source.name.as_str() == name)
     }
 
-    /// The names of all sources, for people.
     pub fn source_names(&self) -> String {
         self.sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ")
     }
@@ -136,7 +124,6 @@ impl Config {
         self.settings.iter().map(entry).collect::<Map<_, _>>().into()
     }
 
-    /// The configuration file, if there is one.
     pub fn file(&self) -> Option<&Path> {
         self.input.file.as_ref().map(|(path, _)| path.as_path())
     }
@@ -172,14 +159,11 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Where the configuration is read from.
 #[derive(Clone, Default)]
 pub struct Input {
     /// The file, and what named it.
     pub file: Option<(PathBuf, Origin)>,
-    /// The variables of the process.
     pub environment: Environment,
-    /// What the command line says.
     pub flags: Vec<Flag>,
 }
 
@@ -226,7 +210,7 @@ fn load_with(
         && let Err(error) = check_bus(&config)
         && let Some((key, message)) = error.setting()
     {
-        diagnostics.problem(&key, diagnostics.origin_of(&key).as_ref(), message);
+        diagnostics.refuse(&key, message);
     }
     diagnostics.finish().result(|found| Config {
         warnings: found.warnings,
@@ -239,12 +223,12 @@ fn load_with(
 
 /// Reads every section. The result is good only if the diagnostics hold no problem.
 fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> Config {
-    let (http, listen) = sections::http::http(&mut root.section("http"));
-    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&listen));
+    let http = sections::http::http(&mut root.section("http"));
+    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::read(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
-    let dedup = sections::dedup(&mut root.section("dedup"));
+    let dedup = sections::Dedup::read(&mut root.section("dedup"));
     let bus = sections::bus(root);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
@@ -260,9 +244,9 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         slugs: route.slugs,
         dedup,
         bus,
-        shutdown: sections::http::shutdown(&mut root.section("shutdown")),
-        workers: sections::http::runtime(&mut root.section("runtime")),
-        log: sections::log(&mut root.section("log")),
+        shutdown: sections::http::Shutdown::read(&mut root.section("shutdown")),
+        workers: sections::http::workers(&mut root.section("runtime")),
+        log: sections::Log::read(&mut root.section("log")),
         warnings: Vec::new(),
         settings: Vec::new(),
         secrets: BTreeMap::new(),
@@ -280,7 +264,7 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let tree = match bounded_file::read_text(path, bounded_file::MAX_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
-            diagnostics.problem(file::FILE, Some(named_by), files::unreadable(path, &error));
+            diagnostics.problem(file::FILE, Some(named_by), bounded_file::unreadable(path, &error));
             Table::new()
         }
     };
@@ -306,25 +290,22 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
 pub fn secret_file(path: &Path) -> Result<SecretString, String> {
-    let secret = files::read_secret(path)?;
-    files::usable_secret(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    let secret = bounded_file::read_secret(path)?;
+    bounded_file::usable_secret(&secret)
+        .map_err(|message| format!("the file {} {message}", path.display()))?;
     Ok(secret)
 }
 
 /// What the verbs that call Attio need.
 #[derive(Clone, Debug)]
 pub struct Attio {
-    /// How to reach it.
     pub options: Options,
-    /// The webhooks that should exist.
     pub webhooks: Vec<WebhookOptions>,
-    /// The names of the sources.
     pub sources: Vec<String>,
     /// Those of their secrets that are in files.
     pub secret_files: Vec<SecretFile>,
     /// Where the slugs are to be written.
     pub slugs_file: Option<PathBuf>,
-    /// What an operator should know, though the configuration is good.
     pub warnings: Vec<Problem>,
 }
 
@@ -338,11 +319,8 @@ impl Attio {
 /// A secret in a file, which need not exist yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretFile {
-    /// The name of its source.
     pub source: String,
-    /// Its label.
     pub label: String,
-    /// The file.
     pub path: PathBuf,
 }
 

@@ -6,8 +6,8 @@
 
 use serde_json::Value as Json;
 
-use super::diagnostics::{Diagnostics, Given};
-use super::kinds::{Describe, Kind, declared};
+use super::diagnostics::Diagnostics;
+use super::kinds::{Describe, Description, Kind, declared};
 use super::tree::{Node, Origin, Table, Value, variable};
 
 pub struct Section<'d> {
@@ -37,7 +37,6 @@ impl<'d> Section<'d> {
         }
     }
 
-    /// Reads a node as a table below this one.
     pub fn child(&self, name: &str, node: Node) -> Self {
         let (path, origin) = (self.key(name), node.origin.clone());
         let table = self.as_table(&path, node).unwrap_or_default();
@@ -65,7 +64,6 @@ impl<'d> Section<'d> {
         std::mem::take(&mut self.table)
     }
 
-    /// The names of the keys that it has.
     pub fn names(&self) -> Vec<String> {
         self.table.keys().cloned().collect()
     }
@@ -113,21 +111,29 @@ impl<'d> Section<'d> {
         self.diagnostics.required(&self.key(name), self.origin.as_ref(), message);
     }
 
+    pub fn refuse(&self, name: &str, message: impl Into<String>) {
+        self.diagnostics.refuse(&self.key(name), message);
+    }
+
+    pub fn warn(&self, name: &str, message: impl Into<String>) {
+        self.diagnostics.warn(&self.key(name), message);
+    }
+
     /// A key with a default, which also replaces a value that is refused.
-    pub fn or_default<K: Kind>(&mut self, key: &Key, kind: &K, default: &str) -> Given<K::Value> {
+    pub fn or_default<K: Kind>(&mut self, key: &Key, kind: &K, default: &str) -> K::Value {
         let standard = kind.parse(&declared(default), self.diagnostics);
         let (value, json) = standard.expect("a default is of its key's type");
-        let path = self.key(key.name());
         if !self.table.contains_key(key.name()) {
+            let path = self.key(key.name());
             self.diagnostics.known(path.clone());
             self.record(&path, json, Some(&Origin::Default));
-            return Given { key: path, value, origin: Origin::Default };
+            return value;
         }
-        self.if_set(key, kind).unwrap_or(Given { key: path, value, origin: Origin::Default })
+        self.if_set(key, kind).unwrap_or(value)
     }
 
     /// A key without a default.
-    pub fn if_set<K: Kind>(&mut self, key: &Key, kind: &K) -> Option<Given<K::Value>> {
+    pub fn if_set<K: Kind>(&mut self, key: &Key, kind: &K) -> Option<K::Value> {
         let path = self.key(key.name());
         let Some(node) = self.take(key.name()) else {
             if key.required {
@@ -143,7 +149,7 @@ impl<'d> Section<'d> {
                 if let Some(secret) = kind.secret(&value) {
                     self.diagnostics.secret(&path, secret.clone());
                 }
-                Some(Given { key: path, value, origin: node.origin })
+                Some(value)
             }
             Err(message) => {
                 self.diagnostics.problem(&path, Some(&node.origin), message);
@@ -155,6 +161,8 @@ impl<'d> Section<'d> {
     fn record(&self, path: &str, value: Json, origin: Option<&Origin>) {
         if self.listed {
             self.diagnostics.setting(path, value, origin);
+        } else if let Some(origin) = origin {
+            self.diagnostics.read_from(path, origin);
         }
     }
 
@@ -175,7 +183,7 @@ impl Drop for Section<'_> {
 /// The message about a required key that is missing.
 fn required(key: &Key, path: &str) -> String {
     let mut message = format!("required, as in {} = {}", key.name(), key.shown());
-    let range = key.kind.description().range;
+    let range = key.description().range;
     if !range.is_empty() {
         message.push_str(&format!("; expects {range}"));
     }
@@ -196,11 +204,9 @@ fn by_number(table: Table) -> Vec<Node> {
     items.into_iter().map(|(_, node)| node).collect()
 }
 
-/// A declared key.
 pub struct Key {
     /// Its name, as [`name`](Self::name) cleans it.
     pub name: &'static str,
-    /// Its type.
     pub kind: &'static dyn Describe,
     /// Its default value, written as in the environment.
     pub default: Option<&'static str>,
@@ -213,10 +219,13 @@ pub struct Key {
 }
 
 impl Key {
-    /// Its name in its table.
     pub fn name(&self) -> &'static str {
         // `type` is a word of Rust.
         self.name.trim_start_matches("r#")
+    }
+
+    pub fn description(&self) -> Description {
+        self.kind.description()
     }
 
     /// Its default, else its example, as the file has it: JSON of these types is TOML.
@@ -230,15 +239,15 @@ impl Key {
     }
 }
 
-/// Declares the keys of a table, in the order in which they are read and documented:
+/// Declares the keys of a table, in the order in which they are read and documented. `Keys { … }` reads them into
+/// a struct of that name, `Keys => Target { … }` into the target.
 ///
-/// * `name: Kind = "default";` is read as `Given<Value>`, here and below written as in the environment;
-/// * `name: Kind like "example";` has no default and is read as `Option<Given<Value>>`;
-/// * `name: Kind required "example";` is a problem if it is missing.
+/// * `name: Kind = "default";` is read as its value, here and below written as in the environment;
+/// * `name: Kind like "example";` has no default and is read as an option;
+/// * `name: Kind required "example";` is a problem if it is missing, and an option too.
 macro_rules! keys {
     (
-        $(#[$outer:meta])*
-        $Keys:ident {
+        $Keys:ident $(=> $Target:ty)? {
             $(
                 $(#[doc = $doc:literal])+
                 $name:ident: $kind:ident $(<$of:ty>)? $(($($range:tt)*))?
@@ -246,17 +255,17 @@ macro_rules! keys {
             )*
         }
     ) => {
-        $(#[$outer])*
-        pub struct $Keys {
-            $($(#[doc = $doc])+ pub $name: $crate::config::section::field!($kind $(<$of>)?, $($default)?),)*
+        $crate::config::section::declare! {
+            $Keys $(=> $Target)? {
+                $($name: $crate::config::section::field!($kind $(<$of>)?, $($default)?),)*
+            }
         }
 
         impl $Keys {
-            /// The declarations.
             pub const KEYS: &'static [$crate::config::section::Key] = &[$(
                 $crate::config::section::Key {
                     name: stringify!($name),
-                    kind: &$kind $(($($range)*))?,
+                    kind: &$kind $(::<$of>)? $(($($range)*))?,
                     default: $crate::config::section::option!($($default)?),
                     example: $crate::config::section::option!($($example)? $($needed)?),
                     required: $crate::config::section::option!($($needed)?).is_some(),
@@ -264,29 +273,48 @@ macro_rules! keys {
                 }
             ),*];
 
-            /// Reads the table.
-            pub fn read(section: &mut $crate::config::section::Section<'_>) -> Self {
+            pub fn read(
+                section: &mut $crate::config::section::Section<'_>,
+            ) -> $crate::config::section::target!($Keys $(=> $Target)?) {
+                type Target = $crate::config::section::target!($Keys $(=> $Target)?);
                 let mut keys = Self::KEYS.iter();
-                Self { $($name: {
+                Target { $($name: {
                     let key = keys.next().expect("KEYS has one for each field");
-                    $crate::config::section::read!(section, key, $kind $(($($range)*))?, $($default)?)
+                    $crate::config::section::read!(section, key, $kind $(::<$of>)? $(($($range)*))?, $($default)?)
                 }),* }
             }
         }
     };
 }
 
-/// The type of a field.
-macro_rules! field {
-    ($kind:ty, $default:literal) => {
-        $crate::config::diagnostics::Given<<$kind as $crate::config::kinds::Kind>::Value>
+/// The struct that holds the keys, or only their declaration where another one does.
+macro_rules! declare {
+    ($Keys:ident { $($name:ident: $field:ty,)* }) => {
+        pub struct $Keys {
+            $($name: $field,)*
+        }
     };
-    ($kind:ty,) => {
-        Option<$crate::config::diagnostics::Given<<$kind as $crate::config::kinds::Kind>::Value>>
+    ($Keys:ident => $Target:ty { $($fields:tt)* }) => {
+        pub struct $Keys;
     };
 }
 
-/// Reads a field.
+/// What the keys are read into.
+macro_rules! target {
+    ($Keys:ident) => {
+        $Keys
+    };
+    ($Keys:ident => $Target:ty) => {
+        $Target
+    };
+}
+
+/// The type of a field.
+macro_rules! field {
+    ($kind:ty, $default:literal) => { <$kind as $crate::config::kinds::Kind>::Value };
+    ($kind:ty,) => { Option<<$kind as $crate::config::kinds::Kind>::Value> };
+}
+
 macro_rules! read {
     ($section:ident, $key:ident, $kind:expr, $default:literal) => {
         $section.or_default($key, &$kind, $default)
@@ -306,4 +334,4 @@ macro_rules! option {
     };
 }
 
-pub(super) use {field, keys, option, read};
+pub(super) use {declare, field, keys, option, read, target};

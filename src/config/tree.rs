@@ -14,14 +14,10 @@ pub const PREFIX: &str = "ATTIO_BRIDGE__";
 /// The variables of a process. They are passed in, never read here.
 pub type Environment = BTreeMap<String, OsString>;
 
-/// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The declared default.
     Default,
-    /// A line of the configuration file.
     File {
-        /// The file as it was named.
         path: Arc<str>,
         /// The line, from 1.
         line: usize,
@@ -30,9 +26,7 @@ pub enum Origin {
         /// What may be shown of the line.
         excerpt: Option<Arc<Excerpt>>,
     },
-    /// An environment variable.
     Environment(String),
-    /// A flag of the command line.
     Flag(&'static str),
 }
 
@@ -84,7 +78,6 @@ pub enum Value {
 }
 
 impl Value {
-    /// What the value is, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "text",
@@ -117,7 +110,6 @@ impl Node {
         Self { value: Value::Text(text.into()), origin: origin.clone() }
     }
 
-    /// Its text; none for any other value.
     pub fn into_text(self) -> Option<String> {
         match self.value {
             Value::Text(text) | Value::ReadFrom(text) => Some(text),
@@ -125,7 +117,6 @@ impl Node {
         }
     }
 
-    /// Its table; none for any other value.
     pub fn into_table(self) -> Option<Table> {
         match self.value {
             Value::Table(table) => Some(table),

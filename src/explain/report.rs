@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 
 use super::{Events, Explanation, ProcessedEvent};
-use crate::bus::encoded::EncodedMessage;
+use crate::bus::read::EncodedMessage;
 use crate::cloudevent::Attribute;
 use crate::pipeline::outcome::Reason;
 use crate::pipeline::publish::Message;

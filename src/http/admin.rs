@@ -25,9 +25,7 @@ const NOT_REACHED: &str = "bus not reached yet: see the log or `attio-bridge che
 /// Scrapes at once: a pair of scrapers, and two people.
 const MAX_SCRAPES: usize = 4;
 
-/// State of the admin listener.
 pub struct Admin {
-    /// The bus, for its state.
     pub bus: Arc<dyn Bus>,
     pub metrics: Arc<Metrics>,
     /// The dedup memory, measured by each scrape.
@@ -43,7 +41,6 @@ const PATHS: &str = "\
 /metrics  Prometheus metrics
 ";
 
-/// Every admin path.
 pub fn router(admin: Admin) -> Router {
     let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
     Router::new()

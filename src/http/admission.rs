@@ -139,7 +139,6 @@ fn is_plain(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONTENT_ENCODING).iter().all(|value| is_identity(value.as_bytes()))
 }
 
-/// The headers that the pipeline reads.
 fn headers(map: &HeaderMap) -> Headers {
     const ATTIO_SIGNATURE: HeaderName = HeaderName::from_static("attio-signature");
     const X_ATTIO_SIGNATURE: HeaderName = HeaderName::from_static("x-attio-signature");

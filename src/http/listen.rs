@@ -27,7 +27,6 @@ use super::connection::{Connection, Progress, Timeouts};
 use super::respond;
 use crate::pipeline::outcome::Reason;
 
-/// Limits of one listener.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub timeouts: Timeouts,

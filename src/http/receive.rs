@@ -29,7 +29,6 @@ use crate::delivery::{Delivery, SourceName, Unverified};
 use crate::pipeline::Rejection;
 use crate::pipeline::outcome::Reason;
 
-/// Answers one request. `source` is none if the path names no configured source.
 pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request: Request) -> Response {
     let received_at = OffsetDateTime::now_utc();
     let mut record = edge.recorder.open(source.as_ref(), received_at);
@@ -54,7 +53,6 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
     if edge.stages.unready.is_cancelled() { respond::closing(response) } else { response }
 }
 
-/// Runs the pipeline and records the outcome.
 async fn process(edge: Arc<Edge>, delivery: Delivery<Unverified>, mut record: Record) -> Response {
     match edge.pipeline.handle(delivery, |events| record.events_received(events)).await {
         Ok(outcome) => {

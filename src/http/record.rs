@@ -21,7 +21,6 @@ const UNAUTHENTICATED_LINES_A_SECOND: u32 = 10;
 /// How often to check for suppressed lines that no later line has reported.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Opens the records of all requests.
 pub struct Recorder {
     sources: HashMap<String, Arc<SourceMetrics>>,
     no_source: Arc<SourceMetrics>,
@@ -37,7 +36,6 @@ impl Recorder {
         }
     }
 
-    /// The record of a request whose head was received.
     pub(super) fn open(&self, source: Option<&SourceName>, received_at: OffsetDateTime) -> Record {
         let metrics = source.and_then(|source| self.sources.get(source.as_str()));
         Record {
@@ -68,13 +66,11 @@ impl Recorder {
     }
 }
 
-/// One delivery until it ends.
 pub(super) struct Record {
     metrics: Arc<SourceMetrics>,
     limiter: Arc<Mutex<LineLimiter>>,
     received_at: OffsetDateTime,
     started: Instant,
-    /// Size of the body.
     bytes: usize,
     body_received: bool,
     events_in_flight: usize,

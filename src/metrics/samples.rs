@@ -2,21 +2,17 @@
 
 use std::collections::BTreeMap;
 
-/// Labels by name.
 pub type Labels = BTreeMap<String, String>;
 
 /// The bridge's own samples on one page; others, such as `process_*`, are left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples(Vec<Sample>);
 
-/// One line of a page.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Without the prefix `attio_bridge_`.
     pub name: String,
-    /// Its labels.
     pub labels: Labels,
-    /// Its value.
     pub value: f64,
 }
 
@@ -26,7 +22,6 @@ impl Samples {
         Self(text.lines().filter_map(sample).collect())
     }
 
-    /// All samples, in the page's order.
     pub fn iter(&self) -> std::slice::Iter<'_, Sample> {
         self.0.iter()
     }

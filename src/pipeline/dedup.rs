@@ -25,7 +25,6 @@ use super::identify::DedupKey;
 use super::publish::{AckCallback, PublishResult};
 use crate::metrics::DedupMetrics;
 
-/// How many ids are remembered, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// How long an acknowledged id is remembered.
@@ -66,7 +65,6 @@ impl Waiters {
 
 type Shard = Mutex<HashMap<DedupKey, Waiters, PassThrough>>;
 
-/// Dedup of one bridge. Cheap to clone.
 #[derive(Clone)]
 pub struct Dedup {
     shared: Arc<Shared>,
@@ -110,7 +108,6 @@ impl Lookup {
 }
 
 impl Dedup {
-    /// An empty memory.
     pub fn new(options: Options, metrics: DedupMetrics) -> Self {
         let memory = Cache::builder()
             .max_capacity(options.capacity)

@@ -22,11 +22,9 @@ pub struct Rules {
     pub objects: Vec<String>,
     /// List ids or slugs.
     pub lists: Vec<String>,
-    /// Attribute ids.
     pub attributes: Vec<String>,
 }
 
-/// Which events of a source are published.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// An event must match every list that is not empty.
@@ -35,7 +33,6 @@ pub struct Options {
     pub exclude: Rules,
 }
 
-/// The filter of one source.
 #[derive(Debug)]
 pub struct Filter {
     options: Options,

@@ -33,25 +33,20 @@ impl DedupKey {
     }
 }
 
-/// The identity of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The CloudEvents `id`.
     pub id: String,
-    /// Its dedup key.
     pub key: DedupKey,
     /// False if nothing identifies the event: its id is random and not remembered.
     pub repeatable: bool,
 }
 
-/// What the id is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// The source's name.
     pub source: &'a str,
     /// `webhook_id`, empty for a bare event.
     pub webhook_id: &'a str,
-    /// The usable idempotency key.
     pub idempotency_key: Option<&'a str>,
     /// The index in the delivery, from 0.
     pub index: usize,

@@ -14,7 +14,6 @@ use crate::catalog::{self, Kind, Part, WORKSPACE_ID};
 use crate::cloudevent::{Attribute, CloudEvent, Data, timestamp};
 use crate::delivery::Context;
 
-/// The media type of every event's data.
 const JSON: &str = "application/json";
 
 /// The CloudEvent of an event under this id.

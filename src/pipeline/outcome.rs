@@ -128,16 +128,13 @@ impl EventResult {
 /// The label of events of an unknown category, and of deliveries that are quarantined whole.
 pub const UNKNOWN_CATEGORY: &str = "unknown";
 
-/// The outcome of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventOutcome {
     /// Its category in metrics: one of the catalog, or [`UNKNOWN_CATEGORY`].
     pub category: &'static str,
-    /// How it ended.
     pub result: EventResult,
 }
 
-/// The outcome of a verified delivery.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// One per event, in order; one for a delivery that is quarantined whole.
@@ -146,7 +143,6 @@ pub struct Outcome {
     pub unidentified: usize,
     /// The usable idempotency key.
     pub delivery_id: Option<String>,
-    /// The webhook that fired.
     pub webhook_id: Option<String>,
     /// The label of the secret that matched.
     pub secret: Arc<str>,

@@ -25,10 +25,8 @@ pub struct Destination {
     pub subject: Arc<str>,
 }
 
-/// One message for the broker.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Where it is published.
     pub destination: Arc<Destination>,
     /// Its content. The `partitionkey` is the message key.
     pub event: CloudEvent,
@@ -38,7 +36,6 @@ pub struct Message {
     pub structured_only: bool,
 }
 
-/// An ack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
     /// True if the broker had stored a message with this dedup key before.
@@ -47,7 +44,6 @@ pub struct Ack {
 
 /// Why a message was not acknowledged. `detail` is the error of the client or the broker, for the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum PublishError {
     /// The broker is unreachable or cannot accept writes now. The message may still be stored later.
     #[error("broker unavailable: {detail}")]
@@ -88,7 +84,6 @@ impl PublishError {
         ["acknowledged", "unavailable", "timeout", "refused", "rejected", "busy", "abandoned"];
 }
 
-/// The result of a publish.
 pub type PublishResult = Result<Ack, PublishError>;
 
 /// Receives the result of one publish, once.
@@ -138,16 +133,13 @@ impl Drop for PublishHandle {
 pub enum BusState {
     /// Not reached since the start, or not ready to publish (topics are missing, the client is not warm).
     Starting,
-    /// Reached.
     Up,
     /// Known to be unreachable.
     Down,
 }
 
-/// A boxed future.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A bus the pipeline publishes to.
 pub trait Bus: Send + Sync + 'static {
     /// `kafka`, `nats`, `stdout` or `memory`: the label of its metrics.
     fn name(&self) -> &'static str;
@@ -156,7 +148,6 @@ pub trait Bus: Send + Sync + 'static {
     /// in the order of the calls. The handle is settled exactly once.
     fn publish(&self, message: Message, handle: PublishHandle);
 
-    /// The state of the broker.
     fn state(&self) -> BusState;
 
     /// Why it is still [`BusState::Starting`], for the operator.

@@ -39,7 +39,6 @@ pub struct Routes {
 }
 
 impl Routes {
-    /// Builds the table.
     pub fn new(options: &Options) -> Self {
         let Options { prefix, categories } = options;
         let address = |category: Category| match categories.get(&category) {
@@ -66,7 +65,6 @@ impl Routes {
         }
     }
 
-    /// The destination of an event.
     pub fn event(&self, kind: Kind) -> &Arc<Destination> {
         match kind {
             Kind::Known(entry) => &self.known[entry.name],
@@ -75,12 +73,10 @@ impl Routes {
         }
     }
 
-    /// The destination of what is quarantined.
     pub fn quarantine(&self) -> &Arc<Destination> {
         &self.quarantine
     }
 
-    /// Every destination.
     pub fn destinations(&self) -> Vec<Arc<Destination>> {
         let single = [&self.unknown, &self.quarantine];
         self.known.values().chain(self.unknown_action.values()).chain(single).map(Arc::clone).collect()

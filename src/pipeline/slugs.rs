@@ -28,9 +28,7 @@ pub struct Slugs {
     pub lists: BTreeMap<String, String>,
 }
 
-/// Why a text is not a slugs file.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
 pub enum Error {
     #[error("is not a slugs file: {0}")]
     Json(#[from] serde_json::Error),
@@ -43,7 +41,6 @@ pub enum Error {
 }
 
 impl Slugs {
-    /// An empty file.
     pub fn new(workspace_id: impl Into<String>) -> Self {
         Self { version: VERSION, workspace_id: workspace_id.into(), ..Self::default() }
     }

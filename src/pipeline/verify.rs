@@ -28,7 +28,6 @@ pub enum Scheme {
     Timestamped,
 }
 
-/// One secret a source may sign with.
 #[derive(Clone, Debug)]
 pub struct Secret {
     /// Its name in metrics and logs.
@@ -40,7 +39,6 @@ pub struct Secret {
 /// How a source's signatures are verified.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How the source signs.
     pub scheme: Scheme,
     /// How old or how far ahead a signed timestamp may be.
     pub timestamp_tolerance: Duration,
@@ -53,7 +51,6 @@ pub const MIN_SECRET_BYTES: usize = 16;
 
 /// Why verification failed. The sender does not learn the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // The messages say it.
 pub enum SignatureError {
     #[error("no signature header")]
     Missing,

@@ -11,7 +11,6 @@ use crate::catalog::{Category, EventType, Id, Part};
 use crate::cloudevent::timestamp;
 use crate::fake_attio::store::{Named, Store};
 
-/// Generates events of one workspace.
 pub struct EventGenerator {
     pub workspace_id: String,
     pub webhook_id: String,

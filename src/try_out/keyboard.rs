@@ -53,7 +53,6 @@ enum State {
 }
 
 impl Keyboard {
-    /// Reads keys from standard input from now on; fails if that is not a terminal.
     pub fn open() -> io::Result<(Self, mpsc::Receiver<Key>)> {
         let terminal = Arc::new(Terminal { before: tcgetattr(io::stdin())?, state: Mutex::new(State::Open) });
         let keyboard = Self(Arc::clone(&terminal));

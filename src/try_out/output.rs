@@ -7,11 +7,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::SOURCE;
-use super::delivery::{Group, Report};
-use super::expected::{Finding, Found};
+use super::broker::ReadEvent;
+use super::delivery::{Finding, Found, Group, Report};
 use super::keyboard::Key;
-use super::reading::ReadEvent;
-use super::totals::Totals;
+use super::tracker::Totals;
 use crate::cloudevent::timestamp;
 use crate::printable;
 
@@ -44,7 +43,6 @@ pub struct Options {
 
 pub trait Output {
     fn start(&mut self, target: &Target, options: Options) -> io::Result<()>;
-    /// The bridge is not ready; `answer` is what `/readyz` says.
     fn waiting(&mut self, target: &Target, answer: &str) -> io::Result<()>;
     /// An attempt failed; the next one follows in `wait`.
     fn retrying(&mut self, report: &Report, wait: Duration) -> io::Result<()>;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attio_bridge::bus::nats::options::Ensure;
+use attio_bridge::bus::nats::Ensure;
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Ack, Bus, BusState};
 
@@ -127,7 +127,7 @@ fn publish_without_permission_is_refused_without_a_timeout() {
         options.stream.name = "LOCKED".into();
         // No timeout: only the permissions violation can settle the publish.
         options.publish_timeout = Duration::from_secs(3600);
-        options.auth = Some(attio_bridge::bus::nats::options::Auth::User {
+        options.auth = Some(attio_bridge::bus::nats::Auth::User {
             username: "bridge".into(),
             password: "bridge".to_owned().into(),
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_nats::ConnectOptions;
 use attio_bridge::bus::nats::Options;
-use attio_bridge::bus::nats::options::{Auth, Ensure};
+use attio_bridge::bus::nats::{Auth, Ensure};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 use nkeys::KeyPair;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Config, PersistenceMode, StorageType};
+use attio_bridge::bus::nats::Ensure;
 use attio_bridge::bus::nats::Options;
-use attio_bridge::bus::nats::options::Ensure;
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 

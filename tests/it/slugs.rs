@@ -3,7 +3,7 @@
 use std::io::BufRead;
 use std::path::PathBuf;
 
-use attio_bridge::cloudevent::{Attribute, CloudEvent, binary, structured};
+use attio_bridge::cloudevent::{Attribute, CloudEvent, structured};
 use attio_bridge::pipeline::slugs::Slugs;
 use serde_json::{Value, json};
 
@@ -164,7 +164,7 @@ async fn slugs_are_in_both_content_modes_and_never_empty() {
     let event = case.publish(&entry(SALES, PEOPLE)).await.expect("it is published");
     let json: Value = serde_json::from_slice(&structured::encode(&event)).unwrap();
     assert_eq!((&json["attioobject"], &json["attiolist"]), (&json!("people"), &json!("sales_pipeline")));
-    let headers: Vec<_> = binary::headers(&event).filter(|(name, _)| name.starts_with("attio")).collect();
+    let headers: Vec<_> = event.binary_headers().filter(|(name, _)| name.starts_with("attio")).collect();
     assert_eq!(headers, [("attioobject", "people"), ("attiolist", "sales_pipeline")]);
     let read: cloudevents::Event = serde_json::from_value(json).unwrap();
     assert_eq!(read.extension("attioobject").unwrap().to_string(), "people");

@@ -35,7 +35,6 @@ const BATCH_DELAY: Duration = Duration::from_millis(1);
 /// Lines in one write.
 const BATCH: usize = 64;
 
-/// The queue.
 pub struct Queue {
     state: Mutex<State>,
     pushed: Condvar,
@@ -50,7 +49,6 @@ struct State {
     lines: VecDeque<Vec<u8>>,
     /// Lines written since the start.
     written: u64,
-    /// A batch is being written.
     writing: bool,
     /// The thread sleeps until a line is pushed.
     asleep: bool,

@@ -17,9 +17,9 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
-use super::client_config::AUTO_CREATE;
 use super::health::{Health, Signal};
 use super::identity::{Change, Identity, Worth};
+use super::options::AUTO_CREATE;
 use super::publish_error::{self, Circumstances};
 use super::record::Pending;
 use super::repeats::kind;

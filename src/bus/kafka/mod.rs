@@ -6,7 +6,6 @@
 //! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 
 mod advice;
-mod client_config;
 mod context;
 mod diagnose;
 mod health;
@@ -27,9 +26,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use rdkafka::producer::{BaseRecord, Producer as _};
 
-pub use client_config::check;
 pub use inspect::inspect;
-pub use options::Options;
+pub use options::{Options, check};
 pub(super) use read::read;
 pub(super) use record::encode;
 pub(super) use topics::settings as topic_settings;
@@ -79,11 +77,11 @@ impl Kafka {
         supervisor: &Supervisor,
         explain: impl Fn(Option<&str>) -> Option<String> + Send + 'static,
     ) -> Result<Arc<Self>, StartError> {
-        let config = client_config::producer_config(&options, requirements)?;
+        let config = options::producer_config(&options, requirements)?;
         let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
         let retries = RetrySet::default();
         let producer = Producer::new(&config, Context::new(Arc::clone(&health), 0, retries.clone()))
-            .map_err(|error| client_config::creation_error(&options, &config, error))?;
+            .map_err(|error| options::creation_error(&options, &config, error))?;
         let producer = Arc::new(ArcSwap::from_pointee(producer));
         let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);
         let settings = {

@@ -1,7 +1,7 @@
 //! The reader: a consumer that assigns itself every partition. It never joins its group, so that it leaves
 //! none behind, and commits nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,38 +17,28 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::client_config::{client_config, creation_error};
 use super::diagnose::{ErrorNotes, Probe, first_answer};
-use super::options::Options;
+use super::options::{Options, client_config, creation_error};
 use crate::bus::error::{ReadError, StartError};
-use crate::bus::read::{Begin, Item, Plan, Position, Sink, addresses};
+use crate::bus::read::{Begin, Item, Plan, Position, Sink};
 
 type Consumer = BaseConsumer<Notes>;
 
 /// Required for a manual assignment, and never joined.
 const GROUP: &str = "attio-bridge-reader";
-
 /// Properties that only producers have.
 const OF_PRODUCERS: &str = "acks enable.idempotence partitioner message.timeout.ms linger.ms batch.size \
                             batch.num.messages compression.codec compression.type compression.level \
                             queue.buffering.max.messages queue.buffering.max.kbytes message.send.max.retries retries \
                             delivery.timeout.ms statistics.interval.ms";
-
 /// How often to search for new topics and partitions.
 const DISCOVERY: Duration = Duration::from_secs(5);
-
 /// One poll: the longest that a stop waits.
 const POLL: Duration = Duration::from_millis(50);
-
-/// How long the client may take to connect.
-const CONNECT: Duration = Duration::from_secs(8);
-
-/// One request while it connects.
-const TRY: Duration = Duration::from_secs(1);
-
+/// How long the client may take to connect, and one request meanwhile.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(8), Duration::from_secs(1));
 /// How long the broker may take to answer about topics and offsets.
 const REQUEST: Duration = Duration::from_secs(10);
-
 /// How long partitions may be without a leader at the start, and how often to retry.
 const LEADERS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(200));
 
@@ -81,7 +71,7 @@ pub async fn read(
 }
 
 fn broken(reason: impl Into<String>) -> ReadError {
-    ReadError::Broker { bus: "kafka", reason: reason.into() }
+    ReadError::broker("kafka", reason)
 }
 
 fn config(options: &Options) -> Result<ClientConfig, StartError> {
@@ -122,42 +112,60 @@ impl Worker {
         let config = config(options)?;
         let consumer = Consumer::from_config_and_context(&config, Notes::default())
             .map_err(|error| creation_error(options, &config, error))?;
-        let topics = addresses(&plan.destinations);
-        connect(&consumer, topics.first().map(|topic| &**topic), &Probe::new(options)).map_err(broken)?;
-        let mut offsets = Offsets::new(topics);
-        assign(&mut offsets, &consumer, plan.begin).map_err(|error| broken(error.to_string()))?;
-        match &offsets.missing[..] {
-            [] => {}
-            missing if !plan.follow => return Err(broken(no_topics(missing))),
-            missing if offsets.partitions.is_empty() => {
-                tracing::warn!("{}; waiting for them", no_topics(missing));
+        let topics: BTreeSet<Arc<str>> = plan.destinations.iter().map(|to| Arc::clone(&to.address)).collect();
+        let topics = topics.into_iter().collect();
+        let mut offsets = Offsets { topics, missing: Vec::new(), partitions: BTreeMap::new() };
+        let (within, request) = CONNECT;
+        let topic = offsets.topics.first().map(|topic| &**topic);
+        let request = || {
+            let answer = consumer.fetch_metadata(topic, request).map(drop);
+            // Errors of the connection are reported by polling.
+            while consumer.poll(Duration::ZERO).is_some() {}
+            answer
+        };
+        first_answer(&Probe::new(options), &consumer.context().0, within, request)
+            .map_err(|(_, reason)| broken(reason))?;
+        let assigned = offsets.begin(&consumer, plan.begin);
+        assigned.map_err(|error| broken(error.to_string()))?;
+        if !offsets.missing.is_empty() {
+            let what = if offsets.missing.len() == 1 { "topic" } else { "topics" };
+            let names = offsets.missing.join(", ");
+            let text = format!("no such {what}, or none that this user may see: {names}");
+            if !plan.follow {
+                return Err(broken(text));
             }
-            missing => tracing::debug!("{}", no_topics(missing)),
+            match offsets.partitions.is_empty() {
+                true => tracing::warn!("{text}; waiting for them"),
+                false => tracing::debug!("{text}"),
+            }
         }
         Ok(Self { config, consumer, offsets, follow: plan.follow })
     }
 
     fn run(mut self, sink: &Sink, stop: &CancellationToken) {
         let discovered = self.follow.then(|| discover(&self.config, self.offsets.clone(), stop.clone()));
-        while !stop.is_cancelled() {
-            if !self.follow && self.offsets.are_at_end() {
-                return;
-            }
+        while !stop.is_cancelled() && (self.follow || !self.offsets.are_at_end()) {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
-                    self.offsets.read(message.topic(), message.partition(), message.offset());
+                    let partition = (message.topic().to_owned(), message.partition());
+                    if let Some(progress) = self.offsets.partitions.get_mut(&partition) {
+                        progress.next = message.offset() + 1;
+                    }
                     if sink.blocking_send(Ok(item(&message))).is_err() {
                         return;
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => self.offsets.ended(partition),
-                Some(Err(error)) if is_fatal(&error) => {
+                Some(Err(error)) => match error.rdkafka_error_code() {
                     // Fails if the reader was dropped.
-                    let _ = sink.blocking_send(Err(broken(refusal(&error))));
-                    return;
-                }
-                // The client retries.
-                Some(Err(error)) => tracing::debug!("reading: {error}"),
+                    Some(Code::TopicAuthorizationFailed) => {
+                        let advice = "grant this user Read on the topics, or use one that has it";
+                        return drop(sink.blocking_send(Err(broken(format!("{error}: {advice}")))));
+                    }
+                    Some(Code::Fatal) => return drop(sink.blocking_send(Err(broken(error.to_string())))),
+                    // The client retries.
+                    _ => tracing::debug!("reading: {error}"),
+                },
                 None => {}
             }
             if let Some(added) = discovered.as_ref().and_then(|discovered| discovered.try_recv().ok()) {
@@ -180,8 +188,7 @@ fn discover(
     let (found, discovered) = mpsc::sync_channel(1);
     let config = config.clone();
     let search = move || {
-        let mut consumer = None;
-        let mut searched = Instant::now();
+        let (mut consumer, mut searched) = (None, Instant::now());
         while !stop.is_cancelled() {
             thread::sleep(POLL);
             if searched.elapsed() < DISCOVERY {
@@ -208,53 +215,6 @@ fn discover(
     discovered
 }
 
-/// The first assignment. A partition may be without a leader for a moment: one that is new, or whose broker
-/// has just died.
-fn assign(offsets: &mut Offsets, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
-    let (within, pause) = LEADERS;
-    let deadline = Instant::now() + within;
-    loop {
-        let searched = offsets.search(consumer, begin, &CancellationToken::new());
-        match searched.and_then(|_| offsets.assign(consumer)) {
-            Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(pause),
-            assigned => return assigned,
-        }
-    }
-}
-
-fn is_leaderless(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(Code::NotLeaderForPartition | Code::LeaderNotAvailable | Code::OffsetNotAvailable)
-    )
-}
-
-/// Whether reading cannot continue.
-fn is_fatal(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::TopicAuthorizationFailed | Code::Fatal))
-}
-
-fn refusal(error: &KafkaError) -> String {
-    let denied = error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed);
-    let advice = if denied { ": grant this user Read on the topics, or use one that has it" } else { "" };
-    format!("{error}{advice}")
-}
-
-fn connect(consumer: &Consumer, topic: Option<&str>, probe: &Probe) -> Result<(), String> {
-    let request = || {
-        let answer = consumer.fetch_metadata(topic, TRY).map(drop);
-        // Errors of the connection are reported by polling.
-        while consumer.poll(Duration::ZERO).is_some() {}
-        answer
-    };
-    first_answer(probe, &consumer.context().0, CONNECT, request).map_err(|(_, reason)| reason)
-}
-
-fn no_topics(missing: &[Arc<str>]) -> String {
-    let topics = if missing.len() == 1 { "topic" } else { "topics" };
-    format!("no such {topics}, or none that this user may see: {}", missing.join(", "))
-}
-
 fn item(message: &BorrowedMessage<'_>) -> Item {
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     let bytes = |bytes: Option<&[u8]>| Bytes::copy_from_slice(bytes.unwrap_or_default());
@@ -272,12 +232,10 @@ fn item(message: &BorrowedMessage<'_>) -> Item {
 /// Partitions by topic and number.
 type Partitions = BTreeMap<(String, i32), Progress>;
 
-/// How far one partition is read.
+/// How far one partition is read: the next offset, and the end when it was assigned.
 #[derive(Clone, Copy)]
 struct Progress {
-    /// The next offset to read.
     next: i64,
-    /// The end of the partition when it was assigned.
     end: i64,
 }
 
@@ -291,17 +249,6 @@ struct Offsets {
 }
 
 impl Offsets {
-    fn new(topics: Vec<Arc<str>>) -> Self {
-        Self { topics, missing: Vec::new(), partitions: BTreeMap::new() }
-    }
-
-    /// A message was read.
-    fn read(&mut self, topic: &str, partition: i32, offset: i64) {
-        if let Some(progress) = self.partitions.get_mut(&(topic.to_owned(), partition)) {
-            progress.next = offset + 1;
-        }
-    }
-
     /// The client reached the end of a partition. It does not say of which topic, so only the partition of
     /// a single topic counts: there, messages before the end may be expired.
     fn ended(&mut self, partition: i32) {
@@ -315,6 +262,27 @@ impl Offsets {
     /// Whether everything has been read that existed at the start.
     fn are_at_end(&self) -> bool {
         self.partitions.values().all(|progress| progress.next >= progress.end)
+    }
+
+    /// The first assignment. A partition may be without a leader for a moment: one that is new, or whose broker
+    /// has just died.
+    fn begin(&mut self, consumer: &Consumer, begin: Begin) -> KafkaResult<()> {
+        let (within, pause) = LEADERS;
+        let deadline = Instant::now() + within;
+        let is_leaderless = |error: &KafkaError| {
+            use Code::{LeaderNotAvailable, NotLeaderForPartition, OffsetNotAvailable};
+            matches!(
+                error.rdkafka_error_code(),
+                Some(NotLeaderForPartition | LeaderNotAvailable | OffsetNotAvailable)
+            )
+        };
+        loop {
+            let searched = self.search(consumer, begin, &CancellationToken::new());
+            match searched.and_then(|_| self.assign(consumer)) {
+                Err(error) if is_leaderless(&error) && Instant::now() < deadline => thread::sleep(pause),
+                assigned => return assigned,
+            }
+        }
     }
 
     /// Searches for partitions that are new, which begin at `begin`, and returns them.
@@ -376,11 +344,9 @@ fn offset_at(
     list.add_partition_offset(topic, partition, Offset::Offset(millis))?;
     let found = consumer.offsets_for_times(list, REQUEST)?;
     let Some(found) = found.find_partition(topic, partition) else { return Ok(None) };
-    match found.error() {
-        Err(error) if error.rdkafka_error_code() != Some(Code::NoError) => Err(error),
-        _ => Ok(match found.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }),
+    match (found.error(), found.offset()) {
+        (Err(error), _) if error.rdkafka_error_code() != Some(Code::NoError) => Err(error),
+        (_, Offset::Offset(offset)) => Ok(Some(offset)),
+        _ => Ok(None),
     }
 }

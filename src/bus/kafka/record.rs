@@ -1,25 +1,23 @@
 //! The Kafka record of a message: key, headers, value (CloudEvents Kafka binding 1.0.2, sections 3.1 to 3.3).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 
-use crate::bus::encoded::EncodedMessage;
-use crate::cloudevent::{Attribute, CloudEvent, ContentMode, binary, structured};
+use crate::bus::read::EncodedMessage;
+use crate::cloudevent::{Attribute, ContentMode, structured};
 use crate::pipeline::publish::{Destination, Message, PublishHandle};
 
 /// The header of the media type.
 const CONTENT_TYPE: &str = "content-type";
 
-/// A record without its topic.
+/// A record without its topic. The key is the event's `partitionkey`, byte for byte.
 pub(super) struct Record<'a> {
-    /// The event's `partitionkey`, byte for byte.
     pub key: Option<&'a str>,
-    /// `content-type`, and in binary mode the attributes.
     pub headers: OwnedHeaders,
     /// The envelope, or the data.
-    pub value: Cow<'a, [u8]>,
+    pub value: Bytes,
 }
 
 /// What the client keeps with an enqueued message.
@@ -32,16 +30,19 @@ pub(super) struct Pending {
 pub(super) fn record(message: &Message, mode: ContentMode) -> Record<'_> {
     let event = &message.event;
     let key = event.get(Attribute::PartitionKey);
-    match mode {
-        ContentMode::Binary if !message.structured_only => {
-            Record { key, headers: binary_headers(event), value: binary::payload(event).as_ref().into() }
-        }
-        _ => Record {
-            key,
-            headers: with(OwnedHeaders::new_with_capacity(1), CONTENT_TYPE, structured::CONTENT_TYPE),
-            value: structured::encode(event).into(),
-        },
+    let with = |headers: OwnedHeaders, key: &str, value| headers.insert(Header { key, value: Some(value) });
+    if mode == ContentMode::Structured || message.structured_only {
+        let headers = with(OwnedHeaders::new_with_capacity(1), CONTENT_TYPE, structured::CONTENT_TYPE);
+        return Record { key, headers, value: structured::encode(event).into() };
     }
+    let content_type = event.get(Attribute::DataContentType);
+    let headers = content_type
+        .into_iter()
+        .fold(OwnedHeaders::new_with_capacity(14), |headers, value| with(headers, CONTENT_TYPE, value));
+    let attributes = event.binary_headers();
+    let headers =
+        attributes.fold(headers, |headers, (name, value)| with(headers, &format!("ce_{name}"), value));
+    Record { key, headers, value: event.data().bytes().clone() }
 }
 
 /// The headers and the payload of a message.
@@ -50,33 +51,15 @@ pub fn encode(message: &Message, mode: ContentMode) -> EncodedMessage {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let headers =
         headers.iter().map(|header| (header.key.to_owned(), text(header.value.unwrap_or_default())));
-    EncodedMessage { headers: headers.collect(), payload: value.into_owned() }
-}
-
-fn binary_headers(event: &CloudEvent) -> OwnedHeaders {
-    let mut headers = OwnedHeaders::new_with_capacity(14);
-    if let Some(content_type) = binary::content_type(event) {
-        headers = with(headers, CONTENT_TYPE, content_type);
-    }
-    for (name, value) in binary::headers(event) {
-        headers = with(headers, &format!("ce_{name}"), value);
-    }
-    headers
-}
-
-fn with(headers: OwnedHeaders, key: &str, value: &str) -> OwnedHeaders {
-    headers.insert(Header { key, value: Some(value) })
+    EncodedMessage { headers: headers.collect(), payload: value.into() }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
-    use rdkafka::message::Headers;
-
     use super::*;
-    use crate::cloudevent::Data;
+    use crate::cloudevent::{CloudEvent, Data};
     use crate::pipeline::publish::Destination;
 
     fn message(structured_only: bool) -> Message {

@@ -55,7 +55,7 @@ pub(super) fn requirements(max_body_bytes: usize) -> Requirements {
 
 /// The configuration of a producer with the default limits.
 pub(super) fn config(bootstrap: &str) -> rdkafka::ClientConfig {
-    client_config::producer_config(&Options::new(bootstrap), &requirements(524_288)).unwrap()
+    options::producer_config(&Options::new(bootstrap), &requirements(524_288)).unwrap()
 }
 
 fn start(options: Options, metrics: &Metrics, supervisor: &Supervisor) -> Arc<Kafka> {
@@ -289,7 +289,7 @@ fn contradictory_settings_are_found_without_a_broker() {
 #[test]
 fn the_clients_limits_follow_the_largest_body() {
     let limits = |max_body_bytes: usize, options: &Options| {
-        let config = client_config::producer_config(options, &requirements(max_body_bytes)).unwrap();
+        let config = options::producer_config(options, &requirements(max_body_bytes)).unwrap();
         let limit = |name| config.get(name).unwrap().parse::<usize>().unwrap();
         // A client can be created from them.
         let _: rdkafka::producer::BaseProducer = config.create().unwrap();

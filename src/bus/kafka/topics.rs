@@ -10,7 +10,7 @@ use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::client_config::without_publishing;
+use super::options::without_publishing;
 use super::options::{Ensure, Topics};
 
 /// How long one round of metadata requests may take; the monitor does nothing else meanwhile.

@@ -26,40 +26,31 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::errors::advice;
+use super::errors::with_advice;
 use super::health::Health;
-use super::options::{Auth, Options};
+use super::{Auth, Options};
 use crate::bounded_file;
 use crate::bus::error::StartError;
 
 /// Messages in flight; more are answered `Busy`. One delivery has at most 10,000 events. The client's own
 /// queue holds as many.
 pub(super) const MAX_IN_FLIGHT: usize = 16_384;
-
 /// A silent server is given up after three of these, before the publish timeout.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
-
 /// One attempt to connect. Short, because a server that is back is not tried while another hangs.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// How long reading a file may take at a reconnect.
 const FILE_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// The client's attempts in [`connect_once`], whatever the number of servers.
 const CONNECT_ONCE_TIMEOUT: Duration = Duration::from_secs(6);
-
 /// How long something that listens may take to speak as a NATS server does.
 const GREETING_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Creates a client that connects in the background, for ever.
 pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<Client, StartError> {
     let (events, attempts, tries) = (Arc::clone(health), Arc::clone(health), Mutex::<Tries>::default());
-    let settings = connect_options(options)?
+    let settings = connect_options(options, move |event| events.on_event(&event))?
         .retry_on_initial_connect()
-        .event_callback(move |event| {
-            events.on_event(&event);
-            ready(())
-        })
         .reconnect_to_server_callback(move |servers, _| {
             let configured = servers.iter().filter(|server| !server.is_discovered);
             if let Some(error) = configured.chain(&servers).find_map(|server| server.last_error.as_deref()) {
@@ -113,10 +104,7 @@ pub(super) async fn connect_once(
     options: &Options,
     on_event: impl Fn(Event) + Send + Sync + 'static,
 ) -> Result<Result<Client, String>, StartError> {
-    let settings = connect_options(options)?.event_callback(move |event| {
-        on_event(event);
-        ready(())
-    });
+    let settings = connect_options(options, on_event)?;
     let connecting = settings.connect(server_addresses(&options.servers)?);
     let foreign = foreign_peer(options).shared();
     let error = tokio::select! {
@@ -129,7 +117,7 @@ pub(super) async fn connect_once(
             format!("no reply within {}", format_duration(CONNECT_ONCE_TIMEOUT))
         }
     };
-    Ok(Err(foreign.await.unwrap_or_else(|| format!("{error}{}", advice(&error)))))
+    Ok(Err(foreign.await.unwrap_or_else(|| with_advice(&error))))
 }
 
 /// What listens at the configured addresses, if something does and nothing of it is a NATS server.
@@ -154,23 +142,22 @@ pub(super) async fn foreign_peer(options: &Options) -> Option<String> {
 async fn greeting(mut peer: TcpStream) -> io::Result<Option<&'static str>> {
     let mut first = [0; 5];
     match timeout(GREETING_TIMEOUT, peer.read_exact(&mut first)).await {
-        Ok(Ok(_)) if &first == b"INFO " => return Ok(None),
-        Ok(Ok(_)) => return Ok(Some("something that is no NATS server")),
-        Ok(Err(error)) => return Err(error),
+        Ok(read) => {
+            read?;
+            return Ok((&first != b"INFO ").then_some("something that is no NATS server"));
+        }
         Err(_) => peer.write_all(b"GET / HTTP/1.0\r\n\r\n").await?,
     }
-    match timeout(GREETING_TIMEOUT, peer.read_exact(&mut first)).await {
-        Ok(Ok(_)) if &first == b"HTTP/" => Ok(Some("an HTTP server")),
-        _ => Ok(Some(
-            "something that does not speak first, as a NATS server does (Kafka, or a server that hangs),",
-        )),
-    }
+    Ok(Some(match timeout(GREETING_TIMEOUT, peer.read_exact(&mut first)).await {
+        Ok(Ok(_)) if &first == b"HTTP/" => "an HTTP server",
+        _ => "something that does not speak first, as a NATS server does (Kafka, or a server that hangs),",
+    }))
 }
 
 /// Checks that a client can be created from these options, without contacting a server.
 pub fn check(options: &Options) -> Result<(), StartError> {
     server_addresses(&options.servers)?;
-    connect_options(options).map(drop)
+    connect_options(options, drop).map(drop)
 }
 
 /// Host and port of every server.
@@ -181,10 +168,9 @@ pub(super) fn server_names(options: &Options) -> Result<String, StartError> {
 
 fn server_addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     let parse = |text: &String| {
-        match text.split_once("://").map_or("nats".into(), |(scheme, _)| scheme.to_ascii_lowercase()).as_str()
-        {
-            "nats" | "tls" => {}
-            scheme => return Err(format!("a server address begins with nats:// or tls://, not {scheme}://")),
+        let scheme = text.split_once("://").map_or("nats".into(), |(scheme, _)| scheme.to_ascii_lowercase());
+        if !matches!(scheme.as_str(), "nats" | "tls") {
+            return Err(format!("a server address begins with nats:// or tls://, not {scheme}://"));
         }
         let server: ServerAddr = text.parse().map_err(|error: io::Error| error.to_string())?;
         if server.has_user_pass() || server.password().is_some() {
@@ -204,13 +190,20 @@ fn server_addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     parsed.map_err(|reason| StartError::setting_of("nats.servers", reason))
 }
 
-fn connect_options(options: &Options) -> Result<ConnectOptions, StartError> {
+fn connect_options(
+    options: &Options,
+    on_event: impl Fn(Event) + Send + Sync + 'static,
+) -> Result<ConnectOptions, StartError> {
     let settings = login(options.auth.as_ref())?
         .name("attio-bridge")
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .client_capacity(MAX_IN_FLIGHT)
-        .reconnect_delay_callback(backoff);
+        .reconnect_delay_callback(backoff)
+        .event_callback(move |event| {
+            on_event(event);
+            ready(())
+        });
     let settings = match options.ignore_discovered_servers {
         true => settings.ignore_discovered_servers(),
         false => settings,
@@ -251,19 +244,14 @@ fn tls(mut settings: ConnectOptions, options: &Options) -> Result<ConnectOptions
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, StartError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(key, path)?).collect();
-    let found = found.map_err(|error| unusable(key, path, error))?;
-    if found.is_empty() {
-        return Err(unusable(key, path, "it holds no certificate in PEM form"));
+    match found {
+        Ok(found) if found.is_empty() => Err(unusable(key, path, "it holds no certificate in PEM form")),
+        found => found.map_err(|error| unusable(key, path, error)),
     }
-    Ok(found)
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, StartError> {
-    bounded_file::read_regular(path, bounded_file::MAX_BYTES).map_err(|source| StartError::File {
-        key,
-        path: path.to_owned(),
-        source,
-    })
+    bounded_file::read_regular(path, bounded_file::MAX_BYTES).map_err(StartError::file(key, path))
 }
 
 fn unusable(key: &'static str, path: &Path, reason: impl Display) -> StartError {
@@ -325,12 +313,10 @@ async fn read_bounded(path: Arc<Path>, reads: Arc<Semaphore>) -> io::Result<Stri
 
 /// With a credentials file: a JWT and the seed that signs for it, each in its frame.
 fn sign_with_creds(text: &str, nonce: &[u8]) -> Result<AuthReply, String> {
-    let jwt = framed(text, "NATS USER JWT").ok_or("holds no user JWT")?;
-    let seed = framed(text, "USER NKEY SEED").ok_or("holds no nkey seed")?;
-    let (_, signature) = sign(seed, nonce)?;
     let mut reply = AuthReply::new();
-    reply.jwt = Some(jwt.to_owned());
-    reply.signature = Some(signature);
+    reply.jwt = Some(framed(text, "NATS USER JWT").ok_or("holds no user JWT")?.to_owned());
+    let seed = framed(text, "USER NKEY SEED").ok_or("holds no nkey seed")?;
+    reply.signature = Some(sign(seed, nonce)?.1);
     Ok(reply)
 }
 
@@ -339,8 +325,7 @@ fn sign_with_nkey(text: &str, nonce: &[u8]) -> Result<AuthReply, String> {
     let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
     let (public, signature) = sign(seed.ok_or("holds no nkey seed")?, nonce)?;
     let mut reply = AuthReply::new();
-    reply.nkey = Some(public);
-    reply.signature = Some(signature);
+    (reply.nkey, reply.signature) = (Some(public), Some(signature));
     Ok(reply)
 }
 

@@ -22,17 +22,15 @@ pub(super) enum Failure {
     Server(jetstream::Error),
     /// Acknowledged by this other stream.
     OtherStream(String),
-    /// No ack in time.
     TimedOut,
     /// The server does not permit it; what to do.
     NotPermitted(String),
-    /// The connection was lost before the ack.
+    /// Before the ack.
     ConnectionLost,
-    /// Acknowledged as a repeat of a message that the stream does not have any more.
+    /// Acknowledged as a repeat of a message that the stream does not have any more. The server remembers its id for
+    /// the window.
     Gone {
-        /// The sequence of that message.
         sequence: u64,
-        /// How long the server remembers its id.
         window: Duration,
     },
     /// Another error of the client, or a reply that is no ack.
@@ -42,9 +40,7 @@ pub(super) enum Failure {
 /// What is known when a message fails.
 #[derive(Clone, Copy)]
 pub(super) struct Circumstances<'a> {
-    /// The subject of the message.
     pub subject: &'a str,
-    /// The stream that should store it.
     pub stream: &'a str,
     /// Whether the connection was lost after the message was enqueued.
     pub lost: bool,
@@ -93,8 +89,7 @@ fn other_stream(other: impl Display, stream: &str, subject: &str) -> String {
     )
 }
 
-/// By JetStream's error codes.
-/// Source: `server/errors.json` of nats-server.
+/// By JetStream's error codes, of `server/errors.json` of nats-server.
 fn server_error(error: &jetstream::Error, at: Circumstances<'_>) -> PublishError {
     let Circumstances { subject, stream, .. } = at;
     if let Some(advice) = full(error) {
@@ -155,36 +150,38 @@ fn detail(error: impl Display, at: Circumstances<'_>) -> Arc<str> {
     }
 }
 
+/// A connection error with what to do about it.
+pub(super) fn with_advice(error: &str) -> String {
+    format!("{error}{}", advice(error))
+}
+
 /// What to do about a connection error, where its own text does not say it.
-pub(super) fn advice(error: &str) -> &'static str {
-    const ADVICE: [(&[&str], &str); 8] = [
-        (
-            &["attempted to connect to"],
-            ": that port is for other servers: use the one for clients, 4222 by default, in nats.servers",
-        ),
-        (
-            &["expected info", "invalid server operation"],
-            ": no NATS server listens there: check nats.servers",
-        ),
-        (
-            &["authorization violation", "authentication"],
-            ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password",
-        ),
-        (
-            &["corrupt message"],
-            ": the server seems not to use TLS: check nats.servers, and tls in the server's configuration",
-        ),
-        (
-            &["tls", "certificate"],
-            ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate",
-        ),
-        (&["connection refused"], ": check the address in nats.servers, and that the server runs"),
-        (&["dns error"], ": check the names in nats.servers"),
-        (&["timed out", "no reply"], ": check the address in nats.servers, and the firewalls on the way"),
+fn advice(error: &str) -> &'static str {
+    const OTHER_PORT: &str =
+        ": that port is for other servers: use the one for clients, 4222 by default, in nats.servers";
+    const NO_SERVER: &str = ": no NATS server listens there: check nats.servers";
+    const LOGIN: &str =
+        ": check nats.creds_file, nats.nkey_file, nats.token or nats.username and nats.password";
+    const NO_TLS: &str =
+        ": the server seems not to use TLS: check nats.servers, and tls in the server's configuration";
+    const TLS: &str = ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate";
+    const SILENT: &str = ": check the address in nats.servers, and the firewalls on the way";
+    const ADVICE: [(&str, &str); 12] = [
+        ("attempted to connect to", OTHER_PORT),
+        ("expected info", NO_SERVER),
+        ("invalid server operation", NO_SERVER),
+        ("authorization violation", LOGIN),
+        ("authentication", LOGIN),
+        ("corrupt message", NO_TLS),
+        ("tls", TLS),
+        ("certificate", TLS),
+        ("connection refused", ": check the address in nats.servers, and that the server runs"),
+        ("dns error", ": check the names in nats.servers"),
+        ("timed out", SILENT),
+        ("no reply", SILENT),
     ];
     let error = error.to_ascii_lowercase();
-    let found = ADVICE.iter().find(|(parts, _)| parts.iter().any(|part| error.contains(part)));
-    found.map_or("", |(_, advice)| advice)
+    ADVICE.iter().find(|(part, _)| error.contains(part)).map_or("", |(_, advice)| advice)
 }
 
 #[cfg(test)]

@@ -14,22 +14,20 @@ use async_nats::{Client, ClientError, Event, ServerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::errors::advice;
+use super::errors::with_advice;
 use super::permissions::{Violation, Violations};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BusState, PublishError};
 
 /// The same error is logged again after this.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
 /// How often the client's state is compared with its events.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// So many acks in a row that do not come in time make the monitor look.
 const TIMEOUTS: u64 = 3;
 
 #[derive(Default)]
-struct Known {
+pub(super) struct Known {
     /// By the events.
     connected: bool,
     /// Connections that `losses` accounts for.
@@ -43,12 +41,13 @@ struct Known {
     inspected: bool,
     /// The last inspection found that the stream accepts every event. Readiness follows the stream, not the
     /// server: an outage does not change it.
-    ready: bool,
-    last_error: Option<Arc<str>>,
+    pub ready: bool,
+    /// The client's last connection error.
+    pub last_error: Option<Arc<str>>,
     logged: Option<Instant>,
     /// What answers in place of a NATS server.
     foreign: Option<Arc<str>>,
-    verdict: Verdict,
+    pub verdict: Verdict,
 }
 
 /// What an inspection found.
@@ -62,19 +61,25 @@ pub(super) struct Verdict {
     pub warning: Option<Arc<str>>,
 }
 
-/// What is known of the server.
-pub(super) struct Health {
-    known: Mutex<Known>,
+#[derive(Default)]
+pub(super) struct Counters {
     /// Connections lost so far: a message that was enqueued before a loss gets no ack.
     losses: AtomicU64,
-    lost: Notify,
-    in_flight: AtomicU64,
+    /// Messages enqueued and not settled.
+    pub in_flight: AtomicU64,
     /// The highest sequence that was acknowledged.
-    acknowledged: AtomicU64,
+    pub acknowledged: AtomicU64,
     /// Acks that did not come in time, since the last one that did.
     timeouts: AtomicU64,
+}
+
+/// What is known of the server.
+pub(super) struct Health {
+    pub known: Mutex<Known>,
+    pub counters: Counters,
+    lost: Notify,
     servers: String,
-    metrics: BusMetrics,
+    pub metrics: BusMetrics,
     wake_monitor: Notify,
     pub violations: Arc<Violations>,
 }
@@ -82,20 +87,8 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(servers: String, metrics: BusMetrics) -> Self {
         metrics.up.set(0);
-        let (known, lost, wake_monitor, violations) = Default::default();
-        let (losses, in_flight, acknowledged, timeouts) = Default::default();
-        Self {
-            known,
-            losses,
-            lost,
-            in_flight,
-            acknowledged,
-            timeouts,
-            servers,
-            metrics,
-            wake_monitor,
-            violations,
-        }
+        let (known, counters, lost, wake_monitor, violations) = Default::default();
+        Self { known, counters, lost, servers, metrics, wake_monitor, violations }
     }
 
     pub(super) fn state(&self, connection: State) -> BusState {
@@ -136,8 +129,7 @@ impl Health {
             State::Pending => Some(self.known.lock()).filter(|known| known.failed)?,
         };
         let error = known.last_error.as_deref().unwrap_or("the connection was lost");
-        let cause =
-            known.foreign.as_deref().map_or_else(|| format!("{error}{}", advice(error)), str::to_owned);
+        let cause = known.foreign.as_deref().map_or_else(|| with_advice(error), str::to_owned);
         Some(format!("no server of {} can be reached: {cause}", self.servers).into())
     }
 
@@ -148,18 +140,8 @@ impl Health {
         self.unavailable_reason(connection).or_else(no_acks).or_else(invalid)
     }
 
-    /// What may lose events that the stream has acknowledged.
-    pub(super) fn warning(&self) -> Option<Arc<str>> {
-        self.known.lock().verdict.warning.clone()
-    }
-
-    /// The client's last connection error.
-    pub(super) fn last_error(&self) -> Option<Arc<str>> {
-        self.known.lock().last_error.clone()
-    }
-
     pub(super) fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Acquire)
+        self.counters.losses.load(Ordering::Acquire)
     }
 
     /// Waits until there are other than `losses` losses.
@@ -196,7 +178,7 @@ impl Health {
             Event::ClientError(ClientError::Other(error)) => {
                 self.known.lock().failed = true;
                 // The next attempt reports a more precise one.
-                if self.last_error().is_none() {
+                if self.known.lock().last_error.is_none() {
                     self.on_error(error);
                 }
             }
@@ -221,29 +203,27 @@ impl Health {
         let mut known = self.known.lock();
         // The events may still be in the channel: they were dropped if the next comparison finds the same.
         let dropped = known.unreported.take() == Some(connects);
-        let reconnected = connects > known.connects;
-        match (known.connected, connection) {
-            (true, State::Disconnected) => {
-                drop(known);
-                return self.disconnected();
-            }
+        let (reconnected, is_connected) = (connects > known.connects, connection == State::Connected);
+        let (lost, made) = match (known.connected, connection) {
+            (true, State::Disconnected) => (true, false),
             (true, State::Connected) if reconnected && !dropped => {
                 known.unreported = Some(connects);
                 return;
             }
-            (true, State::Connected) if reconnected => {
-                drop(known);
-                self.disconnected();
-                self.connected();
-            }
-            (false, State::Connected) => {
-                drop(known);
-                self.connected();
-            }
-            (true, State::Connected) => drop(known),
+            (true, State::Connected) => (reconnected, reconnected),
+            (false, State::Connected) => (false, true),
             (false, State::Disconnected) | (_, State::Pending) => return,
+        };
+        drop(known);
+        if lost {
+            self.disconnected();
         }
-        self.known.lock().connects = connects;
+        if made {
+            self.connected();
+        }
+        if is_connected {
+            self.known.lock().connects = connects;
+        }
     }
 
     fn connected(&self) {
@@ -257,7 +237,7 @@ impl Health {
         (known.last_error, known.logged, known.foreign) = (None, None, None);
         drop(known);
         self.violations.connected();
-        self.timeouts.store(0, Ordering::Relaxed);
+        self.counters.timeouts.store(0, Ordering::Relaxed);
         if again {
             tracing::info!("nats: reconnected");
         } else {
@@ -274,7 +254,7 @@ impl Health {
         (known.failed, known.inspected) = (true, false);
         self.metrics.up.set(0);
         drop(known);
-        self.losses.fetch_add(1, Ordering::AcqRel);
+        self.counters.losses.fetch_add(1, Ordering::AcqRel);
         self.lost.notify_waiters();
         tracing::warn!(servers = self.servers, "nats: connection lost; answering 503 until reconnected");
     }
@@ -289,8 +269,7 @@ impl Health {
         if log {
             known.logged = Some(Instant::now());
             drop(known);
-            let cause = format!("{error}{}", advice(error));
-            tracing::warn!(cause, servers = self.servers, "nats: connection error");
+            tracing::warn!(cause = with_advice(error), servers = self.servers, "nats: connection error");
         }
     }
 
@@ -318,59 +297,31 @@ impl Health {
         self.metrics.up.set(1);
     }
 
-    /// Whether the last inspection found that the stream accepts every event.
-    pub(super) fn is_ready(&self) -> bool {
-        self.known.lock().ready
-    }
-
     /// Notes an ack. A sequence that was acknowledged before is one of another stream with the same name.
     pub(super) fn acknowledged(&self, sequence: u64) {
-        self.timeouts.store(0, Ordering::Relaxed);
-        if self.acknowledged.fetch_max(sequence, Ordering::AcqRel) >= sequence {
+        self.counters.timeouts.store(0, Ordering::Relaxed);
+        if self.counters.acknowledged.fetch_max(sequence, Ordering::AcqRel) >= sequence {
             self.nudge_monitor();
         }
     }
 
-    /// The highest sequence that was acknowledged.
-    pub(super) fn highest_sequence(&self) -> u64 {
-        self.acknowledged.load(Ordering::Acquire)
-    }
-
     /// Notes that an ack did not come in time. After several in a row the monitor looks.
     pub(super) fn timed_out(&self) {
-        if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
+        if self.counters.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS {
             self.nudge_monitor();
         }
     }
 
     /// Whether several acks in a row did not come; they are counted anew.
     pub(super) fn take_timeouts(&self) -> bool {
-        self.timeouts.load(Ordering::Relaxed) >= TIMEOUTS
-            && self.timeouts.swap(0, Ordering::Relaxed) >= TIMEOUTS
+        let timeouts = &self.counters.timeouts;
+        timeouts.load(Ordering::Relaxed) >= TIMEOUTS && timeouts.swap(0, Ordering::Relaxed) >= TIMEOUTS
     }
 
     /// The stream does not have what it had acknowledged.
     pub(super) fn data_lost(&self) {
-        self.acknowledged.store(0, Ordering::Release);
+        self.counters.acknowledged.store(0, Ordering::Release);
         self.metrics.identity_changes.inc();
-    }
-
-    /// How often that was found.
-    pub(super) fn data_losses(&self) -> u64 {
-        self.metrics.identity_changes.get()
-    }
-
-    pub(super) fn enqueued(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn settled(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Messages enqueued and not settled.
-    pub(super) fn in_flight(&self) -> u64 {
-        self.in_flight.load(Ordering::Relaxed)
     }
 
     pub(super) fn nudge_monitor(&self) {
@@ -505,7 +456,10 @@ mod tests {
         health.on_event(&Event::Connected);
         health.inspected(1, Verdict::default());
         assert_eq!((health.state(State::Connected), metrics.up.get()), (BusState::Up, 1));
-        assert_eq!((health.last_error(), health.unavailable_reason(State::Connected)), (None, None));
+        assert_eq!(
+            (health.known.lock().last_error.clone(), health.unavailable_reason(State::Connected)),
+            (None, None)
+        );
     }
 
     #[test]

@@ -1,17 +1,12 @@
 //! `check --connect`: follows the way of a message step by step, without publishing or creating anything, and
 //! reports where it fails and why.
 
-use std::sync::Arc;
-
-use async_nats::Client;
 use async_nats::jetstream::stream::Config;
 use humantime::format_duration;
 
-use super::connect;
-use super::options::{Ensure, Options};
 use super::permissions::Violation;
-use super::probe::Probe;
-use super::stream::{every_subject, some_of};
+use super::stream::{Probe, every_subject, some_of};
+use super::{Ensure, Options, connect};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
 
@@ -25,19 +20,20 @@ pub async fn inspect(options: Options, requirements: Requirements) -> Result<Rep
             return Ok(report);
         }
     };
-    connection(&probe.client, &options, &mut report);
+    let server = probe.client.server_info();
+    let detail = format!("server {} of version {}", server.server_name, server.version);
+    report.add("reachable", Level::Ok, detail);
+    let encrypted = server.tls_required || options.servers.iter().any(|server| server.starts_with("tls://"));
+    let detail = match encrypted {
+        true => "encrypted; the server's certificate and name were verified",
+        false => "the server asks for none: events travel unencrypted",
+    };
+    report.add("tls", Level::Ok, detail);
+    let detail = if server.auth_required { "accepted" } else { "the server asks for none" };
+    report.add("login", Level::Ok, detail);
     let found = probe.probe().await;
-    match probe.violations.no_acks() {
-        true => report.add("permission", Level::Failed, Violation::Acks.advice()),
-        false => {
-            permission(
-                probe.violations.denied(&probe.client, &every_subject(&requirements.destinations)).await,
-                &mut report,
-            );
-        }
-    }
-    let (max_payload, ensure) = (probe.client.max_payload(), options.stream.ensure);
-    let largest = requirements.largest(&requirements.quarantine);
+    let (level, detail) = permission(&probe).await;
+    report.add("permission", level, detail);
     let check = format!("stream {}", options.stream.name);
     let found = match found {
         Ok(found) => found,
@@ -46,7 +42,7 @@ pub async fn inspect(options: Options, requirements: Requirements) -> Result<Rep
             return Ok(report);
         }
     };
-    if found.missing && !found.taken && ensure == Ensure::Create {
+    if found.missing && !found.taken && options.stream.ensure == Ensure::Create {
         report.add(check, Level::Warning, "does not exist yet: `serve` creates it");
         return Ok(report);
     }
@@ -60,29 +56,16 @@ pub async fn inspect(options: Options, requirements: Requirements) -> Result<Rep
         report.add(&check, Level::Ok, "accepts every subject and matches the configuration");
     }
     if let Some(info) = found.info {
-        let clustered = probe.client.server_info().cluster.is_some();
-        stream(&info.config, clustered, largest, max_payload, &mut report);
+        stream(&info.config, &probe, requirements.largest(&requirements.quarantine), &mut report);
     }
     Ok(report)
 }
 
-/// Server, TLS and login of a client that is connected.
-fn connection(client: &Client, options: &Options, report: &mut Report) {
-    let server = client.server_info();
-    let detail = format!("server {} of version {}", server.server_name, server.version);
-    report.add("reachable", Level::Ok, detail);
-    let encrypted = server.tls_required || options.servers.iter().any(|server| server.starts_with("tls://"));
-    let detail = match encrypted {
-        true => "encrypted; the server's certificate and name were verified",
-        false => "the server asks for none: events travel unencrypted",
-    };
-    report.add("tls", Level::Ok, detail);
-    let detail = if server.auth_required { "accepted" } else { "the server asks for none" };
-    report.add("login", Level::Ok, detail);
-}
-
-fn permission(denied: Option<Vec<Arc<str>>>, report: &mut Report) {
-    let (level, detail) = match denied {
+async fn permission(probe: &Probe) -> (Level, String) {
+    if probe.violations.no_acks() {
+        return (Level::Failed, Violation::Acks.advice());
+    }
+    match probe.violations.denied(&probe.client, &every_subject(&probe.destinations)).await {
         None => (
             Level::Warning,
             "unknown: the server did not report on messages that it must refuse; if the permission is missing, \
@@ -96,15 +79,14 @@ fn permission(denied: Option<Vec<Arc<str>>>, report: &mut Report) {
             Level::Failed,
             format!("not allowed on {}: allow this client's user to publish there", some_of(&denied)),
         ),
-    };
-    report.add("permission", level, detail);
+    }
 }
 
 /// Durability, duplicate window and size limit of the stream.
-fn stream(config: &Config, clustered: bool, largest: usize, max_payload: usize, report: &mut Report) {
+fn stream(config: &Config, probe: &Probe, largest: usize, report: &mut Report) {
     match config.num_replicas {
         // The stream's warnings say so.
-        0 | 1 if clustered => {}
+        0 | 1 if probe.is_clustered() => {}
         0 | 1 => {
             let detail = "one replica: use 3 where there are 3 servers; until then a power failure can lose \
                           acknowledged events unless the server's sync_interval is always (no client can read it)";
@@ -126,7 +108,7 @@ fn stream(config: &Config, clustered: bool, largest: usize, max_payload: usize, 
     );
     report.add("duplicates", Level::Ok, detail);
     let max_message = usize::try_from(config.max_message_size).ok().filter(|size| *size > 0);
-    let limit = max_message.unwrap_or(usize::MAX).min(max_payload);
+    let limit = max_message.unwrap_or(usize::MAX).min(probe.client.max_payload());
     let detail = format!("the server accepts {limit} bytes, the largest quarantined delivery has {largest}");
     if limit < largest {
         let advice = "raise max_payload and the stream's max_msg_size, or lower http.max_body_bytes";

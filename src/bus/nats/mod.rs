@@ -1,36 +1,34 @@
 //! NATS JetStream: every message with its id, and an ack awaited for each.
 //!
-//! [`Nats::publish`] puts a message into the client's bounded queue and returns; one task receives every ack
-//! and settles the handles ([`publish`]). [`permissions`] keeps what the server does not permit. [`health`]
-//! tracks the connection, [`monitor`] whether the stream accepts every event. [`mod@read`] and [`mod@inspect`]
-//! serve other verbs and share nothing with publishing but [`connect`], [`errors`], [`permissions`], [`probe`]
-//! and [`stream`].
+//! [`Nats::publish`] puts a message into the client's bounded queue; one task receives every ack and settles the
+//! handles ([`publish`]). [`permissions`] keeps what the server does not permit, [`health`] the connection; [`monitor`]
+//! watches whether the [`stream`] accepts every event. [`mod@read`] and [`mod@inspect`] serve other verbs.
 
 mod connect;
 mod errors;
 mod health;
 mod inspect;
 mod monitor;
-pub mod options;
 mod permissions;
-mod probe;
 mod publish;
 mod read;
-mod record;
 mod stream;
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, unconstrained};
 
+pub use super::inspect::Ensure;
 pub use connect::check;
 pub use inspect::inspect;
-pub use options::Options;
+pub(super) use publish::encode;
 pub(super) use read::read;
-pub(super) use record::encode;
 pub(super) use stream::stream_config;
 
 use super::error::StartError;
@@ -40,8 +38,45 @@ use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, P
 use crate::supervise::Supervisor;
 use health::Health;
 use monitor::Monitor;
-use probe::Probe;
 use publish::{InFlight, Link, Publisher};
+use stream::Probe;
+
+/// How to reach NATS and publish to it: `[nats]`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)] // The reference of the configuration says it.
+pub struct Options {
+    pub servers: Vec<String>,
+    pub auth: Option<Auth>,
+    pub ca_file: Option<PathBuf>,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub ignore_discovered_servers: bool,
+    pub publish_timeout: Duration,
+    pub stream: Stream,
+}
+
+/// A login.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub enum Auth {
+    CredsFile(PathBuf),
+    NkeyFile(PathBuf),
+    Token(SecretString),
+    User { username: String, password: SecretString },
+}
+
+/// The stream that stores the events: `[nats.stream]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Stream {
+    pub name: String,
+    pub ensure: Ensure,
+    pub duplicate_window: Duration,
+    /// Unlimited where zero.
+    pub max_age: Duration,
+    /// The server's default where absent.
+    pub replicas: Option<usize>,
+}
 
 /// The NATS bus.
 pub struct Nats {
@@ -102,7 +137,7 @@ impl Bus for Nats {
         if let Err(error) = health.may_publish(client.connection_state()) {
             return handle.settle(Err(error));
         }
-        match record::encode_record(&message, self.content_mode, stream) {
+        match publish::encode_record(&message, self.content_mode, stream) {
             Ok(record) => {
                 self.publisher.enqueue(InFlight::new(handle, message.destination, &self.link), record);
             }
@@ -119,21 +154,21 @@ impl Bus for Nats {
     }
 
     fn warning(&self) -> Option<Arc<str>> {
-        self.link.health.warning()
+        self.link.health.known.lock().verdict.warning.clone()
     }
 
     fn data_losses(&self) -> u64 {
-        self.link.health.data_losses()
+        self.link.health.metrics.identity_changes.get()
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
         let deadline = Instant::now() + within;
-        let health = &self.link.health;
+        let in_flight = || self.link.health.counters.in_flight.load(Ordering::Relaxed);
         Box::pin(async move {
-            while health.in_flight() > 0 && Instant::now() < deadline {
+            while in_flight() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            health.in_flight()
+            in_flight()
         })
     }
 }

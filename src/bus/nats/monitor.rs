@@ -1,6 +1,7 @@
 //! Watching the stream for `serve`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -8,26 +9,20 @@ use time::OffsetDateTime;
 
 use super::connect::foreign_peer;
 use super::health::{Health, Verdict};
-use super::options::{Ensure, Options};
 use super::permissions::Violation;
-use super::probe::Probe;
-use super::stream::{Findings, every_subject, some_of};
+use super::stream::{Findings, Probe, every_subject, some_of};
+use super::{Ensure, Options};
 
 /// How often an invalid stream is probed.
 const INVALID_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How often a valid stream is probed without a nudge.
 const VALID_INTERVAL: Duration = Duration::from_secs(10);
-
 /// The same where the user may not ask: the server logs every refusal.
 const DENIED_INTERVAL: Duration = Duration::from_secs(3600);
-
 /// How often, at most, a second connection tries what this one is not permitted.
 const PERMISSION_INTERVAL: Duration = Duration::from_secs(1);
-
 /// How often it is looked for what listens in place of a server.
 const FOREIGN_INTERVAL: Duration = Duration::from_secs(3);
-
 /// Several nudges within this cause one probe.
 const NUDGE_DELAY: Duration = Duration::from_millis(20);
 
@@ -77,10 +72,11 @@ impl Monitor {
 
     /// Probes once, and creates a missing stream if configured; returns the time to the next probe.
     async fn check(&mut self) -> Duration {
-        let (losses, highest) = (self.health.losses(), self.health.highest_sequence());
+        let highest = self.health.counters.acknowledged.load(Ordering::Acquire);
+        let (losses, ensure) = (self.health.losses(), self.options.stream.ensure);
         if let Some((violation, subjects)) = self.denied() {
             // Acks of the other subjects count only while the stream is what it was.
-            let found = match !subjects.is_empty() && self.options.stream.ensure != Ensure::Off {
+            let found = match !subjects.is_empty() && ensure != Ensure::Off {
                 true => self.probe.probe().await,
                 false => Ok(Findings { refuse: subjects.is_empty(), ..Findings::default() }),
             };
@@ -92,7 +88,7 @@ impl Monitor {
             self.mend(&subjects).await;
             return INVALID_INTERVAL;
         }
-        if self.options.stream.ensure == Ensure::Off {
+        if ensure == Ensure::Off {
             self.health.inspected(losses, Verdict::default());
             return VALID_INTERVAL;
         }
@@ -105,30 +101,23 @@ impl Monitor {
             }
         };
         self.recognise(&found, highest);
-        if found.missing && !found.taken && self.options.stream.ensure == Ensure::Create {
+        if found.missing && !found.taken && ensure == Ensure::Create {
             found = self.probe.create().await;
             self.recognise(&found, 0);
         }
         let valid = found.invalid.is_empty();
+        let was_invalid = std::mem::replace(&mut self.was_invalid, !valid);
         // JetStream of a server that starts is not complete at once.
-        if !valid
-            && !std::mem::replace(&mut self.was_invalid, true)
-            && self.health.is_ready()
-            && !found.refuse
-        {
+        if !valid && !was_invalid && self.health.known.lock().ready && !found.refuse {
             return INVALID_INTERVAL;
         }
-        self.was_invalid = !valid;
-        let interval = match &found.info {
-            _ if !valid => INVALID_INTERVAL,
-            None => DENIED_INTERVAL,
-            Some(_) => VALID_INTERVAL,
-        };
+        let can_ask = found.info.is_some();
         self.report(losses, found);
-        if valid {
-            self.reconnect_if_deaf().await;
+        if !valid {
+            return INVALID_INTERVAL;
         }
-        interval
+        self.reconnect_if_deaf().await;
+        if can_ask { VALID_INTERVAL } else { DENIED_INTERVAL }
     }
 
     /// What this connection is not permitted of what serving needs, and which subjects that concerns.
@@ -137,7 +126,7 @@ impl Monitor {
             return Some((Violation::Acks, Vec::new()));
         }
         let subjects = self.probe.violations.of_connection(&every_subject(&self.probe.destinations));
-        Some((Violation::Publish(some_of(&subjects)), subjects)).filter(|(_, subjects)| !subjects.is_empty())
+        (!subjects.is_empty()).then(|| (Violation::Publish(some_of(&subjects)), subjects))
     }
 
     /// Reconnects once a new connection is permitted what this one is not: the server tells a client once what it
@@ -175,8 +164,7 @@ impl Monitor {
         if created.is_none() && !found.missing {
             return;
         }
-        let is_same = created == self.created && last >= highest;
-        if self.created.is_some() && !is_same {
+        if self.created.is_some() && (created != self.created || last < highest) {
             let stream = &self.options.stream.name;
             let is_now = match created {
                 Some(created) => format!("was created at {created} and ends with message {last}"),

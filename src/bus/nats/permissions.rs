@@ -12,10 +12,8 @@ use tokio::time::timeout;
 
 /// The prefix of subjects that the server reserves.
 const RESERVED: &str = "_R_.attio-bridge.";
-
 /// Messages sent before their errors are awaited: the client drops events that overflow its channel.
 const BATCH: usize = 32;
-
 /// How long the server may take for all.
 const DENIALS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -49,8 +47,8 @@ impl Violation {
                 format!("not permitted to publish to {subject}: allow it for this client's user")
             }
             Self::Acks => {
-                "not permitted to receive acks: allow this client's user to subscribe to _INBOX.> and \
-                           to publish with a reply"
+                "not permitted to receive acks: allow this client's user to subscribe to _INBOX.> and to \
+                           publish with a reply"
                     .into()
             }
         }
@@ -71,10 +69,13 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    fn is_denied(&self, since: u64, subject: &str) -> bool {
+        self.publish.get(subject).is_some_and(|last| *last > since)
+    }
+
     fn since(&self, since: u64, subject: &str) -> Option<Violation> {
-        let publish = self.publish.get(subject).filter(|last| **last > since);
-        let publish = publish.map(|_| Violation::Publish(subject.to_owned()));
-        self.acks.then_some(Violation::Acks).or(publish)
+        let publish = || self.is_denied(since, subject).then(|| Violation::Publish(subject.to_owned()));
+        self.acks.then_some(Violation::Acks).or_else(publish)
     }
 }
 
@@ -132,9 +133,7 @@ impl Violations {
     /// Those of `subjects` that this connection may not publish to, as far as messages were sent there.
     pub(super) fn of_connection(&self, subjects: &[Arc<str>]) -> Vec<Arc<str>> {
         let seen = self.0.borrow();
-        let denied =
-            |subject: &&Arc<str>| seen.publish.get(&***subject).is_some_and(|last| *last > seen.earlier);
-        subjects.iter().filter(denied).cloned().collect()
+        subjects.iter().filter(|subject| seen.is_denied(seen.earlier, subject)).cloned().collect()
     }
 
     /// Changes with every violation.
@@ -162,36 +161,32 @@ impl Violations {
     /// permission is missing, else the reply. A server that accepted the reply would still refuse the message: it
     /// expects a stream whose name no stream can have.
     pub(super) async fn denied(&self, client: &Client, subjects: &[Arc<str>]) -> Option<Vec<Arc<str>>> {
-        timeout(DENIALS_TIMEOUT, self.probe(client, subjects)).await.ok()
-    }
-
-    async fn probe(&self, client: &Client, subjects: &[Arc<str>]) -> Vec<Arc<str>> {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_STREAM, "no.such.stream");
         let (since, mut denied) = (self.count(), Vec::new());
         let mut seen = self.0.subscribe();
-        for batch in subjects.chunks(BATCH) {
-            let reply = |subject: &str| format!("{RESERVED}{since}.{subject}");
-            for subject in batch {
-                let (to, headers) = (subject.to_string(), headers.clone());
-                // A client that has ended gets no reply either.
-                let _ =
-                    client.publish_with_reply_and_headers(to, reply(subject), headers, Bytes::new()).await;
-            }
-            let is_denied =
-                |seen: &Seen, subject: &str| seen.publish.get(subject).is_some_and(|last| *last > since);
-            let reported = |seen: &Seen| {
-                let known = |subject: &Arc<str>| {
-                    is_denied(seen, subject) || seen.reserved_replies.contains(&reply(subject))
+        let reply = |subject: &str| format!("{RESERVED}{since}.{subject}");
+        let probe = async {
+            for batch in subjects.chunks(BATCH) {
+                for subject in batch {
+                    let (to, headers) = (subject.to_string(), headers.clone());
+                    // A client that has ended gets no reply either.
+                    let _ = client
+                        .publish_with_reply_and_headers(to, reply(subject), headers, Bytes::new())
+                        .await;
+                }
+                let is_known = |seen: &Seen, subject: &str| {
+                    seen.is_denied(since, subject) || seen.reserved_replies.contains(&reply(subject))
                 };
-                batch.iter().all(known)
-            };
-            // The sender outlives the wait.
-            if let Ok(seen) = seen.wait_for(reported).await {
-                denied.extend(batch.iter().filter(|subject| is_denied(&seen, subject)).cloned());
+                let reported = |seen: &Seen| batch.iter().all(|subject| is_known(seen, subject));
+                // The sender outlives the wait.
+                if let Ok(seen) = seen.wait_for(reported).await {
+                    denied.extend(batch.iter().filter(|subject| seen.is_denied(since, subject)).cloned());
+                }
             }
-        }
-        denied
+        };
+        timeout(DENIALS_TIMEOUT, probe).await.ok()?;
+        Some(denied)
     }
 }
 

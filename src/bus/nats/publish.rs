@@ -2,33 +2,39 @@
 //!
 //! The client's own JetStream publish keeps an entry forever if no ack comes. Here an entry ends with its
 //! result. One task receives acks, another ends entries that get none; a task per message would cost more
-//! than the message.
+//! than the message. Headers: CloudEvents NATS binding (main branch), sections 3.1 and 3.2.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::client::PublishErrorKind;
 use async_nats::connection::State;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_STREAM, NATS_MESSAGE_ID};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{RetentionPolicy, State as Contents};
 use async_nats::{Client, StatusCode, SubscribeError, Subscriber};
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::sync::Notify;
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep_until};
 
+use super::Options;
 use super::connect::MAX_IN_FLIGHT;
 use super::errors::{Circumstances, Failure};
 use super::health::Health;
-use super::options::Options;
 use super::permissions::Violation;
-use super::probe::{NoInfo, Probe};
-use super::record::Record;
-use crate::pipeline::publish::{Ack, Destination, PublishError, PublishHandle, PublishResult};
+use super::stream::{NoInfo, Probe};
+use crate::bus::read::EncodedMessage;
+use crate::cloudevent::{Attribute, ContentMode, structured};
+use crate::pipeline::publish::{Ack, Destination, Message, PublishError, PublishHandle, PublishResult};
 
 /// The client and its state.
 pub(super) struct Link {
@@ -49,17 +55,17 @@ pub(super) struct Publisher {
     in_flight: Mutex<BTreeMap<u64, (Instant, InFlight)>>,
     /// The connection was lost while a message was enqueued.
     lost_while_enqueuing: Notify,
-    /// Messages whose result is verified first, at most those in flight.
-    doubted: Mutex<Vec<(InFlight, Doubt)>>,
+    doubted: Mutex<Doubted>,
     doubt: Notify,
 }
 
-/// A result that is verified before it is reported.
-enum Doubt {
-    /// The server takes the message for a repeat of the one with this sequence, which may have been deleted.
-    Duplicate(u64),
-    /// The client takes the message for too large, by the limit that the server had when it was connected.
-    TooLarge(String),
+/// Messages whose result is verified before it is reported, at most those in flight.
+#[derive(Default)]
+struct Doubted {
+    /// The server takes it for a repeat of the one with this sequence, which may have been deleted.
+    duplicates: Vec<(InFlight, u64)>,
+    /// The client takes it for too large, by the limit that the server had when it was connected.
+    too_large: Vec<(InFlight, String)>,
 }
 
 /// The limit of another server, or of a changed configuration, is asked for at most so often.
@@ -86,16 +92,14 @@ impl Publisher {
             // None for a late ack: its message has timed out, and the retry is a duplicate.
             let Some(entry) = token.and_then(|token| self.remove(token)) else { continue };
             match read_ack(&reply, &self.link.stream) {
-                Ok(ack) if ack.duplicate => self.verify_first(entry, Doubt::Duplicate(ack.sequence)),
+                Ok(ack) if ack.duplicate => {
+                    self.doubted.lock().duplicates.push((entry, ack.sequence));
+                    self.doubt.notify_one();
+                }
                 Ok(ack) => entry.acknowledge(ack.sequence, false),
                 Err(failure) => entry.fail(&failure),
             }
         }
-    }
-
-    fn verify_first(&self, entry: InFlight, doubt: Doubt) {
-        self.doubted.lock().push((entry, doubt));
-        self.doubt.notify_one();
     }
 
     /// Reports the results that are verified first. `options` are for a second connection.
@@ -103,9 +107,7 @@ impl Publisher {
         let mut limit_known_at = None::<Instant>;
         loop {
             self.doubt.notified().await;
-            let doubted = std::mem::take(&mut *self.doubted.lock());
-            let (duplicates, too_large): (Vec<_>, Vec<_>) =
-                doubted.into_iter().partition(|(_, doubt)| matches!(doubt, Doubt::Duplicate(_)));
+            let Doubted { duplicates, too_large } = std::mem::take(&mut *self.doubted.lock());
             if !duplicates.is_empty() {
                 verify_duplicates(&probe, duplicates).await;
             }
@@ -124,11 +126,8 @@ impl Publisher {
                 // A client that has ended is not connected either.
                 let _ = self.link.client.force_reconnect().await;
             }
-            for (entry, doubt) in too_large {
-                match doubt {
-                    Doubt::TooLarge(error) if !raised => entry.fail(&Failure::TooLarge(error)),
-                    _ => entry.fail(&Failure::ConnectionLost),
-                }
+            for (entry, error) in too_large {
+                entry.fail(&if raised { Failure::ConnectionLost } else { Failure::TooLarge(error) });
             }
         }
     }
@@ -172,7 +171,7 @@ impl Publisher {
     }
 
     /// Puts a message into the client's queue without waiting. Messages are sent in the order of the calls.
-    pub(super) fn enqueue(&self, entry: InFlight, record: Record) {
+    pub(super) fn enqueue(&self, entry: InFlight, (headers, payload): (HeaderMap, Bytes)) {
         let (subject, losses) = (Arc::clone(&entry.destination.subject), entry.losses);
         let token = {
             let mut in_flight = self.in_flight.lock();
@@ -185,32 +184,30 @@ impl Publisher {
             in_flight.insert(token, (Instant::now() + self.timeout, entry));
             token
         };
-        let Record { headers, payload } = record;
         let reply = format!("{}.{token}", self.inbox);
         let Link { client, health, .. } = &*self.link;
         let sent = client.publish_with_reply_and_headers(subject.to_string(), reply, headers, payload);
         // Unconstrained: tokio's cooperative budget may otherwise delay a future that is ready.
-        let failure = match unconstrained(sent).now_or_never() {
-            Some(Ok(())) => None,
-            // The queue is full; nothing was enqueued.
-            None => Some(Failure::Busy),
-            Some(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                if let Some(entry) = self.remove(token) {
-                    self.verify_first(entry, Doubt::TooLarge(error.to_string()));
+        let error = match unconstrained(sent).now_or_never() {
+            Some(Ok(())) => {
+                // The expiry of that loss may have run before the entry was inserted.
+                if health.losses() != losses {
+                    self.lost_while_enqueuing.notify_one();
                 }
                 return;
             }
-            Some(Err(error)) => Some(Failure::Other(error.to_string())),
+            // The queue is full; nothing was enqueued.
+            None => None,
+            Some(Err(error)) => Some(error),
         };
-        match failure {
-            Some(failure) => {
-                if let Some(entry) = self.remove(token) {
-                    entry.fail(&failure);
-                }
+        let Some(entry) = self.remove(token) else { return };
+        match error {
+            None => entry.fail(&Failure::Busy),
+            Some(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                self.doubted.lock().too_large.push((entry, error.to_string()));
+                self.doubt.notify_one();
             }
-            // The expiry of that loss may have run before the entry was inserted.
-            None if health.losses() != losses => self.lost_while_enqueuing.notify_one(),
-            None => {}
+            Some(error) => entry.fail(&Failure::Other(error.to_string())),
         }
     }
 }
@@ -231,7 +228,7 @@ impl InFlight {
     /// Counts as in flight until it is settled.
     pub(super) fn new(handle: PublishHandle, destination: Arc<Destination>, link: &Arc<Link>) -> Self {
         let health = &link.health;
-        health.enqueued();
+        health.counters.in_flight.fetch_add(1, Ordering::Relaxed);
         let (losses, violations) = (health.losses(), health.violations.count());
         Self { handle: Some(handle), destination, losses, violations, link: Arc::clone(link) }
     }
@@ -259,19 +256,19 @@ impl InFlight {
     fn fail(self, failure: &Failure) {
         let Link { client, health, stream } = &*self.link;
         let lost = health.losses() != self.losses || client.connection_state() != State::Connected;
-        let last_error = health.last_error();
+        let last_error = health.known.lock().last_error.clone();
         let subject = &self.destination.subject;
         let at = Circumstances { subject, stream, lost, last_error: last_error.as_deref() };
         let error = failure.to_publish_error(at);
+        match error {
+            PublishError::Refused { .. } => health.nudge_monitor(),
+            PublishError::Timeout { .. } => health.timed_out(),
+            _ => {}
+        }
         self.settle(Err(error));
     }
 
     fn settle(mut self, result: PublishResult) {
-        match result {
-            Err(PublishError::Refused { .. }) => self.link.health.nudge_monitor(),
-            Err(PublishError::Timeout { .. }) => self.link.health.timed_out(),
-            _ => {}
-        }
         if let Some(handle) = self.handle.take() {
             handle.settle(result);
         }
@@ -282,21 +279,20 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         // Settled before it is counted: a flush that counts none has seen every result.
         drop(self.handle.take());
-        self.link.health.settled();
+        self.link.health.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Acknowledges the messages that the stream takes for repeats, if it still has what they repeat. Where consumed
 /// messages are deleted, or the stream may not be asked, the server is believed.
-async fn verify_duplicates(probe: &Probe, duplicates: Vec<(InFlight, Doubt)>) {
+async fn verify_duplicates(probe: &Probe, duplicates: Vec<(InFlight, u64)>) {
     let mut info = probe.info(false).await;
     if let Ok(Response::Ok(found)) = &info
         && found.state.deleted_count.is_some_and(|count| count > 0)
     {
         info = probe.info(true).await;
     }
-    for (entry, doubt) in duplicates {
-        let Doubt::Duplicate(sequence) = doubt else { continue };
+    for (entry, sequence) in duplicates {
         let failure = match &info {
             Ok(Response::Ok(info))
                 if info.config.retention == RetentionPolicy::Limits && !has(&info.state, sequence) =>
@@ -336,9 +332,51 @@ fn read_ack(reply: &async_nats::Message, stream: &str) -> Result<PublishAck, Fai
     }
 }
 
+/// What the binding percent-encodes in a header value, in addition to everything that is not ASCII.
+const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+
+/// Headers and payload of a message in the content mode, or structured if it must be. The error is a header that NATS
+/// does not accept.
+pub(super) fn encode_record(
+    message: &Message,
+    mode: ContentMode,
+    stream: &str,
+) -> Result<(HeaderMap, Bytes), async_nats::Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.dedup_key)?);
+    headers.insert(NATS_EXPECTED_STREAM, HeaderValue::from_str(stream)?);
+    let event = &message.event;
+    if mode == ContentMode::Structured || message.structured_only {
+        let name = HeaderName::from_str("Content-Type")?;
+        headers.insert(name, HeaderValue::from_str(structured::CONTENT_TYPE)?);
+        return Ok((headers, structured::encode(event).into()));
+    }
+    let content_type = event.get(Attribute::DataContentType).map(|value| ("datacontenttype", value));
+    for (name, value) in event.binary_headers().chain(content_type) {
+        let name = HeaderName::from_str(&format!("ce-{name}"))?;
+        headers.insert(name, HeaderValue::from_str(&Cow::from(utf8_percent_encode(value, ENCODED)))?);
+    }
+    Ok((headers, event.data().bytes().clone()))
+}
+
+/// A message as the stream would store it.
+pub(in crate::bus) fn encode(
+    message: &Message,
+    mode: ContentMode,
+    stream: &str,
+) -> Result<EncodedMessage, String> {
+    let (headers, payload) = encode_record(message, mode, stream).map_err(|error| error.to_string())?;
+    let all = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let mut headers: Vec<_> = all.map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    // The client keeps them unordered.
+    headers.sort();
+    Ok(EncodedMessage { headers, payload: payload.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cloudevent::Data;
 
     fn reply(payload: &'static str, status: Option<StatusCode>) -> async_nats::Message {
         async_nats::Message {
@@ -367,5 +405,61 @@ mod tests {
         let refused =
             read(r#"{"error":{"code":503,"err_code":10077,"description":"no"},"stream":"","seq":0}"#, None);
         assert!(matches!(refused, Err(Failure::Server(error)) if error.error_code().0 == 10077));
+    }
+
+    fn message(structured_only: bool) -> Message {
+        let data = Data::Json(Bytes::from_static(b"{\"a\":1}"));
+        let mut event = crate::cloudevent::CloudEvent::new("1", &["urn:x"], data);
+        event.set(Attribute::Type, "com.attio.record.created");
+        event.set(Attribute::DataContentType, "application/json");
+        event.set(Attribute::PartitionKey, "50 % \"é\"");
+        let destination =
+            Destination { address: "attio.record".into(), subject: "attio.record.created".into() };
+        Message { destination: Arc::new(destination), event, dedup_key: "0".repeat(32), structured_only }
+    }
+
+    fn headers((headers, _): &(HeaderMap, Bytes)) -> BTreeMap<String, String> {
+        let text = |values: &[HeaderValue]| values.iter().map(HeaderValue::to_string).collect::<String>();
+        headers.iter().map(|(name, values)| (name.to_string(), text(values))).collect()
+    }
+
+    fn expected(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let always = [("Nats-Msg-Id", "00000000000000000000000000000000"), ("Nats-Expected-Stream", "ATTIO")];
+        always.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn structured_mode_has_only_the_media_type_header() {
+        let record = encode_record(&message(false), ContentMode::Structured, "ATTIO").unwrap();
+        let media_type = ("Content-Type", "application/cloudevents+json; charset=UTF-8");
+        assert_eq!(headers(&record), expected(&[media_type]));
+        assert!(record.1.ends_with(b",\"data\":{\"a\":1}}"));
+    }
+
+    #[test]
+    fn binary_mode_has_attributes_as_headers_and_data_as_payload() {
+        let record = encode_record(&message(false), ContentMode::Binary, "ATTIO").unwrap();
+        assert_eq!(record.1, "{\"a\":1}");
+        let attributes = [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "1"),
+            ("ce-source", "urn:x"),
+            ("ce-type", "com.attio.record.created"),
+            ("ce-datacontenttype", "application/json"),
+            ("ce-partitionkey", "50%20%25%20%22%C3%A9%22"),
+        ];
+        assert_eq!(headers(&record), expected(&attributes));
+    }
+
+    #[test]
+    fn quarantine_is_structured_in_binary_mode() {
+        let record = encode_record(&message(true), ContentMode::Binary, "ATTIO").unwrap();
+        assert!(record.1.starts_with(b"{\"specversion\":\"1.0\""));
+        assert_eq!(record.0.len(), 3);
+    }
+
+    #[test]
+    fn line_break_in_a_header_value_is_an_error() {
+        assert!(encode_record(&message(false), ContentMode::Structured, "A\r\nB").is_err());
     }
 }

@@ -20,23 +20,18 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::connect;
-use super::options::Options;
+use super::{Options, connect};
 use crate::bus::error::ReadError;
 use crate::bus::read::{Begin, Item, Plan, Position, Sink};
 
 /// After this the server deletes the consumer of a reader that was killed.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
-
 /// Between two attempts to create a consumer.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
-
 /// How long the server may take to delete the consumer.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Messages that are requested at a time, each up to the server's max_payload.
 const BATCH: usize = 200;
-
 /// The same for a reader that does not follow: it may read the bodies of a large quarantine.
 const SMALL_BATCH: usize = 16;
 
@@ -84,7 +79,7 @@ pub async fn read(
 }
 
 fn broken(reason: impl Into<String>) -> ReadError {
-    ReadError::Broker { bus: "nats", reason: reason.into() }
+    ReadError::broker("nats", reason)
 }
 
 /// The last error of the server. A missing permission is reported separately; the request gets no reply.
@@ -121,14 +116,6 @@ struct Feed {
     next: u64,
 }
 
-/// Why a feed ended.
-enum End {
-    /// Everything was read, or the reader is gone.
-    Done,
-    /// The consumer, or a message, was lost.
-    Lost(String),
-}
-
 impl Worker {
     /// Creates a consumer behind what was read.
     async fn create_consumer(&mut self) -> Result<Feed, String> {
@@ -161,8 +148,7 @@ impl Worker {
 
     /// Reads until the end of what was asked for.
     async fn run(&mut self, mut feed: Feed, sink: &Sink) {
-        loop {
-            let End::Lost(why) = self.drain(&mut feed, sink).await else { return };
+        while let Err(why) = self.drain(&mut feed, sink).await {
             tracing::debug!("creating a new consumer: {why}");
             self.delete_consumer().await;
             feed = loop {
@@ -180,34 +166,26 @@ impl Worker {
         }
     }
 
-    async fn drain(&mut self, feed: &mut Feed, sink: &Sink) -> End {
+    /// Ends when everything was read, or the reader is gone. The error is how the consumer, or a message, was lost.
+    async fn drain(&mut self, feed: &mut Feed, sink: &Sink) -> Result<(), String> {
         while self.follow || feed.pending > 0 {
             let message = tokio::select! {
                 message = feed.messages.next() => message,
                 // A pull request on the lost connection may never be answered.
-                () = self.reconnected.notified() => return End::Lost("the connection was lost".into()),
+                () = self.reconnected.notified() => return Err("the connection was lost".into()),
             };
-            let message = match message {
-                Some(Ok(message)) => message,
-                Some(Err(error)) => return End::Lost(error.to_string()),
-                None => return End::Lost("the consumer has ended".into()),
-            };
-            let (consumer_sequence, item) = match item(&message) {
-                Ok(read) => read,
-                Err(error) => return End::Lost(error.to_string()),
-            };
+            let message = message.ok_or("the consumer has ended")?.map_err(|error| error.to_string())?;
+            let (consumer_sequence, sequence, item) = item(&message).map_err(|error| error.to_string())?;
             if consumer_sequence != feed.next {
-                return End::Lost(format!("message {} of the consumer is missing", feed.next));
+                return Err(format!("message {} of the consumer is missing", feed.next));
             }
-            if let Position::Nats { sequence } = item.position {
-                self.last = Some(sequence);
-            }
+            self.last = Some(sequence);
             (feed.next, feed.pending) = (consumer_sequence + 1, feed.pending.saturating_sub(1));
             if sink.send(Ok(item)).await.is_err() {
-                return End::Done;
+                break;
             }
         }
-        End::Done
+        Ok(())
     }
 
     async fn delete_consumer(&self) {
@@ -220,8 +198,8 @@ impl Worker {
     }
 }
 
-/// The message and its consumer sequence.
-fn item(message: &Message) -> Result<(u64, Item), async_nats::Error> {
+/// Its sequence in the consumer and in the stream, and the message.
+fn item(message: &Message) -> Result<(u64, u64, Item), async_nats::Error> {
     let info = message.info()?;
     let headers = message.headers.iter().flat_map(|headers| headers.iter());
     let headers = headers.flat_map(|(name, values)| {
@@ -235,5 +213,5 @@ fn item(message: &Message) -> Result<(u64, Item), async_nats::Error> {
         stored_at: Some(info.published),
         position: Position::Nats { sequence: info.stream_sequence },
     };
-    Ok((info.consumer_sequence, item))
+    Ok((info.consumer_sequence, info.stream_sequence, item))
 }

@@ -5,8 +5,8 @@ use serde_json::{Value as Json, json};
 
 use super::{PRINCIPAL, quoted, quoted_all};
 use crate::bus::inspect::Requirements;
-use crate::bus::nats::options::{Auth, Ensure, Options};
 use crate::bus::nats::stream_config;
+use crate::bus::nats::{Auth, Ensure, Options};
 
 /// The server's default `max_payload`. Source: the NATS server's configuration.
 const DEFAULT_MAX_PAYLOAD: usize = 1_048_576;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
+use super::INSTANT;
 use super::sources::{is_known_type, unknown_type};
-use super::{INSTANT, value};
 use crate::attio::types::normalized;
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
 use crate::config::SecretFile;
-use crate::config::diagnostics::{Diagnostics, Given, nearest};
+use crate::config::diagnostics::{Diagnostics, nearest};
 use crate::config::kinds::{
     Boolean, Description, FilePath, Form, Kind, Parsed, Pattern, Secret, Text, TimeSpan,
 };
@@ -43,7 +43,7 @@ What Attio sends. Required. A filter is Attio's own, or by slug: { list = \"sale
 { object = \"deals\", attribute = \"stage\" }.";
 
 keys! {
-    Attio {
+    Attio => Options {
         /// Key of Attio's API; also ATTIO_API_KEY or ATTIO_API_KEY_FILE.
         api_key: Secret like "change-me";
         /// Address of the API.
@@ -101,9 +101,8 @@ impl Kind for Object {
 }
 
 pub fn options(section: &mut Section<'_>) -> Options {
-    let keys = Attio::read(section);
-    let api_url = keys.api_url.value.trim_end_matches('/').to_owned();
-    Options { api_key: value(keys.api_key), api_url, timeout: keys.timeout.value }
+    let options = Attio::read(section);
+    Options { api_url: options.api_url.trim_end_matches('/').to_owned(), ..options }
 }
 
 /// Warns of a `secret_file` that is no secret of its source: what Attio signs with its content would be refused.
@@ -119,52 +118,41 @@ pub fn check_secret_files(diagnostics: &Diagnostics, webhooks: &[WebhookOptions]
              \"{}\", file = \"{file}\" }} to sources.{name}.secrets, or name one of its files here",
             webhook.name
         );
-        diagnostics.warning(&key, diagnostics.origin_of(&key).as_ref(), message);
+        diagnostics.warn(&key, message);
     }
 }
 
 /// Reads `[[webhooks]]`; `sources` are the names of the sources.
 pub fn webhooks(sections: Vec<Section<'_>>, sources: &[&str]) -> Vec<WebhookOptions> {
-    let mut taken = Taken::default();
-    sections.into_iter().map(|mut section| webhook(&mut section, sources, &mut taken)).collect()
-}
-
-/// What no two webhooks may share.
-#[derive(Default)]
-struct Taken {
-    names: BTreeSet<String>,
-    urls: BTreeSet<String>,
-}
-
-fn webhook(section: &mut Section<'_>, sources: &[&str], taken: &mut Taken) -> WebhookOptions {
-    let diagnostics = section.diagnostics();
-    let keys = Webhook::read(section);
-    if let Some(name) = &keys.name
-        && !taken.names.insert(name.value.clone())
-    {
-        diagnostics.refuse(name, format!("another webhook is already called {:?}; rename one", name.value));
-    }
-    if let Some(source) = &keys.source
-        && !sources.contains(&&*source.value)
-    {
-        let meant = nearest(&source.value, sources.iter().copied());
-        diagnostics
-            .refuse(source, format!("there is no source {:?}; add [sources.{0}]{meant}", source.value));
-    }
-    if let Some(target) = &keys.target_url
-        && !taken.urls.insert(normalized(&target.value))
-    {
-        diagnostics.refuse(target, "another webhook has this target_url, which identifies a webhook");
-    }
-    let text = |given: Option<Given<String>>| value(given).unwrap_or_default();
-    WebhookOptions {
-        name: text(keys.name),
-        source: text(keys.source),
-        target_url: text(keys.target_url),
-        subscriptions: subscriptions(section),
-        secret_file: value(keys.secret_file),
-        recreate: keys.recreate.value,
-    }
+    let (mut names, mut urls) = (BTreeSet::new(), BTreeSet::new());
+    let webhook = |mut section: Section<'_>| {
+        let keys = Webhook::read(&mut section);
+        if let Some(name) = &keys.name
+            && !names.insert(name.clone())
+        {
+            section.refuse("name", format!("another webhook is already called {name:?}; rename one"));
+        }
+        if let Some(source) = &keys.source
+            && !sources.contains(&&**source)
+        {
+            let meant = nearest(source, sources.iter().copied());
+            section.refuse("source", format!("there is no source {source:?}; add [sources.{source}]{meant}"));
+        }
+        if let Some(target) = &keys.target_url
+            && !urls.insert(normalized(target))
+        {
+            section.refuse("target_url", "another webhook has this target_url, which identifies a webhook");
+        }
+        WebhookOptions {
+            name: keys.name.unwrap_or_default(),
+            source: keys.source.unwrap_or_default(),
+            target_url: keys.target_url.unwrap_or_default(),
+            subscriptions: subscriptions(&mut section),
+            secret_file: keys.secret_file,
+            recreate: keys.recreate,
+        }
+    };
+    sections.into_iter().map(webhook).collect()
 }
 
 fn subscriptions(section: &mut Section<'_>) -> Vec<Subscription> {
@@ -173,20 +161,16 @@ fn subscriptions(section: &mut Section<'_>) -> Vec<Subscription> {
         let message = "required, as in subscriptions = [{ event_type = \"record.created\" }]";
         section.missing("subscriptions", message);
     }
-    sections.into_iter().filter_map(|mut section| subscription(&mut section)).collect()
-}
-
-fn subscription(section: &mut Section<'_>) -> Option<Subscription> {
-    let diagnostics = section.diagnostics();
-    let keys = SubscriptionKeys::read(section);
-    if let Some(filter) = &keys.filter
-        && let Err(reason) = filter::parse(&filter.value)
-    {
-        diagnostics.refuse(filter, format!("the filter {reason}"));
-    }
-    let event_type = keys.event_type?;
-    if !is_known_type(&event_type.value) {
-        diagnostics.warn(&event_type, unknown_type(&event_type.value, ""));
-    }
-    Some(Subscription { event_type: event_type.value, filter: value(keys.filter) })
+    let subscription = |mut section: Section<'_>| {
+        let SubscriptionKeys { event_type, filter } = SubscriptionKeys::read(&mut section);
+        if let Some(Err(reason)) = filter.as_ref().map(filter::parse) {
+            section.refuse("filter", format!("the filter {reason}"));
+        }
+        let event_type = event_type?;
+        if !is_known_type(&event_type) {
+            section.warn("event_type", unknown_type(&event_type, ""));
+        }
+        Some(Subscription { event_type, filter })
+    };
+    sections.into_iter().filter_map(subscription).collect()
 }

@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{DAY, HOUR, INSTANT, size};
-use crate::config::diagnostics::Given;
+use super::{DAY, HOUR, INSTANT};
 use crate::config::kinds::{Form, Integer, Pattern, TimeSpan};
 use crate::config::section::{Section, keys};
 use crate::http::Options;
 use crate::shutdown;
 
-const GIBIBYTE: u64 = 1 << 30;
+const GIBIBYTE: usize = 1 << 30;
 
 /// How long Attio waits for an answer.
 const SENDER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,14 +21,14 @@ const ADDRESS: Pattern = Pattern {
 };
 
 keys! {
-    Http {
+    Http => Options {
         /// Address of the public listener, host:port. Port 0 takes a free one; the log line `listening`
         /// names it.
         listen: Form(&ADDRESS) = "0.0.0.0:8080";
         /// Largest body in bytes; a larger one is answered 413. At most max_in_flight_bytes.
-        max_body_bytes: Integer(1..=GIBIBYTE) = "524288";
+        max_body_bytes: Integer<usize>(1..=GIBIBYTE) = "524288";
         /// Largest request head in bytes; a larger one is answered 431.
-        max_header_bytes: Integer(1024..=1_048_576) = "16384";
+        max_header_bytes: Integer<usize>(1024..=1_048_576) = "16384";
         /// From the first byte of a request to the end of its head.
         header_timeout: TimeSpan(INSTANT..=HOUR) = "5s";
         /// From the end of the head to the end of the body; then 408. Shorter than answer_timeout.
@@ -40,11 +39,11 @@ keys! {
         /// From the end of the head to the answer; then 503. Attio waits 5 s.
         answer_timeout: TimeSpan(INSTANT..=HOUR) = "4s";
         /// Most connections open at once.
-        max_connections: Integer(1..=10_000_000) = "10000";
+        max_connections: Integer<usize>(1..=10_000_000) = "10000";
         /// Most deliveries in flight at once; more are answered 503 with Retry-After.
-        max_in_flight: Integer(1..=10_000_000) = "1024";
+        max_in_flight: Integer<usize>(1..=10_000_000) = "1024";
         /// Most bytes of the bodies of those deliveries.
-        max_in_flight_bytes: Integer(1..=1024 * GIBIBYTE) = "67108864";
+        max_in_flight_bytes: Integer<usize>(1..=1024 * GIBIBYTE) = "67108864";
     }
 }
 
@@ -56,7 +55,7 @@ keys! {
 }
 
 keys! {
-    Shutdown {
+    Shutdown => shutdown::Options {
         /// How long to keep serving once /readyz answers 503, so that load balancers notice.
         delay: TimeSpan(Duration::ZERO..=HOUR) = "0s";
         /// How long to wait for deliveries in flight; then exit 1.
@@ -67,63 +66,43 @@ keys! {
 keys! {
     Runtime {
         /// Threads that serve requests. If not set, one per core that the process may use.
-        workers: Integer(1..=1024) like "4";
+        workers: Integer<usize>(1..=1024) like "4";
     }
 }
 
-/// Reads `[http]`; the address with its origin.
-pub fn http(section: &mut Section<'_>) -> (Options, Given<String>) {
-    let keys = Http::read(section);
-    let diagnostics = section.diagnostics();
-    let (body, all) = (&keys.max_body_bytes, &keys.max_in_flight_bytes);
-    if body.value > all.value {
+pub fn http(section: &mut Section<'_>) -> Options {
+    let options = Http::read(section);
+    let (body, all) = (options.max_body_bytes, options.max_in_flight_bytes);
+    if body > all {
         let message = format!(
-            "{} is more than http.max_in_flight_bytes ({}), so such a body would always be refused; lower it, or \
-             raise http.max_in_flight_bytes",
-            body.value, all.value
+            "{body} is more than http.max_in_flight_bytes ({all}), so such a body would always be refused; lower it, \
+             or raise http.max_in_flight_bytes"
         );
-        diagnostics.refuse(body, message);
+        section.refuse("max_body_bytes", message);
     }
-    if keys.body_timeout.value >= keys.answer_timeout.value {
+    if options.body_timeout >= options.answer_timeout {
         let message = "leaves no time for the broker; make it shorter than http.answer_timeout";
-        diagnostics.warn(&keys.body_timeout, message);
+        section.warn("body_timeout", message);
     }
-    if keys.answer_timeout.value >= SENDER_TIMEOUT {
+    if options.answer_timeout >= SENDER_TIMEOUT {
         let message = "Attio waits 5s for an answer and counts a later one as a failure; make it shorter";
-        diagnostics.warn(&keys.answer_timeout, message);
+        section.warn("answer_timeout", message);
     }
-    let options = Options {
-        listen: keys.listen.value.clone(),
-        max_body_bytes: size(&keys.max_body_bytes),
-        max_header_bytes: size(&keys.max_header_bytes),
-        header_timeout: keys.header_timeout.value,
-        body_timeout: keys.body_timeout.value,
-        idle_timeout: keys.idle_timeout.value,
-        answer_timeout: keys.answer_timeout.value,
-        max_connections: size(&keys.max_connections),
-        max_in_flight: size(&keys.max_in_flight),
-        max_in_flight_bytes: size(&keys.max_in_flight_bytes),
-    };
-    (options, keys.listen)
+    options
 }
 
-/// Reads `[admin]`: the address of the admin listener. `public` is the one of the public listener.
-pub fn admin(section: &mut Section<'_>, public: Option<&Given<String>>) -> String {
+/// The address of the admin listener; `public` is the one of the public listener.
+pub fn admin(section: &mut Section<'_>, public: Option<&str>) -> String {
     let listen = Admin::read(section).listen;
-    if public.is_some_and(|public| public.value == listen.value) && !listen.value.ends_with(":0") {
-        let message = format!("{} is also http.listen; give each listener its own address", listen.value);
-        section.diagnostics().refuse(&listen, message);
+    if public == Some(&*listen) && !listen.ends_with(":0") {
+        let message = format!("{listen} is also http.listen; give each listener its own address");
+        section.refuse("listen", message);
     }
-    listen.value
+    listen
 }
 
-pub fn shutdown(section: &mut Section<'_>) -> shutdown::Options {
-    let keys = Shutdown::read(section);
-    shutdown::Options { delay: keys.delay.value, drain_timeout: keys.drain_timeout.value }
-}
-
-pub fn runtime(section: &mut Section<'_>) -> Option<usize> {
-    Runtime::read(section).workers.as_ref().map(size)
+pub fn workers(section: &mut Section<'_>) -> Option<usize> {
+    Runtime::read(section).workers
 }
 
 /// `host:port`, the host an IP address (version 6 in brackets) or a name.

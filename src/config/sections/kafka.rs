@@ -7,10 +7,10 @@ use rdkafka::error::KafkaError;
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
-use super::{CENTURY, DAY, Entries, INSTANT, paired, readable, value};
+use super::{CENTURY, DAY, Entries, INSTANT, TLS_FILES, tls_files};
+use crate::bounded_file;
 use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
-use crate::config::diagnostics::{Diagnostics, Given};
-use crate::config::files;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
     Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan, words,
 };
@@ -82,17 +82,17 @@ keys! {
 }
 
 keys! {
-    TopicKeys {
+    TopicKeys => Topics {
         /// "verify": the log names a missing topic, and the bridge is not ready. "create": it is created.
         /// "off": neither.
         ensure: Choice<Ensure>(&ENSURE, Case::Exact) = "verify";
         /// Partitions of topics that are created, by the bridge or by what `attio-bridge topics` prints.
         /// If not set, the broker's default; likewise below.
-        partitions: Integer(1..=100_000) like "6";
+        partitions: Integer<i32>(1..=100_000) like "6";
         /// Replicas of those topics.
-        replication_factor: Integer(1..=32_767) like "3";
+        replication_factor: Integer<i32>(1..=32_767) like "3";
         /// Replicas that must have a message before it is acknowledged. At most replication_factor.
-        min_insync_replicas: Integer(1..=32_767) like "2";
+        min_insync_replicas: Integer<u32>(1..=32_767) like "2";
         /// How long those topics keep messages.
         retention: TimeSpan(INSTANT..=CENTURY) like "168h";
     }
@@ -108,44 +108,41 @@ impl Options {
 
 /// Reads `[kafka]`; `used` says whether it is the bus.
 pub fn read(section: &mut Section<'_>, used: bool) -> Options {
-    let diagnostics = section.diagnostics();
     let keys = Kafka::read(section);
     if used {
-        check_servers(diagnostics, keys.bootstrap_servers.as_ref());
-        check_access(diagnostics, &keys);
+        check_servers(section, keys.bootstrap_servers.as_deref().unwrap_or_default());
+        check_access(section, &keys);
     }
-    if keys.linger.value >= keys.publish_timeout.value {
-        diagnostics.refuse(&keys.linger, "must be shorter than kafka.publish_timeout");
+    if keys.linger >= keys.publish_timeout {
+        section.refuse("linger", "must be shorter than kafka.publish_timeout");
     }
     let properties = properties(&mut section.section("properties"), used);
-    if used {
-        check_token(diagnostics, keys.sasl_mechanism.as_ref(), &properties);
+    if used && keys.sasl_mechanism == Some("OAUTHBEARER") {
+        check_token(section, &properties);
     }
-    let topics = topics(&mut section.section("topics"));
     Options {
-        bootstrap_servers: value(keys.bootstrap_servers).unwrap_or_default().join(","),
-        security_protocol: value(keys.security_protocol).map(String::from),
-        sasl_mechanism: value(keys.sasl_mechanism).map(String::from),
-        sasl_username: value(keys.sasl_username),
-        sasl_password: value(keys.sasl_password),
-        ca_file: value(keys.ca_file),
-        cert_file: value(keys.cert_file),
-        key_file: value(keys.key_file),
-        publish_timeout: keys.publish_timeout.value,
-        linger: keys.linger.value,
+        bootstrap_servers: keys.bootstrap_servers.unwrap_or_default().join(","),
+        security_protocol: keys.security_protocol.map(String::from),
+        sasl_mechanism: keys.sasl_mechanism.map(String::from),
+        sasl_username: keys.sasl_username,
+        sasl_password: keys.sasl_password,
+        ca_file: keys.ca_file,
+        cert_file: keys.cert_file,
+        key_file: keys.key_file,
+        publish_timeout: keys.publish_timeout,
+        linger: keys.linger,
         properties,
-        topics,
+        topics: topics(&mut section.section("topics")),
     }
 }
 
-fn check_servers(diagnostics: &Diagnostics, servers: Option<&Given<Vec<String>>>) {
-    let Some(given) = servers.filter(|given| !given.value.is_empty()) else {
+fn check_servers(section: &Section<'_>, servers: &[String]) {
+    if servers.is_empty() {
         let message = "required for Kafka: host:port of one or more brokers, as in bootstrap_servers = \
                        \"localhost:9092\" (also ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS, comma separated)";
-        return diagnostics.required("kafka.bootstrap_servers", None, message);
-    };
-    if let Some(message) = given.value.iter().find_map(|server| misspelt(server)) {
-        diagnostics.refuse(given, message);
+        section.diagnostics().required("kafka.bootstrap_servers", None, message);
+    } else if let Some(message) = servers.iter().find_map(|server| misspelt(server)) {
+        section.refuse("bootstrap_servers", message);
     }
 }
 
@@ -183,68 +180,55 @@ fn misspelt(server: &str) -> Option<String> {
     Some(format!("expects host:port {excess}: write {address:?}{}", protocol.unwrap_or_default()))
 }
 
-fn check_access(diagnostics: &Diagnostics, keys: &Kafka) {
-    let protocol = keys.security_protocol.as_ref().map_or("plaintext", |given| given.value);
+fn check_access(section: &Section<'_>, keys: &Kafka) {
+    let protocol = keys.security_protocol.unwrap_or("plaintext");
+    let without_effect = |name: &str, needed: &str| {
+        let message = format!(
+            "has no effect with security_protocol {protocol}; set kafka.security_protocol to {needed}, or remove it"
+        );
+        section.refuse(name, message);
+    };
+    let login = [
+        ("sasl_mechanism", keys.sasl_mechanism.is_some()),
+        ("sasl_username", keys.sasl_username.is_some()),
+        ("sasl_password", keys.sasl_password.is_some()),
+    ];
     if protocol.starts_with("sasl_") {
-        check_login(diagnostics, keys);
+        check_login(section.diagnostics(), keys);
     } else {
-        let message = without_effect(protocol, "\"sasl_ssl\" or \"sasl_plaintext\"");
-        refuse(diagnostics, keys.sasl_mechanism.as_ref(), &message);
-        refuse(diagnostics, keys.sasl_username.as_ref(), &message);
-        refuse(diagnostics, keys.sasl_password.as_ref(), &message);
+        let set = login.into_iter().filter(|(_, set)| *set);
+        set.for_each(|(name, _)| without_effect(name, "\"sasl_ssl\" or \"sasl_plaintext\""));
     }
-    for file in [&keys.ca_file, &keys.cert_file, &keys.key_file] {
-        readable(diagnostics, file.as_ref());
-        if !protocol.ends_with("ssl") {
-            refuse(diagnostics, file.as_ref(), &without_effect(protocol, "\"ssl\" or \"sasl_ssl\""));
-        }
-    }
-    paired(diagnostics, keys.cert_file.as_ref(), keys.key_file.as_ref());
-}
-
-fn without_effect(protocol: &str, needed: &str) -> String {
-    format!(
-        "has no effect with security_protocol {protocol}; set kafka.security_protocol to {needed}, or remove it"
-    )
-}
-
-fn refuse<T>(diagnostics: &Diagnostics, given: Option<&Given<T>>, message: &str) {
-    if let Some(given) = given {
-        diagnostics.refuse(given, message);
+    let files = [keys.ca_file.as_deref(), keys.cert_file.as_deref(), keys.key_file.as_deref()];
+    tls_files(section, files);
+    if !protocol.ends_with("ssl") {
+        let set = TLS_FILES.into_iter().zip(files).filter(|(_, file)| file.is_some());
+        set.for_each(|(name, _)| without_effect(name, "\"ssl\" or \"sasl_ssl\""));
     }
 }
 
 fn check_login(diagnostics: &Diagnostics, keys: &Kafka) {
-    let Some(mechanism) = &keys.sasl_mechanism else {
+    let Some(mechanism) = keys.sasl_mechanism else {
         let message =
             format!("required with a sasl protocol: one of {}", MECHANISMS.map(|(name, _)| name).join(", "));
         return diagnostics.required("kafka.sasl_mechanism", None, message);
     };
-    if mechanism.value == "OAUTHBEARER" {
-        return;
-    }
-    let message = format!("required with sasl_mechanism {}", mechanism.value);
-    if keys.sasl_username.is_none() {
-        diagnostics.required("kafka.sasl_username", None, &*message);
-    }
-    if keys.sasl_password.is_none() {
-        diagnostics.required("kafka.sasl_password", None, message);
+    let needed = [
+        ("kafka.sasl_username", keys.sasl_username.is_none()),
+        ("kafka.sasl_password", keys.sasl_password.is_none()),
+    ];
+    for (key, _) in needed.into_iter().filter(|(_, missing)| *missing && mechanism != "OAUTHBEARER") {
+        diagnostics.required(key, None, format!("required with sasl_mechanism {mechanism}"));
     }
 }
 
 /// Checks where OAUTHBEARER gets its tokens.
-fn check_token(
-    diagnostics: &Diagnostics,
-    mechanism: Option<&Given<&str>>,
-    properties: &BTreeMap<String, String>,
-) {
-    if let Some(mechanism) = mechanism.filter(|given| given.value == "OAUTHBEARER")
-        && properties.get("enable.sasl.oauthbearer.unsecure.jwt").is_none_or(|value| value != "true")
-    {
+fn check_token(section: &Section<'_>, properties: &BTreeMap<String, String>) {
+    if properties.get("enable.sasl.oauthbearer.unsecure.jwt").is_none_or(|value| value != "true") {
         let message = "this build has no way to fetch a token (librdkafka needs libcurl for OIDC); it can make \
                        unsecured ones, with the properties enable.sasl.oauthbearer.unsecure.jwt and \
                        sasl.oauthbearer.config; else use SCRAM or a client certificate";
-        diagnostics.refuse(mechanism, message);
+        section.refuse("sasl_mechanism", message);
     }
 }
 
@@ -299,7 +283,7 @@ fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String
     let text = match &node.value {
         Value::ReadFrom(path) => {
             diagnostics.file(path.as_ref());
-            files::read_secret(path.as_ref())?.expose_secret().to_owned()
+            bounded_file::read_secret(path.as_ref())?.expose_secret().to_owned()
         }
         _ => Scalar.parse(node, diagnostics)?.0,
     };
@@ -321,20 +305,13 @@ fn accepted(name: &str, text: &str) -> Result<(), String> {
 }
 
 fn topics(section: &mut Section<'_>) -> Topics {
-    let keys = TopicKeys::read(section);
-    if let (Some(least), Some(all)) = (&keys.min_insync_replicas, &keys.replication_factor)
-        && least.value > all.value
+    let topics = TopicKeys::read(section);
+    if let (Some(least), Some(all)) = (topics.min_insync_replicas, topics.replication_factor)
+        && i64::from(least) > i64::from(all)
     {
         let message =
-            format!("is more than kafka.topics.replication_factor ({}): nothing could be written", all.value);
-        section.diagnostics().refuse(least, message);
+            format!("is more than kafka.topics.replication_factor ({all}): nothing could be written");
+        section.refuse("min_insync_replicas", message);
     }
-    let number = |given: Given<u64>| i32::try_from(given.value).expect("the range of the key fits");
-    Topics {
-        ensure: keys.ensure.value,
-        partitions: keys.partitions.map(number),
-        replication_factor: keys.replication_factor.map(number),
-        min_insync_replicas: keys.min_insync_replicas.map(|given| number(given).unsigned_abs()),
-        retention: value(keys.retention),
-    }
+    topics
 }

@@ -13,11 +13,12 @@ mod nats;
 pub mod route;
 pub mod sources;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
-use super::diagnostics::{Diagnostics, Given};
-use super::files;
+use serde_json::{Value as Json, json};
+
+use super::diagnostics::Diagnostics;
 use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
 use super::section::{Key, Section, keys};
 use super::tree::Origin;
@@ -31,7 +32,6 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// A table of the file: its keys and its documentation.
 pub struct Declaration {
     /// Its path: `*` is a name of the operator's, `[]` a list of tables.
     pub path: &'static str,
@@ -62,7 +62,6 @@ pub enum Example {
     Inline(&'static str),
 }
 
-/// All tables, in the order of the example.
 pub static TABLES: [Declaration; 21] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
@@ -136,7 +135,7 @@ pub fn is_secret(path: &[&str]) -> bool {
     if let ["kafka", "properties", name] = path {
         return kafka::is_secret_property(name);
     }
-    key(path).is_some_and(|key| key.kind.description().secret)
+    key(path).is_some_and(|key| key.description().secret)
 }
 
 /// Whether the value of a key may be shown: the key is declared, and no secret.
@@ -144,7 +143,7 @@ pub fn is_open(path: &[&str]) -> bool {
     let Some((name, table)) = path.split_last() else { return false };
     let entry =
         |table: &Declaration| table.entries.as_ref().is_some_and(|entries| (entries.names)().contains(name));
-    key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.kind.description().secret)
+    key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.description().secret)
 }
 
 /// Whether a table or a key of that name is declared anywhere.
@@ -158,14 +157,75 @@ fn key(path: &[&str]) -> Option<&'static Key> {
     declaration(table)?.keys.iter().find(|key| key.name() == *name)
 }
 
+/// The JSON Schema of the file, draft 2020-12.
+pub fn schema() -> Json {
+    let mut root = object("The configuration of attio-bridge.");
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("attio-bridge");
+    for table in &TABLES {
+        let at = table.path.split('.').fold(&mut root, child);
+        at["description"] = json!(table.doc);
+        for key in table.keys {
+            at["properties"][key.name()] = key_schema(key);
+        }
+        let required: Vec<_> = table.keys.iter().filter(|key| key.required).map(Key::name).collect();
+        if !required.is_empty() {
+            at["required"] = json!(required);
+        }
+        let Some(entries) = &table.entries else { continue };
+        let (names, schema) = ((entries.names)(), entries.kind.description().schema);
+        if names.is_empty() {
+            // TOML nests `socket.keepalive.enable`.
+            at["additionalProperties"] = json!({ "anyOf": [schema, { "type": "object" }] });
+        }
+        for name in names {
+            at["properties"][name] = schema.clone();
+        }
+    }
+    root
+}
+
+fn object(description: &str) -> Json {
+    json!({ "description": description, "type": "object", "additionalProperties": false, "properties": {} })
+}
+
+/// The schema of a table in its parent: a name, `*` for any, `name[]` for the items of a list.
+fn child<'s>(parent: &'s mut Json, name: &str) -> &'s mut Json {
+    let schema = match name.strip_suffix("[]") {
+        _ if name == "*" => &mut parent["additionalProperties"],
+        Some(name) => {
+            let list = &mut parent["properties"][name];
+            list["type"] = json!("array");
+            &mut list["items"]
+        }
+        None => &mut parent["properties"][name],
+    };
+    if !schema.is_object() {
+        *schema = object("");
+    }
+    schema
+}
+
+fn key_schema(key: &Key) -> Json {
+    let mut schema = key.description().schema;
+    schema["description"] = json!(key.doc().collect::<Vec<_>>().join(" "));
+    if let Some(default) = key.default {
+        schema["default"] = key.kind.json(default);
+    }
+    if let Some(example) = key.example {
+        schema["examples"] = json!([key.kind.json(example)]);
+    }
+    schema
+}
+
 keys! {
-    Dedup {
+    Dedup => dedup::Options {
         /// How long an acknowledged event is remembered. Attio retries for about 3 days.
         window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
         /// Most events that are remembered, the latest ones; about 370 bytes each. At 25 events per second, as fast as
         /// Attio sends, 250000 are 2 h 46 min, whatever the window is; 96 h would need 8640000 (3 GB). Within the
         /// window a repeat of a forgotten event is published again.
-        capacity: Integer(1..=u64::MAX) = "250000";
+        capacity: Integer<u64>(1..=u64::MAX) = "250000";
     }
 }
 
@@ -179,7 +239,7 @@ keys! {
 }
 
 keys! {
-    Log {
+    Log => LogOptions {
         /// Lowest level that is logged. RUST_LOG wins, and can set levels by target.
         level: Choice<&'static str>(&LEVELS, Case::Exact) = "info";
         /// "auto" is text on a terminal, else JSON.
@@ -201,12 +261,10 @@ const LEVELS: [(&str, &str); 5] = words(["error", "warn", "info", "debug", "trac
 const FORMATS: [(&str, LogFormat); 3] =
     [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// What is logged, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogOptions {
     /// Lowest level that is logged, unless `RUST_LOG` is set.
     pub level: &'static str,
-    /// The form of a line.
     pub format: LogFormat,
 }
 
@@ -216,37 +274,24 @@ pub enum LogFormat {
     /// Text on a terminal, else JSON.
     #[default]
     Auto,
-    /// Text for people.
     Text,
-    /// One JSON object a line.
     Json,
-}
-
-pub fn dedup(section: &mut Section<'_>) -> dedup::Options {
-    let keys = Dedup::read(section);
-    dedup::Options { window: keys.window.value, capacity: keys.capacity.value }
-}
-
-pub fn log(section: &mut Section<'_>) -> LogOptions {
-    let keys = Log::read(section);
-    LogOptions { level: keys.level.value, format: keys.format.value }
 }
 
 /// Reads `[bus]` and the sections of the buses. Every section's types are checked; what a bus requires, and
 /// whether its files are readable, is checked for the one in use.
 pub fn bus(root: &mut Section<'_>) -> bus::Options {
     let keys = BusKeys::read(&mut root.section("bus"));
-    if keys.r#type.is_none() {
+    let used = keys.r#type;
+    if used.is_none() {
         let message = "required: \"kafka\", \"nats\" or \"stdout\"; set bus.type, ATTIO_BRIDGE__BUS__TYPE, or \
                        `serve --bus`";
         root.diagnostics().required("bus.type", None, message);
     }
-    let chosen = keys.r#type;
-    let used = chosen.as_ref().map(|given| given.value);
     let kafka = kafka::read(&mut root.section("kafka"), used == Some(Type::Kafka));
     let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
-    if let Some(chosen) = &chosen {
-        refuse_unused(root.diagnostics(), chosen);
+    if let Some(used) = used {
+        refuse_unused(root.diagnostics(), used);
     }
     let kind = match used {
         Some(Type::Kafka) => Bus::Kafka(Box::new(kafka)),
@@ -254,53 +299,50 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
         // Without a type there is a problem, and this is never used.
         Some(Type::Stdout) | None => Bus::Stdout,
     };
-    bus::Options { kind, content_mode: keys.content_mode.value }
-}
-
-fn size(given: &Given<u64>) -> usize {
-    usize::try_from(given.value).unwrap_or(usize::MAX)
+    bus::Options { kind, content_mode: keys.content_mode }
 }
 
 /// Refuses the sections of buses that are not in use. Where a flag or a variable chose the bus it only warns: the
 /// file may serve several environments.
-fn refuse_unused(diagnostics: &Diagnostics, chosen: &Given<Type>) {
-    let used = TYPES.into_iter().find(|(_, kind)| *kind == chosen.value).map_or("", |(name, _)| name);
-    for (name, _) in TYPES.into_iter().filter(|(_, kind)| *kind != chosen.value) {
+fn refuse_unused(diagnostics: &Diagnostics, chosen: Type) {
+    let of_file = matches!(diagnostics.origin_of("bus.type"), Some(Origin::File { .. }));
+    let used = TYPES.into_iter().find(|(_, kind)| *kind == chosen).map_or("", |(name, _)| name);
+    for (name, _) in TYPES.into_iter().filter(|(_, kind)| *kind != chosen) {
         let Some((key, origin)) = diagnostics.set_below(name).into_iter().next() else { continue };
         let message = format!(
             "has no effect with bus.type \"{used}\", like all of [{name}]; set bus.type to \"{name}\", or remove [{name}]"
         );
-        match chosen.origin {
-            Origin::File { .. } => diagnostics.problem(&key, Some(&origin), message),
-            _ => diagnostics.warning(&key, Some(&origin), message),
+        match of_file {
+            true => diagnostics.problem(&key, Some(&origin), message),
+            false => diagnostics.warning(&key, Some(&origin), message),
         }
     }
 }
 
 /// Checks that a file can be read, and watches it.
-fn readable(diagnostics: &Diagnostics, given: Option<&Given<PathBuf>>) {
-    let Some(given) = given else { return };
-    diagnostics.file(&given.value);
-    if let Err(error) = bounded_file::check(&given.value, bounded_file::MAX_BYTES) {
-        diagnostics.refuse(given, files::unreadable(&given.value, &error));
+fn readable(section: &Section<'_>, name: &str, file: Option<&Path>) {
+    let Some(file) = file else { return };
+    section.diagnostics().file(file);
+    if let Err(error) = bounded_file::check(file, bounded_file::MAX_BYTES) {
+        section.refuse(name, bounded_file::unreadable(file, &error));
     }
 }
 
-/// Checks that a certificate has its key and a key its certificate.
-fn paired(diagnostics: &Diagnostics, cert: Option<&Given<PathBuf>>, key: Option<&Given<PathBuf>>) {
+const TLS_FILES: [&str; 3] = ["ca_file", "cert_file", "key_file"];
+
+/// Checks [`TLS_FILES`]: they can be read, and a certificate has its key and a key its certificate.
+fn tls_files(section: &Section<'_>, files: [Option<&Path>; 3]) {
+    TLS_FILES.into_iter().zip(files).for_each(|(name, file)| readable(section, name, file));
+    let [_, cert, key] = files;
     match (cert, key) {
-        (Some(cert), None) => {
-            let other = cert.key.replace("cert_file", "key_file");
-            diagnostics.refuse(cert, format!("needs {other}, the key of the certificate"));
+        (Some(_), None) => {
+            let message = format!("needs {}, the key of the certificate", section.key("key_file"));
+            section.refuse("cert_file", message);
         }
-        (None, Some(key)) => {
-            let other = key.key.replace("key_file", "cert_file");
-            diagnostics.refuse(key, format!("needs {other}, the certificate of the key"));
+        (None, Some(_)) => {
+            let message = format!("needs {}, the certificate of the key", section.key("cert_file"));
+            section.refuse("key_file", message);
         }
         _ => {}
     }
-}
-
-fn value<T>(given: Option<Given<T>>) -> Option<T> {
-    given.map(|given| given.value)
 }

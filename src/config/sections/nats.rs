@@ -1,16 +1,19 @@
 //! `[nats]` and `[nats.stream]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{CENTURY, DAY, INSTANT, paired, readable, value};
-use crate::bus::nats::options::{Auth, Ensure, Options, Stream};
+use secrecy::SecretString;
+
+use super::{CENTURY, DAY, INSTANT, readable, tls_files};
+use crate::bus::nats::{Auth, Ensure, Options, Stream};
 use crate::bus::{StartError, nats};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
     Boolean, Case, Choice, FilePath, Form, Integer, List, Pattern, Secret, Text, TimeSpan,
 };
 use crate::config::section::{Section, keys};
-use crate::config::tree::{Origin, Table};
+use crate::config::tree::Table;
 
 const ENSURE: [(&str, Ensure); 3] =
     [("verify", Ensure::Verify), ("off", Ensure::Off), ("create", Ensure::Create)];
@@ -54,7 +57,7 @@ keys! {
 }
 
 keys! {
-    StreamKeys {
+    StreamKeys => Stream {
         /// Name of the stream.
         name: Form(&STREAM_NAME) = "ATTIO";
         /// "verify": the log names what is missing or wrong, and the bridge is not ready. "create": it is
@@ -65,7 +68,7 @@ keys! {
         /// How long messages are kept; "0s" is forever.
         max_age: TimeSpan(Duration::ZERO..=CENTURY) = "168h";
         /// Replicas of a stream that is created. If not set, the server's default.
-        replicas: Integer(1..=5) like "3";
+        replicas: Integer<usize>(1..=5) like "3";
     }
 }
 
@@ -81,78 +84,84 @@ impl Options {
 pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     let diagnostics = section.diagnostics();
     let keys = Nats::read(section);
-    if used && keys.servers.as_ref().is_none_or(|given| given.value.is_empty()) {
+    if used && keys.servers.as_ref().is_none_or(Vec::is_empty) {
         let message = "required for NATS: addresses of one or more servers, as in servers = \
                        [\"nats://localhost:4222\"] (also ATTIO_BRIDGE__NATS__SERVERS, comma separated)";
         diagnostics.required("nats.servers", None, message);
     }
     if used {
-        for file in [&keys.creds_file, &keys.nkey_file, &keys.ca_file, &keys.cert_file, &keys.key_file] {
-            readable(diagnostics, file.as_ref());
-        }
-        paired(diagnostics, keys.cert_file.as_ref(), keys.key_file.as_ref());
+        readable(section, "creds_file", keys.creds_file.as_deref());
+        readable(section, "nkey_file", keys.nkey_file.as_deref());
+        tls_files(section, [keys.ca_file.as_deref(), keys.cert_file.as_deref(), keys.key_file.as_deref()]);
     }
     let options = Options {
-        auth: auth(diagnostics, &keys, used),
-        servers: value(keys.servers).unwrap_or_default(),
-        ca_file: value(keys.ca_file),
-        cert_file: value(keys.cert_file),
-        key_file: value(keys.key_file),
-        ignore_discovered_servers: keys.ignore_discovered_servers.value,
-        publish_timeout: keys.publish_timeout.value,
+        auth: auth(
+            section,
+            keys.creds_file,
+            keys.nkey_file,
+            keys.token,
+            (keys.username, keys.password),
+            used,
+        ),
+        servers: keys.servers.unwrap_or_default(),
+        ca_file: keys.ca_file,
+        cert_file: keys.cert_file,
+        key_file: keys.key_file,
+        ignore_discovered_servers: keys.ignore_discovered_servers,
+        publish_timeout: keys.publish_timeout,
         stream: stream(&mut section.section("stream")),
     };
     if used && let Err(StartError::Setting { key, reason }) = nats::check(&options) {
-        diagnostics.problem(&key, diagnostics.origin_of(&key).as_ref(), reason);
+        diagnostics.refuse(&key, reason);
     }
     options
 }
 
 /// One way to log in, or none.
-fn auth(diagnostics: &Diagnostics, keys: &Nats, used: bool) -> Option<Auth> {
-    let mut ways: Vec<(&str, &Origin, Auth)> = Vec::new();
-    if let Some(given) = &keys.creds_file {
-        ways.push((&given.key, &given.origin, Auth::CredsFile(given.value.clone())));
-    }
-    if let Some(given) = &keys.nkey_file {
-        ways.push((&given.key, &given.origin, Auth::NkeyFile(given.value.clone())));
-    }
-    if let Some(given) = &keys.token {
-        ways.push((&given.key, &given.origin, Auth::Token(given.value.clone())));
-    }
-    match (&keys.username, &keys.password) {
-        (Some(given), Some(password)) => {
-            let auth = Auth::User { username: given.value.clone(), password: password.value.clone() };
-            ways.push((&given.key, &given.origin, auth));
+fn auth(
+    section: &Section<'_>,
+    creds_file: Option<PathBuf>,
+    nkey_file: Option<PathBuf>,
+    token: Option<SecretString>,
+    user: (Option<String>, Option<SecretString>),
+    used: bool,
+) -> Option<Auth> {
+    let user = match user {
+        (Some(username), Some(password)) => Some(Auth::User { username, password }),
+        (Some(_), None) => {
+            section.refuse("username", "needs nats.password");
+            None
         }
-        (Some(username), None) => diagnostics.refuse(username, "needs nats.password"),
-        (None, Some(password)) => diagnostics.refuse(password, "needs nats.username"),
-        (None, None) => {}
-    }
-    if let [(first, ..), others @ ..] = &ways[..]
+        (None, Some(_)) => {
+            section.refuse("password", "needs nats.username");
+            None
+        }
+        (None, None) => None,
+    };
+    let ways = [
+        ("creds_file", creds_file.map(Auth::CredsFile)),
+        ("nkey_file", nkey_file.map(Auth::NkeyFile)),
+        ("token", token.map(Auth::Token)),
+        ("username", user),
+    ];
+    let mut ways: Vec<_> = ways.into_iter().filter_map(|(name, way)| Some((name, way?))).collect();
+    if let [(first, _), others @ ..] = &ways[..]
         && used
     {
-        for (key, origin, _) in others {
+        for (name, _) in others {
             let message = format!(
-                "{first} is set too; keep one of creds_file, nkey_file, token, username with password"
+                "nats.{first} is set too; keep one of creds_file, nkey_file, token, username with password"
             );
-            diagnostics.problem(key, Some(origin), message);
+            section.refuse(name, message);
         }
     }
-    ways.pop().map(|(.., auth)| auth)
+    ways.pop().map(|(_, auth)| auth)
 }
 
 fn stream(section: &mut Section<'_>) -> Stream {
-    let keys = StreamKeys::read(section);
-    let (window, max_age) = (&keys.duplicate_window, keys.max_age.value);
-    if !max_age.is_zero() && window.value > max_age {
-        section.diagnostics().refuse(window, "must not be longer than nats.stream.max_age");
+    let stream = StreamKeys::read(section);
+    if !stream.max_age.is_zero() && stream.duplicate_window > stream.max_age {
+        section.refuse("duplicate_window", "must not be longer than nats.stream.max_age");
     }
-    Stream {
-        name: keys.name.value,
-        ensure: keys.ensure.value,
-        duplicate_window: window.value,
-        max_age,
-        replicas: keys.replicas.map(|given| usize::try_from(given.value).expect("at most 5")),
-    }
+    stream
 }

@@ -1,14 +1,13 @@
 //! `[route]` and `[route.categories]`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Entries, value};
+use super::Entries;
 use crate::bounded_file;
 use crate::catalog::Category;
-use crate::config::diagnostics::{Diagnostics, Given, nearest};
-use crate::config::files;
+use crate::config::diagnostics::{Diagnostics, nearest};
 use crate::config::kinds::{FilePath, Form, Kind, Pattern};
 use crate::config::section::{Section, keys};
 use crate::pipeline::route::{self, Options};
@@ -50,17 +49,14 @@ pub struct Route {
 }
 
 pub fn read(section: &mut Section<'_>) -> Route {
-    let diagnostics = section.diagnostics();
     let RouteKeys { prefix, slugs_file } = RouteKeys::read(section);
-    let longest = format!("{}.{}", prefix.value, Category::ActivityAttribute);
+    let longest = format!("{prefix}.{}", Category::ActivityAttribute);
     if !route::is_address(&longest) {
-        let message = format!("is too long: {longest} would have more than 200 characters");
-        diagnostics.refuse(&prefix, message);
+        section.refuse("prefix", format!("is too long: {longest} would have more than 200 characters"));
     }
-    let slugs = slugs_file.as_ref().and_then(|given| slugs(diagnostics, given));
-    let categories = categories(&mut section.section("categories"), &prefix.value);
-    let options = Options { prefix: prefix.value, categories };
-    Route { options, slugs_file: value(slugs_file), slugs }
+    let slugs = slugs_file.as_ref().and_then(|file| slugs(section, file));
+    let categories = categories(&mut section.section("categories"), &prefix);
+    Route { options: Options { prefix, categories }, slugs_file, slugs }
 }
 
 fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, String> {
@@ -92,19 +88,17 @@ fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, Str
 }
 
 /// The slugs. A malformed file is a warning, not a problem: events are published without slugs.
-fn slugs(diagnostics: &Diagnostics, given: &Given<PathBuf>) -> Option<Arc<Slugs>> {
-    diagnostics.file(&given.value);
-    let text = bounded_file::read_text(&given.value, bounded_file::MAX_BYTES)
-        .map_err(|error| files::unreadable(&given.value, &error));
-    let parsed = text.and_then(|text| {
-        Slugs::parse(&text).map_err(|error| format!("the file {} {error}", given.value.display()))
-    });
-    parsed
-        .map(Arc::new)
-        .map_err(|error| {
-            diagnostics.warn(given, format!("{error}; the slugs known so far stay in use, at start none"));
-        })
-        .ok()
+fn slugs(section: &Section<'_>, file: &Path) -> Option<Arc<Slugs>> {
+    section.diagnostics().file(file);
+    let text = bounded_file::read_text(file, bounded_file::MAX_BYTES);
+    let parsed = text
+        .map_err(|error| bounded_file::unreadable(file, &error))
+        .and_then(|text| Slugs::parse(&text).map_err(|error| format!("the file {} {error}", file.display())));
+    let warn = |error: &String| {
+        let message = format!("{error}; the slugs known so far stay in use, at start none");
+        section.warn("slugs_file", message);
+    };
+    parsed.inspect_err(warn).ok().map(Arc::new)
 }
 
 /// Warns of slugs in filters that no id has.
@@ -131,7 +125,7 @@ pub fn check_slugs(diagnostics: &Diagnostics, sources: &[SourceOptions], route: 
                         ),
                         _ => continue,
                     };
-                    diagnostics.warning(&key, diagnostics.origin_of(&key).as_ref(), message);
+                    diagnostics.warn(&key, message);
                 }
             }
         }

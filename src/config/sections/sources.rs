@@ -6,10 +6,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
-use super::{DAY, value};
+use super::DAY;
+use crate::bounded_file;
 use crate::catalog::{self, EVENT_TYPES};
-use crate::config::diagnostics::{Diagnostics, Given, nearest};
-use crate::config::files;
+use crate::config::diagnostics::nearest;
 use crate::config::kinds::{Case, Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
 use crate::config::section::{Section, keys};
 use crate::config::tree::Environment;
@@ -79,7 +79,7 @@ keys! {
 }
 
 keys! {
-    Rules {
+    Rules => filter::Rules {
         /// Event types: "record.updated", or "record.*" for all of a category.
         types: List = "";
         /// Actor types, such as "workspace-member".
@@ -116,58 +116,51 @@ pub fn sources(section: &mut Section<'_>, environment: &Environment) -> Vec<Sour
 }
 
 fn source(section: &mut Section<'_>, name: SourceName, environment: &Environment) -> SourceOptions {
-    let keys = Source::read(section);
+    let Source { scheme, timestamp_tolerance, workspace_id } = Source::read(section);
     let secrets = secrets(section, environment);
     let mut filter = section.section("filter");
     let include = rules(&mut filter.section("include"));
     let exclude = rules(&mut filter.section("exclude"));
-    let (scheme, timestamp_tolerance) = (keys.scheme.value, keys.timestamp_tolerance.value);
-    SourceOptions {
-        name,
-        verify: verify::Options { scheme, timestamp_tolerance, secrets },
-        filter: filter::Options { include, exclude },
-        workspace_id: value(keys.workspace_id),
-    }
+    let verify = verify::Options { scheme, timestamp_tolerance, secrets };
+    SourceOptions { name, verify, filter: filter::Options { include, exclude }, workspace_id }
 }
 
 fn secrets(section: &mut Section<'_>, environment: &Environment) -> Vec<verify::Secret> {
     let diagnostics = section.diagnostics();
-    let key = section.key("secrets");
-    let path = section.path().to_owned();
     let entries = section.tables("secrets");
     if entries.is_empty() {
         let message = "the source has no secret; add one, as in \
                        secrets = [{ label = \"default\", file = \"/run/secrets/attio\" }]";
-        diagnostics.required(&key, None, message);
+        diagnostics.required(&section.key("secrets"), None, message);
     }
     let mut labels = BTreeSet::new();
     let mut secrets = Vec::new();
     for entry in entries {
         let mut entry = entry.unlisted();
-        let (keys, set) = (entry.names(), SecretKeys::read(&mut entry));
-        if let Some(label) = &set.label
-            && !labels.insert(label.value.clone())
+        let (names, keys) = (entry.names(), SecretKeys::read(&mut entry));
+        if let Some(label) = &keys.label
+            && !labels.insert(label.clone())
         {
-            let message = format!("another secret of this source is called {:?}; rename one", label.value);
-            diagnostics.refuse(label, message);
+            let message = format!("another secret of this source is called {label:?}; rename one");
+            entry.refuse("label", message);
         }
-        let found = secret(&entry, &keys, set, environment);
-        let Some((label, found)) = found else { continue };
-        let key = format!("{path}.secrets.{}", label.value);
-        diagnostics.setting(&key, Json::from(HIDDEN), Some(&found.origin));
-        diagnostics.secret(&key, found.value.clone());
-        secrets.push(verify::Secret { label: label.value.into(), value: found.value });
+        let Some((label, name, value)) = secret(&entry, &names, keys, environment) else { continue };
+        let key = section.key(&format!("secrets.{label}"));
+        let origin = diagnostics.origin_of(&entry.key(name));
+        diagnostics.setting(&key, Json::from(HIDDEN), origin.as_ref());
+        diagnostics.secret(&key, value.clone());
+        secrets.push(verify::Secret { label: label.into(), value });
     }
     secrets
 }
 
-/// The label and the value of one entry. `names` are the keys that it has.
+/// The label of one entry, the key with its value, and the value. `names` are the keys that it has.
 fn secret(
     section: &Section<'_>,
     names: &[String],
     keys: SecretKeys,
     environment: &Environment,
-) -> Option<(Given<String>, Given<SecretString>)> {
+) -> Option<(String, &'static str, SecretString)> {
     let diagnostics = section.diagnostics();
     const ONE: &str = "give exactly one of `file`, `env` and `value`";
     let given: Vec<_> = names.iter().filter(|name| ["file", "env", "value"].contains(&&***name)).collect();
@@ -180,31 +173,18 @@ fn secret(
             return None;
         }
     }
-    let found = keys.value.or_else(|| {
-        let given = keys.file?;
-        diagnostics.file(&given.value);
-        resolved(diagnostics, &given, files::read_secret(&given.value))
-    });
-    let found = found.or_else(|| {
-        let given = keys.env?;
-        resolved(diagnostics, &given, variable(&given.value, environment))
-    })?;
-    check_strength(diagnostics, keys.label.as_ref().map_or("?", |label| &label.value), &found);
-    Some((keys.label?, found))
-}
-
-fn resolved<T>(
-    diagnostics: &Diagnostics,
-    given: &Given<T>,
-    found: Result<SecretString, String>,
-) -> Option<Given<SecretString>> {
-    match found {
-        Ok(value) => Some(Given { key: given.key.clone(), value, origin: given.origin.clone() }),
-        Err(message) => {
-            diagnostics.refuse(given, message);
-            None
+    let (name, value) = match keys {
+        SecretKeys { value: Some(value), .. } => ("value", Ok(value)),
+        SecretKeys { file: Some(file), .. } => {
+            diagnostics.file(&file);
+            ("file", bounded_file::read_secret(&file))
         }
-    }
+        SecretKeys { env: Some(env), .. } => ("env", variable(&env, environment)),
+        _ => return None,
+    };
+    let value = value.map_err(|message| section.refuse(name, message)).ok()?;
+    check_strength(section, name, keys.label.as_deref().unwrap_or("?"), &value);
+    Some((keys.label?, name, value))
 }
 
 fn variable(name: &str, environment: &Environment) -> Result<SecretString, String> {
@@ -213,40 +193,36 @@ fn variable(name: &str, environment: &Environment) -> Result<SecretString, Strin
     Ok(SecretString::from(text))
 }
 
-fn check_strength(diagnostics: &Diagnostics, label: &str, given: &Given<SecretString>) {
-    let text = given.value.expose_secret();
-    if let Err(message) = files::usable_secret(&given.value) {
-        return diagnostics.refuse(given, format!("the secret `{label}` {message}"));
+fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &SecretString) {
+    let text = secret.expose_secret();
+    let refuse = |what: &str| section.refuse(name, format!("the secret `{label}` {what}"));
+    let warn = |what: &str| section.warn(name, format!("the secret `{label}` {what}"));
+    if let Err(message) = bounded_file::usable_secret(secret) {
+        return refuse(&message);
     }
     if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {
-        let message = format!(
-            "the secret `{label}` is in quotes, which would be part of it: remove them (`docker --env-file` keeps them)"
+        return refuse(
+            "is in quotes, which would be part of it: remove them (`docker --env-file` keeps them)",
         );
-        return diagnostics.refuse(given, message);
     }
     match text.len() {
         length if length < MIN_SECRET_BYTES => {
-            let message =
-                format!("the secret `{label}` has {length} bytes and needs at least {MIN_SECRET_BYTES}");
-            diagnostics.refuse(given, message);
+            refuse(&format!("has {length} bytes and needs at least {MIN_SECRET_BYTES}"));
         }
         length if length < GOOD_SECRET_BYTES => {
-            diagnostics
-                .warn(given, format!("the secret `{label}` has only {length} bytes; Attio's own have 64"));
+            warn(&format!("has only {length} bytes; Attio's own have 64"));
         }
         _ => {}
     }
     if text.trim() != text {
-        let message = format!("the secret `{label}` begins or ends with white space, which is part of it");
-        diagnostics.warn(given, message);
+        warn("begins or ends with white space, which is part of it");
     }
 }
 
 fn rules(section: &mut Section<'_>) -> filter::Rules {
-    let keys = Rules::read(section);
-    let diagnostics = section.diagnostics();
-    let effect = |list: &Given<Vec<String>>, unknown: usize| match section.path().ends_with("include") {
-        _ if unknown < list.value.len() => "",
+    let rules = Rules::read(section);
+    let effect = |all: &[String], unknown: usize| match section.path().ends_with("include") {
+        _ if unknown < all.len() => "",
         true => "; with nothing else in the list, every event is dropped",
         false => "; with nothing else in the list, no event is dropped",
     };
@@ -255,27 +231,19 @@ fn rules(section: &mut Section<'_>) -> filter::Rules {
         Some(stem) => EVENT_TYPES.iter().any(|entry| entry.name.split('.').next() == Some(stem)),
         None => is_known_type(name),
     };
-    let unknown: Vec<_> = keys.types.value.iter().filter(|name| !known(name)).collect();
+    let unknown: Vec<_> = rules.types.iter().filter(|name| !known(name)).collect();
     for name in &unknown {
-        let consequence =
-            format!(", so it matches no event that Attio sends today{}", effect(&keys.types, unknown.len()));
-        diagnostics.warn(&keys.types, unknown_type(name, &consequence));
+        let effect = effect(&rules.types, unknown.len());
+        let consequence = format!(", so it matches no event that Attio sends today{effect}");
+        section.warn("types", unknown_type(name, &consequence));
     }
-    let unknown: Vec<_> =
-        keys.actor_types.value.iter().filter(|name| !ACTOR_TYPES.contains(&&***name)).collect();
+    let unknown: Vec<_> = rules.actor_types.iter().filter(|name| !ACTOR_TYPES.contains(&&***name)).collect();
     for name in &unknown {
-        let meant = nearest(name, ACTOR_TYPES);
-        let effect = effect(&keys.actor_types, unknown.len());
-        let message = format!("{name:?} is no actor type that Attio sends today{effect}{meant}");
-        diagnostics.warn(&keys.actor_types, message);
+        let (effect, meant) = (effect(&rules.actor_types, unknown.len()), nearest(name, ACTOR_TYPES));
+        section
+            .warn("actor_types", format!("{name:?} is no actor type that Attio sends today{effect}{meant}"));
     }
-    filter::Rules {
-        types: keys.types.value,
-        actor_types: keys.actor_types.value,
-        objects: keys.objects.value,
-        lists: keys.lists.value,
-        attributes: keys.attributes.value,
-    }
+    rules
 }
 
 /// The message about a type that the catalog does not have, with what follows from it.

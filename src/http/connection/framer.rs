@@ -35,7 +35,6 @@ pub enum Event {
     Closed,
 }
 
-/// Frames the requests of one connection.
 pub struct RequestFramer {
     /// Bytes received and not passed on.
     buffer: BytesMut,
@@ -170,7 +169,6 @@ enum Part {
     End,
 }
 
-/// Finds the end of a chunked body.
 #[derive(Debug)]
 struct ChunkedBody {
     part: Part,

@@ -28,17 +28,14 @@ pub enum BodyFraming {
     Chunked,
 }
 
-/// A complete head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
     pub length: usize,
-    /// How the end of the body is found.
     pub body: BodyFraming,
     /// HTTP/1.0: the connection ends with the answer.
     pub http_10: bool,
 }
 
-/// Why a head is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,
@@ -67,7 +64,6 @@ pub struct HeadParser {
 }
 
 impl HeadParser {
-    /// For a head of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { limit, line: 0, scanned: 0 }
     }

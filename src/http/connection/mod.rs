@@ -32,7 +32,6 @@ use head::Refusal;
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
 
-/// Deadlines of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// For the rest of a head.

@@ -34,16 +34,13 @@ pub fn is_null(value: &str) -> bool {
     value == "null"
 }
 
-/// Why the members of an object are not returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MembersError {
-    /// The value is not an object.
     NotAnObject,
     /// A wanted member occurs twice.
     Duplicate,
 }
 
-/// The wanted members of an object, in order.
 pub type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
 /// Reads the wanted members of an object and skips the others.
@@ -61,7 +58,6 @@ pub fn members(object: &str, wanted: impl Fn(&str) -> bool) -> Result<Members<'_
 /// Up to this many names, comparing all pairs is fastest. A body may have 40,000.
 const FEW: usize = 32;
 
-/// Whether a name occurs twice.
 fn has_duplicates(members: &[(Cow<'_, str>, &str)]) -> bool {
     let mut names = members.iter().map(|(name, _)| name.as_ref());
     if members.len() <= FEW {
@@ -82,11 +78,9 @@ pub fn nests_within(text: &str, limit: usize) -> bool {
 /// The top level of an object, read in one pass.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outline<'a> {
-    /// The wanted members.
     pub members: Members<'a>,
     /// The elements of the list member, if it is an array.
     pub elements: Option<Vec<&'a str>>,
-    /// Whether a wanted member occurs twice.
     pub duplicate: bool,
 }
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::bus::kafka::options::Ensure as Topics;
-use attio_bridge::bus::nats::options::Ensure as Stream;
+use attio_bridge::bus::inspect::Ensure;
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
 use attio_bridge::pipeline::publish::{Bus, BusState, Message, PublishError};
@@ -147,7 +146,7 @@ impl Harness for KafkaHarness {
         let topic = broker.topic("port", 1);
         let bench = kafka::bench::Bench::start_in(&broker, &[&topic], ContentMode::Structured, |options| {
             options.publish_timeout = publish_timeout;
-            options.topics.ensure = Topics::Verify;
+            options.topics.ensure = Ensure::Verify;
         });
         Self { bench: bench.wait_for(BusState::Up), broker, topic }
     }
@@ -194,7 +193,7 @@ impl Harness for NatsHarness {
         let server = Server::start();
         let bench = nats::bench::Bench::start(&server, &unique("port"), |options| {
             options.publish_timeout = publish_timeout;
-            options.stream.ensure = Stream::Create;
+            options.stream.ensure = Ensure::Create;
         });
         Self { bench: bench.wait_for(BusState::Up), server }
     }

@@ -8,12 +8,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
 use super::topic::{Topic, existing, names, read_settings};
-use crate::bus::inspect::{Level, Report, Requirements};
-use crate::bus::kafka::client_config::{AUTO_CREATE, MESSAGE_MAX_BYTES, without_publishing};
-
-/// How long a consumer must be able to be away, and Attio's last retry to come: events kept for less can be gone
-/// before anyone has read them.
-const HORIZON: Duration = Duration::from_secs(3 * 24 * 3600);
+use crate::bus::inspect::{Level, RETRIES, Report, Requirements};
+use crate::bus::kafka::options::{AUTO_CREATE, MESSAGE_MAX_BYTES, without_publishing};
 
 impl Topic {
     /// What makes an ack of this topic worth less, and what to set.
@@ -45,7 +41,7 @@ impl Topic {
             ));
         }
         let kept = u64::try_from(settings.retention_ms).map(Duration::from_millis);
-        if policy.contains("delete") && kept.is_ok_and(|kept| kept < HORIZON) {
+        if policy.contains("delete") && kept.is_ok_and(|kept| kept < RETRIES) {
             let kept = humantime::format_duration(kept.unwrap_or_default());
             risks.push(format!(
                 "retention.ms {}: acknowledged events are deleted after {kept}, read or not, while Attio retries for \

@@ -15,10 +15,10 @@ use rdkafka::metadata::Metadata;
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::advice::{ADVERTISED, Step};
-use super::client_config::{creation_error, producer_config};
 use super::context::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, first_answer};
 use super::options::Options;
+use super::options::{creation_error, producer_config};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
 pub(super) use durability::log_risks;

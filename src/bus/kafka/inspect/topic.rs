@@ -14,7 +14,7 @@ use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
 use crate::bus::inspect::{Level, Report};
-use crate::bus::kafka::client_config::without_publishing;
+use crate::bus::kafka::options::without_publishing;
 use crate::bus::kafka::options::{Ensure, Topics};
 use crate::bus::kafka::topics::{Create, TopicState, block_on, create, creation_advice, state_of};
 

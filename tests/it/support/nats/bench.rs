@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use attio_bridge::bus::nats::options::Ensure;
+use attio_bridge::bus::nats::Ensure;
 use attio_bridge::bus::nats::{Nats, Options};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::metrics::Metrics;
