@@ -5,8 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::bus::nats::Options;
-use attio_bridge::bus::nats::options::Ensure;
+use attio_bridge::bus::nats::{Ensure, Options};
 use attio_bridge::cloudevent::ContentMode;
 use attio_bridge::pipeline::publish::{Bus, BusState};
 
