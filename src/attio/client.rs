@@ -116,6 +116,12 @@ impl Client {
         let (mut all, mut ids, mut offset) = (Vec::new(), HashSet::new(), 0);
         for _ in 0..MAX_PAGES {
             let page: Vec<Json> = self.get(&format!("{path}?limit={limit}&offset={offset}")).await?;
+            if page.len() > limit {
+                let items = page.len();
+                let reason =
+                    format!("a page has {items} items, and {limit} were asked for: is attio.api_url right?");
+                return Err(Failed { request: format!("GET {path}"), reason, ..Failed::default() }.into());
+            }
             offset += page.len();
             let before = all.len();
             all.extend(page.into_iter().filter(|item| ids.insert(item["id"].to_string())));

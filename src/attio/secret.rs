@@ -10,6 +10,7 @@ use serde_json::json;
 use super::filter::keys;
 use super::{Client, Created, Subscription, Webhook};
 use crate::atomic_file::PendingFile;
+use crate::pipeline::verify::MIN_SECRET_BYTES;
 use crate::printable;
 
 /// Only the owner may read a secret.
@@ -101,11 +102,12 @@ pub async fn create(
         }
         created => created?,
     };
-    // Whatever is printed or stored as a secret has the characters of one.
+    // Whatever is printed or stored as a secret has the characters and the length of one that verifies.
     let secret = created.secret.expose_secret();
-    let is_usable = secret.bytes().all(|byte| byte.is_ascii_graphic()) && secret.len() < RESERVED_BYTES;
+    let is_usable = secret.bytes().all(|byte| byte.is_ascii_graphic())
+        && (MIN_SECRET_BYTES..RESERVED_BYTES).contains(&secret.len());
     let unusable = || Err(io::Error::other("Attio's answer has no usable secret"));
-    let stored = if is_usable && !secret.is_empty() { store(&created) } else { unusable() };
+    let stored = if is_usable { store(&created) } else { unusable() };
     let Err(store) = stored else { return Ok(created) };
     match client.delete_webhook(&created.webhook.id.webhook_id).await {
         Ok(()) => Err(Error::NotStored(store)),

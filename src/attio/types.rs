@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use crate::catalog::EVENT_TYPES;
 use crate::printable::line;
 
 /// A webhook. Its secret is only in the answer to its creation, see [`Created`].
@@ -106,6 +107,15 @@ pub struct Token {
     /// Separated by spaces.
     #[serde(default)]
     pub scope: Option<String>,
+}
+
+/// Why an event type with a `*` is none, and those that it stands for.
+pub fn refuse_pattern(event_type: &str) -> Option<String> {
+    let (start, _) = event_type.split_once('*')?;
+    let meant = EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| name.starts_with(start));
+    let meant: Vec<&str> = meant.collect();
+    let meant = if meant.is_empty() { String::new() } else { format!(": {}", meant.join(", ")) };
+    Some(format!("{event_type:?} is a pattern, and Attio takes none: name each event type{meant}"))
 }
 
 /// Whether two URLs are the same, however each side spells them.

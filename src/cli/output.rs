@@ -104,7 +104,7 @@ pub fn write_line(line: &str) -> io::Result<bool> {
     match write(&format!("{line}\n")) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -171,21 +171,31 @@ impl<T: Whole> Kind for Integer<T> {
 
 /// What to write for a text that holds a number: with a unit of bytes, with separators, or in quotes.
 fn advice(text: &str) -> String {
-    let digits: String = text.trim().chars().filter(|c| !matches!(c, '_' | ',' | '\'')).collect();
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    let (Ok(number), unit) = (digits[..end].parse::<u64>(), digits[end..].trim().to_lowercase()) else {
-        return String::new();
-    };
-    let prefixes = [("", 0), ("k", 10), ("m", 20), ("g", 30), ("t", 40)];
-    let unit =
-        unit.trim_end_matches("ytes").trim_end_matches("yte").trim_end_matches('b').trim_end_matches('i');
-    let Some((prefix, bits)) = prefixes.into_iter().find(|(prefix, _)| *prefix == unit) else {
-        return String::new();
-    };
-    match number.checked_mul(1 << bits) {
-        Some(bytes) if bits > 0 => format!("; {number} {}iB are {bytes}", prefix.to_uppercase()),
+    let Some((number, power)) = quantity(text) else { return String::new() };
+    match 1024_u64.pow(power).checked_mul(number) {
+        Some(bytes) if power > 0 => {
+            let prefix = PREFIXES.chars().nth(power as usize - 1).unwrap_or_default();
+            format!("; {number} {}iB are {bytes}", prefix.to_ascii_uppercase())
+        }
         Some(number) => format!("; write {number}"),
         None => String::new(),
+    }
+}
+
+/// The prefixes of units; each is a thousand, or 1024, of the one before.
+const PREFIXES: &str = "kmgt";
+
+/// The number in a text, with separators or without, and the power of its unit: 1 of `16KB`; none if it is something else.
+pub fn quantity(text: &str) -> Option<(u64, u32)> {
+    let digits: String = text.trim().chars().filter(|c| !matches!(c, '_' | ',' | '\'')).collect();
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let (number, unit) = (digits[..end].parse().ok()?, digits[end..].trim().to_lowercase());
+    let unit =
+        unit.trim_end_matches("ytes").trim_end_matches("yte").trim_end_matches('b').trim_end_matches('i');
+    let is_unit = |prefix: char| unit.strip_prefix(prefix) == Some("");
+    match PREFIXES.chars().zip(1..).find(|(prefix, _)| is_unit(*prefix)) {
+        Some((_, power)) => Some((number, power)),
+        None => unit.is_empty().then_some((number, 0)),
     }
 }
 

@@ -107,7 +107,7 @@ impl Record {
             self.metrics.identity_missing();
         }
         self.close(outcome.reason());
-        let error = outcome.failure().map(ToString::to_string);
+        let error = outcome.failure().or(outcome.rejection.as_ref()).map(ToString::to_string);
         let level = if error.is_some() { Level::WARN } else { Level::INFO };
         self.log(level, outcome.reason(), Some(outcome), None, error.as_deref());
     }

@@ -157,12 +157,14 @@ impl Enqueuer<'_> {
     }
 
     /// Enqueues an event for quarantine if the broker rejected it. The ack from there becomes the event's.
-    pub(super) fn quarantine_if_rejected(&self, event: &mut PendingEvent) {
-        if let State::Done(EventResult::Failed(PublishError::Rejected { .. })) = event.state
-            && let Some(raw) = event.raw.take()
-        {
-            event.state = self.enqueue_quarantined(event.index, &raw, REJECTED_BY_BROKER);
-        }
+    /// Returns the broker's error.
+    pub(super) fn quarantine_if_rejected(&self, event: &mut PendingEvent) -> Option<PublishError> {
+        let State::Done(EventResult::Failed(rejected @ PublishError::Rejected { .. })) = &event.state else {
+            return None;
+        };
+        let (rejected, raw) = (rejected.clone(), event.raw.take()?);
+        event.state = self.enqueue_quarantined(event.index, &raw, REJECTED_BY_BROKER);
+        Some(rejected)
     }
 
     fn enqueue_quarantined(&self, index: Option<usize>, event: &RawEvent, reason: &'static str) -> State {

@@ -190,9 +190,10 @@ impl Pipeline {
         }
 
         // What the broker rejected goes to quarantine: again everything is enqueued before an ack is awaited.
+        let mut rejection = None;
         for (done, event) in pending.iter_mut().enumerate() {
             take_turns(done).await;
-            enqueuer.quarantine_if_rejected(event);
+            rejection = enqueuer.quarantine_if_rejected(event).or(rejection);
         }
         let unidentified = pending.iter().filter(|event| event.unidentified).count();
         let mut events = Vec::with_capacity(pending.len());
@@ -204,6 +205,7 @@ impl Pipeline {
         Outcome {
             events,
             unidentified,
+            rejection,
             delivery_id: delivery.idempotency_key().map(str::to_owned),
             webhook_id: enqueuer.webhook_id.filter(|id| catalog::is_id(id)).map(Cow::into_owned),
             secret: Arc::clone(delivery.secret()),

@@ -141,6 +141,8 @@ pub struct Outcome {
     pub events: Vec<EventOutcome>,
     /// Events with a random id.
     pub unidentified: usize,
+    /// Why the broker rejected an event that is quarantined for it.
+    pub rejection: Option<PublishError>,
     /// The usable idempotency key.
     pub delivery_id: Option<String>,
     pub webhook_id: Option<String>,

@@ -37,7 +37,8 @@ const HELD: usize = 1000;
 
 const KEYS: &str = "\
   space, p   pause the display, and continue
-  /          show only what contains a text: an id, a type, a topic, a status; Esc shows all again
+  /          show only what contains a text: an id, a type, a topic, a status
+  Esc        show all again
   d, Enter   the last event whole
   a          the addresses and commands of the start
   ?, h       this help
@@ -362,4 +363,14 @@ fn plain(text: &str) -> String {
 
 fn bad(text: &str) -> String {
     format!("{BAD}  !! {}{BAD:#}\n", safe(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_fits_the_narrowest_terminal() {
+        assert!(KEYS.lines().all(|line| line.chars().count() <= PLAIN_COLUMNS), "{KEYS}");
+    }
 }

@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use attio_bridge::fake_attio::store::Fault;
 use data_encoding::BASE64;
@@ -160,6 +162,25 @@ fn pages_without_end_are_an_error() {
         write!(stream, "{HEAD}{page}")
     });
     list_from(server).expect(1).mentions(&["GET /v2/webhooks", "no end after 100 pages", "attio.api_url"]);
+}
+
+#[test]
+fn page_with_more_than_was_asked_for_is_an_error_at_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = serve(move |_, stream| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        let one = |at: usize| listed(&format!("{number}-{at}"))["data"][0].clone();
+        let page = json!({ "data": (0..101).map(one).collect::<Vec<_>>() });
+        write!(stream, "{HEAD}{page}")
+    });
+    list_from(server).expect(1).mentions(&[
+        "GET /v2/webhooks",
+        "101 items",
+        "100 were asked for",
+        "attio.api_url",
+    ]);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
 #[test]

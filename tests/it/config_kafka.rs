@@ -50,6 +50,10 @@ fn kafka_requires_servers_and_a_consistent_login() {
         ("a:kafka", "a port from 1 to 65535"),
         (":9092", "the host is empty"),
         ("a b:1", "no host has such characters"),
+        ("a;b", "servers are separated by commas"),
+        ("a:1; b:2", "servers are separated by commas"),
+        ("a:1 b:2", "servers are separated by commas"),
+        ("a:1|[::1]:2", "servers are separated by commas"),
         ("::1:9092", "an IPv6 address needs brackets"),
     ];
     for (server, message) in spellings {
@@ -130,6 +134,54 @@ fn unusable_kafka_properties_exit_78_in_check_and_serve() {
         let origin = format!("(environment ATTIO_BRIDGE__{variable})");
         let tls = ("KAFKA__SECURITY_PROTOCOL", "ssl");
         assert_configuration_error(&[tls, (&variable, value)], &[key, &origin]);
+    }
+}
+
+#[test]
+fn kafka_numbers_that_librdkafka_would_misread_exit_78_with_the_plain_number() {
+    let table = [
+        ("SOCKET_TIMEOUT_MS", "60s", "write 60000"),
+        ("SOCKET_TIMEOUT_MS", "1_000", "write 1000"),
+        ("RECONNECT_BACKOFF_MAX_MS", "1m", "write 60000"),
+        ("RETRY_BACKOFF_MS", "0100", "write 100"),
+        ("BROKER_ADDRESS_TTL", "5s", "write 5000"),
+        ("BATCH_SIZE", "16KB", "write 16384"),
+        ("SOCKET_SEND_BUFFER_BYTES", "1 MiB", "write 1048576"),
+        ("QUEUE_BUFFERING_MAX_KBYTES", "64MB", "write 65536"),
+        ("QUEUE_BUFFERING_MAX_MESSAGES", "100k", "write 100000"),
+        ("BATCH_NUM_MESSAGES", "10.5", "would read \"10.5\" as 10"),
+        ("REQUEST_TIMEOUT_MS", "4294972296", "would read \"4294972296\" as 5000"),
+    ];
+    for (name, value, words) in table {
+        let key = format!("kafka.properties.{}: ", name.to_lowercase().replace('_', "."));
+        let variable = format!("KAFKA__PROPERTIES__{name}");
+        assert_configuration_error(&[(&variable, value)], &[&key, "expects a plain number", words]);
+    }
+    let good = [("SOCKET_TIMEOUT_MS", " 500 "), ("CLIENT_RACK", "60s"), ("COMPRESSION_LEVEL", "-1")];
+    for (name, value) in good {
+        let kafka = Setup::good()
+            .toml("[kafka]\nbootstrap_servers = \"k:1\"")
+            .var("ATTIO_BRIDGE__BUS__TYPE", "kafka");
+        kafka.var(&format!("ATTIO_BRIDGE__KAFKA__PROPERTIES__{name}"), value).config();
+    }
+}
+
+#[test]
+fn kafka_properties_that_stop_events_exit_78_with_the_reason() {
+    let table: [(&str, &str, &[&str]); 8] = [
+        ("TOPIC_BLACKLIST", "attio.*", &["the bridge owns this property", "hides topics"]),
+        ("ENABLE_GAPLESS_GUARANTEE", "true", &["the bridge owns this property", "one failed message"]),
+        ("API_VERSION_REQUEST", "false", &["the bridge owns this property", "idempotent"]),
+        ("INTERNAL_TERMINATION_SIGNAL", "15", &["the bridge owns this property", "signals"]),
+        ("QUEUE_BUFFERING_MAX_MESSAGES", "9999", &["must be at least 10000", "largest delivery"]),
+        ("QUEUE_BUFFERING_MAX_KBYTES", "64", &["must be at least 10687", "largest delivery"]),
+        ("RECEIVE_MESSAGE_MAX_BYTES", "1000", &["must be at least 1000000", "answers"]),
+        ("MESSAGE_MAX_BYTES", "1000", &["must be at least 5120", "envelope"]),
+    ];
+    for (name, value, words) in table {
+        let key = format!("kafka.properties.{}: ", name.to_lowercase().replace('_', "."));
+        let variable = format!("KAFKA__PROPERTIES__{name}");
+        assert_configuration_error(&[(&variable, value)], &[&[&*key][..], words].concat());
     }
 }
 

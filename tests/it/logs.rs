@@ -184,6 +184,27 @@ async fn log_lines_of_unauthenticated_requests_are_rate_limited_and_counted() {
 }
 
 #[tokio::test]
+async fn delivery_with_an_event_that_the_broker_rejected_is_a_warning_with_its_cause() {
+    let bridge = Bridge::start().await;
+    let logs = Logs::capture();
+    bridge
+        .bus
+        .script([Answer::Fail(PublishError::Rejected { detail: "larger than the topic accepts".into() })]);
+    let request = Request::keyed(
+        "k",
+        r#"{"webhook_id":"w","events":[{"event_type":"task.created","id":{"task_id":"t"}}]}"#,
+    );
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (200, "quarantined".into()));
+    bridge.stop().await.unwrap();
+    let line = &logs.deliveries()[0];
+    assert_eq!(line["level"], "WARN", "{line}");
+    assert!(
+        line["error"].as_str().is_some_and(|error| error.contains("larger than the topic accepts")),
+        "{line}"
+    );
+}
+
+#[tokio::test]
 async fn logs_metrics_and_answers_contain_no_secret_signature_or_body() {
     const CANARY: &str = "canary-3f9c80d2";
     let logs = Logs::capture();

@@ -177,6 +177,11 @@ fn each_mistake_in_the_file_is_one_message_with_place_and_remedy() {
             &["webhooks[0].source: there is no source \"crm\"; add [sources.crm]", ":5"],
         ),
         ("http target", webhook("attio", "http://a/b"), &["target_url: expects an address that begins with https://"]),
+        (
+            "pattern as a subscription",
+            webhook("attio", "https://a/b").replace("note.created", "note.*"),
+            &["webhooks[0].subscriptions[0].event_type: ", "\"note.*\" is a pattern", "note.created, note.updated", ":5"],
+        ),
         ("unknown category", line("[route.categories]\nrecords = \"x\""), &["no such category", "did you mean \"record\"?"]),
     ];
     let folder = TempDir::new().expect("a folder");
@@ -272,7 +277,33 @@ fn each_mistake_in_a_variable_is_one_message_with_place_and_remedy() {
 fn suspicious_settings_are_one_warning_each() {
     let webhook = "[[webhooks]]\nname = \"w\"\nsource = \"attio\"\ntarget_url = \"https://a/b\"\n\
                    subscriptions = [{ event_type = \"note.created\" }]\nsecret_file = \"FOLDER/other\"\n";
-    let table: [(&str, &str, &[(&str, &str)], &[&str]); 14] = [
+    let hex = SECRET.repeat(3);
+    let (env_line, exported) = (format!("ATTIO_WEBHOOK_SECRET={hex}"), format!("export S='{hex}'"));
+    let (invisible, escape) = (format!("{hex}\u{200b}"), format!("{}\u{1b}{}", &hex[..9], &hex[9..]));
+    let secret = "ATTIO_WEBHOOK_SECRET";
+    let table: [(&str, &str, &[(&str, &str)], &[&str]); 21] = [
+        (
+            "line of an env file",
+            "",
+            &[(secret, &env_line)],
+            &["`default` begins with `ATTIO_WEBHOOK_SECRET=`", "only what is behind it"],
+        ),
+        ("exported line", "", &[(secret, &exported)], &["`default` begins with `export S=`"]),
+        ("zero-width space", "", &[(secret, &invisible)], &["an invisible character, U+200B"]),
+        ("control character", "", &[(secret, &escape)], &["an invisible character, U+001B"]),
+        (
+            "placeholder",
+            "",
+            &[(secret, "${ATTIO_SECRET_OF_PRODUCTION}")],
+            &["`default` looks like a placeholder"],
+        ),
+        ("template", "", &[(secret, "{{ .Values.attioWebhookSecret }}")], &["looks like a placeholder"]),
+        (
+            "reference",
+            "",
+            &[(secret, "vault:secret/data/attio#webhook")],
+            &["looks like a reference", "vault"],
+        ),
         (
             "include of an unknown type",
             "[sources.attio.filter.include]\ntypes = [\"record.update\"]\n",

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use crate::setup::SECRET;
 use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{Server, Settings, shared};
 use crate::support::program::{run, variables};
+use crate::support::served::Served;
+use crate::support::wait::eventually_blocking;
 
 /// Runs the checks and returns the rows `check result detail`; asserts the exit code.
 fn found(url: &str, target: &NatsTarget, more: &[(&str, &str)], code: i32) -> Vec<[String; 3]> {
@@ -160,6 +163,15 @@ fn port_of_another_service_is_named() {
     let target = NatsTarget::new("elsewhere");
     let rows = found(&addresses[0], &target, &[], 3);
     reports(&rows, "reachable", "failed", "does not speak first, as a NATS server does (Kafka");
+    let own = [
+        ("ATTIO_WEBHOOK_SECRET", SECRET),
+        ("ATTIO_BRIDGE__BUS__TYPE", "nats"),
+        ("ATTIO_BRIDGE__NATS__SERVERS", &*addresses[0]),
+    ];
+    let served = Served::start(&own);
+    let log = || served.log().concat();
+    eventually_blocking("`serve` names it too", || log().contains("does not speak first"));
+    assert!(!log().contains("firewalls"), "and nothing else: {}", log());
     let rows = found(&addresses[1], &target, &[], 3);
     reports(&rows, "reachable", "failed", "an HTTP server listens");
 }

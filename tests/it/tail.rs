@@ -320,6 +320,23 @@ async fn tail_has_no_gap_after_a_nats_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tail_says_that_its_output_cannot_be_written() {
+    let bus = RealBus::nats("structured");
+    let bridge = bus.bridge().await;
+    publish(&bridge, &[event("record.created", "one", "r")]).await;
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    command.args(["tail", "--from", "beginning"]).env_clear().envs(bus.variables().iter().cloned());
+    let output = command.stdout(full).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.ends_with("error: cannot write to standard output: No space left on device\n"),
+        "{message}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tail_ends_when_its_stdout_is_closed() {
     let bus = RealBus::nats("structured");
     let bridge = bus.bridge().await;

@@ -116,6 +116,33 @@ fn webhook_is_deleted_again_if_its_secret_cannot_be_printed() {
     assert!(attio.store().webhooks.is_empty());
 }
 
+/// As `check` and `serve` refuse it.
+#[test]
+fn webhook_is_deleted_again_if_its_secret_is_too_short_to_be_used() {
+    for secret in ["", "123456789012345", "a secret of several words"] {
+        let attio = Attio::start();
+        create(&attio, &[]).expect(0);
+        let id = attio.only().webhook_id;
+        let answer = serde_json::json!({ "data": {
+            "id": { "workspace_id": "w", "webhook_id": id }, "target_url": URL, "subscriptions": [],
+            "status": "active", "created_at": "", "secret": secret,
+        }});
+        attio.faults([Fault::Of(Method::POST, Box::new(Fault::Answer(200, answer.to_string())))]);
+        let path = attio.path("secret");
+        let arguments = ["--secret-file", path.to_str().unwrap()];
+        create(&attio, &arguments).expect(1).mentions(&["no usable secret", "was deleted"]);
+        assert!(attio.store().webhooks.is_empty() && !path.exists(), "{secret:?}");
+    }
+}
+
+#[test]
+fn pattern_as_an_event_is_a_usage_error() {
+    let attio = Attio::start();
+    let arguments = ["create", "--target-url", URL, "--event", "note.*"];
+    attio.webhooks(&arguments).expect(2).mentions(&["\"note.*\" is a pattern", "note.created"]);
+    assert_eq!(attio.asked("POST"), 0);
+}
+
 /// Attio has created the webhook, but not answered, when Ctrl-C is pressed.
 #[test]
 fn ctrl_c_waits_for_the_secret_of_a_webhook_being_created() {

@@ -9,7 +9,7 @@ pub(super) enum Step {
 }
 
 /// Parts of librdkafka's error texts, the step at which they occur, and what to do.
-const ADVICE: [(&str, Step, &str); 15] = [
+const ADVICE: [(&str, Step, &str); 17] = [
     ("connecting to a PLAINTEXT broker listener", Step::Tls, NO_TLS),
     ("connecting to a SSL broker listener", Step::Tls, TLS),
     ("certificate verify failed", Step::Tls, ""),
@@ -21,6 +21,8 @@ const ADVICE: [(&str, Step, &str); 15] = [
     ("mechanism handshake failed", Step::Login, "set kafka.sasl_mechanism to one that the listener supports"),
     ("SASL authentication error", Step::Login, "check kafka.sasl_username and kafka.sasl_password"),
     ("SASL", Step::Login, "check kafka.security_protocol and kafka.sasl_*"),
+    ("Cluster authorization failed", Step::Login, PERMISSION),
+    ("Topic authorization failed", Step::Login, PERMISSION),
     ("Failed to resolve", Step::Reach, NAME),
     ("failed to lookup address", Step::Reach, NAME),
     (
@@ -39,6 +41,11 @@ const CERTIFICATE: &str = "the broker requires a client certificate, or rejects 
                            kafka.cert_file and kafka.key_file";
 pub(super) const CLOSED: &str = "the broker closes the connection without an error: its listener may require a login, check \
                       kafka.security_protocol";
+/// In place of [`CLOSED`] once a broker was reached: its listener has accepted this client.
+const CLOSED_AGAIN: &str = "the broker closes the connection without an error: it may be restarting";
+/// What a user lacks who may log in and not publish.
+pub(super) const PERMISSION: &str =
+    "grant Write on the topics (brokers before 2.8 also need IdempotentWrite on the cluster)";
 const NO_LOGIN: &str = "the listener has no login: use the port of one that has, or set kafka.security_protocol to \
                         \"plaintext\" or \"ssl\"";
 const PORT: &str = "check the host and the port in kafka.bootstrap_servers";
@@ -75,6 +82,11 @@ pub(super) fn advise(error: &str, servers: &str) -> (Step, String) {
         Some((_, step, advice)) => (*step, format!("{error}: {advice}")),
         None => (Step::Reach, error.to_owned()),
     }
+}
+
+/// The text of [`advise`] once a broker was reached.
+pub(super) fn after_contact(text: &str) -> String {
+    text.replace(CLOSED, CLOSED_AGAIN)
 }
 
 /// `host:port` and node id (`bootstrap` for a configured server) of the broker that an error is about.

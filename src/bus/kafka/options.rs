@@ -71,7 +71,7 @@ pub struct Topics {
 
 /// Properties that the bridge owns, and what to do instead. Some have a key of their own; the others would
 /// break the promise that a 200 means acknowledged.
-const OWNED: [(&str, &str); 34] = [
+const OWNED: [(&str, &str); 37] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("security.protocol", "set kafka.security_protocol instead"),
@@ -98,6 +98,9 @@ const OWNED: [(&str, &str); 34] = [
     ("queuing.strategy", "remove it: the events of one key must keep their order"),
     ("delivery.report.only.error", "remove it: the bridge answers 200 only after the broker's ack"),
     ("statistics.interval.ms", "remove it: the bridge monitors its client with it"),
+    ("enable.gapless.guarantee", "remove it: after one failed message the client would fail all others"),
+    ("topic.blacklist", "remove it: it hides topics from the client, which could not publish to them"),
+    ("internal.termination.signal", "remove it: the client would take over one of the bridge's signals"),
     ("log.queue", CALLBACK),
     ("enabled_events", CALLBACK),
     ("msg_order_cmp", CALLBACK),
@@ -262,8 +265,41 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
     Ok(())
 }
 
+/// The most events that a delivery has.
+const MAX_EVENTS: usize = 10_000;
+
+/// What the envelope adds to one of so many, in KiB.
+const ENVELOPE_KIB: usize = 1;
+
+/// Checks the operator's values with which a client can be created, but not publish.
+fn check_values(options: &Options, requirements: &Requirements) -> Result<(), StartError> {
+    const DELIVERY: &str = "or the events of the largest delivery do not fit";
+    let kibibytes = requirements.largest(&requirements.quarantine).div_ceil(1024) + MAX_EVENTS * ENVELOPE_KIB;
+    let limits = [
+        ("queue.buffering.max.messages", MAX_EVENTS, DELIVERY),
+        ("queue.buffering.max.kbytes", kibibytes, DELIVERY),
+        (MESSAGE_MAX_BYTES, 5120, "or no event fits with its envelope"),
+        ("receive.message.max.bytes", 1_000_000, "or the broker's answers do not fit"),
+    ];
+    let set = |name: &str| options.properties.get(name).map(|value| value.trim());
+    for (name, least, reason) in limits {
+        if set(name).and_then(|value| value.parse().ok()).is_some_and(|value: usize| value < least) {
+            let message = format!("must be at least {least}, {reason}");
+            return Err(StartError::setting_of(property_key(name), message));
+        }
+    }
+    let name = "api.version.request";
+    if set(name).is_some_and(|value| ["false", "f", "0"].contains(&&*value.to_ascii_lowercase())) {
+        let message =
+            "remove it: without the broker's version the client cannot be idempotent, and publishes nothing";
+        return Err(StartError::setting_of(property_key(name), message));
+    }
+    Ok(())
+}
+
 /// Checks that the client that publishes can be created from these options, without contacting a broker.
 pub fn check(options: &Options, requirements: &Requirements) -> Result<(), StartError> {
+    check_values(options, requirements)?;
     let config = producer_config(options, requirements)?;
     create_offline(&config).map_err(|error| creation_error(options, &config, error))
 }
@@ -332,6 +368,8 @@ fn client_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const _: () = assert!(MAX_EVENTS == crate::pipeline::parse::MAX_EVENTS);
 
     #[test]
     fn properties_of_the_promise_are_owned() {

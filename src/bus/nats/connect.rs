@@ -168,6 +168,11 @@ pub(super) fn server_names(options: &Options) -> Result<String, StartError> {
 
 fn server_addresses(servers: &[String]) -> Result<Vec<ServerAddr>, StartError> {
     let parse = |text: &String| {
+        if text.contains(|c: char| c.is_whitespace() || ";|".contains(c)) {
+            return Err(format!(
+                "servers are separated by commas, as in nats://a:4222,nats://b:4222, not {text:?}"
+            ));
+        }
         let scheme = text.split_once("://").map_or("nats".into(), |(scheme, _)| scheme.to_ascii_lowercase());
         if !matches!(scheme.as_str(), "nats" | "tls") {
             return Err(format!("a server address begins with nats:// or tls://, not {scheme}://"));

@@ -21,7 +21,10 @@ const VALID_INTERVAL: Duration = Duration::from_secs(10);
 const DENIED_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often, at most, a second connection tries what this one is not permitted.
 const PERMISSION_INTERVAL: Duration = Duration::from_secs(1);
-/// How often it is looked for what listens in place of a server.
+/// After this it is first looked for what listens in place of a server: what is found is told before the client's
+/// own error, which knows less.
+const FOREIGN_DELAY: Duration = Duration::from_millis(200);
+/// How often it is looked for again.
 const FOREIGN_INTERVAL: Duration = Duration::from_secs(3);
 /// Several nudges within this cause one probe.
 const NUDGE_DELAY: Duration = Duration::from_millis(20);
@@ -46,16 +49,18 @@ impl Monitor {
     }
 
     pub(super) async fn run(mut self) {
+        let mut pause = FOREIGN_DELAY;
         loop {
             match self.probe.client.connection_state() {
                 State::Connected => {
+                    pause = FOREIGN_DELAY;
                     let interval = self.check().await;
                     self.health.nudged(interval).await;
                 }
                 // A new connection is inspected at once.
                 State::Pending | State::Disconnected => tokio::select! {
                     () = self.health.nudged(DENIED_INTERVAL) => {}
-                    () = self.find_foreign() => {}
+                    () = self.find_foreign(pause) => pause = FOREIGN_INTERVAL,
                 },
             }
             tokio::time::sleep(NUDGE_DELAY).await;
@@ -63,8 +68,8 @@ impl Monitor {
     }
 
     /// Tells what listens in place of a server.
-    async fn find_foreign(&self) {
-        tokio::time::sleep(FOREIGN_INTERVAL).await;
+    async fn find_foreign(&self, pause: Duration) {
+        tokio::time::sleep(pause).await;
         if let Some(peer) = foreign_peer(&self.options).await {
             self.health.found_foreign(&peer);
         }

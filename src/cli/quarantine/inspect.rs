@@ -220,10 +220,9 @@ pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Ex
     }
     while let Some(record) = bodies.next().await? {
         match lines {
-            true => write_line(&printable::lines(&record.event.to_json())).map(drop),
-            false => write_files(folder, &record, arguments.json),
+            true => write_line(&printable::lines(&record.event.to_json())).map(drop)?,
+            false => write_files(folder, &record, arguments.json).map_err(unwritable)?,
         }
-        .map_err(unwritable)?;
     }
     match count {
         0 => say(NOTHING),

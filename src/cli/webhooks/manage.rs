@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::secret_output::{self, SecretOutput};
 use super::{Exit, Failure, Session, confirm, last_segment, print, say, target};
 use crate::attio::filter::{self, Resolver, key, keys};
+use crate::attio::types::refuse_pattern;
 use crate::attio::{Client, Subscription, Webhook};
 use crate::catalog::{self, EVENT_TYPES, Kind};
 use crate::cli::output::{table, terminal_columns};
@@ -253,6 +254,9 @@ impl Events {
             self.types.iter().enumerate().find(|(at, one)| self.types[..*at].contains(*one))
         {
             return Err(Failure::usage(format_args!("--event {twice} is given twice")));
+        }
+        if let Some(message) = self.types.iter().find_map(|event_type| refuse_pattern(event_type)) {
+            return Err(Failure::usage(message));
         }
         let mut resolver = Resolver::new(client);
         let mut all = Vec::new();

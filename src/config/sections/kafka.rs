@@ -12,7 +12,8 @@ use crate::bounded_file;
 use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
-    Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan, words,
+    Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan,
+    quantity, words,
 };
 use crate::config::section::{Section, keys};
 use crate::config::tree::{Node, Table, Value};
@@ -166,6 +167,12 @@ fn misspelt(server: &str) -> Option<String> {
         (Some(_), _, _) => "without a scheme",
         (_, true, _) => "without a login (that is kafka.sasl_username and kafka.sasl_password)",
         (_, _, true) => "without a path",
+        _ if host.contains(|c: char| c.is_whitespace() || ";|".contains(c)) => {
+            return Some(
+                "expects host:port; no host has such characters: servers are separated by commas, as in a:9092,b:9092"
+                    .into(),
+            );
+        }
         _ if ipv6 => {
             return Some("expects host:port; an IPv6 address needs brackets, as in [::1]:9092".into());
         }
@@ -293,7 +300,7 @@ fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String
 /// Asks librdkafka itself, without a client and without the network.
 fn accepted(name: &str, text: &str) -> Result<(), String> {
     match rdkafka::ClientConfig::new().set(name, text).create_native_config() {
-        Ok(_) => Ok(()),
+        Ok(config) => config.get(name).map_or(Ok(()), |read| as_written(name, text, &read)),
         // Some of its messages quote the value.
         Err(KafkaError::ClientConfig(_, message, ..))
             if !is_secret_property(name) || !message.contains(text) =>
@@ -302,6 +309,30 @@ fn accepted(name: &str, text: &str) -> Result<(), String> {
         }
         Err(_) => Err("librdkafka refuses this value".into()),
     }
+}
+
+/// Refuses what librdkafka takes for another number than it is: it reads the digits at the start, as octal ones after
+/// a 0, cuts the number to 32 bits, and leaves out the rest.
+fn as_written(name: &str, text: &str, read: &str) -> Result<(), String> {
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    if read == text || number(read).is_none() || number(read) == number(text) {
+        return Ok(());
+    }
+    let plain = plain_number(name, text).map(|plain| plain.to_string()).filter(|plain| plain != text);
+    let plain = plain.map(|plain| format!("; write {plain}")).unwrap_or_default();
+    Err(format!("expects a plain number; librdkafka would read {text:?} as {read}{plain}"))
+}
+
+/// The number that is meant by one with a unit or separators.
+fn plain_number(name: &str, text: &str) -> Option<u128> {
+    let is_time = name.ends_with(".ms") || name.ends_with(".ttl");
+    if let (true, Ok(span)) = (is_time, humantime::parse_duration(text.trim())) {
+        return Some(span.as_millis());
+    }
+    let is_size = ["bytes", ".size"].iter().any(|end| name.ends_with(end));
+    let (number, power) = quantity(text).filter(|(_, power)| *power == 0 || !is_time)?;
+    let number = u128::from(number) * if is_size { 1024 } else { 1000_u128 }.pow(power);
+    Some(if name.ends_with("kbytes") && power > 0 { number / 1024 } else { number })
 }
 
 fn topics(section: &mut Section<'_>) -> Topics {

@@ -17,6 +17,7 @@ use crate::delivery::SourceName;
 use crate::metrics::NO_SECRET;
 use crate::pipeline::verify::{self, MIN_SECRET_BYTES, Scheme};
 use crate::pipeline::{SourceOptions, filter};
+use crate::printable::is_invisible;
 
 /// A shorter secret is accepted with a warning; Attio's own have 64 characters.
 const GOOD_SECRET_BYTES: usize = 32;
@@ -205,10 +206,13 @@ fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &Secre
             "is in quotes, which would be part of it: remove them (`docker --env-file` keeps them)",
         );
     }
+    let mistake = mistake(text.trim());
     match text.len() {
         length if length < MIN_SECRET_BYTES => {
-            refuse(&format!("has {length} bytes and needs at least {MIN_SECRET_BYTES}"));
+            let mistake = mistake.map(|mistake| format!("; it {mistake}")).unwrap_or_default();
+            return refuse(&format!("has {length} bytes and needs at least {MIN_SECRET_BYTES}{mistake}"));
         }
+        _ if let Some(mistake) = mistake => return warn(&mistake),
         length if length < GOOD_SECRET_BYTES => {
             warn(&format!("has only {length} bytes; Attio's own have 64"));
         }
@@ -217,6 +221,40 @@ fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &Secre
     if text.trim() != text {
         warn("begins or ends with white space, which is part of it");
     }
+}
+
+/// What a text is instead of the secret that was meant. No part of it is repeated, as it may be one after all.
+fn mistake(text: &str) -> Option<String> {
+    const REFERENCES: [&str; 10] =
+        ["vault:", "op://", "ref+", "arn:aws:", "awssm://", "gcpsm://", "secret://", "ENC[", "file:", "env:"];
+    const PLACEHOLDERS: [(&str, &str); 5] = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<", ">"), ("%", "%")];
+    if let Some(c) = text.chars().find(|c| c.is_control() || is_invisible(*c)) {
+        let code = u32::from(c);
+        return Some(format!("has an invisible character, U+{code:04X}, which is part of it: write it anew"));
+    }
+    let of_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let is_name = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_') && name.chars().all(of_name)
+    };
+    let line = text.strip_prefix("export ").unwrap_or(text).split_once('=');
+    if line.is_some_and(|(name, value)| is_name(name) && !value.trim_matches('=').is_empty()) {
+        return Some("looks like the line NAME=value of an env file: write only what is behind the =".into());
+    }
+    if let Some(reference) = REFERENCES.iter().find(|start| text.starts_with(**start)) {
+        return Some(format!(
+            "looks like a reference ({reference}…) that nothing has resolved: write the secret"
+        ));
+    }
+    let is_path =
+        ["/run/", "/var/", "/etc/", "/home/", "/mnt/", "./"].iter().any(|start| text.starts_with(start));
+    if is_path {
+        return Some("looks like the path of a file: use `file`, or the variable that ends in _FILE".into());
+    }
+    let is_variable = text.strip_prefix('$').is_some_and(is_name);
+    let is_placeholder =
+        PLACEHOLDERS.iter().any(|(start, end)| text.starts_with(start) && text.ends_with(end));
+    (is_variable || is_placeholder)
+        .then(|| "looks like a placeholder that nothing has replaced: write the secret".into())
 }
 
 fn rules(section: &mut Section<'_>) -> filter::Rules {

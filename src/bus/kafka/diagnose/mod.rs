@@ -18,7 +18,8 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 pub(super) use tls::connect;
 
 use super::advice::{
-    ADVERTISED, CLOSED, NO_TLS, Step, TLS, advise, broker, name_stranger, servers, without_suffix,
+    ADVERTISED, CLOSED, NO_TLS, PERMISSION, Step, TLS, advise, after_contact, broker, name_stranger, servers,
+    without_suffix,
 };
 use super::health::{ConnectionError, Failure, Health, Task};
 use super::options::Options;
@@ -204,8 +205,13 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
         }
     }
 
+    /// The error text with advice that holds for a broker that was reached before, if one was.
+    fn advised(&self, text: String) -> String {
+        if self.contacts > 0 { after_contact(&text) } else { text }
+    }
+
     fn advise(&mut self, code: &str, text: &str) {
-        let (_, reason) = advise(text, self.health.bootstrap());
+        let reason = self.advised(advise(text, self.health.bootstrap()).1);
         self.log(code, &reason);
         self.health.explain(self.contacts, reason.into());
     }
@@ -217,7 +223,13 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
             self.log(code, &reason);
             return self.health.explain(self.contacts, reason);
         }
-        let reason: Arc<str> = (self.explain)(server).unwrap_or_else(|| text.to_owned()).into();
+        if server.is_some() {
+            // Until the listener is probed.
+            let reason = self.advised(advise(text, self.health.bootstrap()).1);
+            self.health.explain(self.contacts, reason.into());
+        }
+        let reason = (self.explain)(server).unwrap_or_else(|| text.to_owned());
+        let reason: Arc<str> = self.advised(reason).into();
         self.explained.insert(kind(text), (Instant::now(), Arc::clone(&reason)));
         if server.is_some() || self.health.cause().is_none() {
             self.health.explain(self.contacts, Arc::clone(&reason));
@@ -229,7 +241,16 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
     fn log(&self, code: &str, reason: &str) {
         if let Some(repeated) = self.logged.pass(&kind(reason)) {
             let repeated = (repeated > 0).then_some(repeated);
-            tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
+            if reason.ends_with(PERMISSION) {
+                tracing::error!(
+                    code,
+                    reason,
+                    repeated,
+                    "kafka: the broker does not allow what the bridge needs"
+                );
+            } else {
+                tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
+            }
         }
     }
 }
@@ -275,6 +296,39 @@ mod tests {
         assert_eq!(diagnose(&health, &failures, "it has expired"), 1);
         assert_eq!(health.cause().as_deref(), Some("it has expired"));
         assert!(health.down().unwrap().ends_with(": it has expired"));
+    }
+
+    const CLOSED_BY_BROKER: &str = "k:9/1: Disconnected: verify that security.protocol is correctly configured, \
+                                    broker might require SASL authentication";
+
+    #[test]
+    fn a_login_is_blamed_only_before_a_broker_was_reached() {
+        for (reached, told) in [(false, "may require a login"), (true, "it may be restarting")] {
+            for silent in [false, true] {
+                let (health, failures) = Health::new("k:9".into(), bus_metrics());
+                if reached {
+                    health.reached(health.losses());
+                }
+                health.lost();
+                if !silent {
+                    health.connection_error("BrokerTransportFailure".into(), CLOSED_BY_BROKER);
+                }
+                diagnose(&health, &failures, CLOSED);
+                let cause = health.cause().unwrap();
+                assert!(cause.contains(told), "reached: {reached}, silent: {silent}: {cause}");
+                assert_eq!(cause.contains("a login"), !reached, "{cause}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_permission_has_its_advice() {
+        let (health, failures) = Health::new("k:9".into(), bus_metrics());
+        let text =
+            "k:9/1: Failed to acquire idempotence PID from broker: Broker: Cluster authorization failed";
+        health.connection_error("ClusterAuthorizationFailed".into(), text);
+        diagnose(&health, &failures, "none");
+        assert!(health.cause().unwrap().contains("grant Write on the topics"), "{:?}", health.cause());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 
-use super::advice::{ADVERTISED, Step};
+use super::advice::{ADVERTISED, PERMISSION, Step};
 use super::context::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, first_answer};
 use super::options::Options;
@@ -141,9 +141,7 @@ impl Inspection {
             (self.started + PRODUCER_ID).max(Instant::now() + Duration::from_secs(1)).min(self.deadline);
         let (level, detail) = loop {
             if let Some((_, fatal)) = self.client.client().fatal_error() {
-                let advice =
-                    "grant Write on the topics (brokers before 2.8 also need IdempotentWrite on the cluster)";
-                break (Level::Failed, format!("no producer id: {fatal}: {advice}"));
+                break (Level::Failed, format!("no producer id: {fatal}: {PERMISSION}"));
             }
             if self.client.client().context().warm.load(Ordering::Relaxed) {
                 break (Level::Ok, "the broker assigns this client a producer id".to_owned());
