@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::quarantined::Origin;
+use super::quarantine::Origin;
 use crate::bus::recording::RecordingBus;
 use crate::cloudevent::Attribute;
 use crate::delivery::{Delivery, SourceName};
@@ -151,9 +151,6 @@ fn why(result: &EventResult) -> Option<String> {
             Some(format!("the bus still rejects it: {detail}"))
         }
         EventResult::Failed(error) => Some(error.to_string()),
-        EventResult::Published
-        | EventResult::Duplicate
-        | EventResult::Filtered
-        | EventResult::Quarantined => None,
+        _ => None,
     }
 }

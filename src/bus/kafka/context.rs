@@ -17,10 +17,10 @@ use rdkafka::message::OwnedMessage;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
+use super::errors::{Circumstances, classify, may_be_the_batch};
 use super::health::{Health, Signal};
 use super::identity::{Change, Identity, Worth};
 use super::options::AUTO_CREATE;
-use super::publish_error::{self, Circumstances};
 use super::record::Pending;
 use super::repeats::kind;
 use crate::pipeline::publish::{Ack, PublishError, PublishResult};
@@ -207,7 +207,7 @@ impl Context {
             cause: cause.as_deref(),
             fatal: self.fatal.get().copied(),
         };
-        publish_error::classify(code, circumstances)
+        classify(code, circumstances)
     }
 
     /// False once another client has taken over.
@@ -226,7 +226,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
         if let (Err((error, message)), Some(retries)) = (result, &self.retries)
-            && error.rdkafka_error_code().is_some_and(publish_error::may_be_the_batch)
+            && error.rdkafka_error_code().is_some_and(may_be_the_batch)
         {
             return match retries.add(Retry { pending: *pending, message: message.detach() }) {
                 Ok(()) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::advice;
+use super::errors;
 use super::repeats::Repeats;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
@@ -269,7 +269,7 @@ impl Health {
     pub(super) fn connection_error(&self, code: String, text: &str) {
         let mut state = self.state.lock();
         if state.cause.is_none() {
-            let (_, cause) = advice::advise(advice::without_suffix(text), &self.bootstrap);
+            let (_, cause) = errors::advise(errors::without_suffix(text), &self.bootstrap);
             self.set_cause(&mut state, cause.into());
         }
         let contacts = state.contacts;

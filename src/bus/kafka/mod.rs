@@ -5,16 +5,15 @@
 //! [`topics`] and replaces a dead producer; [`health`] is what they know of the cluster.
 //! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 
-mod advice;
 mod context;
 mod diagnose;
+mod errors;
 mod health;
 mod identity;
 mod inspect;
 mod monitor;
 pub mod options;
 mod producer;
-mod publish_error;
 mod read;
 mod record;
 mod repeats;

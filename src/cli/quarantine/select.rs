@@ -8,8 +8,7 @@ use crate::bus::read::Begin;
 use crate::cli::bus_session::{Session, fail_read};
 use crate::cli::parsers::{begin, moment};
 use crate::cli::{Exit, fail, say};
-use crate::consumer::quarantine_reader::{Bodies, QuarantineError, QuarantineReader, Stored};
-use crate::consumer::quarantined::{Entry, REASONS};
+use crate::consumer::quarantine::{Bodies, Entry, QuarantineError, QuarantineReader, REASONS, Stored};
 use crate::pipeline::route::Routes;
 use crate::printable::line;
 

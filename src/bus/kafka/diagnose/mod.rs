@@ -1,8 +1,6 @@
-//! Why the client cannot connect, and what to do about it.
-//!
-//! Where librdkafka's text is too vague (a certificate "could not be
-//! verified", a connection closed without an error) the listener is probed. That can take seconds, so it
-//! runs on its own thread.
+//! Why the client cannot connect, and what to do about it. Where librdkafka's text is too vague (a certificate "could
+//! not be verified", a connection closed without an error) the listener is probed. That can take seconds, so it runs on
+//! its own thread.
 
 mod tls;
 
@@ -17,7 +15,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
 pub(super) use tls::connect;
 
-use super::advice::{
+use super::errors::{
     ADVERTISED, CLOSED, NO_TLS, Step, TLS, advise, broker, name_stranger, servers, without_suffix,
 };
 use super::health::{ConnectionError, Failure, Health, Task};
@@ -41,10 +39,12 @@ fn listener_to_probe(error: &str) -> Option<&str> {
 /// Probes listeners with one client's TLS settings.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
-    tls: bool,
+    /// Whether the client uses TLS.
+    pub tls: bool,
     authorities: Option<PathBuf>,
     bootstrap: String,
-    servers: Vec<String>,
+    /// `host:port` of every bootstrap server.
+    pub servers: Vec<String>,
 }
 
 impl Probe {
@@ -58,19 +58,9 @@ impl Probe {
         }
     }
 
-    /// `host:port` of every bootstrap server.
-    pub(super) fn servers(&self) -> &[String] {
-        &self.servers
-    }
-
     /// The step at which the client failed, and its error text with advice.
     pub(super) fn advise(&self, error: &str) -> (Step, String) {
         advise(error, &self.bootstrap)
-    }
-
-    /// Whether the client uses TLS.
-    pub(super) const fn uses_tls(&self) -> bool {
-        self.tls
     }
 
     /// Why this client cannot connect to a listener, by default the first; none if it should be able to.
@@ -101,31 +91,21 @@ impl Probe {
     }
 }
 
-/// The errors of a client that only inspects or reads.
+/// The errors of a client that only inspects or reads. More than 32 explain nothing more.
 #[derive(Default)]
 pub(super) struct ErrorNotes(Mutex<Vec<String>>);
-
-/// More errors explain nothing more.
-const MAX_NOTES: usize = 32;
 
 impl ErrorNotes {
     /// Notes an error that can explain why the client cannot connect.
     pub(super) fn add(&self, error: &KafkaError, text: &str) {
         // The reader joins no group, so it needs no right to.
         let beside = [Code::AllBrokersDown, Code::Fatal, Code::GroupAuthorizationFailed];
-        if error.rdkafka_error_code().is_some_and(|code| beside.contains(&code)) {
-            return;
-        }
         let text = without_suffix(text).to_owned();
         let mut notes = self.0.lock();
-        if notes.len() < MAX_NOTES && !notes.contains(&text) {
+        let is_new = notes.len() < 32 && !notes.contains(&text);
+        if is_new && !error.rdkafka_error_code().is_some_and(|code| beside.contains(&code)) {
             notes.push(text);
         }
-    }
-
-    /// The error of the attempt that failed at the last step.
-    fn farthest(&self, probe: &Probe) -> Option<String> {
-        self.0.lock().iter().max_by_key(|text| probe.advise(text).0).cloned()
     }
 }
 
@@ -142,7 +122,9 @@ pub(super) fn first_answer<T>(
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if let Some(text) = notes.farthest(probe) {
+        // The error of the attempt that failed at the last step.
+        let farthest = notes.0.lock().iter().max_by_key(|text| probe.advise(text).0).cloned();
+        if let Some(text) = farthest {
             let explained = listener_to_probe(&text).and_then(|server| probe.explain(Some(server)));
             return Err(explained.unwrap_or_else(|| probe.advise(&text)));
         }
@@ -195,7 +177,7 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
                 let text = without_suffix(&text);
                 match listener_to_probe(text) {
                     Some(server) => self.probe(&code, Some(server), text),
-                    None => self.advise(&code, text),
+                    None => self.found(&code, advise(text, self.health.bootstrap()).1.into(), true),
                 }
             }
             // An error that came meanwhile says more.
@@ -204,32 +186,24 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
         }
     }
 
-    fn advise(&mut self, code: &str, text: &str) {
-        let (_, reason) = advise(text, self.health.bootstrap());
-        self.log(code, &reason);
-        self.health.explain(self.contacts, reason.into());
-    }
-
     fn probe(&mut self, code: &str, server: Option<&str>, text: &str) {
         self.explained.retain(|_, (at, _)| at.elapsed() < REPEAT);
         if let Some((_, reason)) = self.explained.get(&kind(text)) {
-            let reason = Arc::clone(reason);
-            self.log(code, &reason);
-            return self.health.explain(self.contacts, reason);
+            return self.found(code, Arc::clone(reason), true);
         }
         let reason: Arc<str> = (self.explain)(server).unwrap_or_else(|| text.to_owned()).into();
         self.explained.insert(kind(text), (Instant::now(), Arc::clone(&reason)));
-        if server.is_some() || self.health.cause().is_none() {
-            self.health.explain(self.contacts, Arc::clone(&reason));
-        }
-        self.log(code, &reason);
+        self.found(code, reason, server.is_some() || self.health.cause().is_none());
     }
 
-    /// One line a minute for each reason.
-    fn log(&self, code: &str, reason: &str) {
-        if let Some(repeated) = self.logged.pass(&kind(reason)) {
-            let repeated = (repeated > 0).then_some(repeated);
+    /// Logs one line a minute for each reason, and replaces the cause that is known.
+    fn found(&self, code: &str, reason: Arc<str>, is_cause: bool) {
+        if let Some(repeated) = self.logged.pass(&kind(&reason)) {
+            let (repeated, reason) = ((repeated > 0).then_some(repeated), &*reason);
             tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
+        }
+        if is_cause {
+            self.health.explain(self.contacts, reason);
         }
     }
 }
