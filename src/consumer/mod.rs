@@ -23,7 +23,6 @@ pub struct EventFilter {
     pub record: Option<String>,
 }
 
-/// What the bridge puts in front of Attio's event type.
 const PREFIX: &str = "com.attio.";
 
 impl EventFilter {

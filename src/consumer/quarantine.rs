@@ -33,7 +33,6 @@ pub struct Entry {
     pub bytes: usize,
 }
 
-/// An [`Entry`] with its body.
 #[derive(Clone, Debug)]
 pub struct Quarantined {
     pub entry: Entry,
@@ -52,16 +51,13 @@ pub struct Origin {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownOrigin {
-    /// An older bridge wrote it without the source.
     #[error("an older bridge quarantined it without recording the source: add --source NAME")]
     Source,
-    /// An older bridge wrote it without its position, and it is not a whole delivery.
     #[error(
         "an older bridge quarantined it without recording its webhook and its index in the delivery, so its id \
          cannot be derived: have the sender deliver it again"
     )]
     Position,
-    /// The metadata gives another id.
     #[error(
         "its metadata does not reproduce its id; a replay would publish it under a new id: inspect it with \
          `quarantine show`"
@@ -149,7 +145,6 @@ pub const REASONS: [(&str, &str); 9] = [
 
 const NOT_AN_EVENT: &str = "this element of `events` is not an event: a newer bridge may support it; upgrade, then `quarantine replay`";
 
-/// What an operator does about a record quarantined for this reason.
 pub fn hint(reason: &str) -> &'static str {
     let known = REASONS.into_iter().find(|(known, _)| *known == reason);
     known.map_or("a newer bridge quarantined it: upgrade this one to learn more", |(_, hint)| hint)
@@ -176,7 +171,6 @@ pub struct Stored {
     stored_at: Option<OffsetDateTime>,
 }
 
-/// Why the quarantine cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum QuarantineError {
     #[error("interrupted")]
@@ -213,7 +207,6 @@ impl QuarantineReader {
         Ok(entries)
     }
 
-    /// The bodies of these entries, in their order.
     pub fn bodies(&self, entries: Vec<Stored>) -> Bodies {
         Bodies { reader: self.clone(), entries: entries.into(), batch: VecDeque::new() }
     }
@@ -249,9 +242,7 @@ fn decode(item: &Item) -> Option<Quarantined> {
 /// Bodies that are read as they are needed.
 pub struct Bodies {
     reader: QuarantineReader,
-    /// Not read yet.
     entries: VecDeque<Stored>,
-    /// Read, but not returned yet.
     batch: VecDeque<Quarantined>,
 }
 

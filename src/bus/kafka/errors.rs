@@ -6,11 +6,9 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::pipeline::publish::PublishError;
 
-/// The state of the client when a message fails.
 #[derive(Clone, Copy)]
 pub(super) struct Circumstances<'a> {
     pub topic: &'a str,
-    /// Whether all brokers are down.
     pub down: bool,
     /// What last kept the client from a broker, for example a wrong password.
     pub cause: Option<&'a str>,
@@ -18,7 +16,6 @@ pub(super) struct Circumstances<'a> {
     pub fatal: Option<Code>,
 }
 
-/// The port's error for a failed message.
 pub(super) fn classify(code: Code, at: Circumstances<'_>) -> PublishError {
     let topic = at.topic;
     // A dead client fails every message with "fatal"; the fatal error decides how it is classified.
@@ -122,7 +119,6 @@ fn detail(code: Code, topic: &str, cause: Option<&str>) -> Arc<str> {
     }
 }
 
-/// The step at which a connection fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Step {
     Reach,
@@ -212,7 +208,6 @@ fn is_advertised(error: &str, servers: &str) -> bool {
     })
 }
 
-/// How answers of other servers begin.
 const STRANGERS: [(&[u8], &str); 12] = [
     (b"HTTP", "an HTTP server"),
     (b"<htm", "an HTTP server"),

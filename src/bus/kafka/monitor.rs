@@ -181,7 +181,7 @@ impl Monitor {
         match self.settles_at {
             Some(at) if Instant::now() < at => return false,
             Some(at) if !context.has_begun() => {
-                let (ends, complete) = topics::ends(producer.get().client(), self.topics.names());
+                let (ends, complete) = topics::ends(producer.get().client(), &self.topics.topics);
                 if !complete && at.elapsed() < ENDS {
                     return false;
                 }

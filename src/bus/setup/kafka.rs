@@ -23,7 +23,6 @@ pub struct Kafka {
     bootstrap_servers: String,
     /// The bridge's principal, as `User:NAME`.
     principal: String,
-    /// Every topic that events can go to, quarantine among them.
     topics: Vec<Topic>,
     /// What the principal must be allowed on each topic, and on nothing else.
     operations: Vec<&'static str>,
@@ -80,7 +79,6 @@ impl Kafka {
         }
     }
 
-    /// A script for Kafka's own tools.
     pub(super) fn commands(&self) -> String {
         const ADMIN: &str = r#"--bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"}"#;
         // Other characters cannot be part of an address, and are unsafe in a shell's default value.

@@ -39,7 +39,6 @@ fn listener_to_probe(error: &str) -> Option<&str> {
 /// Probes listeners with one client's TLS settings.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
-    /// Whether the client uses TLS.
     pub tls: bool,
     authorities: Option<PathBuf>,
     bootstrap: String,
@@ -58,7 +57,6 @@ impl Probe {
         }
     }
 
-    /// The step at which the client failed, and its error text with advice.
     pub(super) fn advise(&self, error: &str) -> (Step, String) {
         advise(error, &self.bootstrap)
     }

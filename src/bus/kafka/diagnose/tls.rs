@@ -18,12 +18,10 @@ const GREETING: Duration = Duration::from_millis(500);
 /// The listener accepts the connection and sends nothing.
 pub(super) const SILENCE: &str = "timed out: the port is open but nothing answers";
 
-/// Whether a listener uses TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TlsInfo {
     /// No connection, and why.
     Unreachable(String),
-    /// It does not use TLS.
     Plaintext,
     /// TLS, and what is wrong with the certificate.
     Tls(Option<String>),
@@ -57,7 +55,6 @@ pub(super) fn probe(server: &str, authorities: Option<&Path>) -> TlsInfo {
     }
 }
 
-/// Opens a connection.
 pub fn connect(server: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in server.to_socket_addrs()? {
@@ -128,7 +125,6 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// What is wrong with a certificate and what to do.
 fn explain(problem: &CertificateError) -> String {
     match problem {
         CertificateError::Expired => "it has expired: renew the broker's certificate".into(),

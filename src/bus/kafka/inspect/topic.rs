@@ -18,7 +18,6 @@ use crate::bus::kafka::topics::{Create, TopicState, block_on, create, creation_a
 /// How long the broker may take for one request.
 pub(super) const REQUEST: Duration = Duration::from_secs(2);
 
-/// A topic on the cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Topic {
     pub name: Arc<str>,
@@ -53,7 +52,6 @@ pub(super) struct Settings {
 }
 
 impl Topic {
-    /// Asks for the metadata of this topic.
     pub(super) fn fetch<C: ClientContext>(client: &Client<C>, name: &Arc<str>, within: Duration) -> Self {
         let unknown = |state, problem| Self {
             name: name.clone(),
@@ -89,7 +87,6 @@ impl Topic {
         }
     }
 
-    /// Adds the row of this topic.
     pub(super) fn report(&self, options: &Topics, report: &mut Report) {
         let (level, detail) = match self.state {
             TopicState::Ready => self.replicas(),
@@ -202,7 +199,6 @@ impl Topic {
 const ONE_COPY: &str = "replication 1: acknowledged events are lost with their only broker, and writes stop while it is \
                         down; use replication 3 with min.insync.replicas 2";
 
-/// The topics that exist.
 pub(super) fn existing(topics: &[Topic]) -> Vec<&Topic> {
     topics.iter().filter(|topic| topic.state == TopicState::Ready).collect()
 }
@@ -289,7 +285,6 @@ fn describe(
     Ok(settings.collect())
 }
 
-/// Every risk with the topics that have it.
 fn risks<'t>(topics: &[&'t Topic]) -> Vec<(String, Vec<&'t Topic>)> {
     let mut risks: Vec<(String, Vec<&Topic>)> = Vec::new();
     for topic in topics {
@@ -321,7 +316,6 @@ pub fn log_risks(config: &ClientConfig, requirements: &Requirements) {
     }
 }
 
-/// What can lose an acknowledged event.
 pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {
     let existing = existing(topics);
     if existing.is_empty() {
