@@ -232,9 +232,9 @@ pub(super) fn create(
     const BROKER_DEFAULT: i32 = -1;
     let settings = settings(options);
     let partitions = options.partitions.unwrap_or(BROKER_DEFAULT);
-    let replicas = TopicReplication::Fixed(options.replication_factor.unwrap_or(BROKER_DEFAULT));
+    let replicas = options.replication_factor.unwrap_or(BROKER_DEFAULT);
     let topic = |name| {
-        let topic = NewTopic::new(name, partitions, replicas);
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
         settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
     };
     let topics: Vec<_> = missing.iter().map(|name| topic(&**name)).collect();

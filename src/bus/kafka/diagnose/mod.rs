@@ -18,9 +18,8 @@ pub(super) use tls::connect;
 use super::errors::{
     ADVERTISED, CLOSED, NO_TLS, Step, TLS, advise, broker, name_stranger, servers, without_suffix,
 };
-use super::health::{ConnectionError, Failure, Health, Task};
+use super::health::{Health, REPEAT, Repeats, Task, kind};
 use super::options::Options;
-use super::repeats::{Repeats, kind};
 use tls::TlsInfo;
 
 /// The listener to probe, if the error text is too vague.
@@ -145,14 +144,11 @@ pub(super) fn run(
     let mut diagnosis = Diagnosis { health, explain, contacts: 0, logged, explained };
     while let Ok(task) = tasks.recv() {
         match task {
-            Task::Failure(failure) => diagnosis.handle(failure),
+            Task::Failure { contacts, error } => diagnosis.handle(contacts, error),
             Task::Settings => settings(),
         }
     }
 }
-
-/// A listener is probed again after this.
-const REPEAT: Duration = Duration::from_secs(60);
 
 struct Diagnosis<'h, F> {
     health: &'h Health,
@@ -160,22 +156,23 @@ struct Diagnosis<'h, F> {
     /// The contact with a broker since which the errors below occurred.
     contacts: u64,
     logged: Repeats,
+    /// By kind of the error; a listener is probed again after [`REPEAT`].
     explained: HashMap<String, (Instant, Arc<str>)>,
 }
 
 impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
-    fn handle(&mut self, failure: Failure) {
-        if failure.contacts != self.contacts {
-            self.contacts = failure.contacts;
+    fn handle(&mut self, contacts: u64, error: Option<(String, String)>) {
+        if contacts != self.contacts {
+            self.contacts = contacts;
             self.logged.clear();
             self.explained.clear();
         }
-        match failure.error {
-            Some(ConnectionError { code, text }) => {
+        match error {
+            Some((code, text)) => {
                 let text = without_suffix(&text);
                 match listener_to_probe(text) {
                     Some(server) => self.probe(&code, Some(server), text),
-                    None => self.found(&code, advise(text, self.health.bootstrap()).1.into(), true),
+                    None => self.found(&code, advise(text, &self.health.bootstrap).1.into(), true),
                 }
             }
             // An error that came meanwhile says more.
@@ -197,8 +194,7 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
     /// Logs one line a minute for each reason, and replaces the cause that is known.
     fn found(&self, code: &str, reason: Arc<str>, is_cause: bool) {
         if let Some(repeated) = self.logged.pass(&kind(&reason)) {
-            let (repeated, reason) = ((repeated > 0).then_some(repeated), &*reason);
-            tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
+            tracing::warn!(code, reason = &*reason, repeated, "kafka: cannot connect to a broker");
         }
         if is_cause {
             self.health.explain(self.contacts, reason);
