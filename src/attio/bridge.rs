@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Request;
+use hyper::http::request::Builder;
 use secrecy::{ExposeSecret, SecretString};
 use time::OffsetDateTime;
 
@@ -59,12 +60,7 @@ impl Bridge {
         }
     }
 
-    async fn send(
-        &self,
-        url: &str,
-        request: hyper::http::request::Builder,
-        body: Bytes,
-    ) -> Result<Response, String> {
+    async fn send(&self, url: &str, request: Builder, body: Bytes) -> Result<Response, String> {
         self.client.send(request, body).await.map_err(|error| format!("{url} did not answer: {error}"))
     }
 }

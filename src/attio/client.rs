@@ -8,10 +8,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
-use super::error::shown;
 use super::request::Requests;
-use super::types::{Named, Owner, Token};
-use super::{Created, Error, Options, Subscription, Webhook};
+use super::types::{Named, Resource, Token};
+use super::{Created, Error, Failed, Options, Subscription, Webhook, shown};
 use crate::catalog;
 
 /// Webhooks a page: the API's maximum; its default is 10.
@@ -100,21 +99,15 @@ impl Client {
         self.call(&Method::DELETE, &path, None).await.map(drop)
     }
 
-    /// All objects, or all lists that the key may see.
-    pub async fn owners(&self, owner: Owner) -> Result<Vec<Named>, Error> {
-        let all: Vec<Json> = self.get(&format!("/v2/{}", owner.path())).await?;
-        let id = match owner {
-            Owner::Object => "object_id",
-            Owner::List => "list_id",
-        };
-        Ok(all.iter().filter_map(|item| named(item, id)).collect())
+    /// All objects, or all lists, that the key may see and that have a slug.
+    pub async fn owners(&self, owner: Resource) -> Result<Vec<Named>, Error> {
+        Ok(named(&self.get::<Vec<Json>>(&format!("/v2/{}s", owner.name())).await?, owner))
     }
 
     /// All attributes of an object or list, given by id or slug.
-    pub async fn attributes(&self, owner: Owner, name: &str) -> Result<Vec<Named>, Error> {
-        let path = format!("/v2/{}/{}/attributes", owner.path(), checked(name)?);
-        let all: Vec<Json> = self.pages(&path, ATTRIBUTES).await?;
-        Ok(all.iter().filter_map(|item| named(item, "attribute_id")).collect())
+    pub async fn attributes(&self, owner: Resource, name: &str) -> Result<Vec<Named>, Error> {
+        let path = format!("/v2/{}s/{}/attributes", owner.name(), checked(name)?);
+        Ok(named(&self.pages::<Json>(&path, ATTRIBUTES).await?, Resource::Attribute))
     }
 
     /// All items of a collection. Read until a page has nothing new, as the API may give fewer items than asked for, or
@@ -132,7 +125,7 @@ impl Client {
             }
         }
         let reason = format!("the list has no end after {MAX_PAGES} pages: is attio.api_url right?");
-        Err(Error::NoAnswer { request: format!("GET {path}"), reason, outcome_unknown: false })
+        Err(Failed { request: format!("GET {path}"), reason, ..Failed::default() }.into())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
@@ -147,16 +140,16 @@ impl Client {
 
     /// Makes one call; a refused key is described in the error.
     async fn call(&self, method: &Method, path: &str, body: Option<&Json>) -> Result<Bytes, Error> {
-        let mut error = match self.requests.call(method, path, body).await {
-            Err(Error::Api(error)) => error,
+        let mut failed = match self.requests.call(method, path, body).await {
+            Err(Error::Call(failed)) => failed,
             done => return done,
         };
-        if matches!(error.status, 401 | 403) && error.code != "billing_error" && path != SELF {
+        if matches!(failed.status, Some(401 | 403)) && failed.code != "billing_error" && path != SELF {
             let answer = self.requests.once(&Method::GET, SELF, Bytes::new()).await;
             let token = answer.ok().and_then(|answer| serde_json::from_slice(&answer.body).ok());
-            error.advice = token.map(|token| describe(&token)).or(error.advice);
+            failed.advice = token.map(|token| describe(&token)).or(failed.advice);
         }
-        Err(Error::Api(error))
+        Err(Error::Call(failed))
     }
 }
 
@@ -183,16 +176,15 @@ fn parse<T: DeserializeOwned>(method: &str, path: &str, body: &[u8]) -> Result<T
 
 /// The parser's own message is left out: it may quote a secret.
 fn unreadable(method: &str, path: &str, at: &str) -> Error {
-    Error::NoAnswer {
-        request: format!("{method} {path}"),
-        reason: format!("the answer is not as documented ({at})"),
-        outcome_unknown: method == "POST",
-    }
+    let (request, reason) = (format!("{method} {path}"), format!("the answer is not as documented ({at})"));
+    Failed { request, reason, outcome_unknown: method == "POST", ..Failed::default() }.into()
 }
 
-fn named(item: &Json, id: &str) -> Option<Named> {
-    let id = item["id"][id].as_str()?.to_owned();
-    Some(Named { id, slug: item["api_slug"].as_str().map(String::from) })
+fn named(all: &[Json], resource: Resource) -> Vec<Named> {
+    let id = format!("{}_id", resource.name());
+    let text = |value: &Json| value.as_str().map(str::to_owned);
+    let one = |item: &Json| Some(Named { id: text(&item["id"][&id])?, slug: text(&item["api_slug"])? });
+    all.iter().filter_map(one).collect()
 }
 
 fn path(webhook_id: &str) -> Result<String, Error> {

@@ -1,22 +1,13 @@
 //! Attio's REST API, for `webhooks`, `slugs` and `watch`. `serve` never calls it.
 //!
-//! - [`Client`] has one method per endpoint. Every method retries where that is safe and fails with an [`Error`]
-//!   that says what to do.
-//! - [`secret::create`] creates a webhook and stores its secret, or deletes the webhook. All webhooks are
-//!   created through it. [`secret::SecretFile`] is a file known to be writable beforehand.
-//! - [`filter::parse`] reads a filter; [`filter::Resolver`] turns slugs into ids; [`filter::Canonical`] compares.
-//! - [`plan::Plan`] is the difference between configured and existing webhooks. There is no state file.
-//! - [`rotate::Rotation`] replaces a webhook's secret, in steps that can be resumed.
-//! - [`watch::Watch`] polls the configured webhooks, logs each change, and recreates lost ones.
-//! - [`slugs::pull`] makes the file of slugs that the bridge reads.
-//! - [`bridge::Bridge`] asks a running bridge for its metrics and whether it accepts a secret.
+//! All webhooks are created through [`secret::create`]. There is no state file: [`plan::Plan`] compares, and
+//! [`rotate::Rotation`] and [`watch::Watch`] go by what Attio shows.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
 
 mod client;
 mod request;
-pub(crate) mod error;
 pub(crate) mod types;
 pub(crate) mod filter;
 pub(crate) mod plan;
@@ -30,10 +21,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::Value as Json;
 
+use crate::printable;
 pub use client::Client;
-pub use error::Error;
-pub(crate) use types::{Created, Status, Subscription, Webhook};
+pub(crate) use types::{Created, Subscription, Webhook};
 
 /// How to reach Attio.
 #[derive(Clone, Debug)]
@@ -61,4 +54,147 @@ pub struct WebhookOptions {
     pub secret_file: Option<PathBuf>,
     /// Whether `watch` recreates it if it is missing or inactive.
     pub recreate: bool,
+}
+
+/// Longer texts of Attio are cut.
+const MAX_TEXT: usize = 400;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no API key.
+    #[error("no Attio API key: set ATTIO_API_KEY, ATTIO_API_KEY_FILE or attio.api_key")]
+    NoKey,
+    /// The options are unusable.
+    #[error("{0}")]
+    Setup(String),
+    /// Not an id. Nothing was sent.
+    #[error("{0:?} is not an id")]
+    InvalidId(String),
+    /// No good answer.
+    #[error(transparent)]
+    Call(#[from] Box<Failed>),
+}
+
+/// An error that Attio answered with, or why there is no readable answer. Its texts are safe to print.
+#[derive(Debug, Default, thiserror::Error)]
+#[error("{request}: {reason}{}", self.rest())]
+pub struct Failed {
+    /// Such as `GET /v2/webhooks`.
+    request: String,
+    /// What happened, and after how many attempts.
+    reason: String,
+    /// Of an answer in Attio's format.
+    status: Option<u16>,
+    /// Attio's `code`, such as `uniqueness_conflict`.
+    code: String,
+    advice: Option<String>,
+    /// Attio may have created what was asked for: the call must not be repeated blindly.
+    outcome_unknown: bool,
+    /// Header `x-attio-execution-id`, for Attio's support.
+    execution_id: Option<String>,
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        Self::Call(Box::new(failed))
+    }
+}
+
+impl Error {
+    /// The status of Attio's answer.
+    pub fn status(&self) -> Option<u16> {
+        if let Self::Call(failed) = self { failed.status } else { None }
+    }
+
+    /// Whether Attio may have created what was asked for: the call must not be repeated blindly.
+    pub fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::Call(failed) if failed.outcome_unknown)
+    }
+
+    /// The same error once the outcome is known.
+    pub fn with_known_outcome(mut self) -> Self {
+        if let Self::Call(failed) = &mut self {
+            failed.outcome_unknown = false;
+        }
+        self
+    }
+
+    /// Whether the requested resource does not exist.
+    pub fn is_not_found(&self) -> bool {
+        self.status() == Some(404)
+    }
+}
+
+impl Failed {
+    fn rest(&self) -> String {
+        let unknown = match self.outcome_unknown {
+            false => "",
+            true if self.request.ends_with("/records") => {
+                "; it is unknown whether Attio created the record: look for it in Attio"
+            }
+            true => {
+                "; it is unknown whether Attio did it: check with `webhooks list`, and delete any webhook whose \
+                 secret is lost"
+            }
+        };
+        let advice = self.advice.iter().map(|advice| format!("; {advice}"));
+        let id = self.execution_id.iter().map(|id| format!(" (x-attio-execution-id {id})"));
+        advice.chain([unknown.to_owned()]).chain(id).collect()
+    }
+
+    /// An error in Attio's format; none if the body is not.
+    fn read(request: String, status: u16, body: &[u8], execution_id: Option<&str>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Body {
+            code: String,
+            message: String,
+            #[serde(default)]
+            validation_errors: Vec<Invalid>,
+        }
+        #[derive(Deserialize)]
+        struct Invalid {
+            #[serde(default)]
+            path: Vec<Json>,
+            #[serde(default)]
+            message: String,
+        }
+        let Body { code, message, validation_errors } = serde_json::from_slice(body).ok()?;
+        let mut text = message.trim_end_matches('.').to_owned();
+        for Invalid { path, message } in validation_errors {
+            let part = |part: &Json| part.as_str().map_or(part.to_string(), String::from);
+            let path: Vec<String> = path.iter().map(part).collect();
+            text += &format!("; {}: {message}", path.join("."));
+        }
+        let advice = match (status, code.as_str()) {
+            (401, _) => Some("check ATTIO_API_KEY"),
+            (403, "billing_error") => Some("the workspace's plan does not include this"),
+            (403, _) => Some("give the key the scope in Attio's developer settings"),
+            (404, "not_found") => Some("list the existing ones with `webhooks list`"),
+            (409, "uniqueness_conflict") => Some(
+                "target URL, event type and filter must be unique together: `webhooks list` shows which webhook has \
+                 them; change that one, or use another URL (a query string is enough)",
+            ),
+            (429, _) => Some("try again later"),
+            _ => None,
+        };
+        let reason = format!("Attio answered {status} {}: {}", shown(&code), shown(&text));
+        let (advice, execution_id) = (advice.map(String::from), execution_id.map(shown));
+        Some(Self {
+            request,
+            reason,
+            status: Some(status),
+            code,
+            advice,
+            execution_id,
+            outcome_unknown: false,
+        })
+    }
+}
+
+/// Attio's text on one line, safe to print.
+fn shown(text: &str) -> String {
+    let cut =
+        text.char_indices().nth(MAX_TEXT).map_or(text.to_owned(), |(at, _)| format!("{}…", &text[..at]));
+    printable::line(&cut)
 }

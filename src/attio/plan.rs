@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::filter::{self, Resolver, key, keys};
 use super::rotate::is_successor;
-use super::{Status, Subscription, Webhook, WebhookOptions};
+use super::types::ACTIVE;
+use super::{Subscription, Webhook, WebhookOptions};
 use crate::paint::{BAD, GOOD, Paint, REFUSED};
 use crate::printable::line;
 
@@ -19,43 +21,83 @@ pub struct Wanted {
 }
 
 /// What to do for one configured webhook.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
     /// It does not exist.
     Create,
     /// Its subscriptions differ.
-    Update { webhook: Webhook, add: Vec<Subscription>, remove: Vec<Subscription> },
+    Update,
     /// It is as configured.
-    Keep(Webhook),
+    #[serde(rename = "none")]
+    Keep,
     /// Several webhooks have its URL.
-    Ambiguous(Vec<Webhook>),
-}
-
-impl Change {
-    /// Its name in JSON.
-    pub const fn action(&self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Update { .. } => "update",
-            Self::Keep(_) => "none",
-            Self::Ambiguous(_) => "ambiguous",
-        }
-    }
-
-    /// The webhook that exists, if it is only one.
-    pub const fn webhook(&self) -> Option<&Webhook> {
-        match self {
-            Self::Update { webhook, .. } | Self::Keep(webhook) => Some(webhook),
-            Self::Create | Self::Ambiguous(_) => None,
-        }
-    }
+    Ambiguous,
 }
 
 /// One configured webhook and what to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub wanted: Wanted,
-    pub change: Change,
+    pub action: Action,
+    /// Those that exist.
+    pub webhooks: Vec<Webhook>,
+    pub add: Vec<Subscription>,
+    pub remove: Vec<Subscription>,
+}
+
+impl Step {
+    fn new(wanted: Wanted, webhooks: Vec<Webhook>) -> Self {
+        let missing_in = |from: &[Subscription], all: &[Subscription]| {
+            let there = keys(all);
+            from.iter().filter(|one| !there.contains(&key(one))).cloned().collect::<Vec<_>>()
+        };
+        let (add, remove) = match &webhooks[..] {
+            [] => (wanted.subscriptions.clone(), Vec::new()),
+            [one] => (
+                missing_in(&wanted.subscriptions, &one.subscriptions),
+                missing_in(&one.subscriptions, &wanted.subscriptions),
+            ),
+            _ => (Vec::new(), Vec::new()),
+        };
+        let action = match webhooks.len() {
+            0 => Action::Create,
+            1 if add.is_empty() && remove.is_empty() => Action::Keep,
+            1 => Action::Update,
+            _ => Action::Ambiguous,
+        };
+        Self { wanted, action, webhooks, add, remove }
+    }
+
+    /// The webhook that exists, if it is only one.
+    pub fn webhook(&self) -> Option<&Webhook> {
+        if let [one] = &self.webhooks[..] { Some(one) } else { None }
+    }
+
+    fn to_text(&self, slugs: &HashMap<String, String>, paint: Paint) -> String {
+        let (add, change, remove) = (paint.with(GOOD, "+"), paint.with(REFUSED, "~"), paint.with(BAD, "-"));
+        let ids: Vec<&str> = self.webhooks.iter().map(Webhook::webhook_id).collect();
+        let ids = line(&ids.join(", "));
+        let (sign, what) = match self.action {
+            Action::Create => (&*add, "create".to_owned()),
+            Action::Update => (&*change, format!("change webhook {ids}")),
+            Action::Keep => ("=", format!("webhook {ids} is as configured")),
+            Action::Ambiguous => ("!", format!("several webhooks have this URL; keep one of {ids}")),
+        };
+        let WebhookOptions { name, target_url, .. } = &self.wanted.options;
+        let mut text = format!("{sign} {name}: {target_url}: {what}\n");
+        for (sign, all) in [(&add, &self.add), (&remove, &self.remove)] {
+            for one in all {
+                text += &format!("    {sign} {}\n", line(&filter::describe(one, slugs)));
+            }
+        }
+        if let Some(Webhook { status, .. }) = self.webhook()
+            && status != ACTIVE
+        {
+            text += &format!("    ! its status is {}: find out why deliveries fail\n", line(status));
+        }
+        text
+    }
 }
 
 /// The steps for all webhooks.
@@ -99,16 +141,19 @@ impl Plan {
                 let id = known.get(name).map(String::as_str);
                 found.extend(unmanaged.extract_if(.., |webhook| Some(webhook.webhook_id()) == id));
             }
-            let change = change(&wanted, found);
-            Step { wanted, change }
+            Step::new(wanted, found)
         };
         let steps = wanted.into_iter().map(&mut step).collect();
         Self { steps, unmanaged }
     }
 
+    fn count(&self, action: Action) -> usize {
+        self.steps.iter().filter(|step| step.action == action).count()
+    }
+
     /// Whether there is nothing to do.
     pub fn is_clean(&self) -> bool {
-        self.steps.iter().all(|step| matches!(step.change, Change::Keep(_)))
+        self.count(Action::Keep) == self.steps.len()
     }
 
     /// Whether a rotation of the webhook is in progress. Just before its last step no webhook has the URL itself.
@@ -119,20 +164,11 @@ impl Plan {
 
     /// An object with `changes` and `unmanaged`.
     pub fn to_json(&self) -> Json {
-        let step = |Step { wanted, change }: &Step| {
-            let (webhooks, add, remove) = match change {
-                Change::Create => (vec![], wanted.subscriptions.clone(), vec![]),
-                Change::Update { webhook, add, remove } => (vec![webhook], add.clone(), remove.clone()),
-                Change::Keep(webhook) => (vec![webhook], vec![], vec![]),
-                Change::Ambiguous(found) => (found.iter().collect(), vec![], vec![]),
-            };
+        let step = |Step { wanted, action, webhooks, add, remove }: &Step| {
+            let WebhookOptions { name, target_url, .. } = &wanted.options;
             json!({
-                "name": wanted.options.name,
-                "target_url": wanted.options.target_url,
-                "action": change.action(),
-                "webhooks": webhooks,
-                "add": add,
-                "remove": remove,
+                "name": name, "target_url": target_url, "action": action,
+                "webhooks": webhooks, "add": add, "remove": remove,
             })
         };
         let steps: Vec<Json> = self.steps.iter().map(step).collect();
@@ -141,71 +177,14 @@ impl Plan {
 
     /// The plan for people. `slugs` are the names of ids in filters.
     pub fn to_text(&self, slugs: &HashMap<String, String>, paint: Paint) -> String {
-        let steps: String = self.steps.iter().map(|step| step_text(step, slugs, paint)).collect();
-        let unmanaged = |webhook: &Webhook| {
-            let (url, id) = (line(&webhook.target_url), line(webhook.webhook_id()));
-            format!("  {url}: webhook {id} is not in the configuration, not touched\n")
-        };
-        let count = |what: fn(&Change) -> bool| self.steps.iter().filter(|step| what(&step.change)).count();
-        format!(
-            "{steps}{}{} to create, {} to change, {} unchanged, {} unmanaged\n",
-            self.unmanaged.iter().map(unmanaged).collect::<String>(),
-            count(|change| matches!(change, Change::Create)),
-            count(|change| matches!(change, Change::Update { .. })),
-            count(|change| matches!(change, Change::Keep(_))),
-            self.unmanaged.len()
-        )
-    }
-}
-
-fn change(wanted: &Wanted, mut found: Vec<Webhook>) -> Change {
-    if found.len() > 1 {
-        return Change::Ambiguous(found);
-    }
-    let Some(webhook) = found.pop() else { return Change::Create };
-    let missing_in = |from: &[Subscription], all: &[Subscription]| {
-        let there = keys(all);
-        from.iter().filter(|one| !there.contains(&key(one))).cloned().collect::<Vec<_>>()
-    };
-    let add = missing_in(&wanted.subscriptions, &webhook.subscriptions);
-    let remove = missing_in(&webhook.subscriptions, &wanted.subscriptions);
-    if add.is_empty() && remove.is_empty() {
-        Change::Keep(webhook)
-    } else {
-        Change::Update { webhook, add, remove }
-    }
-}
-
-fn step_text(Step { wanted, change }: &Step, slugs: &HashMap<String, String>, paint: Paint) -> String {
-    let (add, change_sign, remove) = (paint.with(GOOD, "+"), paint.with(REFUSED, "~"), paint.with(BAD, "-"));
-    let subscriptions = |sign: &str, all: &[Subscription]| {
-        let text = |one: &Subscription| format!("    {sign} {}\n", line(&filter::describe(one, slugs)));
-        all.iter().map(text).collect::<String>()
-    };
-    let WebhookOptions { name, target_url, .. } = &wanted.options;
-    let mut text = match change {
-        Change::Create => {
-            let events = subscriptions(&add, &wanted.subscriptions);
-            format!("{add} {name}: {target_url}: create\n{events}")
+        let mut text: String = self.steps.iter().map(|step| step.to_text(slugs, paint)).collect();
+        for webhook in &self.unmanaged {
+            let (url, id) = (line(&webhook.target_url), webhook.shown_id());
+            text += &format!("  {url}: webhook {id} is not in the configuration, not touched\n");
         }
-        Change::Update { webhook, add: more, remove: less } => {
-            let (more, less) = (subscriptions(&add, more), subscriptions(&remove, less));
-            let id = line(webhook.webhook_id());
-            format!("{change_sign} {name}: {target_url}: change webhook {id}\n{more}{less}")
-        }
-        Change::Keep(webhook) => {
-            format!("= {name}: {target_url}: webhook {} is as configured\n", line(webhook.webhook_id()))
-        }
-        Change::Ambiguous(found) => {
-            let ids: Vec<&str> = found.iter().map(Webhook::webhook_id).collect();
-            let ids = line(&ids.join(", "));
-            format!("! {name}: {target_url}: several webhooks have this URL; keep one of {ids}\n")
-        }
-    };
-    if let Some(Webhook { status, .. }) = change.webhook()
-        && *status != Status::Active
-    {
-        text += &format!("    ! its status is {}: find out why deliveries fail\n", line(&status.to_string()));
+        let [create, change, keep] =
+            [Action::Create, Action::Update, Action::Keep].map(|one| self.count(one));
+        let unmanaged = self.unmanaged.len();
+        text + &format!("{create} to create, {change} to change, {keep} unchanged, {unmanaged} unmanaged\n")
     }
-    text
 }

@@ -1,9 +1,8 @@
 //! One request to Attio with its retries.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use backon::{ExponentialBuilder, Retryable};
+use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
@@ -13,8 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 use tokio::time::Instant;
 
-use super::error::ApiError;
-use super::{Error, Options};
+use super::{Error, Failed, Options};
 use crate::http_client::{self, HttpClient, Response};
 use crate::version::VERSION;
 
@@ -48,21 +46,20 @@ pub(super) struct Requests {
     authorization: HeaderValue,
 }
 
-/// One call.
+/// One attempt of a call.
 struct Call<'a> {
     method: &'a Method,
     path: &'a str,
-    body: Bytes,
-    attempts: AtomicU32,
-    /// An earlier attempt may have done it.
-    maybe_done: AtomicBool,
+    attempt: u32,
 }
 
-/// One failed attempt.
-struct Failed {
-    error: Error,
+/// How an attempt failed.
+struct Attempt {
+    error: Failed,
     retry: bool,
     retry_after: Option<Duration>,
+    /// Attio may have done it all the same.
+    maybe_done: bool,
 }
 
 impl Requests {
@@ -93,38 +90,32 @@ impl Requests {
         body: Option<&Json>,
     ) -> Result<Bytes, Error> {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let (attempts, maybe_done) = (AtomicU32::new(0), AtomicBool::new(false));
-        let call = Call { method, path, body, attempts, maybe_done };
         let deadline = Instant::now() + OVERALL;
         let backoff = ExponentialBuilder::new().with_jitter().with_max_times(RETRIES);
-        let done = (|| self.attempt(&call))
-            .retry(backoff.with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY))
-            .when(|failed| failed.retry)
-            .adjust(|failed, wait| {
-                let jitter = MIN_DELAY.mul_f64(fastrand::f64());
-                let wait = failed.retry_after.map_or(wait?, |asked| asked + jitter);
-                (Instant::now() + wait <= deadline).then_some(wait)
-            })
-            .notify(|failed, wait| {
-                tracing::warn!("{}; retrying in {:.1} s", failed.error, wait.as_secs_f64());
-            });
-        done.await.map_err(|failed| failed.error)
-    }
-
-    async fn attempt(&self, call: &Call<'_>) -> Result<Bytes, Failed> {
-        call.attempts.fetch_add(1, Ordering::Relaxed);
-        match self.once(call.method, call.path, call.body.clone()).await {
-            Ok(response) if (200..300).contains(&response.status) => Ok(response.body),
-            // Deleted by an earlier attempt.
-            Ok(response)
-                if response.status == 404
-                    && call.method == Method::DELETE
-                    && call.maybe_done.load(Ordering::Relaxed) =>
-            {
-                Ok(Bytes::new())
+        let mut waits = backoff.with_min_delay(MIN_DELAY).with_max_delay(MAX_DELAY).build();
+        let mut call = Call { method, path, attempt: 0 };
+        let mut maybe_done = false;
+        loop {
+            call.attempt += 1;
+            let failed = match self.once(method, path, body.clone()).await {
+                Ok(response) if (200..300).contains(&response.status) => return Ok(response.body),
+                // Deleted by an earlier attempt.
+                Ok(response) if response.status == 404 && method == Method::DELETE && maybe_done => {
+                    return Ok(Bytes::new());
+                }
+                Ok(response) => call.refused(&response, self.key.expose_secret()),
+                Err(error) => self.no_answer(&call, error),
+            };
+            maybe_done |= failed.maybe_done;
+            let jitter = MIN_DELAY.mul_f64(fastrand::f64());
+            let wait = waits.next().map(|wait| failed.retry_after.map_or(wait, |asked| asked + jitter));
+            match wait.filter(|wait| failed.retry && Instant::now() + *wait <= deadline) {
+                None => return Err(failed.error.into()),
+                Some(wait) => {
+                    tracing::warn!("{}; retrying in {:.1} s", failed.error, wait.as_secs_f64());
+                    tokio::time::sleep(wait).await;
+                }
             }
-            Ok(response) => Err(call.refused(&response, self.key.expose_secret())),
-            Err(error) => Err(self.no_answer(call, error)),
         }
     }
 
@@ -151,7 +142,7 @@ impl Requests {
         Ok(response)
     }
 
-    fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Failed {
+    fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Attempt {
         use http_client::Error::{Certificate, Connect, Interrupted, Invalid, Timeout, TooLarge};
         let (retry, maybe_done) = match &error {
             Invalid(_) | Certificate(_) => (false, false),
@@ -159,69 +150,61 @@ impl Requests {
             Interrupted(_) | Timeout(_) => (call.is_repeatable(), true),
             TooLarge(_) => (false, true),
         };
+        let url = &self.api_url;
         let reason = match error {
             Connect(reason) => format!(
-                "{} cannot be reached: {reason}; check the network, the proxy in HTTPS_PROXY, and attio.api_url",
-                self.api_url
+                "{url} cannot be reached: {reason}; check the network, the proxy in HTTPS_PROXY, and attio.api_url"
             ),
             Certificate(reason) => format!(
-                "{} cannot be reached: {reason}; if a proxy of yours intercepts TLS, name its authority in \
-                 SSL_CERT_FILE",
-                self.api_url
+                "{url} cannot be reached: {reason}; if a proxy of yours intercepts TLS, name its authority in \
+                 SSL_CERT_FILE"
             ),
             timeout @ Timeout(_) => format!("{timeout} (attio.timeout)"),
             other => other.to_string(),
         };
-        call.maybe_done.fetch_or(maybe_done, Ordering::Relaxed);
-        Failed { error: call.error(&reason, maybe_done), retry, retry_after: None }
+        Attempt { error: call.error(&reason, maybe_done), retry, retry_after: None, maybe_done }
     }
 }
 
 impl Call<'_> {
-    fn name(&self) -> String {
-        format!("{} {}", self.method, self.path)
-    }
-
     /// GET changes nothing; PATCH and DELETE have the same effect however often they are done.
     fn is_repeatable(&self) -> bool {
         self.method != Method::POST
     }
 
     /// An answer that is not a success.
-    fn refused(&self, Response { status, headers, body }: &Response, key: &str) -> Failed {
+    fn refused(&self, Response { status, headers, body }: &Response, key: &str) -> Attempt {
         let status = *status;
         // It may come from a proxy that did not wait for Attio.
         let maybe_done = status == 408 || status >= 500;
-        self.maybe_done.fetch_or(maybe_done, Ordering::Relaxed);
         let retry = status == 429 || (maybe_done && self.is_repeatable());
         let retry_after = text(headers, RETRY_AFTER.as_str())
             .and_then(|after| retry_after(after, text(headers, DATE.as_str())));
         let execution_id = text(headers, "x-attio-execution-id").filter(|id| redacted(id, key).is_none());
-        let error = match ApiError::read(self.name(), status, body, execution_id) {
+        let request = format!("{} {}", self.method, self.path);
+        let error = match Failed::read(request.clone(), status, body, execution_id) {
             Some(mut error) => {
                 error.outcome_unknown = maybe_done && !self.is_repeatable();
                 if let (429, Some(asked)) = (status, retry_after) {
                     error.advice = Some(format!("Attio asks to wait {} s", asked.as_secs()));
                 }
-                Error::Api(Box::new(error))
+                error
             }
             None if maybe_done => self.error(&format!("answered {status}, not in Attio's format"), true),
             None => {
                 let what = if (300..400).contains(&status) { "a redirect" } else { "not in Attio's format" };
                 let reason = format!("answered {status}, {what}: is attio.api_url right?");
-                Error::NoAnswer { request: self.name(), reason, outcome_unknown: false }
+                Failed { request, reason, ..Failed::default() }
             }
         };
-        Failed { error, retry, retry_after }
+        Attempt { error, retry, retry_after, maybe_done }
     }
 
-    fn error(&self, reason: &str, maybe_done: bool) -> Error {
-        let reason = match self.attempts.load(Ordering::Relaxed) {
-            0 | 1 => reason.to_owned(),
-            attempts => format!("{reason} (attempt {attempts})"),
-        };
+    fn error(&self, reason: &str, maybe_done: bool) -> Failed {
+        let attempt = if self.attempt > 1 { format!(" (attempt {})", self.attempt) } else { String::new() };
+        let (request, reason) = (format!("{} {}", self.method, self.path), format!("{reason}{attempt}"));
         let outcome_unknown = maybe_done && !self.is_repeatable();
-        Error::NoAnswer { request: self.name(), reason, outcome_unknown }
+        Failed { request, reason, outcome_unknown, ..Failed::default() }
     }
 }
 
@@ -335,14 +318,13 @@ mod tests {
             || http_client::Error::Connect(String::new()),
         );
         for method in [Method::GET, Method::PATCH, Method::DELETE, Method::POST] {
-            let (attempts, maybe_done) = (AtomicU32::new(1), AtomicBool::new(false));
-            let call = Call { method: &method, path: "/", body: Bytes::new(), attempts, maybe_done };
+            let call = Call { method: &method, path: "/", attempt: 1 };
             let repeatable = method != Method::POST;
             assert!(call.refused(&response(429), "key").retry && requests.no_answer(&call, refused()).retry);
             assert!(!call.refused(&response(409), "key").retry);
             for failed in [call.refused(&response(503), "key"), requests.no_answer(&call, broken())] {
                 assert_eq!(failed.retry, repeatable, "{method}");
-                assert_eq!(failed.error.is_outcome_unknown(), !repeatable, "{method}");
+                assert_eq!(failed.error.outcome_unknown, !repeatable, "{method}");
             }
         }
     }

@@ -40,47 +40,32 @@ pub struct SecretPaths {
     pub previous: PathBuf,
 }
 
-/// The next step of a rotation.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
     /// Create the successor.
     Create,
     /// Delete a successor whose secret was not stored.
-    Discard(Webhook),
+    Discard,
     /// Once the bridge accepts the new secret: give the successor its subscriptions.
-    Enable(Webhook),
+    Enable,
     /// Once a delivery of the successor is verified: delete the old webhook.
-    Delete(Webhook),
+    Delete,
     /// Give the successor the URL.
-    Rename(Webhook),
+    Rename,
     /// Once no delivery signed with the old secret is in flight: remove that secret.
-    Finish(Webhook),
+    Finish,
 }
 
-impl Step {
-    /// Its name in JSON.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Discard(_) => "discard",
-            Self::Enable(_) => "enable",
-            Self::Delete(_) => "delete",
-            Self::Rename(_) => "rename",
-            Self::Finish(_) => "finish",
-        }
-    }
-
-    /// The webhook that it acts on, if it exists.
-    pub const fn webhook(&self) -> Option<&Webhook> {
-        match self {
-            Self::Create => None,
-            Self::Discard(webhook)
-            | Self::Enable(webhook)
-            | Self::Delete(webhook)
-            | Self::Rename(webhook)
-            | Self::Finish(webhook) => Some(webhook),
-        }
-    }
+/// The next step of a rotation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// What it does.
+    #[serde(rename = "step")]
+    pub action: Action,
+    /// The webhook that it acts on; none for the one it creates.
+    pub webhook_id: Option<String>,
 }
 
 /// Why a step failed.
@@ -94,12 +79,8 @@ pub enum Error {
     Create(#[from] secret::Error),
     /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
+    #[allow(missing_docs)]
+    File { path: PathBuf, source: io::Error },
     /// Another process is at work, a file is not writable, or the webhooks at Attio are in no state of a rotation.
     #[error("{0}")]
     State(String),
@@ -136,12 +117,12 @@ impl Journal {
 
     fn read(secret_file: &Path) -> Result<Option<Self>, Error> {
         let path = Self::path(secret_file);
-        let read = match bounded_file::read(&path, bounded_file::MAX_BYTES) {
+        match bounded_file::read(&path, bounded_file::MAX_BYTES) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
-        };
-        read.map_err(|source| Error::File { path, source })
+        }
+        .map_err(|source| Error::File { path, source })
     }
 
     /// Fails if there is a journal already.
@@ -149,20 +130,6 @@ impl Journal {
         let path = Self::path(secret_file);
         let write = || PendingFile::create(&path, 0o600)?.commit(&serde_json::to_vec_pretty(self)?, false);
         write().map_err(|source| Error::File { path: path.clone(), source })
-    }
-
-    /// Locks the journal as long as the file is open: two processes would undo each other's steps. On file
-    /// systems without locks it stays unlocked.
-    fn lock(secret_file: &Path) -> Result<File, Error> {
-        let path = Self::path(secret_file);
-        let file = File::open(&path).map_err(|source| Error::File { path: path.clone(), source })?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(Error::State(format!(
-                "another `webhooks rotate` is using {}: wait for it, or stop it",
-                path.display()
-            ))),
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-        }
     }
 }
 
@@ -178,8 +145,7 @@ impl<'a> Rotation<'a> {
     /// Continues the rotation of these files, if one is in progress.
     pub fn resume(client: &'a Client, paths: &SecretPaths) -> Result<Option<Self>, Error> {
         let Some(journal) = Journal::read(&paths.current)? else { return Ok(None) };
-        let lock = Journal::lock(&paths.current)?;
-        Ok(Some(Self { client, paths: paths.clone(), journal, _lock: lock }))
+        Self::locked(client, paths, journal).map(Some)
     }
 
     /// Begins one: both files have the webhook's secret now.
@@ -188,7 +154,20 @@ impl<'a> Rotation<'a> {
         let Webhook { id, target_url, subscriptions, .. } = webhook.clone();
         let journal = Journal { webhook_id: id.webhook_id, target_url, subscriptions };
         journal.write(&paths.current)?;
-        let lock = Journal::lock(&paths.current)?;
+        Self::locked(client, paths, journal)
+    }
+
+    /// Locks the journal as long as the file is open: two processes would undo each other's steps. On file
+    /// systems without locks it stays unlocked.
+    fn locked(client: &'a Client, paths: &SecretPaths, journal: Journal) -> Result<Self, Error> {
+        let path = Journal::path(&paths.current);
+        let lock = File::open(&path).map_err(|source| Error::File { path: path.clone(), source })?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            let path = path.display();
+            return Err(Error::State(format!(
+                "another `webhooks rotate` is using {path}: wait for it, or stop it"
+            )));
+        }
         Ok(Self { client, paths: paths.clone(), journal, _lock: lock })
     }
 
@@ -209,28 +188,23 @@ impl<'a> Rotation<'a> {
     }
 
     /// Performs a step whose condition holds.
-    pub async fn perform(&self, step: &Step) -> Result<(), Error> {
+    pub async fn perform(&self, Step { action, webhook_id }: &Step) -> Result<(), Error> {
         let Journal { target_url, subscriptions, .. } = &self.journal;
-        match step {
-            Step::Create => {
+        let (client, id) = (self.client, webhook_id.as_deref().unwrap_or_default());
+        match action {
+            Action::Create => {
                 let file = SecretFile::reserve(&self.paths.current, true).map_err(Error::State)?;
                 let store = |created: &Created| file.write(&created.secret);
                 let disabled = [disabled(subscriptions)];
-                secret::create(self.client, &self.journal.successor_url(), &disabled, store).await?;
+                secret::create(client, &self.journal.successor_url(), &disabled, store).await?;
             }
-            Step::Discard(webhook) | Step::Delete(webhook) => {
-                match self.client.delete_webhook(&webhook.id.webhook_id).await {
-                    Err(error) if error.is_not_found() => {}
-                    done => done?,
-                }
-            }
-            Step::Enable(webhook) => {
-                self.client.update_webhook(&webhook.id.webhook_id, None, Some(subscriptions)).await?;
-            }
-            Step::Rename(webhook) => {
-                self.client.update_webhook(&webhook.id.webhook_id, Some(target_url), None).await?;
-            }
-            Step::Finish(_) => {
+            Action::Discard | Action::Delete => match client.delete_webhook(id).await {
+                Err(error) if error.is_not_found() => {}
+                done => done?,
+            },
+            Action::Enable => drop(client.update_webhook(id, None, Some(subscriptions)).await?),
+            Action::Rename => drop(client.update_webhook(id, Some(target_url), None).await?),
+            Action::Finish => {
                 copy_current(&self.paths)?;
                 let path = Journal::path(&self.paths.current);
                 std::fs::remove_file(&path).map_err(|source| Error::File { path, source })?;
@@ -259,24 +233,25 @@ fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Er
             renamed = Some(webhook);
         }
     }
+    let step = |action, webhook: Webhook| Ok(Step { action, webhook_id: Some(webhook.id.webhook_id) });
     if successors.len() > 1 || (!successors.is_empty() && !new) {
-        return Ok(Step::Discard(successors.swap_remove(0)));
+        return step(Action::Discard, successors.swap_remove(0));
     }
     match (old, successors.pop(), renamed) {
-        (_, Some(successor), _) if is_disabled(&successor) => Ok(Step::Enable(successor)),
-        (Some(old), Some(_), _) => Ok(Step::Delete(old)),
-        (Some(_), None, _) if !new => Ok(Step::Create),
-        (None, Some(successor), None) => Ok(Step::Rename(successor)),
+        (_, Some(successor), _) if is_disabled(&successor) => step(Action::Enable, successor),
+        (Some(old), Some(_), _) => step(Action::Delete, old),
+        (Some(_), None, _) if !new => Ok(Step { action: Action::Create, webhook_id: None }),
+        (None, Some(successor), None) => step(Action::Rename, successor),
         // If the files are equal already, a Finish was interrupted.
-        (None, None, Some(webhook)) => Ok(Step::Finish(webhook)),
+        (None, None, Some(webhook)) => step(Action::Finish, webhook),
         (old, successor, _) => {
             let state = |exists: bool| if exists { "exists" } else { "does not exist" };
+            let (old, successor) = (state(old.is_some()), state(successor.is_some()));
             Err(Error::State(format!(
-                "the rotation of webhook {} cannot continue: at Attio the old webhook {}, its successor {}; check \
-                 with `webhooks list`, correct the files, and remove the .rotation file to start over",
-                journal.webhook_id,
-                state(old.is_some()),
-                state(successor.is_some()),
+                "the rotation of webhook {} cannot continue: at Attio the old webhook {old}, its successor \
+                 {successor}; check with `webhooks list`, correct the files, and remove the .rotation file to start \
+                 over",
+                journal.webhook_id
             )))
         }
     }

@@ -37,12 +37,9 @@ impl SecretFile {
                 "{path} already exists and is not overwritten: move it away, or use --overwrite-secret"
             ));
         }
-        let reserved = PendingFile::create(path, MODE).and_then(|mut file| {
-            file.reserve(RESERVED_BYTES)?;
-            Ok(file)
-        });
-        let file = reserved.map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        Ok(Self { file, overwrite })
+        let reserved = PendingFile::create(path, MODE)
+            .and_then(|mut file| file.reserve(RESERVED_BYTES).map(|()| Self { file, overwrite }));
+        reserved.map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
     /// Writes the secret and a line end.

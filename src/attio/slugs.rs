@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use super::types::{Named, Owner};
+use super::types::{Named, Resource};
 use super::{Client, Error};
 use crate::atomic_file;
 use crate::bounded_file;
@@ -16,12 +16,12 @@ const MODE: u32 = 0o644;
 /// Reads the slugs from Attio. One that may not appear in a CloudEvents attribute is left out.
 pub async fn pull(client: &Client) -> Result<Slugs, Error> {
     let usable = |all: Vec<Named>| {
-        let pairs = all.into_iter().filter_map(|named| Some((named.id, named.slug?)));
+        let pairs = all.into_iter().map(|Named { id, slug }| (id, slug));
         pairs.filter(|(id, slug)| catalog::is_id(id) && catalog::is_id(slug)).collect()
     };
     let mut slugs = Slugs::new(client.token().await?.workspace_id.unwrap_or_default());
-    slugs.objects = usable(client.owners(Owner::Object).await?);
-    slugs.lists = usable(client.owners(Owner::List).await?);
+    slugs.objects = usable(client.owners(Resource::Object).await?);
+    slugs.lists = usable(client.owners(Resource::List).await?);
     Ok(slugs)
 }
 

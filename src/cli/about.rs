@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::Shell;
 
-use super::{Exit, command, fail, print};
+use super::{Exit, Failure, command, print};
 use crate::version::{REVISION, VERSION};
 
 const VERSION_HELP: &str = "\
@@ -65,16 +65,15 @@ pub struct Man {
     to: Option<PathBuf>,
 }
 
-pub fn man(arguments: &Man) -> Result<Exit, Exit> {
+pub fn man(arguments: &Man) -> Result<Exit, Failure> {
     let Some(folder) = &arguments.to else {
         let mut out = Vec::new();
         let rendered = clap_mangen::Man::new(command().disable_help_subcommand(true)).render(&mut out);
-        rendered.map_err(|error| fail(format_args!("cannot render the manual page: {error}")))?;
+        rendered.map_err(|error| format!("cannot render the manual page: {error}"))?;
         print(String::from_utf8_lossy(&out));
         return Ok(Exit::Done);
     };
     let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(command(), folder));
-    let failed = |error| fail(format_args!("cannot write manual pages to {}: {error}", folder.display()));
-    written.map_err(failed)?;
+    written.map_err(|error| format!("cannot write manual pages to {}: {error}", folder.display()))?;
     Ok(Exit::Done)
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::output::{no_color, paint, say_styled, terminal_columns, without_error_numbers};
-use super::{Exit, fail, load, print, say};
+use super::{Exit, Failure, block_on, load, print, say};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report, Row};
@@ -34,13 +34,12 @@ pub struct Arguments {
     schema: bool,
 }
 
-pub fn config(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+pub fn config(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.schema {
         print(format_args!("{:#}\n", config::schema()));
         return Ok(Exit::Done);
     }
     let config = load(input)?;
-    warn(&config.warnings);
     if arguments.json {
         print(format_args!("{:#}\n", config.to_json()));
     } else {
@@ -69,7 +68,7 @@ pub struct CheckArguments {
     json: bool,
 }
 
-pub fn check(input: &Input, arguments: &CheckArguments) -> Result<Exit, Exit> {
+pub fn check(input: &Input, arguments: &CheckArguments) -> Result<Exit, Failure> {
     let (config, warnings) = match config::load_for_serving(input) {
         Ok(config) => {
             let warnings = config.warnings.clone();
@@ -80,7 +79,7 @@ pub fn check(input: &Input, arguments: &CheckArguments) -> Result<Exit, Exit> {
                 true => print_json(json!({}), Level::Failed, &problems.problems, &problems.warnings),
                 false => print_problems(&problems),
             }
-            return Err(Exit::Configuration);
+            return Ok(Exit::Configuration);
         }
     };
     if !arguments.json {
@@ -132,16 +131,10 @@ fn summary(config: &Config) -> String {
     format!("the configuration is good: {many} {}, bus {bus}\n", config.source_names())
 }
 
-fn connect(config: Config) -> Result<Report, Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| fail(format_args!("the check cannot be started: {error}")))?;
-    let found = runtime.block_on(app::inspect(config));
-    // Does not wait for what still waits for the network.
-    runtime.shutdown_background();
-    let mut report = found.map_err(|error| {
-        say(format_args!("error: {error}"));
-        Exit::Configuration
-    })?;
+fn connect(config: Config) -> Result<Report, Failure> {
+    let found = block_on(None, app::inspect(config));
+    let found = found.map_err(|error| format!("the check cannot be started: {error}"))?;
+    let mut report = found.map_err(|error| Failure::new(Exit::Configuration, error))?;
     for row in &mut report.checks {
         row.detail = without_error_numbers(&row.detail);
     }

@@ -13,9 +13,9 @@ use terminal_size::terminal_size_of;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::bus_address::BusAddress;
+use super::arguments::{BusAddress, rate};
 use super::output::terminal_columns;
-use super::{Exit, cores, fail, runtime, say};
+use super::{Exit, Failure, block_on, cores};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
@@ -27,19 +27,17 @@ use crate::fake_attio::store::Store;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::Bus;
 use crate::pipeline::route::Routes;
-use crate::shutdown;
-use crate::signing;
 use crate::supervise::Supervisor;
-use crate::try_out::broker::Broker;
+use crate::try_out::broker::{Broker, CopyingWriter, Source};
 use crate::try_out::delivery::Group;
 use crate::try_out::events::EventGenerator;
 use crate::try_out::keyboard::Keyboard;
 use crate::try_out::output::{JsonLines, Options, Output, Target};
-use crate::try_out::reading::{CopyingWriter, Source};
 use crate::try_out::run::{Run, Senders, create_webhook};
 use crate::try_out::screen::Screen;
-use crate::try_out::totals::Totals;
+use crate::try_out::tracker::Totals;
 use crate::try_out::{self, SOURCE};
+use crate::{shutdown, signing};
 
 /// The default public listener, if its port is free.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
@@ -81,7 +79,7 @@ pub struct Arguments {
     #[arg(long)]
     json: bool,
     /// Deliveries per second [default: 2; with --once as fast as they are answered]
-    #[arg(long, value_name = "N", value_parser = rate)]
+    #[arg(long, value_name = "N", value_parser = rate(1000.0))]
     rate: Option<f64>,
     /// Kinds of deliveries to send [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
@@ -93,11 +91,6 @@ pub struct Arguments {
     /// stdout. Missing topics or streams are created
     #[arg(long, value_name = "BUS", value_parser = BusAddress::parse)]
     bus: Option<BusAddress>,
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
-    if (0.01..=1000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 1000".into()) }
 }
 
 /// Why the verb ends early.
@@ -114,10 +107,9 @@ enum Error {
 }
 
 /// Runs everything. Of the input only `RUST_LOG` is used.
-pub fn run(arguments: &Arguments, input: &Input) -> Exit {
+pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     if let Some((_, Origin::Flag(_))) = input.file {
-        say("error: dev makes its own configuration and reads no file; omit --config");
-        return Exit::Usage;
+        return Err(Failure::usage("dev makes its own configuration and reads no file; omit --config"));
     }
     let to_stderr = matches!(arguments.bus, Some(BusAddress::Stdout));
     let on_terminal =
@@ -134,18 +126,17 @@ pub fn run(arguments: &Arguments, input: &Input) -> Exit {
     environment.entry("RUST_LOG".into()).or_insert_with(|| shown.into());
     let level = if on_terminal { "error" } else { "warn" };
     let options = LogOptions { level, format: LogFormat::Text };
-    let log = match logging::start_on(AboveFooter(footer.clone()), options, &environment) {
-        Ok(log) => log,
-        Err(error) => return fail(error),
-    };
+    let log = logging::start_on(AboveFooter(footer.clone()), options, &environment)?;
     let keys = on_terminal && !arguments.once && io::stdin().is_terminal();
     let ended = start(arguments, &log, footer.clone(), keys);
     footer.finish_and_clear();
     match ended {
-        Ok(totals) if arguments.once && !totals.is_as_expected() => Exit::Unexpected,
-        Ok(_) => Exit::Done,
-        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => Exit::Done,
-        Err(error) => fail(error),
+        Ok(totals) if arguments.once && !totals.is_as_expected() => Ok(Exit::Unexpected),
+        Ok(_) => Ok(Exit::Done),
+        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => {
+            Ok(Exit::Done)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -173,11 +164,7 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
         }
     };
     let mut output = output(&bus, arguments.json, footer, keys);
-    let runtime = runtime(cores())?;
-    let ended = runtime.block_on(session(arguments, &bus, &mut *output, log, keys));
-    // Does not wait for a client whose broker is away.
-    runtime.shutdown_background();
-    ended
+    block_on(Some(cores()), session(arguments, &bus, &mut *output, log, keys))?
 }
 
 /// Standard output; standard error if events go to standard output.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 use time::OffsetDateTime;
 
-use super::parsers::{read, time};
-use super::{Exit, fail, load, print};
+use super::arguments::{read, time};
+use super::{Exit, Failure, block_on, invalid_configuration, print};
 use crate::app;
 use crate::bus;
 use crate::bus::recording::RecordingBus;
@@ -59,15 +59,13 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    let config = load(input)?;
-    let request = captured(arguments).map_err(fail)?;
-    let source = source(&config, &request, arguments.source.as_deref()).map_err(fail)?;
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
+    let config = crate::config::load(input).map_err(invalid_configuration)?;
+    let request = captured(arguments)?;
+    let source = source(&config, &request, arguments.source.as_deref())?;
     let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
     let open = |bus: Arc<RecordingBus>| app::pipeline(&config, bus);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(fail)?;
-    let explained = runtime.block_on(explain(&request, source, &config.sources, received_at, open));
-    let explanation = explained.map_err(fail)?;
+    let explanation = block_on(None, explain(&request, source, &config.sources, received_at, open))??;
     let files = crate::config::attio(input).map(|config| config.secret_files).unwrap_or_default();
     let tried = tried(&config, source, &files);
     Ok(report(&explanation, &config, &tried, arguments.json))

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use clap::Args;
 use hyper::{Request, Uri};
 
-use super::{Exit, fail, say};
+use super::{Exit, Failure, block_on, say};
 use crate::config::{self, Input};
 use crate::http_client::{self, HttpClient};
 use crate::printable;
@@ -26,13 +26,9 @@ pub struct Arguments {
 }
 
 /// Asks once, without a proxy.
-pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
+pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Failure> {
     let url = arguments.url.map_or_else(|| configured(input), Ok)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-    let answer = runtime.block_on(HttpClient::plain(OPTIONS).send(Request::get(&url), Bytes::new()));
-    // Does not wait for a name resolution that hangs.
-    runtime.shutdown_background();
-    match answer {
+    match block_on(None, HttpClient::plain(OPTIONS).send(Request::get(&url), Bytes::new()))? {
         Ok(response) if response.status == 200 => {
             say(format_args!("ready: {url} answered 200"));
             return Ok(Exit::Done);
@@ -44,21 +40,19 @@ pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
         }
         Err(error) => say(format_args!("not ready: {url} did not answer: {error}")),
     }
-    Err(Exit::Failed)
+    Ok(Exit::Failed)
 }
 
 /// Characters of the answer's body that are printed.
 const MAX_WHY: usize = 500;
 
-fn configured(input: &Input) -> Result<Uri, Exit> {
-    let listen = config::admin_listen(input).map_err(|problems| {
-        say(format_args!("error: {problems}"));
-        Exit::Configuration
-    })?;
+fn configured(input: &Input) -> Result<Uri, Failure> {
+    let listen =
+        config::admin_listen(input).map_err(|problems| Failure::new(Exit::Configuration, problems))?;
     if listen.ends_with(":0") {
-        return Err(fail("admin.listen has port 0, so the port is unknown; give --url"));
+        return Err("admin.listen has port 0, so the port is unknown; give --url".into());
     }
-    parse_url(&format!("http://{}/readyz", reachable(&listen))).map_err(fail)
+    Ok(parse_url(&format!("http://{}/readyz", reachable(&listen)))?)
 }
 
 /// The loopback address of a listener on all addresses.

@@ -1,9 +1,9 @@
 //! The command line: a file or folder for each verb, or for a few alike. It parses arguments, calls the library
-//! and prints the result. Shared: `parsers`, `bus_address` and `signer` (arguments), `bus_session` (verbs that read
-//! the bus), `output`, `progress` and `event_line` (what they print).
+//! and prints the result. Shared: `arguments`, `bus_session` (verbs that read the bus), `output`, `progress` and
+//! `event_line` (what they print).
 
 mod about;
-mod bus_address;
+mod arguments;
 mod bus_session;
 mod config;
 mod dev;
@@ -11,19 +11,20 @@ mod event_line;
 mod explain;
 mod healthcheck;
 mod output;
-mod parsers;
 mod progress;
 mod quarantine;
 mod send;
 mod serve;
 mod sign;
-mod signer;
 mod tail;
 mod topics;
 mod watch;
 mod webhooks;
 
+use std::any::Any;
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::thread;
@@ -31,12 +32,17 @@ use std::thread;
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
 
-use crate::config::{Environment, Flag, Input};
+use crate::app::logging::Log;
+use crate::attio;
+use crate::bus::ReadError;
+use crate::config::{Environment, Input};
+use crate::consumer::quarantine::QuarantineError;
 use crate::paint::Paint;
 use crate::shutdown;
 use config::warn;
-use output::{confirm, fail, print, say};
+use output::{confirm, print, say};
 
 /// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +62,55 @@ pub enum Exit {
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+/// Why a verb ends early: the exit code, and the error that is left to print.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    error: Option<String>,
+}
+
+impl Failure {
+    fn new(exit: Exit, error: impl Display) -> Self {
+        Self { exit, error: Some(error.to_string()) }
+    }
+
+    /// Wrong usage.
+    fn usage(error: impl Display) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+
+    /// Writes the error to the log instead.
+    fn logged(mut self) -> Self {
+        if let Some(error) = self.error.take() {
+            tracing::error!("{error}");
+        }
+        self
+    }
+}
+
+/// A verb whose errors have been printed.
+impl From<Exit> for Failure {
+    fn from(exit: Exit) -> Self {
+        Self { exit, error: None }
+    }
+}
+
+impl<E: Display + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(exit_code(&error), error)
+    }
+}
+
+fn exit_code(error: &dyn Any) -> Exit {
+    match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(attio::Error::NoKey | attio::Error::Setup(_)), ..) => Exit::Configuration,
+        (Some(attio::Error::InvalidId(_)), ..)
+        | (_, Some(ReadError::Stdout), _)
+        | (.., Some(QuarantineError::Read(ReadError::Stdout))) => Exit::Usage,
+        _ => Exit::Failed,
     }
 }
 
@@ -122,7 +177,7 @@ enum Verb {
     /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
     Watch(watch::Arguments),
     /// Fetch the names of Attio's objects and lists, for events and filters
-    Slugs(webhooks::slugs::Arguments),
+    Slugs(webhooks::SlugsArguments),
     /// Print the version
     Version(about::Version),
     /// Print a shell completion script
@@ -216,28 +271,33 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environme
 }
 
 fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> Exit {
-    let input = |flags: Vec<Flag>| Input::new(config, environment, flags);
+    let flags = if let Verb::Serve(arguments) = &verb { arguments.flags() } else { Vec::new() };
+    let input = &Input::new(config, environment, flags);
     let ended = match verb {
-        Verb::Serve(arguments) => serve::run(input(arguments.flags())),
-        Verb::Check(arguments) => config::check(&input(Vec::new()), &arguments),
-        Verb::Config(arguments) => config::config(&input(Vec::new()), &arguments),
-        Verb::Topics(arguments) => topics::run(&input(Vec::new()), &arguments),
-        Verb::Dev(arguments) => Ok(dev::run(&arguments, &input(Vec::new()))),
-        Verb::Sign(arguments) => sign::run(&input(Vec::new()), &arguments),
-        Verb::Send(arguments) => Ok(send::run(&input(Vec::new()), &arguments)),
-        Verb::Explain(arguments) => explain::run(&input(Vec::new()), &arguments),
-        Verb::Tail(arguments) => tail::run(&input(Vec::new()), &arguments),
-        Verb::Quarantine(arguments) => quarantine::run(&input(Vec::new()), &arguments),
-        Verb::Healthcheck(arguments) => healthcheck::run(&input(Vec::new()), arguments),
-        Verb::Webhooks(arguments) => Ok(webhooks::run(&input(Vec::new()), arguments)),
-        Verb::Watch(arguments) => watch::run(&input(Vec::new()), arguments),
-        Verb::Slugs(arguments) => Ok(webhooks::slugs::run(&input(Vec::new()), arguments)),
+        Verb::Serve(_) => serve::run(input),
+        Verb::Check(arguments) => config::check(input, &arguments),
+        Verb::Config(arguments) => config::config(input, &arguments),
+        Verb::Topics(arguments) => topics::run(input, &arguments),
+        Verb::Dev(arguments) => dev::run(&arguments, input),
+        Verb::Sign(arguments) => sign::run(input, &arguments),
+        Verb::Send(arguments) => send::run(input, &arguments),
+        Verb::Explain(arguments) => explain::run(input, &arguments),
+        Verb::Tail(arguments) => tail::run(input, &arguments),
+        Verb::Quarantine(arguments) => quarantine::run(input, &arguments),
+        Verb::Healthcheck(arguments) => healthcheck::run(input, arguments),
+        Verb::Webhooks(arguments) => webhooks::run(input, arguments),
+        Verb::Watch(arguments) => watch::run(input, arguments),
+        Verb::Slugs(arguments) => webhooks::slugs(input, arguments),
         Verb::Version(arguments) => Ok(about::version(&arguments)),
         Verb::Completions(arguments) => Ok(about::completions(&arguments)),
         Verb::Man(arguments) => about::man(&arguments),
     };
-    // A verb that fails has printed why.
-    ended.unwrap_or_else(|exit| exit)
+    ended.unwrap_or_else(|Failure { exit, error }| {
+        if let Some(error) = error {
+            say(format_args!("error: {error}"));
+        }
+        exit
+    })
 }
 
 /// The cores that the process may use.
@@ -248,8 +308,20 @@ fn cores() -> usize {
 /// Threads that a verb starts besides its workers: for signals, the bus client, name resolution, the stop.
 const SPARE_THREADS: usize = 8;
 
-/// Starts so many workers. tokio panics if the system cannot start one, and then waits for it for ever, so this starts
-/// as many threads first.
+/// Runs async work on so many workers, or on this thread alone. What then still waits for the network, such as a name
+/// resolution, is left behind.
+fn block_on<T>(workers: Option<usize>, work: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = match workers {
+        Some(workers) => runtime(workers)?,
+        None => Builder::new_current_thread().enable_all().build()?,
+    };
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    Ok(done)
+}
+
+/// tokio panics if the system cannot start a worker, and then waits for it for ever, so this starts as many threads
+/// first.
 fn runtime(workers: usize) -> io::Result<Runtime> {
     let threads = workers + SPARE_THREADS;
     let tried: io::Result<Vec<_>> =
@@ -265,27 +337,35 @@ fn runtime(workers: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
+/// Cancelled by the first stop signal, after this notice; a second one ends the process at once.
+fn stop_token(log: &Log, notice: Option<&'static str>) -> Result<CancellationToken, Failure> {
+    let signal = shutdown::stop_signal(log.last_words())
+        .map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        signal.await;
+        if let Some(notice) = notice {
+            say(notice);
+        }
+        stop.cancel();
+    });
+    Ok(token)
+}
+
 /// The environment of this process, without names that are not UTF-8.
 pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
 }
 
-/// Loads the configuration, or prints every problem with it.
-fn load(input: &Input) -> Result<crate::config::Config, Exit> {
-    crate::config::load(input).map_err(invalid_configuration)
+/// Loads the configuration, or prints every problem with it; else prints its warnings.
+fn load(input: &Input) -> Result<crate::config::Config, Failure> {
+    let config = crate::config::load(input).map_err(invalid_configuration)?;
+    warn(&config.warnings);
+    Ok(config)
 }
 
-/// Loads the configuration as [`load`] does, and checks that a client of its bus can be created.
-fn load_for_serving(input: &Input) -> Result<crate::config::Config, Exit> {
-    crate::config::load_for_serving(input).map_err(invalid_configuration)
-}
-
-/// Loads the configuration of the verbs that call Attio's API, or prints every problem with it.
-fn load_attio(input: &Input) -> Result<crate::config::Attio, Exit> {
-    crate::config::attio(input).map_err(invalid_configuration)
-}
-
-fn invalid_configuration(problems: crate::config::Problems) -> Exit {
+fn invalid_configuration(problems: crate::config::Problems) -> Failure {
     config::print_problems(&problems);
-    Exit::Configuration
+    Exit::Configuration.into()
 }

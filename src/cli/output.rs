@@ -35,8 +35,8 @@ pub fn finish(exit: Exit) -> Exit {
     match LOST.get() {
         None => exit,
         Some(error) => {
-            let failed = fail(format_args!("cannot write to standard output: {error}"));
-            if exit == Exit::Done { failed } else { exit }
+            say(format_args!("error: cannot write to standard output: {error}"));
+            if exit == Exit::Done { Exit::Failed } else { exit }
         }
     }
 }
@@ -65,12 +65,6 @@ pub fn without_error_numbers(message: &str) -> String {
 /// Prints a message with its colours to standard error.
 pub fn say_styled(message: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable::styled(message));
-}
-
-/// Prints an error; the verb ends with [`Exit::Failed`].
-pub fn fail(error: impl Display) -> Exit {
-    say(format_args!("error: {error}"));
-    Exit::Failed
 }
 
 /// Asks on the terminal, unless `yes`. False if the operator declines; an error if there is no terminal.

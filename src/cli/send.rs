@@ -1,18 +1,18 @@
 //! `send`: deliveries from files or generated ones, signed and posted as Attio does.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use hyper::Uri;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
+use super::arguments::{rate, read, unreadable};
 use super::output::table;
-use super::parsers::read;
+
 use super::progress::Progress;
-use super::signer::{Flags, Signer};
-use super::{Exit, cores, fail, print, runtime, say};
+use super::sign::Flags;
+use super::{Exit, Failure, block_on, cores, print};
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::config::Input;
 use crate::fake_attio::post::Poster;
@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(long, value_name = "PERCENT", requires = "count", default_value_t = 0, value_parser = percent())]
     broken: u32,
     /// Deliveries per second, at most [default: as fast as they are answered]
-    #[arg(long, value_name = "N", value_parser = rate)]
+    #[arg(long, value_name = "N", value_parser = rate(100_000.0))]
     rate: Option<f64>,
     /// Deliveries in flight
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -95,32 +95,20 @@ fn percent() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(0..=100)
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
-    if (0.01..=100_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 100000".into()) }
-}
-
-pub fn run(input: &Input, arguments: &Arguments) -> Exit {
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.duplicates + arguments.batches + arguments.broken > 100 {
-        say("error: --duplicates, --batches and --broken are more than 100 together");
-        return Exit::Usage;
+        return Err(Failure::usage("--duplicates, --batches and --broken are more than 100 together"));
     }
-    let signer = match arguments.signer.signer(input) {
-        Ok(signer) => signer,
-        Err(exit) => return exit,
-    };
-    match send(arguments, &signer) {
-        Ok(answers) => show(&answers, arguments.json),
-        Err(message) => fail(message),
-    }
+    let (scheme, secret) = arguments.signer.signer(input)?;
+    Ok(show(&send(arguments, scheme, &secret)?, arguments.json))
 }
 
-fn send(arguments: &Arguments, signer: &Signer) -> Result<Answers, String> {
-    let (payloads, total) = payloads(arguments, signer.scheme)?;
+fn send(arguments: &Arguments, scheme: Scheme, secret: &SecretString) -> Result<Answers, Failure> {
+    let (payloads, total) = payloads(arguments, scheme)?;
     let target = Target {
         url: &arguments.url.to_string(),
-        secret: signer.secret.expose_secret(),
-        poster: Poster::new(USER_AGENT).map_err(|error| error.to_string())?,
+        secret: secret.expose_secret(),
+        poster: Poster::new(USER_AGENT)?,
     };
     let options = Options {
         concurrency: arguments.concurrency.into(),
@@ -133,8 +121,7 @@ fn send(arguments: &Arguments, signer: &Signer) -> Result<Answers, String> {
         progress
             .set(usize::try_from(answers.deliveries).unwrap_or(usize::MAX), format_args!("{failed} failed"));
     };
-    let runtime = runtime(cores()).map_err(|error| error.to_string())?;
-    Ok(runtime.block_on(load::send(&target, options, payloads, progress)))
+    Ok(block_on(Some(cores()), load::send(&target, options, payloads, progress))?)
 }
 
 type Payloads = Box<dyn Iterator<Item = Payload>>;
@@ -160,10 +147,8 @@ fn payloads(arguments: &Arguments, scheme: Scheme) -> Result<(Payloads, usize), 
 
 /// The JSON files of a folder, sorted by name.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, String> {
-    let failed = |error: io::Error| format!("{} cannot be read: {error}", path.display());
-    let entries = std::fs::read_dir(path).map_err(failed)?;
-    let entries = entries.map(|entry| entry.map(|entry| entry.path()));
-    let mut files = entries.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let files = std::fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    let mut files: Vec<PathBuf> = files.map_err(|error: std::io::Error| unreadable(path, error))?;
     files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
     files.sort();
     if files.is_empty() { Err(format!("{} has no .json file", path.display())) } else { Ok(files) }

@@ -6,9 +6,9 @@ use clap::Args;
 use parking_lot::Mutex;
 use tokio::signal::unix::SignalKind;
 
-use super::{Exit, cores, fail, load_for_serving, runtime};
+use super::{Exit, Failure, block_on, cores, invalid_configuration};
 use crate::app::{self, logging};
-use crate::config::{Flag, Input};
+use crate::config::{self, Flag, Input};
 use crate::shutdown;
 
 const AFTER_HELP: &str = "\
@@ -45,31 +45,25 @@ impl Arguments {
     }
 }
 
-pub fn run(input: Input) -> Result<Exit, Exit> {
+pub fn run(input: &Input) -> Result<Exit, Failure> {
     // Before anything that takes time. Until the bridge can reload, SIGHUP has nothing to do.
     shutdown::survive([SignalKind::hangup()])
-        .map_err(|error| fail(format_args!("cannot listen for signals: {error}")))?;
-    let config = load_for_serving(&input)?;
+        .map_err(|error| format!("cannot listen for signals: {error}"))?;
+    let config = config::load_for_serving(input).map_err(invalid_configuration)?;
     let log = logging::start(config.log, &input.environment)
-        .map_err(|error| fail(format_args!("cannot start the log thread: {error}")))?;
+        .map_err(|error| format!("cannot start the log thread: {error}"))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = runtime(config.workers.unwrap_or_else(cores)).map_err(|error| {
-        tracing::error!("{error}, or lower runtime.workers");
-        Exit::Failed
-    })?;
     exit_after_panic(log.last_words());
-    let result = runtime.block_on(app::run(config, log.last_words()));
-    // Dropping the runtime would wait for blocking tasks, such as a name resolution that hangs.
-    runtime.shutdown_background();
-    match result {
-        Ok(()) => Ok(Exit::Done),
-        Err(error) => {
-            tracing::error!("{error}");
-            Err(if error.is_configuration() { Exit::Configuration } else { Exit::Failed })
-        }
-    }
+    let workers = config.workers.unwrap_or_else(cores);
+    let ended = block_on(Some(workers), app::run(config, log.last_words()));
+    let ended =
+        ended.map_err(|error| Failure::from(format!("{error}, or lower runtime.workers")).logged())?;
+    ended.map(|()| Exit::Done).map_err(|error| {
+        let exit = if error.is_configuration() { Exit::Configuration } else { Exit::Failed };
+        Failure::new(exit, error).logged()
+    })
 }
 
 /// Ends the process after a panic of this thread, once it is logged. Unwinding would drop the runtime, which waits for

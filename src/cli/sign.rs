@@ -1,17 +1,18 @@
-//! `sign`: the headers of a signed delivery.
+//! `sign`: the headers of a signed delivery; and the flags of the verbs that sign.
 
 use std::path::PathBuf;
 
-use clap::Args;
-use secrecy::ExposeSecret;
-use serde_json::{Map, Value as Json};
+use clap::{Args, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::parsers::{key, read, time};
-use super::signer::{Flags, Signer};
-use super::{Exit, fail, print};
-use crate::config::Input;
+use super::arguments::{key, read, time};
+use super::{Exit, Failure, load, print};
+use crate::config::{self, Config, Input};
+use crate::pipeline::SourceOptions;
+use crate::pipeline::verify;
 use crate::signing::{self, Scheme};
 
 const AFTER_HELP: &str = "\
@@ -47,9 +48,9 @@ pub struct Arguments {
     json: bool,
 }
 
-pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
-    let Signer { scheme, secret } = arguments.signer.signer(input)?;
-    let body = read(&arguments.body).map_err(fail)?;
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
+    let (scheme, secret) = arguments.signer.signer(input)?;
+    let body = read(&arguments.body)?;
     let new = || (scheme == Scheme::Attio).then(|| Uuid::new_v4().to_string());
     let key = arguments.key.clone().or_else(new);
     let now = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
@@ -58,16 +59,129 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     let file = arguments.body.display().to_string();
     let command = arguments.curl.as_ref().map(|url| signing::curl(url, &headers, &file));
     match (arguments.json, command) {
-        (true, command) => print(format_args!("{:#}\n", json(&headers, command))),
+        (true, command) => {
+            let header = |(name, value): (&str, String)| (name.to_owned(), value.into());
+            let mut json = json!({ "headers": headers.into_iter().map(header).collect::<Map<_, _>>() });
+            if let Some(command) = command {
+                json["curl"] = command.into();
+            }
+            print(format_args!("{json:#}\n"));
+        }
         (false, Some(command)) => print(format_args!("{command}\n")),
         (false, None) => headers.iter().for_each(|(name, value)| print(format_args!("{name}: {value}\n"))),
     }
     Ok(Exit::Done)
 }
 
-fn json(headers: &[(&str, String)], command: Option<String>) -> Json {
-    let header = |(name, value): &(&str, String)| ((*name).to_owned(), value.as_str().into());
-    let headers: Map<String, Json> = headers.iter().map(header).collect();
-    let command = command.map(|command| ("curl".to_owned(), Json::from(command)));
-    [("headers".to_owned(), Json::from(headers))].into_iter().chain(command).collect()
+/// How to sign, and with which secret. A secret is never an argument itself: every process of the machine can
+/// read those.
+#[derive(Args)]
+pub struct Flags {
+    /// The signature scheme [default: that of the source, else attio]
+    #[arg(long, value_name = "SCHEME")]
+    scheme: Option<SchemeName>,
+    /// The source whose secret signs [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The label of its secret [default: the first one]
+    #[arg(long, value_name = "LABEL")]
+    label: Option<String>,
+    /// A file with the secret; no configuration is read
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "label", "secret_env"])]
+    secret_file: Option<PathBuf>,
+    /// A variable with the secret; no configuration is read
+    #[arg(long, value_name = "VARIABLE", conflicts_with_all = ["source", "label"])]
+    secret_env: Option<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum SchemeName {
+    /// Over the body, as Attio does
+    Attio,
+    /// Over a timestamp and the body, with X-Attio-Timestamp
+    Timestamped,
+}
+
+/// Prefixes of variables that configure a source.
+const PREFIXES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
+
+const NO_SECRET: &str = "no secret to sign with: set ATTIO_WEBHOOK_SECRET or ATTIO_WEBHOOK_SECRET_FILE, name a file \
+                         with --secret-file or a variable with --secret-env, or the bridge's configuration with \
+                         --config";
+
+impl Flags {
+    /// The scheme and the secret of the flags and the configuration.
+    pub fn signer(&self, input: &Input) -> Result<(Scheme, SecretString), Failure> {
+        let asked = self.scheme.map(|scheme| match scheme {
+            SchemeName::Attio => Scheme::Attio,
+            SchemeName::Timestamped => Scheme::Timestamped,
+        });
+        let named = match (&self.secret_file, &self.secret_env) {
+            (Some(path), _) => Some(config::secret_file(path)),
+            (_, Some(name)) => Some(variable(input, name)),
+            _ => self.default_secret(input),
+        };
+        if let Some(secret) = named {
+            return Ok((asked.unwrap_or(Scheme::Attio), secret?));
+        }
+        let ours = |name: &String| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+        if input.file.is_none() && !input.environment.keys().any(ours) {
+            return Err(Failure::new(Exit::Configuration, NO_SECRET));
+        }
+        let config = load(input)?;
+        let source = self.source(&config)?;
+        let secret = self.secret(source)?;
+        let configured = match source.verify.scheme {
+            verify::Scheme::Timestamped => Scheme::Timestamped,
+            verify::Scheme::Auto | verify::Scheme::Attio => Scheme::Attio,
+        };
+        Ok((asked.unwrap_or(configured), secret))
+    }
+
+    /// The secret of the usual variables, if there is no configuration file: a sender needs no bus, and so no complete
+    /// configuration.
+    fn default_secret(&self, input: &Input) -> Option<Result<SecretString, String>> {
+        const NAME: &str = "ATTIO_WEBHOOK_SECRET";
+        if input.file.is_some() || self.source.is_some() || self.label.is_some() {
+            return None;
+        }
+        if input.environment.contains_key(NAME) {
+            return Some(variable(input, NAME));
+        }
+        let path = input.environment.get(&format!("{NAME}_FILE"))?;
+        Some(config::secret_file(std::path::Path::new(path)))
+    }
+
+    fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {
+        let names = || config.source_names();
+        match (&self.source, &config.sources[..]) {
+            (None, [only]) => Ok(only),
+            (None, _) => {
+                Err(format!("several sources are configured; add --source with one of: {}", names()))
+            }
+            (Some(name), _) => config
+                .source(name)
+                .ok_or_else(|| format!("no source {name} is configured; there is: {}", names())),
+        }
+    }
+
+    fn secret(&self, source: &SourceOptions) -> Result<SecretString, String> {
+        let secrets = &source.verify.secrets;
+        let found = match &self.label {
+            None => secrets.first(),
+            Some(label) => secrets.iter().find(|secret| *secret.label == **label),
+        };
+        let found = found.map(|secret| secret.value.clone());
+        found.ok_or_else(|| {
+            let labels: Vec<_> = secrets.iter().map(|secret| &*secret.label).collect();
+            format!("source {} has no secret with that label; there is: {}", source.name, labels.join(", "))
+        })
+    }
+}
+
+fn variable(input: &Input, name: &str) -> Result<SecretString, String> {
+    let value = input.environment.get(name).filter(|value| !value.is_empty());
+    let value = value.ok_or_else(|| format!("the variable {name} is not set, or is empty"))?;
+    let text = value.to_str().ok_or_else(|| format!("the variable {name} is not UTF-8 text"))?;
+    Ok(SecretString::from(text))
 }

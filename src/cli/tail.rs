@@ -6,12 +6,11 @@ use std::sync::Arc;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::bus_address::BusAddress;
-use super::bus_session::{self, Session, fail_read};
+use super::arguments::{BusAddress, begin};
+use super::bus_session::{self, Session};
 use super::event_line::{DEFAULT_COLUMNS, heading, line};
 use super::output::{columns, paint, write_line};
-use super::parsers::begin;
-use super::{Exit, fail, say};
+use super::{Exit, Failure, say};
 use crate::bus::read::{Begin, Item, Plan};
 use crate::bus::{self, ReadError};
 use crate::catalog::{Category, EVENT_TYPES};
@@ -91,7 +90,7 @@ fn event_type(text: &str) -> Result<String, String> {
 }
 
 /// Prints events until stopped.
-pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let of_bus = |bus: &BusAddress| {
         let mut environment = bus.environment(UNUSED_SECRET);
         let kept = |name: &str| Some((name.to_owned(), input.environment.get(name)?.clone()));
@@ -102,41 +101,41 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
     bus_session::run(of_bus.as_ref().unwrap_or(input), async |session| tail(session, arguments).await)
 }
 
-async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     let destinations = destinations(&config.route, &arguments.category);
     let plan = Plan { destinations, begin: arguments.from, follow: true };
     let mut reader = tokio::select! {
         () = stop.cancelled() => return Ok(Exit::Done),
-        started = bus::read(&config.bus.kind, plan) => started.map_err(fail_read)?,
+        started = bus::read(&config.bus.kind, plan) => started?,
     };
     if io::stderr().is_terminal() {
         say(format_args!("reading {}; Ctrl-C stops", config.bus.kind.name()));
     }
     let mut printer = Printer::new(arguments);
     if !printer.lines {
-        write_line(&paint().with(DIM, &heading(columns(DEFAULT_COLUMNS)))).map_err(fail)?;
+        write_line(&paint().with(DIM, &heading(columns(DEFAULT_COLUMNS))))?;
     }
     let exit = loop {
         let item = tokio::select! {
             biased;
-            () = stop.cancelled() => break Exit::Done,
+            () = stop.cancelled() => break Ok(Exit::Done),
             item = reader.next() => item,
         };
         match item {
             Some(Ok(item)) => match printer.print(&item) {
                 Ok(true) => {}
-                Ok(false) => break Exit::Done,
-                Err(error) => break fail(error),
+                Ok(false) => break Ok(Exit::Done),
+                Err(error) => break Err(error.into()),
             },
-            Some(Err(error)) => break fail_read(error),
+            Some(Err(error)) => break Err(error.into()),
             None => {
                 let reason = "the reader stopped unexpectedly".into();
-                break fail_read(ReadError::Broker { bus: config.bus.kind.name(), reason });
+                break Err(ReadError::Broker { bus: config.bus.kind.name(), reason }.into());
             }
         }
     };
     reader.end().await;
-    Ok(exit)
+    exit
 }
 
 /// The destinations of these categories; all if there are none.

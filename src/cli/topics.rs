@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Exit, load, print, say, warn};
+use super::{Exit, Failure, load, print};
 use crate::bus::setup::{Format, Setup};
 use crate::config::Input;
 
@@ -47,9 +47,8 @@ fn cluster(name: &str) -> Result<String, String> {
     }
 }
 
-pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = load(input)?;
-    warn(&config.warnings);
     let wanted = arguments.format.as_deref();
     let format = FORMATS.iter().find(|(name, _)| Some(*name) == wanted).map(|(_, format)| *format);
     let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
@@ -57,14 +56,6 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Exit> {
         true => Ok(format!("{:#}\n", serde_json::json!(setup))),
         false => setup.write(format, &arguments.cluster),
     });
-    match text {
-        Ok(text) => {
-            print(text);
-            Ok(Exit::Done)
-        }
-        Err(error) => {
-            say(format_args!("error: {error}"));
-            Err(Exit::Usage)
-        }
-    }
+    print(text.map_err(Failure::usage)?);
+    Ok(Exit::Done)
 }

@@ -11,17 +11,15 @@ use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Exit, fail, load_attio, runtime, say};
+use super::{Exit, Failure, block_on, invalid_configuration, stop_token};
 use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
-use crate::attio::watch::metrics::WatchMetrics;
-use crate::attio::watch::{Hook, Options, Watch};
+use crate::attio::watch::{Hook, Options, Watch, WatchMetrics};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
 use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits};
 use crate::metrics::Metrics;
-use crate::shutdown;
 
 /// Without the client's warnings about retries: the watch itself logs when polls begin to fail.
 const LEVEL: &str = "info,attio_bridge::attio::request=error";
@@ -75,33 +73,21 @@ fn every(text: &str) -> Result<Duration, String> {
     if time < Duration::from_millis(100) { Err("expected 100ms or more".into()) } else { Ok(time) }
 }
 
-pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Exit> {
-    let config = load_attio(input)?;
+pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Failure> {
+    let config = config::attio(input).map_err(invalid_configuration)?;
     let log = logging::start(LogOptions { level: LEVEL, format: LogFormat::Auto }, &input.environment)
-        .map_err(|error| fail(format_args!("cannot start a thread: {error}")))?;
+        .map_err(|error| format!("cannot start a thread: {error}"))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let slugs_file = arguments.slugs.clone().or_else(|| config.slugs_file.clone());
+    let invalid = |message: String| Failure::new(Exit::Configuration, message);
     if config.webhooks.is_empty() && slugs_file.is_none() {
-        say("error: nothing to watch: add [[webhooks]], or give a file with --slugs");
-        return Err(Exit::Configuration);
+        return Err(invalid("nothing to watch: add [[webhooks]], or give a file with --slugs".into()));
     }
-    if let Err(message) = check_outputs(&config, arguments.secret_hook.is_some()) {
-        say(format_args!("error: {message}"));
-        return Err(Exit::Configuration);
-    }
-    let client = Client::new(&config.options).map_err(|error| {
-        say(format_args!("error: {error}"));
-        Exit::Configuration
-    })?;
-    match start(client, config, slugs_file, arguments, &log) {
-        Ok(()) => Ok(Exit::Done),
-        Err(error) => {
-            tracing::error!("{error}");
-            Err(Exit::Failed)
-        }
-    }
+    check_outputs(&config, arguments.secret_hook.is_some()).map_err(invalid)?;
+    let client = Client::new(&config.options).map_err(|error| invalid(error.to_string()))?;
+    start(client, config, slugs_file, arguments, &log).map_err(Failure::logged)
 }
 
 /// Checks that the secret of every webhook that may be recreated has an output. A folder that is not writable
@@ -114,12 +100,12 @@ fn check_outputs(config: &config::Attio, hook: bool) -> Result<(), String> {
         );
     }
     for WebhookOptions { name, source, secret_file, .. } in recreated.into_iter().filter(|_| !hook) {
-        let Some(path) = secret_file else {
-            return Err(format!(
+        let path = secret_file.as_ref().ok_or_else(|| {
+            format!(
                 "webhook {name:?} has recreate = true, but no output for its new secret: set its secret_file, or \
                  use --secret-hook"
-            ));
-        };
+            )
+        })?;
         if let Err(error) = SecretFile::reserve(path, true) {
             tracing::error!(webhook = name, error, "recreating this webhook would fail");
         }
@@ -143,7 +129,7 @@ fn start(
     slugs_file: Option<PathBuf>,
     arguments: Arguments,
     log: &Log,
-) -> Result<(), String> {
+) -> Result<Exit, Failure> {
     let names: Vec<_> = config.webhooks.iter().map(|webhook| webhook.name.clone()).collect();
     let metrics = Arc::new(WatchMetrics::new(&names, &config.sources));
     let hook = arguments.secret_hook.zip(arguments.secret_name);
@@ -157,26 +143,15 @@ fn start(
         now: || time::OffsetDateTime::now_utc().unix_timestamp(),
     };
     let watch = Watch::new(client, options, Arc::clone(&metrics)).map_err(|error| error.to_string())?;
-    let runtime = runtime(2).map_err(|error| error.to_string())?;
-    let done = runtime.block_on(serve(watch, metrics, &arguments.listen, log));
-    // Does not wait for a name resolution that hangs.
-    runtime.shutdown_background();
-    done
+    block_on(Some(2), serve(watch, metrics, &arguments.listen, log))?
 }
 
-async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log) -> Result<(), String> {
-    let signal = shutdown::stop_signal(log.last_words());
-    let signal = signal.map_err(|error| format!("cannot listen for signals: {error}"))?;
+async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log) -> Result<Exit, Failure> {
+    let (stop, over) = (stop_token(log, None)?, CancellationToken::new());
     let unbound = |error| format!("cannot listen on {listen} (--listen): {error}");
     let listener = listen::bind(listen).await.map_err(unbound)?;
     let addr = listener.local_addr().map_err(unbound)?;
     tracing::info!(%addr, "watching");
-    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
-    let cancel = stop.clone();
-    tokio::spawn(async move {
-        signal.await;
-        cancel.cancel();
-    });
     let page = move || async move { ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) };
     let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/metrics", get(page));
     let timeout = Duration::from_secs(5);
@@ -189,5 +164,5 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;
     over.cancel();
-    Ok(())
+    Ok(Exit::Done)
 }

@@ -1,75 +1,68 @@
-//! The API's routes, and what every request passes first: faults, the rate limit, the key, its scopes.
+//! The API: what every request passes first (faults, the rate limit, the key, its scopes), the endpoints, and errors.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, Request, State};
-use axum::http::{Method, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::{Extension, Router};
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{Html, IntoResponse, Response};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::fault::Fault;
-use super::response::{self, Answer, ApiError, json_answer, proxy_error};
-use super::store::{Named, Seen, Store};
-use super::{timing, webhook};
-
-type Shared = Arc<Mutex<Store>>;
-type Answered = Result<Answer, ApiError>;
+use super::store::{Fault, Named, Seen, Store};
+use super::webhook::{self, Webhook};
 
 /// Webhooks in a page, by default and at most.
 const DEFAULT_LIMIT: usize = 10;
 const LIMITS: RangeInclusive<usize> = 10..=100;
 
-/// Whether the request's key is the store's.
-#[derive(Clone, Copy)]
-struct KeyIsKnown(bool);
+const JSON: (header::HeaderName, &str) = (header::CONTENT_TYPE, "application/json; charset=utf-8");
 
 /// The API of that store.
-pub fn router(store: Shared) -> Router {
-    Router::new()
-        .route("/v2/self", get(token))
-        .route("/v2/webhooks", get(list_webhooks).post(create_webhook))
-        .route("/v2/webhooks/{id}", get(get_webhook).patch(update_webhook).delete(delete_webhook))
-        .route("/v2/objects", get(list_objects))
-        .route("/v2/objects/{name}/attributes", get(list_object_attributes))
-        .route("/v2/objects/{name}/records", post(create_record))
-        .route("/v2/objects/{name}/records/{id}", delete(delete_record))
-        .route("/v2/lists", get(list_lists))
-        .route("/v2/lists/{name}/attributes", get(list_list_attributes))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_route)
-        .layer(from_fn_with_state(Arc::clone(&store), with_faults))
-        .with_state(store)
+pub fn router(store: Arc<Mutex<Store>>) -> Router {
+    Router::new().fallback(handle).with_state(store)
 }
 
 /// Applies the next fault, and notes how the request was answered.
-async fn with_faults(State(store): State<Shared>, request: Request, next: Next) -> Response {
-    let (method, target) = (request.method().clone(), request.uri().to_string());
+async fn handle(
+    State(store): State<Arc<Mutex<Store>>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let fault = Fault::take(&mut store.lock().faults, &method);
-    let note = |status| store.lock().seen.push(Seen { method: method.to_string(), target, status });
+    let note = |status| {
+        let (method, target) = (method.to_string(), uri.to_string());
+        store.lock().seen.push(Seen { method, target, status });
+    };
+    let process = || match answer(&mut store.lock(), &method, &uri, &headers, &body) {
+        Ok(json) => json_answer(StatusCode::OK, &json),
+        Err(error) => error.into_response(),
+    };
+    let status = |status: u16| StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     let response = match &fault {
         Some(Fault::Hang(time)) => {
             note(0);
             tokio::time::sleep(*time).await;
-            return proxy_error(504);
+            return proxy_error(StatusCode::GATEWAY_TIMEOUT);
         }
-        Some(Fault::Status(status)) => proxy_error(*status),
-        Some(Fault::Answer(status, body)) => json_answer(*status, body.clone()),
+        Some(Fault::Status(code)) => proxy_error(status(*code)),
+        Some(Fault::Answer(code, body)) => (status(*code), [JSON], body.clone()).into_response(),
         Some(Fault::Limited) => {
-            ApiError::rate_limited(timing::next_second(OffsetDateTime::now_utc())).into_response()
+            ApiError::rate_limited(next_second(OffsetDateTime::now_utc())).into_response()
         }
         Some(Fault::LimitedFor(retry_after)) => ApiError::rate_limited(retry_after.clone()).into_response(),
-        Some(Fault::StatusAfter(status)) => {
-            admit(&store, request, next).await;
-            proxy_error(*status)
+        Some(Fault::StatusAfter(code)) => {
+            process();
+            proxy_error(status(*code))
         }
-        Some(Fault::Late(_) | Fault::Of(..)) | None => admit(&store, request, next).await,
+        Some(Fault::Late(_) | Fault::Of(..)) | None => process(),
     };
     note(response.status().as_u16());
     if let Some(Fault::Late(time)) = fault {
@@ -78,136 +71,204 @@ async fn with_faults(State(store): State<Shared>, request: Request, next: Next) 
     response
 }
 
-/// Answers unless the rate limit, the key or its scopes forbid it.
-async fn admit(store: &Shared, mut request: Request, next: Next) -> Response {
-    match check(&mut store.lock(), &request) {
-        Ok(known) => request.extensions_mut().insert(known),
-        Err(error) => return error.into_response(),
-    };
-    next.run(request).await
-}
-
-fn check(store: &mut Store, request: &Request) -> Result<KeyIsKnown, ApiError> {
-    let (method, path) = (request.method(), request.uri().path());
+/// The answer to a request, unless the rate limit, the key or its scopes forbid it.
+fn answer(
+    store: &mut Store,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Json, ApiError> {
     store.rate.take(method != Method::GET).map_err(ApiError::rate_limited)?;
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let known = bearer.and_then(|value| value.strip_prefix("Bearer ")) == Some(&*store.token);
-    if path == "/v2/self" {
-        return Ok(KeyIsKnown(known));
-    }
-    if !known {
+    let path: Vec<&str> = uri.path().strip_prefix("/v2/").unwrap_or_default().split('/').collect();
+    if !known && path != ["self"] {
         return Err(ApiError::unauthorized());
     }
-    match required_scope(method, path) {
-        Some(scope) if !store.has_scope(scope) => Err(ApiError::forbidden(scope)),
-        _ => Ok(KeyIsKnown(known)),
+    let scope = match (path[0], path.get(2)) {
+        ("objects", Some(&"records")) => "record_permission:read-write",
+        ("objects", _) => "object_configuration:read",
+        ("lists", _) => "list_configuration:read",
+        ("webhooks", _) if method == Method::GET => "webhook:read",
+        ("webhooks", _) => "webhook:read-write",
+        _ => "",
+    };
+    if !scope.is_empty() && !store.has_scope(scope) {
+        return Err(ApiError::forbidden(scope));
     }
-}
-
-fn required_scope(method: &Method, path: &str) -> Option<&'static str> {
-    let mut parts = path.strip_prefix("/v2/")?.split('/');
-    match (parts.next()?, parts.nth(1)) {
-        ("objects", Some("records")) => Some("record_permission:read-write"),
-        ("objects", _) => Some("object_configuration:read"),
-        ("lists", _) => Some("list_configuration:read"),
-        ("webhooks", _) if method == Method::GET => Some("webhook:read"),
-        ("webhooks", _) => Some("webhook:read-write"),
-        _ => None,
-    }
-}
-
-async fn no_route(method: Method, uri: Uri) -> ApiError {
-    ApiError::not_found(format!("Could not find endpoint {method} {}.", uri.path()))
-}
-
-async fn token(State(store): State<Shared>, Extension(KeyIsKnown(known)): Extension<KeyIsKnown>) -> Answer {
-    Answer(response::token(&store.lock(), known))
-}
-
-async fn create_webhook(State(store): State<Shared>, body: Bytes) -> Answered {
-    let mut store = store.lock();
-    let input = webhook::read(&body, &store.event_types, true)?;
-    let created = store.create(input)?;
-    data(response::created(&store, &created))
-}
-
-async fn list_webhooks(State(store): State<Shared>, uri: Uri) -> Answered {
-    let (limit, offset) = paging(&uri)?;
-    let store = store.lock();
-    let page = store.webhooks.iter().skip(offset).take(limit.min(store.max_page));
-    data(page.map(|webhook| response::webhook(&store, webhook)).collect())
-}
-
-async fn get_webhook(State(store): State<Shared>, Path(id): Path<String>) -> Answered {
-    let store = store.lock();
-    data(response::webhook(&store, store.get(&id)?))
-}
-
-async fn update_webhook(State(store): State<Shared>, Path(id): Path<String>, body: Bytes) -> Answered {
-    let mut store = store.lock();
-    let input = webhook::read(&body, &store.event_types, false)?;
-    let updated = store.update(&id, input)?;
-    data(response::webhook(&store, &updated))
-}
-
-async fn delete_webhook(State(store): State<Shared>, Path(id): Path<String>) -> Answered {
-    store.lock().delete(&id)?;
-    Ok(Answer(json!({})))
-}
-
-async fn list_objects(State(store): State<Shared>) -> Answered {
-    let store = store.lock();
-    data(store.objects.iter().map(|named| response::object(&store, named)).collect())
-}
-
-async fn list_lists(State(store): State<Shared>) -> Answered {
-    let store = store.lock();
-    data(store.lists.iter().map(|named| response::list(&store, named)).collect())
-}
-
-async fn list_object_attributes(State(store): State<Shared>, Path(name): Path<String>) -> Answered {
-    let store = store.lock();
-    attributes(&store, "object_id", &store.objects, &name)
-}
-
-async fn list_list_attributes(State(store): State<Shared>, Path(name): Path<String>) -> Answered {
-    let store = store.lock();
-    attributes(&store, "list_id", &store.lists, &name)
-}
-
-/// The attributes of an object or a list, named by its id or its slug.
-fn attributes(store: &Store, owner_id: &str, owners: &[Named], name: &str) -> Answered {
-    let owner = Named::find(owners, name)?;
-    let one = |named: &Named| response::attribute(store, owner_id, owner, named);
-    data(owner.attributes.iter().map(one).collect())
-}
-
-async fn create_record(State(store): State<Shared>, Path(object): Path<String>) -> Answered {
-    let mut store = store.lock();
-    let record = store.create_record(&object)?;
-    data(response::record(&store, &record))
-}
-
-async fn delete_record(State(store): State<Shared>, Path((_, id)): Path<(String, String)>) -> Answered {
-    store.lock().delete_record(&id)?;
-    Ok(Answer(json!({})))
+    let workspace_id = store.workspace_id.clone();
+    let (owners, owner_id) =
+        if path[0] == "lists" { (&store.lists, "list_id") } else { (&store.objects, "object_id") };
+    let data = match (method.as_str(), &path[..]) {
+        ("GET", ["self"]) if !known => return Ok(json!({ "active": false })),
+        ("GET", ["self"]) => {
+            let scopes: Vec<&str> = store.scopes.iter().map(String::as_str).collect();
+            return Ok(json!({
+                "active": true, "scope": scopes.join(" "), "token_type": "Bearer", "exp": null,
+                "workspace_id": workspace_id, "workspace_name": "Example", "workspace_slug": "example",
+            }));
+        }
+        ("GET", ["webhooks"]) => {
+            let (limit, offset) = paging(uri)?;
+            let page = store.webhooks.iter().skip(offset).take(limit.min(store.max_page));
+            page.map(|webhook| webhook_json(store, webhook)).collect()
+        }
+        ("POST", ["webhooks"]) => {
+            let created = store.create(webhook::read(body, &store.event_types, true)?)?;
+            let mut json = webhook_json(store, &created);
+            json["secret"] = created.secret.into();
+            json
+        }
+        ("GET", ["webhooks", id]) => webhook_json(store, store.get(id)?),
+        ("PATCH", ["webhooks", id]) => {
+            let updated = store.update(id, webhook::read(body, &store.event_types, false)?)?;
+            webhook_json(store, &updated)
+        }
+        ("DELETE", ["webhooks", id]) => return store.delete(id).map(|()| json!({})),
+        ("GET", [kind @ ("objects" | "lists")]) => {
+            let titles: &[_] = if *kind == "lists" { &["name"] } else { &["singular_noun", "plural_noun"] };
+            let id = |owner: &Named| json!({ "workspace_id": workspace_id, owner_id: owner.id });
+            owners.iter().map(|owner| named_json(id(owner), owner, titles)).collect()
+        }
+        ("GET", ["objects" | "lists", name, "attributes"]) => {
+            let owner = Named::find(owners, name)?;
+            let id = |one: &Named| json!({ "workspace_id": workspace_id, owner_id: owner.id, "attribute_id": one.id });
+            owner.attributes.iter().map(|one| named_json(id(one), one, &["title"])).collect()
+        }
+        ("POST", ["objects", name, "records"]) => json!({ "id": store.create_record(name)?, "values": {} }),
+        ("DELETE", ["objects", _, "records", id]) => return store.delete_record(id).map(|()| json!({})),
+        _ => return Err(ApiError::not_found(format!("Could not find endpoint {method} {}.", uri.path()))),
+    };
+    Ok(json!({ "data": data }))
 }
 
 fn paging(uri: &Uri) -> Result<(usize, usize), ApiError> {
-    let invalid =
-        |name: &str, message: &str| ApiError::validation(vec![(vec![name.to_owned()], message.to_owned())]);
+    let invalid = |name: &str, message: &str| {
+        ApiError::validation(vec![json!({ "code": "invalid_type", "path": [name], "message": message })])
+    };
     let number = |name: &str, default: usize| {
         let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        match pairs.find(|(known, _)| *known == name).map(|(_, value)| value.parse()) {
-            None => Ok(default),
-            Some(Ok(number)) => Ok(number),
-            Some(Err(_)) => Err(invalid(name, "Expected number")),
-        }
+        let found = pairs.find(|(known, _)| *known == name).map(|(_, value)| value.parse());
+        found.unwrap_or(Ok(default)).map_err(|_| invalid(name, "Expected number"))
     };
     let (limit, offset) = (number("limit", DEFAULT_LIMIT)?, number("offset", 0)?);
     if LIMITS.contains(&limit) { Ok((limit, offset)) } else { Err(invalid("limit", "Expected 10 to 100")) }
 }
 
-fn data(json: Json) -> Answered {
-    Ok(Answer(json!({ "data": json })))
+/// A webhook, without its secret.
+fn webhook_json(store: &Store, webhook: &Webhook) -> Json {
+    json!({
+        "id": { "workspace_id": store.workspace_id, "webhook_id": webhook.webhook_id },
+        "target_url": (store.spelling)(&webhook.target_url),
+        "subscriptions": webhook.subscriptions,
+        "status": webhook.status,
+        "created_at": webhook.created_at,
+    })
+}
+
+/// An object, a list or an attribute, whose titles are its slug.
+fn named_json(id: Json, named: &Named, titles: &[&str]) -> Json {
+    let mut json = json!({ "id": id, "api_slug": named.slug });
+    titles.iter().for_each(|title| json[title] = named.slug.clone().into());
+    json
+}
+
+/// An error of the API: always four members, and `validation_errors` if the body does not fit the schema.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    body: Json,
+    retry_after: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &str, code: &str, message: &str) -> Self {
+        let body = json!({ "status_code": status.as_u16(), "type": kind, "code": code, "message": message });
+        Self { status, body, retry_after: None }
+    }
+
+    /// The body does not fit the schema.
+    pub fn validation(errors: Vec<Json>) -> Self {
+        let message = "Body payload validation error.";
+        let mut error =
+            Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "validation_type", message);
+        error.body["validation_errors"] = errors.into();
+        error
+    }
+
+    pub fn not_found(message: impl AsRef<str>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message.as_ref())
+    }
+
+    pub fn conflict(message: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "invalid_request_error", "uniqueness_conflict", message)
+    }
+
+    fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "auth_error", "unauthorized", "The access token is invalid.")
+    }
+
+    fn forbidden(scope: &str) -> Self {
+        let message = format!("The required scope is missing: {scope}.");
+        Self::new(StatusCode::FORBIDDEN, "auth_error", "unauthorized", &message)
+    }
+
+    fn rate_limited(retry_after: String) -> Self {
+        let message = "Rate limit exceeded, please try again later.";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let error = Self::new(status, "rate_limit_error", "rate_limit_exceeded", message);
+        Self { retry_after: Some(retry_after), ..error }
+    }
+
+    fn into_response(self) -> Response {
+        let retry_after = self.retry_after.map(|value| [(header::RETRY_AFTER, value)]);
+        (retry_after, json_answer(self.status, &self.body)).into_response()
+    }
+}
+
+fn json_answer(status: StatusCode, json: &Json) -> Response {
+    let execution_id = [("x-attio-execution-id", Uuid::new_v4().simple().to_string())];
+    (status, [JSON], execution_id, json.to_string()).into_response()
+}
+
+/// The HTML that a proxy in front of the API answers.
+fn proxy_error(status: StatusCode) -> Response {
+    let code = status.as_u16();
+    let page = format!("<html><head><title>{code}</title></head><body>cloudflare</body></html>");
+    (status, Html(page)).into_response()
+}
+
+/// The API's rate limit: requests in the current second.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiLimit {
+    pub reads: u32,
+    pub writes: u32,
+    second: i64,
+    used: (u32, u32),
+}
+
+impl Default for ApiLimit {
+    fn default() -> Self {
+        Self { reads: 100, writes: 25, second: 0, used: (0, 0) }
+    }
+}
+
+impl ApiLimit {
+    /// Counts a request. Over the limit: the value of `Retry-After`.
+    fn take(&mut self, write: bool) -> Result<(), String> {
+        let now = OffsetDateTime::now_utc();
+        if now.unix_timestamp() != self.second {
+            (self.second, self.used) = (now.unix_timestamp(), (0, 0));
+        }
+        let (used, limit) =
+            if write { (&mut self.used.1, self.writes) } else { (&mut self.used.0, self.reads) };
+        *used += 1;
+        if *used <= limit { Ok(()) } else { Err(next_second(now)) }
+    }
+}
+
+/// The second after this one, as an HTTP date.
+fn next_second(now: OffsetDateTime) -> String {
+    httpdate::fmt_http_date(SystemTime::from(now) + Duration::from_secs(1))
 }

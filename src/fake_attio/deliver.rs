@@ -19,17 +19,59 @@ use parking_lot::Mutex;
 use serde_json::Value as Json;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::post::{PostError, Poster, Reply};
 use super::store::Store;
-use super::timing::{ATTEMPTS, RateLimiter, Timing};
 use super::webhook::Status;
 use crate::signing::{Payload, Scheme, SignedRequest};
 
 /// Last seen in Attio's API reference of 2023.
 const USER_AGENT: &str = "Attio 2.0 (https://attio.com/developers/using-webhooks)";
+
+/// Attempts of a delivery, the first included.
+const ATTEMPTS: u32 = 10;
+
+/// From the first attempt to the last.
+const ALL_ATTEMPTS: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// How long a webhook is degraded before it is inactive.
+const DEGRADED: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// How many times faster than Attio: divides the waits between attempts and the time of degradation.
+    pub time_scale: f64,
+    /// Deliveries per second to one target URL; Attio's limit is 25.
+    pub per_second: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { time_scale: 1.0, per_second: 25 }
+    }
+}
+
+impl Timing {
+    /// The wait after that many failed attempts, twice the one before; none after the last.
+    fn retry_delay(&self, attempts: u32) -> Option<Duration> {
+        let waits = ATTEMPTS - 1;
+        let first = ALL_ATTEMPTS / ((1 << waits) - 1);
+        (1..=waits).contains(&attempts).then(|| self.scaled(first * (1 << (attempts - 1))))
+    }
+
+    fn scaled(&self, time: Duration) -> Duration {
+        time.div_f64(self.time_scale)
+    }
+}
+
+/// Reserves the next slot of a target URL: when the delivery may be sent. Unused time is not saved up.
+fn reserve(next: &mut Option<Instant>, now: Instant, timing: &Timing) -> Instant {
+    let slot = next.map_or(now, |next| next.max(now));
+    *next = Some(slot + Duration::from_secs(1) / timing.per_second);
+    slot
+}
 
 /// Events of API changes that may wait to be delivered.
 const EVENT_QUEUE: usize = 64;
@@ -76,13 +118,15 @@ pub struct DeliveryCounts {
 /// Delivers in the background until it is dropped.
 pub struct Deliverer {
     shared: Arc<Shared>,
+    _end: DropGuard,
 }
 
 struct Shared {
     store: Arc<Mutex<Store>>,
     post: Post,
     timing: Timing,
-    limiters: Mutex<HashMap<String, RateLimiter>>,
+    /// The next free slot of each target URL.
+    slots: Mutex<HashMap<String, Option<Instant>>>,
     counts: Mutex<DeliveryCounts>,
     deliveries: TaskTracker,
     end: CancellationToken,
@@ -98,10 +142,11 @@ struct Delivery {
 impl Deliverer {
     /// A deliverer for the webhooks of that store.
     pub fn new(store: Arc<Mutex<Store>>, post: Post, timing: Timing) -> Self {
-        let (limiters, counts, deliveries) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let (slots, counts, deliveries) = (Mutex::default(), Mutex::default(), TaskTracker::new());
         deliveries.close();
         let end = CancellationToken::new();
-        Self { shared: Arc::new(Shared { store, post, timing, limiters, counts, deliveries, end }) }
+        let _end = end.clone().drop_guard();
+        Self { shared: Arc::new(Shared { store, post, timing, slots, counts, deliveries, end }), _end }
     }
 
     /// Delivers an event, JSON as Attio writes it, to the webhooks that subscribe to it. Returns their number.
@@ -134,12 +179,6 @@ impl Deliverer {
 
     pub fn counts(&self) -> DeliveryCounts {
         *self.shared.counts.lock()
-    }
-}
-
-impl Drop for Deliverer {
-    fn drop(&mut self) {
-        self.shared.end.cancel();
     }
 }
 
@@ -191,7 +230,7 @@ impl Shared {
     /// One attempt; none if the webhook is deleted or inactive.
     async fn attempt(&self, delivery: &Delivery) -> Option<PostResult> {
         let (url, _) = self.sign(delivery)?;
-        let slot = self.limiters.lock().entry(url).or_default().reserve(Instant::now(), &self.timing);
+        let slot = reserve(self.slots.lock().entry(url).or_default(), Instant::now(), &self.timing);
         tokio::time::sleep_until(slot.into()).await;
         let (url, request) = self.sign(delivery)?;
         Some((self.post)(url, request).await)
@@ -209,7 +248,7 @@ impl Shared {
             return;
         }
         tokio::spawn(async move {
-            let degraded = tokio::time::sleep(self.timing.degraded());
+            let degraded = tokio::time::sleep(self.timing.scaled(DEGRADED));
             if self.end.run_until_cancelled(degraded).await.is_some() {
                 self.change_status(&webhook_id, Status::Degraded, Status::Inactive);
             }
@@ -327,5 +366,31 @@ mod tests {
         store.lock().webhooks.clear();
         deliverer.idle().await;
         assert_eq!(deliverer.counts().dropped, 2);
+    }
+
+    #[test]
+    fn ten_attempts_take_three_days_and_each_wait_doubles() {
+        let waits: Vec<Duration> = (1..).map_while(|n| Timing::default().retry_delay(n)).collect();
+        assert_eq!(waits.len(), 9);
+        assert!(waits.windows(2).all(|two| two[1] == two[0] * 2), "{waits:?}");
+        let total: Duration = waits.iter().sum();
+        assert!(ALL_ATTEMPTS.abs_diff(total) < Duration::from_secs(1), "{total:?}");
+        let fast = Timing { time_scale: 1000.0, ..Timing::default() };
+        assert_eq!(fast.retry_delay(1), waits.first().map(|wait| wait.div_f64(1000.0)));
+        assert_eq!(fast.scaled(DEGRADED), Duration::from_millis(604_800));
+    }
+
+    #[test]
+    fn rate_limiter_allows_25_per_second_without_saving_up() {
+        let (start, timing) = (Instant::now(), Timing::default());
+        let mut next = None;
+        let slots: Vec<Duration> = (0..51).map(|_| reserve(&mut next, start, &timing) - start).collect();
+        assert_eq!(
+            (slots[0], slots[25], slots[50]),
+            (Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2))
+        );
+        let later = start + Duration::from_secs(60);
+        assert_eq!(reserve(&mut next, later, &timing), later);
+        assert_eq!(reserve(&mut next, later, &timing), later + Duration::from_millis(40));
     }
 }

@@ -1,22 +1,55 @@
-//! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks.
+//! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks, and the faults
+//! that a test orders.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
+use axum::http::Method;
+use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
-use super::fault::Fault;
-use super::filter::canonical;
-use super::response::ApiError;
-use super::timing::ApiLimit;
-use super::webhook::{Status, Subscription, Webhook, WebhookInput};
+use super::api::{ApiError, ApiLimit};
+use super::webhook::{Status, Subscription, Webhook, WebhookInput, canonical};
 use crate::catalog::EVENT_TYPES;
 
 /// Types of the catalog that Attio does not document.
 const GUIDE_ONLY: [&str; 3] = ["call-recording.updated", "comment.updated", "workspace-member.updated"];
+
+/// What goes wrong on purpose with one of the next requests, once each and in order.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The request is not processed; a proxy answers with this status and HTML.
+    Status(u16),
+    /// The request is not processed, and answered with this status and this JSON.
+    Answer(u16, String),
+    /// The request is processed, but a proxy answers with this status and HTML.
+    StatusAfter(u16),
+    /// The request is not processed, and the answer takes this long.
+    Hang(Duration),
+    /// The request is processed, and the answer takes this long.
+    Late(Duration),
+    /// 429; `Retry-After` is an HTTP date.
+    Limited,
+    /// 429; `Retry-After` is this text.
+    LimitedFor(String),
+    /// For the next request with this method only.
+    Of(Method, Box<Fault>),
+}
+
+impl Fault {
+    /// Removes the first fault that applies to a request with this method.
+    pub fn take(faults: &mut VecDeque<Self>, method: &Method) -> Option<Self> {
+        let applies = |fault: &Self| !matches!(fault, Self::Of(only, _) if only != method);
+        match faults.remove(faults.iter().position(applies)?)? {
+            Self::Of(_, fault) => Some(*fault),
+            fault => Some(fault),
+        }
+    }
+}
 
 /// An object, a list or an attribute.
 #[derive(Clone, Debug)]
@@ -28,6 +61,11 @@ pub struct Named {
 }
 
 impl Named {
+    fn new(slug: &str, attributes: &[&str]) -> Self {
+        let attributes = attributes.iter().map(|slug| Self::new(slug, &[])).collect();
+        Self { id: uuid(), slug: slug.into(), attributes }
+    }
+
     /// The one with that id or slug.
     pub fn find<'a>(all: &'a [Self], name: &str) -> Result<&'a Self, ApiError> {
         let found = all.iter().find(|named| named.id == name || named.slug == name);
@@ -35,9 +73,10 @@ impl Named {
     }
 }
 
-/// A record, without values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The id of a record, which has no values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Record {
+    pub workspace_id: String,
     pub object_id: String,
     pub record_id: String,
 }
@@ -76,11 +115,6 @@ pub struct Store {
 impl Store {
     /// A workspace without webhooks; the key has all scopes.
     pub fn new(token: impl Into<String>) -> Self {
-        let named = |slug: &str, attributes: &[&str]| Named {
-            id: uuid(),
-            slug: slug.into(),
-            attributes: attributes.iter().map(|slug| attribute(slug)).collect(),
-        };
         let scopes = [
             "webhook:read-write",
             "object_configuration:read",
@@ -93,11 +127,14 @@ impl Store {
             token: token.into(),
             scopes: scopes.map(String::from).into(),
             objects: vec![
-                named("people", &["name", "email_addresses"]),
-                named("companies", &["name", "domains"]),
-                named("deals", &["name", "stage", "value"]),
+                Named::new("people", &["name", "email_addresses"]),
+                Named::new("companies", &["name", "domains"]),
+                Named::new("deals", &["name", "stage", "value"]),
             ],
-            lists: vec![named("sales_pipeline", &["stage", "owner"]), named("recruiting", &["status"])],
+            lists: vec![
+                Named::new("sales_pipeline", &["stage", "owner"]),
+                Named::new("recruiting", &["status"]),
+            ],
             webhooks: Vec::new(),
             event_types: documented.map(String::from).collect(),
             spelling: str::to_owned,
@@ -112,8 +149,8 @@ impl Store {
 
     /// Creates a record of an object, named by its id or its slug.
     pub fn create_record(&mut self, name: &str) -> Result<Record, ApiError> {
-        let object = Named::find(&self.objects, name)?;
-        let record = Record { object_id: object.id.clone(), record_id: uuid() };
+        let object_id = Named::find(&self.objects, name)?.id.clone();
+        let record = Record { workspace_id: self.workspace_id.clone(), object_id, record_id: uuid() };
         self.records.push(record.clone());
         self.emit("record.created", &record);
         Ok(record)
@@ -127,12 +164,9 @@ impl Store {
         Ok(())
     }
 
-    fn emit(&self, event_type: &str, Record { object_id, record_id }: &Record) {
-        let event = json!({
-            "event_type": event_type,
-            "id": { "workspace_id": self.workspace_id, "object_id": object_id, "record_id": record_id },
-            "actor": { "type": "api-token", "id": null },
-        });
+    fn emit(&self, event_type: &str, record: &Record) {
+        let actor = json!({ "type": "api-token", "id": null });
+        let event = json!({ "event_type": event_type, "id": record, "actor": actor });
         if let Some(events) = &self.events {
             // The deliverer may have ended, or may be behind.
             let _ = events.try_send(event.to_string());
@@ -140,12 +174,14 @@ impl Store {
     }
 
     pub fn create(&mut self, input: WebhookInput) -> Result<Webhook, ApiError> {
+        const TIME: &[time::format_description::FormatItem<'_>] =
+            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
         let webhook = Webhook {
             webhook_id: uuid(),
             target_url: input.target_url.unwrap_or_default(),
             subscriptions: input.subscriptions.unwrap_or_default(),
             status: Status::Active,
-            created_at: now(),
+            created_at: OffsetDateTime::now_utc().format(TIME).expect("a time of this era has this form"),
             secret: format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()),
         };
         self.check_unique(&webhook)?;
@@ -165,11 +201,11 @@ impl Store {
 
     /// Updates a webhook: subscriptions replace the old ones; id and secret stay.
     pub fn update(&mut self, webhook_id: &str, input: WebhookInput) -> Result<Webhook, ApiError> {
-        let mut webhook = self.get(webhook_id)?.clone();
+        let index = self.index(webhook_id)?;
+        let mut webhook = self.webhooks[index].clone();
         webhook.target_url = input.target_url.unwrap_or(webhook.target_url);
         webhook.subscriptions = input.subscriptions.unwrap_or(webhook.subscriptions);
         self.check_unique(&webhook)?;
-        let index = self.index(webhook_id)?;
         self.webhooks[index] = webhook.clone();
         Ok(webhook)
     }
@@ -192,33 +228,21 @@ impl Store {
 
     /// (target URL, event type, filter) must be unique in the workspace and in the request.
     fn check_unique(&self, webhook: &Webhook) -> Result<(), ApiError> {
-        let others = self.webhooks.iter().filter(|known| known.webhook_id != webhook.webhook_id);
-        let others = others.filter(|known| known.target_url == webhook.target_url);
-        let key =
-            |subscription: &Subscription| (subscription.event_type.clone(), canonical(&subscription.filter));
+        let others = self
+            .webhooks
+            .iter()
+            .filter(|known| known.webhook_id != webhook.webhook_id && known.target_url == webhook.target_url);
+        let key = |one: &Subscription| (one.event_type.clone(), canonical(&one.filter));
         let mut taken: BTreeSet<_> = others.flat_map(|known| known.subscriptions.iter().map(key)).collect();
-        for subscription in &webhook.subscriptions {
-            if !taken.insert(key(subscription)) {
-                let Subscription { event_type, .. } = subscription;
-                return Err(ApiError::conflict(format!(
-                    "A webhook subscription to {event_type} with this target URL and filter already exists."
-                )));
-            }
+        match webhook.subscriptions.iter().find(|one| !taken.insert(key(one))) {
+            None => Ok(()),
+            Some(Subscription { event_type, .. }) => Err(ApiError::conflict(&format!(
+                "A webhook subscription to {event_type} with this target URL and filter already exists."
+            ))),
         }
-        Ok(())
     }
-}
-
-fn attribute(slug: &str) -> Named {
-    Named { id: uuid(), slug: slug.into(), attributes: Vec::new() }
 }
 
 fn uuid() -> String {
     Uuid::new_v4().to_string()
-}
-
-fn now() -> String {
-    const FORM: &[time::format_description::FormatItem<'_>] =
-        format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
-    OffsetDateTime::now_utc().format(FORM).expect("a time of this era has this form")
 }

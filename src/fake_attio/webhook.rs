@@ -1,13 +1,17 @@
-//! Webhooks, their subscriptions, and the schema of the API's bodies about them.
+//! Webhooks and their subscriptions: the schema of the API's bodies about them, and which events they match.
+//!
+//! Source: the webhook schema of <https://api.attio.com/openapi/api>. Not documented, and chosen here: a path that is
+//! absent equals nothing, so `not_equals` holds for it; an empty `$or` matches nothing.
 
 use std::collections::BTreeSet;
 
-use serde_json::Value as Json;
+use serde::Serialize;
+use serde_json::{Value as Json, json};
 
-use super::filter;
-use super::response::ApiError;
+use super::api::ApiError;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
     Active,
     /// A delivery has failed permanently; it still gets deliveries.
@@ -16,17 +20,7 @@ pub enum Status {
     Inactive,
 }
 
-impl Status {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Active => "active",
-            Self::Degraded => "degraded",
-            Self::Inactive => "inactive",
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Subscription {
     pub event_type: String,
     /// Its filter; null for none.
@@ -48,10 +42,8 @@ pub struct Webhook {
 
 impl Webhook {
     pub fn matches(&self, event: &Json) -> bool {
-        let matches = |Subscription { event_type, filter }: &Subscription| {
-            event["event_type"] == **event_type && filter::matches(filter, event)
-        };
-        self.subscriptions.iter().any(matches)
+        let mut subscriptions = self.subscriptions.iter();
+        subscriptions.any(|one| event["event_type"] == *one.event_type && matches(&one.filter, event))
     }
 }
 
@@ -62,65 +54,166 @@ pub struct WebhookInput {
     pub subscriptions: Option<Vec<Subscription>>,
 }
 
-/// Paths with their messages.
-type Errors = Vec<(Vec<String>, String)>;
-
 /// Reads a body; all errors are reported at once. `event_types` are allowed in subscriptions; `required` is
 /// true for POST.
 pub fn read(body: &[u8], event_types: &BTreeSet<String>, required: bool) -> Result<WebhookInput, ApiError> {
-    let body: Json = serde_json::from_slice(body).unwrap_or(Json::Null);
+    let body: Json = serde_json::from_slice(body).unwrap_or_default();
     let data = &body["data"];
-    if !data.is_object() {
-        return Err(ApiError::validation(vec![(path(&["data"]), "Required".into())]));
-    }
-    let mut errors = Errors::new();
-    let target_url = match &data["target_url"] {
-        Json::Null if !required => None,
-        Json::String(url) if url.starts_with("https://") => Some(url.clone()),
-        _ => {
-            errors.push((path(&["data", "target_url"]), "Must match ^https://.*".into()));
-            None
-        }
+    let mut errors = Vec::new();
+    let mut wrong = |path: &str, message: &str| {
+        let path: Vec<&str> = path.split('.').collect();
+        errors.push(json!({ "code": "invalid_type", "path": path, "message": message }));
     };
-    let subscriptions = match &data["subscriptions"] {
-        Json::Null if !required => None,
+    let mut input = WebhookInput::default();
+    match &data["target_url"] {
+        _ if !data.is_object() => wrong("data", "Required"),
+        Json::Null if !required => {}
+        Json::String(url) if url.starts_with("https://") => input.target_url = Some(url.clone()),
+        _ => wrong("data.target_url", "Must match ^https://.*"),
+    }
+    match &data["subscriptions"] {
+        _ if !data.is_object() => {}
+        Json::Null if !required => {}
         Json::Array(items) => {
-            let items = items.iter().enumerate();
-            Some(items.map(|(index, item)| subscription(item, index, event_types, &mut errors)).collect())
+            for (index, item) in items.iter().enumerate() {
+                let event_type = item["event_type"].as_str().unwrap_or_default();
+                if !event_types.contains(event_type) {
+                    let message = format!("Invalid enum value, received {event_type:?}");
+                    wrong(&format!("data.subscriptions.{index}.event_type"), &message);
+                }
+                // Required, though it may be null.
+                if let Err((below, message)) =
+                    item.get("filter").ok_or((String::new(), "Required")).and_then(check)
+                {
+                    wrong(&format!("data.subscriptions.{index}.filter{below}"), message);
+                }
+            }
+            let one = |item: &Json| {
+                let event_type = item["event_type"].as_str().unwrap_or_default().to_owned();
+                Subscription { event_type, filter: item["filter"].clone() }
+            };
+            input.subscriptions = Some(items.iter().map(one).collect());
         }
-        _ => {
-            errors.push((path(&["data", "subscriptions"]), "Expected array".into()));
-            None
-        }
+        _ => wrong("data.subscriptions", "Expected array"),
+    }
+    if errors.is_empty() { Ok(input) } else { Err(ApiError::validation(errors)) }
+}
+
+/// Checks a filter's grammar: null, or one of `$and` and `$or` over `{field, operator, value}`. An error is a path
+/// below the filter and a message.
+fn check(filter: &Json) -> Result<(), (String, &'static str)> {
+    let Some(members) = filter.as_object() else {
+        return if filter.is_null() { Ok(()) } else { Err((String::new(), "Expected object or null")) };
     };
-    if errors.is_empty() {
-        Ok(WebhookInput { target_url, subscriptions })
-    } else {
-        Err(ApiError::validation(errors))
+    let mut members = members.iter();
+    let (Some((name, operations)), None) = (members.next(), members.next()) else {
+        return Err((String::new(), "Expected exactly one of $and and $or"));
+    };
+    if !matches!(name.as_str(), "$and" | "$or") {
+        return Err((format!(".{name}"), "Unrecognized key"));
+    }
+    let operations = operations.as_array().ok_or_else(|| (format!(".{name}"), "Expected array"))?;
+    let is_valid = |operation: &Json| {
+        let text = |member: &str| operation[member].as_str();
+        operation.as_object().is_some_and(|members| members.len() == 3)
+            && matches!(text("operator"), Some("equals" | "not_equals"))
+            && text("field").is_some()
+            && text("value").is_some()
+    };
+    match operations.iter().position(|operation| !is_valid(operation)) {
+        None => Ok(()),
+        Some(at) => {
+            Err((format!(".{name}.{at}"), "Expected field, operator (equals or not_equals) and value"))
+        }
     }
 }
 
-fn subscription(
-    item: &Json,
-    index: usize,
-    event_types: &BTreeSet<String>,
-    errors: &mut Errors,
-) -> Subscription {
-    let index = index.to_string();
-    let below = |rest: &[&str]| path(&[&["data", "subscriptions", &index], rest].concat());
-    let event_type = item["event_type"].as_str().unwrap_or_default();
-    if !event_types.contains(event_type) {
-        errors.push((below(&["event_type"]), format!("Invalid enum value, received {event_type:?}")));
-    }
-    // Required, though it may be null.
-    let filter = item.get("filter").ok_or_else(|| (Vec::new(), "Required".to_owned()));
-    if let Err((rest, message)) = filter.and_then(filter::check) {
-        let rest: Vec<&str> = ["filter"].into_iter().chain(rest.iter().map(String::as_str)).collect();
-        errors.push((below(&rest), message));
-    }
-    Subscription { event_type: event_type.into(), filter: item["filter"].clone() }
+/// A text that is the same for equal filters: order does not matter, and null equals an empty `$and`.
+pub fn canonical(filter: &Json) -> String {
+    let (name, operations) = match filter.as_object().and_then(|members| members.iter().next()) {
+        Some((name, operations)) => (name.as_str(), operations.as_array().cloned().unwrap_or_default()),
+        None => ("$and", Vec::new()),
+    };
+    // The members of an object are sorted.
+    let mut operations: Vec<String> = operations.iter().map(Json::to_string).collect();
+    operations.sort();
+    format!("{name} {}", operations.join(", "))
 }
 
-fn path(parts: &[&str]) -> Vec<String> {
-    parts.iter().map(ToString::to_string).collect()
+/// Whether an event passes the filter.
+fn matches(filter: &Json, event: &Json) -> bool {
+    let holds = |operation: &Json| {
+        let path = operation["field"].as_str().unwrap_or_default();
+        let found = path.split('.').fold(event, |value, name| &value[name]);
+        let equal = found.is_string() && *found == operation["value"];
+        equal == (operation["operator"] == "equals")
+    };
+    match (filter["$and"].as_array(), filter["$or"].as_array()) {
+        (Some(all), _) => all.iter().all(holds),
+        (None, Some(any)) => any.iter().any(holds),
+        (None, None) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn operation(value: &str) -> Json {
+        json!({ "field": "id.object_id", "operator": "equals", "value": value })
+    }
+
+    #[test]
+    fn equal_filters_have_one_canonical_text() {
+        assert_eq!(canonical(&Json::Null), canonical(&json!({ "$and": [] })));
+        let (a, b) = (operation("a"), operation("b"));
+        assert_eq!(canonical(&json!({ "$and": [a, b] })), canonical(&json!({ "$and": [b, a] })));
+        assert_ne!(canonical(&json!({ "$and": [a, b] })), canonical(&json!({ "$or": [a, b] })));
+        let turned: Json =
+            serde_json::from_str(r#"{"value":"a","operator":"equals","field":"id.object_id"}"#).unwrap();
+        assert_eq!(canonical(&json!({ "$or": [a] })), canonical(&json!({ "$or": [turned] })));
+    }
+
+    #[test]
+    fn grammar_is_one_level_of_one_form() {
+        for good in [Json::Null, json!({ "$and": [] }), json!({ "$or": [operation("a")] })] {
+            assert_eq!(check(&good), Ok(()));
+        }
+        let table = [
+            json!("text"),
+            json!({}),
+            json!({ "$and": [], "$or": [] }),
+            json!({ "object": { "$eq": "deals" } }),
+            json!({ "$and": [{ "$or": [] }] }),
+            json!({ "$and": [{ "field": "id.object_id", "operator": "like", "value": "a" }] }),
+            json!({ "$and": [{ "field": "id.object_id", "operator": "equals", "value": 1 }] }),
+        ];
+        for bad in table {
+            assert!(check(&bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn filters_match_events() {
+        let event = json!({ "event_type": "x.y", "id": { "object_id": "o" }, "actor": { "type": "system", "id": null } });
+        let op = |field: &str, operator: &str, value: &str| json!({ "field": field, "operator": operator, "value": value });
+        let [is, other] = ["o", "p"].map(|value| op("id.object_id", "equals", value));
+        let table = [
+            (Json::Null, true),
+            (json!({ "$and": [] }), true),
+            (json!({ "$or": [] }), false),
+            (json!({ "$and": [is] }), true),
+            (json!({ "$and": [is, other] }), false),
+            (json!({ "$or": [other, is] }), true),
+            (json!({ "$and": [op("id.object_id", "not_equals", "o")] }), false),
+            (json!({ "$and": [op("actor.type", "equals", "system")] }), true),
+            (json!({ "$and": [op("actor.id", "not_equals", "a")] }), true),
+            (json!({ "$and": [op("parent.id", "equals", "a")] }), false),
+        ];
+        for (filter, expected) in table {
+            assert_eq!(matches(&filter, &event), expected, "{filter}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use attio_bridge::attio::watch::metrics::WatchMetrics;
+use attio_bridge::attio::watch::WatchMetrics;
 use attio_bridge::http::respond;
 use attio_bridge::pipeline::outcome::Reason;
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use attio_bridge::fake_attio::deliver::DeliveryCounts;
-use attio_bridge::fake_attio::timing::Timing;
+use attio_bridge::fake_attio::deliver::Timing;
 
 use crate::support::attio::Attio;
 use crate::support::consumer::Found;

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::store::Fault;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use attio_bridge::attio::bridge::Bridge;
-use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 use attio_bridge::metrics::samples::Samples;
 use hyper::Method;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::store::Fault;
 use hyper::Method;
 use serde_json::Value;
 

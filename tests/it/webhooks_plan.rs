@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 use serde_json::{Value, json};
 

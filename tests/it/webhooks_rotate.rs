@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::attio::bridge::Bridge;
-use attio_bridge::attio::rotate::{Error, Rotation, SecretPaths, Step};
-use attio_bridge::fake_attio::fault::Fault;
-use attio_bridge::fake_attio::timing::Timing;
+use attio_bridge::attio::rotate::{Action, Error, Rotation, SecretPaths, Step};
+use attio_bridge::fake_attio::deliver::Timing;
+use attio_bridge::fake_attio::store::Fault;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ impl Site {
         let one = || {
             let rotation = Rotation::resume(&client, &self.paths).unwrap().unwrap();
             let step = self.attio.block_on(rotation.next()).unwrap();
-            if matches!(step, Step::Enable(_)) {
+            if step.action == Action::Enable {
                 let secret = rotation.secret().unwrap();
                 eventually_blocking("the bridge accepts the new secret", || {
                     self.attio.block_on(bridge.accepts(&probe, &secret)) == Ok(true)

@@ -3,8 +3,8 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use attio_bridge::fake_attio::fault::Fault;
-use attio_bridge::fake_attio::timing::Timing;
+use attio_bridge::fake_attio::deliver::Timing;
+use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 
 use serde_json::{Value, json};

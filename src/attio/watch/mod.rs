@@ -8,7 +8,6 @@
 //! that was created and is then not found is not created again: otherwise each poll would create another one and
 //! overwrite the secret of the one before.
 
-pub mod metrics;
 mod recreate;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +15,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec};
 use tokio_util::sync::CancellationToken;
 
 use super::bridge::Bridge;
 use super::filter::{self, Resolver};
-use super::plan::{Change, Plan, Step, Wanted};
-use super::{Client, Status, WebhookOptions, slugs};
+use super::plan::{Action, Plan, Step, Wanted};
+use super::{Client, WebhookOptions, slugs};
+use crate::metrics::family::{self, Families};
 use crate::metrics::samples::Samples;
-use metrics::WatchMetrics;
 use recreate::Creation;
 pub(crate) use recreate::Hook;
 
@@ -46,6 +46,12 @@ pub(crate) struct Watch {
     bridge: Bridge,
     options: Options,
     metrics: Arc<WatchMetrics>,
+    state: State,
+}
+
+/// What was found, logged or done so far.
+#[derive(Default)]
+struct State {
     /// The ids of the webhooks that were found or created, by name.
     known: BTreeMap<String, String>,
     /// The last creation of webhooks that were not found since, by name.
@@ -66,41 +72,116 @@ pub(crate) struct Watch {
     failing: Option<Option<u16>>,
 }
 
+/// The states of a webhook: its status at Attio, or why it has none.
+const STATES: [&str; 6] = ["active", "degraded", "inactive", "other", "missing", "ambiguous"];
+
+/// The metrics. Labels are names from the configuration and constants.
+pub struct WatchMetrics {
+    families: Families,
+    state: IntGaugeVec,
+    drift: IntGaugeVec,
+    changes: IntCounterVec,
+    recreations: IntCounterVec,
+    polls: IntCounterVec,
+    last_poll: IntGauge,
+    slugs: IntCounterVec,
+    last_delivery: IntGaugeVec,
+    silent: IntGaugeVec,
+}
+
+impl WatchMetrics {
+    /// Creates every label set, at 0, for the webhooks and sources of these names.
+    pub fn new(webhooks: &[String], sources: &[String]) -> Self {
+        let families = Families::default();
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            families.counters(&format!("watch_{name}_total"), help, labels)
+        };
+        let gauges =
+            |name: &str, help: &str, label: &[&str]| families.gauges(&format!("watch_{name}"), help, label);
+        let metrics = Self {
+            state: gauges(
+                "webhook_state",
+                "1 for the webhook's current state at Attio.",
+                &["webhook", "state"],
+            ),
+            drift: gauges(
+                "webhook_drift",
+                "1 if the webhook's URL or subscriptions differ from the configuration.",
+                &["webhook"],
+            ),
+            changes: counters("changes", "Changes of webhooks to a state.", &["webhook", "state"]),
+            recreations: counters(
+                "recreations",
+                "Attempts to recreate a lost webhook; conflict: already recreated by another process.",
+                &["webhook", "result"],
+            ),
+            polls: counters("polls", "Polls of Attio.", &["result"]),
+            last_poll: families.gauge(
+                "watch_last_poll_timestamp_seconds",
+                "Unix time of the last successful poll of Attio.",
+            ),
+            slugs: counters("slugs_pulls", "Updates of the slugs file.", &["result"]),
+            last_delivery: gauges(
+                "bridge_last_delivery_timestamp_seconds",
+                "Unix time of the bridge's last verified delivery, from its own metrics.",
+                &["source"],
+            ),
+            silent: gauges(
+                "bridge_silent",
+                "1 while Attio calls a webhook active but the bridge receives nothing.",
+                &["source"],
+            ),
+            families,
+        };
+        for webhook in webhooks {
+            for state in STATES {
+                metrics.state.with_label_values(&[webhook, state]);
+                metrics.changes.with_label_values(&[webhook, state]);
+            }
+            for result in ["ok", "failed", "conflict"] {
+                metrics.recreations.with_label_values(&[webhook, result]);
+            }
+            metrics.drift.with_label_values(&[webhook]);
+        }
+        for result in ["ok", "failed"] {
+            metrics.polls.with_label_values(&[result]);
+            metrics.slugs.with_label_values(&[result]);
+        }
+        for source in sources {
+            metrics.last_delivery.with_label_values(&[source]);
+            metrics.silent.with_label_values(&[source]);
+        }
+        metrics
+    }
+
+    /// All metrics in the Prometheus text format 0.0.4.
+    pub fn render(&self) -> Vec<u8> {
+        family::text(&self.families.gather())
+    }
+}
+
 impl Watch {
     pub fn new(client: Client, options: Options, metrics: Arc<WatchMetrics>) -> Result<Self, super::Error> {
-        Ok(Self {
-            client,
-            bridge: Bridge::new()?,
-            options,
-            metrics,
-            known: BTreeMap::new(),
-            unproven: BTreeMap::new(),
-            logged: BTreeMap::new(),
-            unresolved: BTreeMap::new(),
-            orphans: BTreeSet::new(),
-            silent: BTreeSet::new(),
-            idle_since: BTreeMap::new(),
-            unreadable: BTreeSet::new(),
-            failing: None,
-        })
+        Ok(Self { client, bridge: Bridge::new()?, options, metrics, state: State::default() })
     }
 
     /// Watches until `stop`. Recreating a webhook is finished first.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let Some(polled) = stop.run_until_cancelled(self.poll()).await else { return };
-            self.metrics.polled(polled.is_ok().then(self.options.now));
+            self.metrics.polls.with_label_values(&[result(polled.is_ok())]).inc();
             match polled {
                 Ok((plan, unresolved)) => {
-                    if self.failing.take().is_some() {
+                    self.metrics.last_poll.set((self.options.now)());
+                    if self.state.failing.take().is_some() {
                         tracing::info!("Attio answers again");
                     }
                     self.log_unresolved(unresolved);
                     for step in &plan.steps {
-                        if let Some(webhook) = step.change.webhook() {
+                        if let Some(webhook) = step.webhook() {
                             let name = &step.wanted.options.name;
-                            self.known.insert(name.clone(), webhook.webhook_id().to_owned());
-                            self.unproven.remove(name);
+                            self.state.known.insert(name.clone(), webhook.webhook_id().to_owned());
+                            self.state.unproven.remove(name);
                         }
                         self.log_change(step);
                         if !plan.is_rotating(step) {
@@ -117,7 +198,7 @@ impl Watch {
                 }
                 Err(error) => {
                     // Logged once, and again if the status changes.
-                    if self.failing.replace(error.status()) != Some(error.status()) {
+                    if self.state.failing.replace(error.status()) != Some(error.status()) {
                         tracing::error!(%error, "cannot poll Attio: the metrics keep their last values");
                     }
                 }
@@ -143,12 +224,12 @@ impl Watch {
                 }
             });
         }
-        Ok((Plan::between(wanted, self.client.webhooks().await?, &self.known), unresolved))
+        Ok((Plan::between(wanted, self.client.webhooks().await?, &self.state.known), unresolved))
     }
 
     fn log_unresolved(&mut self, unresolved: BTreeMap<String, String>) {
         for (webhook, error) in &unresolved {
-            if self.unresolved.get(webhook) != Some(error) {
+            if self.state.unresolved.get(webhook) != Some(error) {
                 tracing::error!(
                     webhook,
                     error,
@@ -156,22 +237,25 @@ impl Watch {
                 );
             }
         }
-        self.unresolved = unresolved;
+        self.state.unresolved = unresolved;
     }
 
     /// Logs one line if the webhook's state or drift has changed.
     fn log_change(&mut self, step: &Step) {
         let WebhookOptions { name, target_url, .. } = &step.wanted.options;
         let (state, drift) = state(step);
-        self.metrics.set_state(name, state, drift);
-        let before = self.logged.insert(name.clone(), (state, drift));
+        for known in STATES {
+            self.metrics.state.with_label_values(&[name, known]).set((known == state).into());
+        }
+        self.metrics.drift.with_label_values(&[name]).set(drift.into());
+        let before = self.state.logged.insert(name.clone(), (state, drift));
         if before == Some((state, drift)) {
             return;
         }
         let webhook = name.as_str();
         let was = before.map_or("unknown", |(state, _)| state);
         if was != state {
-            self.metrics.changed(name, state);
+            self.metrics.changes.with_label_values(&[name, state]).inc();
         }
         if let Some(advice) = advice(state, drift) {
             tracing::warn!(webhook, target_url, state, was, drift, "{advice}");
@@ -187,7 +271,7 @@ impl Watch {
             Ok(slugs) => slugs::write(path, &slugs).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        self.metrics.slugs_pulled(written.is_ok());
+        self.metrics.slugs.with_label_values(&[result(written.is_ok())]).inc();
         match written {
             Ok(true) => tracing::info!(%file, "updated the slugs file"),
             Ok(false) => {}
@@ -216,15 +300,16 @@ impl Watch {
             let seconds_ago = self.seconds_since(source, last);
             let silent =
                 active && self.options.silent_after.is_some_and(|after| seconds_ago > after.as_secs());
-            self.metrics.bridge(source, last, silent);
-            if silent && self.silent.insert(source.clone()) {
+            self.metrics.last_delivery.with_label_values(&[source]).set(last);
+            self.metrics.silent.with_label_values(&[source]).set(silent.into());
+            if silent && self.state.silent.insert(source.clone()) {
                 tracing::warn!(
                     source,
                     seconds_ago,
                     "Attio calls the webhook active, but the bridge receives nothing: does the target URL lead to \
                      this bridge?"
                 );
-            } else if !silent && self.silent.remove(source) {
+            } else if !silent && self.state.silent.remove(source) {
                 tracing::info!(source, "the bridge receives deliveries again");
             }
         }
@@ -234,10 +319,10 @@ impl Watch {
     fn seconds_since(&mut self, source: &str, last: i64) -> u64 {
         let now = (self.options.now)();
         let since = if last > 0 {
-            self.idle_since.remove(source);
+            self.state.idle_since.remove(source);
             last
         } else {
-            *self.idle_since.entry(source.to_owned()).or_insert(now)
+            *self.state.idle_since.entry(source.to_owned()).or_insert(now)
         };
         u64::try_from(now - since).unwrap_or(0)
     }
@@ -248,10 +333,10 @@ impl Watch {
         for url in &self.options.bridge {
             match self.bridge.metrics(url).await {
                 Ok(samples) => {
-                    self.unreadable.remove(url);
+                    self.state.unreadable.remove(url);
                     all.push(samples);
                 }
-                Err(error) if self.unreadable.insert(url.clone()) => {
+                Err(error) if self.state.unreadable.insert(url.clone()) => {
                     tracing::warn!(error, "cannot read the bridge's metrics");
                 }
                 Err(_) => {}
@@ -261,22 +346,22 @@ impl Watch {
     }
 }
 
-/// The state, and whether URL or subscriptions differ from the configuration.
-fn state(Step { wanted, change }: &Step) -> (&'static str, bool) {
-    match change {
-        Change::Create => ("missing", false),
-        Change::Ambiguous(_) => ("ambiguous", false),
-        Change::Update { webhook, .. } => (status(&webhook.status), true),
-        Change::Keep(webhook) => (status(&webhook.status), !webhook.is_at(&wanted.options.target_url)),
-    }
+fn result(ok: bool) -> &'static str {
+    if ok { "ok" } else { "failed" }
 }
 
-fn status(status: &Status) -> &'static str {
-    match status {
-        Status::Active => "active",
-        Status::Degraded => "degraded",
-        Status::Inactive => "inactive",
-        Status::Other(_) => "other",
+/// The state, and whether URL or subscriptions differ from the configuration.
+fn state(step: &Step) -> (&'static str, bool) {
+    let drift = |url: &str| {
+        step.action == Action::Update || !step.webhook().is_some_and(|webhook| webhook.is_at(url))
+    };
+    match step.webhook() {
+        None if step.action == Action::Create => ("missing", false),
+        None => ("ambiguous", false),
+        Some(webhook) => {
+            let known = STATES[..3].iter().find(|state| **state == webhook.status);
+            (known.unwrap_or(&"other"), drift(&step.wanted.options.target_url))
+        }
     }
 }
 

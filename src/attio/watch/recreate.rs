@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Watch;
-use crate::attio::plan::{Change, Plan, Step};
+use crate::attio::plan::{Action, Plan, Step};
 use crate::attio::secret::{self, SecretFile};
-use crate::attio::types::is_same_url;
-use crate::attio::{Created, Status, Webhook};
+use crate::attio::types::INACTIVE;
+use crate::attio::{Created, Webhook};
 
 /// A command that reads the manifest of a Kubernetes Secret on its standard input.
 #[derive(Clone, Debug)]
@@ -83,22 +83,21 @@ impl Watch {
     pub(super) async fn recreate(&mut self, plan: &Plan, step: &Step) {
         let options = &step.wanted.options;
         let webhook = options.name.as_str();
-        let useless = |status: &Status| *status == Status::Inactive || self.orphans.contains(webhook);
-        let old = match &step.change {
-            Change::Create => None,
-            Change::Keep(webhook) | Change::Update { webhook, .. } if useless(&webhook.status) => {
-                Some(webhook.id.webhook_id.clone())
+        let old = match step.webhook() {
+            None if step.action == Action::Create => None,
+            Some(old) if old.status == INACTIVE || self.state.orphans.contains(webhook) => {
+                Some(old.webhook_id())
             }
             _ => return,
         };
         if !options.recreate {
             return;
         }
-        if let (Change::Create, Some(creation)) = (&step.change, self.unproven.get_mut(webhook))
+        if let (None, Some(creation)) = (old, self.state.unproven.get_mut(webhook))
             && (creation.is_confirmed || !ids(plan).is_subset(&creation.unmanaged))
         {
             if !std::mem::replace(&mut creation.is_logged, true) {
-                let (webhook_id, target_url) = (self.known.get(webhook), &options.target_url);
+                let (webhook_id, target_url) = (self.state.known.get(webhook), &options.target_url);
                 tracing::error!(
                     webhook,
                     webhook_id,
@@ -106,20 +105,20 @@ impl Watch {
                     "the webhook that was created is not in Attio's list, neither by its id nor by its URL: none is \
                      created any more; see `webhooks list`, then restart `watch`"
                 );
-                self.metrics.recreated(webhook, "failed");
+                self.metrics.recreations.with_label_values(&[webhook, "failed"]).inc();
             }
             return;
         }
-        let replaced = match self.unresolved.get(webhook) {
+        let replaced = match self.state.unresolved.get(webhook) {
             Some(reason) => Err(Failed::Other(reason.clone())),
             None => self.replace(step, old).await,
         };
         let result = match replaced {
-            Ok(Webhook { id, target_url, .. }) => {
-                self.orphans.remove(webhook);
-                let webhook_id = id.webhook_id;
+            Ok(created) => {
+                self.state.orphans.remove(webhook);
+                let (webhook_id, target_url) = (created.webhook_id(), &created.target_url);
                 tracing::info!(webhook, webhook_id, "recreated the webhook and stored its secret");
-                if !is_same_url(&target_url, &options.target_url) {
+                if !created.is_at(&options.target_url) {
                     tracing::warn!(
                         webhook,
                         webhook_id,
@@ -127,7 +126,7 @@ impl Watch {
                         "Attio shows another URL than configured"
                     );
                 }
-                self.known.insert(webhook.to_owned(), webhook_id);
+                self.state.known.insert(webhook.to_owned(), webhook_id.to_owned());
                 self.created(plan, webhook, true);
                 "ok"
             }
@@ -136,7 +135,7 @@ impl Watch {
                 "conflict"
             }
             Err(Failed::Orphan(error)) => {
-                self.orphans.insert(webhook.to_owned());
+                self.state.orphans.insert(webhook.to_owned());
                 self.created(plan, webhook, false);
                 tracing::error!(
                     webhook,
@@ -150,15 +149,15 @@ impl Watch {
                 "failed"
             }
         };
-        self.metrics.recreated(webhook, result);
+        self.metrics.recreations.with_label_values(&[webhook, result]).inc();
     }
 
     fn created(&mut self, plan: &Plan, webhook: &str, is_confirmed: bool) {
         let creation = Creation { is_confirmed, unmanaged: ids(plan), is_logged: false };
-        self.unproven.insert(webhook.to_owned(), creation);
+        self.state.unproven.insert(webhook.to_owned(), creation);
     }
 
-    async fn replace(&self, step: &Step, old: Option<String>) -> Result<Webhook, Failed> {
+    async fn replace(&self, step: &Step, old: Option<&str>) -> Result<Webhook, Failed> {
         let options = &step.wanted.options;
         let other = |error: &dyn std::fmt::Display| Failed::Other(error.to_string());
         // The secret file must be writable before anything is changed at Attio.
@@ -170,7 +169,7 @@ impl Watch {
             }
         };
         if let Some(webhook_id) = old
-            && let Err(error) = self.client.delete_webhook(&webhook_id).await
+            && let Err(error) = self.client.delete_webhook(webhook_id).await
             && !error.is_not_found()
         {
             return Err(other(&error));

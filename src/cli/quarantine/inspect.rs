@@ -10,13 +10,11 @@ use clap::Args;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 
-use super::Exit;
-use super::NOTHING;
-use super::select::{Selection, failed};
+use super::{NOTHING, Selection};
 use crate::cli::bus_session::Session;
 use crate::cli::event_line::short;
 use crate::cli::output::{self, render, terminal_columns, write_line};
-use crate::cli::{fail, print, say};
+use crate::cli::{Exit, Failure, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine::{Entry, Quarantined, Stored, hint};
 use crate::printable::{self, is_invisible, line as escaped};
@@ -39,7 +37,7 @@ pub struct ListArguments {
 }
 
 /// Prints every selected record without its body.
-pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, Exit> {
+pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, Failure> {
     let entries = arguments.selection.entries(session).await?;
     let entries = entries.iter().map(|Stored { entry, .. }| entry);
     if arguments.json {
@@ -137,10 +135,9 @@ pub struct ShowArguments {
 }
 
 /// Prints one record with its body.
-pub async fn show(session: &Session, arguments: &ShowArguments) -> Result<Exit, Exit> {
+pub async fn show(session: &Session, arguments: &ShowArguments) -> Result<Exit, Failure> {
     let (mut bodies, _) = Selection::ALL.bodies(session, std::slice::from_ref(&arguments.id)).await?;
-    let Quarantined { entry, raw, .. } =
-        bodies.next().await.map_err(failed)?.ok_or_else(|| fail("no id was given"))?;
+    let Quarantined { entry, raw, .. } = bodies.next().await?.ok_or("no id was given")?;
     if arguments.json {
         let mut value = entry_json(&entry);
         value["hint"] = Value::from(hint(&entry.reason));
@@ -212,15 +209,15 @@ pub struct ExportArguments {
 }
 
 /// Writes records.
-pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Exit, Exit> {
+pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Exit, Failure> {
     let folder = &arguments.to;
-    let unwritable = |error: io::Error| fail(format_args!("{}: {error}", folder.display()));
+    let unwritable = |error: io::Error| format!("{}: {error}", folder.display());
     let (mut bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
     let lines = folder == Path::new("-");
     if !lines {
         fs::create_dir_all(folder).map_err(unwritable)?;
     }
-    while let Some(record) = bodies.next().await.map_err(failed)? {
+    while let Some(record) = bodies.next().await? {
         match lines {
             true => write_line(&printable::lines(&record.event.to_json())).map(drop),
             false => write_files(folder, &record, arguments.json),

@@ -14,17 +14,16 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
-use super::NOTHING;
-use super::select::{Selection, failed};
+use super::{NOTHING, Selection};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
+use crate::cli::arguments::{key, rate, read, unreadable};
 use crate::cli::bus_session::Session;
 use crate::cli::output::paint;
-use crate::cli::parsers::{key, read, unreadable};
+
 use crate::cli::progress::Progress;
-use crate::cli::{confirm, fail, say};
+use crate::cli::{Exit, Failure, confirm, say};
 use crate::consumer::quarantine::{Bodies, Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::paint::{BAD, DIM, GOOD, KNOWN};
@@ -67,7 +66,7 @@ pub struct Arguments {
     #[arg(long)]
     dry_run: bool,
     /// Replay at most this many records per second
-    #[arg(long, value_name = "N", value_parser = rate)]
+    #[arg(long, value_name = "N", value_parser = rate(10_000.0))]
     rate: Option<f64>,
     /// Replay a file of `quarantine export`, or with --source the raw body of a whole delivery
     #[arg(long, value_name = "FILE", conflicts_with_all = ["reason", "from", "until"])]
@@ -83,27 +82,22 @@ pub struct Arguments {
     json: bool,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse().map_err(|_| "expects a number".to_owned())?;
-    if (0.01..=10_000.0).contains(&rate) { Ok(rate) } else { Err("expects 0.01 to 10000".into()) }
-}
-
 /// Replays the selected records.
-pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit> {
+pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = &session.config;
     let Arguments { ids, selection, all, file, .. } = arguments;
     let is_named = !ids.is_empty() || file.is_some();
     if !is_named && selection.is_all() && !all {
-        say("error: name what to replay: ids, --reason, --from, --until, or --all for every record; \
-             `quarantine list` shows them");
-        return Err(Exit::Usage);
+        return Err(Failure::usage(
+            "name what to replay: ids, --reason, --from, --until, or --all for every record; `quarantine list` \
+             shows them",
+        ));
     }
     if let Some(name) = &arguments.source
         && config.source(name).is_none()
     {
         let names = config.source_names();
-        say(format_args!("error: no source {name} is configured; configured: {names}"));
-        return Err(Exit::Usage);
+        return Err(Failure::usage(format_args!("no source {name} is configured; configured: {names}")));
     }
     let (mut input, count) = Input::open(session, arguments).await?;
     if count == 0 {
@@ -118,11 +112,7 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
             say("\nCancelled, nothing was changed.");
             return Ok(Exit::Failed);
         };
-        let agreed = agreed.map_err(fail)?.map_err(|error| {
-            say(format_args!("error: {error}"));
-            Exit::Usage
-        })?;
-        if !agreed {
+        if !agreed?.map_err(Failure::usage)? {
             return Ok(Exit::Failed);
         }
     }
@@ -133,7 +123,7 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Exit>
     };
     tokio::select! {
         done = work => done,
-        ended = ends.next() => Err(fail(ended)),
+        ended = ends.next() => Err(ended.into()),
     }
 }
 
@@ -166,7 +156,7 @@ type Lines = Box<dyn Iterator<Item = Result<Option<Quarantined>, String>>>;
 
 impl Input {
     /// What the arguments name, and how many bodies that is.
-    async fn open(session: &Session, arguments: &Arguments) -> Result<(Self, usize), Exit> {
+    async fn open(session: &Session, arguments: &Arguments) -> Result<(Self, usize), Failure> {
         let source = arguments.source.clone();
         match (&arguments.file, source) {
             (None, source) => {
@@ -178,41 +168,40 @@ impl Input {
                 let item = Item {
                     name: file.display().to_string(),
                     reason: "file".into(),
-                    raw: read(file).map_err(fail)?,
+                    raw: read(file)?,
                     received_at: OffsetDateTime::now_utc(),
                     origin: Ok(Origin { source, key: arguments.key.clone(), alone: None }),
                 };
                 Ok((Self::Raw(Some(Box::new(item))), 1))
             }
             (Some(file), None) => {
-                let stdin = if file == Path::new("-") { Some(read(file).map_err(fail)?) } else { None };
+                let stdin = if file == Path::new("-") { Some(read(file)?) } else { None };
                 let mut count = 0;
                 let mut is_export = true;
-                for line in lines(file, stdin.clone()).map_err(fail)? {
+                for line in lines(file, stdin.clone())? {
                     count += 1;
-                    is_export &= line.map_err(fail)?.is_some();
+                    is_export &= line?.is_some();
                 }
                 if count == 0 || !is_export {
-                    say(format_args!(
-                        "error: {}: not a file that `quarantine export` wrote as JSON; for the raw body of a \
-                         delivery add --source NAME",
-                        file.display()
-                    ));
-                    return Err(Exit::Usage);
+                    let file = file.display();
+                    return Err(Failure::usage(format_args!(
+                        "{file}: not a file that `quarantine export` wrote as JSON; for the raw body of a delivery \
+                         add --source NAME"
+                    )));
                 }
-                Ok((Self::Export(lines(file, stdin).map_err(fail)?), count))
+                Ok((Self::Export(lines(file, stdin)?), count))
             }
         }
     }
 
-    async fn next(&mut self) -> Result<Option<Item>, Exit> {
+    async fn next(&mut self) -> Result<Option<Item>, Failure> {
         match self {
             Self::Quarantine { bodies, source } => {
-                let record = bodies.next().await.map_err(failed)?;
+                let record = bodies.next().await?;
                 Ok(record.map(|record| Item::new(record, source.as_deref())))
             }
             Self::Export(lines) => {
-                let record = lines.next().transpose().map_err(fail)?.flatten();
+                let record = lines.next().transpose()?.flatten();
                 Ok(record.map(|record| Item::new(record, None)))
             }
             Self::Raw(item) => Ok(item.take().map(|item| *item)),
@@ -253,7 +242,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// In addition to the client's own timeout.
 const MARGIN: Duration = Duration::from_secs(5);
 
-async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Exit> {
+async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Failure> {
     let Session { config, stop } = session;
     let (subjects, timeout) = match &config.bus.kind {
         Kind::Kafka(options) => (false, options.publish_timeout),
@@ -272,19 +261,19 @@ async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> 
         recording = Some(Arc::clone(&bus));
         bus
     });
-    let pipeline = pipeline.map_err(fail)?;
-    let Some(bus) = recording else { return Err(fail("the bus was not created")) };
+    let pipeline = pipeline?;
+    let bus = recording.ok_or("the bus was not created")?;
     let deadline = Instant::now() + READY_TIMEOUT;
     while bus.state() != BusState::Up {
         if Instant::now() >= deadline {
-            return Err(fail(format_args!(
-                "{} did not become ready within {} s; run `attio-bridge check --connect` for the cause",
-                config.bus.kind.name(),
-                READY_TIMEOUT.as_secs()
-            )));
+            let (bus, seconds) = (config.bus.kind.name(), READY_TIMEOUT.as_secs());
+            return Err(format!(
+                "{bus} did not become ready within {seconds} s; run `attio-bridge check --connect` for the cause"
+            )
+            .into());
         }
         tokio::select! {
-            () = stop.cancelled() => return Err(fail("interrupted before anything was replayed")),
+            () = stop.cancelled() => return Err("interrupted before anything was replayed".into()),
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }
@@ -297,7 +286,7 @@ async fn replay(
     count: usize,
     arguments: &Arguments,
     stop: &CancellationToken,
-) -> Result<Exit, Exit> {
+) -> Result<Exit, Failure> {
     let mut endings: BTreeMap<Ending, usize> = BTreeMap::new();
     let progress = Progress::new(count);
     let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
@@ -315,7 +304,7 @@ async fn replay(
         let replayed = tokio::select! {
             replayed = replayed => replayed,
             // The last one may be published all the same.
-            () = stop.cancelled() => return Err(fail(format_args!("interrupted after {done} of {count}"))),
+            () = stop.cancelled() => return Err(format!("interrupted after {done} of {count}").into()),
         };
         progress.print(report(&item, &replayed, arguments));
         *endings.entry(replayed.ending).or_default() += 1;

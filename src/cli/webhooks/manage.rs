@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::secret_output::{self, Fallback, SecretOutput};
-use super::{Exit, Failure, Session, confirm, print, say, target};
+use super::secret_output::{self, SecretOutput};
+use super::{Exit, Failure, Session, confirm, last_segment, print, say, target};
 use crate::attio::filter::{self, Resolver, key, keys};
 use crate::attio::{Client, Subscription, Webhook};
 use crate::catalog::{self, EVENT_TYPES, Kind};
@@ -150,10 +150,7 @@ pub async fn list(session: &Session, List { json }: &List) -> Result<Exit, Failu
     let webhooks = session.client.webhooks().await?;
     match json {
         true => print(format_args!("{:#}\n", json!(webhooks))),
-        false => {
-            let width = terminal_columns();
-            print(list_text(&webhooks, width));
-        }
+        false => print(list_text(&webhooks, terminal_columns())),
     }
     Ok(Exit::Done)
 }
@@ -168,14 +165,8 @@ pub async fn get(session: &Session, Get { webhook_id, json }: &Get) -> Result<Ex
     webhooks.retain(|webhook| webhook.webhook_id().starts_with(webhook_id));
     match &webhooks[..] {
         [webhook] => print_one(webhook, *json),
-        [] => {
-            return Err(Failure::Failed(format!("no webhook has the id {webhook_id}: see `webhooks list`")));
-        }
-        _ => {
-            return Err(Failure::Failed(format!(
-                "several ids begin with {webhook_id}: give more characters"
-            )));
-        }
+        [] => return Err(format!("no webhook has the id {webhook_id}: see `webhooks list`").into()),
+        _ => return Err(format!("several ids begin with {webhook_id}: give more characters").into()),
     }
     Ok(Exit::Done)
 }
@@ -190,8 +181,7 @@ pub async fn create(session: &Session, arguments: Create) -> Result<Exit, Failur
         (None, None) => SecretOutput::Text(String::new()),
     };
     secret_output::delay_interrupt(&session.log)?;
-    let created =
-        secret_output::create(&session.client, &target_url, &subscriptions, output, Fallback::Print).await?;
+    let created = secret_output::create(&session.client, &target_url, &subscriptions, output, false).await?;
     let id = created.webhook.shown_id();
     say(format_args!("created webhook {id}: Attio sends to {target_url}"));
     match &secret_file {
@@ -207,8 +197,8 @@ pub async fn create(session: &Session, arguments: Create) -> Result<Exit, Failur
         }
         None => say("its secret is on standard output; Attio does not show it again"),
     }
-    let segment = target_url.split(['?', '#']).next().and_then(|path| path.rsplit('/').next());
-    let source = source.as_deref().or(segment).filter(|name| !name.is_empty()).unwrap_or("attio");
+    let source = source.as_deref().unwrap_or(last_segment(&target_url));
+    let source = if source.is_empty() { "attio" } else { source };
     say(format_args!("next: add the secret to sources.{source}.secrets of the bridge"));
     Ok(Exit::Done)
 }
@@ -217,7 +207,7 @@ pub async fn update(session: &Session, arguments: &Update) -> Result<Exit, Failu
     let Update { webhook_id, target_url, events, json } = arguments;
     let subscriptions = match events.types.is_empty() && events.filter.is_none() {
         true if target_url.is_none() => {
-            return Err(Failure::Usage("nothing to change: give --target-url or --event".into()));
+            return Err(Failure::usage("nothing to change: give --target-url or --event"));
         }
         true => None,
         false => Some(events.resolve(&session.client).await?),
@@ -257,12 +247,12 @@ impl Events {
     /// The subscriptions in Attio's grammar. An unknown type is passed on with a warning.
     async fn resolve(&self, client: &Client) -> Result<Vec<Subscription>, Failure> {
         if self.types.is_empty() {
-            return Err(Failure::Usage("give the events to subscribe to with --event".into()));
+            return Err(Failure::usage("give the events to subscribe to with --event"));
         }
         if let Some((_, twice)) =
             self.types.iter().enumerate().find(|(at, one)| self.types[..*at].contains(*one))
         {
-            return Err(Failure::Usage(format!("--event {twice} is given twice")));
+            return Err(Failure::usage(format_args!("--event {twice} is given twice")));
         }
         let mut resolver = Resolver::new(client);
         let mut all = Vec::new();
@@ -286,7 +276,7 @@ impl Events {
 /// Prints the result of a verb with several steps, also after a failure: `error` is null if all were done.
 pub fn finish(json: bool, mut result: Json, done: Result<(), Failure>) -> Result<Exit, Failure> {
     if json {
-        result["error"] = done.as_ref().err().map(ToString::to_string).into();
+        result["error"] = done.as_ref().err().and_then(|failure| failure.error.clone()).into();
         print(format_args!("{result:#}\n"));
     }
     done.map(|()| Exit::Done)
@@ -303,7 +293,7 @@ fn list_text(webhooks: &[Webhook], width: Option<usize>) -> String {
     };
     let row = |webhook: &Webhook| {
         let Webhook { id, target_url, status, .. } = webhook;
-        [&id.webhook_id, &status.to_string(), target_url, &events(webhook)].map(|cell| line(cell))
+        [&id.webhook_id, status, target_url, &events(webhook)].map(|cell| line(cell))
     };
     let rows: Vec<_> = webhooks.iter().map(row).collect();
     let table = table(["WEBHOOK", "STATUS", "TARGET URL", "EVENTS"], &rows);
@@ -336,7 +326,7 @@ fn print_one(webhook: &Webhook, json: bool) {
     row("webhook", &webhook.id.webhook_id);
     row("workspace", &webhook.id.workspace_id);
     row("target URL", &webhook.target_url);
-    row("status", &webhook.status.to_string());
+    row("status", &webhook.status);
     row("created", &webhook.created_at);
     for Subscription { event_type, filter } in &webhook.subscriptions {
         match filter {

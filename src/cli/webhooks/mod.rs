@@ -1,20 +1,20 @@
-//! `webhooks`: what Attio sends, and where to; and `slugs`, which calls Attio too.
+//! `webhooks`: what Attio sends, and where to; and `slugs`: the slugs of objects and lists, for `route.slugs_file`.
 
-mod import;
 mod manage;
 mod plan;
 mod rotate;
 mod secret_output;
-pub mod slugs;
 mod try_webhook;
+
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::config::print_problems;
-use super::{Exit, print, say, warn};
+use super::bus_session::LOG;
+use super::{Exit, Failure, block_on, invalid_configuration, print, say, warn};
 use crate::app::logging::{self, Log};
-use crate::attio::{self, Client, filter, rotate as rotation, secret};
-use crate::config::{self, Input, LogFormat, LogOptions};
+use crate::attio::{Client, slugs};
+use crate::config::{self, Input};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -45,7 +45,7 @@ enum Verb {
     /// Create and change webhooks as configured; others are not touched
     Apply(plan::ApplyArguments),
     /// Print the webhooks of the workspace as tables for the configuration file
-    Import(import::Arguments),
+    Import(plan::ImportArguments),
     /// Replace the secret of a webhook without missing an event; resumes after an interruption
     Rotate(rotate::Arguments),
     /// Test the whole path once: a temporary webhook, a test record, its event on the bus
@@ -59,41 +59,7 @@ struct Session {
     log: Log,
 }
 
-/// Why a verb failed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Attio(#[from] attio::Error),
-    #[error(transparent)]
-    Filter(#[from] filter::Error),
-    #[error(transparent)]
-    Create(#[from] secret::Error),
-    #[error(transparent)]
-    Rotate(#[from] rotation::Error),
-    #[error("{0}")]
-    Configuration(config::Problems),
-    #[error("{0}")]
-    Usage(String),
-    #[error("{0}")]
-    Failed(String),
-    #[error("{0}")]
-    Unexpected(String),
-}
-
-impl Failure {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Configuration(_) | Self::Attio(attio::Error::NoKey | attio::Error::Setup(_)) => {
-                Exit::Configuration
-            }
-            Self::Usage(_) | Self::Attio(attio::Error::InvalidId(_)) => Exit::Usage,
-            Self::Unexpected(_) => Exit::Unexpected,
-            _ => Exit::Failed,
-        }
-    }
-}
-
-pub fn run(input: &Input, Arguments { verb }: Arguments) -> Exit {
+pub fn run(input: &Input, Arguments { verb }: Arguments) -> Result<Exit, Failure> {
     with_session(input, async |session| match verb {
         Verb::List(arguments) => manage::list(session, &arguments).await,
         Verb::Get(arguments) => manage::get(session, &arguments).await,
@@ -102,41 +68,28 @@ pub fn run(input: &Input, Arguments { verb }: Arguments) -> Exit {
         Verb::Delete(arguments) => manage::delete(session, &arguments).await,
         Verb::Plan(arguments) => plan::plan(session, &arguments).await,
         Verb::Apply(arguments) => plan::apply(session, &arguments).await,
-        Verb::Import(arguments) => import::run(session, &arguments).await,
+        Verb::Import(arguments) => plan::import(session, &arguments).await,
         Verb::Rotate(arguments) => rotate::run(session, &arguments).await,
         Verb::Try(arguments) => try_webhook::run(session, input, &arguments).await,
     })
 }
 
-/// Runs a verb that calls Attio; a failure is printed.
-fn with_session(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> Exit {
-    start(input, verb).unwrap_or_else(|failure| {
-        match &failure {
-            Failure::Configuration(problems) => print_problems(problems),
-            failure => say(format_args!("error: {failure}")),
-        }
-        failure.exit()
-    })
-}
-
-fn start(input: &Input, verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>) -> Result<Exit, Failure> {
-    let failed = |error| Failure::Failed(format!("cannot start a thread: {error}"));
-    let log = logging::start(LogOptions { level: "warn", format: LogFormat::Text }, &input.environment);
-    let log = log.map_err(failed)?;
-    let config = config::attio(input).map_err(Failure::Configuration)?;
+/// Runs a verb that calls Attio.
+fn with_session(
+    input: &Input,
+    verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let unstarted = |error| format!("cannot start a thread: {error}");
+    let log = logging::start(LOG, &input.environment).map_err(unstarted)?;
+    let config = config::attio(input).map_err(invalid_configuration)?;
     warn(&config.warnings);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    // Dropped before the caller prints the error, so that the log's lines come first.
     let session = Session { client: Client::new(&config.options)?, config, log };
-    let done = runtime.block_on(verb(&session));
-    // Does not wait for a name resolution that hangs.
-    runtime.shutdown_background();
-    done
+    block_on(None, verb(&session)).map_err(unstarted)?
 }
 
 /// False unless the operator agrees, by `--yes` or on the terminal.
 fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
-    super::confirm(question, yes).map_err(Failure::Usage)
+    super::confirm(question, yes).map_err(Failure::usage)
 }
 
 /// Parses a target URL of the command line.
@@ -144,4 +97,54 @@ fn target(url: &str) -> Result<String, String> {
     let rest = url.strip_prefix("https://").ok_or("Attio accepts only URLs that begin with https://")?;
     let good = !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control());
     if good { Ok(url.to_owned()) } else { Err("expected https://host/path".into()) }
+}
+
+/// The last segment of a URL's path: the name of a source.
+fn last_segment(url: &str) -> &str {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+const SLUGS_HELP: &str = "\
+Example:
+  attio-bridge slugs pull --to slugs.json";
+
+#[derive(Args)]
+#[command(after_help = SLUGS_HELP)]
+pub struct SlugsArguments {
+    #[command(subcommand)]
+    verb: SlugsVerb,
+}
+
+#[derive(Subcommand)]
+enum SlugsVerb {
+    /// Read the slugs of objects and lists from Attio, and write the file that the bridge reads
+    Pull(Pull),
+}
+
+#[derive(Args)]
+#[command(after_help = SLUGS_HELP)]
+struct Pull {
+    /// The file [default: route.slugs_file; without either, standard output]
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+}
+
+pub fn slugs(
+    input: &Input,
+    SlugsArguments { verb: SlugsVerb::Pull(Pull { to }) }: SlugsArguments,
+) -> Result<Exit, Failure> {
+    with_session(input, async |session| {
+        let slugs = slugs::pull(&session.client).await?;
+        let Some(path) = to.as_ref().or(session.config.slugs_file.as_ref()) else {
+            print(slugs::text(&slugs));
+            return Ok(Exit::Done);
+        };
+        let file = path.display();
+        let changed = slugs::write(path, &slugs).map_err(|error| format!("cannot write {file}: {error}"))?;
+        let (objects, lists) = (slugs.objects.len(), slugs.lists.len());
+        let result = if changed { "written" } else { "unchanged" };
+        say(format_args!("{file}: {objects} objects and {lists} lists, {result}"));
+        Ok(Exit::Done)
+    })
 }

@@ -1,19 +1,21 @@
-//! `webhooks plan` and `apply`.
+//! `webhooks plan`, `apply` and `import`: the configuration and what exists at Attio.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IsTerminal};
 
 use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::manage::finish;
-use super::secret_output::{self, Fallback, SecretOutput};
-use super::{Exit, Failure, Session, confirm, print, say};
+use super::secret_output::{self, SecretOutput};
+use super::{Exit, Failure, Session, confirm, last_segment, print, say};
 use crate::attio::filter::{Resolver, keys};
-use crate::attio::plan::{Change, Plan, Step, Wanted};
-use crate::attio::{Webhook, WebhookOptions};
+use crate::attio::plan::{Action, Plan, Step, Wanted};
+use crate::attio::types::normalized;
+use crate::attio::{Subscription, Webhook, WebhookOptions};
 use crate::cli::output::{no_color, say_styled};
 use crate::paint::Paint;
+use crate::printable::{is_invisible, line};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -81,10 +83,12 @@ async fn make(session: &Session) -> Result<Made, Failure> {
         wanted.push(Wanted::resolve(options, &mut resolver).await?);
     }
     let plan = Plan::between(wanted, session.client.webhooks().await?, &BTreeMap::new());
-    for Step { wanted, change } in &plan.steps {
-        let WebhookOptions { name, source, secret_file: Some(path), .. } = &wanted.options else { continue };
+    for step in &plan.steps {
+        let WebhookOptions { name, source, secret_file: Some(path), .. } = &step.wanted.options else {
+            continue;
+        };
         let file = path.display();
-        if let Some(webhook) = change.webhook()
+        if let Some(webhook) = step.webhook()
             && !path.exists()
         {
             say(format_args!(
@@ -110,29 +114,28 @@ pub async fn apply(session: &Session, arguments: &ApplyArguments) -> Result<Exit
         false => print(made.text(io::stdout().is_terminal())),
     }
     let plan = made.plan;
-    if plan.steps.iter().any(|step| matches!(step.change, Change::Ambiguous(_))) {
-        let message = "several webhooks share a target_url, see ! above; nothing was changed";
-        return Err(Failure::Failed(message.into()));
+    if plan.steps.iter().any(|step| step.action == Action::Ambiguous) {
+        return Err("several webhooks share a target_url, see ! above; nothing was changed".into());
     }
-    let is_rotating = |step: &&Step| matches!(step.change, Change::Create) && plan.is_rotating(step);
+    let is_rotating = |step: &&Step| step.action == Action::Create && plan.is_rotating(step);
     if let Some(Step { wanted, .. }) = plan.steps.iter().find(is_rotating) {
-        return Err(Failure::Failed(format!(
-            "{0} is being rotated: continue with `webhooks rotate {0}`; nothing was changed",
-            wanted.options.name
-        )));
+        let name = &wanted.options.name;
+        return Err(format!(
+            "{name} is being rotated: continue with `webhooks rotate {name}`; nothing was changed"
+        )
+        .into());
     }
     // Every output is checked before the first webhook is created.
     let mut steps = Vec::new();
     for step in &plan.steps {
         steps.push((step, output(step, arguments)?));
     }
-    let mut done = Vec::new();
-    let mut result = Ok(());
+    let (mut done, mut result) = (Vec::new(), Ok(()));
     if !plan.is_clean() {
         if !confirm("Apply these changes?", arguments.yes)? {
             return Ok(Exit::Failed);
         }
-        result = perform_all(session, steps, Fallback::for_output(arguments.json), &mut done).await;
+        result = perform_all(session, steps, arguments.json, &mut done).await;
     }
     finish(arguments.json, to_json(&plan, &done), result)
 }
@@ -141,12 +144,12 @@ pub async fn apply(session: &Session, arguments: &ApplyArguments) -> Result<Exit
 fn output(step: &Step, arguments: &ApplyArguments) -> Result<Option<SecretOutput>, Failure> {
     let options = &step.wanted.options;
     let may_print = arguments.show_secrets || (!arguments.json && io::stdout().is_terminal());
-    match (&step.change, &options.secret_file) {
-        (Change::Create, Some(path)) => SecretOutput::file(path, arguments.overwrite_secret).map(Some),
-        (Change::Create, None) if may_print => {
+    match (step.action, &options.secret_file) {
+        (Action::Create, Some(path)) => SecretOutput::file(path, arguments.overwrite_secret).map(Some),
+        (Action::Create, None) if may_print => {
             Ok(Some(SecretOutput::Text(format!("secret of {}: ", options.name))))
         }
-        (Change::Create, None) => Err(Failure::Usage(format!(
+        (Action::Create, None) => Err(Failure::usage(format_args!(
             "webhook {:?} has no secret_file, and standard output is not a terminal: set secret_file, or use \
              --show-secrets (without --json)",
             options.name
@@ -159,15 +162,15 @@ fn output(step: &Step, arguments: &ApplyArguments) -> Result<Option<SecretOutput
 async fn perform_all(
     session: &Session,
     steps: Vec<(&Step, Option<SecretOutput>)>,
-    fallback: Fallback,
+    json: bool,
     done: &mut Vec<String>,
 ) -> Result<(), Failure> {
     let interrupted = secret_output::delay_interrupt(&session.log)?;
     for (step, output) in steps {
         if interrupted.is_cancelled() {
-            return Err(Failure::Failed("interrupted; run `webhooks apply` again to continue".into()));
+            return Err("interrupted; run `webhooks apply` again to continue".into());
         }
-        done.push(perform(session, step, output, fallback).await?);
+        done.push(perform(session, step, output, json).await?);
     }
     Ok(())
 }
@@ -177,52 +180,169 @@ async fn perform(
     session: &Session,
     step: &Step,
     output: Option<SecretOutput>,
-    fallback: Fallback,
+    json: bool,
 ) -> Result<String, Failure> {
     let (options, subscriptions) = (&step.wanted.options, &step.wanted.subscriptions);
     let (client, name) = (&session.client, &options.name);
-    match (&step.change, output) {
-        (Change::Create, Some(output)) => {
+    match (step.action, step.webhook(), output) {
+        (Action::Create, _, Some(output)) => {
             let url = &options.target_url;
-            let created = secret_output::create(client, url, subscriptions, output, fallback).await?;
+            let created = secret_output::create(client, url, subscriptions, output, json).await?;
             let shown = created.webhook.shown_id();
             let output = options.secret_file.as_ref().map(|path| format!("in {}", path.display()));
             let output = output.unwrap_or_else(|| "on standard output".into());
             say(format_args!("{name}: created webhook {shown}, its secret is {output}"));
             Ok(created.webhook.id.webhook_id)
         }
-        (Change::Update { webhook, .. }, _) => {
-            let id = &webhook.id.webhook_id;
+        (Action::Update, Some(webhook), _) => {
+            let id = webhook.webhook_id();
             // The list replaces what is there: nothing that the plan did not show may be lost.
             if keys(&client.webhook(id).await?.subscriptions) != keys(&webhook.subscriptions) {
-                return Err(Failure::Failed(format!(
+                return Err(format!(
                     "{name}: somebody else has just changed webhook {id}: run `webhooks plan` again"
-                )));
+                )
+                .into());
             }
             client.update_webhook(id, None, Some(subscriptions)).await?;
             say(format_args!("{name}: changed webhook {id}"));
-            Ok(id.clone())
+            Ok(id.to_owned())
         }
-        (Change::Keep(webhook), _) => Ok(webhook.id.webhook_id.clone()),
-        (Change::Create | Change::Ambiguous(_), _) => {
-            Err(Failure::Failed(format!("{name}: this step cannot be performed")))
-        }
+        (Action::Keep, Some(webhook), _) => Ok(webhook.webhook_id().to_owned()),
+        _ => Err(format!("{name}: this step cannot be performed").into()),
     }
 }
 
 /// Each step and whether it is done; one without a change is done from the start.
 fn to_json(plan: &Plan, done: &[String]) -> Json {
-    let change = |(at, Step { wanted, change }): (usize, &Step)| {
-        let id = change.webhook().map(Webhook::webhook_id).or(done.get(at).map(String::as_str));
+    let change = |(at, step): (usize, &Step)| {
+        let WebhookOptions { name, target_url, secret_file, .. } = &step.wanted.options;
         json!({
-            "name": wanted.options.name,
-            "target_url": wanted.options.target_url,
-            "action": change.action(),
-            "done": matches!(change, Change::Keep(_)) || at < done.len(),
-            "webhook_id": id,
-            "secret_file": wanted.options.secret_file,
+            "name": name, "target_url": target_url, "action": step.action, "secret_file": secret_file,
+            "done": step.action == Action::Keep || at < done.len(),
+            "webhook_id": step.webhook().map(Webhook::webhook_id).or(done.get(at).map(String::as_str)),
         })
     };
-    let changes: Vec<Json> = plan.steps.iter().enumerate().map(change).collect();
-    json!({ "changes": changes })
+    json!({ "changes": plan.steps.iter().enumerate().map(change).collect::<Vec<_>>() })
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Example: manage existing webhooks by the configuration
+  attio-bridge webhooks import --config bridge.toml >> bridge.toml")]
+pub struct ImportArguments {
+    /// The source of webhooks whose URL does not end in /webhooks/SOURCE of a configured source
+    /// [default: the first configured source, else attio]
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+}
+
+pub async fn import(session: &Session, arguments: &ImportArguments) -> Result<Exit, Failure> {
+    let config = &session.config;
+    let first = config.sources.first().map_or("attio", String::as_str);
+    let fallback = arguments.source.as_deref().unwrap_or(first);
+    let mut names: BTreeSet<String> = config.webhooks.iter().map(|webhook| webhook.name.clone()).collect();
+    let mut urls: BTreeSet<String> =
+        config.webhooks.iter().map(|webhook| normalized(&webhook.target_url)).collect();
+    let existing = session.client.webhooks().await?;
+    for webhook in &existing {
+        let Webhook { id, target_url, .. } = webhook;
+        if !urls.insert(normalized(target_url)) {
+            let (id, known) = (line(&id.webhook_id), quoted(target_url));
+            print(format_args!("# Webhook {id}: target_url {known} is configured already.\n\n"));
+            continue;
+        }
+        // The source in the URL, if it is configured.
+        let end = last_segment(target_url);
+        let source = config.sources.iter().find(|source| *source == end).map_or(fallback, String::as_str);
+        let name = name(source, &mut names);
+        print(toml(webhook, &name, source));
+    }
+    Ok(Exit::Done)
+}
+
+/// A unique name.
+fn name(source: &str, names: &mut BTreeSet<String>) -> String {
+    let mut name = source.to_owned();
+    for number in 2.. {
+        if names.insert(name.clone()) {
+            break;
+        }
+        name = format!("{source}-{number}");
+    }
+    name
+}
+
+fn toml(webhook: &Webhook, name: &str, source: &str) -> String {
+    let Webhook { id, target_url, subscriptions, status, .. } = webhook;
+    let subscription = |Subscription { event_type, filter }: &Subscription| {
+        let event_type = quoted(event_type);
+        match filter {
+            Some(filter) => format!("    {{ event_type = {event_type}, filter = {} }},\n", inline(filter)),
+            None => format!("    {{ event_type = {event_type} }},\n"),
+        }
+    };
+    format!(
+        "# Webhook {}, {}.\n[[webhooks]]\nname = {}\nsource = {}\ntarget_url = {}\nsubscriptions = [\n{}]\n\n",
+        line(&id.webhook_id),
+        line(status),
+        quoted(name),
+        quoted(source),
+        quoted(target_url),
+        subscriptions.iter().map(subscription).collect::<String>()
+    )
+}
+
+/// JSON as a TOML value.
+fn inline(json: &Json) -> String {
+    match json {
+        Json::Object(members) => {
+            let members = members.iter().filter(|(_, value)| !value.is_null());
+            let members: Vec<String> =
+                members.map(|(name, value)| format!("{} = {}", quoted(name), inline(value))).collect();
+            format!("{{ {} }}", members.join(", "))
+        }
+        Json::Array(items) => {
+            let items: Vec<String> = items.iter().map(inline).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Json::String(text) => quoted(text),
+        other => other.to_string(),
+    }
+}
+
+/// A basic string of TOML. What is unsafe to print is escaped.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() || is_invisible(c) => out += &format!("\\U{:08X}", u32::from(c)),
+            c => out.push(c),
+        }
+    }
+    out + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn generated_names_are_unique() {
+        let mut names = BTreeSet::new();
+        assert_eq!(
+            ["attio", "attio", "attio"].map(|source| name(source, &mut names)),
+            ["attio", "attio-2", "attio-3"]
+        );
+    }
+
+    #[test]
+    fn inline_tables_are_valid_toml() {
+        let filter = json!({ "$and": [{ "a\"\n]\u{7f}": "c\\d\r\u{202e}\u{e0041}", "b": [1, true] }] });
+        let text = format!("filter = {}", inline(&filter));
+        let read: toml::Table = toml::from_str(&text).unwrap();
+        assert_eq!(json!(read)["filter"], filter);
+    }
 }

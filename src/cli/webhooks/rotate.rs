@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::manage::finish;
 use super::{Exit, Failure, Session, say, secret_output};
 use crate::attio::bridge::Bridge;
-use crate::attio::rotate::{Rotation, SecretPaths, Step};
+use crate::attio::rotate::{Action, Rotation, SecretPaths, Step};
 use crate::attio::{Webhook, WebhookOptions};
 use crate::cli::progress::{Waiting, wait_until};
 use crate::config::SecretFile;
@@ -66,7 +66,7 @@ enum Wait {
 
 pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     if arguments.wait == Wait::Traffic && arguments.metrics.is_empty() {
-        return Err(Failure::Usage("give the bridge's --metrics, or use --wait none".into()));
+        return Err(Failure::usage("give the bridge's --metrics, or use --wait none"));
     }
     let (paths, secret, rotation) = resume_or_begin(session, arguments).await?;
     let mut performed = Vec::new();
@@ -76,17 +76,15 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
 
 /// What was done, and the webhook that exists at the end.
 fn to_json(rotation: &Rotation<'_>, paths: &SecretPaths, performed: &[Step]) -> Json {
-    let id = |step: &Step| step.webhook().map(|webhook| webhook.id.webhook_id.clone());
-    let new =
-        performed.iter().rfind(|step| matches!(step, Step::Enable(_) | Step::Rename(_) | Step::Finish(_)));
-    let step = |step: &Step| json!({ "step": step.name(), "webhook_id": id(step) });
+    let journal = rotation.journal();
+    let is_new = |step: &&Step| matches!(step.action, Action::Enable | Action::Rename | Action::Finish);
     json!({
-        "rotated": matches!(performed.last(), Some(Step::Finish(_))),
-        "target_url": rotation.journal().target_url,
-        "old_webhook_id": rotation.journal().webhook_id,
-        "webhook_id": new.and_then(id),
+        "rotated": performed.last().is_some_and(|step| step.action == Action::Finish),
+        "target_url": journal.target_url,
+        "old_webhook_id": journal.webhook_id,
+        "webhook_id": performed.iter().rfind(is_new).map(|step| &step.webhook_id),
         "secret_file": paths.current,
-        "steps": performed.iter().map(step).collect::<Vec<_>>(),
+        "steps": performed,
     })
 }
 
@@ -104,35 +102,31 @@ async fn perform_all(
     loop {
         let step = rotation.next().await?;
         if interrupted.is_cancelled() {
-            return Err(Failure::Failed("interrupted; the same command resumes".into()));
+            return Err("interrupted; the same command resumes".into());
         }
-        match &step {
-            Step::Enable(_) => verified = conditions.accepted(rotation).await?,
-            Step::Delete(_) => conditions.verified_more_than(verified.take()).await?,
-            Step::Finish(_) => {
+        match step.action {
+            Action::Enable => verified = conditions.accepted(rotation).await?,
+            Action::Delete => conditions.verified_more_than(verified.take()).await?,
+            Action::Finish => {
                 conditions.grace("for deliveries signed with the old secret (--grace)").await;
             }
-            Step::Create | Step::Discard(_) | Step::Rename(_) => {}
+            Action::Create | Action::Discard | Action::Rename => {}
         }
         rotation.perform(&step).await?;
-        say(describe(&step, &secret.path));
-        let finished = matches!(step, Step::Finish(_));
+        let id = step.webhook_id.as_deref().unwrap_or_default();
+        say(match step.action {
+            Action::Create => format!("created the successor, its secret is in {}", secret.path.display()),
+            Action::Discard => format!("deleted webhook {id}, whose secret was not stored"),
+            Action::Enable => format!("webhook {id} sends"),
+            Action::Delete => format!("deleted the old webhook {id}"),
+            Action::Rename => format!("webhook {id} has the target URL"),
+            Action::Finish => "rotated; the old secret is no longer accepted".into(),
+        });
+        let finished = step.action == Action::Finish;
         performed.push(step);
         if finished {
             return Ok(());
         }
-    }
-}
-
-fn describe(step: &Step, secret_file: &std::path::Path) -> String {
-    let id = step.webhook().map_or("", |webhook| &webhook.id.webhook_id);
-    match step {
-        Step::Create => format!("created the successor, its secret is in {}", secret_file.display()),
-        Step::Discard(_) => format!("deleted webhook {id}, whose secret was not stored"),
-        Step::Enable(_) => format!("webhook {id} sends"),
-        Step::Delete(_) => format!("deleted the old webhook {id}"),
-        Step::Rename(_) => format!("webhook {id} has the target URL"),
-        Step::Finish(_) => "rotated; the old secret is no longer accepted".into(),
     }
 }
 
@@ -153,9 +147,7 @@ async fn resume_or_begin<'s>(
             [] => "there are none: `attio-bridge webhooks import` prints those of the workspace".into(),
             names => format!("there are: {}", names.join(", ")),
         };
-        Failure::Failed(format!(
-            "no [[webhooks]] of the configuration has the name or URL of {wanted:?}; {known}"
-        ))
+        format!("no [[webhooks]] of the configuration has the name or URL of {wanted:?}; {known}")
     })?;
     let (paths, secret) = secret_paths(options, configured, &session.config.secret_files)?;
     if let Some(rotation) = Rotation::resume(client, &paths)? {
@@ -165,9 +157,7 @@ async fn resume_or_begin<'s>(
     let mut at = existing.iter().filter(|webhook| webhook.is_at(&options.target_url));
     let (Some(webhook), None) = (at.next(), at.next()) else {
         let url = &options.target_url;
-        return Err(Failure::Failed(format!(
-            "there must be exactly one webhook at {url}: see `webhooks plan`"
-        )));
+        return Err(format!("there must be exactly one webhook at {url}: see `webhooks plan`").into());
     };
     // As configured, however Attio spells it.
     let webhook = Webhook { target_url: options.target_url.clone(), ..webhook.clone() };
@@ -193,12 +183,13 @@ fn secret_paths<'s>(
         _ => free.into_iter().find(|secret| secret.label == PREVIOUS),
     };
     let (Some(current), Some(previous)) = (current, previous) else {
-        return Err(Failure::Failed(format!(
+        return Err(format!(
             "sources.{}.secrets needs two entries with `file`, so that both the old and the new secret are \
              accepted: the secret_file of webhook {:?}, and one that is no other webhook's (if there are several, \
              label it {PREVIOUS:?}): see --help",
             options.source, options.name
-        )));
+        )
+        .into());
     };
     let paths = SecretPaths { current: current.path.clone(), previous: previous.path.clone() };
     Ok((paths, current))
@@ -271,11 +262,12 @@ impl Conditions<'_> {
         what: &str,
         holds: impl AsyncFnMut() -> Result<bool, String>,
     ) -> Result<(), Failure> {
-        wait_until(what, self.arguments.timeout, holds).await.map_err(|error| {
-            Failure::Failed(format!(
+        let held = wait_until(what, self.arguments.timeout, holds).await;
+        Ok(held.map_err(|error| {
+            format!(
                 "{error}; nothing is lost: the same command resumes, and with --wait none it does not wait"
-            ))
-        })
+            )
+        })?)
     }
 
     /// Waits for --grace.

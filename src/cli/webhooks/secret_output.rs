@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, Log, say};
 use crate::attio::secret::{self, Error, SecretFile};
 use crate::attio::{Client, Created, Subscription};
+use crate::cli::stop_token;
 use crate::printable::{line, lines};
-use crate::shutdown;
 
 /// Where a secret goes.
 pub enum SecretOutput {
@@ -28,7 +28,7 @@ pub enum SecretOutput {
 impl SecretOutput {
     /// A file; checked now, written later.
     pub fn file(path: &Path, overwrite: bool) -> Result<Self, Failure> {
-        Ok(Self::File(SecretFile::reserve(path, overwrite).map_err(Failure::Failed)?))
+        Ok(Self::File(SecretFile::reserve(path, overwrite)?))
     }
 
     fn write(self, created: &Created) -> io::Result<()> {
@@ -46,50 +46,26 @@ impl SecretOutput {
     }
 }
 
-/// What to do with a secret that was not stored, of a webhook that could not be deleted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fallback {
-    /// Print it to standard output.
-    Print,
-    /// Drop it: standard output is a document without secrets.
-    Drop,
-}
-
-impl Fallback {
-    /// For a verb whose standard output is such a document, or text.
-    pub fn for_output(document: bool) -> Self {
-        if document { Self::Drop } else { Self::Print }
-    }
-}
-
 /// From now on the first Ctrl-C only cancels the token, so that a secret in progress is stored. The second
 /// ends the process at once.
 pub fn delay_interrupt(log: &Log) -> Result<CancellationToken, Failure> {
-    let stop = shutdown::stop_signal(log.last_words())
-        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
-    let interrupted = CancellationToken::new();
-    let cancel = interrupted.clone();
-    tokio::spawn(async move {
-        stop.await;
-        say("Finishing, to keep the secrets. Press Ctrl-C again to abort.");
-        cancel.cancel();
-    });
-    Ok(interrupted)
+    stop_token(log, Some("Finishing, to keep the secrets. Press Ctrl-C again to abort."))
 }
 
-/// Creates a webhook and stores its secret.
+/// Creates a webhook and stores its secret. If it can be neither stored nor its webhook deleted, it is printed, unless
+/// standard output is a document without secrets.
 pub async fn create(
     client: &Client,
     url: &str,
     subscriptions: &[Subscription],
     output: SecretOutput,
-    fallback: Fallback,
+    is_document: bool,
 ) -> Result<Created, Failure> {
     let created = secret::create(client, url, subscriptions, |created| output.write(created)).await;
     if let Err(Error::Orphaned { created, .. }) = &created {
         // It may be lost because it is no usable secret: then it has characters that no secret has.
         let secret = line(created.secret.expose_secret());
-        let printed = fallback == Fallback::Print && print(&format!("{secret}\n")).is_ok();
+        let printed = !is_document && print(&format!("{secret}\n")).is_ok();
         let result = if printed { "is on standard output, only this once" } else { "is lost" };
         say(format_args!("warning: the secret of webhook {} {result}", created.webhook.shown_id()));
     }

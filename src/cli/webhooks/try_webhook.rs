@@ -12,16 +12,16 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::manage::finish;
-use super::secret_output::{self, Fallback, SecretOutput};
-use super::{Exit, Failure, Session, say, target};
+use super::secret_output::{self, SecretOutput};
+use super::{Exit, Failure, Session, invalid_configuration, say, target};
 use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret::{self, SecretFile};
 use crate::attio::{Client, Subscription};
 use crate::bounded_file;
+use crate::bus;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
-use crate::bus::{self, ReadError};
-use crate::cli::parsers::unreadable;
+use crate::cli::arguments::unreadable;
 use crate::cli::progress::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
@@ -75,13 +75,10 @@ struct Created {
 }
 
 pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    let config = config::load(input).map_err(Failure::Configuration)?;
+    let config = config::load(input).map_err(invalid_configuration)?;
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
-    let mut reader = bus::read(&config.bus.kind, plan).await.map_err(|error| match error {
-        ReadError::Stdout => Failure::Usage(error.to_string()),
-        error => Failure::Failed(error.to_string()),
-    })?;
+    let mut reader = bus::read(&config.bus.kind, plan).await?;
     let interrupted = secret_output::delay_interrupt(&session.log)?;
     let mut created = Created::default();
     let done = test(&session.client, arguments, &mut created, &mut reader, &interrupted).await;
@@ -89,7 +86,7 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     reader.end().await;
     let left_behind = (!left.is_empty()).then(|| format!("left behind: {}", left.join("; ")));
     let done = match (done, left_behind) {
-        (Ok(()), Some(left_behind)) => Err(Failure::Failed(left_behind)),
+        (Ok(()), Some(left_behind)) => Err(left_behind.into()),
         (Err(failure), Some(left_behind)) => {
             say(format_args!("warning: {left_behind}"));
             Err(failure)
@@ -125,7 +122,7 @@ async fn test(
     reader: &mut Reader,
     interrupted: &CancellationToken,
 ) -> Result<(), Failure> {
-    let stopped = || Failure::Failed("interrupted".into());
+    let stopped = || "interrupted";
     let secret = create_webhook(client, arguments, created).await?;
     interrupted.run_until_cancelled(accepted(arguments, &secret)).await.ok_or_else(stopped)??;
     let values = arguments.values.clone().unwrap_or_else(person);
@@ -139,9 +136,10 @@ async fn test(
     drop(waiting);
     let Ok(event) = event.ok_or_else(stopped)? else {
         let timeout = humantime::format_duration(arguments.timeout);
-        return Err(Failure::Unexpected(format!(
+        let error = format!(
             "timed out after {timeout} waiting for its event on the bus; see the bridge's log, message `delivery`"
-        )));
+        );
+        return Err(Failure::new(Exit::Unexpected, error));
     };
     let item = event?;
     say(format_args!("it is on {}, {}", item.address, item.position));
@@ -165,13 +163,12 @@ async fn create_webhook(
         Ok(text) => Some(text),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         // It could not be restored.
-        Err(error) => return Err(Failure::Failed(unreadable(file, error))),
+        Err(error) => return Err(unreadable(file, error).into()),
     };
     created.old_secret = old.map(|text| secret::without_line_end(&text).to_owned().into());
     let output = SecretOutput::file(&arguments.secret_file, true)?;
-    let fallback = Fallback::for_output(arguments.json);
     let url = &arguments.target_url;
-    let new = secret_output::create(client, url, &[subscription], output, fallback).await?;
+    let new = secret_output::create(client, url, &[subscription], output, arguments.json).await?;
     say(format_args!("created webhook {}: Attio sends to {url}", new.webhook.shown_id()));
     created.webhook = Some(new.webhook.id.webhook_id);
     Ok(new.secret)
@@ -193,7 +190,7 @@ async fn accepted(arguments: &Arguments, secret: &SecretString) -> Result<(), Fa
         answered => answered,
     };
     let what = "the bridge accepts the secret";
-    wait_until(what, arguments.timeout, accepts).await.map_err(Failure::Unexpected)
+    wait_until(what, arguments.timeout, accepts).await.map_err(|error| Failure::new(Exit::Unexpected, error))
 }
 
 /// The record's event. Another webhook may send the same record to the same bus, so its id is compared too.
@@ -204,12 +201,12 @@ async fn next_event(
 ) -> Result<Item, Failure> {
     let matches = |event: &DecodedEvent| filter.matches(event) && event.get("attiowebhookid") == webhook;
     while let Some(item) = reader.next().await {
-        let item = item.map_err(|error| Failure::Failed(error.to_string()))?;
+        let item = item?;
         if DecodedEvent::from_message(&item.headers, &item.payload).is_ok_and(|event| matches(&event)) {
             return Ok(item);
         }
     }
-    Err(Failure::Failed("the reader of the bus ended".into()))
+    Err("the reader of the bus ended".into())
 }
 
 /// Deletes what was created and restores the file. Returns what could not be cleaned up.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use attio_bridge::attio::{Client, Options};
 use attio_bridge::fake_attio::FakeAttio;
+use attio_bridge::fake_attio::deliver::Timing;
 use attio_bridge::fake_attio::deliver::{Deliverer, Post, post_to};
-use attio_bridge::fake_attio::fault::Fault;
+use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::store::Store;
-use attio_bridge::fake_attio::timing::Timing;
 use attio_bridge::fake_attio::webhook::{Subscription, Webhook, WebhookInput};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::Value;
