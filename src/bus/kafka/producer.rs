@@ -348,7 +348,7 @@ mod tests {
         }
         // librdkafka counts idleness in whole seconds.
         thread::sleep(Duration::from_millis(2100));
-        let identity = producer.get().context().identity;
+        let identity = &producer.get().context().identity;
         for (server, id) in mock.bootstrap_servers().split(',').zip(1..) {
             let line = format!("{server}/{id}: Broker changed state APIVERSION_QUERY -> UP");
             assert!(identity.read("STATE", &line, false).is_some());
