@@ -65,7 +65,7 @@ pub(super) struct Context {
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,
     identity: Identity,
-    /// The end of every partition before this client published anything, by topic.
+    /// The end of every partition when nothing that this client published was unsettled, by topic.
     ends: OnceLock<HashMap<String, Vec<i64>>>,
     /// A message of this client was acknowledged.
     proven: AtomicBool,
@@ -82,6 +82,12 @@ const NO_GENERATION: u64 = u64::MAX;
 impl Context {
     pub(super) fn new(health: Arc<Health>, generation: u64, retries: RetrySet) -> Self {
         Self { retries: Some(retries), ..Self::of(health, generation) }
+    }
+
+    /// The callbacks of the client that takes over from this one.
+    pub(super) fn successor(&self, generation: u64) -> Self {
+        let identity = Identity::after(&self.identity);
+        Self { identity, retries: self.retries.clone(), ..Self::of(Arc::clone(&self.health), generation) }
     }
 
     /// The callbacks of the single-message producer.
@@ -107,12 +113,13 @@ impl Context {
         &self.identity
     }
 
-    /// Sets the end of every partition, before anything is published. Only the first call counts.
+    /// Sets the end of every partition, which counts if nothing is pending: what is published later is stored behind
+    /// it. Only the first call counts.
     pub(super) fn begin_at(&self, ends: HashMap<String, Vec<i64>>) {
-        let _ = self.ends.set(ends);
+        let _ = self.ends.set(if self.pending() == 0 { ends } else { HashMap::new() });
     }
 
-    /// Whether the ends of the partitions are known.
+    /// Whether the ends of the partitions were asked for.
     pub(super) fn has_begun(&self) -> bool {
         self.ends.get().is_some()
     }
@@ -133,6 +140,9 @@ impl Context {
     /// Lets no ack of this client count from now on.
     pub(super) fn invalidate(&self, reason: &str) {
         let held = self.identity.invalidate(reason);
+        if self.is_current() {
+            self.health.unconfirmed(reason);
+        }
         held.into_iter().for_each(|pending| self.refute(pending, reason));
     }
 
@@ -149,6 +159,8 @@ impl Context {
             Change::Invalid(invalid, held) => {
                 if invalid.changed {
                     self.health.cluster_changed(&invalid.reason);
+                } else if self.is_current() {
+                    self.health.unconfirmed(&invalid.reason);
                 }
                 self.health.signal(Signal::Check);
                 held.into_iter().for_each(|pending| self.refute(pending, &invalid.reason));

@@ -197,6 +197,11 @@ impl Health {
             "kafka: these brokers do not hold what they acknowledged before; answering 503 until a new client is \
              connected"
         );
+        self.unconfirmed(reason);
+    }
+
+    /// No ack of the client counts any more: nothing is published until a new client is up.
+    pub(super) fn unconfirmed(&self, reason: &str) {
         let mut state = self.state.lock();
         state.losses += 1;
         state.connection = Connection::Down;

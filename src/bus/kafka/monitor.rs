@@ -13,7 +13,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 
-use super::context::{Context, RetrySet};
+use super::context::RetrySet;
 use super::health::{Health, Signal};
 use super::producer::{FATAL, Producer, SingleMessageProducer};
 use super::topics::{self, TopicReconciler, TopicState};
@@ -58,7 +58,6 @@ pub(super) struct Monitor {
     config: ClientConfig,
     producer: Arc<ArcSwap<Producer>>,
     health: Arc<Health>,
-    retries: RetrySet,
     single: SingleMessageProducer,
     topics: TopicReconciler,
     /// Whether every topic exists.
@@ -79,12 +78,11 @@ impl Monitor {
         retries: RetrySet,
         topics: TopicReconciler,
     ) -> Self {
-        let single = SingleMessageProducer::new(&config, retries.clone());
+        let single = SingleMessageProducer::new(&config, retries);
         Self {
             config,
             producer,
             health,
-            retries,
             single,
             topics,
             topics_ready: false,
@@ -172,22 +170,21 @@ impl Monitor {
         }
     }
 
-    /// After the cluster has changed: waits until other bridges have reconnected too and what they resend at that
-    /// has arrived, because one of them may have the producer id that this client has got now. Then has the client
-    /// note the ends of all partitions, before it publishes. False if it is too early.
-    fn begin(&mut self) -> bool {
-        let producer = self.producer.load();
+    /// Has a new client note the ends of all partitions before it publishes: another bridge may have the same
+    /// producer id from a cluster that is gone, and what it resends may be there. After the cluster has changed under
+    /// this bridge, first waits until the others have reconnected and resent. False if it is too early.
+    fn begin(&self) -> bool {
+        let (producer, settles_at) = (self.producer.load(), self.settles_at);
         let context = producer.get().context();
-        match self.settles_at {
-            Some(at) if Instant::now() < at => return false,
-            Some(at) if !context.has_begun() => {
-                let (ends, complete) = topics::ends(producer.get().client(), self.topics.names());
-                if !complete && at.elapsed() < ENDS {
-                    return false;
-                }
-                context.begin_at(ends);
+        if settles_at.is_some_and(|at| Instant::now() < at) {
+            return false;
+        }
+        if !context.has_begun() {
+            let (ends, complete) = topics::ends(producer.get().client(), self.topics.names());
+            if !complete && settles_at.is_some_and(|at| at.elapsed() < ENDS) {
+                return false;
             }
-            _ => {}
+            context.begin_at(ends);
         }
         true
     }
@@ -253,7 +250,7 @@ impl Monitor {
         self.rebuild_pause = if proven { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
         self.last_rebuild = Some(Instant::now());
         let generation = self.health.generation() + 1;
-        let context = Context::new(Arc::clone(&self.health), generation, self.retries.clone());
+        let context = self.producer.load().get().context().successor(generation);
         let fresh = match Producer::new(&self.config, context) {
             Ok(producer) => producer,
             Err(error) => {

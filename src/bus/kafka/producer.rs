@@ -1,5 +1,6 @@
 //! The producer with its polling thread, and a second one for single messages.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use rdkafka::Message;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
 use super::context::{Context, Retry, RetrySet};
@@ -92,14 +94,22 @@ impl Producer {
     pub(super) fn confirm(&self, within: Duration) -> Result<bool, KafkaError> {
         let (client, identity) = (self.inner.client(), self.inner.context().identity());
         let (round, topics) = identity.begin_round();
+        let mut used = BTreeSet::new();
         for topic in topics.iter().filter(|_| identity.is_unconfirmed()) {
-            client.fetch_metadata(Some(topic), within)?;
+            let metadata = client.fetch_metadata(Some(topic), within)?;
+            // The client asks the broker that it used last, or any of those that it used within the same second: a
+            // leader that has been idle for longer is used here, or it would not be asked.
+            for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
+                if identity.is_to_confirm(partition.leader()) && used.insert(partition.leader()) {
+                    // Only that it is used counts.
+                    let _ = client.fetch_watermarks(topic, partition.id(), within);
+                }
+            }
         }
         let deadline = Instant::now() + within;
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut answered = false;
-        // The client asks the broker that it used last, or any of those that it used within the same second, so one
-        // round may not reach every broker. The log line of the answer comes with the next poll.
+        // One request may not reach every broker. The log line of the answer comes with the next poll.
         while !left().is_zero() && identity.invalid().is_none() {
             match client.fetch_metadata(Some(&identity::mark(round)), left()) {
                 Err(error) if !answered => return Err(error),
@@ -318,6 +328,39 @@ mod tests {
         assert!(bench.has_producer(IDLE / 2));
         assert!(!bench.has_producer(IDLE));
         assert_eq!(bench.retry(), "acknowledged", "another is created");
+    }
+
+    #[test]
+    fn leader_that_has_been_idle_for_seconds_is_confirmed() {
+        let mock = MockCluster::new(3).unwrap();
+        mock.create_topic(TOPIC, 3, 1).unwrap();
+        (0..3).for_each(|at| mock.partition_leader(TOPIC, at, Some(at + 1)).unwrap());
+        let (health, _) = Health::new(mock.bootstrap_servers(), bus_metrics());
+        let context = Context::new(health, 0, RetrySet::default());
+        let producer = Producer::new(&config(&mock.bootstrap_servers()), context).unwrap();
+        for partition in 0..3 {
+            let (handle, result) = handle();
+            let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
+            let pending = Box::new(Pending { handle, destination });
+            let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(TOPIC, pending);
+            producer.get().context().enqueued();
+            assert!(producer.get().send(record.partition(partition).payload(b"{}")).is_ok());
+            let mut settled = None;
+            eventually("it is acknowledged", || {
+                producer.confirm(Duration::from_secs(1)).unwrap();
+                settled = settled.take().or_else(|| result.try_recv().ok());
+                settled.is_some()
+            });
+            assert_eq!(label(&settled.unwrap()), "acknowledged");
+        }
+        // librdkafka counts idleness in whole seconds.
+        thread::sleep(Duration::from_millis(2100));
+        let identity = producer.get().context().identity();
+        for (server, id) in mock.bootstrap_servers().split(',').zip(1..) {
+            let line = format!("{server}/{id}: Broker changed state APIVERSION_QUERY -> UP");
+            assert!(identity.read("STATE", &line, false).is_some());
+            assert!(producer.confirm(Duration::from_secs(10)).unwrap(), "broker {id} has not answered");
+        }
     }
 
     #[test]
