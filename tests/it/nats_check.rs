@@ -171,7 +171,8 @@ fn port_of_another_service_is_named() {
     let served = Served::start(&own);
     let log = || served.log().concat();
     eventually_blocking("`serve` names it too", || log().contains("does not speak first"));
-    assert!(!log().contains("firewalls"), "and nothing else: {}", log());
+    let blamed = log().contains("firewalls") && !log().contains("that a NATS server answers there");
+    assert!(!blamed, "a firewall is not blamed alone: {}", log());
     let rows = found(&addresses[1], &target, &[], 3);
     reports(&rows, "reachable", "failed", "an HTTP server listens");
 }

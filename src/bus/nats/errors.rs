@@ -18,7 +18,6 @@ pub(super) enum Failure {
     TooLarge(String),
     /// Nothing listens on the subject.
     NoResponders,
-    /// JetStream's error.
     Server(jetstream::Error),
     /// Acknowledged by this other stream.
     OtherStream(String),
@@ -37,7 +36,6 @@ pub(super) enum Failure {
     Other(String),
 }
 
-/// What is known when a message fails.
 #[derive(Clone, Copy)]
 pub(super) struct Circumstances<'a> {
     pub subject: &'a str,
@@ -49,7 +47,6 @@ pub(super) struct Circumstances<'a> {
 }
 
 impl Failure {
-    /// The port's error for it.
     pub(super) fn to_publish_error(&self, at: Circumstances<'_>) -> PublishError {
         const LOST: &str = "the connection was lost before the ack";
         let Circumstances { subject, stream, .. } = at;
@@ -165,7 +162,8 @@ fn advice(error: &str) -> &'static str {
     const NO_TLS: &str =
         ": the server seems not to use TLS: check nats.servers, and tls in the server's configuration";
     const TLS: &str = ": check nats.ca_file, nats.cert_file and nats.key_file, and the server's certificate";
-    const SILENT: &str = ": check the address in nats.servers, and the firewalls on the way";
+    const SILENT: &str =
+        ": check the address in nats.servers, that a NATS server answers there, and the firewalls on the way";
     const ADVICE: [(&str, &str); 12] = [
         ("attempted to connect to", OTHER_PORT),
         ("expected info", NO_SERVER),

@@ -39,7 +39,6 @@ pub(super) struct Monitor {
     logged: Option<[Vec<String>; 3]>,
     /// When the stream that acknowledges was created: another one of its name has another time.
     created: Option<OffsetDateTime>,
-    /// The last inspection found that events cannot be stored.
     was_invalid: bool,
 }
 
@@ -67,7 +66,6 @@ impl Monitor {
         }
     }
 
-    /// Tells what listens in place of a server.
     async fn find_foreign(&self, pause: Duration) {
         tokio::time::sleep(pause).await;
         if let Some(peer) = foreign_peer(&self.options).await {
