@@ -174,8 +174,7 @@ fn advice(text: &str) -> String {
     let Some((number, power)) = quantity(text) else { return String::new() };
     match 1024_u64.pow(power).checked_mul(number) {
         Some(bytes) if power > 0 => {
-            let prefix = PREFIXES.chars().nth(power as usize - 1).unwrap_or_default();
-            format!("; {number} {}iB are {bytes}", prefix.to_ascii_uppercase())
+            format!("; {number} {}iB are {bytes}", [' ', 'K', 'M', 'G', 'T'][power as usize])
         }
         Some(number) => format!("; write {number}"),
         None => String::new(),

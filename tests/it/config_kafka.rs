@@ -143,6 +143,7 @@ fn kafka_numbers_that_librdkafka_would_misread_exit_78_with_the_plain_number() {
         ("SOCKET_TIMEOUT_MS", "60s", "write 60000"),
         ("SOCKET_TIMEOUT_MS", "1_000", "write 1000"),
         ("RECONNECT_BACKOFF_MAX_MS", "1m", "write 60000"),
+        ("SOCKET_CONNECTION_SETUP_TIMEOUT_MS", "10s", "write 10000"),
         ("RETRY_BACKOFF_MS", "0100", "write 100"),
         ("BROKER_ADDRESS_TTL", "5s", "write 5000"),
         ("BATCH_SIZE", "16KB", "write 16384"),
@@ -171,7 +172,7 @@ fn kafka_properties_that_stop_events_exit_78_with_the_reason() {
     let table: [(&str, &str, &[&str]); 8] = [
         ("TOPIC_BLACKLIST", "attio.*", &["the bridge owns this property", "hides topics"]),
         ("ENABLE_GAPLESS_GUARANTEE", "true", &["the bridge owns this property", "one failed message"]),
-        ("API_VERSION_REQUEST", "false", &["the bridge owns this property", "idempotent"]),
+        ("API_VERSION_REQUEST", "false", &["remove it", "idempotent"]),
         ("INTERNAL_TERMINATION_SIGNAL", "15", &["the bridge owns this property", "signals"]),
         ("QUEUE_BUFFERING_MAX_MESSAGES", "9999", &["must be at least 10000", "largest delivery"]),
         ("QUEUE_BUFFERING_MAX_KBYTES", "64", &["must be at least 10687", "largest delivery"]),

@@ -23,7 +23,8 @@ fn check(folder: &Path, name: &str, file: &str, variables: &[(&str, &str)]) -> (
     let values: Vec<_> =
         variables.iter().map(|(name, value)| (*name, value.replace("FOLDER", &here))).collect();
     let mut all: Vec<_> = values.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    if !variables.iter().any(|(name, _)| *name == "ATTIO_WEBHOOK_SECRET_FILE") {
+    if !variables.iter().any(|(name, _)| ["ATTIO_WEBHOOK_SECRET", "ATTIO_WEBHOOK_SECRET_FILE"].contains(name))
+    {
         all.push(("ATTIO_WEBHOOK_SECRET", SECRET));
     }
     let output = run_bare(&["check", "--config", path.to_str().expect("UTF-8")], &all);
@@ -180,7 +181,7 @@ fn each_mistake_in_the_file_is_one_message_with_place_and_remedy() {
         (
             "pattern as a subscription",
             webhook("attio", "https://a/b").replace("note.created", "note.*"),
-            &["webhooks[0].subscriptions[0].event_type: ", "\"note.*\" is a pattern", "note.created, note.updated", ":5"],
+            &["webhooks[0].subscriptions[0].event_type: ", "\"note.*\" is a pattern", "note.created, note.deleted, note.updated", ":7"],
         ),
         ("unknown category", line("[route.categories]\nrecords = \"x\""), &["no such category", "did you mean \"record\"?"]),
     ];

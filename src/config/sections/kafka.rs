@@ -301,6 +301,9 @@ fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String
 fn accepted(name: &str, text: &str) -> Result<(), String> {
     match rdkafka::ClientConfig::new().set(name, text).create_native_config() {
         Ok(config) => config.get(name).map_or(Ok(()), |read| as_written(name, text, &read)),
+        Err(KafkaError::ClientConfig(_, message, ..)) if misread(name, text, &message).is_some() => {
+            Err(misread(name, text, &message).unwrap_or_default())
+        }
         // Some of its messages quote the value.
         Err(KafkaError::ClientConfig(_, message, ..))
             if !is_secret_property(name) || !message.contains(text) =>
@@ -321,6 +324,13 @@ fn as_written(name: &str, text: &str, read: &str) -> Result<(), String> {
     let plain = plain_number(name, text).map(|plain| plain.to_string()).filter(|plain| plain != text);
     let plain = plain.map(|plain| format!("; write {plain}")).unwrap_or_default();
     Err(format!("expects a plain number; librdkafka would read {text:?} as {read}{plain}"))
+}
+
+/// What to write where librdkafka has refused the digits at the start of a value as too small or too great.
+fn misread(name: &str, text: &str, message: &str) -> Option<String> {
+    let has_unit = message.contains("outside allowed range") && text.trim().parse::<f64>().is_err();
+    let plain = plain_number(name, text).filter(|_| has_unit)?;
+    Some(format!("expects a plain number, not {text:?}; write {plain}"))
 }
 
 /// The number that is meant by one with a unit or separators.
