@@ -39,7 +39,7 @@
 //!
 //! `main` → [`cli`] → [`try_out`] → [`app`], [`config`], [`consumer`], [`explain`] → [`http`], [`bus`], [`attio`],
 //! [`fake_attio`] → [`pipeline`] → [`delivery`], [`cloudevent`], [`catalog`], [`signing`]; [`atomic_file`],
-//! [`bounded_file`], [`http_client`], [`metrics`], [`printable`], [`shutdown`], [`supervise`] and [`version`] are leaves.
+//! [`bounded_file`], [`http_client`], [`metrics`], [`open_files`], [`printable`], [`shutdown`], [`supervise`] and [`version`] are leaves.
 //! `tests/it/layers.rs` reads the imports and fails on any other edge.
 //!
 //! # What is absent
@@ -106,6 +106,7 @@ pub mod atomic_file;
 pub mod bounded_file;
 pub mod http_client;
 pub mod metrics;
+mod open_files;
 pub mod shutdown;
 pub mod supervise;
 pub mod version;

@@ -9,7 +9,7 @@ use tokio::signal::unix::SignalKind;
 use super::{Exit, Failure, block_on, cores, invalid_configuration};
 use crate::app::{self, logging};
 use crate::config::{self, Flag, Input};
-use crate::shutdown;
+use crate::{open_files, shutdown};
 
 const AFTER_HELP: &str = "\
 Example: to a Kafka on this machine, with everything else at its default
@@ -52,6 +52,9 @@ pub fn run(input: &Input) -> Result<Exit, Failure> {
     let config = config::load_for_serving(input).map_err(invalid_configuration)?;
     let log = logging::start(config.log, &input.environment)
         .map_err(|error| format!("cannot start the log thread: {error}"))?;
+    if let Err(error) = open_files::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

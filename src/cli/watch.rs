@@ -17,7 +17,6 @@ use crate::attio::secret::SecretFile;
 use crate::attio::watch::{Hook, Options, Watch, WatchMetrics};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
-use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits};
 use crate::metrics::Metrics;
 
@@ -154,13 +153,7 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
     tracing::info!(%addr, "watching");
     let page = move || async move { ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) };
     let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/metrics", get(page));
-    let timeout = Duration::from_secs(5);
-    let limits = Limits {
-        timeouts: Timeouts { header: timeout, idle: timeout },
-        max_connections: 64,
-        max_header_bytes: 16_384,
-        strict: false,
-    };
+    let limits = Limits::for_probes(Duration::from_secs(5));
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;
     over.cancel();

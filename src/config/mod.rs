@@ -40,7 +40,7 @@ use crate::bus::inspect::Requirements;
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bounded_file, bus, http, shutdown};
+use crate::{bounded_file, bus, http, open_files, shutdown};
 use diagnostics::Diagnostics;
 use section::Section;
 use tree::{Node, Table, Value};
@@ -188,17 +188,23 @@ impl fmt::Debug for Input {
 
 /// Reads and checks everything; on failure returns every problem.
 pub fn load(input: &Input) -> Result<Config, Problems> {
-    load_with(input, |_| Ok(()))
+    load_with(input, |_, _| Ok(()))
 }
 
-/// The same, and checks that a client of the bus can be created, as `serve` creates one.
+/// The same, and checks what `serve` needs of this process: that it can create a client of the bus, and open enough
+/// files.
 pub fn load_for_serving(input: &Input) -> Result<Config, Problems> {
-    load_with(input, |config| bus::check(&config.bus, &config.requirements()))
+    load_with(input, |config, diagnostics| {
+        if let Err((_, message)) = open_files::connections(config.http.max_connections) {
+            diagnostics.warn("http.max_connections", message);
+        }
+        bus::check(&config.bus, &config.requirements())
+    })
 }
 
 fn load_with(
     input: &Input,
-    check_bus: fn(&Config) -> Result<(), bus::StartError>,
+    check_process: fn(&Config, &Diagnostics) -> Result<(), bus::StartError>,
 ) -> Result<Config, Problems> {
     let (mut tree, diagnostics) = read_file(input)?;
     env::warn_unknown(&tree, &input.environment, &diagnostics);
@@ -207,7 +213,7 @@ fn load_with(
     let secret_files = secret_files(&tree);
     let config = read(&mut Section::root(&diagnostics, tree), input, &secret_files);
     if diagnostics.is_good()
-        && let Err(error) = check_bus(&config)
+        && let Err(error) = check_process(&config, &diagnostics)
         && let Some((key, message)) = error.setting()
     {
         diagnostics.refuse(&key, message);

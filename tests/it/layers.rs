@@ -16,12 +16,13 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 10] = [
+const LEAVES: [&str; 11] = [
     "atomic_file",
     "bounded_file",
     "http_client",
     "metrics",
     "named_enum",
+    "open_files",
     "paint",
     "printable",
     "shutdown",
