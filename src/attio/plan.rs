@@ -10,8 +10,8 @@ use super::filter::{self, Resolver, key, keys};
 use super::rotate::is_successor;
 use super::types::ACTIVE;
 use super::{Subscription, Webhook, WebhookOptions};
-use crate::paint::{BAD, GOOD, Paint, REFUSED};
 use crate::printable::line;
+use crate::printable::{BAD, GOOD, Paint, REFUSED};
 
 /// A configured webhook with its subscriptions in Attio's grammar.
 #[derive(Clone, Debug, PartialEq)]

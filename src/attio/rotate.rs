@@ -22,8 +22,8 @@ use serde_json::{Value as Json, json};
 use super::secret::{self, SecretFile};
 use super::types::{is_same_url, normalized};
 use super::{Client, Created, Subscription, Webhook};
-use crate::atomic_file::PendingFile;
-use crate::bounded_file;
+use crate::files;
+use crate::files::PendingFile;
 
 /// The id of no workspace.
 const NO_WORKSPACE: &str = "00000000-0000-0000-0000-000000000000";
@@ -117,7 +117,7 @@ impl Journal {
 
     fn read(secret_file: &Path) -> Result<Option<Self>, Error> {
         let path = Self::path(secret_file);
-        match bounded_file::read(&path, bounded_file::MAX_BYTES) {
+        match files::read(&path, files::MAX_BYTES) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -272,7 +272,7 @@ fn is_disabled(webhook: &Webhook) -> bool {
 }
 
 fn read(path: &Path) -> Result<SecretString, Error> {
-    let text = bounded_file::read_text(path, bounded_file::MAX_SECRET_BYTES);
+    let text = files::read_text(path, files::MAX_SECRET_BYTES);
     let text = text.map_err(|source| Error::File { path: path.to_owned(), source })?;
     Ok(SecretString::from(secret::without_line_end(&text).to_owned()))
 }

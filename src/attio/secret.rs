@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::filter::keys;
 use super::{Client, Created, Subscription, Webhook};
-use crate::atomic_file::PendingFile;
+use crate::files::PendingFile;
 use crate::printable;
 
 /// Only the owner may read a secret.

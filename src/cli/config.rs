@@ -14,7 +14,7 @@ use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report, Row};
 use crate::config::{self, Config, Input, Origin, Problem, Problems};
-use crate::paint::{BAD, GOOD, Paint, REFUSED};
+use crate::printable::{BAD, GOOD, Paint, REFUSED};
 
 const CONFIG_HELP: &str = "\
 Example: where a value comes from

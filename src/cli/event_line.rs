@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
-use crate::paint::{DIM, KNOWN, Paint, REFUSED, STRONG};
 use crate::pipeline::quarantine;
 use crate::printable::line as escaped;
+use crate::printable::{DIM, KNOWN, Paint, REFUSED, STRONG};
 
 /// Columns of a terminal whose width is unknown.
 pub const DEFAULT_COLUMNS: usize = 120;

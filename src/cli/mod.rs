@@ -39,7 +39,7 @@ use crate::attio;
 use crate::bus::ReadError;
 use crate::config::{Environment, Input};
 use crate::consumer::quarantine_reader::QuarantineError;
-use crate::paint::Paint;
+use crate::printable::Paint;
 use crate::shutdown;
 use config::warn;
 use output::{confirm, print, say};

@@ -10,8 +10,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
 
 use super::Exit;
-use crate::paint::Paint;
 use crate::printable;
+use crate::printable::Paint;
 
 /// Whether `NO_COLOR` is set.
 pub fn no_color() -> bool {

@@ -17,11 +17,11 @@ use crate::catalog::{Category, EVENT_TYPES};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{Input, nearest};
 use crate::consumer::event_filter::EventFilter;
-use crate::paint::DIM;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::quarantine;
 use crate::pipeline::route::Routes;
 use crate::printable;
+use crate::printable::DIM;
 
 const AFTER_HELP: &str = "\
 On a terminal an event is a line of text; elsewhere, and with --json, it is a CloudEvent in JSON.

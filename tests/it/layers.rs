@@ -16,18 +16,8 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 10] = [
-    "atomic_file",
-    "bounded_file",
-    "http_client",
-    "metrics",
-    "named_enum",
-    "paint",
-    "printable",
-    "shutdown",
-    "supervise",
-    "version",
-];
+const LEAVES: [&str; 8] =
+    ["files", "http_client", "metrics", "named_enum", "printable", "shutdown", "supervise", "version"];
 
 /// Edges inside a layer.
 const EXCEPTIONS: [(&str, &str); 1] = [
@@ -55,8 +45,7 @@ const VALUES: [(&str, &str); 9] = [
 const JOINS: [&str; 4] = ["mod", "enqueue", "source", "outcome"];
 
 /// What an adapter may use.
-const OF_ADAPTERS: [&str; 6] =
-    ["bounded_file", "bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
+const OF_ADAPTERS: [&str; 6] = ["files", "bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
 
 /// One source file: its path below `src`, and its code without comments and tests.
 struct File {

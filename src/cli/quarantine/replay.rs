@@ -27,9 +27,9 @@ use crate::cli::{Exit, Failure, confirm, say};
 use crate::consumer::quarantine_reader::Bodies;
 use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
-use crate::paint::{BAD, DIM, GOOD, KNOWN};
 use crate::pipeline::publish::{Bus, BusState};
 use crate::printable::line as escaped;
+use crate::printable::{BAD, DIM, GOOD, KNOWN};
 use crate::supervise::Supervisor;
 
 const AFTER_HELP: &str = "\

@@ -18,7 +18,6 @@ use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret::{self, SecretFile};
 use crate::attio::{Client, Subscription};
-use crate::bounded_file;
 use crate::bus;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::cli::arguments::unreadable;
@@ -26,6 +25,7 @@ use crate::cli::progress::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
 use crate::consumer::event_filter::EventFilter;
+use crate::files;
 use crate::pipeline::route::Routes;
 
 #[derive(Args)]
@@ -159,7 +159,7 @@ async fn create_webhook(
     };
     let subscription = Resolver::new(client).resolve(&subscription).await?;
     let file = &arguments.secret_file;
-    let old = match bounded_file::read_text(file, bounded_file::MAX_SECRET_BYTES) {
+    let old = match files::read_text(file, files::MAX_SECRET_BYTES) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         // It could not be restored.
