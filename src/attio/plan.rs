@@ -10,8 +10,7 @@ use super::filter::{self, Resolver, key, keys};
 use super::rotate::is_successor;
 use super::types::ACTIVE;
 use super::{Subscription, Webhook, WebhookOptions};
-use crate::printable::line;
-use crate::printable::{BAD, GOOD, Paint, REFUSED};
+use crate::printable::{BAD, GOOD, Paint, REFUSED, line};
 
 /// A configured webhook with its subscriptions in Attio's grammar.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,8 +6,7 @@ use serde_json::Value;
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::quarantine;
-use crate::printable::line as escaped;
-use crate::printable::{DIM, KNOWN, Paint, REFUSED, STRONG};
+use crate::printable::{DIM, KNOWN, Paint, REFUSED, STRONG, line as escaped};
 
 /// Columns of a terminal whose width is unknown.
 pub const DEFAULT_COLUMNS: usize = 120;

@@ -10,8 +10,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
 
 use super::Exit;
-use crate::printable;
-use crate::printable::Paint;
+use crate::printable::{self, Paint};
 
 /// Whether `NO_COLOR` is set.
 pub fn no_color() -> bool {

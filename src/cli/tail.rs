@@ -16,12 +16,11 @@ use crate::bus::{self, ReadError};
 use crate::catalog::{Category, EVENT_TYPES};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{Input, nearest};
-use crate::consumer::event_filter::EventFilter;
+use crate::consumer::EventFilter;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::quarantine;
 use crate::pipeline::route::Routes;
-use crate::printable;
-use crate::printable::DIM;
+use crate::printable::{self, DIM};
 
 const AFTER_HELP: &str = "\
 On a terminal an event is a line of text; elsewhere, and with --json, it is a CloudEvent in JSON.

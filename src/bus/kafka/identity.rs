@@ -48,7 +48,6 @@ struct State {
     invalid: Option<Invalid>,
 }
 
-/// One connection to a broker.
 #[derive(Clone, Copy)]
 struct Connection {
     /// The last round that began before it was open.

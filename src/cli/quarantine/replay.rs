@@ -24,12 +24,10 @@ use crate::cli::output::paint;
 
 use crate::cli::progress::Progress;
 use crate::cli::{Exit, Failure, confirm, say};
-use crate::consumer::quarantine_reader::Bodies;
-use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
+use crate::consumer::quarantine::{Bodies, Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::pipeline::publish::{Bus, BusState};
-use crate::printable::line as escaped;
-use crate::printable::{BAD, DIM, GOOD, KNOWN};
+use crate::printable::{BAD, DIM, GOOD, KNOWN, line as escaped};
 use crate::supervise::Supervisor;
 
 const AFTER_HELP: &str = "\

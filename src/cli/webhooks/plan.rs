@@ -14,8 +14,7 @@ use crate::attio::plan::{Action, Plan, Step, Wanted};
 use crate::attio::types::normalized;
 use crate::attio::{Subscription, Webhook, WebhookOptions};
 use crate::cli::output::{no_color, say_styled};
-use crate::printable::Paint;
-use crate::printable::{is_invisible, line};
+use crate::printable::{Paint, is_invisible, line};
 
 #[derive(Args)]
 #[command(after_help = "\
