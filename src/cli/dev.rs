@@ -95,25 +95,14 @@ pub struct Arguments {
     bus: Option<BusAddress>,
 }
 
-/// Why the verb ends early.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Run(#[from] try_out::Error),
-    #[error(transparent)]
-    App(#[from] app::Error),
-    #[error(transparent)]
-    Config(#[from] config::Problems),
-    #[error("{0}")]
-    System(#[from] io::Error),
-}
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs everything. Of the input only `RUST_LOG` is used.
 pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     if let Some((_, Origin::Flag(_))) = input.file {
         return Err(Failure::usage("dev makes its own configuration and reads no file; omit --config"));
     }
-    let to_stderr = matches!(arguments.bus, Some(BusAddress::Stdout));
+    let to_stderr = arguments.bus == Some(BusAddress::STDOUT);
     let on_terminal =
         !arguments.json && if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
     let footer = match (on_terminal, to_stderr) {
@@ -135,10 +124,10 @@ pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     match ended {
         Ok(totals) if arguments.once && !totals.is_as_expected() => Ok(Exit::Unexpected),
         Ok(_) => Ok(Exit::Done),
-        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => {
-            Ok(Exit::Done)
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => match error.downcast_ref() {
+            Some(try_out::Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
+            _ => Err(error.into()),
+        },
     }
 }
 
@@ -162,7 +151,7 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
             let broker = Broker::start()?;
             let address = broker.address();
             broker.leak();
-            BusAddress::Kafka(address)
+            BusAddress::kafka(address)
         }
     };
     let mut output = output(&bus, arguments.json, footer, keys);
@@ -171,15 +160,15 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
 
 /// Standard output; standard error if events go to standard output.
 fn output(bus: &BusAddress, json: bool, footer: ProgressBar, keys: bool) -> Box<dyn Output> {
-    match (bus, json) {
-        (BusAddress::Stdout, true) => Box::new(JsonLines(io::stderr())),
-        (_, true) => Box::new(JsonLines(io::stdout())),
-        (BusAddress::Stdout, false) => {
+    match (*bus == BusAddress::STDOUT, json) {
+        (true, true) => Box::new(JsonLines(io::stderr())),
+        (false, true) => Box::new(JsonLines(io::stdout())),
+        (true, false) => {
             let colour = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
             let columns = || terminal_size_of(io::stderr()).map(|(width, _)| width.0.into());
             Box::new(Screen::new(anstream::stderr(), footer, colour, columns, keys))
         }
-        (_, false) => {
+        (false, false) => {
             let colour = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
             Box::new(Screen::new(anstream::stdout(), footer, colour, terminal_columns, keys))
         }
@@ -220,8 +209,8 @@ async fn session(
         http: reachable(app.http_addr()?),
         taken: taken.then_some(DEFAULT_LISTEN),
         admin: app.admin_addr()?,
-        bus: bus.name(),
-        address: bus.address().to_owned(),
+        bus: bus.name,
+        address: bus.address.clone(),
         embedded,
         secret: webhook.secret.clone(),
         attio: attio.url(),
@@ -262,20 +251,17 @@ fn program() -> String {
 
 /// The variables with which `serve` would run the same bridge.
 fn settings(secret: &str, workspace_id: &str, bus: &BusAddress, embedded: bool) -> Environment {
-    let workspace = format!("sources.{SOURCE}.workspace_id");
-    let mut settings = vec![
-        (workspace.as_str(), workspace_id),
+    let ensure = if embedded { "verify" } else { "create" };
+    let settings = [
+        (&*format!("sources.{SOURCE}.workspace_id"), workspace_id),
         ("admin.listen", FREE_PORT),
         ("shutdown.drain_timeout", DRAIN_TIMEOUT),
+        ("kafka.topics.ensure", ensure),
+        ("nats.stream.ensure", ensure),
     ];
-    match bus {
-        BusAddress::Kafka(_) => {
-            settings.push(("kafka.topics.ensure", if embedded { "verify" } else { "create" }));
-        }
-        BusAddress::Nats(_) => settings.push(("nats.stream.ensure", "create")),
-        BusAddress::Stdout => {}
-    }
-    let settings = settings.into_iter().map(|(key, value)| (config::variable(key), OsString::from(value)));
+    let of_other = |key: &str| matches!(key.split_once('.'), Some((bus_name @ ("kafka" | "nats"), _)) if bus_name != bus.name);
+    let settings = settings.into_iter().filter(|(key, _)| !of_other(key));
+    let settings = settings.map(|(key, value)| (config::variable(key), OsString::from(value)));
     bus.environment(secret).into_iter().chain(settings).collect()
 }
 
@@ -300,7 +286,7 @@ async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, O
             let (app, copies) = bind_at(load(environment, FREE_PORT)?).await?;
             Ok((app, copies, true))
         }
-        bound => bound.map(|(app, copies)| (app, copies, false)).map_err(Error::App),
+        bound => bound.map(|(app, copies)| (app, copies, false)).map_err(Error::from),
     }
 }
 

@@ -16,8 +16,8 @@ use crate::pipeline::verify;
 use crate::signing::{self, Scheme};
 
 const AFTER_HELP: &str = "\
-In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key
-sets one. The bytes are signed as they are: an editor that adds a line end later invalidates the
+In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key \
+sets one. The bytes are signed as they are: an editor that adds a line end later invalidates the \
 signature.
 
 Example: deliver a file to a bridge on this machine

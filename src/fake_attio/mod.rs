@@ -17,6 +17,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use axum::Router;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -33,11 +34,16 @@ pub struct FakeAttio {
 impl FakeAttio {
     /// Listens on a free loopback port, on the current runtime.
     pub async fn start(store: Store) -> io::Result<Self> {
+        Self::start_behind(store, |api| api).await
+    }
+
+    /// The same, with something in front of the API.
+    pub async fn start_behind(store: Store, layer: impl FnOnce(Router) -> Router) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let store = Arc::new(Mutex::new(store));
         let end = CancellationToken::new();
-        let app = api::router(Arc::clone(&store));
+        let app = layer(api::router(Arc::clone(&store)));
         let ended = end.clone().cancelled_owned();
         tokio::spawn(async move {
             tokio::select! {

@@ -4,11 +4,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use attio_bridge::fake_attio::store::Fault;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, KEY, Ran, program};
+use crate::support::faults::Fault;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 
 use super::{NOTHING, Selection};
 use crate::cli::bus_session::Session;
-use crate::cli::event_line::short;
-use crate::cli::output::{self, render, terminal_columns, write_line};
+use crate::cli::output::{self, render, short, terminal_columns, write_line};
 use crate::cli::{Exit, Failure, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine_reader::Stored;
@@ -21,7 +20,7 @@ use crate::consumer::quarantined::{Entry, Quarantined, hint};
 use crate::printable::{self, is_invisible, line as escaped};
 
 const LIST_HELP: &str = "\
-If the table is wider than the terminal, ids are shortened; the other verbs accept the beginning
+If the table is wider than the terminal, ids are shortened; the other verbs accept the beginning \
 of an id. In a pipe and with --json ids are whole.
 
 Example: what was quarantined since yesterday
@@ -183,9 +182,9 @@ fn body(raw: &[u8]) -> String {
 }
 
 const EXPORT_HELP: &str = "\
-Writes two files for each record: ID.raw, the body as received, to inspect or edit; and ID.json, the
-CloudEvent of the record with its body, source, key and index. `quarantine replay --file` accepts
-both. The path of each ID.raw is printed, one per line; with --json an object with all paths. --to -
+Writes two files for each record: ID.raw, the body as received, to inspect or edit; and ID.json, the \
+CloudEvent of the record with its body, source, key and index. `quarantine replay --file` accepts \
+both. The path of each ID.raw is printed, one per line; with --json an object with all paths. --to - \
 prints JSON Lines and writes no file.
 
 Example: everything into a folder

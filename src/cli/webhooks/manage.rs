@@ -79,7 +79,7 @@ pub struct Create {
 
 /// The form of a printed secret.
 #[derive(Clone, Copy, ValueEnum)]
-enum SecretFormat {
+pub enum SecretFormat {
     /// The manifest of a Secret
     Kubernetes,
 }

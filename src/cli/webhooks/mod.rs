@@ -15,6 +15,7 @@ use super::{Exit, Failure, block_on, invalid_configuration, print, say, warn};
 use crate::app::logging::{self, Log};
 use crate::attio::{Client, slugs};
 use crate::config::{self, Input};
+pub use manage::SecretFormat;
 
 #[derive(Args)]
 #[command(after_help = "\

@@ -22,7 +22,7 @@ use crate::bounded_file;
 use crate::bus;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::cli::arguments::unreadable;
-use crate::cli::progress::{Waiting, wait_until};
+use crate::cli::output::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
 use crate::consumer::event_filter::EventFilter;
@@ -30,7 +30,7 @@ use crate::pipeline::route::Routes;
 
 #[derive(Args)]
 #[command(after_help = "\
---secret-file is the file of a second secret of the running bridge's source; its contents are restored at
+--secret-file is the file of a second secret of the running bridge's source; its contents are restored at \
 the end. The key needs record_permission:read-write and webhook:read-write.
 Example: with a tunnel to the bridge on this machine
   ngrok http 8080
