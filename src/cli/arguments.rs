@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::bus::read::Begin;
-use crate::config::{Environment, variable};
+use crate::config::{Config, Environment, variable};
+use crate::pipeline::SourceOptions;
 
 pub fn time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expects a time such as 2026-11-24T10:00:00Z".into())
 }
 
-/// A time, or how long ago.
 pub fn moment(text: &str) -> Result<OffsetDateTime, String> {
     if let Ok(time) = time(text) {
         return Ok(time);
@@ -77,6 +77,18 @@ pub fn unreadable(path: &Path, error: impl Display) -> String {
     format!("{} cannot be read: {error}", path.display())
 }
 
+/// The source of this name, or the only one.
+pub fn source<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c SourceOptions, String> {
+    let names = config.source_names();
+    match (name, &config.sources[..]) {
+        (None, [only]) => Ok(only),
+        (None, _) => Err(format!("several sources are configured; add --source with one of: {names}")),
+        (Some(name), _) => {
+            config.source(name).ok_or_else(|| format!("no source {name} is configured; configured: {names}"))
+        }
+    }
+}
+
 /// A bus as an argument: `kafka://HOST:PORT`, `nats://HOST:PORT` or `stdout`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusAddress {
@@ -93,7 +105,6 @@ impl BusAddress {
         Self { name: "kafka", address: address.into() }
     }
 
-    /// A parser of arguments.
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.split_once("://") {
             None if text == "stdout" => Ok(Self::STDOUT),

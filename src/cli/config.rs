@@ -264,7 +264,6 @@ pub fn topics(input: &Input, arguments: &TopicsArguments) -> Result<Exit, Failur
     Ok(Exit::Done)
 }
 
-/// Prints every problem, and the warnings found with them.
 pub fn print_problems(problems: &Problems) {
     warn(&problems.warnings);
     let Some(renderer) = terminal() else {

@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anstream::{AutoStream, ColorChoice};
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::{BusAddress, rate};
 use super::output::terminal_columns;
+use super::serve::reachable;
 use super::{Exit, Failure, block_on, cores};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
@@ -41,10 +41,8 @@ use crate::try_out::screen::Screen;
 use crate::try_out::totals::Totals;
 use crate::try_out::{self, SOURCE};
 
-/// The default public listener, if its port is free.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
-/// A free port.
 const FREE_PORT: &str = "127.0.0.1:0";
 
 /// How long a stop waits for acks: everything was answered before, or the broker is away.
@@ -59,7 +57,6 @@ const ON_SCREEN: &str = "librdkafka=off,rdkafka=off";
 /// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
 
-/// The default rate.
 const RATE: f64 = 2.0;
 
 const AFTER_HELP: &str = "\
@@ -206,7 +203,7 @@ async fn session(
         None => broker_source(&load(&environment, FREE_PORT)?, embedded),
     };
     let target = Target {
-        http: reachable(app.http_addr()?),
+        http: reachable(&app.http_addr()?.to_string()).parse()?,
         taken: taken.then_some(DEFAULT_LISTEN),
         admin: app.admin_addr()?,
         bus: bus.name,
@@ -304,14 +301,4 @@ async fn bind_at(config: Config) -> Result<(App, Option<Source>), app::Error> {
 fn load(environment: &Environment, listen: &str) -> Result<Config, config::Problems> {
     let listen = Flag { name: "--listen", key: "http.listen", value: listen.into() };
     config::load(&Input::new(None, environment.clone(), vec![listen]))
-}
-
-/// An address at which a listener on all addresses can be reached from this machine.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::arguments::{read, time};
+use super::arguments::{read, source, time};
 use super::{Exit, Failure, block_on, invalid_configuration, print};
 use crate::app;
 use crate::bus::recording::RecordingBus;
@@ -60,7 +60,9 @@ pub struct Arguments {
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = config::load(input).map_err(invalid_configuration)?;
     let request = captured(arguments)?;
-    let source = source(&config, &request, arguments.source.as_deref())?;
+    let name = arguments.source.as_deref().or(request.source());
+    let is_404 = if name.is_some() { " (the bridge answers 404)" } else { "" };
+    let source = source(&config, name).map_err(|error| format!("{error}{is_404}"))?;
     let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
     let files = config::attio(input).map(|config| config.secret_files).unwrap_or_default();
     let (tried, open) =
@@ -113,22 +115,4 @@ fn captured(arguments: &Arguments) -> Result<Captured, String> {
         request.body = read(path)?;
     }
     Ok(request)
-}
-
-/// The source of the flag, of the path, or the only one.
-fn source<'a>(
-    config: &'a Config,
-    request: &Captured,
-    flag: Option<&str>,
-) -> Result<&'a SourceOptions, String> {
-    let names = || config.source_names();
-    match flag.or(request.source()) {
-        Some(name) => config.source(name).ok_or_else(|| {
-            format!("no source {name} is configured (the bridge answers 404); configured: {}", names())
-        }),
-        None => match &config.sources[..] {
-            [only] => Ok(only),
-            _ => Err(format!("the request does not name a source; add --source with one of: {}", names())),
-        },
-    }
 }

@@ -39,18 +39,14 @@ use crate::shutdown;
 use config::warn;
 use output::{confirm, print, say};
 
-/// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
     Done = 0,
     /// Failed while running, or the drain was abandoned.
     Failed = 1,
-    /// Wrong usage.
     Usage = 2,
     /// The result is not as expected.
     Unexpected = 3,
-    /// The configuration is invalid.
     Configuration = 78,
 }
 
@@ -72,7 +68,6 @@ impl Failure {
         Self { exit, error: Some(error.to_string()) }
     }
 
-    /// Wrong usage.
     fn usage(error: impl Display) -> Self {
         Self::new(Exit::Usage, error)
     }
@@ -231,7 +226,6 @@ fn print_answer(answer: &clap::Error) -> Exit {
     Exit::Done
 }
 
-/// Parses the command line and runs the verb.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> Exit {
     // Without it, a verb whose output is limited ends as before: by the signal.
     let _ = shutdown::survive([shutdown::file_too_large()]);
@@ -274,7 +268,6 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
     })
 }
 
-/// The cores that the process may use.
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }

@@ -17,7 +17,6 @@ use super::Exit;
 use crate::paint::Paint;
 use crate::printable;
 
-/// Whether `NO_COLOR` is set.
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
@@ -50,7 +49,6 @@ fn write(text: &str) -> io::Result<()> {
     File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(text.as_bytes())
 }
 
-/// Prints a message to standard error.
 pub fn say(message: impl Display) {
     let message = without_error_numbers(&message.to_string());
     let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&message));
@@ -66,7 +64,6 @@ pub fn without_error_numbers(message: &str) -> String {
     })
 }
 
-/// Prints a message with its colours to standard error.
 pub fn say_styled(message: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable::styled(message));
 }
@@ -93,7 +90,6 @@ pub fn paint() -> Paint {
     Paint(io::stdout().is_terminal() && !no_color())
 }
 
-/// The columns of standard output, if it is a terminal.
 pub fn terminal_columns() -> Option<usize> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
 }
@@ -126,7 +122,6 @@ pub fn render(table: &Table) -> String {
     table.trim_fmt() + "\n"
 }
 
-/// The text of a table, however wide.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     render(&new_table(heading, rows))
 }
@@ -174,7 +169,6 @@ impl Drop for Progress {
 /// Without a terminal a line says so often that the verb still waits.
 const STILL_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows that a verb waits, until it is dropped.
 pub struct Waiting {
     spinner: ProgressBar,
     lines: Option<JoinHandle<()>>,
@@ -235,7 +229,6 @@ pub async fn wait_until(
     }
 }
 
-/// Time between two questions of [`wait_until`].
 const POLL_EVERY: Duration = Duration::from_millis(500);
 
 #[cfg(test)]

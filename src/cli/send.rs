@@ -144,7 +144,6 @@ fn payloads(arguments: &Arguments, scheme: Scheme) -> Result<(Payloads, usize), 
     Ok((Box::new(bodies.into_iter().map(move |body| Payload::new(scheme, body))), count))
 }
 
-/// The JSON files of a folder, sorted by name.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, String> {
     let files = std::fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     let mut files: Vec<PathBuf> = files.map_err(|error: std::io::Error| unreadable(path, error))?;
@@ -153,7 +152,6 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(format!("{} has no .json file", path.display())) } else { Ok(files) }
 }
 
-/// What to do about an answer.
 fn next_step(ending: &Ending) -> Option<(String, &'static str)> {
     let Ending::Answer(status, _) = ending else {
         return Some(("no answer".into(), "is the bridge running there? `attio-bridge healthcheck` asks it"));

@@ -120,7 +120,6 @@ pub fn healthcheck(input: &Input, arguments: HealthcheckArguments) -> Result<Exi
     Ok(Exit::Failed)
 }
 
-/// Characters of the answer's body that are printed.
 const MAX_WHY: usize = 500;
 
 fn configured(input: &Input) -> Result<Uri, Failure> {
@@ -132,8 +131,8 @@ fn configured(input: &Input) -> Result<Uri, Failure> {
     Ok(parse_url(&format!("http://{}/readyz", reachable(&listen)))?)
 }
 
-/// The loopback address of a listener on all addresses.
-fn reachable(listen: &str) -> String {
+/// Where a listener on all addresses is reached from this machine.
+pub fn reachable(listen: &str) -> String {
     match listen.rsplit_once(':') {
         Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
         Some(("[::]", port)) => format!("[::1]:{port}"),

@@ -8,9 +8,9 @@ use serde_json::{Map, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::arguments::{key, read, time};
+use super::arguments::{key, read, source, time};
 use super::{Exit, Failure, load, print};
-use crate::config::{self, Config, Input};
+use crate::config::{self, Input};
 use crate::pipeline::SourceOptions;
 use crate::pipeline::verify;
 use crate::signing::{self, Scheme};
@@ -102,7 +102,6 @@ enum SchemeName {
     Timestamped,
 }
 
-/// Prefixes of variables that configure a source.
 const PREFIXES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
 
 const NO_SECRET: &str = "no secret to sign with: set ATTIO_WEBHOOK_SECRET or ATTIO_WEBHOOK_SECRET_FILE, name a file \
@@ -129,7 +128,7 @@ impl Flags {
             return Err(Failure::new(Exit::Configuration, NO_SECRET));
         }
         let config = load(input)?;
-        let source = self.source(&config)?;
+        let source = source(&config, self.source.as_deref())?;
         let secret = self.secret(source)?;
         let configured = match source.verify.scheme {
             verify::Scheme::Timestamped => Scheme::Timestamped,
@@ -150,19 +149,6 @@ impl Flags {
         }
         let path = input.environment.get(&format!("{NAME}_FILE"))?;
         Some(config::secret_file(std::path::Path::new(path)))
-    }
-
-    fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {
-        let names = || config.source_names();
-        match (&self.source, &config.sources[..]) {
-            (None, [only]) => Ok(only),
-            (None, _) => {
-                Err(format!("several sources are configured; add --source with one of: {}", names()))
-            }
-            (Some(name), _) => config
-                .source(name)
-                .ok_or_else(|| format!("no source {name} is configured; there is: {}", names())),
-        }
     }
 
     fn secret(&self, source: &SourceOptions) -> Result<SecretString, String> {

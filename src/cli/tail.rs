@@ -90,7 +90,6 @@ fn event_type(text: &str) -> Result<String, String> {
     ))
 }
 
-/// Prints events until stopped.
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let of_bus = |bus: &BusAddress| {
         let mut environment = bus.environment(UNUSED_SECRET);
@@ -176,7 +175,6 @@ fn columns() -> usize {
     terminal_columns().unwrap_or(DEFAULT_COLUMNS)
 }
 
-/// Columns of a terminal whose width is unknown.
 const DEFAULT_COLUMNS: usize = 120;
 
 /// The time of day in a timestamp: `12:34:56.789`.
@@ -194,7 +192,6 @@ const fn widths(columns: usize) -> [usize; 3] {
     }
 }
 
-/// The names of the columns.
 fn heading(columns: usize) -> String {
     let [kind, key, id] = widths(columns);
     short(&format!("{:<12} {:<kind$} {:<key$} {:<id$} data", "time (UTC)", "type", "key", "id"), columns)

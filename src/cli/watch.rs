@@ -25,7 +25,6 @@ use crate::metrics::Metrics;
 /// Without the client's warnings about retries: the watch itself logs when polls begin to fail.
 const LEVEL: &str = "info,attio_bridge::attio::request=error";
 
-/// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]

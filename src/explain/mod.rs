@@ -30,7 +30,6 @@ use crate::printable::{line, lines};
 use captured::Captured;
 use diagnosis::Fixed;
 
-/// The explanation of one request.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
     source: String,
@@ -50,7 +49,6 @@ pub struct Explanation {
     events: Option<Vec<ProcessedEvent>>,
 }
 
-/// A secret that the signature was compared with.
 #[derive(Debug, Serialize)]
 pub struct Tried {
     pub source: String,
@@ -59,11 +57,9 @@ pub struct Tried {
     pub file: Option<String>,
 }
 
-/// One event and what the pipeline does with it.
 #[derive(Debug, Serialize)]
 struct ProcessedEvent {
     event_type: Option<String>,
-    /// Why it is not an event.
     unusable: Option<&'static str>,
     /// Its category, `unknown` if the catalog has none.
     category: &'static str,
@@ -72,7 +68,6 @@ struct ProcessedEvent {
     message: Option<Published>,
 }
 
-/// What would be published.
 #[derive(Debug, Serialize)]
 struct Published {
     topic: String,

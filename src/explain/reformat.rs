@@ -5,21 +5,17 @@ use serde_json::Value;
 
 use crate::pipeline::parse::MAX_DEPTH;
 
-/// Where white space goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Nowhere, as `JSON.stringify` and most libraries write.
     Compact,
     /// After colons and commas, as Python's `json.dumps` writes.
     Spaced,
-    /// Lines indented by so many spaces.
     Indented(usize),
 }
 
-/// What is escaped in strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Escapes {
-    /// What was escaped before.
     Kept,
     /// Every character outside ASCII, as Python's `json.dumps` does.
     Ascii,
@@ -27,14 +23,11 @@ pub enum Escapes {
     Fewest,
 }
 
-/// The order of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// As it was.
     Kept,
     /// By name, as Go's maps and many other libraries write.
     Sorted,
-    /// As Attio writes them.
     Attio,
 }
 
@@ -99,7 +92,6 @@ impl<'t> Json<'t> {
         })
     }
 
-    /// Serializes it again.
     pub fn to_text(&self, style: Style, escapes: Escapes, order: Order) -> Option<String> {
         let mut out = String::new();
         self.write(&mut out, (style, escapes, order), 0)?;

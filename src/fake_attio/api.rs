@@ -21,7 +21,6 @@ use super::webhook::{self, Webhook};
 const DEFAULT_LIMIT: usize = 10;
 const LIMITS: RangeInclusive<usize> = 10..=100;
 
-/// The API of that store.
 pub fn router(store: Arc<Mutex<Store>>) -> Router {
     Router::new().fallback(handle).with_state(store)
 }
@@ -54,12 +53,18 @@ fn answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Json, ApiError> {
-    store.rate.take(method != Method::GET).map_err(ApiError::rate_limited)?;
+    store.rate.take(method != Method::GET).map_err(|retry_after| {
+        let message = "Rate limit exceeded, please try again later.";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let error = ApiError::new(status, "rate_limit_error", "rate_limit_exceeded", message);
+        ApiError { retry_after: Some(retry_after), ..error }
+    })?;
+    let refused = |status, message: &str| Err(ApiError::new(status, "auth_error", "unauthorized", message));
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let known = bearer.and_then(|value| value.strip_prefix("Bearer ")) == Some(&*store.token);
     let path: Vec<&str> = uri.path().strip_prefix("/v2/").unwrap_or_default().split('/').collect();
     if !known && path != ["self"] {
-        return Err(ApiError::unauthorized());
+        return refused(StatusCode::UNAUTHORIZED, "The access token is invalid.");
     }
     let scope = match (path[0], path.get(2)) {
         ("objects", Some(&"records")) => "record_permission:read-write",
@@ -70,7 +75,7 @@ fn answer(
         _ => "",
     };
     if !scope.is_empty() && !store.has_scope(scope) {
-        return Err(ApiError::forbidden(scope));
+        return refused(StatusCode::FORBIDDEN, &format!("The required scope is missing: {scope}."));
     }
     let workspace_id = store.workspace_id.clone();
     let (owners, owner_id) =
@@ -131,7 +136,6 @@ fn paging(uri: &Uri) -> Result<(usize, usize), ApiError> {
     if LIMITS.contains(&limit) { Ok((limit, offset)) } else { Err(invalid("limit", "Expected 10 to 100")) }
 }
 
-/// A webhook, without its secret.
 fn webhook_json(store: &Store, webhook: &Webhook) -> Json {
     json!({
         "id": { "workspace_id": store.workspace_id, "webhook_id": webhook.webhook_id },
@@ -163,7 +167,6 @@ impl ApiError {
         Self { status, body, retry_after: None }
     }
 
-    /// The body does not fit the schema.
     pub fn validation(errors: Vec<Json>) -> Self {
         let message = "Body payload validation error.";
         let mut error =
@@ -178,22 +181,6 @@ impl ApiError {
 
     pub fn conflict(message: &str) -> Self {
         Self::new(StatusCode::CONFLICT, "invalid_request_error", "uniqueness_conflict", message)
-    }
-
-    fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "auth_error", "unauthorized", "The access token is invalid.")
-    }
-
-    fn forbidden(scope: &str) -> Self {
-        let message = format!("The required scope is missing: {scope}.");
-        Self::new(StatusCode::FORBIDDEN, "auth_error", "unauthorized", &message)
-    }
-
-    fn rate_limited(retry_after: String) -> Self {
-        let message = "Rate limit exceeded, please try again later.";
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let error = Self::new(status, "rate_limit_error", "rate_limit_exceeded", message);
-        Self { retry_after: Some(retry_after), ..error }
     }
 }
 

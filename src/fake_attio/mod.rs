@@ -5,8 +5,6 @@
 //! authentication, objects without a slug, test events. Not documented, and chosen here: an event type outside the
 //! documented set is a `validation_type`.
 
-#![allow(missing_docs, reason = "public for tests alone, and most names say it")]
-
 mod api;
 pub mod deliver;
 pub mod post;
@@ -24,7 +22,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use store::Store;
 
-/// A running fake. Stops when it is dropped.
 pub struct FakeAttio {
     address: SocketAddr,
     store: Arc<Mutex<Store>>,
@@ -54,7 +51,6 @@ impl FakeAttio {
         Ok(Self { address, store, _end: end.drop_guard() })
     }
 
-    /// The value for `attio.api_url`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -63,7 +59,6 @@ impl FakeAttio {
         self.store.lock()
     }
 
-    /// Its state, for a deliverer.
     pub fn shared(&self) -> Arc<Mutex<Store>> {
         Arc::clone(&self.store)
     }

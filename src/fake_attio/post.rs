@@ -69,7 +69,6 @@ impl Poster {
         Ok(Self { client: HttpClient::new(OPTIONS)?, user_agent })
     }
 
-    /// One for `http://` alone.
     pub fn plain(user_agent: &'static str) -> Self {
         Self { client: HttpClient::plain(OPTIONS), user_agent }
     }

@@ -16,12 +16,10 @@ use crate::catalog::EVENT_TYPES;
 /// Types of the catalog that Attio does not document.
 const GUIDE_ONLY: [&str; 3] = ["call-recording.updated", "comment.updated", "workspace-member.updated"];
 
-/// An object, a list or an attribute.
 #[derive(Clone, Debug)]
 pub struct Named {
     pub id: String,
     pub slug: String,
-    /// The attributes of an object or a list.
     pub attributes: Vec<Named>,
 }
 
@@ -31,7 +29,6 @@ impl Named {
         Self { id: uuid(), slug: slug.into(), attributes }
     }
 
-    /// The one with that id or slug.
     pub fn find<'a>(all: &'a [Self], name: &str) -> Result<&'a Self, ApiError> {
         let found = all.iter().find(|named| named.id == name || named.slug == name);
         found.ok_or_else(|| ApiError::not_found(format!("{name:?} was not found.")))
@@ -53,7 +50,6 @@ pub struct Store {
     pub scopes: BTreeSet<String>,
     pub objects: Vec<Named>,
     pub lists: Vec<Named>,
-    /// Its webhooks, oldest first.
     pub webhooks: Vec<Webhook>,
     pub event_types: BTreeSet<String>,
     /// How the API spells target URLs in its answers.
@@ -61,7 +57,6 @@ pub struct Store {
     /// The most webhooks that a page has, whatever is asked for.
     pub max_page: usize,
     pub rate: ApiLimit,
-    /// Its records, oldest first.
     pub records: Vec<Record>,
     /// Gets the events of changes made through the API, as JSON.
     pub events: Option<Sender<String>>,

@@ -19,11 +19,9 @@ use crate::attio::{Created, Webhook};
 pub(crate) struct Hook {
     pub command: String,
     pub secret_name: String,
-    /// When the command is killed.
     pub timeout: Duration,
 }
 
-/// Time between two checks whether the command has ended.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl Hook {
@@ -62,14 +60,12 @@ impl Hook {
 
 /// A creation whose webhook was not found since.
 pub struct Creation {
-    /// Attio confirmed it.
     is_confirmed: bool,
     /// The webhooks at other URLs before it.
     unmanaged: BTreeSet<String>,
     is_logged: bool,
 }
 
-/// Why a webhook was not recreated.
 enum Failed {
     /// Another process was first.
     Conflict,

@@ -36,7 +36,6 @@ pub struct ListArguments {
     json: bool,
 }
 
-/// Prints every selected record without its body.
 pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, Failure> {
     let entries = arguments.selection.entries(session).await?;
     let entries = entries.iter().map(|Stored { entry, .. }| entry);
@@ -134,7 +133,6 @@ pub struct ShowArguments {
     json: bool,
 }
 
-/// Prints one record with its body.
 pub async fn show(session: &Session, arguments: &ShowArguments) -> Result<Exit, Failure> {
     let (mut bodies, _) = Selection::ALL.bodies(session, std::slice::from_ref(&arguments.id)).await?;
     let Quarantined { entry, raw, .. } = bodies.next().await?.ok_or("no id was given")?;
@@ -208,7 +206,6 @@ pub struct ExportArguments {
     json: bool,
 }
 
-/// Writes records.
 pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Exit, Failure> {
     let folder = &arguments.to;
     let unwritable = |error: io::Error| format!("{}: {error}", folder.display());

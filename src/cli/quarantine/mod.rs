@@ -24,7 +24,6 @@ Example: what is quarantined and why, and a replay once the cause is fixed
   attio-bridge quarantine replay 9d5ee6c0 --dry-run
   attio-bridge quarantine replay 9d5ee6c0";
 
-/// What is said if no record is selected.
 const NOTHING: &str = "no quarantined events";
 
 #[derive(Args)]
@@ -72,10 +71,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Every record.
     pub const ALL: Self = Self { reason: Vec::new(), from: None, until: None };
 
-    /// Whether it has no filter.
     pub fn is_all(&self) -> bool {
         self.reason.is_empty() && self.from.is_none() && self.until.is_none()
     }

@@ -20,7 +20,7 @@ use super::{NOTHING, Selection};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
-use crate::cli::arguments::{key, rate, read, unreadable};
+use crate::cli::arguments::{key, rate, read, source, unreadable};
 use crate::cli::bus_session::Session;
 
 use crate::cli::output::{Progress, paint};
@@ -84,7 +84,6 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Replays the selected records.
 pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = &session.config;
     let Arguments { ids, selection, all, file, .. } = arguments;
@@ -95,11 +94,8 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
              shows them",
         ));
     }
-    if let Some(name) = &arguments.source
-        && config.source(name).is_none()
-    {
-        let names = config.source_names();
-        return Err(Failure::usage(format_args!("no source {name} is configured; configured: {names}")));
+    if let Some(name) = &arguments.source {
+        source(config, Some(name)).map_err(Failure::usage)?;
     }
     let (mut bodies, count) = bodies(session, arguments).await?;
     if count == 0 {
@@ -129,7 +125,6 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     }
 }
 
-/// One body to replay.
 struct Item {
     /// The record's id, or the file.
     name: String,
@@ -152,7 +147,6 @@ type Bodies<'a> = (LocalBoxStream<'a, Result<Item, Failure>>, usize);
 
 type Lines = Box<dyn Iterator<Item = Result<Option<Quarantined>, String>>>;
 
-/// The bodies that the arguments name.
 async fn bodies<'a>(session: &Session, arguments: &'a Arguments) -> Result<Bodies<'a>, Failure> {
     match (&arguments.file, &arguments.source) {
         (None, source) => {
@@ -223,7 +217,6 @@ fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
     Ok(Box::new(lines.map(record)))
 }
 
-/// How long the bus may take to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// In addition to the client's own timeout.
@@ -306,7 +299,6 @@ async fn replay(
     Ok(conclude(&endings, count, without_identity, arguments.dry_run))
 }
 
-/// What became of one body, as text or JSON.
 fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
     if arguments.json {
         let mut value = json!(replayed);

@@ -53,7 +53,6 @@ enum Verb {
     Try(try_webhook::Arguments),
 }
 
-/// What every verb uses.
 struct Session {
     client: Client,
     config: config::Attio,
@@ -75,7 +74,6 @@ pub fn run(input: &Input, Arguments { verb }: Arguments) -> Result<Exit, Failure
     })
 }
 
-/// Runs a verb that calls Attio.
 fn with_session(
     input: &Input,
     verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>,
@@ -93,7 +91,6 @@ fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
     super::confirm(question, yes).map_err(Failure::usage)
 }
 
-/// Parses a target URL of the command line.
 fn target(url: &str) -> Result<String, String> {
     let rest = url.strip_prefix("https://").ok_or("Attio accepts only URLs that begin with https://")?;
     let good = !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control());

@@ -71,7 +71,6 @@ pub async fn plan(session: &Session, arguments: &PlanArguments) -> Result<Exit, 
     Ok(if arguments.check && !made.plan.is_clean() { Exit::Unexpected } else { Exit::Done })
 }
 
-/// Compares the configuration with Attio.
 async fn make(session: &Session) -> Result<Made, Failure> {
     if session.config.webhooks.is_empty() {
         say("warning: the configuration has no [[webhooks]], so there is nothing to compare; \
@@ -158,7 +157,6 @@ fn output(step: &Step, arguments: &ApplyArguments) -> Result<Option<SecretOutput
     }
 }
 
-/// Performs the steps in order and collects the ids of their webhooks.
 async fn perform_all(
     session: &Session,
     steps: Vec<(&Step, Option<SecretOutput>)>,
@@ -175,7 +173,6 @@ async fn perform_all(
     Ok(())
 }
 
-/// Performs a step; returns the id of its webhook.
 async fn perform(
     session: &Session,
     step: &Step,
@@ -260,7 +257,6 @@ pub async fn import(session: &Session, arguments: &ImportArguments) -> Result<Ex
     Ok(Exit::Done)
 }
 
-/// A unique name.
 fn name(source: &str, names: &mut BTreeSet<String>) -> String {
     let mut name = source.to_owned();
     for number in 2.. {

@@ -126,7 +126,6 @@ async fn perform_all(
     }
 }
 
-/// The rotation in progress, or a new one.
 async fn resume_or_begin<'s>(
     session: &'s Session,
     arguments: &Arguments,
@@ -190,7 +189,6 @@ fn secret_paths<'s>(
     Ok((paths, current))
 }
 
-/// The conditions of the steps, read from the bridge.
 struct Conditions<'a> {
     bridge: Bridge,
     arguments: &'a Arguments,
@@ -240,7 +238,6 @@ impl Conditions<'_> {
         .await
     }
 
-    /// Signatures verified with the new secret, summed over the replicas.
     async fn count_verified(&self) -> Result<f64, String> {
         let SecretFile { source, label, .. } = self.secret;
         let labels = [("source", &**source), ("secret", &**label), ("result", "ok")];
@@ -266,7 +263,6 @@ impl Conditions<'_> {
         })?)
     }
 
-    /// Waits for --grace.
     async fn grace(&self, what: &str) {
         let _waiting = Waiting::new(what);
         tokio::time::sleep(self.arguments.grace).await;

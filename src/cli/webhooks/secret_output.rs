@@ -13,7 +13,6 @@ use crate::attio::{Client, Created, Subscription};
 use crate::cli::stop_token;
 use crate::printable::{line, lines};
 
-/// Where a secret goes.
 pub enum SecretOutput {
     /// A file.
     File(SecretFile),

@@ -147,7 +147,6 @@ async fn test(
     Ok(())
 }
 
-/// Creates the webhook and writes its secret to the file.
 async fn create_webhook(
     client: &Client,
     arguments: &Arguments,
@@ -181,7 +180,6 @@ fn person() -> Json {
     json!({ "email_addresses": [email], "name": [name] })
 }
 
-/// Waits until the bridge behind the tunnel accepts the secret.
 async fn accepted(arguments: &Arguments, secret: &SecretString) -> Result<(), Failure> {
     let bridge = Bridge::new()?;
     let url = arguments.probe_url.as_ref().unwrap_or(&arguments.target_url);
@@ -230,7 +228,6 @@ async fn clean_up(client: &Client, arguments: &Arguments, created: &Created) -> 
     left
 }
 
-/// Restores the secret file; removes it if there was none.
 fn restore(path: &Path, old: Option<&SecretString>) -> Result<(), String> {
     let restored = match old {
         Some(old) => SecretFile::reserve(path, true)?.write(old),
