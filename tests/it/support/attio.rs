@@ -98,6 +98,10 @@ impl Attio {
         self.faults.lock().next.extend(faults);
     }
 
+    pub fn no_more_faults(&self) {
+        self.faults.lock().next.clear();
+    }
+
     /// What it was asked so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.faults.lock().seen.clone()
