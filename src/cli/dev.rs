@@ -27,19 +27,17 @@ use crate::fake_attio::store::Store;
 use crate::metrics::Metrics;
 use crate::pipeline::publish::Bus;
 use crate::pipeline::route::Routes;
-use crate::shutdown;
-use crate::signing;
 use crate::supervise::Supervisor;
-use crate::try_out::broker::Broker;
+use crate::try_out::broker::{Broker, CopyingWriter, Source};
 use crate::try_out::delivery::Group;
 use crate::try_out::events::EventGenerator;
 use crate::try_out::keyboard::Keyboard;
 use crate::try_out::output::{JsonLines, Options, Output, Target};
-use crate::try_out::reading::{CopyingWriter, Source};
 use crate::try_out::run::{Run, Senders, create_webhook};
 use crate::try_out::screen::Screen;
-use crate::try_out::totals::Totals;
+use crate::try_out::tracker::Totals;
 use crate::try_out::{self, SOURCE};
+use crate::{shutdown, signing};
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 

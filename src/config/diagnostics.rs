@@ -9,8 +9,8 @@ use std::path::Path;
 use secrecy::SecretString;
 use serde_json::Value as Json;
 
-use super::files::Files;
 use super::tree::{Origin, variable};
+use crate::bounded_file::Files;
 
 /// Below this similarity (1 is equal) a suggestion confuses more than it helps.
 pub const SIMILAR: f64 = 0.85;

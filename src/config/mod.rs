@@ -13,9 +13,7 @@
 mod diagnostics;
 mod env;
 mod file;
-mod files;
 mod kinds;
-mod reference;
 mod section;
 mod sections;
 mod tree;
@@ -29,11 +27,12 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value as Json, json};
 
+pub use crate::bounded_file::Files;
 pub use diagnostics::{Problem, Problems, Setting, nearest};
 pub use env::Flag;
-pub use files::Files;
-pub use reference::{example, reference, schema};
-pub use sections::{LogFormat, LogOptions};
+pub use kinds::Description;
+pub use section::Key;
+pub use sections::{Declaration, Example, LogFormat, LogOptions, TABLES, schema};
 pub use tree::{Environment, Excerpt, Origin, variable};
 
 use crate::attio::{Options, WebhookOptions};
@@ -265,7 +264,7 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let tree = match bounded_file::read_text(path, bounded_file::MAX_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
-            diagnostics.problem(file::FILE, Some(named_by), files::unreadable(path, &error));
+            diagnostics.problem(file::FILE, Some(named_by), bounded_file::unreadable(path, &error));
             Table::new()
         }
     };
@@ -291,8 +290,9 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
 pub fn secret_file(path: &Path) -> Result<SecretString, String> {
-    let secret = files::read_secret(path)?;
-    files::usable_secret(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    let secret = bounded_file::read_secret(path)?;
+    bounded_file::usable_secret(&secret)
+        .map_err(|message| format!("the file {} {message}", path.display()))?;
     Ok(secret)
 }
 

@@ -7,7 +7,7 @@
 use serde_json::Value as Json;
 
 use super::diagnostics::Diagnostics;
-use super::kinds::{Describe, Kind, declared};
+use super::kinds::{Describe, Description, Kind, declared};
 use super::tree::{Node, Origin, Table, Value, variable};
 
 pub struct Section<'d> {
@@ -183,7 +183,7 @@ impl Drop for Section<'_> {
 /// The message about a required key that is missing.
 fn required(key: &Key, path: &str) -> String {
     let mut message = format!("required, as in {} = {}", key.name(), key.shown());
-    let range = key.kind.description().range;
+    let range = key.description().range;
     if !range.is_empty() {
         message.push_str(&format!("; expects {range}"));
     }
@@ -222,6 +222,10 @@ impl Key {
     pub fn name(&self) -> &'static str {
         // `type` is a word of Rust.
         self.name.trim_start_matches("r#")
+    }
+
+    pub fn description(&self) -> Description {
+        self.kind.description()
     }
 
     /// Its default, else its example, as the file has it: JSON of these types is TOML.

@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 
 use super::dedup::{AckReceiver, Dedup, Lookup};
+use super::filter::{self, Filter};
 use super::identify::{Facts, Identity};
 use super::normalize;
 use super::outcome::{EventResult, UNKNOWN_CATEGORY};
@@ -16,14 +17,47 @@ use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishH
 use super::quarantine;
 use super::route::Routes;
 use super::slugs::Slugs;
-use super::source::Source;
+use super::verify::{self, Verifier};
 use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
-use crate::delivery::{Context, Delivery, Verified};
+use crate::delivery::{Context, Delivery, SourceName, Verified};
 use crate::metrics::PublishMetrics;
 
 /// The `reason` in quarantine of an event that the broker rejected.
 const REJECTED_BY_BROKER: &str = "rejected_by_broker";
+
+/// One configured source.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// Path segment and metric label.
+    pub name: SourceName,
+    pub verify: verify::Options,
+    /// Which of its events are dropped.
+    pub filter: filter::Options,
+    /// The workspace of events that name none.
+    pub workspace_id: Option<String>,
+}
+
+/// One source of a running pipeline.
+pub(super) struct Source {
+    pub(super) name: SourceName,
+    /// Replaced when secrets are reloaded.
+    pub(super) verifier: ArcSwap<Verifier>,
+    /// Replaced when slugs are reloaded.
+    pub(super) filter: ArcSwap<Filter>,
+    workspace_id: Option<String>,
+}
+
+impl Source {
+    pub(super) fn new(options: &SourceOptions) -> Self {
+        Self {
+            name: options.name.clone(),
+            verifier: ArcSwap::from_pointee(Verifier::new(&options.verify)),
+            filter: ArcSwap::from_pointee(Filter::new(&options.filter)),
+            workspace_id: options.workspace_id.clone(),
+        }
+    }
+}
 
 /// The stages that keep state, shared by all deliveries.
 pub(super) struct Stages {

@@ -19,7 +19,6 @@ pub mod quarantine;
 pub mod outcome;
 
 mod enqueue;
-mod source;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -35,14 +34,13 @@ use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
 use dedup::{AckReceiver, Dedup};
-use enqueue::{Enqueuer, Stages, State, answer_overdue};
+pub use enqueue::SourceOptions;
+use enqueue::{Enqueuer, Source, Stages, State, answer_overdue};
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
 use route::Routes;
 use slugs::Slugs;
-use source::Source;
-pub use source::SourceOptions;
 use verify::SignatureError;
 
 pub struct Pipeline {
@@ -115,15 +113,17 @@ impl Pipeline {
 
     /// Replaces the secrets of a source, from the next delivery on.
     pub fn set_secrets(&self, source: &SourceName, secrets: &[verify::Secret]) {
-        if let Some(source) = self.sources.get(source) {
-            source.set_secrets(secrets);
+        if let Some(Source { verifier, .. }) = self.sources.get(source) {
+            verifier.store(verifier.load().with_secrets(secrets).into());
         }
     }
 
     /// Replaces the slugs, in events and in filters, from the next event on.
     pub fn set_slugs(&self, slugs: &Arc<Slugs>) {
         self.stages.slugs.store(Some(Arc::clone(slugs)));
-        self.sources.values().for_each(|source| source.set_slugs(slugs));
+        for Source { filter, .. } in self.sources.values() {
+            filter.store(filter.load().with_slugs(slugs).into());
+        }
     }
 
     /// Verifies a delivery and processes it. `on_parsed` is called with the number of events before any of

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::events::EventGenerator;
 use super::output::milliseconds;
-use super::totals::Latencies;
+use super::tracker::Latencies;
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::fake_attio::deliver::envelope;
 use crate::fake_attio::post::{PostError, Poster, Reply};

@@ -3,6 +3,7 @@
 
 use time::{Duration, OffsetDateTime};
 
+use super::PREFIX;
 use super::delivery::{Answer, Counts, Delivery, ExpectedEvent, Group, Sender};
 use super::events::{EventGenerator, object, string, uuid};
 use crate::catalog::{EVENT_TYPES, EventType, Kind};
@@ -34,9 +35,7 @@ enum Step {
 enum Forgery {
     WrongSecret,
     NoSignature,
-    /// Changed after it was signed.
     AlteredBody,
-    /// Signed an hour ago.
     StaleTimestamp,
     /// A timestamped delivery, replayed as a plain one.
     Spliced,
@@ -133,13 +132,15 @@ impl Draft {
         Self { label: label.into(), payload: Payload::new(Scheme::Attio, body), events }
     }
 
-    fn timestamped(label: String, body: String) -> Self {
-        Self { label, payload: Payload::new(Scheme::Timestamped, body), events: 1 }
-    }
-
-    /// An event of the draft.
+    /// An event of the draft, on the topic of that category.
     fn event(&self, category: &str, name: &str, json: &str) -> ExpectedEvent {
-        ExpectedEvent::new(category, format!("com.attio.{name}"), None, self.payload.key.clone(), json)
+        ExpectedEvent {
+            topic: format!("{PREFIX}.{category}"),
+            event_type: format!("com.attio.{name}"),
+            reason: None,
+            key: self.payload.key.clone(),
+            data: json.to_owned().into(),
+        }
     }
 
     fn known(&self, entry: &EventType, json: &str) -> ExpectedEvent {
@@ -147,8 +148,8 @@ impl Draft {
     }
 
     fn quarantined(&self, reason: &'static str, raw: &str) -> ExpectedEvent {
-        let key = self.payload.key.clone();
-        ExpectedEvent::new("quarantine", quarantine::TYPE.to_owned(), Some(reason), key, raw)
+        let event_type = quarantine::TYPE.to_owned();
+        ExpectedEvent { event_type, reason: Some(reason), ..self.event("quarantine", "", raw) }
     }
 }
 
@@ -183,7 +184,8 @@ impl Mix {
             Step::Timestamped(name) => {
                 let entry = of_catalog(name);
                 let json = self.events.guide_event(entry);
-                let draft = Draft::timestamped(format!("{name}, timestamped"), json.clone());
+                let payload = Payload::new(Scheme::Timestamped, json.clone());
+                let draft = Draft { label: format!("{name}, timestamped"), payload, events: 1 };
                 let expected = draft.known(entry, &json);
                 (draft, vec![expected])
             }

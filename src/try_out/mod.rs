@@ -4,16 +4,13 @@
 pub mod broker;
 pub mod delivery;
 pub mod events;
-pub mod expected;
 pub mod keyboard;
 pub mod load;
 pub mod mix;
 pub mod output;
-pub mod reading;
 pub mod run;
 pub mod screen;
 pub mod text;
-pub mod totals;
 pub mod tracker;
 
 use crate::bus::error::ReadError;

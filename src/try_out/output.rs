@@ -7,11 +7,10 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::SOURCE;
-use super::delivery::{Group, Report};
-use super::expected::{Finding, Found};
+use super::broker::ReadEvent;
+use super::delivery::{Finding, Found, Group, Report};
 use super::keyboard::Key;
-use super::reading::ReadEvent;
-use super::totals::Totals;
+use super::tracker::Totals;
 use crate::cloudevent::timestamp;
 use crate::printable;
 

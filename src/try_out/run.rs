@@ -8,15 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, timeout};
 
-use super::delivery::{ExpectedEvent, Group, Sender};
+use super::broker::{EventReader, Source};
+use super::delivery::{ExpectedEvent, ExpectedEvents, Group, Sender};
 use super::events::EventGenerator;
-use super::expected::ExpectedEvents;
 use super::keyboard::Key;
 use super::mix::Mix;
 use super::output::{Options, Output, Target};
-use super::reading::{EventReader, Source};
-use super::totals::{BridgeMetrics, Totals};
-use super::tracker::Tracker;
+use super::tracker::{BridgeMetrics, Totals, Tracker};
 use super::{Error, SOURCE};
 use crate::fake_attio::FakeAttio;
 use crate::fake_attio::deliver::{Attempt, Attempts, Deliverer, Post, Timing, post_to};

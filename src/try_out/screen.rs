@@ -11,13 +11,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::delivery::Report;
-use super::expected::{Finding, Found};
+use super::broker::ReadEvent;
+use super::delivery::{Finding, Found, Report};
 use super::keyboard::Key;
 use super::output::{Options, Output, Target};
-use super::reading::ReadEvent;
 use super::text::{duration, header, summary, whole};
-use super::totals::Totals;
+use super::tracker::Totals;
 use crate::paint::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG};
 use crate::printable::{line as safe, styled};
 
@@ -167,7 +166,7 @@ impl<W: Write> Screen<W> {
         if let Some((since, reason)) = &self.failing {
             part(BAD, format!("{reason} for {} s", since.elapsed().as_secs()));
         }
-        let (counts, failed, wrong) = (totals.counts, totals.failed(), totals.differences_total);
+        let (counts, failed, wrong) = (totals.counts, totals.failed, totals.differences_total);
         if wrong > 0 {
             part(BAD, format!("{wrong} WRONG"));
         }
@@ -181,7 +180,7 @@ impl<W: Write> Screen<W> {
         }
         part(GOOD, format!("{} published", counts.published));
         part(KNOWN, format!("{} duplicate", counts.duplicates));
-        part(REFUSED, format!("{} refused", totals.refused()));
+        part(REFUSED, format!("{} refused", totals.refused));
         if counts.quarantined > 0 {
             part(REFUSED, format!("{} quarantined", counts.quarantined));
         }

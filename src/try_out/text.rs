@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::SOURCE;
+use super::broker::ReadEvent;
 use super::delivery::Group;
 use super::output::{Options, Target};
-use super::reading::ReadEvent;
-use super::totals::{BridgeMetrics, GroupTotals, Totals};
+use super::tracker::{BridgeMetrics, GroupTotals, Totals};
 use crate::paint::{BAD, GOOD, REFUSED, STRONG};
+use crate::pipeline::outcome::EventResult;
 use crate::printable::line as safe;
 use crate::version::VERSION;
 
@@ -190,8 +191,7 @@ fn row(name: &str, totals: GroupTotals) -> String {
 
 /// Such as `70 = 50 published + 20 duplicate`.
 fn balance(metrics: &BridgeMetrics) -> String {
-    let results = ["published", "duplicate", "filtered", "quarantined", "failed"];
-    let counts = results.map(|result| (metrics.result(result), result));
+    let counts = EventResult::LABELS.map(|result| (metrics.result(result), result));
     let counts = counts.into_iter().chain([(metrics.in_flight, "in flight")]).filter(|(count, _)| *count > 0);
     let parts: Vec<String> = counts.map(|(count, result)| format!("{count} {result}")).collect();
     let is = if metrics.imbalance().is_none() { "=" } else { "is not" };

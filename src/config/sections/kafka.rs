@@ -8,9 +8,9 @@ use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
 use super::{CENTURY, DAY, Entries, INSTANT, TLS_FILES, tls_files};
+use crate::bounded_file;
 use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::diagnostics::Diagnostics;
-use crate::config::files;
 use crate::config::kinds::{
     Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan, words,
 };
@@ -283,7 +283,7 @@ fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String
     let text = match &node.value {
         Value::ReadFrom(path) => {
             diagnostics.file(path.as_ref());
-            files::read_secret(path.as_ref())?.expose_secret().to_owned()
+            bounded_file::read_secret(path.as_ref())?.expose_secret().to_owned()
         }
         _ => Scalar.parse(node, diagnostics)?.0,
     };

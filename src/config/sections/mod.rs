@@ -16,8 +16,9 @@ pub mod sources;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
 use super::diagnostics::Diagnostics;
-use super::files;
 use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
 use super::section::{Key, Section, keys};
 use super::tree::Origin;
@@ -134,7 +135,7 @@ pub fn is_secret(path: &[&str]) -> bool {
     if let ["kafka", "properties", name] = path {
         return kafka::is_secret_property(name);
     }
-    key(path).is_some_and(|key| key.kind.description().secret)
+    key(path).is_some_and(|key| key.description().secret)
 }
 
 /// Whether the value of a key may be shown: the key is declared, and no secret.
@@ -142,7 +143,7 @@ pub fn is_open(path: &[&str]) -> bool {
     let Some((name, table)) = path.split_last() else { return false };
     let entry =
         |table: &Declaration| table.entries.as_ref().is_some_and(|entries| (entries.names)().contains(name));
-    key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.kind.description().secret)
+    key(path).map_or_else(|| declaration(table).is_some_and(entry), |key| !key.description().secret)
 }
 
 /// Whether a table or a key of that name is declared anywhere.
@@ -154,6 +155,67 @@ pub fn is_name(name: &str) -> bool {
 fn key(path: &[&str]) -> Option<&'static Key> {
     let (name, table) = path.split_last()?;
     declaration(table)?.keys.iter().find(|key| key.name() == *name)
+}
+
+/// The JSON Schema of the file, draft 2020-12.
+pub fn schema() -> Json {
+    let mut root = object("The configuration of attio-bridge.");
+    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    root["title"] = json!("attio-bridge");
+    for table in &TABLES {
+        let at = table.path.split('.').fold(&mut root, child);
+        at["description"] = json!(table.doc);
+        for key in table.keys {
+            at["properties"][key.name()] = key_schema(key);
+        }
+        let required: Vec<_> = table.keys.iter().filter(|key| key.required).map(Key::name).collect();
+        if !required.is_empty() {
+            at["required"] = json!(required);
+        }
+        let Some(entries) = &table.entries else { continue };
+        let (names, schema) = ((entries.names)(), entries.kind.description().schema);
+        if names.is_empty() {
+            // TOML nests `socket.keepalive.enable`.
+            at["additionalProperties"] = json!({ "anyOf": [schema, { "type": "object" }] });
+        }
+        for name in names {
+            at["properties"][name] = schema.clone();
+        }
+    }
+    root
+}
+
+fn object(description: &str) -> Json {
+    json!({ "description": description, "type": "object", "additionalProperties": false, "properties": {} })
+}
+
+/// The schema of a table in its parent: a name, `*` for any, `name[]` for the items of a list.
+fn child<'s>(parent: &'s mut Json, name: &str) -> &'s mut Json {
+    let schema = match name.strip_suffix("[]") {
+        _ if name == "*" => &mut parent["additionalProperties"],
+        Some(name) => {
+            let list = &mut parent["properties"][name];
+            list["type"] = json!("array");
+            &mut list["items"]
+        }
+        None => &mut parent["properties"][name],
+    };
+    if !schema.is_object() {
+        *schema = object("");
+    }
+    schema
+}
+
+fn key_schema(key: &Key) -> Json {
+    let mut schema = key.description().schema;
+    schema["description"] = json!(key.doc().collect::<Vec<_>>().join(" "));
+    if let Some(default) = key.default {
+        schema["default"] = key.kind.json(default);
+    }
+    if let Some(example) = key.example {
+        schema["examples"] = json!([key.kind.json(example)]);
+    }
+    schema
 }
 
 keys! {
@@ -262,7 +324,7 @@ fn readable(section: &Section<'_>, name: &str, file: Option<&Path>) {
     let Some(file) = file else { return };
     section.diagnostics().file(file);
     if let Err(error) = bounded_file::check(file, bounded_file::MAX_BYTES) {
-        section.refuse(name, files::unreadable(file, &error));
+        section.refuse(name, bounded_file::unreadable(file, &error));
     }
 }
 

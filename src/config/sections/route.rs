@@ -8,7 +8,6 @@ use super::Entries;
 use crate::bounded_file;
 use crate::catalog::Category;
 use crate::config::diagnostics::{Diagnostics, nearest};
-use crate::config::files;
 use crate::config::kinds::{FilePath, Form, Kind, Pattern};
 use crate::config::section::{Section, keys};
 use crate::pipeline::route::{self, Options};
@@ -93,7 +92,7 @@ fn slugs(section: &Section<'_>, file: &Path) -> Option<Arc<Slugs>> {
     section.diagnostics().file(file);
     let text = bounded_file::read_text(file, bounded_file::MAX_BYTES);
     let parsed = text
-        .map_err(|error| files::unreadable(file, &error))
+        .map_err(|error| bounded_file::unreadable(file, &error))
         .and_then(|text| Slugs::parse(&text).map_err(|error| format!("the file {} {error}", file.display())));
     let warn = |error: &String| {
         let message = format!("{error}; the slugs known so far stay in use, at start none");

@@ -7,9 +7,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
 use super::DAY;
+use crate::bounded_file;
 use crate::catalog::{self, EVENT_TYPES};
 use crate::config::diagnostics::nearest;
-use crate::config::files;
 use crate::config::kinds::{Case, Choice, FilePath, Form, HIDDEN, List, Pattern, Secret, Text, TimeSpan};
 use crate::config::section::{Section, keys};
 use crate::config::tree::Environment;
@@ -177,7 +177,7 @@ fn secret(
         SecretKeys { value: Some(value), .. } => ("value", Ok(value)),
         SecretKeys { file: Some(file), .. } => {
             diagnostics.file(&file);
-            ("file", files::read_secret(&file))
+            ("file", bounded_file::read_secret(&file))
         }
         SecretKeys { env: Some(env), .. } => ("env", variable(&env, environment)),
         _ => return None,
@@ -197,7 +197,7 @@ fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &Secre
     let text = secret.expose_secret();
     let refuse = |what: &str| section.refuse(name, format!("the secret `{label}` {what}"));
     let warn = |what: &str| section.warn(name, format!("the secret `{label}` {what}"));
-    if let Err(message) = files::usable_secret(secret) {
+    if let Err(message) = bounded_file::usable_secret(secret) {
         return refuse(&message);
     }
     if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {

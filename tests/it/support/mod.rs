@@ -7,6 +7,7 @@ pub mod buses;
 pub mod canaries;
 pub mod certificates;
 pub mod client;
+pub mod config_docs;
 pub mod connect_proxy;
 pub mod consumer;
 pub mod descriptors;

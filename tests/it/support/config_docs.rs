@@ -1,13 +1,8 @@
-//! What is generated from the declared keys: the example, the reference, and the JSON Schema.
+//! What is generated from the declared keys: the example and the reference.
 
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value as Json, json};
-
-use super::kinds::Description;
-use super::section::Key;
-use super::sections::{Declaration, Example, TABLES};
-use super::tree::variable;
+use attio_bridge::config::{Declaration, Description, Example, Key, TABLES, variable};
 
 /// The keys that the example sets: a first run needs them.
 const SET: [&str; 2] = ["bus.type", "kafka.bootstrap_servers"];
@@ -35,7 +30,7 @@ const HEAD: &str = "\
 #
 ";
 
-const INTRODUCTION: &str = include_str!("reference.md");
+const INTRODUCTION: &str = include_str!("config_docs.md");
 
 /// `deploy/config.example.toml`.
 pub fn example() -> String {
@@ -135,7 +130,7 @@ pub fn reference() -> String {
 }
 
 fn reference_row(out: &mut String, path: &str, key: &Key) {
-    let Description { name: kind, range, secret, .. } = key.kind.description();
+    let Description { name: kind, range, secret, .. } = key.description();
     let default = match key.default {
         Some(_) => format!("`{}`", key.shown()),
         None if key.required => "required".into(),
@@ -160,76 +155,4 @@ fn reference_row(out: &mut String, path: &str, key: &Key) {
 
 fn markdown(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;").replace('*', "\\*")
-}
-
-/// The JSON Schema of the file, draft 2020-12.
-pub fn schema() -> Json {
-    let mut root = object("The configuration of attio-bridge.");
-    root["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    root["title"] = json!("attio-bridge");
-    for table in &TABLES {
-        let mut at = &mut root;
-        for name in table.path.split('.') {
-            at = child(at, name);
-        }
-        at["description"] = json!(table.doc);
-        for key in table.keys {
-            at["properties"][key.name()] = key_schema(key);
-        }
-        let required: Vec<_> = table.keys.iter().filter(|key| key.required).map(Key::name).collect();
-        if !required.is_empty() {
-            at["required"] = json!(required);
-        }
-        if let Some(entries) = &table.entries {
-            entries_schema(at, (entries.names)(), entries.kind.description().schema);
-        }
-    }
-    root
-}
-
-fn object(description: &str) -> Json {
-    json!({ "description": description, "type": "object", "additionalProperties": false, "properties": {} })
-}
-
-/// The schema of a table in its parent: a name, `*` for any, `name[]` for the items of a list.
-fn child<'s>(parent: &'s mut Json, name: &str) -> &'s mut Json {
-    fn place<'s>(parent: &'s mut Json, name: &str, new: impl FnOnce() -> Json) -> &'s mut Json {
-        let slot = &mut parent[name];
-        if !slot.is_object() {
-            *slot = new();
-        }
-        slot
-    }
-    if name == "*" {
-        return place(parent, "additionalProperties", || object(""));
-    }
-    match name.strip_suffix("[]") {
-        Some(name) => {
-            let list = place(&mut parent["properties"], name, || json!({ "type": "array" }));
-            place(list, "items", || object(""))
-        }
-        None => place(&mut parent["properties"], name, || object("")),
-    }
-}
-
-fn key_schema(key: &Key) -> Json {
-    let mut schema = key.kind.description().schema;
-    schema["description"] = json!(key.doc().collect::<Vec<_>>().join(" "));
-    if let Some(default) = key.default {
-        schema["default"] = key.kind.json(default);
-    }
-    if let Some(example) = key.example {
-        schema["examples"] = json!([key.kind.json(example)]);
-    }
-    schema
-}
-
-fn entries_schema(table: &mut Json, names: Vec<&str>, schema: Json) {
-    if names.is_empty() {
-        // TOML nests `socket.keepalive.enable`.
-        table["additionalProperties"] = json!({ "anyOf": [schema, { "type": "object" }] });
-    } else {
-        let properties: Map<_, _> = names.into_iter().map(|name| (name.into(), schema.clone())).collect();
-        table["properties"] = properties.into();
-    }
 }
