@@ -55,6 +55,9 @@ pub fn without_line_end(text: &str) -> &str {
 pub enum Error {
     #[error(transparent)]
     Attio(#[from] super::Error),
+    /// Nothing was asked of Attio.
+    #[error("{0}")]
+    Unprepared(String),
     /// Attio created it but its answer was lost, and with it the secret. The webhook was deleted.
     #[error(
         "{reason}; Attio created webhook {webhook_id} anyway; it was deleted, because its secret is lost"
@@ -76,8 +79,7 @@ impl Error {
     pub fn may_leave_orphan(&self) -> bool {
         match self {
             Self::Attio(error) => error.is_outcome_unknown(),
-            Self::Orphaned { .. } => true,
-            Self::Unconfirmed { .. } | Self::NotStored(_) => false,
+            other => matches!(other, Self::Orphaned { .. }),
         }
     }
 }

@@ -219,8 +219,8 @@ Example: create what is missing on a cluster with ACLs
 #[command(after_help = TOPICS_HELP)]
 pub struct TopicsArguments {
     /// Print input for this tool; the default is the bus's own tool
-    #[arg(long, value_name = "FORMAT", value_parser = formats())]
-    format: Option<String>,
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
     /// The bridge's principal; the default is the user of the configuration
     #[arg(long, value_name = "NAME")]
     principal: Option<String>,
@@ -230,17 +230,6 @@ pub struct TopicsArguments {
     /// Print the data as a JSON object
     #[arg(long, conflicts_with = "format")]
     json: bool,
-}
-
-const FORMATS: [(&str, Format); 4] = [
-    ("kafka", Format::Kafka),
-    ("terraform", Format::Terraform),
-    ("strimzi", Format::Strimzi),
-    ("nats", Format::Nats),
-];
-
-fn formats() -> [&'static str; 4] {
-    FORMATS.map(|(name, _)| name)
 }
 
 fn cluster(name: &str) -> Result<String, String> {
@@ -253,12 +242,10 @@ fn cluster(name: &str) -> Result<String, String> {
 
 pub fn topics(input: &Input, arguments: &TopicsArguments) -> Result<Exit, Failure> {
     let config = load(input)?;
-    let wanted = arguments.format.as_deref();
-    let format = FORMATS.iter().find(|(name, _)| Some(*name) == wanted).map(|(_, format)| *format);
     let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
     let text = made.and_then(|setup| match arguments.json {
         true => Ok(format!("{:#}\n", serde_json::json!(setup))),
-        false => setup.write(format, &arguments.cluster),
+        false => setup.write(arguments.format, &arguments.cluster),
     });
     print(text.map_err(Failure::usage)?);
     Ok(Exit::Done)

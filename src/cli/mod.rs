@@ -1,9 +1,8 @@
 //! The command line: a file or folder for each verb, or for a few alike. It parses arguments, calls the library
-//! and prints the result. Shared: `arguments`, `bus_session` (verbs that read the bus), `output`.
+//! and prints the result. Shared: `arguments`, `output`.
 
 mod about;
 mod arguments;
-mod bus_session;
 mod config;
 mod dev;
 mod explain;
@@ -29,10 +28,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::logging::Log;
+use crate::app::logging::{self, Log};
 use crate::attio;
 use crate::bus::ReadError;
-use crate::config::{Environment, Input};
+use crate::config::{Environment, Input, LogFormat, LogOptions};
 use crate::consumer::quarantine_reader::QuarantineError;
 use crate::paint::Paint;
 use crate::shutdown;
@@ -323,6 +322,25 @@ fn stop_token(log: &Log, notice: Option<&'static str>) -> Result<CancellationTok
 /// The environment of this process, without names that are not UTF-8.
 pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
+}
+
+/// These verbs print their own messages; the log has warnings only, as text.
+const LOG: LogOptions = LogOptions { level: "warn", format: LogFormat::Text };
+
+/// What the verbs that read the bus work with.
+struct BusSession {
+    config: crate::config::Config,
+    /// Cancelled by the first stop signal. A second one ends the process.
+    stop: CancellationToken,
+}
+
+fn with_bus(
+    input: &Input,
+    verb: impl AsyncFnOnce(&BusSession) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let config = load(input)?;
+    let log = logging::start(LOG, &input.environment)?;
+    block_on(Some(1), async { verb(&BusSession { config, stop: stop_token(&log, None)? }).await })?
 }
 
 /// Loads the configuration, or prints every problem with it; else prints its warnings.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, json};
 use time::OffsetDateTime;
@@ -79,7 +79,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
 pub struct Flags {
     /// The signature scheme [default: that of the source, else attio]
     #[arg(long, value_name = "SCHEME")]
-    scheme: Option<SchemeName>,
+    scheme: Option<Scheme>,
     /// The source whose secret signs [default: the only one]
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
@@ -94,14 +94,6 @@ pub struct Flags {
     secret_env: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum SchemeName {
-    /// Over the body, as Attio does
-    Attio,
-    /// Over a timestamp and the body, with X-Attio-Timestamp
-    Timestamped,
-}
-
 const PREFIXES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
 
 const NO_SECRET: &str = "no secret to sign with: set ATTIO_WEBHOOK_SECRET or ATTIO_WEBHOOK_SECRET_FILE, name a file \
@@ -111,17 +103,13 @@ const NO_SECRET: &str = "no secret to sign with: set ATTIO_WEBHOOK_SECRET or ATT
 impl Flags {
     /// The scheme and the secret of the flags and the configuration.
     pub fn signer(&self, input: &Input) -> Result<(Scheme, SecretString), Failure> {
-        let asked = self.scheme.map(|scheme| match scheme {
-            SchemeName::Attio => Scheme::Attio,
-            SchemeName::Timestamped => Scheme::Timestamped,
-        });
         let named = match (&self.secret_file, &self.secret_env) {
             (Some(path), _) => Some(config::secret_file(path)),
             (_, Some(name)) => Some(variable(input, name)),
             _ => self.default_secret(input),
         };
         if let Some(secret) = named {
-            return Ok((asked.unwrap_or(Scheme::Attio), secret?));
+            return Ok((self.scheme.unwrap_or(Scheme::Attio), secret?));
         }
         let ours = |name: &String| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         if input.file.is_none() && !input.environment.keys().any(ours) {
@@ -134,7 +122,7 @@ impl Flags {
             verify::Scheme::Timestamped => Scheme::Timestamped,
             verify::Scheme::Auto | verify::Scheme::Attio => Scheme::Attio,
         };
-        Ok((asked.unwrap_or(configured), secret))
+        Ok((self.scheme.unwrap_or(configured), secret))
     }
 
     /// The secret of the usual variables, if there is no configuration file: a sender needs no bus, and so no complete

@@ -9,9 +9,8 @@ use console::{Alignment, pad_str};
 use serde_json::Value;
 
 use super::arguments::{BusAddress, begin};
-use super::bus_session::{self, Session};
 use super::output::{paint, short, terminal_columns, write_line};
-use super::{Exit, Failure, say};
+use super::{BusSession, Exit, Failure, say, with_bus};
 use crate::bus::read::{Begin, Item, Plan};
 use crate::bus::{self, ReadError};
 use crate::catalog::{Category, EVENT_TYPES};
@@ -98,10 +97,10 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
         Input::new(None, environment, Vec::new())
     };
     let of_bus = arguments.bus.as_ref().map(of_bus);
-    bus_session::run(of_bus.as_ref().unwrap_or(input), async |session| tail(session, arguments).await)
+    with_bus(of_bus.as_ref().unwrap_or(input), async |session| tail(session, arguments).await)
 }
 
-async fn tail(Session { config, stop }: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+async fn tail(BusSession { config, stop }: &BusSession, arguments: &Arguments) -> Result<Exit, Failure> {
     let routes = Routes::new(&config.route);
     let destinations = match &arguments.category[..] {
         [] => routes.destinations(),

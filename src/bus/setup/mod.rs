@@ -12,16 +12,16 @@ pub use nats::Nats;
 /// The bridge's principal where neither the configuration nor the operator names one.
 const PRINCIPAL: &str = "attio-bridge";
 
-/// For which tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// For which tool. The help lists the names alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Commands of Kafka's own tools.
+    // Commands of Kafka's own tools.
     Kafka,
-    /// Resources of the Terraform provider `Mongey/kafka`.
+    // Resources of the Terraform provider `Mongey/kafka`.
     Terraform,
-    /// Resources of the Strimzi operator.
+    // Resources of the Strimzi operator.
     Strimzi,
-    /// Commands of the `nats` tool, and a part of the server's configuration.
+    // Commands of the `nats` tool, and a part of the server's configuration.
     Nats,
 }
 

@@ -11,9 +11,8 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::{NOTHING, Selection};
-use crate::cli::bus_session::Session;
 use crate::cli::output::{self, render, short, terminal_columns, write_line};
-use crate::cli::{Exit, Failure, print, say};
+use crate::cli::{BusSession, Exit, Failure, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine_reader::Stored;
 use crate::consumer::quarantined::{Entry, Quarantined, hint};
@@ -36,7 +35,7 @@ pub struct ListArguments {
     json: bool,
 }
 
-pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, Failure> {
+pub async fn list(session: &BusSession, arguments: &ListArguments) -> Result<Exit, Failure> {
     let entries = arguments.selection.entries(session).await?;
     let entries = entries.iter().map(|Stored { entry, .. }| entry);
     if arguments.json {
@@ -133,7 +132,7 @@ pub struct ShowArguments {
     json: bool,
 }
 
-pub async fn show(session: &Session, arguments: &ShowArguments) -> Result<Exit, Failure> {
+pub async fn show(session: &BusSession, arguments: &ShowArguments) -> Result<Exit, Failure> {
     let (mut bodies, _) = Selection::ALL.bodies(session, std::slice::from_ref(&arguments.id)).await?;
     let Quarantined { entry, raw, .. } = bodies.next().await?.ok_or("no id was given")?;
     if arguments.json {
@@ -206,7 +205,7 @@ pub struct ExportArguments {
     json: bool,
 }
 
-pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Exit, Failure> {
+pub async fn export(session: &BusSession, arguments: &ExportArguments) -> Result<Exit, Failure> {
     let folder = &arguments.to;
     let unwritable = |error: io::Error| format!("{}: {error}", folder.display());
     let (mut bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;

@@ -21,10 +21,9 @@ use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
 use crate::cli::arguments::{key, rate, read, source, unreadable};
-use crate::cli::bus_session::Session;
 
 use crate::cli::output::{Progress, paint};
-use crate::cli::{Exit, Failure, confirm, say};
+use crate::cli::{BusSession, Exit, Failure, confirm, say};
 use crate::consumer::quarantine_reader;
 use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
@@ -84,7 +83,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+pub async fn run(session: &BusSession, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = &session.config;
     let Arguments { ids, selection, all, file, .. } = arguments;
     let is_named = !ids.is_empty() || file.is_some();
@@ -147,7 +146,7 @@ type Bodies<'a> = (LocalBoxStream<'a, Result<Item, Failure>>, usize);
 
 type Lines = Box<dyn Iterator<Item = Result<Option<Quarantined>, String>>>;
 
-async fn bodies<'a>(session: &Session, arguments: &'a Arguments) -> Result<Bodies<'a>, Failure> {
+async fn bodies<'a>(session: &BusSession, arguments: &'a Arguments) -> Result<Bodies<'a>, Failure> {
     match (&arguments.file, &arguments.source) {
         (None, source) => {
             let (bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
@@ -222,8 +221,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// In addition to the client's own timeout.
 const MARGIN: Duration = Duration::from_secs(5);
 
-async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Failure> {
-    let Session { config, stop } = session;
+async fn replayer(session: &BusSession, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Failure> {
+    let BusSession { config, stop } = session;
     let (subjects, timeout) = match &config.bus.kind {
         Kind::Kafka(options) => (false, options.publish_timeout),
         Kind::Nats(options) => (true, options.publish_timeout),

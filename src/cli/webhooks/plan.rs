@@ -7,8 +7,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::manage::finish;
-use super::secret_output::{self, SecretOutput};
-use super::{Exit, Failure, Session, confirm, last_segment, print, say};
+use super::{Exit, Failure, SecretOutput, Session, confirm, create_webhook, last_segment, print, say};
 use crate::attio::filter::{Resolver, keys};
 use crate::attio::plan::{Action, Plan, Step, Wanted};
 use crate::attio::types::normalized;
@@ -163,7 +162,7 @@ async fn perform_all(
     json: bool,
     done: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    let interrupted = session.delay_interrupt()?;
     for (step, output) in steps {
         if interrupted.is_cancelled() {
             return Err("interrupted; run `webhooks apply` again to continue".into());
@@ -184,7 +183,7 @@ async fn perform(
     match (step.action, step.webhook(), output) {
         (Action::Create, _, Some(output)) => {
             let url = &options.target_url;
-            let created = secret_output::create(client, url, subscriptions, output, json).await?;
+            let created = create_webhook(client, url, subscriptions, output, json).await?;
             let shown = created.webhook.shown_id();
             let output = options.secret_file.as_ref().map(|path| format!("in {}", path.display()));
             let output = output.unwrap_or_else(|| "on standard output".into());

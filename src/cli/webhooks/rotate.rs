@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::manage::finish;
-use super::{Exit, Failure, Session, say, secret_output};
+use super::{Exit, Failure, Session, say};
 use crate::attio::bridge::Bridge;
 use crate::attio::rotate::{Action, Rotation, SecretPaths, Step};
 use crate::attio::{Webhook, WebhookOptions};
@@ -92,7 +92,7 @@ async fn perform_all(
     conditions: &Conditions<'_>,
     performed: &mut Vec<Step>,
 ) -> Result<(), Failure> {
-    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    let interrupted = session.delay_interrupt()?;
     let Conditions { rotation, secret, .. } = conditions;
     let mut verified = None;
     loop {
