@@ -17,7 +17,7 @@ use crate::catalog::{Category, EVENT_TYPES};
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{Input, nearest};
-use crate::consumer::event_filter::EventFilter;
+use crate::consumer::EventFilter;
 use crate::paint::{DIM, KNOWN, Paint, REFUSED, STRONG};
 use crate::pipeline::quarantine;
 use crate::pipeline::route::Routes;

@@ -6,7 +6,7 @@
 
 pub mod captured;
 mod diagnosis;
-mod reformat;
+pub mod reformat;
 
 use std::fmt::{self, Write};
 use std::sync::Arc;

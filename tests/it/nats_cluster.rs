@@ -1,18 +1,25 @@
 //! Three servers with three replicas of the stream: acknowledged events survive the loss of the leader.
 
+use std::io::ErrorKind;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::pipeline::publish::Bus;
+use attio_bridge::bus::nats::{Ensure, Options};
+use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::pipeline::publish::{Bus, BusState};
 
 use crate::support::bridge::{Bridge, config};
+use crate::support::bus::label;
 use crate::support::consumer::Found;
 use crate::support::load::{Load, broker_failures, ready, until_accepted};
 use crate::support::mix::{Mix, Planned};
+use crate::support::nats::bench::Bench;
 use crate::support::nats::cluster::Cluster;
+use crate::support::proxy::Proxy;
 use crate::support::request::Request;
 use crate::support::unique;
-use crate::support::wait::eventually;
+use crate::support::wait::{eventually, eventually_blocking};
 
 const STREAM: &str = "ATTIO";
 
@@ -38,6 +45,23 @@ fn check(cluster: &Cluster, by: usize, prefix: &str, mix: &Mix) {
     let found = Found::in_stream(&cluster.servers[by], STREAM, prefix);
     let wrong: Vec<_> = mix.ledger.events.keys().filter(|id| found.copies(id) != 1).collect();
     assert!(wrong.is_empty(), "not stored exactly once: {wrong:?}");
+}
+
+#[test]
+fn configured_server_is_tried_before_unreachable_ones_that_the_cluster_advertises() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let cluster = Cluster::with(&format!("client_advertise: \"{}\"", silent.local_addr().unwrap()));
+    let door = Proxy::start(cluster.servers[0].url().trim_start_matches("nats://").parse().unwrap());
+    let mut options = Options::new([door.addr().to_string()]);
+    options.stream.name = STREAM.into();
+    options.stream.ensure = Ensure::Create;
+    let bench = Bench::with(options, &unique("advertised"), ContentMode::Structured).wait_for(BusState::Up);
+    for _ in 0..3 {
+        door.reset();
+        eventually_blocking("a publish is acknowledged", || label(&bench.result()) == "acknowledged");
+    }
+    silent.set_nonblocking(true).unwrap();
+    assert_eq!(silent.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody has connected");
 }
 
 #[tokio::test(flavor = "multi_thread")]

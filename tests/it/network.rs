@@ -85,6 +85,13 @@ async fn frozen_broker_under_load_loses_no_event<B: ProxiedBroker>() {
     assert!(bridge.metrics().await.balances());
 }
 
+/// Delivers another one over the new connection, as a retry may be answered before the loss of the old one is noticed.
+async fn reconnected(bridge: &Bridge<dyn Bus>, mix: &mut Mix) -> BTreeSet<String> {
+    let retried = deliver(bridge, &mix.single()).await;
+    eventually("bus_up is 1", || async { bridge.metrics().await.sum("bus_up", &[]) == 1.0 }).await;
+    retried
+}
+
 /// B2: the publish does not reach the broker.
 async fn lost_publish_answers_broker_timeout_and_the_retry_is_stored<B: ProxiedBroker>() {
     let broker = B::new();
@@ -99,6 +106,7 @@ async fn lost_publish_answers_broker_timeout_and_the_retry_is_stored<B: ProxiedB
         broker.proxy().pass();
         deliver(&bridge, &delivery).await;
         retried.extend(delivery.ids);
+        retried.extend(reconnected(&bridge, &mut mix).await);
     }
     check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());
@@ -120,6 +128,7 @@ async fn lost_ack_answers_broker_timeout_and_the_retry_is_deduplicated<B: Proxie
         // librdkafka resends with the same sequence number, which the broker deduplicates.
         assert_eq!(copies(&broker, &mix, &delivery), 1);
         retried.extend(delivery.ids);
+        retried.extend(reconnected(&bridge, &mut mix).await);
     }
     check(&broker, &mix, &retried);
     assert!(bridge.metrics().await.balances());

@@ -48,7 +48,6 @@ struct State {
     invalid: Option<Invalid>,
 }
 
-/// One connection to a broker.
 #[derive(Clone, Copy)]
 struct Connection {
     /// The last round that began before it was open.
@@ -93,6 +92,17 @@ pub(super) enum Worth {
 }
 
 impl Identity {
+    /// That of a client which takes over from another one: what that one knew holds for it too, unless it is
+    /// known to be of another cluster.
+    pub(super) fn after(previous: &Self) -> Self {
+        let previous = previous.0.lock();
+        if previous.invalid.as_ref().is_some_and(|invalid| invalid.changed) {
+            return Self::default();
+        }
+        let (cluster, topics) = (previous.cluster.clone(), previous.topics.clone());
+        Self(Mutex::new(State { cluster, topics, ..State::default() }))
+    }
+
     /// Reads a line of librdkafka's log. `unsettled`: some message has no ack yet.
     pub(super) fn read(&self, facility: &str, line: &str, unsettled: bool) -> Option<Change> {
         let line =
@@ -153,6 +163,13 @@ impl Identity {
     pub(super) fn has_answered(&self, round: u64) -> bool {
         let state = self.0.lock();
         !state.brokers.is_empty() && state.brokers.values().all(|connection| connection.answered >= round)
+    }
+
+    /// Whether the broker with this id is connected and is to be confirmed.
+    pub(super) fn is_to_confirm(&self, broker: i32) -> bool {
+        let is_it = |name: &str| name.rsplit_once('/').is_some_and(|(_, id)| id.parse() == Ok(broker));
+        let state = self.0.lock();
+        state.brokers.iter().any(|(name, connection)| !connection.is_confirmed() && is_it(name))
     }
 
     /// Whether a connected broker is to be confirmed.
@@ -391,10 +408,27 @@ mod tests {
     }
 
     #[test]
+    fn client_that_takes_over_knows_the_cluster_of_the_one_before() {
+        let first = confirmed();
+        topic(&first, NO_ID, "first");
+        first.invalidate("its connection was lost");
+        let second = Identity::after(&first);
+        assert_eq!(worth(&second), "held");
+        state(&second, BROKER, "APIVERSION_QUERY", "UP");
+        let (round, topics) = second.begin_round();
+        assert_eq!(topics, [TOPIC]);
+        assert_eq!(answer(&second, BROKER, round, "b"), "changed");
+        let third = Identity::after(&second);
+        state(&third, BROKER, "APIVERSION_QUERY", "UP");
+        assert_eq!(answer(&third, BROKER, third.begin_round().0, "b"), "confirmed");
+    }
+
+    #[test]
     fn every_connected_broker_is_to_be_confirmed() {
         let identity = confirmed();
         state(&identity, "b:1/bootstrap", "APIVERSION_QUERY", "UP");
         read(&identity, "UPDATE", "b:1/2: Name changed from b:1/bootstrap to b:1/2");
+        assert!(identity.is_to_confirm(2) && !identity.is_to_confirm(1) && !identity.is_to_confirm(3));
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "a"), "nothing");
         assert_eq!(worth(&identity), "held");

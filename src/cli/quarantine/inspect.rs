@@ -14,8 +14,7 @@ use super::{NOTHING, Selection};
 use crate::cli::output::{self, render, short, terminal_columns, write_line};
 use crate::cli::{BusSession, Exit, Failure, print, say};
 use crate::cloudevent::timestamp;
-use crate::consumer::quarantine_reader::Stored;
-use crate::consumer::quarantined::{Entry, Quarantined, hint};
+use crate::consumer::quarantine::{Entry, Quarantined, Stored, hint};
 use crate::printable::{self, is_invisible, line as escaped};
 
 const LIST_HELP: &str = "\

@@ -11,8 +11,7 @@ use super::arguments::{begin, moment};
 use super::{BusSession, Exit, Failure, say, with_bus};
 use crate::bus::read::Begin;
 use crate::config::Input;
-use crate::consumer::quarantine_reader::{Bodies, QuarantineReader, Stored};
-use crate::consumer::quarantined::{Entry, REASONS};
+use crate::consumer::quarantine::{Bodies, Entry, QuarantineReader, REASONS, Stored};
 use crate::pipeline::route::Routes;
 use crate::printable::line;
 

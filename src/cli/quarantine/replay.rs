@@ -24,8 +24,7 @@ use crate::cli::arguments::{key, rate, read, source, unreadable};
 
 use crate::cli::output::{Progress, paint};
 use crate::cli::{BusSession, Exit, Failure, confirm, say};
-use crate::consumer::quarantine_reader;
-use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
+use crate::consumer::quarantine::{self, Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::paint::{BAD, DIM, GOOD, KNOWN};
 use crate::pipeline::publish::{Bus, BusState};
@@ -151,7 +150,7 @@ async fn bodies<'a>(session: &BusSession, arguments: &'a Arguments) -> Result<Bo
         (None, source) => {
             let (bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
             let source = source.as_deref();
-            let next = move |mut bodies: quarantine_reader::Bodies| async move {
+            let next = move |mut bodies: quarantine::Bodies| async move {
                 let record = bodies.next().await?;
                 Ok(record.map(|record| (Item::new(record, source), bodies)))
             };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use attio_bridge::pipeline::publish::Bus;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::bridge::Bridge;
 use super::client::{Client, Response};
@@ -15,14 +16,27 @@ use super::consumer::Found;
 use super::mix::{Ledger, Planned};
 use super::request::Request;
 use super::scrape::Scrape;
-use super::wait::eventually;
+use super::wait::PATIENCE;
 
 /// How long a delivery may be retried: longer than a broker takes to start on a busy machine.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until the bridge is ready.
+/// Waits until the bridge is ready; panics with the reason if it is not.
 pub async fn ready(bridge: &Bridge<dyn Bus>) {
-    eventually("the bridge is ready", || async { bridge.admin("/readyz").await.status == 200 }).await;
+    let mut reason = String::new();
+    let polling = async {
+        loop {
+            let answer = bridge.admin("/readyz").await;
+            if answer.status == 200 {
+                return;
+            }
+            reason = String::from_utf8_lossy(&answer.body).into_owned();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if timeout(PATIENCE, polling).await.is_err() {
+        panic!("not ready within {PATIENCE:?}: {reason}");
+    }
 }
 
 /// The number of deliveries refused because of the broker.

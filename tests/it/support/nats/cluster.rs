@@ -14,13 +14,18 @@ pub struct Cluster {
 impl Cluster {
     /// Starts the servers, and waits for a meta leader.
     pub fn start() -> Self {
+        Self::with("")
+    }
+
+    /// The same with more of each server's configuration, in its own language.
+    pub fn with(settings: &str) -> Self {
         let ports: [u16; 3] = free_ports();
         let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
         let mut number = 0;
         let servers = ports.map(|port| {
             number += 1;
             let more = format!(
-                "server_name: n{number}\ncluster {{ name: kit, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}"
+                "server_name: n{number}\ncluster {{ name: kit, listen: \"127.0.0.1:{port}\", routes: [{routes}] }}\n{settings}"
             );
             Server::prepared(Settings { more, ..Settings::default() })
         });
