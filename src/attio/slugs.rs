@@ -9,7 +9,6 @@ use crate::catalog;
 use crate::files;
 use crate::pipeline::slugs::Slugs;
 
-/// Slugs are no secret.
 const MODE: u32 = 0o644;
 
 /// Reads the slugs from Attio. One that may not appear in a CloudEvents attribute is left out.
@@ -24,7 +23,6 @@ pub async fn pull(client: &Client) -> Result<Slugs, Error> {
     Ok(slugs)
 }
 
-/// The contents of the file.
 pub fn text(slugs: &Slugs) -> String {
     format!("{:#}\n", serde_json::json!(slugs))
 }

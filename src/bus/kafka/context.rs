@@ -49,7 +49,6 @@ impl RetrySet {
     }
 }
 
-/// The callbacks of one client.
 pub(super) struct Context {
     pub(super) health: Arc<Health>,
     generation: u64,
@@ -69,7 +68,6 @@ pub(super) struct Context {
 }
 
 const OLDER: &str = "the broker took the message for a repeat of one that was there before this client";
-
 /// The generation of the single-message producer: never the current one, so its connection does not
 /// count for the bus.
 pub(super) const NO_GENERATION: u64 = u64::MAX;
@@ -81,7 +79,6 @@ impl Context {
         Self { health, generation, pending, fatal, retries, identity, ends, proven, verbose: false }
     }
 
-    /// The callbacks of the client that takes over from this one.
     pub(super) fn successor(&self, generation: u64) -> Self {
         let identity = Identity::after(&self.identity);
         Self { identity, ..Self::new(Arc::clone(&self.health), generation, self.retries.clone()) }
@@ -142,7 +139,6 @@ impl Context {
         self.report(pending, Ok(Ack { duplicate: false }));
     }
 
-    /// To be called before a message is enqueued.
     pub(super) fn enqueued(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
         self.health.enqueued();
@@ -321,7 +317,6 @@ struct Idempotence {
 }
 
 impl Statistics {
-    /// Whether the client has its producer id.
     pub(super) fn is_warm(&self) -> bool {
         self.eos.as_ref().is_some_and(|eos| eos.idemp_state == "Assigned")
     }

@@ -160,7 +160,6 @@ pub(super) const CLOSED: &str = "the broker closes the connection without an err
 const NO_LOGIN: &str = "the listener has no login: use the port of one that has, or set kafka.security_protocol to \
                         \"plaintext\" or \"ssl\"";
 const PORT: &str = "check the host and the port in kafka.bootstrap_servers";
-
 /// The address was told by a broker, not by the configuration.
 pub(super) const ADVERTISED: &str = "the cluster advertises this address to clients: set the broker's \
                                      advertised.listeners to one that this machine can resolve and reach";

@@ -51,7 +51,6 @@ struct State {
     connection: Connection,
     /// How often all brokers were lost: a probe that began before the last loss proves nothing.
     losses: u64,
-    /// How often a broker was reached.
     contacts: u64,
     /// The client has its producer id.
     warm: bool,
@@ -62,11 +61,9 @@ struct State {
     cause: Option<Arc<str>>,
     /// Topics whose metadata the client must fetch again.
     stale_topics: BTreeSet<Arc<str>>,
-    /// What keeps the topics from being ready.
     topics_problem: Option<Arc<str>>,
 }
 
-/// The state of the connection to the cluster.
 pub(super) struct Health {
     state: Mutex<State>,
     /// The client whose callbacks count; those of a replaced client are ignored.
@@ -83,7 +80,6 @@ pub(super) struct Health {
     tasks: Mutex<Option<SyncSender<Task>>>,
     /// The panic of a polling thread, until the monitor resumes it.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// The log lines of every client.
     pub(super) repeats: Repeats,
 }
 
@@ -134,7 +130,6 @@ impl Health {
         self.state.lock().cause.clone()
     }
 
-    /// All brokers are down.
     pub(super) fn lost(&self) {
         let mut state = self.state.lock();
         state.losses += 1;
@@ -206,7 +201,6 @@ impl Health {
         self.state.lock().topics_problem = problem.map(Arc::from);
     }
 
-    /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self) -> Option<Arc<str>> {
         self.down().or_else(|| {
             let state = self.state.lock();

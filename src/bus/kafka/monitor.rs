@@ -48,7 +48,6 @@ pub(super) struct Monitor {
     health: Arc<Health>,
     single: SingleMessageProducer,
     topics: TopicReconciler,
-    /// Whether every topic exists.
     topics_ready: bool,
     last_request: Instant,
     last_refresh: Option<Instant>,
@@ -184,7 +183,6 @@ impl Monitor {
         }
     }
 
-    /// Asks the connected brokers for their cluster.
     fn confirm(&mut self) -> Result<bool, KafkaError> {
         self.last_request = Instant::now();
         self.producer.load().confirm(PROBE)

@@ -40,7 +40,6 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    /// Creates a producer and starts its polling thread.
     pub(super) fn new(config: &ClientConfig, mut context: Context) -> Result<Self, KafkaError> {
         let mut config = config.clone();
         let wanted = config.get("debug");
@@ -67,7 +66,6 @@ impl Producer {
         Ok(Self { inner, stop, turn, polling: Some(polling.map_err(no_thread)?) })
     }
 
-    /// The producer without its thread.
     pub(super) fn get(&self) -> &BaseProducer<Context> {
         &self.inner
     }

@@ -32,7 +32,6 @@ pub(super) struct Topic {
     pub leaderless: usize,
     /// None if the user may not see them.
     pub settings: Option<Settings>,
-    /// Whether the broker would create it if it is missing.
     pub creation: (Level, String),
 }
 
