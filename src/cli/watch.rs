@@ -7,10 +7,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::webhooks::SecretFormat;
 use super::{Exit, Failure, block_on, invalid_configuration, stop_token};
 use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
@@ -23,7 +24,6 @@ use crate::metrics::Metrics;
 /// Without the client's warnings about retries: the watch itself logs when polls begin to fail.
 const LEVEL: &str = "info,attio_bridge::attio::request=error";
 
-/// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -52,19 +52,13 @@ pub struct Arguments {
     slugs: Option<PathBuf>,
     /// Pass the secret of a recreated webhook to --secret-hook in this form, instead of writing secret_file
     #[arg(long, value_enum, requires = "secret_hook", requires = "secret_name")]
-    secret_format: Option<Format>,
+    secret_format: Option<SecretFormat>,
     /// Name of the Kubernetes Secret
     #[arg(long, value_name = "NAME", requires = "secret_format")]
     secret_name: Option<String>,
     /// Command that reads the manifest on its standard input; killed after a minute
     #[arg(long, value_name = "COMMAND", requires = "secret_format")]
     secret_hook: Option<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    /// The manifest of a Secret
-    Kubernetes,
 }
 
 fn every(text: &str) -> Result<Duration, String> {

@@ -10,7 +10,6 @@ pub mod attio;
 pub mod http;
 mod kafka;
 mod nats;
-pub mod route;
 pub mod sources;
 
 use std::path::Path;
@@ -22,9 +21,9 @@ use super::diagnostics::Diagnostics;
 use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
 use super::section::{Key, Section, keys};
 use super::tree::Origin;
-use crate::bounded_file;
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
+use crate::files;
 use crate::pipeline::dedup;
 
 const INSTANT: Duration = Duration::from_millis(1);
@@ -89,8 +88,11 @@ pub static TABLES: [Declaration; 21] = [
             sources::Rules::KEYS,
         )
     },
-    table("route", "Where events go.", route::RouteKeys::KEYS),
-    Declaration { entries: Some(route::CATEGORIES), ..table("route.categories", route::CATEGORIES_DOC, &[]) },
+    table("route", "Where events go.", sources::RouteKeys::KEYS),
+    Declaration {
+        entries: Some(sources::CATEGORIES),
+        ..table("route.categories", sources::CATEGORIES_DOC, &[])
+    },
     table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
@@ -323,8 +325,8 @@ fn refuse_unused(diagnostics: &Diagnostics, chosen: Type) {
 fn readable(section: &Section<'_>, name: &str, file: Option<&Path>) {
     let Some(file) = file else { return };
     section.diagnostics().file(file);
-    if let Err(error) = bounded_file::check(file, bounded_file::MAX_BYTES) {
-        section.refuse(name, bounded_file::unreadable(file, &error));
+    if let Err(error) = files::check(file, files::MAX_BYTES) {
+        section.refuse(name, files::unreadable(file, &error));
     }
 }
 
