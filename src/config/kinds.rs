@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::diagnostics::{Diagnostics, nearest};
 use super::tree::{Node, Origin, Value};
-use crate::bounded_file;
+use crate::files;
 
 pub const HIDDEN: &str = "***";
 
@@ -181,9 +181,6 @@ fn advice(text: &str) -> String {
     }
 }
 
-/// The prefixes of units; each is a thousand, or 1024, of the one before.
-const PREFIXES: &str = "kmgt";
-
 /// The number in a text, with separators or without, and the power of its unit: 1 of `16KB`; none if it is something else.
 pub fn quantity(text: &str) -> Option<(u64, u32)> {
     let digits: String = text.trim().chars().filter(|c| !matches!(c, '_' | ',' | '\'')).collect();
@@ -192,7 +189,7 @@ pub fn quantity(text: &str) -> Option<(u64, u32)> {
     let unit =
         unit.trim_end_matches("ytes").trim_end_matches("yte").trim_end_matches('b').trim_end_matches('i');
     let is_unit = |prefix: char| unit.strip_prefix(prefix) == Some("");
-    match PREFIXES.chars().zip(1..).find(|(prefix, _)| is_unit(*prefix)) {
+    match "kmgt".chars().zip(1..).find(|(prefix, _)| is_unit(*prefix)) {
         Some((_, power)) => Some((number, power)),
         None => unit.is_empty().then_some((number, 0)),
     }
@@ -379,11 +376,11 @@ impl Kind for Secret {
         let value = match &node.value {
             Value::ReadFrom(path) => {
                 diagnostics.file(path.as_ref());
-                bounded_file::read_secret(path.as_ref())?
+                files::read_secret(path.as_ref())?
             }
             _ => SecretString::from(text(node)?.0),
         };
-        bounded_file::usable_secret(&value)?;
+        files::usable_secret(&value)?;
         Ok((value, Json::from(HIDDEN)))
     }
 

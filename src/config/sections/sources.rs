@@ -9,7 +9,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
 use super::{DAY, Entries};
-use crate::bounded_file;
 use crate::catalog::{self, Category, EVENT_TYPES};
 use crate::config::diagnostics::{Diagnostics, nearest};
 use crate::config::kinds::{
@@ -18,12 +17,12 @@ use crate::config::kinds::{
 use crate::config::section::{Section, keys};
 use crate::config::tree::Environment;
 use crate::delivery::SourceName;
+use crate::files;
 use crate::metrics::NO_SECRET;
 use crate::pipeline::route::{self, Options};
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::verify::{self, MIN_SECRET_BYTES, Scheme};
 use crate::pipeline::{SourceOptions, filter};
-use crate::printable::is_invisible;
 
 /// A shorter secret is accepted with a warning; Attio's own have 64 characters.
 const GOOD_SECRET_BYTES: usize = 32;
@@ -184,7 +183,7 @@ fn secret(
         SecretKeys { value: Some(value), .. } => ("value", Ok(value)),
         SecretKeys { file: Some(file), .. } => {
             diagnostics.file(&file);
-            ("file", bounded_file::read_secret(&file))
+            ("file", files::read_secret(&file))
         }
         SecretKeys { env: Some(env), .. } => ("env", variable(&env, environment)),
         _ => return None,
@@ -204,7 +203,7 @@ fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &Secre
     let text = secret.expose_secret();
     let refuse = |what: &str| section.refuse(name, format!("the secret `{label}` {what}"));
     let warn = |what: &str| section.warn(name, format!("the secret `{label}` {what}"));
-    if let Err(message) = bounded_file::usable_secret(secret) {
+    if let Err(message) = files::usable_secret(secret) {
         return refuse(&message);
     }
     if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {
@@ -227,40 +226,6 @@ fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &Secre
     if text.trim() != text {
         warn("begins or ends with white space, which is part of it");
     }
-}
-
-/// What a text is instead of the secret that was meant. No part of it is repeated, as it may be one after all.
-fn mistake(text: &str) -> Option<String> {
-    const REFERENCES: [&str; 10] =
-        ["vault:", "op://", "ref+", "arn:aws:", "awssm://", "gcpsm://", "secret://", "ENC[", "file:", "env:"];
-    const PLACEHOLDERS: [(&str, &str); 5] = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<", ">"), ("%", "%")];
-    if let Some(c) = text.chars().find(|c| c.is_control() || is_invisible(*c)) {
-        let code = u32::from(c);
-        return Some(format!("has an invisible character, U+{code:04X}, which is part of it: write it anew"));
-    }
-    let of_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    let is_name = |name: &str| {
-        name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_') && name.chars().all(of_name)
-    };
-    let line = text.strip_prefix("export ").unwrap_or(text).split_once('=');
-    if line.is_some_and(|(name, value)| is_name(name) && !value.trim_matches('=').is_empty()) {
-        return Some("looks like the line NAME=value of an env file: write only what is behind the =".into());
-    }
-    if let Some(reference) = REFERENCES.iter().find(|start| text.starts_with(**start)) {
-        return Some(format!(
-            "looks like a reference ({reference}…) that nothing has resolved: write the secret"
-        ));
-    }
-    let is_path =
-        ["/run/", "/var/", "/etc/", "/home/", "/mnt/", "./"].iter().any(|start| text.starts_with(start));
-    if is_path {
-        return Some("looks like the path of a file: use `file`, or the variable that ends in _FILE".into());
-    }
-    let is_variable = text.strip_prefix('$').is_some_and(is_name);
-    let is_placeholder =
-        PLACEHOLDERS.iter().any(|(start, end)| text.starts_with(start) && text.ends_with(end));
-    (is_variable || is_placeholder)
-        .then(|| "looks like a placeholder that nothing has replaced: write the secret".into())
 }
 
 fn rules(section: &mut Section<'_>) -> filter::Rules {
@@ -376,9 +341,9 @@ fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, Str
 /// The slugs. A malformed file is a warning, not a problem: events are published without slugs.
 fn slugs(section: &Section<'_>, file: &Path) -> Option<Arc<Slugs>> {
     section.diagnostics().file(file);
-    let text = bounded_file::read_text(file, bounded_file::MAX_BYTES);
+    let text = files::read_text(file, files::MAX_BYTES);
     let parsed = text
-        .map_err(|error| bounded_file::unreadable(file, &error))
+        .map_err(|error| files::unreadable(file, &error))
         .and_then(|text| Slugs::parse(&text).map_err(|error| format!("the file {} {error}", file.display())));
     let warn = |error: &String| {
         let message = format!("{error}; the slugs known so far stay in use, at start none");
