@@ -18,7 +18,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use serde::Deserialize;
 
 use super::health::{Health, Signal};
-use super::identity::{Change, Identity, Worth};
+use super::identity::{Change, Ends, Identity, Worth};
 use super::options::AUTO_CREATE;
 use super::publish_error::{self, Circumstances};
 use super::record::Pending;
@@ -65,15 +65,11 @@ pub(super) struct Context {
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,
     identity: Identity,
-    /// The end of every partition when nothing that this client published was unsettled, by topic.
-    ends: OnceLock<HashMap<String, Vec<i64>>>,
     /// A message of this client was acknowledged.
     proven: AtomicBool,
     /// Whether the operator asked for librdkafka's debug log.
     pub(super) verbose: bool,
 }
-
-const OLDER: &str = "the broker took the message for a repeat of one that was there before this client";
 
 /// The generation of the single-message producer: never the current one, so its connection does not
 /// count for the bus.
@@ -103,7 +99,6 @@ impl Context {
             fatal: OnceLock::new(),
             retries: None,
             identity: Identity::default(),
-            ends: OnceLock::new(),
             proven: AtomicBool::new(false),
             verbose: false,
         }
@@ -113,23 +108,17 @@ impl Context {
         &self.identity
     }
 
-    /// Sets the end of every partition, which counts if nothing is pending: what is published later is stored behind
-    /// it. Only the first call counts.
-    pub(super) fn begin_at(&self, ends: HashMap<String, Vec<i64>>) {
-        let _ = self.ends.set(if self.pending() == 0 { ends } else { HashMap::new() });
+    /// Notes the ends of the partitions; they count if nothing is pending: what is published later is stored behind
+    /// them.
+    pub(super) fn begin_at(&self, ends: Ends) {
+        self.identity.begin((self.pending() == 0).then_some(ends));
     }
 
-    /// Whether the ends of the partitions were asked for.
-    pub(super) fn has_begun(&self) -> bool {
-        self.ends.get().is_some()
-    }
-
-    /// Whether a message was in its partition before this client published anything: its ack is for a message of an
-    /// earlier client with the same producer id, which the old cluster gave to that one.
-    fn is_older(&self, message: &impl rdkafka::Message) -> bool {
-        let ends = self.ends.get().and_then(|ends| ends.get(message.topic()));
-        let end = ends.zip(usize::try_from(message.partition()).ok()).and_then(|(ends, at)| ends.get(at));
-        end.is_some_and(|end| message.offset() < *end)
+    /// A partition ends before messages that were acknowledged.
+    pub(super) fn ends_early(&self, topic: &str, partition: i32, end: i64) {
+        if let Some(change) = self.identity.ends_early(topic, partition, end) {
+            self.changed(change);
+        }
     }
 
     /// Whether a message of this client was acknowledged.
@@ -254,11 +243,13 @@ impl ProducerContext for Context {
                 let detail = format!("topic {topic}: inferred by the client, without the broker's offset");
                 self.report(*pending, Err(PublishError::Timeout { detail: detail.into() }));
             }
-            Ok(message) if self.is_older(message) => self.refute(*pending, OLDER),
-            Ok(_) => match self.identity.judge(*pending) {
+            Ok(message) => match self.identity.judge(*pending, message.partition(), message.offset()) {
                 Worth::Stored(pending) => self.acknowledged(pending),
                 Worth::Held => {}
-                Worth::Nothing(pending, reason) => self.refute(pending, &reason),
+                Worth::Nothing(pending, reason, change) => {
+                    self.refute(pending, &reason);
+                    change.into_iter().for_each(|change| self.changed(change));
+                }
             },
             Err((error, _)) => self.failed(*pending, error.rdkafka_error_code()),
         }

@@ -21,7 +21,7 @@ use super::options::Options;
 use super::options::{creation_error, producer_config};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
-pub(super) use durability::log_risks;
+pub(super) use durability::find_risks;
 use topic::Topic;
 
 /// An idempotent producer like the one that serves.
