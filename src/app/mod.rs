@@ -195,7 +195,7 @@ impl App {
         // The parts that end by themselves once the stop is over.
         let parts = TaskTracker::new();
         let (reporting, over) = (Arc::clone(&edge), stages.over.clone());
-        let report_left_out = async move { reporting.recorder().report_suppressed(over).await };
+        let report_left_out = async move { reporting.recorder.report_suppressed(over).await };
         supervisor.spawn("left-out reporter", parts.track_future(report_left_out));
         let public = http::router(edge);
         let public =

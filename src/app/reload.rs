@@ -42,14 +42,6 @@ pub struct Reloader {
     files: FileAccess,
 }
 
-/// The effect of a reload on the slugs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SlugsChange {
-    Unchanged,
-    Replaced,
-    Invalid,
-}
-
 impl Reloader {
     pub fn new(config: Config, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>, systemd: Notifier) -> Self {
         let started = Arc::new(config);
@@ -94,7 +86,7 @@ impl Reloader {
         match self.files.access(move || (watched.again(), old.reload())).await {
             Ok((_, Ok(config))) => {
                 *seen = config.files().clone();
-                self.apply(config, cause) != SlugsChange::Invalid
+                self.apply(config, cause)
             }
             Ok((files, Err(problems))) => {
                 *seen = files;
@@ -117,8 +109,8 @@ impl Reloader {
         }
     }
 
-    /// Applies what may change while the bridge serves.
-    fn apply(&mut self, new: Config, cause: &'static str) -> SlugsChange {
+    /// Applies what may change while the bridge serves; whether the slugs are valid.
+    fn apply(&mut self, new: Config, cause: &'static str) -> bool {
         let is_secret = |key: &String| self.secret_of(key).is_some();
         let secrets: Vec<_> = self.current.changed(&new).into_iter().filter(is_secret).collect();
         let others: Vec<_> = self.started.changed(&new).into_iter().filter(|key| !is_secret(key)).collect();
@@ -133,7 +125,7 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         let slugs = self.apply_slugs(&new, cause);
-        if slugs == SlugsChange::Unchanged || !secrets.is_empty() {
+        if slugs.is_none() || !secrets.is_empty() {
             let changed = (!secrets.is_empty()).then(|| secrets.join(", "));
             tracing::info!(cause, changed, "secrets reloaded");
         }
@@ -141,27 +133,25 @@ impl Reloader {
             tracing::warn!(keys = others.join(", "), "changed, and needs a restart");
         }
         self.current = Arc::new(new);
-        slugs
+        slugs != Some(false)
     }
 
-    /// Replaces the slugs, unless the new ones are invalid.
-    fn apply_slugs(&self, new: &Config, cause: &'static str) -> SlugsChange {
+    /// Replaces the slugs if there are new ones and they are valid; none if they are as they were.
+    fn apply_slugs(&self, new: &Config, cause: &'static str) -> Option<bool> {
         if new.slugs_file.is_none() || new.slugs_file != self.started.slugs_file {
-            return SlugsChange::Unchanged;
+            return None;
         }
-        match &new.slugs {
-            None => {
-                tracing::error!(cause, "reload failed: the slugs stay as they were");
-                SlugsChange::Invalid
-            }
-            slugs if *slugs == self.current.slugs => SlugsChange::Unchanged,
-            Some(slugs) => {
-                self.pipeline.set_slugs(slugs);
-                let (objects, lists) = (slugs.objects.len(), slugs.lists.len());
-                tracing::info!(cause, objects, lists, "slugs reloaded");
-                SlugsChange::Replaced
-            }
+        let Some(slugs) = &new.slugs else {
+            tracing::error!(cause, "reload failed: the slugs stay as they were");
+            return Some(false);
+        };
+        if self.current.slugs.as_ref() == Some(slugs) {
+            return None;
         }
+        self.pipeline.set_slugs(slugs);
+        let (objects, lists) = (slugs.objects.len(), slugs.lists.len());
+        tracing::info!(cause, objects, lists, "slugs reloaded");
+        Some(true)
     }
 
     /// The running source that a key is a secret of.

@@ -34,7 +34,6 @@ pub struct Requirements {
 
 /// How long the sender retries a delivery: what is kept for less can be gone before it has come, or anyone has read it.
 pub(super) const RETRIES: Duration = Duration::from_secs(3 * 24 * 3600);
-
 /// What an envelope adds to an event, generously.
 const ENVELOPE: usize = 4096;
 

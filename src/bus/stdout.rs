@@ -33,7 +33,7 @@ struct Status {
 }
 
 impl Stdout {
-    /// A bus that writes to the process's standard output.
+    /// Writes to the process's standard output.
     pub fn start(metrics: BusMetrics, supervisor: &Supervisor) -> Result<Arc<Self>, StartError> {
         Self::with_writer(io::stdout(), metrics, supervisor)
     }

@@ -38,7 +38,7 @@ use crate::app::logging::Log;
 use crate::attio;
 use crate::bus::ReadError;
 use crate::config::{Environment, Input};
-use crate::consumer::quarantine_reader::QuarantineError;
+use crate::consumer::quarantine::QuarantineError;
 use crate::paint::Paint;
 use crate::shutdown;
 use config::warn;

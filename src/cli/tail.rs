@@ -16,7 +16,7 @@ use crate::bus::{self, ReadError};
 use crate::catalog::{Category, EVENT_TYPES};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{Input, nearest};
-use crate::consumer::event_filter::EventFilter;
+use crate::consumer::EventFilter;
 use crate::paint::DIM;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::quarantine;

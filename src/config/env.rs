@@ -116,11 +116,10 @@ fn texts_of<'t>(name: &str, table: &'t Table, found: &mut Vec<&'t str>) {
             Value::Text(text) if key == name => found.push(text),
             Value::Table(inner) => texts_of(name, inner, found),
             Value::List(items) => {
-                for item in items {
-                    if let Value::Table(inner) = &item.value {
-                        texts_of(name, inner, found);
-                    }
-                }
+                items
+                    .iter()
+                    .filter_map(|item| item.value.as_table())
+                    .for_each(|inner| texts_of(name, inner, found));
             }
             _ => {}
         }
@@ -180,10 +179,7 @@ fn resolve(rest: &str, tree: &Table) -> Vec<String> {
 }
 
 fn sources(tree: &Table) -> impl Iterator<Item = &str> {
-    let table = match tree.get("sources") {
-        Some(Node { value: Value::Table(table), .. }) => Some(table),
-        _ => None,
-    };
+    let table = tree.get("sources").and_then(|node| node.value.as_table());
     table.into_iter().flat_map(|table| table.keys().map(String::as_str))
 }
 
@@ -270,26 +266,27 @@ fn set_secret(
     value: &str,
     origin: &Origin,
 ) -> Result<(), String> {
-    let found = list.iter_mut().find_map(|item| {
-        let Node { value: Value::Table(table), .. } = item else { return None };
-        let Some(Node { value: Value::Text(text), .. }) = table.get("label") else { return None };
-        let text = text.clone();
-        (text.replace('-', "_") == label).then_some((text, item))
-    });
-    let mut secret = Table::new();
-    secret.insert(member.to_owned(), Node::text(value, origin));
-    let (label, item) = match found {
-        Some((_, Node { origin: Origin::Environment(other), .. })) => {
-            return Err(format!("also set by {other}; unset one of the two"));
-        }
-        Some((label, item)) => (label, item),
-        None => {
-            list.push(Node::table(origin));
-            (label.to_owned(), list.last_mut().expect("a node was pushed"))
-        }
+    let label_of = |item: &Node| match item.value.as_table()?.get("label")?.value {
+        Value::Text(ref text) => Some(text.clone()),
+        _ => None,
     };
-    secret.insert("label".into(), Node::text(label, origin));
-    *item = Node { value: Value::Table(secret), origin: origin.clone() };
+    let labels = list.iter().map(label_of).enumerate();
+    let mut same =
+        labels.filter_map(|(at, known)| Some((at, known.filter(|k| k.replace('-', "_") == label)?)));
+    let found = same.next();
+    if let Some((at, _)) = found
+        && let Origin::Environment(other) = &list[at].origin
+    {
+        return Err(format!("also set by {other}; unset one of the two"));
+    }
+    let (at, label) = found.unwrap_or((list.len(), label.to_owned()));
+    let secret =
+        [(member.to_owned(), Node::text(value, origin)), ("label".into(), Node::text(label, origin))];
+    let secret = Node { value: Value::Table(Table::from(secret)), origin: origin.clone() };
+    match list.get_mut(at) {
+        Some(item) => *item = secret,
+        None => list.push(secret),
+    }
     Ok(())
 }
 

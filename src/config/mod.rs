@@ -188,26 +188,24 @@ impl fmt::Debug for Input {
 
 /// Reads and checks everything; on failure returns every problem.
 pub fn load(input: &Input) -> Result<Config, Problems> {
-    load_with(input, |_| Ok(()))
+    load_with(input, false)
 }
 
 /// The same, and checks that a client of the bus can be created, as `serve` creates one.
 pub fn load_for_serving(input: &Input) -> Result<Config, Problems> {
-    load_with(input, |config| bus::check(&config.bus, &config.requirements()))
+    load_with(input, true)
 }
 
-fn load_with(
-    input: &Input,
-    check_bus: fn(&Config) -> Result<(), bus::StartError>,
-) -> Result<Config, Problems> {
+fn load_with(input: &Input, check_bus: bool) -> Result<Config, Problems> {
     let (mut tree, diagnostics) = read_file(input)?;
     env::warn_unknown(&tree, &input.environment, &diagnostics);
     env::overlay(&mut tree, &input.environment, &diagnostics);
     env::flags(&mut tree, &input.flags);
     let secret_files = secret_files(&tree);
     let config = read(&mut Section::root(&diagnostics, tree), input, &secret_files);
-    if diagnostics.is_good()
-        && let Err(error) = check_bus(&config)
+    if check_bus
+        && diagnostics.is_good()
+        && let Err(error) = bus::check(&config.bus, &config.requirements())
         && let Some((key, message)) = error.setting()
     {
         diagnostics.refuse(&key, message);
@@ -226,8 +224,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     let http = sections::http::http(&mut root.section("http"));
     let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
-    let route = sections::route::read(&mut root.section("route"));
-    sections::route::check_slugs(root.diagnostics(), &sources, &route);
+    let route = sections::sources::route(&mut root.section("route"));
+    sections::sources::check_slugs(root.diagnostics(), &sources, &route);
     let dedup = sections::Dedup::read(&mut root.section("dedup"));
     let bus = sections::bus(root);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
@@ -359,17 +357,16 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
 
 /// The files of the secrets of all sources. Malformed entries are left out: these files may be about to be written.
 fn secret_files(tree: &Table) -> Vec<SecretFile> {
-    fn table(node: &Node) -> Option<&Table> {
-        if let Value::Table(table) = &node.value { Some(table) } else { None }
-    }
     fn text(table: &Table, name: &str) -> Option<String> {
         if let Value::Text(text) = &table.get(name)?.value { Some(text.clone()) } else { None }
     }
     let mut files = Vec::new();
-    for (source, node) in tree.get("sources").and_then(table).into_iter().flatten() {
-        let secrets = table(node).and_then(|source| source.get("secrets"));
+    let sources = tree.get("sources").and_then(|node| node.value.as_table());
+    for (source, node) in sources.into_iter().flatten() {
+        let secrets = node.value.as_table().and_then(|source| source.get("secrets"));
         let Some(Node { value: Value::List(items), .. }) = secrets else { continue };
-        files.extend(items.iter().filter_map(table).filter_map(|secret| {
+        files.extend(items.iter().filter_map(|item| {
+            let secret = item.value.as_table()?;
             let (label, path) = (text(secret, "label")?, text(secret, "file")?.into());
             Some(SecretFile { source: source.clone(), label, path })
         }));

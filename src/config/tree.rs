@@ -90,6 +90,10 @@ impl Value {
         }
     }
 
+    pub fn as_table(&self) -> Option<&Table> {
+        if let Self::Table(table) = self { Some(table) } else { None }
+    }
+
     pub fn to_json(&self) -> Json {
         match self {
             Self::Text(text) | Self::ReadFrom(text) => Json::from(text.as_str()),

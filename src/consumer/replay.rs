@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::quarantined::Origin;
+use super::quarantine::Origin;
 use crate::bus::recording::RecordingBus;
 use crate::cloudevent::Attribute;
 use crate::delivery::{Delivery, SourceName};
@@ -26,7 +26,6 @@ pub struct Replayer {
     pub bus: Arc<RecordingBus>,
     /// Whether addresses are subjects (NATS) or topics.
     pub subjects: bool,
-    /// How long one replay may take.
     pub timeout: Duration,
 }
 
@@ -65,7 +64,6 @@ impl Ending {
     }
 }
 
-/// One event that was handed to the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReplayedEvent {
     pub id: String,
@@ -90,7 +88,6 @@ pub struct Replayed {
     pub ending: Ending,
     pub why: Option<String>,
     pub counts: BTreeMap<&'static str, usize>,
-    /// The events that were handed to the bus.
     pub events: Vec<ReplayedEvent>,
     /// Whether an event has no deterministic id: the next replay publishes it under another one.
     pub without_identity: bool,
@@ -143,7 +140,6 @@ impl Replayer {
     }
 }
 
-/// Why an event was not published.
 fn why(result: &EventResult) -> Option<String> {
     match result {
         EventResult::Unusable(unusable) => Some(format!("it is not a publishable event: {unusable}")),
@@ -151,9 +147,6 @@ fn why(result: &EventResult) -> Option<String> {
             Some(format!("the bus still rejects it: {detail}"))
         }
         EventResult::Failed(error) => Some(error.to_string()),
-        EventResult::Published
-        | EventResult::Duplicate
-        | EventResult::Filtered
-        | EventResult::Quarantined => None,
+        _ => None,
     }
 }

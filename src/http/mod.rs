@@ -42,7 +42,7 @@ pub struct Options {
 /// Everything a request needs.
 pub struct Edge {
     pipeline: Arc<Pipeline>,
-    recorder: Recorder,
+    pub(crate) recorder: Recorder,
     options: Options,
     limiter: AdmissionLimiter,
     /// Tracks deliveries in progress, whether or not their client is still connected.
@@ -73,10 +73,6 @@ impl Edge {
         let error = meant
             .map(|source| format!("Unknown path: the path of this source is exactly /webhooks/{source}"));
         Refusal { reason: Reason::UnknownSource, error }
-    }
-
-    pub fn recorder(&self) -> &Recorder {
-        &self.recorder
     }
 }
 

@@ -180,7 +180,11 @@ impl<'a> Run<'a> {
         keys: &mut mpsc::Receiver<Key>,
         mut stop: impl Future<Output = ()> + Unpin,
     ) -> Result<(), Error> {
-        let mut pace = Pace::new(self.options.rate);
+        let mut pace =
+            self.options.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
+        if let Some(interval) = &mut pace {
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         let round = self.mix.round_len() as u64;
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         let mut attempts = None;
@@ -188,7 +192,7 @@ impl<'a> Run<'a> {
             tokio::select! {
                 () = &mut stop => return self.leave(attempts).await,
                 event = reader.next() => self.tracker.read(event.ok_or(Error::ReaderEnded)?)?,
-                () = pace.next(), if attempts.is_none() => attempts = Some(self.send()),
+                () = due(&mut pace), if attempts.is_none() => attempts = Some(self.send()),
                 attempt = next_attempt(&mut attempts) => match attempt {
                     Some(attempt) => self.tracker.attempted(attempt)?,
                     None => {
@@ -276,21 +280,9 @@ fn put_on_one_line(expected: &mut ExpectedEvent) {
     expected.data = expected.data.iter().map(space).collect::<Vec<_>>().into();
 }
 
-/// When the next delivery is due.
-struct Pace(Option<Interval>);
-
-impl Pace {
-    fn new(rate: Option<f64>) -> Self {
-        Self(rate.map(|rate| {
-            let mut interval = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        }))
-    }
-
-    async fn next(&mut self) {
-        if let Some(interval) = &mut self.0 {
-            interval.tick().await;
-        }
+/// Waits until the next delivery is due.
+async fn due(pace: &mut Option<Interval>) {
+    if let Some(interval) = pace {
+        interval.tick().await;
     }
 }

@@ -7,6 +7,7 @@ use super::broker::ReadEvent;
 use super::delivery::Group;
 use super::output::{Options, Target};
 use super::tracker::{BridgeMetrics, GroupTotals, Totals};
+use crate::explain::reformat::{Escapes, Json, Order, Style};
 use crate::paint::{BAD, GOOD, REFUSED, STRONG};
 use crate::pipeline::outcome::EventResult;
 use crate::printable::line as safe;
@@ -96,38 +97,9 @@ pub fn whole(event: &ReadEvent) -> String {
 
 /// JSON with a line for each member, and everything else as it was.
 fn indented(json: &str) -> String {
-    let (mut out, mut depth, mut in_string, mut escaped) = (String::new(), 0, false, false);
-    let new_line = |depth: usize| format!("\n{:1$}", "", depth * 2);
-    for c in json.chars() {
-        if in_string {
-            out.push(c);
-            in_string = escaped || c != '"';
-            escaped = c == '\\' && !escaped;
-            continue;
-        }
-        match c {
-            '{' | '[' => {
-                depth += 1;
-                out.push(c);
-                out += &new_line(depth);
-            }
-            '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                let empty = out.trim_end().ends_with(['{', '[']);
-                out.truncate(out.trim_end().len());
-                out += &if empty { String::new() } else { new_line(depth) };
-                out.push(c);
-            }
-            ',' => out = out + "," + &new_line(depth),
-            ':' => out += ": ",
-            c if c.is_ascii_whitespace() => {}
-            c => {
-                in_string = c == '"';
-                out.push(c);
-            }
-        }
-    }
-    out
+    let parsed = Json::parse(json);
+    let text = parsed.and_then(|parsed| parsed.to_text(Style::Indented(2), Escapes::Kept, Order::Kept));
+    text.unwrap_or_else(|| json.to_owned())
 }
 
 /// The table, the metrics, and whether everything was as expected.

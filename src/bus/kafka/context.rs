@@ -1,28 +1,23 @@
-//! The callbacks of one client: acks and errors of messages, connection errors, statistics, log lines.
-//!
-//! They run on the client's polling thread and never block.
+//! The callbacks of one client: acks and errors of messages, connection errors, statistics, log lines. They run on the
+//! client's polling thread and never block.
 
-use std::any::Any;
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use rdkafka::ClientContext;
-use rdkafka::Message as _;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedMessage;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
+use rdkafka::{ClientContext, Message as _};
 use serde::Deserialize;
 
-use super::health::{Health, Signal};
+use super::errors::{Circumstances, classify, may_be_the_batch};
+use super::health::{Health, Signal, kind};
 use super::identity::{Change, Ends, Identity, Worth};
 use super::options::AUTO_CREATE;
-use super::publish_error::{self, Circumstances};
 use super::record::Pending;
-use super::repeats::kind;
 use crate::pipeline::publish::{Ack, PublishError, PublishResult};
 
 /// A message that was refused as part of a batch.
@@ -54,9 +49,8 @@ impl RetrySet {
     }
 }
 
-/// The callbacks of one client.
 pub(super) struct Context {
-    health: Arc<Health>,
+    pub(super) health: Arc<Health>,
     generation: u64,
     /// Messages that this client has not settled.
     pending: AtomicU64,
@@ -64,48 +58,28 @@ pub(super) struct Context {
     fatal: OnceLock<Code>,
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,
-    identity: Identity,
+    pub(super) identity: Identity,
     /// A message of this client was acknowledged.
-    proven: AtomicBool,
+    pub(super) proven: AtomicBool,
     /// Whether the operator asked for librdkafka's debug log.
     pub(super) verbose: bool,
 }
 
 /// The generation of the single-message producer: never the current one, so its connection does not
 /// count for the bus.
-const NO_GENERATION: u64 = u64::MAX;
+pub(super) const NO_GENERATION: u64 = u64::MAX;
 
 impl Context {
-    pub(super) fn new(health: Arc<Health>, generation: u64, retries: RetrySet) -> Self {
-        Self { retries: Some(retries), ..Self::of(health, generation) }
+    /// Without `retries` those of the single-message producer.
+    pub(super) fn new(health: Arc<Health>, generation: u64, retries: Option<RetrySet>) -> Self {
+        let (pending, fatal, identity, proven) = Default::default();
+        Self { health, generation, pending, fatal, retries, identity, proven, verbose: false }
     }
 
     /// The callbacks of the client that takes over from this one.
     pub(super) fn successor(&self, generation: u64) -> Self {
         let identity = Identity::after(&self.identity);
-        Self { identity, retries: self.retries.clone(), ..Self::of(Arc::clone(&self.health), generation) }
-    }
-
-    /// The callbacks of the single-message producer.
-    pub(super) fn single_message(health: Arc<Health>) -> Self {
-        Self::of(health, NO_GENERATION)
-    }
-
-    fn of(health: Arc<Health>, generation: u64) -> Self {
-        Self {
-            health,
-            generation,
-            pending: AtomicU64::new(0),
-            fatal: OnceLock::new(),
-            retries: None,
-            identity: Identity::default(),
-            proven: AtomicBool::new(false),
-            verbose: false,
-        }
-    }
-
-    pub(super) const fn identity(&self) -> &Identity {
-        &self.identity
+        Self { identity, ..Self::new(Arc::clone(&self.health), generation, self.retries.clone()) }
     }
 
     /// Notes the ends of the partitions; they count if nothing is pending: what is published later is stored behind
@@ -119,11 +93,6 @@ impl Context {
         if let Some(change) = self.identity.ends_early(topic, partition, end) {
             self.changed(change);
         }
-    }
-
-    /// Whether a message of this client was acknowledged.
-    pub(super) fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
     }
 
     /// Lets no ack of this client count from now on.
@@ -162,7 +131,6 @@ impl Context {
         self.report(pending, Ok(Ack { duplicate: false }));
     }
 
-    /// To be called before a message is enqueued.
     pub(super) fn enqueued(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
         self.health.enqueued();
@@ -175,11 +143,6 @@ impl Context {
 
     pub(super) fn pending(&self) -> u64 {
         self.pending.load(Ordering::Relaxed)
-    }
-
-    /// The polling thread panicked.
-    pub(super) fn polling_panicked(&self, panic: Box<dyn Any + Send>) {
-        self.health.polling_panicked(panic);
     }
 
     /// Settles a message that the client gave up.
@@ -208,7 +171,7 @@ impl Context {
             cause: cause.as_deref(),
             fatal: self.fatal.get().copied(),
         };
-        publish_error::classify(code, circumstances)
+        classify(code, circumstances)
     }
 
     /// False once another client has taken over.
@@ -227,7 +190,7 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
         if let (Err((error, message)), Some(retries)) = (result, &self.retries)
-            && error.rdkafka_error_code().is_some_and(publish_error::may_be_the_batch)
+            && error.rdkafka_error_code().is_some_and(may_be_the_batch)
         {
             return match retries.add(Retry { pending: *pending, message: message.detach() }) {
                 Ok(()) => {
@@ -305,15 +268,11 @@ impl ClientContext for Context {
             }
             // Logged dozens of times while a broker starts, when nothing is wrong yet.
             _ if text.ends_with("retrying") => tracing::debug!(facility, "librdkafka: {text}"),
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => {
+            // Emergencies, alerts, critical conditions, errors, warnings.
+            level if level as i32 <= RDKafkaLogLevel::Warning as i32 => {
                 // Of the configuration's warnings each is another one.
                 let kind = if facility == "CONFWARN" { kind(text) } else { facility.to_owned() };
                 if let Some(repeated) = self.health.repeats.pass(&kind) {
-                    let repeated = (repeated > 0).then_some(repeated);
                     tracing::warn!(facility, repeated, "librdkafka: {text}");
                 }
             }
@@ -323,16 +282,14 @@ impl ClientContext for Context {
 }
 
 /// The refusal in a fatal error's text. librdkafka's code is only "fatal"; the reason is in the text, in
-/// librdkafka's words.
+/// librdkafka's words: what `Display` of a code puts in brackets.
 fn refusal_in(text: &str) -> Option<Code> {
-    let refusals = [Code::ClusterAuthorizationFailed, Code::TransactionalIdAuthorizationFailed];
-    refusals.into_iter().find(|code| text.contains(description(*code).trim()))
-}
-
-/// librdkafka's description of a code: what `Display` puts in brackets.
-fn description(code: Code) -> String {
-    let shown = code.to_string();
-    shown.split_once('(').map_or(shown.as_str(), |(_, text)| text.trim_end_matches(')')).to_owned()
+    let is_in = |code: &Code| {
+        let shown = code.to_string();
+        let words = shown.split_once('(').map_or(&*shown, |(_, words)| words.trim_end_matches(')'));
+        text.contains(words.trim())
+    };
+    [Code::ClusterAuthorizationFailed, Code::TransactionalIdAuthorizationFailed].into_iter().find(is_in)
 }
 
 /// The fields of librdkafka's statistics that are used here.
@@ -354,7 +311,6 @@ struct Idempotence {
 }
 
 impl Statistics {
-    /// Whether the client has its producer id.
     pub(super) fn is_warm(&self) -> bool {
         self.eos.as_ref().is_some_and(|eos| eos.idemp_state == "Assigned")
     }

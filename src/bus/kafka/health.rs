@@ -2,16 +2,15 @@
 //! diagnosis, read by everyone.
 
 use std::any::Any;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::advice;
-use super::repeats::Repeats;
+use super::errors::{advise, without_suffix};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
@@ -29,45 +28,29 @@ pub(super) enum Signal {
 /// Work for the thread of the diagnosis.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Find out why.
-    Failure(Failure),
+    /// Find out why a connection failed after so many contacts with a broker. The error is librdkafka's name and text for
+    /// it; none if all brokers are down and the client reported none.
+    Failure { contacts: u64, error: Option<(String, String)> },
     /// Look at the settings of the topics.
     Settings,
-}
-
-/// A connection failure to diagnose.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Failure {
-    /// How often a broker was reached before it.
-    pub contacts: u64,
-    /// None if all brokers are down and the client reported no error.
-    pub error: Option<ConnectionError>,
-}
-
-/// An error of the client.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ConnectionError {
-    /// librdkafka's name for it.
-    pub code: String,
-    /// librdkafka's text.
-    pub text: String,
 }
 
 /// Tasks that wait for the diagnosis. The client repeats its failures, so more may be dropped.
 const TASKS: usize = 64;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Connection {
+    #[default]
     Unknown,
     Up,
     Down,
 }
 
+#[derive(Default)]
 struct State {
     connection: Connection,
     /// How often all brokers were lost: a probe that began before the last loss proves nothing.
     losses: u64,
-    /// How often a broker was reached.
     contacts: u64,
     /// The client has its producer id.
     warm: bool,
@@ -76,23 +59,21 @@ struct State {
     ready: bool,
     /// What last kept the client from a broker.
     cause: Option<Arc<str>>,
-    down_detail: Arc<str>,
     /// Topics whose metadata the client must fetch again.
     stale_topics: BTreeSet<Arc<str>>,
-    /// What keeps the topics from being ready.
     topics_problem: Option<Arc<str>>,
     /// What makes acks worth less.
     risks: Vec<String>,
 }
 
-/// The state of the connection to the cluster.
 pub(super) struct Health {
     state: Mutex<State>,
     /// The client whose callbacks count; those of a replaced client are ignored.
     generation: AtomicU64,
     /// Messages handed to any client and not settled.
     pending: AtomicU64,
-    bootstrap: String,
+    /// `kafka.bootstrap_servers`.
+    pub(super) bootstrap: String,
     metrics: BusMetrics,
     /// The greatest signal that the monitor has not seen.
     signal: Mutex<Option<Signal>>,
@@ -101,7 +82,6 @@ pub(super) struct Health {
     tasks: Mutex<Option<SyncSender<Task>>>,
     /// The panic of a polling thread, until the monitor resumes it.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    /// The log lines of every client.
     pub(super) repeats: Repeats,
 }
 
@@ -110,29 +90,17 @@ impl Health {
     pub(super) fn new(bootstrap: String, metrics: BusMetrics) -> (Arc<Self>, Receiver<Task>) {
         metrics.up.set(0);
         let (tasks, receiver) = sync_channel(TASKS);
-        let state = State {
-            connection: Connection::Unknown,
-            losses: 0,
-            contacts: 0,
-            warm: false,
-            topics_ready: false,
-            ready: false,
-            cause: None,
-            down_detail: "".into(),
-            stale_topics: BTreeSet::new(),
-            topics_problem: None,
-            risks: Vec::new(),
-        };
+        let (state, generation, pending, signal, wake, panic) = Default::default();
         let health = Self {
-            state: Mutex::new(state),
-            generation: AtomicU64::new(0),
-            pending: AtomicU64::new(0),
+            state,
+            generation,
+            pending,
             bootstrap,
             metrics,
-            signal: Mutex::new(None),
-            wake: Condvar::new(),
+            signal,
+            wake,
             tasks: Mutex::new(Some(tasks)),
-            panic: Mutex::new(None),
+            panic,
             repeats: Repeats::default(),
         };
         (Arc::new(health), receiver)
@@ -150,16 +118,13 @@ impl Health {
     /// Why nothing can be published, while all brokers are down.
     pub(super) fn down(&self) -> Option<Arc<str>> {
         let state = self.state.lock();
-        (state.connection == Connection::Down).then(|| state.down_detail.clone())
+        let cause = state.cause.as_deref().unwrap_or("all brokers are down");
+        let detail = || format!("no broker of {} can be reached: {cause}", self.bootstrap).into();
+        (state.connection == Connection::Down).then(detail)
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.state.lock().connection == Connection::Up
-    }
-
-    /// `kafka.bootstrap_servers`.
-    pub(super) fn bootstrap(&self) -> &str {
-        &self.bootstrap
     }
 
     /// What last kept the client from a broker.
@@ -167,21 +132,19 @@ impl Health {
         self.state.lock().cause.clone()
     }
 
-    /// All brokers are down.
     pub(super) fn lost(&self) {
         let mut state = self.state.lock();
         state.losses += 1;
         let before = std::mem::replace(&mut state.connection, Connection::Down);
-        state.down_detail = self.down_detail(&state);
-        let (detail, contacts) = (state.down_detail.clone(), state.contacts);
-        let silent = state.cause.is_none();
+        let (contacts, silent) = (state.contacts, state.cause.is_none());
         drop(state);
         self.metrics.up.set(0);
         if before != Connection::Down {
+            let detail = self.down().unwrap_or_default();
             tracing::warn!(%detail, "kafka: no broker can be reached; answering 503 until one is back");
         }
         if silent {
-            self.diagnose(Failure { contacts, error: None });
+            self.send(Task::Failure { contacts, error: None });
         }
         self.signal(Signal::Check);
     }
@@ -208,7 +171,7 @@ impl Health {
         let mut state = self.state.lock();
         state.losses += 1;
         state.connection = Connection::Down;
-        self.set_cause(&mut state, reason.into());
+        state.cause = Some(reason.into());
         drop(state);
         self.metrics.up.set(0);
     }
@@ -240,7 +203,6 @@ impl Health {
         self.state.lock().topics_problem = problem.map(Arc::from);
     }
 
-    /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self) -> Option<Arc<str>> {
         self.down().or_else(|| {
             let state = self.state.lock();
@@ -296,37 +258,19 @@ impl Health {
     pub(super) fn connection_error(&self, code: String, text: &str) {
         let mut state = self.state.lock();
         if state.cause.is_none() {
-            let (_, cause) = advice::advise(advice::without_suffix(text), &self.bootstrap);
-            self.set_cause(&mut state, cause.into());
+            state.cause = Some(advise(without_suffix(text), &self.bootstrap).1.into());
         }
         let contacts = state.contacts;
         drop(state);
-        let error = ConnectionError { code, text: text.to_owned() };
-        self.diagnose(Failure { contacts, error: Some(error) });
+        self.send(Task::Failure { contacts, error: Some((code, text.to_owned())) });
     }
 
     /// Replaces the cause by a better text, unless a broker was reached since that failure.
     pub(super) fn explain(&self, contacts: u64, cause: Arc<str>) {
         let mut state = self.state.lock();
         if state.contacts == contacts {
-            self.set_cause(&mut state, cause);
+            state.cause = Some(cause);
         }
-    }
-
-    fn set_cause(&self, state: &mut State, cause: Arc<str>) {
-        state.cause = Some(cause);
-        if state.connection == Connection::Down {
-            state.down_detail = self.down_detail(state);
-        }
-    }
-
-    fn down_detail(&self, state: &State) -> Arc<str> {
-        let cause = state.cause.as_deref().unwrap_or("all brokers are down");
-        format!("no broker of {} can be reached: {cause}", self.bootstrap).into()
-    }
-
-    fn diagnose(&self, failure: Failure) {
-        self.send(Task::Failure(failure));
     }
 
     fn send(&self, task: Task) {
@@ -411,6 +355,45 @@ impl Health {
     }
 }
 
+/// Of log lines that come again and again the first of a kind is logged at once, then one after this.
+pub(super) const REPEAT: Duration = Duration::from_secs(60);
+/// More kinds than this in a minute are not told apart.
+const KINDS: usize = 256;
+
+/// The kinds of the last minute: when one was logged, and how often it was left out since.
+#[derive(Default)]
+pub(super) struct Repeats(Mutex<HashMap<String, (Instant, u64)>>);
+
+impl Repeats {
+    /// Whether a line of this kind is to be logged now; then, how many were left out before it, if any.
+    pub(super) fn pass(&self, kind: &str) -> Option<Option<u64>> {
+        let mut kinds = self.0.lock();
+        if kinds.len() >= KINDS {
+            kinds.retain(|_, (at, _)| at.elapsed() < REPEAT);
+        }
+        let kind = if kinds.len() < KINDS || kinds.contains_key(kind) { kind } else { "" };
+        let Some((at, left_out)) = kinds.get_mut(kind) else {
+            kinds.insert(kind.to_owned(), (Instant::now(), 0));
+            return Some(None);
+        };
+        if at.elapsed() < REPEAT {
+            *left_out += 1;
+            return None;
+        }
+        *at = Instant::now();
+        Some(Some(std::mem::take(left_out)).filter(|left_out| *left_out > 0))
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+/// What texts that differ only by numbers have in common.
+pub(super) fn kind(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -441,15 +424,15 @@ mod tests {
         let detail = health.down().unwrap();
         assert_eq!(&*detail, "no broker of kafka:9092 can be reached: connect refused");
         let (code, text) = ("BrokerTransportFailure".into(), "connect refused".into());
-        let failure = Failure { contacts: 0, error: Some(ConnectionError { code, text }) };
-        assert_eq!(failures.try_iter().collect::<Vec<_>>(), [Task::Failure(failure)]);
+        let failure = Task::Failure { contacts: 0, error: Some((code, text)) };
+        assert_eq!(failures.try_iter().collect::<Vec<_>>(), [failure]);
     }
 
     #[test]
     fn a_loss_without_an_error_is_diagnosed_as_silent() {
         let (health, failures, _) = health();
         health.lost();
-        assert_eq!(failures.try_recv(), Ok(Task::Failure(Failure { contacts: 0, error: None })));
+        assert_eq!(failures.try_recv(), Ok(Task::Failure { contacts: 0, error: None }));
         health.explain(0, "it closes the connection".into());
         assert!(health.down().unwrap().ends_with(": it closes the connection"));
         health.stop();
@@ -490,5 +473,15 @@ mod tests {
         assert_eq!(health.cause(), None);
         health.explain(1, "too late".into());
         assert_eq!(health.cause(), None);
+    }
+
+    #[test]
+    fn repeated_lines_are_counted_and_other_kinds_pass() {
+        let repeats = Repeats::default();
+        assert_eq!(repeats.pass("a"), Some(None));
+        assert_eq!((repeats.pass("a"), repeats.pass("a"), repeats.pass("b")), (None, None, Some(None)));
+        let minute_ago = Instant::now().checked_sub(REPEAT).unwrap();
+        repeats.0.lock().get_mut("a").unwrap().0 = minute_ago;
+        assert_eq!((repeats.pass("a"), repeats.pass("a")), (Some(Some(2)), None));
     }
 }

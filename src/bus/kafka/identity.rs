@@ -25,14 +25,11 @@ use super::record::Pending;
 
 /// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
 pub(super) const DEBUG: &str = "broker,metadata";
-
 /// How long a connected broker may take to answer.
 const CONFIRMATION: Duration = Duration::from_secs(10);
-
 /// An id that librdkafka does not know.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// What is known about the cluster behind one client.
 #[derive(Default)]
 pub(super) struct Identity(Mutex<State>);
 
@@ -61,7 +58,6 @@ struct State {
 /// The ends of partitions, by topic.
 pub(super) type Ends = HashMap<String, Vec<i64>>;
 
-/// One connection to a broker.
 #[derive(Clone, Copy)]
 struct Connection {
     /// The last round that began before it was open.
@@ -79,7 +75,6 @@ impl Connection {
 /// Why no ack of this client counts any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Invalid {
-    /// The reason.
     pub reason: Arc<str>,
     /// Whether another cluster or topic was seen, and not only a connection that came and went.
     pub changed: bool,

@@ -1,23 +1,21 @@
 //! Kafka: one long-lived idempotent producer, acks from all in-sync replicas.
 //!
-//! Publish: [`Kafka::publish`] enqueues a [`record`] with the [`producer`] and returns; the callbacks of its
+//! [`Kafka::publish`] enqueues a [`record`] with the [`producer`] and returns; the callbacks of its
 //! [`context`] settle the handle when the ack is in. The [`monitor`] thread reconnects, reconciles
 //! [`topics`] and replaces a dead producer; [`health`] is what they know of the cluster.
 //! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 
-mod advice;
 mod context;
 mod diagnose;
+mod errors;
 mod health;
 mod identity;
 mod inspect;
 mod monitor;
 pub mod options;
 mod producer;
-mod publish_error;
 mod read;
 mod record;
-mod repeats;
 mod topics;
 
 use std::sync::Arc;
@@ -80,7 +78,7 @@ impl Kafka {
         let config = options::producer_config(&options, requirements)?;
         let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
         let retries = RetrySet::default();
-        let producer = Producer::new(&config, Context::new(Arc::clone(&health), 0, retries.clone()))
+        let producer = Producer::new(&config, Context::new(Arc::clone(&health), 0, Some(retries.clone())))
             .map_err(|error| options::creation_error(&options, &config, error))?;
         let producer = Arc::new(ArcSwap::from_pointee(producer));
         let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);

@@ -1,11 +1,10 @@
-//! The monitor thread, where calls may block on the broker.
-//!
-//! While no broker is reached it probes (an idle client would not connect by itself). It reconciles the
+//! The monitor thread, where calls may block on the broker. While no broker is reached it probes (an idle client would not connect by itself). It reconciles the
 //! topics, refreshes the metadata of topics that refused a message, sends single messages again, and
 //! replaces the producer after a fatal error. Otherwise it waits for a signal.
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,34 +19,24 @@ use super::topics::{self, TopicReconciler, TopicState};
 
 /// How long one probe waits.
 const PROBE: Duration = Duration::from_secs(1);
-
 /// Between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-
 /// Between two rounds while a connected broker is not confirmed.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(20);
-
 /// Between two rounds while topics are not ready.
 const TOPICS_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Between two refreshes of topics that refused a message.
 const REFRESH_INTERVAL: Duration = Duration::from_millis(250);
-
 /// Between two producers: one without any publish permission fails within half a second.
 const REBUILD_INTERVAL: Duration = Duration::from_secs(2);
-
 /// The same after several that failed before their first ack.
 const REBUILD_MAX: Duration = Duration::from_secs(16);
-
 /// How long other bridges may take to reconnect to a cluster that has changed: several times the longest backoff.
 const SETTLEMENT: Duration = Duration::from_secs(2);
-
 /// How long the brokers of such a cluster may take to tell the ends of all partitions: one of them may never.
 const ENDS: Duration = Duration::from_secs(15);
-
 /// Between two rounds when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
-
 /// Between two requests to the broker that was used last, and to those that were used within the same second: often
 /// enough that nothing in the network drops the connection as idle, with which the next delivery would wait for a
 /// timeout.
@@ -64,14 +53,12 @@ const UNREACHED: &str = "it has reached no broker for longer than any message wa
 /// producer id to another client.
 const CUT_OFF: &str = "it was cut off from every broker";
 
-/// The monitor.
 pub(super) struct Monitor {
     config: ClientConfig,
     producer: Arc<ArcSwap<Producer>>,
     health: Arc<Health>,
     single: SingleMessageProducer,
     topics: TopicReconciler,
-    /// Whether every topic exists.
     topics_ready: bool,
     last_request: Instant,
     /// When the client last reached a broker, or was created.
@@ -152,7 +139,7 @@ impl Monitor {
         if let Some(cause) = self.producer.load().end() {
             next = next.min(self.rebuild(&cause));
         }
-        if self.health.is_up() && self.producer.load().get().context().identity().is_unconfirmed() {
+        if self.health.is_up() && self.producer.load().get().context().identity.is_unconfirmed() {
             // Of a client that is up some connection is new. What fails is tried again.
             let _ = self.confirm();
             next = next.min(CONFIRM_INTERVAL);
@@ -188,7 +175,7 @@ impl Monitor {
     fn is_renewable(&self) -> bool {
         let producer = self.producer.load();
         let context = producer.get().context();
-        context.identity().was_cut_off() && context.identity().is_confirmed() && context.pending() == 0
+        context.identity.was_cut_off() && context.identity.is_confirmed() && context.pending() == 0
     }
 
     /// Sends a request to any broker, which makes the client connect.
@@ -212,8 +199,8 @@ impl Monitor {
         if settles_at.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        if !context.identity().has_begun() {
-            let (ends, complete) = topics::ends(producer.get().client(), self.topics.names());
+        if !context.identity.has_begun() {
+            let (ends, complete) = topics::ends(producer.get().client(), &self.topics.topics);
             if !complete && settles_at.is_some_and(|at| at.elapsed() < ENDS) {
                 return false;
             }
@@ -226,7 +213,7 @@ impl Monitor {
     fn keep_alive(&mut self) {
         let confirmed = self.confirm().and_then(|_| {
             let (producer, deadline) = (self.producer.load(), Instant::now() + topics::ROUND);
-            for topic in producer.get().context().identity().topics() {
+            for topic in producer.get().context().identity.topics() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 producer.get().client().fetch_metadata(Some(&topic), left)?;
             }
@@ -241,7 +228,6 @@ impl Monitor {
         }
     }
 
-    /// Asks the connected brokers for their cluster.
     fn confirm(&mut self) -> Result<bool, KafkaError> {
         self.last_request = Instant::now();
         self.producer.load().confirm(PROBE)
@@ -251,18 +237,15 @@ impl Monitor {
         let producer = self.producer.load();
         let ready = self.topics.round(producer.get().client(), &self.config);
         self.health.set_topics_problem(self.topics.problem());
-        match ready {
-            Ok(true) => {
-                self.health.topics_ready();
-                self.topics_ready = true;
-                IDLE
-            }
-            Ok(false) => TOPICS_INTERVAL,
-            Err(error) => {
-                tracing::debug!(%error, "kafka: cannot fetch the topics' metadata");
-                TOPICS_INTERVAL
-            }
+        if let Err(error) = &ready {
+            tracing::debug!(%error, "kafka: cannot fetch the topics' metadata");
         }
+        self.topics_ready = ready.unwrap_or(false);
+        if !self.topics_ready {
+            return TOPICS_INTERVAL;
+        }
+        self.health.topics_ready();
+        IDLE
     }
 
     /// Fetches the metadata of topics that refused a message: the client caches a refusal until then.
@@ -291,7 +274,7 @@ impl Monitor {
         {
             return self.rebuild_pause.saturating_sub(at.elapsed());
         }
-        let proven = self.producer.load().get().context().is_proven();
+        let proven = self.producer.load().get().context().proven.load(Ordering::Relaxed);
         self.rebuild_pause = if proven { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
         self.last_rebuild = Some(Instant::now());
         self.last_contact = Instant::now();
@@ -311,10 +294,9 @@ impl Monitor {
             // Of a fatal error the diagnosis may know more.
             let known = self.health.cause().filter(|_| cause.starts_with(FATAL));
             let cause = known.as_deref().unwrap_or(cause);
-            let repeated = (repeated > 0).then_some(repeated);
             tracing::error!(cause, repeated, "kafka: the producer is replaced");
         }
-        if self.producer.load().get().context().identity().invalid().is_some_and(|invalid| invalid.changed) {
+        if self.producer.load().get().context().identity.invalid().is_some_and(|invalid| invalid.changed) {
             // Of another cluster nothing is known.
             self.settles_at = Some(Instant::now() + SETTLEMENT);
             self.topics.restart();

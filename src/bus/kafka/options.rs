@@ -184,7 +184,6 @@ const MESSAGE_BYTES: (usize, usize) = (8 << 20, 1_000_000_000);
 /// largest delivery with its envelope fits.
 const IN_FLIGHT_KIB: usize = 64 << 10;
 
-/// The configuration of the client that publishes.
 pub(super) fn producer_config(
     options: &Options,
     requirements: &Requirements,
@@ -203,10 +202,8 @@ pub(super) fn producer_config(
     Ok(config)
 }
 
-/// The client's own limit of a message.
 pub(super) const MESSAGE_MAX_BYTES: &str = "message.max.bytes";
 
-/// The configuration of any client.
 pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartError> {
     let mut config = ClientConfig::new();
     config.set("client.id", client_id());
@@ -268,7 +265,6 @@ pub fn check(options: &Options, requirements: &Requirements) -> Result<(), Start
     create_offline(&config).map_err(|error| creation_error(options, &config, error))
 }
 
-/// Creates a client without brokers, and drops it.
 fn create_offline(config: &ClientConfig) -> Result<(), KafkaError> {
     let mut config = config.clone();
     // The first would only cause a warning here.
@@ -309,7 +305,6 @@ pub(super) fn creation_error(options: &Options, config: &ClientConfig, error: Ka
     StartError::Setting { key, reason }
 }
 
-/// The configuration key of one of the operator's properties.
 fn property_key(name: &str) -> Cow<'static, str> {
     format!("kafka.properties.{name}").into()
 }

@@ -15,20 +15,17 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
-use super::context::{Context, Retry, RetrySet};
+use super::context::{Context, NO_GENERATION, Retry, RetrySet};
 use super::health::Health;
 use super::identity;
 use crate::pipeline::publish::PublishError;
 
 /// One poll; at most this long is waited for when the producer is dropped.
 const POLL: Duration = Duration::from_millis(100);
-
 /// How the end of a producer begins that librdkafka ended.
 pub(super) const FATAL: &str = "fatal error: ";
-
 /// How soon the line of an answer is read.
 const POLLED: Duration = Duration::from_millis(10);
-
 /// How long a replaced producer may take to settle its messages.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
@@ -43,19 +40,14 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    /// Creates a producer and starts its polling thread.
     pub(super) fn new(config: &ClientConfig, mut context: Context) -> Result<Self, KafkaError> {
         let mut config = config.clone();
-        let wanted = config.get("debug").map(str::to_owned);
+        let wanted = config.get("debug");
         context.verbose = wanted.is_some();
-        config.set(
-            "debug",
-            wanted.map_or(identity::DEBUG.into(), |more| format!("{},{more}", identity::DEBUG)),
-        );
-        config.set_log_level(RDKafkaLogLevel::Debug);
+        let debug = wanted.map_or(identity::DEBUG.into(), |more| format!("{},{more}", identity::DEBUG));
+        config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
         let inner = Arc::new(BaseProducer::from_config_and_context(&config, context)?);
-        let stop = Arc::new(AtomicBool::new(false));
-        let turn = Arc::new(Mutex::new(()));
+        let (stop, turn) = <(Arc<AtomicBool>, Arc<Mutex<()>>)>::default();
         let polling = {
             let (producer, stop, turn) = (Arc::clone(&inner), Arc::clone(&stop), Arc::clone(&turn));
             thread::Builder::new().name("kafka-poll".into()).spawn(move || {
@@ -66,7 +58,7 @@ impl Producer {
                     }
                 };
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(poll)) {
-                    producer.context().polling_panicked(panic);
+                    producer.context().health.polling_panicked(panic);
                 }
             })
         };
@@ -74,7 +66,6 @@ impl Producer {
         Ok(Self { inner, stop, turn, polling: Some(polling.map_err(no_thread)?) })
     }
 
-    /// The producer without its thread.
     pub(super) fn get(&self) -> &BaseProducer<Context> {
         &self.inner
     }
@@ -92,7 +83,7 @@ impl Producer {
     /// mark, until every connected broker has answered. False if one of them is of another cluster, does not have what
     /// was acknowledged, or has not answered since it was connected.
     pub(super) fn confirm(&self, within: Duration) -> Result<bool, KafkaError> {
-        let (client, identity) = (self.inner.client(), self.inner.context().identity());
+        let (client, identity) = (self.inner.client(), &self.inner.context().identity);
         let (round, topics) = identity.begin_round();
         let mut used = BTreeSet::new();
         for topic in topics.iter().filter(|_| identity.is_unconfirmed()) {
@@ -136,11 +127,11 @@ impl Producer {
     /// Why this producer cannot be used any more.
     pub(super) fn end(&self) -> Option<String> {
         let context = self.inner.context();
-        if context.identity().is_overdue() {
+        if context.identity.is_overdue() {
             context.invalidate("a broker that was connected has not named its cluster in time");
         }
         let fatal = || self.inner.client().fatal_error().map(|(_, text)| format!("{FATAL}{text}"));
-        context.identity().invalid().map(|invalid| invalid.reason.to_string()).or_else(fatal)
+        context.identity.invalid().map(|invalid| invalid.reason.to_string()).or_else(fatal)
     }
 
     /// Ends a producer that others may still use: settles all its messages and ends its threads.
@@ -215,7 +206,7 @@ impl SingleMessageProducer {
 
     /// Confirms its cluster if that is due; true if it is to be tried again.
     pub(super) fn confirm(&self, within: Duration) -> bool {
-        let unconfirmed = |producer: &&Arc<Producer>| producer.get().context().identity().is_unconfirmed();
+        let unconfirmed = |producer: &&Arc<Producer>| producer.get().context().identity.is_unconfirmed();
         self.producer.as_ref().filter(unconfirmed).is_some_and(|producer| {
             // It is tried again.
             !producer.confirm(within).unwrap_or(false)
@@ -231,7 +222,7 @@ impl SingleMessageProducer {
 
     fn producer(&mut self, health: &Arc<Health>) -> Option<&Producer> {
         if self.producer.is_none() {
-            match Producer::new(&self.config, Context::single_message(Arc::clone(health))) {
+            match Producer::new(&self.config, Context::new(Arc::clone(health), NO_GENERATION, None)) {
                 Ok(producer) => self.producer = Some(Arc::new(producer)),
                 Err(error) => {
                     tracing::error!(%error, "kafka: cannot create the producer for single messages");
@@ -343,7 +334,7 @@ mod tests {
         mock.create_topic(TOPIC, 3, 1).unwrap();
         (0..3).for_each(|at| mock.partition_leader(TOPIC, at, Some(at + 1)).unwrap());
         let (health, _) = Health::new(mock.bootstrap_servers(), bus_metrics());
-        let context = Context::new(health, 0, RetrySet::default());
+        let context = Context::new(health, 0, Some(RetrySet::default()));
         let producer = Producer::new(&config(&mock.bootstrap_servers()), context).unwrap();
         for partition in 0..3 {
             let (handle, result) = handle();
@@ -362,7 +353,7 @@ mod tests {
         }
         // librdkafka counts idleness in whole seconds.
         thread::sleep(Duration::from_millis(2100));
-        let identity = producer.get().context().identity();
+        let identity = &producer.get().context().identity;
         for (server, id) in mock.bootstrap_servers().split(',').zip(1..) {
             let line = format!("{server}/{id}: Broker changed state APIVERSION_QUERY -> UP");
             assert!(identity.read("STATE", &line, false).is_some());

@@ -26,7 +26,6 @@ type Consumer = BaseConsumer<Notes>;
 
 /// Required for a manual assignment, and never joined.
 const GROUP: &str = "attio-bridge-reader";
-/// Properties that only producers have.
 const OF_PRODUCERS: &str = "acks enable.idempotence partitioner message.timeout.ms linger.ms batch.size \
                             batch.num.messages compression.codec compression.type compression.level \
                             queue.buffering.max.messages queue.buffering.max.kbytes message.send.max.retries retries \
@@ -42,7 +41,6 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// How long partitions may be without a leader at the start, and how often to retry.
 const LEADERS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(200));
 
-/// The reader's callbacks.
 #[derive(Default)]
 struct Notes(ErrorNotes);
 
@@ -99,7 +97,6 @@ fn config(options: &Options) -> Result<ClientConfig, StartError> {
     Ok(config)
 }
 
-/// The reading thread.
 struct Worker {
     config: ClientConfig,
     consumer: Consumer,
@@ -229,7 +226,6 @@ fn item(message: &BorrowedMessage<'_>) -> Item {
     }
 }
 
-/// Partitions by topic and number.
 type Partitions = BTreeMap<(String, i32), Progress>;
 
 /// How far one partition is read: the next offset, and the end when it was assigned.
@@ -239,7 +235,6 @@ struct Progress {
     end: i64,
 }
 
-/// How far every partition of the topics is read.
 #[derive(Clone)]
 struct Offsets {
     topics: Vec<Arc<str>>,
@@ -259,7 +254,6 @@ impl Offsets {
         }
     }
 
-    /// Whether everything has been read that existed at the start.
     fn are_at_end(&self) -> bool {
         self.partitions.values().all(|progress| progress.next >= progress.end)
     }
@@ -322,7 +316,6 @@ impl Offsets {
         Ok(added)
     }
 
-    /// Reads every partition from where it was left.
     fn assign(&self, consumer: &Consumer) -> KafkaResult<()> {
         let mut list = TopicPartitionList::with_capacity(self.partitions.len());
         for ((topic, partition), progress) in &self.partitions {

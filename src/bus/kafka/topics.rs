@@ -16,11 +16,9 @@ use super::options::{Ensure, Topics};
 
 /// How long one round of metadata requests may take; the monitor does nothing else meanwhile.
 pub(super) const ROUND: Duration = Duration::from_secs(2);
-
 /// How long the broker may take to create topics.
 const CREATION: Duration = Duration::from_secs(5);
 
-/// The state of one topic according to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TopicState {
     Ready,
@@ -70,7 +68,6 @@ pub(super) fn fetch<C: ClientContext>(
     })
 }
 
-/// The state that an error about a topic means.
 pub(super) const fn state_of(code: Code) -> TopicState {
     match code {
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::InvalidTopic => TopicState::Missing,
@@ -82,67 +79,33 @@ pub(super) const fn state_of(code: Code) -> TopicState {
 /// Checks that every topic exists, and creates missing ones where configured. Each topic is requested by
 /// name: a list of all topics leaves out those that the user may not see, and can be long.
 pub(super) struct TopicReconciler {
-    topics: Vec<Arc<str>>,
+    pub topics: Vec<Arc<str>>,
     options: Topics,
     /// Found ready in an earlier round, which may be too short for all topics.
     ready: BTreeSet<Arc<str>>,
-    /// As of the last round: a new topic has partitions before they have leaders.
-    leaderless: Leaderless,
-    /// Logged last, so that only changes are logged.
+    /// As of the last round, each with one of its leaderless partitions, or none if the state is unknown: a new topic
+    /// has partitions before they have leaders.
+    leaderless: BTreeMap<Arc<str>, Option<i32>>,
     logged: Option<Problems>,
     creation_error: Option<String>,
 }
 
-/// Topics that keep the bridge unready.
-#[derive(Default, PartialEq, Eq)]
-struct Problems {
-    missing: BTreeSet<Arc<str>>,
-    forbidden: BTreeSet<Arc<str>>,
-    leaderless: Leaderless,
-}
-
-/// Topics, each with one of its leaderless partitions; none if the state is unknown.
-type Leaderless = BTreeMap<Arc<str>, Option<i32>>;
-
-impl Problems {
-    fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.forbidden.is_empty() && self.leaderless.is_empty()
-    }
-
-    fn leaderless(&self) -> String {
-        let name = |(topic, partition): (&Arc<str>, &Option<i32>)| match partition {
-            Some(partition) => format!("{topic} (partition {partition})"),
-            None => topic.to_string(),
-        };
-        self.leaderless.iter().map(name).collect::<Vec<_>>().join(", ")
-    }
-}
+/// The topics that keep the bridge unready: missing, forbidden, without a leader.
+type Problems = [String; 3];
 
 impl TopicReconciler {
     pub(super) fn new(topics: Vec<Arc<str>>, options: Topics) -> Self {
-        let (ready, leaderless) = (BTreeSet::new(), Leaderless::new());
+        let (ready, leaderless) = Default::default();
         Self { topics, options, ready, leaderless, logged: None, creation_error: None }
     }
 
-    /// The names of all topics.
-    pub(super) fn names(&self) -> &[Arc<str>] {
-        &self.topics
-    }
-
-    /// Begins anew, as if no topic were known.
     pub(super) fn restart(&mut self) {
         *self = Self::new(std::mem::take(&mut self.topics), self.options.clone());
     }
 
-    /// Why the bridge is not ready, as of the last round.
     pub(super) fn problem(&self) -> Option<String> {
-        let problems = self.logged.as_ref()?;
-        let kinds = [
-            ("topics are missing", join(&problems.missing)),
-            ("not authorised on topics", join(&problems.forbidden)),
-            ("topics without a leader", problems.leaderless()),
-        ];
-        let kinds = kinds.iter().filter(|(_, names)| !names.is_empty());
+        let kinds = ["topics are missing", "not authorised on topics", "topics without a leader"];
+        let kinds = kinds.iter().zip(self.logged.as_ref()?).filter(|(_, names)| !names.is_empty());
         let text = kinds.map(|(what, names)| format!("{what}: {names}")).collect::<Vec<_>>().join("; ");
         (!text.is_empty()).then_some(text)
     }
@@ -157,7 +120,9 @@ impl TopicReconciler {
             return Ok(true);
         }
         let deadline = Instant::now() + ROUND;
-        let (mut problems, mut waiting, mut leaderless) = (Problems::default(), false, Leaderless::new());
+        let (mut missing, mut forbidden, mut leaderless) =
+            (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        let mut waiting = false;
         for topic in &self.topics {
             if self.ready.contains(topic) {
                 continue;
@@ -166,29 +131,34 @@ impl TopicReconciler {
             if left.is_zero() {
                 // The next round requests the rest.
                 waiting = true;
-                leaderless
-                    .extend(self.leaderless.get_key_value(topic).map(|(topic, at)| (topic.clone(), *at)));
+                leaderless.extend(self.leaderless.get(topic).map(|partition| (topic.clone(), *partition)));
                 continue;
             }
+            let name = topic.clone();
             match fetch(client, topic, left)? {
-                TopicState::Ready => drop(self.ready.insert(topic.clone())),
-                TopicState::Missing => drop(problems.missing.insert(topic.clone())),
-                TopicState::Forbidden => drop(problems.forbidden.insert(topic.clone())),
-                TopicState::Leaderless(partition) => drop(leaderless.insert(topic.clone(), Some(partition))),
-                TopicState::Unknown => drop(leaderless.insert(topic.clone(), None)),
+                TopicState::Ready => drop(self.ready.insert(name)),
+                TopicState::Missing => drop(missing.insert(name)),
+                TopicState::Forbidden => drop(forbidden.insert(name)),
+                TopicState::Leaderless(partition) => drop(leaderless.insert(name, Some(partition))),
+                TopicState::Unknown => drop(leaderless.insert(name, None)),
             }
         }
         waiting |= !leaderless.is_empty();
         let before = std::mem::replace(&mut self.leaderless, leaderless);
         let lasting = self.leaderless.iter().filter(|(topic, _)| before.contains_key(*topic));
-        problems.leaderless = lasting.map(|(topic, partition)| (topic.clone(), *partition)).collect();
-        if !problems.missing.is_empty() && self.options.ensure == Ensure::Create {
-            self.create(&problems.missing, config);
+        let lasting = lasting.map(|(topic, partition)| match partition {
+            Some(partition) => format!("{topic} (partition {partition})"),
+            None => topic.to_string(),
+        });
+        let lasting = lasting.collect::<Vec<_>>().join(", ");
+        if !missing.is_empty() && self.options.ensure == Ensure::Create {
+            self.create(&missing, config);
             waiting = true;
             // What was created is not a problem, and what could not be created is logged.
-            problems.missing.clear();
+            missing.clear();
         }
-        let ready = problems.is_empty() && !waiting;
+        let problems = [join(&missing), join(&forbidden), lasting];
+        let ready = problems.iter().all(String::is_empty) && !waiting;
         if ready {
             tracing::info!(topics = self.topics.len(), "kafka: every topic exists");
         }
@@ -201,56 +171,49 @@ impl TopicReconciler {
 
     fn create(&mut self, missing: &BTreeSet<Arc<str>>, config: &ClientConfig) {
         let problem = match create(missing, &self.options, config, Create::Commit) {
-            Ok(refused) => match refused.first() {
-                None => {
-                    tracing::info!(topics = join(missing), "kafka: topics created");
-                    None
-                }
-                Some((_, code)) => {
-                    let each: Vec<_> =
-                        refused.iter().map(|(topic, code)| format!("{topic}: {code}")).collect();
-                    Some(format!("{}: {}", each.join("; "), creation_advice(*code)))
-                }
-            },
             Err(error) => Some(error.to_string()),
+            Ok(refused) => refused.first().map(|(_, code)| {
+                let each = refused.iter().map(|(topic, code)| format!("{topic}: {code}"));
+                format!("{}: {}", each.collect::<Vec<_>>().join("; "), creation_advice(*code))
+            }),
         };
-        if let Some(problem) = &problem
-            && self.creation_error.as_ref() != Some(problem)
-        {
-            tracing::error!(problem, "kafka: cannot create topics; retrying every second");
+        match &problem {
+            None => tracing::info!(topics = join(missing), "kafka: topics created"),
+            Some(problem) if self.creation_error.as_ref() != Some(problem) => {
+                tracing::error!(problem, "kafka: cannot create topics; retrying every second");
+            }
+            Some(_) => {}
         }
         self.creation_error = problem;
     }
 }
 
-fn log(problems: &Problems) {
-    if !problems.missing.is_empty() {
+fn log([missing, forbidden, leaderless]: &Problems) {
+    if !missing.is_empty() {
         tracing::error!(
-            topics = join(&problems.missing),
+            topics = missing,
             "kafka: topics are missing: create them, or set kafka.topics.ensure to \"create\"; not ready until \
              they exist"
         );
     }
-    if !problems.forbidden.is_empty() {
+    if !forbidden.is_empty() {
         tracing::error!(
-            topics = join(&problems.forbidden),
+            topics = forbidden,
             "kafka: not authorised on topics: grant Write and Describe on them to the user of this client; not \
              ready until then"
         );
     }
-    if !problems.leaderless.is_empty() {
+    if !leaderless.is_empty() {
         tracing::warn!(
-            topics = problems.leaderless(),
+            topics = leaderless,
             "kafka: partitions have no leader: check which brokers are down; not ready until each partition has \
              one"
         );
     }
 }
 
-/// Whether topics are created.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Create {
-    /// They are.
     Commit,
     /// The broker only validates the request, within a time.
     Validate(Duration),
@@ -264,8 +227,15 @@ pub(super) fn create(
     config: &ClientConfig,
     mode: Create,
 ) -> Result<Vec<(String, Code)>, KafkaError> {
+    const BROKER_DEFAULT: i32 = -1;
     let settings = settings(options);
-    let topics: Vec<_> = missing.iter().map(|name| new_topic(name, options, &settings)).collect();
+    let partitions = options.partitions.unwrap_or(BROKER_DEFAULT);
+    let replicas = options.replication_factor.unwrap_or(BROKER_DEFAULT);
+    let topic = |name| {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+    };
+    let topics: Vec<_> = missing.iter().map(|name| topic(&**name)).collect();
     let admin: AdminClient<DefaultClientContext> = without_publishing(config).create()?;
     let (within, validate_only) = match mode {
         Create::Commit => (CREATION, false),
@@ -277,7 +247,6 @@ pub(super) fn create(
     Ok(refused.filter(|(_, code)| *code != Code::TopicAlreadyExists).collect())
 }
 
-/// What to do about topics that the broker refuses to create.
 pub(super) fn creation_advice(code: Code) -> &'static str {
     match code {
         Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
@@ -286,14 +255,6 @@ pub(super) fn creation_advice(code: Code) -> &'static str {
         }
         _ => "check kafka.topics.*, or create them yourself: `attio-bridge topics` prints how",
     }
-}
-
-fn new_topic<'a>(name: &'a str, options: &Topics, settings: &'a [(&str, String)]) -> NewTopic<'a> {
-    const BROKER_DEFAULT: i32 = -1;
-    let partitions = options.partitions.unwrap_or(BROKER_DEFAULT);
-    let replicas = TopicReplication::Fixed(options.replication_factor.unwrap_or(BROKER_DEFAULT));
-    let topic = NewTopic::new(name, partitions, replicas);
-    settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
 }
 
 /// The settings of a topic that is created.

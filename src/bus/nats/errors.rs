@@ -18,7 +18,6 @@ pub(super) enum Failure {
     TooLarge(String),
     /// Nothing listens on the subject.
     NoResponders,
-    /// JetStream's error.
     Server(jetstream::Error),
     /// Acknowledged by this other stream.
     OtherStream(String),
@@ -37,7 +36,6 @@ pub(super) enum Failure {
     Other(String),
 }
 
-/// What is known when a message fails.
 #[derive(Clone, Copy)]
 pub(super) struct Circumstances<'a> {
     pub subject: &'a str,
@@ -49,7 +47,6 @@ pub(super) struct Circumstances<'a> {
 }
 
 impl Failure {
-    /// The port's error for it.
     pub(super) fn to_publish_error(&self, at: Circumstances<'_>) -> PublishError {
         const LOST: &str = "the connection was lost before the ack";
         let Circumstances { subject, stream, .. } = at;

@@ -50,7 +50,6 @@ pub(super) struct Known {
     pub verdict: Verdict,
 }
 
-/// What an inspection found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Verdict {
     /// Why the stream does not accept every event.
@@ -73,7 +72,6 @@ pub(super) struct Counters {
     timeouts: AtomicU64,
 }
 
-/// What is known of the server.
 pub(super) struct Health {
     pub known: Mutex<Known>,
     pub counters: Counters,
@@ -100,7 +98,6 @@ impl Health {
         }
     }
 
-    /// Whether something can be published, or why not.
     pub(super) fn may_publish(&self, connection: State) -> Result<(), PublishError> {
         let is_connected = connection == State::Connected;
         if let Some(detail) = self.unavailable_reason(connection) {
@@ -133,7 +130,6 @@ impl Health {
         Some(format!("no server of {} can be reached: {cause}", self.servers).into())
     }
 
-    /// Why the bus is not ready, if that is known.
     pub(super) fn not_ready_reason(&self, connection: State) -> Option<Arc<str>> {
         let no_acks = || self.violations.no_acks().then(|| Violation::Acks.advice().into());
         let invalid = || self.known.lock().verdict.invalid.clone();
@@ -144,7 +140,6 @@ impl Health {
         self.counters.losses.load(Ordering::Acquire)
     }
 
-    /// Waits until there are other than `losses` losses.
     pub(super) async fn lost_since(&self, losses: u64) {
         loop {
             let mut next = pin!(self.lost.notified());
@@ -328,7 +323,6 @@ impl Health {
         self.wake_monitor.notify_one();
     }
 
-    /// Waits until the monitor is nudged, at most `timeout`.
     pub(super) async fn nudged(&self, timeout: Duration) {
         // The timeout is as good as a nudge.
         let _ = tokio::time::timeout(timeout, self.wake_monitor.notified()).await;

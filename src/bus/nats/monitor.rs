@@ -36,7 +36,6 @@ pub(super) struct Monitor {
     logged: Option<[Vec<String>; 3]>,
     /// When the stream that acknowledges was created: another one of its name has another time.
     created: Option<OffsetDateTime>,
-    /// The last inspection found that events cannot be stored.
     was_invalid: bool,
 }
 
@@ -62,7 +61,6 @@ impl Monitor {
         }
     }
 
-    /// Tells what listens in place of a server.
     async fn find_foreign(&self) {
         tokio::time::sleep(FOREIGN_INTERVAL).await;
         if let Some(peer) = foreign_peer(&self.options).await {

@@ -17,7 +17,6 @@ const BATCH: usize = 32;
 /// How long the server may take for all.
 const DENIALS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the server does not permit this client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Violation {
     /// To publish to this subject.
@@ -29,7 +28,6 @@ pub(super) enum Violation {
 }
 
 impl Violation {
-    /// The violation that a text of the server reports.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
         let what = lower.strip_prefix("permissions violation for ")?;
@@ -55,7 +53,6 @@ impl Violation {
     }
 }
 
-/// The violations so far.
 #[derive(Default)]
 pub(super) struct Seen {
     count: u64,
@@ -101,7 +98,6 @@ impl Violations {
         first
     }
 
-    /// Adds the violation that an event of the client reports.
     pub(super) fn on_event(&self, event: &Event) {
         if let Event::ServerError(ServerError::Other(text)) = event
             && let Some(violation) = Violation::parse(text)
@@ -136,7 +132,6 @@ impl Violations {
         subjects.iter().filter(|subject| seen.is_denied(seen.earlier, subject)).cloned().collect()
     }
 
-    /// Changes with every violation.
     pub(super) fn watch(&self) -> watch::Receiver<Seen> {
         self.0.subscribe()
     }

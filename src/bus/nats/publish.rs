@@ -36,15 +36,12 @@ use crate::bus::read::EncodedMessage;
 use crate::cloudevent::{Attribute, ContentMode, structured};
 use crate::pipeline::publish::{Ack, Destination, Message, PublishError, PublishHandle, PublishResult};
 
-/// The client and its state.
 pub(super) struct Link {
     pub client: Client,
     pub health: Arc<Health>,
-    /// The stream that stores the events.
     pub stream: Arc<str>,
 }
 
-/// Enqueues messages and awaits their acks.
 pub(super) struct Publisher {
     link: Arc<Link>,
     /// The prefix of every ack's subject.
@@ -85,7 +82,6 @@ impl Publisher {
         Ok((Arc::new(publisher), acks))
     }
 
-    /// Settles each message by its reply.
     pub(super) async fn receive_acks(self: Arc<Self>, mut acks: Subscriber) {
         while let Some(reply) = acks.next().await {
             let token = reply.subject.rsplit('.').next().and_then(|token| token.parse().ok());
@@ -212,7 +208,6 @@ impl Publisher {
     }
 }
 
-/// A message without a result.
 pub(super) struct InFlight {
     /// None once settled.
     handle: Option<PublishHandle>,
@@ -312,7 +307,6 @@ async fn verify_duplicates(probe: &Probe, duplicates: Vec<(InFlight, u64)>) {
     }
 }
 
-/// Whether a stream with these contents has the message.
 fn has(contents: &Contents, sequence: u64) -> bool {
     let deleted = contents.deleted.as_ref().is_some_and(|deleted| deleted.contains(&sequence));
     (contents.first_sequence..=contents.last_sequence).contains(&sequence) && !deleted

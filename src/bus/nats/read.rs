@@ -35,7 +35,6 @@ const BATCH: usize = 200;
 /// The same for a reader that does not follow: it may read the bodies of a large quarantine.
 const SMALL_BATCH: usize = 16;
 
-/// Starts to read.
 pub async fn read(
     options: Options,
     plan: Plan,
@@ -93,7 +92,6 @@ fn cause(text: &ServerErrorText) -> String {
     })
 }
 
-/// The reading task.
 struct Worker {
     stream: jetstream::stream::Stream,
     subjects: Vec<String>,
@@ -107,7 +105,6 @@ struct Worker {
     last: Option<u64>,
 }
 
-/// The messages of one consumer.
 struct Feed {
     messages: Stream,
     /// Messages stored before it was created and not yet read.
@@ -146,7 +143,6 @@ impl Worker {
         Ok(Feed { messages, pending, next: 1 })
     }
 
-    /// Reads until the end of what was asked for.
     async fn run(&mut self, mut feed: Feed, sink: &Sink) {
         while let Err(why) = self.drain(&mut feed, sink).await {
             tracing::debug!("creating a new consumer: {why}");

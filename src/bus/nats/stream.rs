@@ -28,7 +28,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// JetStream's error code for a stream that does not exist.
 const STREAM_NOT_FOUND: u64 = 10059;
 
-/// What a probe found.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub missing: bool,
@@ -51,7 +50,6 @@ impl Findings {
     }
 }
 
-/// Every subject of these destinations, once.
 pub(super) fn every_subject(destinations: &[Arc<Destination>]) -> Vec<Arc<str>> {
     let subjects: BTreeSet<_> = destinations.iter().map(|to| Arc::clone(&to.subject)).collect();
     subjects.into_iter().collect()
@@ -84,7 +82,6 @@ pub(in crate::bus) fn stream_config(options: &Stream, destinations: &[Arc<Destin
     }
 }
 
-/// Compares a stream with the configuration.
 fn compare(info: Info, clustered: bool, options: &Stream) -> Findings {
     let config = &info.config;
     let unusable = [
@@ -215,7 +212,6 @@ pub(super) fn some_of(subjects: &[Arc<str>]) -> String {
     }
 }
 
-/// Why JetStream did not describe the stream.
 pub(super) enum NoInfo {
     /// It is not permitted to ask, or to hear the reply.
     Denied(Violation),
@@ -223,7 +219,6 @@ pub(super) enum NoInfo {
     Silent(RequestError),
 }
 
-/// Asks JetStream about the stream.
 pub(super) struct Probe {
     pub client: Client,
     context: Context,

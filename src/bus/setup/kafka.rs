@@ -7,32 +7,27 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::{PRINCIPAL, quoted, quoted_all};
-use crate::bus::inspect::Requirements;
-use crate::bus::kafka::options::{Ensure, Options};
-use crate::bus::kafka::topic_settings;
+use crate::bus::inspect::{Ensure, Requirements};
+use crate::bus::kafka::{Options, topic_settings};
 
 /// Kafka's default `message.max.bytes`. Source: Kafka's broker configuration.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
-
 /// A week, as Kafka's own default: longer than Attio retries, and than a consumer should be down.
 const RETENTION_MS: &str = "604800000";
-
 /// What a batch adds to its one message, generously.
 const BATCH_OVERHEAD: usize = 1024;
 
 /// What a cluster must have and grant.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kafka {
-    /// `kafka.bootstrap_servers`.
-    pub bootstrap_servers: String,
+    bootstrap_servers: String,
     /// The bridge's principal, as `User:NAME`.
-    pub principal: String,
-    /// Every topic that events can go to, quarantine among them.
-    pub topics: Vec<Topic>,
+    principal: String,
+    topics: Vec<Topic>,
     /// What the principal must be allowed on each topic, and on nothing else.
-    pub operations: Vec<&'static str>,
+    operations: Vec<&'static str>,
     /// What the user of `tail`, `quarantine` and `dev` must be allowed on each topic.
-    pub reader_operations: [&'static str; 2],
+    reader_operations: [&'static str; 2],
     /// Whether it authenticates by a certificate, whose subject is the principal, or by a password.
     #[serde(skip)]
     by_certificate: bool,
@@ -41,19 +36,15 @@ pub struct Kafka {
     has_principal: bool,
 }
 
-/// A topic to create.
+/// A topic to create. Numbers are the broker's default where absent.
 #[derive(Clone, Debug, Serialize)]
-pub struct Topic {
-    /// Its name.
-    pub name: String,
-    /// Partitions; the broker's default where absent.
-    pub partitions: Option<i32>,
-    /// Replicas; the broker's default where absent.
-    pub replication_factor: Option<i32>,
-    /// Its own settings.
-    pub config: BTreeMap<&'static str, String>,
-    /// The largest message that can go there, in bytes.
-    pub largest_message_bytes: usize,
+struct Topic {
+    name: String,
+    partitions: Option<i32>,
+    replication_factor: Option<i32>,
+    config: BTreeMap<&'static str, String>,
+    /// The largest message that can go there.
+    largest_message_bytes: usize,
 }
 
 impl Kafka {
@@ -88,7 +79,6 @@ impl Kafka {
         }
     }
 
-    /// A script for Kafka's own tools.
     pub(super) fn commands(&self) -> String {
         const ADMIN: &str = r#"--bootstrap-server "$BOOTSTRAP" ${ADMIN:+--command-config "$ADMIN"}"#;
         // Other characters cannot be part of an address, and are unsafe in a shell's default value.
@@ -96,18 +86,13 @@ impl Kafka {
         let servers: String = self.bootstrap_servers.chars().filter(address).collect();
         let mut out = format!("{SCRIPT}BOOTSTRAP=${{BOOTSTRAP:-{servers}}}\n\n");
         let first = self.topics.first();
-        for (key, number) in [
-            ("partitions", first.and_then(|topic| topic.partitions)),
-            ("replication_factor", first.and_then(|topic| topic.replication_factor)),
+        for (key, number, why) in [
+            ("partitions", first.and_then(|topic| topic.partitions), CONSUMERS),
+            ("replication_factor", first.and_then(|topic| topic.replication_factor), COPIES),
         ] {
             if number.is_none() {
                 out += &format!(
-                    "# kafka.topics.{key} is not set: the cluster's default decides, which may be 1. {}.\n",
-                    if key == "partitions" {
-                        "Partitions limit how many consumers can share the work"
-                    } else {
-                        COPIES
-                    }
+                    "# kafka.topics.{key} is not set: the cluster's default decides, which may be 1. {why}.\n"
                 );
             }
         }
@@ -178,17 +163,15 @@ impl Kafka {
     pub(super) fn terraform(&self) -> String {
         let mut out = String::from(PROVIDER);
         // The provider has no default for a number: Terraform asks for one that is not configured.
-        let mut number = |name: &str, number: Option<i32>| {
-            number.map_or_else(
-                || {
-                    out += &format!(
-                        "variable \"attio_bridge_{name}\" {{\n  description = \"Not in the bridge's \
-                         configuration: set it here, or as kafka.topics.{name}\"\n  type        = number\n}}\n\n"
-                    );
-                    format!("var.attio_bridge_{name}")
-                },
-                |number| number.to_string(),
-            )
+        let mut number = |name: &str, number: Option<i32>| match number {
+            Some(number) => number.to_string(),
+            None => {
+                out += &format!(
+                    "variable \"attio_bridge_{name}\" {{\n  description = \"Not in the bridge's \
+                     configuration: set it here, or as kafka.topics.{name}\"\n  type        = number\n}}\n\n"
+                );
+                format!("var.attio_bridge_{name}")
+            }
         };
         let first = self.topics.first();
         let partitions = number("partitions", first.and_then(|topic| topic.partitions));
@@ -224,6 +207,7 @@ const SCRIPT: &str = "\
 set -eu
 ";
 
+const CONSUMERS: &str = "Partitions limit how many consumers can share the work";
 const COPIES: &str = "With 1, acknowledged events are lost with their only broker; use 3";
 
 const NO_LOGIN: &str = "\

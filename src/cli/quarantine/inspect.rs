@@ -16,8 +16,7 @@ use crate::cli::event_line::short;
 use crate::cli::output::{self, render, terminal_columns, write_line};
 use crate::cli::{Exit, Failure, print, say};
 use crate::cloudevent::timestamp;
-use crate::consumer::quarantine_reader::Stored;
-use crate::consumer::quarantined::{Entry, Quarantined, hint};
+use crate::consumer::quarantine::{Entry, Quarantined, Stored, hint};
 use crate::printable::{self, is_invisible, line as escaped};
 
 const LIST_HELP: &str = "\

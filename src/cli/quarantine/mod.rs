@@ -12,8 +12,7 @@ use super::bus_session::{self, Session};
 use super::{Exit, Failure, say};
 use crate::bus::read::Begin;
 use crate::config::Input;
-use crate::consumer::quarantine_reader::{Bodies, QuarantineReader, Stored};
-use crate::consumer::quarantined::{Entry, REASONS};
+use crate::consumer::quarantine::{Bodies, Entry, QuarantineReader, REASONS, Stored};
 use crate::pipeline::route::Routes;
 use crate::printable::line;
 

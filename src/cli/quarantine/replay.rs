@@ -24,8 +24,7 @@ use crate::cli::output::paint;
 
 use crate::cli::progress::Progress;
 use crate::cli::{Exit, Failure, confirm, say};
-use crate::consumer::quarantine_reader::Bodies;
-use crate::consumer::quarantined::{Entry, Origin, Quarantined, UnknownOrigin};
+use crate::consumer::quarantine::{Bodies, Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
 use crate::paint::{BAD, DIM, GOOD, KNOWN};
 use crate::pipeline::publish::{Bus, BusState};

@@ -25,7 +25,7 @@ use crate::cli::arguments::unreadable;
 use crate::cli::progress::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
-use crate::consumer::event_filter::EventFilter;
+use crate::consumer::EventFilter;
 use crate::pipeline::route::Routes;
 
 #[derive(Args)]

@@ -1,8 +1,6 @@
-//! Why the client cannot connect, and what to do about it.
-//!
-//! Where librdkafka's text is too vague (a certificate "could not be
-//! verified", a connection closed without an error) the listener is probed. That can take seconds, so it
-//! runs on its own thread.
+//! Why the client cannot connect, and what to do about it. Where librdkafka's text is too vague (a certificate "could
+//! not be verified", a connection closed without an error) the listener is probed. That can take seconds, so it runs on
+//! its own thread.
 
 mod tls;
 
@@ -17,12 +15,11 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
 pub(super) use tls::connect;
 
-use super::advice::{
+use super::errors::{
     ADVERTISED, CLOSED, NO_TLS, Step, TLS, advise, broker, name_stranger, servers, without_suffix,
 };
-use super::health::{ConnectionError, Failure, Health, Task};
+use super::health::{Health, REPEAT, Repeats, Task, kind};
 use super::options::Options;
-use super::repeats::{Repeats, kind};
 use tls::TlsInfo;
 
 /// The listener to probe, if the error text is too vague.
@@ -41,10 +38,11 @@ fn listener_to_probe(error: &str) -> Option<&str> {
 /// Probes listeners with one client's TLS settings.
 #[derive(Clone, Debug)]
 pub(super) struct Probe {
-    tls: bool,
+    pub tls: bool,
     authorities: Option<PathBuf>,
     bootstrap: String,
-    servers: Vec<String>,
+    /// `host:port` of every bootstrap server.
+    pub servers: Vec<String>,
 }
 
 impl Probe {
@@ -58,19 +56,8 @@ impl Probe {
         }
     }
 
-    /// `host:port` of every bootstrap server.
-    pub(super) fn servers(&self) -> &[String] {
-        &self.servers
-    }
-
-    /// The step at which the client failed, and its error text with advice.
     pub(super) fn advise(&self, error: &str) -> (Step, String) {
         advise(error, &self.bootstrap)
-    }
-
-    /// Whether the client uses TLS.
-    pub(super) const fn uses_tls(&self) -> bool {
-        self.tls
     }
 
     /// Why this client cannot connect to a listener, by default the first; none if it should be able to.
@@ -101,31 +88,21 @@ impl Probe {
     }
 }
 
-/// The errors of a client that only inspects or reads.
+/// The errors of a client that only inspects or reads. More than 32 explain nothing more.
 #[derive(Default)]
 pub(super) struct ErrorNotes(Mutex<Vec<String>>);
-
-/// More errors explain nothing more.
-const MAX_NOTES: usize = 32;
 
 impl ErrorNotes {
     /// Notes an error that can explain why the client cannot connect.
     pub(super) fn add(&self, error: &KafkaError, text: &str) {
         // The reader joins no group, so it needs no right to.
         let beside = [Code::AllBrokersDown, Code::Fatal, Code::GroupAuthorizationFailed];
-        if error.rdkafka_error_code().is_some_and(|code| beside.contains(&code)) {
-            return;
-        }
         let text = without_suffix(text).to_owned();
         let mut notes = self.0.lock();
-        if notes.len() < MAX_NOTES && !notes.contains(&text) {
+        let is_new = notes.len() < 32 && !notes.contains(&text);
+        if is_new && !error.rdkafka_error_code().is_some_and(|code| beside.contains(&code)) {
             notes.push(text);
         }
-    }
-
-    /// The error of the attempt that failed at the last step.
-    fn farthest(&self, probe: &Probe) -> Option<String> {
-        self.0.lock().iter().max_by_key(|text| probe.advise(text).0).cloned()
     }
 }
 
@@ -142,7 +119,9 @@ pub(super) fn first_answer<T>(
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        if let Some(text) = notes.farthest(probe) {
+        // The error of the attempt that failed at the last step.
+        let farthest = notes.0.lock().iter().max_by_key(|text| probe.advise(text).0).cloned();
+        if let Some(text) = farthest {
             let explained = listener_to_probe(&text).and_then(|server| probe.explain(Some(server)));
             return Err(explained.unwrap_or_else(|| probe.advise(&text)));
         }
@@ -165,14 +144,11 @@ pub(super) fn run(
     let mut diagnosis = Diagnosis { health, explain, contacts: 0, logged, explained };
     while let Ok(task) = tasks.recv() {
         match task {
-            Task::Failure(failure) => diagnosis.handle(failure),
+            Task::Failure { contacts, error } => diagnosis.handle(contacts, error),
             Task::Settings => risks().into_iter().for_each(|risks| health.set_risks(risks)),
         }
     }
 }
-
-/// A listener is probed again after this.
-const REPEAT: Duration = Duration::from_secs(60);
 
 struct Diagnosis<'h, F> {
     health: &'h Health,
@@ -180,22 +156,23 @@ struct Diagnosis<'h, F> {
     /// The contact with a broker since which the errors below occurred.
     contacts: u64,
     logged: Repeats,
+    /// By kind of the error; a listener is probed again after [`REPEAT`].
     explained: HashMap<String, (Instant, Arc<str>)>,
 }
 
 impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
-    fn handle(&mut self, failure: Failure) {
-        if failure.contacts != self.contacts {
-            self.contacts = failure.contacts;
+    fn handle(&mut self, contacts: u64, error: Option<(String, String)>) {
+        if contacts != self.contacts {
+            self.contacts = contacts;
             self.logged.clear();
             self.explained.clear();
         }
-        match failure.error {
-            Some(ConnectionError { code, text }) => {
+        match error {
+            Some((code, text)) => {
                 let text = without_suffix(&text);
                 match listener_to_probe(text) {
                     Some(server) => self.probe(&code, Some(server), text),
-                    None => self.advise(&code, text),
+                    None => self.found(&code, advise(text, &self.health.bootstrap).1.into(), true),
                 }
             }
             // An error that came meanwhile says more.
@@ -204,32 +181,23 @@ impl<F: Fn(Option<&str>) -> Option<String>> Diagnosis<'_, F> {
         }
     }
 
-    fn advise(&mut self, code: &str, text: &str) {
-        let (_, reason) = advise(text, self.health.bootstrap());
-        self.log(code, &reason);
-        self.health.explain(self.contacts, reason.into());
-    }
-
     fn probe(&mut self, code: &str, server: Option<&str>, text: &str) {
         self.explained.retain(|_, (at, _)| at.elapsed() < REPEAT);
         if let Some((_, reason)) = self.explained.get(&kind(text)) {
-            let reason = Arc::clone(reason);
-            self.log(code, &reason);
-            return self.health.explain(self.contacts, reason);
+            return self.found(code, Arc::clone(reason), true);
         }
         let reason: Arc<str> = (self.explain)(server).unwrap_or_else(|| text.to_owned()).into();
         self.explained.insert(kind(text), (Instant::now(), Arc::clone(&reason)));
-        if server.is_some() || self.health.cause().is_none() {
-            self.health.explain(self.contacts, Arc::clone(&reason));
-        }
-        self.log(code, &reason);
+        self.found(code, reason, server.is_some() || self.health.cause().is_none());
     }
 
-    /// One line a minute for each reason.
-    fn log(&self, code: &str, reason: &str) {
-        if let Some(repeated) = self.logged.pass(&kind(reason)) {
-            let repeated = (repeated > 0).then_some(repeated);
-            tracing::warn!(code, reason, repeated, "kafka: cannot connect to a broker");
+    /// Logs one line a minute for each reason, and replaces the cause that is known.
+    fn found(&self, code: &str, reason: Arc<str>, is_cause: bool) {
+        if let Some(repeated) = self.logged.pass(&kind(&reason)) {
+            tracing::warn!(code, reason = &*reason, repeated, "kafka: cannot connect to a broker");
+        }
+        if is_cause {
+            self.health.explain(self.contacts, reason);
         }
     }
 }

@@ -1,8 +1,5 @@
-//! Probes a listener: whether it uses TLS, and what is wrong with its certificate. librdkafka reports
-//! only that a certificate "could not be verified".
-//!
-//! No secret is sent, and the result does not decide whether the bridge connects: it only explains what
-//! librdkafka has refused.
+//! Probes a listener: whether it uses TLS, and what is wrong with its certificate, of which librdkafka reports only that
+//! it "could not be verified". No secret is sent, and the result only explains what librdkafka has refused.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -11,24 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, ClientConnection, Error, OtherError, RootCertStore};
 
 /// How long each step may take.
 const STEP: Duration = Duration::from_secs(2);
-
 /// How long a server may take to speak first.
 const GREETING: Duration = Duration::from_millis(500);
-
 /// The listener accepts the connection and sends nothing.
 pub(super) const SILENCE: &str = "timed out: the port is open but nothing answers";
 
-/// Whether a listener uses TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TlsInfo {
     /// No connection, and why.
     Unreachable(String),
-    /// It does not use TLS.
     Plaintext,
     /// TLS, and what is wrong with the certificate.
     Tls(Option<String>),
@@ -62,7 +55,6 @@ pub(super) fn probe(server: &str, authorities: Option<&Path>) -> TlsInfo {
     }
 }
 
-/// Opens a connection.
 pub fn connect(server: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in server.to_socket_addrs()? {
@@ -133,12 +125,14 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// What is wrong with a certificate and what to do.
 fn explain(problem: &CertificateError) -> String {
     match problem {
         CertificateError::Expired => "it has expired: renew the broker's certificate".into(),
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!("it expired on {}: renew the broker's certificate", date(*not_after))
+            let seconds = i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX);
+            let date = time::OffsetDateTime::from_unix_timestamp(seconds).map(|at| at.date().to_string());
+            let date = date.unwrap_or_else(|_| "an unknown date".into());
+            format!("it expired on {date}: renew the broker's certificate")
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "it is not valid yet: compare the clocks of the broker and of this machine".into()
@@ -146,31 +140,21 @@ fn explain(problem: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "its authority is unknown here: set kafka.ca_file to the authority that signed it".into()
         }
-        CertificateError::NotValidForNameContext { expected, presented } => format!(
-            "it is for {}, not for {}: use one of its names in kafka.bootstrap_servers and in the \
-             broker's advertised.listeners, or renew it with that name",
-            if presented.is_empty() {
-                "no host".into()
-            } else {
-                presented.iter().map(|name| unquoted(name)).collect::<Vec<_>>().join(", ")
-            },
-            expected.to_str()
-        ),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            // `kafka-1` of `DnsName("kafka-1")`.
+            let names = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name));
+            let names = names.collect::<Vec<_>>().join(", ");
+            format!(
+                "it is for {}, not for {}: use one of its names in kafka.bootstrap_servers and in the \
+                 broker's advertised.listeners, or renew it with that name",
+                if names.is_empty() { "no host" } else { &names },
+                expected.to_str()
+            )
+        }
         CertificateError::NotValidForName => "it is for another host".into(),
         CertificateError::Other(OtherError(other)) => other.to_string(),
         other => other.to_string(),
     }
-}
-
-/// `kafka-1` of `DnsName("kafka-1")`.
-fn unquoted(name: &str) -> &str {
-    name.split('"').nth(1).unwrap_or(name)
-}
-
-fn date(at: UnixTime) -> String {
-    let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
-    let at = time::OffsetDateTime::from_unix_timestamp(seconds).ok();
-    at.map_or_else(|| "an unknown date".into(), |at| at.date().to_string())
 }
 
 #[cfg(test)]

@@ -1,62 +1,53 @@
 //! `check --connect` for Kafka: follows the path of a message step by step without publishing, and reports
 //! the step at which it fails and why.
 
-mod durability;
 mod topic;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
-use rdkafka::metadata::Metadata;
-use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::producer::{
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
+};
 
-use super::advice::{ADVERTISED, Step};
 use super::context::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, first_answer};
-use super::options::Options;
-use super::options::{creation_error, producer_config};
+use super::errors::{ADVERTISED, Step};
+use super::options::{Options, creation_error, producer_config};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
-pub(super) use durability::find_risks;
-use topic::Topic;
-
-/// An idempotent producer like the one that serves.
-type Client = ThreadedProducer<Callbacks>;
+pub(super) use topic::find_risks;
+use topic::{REQUEST, Topic, existing, names};
 
 /// For everything together.
 const TOTAL: Duration = Duration::from_secs(10);
-
 /// How long the network may take to answer, name resolution included.
 const NETWORK: Duration = Duration::from_secs(3);
-
-/// How long the client may take to connect.
-const CONNECT: Duration = Duration::from_secs(3);
-
-/// One request while it connects.
-const TRY: Duration = Duration::from_secs(1);
-
+/// How long the client may take to connect, and one request meanwhile.
+const CONNECT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(1));
 /// How long a new client may take to get its producer id.
 const PRODUCER_ID: Duration = Duration::from_secs(4);
 
 /// Checks everything on the cluster that serving depends on.
 pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
-    let report = Report::new("kafka", options.bootstrap_servers.clone());
     let config = producer_config(&options, &requirements)?;
-    let client = Client::from_config_and_context(&config, Callbacks::default())
+    let client = ThreadedProducer::from_config_and_context(&config, Callbacks::default())
         .map_err(|error| creation_error(&options, &config, error))?;
     let inspection = Inspection {
         probe: Probe::new(&options),
-        deadline: Instant::now() + TOTAL,
         started: Instant::now(),
+        report: Report::new("kafka", options.bootstrap_servers.clone()),
         options,
         requirements,
         config,
         client,
-        report,
     };
     let inspected = tokio::task::spawn_blocking(move || inspection.run());
     Ok(inspected.await.unwrap_or_else(|error| {
@@ -66,11 +57,13 @@ pub async fn inspect(options: Options, requirements: Requirements) -> Result<Rep
     }))
 }
 
-/// The client's callbacks.
+/// The callbacks of the clients. Their log lines are left out: the report contains everything.
 #[derive(Default)]
 struct Callbacks {
     errors: ErrorNotes,
     warm: AtomicBool,
+    /// By number of the message, the broker's error; none where it accepted the message.
+    delivered: Mutex<Vec<(usize, Option<Code>)>>,
 }
 
 impl ClientContext for Callbacks {
@@ -85,67 +78,63 @@ impl ClientContext for Callbacks {
         }
     }
 
-    /// The report contains everything.
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 }
 
 impl ProducerContext for Callbacks {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+    fn delivery(&self, result: &DeliveryResult<'_>, message: usize) {
+        let code = result.as_ref().err().map(|(error, _)| error.rdkafka_error_code());
+        self.delivered.lock().push((message, code.map(|code| code.unwrap_or(Code::Unknown))));
+    }
 }
 
 struct Inspection {
     options: Options,
     requirements: Requirements,
     config: ClientConfig,
-    client: Client,
+    /// An idempotent producer like the one that serves.
+    client: ThreadedProducer<Callbacks>,
     probe: Probe,
     report: Report,
-    deadline: Instant,
     started: Instant,
 }
 
 impl Inspection {
     fn run(mut self) -> Report {
         if self.reach() {
-            let mut topics = self.topics();
+            let fetch = |name: &Arc<str>| Topic::fetch(self.client.client(), name, self.left().min(REQUEST));
+            let mut topics: Vec<_> = self.requirements.addresses.iter().map(fetch).collect();
             topic::validate_creation(&mut topics, &self.options.topics, &self.config, self.left());
             topic::read_settings(&mut topics, &self.config, self.left());
-            let answers = topic::check_write_permission(&topics, &self.config, self.left());
+            let answers = write_permission(&existing(&topics), &self.config, self.left().min(REQUEST));
             topics.iter().for_each(|topic| topic.report(&self.options.topics, &mut self.report));
-            topic::report_write_permission(&topics, &answers, &mut self.report);
+            report_write_permission(&existing(&topics), &answers, &mut self.report);
             self.report_producer_id();
-            durability::report_durability(&topics, &mut self.report);
-            durability::report_sizes(&topics, &self.requirements, &self.config, &mut self.report);
+            topic::report_durability(&topics, &mut self.report);
+            topic::report_sizes(&topics, &self.requirements, &self.config, &mut self.report);
         }
         self.report
     }
 
     fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-
-    fn topics(&self) -> Vec<Topic> {
-        let fetch = |name: &std::sync::Arc<str>| {
-            let within = self.left().min(Duration::from_secs(2));
-            let metadata = self.client.client().fetch_metadata(Some(name), within);
-            Topic::new(name, metadata.as_ref().map_err(ToString::to_string))
-        };
-        self.requirements.addresses.iter().map(fetch).collect()
+        TOTAL.saturating_sub(self.started.elapsed())
     }
 
     /// An idempotent producer needs an id, which only a client gets that may write somewhere.
     fn report_producer_id(&mut self) {
+        let now = Instant::now();
         let deadline =
-            (self.started + PRODUCER_ID).max(Instant::now() + Duration::from_secs(1)).min(self.deadline);
+            (self.started + PRODUCER_ID).max(now + Duration::from_secs(1)).min(self.started + TOTAL);
+        let client = self.client.client();
         let (level, detail) = loop {
-            if let Some((_, fatal)) = self.client.client().fatal_error() {
+            if let Some((_, fatal)) = client.fatal_error() {
                 let advice =
                     "grant Write on the topics (brokers before 2.8 also need IdempotentWrite on the cluster)";
                 break (Level::Failed, format!("no producer id: {fatal}: {advice}"));
             }
-            if self.client.client().context().warm.load(Ordering::Relaxed) {
+            if client.context().warm.load(Ordering::Relaxed) {
                 break (Level::Ok, "the broker assigns this client a producer id".to_owned());
             }
             if Instant::now() >= deadline {
@@ -159,63 +148,44 @@ impl Inspection {
 
     /// Checks addresses, TLS, the login and the brokers behind; true if one of the brokers is reached.
     fn reach(&mut self) -> bool {
-        let servers = self.probe.servers().to_vec();
-        let mut closed: Vec<String> = Vec::new();
-        for (server, result) in servers.iter().zip(connect_all(&servers)) {
-            if let Err(error) = result {
-                closed.push(format!("{server}: {}", self.probe.advise(&error).1));
-            }
-        }
-        if closed.len() == servers.len() {
+        let closed: Vec<String> = connect_all(&self.probe.servers)
+            .into_iter()
+            .map(|(server, error)| format!("{server}: {}", self.probe.advise(&error).1))
+            .collect();
+        if closed.len() == self.probe.servers.len() {
             self.report.add("reachable", Level::Failed, closed.join("; "));
             return false;
         }
         // About one topic, because a list of all can be long.
         let topic = self.requirements.addresses.first().map(|topic| &**topic);
         let client = self.client.client();
-        let request = || client.fetch_metadata(topic, TRY);
-        match first_answer(&self.probe, &client.context().errors, CONNECT, request) {
-            Ok(metadata) => {
-                self.report_reached(&metadata, closed);
-                self.report_tls();
-                self.report_login();
-                self.reach_brokers(&metadata)
-            }
+        let ((within, request), errors) = (CONNECT, &client.context().errors);
+        let answer = first_answer(&self.probe, errors, within, || client.fetch_metadata(topic, request));
+        let metadata = match answer {
+            Ok(metadata) => metadata,
             Err((step, reason)) => {
                 self.report_failure(step, reason);
-                false
+                return false;
             }
-        }
-    }
-
-    fn report_reached(&mut self, metadata: &Metadata, closed: Vec<String>) {
-        let count = match metadata.brokers().len() {
-            1 => "1 broker".to_owned(),
-            many => format!("{many} brokers"),
         };
+        let count = metadata.brokers().len();
+        let count = format!("{count} broker{} in the cluster", if count == 1 { "" } else { "s" });
         if closed.is_empty() {
-            self.report.add("reachable", Level::Ok, format!("{count} in the cluster"));
+            self.report.add("reachable", Level::Ok, count);
         } else {
-            let detail =
-                format!("{count} in the cluster, but of kafka.bootstrap_servers: {}", closed.join("; "));
+            let detail = format!("{count}, but of kafka.bootstrap_servers: {}", closed.join("; "));
             self.report.add("reachable", Level::Warning, detail);
         }
-    }
-
-    /// Clients connect to the addresses that the cluster advertises. True if one is reached.
-    fn reach_brokers(&mut self, metadata: &Metadata) -> bool {
-        let address =
-            |broker: &rdkafka::metadata::MetadataBroker| format!("{}:{}", broker.host(), broker.port());
-        let brokers: Vec<_> = metadata.brokers().iter().map(address).collect();
-        let mut lost = 0;
-        for (broker, result) in brokers.iter().zip(connect_all(&brokers)) {
-            if let Err(error) = result {
-                let detail = format!("{error}: {ADVERTISED}");
-                self.report.add(format!("broker {broker}"), Level::Failed, detail);
-                lost += 1;
-            }
+        self.report_tls();
+        self.report_login();
+        // Clients connect to the addresses that the cluster advertises.
+        let brokers = metadata.brokers().iter().map(|broker| format!("{}:{}", broker.host(), broker.port()));
+        let brokers: Vec<_> = brokers.collect();
+        let lost = connect_all(&brokers);
+        for (broker, error) in &lost {
+            self.report.add(format!("broker {broker}"), Level::Failed, format!("{error}: {ADVERTISED}"));
         }
-        lost < brokers.len()
+        lost.len() < brokers.len()
     }
 
     fn report_failure(&mut self, step: Step, reason: String) {
@@ -234,7 +204,7 @@ impl Inspection {
         let off = |name: &str, word: &str| {
             self.options.properties.get(name).is_some_and(|value| value.eq_ignore_ascii_case(word))
         };
-        let (level, detail) = if !self.probe.uses_tls() {
+        let (level, detail) = if !self.probe.tls {
             (Level::Ok, "none: the network in between must be trusted")
         } else if off("enable.ssl.certificate.verification", "false") {
             (Level::Warning, "encrypted, but the broker's certificate is not verified")
@@ -253,7 +223,7 @@ impl Inspection {
             (Some(mechanism), _) if protocol.starts_with("sasl") => {
                 let user =
                     options.sasl_username.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
-                if mechanism == "PLAIN" && !self.probe.uses_tls() {
+                if mechanism == "PLAIN" && !self.probe.tls {
                     (Level::Warning, format!("PLAIN{user}: without TLS the password is sent in the clear"))
                 } else {
                     (Level::Ok, format!("{mechanism}{user}"))
@@ -266,28 +236,88 @@ impl Inspection {
     }
 }
 
-/// Connects to all addresses in parallel, so that a slow name server delays only its own.
-fn connect_all(servers: &[String]) -> Vec<Result<(), String>> {
+/// The addresses that cannot be connected to, and why. All in parallel, so that a slow name server delays only its
+/// own.
+fn connect_all(servers: &[String]) -> Vec<(String, String)> {
     let deadline = Instant::now() + NETWORK;
-    let started: Vec<_> = servers
-        .iter()
-        .map(|server| {
-            let (sender, receiver) = sync_channel(1);
-            let server = server.clone();
-            let connect = move || {
-                let connected = diagnose::connect(&server).map(drop).map_err(|error| error.to_string());
-                // Fails if the time was over.
-                let _ = sender.send(connected);
-            };
-            (std::thread::Builder::new().spawn(connect), receiver)
-        })
-        .collect();
-    let wait = |receiver: Receiver<Result<(), String>>| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        receiver.recv_timeout(left).unwrap_or_else(|error| match error {
-            RecvTimeoutError::Timeout => Err(format!("timed out after {} s", NETWORK.as_secs())),
-            RecvTimeoutError::Disconnected => Err("cannot start a thread to connect".into()),
-        })
+    let start = |server: &String| {
+        let ((sender, receiver), server) = (sync_channel(1), server.clone());
+        let to = server.clone();
+        // Without a thread the sender is dropped. Sending fails if the time was over.
+        let connect = move || drop(sender.send(diagnose::connect(&to).map(drop)));
+        let _ = std::thread::Builder::new().spawn(connect);
+        (server, receiver)
     };
-    started.into_iter().map(|(_, receiver)| wait(receiver)).collect()
+    let started: Vec<_> = servers.iter().map(start).collect();
+    let wait = |(server, receiver): (String, std::sync::mpsc::Receiver<std::io::Result<()>>)| {
+        let error = match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(connected) => connected.err()?.to_string(),
+            Err(RecvTimeoutError::Timeout) => format!("timed out after {} s", NETWORK.as_secs()),
+            Err(RecvTimeoutError::Disconnected) => "cannot start a thread to connect".into(),
+        };
+        Some((server, error))
+    };
+    started.into_iter().filter_map(wait).collect()
+}
+
+/// The broker's error for each topic; `None` where it accepted the message.
+type Answers = BTreeMap<Arc<str>, Option<Code>>;
+
+/// Checks for every existing topic whether the user may write, without writing.
+///
+/// Each topic gets a message that requires the acks of 2 replicas, a number that Kafka refuses since 0.9.
+/// The broker checks permissions first: `TOPIC_AUTHORIZATION_FAILED` without Write, else
+/// `INVALID_REQUIRED_ACKS`. Nothing is stored in either case.
+fn write_permission(ready: &[&Topic], config: &ClientConfig, within: Duration) -> Answers {
+    let mut config = config.clone();
+    config
+        .remove("enable.idempotence")
+        .remove("statistics.interval.ms")
+        .set("acks", "2")
+        .set("retries", "0")
+        .set("linger.ms", "0")
+        .set("message.timeout.ms", within.as_millis().max(1).to_string());
+    let producer = BaseProducer::from_config_and_context(&config, Callbacks::default());
+    let Some(producer) = producer.ok().filter(|_| !ready.is_empty()) else { return Answers::new() };
+    let delivered = &producer.context().delivered;
+    for (at, topic) in ready.iter().enumerate() {
+        let record: BaseRecord<'_, str, str, usize> = BaseRecord::with_opaque_to(&topic.name, at);
+        let sent = producer.send(record.key("check").payload("attio-bridge check --connect"));
+        if let Err((error, _)) = sent {
+            delivered.lock().push((at, Some(error.rdkafka_error_code().unwrap_or(Code::Unknown))));
+        }
+    }
+    let deadline = Instant::now() + within;
+    while delivered.lock().len() < ready.len() && Instant::now() < deadline {
+        producer.poll(Duration::from_millis(20));
+    }
+    let delivered = delivered.lock();
+    delivered.iter().map(|(at, code)| (ready[*at].name.clone(), *code)).collect()
+}
+
+fn report_write_permission(ready: &[&Topic], answers: &Answers, report: &mut Report) {
+    let (mut denied, mut unknown, mut error) = (Vec::new(), Vec::new(), None);
+    for topic in ready {
+        match answers.get(&topic.name) {
+            Some(Some(Code::InvalidRequiredAcks) | None) => {}
+            Some(Some(Code::TopicAuthorizationFailed)) => denied.push(*topic),
+            answer => {
+                error = error.or(answer.copied().flatten());
+                unknown.push(*topic);
+            }
+        }
+    }
+    let mut add = |level, detail| report.add("permission to write", level, detail);
+    let names = |topics: &[&Topic]| names(topics, ready.len());
+    if !denied.is_empty() {
+        let denied = names(&denied);
+        add(Level::Failed, format!("not allowed on {denied}: grant Write to the user of this client"));
+    }
+    if !unknown.is_empty() {
+        let error = error.map_or("no answer in time".to_owned(), |code| code.to_string());
+        add(Level::Warning, format!("unknown for {}: {error}", names(&unknown)));
+    }
+    if denied.is_empty() && unknown.is_empty() && !ready.is_empty() {
+        add(Level::Ok, format!("allowed on {}; nothing was written", names(ready)));
+    }
 }
