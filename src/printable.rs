@@ -1,7 +1,10 @@
-//! Makes text from outside safe to print. On a terminal such text could move the cursor, change colours, or hide
-//! and reorder what is shown. Characters that could are escaped as JSON does it, so JSON keeps its meaning.
+//! Text on a terminal: its styles, and what makes text from outside safe to print. Such text could move the cursor,
+//! change colours, or hide and reorder what is shown. Characters that could are escaped as JSON does it, so JSON keeps
+//! its meaning.
 
 use std::fmt::Write;
+
+use anstyle::{AnsiColor, Effects, Style};
 
 /// Text on one line: line ends and tabs are escaped too.
 pub fn line(text: &str) -> String {
@@ -60,6 +63,27 @@ pub fn is_invisible(c: char) -> bool {
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{feff}'
             | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
     )
+}
+
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// A duplicate.
+pub const KNOWN: Style = AnsiColor::Cyan.on_default();
+/// A refusal, or quarantine.
+pub const REFUSED: Style = AnsiColor::Yellow.on_default();
+pub const BAD: Style = AnsiColor::Red.on_default();
+/// Less important.
+pub const DIM: Style = Style::new().effects(Effects::DIMMED);
+pub const STRONG: Style = Style::new().effects(Effects::BOLD);
+
+/// Styles texts if true.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paint(pub bool);
+
+impl Paint {
+    /// A text in a style.
+    pub fn with(self, style: Style, text: &str) -> String {
+        if self.0 { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
 }
 
 #[cfg(test)]

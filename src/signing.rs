@@ -7,11 +7,11 @@ use sha2::Sha256;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scheme {
-    /// HMAC over the body, as Attio signs.
+    /// Over the body, as Attio does
     Attio,
-    /// HMAC over a timestamp, a dot and the body, as the guide signs.
+    /// Over a timestamp and the body, with X-Attio-Timestamp
     Timestamped,
 }
 

@@ -29,6 +29,7 @@ use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
+use crate::open_files;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
@@ -85,12 +86,6 @@ pub struct App {
     supervisor: Supervisor,
     ends: Ends,
 }
-
-/// Connections to the admin listener: probes, a scraper or two, and a person.
-const ADMIN_CONNECTIONS: usize = 64;
-
-/// How long an admin connection may be idle: less than a probe's timeout, so that idle ones cannot block it.
-const ADMIN_IDLE: Duration = Duration::from_secs(5);
 
 /// What a stop may take beyond `shutdown.delay` and `shutdown.drain_timeout` before it is forced: the last
 /// flush and the end of the parts, with a margin.
@@ -180,18 +175,24 @@ impl App {
         let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, systemd, .. } = self;
         let (supervisor, mut ends) = (self.supervisor, self.ends);
         let connections = TaskTracker::new();
+        let (max_connections, when_full) = match open_files::connections(config.http.max_connections) {
+            Ok(wanted) => (wanted, "raise http.max_connections"),
+            Err((room, _)) => (room, "raise the limit of open files (LimitNOFILE in systemd, `ulimit -Hn`)"),
+        };
         let limits = Limits {
-            timeouts: Timeouts { header: config.http.header_timeout, idle: config.http.idle_timeout },
-            max_connections: config.http.max_connections,
+            timeouts: Timeouts {
+                header: config.http.header_timeout,
+                idle: config.http.idle_timeout,
+                idle_when_full: config.http.header_timeout,
+            },
+            max_connections,
+            when_full,
             max_header_bytes: config.http.max_header_bytes,
             strict: true,
         };
-        let admin_limits = Limits {
-            timeouts: Timeouts { idle: limits.timeouts.idle.min(ADMIN_IDLE), ..limits.timeouts },
-            max_connections: ADMIN_CONNECTIONS,
-            strict: false,
-            ..limits.clone()
-        };
+        let mut admin_limits = Limits::for_probes(config.http.header_timeout);
+        admin_limits.timeouts.idle = admin_limits.timeouts.idle.min(config.http.idle_timeout);
+        admin_limits.max_header_bytes = config.http.max_header_bytes;
         // The parts that end by themselves once the stop is over.
         let parts = TaskTracker::new();
         let (reporting, over) = (Arc::clone(&edge), stages.over.clone());
@@ -200,6 +201,8 @@ impl App {
         let public = http::router(edge);
         let public =
             listen::serve(self.public_listener, public, limits, connections.clone(), stages.drain.clone());
+        // Tracked, because the drain waits for the connections that it still accepts.
+        let public = connections.track_future(public);
         supervisor.spawn("public listener", parts.track_future(public));
         let admin = http::admin::router(admin);
         let admin =

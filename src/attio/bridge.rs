@@ -31,12 +31,10 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Makes a client; nothing is sent.
     pub fn new() -> Result<Self, Error> {
         Ok(Self { client: HttpClient::new(OPTIONS).map_err(|error| Error::Setup(error.to_string()))? })
     }
 
-    /// Reads `/metrics`.
     pub async fn metrics(&self, url: &str) -> Result<Samples, String> {
         match self.send(url, Request::get(url), Bytes::new()).await? {
             Response { status: 200, body, .. } => Ok(Samples::parse(&String::from_utf8_lossy(&body))),

@@ -30,14 +30,12 @@ pub struct Client {
     requests: Requests,
 }
 
-/// The envelope of every answer.
 #[derive(Deserialize)]
 struct Data<T> {
     data: T,
 }
 
 impl Client {
-    /// Makes a client; nothing is sent.
     pub fn new(options: &Options) -> Result<Self, Error> {
         Ok(Self { requests: Requests::new(options)? })
     }
@@ -47,12 +45,10 @@ impl Client {
         parse("GET", SELF, &self.call(&Method::GET, SELF, None).await?)
     }
 
-    /// All webhooks, from all pages.
     pub async fn webhooks(&self) -> Result<Vec<Webhook>, Error> {
         self.pages("/v2/webhooks", WEBHOOKS).await
     }
 
-    /// One webhook.
     pub async fn webhook(&self, webhook_id: &str) -> Result<Webhook, Error> {
         self.get(&path(webhook_id)?).await
     }
@@ -80,7 +76,6 @@ impl Client {
         self.write(&Method::PATCH, &path(webhook_id)?, data).await
     }
 
-    /// Deletes a webhook.
     pub async fn delete_webhook(&self, webhook_id: &str) -> Result<(), Error> {
         self.call(&Method::DELETE, &path(webhook_id)?, None).await.map(drop)
     }
@@ -93,7 +88,6 @@ impl Client {
         id.ok_or_else(|| unreadable("POST", &path, "id.record_id"))
     }
 
-    /// Deletes a record.
     pub async fn delete_record(&self, object: &str, record_id: &str) -> Result<(), Error> {
         let path = format!("/v2/objects/{}/records/{}", checked(object)?, checked(record_id)?);
         self.call(&Method::DELETE, &path, None).await.map(drop)

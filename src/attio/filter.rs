@@ -16,7 +16,6 @@ use super::types::{Named, Resource};
 use super::{Client, Subscription, shown};
 use crate::catalog::{Category, Kind};
 
-/// What is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Field {
     /// A path, in Attio's grammar.
@@ -25,7 +24,6 @@ pub enum Field {
     Of(Resource),
 }
 
-/// One comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     pub field: Field,
@@ -33,7 +31,6 @@ pub struct Condition {
     pub value: String,
 }
 
-/// A parsed filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// `$or`, else `$and`.
@@ -135,7 +132,6 @@ pub fn key(subscription: &Subscription) -> (String, String) {
     (subscription.event_type.clone(), canonical(subscription.filter.as_ref()))
 }
 
-/// Equal for lists that mean the same.
 pub fn keys(subscriptions: &[Subscription]) -> BTreeSet<(String, String)> {
     subscriptions.iter().map(key).collect()
 }
@@ -168,13 +164,11 @@ pub fn describe(
     }
 }
 
-/// Why a filter cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Attio's grammar cannot express it, or it names something unknown.
     #[error("filter of {event_type}: {reason}")]
     Invalid { event_type: String, reason: String },
-    /// Reading ids from Attio failed.
     #[error(transparent)]
     Attio(#[from] super::Error),
 }
@@ -187,17 +181,14 @@ pub struct Resolver<'c> {
 }
 
 impl<'c> Resolver<'c> {
-    /// One with nothing cached.
     pub fn new(client: &'c Client) -> Self {
         Self { client, read: HashMap::new() }
     }
 
-    /// The slugs that were read, by id.
     pub fn slugs(&self) -> HashMap<String, String> {
         self.read.values().flatten().map(|named| (named.id.clone(), named.slug.clone())).collect()
     }
 
-    /// The subscription in Attio's grammar.
     pub async fn resolve(&mut self, subscription: &Subscription) -> Result<Subscription, Error> {
         let event_type = &subscription.event_type;
         let invalid = |reason| Error::Invalid { event_type: event_type.clone(), reason };

@@ -28,10 +28,8 @@ use crate::printable;
 pub use client::Client;
 pub(crate) use types::{Created, Subscription, Webhook};
 
-/// How to reach Attio.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The API key.
     pub api_key: Option<SecretString>,
     /// The URL of the API, without a trailing slash.
     pub api_url: String,
@@ -39,14 +37,11 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// A configured webhook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WebhookOptions {
-    /// Its name in the configuration.
     pub name: String,
     /// The source that receives its deliveries.
     pub source: String,
-    /// Where Attio sends.
     pub target_url: String,
     /// What Attio sends; filters as configured, in Attio's grammar or by slug.
     pub subscriptions: Vec<Subscription>,
@@ -56,22 +51,17 @@ pub struct WebhookOptions {
     pub recreate: bool,
 }
 
-/// Longer texts of Attio are cut.
 const MAX_TEXT: usize = 400;
 
-/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no API key.
     #[error("no Attio API key: set ATTIO_API_KEY, ATTIO_API_KEY_FILE or attio.api_key")]
     NoKey,
-    /// The options are unusable.
     #[error("{0}")]
     Setup(String),
     /// Not an id. Nothing was sent.
     #[error("{0:?} is not an id")]
     InvalidId(String),
-    /// No good answer.
     #[error(transparent)]
     Call(#[from] Box<Failed>),
 }
@@ -102,17 +92,14 @@ impl From<Failed> for Error {
 }
 
 impl Error {
-    /// The status of Attio's answer.
     pub fn status(&self) -> Option<u16> {
         if let Self::Call(failed) = self { failed.status } else { None }
     }
 
-    /// Whether Attio may have created what was asked for: the call must not be repeated blindly.
     pub fn is_outcome_unknown(&self) -> bool {
         matches!(self, Self::Call(failed) if failed.outcome_unknown)
     }
 
-    /// The same error once the outcome is known.
     pub fn with_known_outcome(mut self) -> Self {
         if let Self::Call(failed) = &mut self {
             failed.outcome_unknown = false;
@@ -120,7 +107,6 @@ impl Error {
         self
     }
 
-    /// Whether the requested resource does not exist.
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404)
     }

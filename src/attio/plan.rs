@@ -10,8 +10,7 @@ use super::filter::{self, Resolver, key, keys};
 use super::rotate::is_successor;
 use super::types::ACTIVE;
 use super::{Subscription, Webhook, WebhookOptions};
-use crate::paint::{BAD, GOOD, Paint, REFUSED};
-use crate::printable::line;
+use crate::printable::{BAD, GOOD, Paint, REFUSED, line};
 
 /// A configured webhook with its subscriptions in Attio's grammar.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,22 +19,18 @@ pub struct Wanted {
     pub subscriptions: Vec<Subscription>,
 }
 
-/// What to do for one configured webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It does not exist.
     Create,
     /// Its subscriptions differ.
     Update,
     /// It is as configured.
     #[serde(rename = "none")]
     Keep,
-    /// Several webhooks have its URL.
     Ambiguous,
 }
 
-/// One configured webhook and what to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub wanted: Wanted,
@@ -69,7 +64,6 @@ impl Step {
         Self { wanted, action, webhooks, add, remove }
     }
 
-    /// The webhook that exists, if it is only one.
     pub fn webhook(&self) -> Option<&Webhook> {
         if let [one] = &self.webhooks[..] { Some(one) } else { None }
     }
@@ -100,7 +94,6 @@ impl Step {
     }
 }
 
-/// The steps for all webhooks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// One per configured webhook, in that order.
@@ -110,7 +103,6 @@ pub struct Plan {
 }
 
 impl Wanted {
-    /// Resolves the filters.
     pub async fn resolve(
         options: &WebhookOptions,
         resolver: &mut Resolver<'_>,
@@ -151,7 +143,6 @@ impl Plan {
         self.steps.iter().filter(|step| step.action == action).count()
     }
 
-    /// Whether there is nothing to do.
     pub fn is_clean(&self) -> bool {
         self.count(Action::Keep) == self.steps.len()
     }
@@ -162,7 +153,6 @@ impl Plan {
         self.unmanaged.iter().any(|webhook| is_successor(&webhook.target_url, target_url))
     }
 
-    /// An object with `changes` and `unmanaged`.
     pub fn to_json(&self) -> Json {
         let step = |Step { wanted, action, webhooks, add, remove }: &Step| {
             let WebhookOptions { name, target_url, .. } = &wanted.options;

@@ -16,7 +16,6 @@ use super::{Error, Failed, Options};
 use crate::http_client::{self, HttpClient, Response};
 use crate::version::VERSION;
 
-/// Retries after the first attempt.
 const RETRIES: usize = 5;
 
 /// One call with all its attempts and waits.
@@ -25,10 +24,8 @@ const OVERALL: Duration = Duration::from_secs(60);
 const MIN_DELAY: Duration = Duration::from_millis(200);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// More than any answer of the endpoints in use.
 const MAX_BODY_BYTES: usize = 16 << 20;
 
-/// Stands where the key was.
 const REDACTED: &str = "[API key]";
 
 /// A shorter key is no key of Attio's, and may be a word of an answer.
@@ -46,14 +43,12 @@ pub(super) struct Requests {
     authorization: HeaderValue,
 }
 
-/// One attempt of a call.
 struct Call<'a> {
     method: &'a Method,
     path: &'a str,
     attempt: u32,
 }
 
-/// How an attempt failed.
 struct Attempt {
     error: Failed,
     retry: bool,
@@ -172,7 +167,6 @@ impl Call<'_> {
         self.method != Method::POST
     }
 
-    /// An answer that is not a success.
     fn refused(&self, Response { status, headers, body }: &Response, key: &str) -> Attempt {
         let status = *status;
         // It may come from a proxy that did not wait for Attio.

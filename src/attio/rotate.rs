@@ -22,29 +22,22 @@ use serde_json::{Value as Json, json};
 use super::secret::{self, SecretFile};
 use super::types::{is_same_url, normalized};
 use super::{Client, Created, Subscription, Webhook};
-use crate::atomic_file::PendingFile;
-use crate::bounded_file;
+use crate::files;
+use crate::files::PendingFile;
 
-/// The id of no workspace.
 const NO_WORKSPACE: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Start of a successor's query string.
 const SUCCESSOR_OF: &str = "successor-of=";
 
-/// The two secret files of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretPaths {
-    /// The webhook's secret.
     pub current: PathBuf,
-    /// The secret before it.
     pub previous: PathBuf,
 }
 
-/// What a step does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// Create the successor.
     Create,
     /// Delete a successor whose secret was not stored.
     Discard,
@@ -52,34 +45,26 @@ pub enum Action {
     Enable,
     /// Once a delivery of the successor is verified: delete the old webhook.
     Delete,
-    /// Give the successor the URL.
     Rename,
     /// Once no delivery signed with the old secret is in flight: remove that secret.
     Finish,
 }
 
-/// The next step of a rotation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// What it does.
     #[serde(rename = "step")]
     pub action: Action,
     /// The webhook that it acts on; none for the one it creates.
     pub webhook_id: Option<String>,
 }
 
-/// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A call failed.
     #[error(transparent)]
     Attio(#[from] super::Error),
-    /// The successor was not created.
     #[error(transparent)]
     Create(#[from] secret::Error),
-    /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
-    #[allow(missing_docs)]
     File { path: PathBuf, source: io::Error },
     /// Another process is at work, a file is not writable, or the webhooks at Attio are in no state of a rotation.
     #[error("{0}")]
@@ -117,7 +102,7 @@ impl Journal {
 
     fn read(secret_file: &Path) -> Result<Option<Self>, Error> {
         let path = Self::path(secret_file);
-        match bounded_file::read(&path, bounded_file::MAX_BYTES) {
+        match files::read(&path, files::MAX_BYTES) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -133,7 +118,6 @@ impl Journal {
     }
 }
 
-/// A rotation in progress.
 pub struct Rotation<'a> {
     client: &'a Client,
     paths: SecretPaths,
@@ -171,23 +155,19 @@ impl<'a> Rotation<'a> {
         Ok(Self { client, paths: paths.clone(), journal, _lock: lock })
     }
 
-    /// What it is about.
     pub(crate) fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// The secret in the current file.
     pub fn secret(&self) -> Result<SecretString, Error> {
         read(&self.paths.current)
     }
 
-    /// Finds the next step.
     pub async fn next(&self) -> Result<Step, Error> {
         let new = read(&self.paths.current)?.expose_secret() != read(&self.paths.previous)?.expose_secret();
         next(&self.journal, self.client.webhooks().await?, new)
     }
 
-    /// Performs a step whose condition holds.
     pub async fn perform(&self, Step { action, webhook_id }: &Step) -> Result<(), Error> {
         let Journal { target_url, subscriptions, .. } = &self.journal;
         let (client, id) = (self.client, webhook_id.as_deref().unwrap_or_default());
@@ -214,7 +194,6 @@ impl<'a> Rotation<'a> {
     }
 }
 
-/// Copies the current secret into the previous file.
 fn copy_current(SecretPaths { current, previous }: &SecretPaths) -> Result<(), Error> {
     let secret = read(current)?;
     let written = SecretFile::reserve(previous, true).map_err(Error::State)?.write(&secret);
@@ -257,7 +236,6 @@ fn next(journal: &Journal, webhooks: Vec<Webhook>, new: bool) -> Result<Step, Er
     }
 }
 
-/// A subscription that matches no event.
 fn disabled(subscriptions: &[Subscription]) -> Subscription {
     let event_type = subscriptions.first().map_or("record.created", |first| &first.event_type).to_owned();
     Subscription { event_type, filter: Some(matches_nothing()) }
@@ -272,7 +250,7 @@ fn is_disabled(webhook: &Webhook) -> bool {
 }
 
 fn read(path: &Path) -> Result<SecretString, Error> {
-    let text = bounded_file::read_text(path, bounded_file::MAX_SECRET_BYTES);
+    let text = files::read_text(path, files::MAX_SECRET_BYTES);
     let text = text.map_err(|source| Error::File { path: path.to_owned(), source })?;
     Ok(SecretString::from(secret::without_line_end(&text).to_owned()))
 }

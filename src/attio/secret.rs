@@ -9,10 +9,9 @@ use serde_json::json;
 
 use super::filter::keys;
 use super::{Client, Created, Subscription, Webhook};
-use crate::atomic_file::PendingFile;
+use crate::files::PendingFile;
 use crate::printable;
 
-/// Only the owner may read a secret.
 const MODE: u32 = 0o600;
 
 /// More than a secret with its line end: Attio's are 64 hex digits.
@@ -42,7 +41,6 @@ impl SecretFile {
         reserved.map_err(|error| format!("cannot write {}: {error}", path.display()))
     }
 
-    /// Writes the secret and a line end.
     pub fn write(self, secret: &SecretString) -> io::Result<()> {
         self.file.commit(format!("{}\n", secret.expose_secret()).as_bytes(), self.overwrite)
     }
@@ -53,18 +51,18 @@ pub fn without_line_end(text: &str) -> &str {
     text.strip_suffix('\n').map_or(text, |line| line.strip_suffix('\r').unwrap_or(line))
 }
 
-/// Why no webhook was created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Attio did not create it.
     #[error(transparent)]
     Attio(#[from] super::Error),
+    /// Nothing was asked of Attio.
+    #[error("{0}")]
+    Unprepared(String),
     /// Attio created it but its answer was lost, and with it the secret. The webhook was deleted.
     #[error(
         "{reason}; Attio created webhook {webhook_id} anyway; it was deleted, because its secret is lost"
     )]
     Unconfirmed { reason: super::Error, webhook_id: String },
-    /// The secret could not be stored; the webhook was deleted.
     #[error("the secret could not be stored: {0}; the new webhook was deleted")]
     NotStored(#[source] io::Error),
     /// The secret could not be stored, and the webhook could not be deleted. This error holds the only copy of
@@ -81,8 +79,7 @@ impl Error {
     pub fn may_leave_orphan(&self) -> bool {
         match self {
             Self::Attio(error) => error.is_outcome_unknown(),
-            Self::Orphaned { .. } => true,
-            Self::Unconfirmed { .. } | Self::NotStored(_) => false,
+            other => matches!(other, Self::Orphaned { .. }),
         }
     }
 }
@@ -135,7 +132,6 @@ async fn delete_unconfirmed(
     }
 }
 
-/// The manifest of a Kubernetes Secret with a webhook's secret.
 pub fn manifest(name: &str, created: &Created) -> String {
     // Every JSON string is a YAML string.
     let quoted = |text: &str| printable::lines(&json!(text).to_string());

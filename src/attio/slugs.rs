@@ -5,12 +5,10 @@ use std::path::Path;
 
 use super::types::{Named, Resource};
 use super::{Client, Error};
-use crate::atomic_file;
-use crate::bounded_file;
 use crate::catalog;
+use crate::files;
 use crate::pipeline::slugs::Slugs;
 
-/// Slugs are no secret.
 const MODE: u32 = 0o644;
 
 /// Reads the slugs from Attio. One that may not appear in a CloudEvents attribute is left out.
@@ -25,7 +23,6 @@ pub async fn pull(client: &Client) -> Result<Slugs, Error> {
     Ok(slugs)
 }
 
-/// The contents of the file.
 pub fn text(slugs: &Slugs) -> String {
     format!("{:#}\n", serde_json::json!(slugs))
 }
@@ -33,8 +30,8 @@ pub fn text(slugs: &Slugs) -> String {
 /// Writes the file if its contents change. Returns whether they did.
 pub fn write(path: &Path, slugs: &Slugs) -> io::Result<bool> {
     let text = text(slugs);
-    if bounded_file::read_text(path, bounded_file::MAX_BYTES).is_ok_and(|current| current == text) {
+    if files::read_text(path, files::MAX_BYTES).is_ok_and(|current| current == text) {
         return Ok(false);
     }
-    atomic_file::replace(path, MODE, text.as_bytes()).map(|()| true)
+    files::replace(path, MODE, text.as_bytes()).map(|()| true)
 }

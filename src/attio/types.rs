@@ -28,7 +28,6 @@ pub const ACTIVE: &str = "active";
 /// The status of a webhook that was degraded for seven days: Attio no longer sends.
 pub const INACTIVE: &str = "inactive";
 
-/// The ids of a webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Id {
     pub workspace_id: String,
@@ -50,7 +49,6 @@ impl Webhook {
     }
 }
 
-/// One event type of a webhook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Subscription {
     pub event_type: String,
@@ -67,7 +65,6 @@ pub struct Created {
     pub secret: SecretString,
 }
 
-/// An object, a list or an attribute that has a slug.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Named {
     pub id: String,
@@ -97,7 +94,6 @@ impl Resource {
 /// The answer of `GET /v2/self`: what an API key is.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Token {
-    /// Whether Attio accepts it.
     pub active: bool,
     #[serde(default)]
     pub workspace_id: Option<String>,

@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::bus::read::Begin;
-use crate::config::{Environment, variable};
+use crate::config::{Config, Environment, variable};
+use crate::pipeline::SourceOptions;
 
 pub fn time(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).map_err(|_| "expects a time such as 2026-11-24T10:00:00Z".into())
 }
 
-/// A time, or how long ago.
 pub fn moment(text: &str) -> Result<OffsetDateTime, String> {
     if let Ok(time) = time(text) {
         return Ok(time);
@@ -77,54 +77,53 @@ pub fn unreadable(path: &Path, error: impl Display) -> String {
     format!("{} cannot be read: {error}", path.display())
 }
 
+/// The source of this name, or the only one.
+pub fn source<'c>(config: &'c Config, name: Option<&str>) -> Result<&'c SourceOptions, String> {
+    let names = config.source_names();
+    match (name, &config.sources[..]) {
+        (None, [only]) => Ok(only),
+        (None, _) => Err(format!("several sources are configured; add --source with one of: {names}")),
+        (Some(name), _) => {
+            config.source(name).ok_or_else(|| format!("no source {name} is configured; configured: {names}"))
+        }
+    }
+}
+
 /// A bus as an argument: `kafka://HOST:PORT`, `nats://HOST:PORT` or `stdout`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BusAddress {
-    /// `host:port`.
-    Kafka(String),
-    /// A URL.
-    Nats(String),
-    /// Standard output.
-    Stdout,
+pub struct BusAddress {
+    /// The value of `bus.type`.
+    pub name: &'static str,
+    /// `host:port` of Kafka, a URL of NATS, or nothing.
+    pub address: String,
 }
 
 impl BusAddress {
-    /// A parser of arguments.
+    pub const STDOUT: Self = Self { name: "stdout", address: String::new() };
+
+    pub fn kafka(address: impl Into<String>) -> Self {
+        Self { name: "kafka", address: address.into() }
+    }
+
     pub fn parse(text: &str) -> Result<Self, String> {
         match text.split_once("://") {
-            None if text == "stdout" => Ok(Self::Stdout),
-            Some(("kafka", rest)) if rest.contains(':') => Ok(Self::Kafka(rest.to_owned())),
-            Some(("nats", rest)) if rest.contains(':') => Ok(Self::Nats(text.to_owned())),
+            None if text == "stdout" => Ok(Self::STDOUT),
+            Some(("kafka", rest)) if rest.contains(':') => Ok(Self::kafka(rest)),
+            Some(("nats", rest)) if rest.contains(':') => Ok(Self { name: "nats", address: text.to_owned() }),
             _ => Err("expects kafka://HOST:PORT, nats://HOST:PORT or stdout".into()),
-        }
-    }
-
-    /// The value of `bus.type`.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Kafka(_) => "kafka",
-            Self::Nats(_) => "nats",
-            Self::Stdout => "stdout",
-        }
-    }
-
-    /// The broker's address; empty for standard output.
-    pub fn address(&self) -> &str {
-        match self {
-            Self::Kafka(address) | Self::Nats(address) => address,
-            Self::Stdout => "",
         }
     }
 
     /// The variables of a bridge on this bus whose source `attio` has that secret.
     pub fn environment(&self, secret: &str) -> Environment {
-        let servers = match self {
-            Self::Kafka(_) => Some("kafka.bootstrap_servers"),
-            Self::Nats(_) => Some("nats.servers"),
-            Self::Stdout => None,
-        };
-        let servers = servers.map(|key| (variable(key), self.address()));
-        let own = [("ATTIO_WEBHOOK_SECRET".to_owned(), secret), (variable("bus.type"), self.name())];
-        own.into_iter().chain(servers).map(|(name, value)| (name, OsString::from(value))).collect()
+        let mut environment = Environment::from_iter([
+            ("ATTIO_WEBHOOK_SECRET".to_owned(), OsString::from(secret)),
+            (variable("bus.type"), self.name.into()),
+        ]);
+        let servers = if self.name == "kafka" { "kafka.bootstrap_servers" } else { "nats.servers" };
+        if *self != Self::STDOUT {
+            environment.insert(variable(servers), OsString::from(&self.address));
+        }
+        environment
     }
 }

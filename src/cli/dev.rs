@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anstream::{AutoStream, ColorChoice};
@@ -15,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::{BusAddress, rate};
 use super::output::terminal_columns;
+use super::serve::reachable;
 use super::{Exit, Failure, block_on, cores};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
@@ -39,10 +39,8 @@ use crate::try_out::tracker::Totals;
 use crate::try_out::{self, SOURCE};
 use crate::{shutdown, signing};
 
-/// The default public listener, if its port is free.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 
-/// A free port.
 const FREE_PORT: &str = "127.0.0.1:0";
 
 /// How long a stop waits for acks: everything was answered before, or the broker is away.
@@ -57,7 +55,6 @@ const ON_SCREEN: &str = "librdkafka=off,rdkafka=off";
 /// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
 
-/// The default rate.
 const RATE: f64 = 2.0;
 
 const AFTER_HELP: &str = "\
@@ -93,25 +90,14 @@ pub struct Arguments {
     bus: Option<BusAddress>,
 }
 
-/// Why the verb ends early.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error(transparent)]
-    Run(#[from] try_out::Error),
-    #[error(transparent)]
-    App(#[from] app::Error),
-    #[error(transparent)]
-    Config(#[from] config::Problems),
-    #[error("{0}")]
-    System(#[from] io::Error),
-}
+type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// Runs everything. Of the input only `RUST_LOG` is used.
 pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     if let Some((_, Origin::Flag(_))) = input.file {
         return Err(Failure::usage("dev makes its own configuration and reads no file; omit --config"));
     }
-    let to_stderr = matches!(arguments.bus, Some(BusAddress::Stdout));
+    let to_stderr = arguments.bus == Some(BusAddress::STDOUT);
     let on_terminal =
         !arguments.json && if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
     let footer = match (on_terminal, to_stderr) {
@@ -133,10 +119,10 @@ pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     match ended {
         Ok(totals) if arguments.once && !totals.is_as_expected() => Ok(Exit::Unexpected),
         Ok(_) => Ok(Exit::Done),
-        Err(Error::Run(try_out::Error::Output(error))) if error.kind() == ErrorKind::BrokenPipe => {
-            Ok(Exit::Done)
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => match error.downcast_ref() {
+            Some(try_out::Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
+            _ => Err(error.into()),
+        },
     }
 }
 
@@ -160,7 +146,7 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
             let broker = Broker::start()?;
             let address = broker.address();
             broker.leak();
-            BusAddress::Kafka(address)
+            BusAddress::kafka(address)
         }
     };
     let mut output = output(&bus, arguments.json, footer, keys);
@@ -169,15 +155,15 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
 
 /// Standard output; standard error if events go to standard output.
 fn output(bus: &BusAddress, json: bool, footer: ProgressBar, keys: bool) -> Box<dyn Output> {
-    match (bus, json) {
-        (BusAddress::Stdout, true) => Box::new(JsonLines(io::stderr())),
-        (_, true) => Box::new(JsonLines(io::stdout())),
-        (BusAddress::Stdout, false) => {
+    match (*bus == BusAddress::STDOUT, json) {
+        (true, true) => Box::new(JsonLines(io::stderr())),
+        (false, true) => Box::new(JsonLines(io::stdout())),
+        (true, false) => {
             let colour = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
             let columns = || terminal_size_of(io::stderr()).map(|(width, _)| width.0.into());
             Box::new(Screen::new(anstream::stderr(), footer, colour, columns, keys))
         }
-        (_, false) => {
+        (false, false) => {
             let colour = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
             Box::new(Screen::new(anstream::stdout(), footer, colour, terminal_columns, keys))
         }
@@ -215,11 +201,11 @@ async fn session(
         None => broker_source(&load(&environment, FREE_PORT)?, embedded),
     };
     let target = Target {
-        http: reachable(app.http_addr()?),
+        http: reachable(&app.http_addr()?.to_string()).parse()?,
         taken: taken.then_some(DEFAULT_LISTEN),
         admin: app.admin_addr()?,
-        bus: bus.name(),
-        address: bus.address().to_owned(),
+        bus: bus.name,
+        address: bus.address.clone(),
         embedded,
         secret: webhook.secret.clone(),
         attio: attio.url(),
@@ -260,20 +246,17 @@ fn program() -> String {
 
 /// The variables with which `serve` would run the same bridge.
 fn settings(secret: &str, workspace_id: &str, bus: &BusAddress, embedded: bool) -> Environment {
-    let workspace = format!("sources.{SOURCE}.workspace_id");
-    let mut settings = vec![
-        (workspace.as_str(), workspace_id),
+    let ensure = if embedded { "verify" } else { "create" };
+    let settings = [
+        (&*format!("sources.{SOURCE}.workspace_id"), workspace_id),
         ("admin.listen", FREE_PORT),
         ("shutdown.drain_timeout", DRAIN_TIMEOUT),
+        ("kafka.topics.ensure", ensure),
+        ("nats.stream.ensure", ensure),
     ];
-    match bus {
-        BusAddress::Kafka(_) => {
-            settings.push(("kafka.topics.ensure", if embedded { "verify" } else { "create" }));
-        }
-        BusAddress::Nats(_) => settings.push(("nats.stream.ensure", "create")),
-        BusAddress::Stdout => {}
-    }
-    let settings = settings.into_iter().map(|(key, value)| (config::variable(key), OsString::from(value)));
+    let of_other = |key: &str| matches!(key.split_once('.'), Some((bus_name @ ("kafka" | "nats"), _)) if bus_name != bus.name);
+    let settings = settings.into_iter().filter(|(key, _)| !of_other(key));
+    let settings = settings.map(|(key, value)| (config::variable(key), OsString::from(value)));
     bus.environment(secret).into_iter().chain(settings).collect()
 }
 
@@ -298,7 +281,7 @@ async fn bind(environment: &Environment, listen: Option<&str>) -> Result<(App, O
             let (app, copies) = bind_at(load(environment, FREE_PORT)?).await?;
             Ok((app, copies, true))
         }
-        bound => bound.map(|(app, copies)| (app, copies, false)).map_err(Error::App),
+        bound => bound.map(|(app, copies)| (app, copies, false)).map_err(Error::from),
     }
 }
 
@@ -316,14 +299,4 @@ async fn bind_at(config: Config) -> Result<(App, Option<Source>), app::Error> {
 fn load(environment: &Environment, listen: &str) -> Result<Config, config::Problems> {
     let listen = Flag { name: "--listen", key: "http.listen", value: listen.into() };
     config::load(&Input::new(None, environment.clone(), vec![listen]))
-}
-
-/// An address at which a listener on all addresses can be reached from this machine.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }

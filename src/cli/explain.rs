@@ -4,22 +4,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::json;
 use time::OffsetDateTime;
 
-use super::arguments::{read, time};
+use super::arguments::{read, source, time};
 use super::{Exit, Failure, block_on, invalid_configuration, print};
 use crate::app;
-use crate::bus;
 use crate::bus::recording::RecordingBus;
-use crate::config::{Config, Input, SecretFile};
+use crate::config::{self, Config, Input, SecretFile};
 use crate::explain::captured::Captured;
-use crate::explain::report::{self, Target};
-use crate::explain::{Explanation, explain};
+use crate::explain::{Tried, explain};
 use crate::pipeline::SourceOptions;
-use crate::pipeline::publish::Message;
 
 const AFTER_HELP: &str = "\
-A dump is the request as sent: an optional request line, headers, an empty line, the body.
+A dump is the request as sent: an optional request line, headers, an empty line, the body. \
 Nothing is sent and nothing is published. Secrets are used but never printed.
 
 Example: why does Attio get 401?
@@ -60,41 +58,38 @@ pub struct Arguments {
 }
 
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    let config = crate::config::load(input).map_err(invalid_configuration)?;
+    let config = config::load(input).map_err(invalid_configuration)?;
     let request = captured(arguments)?;
-    let source = source(&config, &request, arguments.source.as_deref())?;
+    let name = arguments.source.as_deref().or(request.source());
+    let is_404 = if name.is_some() { " (the bridge answers 404)" } else { "" };
+    let source = source(&config, name).map_err(|error| format!("{error}{is_404}"))?;
     let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
-    let open = |bus: Arc<RecordingBus>| app::pipeline(&config, bus);
-    let explanation = block_on(None, explain(&request, source, &config.sources, received_at, open))??;
-    let files = crate::config::attio(input).map(|config| config.secret_files).unwrap_or_default();
-    let tried = tried(&config, source, &files);
-    Ok(report(&explanation, &config, &tried, arguments.json))
+    let files = config::attio(input).map(|config| config.secret_files).unwrap_or_default();
+    let (tried, open) =
+        (tried(&config, source, &files), |bus: Arc<RecordingBus>| app::pipeline(&config, bus));
+    let explained = explain(&request, source, &config.sources, received_at, &config.bus, tried, open);
+    let explanation = block_on(None, explained)??;
+    if arguments.json {
+        print(format_args!("{:#}\n", json!(explanation)));
+    } else {
+        print(explanation.to_text(config.bus.kind.name()));
+    }
+    Ok(if explanation.is_good() { Exit::Done } else { Exit::Unexpected })
 }
 
 /// The secrets of the source, then those of the others.
 fn tried(config: &Config, source: &SourceOptions, files: &[SecretFile]) -> Vec<Tried> {
     let others = config.sources.iter().filter(|other| other.name != source.name);
     let of_source = |source: &SourceOptions| {
-        let (name, secrets) = (source.name.to_string(), source.verify.secrets.clone());
+        let name = source.name.to_string();
+        let secrets = source.verify.secrets.clone();
         secrets.into_iter().map(move |secret| {
             let file = files.iter().find(|file| file.source == name && *file.label == *secret.label);
-            (name.clone(), secret.label.to_string(), file.map(|file| file.path.clone()))
+            let file = file.map(|file| file.path.display().to_string());
+            Tried { source: name.clone(), secret: secret.label.to_string(), file }
         })
     };
     std::iter::once(source).chain(others).flat_map(of_source).collect()
-}
-
-type Tried = (String, String, Option<PathBuf>);
-
-fn report(explanation: &Explanation, config: &Config, tried: &[Tried], json: bool) -> Exit {
-    let encode = |message: &Message| bus::encode(&config.bus, message);
-    let target = Target { bus: config.bus.kind.name(), tried, encode: &encode };
-    if json {
-        print(format_args!("{:#}\n", report::json(explanation, target)));
-    } else {
-        print(report::text(explanation, target));
-    }
-    if explanation.is_good() { Exit::Done } else { Exit::Unexpected }
 }
 
 fn captured(arguments: &Arguments) -> Result<Captured, String> {
@@ -120,22 +115,4 @@ fn captured(arguments: &Arguments) -> Result<Captured, String> {
         request.body = read(path)?;
     }
     Ok(request)
-}
-
-/// The source of the flag, of the path, or the only one.
-fn source<'a>(
-    config: &'a Config,
-    request: &Captured,
-    flag: Option<&str>,
-) -> Result<&'a SourceOptions, String> {
-    let names = || config.source_names();
-    match flag.or(request.source()) {
-        Some(name) => config.source(name).ok_or_else(|| {
-            format!("no source {name} is configured (the bridge answers 404); configured: {}", names())
-        }),
-        None => match &config.sources[..] {
-            [only] => Ok(only),
-            _ => Err(format!("the request does not name a source; add --source with one of: {}", names())),
-        },
-    }
 }

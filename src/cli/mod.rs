@@ -1,23 +1,17 @@
 //! The command line: a file or folder for each verb, or for a few alike. It parses arguments, calls the library
-//! and prints the result. Shared: `arguments`, `bus_session` (verbs that read the bus), `output`, `progress` and
-//! `event_line` (what they print).
+//! and prints the result. Shared: `arguments`, `output`.
 
 mod about;
 mod arguments;
-mod bus_session;
 mod config;
 mod dev;
-mod event_line;
 mod explain;
-mod healthcheck;
 mod output;
-mod progress;
 mod quarantine;
 mod send;
 mod serve;
 mod sign;
 mod tail;
-mod topics;
 mod watch;
 mod webhooks;
 
@@ -34,28 +28,24 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::logging::Log;
+use crate::app::logging::{self, Log};
 use crate::attio;
 use crate::bus::ReadError;
-use crate::config::{Environment, Input};
+use crate::config::{Environment, Input, LogFormat, LogOptions};
 use crate::consumer::quarantine::QuarantineError;
-use crate::paint::Paint;
+use crate::printable::Paint;
 use crate::shutdown;
 use config::warn;
 use output::{confirm, print, say};
 
-/// How a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// Done.
     Done = 0,
     /// Failed while running, or the drain was abandoned.
     Failed = 1,
-    /// Wrong usage.
     Usage = 2,
     /// The result is not as expected.
     Unexpected = 3,
-    /// The configuration is invalid.
     Configuration = 78,
 }
 
@@ -77,7 +67,6 @@ impl Failure {
         Self { exit, error: Some(error.to_string()) }
     }
 
-    /// Wrong usage.
     fn usage(error: impl Display) -> Self {
         Self::new(Exit::Usage, error)
     }
@@ -157,7 +146,7 @@ enum Verb {
     /// Print the effective configuration: each key with its value and where the value comes from
     Config(config::Arguments),
     /// Print the topics or stream to create and the permissions to grant, as commands or manifests
-    Topics(topics::Arguments),
+    Topics(config::TopicsArguments),
     /// Try it out: broker, bridge, sender and reader in one process, without any configuration
     Dev(dev::Arguments),
     /// Sign a body: print its headers, or a curl command that sends it
@@ -171,7 +160,7 @@ enum Verb {
     /// List, show, export and replay what is in quarantine
     Quarantine(quarantine::Arguments),
     /// Check whether a running bridge is ready: exit 0 if it is, else 1
-    Healthcheck(healthcheck::Arguments),
+    Healthcheck(serve::HealthcheckArguments),
     /// Manage Attio's webhooks: list, create, change and delete them, or apply the configuration
     Webhooks(webhooks::Arguments),
     /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
@@ -193,28 +182,7 @@ pub fn command() -> clap::Command {
     let told = || std::env::var("COLUMNS").ok()?.parse().ok();
     let width = output::terminal_columns().or_else(told).unwrap_or(*WIDTHS.end());
     let width = width.clamp(*WIDTHS.start(), *WIDTHS.end());
-    with_paragraphs(Arguments::command()).term_width(width)
-}
-
-/// Joins the lines of each paragraph behind the flags, so that they are wrapped once, for the terminal. Headings of
-/// examples, and what is indented, stay as they are.
-fn with_paragraphs(command: clap::Command) -> clap::Command {
-    let is_text = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.starts_with("Example");
-    let command = match command.get_after_help().map(ToString::to_string) {
-        None => command,
-        Some(help) => {
-            let (mut text, mut before) = (String::new(), "");
-            for line in help.lines() {
-                if !text.is_empty() {
-                    text.push(if is_text(before) && is_text(line) { ' ' } else { '\n' });
-                }
-                text.push_str(line);
-                before = line;
-            }
-            command.after_help(text)
-        }
-    };
-    command.mut_subcommands(with_paragraphs)
+    Arguments::command().term_width(width)
 }
 
 /// Adds the verb that was meant to the error about an unknown one, where clap finds none: it compares words letter by
@@ -257,7 +225,6 @@ fn print_answer(answer: &clap::Error) -> Exit {
     Exit::Done
 }
 
-/// Parses the command line and runs the verb.
 pub fn run(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> Exit {
     // Without it, a verb whose output is limited ends as before: by the signal.
     let _ = shutdown::survive([shutdown::file_too_large()]);
@@ -277,14 +244,14 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
         Verb::Serve(_) => serve::run(input),
         Verb::Check(arguments) => config::check(input, &arguments),
         Verb::Config(arguments) => config::config(input, &arguments),
-        Verb::Topics(arguments) => topics::run(input, &arguments),
+        Verb::Topics(arguments) => config::topics(input, &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, input),
         Verb::Sign(arguments) => sign::run(input, &arguments),
         Verb::Send(arguments) => send::run(input, &arguments),
         Verb::Explain(arguments) => explain::run(input, &arguments),
         Verb::Tail(arguments) => tail::run(input, &arguments),
         Verb::Quarantine(arguments) => quarantine::run(input, &arguments),
-        Verb::Healthcheck(arguments) => healthcheck::run(input, arguments),
+        Verb::Healthcheck(arguments) => serve::healthcheck(input, arguments),
         Verb::Webhooks(arguments) => webhooks::run(input, arguments),
         Verb::Watch(arguments) => watch::run(input, arguments),
         Verb::Slugs(arguments) => webhooks::slugs(input, arguments),
@@ -300,7 +267,6 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
     })
 }
 
-/// The cores that the process may use.
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
@@ -356,6 +322,25 @@ fn stop_token(log: &Log, notice: Option<&'static str>) -> Result<CancellationTok
 /// The environment of this process, without names that are not UTF-8.
 pub fn environment() -> Environment {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect()
+}
+
+/// These verbs print their own messages; the log has warnings only, as text.
+const LOG: LogOptions = LogOptions { level: "warn", format: LogFormat::Text };
+
+/// What the verbs that read the bus work with.
+struct BusSession {
+    config: crate::config::Config,
+    /// Cancelled by the first stop signal. A second one ends the process.
+    stop: CancellationToken,
+}
+
+fn with_bus(
+    input: &Input,
+    verb: impl AsyncFnOnce(&BusSession) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let config = load(input)?;
+    let log = logging::start(LOG, &input.environment)?;
+    block_on(Some(1), async { verb(&BusSession { config, stop: stop_token(&log, None)? }).await })?
 }
 
 /// Loads the configuration, or prints every problem with it; else prints its warnings.

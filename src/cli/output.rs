@@ -1,19 +1,21 @@
-//! What verbs print: data to standard output, messages to standard error, questions, tables.
+//! What verbs print: data to standard output, messages to standard error, questions, tables, progress.
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{Row, Table};
+use console::truncate_str;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use tokio::task::JoinHandle;
 
 use super::Exit;
-use crate::paint::Paint;
-use crate::printable;
+use crate::printable::{self, Paint};
 
-/// Whether `NO_COLOR` is set.
 pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
@@ -46,7 +48,6 @@ fn write(text: &str) -> io::Result<()> {
     File::from(io::stdout().as_fd().try_clone_to_owned()?).write_all(text.as_bytes())
 }
 
-/// Prints a message to standard error.
 pub fn say(message: impl Display) {
     let message = without_error_numbers(&message.to_string());
     let _ = writeln!(io::stderr().lock(), "{}", printable::lines(&message));
@@ -62,7 +63,6 @@ pub fn without_error_numbers(message: &str) -> String {
     })
 }
 
-/// Prints a message with its colours to standard error.
 pub fn say_styled(message: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", printable::styled(message));
 }
@@ -89,12 +89,6 @@ pub fn paint() -> Paint {
     Paint(io::stdout().is_terminal() && !no_color())
 }
 
-/// The columns of standard output; `default` if it is not a terminal.
-pub fn columns(default: usize) -> usize {
-    terminal_columns().unwrap_or(default)
-}
-
-/// The columns of standard output, if it is a terminal.
 pub fn terminal_columns() -> Option<usize> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
 }
@@ -127,10 +121,114 @@ pub fn render(table: &Table) -> String {
     table.trim_fmt() + "\n"
 }
 
-/// The text of a table, however wide.
 pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     render(&new_table(heading, rows))
 }
+
+/// A text that is wider than `width`, cut and marked with `…`.
+pub fn short(text: &str, width: usize) -> String {
+    truncate_str(text, width, "…").into_owned()
+}
+
+/// A progress bar; dropping it clears its line.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// A bar from 0 to `total`. Hidden unless standard error is a terminal.
+    pub fn new(total: usize) -> Self {
+        let bar = ProgressBar::new(total as u64);
+        let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // Writing to the line cannot fail.
+            let _ = write!(out, "{:.1}/s", state.per_sec());
+        };
+        if let Ok(style) = ProgressStyle::with_template("[{bar:24}] {pos}/{len}  {rate}, {eta} left  {msg}") {
+            bar.set_style(style.progress_chars("## ").with_key("rate", rate));
+        }
+        Self(bar)
+    }
+
+    /// Sets how many items are done, and a note behind the numbers.
+    pub fn set(&self, done: usize, note: impl Display) {
+        self.0.set_position(done as u64);
+        self.0.set_message(note.to_string());
+    }
+
+    /// Prints data to standard output without tearing the bar.
+    pub fn print(&self, data: impl Display) {
+        self.0.suspend(|| print(data));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Without a terminal a line says so often that the verb still waits.
+const STILL_EVERY: Duration = Duration::from_secs(10);
+
+pub struct Waiting {
+    spinner: ProgressBar,
+    lines: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    /// Says what it waits for: `until the bridge accepts the new secret`.
+    pub fn new(what: impl Display) -> Self {
+        let what = what.to_string();
+        say(format_args!("waiting {what}"));
+        let spinner = ProgressBar::new_spinner();
+        if io::stderr().is_terminal() {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} waiting, {elapsed}") {
+                spinner.set_style(style);
+            }
+            spinner.enable_steady_tick(Duration::from_millis(100));
+            return Self { spinner, lines: None };
+        }
+        let started = Instant::now();
+        let lines = async move {
+            loop {
+                tokio::time::sleep(STILL_EVERY).await;
+                say(format_args!("still waiting {what} ({} s)", started.elapsed().as_secs()));
+            }
+        };
+        Self { spinner, lines: Some(tokio::spawn(lines)) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.spinner.finish_and_clear();
+        if let Some(lines) = &self.lines {
+            lines.abort();
+        }
+    }
+}
+
+/// Asks again and again until the answer is yes, or says why it is not when the time is up. Shows that it waits.
+pub async fn wait_until(
+    what: impl Display,
+    timeout: Duration,
+    mut holds: impl AsyncFnMut() -> Result<bool, String>,
+) -> Result<(), String> {
+    let started = Instant::now();
+    let _waiting = Waiting::new(format_args!("until {what}"));
+    loop {
+        let result = holds().await;
+        if result == Ok(true) {
+            return Ok(());
+        }
+        if started.elapsed() > timeout {
+            let reason = result.err().map(|error| format!(" ({error})")).unwrap_or_default();
+            let timeout = humantime::format_duration(timeout);
+            return Err(format!("timed out after {timeout} waiting until {what}{reason}"));
+        }
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+}
+
+const POLL_EVERY: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

@@ -8,9 +8,8 @@ use hyper::Uri;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::arguments::{rate, read, unreadable};
-use super::output::table;
+use super::output::{Progress, table};
 
-use super::progress::Progress;
 use super::sign::Flags;
 use super::{Exit, Failure, block_on, cores, print};
 use crate::catalog::{EVENT_TYPES, EventType};
@@ -22,8 +21,8 @@ use crate::try_out::load::{self, Answers, Ending, Options, PayloadGenerator, Sha
 const USER_AGENT: &str = concat!("attio-bridge/", env!("CARGO_PKG_VERSION"), " send");
 
 const AFTER_HELP: &str = "\
-Each delivery has an Idempotency-Key of its own. The timeout is 5 s, as Attio's is. --retry repeats
-what was not answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, at most 30 s; Attio
+Each delivery has an Idempotency-Key of its own. The timeout is 5 s, as Attio's is. --retry repeats \
+what was not answered 2xx under the same key, after 0.5 s, 1 s, 2 s and so on, at most 30 s; Attio \
 does so up to 10 times over about three days.
 
 Example: one generated event to a bridge on this machine
@@ -145,7 +144,6 @@ fn payloads(arguments: &Arguments, scheme: Scheme) -> Result<(Payloads, usize), 
     Ok((Box::new(bodies.into_iter().map(move |body| Payload::new(scheme, body))), count))
 }
 
-/// The JSON files of a folder, sorted by name.
 fn folder(path: &Path) -> Result<Vec<PathBuf>, String> {
     let files = std::fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     let mut files: Vec<PathBuf> = files.map_err(|error: std::io::Error| unreadable(path, error))?;
@@ -154,7 +152,6 @@ fn folder(path: &Path) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(format!("{} has no .json file", path.display())) } else { Ok(files) }
 }
 
-/// What to do about an answer.
 fn next_step(ending: &Ending) -> Option<(String, &'static str)> {
     let Ending::Answer(status, _) = ending else {
         return Some(("no answer".into(), "is the bridge running there? `attio-bridge healthcheck` asks it"));

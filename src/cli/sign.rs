@@ -2,22 +2,22 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::arguments::{key, read, time};
+use super::arguments::{key, read, source, time};
 use super::{Exit, Failure, load, print};
-use crate::config::{self, Config, Input};
+use crate::config::{self, Input};
 use crate::pipeline::SourceOptions;
 use crate::pipeline::verify;
 use crate::signing::{self, Scheme};
 
 const AFTER_HELP: &str = "\
-In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key
-sets one. The bytes are signed as they are: an editor that adds a line end later invalidates the
+In Attio's scheme each call generates a new Idempotency-Key, as Attio does for each delivery; --key \
+sets one. The bytes are signed as they are: an editor that adds a line end later invalidates the \
 signature.
 
 Example: deliver a file to a bridge on this machine
@@ -79,7 +79,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
 pub struct Flags {
     /// The signature scheme [default: that of the source, else attio]
     #[arg(long, value_name = "SCHEME")]
-    scheme: Option<SchemeName>,
+    scheme: Option<Scheme>,
     /// The source whose secret signs [default: the only one]
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
@@ -94,15 +94,6 @@ pub struct Flags {
     secret_env: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum SchemeName {
-    /// Over the body, as Attio does
-    Attio,
-    /// Over a timestamp and the body, with X-Attio-Timestamp
-    Timestamped,
-}
-
-/// Prefixes of variables that configure a source.
 const PREFIXES: [&str; 2] = ["ATTIO_BRIDGE__", "ATTIO_WEBHOOK_SECRET"];
 
 const NO_SECRET: &str = "no secret to sign with: set ATTIO_WEBHOOK_SECRET or ATTIO_WEBHOOK_SECRET_FILE, name a file \
@@ -112,30 +103,26 @@ const NO_SECRET: &str = "no secret to sign with: set ATTIO_WEBHOOK_SECRET or ATT
 impl Flags {
     /// The scheme and the secret of the flags and the configuration.
     pub fn signer(&self, input: &Input) -> Result<(Scheme, SecretString), Failure> {
-        let asked = self.scheme.map(|scheme| match scheme {
-            SchemeName::Attio => Scheme::Attio,
-            SchemeName::Timestamped => Scheme::Timestamped,
-        });
         let named = match (&self.secret_file, &self.secret_env) {
             (Some(path), _) => Some(config::secret_file(path)),
             (_, Some(name)) => Some(variable(input, name)),
             _ => self.default_secret(input),
         };
         if let Some(secret) = named {
-            return Ok((asked.unwrap_or(Scheme::Attio), secret?));
+            return Ok((self.scheme.unwrap_or(Scheme::Attio), secret?));
         }
         let ours = |name: &String| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         if input.file.is_none() && !input.environment.keys().any(ours) {
             return Err(Failure::new(Exit::Configuration, NO_SECRET));
         }
         let config = load(input)?;
-        let source = self.source(&config)?;
+        let source = source(&config, self.source.as_deref())?;
         let secret = self.secret(source)?;
         let configured = match source.verify.scheme {
             verify::Scheme::Timestamped => Scheme::Timestamped,
             verify::Scheme::Auto | verify::Scheme::Attio => Scheme::Attio,
         };
-        Ok((asked.unwrap_or(configured), secret))
+        Ok((self.scheme.unwrap_or(configured), secret))
     }
 
     /// The secret of the usual variables, if there is no configuration file: a sender needs no bus, and so no complete
@@ -150,19 +137,6 @@ impl Flags {
         }
         let path = input.environment.get(&format!("{NAME}_FILE"))?;
         Some(config::secret_file(std::path::Path::new(path)))
-    }
-
-    fn source<'a>(&self, config: &'a Config) -> Result<&'a SourceOptions, String> {
-        let names = || config.source_names();
-        match (&self.source, &config.sources[..]) {
-            (None, [only]) => Ok(only),
-            (None, _) => {
-                Err(format!("several sources are configured; add --source with one of: {}", names()))
-            }
-            (Some(name), _) => config
-                .source(name)
-                .ok_or_else(|| format!("no source {name} is configured; there is: {}", names())),
-        }
     }
 
     fn secret(&self, source: &SourceOptions) -> Result<SecretString, String> {

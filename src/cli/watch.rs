@@ -7,24 +7,23 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::webhooks::SecretFormat;
 use super::{Exit, Failure, block_on, invalid_configuration, stop_token};
 use crate::app::logging::{self, Log};
 use crate::attio::secret::SecretFile;
 use crate::attio::watch::{Hook, Options, Watch, WatchMetrics};
 use crate::attio::{Client, WebhookOptions};
 use crate::config::{self, Input, LogFormat, LogOptions};
-use crate::http::connection::Timeouts;
 use crate::http::listen::{self, Limits};
 use crate::metrics::Metrics;
 
 /// Without the client's warnings about retries: the watch itself logs when polls begin to fail.
 const LEVEL: &str = "info,attio_bridge::attio::request=error";
 
-/// How long the command of --secret-hook may take.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Args)]
@@ -53,19 +52,13 @@ pub struct Arguments {
     slugs: Option<PathBuf>,
     /// Pass the secret of a recreated webhook to --secret-hook in this form, instead of writing secret_file
     #[arg(long, value_enum, requires = "secret_hook", requires = "secret_name")]
-    secret_format: Option<Format>,
+    secret_format: Option<SecretFormat>,
     /// Name of the Kubernetes Secret
     #[arg(long, value_name = "NAME", requires = "secret_format")]
     secret_name: Option<String>,
     /// Command that reads the manifest on its standard input; killed after a minute
     #[arg(long, value_name = "COMMAND", requires = "secret_format")]
     secret_hook: Option<String>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    /// The manifest of a Secret
-    Kubernetes,
 }
 
 fn every(text: &str) -> Result<Duration, String> {
@@ -154,13 +147,7 @@ async fn serve(watch: Watch, metrics: Arc<WatchMetrics>, listen: &str, log: &Log
     tracing::info!(%addr, "watching");
     let page = move || async move { ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], metrics.render()) };
     let router = Router::new().route("/livez", get(|| async { "ok\n" })).route("/metrics", get(page));
-    let timeout = Duration::from_secs(5);
-    let limits = Limits {
-        timeouts: Timeouts { header: timeout, idle: timeout },
-        max_connections: 64,
-        max_header_bytes: 16_384,
-        strict: false,
-    };
+    let limits = Limits::for_probes(Duration::from_secs(5));
     tokio::spawn(listen::serve(listener, router, limits, TaskTracker::new(), over.clone()));
     watch.run(stop).await;
     over.cancel();

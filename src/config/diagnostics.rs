@@ -10,7 +10,7 @@ use secrecy::SecretString;
 use serde_json::Value as Json;
 
 use super::tree::{Origin, variable};
-use crate::bounded_file::Files;
+use crate::files::Files;
 
 /// Below this similarity (1 is equal) a suggestion confuses more than it helps.
 pub const SIMILAR: f64 = 0.85;
@@ -72,7 +72,7 @@ pub struct Setting {
 #[derive(Default)]
 pub struct Diagnostics(RefCell<Findings>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Findings {
     pub problems: Vec<Problem>,
     pub warnings: Vec<Problem>,

@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use super::diagnostics::{Diagnostics, nearest};
 use super::tree::{Node, Origin, Value};
-use crate::bounded_file;
+use crate::files;
 
 pub const HIDDEN: &str = "***";
 
@@ -370,11 +370,11 @@ impl Kind for Secret {
         let value = match &node.value {
             Value::ReadFrom(path) => {
                 diagnostics.file(path.as_ref());
-                bounded_file::read_secret(path.as_ref())?
+                files::read_secret(path.as_ref())?
             }
             _ => SecretString::from(text(node)?.0),
         };
-        bounded_file::usable_secret(&value)?;
+        files::usable_secret(&value)?;
         Ok((value, Json::from(HIDDEN)))
     }
 

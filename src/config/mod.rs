@@ -27,7 +27,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value as Json, json};
 
-pub use crate::bounded_file::Files;
+pub use crate::files::Files;
 pub use diagnostics::{Problem, Problems, Setting, nearest};
 pub use env::Flag;
 pub use kinds::Description;
@@ -40,8 +40,8 @@ use crate::bus::inspect::Requirements;
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bounded_file, bus, http, shutdown};
-use diagnostics::Diagnostics;
+use crate::{bus, files, http, open_files, shutdown};
+use diagnostics::{Diagnostics, Findings};
 use section::Section;
 use tree::{Node, Table, Value};
 
@@ -67,16 +67,14 @@ pub struct Config {
     pub workers: Option<usize>,
     pub log: LogOptions,
     pub warnings: Vec<Problem>,
-    settings: Vec<Setting>,
-    secrets: BTreeMap<String, SecretString>,
-    files: Files,
+    found: Findings,
     input: Input,
 }
 
 impl Config {
     /// Every key with its value and origin; secrets are `***`.
     pub fn settings(&self) -> &[Setting] {
-        &self.settings
+        &self.found.settings
     }
 
     /// What serving needs of the broker.
@@ -102,7 +100,7 @@ impl Config {
     pub fn to_text(&self) -> String {
         /// The column at which origins begin, unless a line is longer.
         const COLUMN: usize = 56;
-        self.settings.iter().fold(String::new(), |mut out, setting| {
+        self.found.settings.iter().fold(String::new(), |mut out, setting| {
             // Writing to a string cannot fail.
             let _ = match &setting.origin {
                 Some(origin) => {
@@ -121,7 +119,7 @@ impl Config {
             let origin = setting.origin.as_ref().map_or("not set".to_owned(), ToString::to_string);
             (setting.key.clone(), json!({ "value": setting.value, "from": origin }))
         };
-        self.settings.iter().map(entry).collect::<Map<_, _>>().into()
+        self.found.settings.iter().map(entry).collect::<Map<_, _>>().into()
     }
 
     pub fn file(&self) -> Option<&Path> {
@@ -130,14 +128,14 @@ impl Config {
 
     /// The files that it was read from, and those that it names.
     pub fn files(&self) -> &Files {
-        &self.files
+        &self.found.files
     }
 
     /// The keys whose values are not those of another configuration.
     pub fn changed(&self, other: &Self) -> BTreeSet<String> {
         fn values(config: &Config) -> BTreeMap<&str, (&Json, Option<&str>)> {
-            let secret = |key: &str| config.secrets.get(key).map(ExposeSecret::expose_secret);
-            let settings = config.settings.iter();
+            let secret = |key: &str| config.found.secrets.get(key).map(ExposeSecret::expose_secret);
+            let settings = config.found.settings.iter();
             settings.map(|setting| (&*setting.key, (&setting.value, secret(&setting.key)))).collect()
         }
         let (ours, theirs) = (values(self), values(other));
@@ -154,7 +152,7 @@ impl Config {
 impl fmt::Debug for Config {
     /// Shows the settings, in which secrets are hidden already.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let entries = self.settings.iter().map(|setting| (&setting.key, &setting.value));
+        let entries = self.found.settings.iter().map(|setting| (&setting.key, &setting.value));
         f.debug_map().entries(entries).finish()
     }
 }
@@ -191,32 +189,30 @@ pub fn load(input: &Input) -> Result<Config, Problems> {
     load_with(input, false)
 }
 
-/// The same, and checks that a client of the bus can be created, as `serve` creates one.
+/// The same, and checks what `serve` needs of this process: that it can create a client of the bus, and open enough
+/// files.
 pub fn load_for_serving(input: &Input) -> Result<Config, Problems> {
     load_with(input, true)
 }
 
-fn load_with(input: &Input, check_bus: bool) -> Result<Config, Problems> {
+fn load_with(input: &Input, for_serving: bool) -> Result<Config, Problems> {
     let (mut tree, diagnostics) = read_file(input)?;
     env::warn_unknown(&tree, &input.environment, &diagnostics);
     env::overlay(&mut tree, &input.environment, &diagnostics);
     env::flags(&mut tree, &input.flags);
     let secret_files = secret_files(&tree);
     let config = read(&mut Section::root(&diagnostics, tree), input, &secret_files);
-    if check_bus
+    if for_serving && let Err((_, message)) = open_files::connections(config.http.max_connections) {
+        diagnostics.warn("http.max_connections", message);
+    }
+    if for_serving
         && diagnostics.is_good()
         && let Err(error) = bus::check(&config.bus, &config.requirements())
         && let Some((key, message)) = error.setting()
     {
         diagnostics.refuse(&key, message);
     }
-    diagnostics.finish().result(|found| Config {
-        warnings: found.warnings,
-        settings: found.settings,
-        secrets: found.secrets,
-        files: found.files,
-        ..config
-    })
+    diagnostics.finish().result(|found| Config { warnings: found.warnings.clone(), found, ..config })
 }
 
 /// Reads every section. The result is good only if the diagnostics hold no problem.
@@ -246,9 +242,7 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         workers: sections::http::workers(&mut root.section("runtime")),
         log: sections::Log::read(&mut root.section("log")),
         warnings: Vec::new(),
-        settings: Vec::new(),
-        secrets: BTreeMap::new(),
-        files: Files::default(),
+        found: Findings::default(),
         input: input.clone(),
     }
 }
@@ -259,10 +253,10 @@ fn read_file(input: &Input) -> Result<(Table, Diagnostics), Problems> {
     let diagnostics = Diagnostics::default();
     let Some((path, named_by)) = &input.file else { return Ok((Table::new(), diagnostics)) };
     diagnostics.file(path);
-    let tree = match bounded_file::read_text(path, bounded_file::MAX_BYTES) {
+    let tree = match files::read_text(path, files::MAX_BYTES) {
         Ok(text) => file::parse(&text, &path.display().to_string(), &diagnostics),
         Err(error) => {
-            diagnostics.problem(file::FILE, Some(named_by), bounded_file::unreadable(path, &error));
+            diagnostics.problem(file::FILE, Some(named_by), files::unreadable(path, &error));
             Table::new()
         }
     };
@@ -288,9 +282,8 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
 pub fn secret_file(path: &Path) -> Result<SecretString, String> {
-    let secret = bounded_file::read_secret(path)?;
-    bounded_file::usable_secret(&secret)
-        .map_err(|message| format!("the file {} {message}", path.display()))?;
+    let secret = files::read_secret(path)?;
+    files::usable_secret(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
     Ok(secret)
 }
 

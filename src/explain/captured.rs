@@ -7,14 +7,11 @@ use serde_json::Value;
 
 use crate::delivery::{Header, Headers};
 
-/// A request, as far as it was captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
-    /// Its path, if it was captured.
     pub path: Option<String>,
     /// Names and values as received.
     pub headers: Vec<(String, Bytes)>,
-    /// The body, byte for byte.
     pub body: Bytes,
 }
 
@@ -31,7 +28,6 @@ impl Captured {
         Ok(Self { body, ..Self::head(&String::from_utf8_lossy(&head))? })
     }
 
-    /// Reads a head without a body.
     pub fn head(text: &str) -> Result<Self, String> {
         let mut request = Self::default();
         for (index, line) in text.lines().enumerate() {
@@ -118,7 +114,6 @@ impl Captured {
         self.headers.iter().filter(named).map(|(_, value)| value)
     }
 
-    /// The headers that the pipeline uses.
     pub fn to_headers(&self) -> Headers {
         let header = |name| {
             let mut values = self.values(name);
@@ -137,7 +132,6 @@ impl Captured {
     }
 }
 
-/// The path of a URL or a request target.
 fn path_of(target: &str) -> String {
     let rest = target.split_once("://").map_or(target, |(_, rest)| rest);
     let at = if rest.len() == target.len() { 0 } else { rest.find('/').unwrap_or(rest.len()) };

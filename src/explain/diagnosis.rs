@@ -17,10 +17,8 @@ use crate::pipeline::SourceOptions;
 use crate::pipeline::verify::{Scheme, SignatureError, Verifier};
 use crate::printable::is_invisible;
 
-/// The byte order mark.
 const BOM: &str = "\u{feff}";
 
-/// What makes a request verify.
 pub struct Fixed {
     pub mistakes: Vec<String>,
     pub delivery: Delivery<Verified>,
@@ -156,7 +154,6 @@ fn headers(request: &Captured) -> Vec<Variant<Headers>> {
 const RESERIALIZED: &str = "the body was changed on the way: re-serialised JSON; the proxy must pass on the raw bytes, \
                             but the body was parsed and serialized again";
 
-/// Bodies that may have been signed.
 fn bodies(body: &Bytes) -> Vec<Variant<Bytes>> {
     let mut variants = vec![(None, body.clone())];
     let mut add = |mistake: &str, value: Option<Bytes>| {
@@ -192,7 +189,6 @@ fn bodies(body: &Bytes) -> Vec<Variant<Bytes>> {
     variants
 }
 
-/// Keys that it may have been signed with.
 fn keys(source: &SourceOptions, all: &[SourceOptions]) -> Vec<Variant<(Arc<str>, Key)>> {
     let others = all.iter().filter(|other| other.name != source.name);
     let mut variants = Vec::new();

@@ -5,21 +5,17 @@ use serde_json::Value;
 
 use crate::pipeline::parse::MAX_DEPTH;
 
-/// Where white space goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
     /// Nowhere, as `JSON.stringify` and most libraries write.
     Compact,
     /// After colons and commas, as Python's `json.dumps` writes.
     Spaced,
-    /// Lines indented by so many spaces.
     Indented(usize),
 }
 
-/// What is escaped in strings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Escapes {
-    /// What was escaped before.
     Kept,
     /// Every character outside ASCII, as Python's `json.dumps` does.
     Ascii,
@@ -27,14 +23,11 @@ pub enum Escapes {
     Fewest,
 }
 
-/// The order of members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// As it was.
     Kept,
     /// By name, as Go's maps and many other libraries write.
     Sorted,
-    /// As Attio writes them.
     Attio,
 }
 
@@ -58,74 +51,129 @@ const ATTIO: [&str; 16] = [
     "actor",
 ];
 
-/// JSON with the texts of its strings and numbers, and its members in order.
+/// JSON to serialize again: the texts of its strings, numbers and words, and its members in order.
 #[derive(Clone, Debug)]
-enum Node<'t> {
+pub enum Json<'t> {
     Text(&'t str),
-    List(Vec<Node<'t>>),
-    Object(Vec<(&'t str, Node<'t>)>),
+    List(Vec<Json<'t>>),
+    Object(Vec<(&'t str, Json<'t>)>),
 }
-
-/// JSON to serialize again.
-#[derive(Clone, Debug)]
-pub struct Json<'t>(Node<'t>);
 
 impl<'t> Json<'t> {
     /// None if the text is not JSON, or nests deeper than the bridge accepts.
     pub fn parse(text: &'t str) -> Option<Self> {
         serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
-        node(&mut text.trim(), MAX_DEPTH).map(Self)
+        Self::first(&mut text.trim(), MAX_DEPTH)
     }
 
-    /// Serializes it again.
+    /// The first value of a text that is known to be JSON, of at most so many levels. The text then begins behind it.
+    fn first(text: &mut &'t str, levels: usize) -> Option<Self> {
+        let close = match text.chars().next()? {
+            '[' => ']',
+            '{' => '}',
+            _ => return Some(Self::Text(scalar(text))),
+        };
+        let (mut names, mut values) = (Vec::new(), Vec::new());
+        let levels = levels.checked_sub(1)?;
+        *text = text[1..].trim_start();
+        while !text.starts_with(close) {
+            if close == '}' {
+                names.push(scalar(text));
+                *text = text.trim_start().strip_prefix(':')?.trim_start();
+            }
+            values.push(Self::first(text, levels)?);
+            *text = text.trim_start();
+            *text = text.strip_prefix(',').unwrap_or(text).trim_start();
+        }
+        *text = &text[1..];
+        Some(match close {
+            '}' => Self::Object(names.into_iter().zip(values).collect()),
+            _ => Self::List(values),
+        })
+    }
+
     pub fn to_text(&self, style: Style, escapes: Escapes, order: Order) -> Option<String> {
         let mut out = String::new();
-        write(&mut out, &self.0, (style, escapes, order), 0)?;
+        self.write(&mut out, (style, escapes, order), 0)?;
         Some(out)
     }
 
     /// Why it does not look as Attio writes it; none if it does.
     pub fn difference(&self, text: &str) -> Option<&'static str> {
-        let kept = self.to_text(Style::Compact, Escapes::Kept, Order::Kept)?;
+        let compact = |escapes, order| self.to_text(Style::Compact, escapes, order);
+        let kept = compact(Escapes::Kept, Order::Kept)?;
         if kept != text {
             return Some("it has white space between its members");
         }
-        if self.to_text(Style::Compact, Escapes::Kept, Order::Attio)? != kept {
+        if compact(Escapes::Kept, Order::Attio)? != kept {
             return Some("its members are in another order");
         }
-        if self.to_text(Style::Compact, Escapes::Fewest, Order::Kept)? != kept {
+        if compact(Escapes::Fewest, Order::Kept)? != kept {
             return Some("it has needless escapes in its strings");
         }
-        has_odd_number(&self.0).then_some("its numbers are written in another form")
+        self.has_odd_number().then_some("its numbers are written in another form")
     }
-}
 
-/// The first value of a text that is known to be JSON, of at most so many levels. The text then begins behind it.
-fn node<'t>(text: &mut &'t str, levels: usize) -> Option<Node<'t>> {
-    match text.chars().next()? {
-        '[' => items(text, ']', levels).map(|(_, values)| Node::List(values)),
-        '{' => items(text, '}', levels)
-            .map(|(names, values)| Node::Object(names.into_iter().zip(values).collect())),
-        _ => Some(Node::Text(scalar(text))),
-    }
-}
-
-/// The names and values up to a closing bracket.
-fn items<'t>(text: &mut &'t str, close: char, levels: usize) -> Option<(Vec<&'t str>, Vec<Node<'t>>)> {
-    let (mut names, mut values) = (Vec::new(), Vec::new());
-    let levels = levels.checked_sub(1)?;
-    *text = text[1..].trim_start();
-    while !text.starts_with(close) {
-        if close == '}' {
-            names.push(scalar(text));
-            *text = text.trim_start().strip_prefix(':')?.trim_start();
+    /// Whether a number is written otherwise than `JSON.stringify` does: `1.0`, `1.50`, `1E5`.
+    fn has_odd_number(&self) -> bool {
+        match self {
+            Self::Text(text) if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
+                let value = serde_json::from_str::<Value>(text).ok().and_then(|value| value.as_f64());
+                value.is_some_and(|value| (1e-6..1e15).contains(&value.abs()) && value.to_string() != *text)
+            }
+            Self::Text(_) => false,
+            Self::List(items) => items.iter().any(Self::has_odd_number),
+            Self::Object(members) => members.iter().any(|(_, value)| value.has_odd_number()),
         }
-        values.push(node(text, levels)?);
-        *text = text.trim_start();
-        *text = text.strip_prefix(',').unwrap_or(text).trim_start();
     }
-    *text = &text[1..];
-    Some((names, values))
+
+    fn write(&self, out: &mut String, form: (Style, Escapes, Order), depth: usize) -> Option<()> {
+        let (style, escapes, order) = form;
+        let (brackets, mut entries) = match self {
+            Self::Text(text) => {
+                out.push_str(&respelled(text, escapes)?);
+                return Some(());
+            }
+            Self::List(items) => ("[]", items.iter().map(|item| ("", item)).collect::<Vec<_>>()),
+            Self::Object(members) => ("{}", members.iter().map(|(name, value)| (*name, value)).collect()),
+        };
+        let rank = |name: &str| {
+            let known = ATTIO.iter().position(|known| *known == name.trim_matches('"'));
+            known.unwrap_or(ATTIO.len() - 2)
+        };
+        match order {
+            _ if brackets == "[]" => {}
+            Order::Kept => {}
+            Order::Sorted => entries.sort_by_key(|(name, _)| *name),
+            Order::Attio => entries.sort_by_key(|(name, _)| rank(name)),
+        }
+        let (comma, colon) = match style {
+            Style::Compact => (",", ":"),
+            Style::Spaced => (", ", ": "),
+            Style::Indented(_) => (",", ": "),
+        };
+        let line = |out: &mut String, depth: usize| {
+            if let Style::Indented(width) = style {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', width * depth));
+            }
+        };
+        out.push_str(&brackets[..1]);
+        for (at, (name, value)) in entries.iter().enumerate() {
+            out.push_str(if at > 0 { comma } else { "" });
+            line(out, depth + 1);
+            if !name.is_empty() {
+                out.push_str(&respelled(name, escapes)?);
+                out.push_str(colon);
+            }
+            value.write(out, form, depth + 1)?;
+        }
+        if !entries.is_empty() {
+            line(out, depth);
+        }
+        out.push_str(&brackets[1..]);
+        Some(())
+    }
 }
 
 /// The string, number or word at the beginning of a text, which then begins behind it.
@@ -144,64 +192,6 @@ fn scalar<'t>(text: &mut &'t str) -> &'t str {
     let (scalar, rest) = text.split_at(end.unwrap_or(text.len()));
     *text = rest;
     scalar
-}
-
-type Form = (Style, Escapes, Order);
-
-fn write(out: &mut String, node: &Node<'_>, form: Form, depth: usize) -> Option<()> {
-    let (style, escapes, order) = form;
-    let line = |out: &mut String, depth: usize| {
-        if let Style::Indented(width) = style {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', width * depth));
-        }
-    };
-    let separate = |out: &mut String, at: usize| {
-        if at > 0 {
-            out.push_str(if style == Style::Spaced { ", " } else { "," });
-        }
-        line(out, depth + 1);
-    };
-    match node {
-        Node::Text(text) => out.push_str(&respelled(text, escapes)?),
-        Node::List(items) if items.is_empty() => out.push_str("[]"),
-        Node::Object(members) if members.is_empty() => out.push_str("{}"),
-        Node::List(items) => {
-            out.push('[');
-            for (at, item) in items.iter().enumerate() {
-                separate(out, at);
-                write(out, item, form, depth + 1)?;
-            }
-            line(out, depth);
-            out.push(']');
-        }
-        Node::Object(members) => {
-            out.push('{');
-            for (at, (name, value)) in ordered(members, order).into_iter().enumerate() {
-                separate(out, at);
-                out.push_str(&respelled(name, escapes)?);
-                out.push_str(if style == Style::Compact { ":" } else { ": " });
-                write(out, value, form, depth + 1)?;
-            }
-            line(out, depth);
-            out.push('}');
-        }
-    }
-    Some(())
-}
-
-fn ordered<'n, 't>(members: &'n [(&'t str, Node<'t>)], order: Order) -> Vec<&'n (&'t str, Node<'t>)> {
-    let mut members: Vec<_> = members.iter().collect();
-    let rank = |name: &str| {
-        let known = ATTIO.iter().position(|known| *known == name.trim_matches('"'));
-        known.unwrap_or(ATTIO.len() - 2)
-    };
-    match order {
-        Order::Kept => {}
-        Order::Sorted => members.sort_by_key(|(name, _)| *name),
-        Order::Attio => members.sort_by_key(|(name, _)| rank(name)),
-    }
-    members
 }
 
 fn respelled(scalar: &str, escapes: Escapes) -> Option<String> {
@@ -223,19 +213,6 @@ fn respelled(scalar: &str, escapes: Escapes) -> Option<String> {
         }
     }
     Some(out)
-}
-
-/// Whether a number is written otherwise than `JSON.stringify` does: `1.0`, `1.50`, `1E5`.
-fn has_odd_number(node: &Node<'_>) -> bool {
-    match node {
-        Node::Text(text) if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
-            let value = serde_json::from_str::<Value>(text).ok().and_then(|value| value.as_f64());
-            value.is_some_and(|value| (1e-6..1e15).contains(&value.abs()) && value.to_string() != *text)
-        }
-        Node::Text(_) => false,
-        Node::List(items) => items.iter().any(has_odd_number),
-        Node::Object(members) => members.iter().any(|(_, value)| has_odd_number(value)),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The API: what every request passes first (faults, the rate limit, the key, its scopes), the endpoints, and errors.
+//! The API: what every request passes first (the rate limit, the key, its scopes), the endpoints, and errors.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -7,28 +7,24 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::store::{Fault, Named, Seen, Store};
+use super::store::{Named, Store};
 use super::webhook::{self, Webhook};
 
 /// Webhooks in a page, by default and at most.
 const DEFAULT_LIMIT: usize = 10;
 const LIMITS: RangeInclusive<usize> = 10..=100;
 
-const JSON: (header::HeaderName, &str) = (header::CONTENT_TYPE, "application/json; charset=utf-8");
-
-/// The API of that store.
 pub fn router(store: Arc<Mutex<Store>>) -> Router {
     Router::new().fallback(handle).with_state(store)
 }
 
-/// Applies the next fault, and notes how the request was answered.
 async fn handle(
     State(store): State<Arc<Mutex<Store>>>,
     method: Method,
@@ -36,39 +32,17 @@ async fn handle(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let fault = Fault::take(&mut store.lock().faults, &method);
-    let note = |status| {
-        let (method, target) = (method.to_string(), uri.to_string());
-        store.lock().seen.push(Seen { method, target, status });
+    let answered = answer(&mut store.lock(), &method, &uri, &headers, &body);
+    let (status, retry_after, json) = match answered {
+        Ok(json) => (StatusCode::OK, None, json),
+        Err(ApiError { status, body, retry_after }) => (status, retry_after, body),
     };
-    let process = || match answer(&mut store.lock(), &method, &uri, &headers, &body) {
-        Ok(json) => json_answer(StatusCode::OK, &json),
-        Err(error) => error.into_response(),
-    };
-    let status = |status: u16| StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
-    let response = match &fault {
-        Some(Fault::Hang(time)) => {
-            note(0);
-            tokio::time::sleep(*time).await;
-            return proxy_error(StatusCode::GATEWAY_TIMEOUT);
-        }
-        Some(Fault::Status(code)) => proxy_error(status(*code)),
-        Some(Fault::Answer(code, body)) => (status(*code), [JSON], body.clone()).into_response(),
-        Some(Fault::Limited) => {
-            ApiError::rate_limited(next_second(OffsetDateTime::now_utc())).into_response()
-        }
-        Some(Fault::LimitedFor(retry_after)) => ApiError::rate_limited(retry_after.clone()).into_response(),
-        Some(Fault::StatusAfter(code)) => {
-            process();
-            proxy_error(status(*code))
-        }
-        Some(Fault::Late(_) | Fault::Of(..)) | None => process(),
-    };
-    note(response.status().as_u16());
-    if let Some(Fault::Late(time)) = fault {
-        tokio::time::sleep(time).await;
-    }
-    response
+    let headers = [
+        (header::CONTENT_TYPE, "application/json; charset=utf-8".to_owned()),
+        (HeaderName::from_static("x-attio-execution-id"), Uuid::new_v4().simple().to_string()),
+    ];
+    let retry_after = retry_after.map(|value| [(header::RETRY_AFTER, value)]);
+    (status, headers, retry_after, json.to_string()).into_response()
 }
 
 /// The answer to a request, unless the rate limit, the key or its scopes forbid it.
@@ -79,12 +53,18 @@ fn answer(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Json, ApiError> {
-    store.rate.take(method != Method::GET).map_err(ApiError::rate_limited)?;
+    store.rate.take(method != Method::GET).map_err(|retry_after| {
+        let message = "Rate limit exceeded, please try again later.";
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        let error = ApiError::new(status, "rate_limit_error", "rate_limit_exceeded", message);
+        ApiError { retry_after: Some(retry_after), ..error }
+    })?;
+    let refused = |status, message: &str| Err(ApiError::new(status, "auth_error", "unauthorized", message));
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let known = bearer.and_then(|value| value.strip_prefix("Bearer ")) == Some(&*store.token);
     let path: Vec<&str> = uri.path().strip_prefix("/v2/").unwrap_or_default().split('/').collect();
     if !known && path != ["self"] {
-        return Err(ApiError::unauthorized());
+        return refused(StatusCode::UNAUTHORIZED, "The access token is invalid.");
     }
     let scope = match (path[0], path.get(2)) {
         ("objects", Some(&"records")) => "record_permission:read-write",
@@ -95,7 +75,7 @@ fn answer(
         _ => "",
     };
     if !scope.is_empty() && !store.has_scope(scope) {
-        return Err(ApiError::forbidden(scope));
+        return refused(StatusCode::FORBIDDEN, &format!("The required scope is missing: {scope}."));
     }
     let workspace_id = store.workspace_id.clone();
     let (owners, owner_id) =
@@ -156,7 +136,6 @@ fn paging(uri: &Uri) -> Result<(usize, usize), ApiError> {
     if LIMITS.contains(&limit) { Ok((limit, offset)) } else { Err(invalid("limit", "Expected 10 to 100")) }
 }
 
-/// A webhook, without its secret.
 fn webhook_json(store: &Store, webhook: &Webhook) -> Json {
     json!({
         "id": { "workspace_id": store.workspace_id, "webhook_id": webhook.webhook_id },
@@ -188,7 +167,6 @@ impl ApiError {
         Self { status, body, retry_after: None }
     }
 
-    /// The body does not fit the schema.
     pub fn validation(errors: Vec<Json>) -> Self {
         let message = "Body payload validation error.";
         let mut error =
@@ -204,39 +182,6 @@ impl ApiError {
     pub fn conflict(message: &str) -> Self {
         Self::new(StatusCode::CONFLICT, "invalid_request_error", "uniqueness_conflict", message)
     }
-
-    fn unauthorized() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "auth_error", "unauthorized", "The access token is invalid.")
-    }
-
-    fn forbidden(scope: &str) -> Self {
-        let message = format!("The required scope is missing: {scope}.");
-        Self::new(StatusCode::FORBIDDEN, "auth_error", "unauthorized", &message)
-    }
-
-    fn rate_limited(retry_after: String) -> Self {
-        let message = "Rate limit exceeded, please try again later.";
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let error = Self::new(status, "rate_limit_error", "rate_limit_exceeded", message);
-        Self { retry_after: Some(retry_after), ..error }
-    }
-
-    fn into_response(self) -> Response {
-        let retry_after = self.retry_after.map(|value| [(header::RETRY_AFTER, value)]);
-        (retry_after, json_answer(self.status, &self.body)).into_response()
-    }
-}
-
-fn json_answer(status: StatusCode, json: &Json) -> Response {
-    let execution_id = [("x-attio-execution-id", Uuid::new_v4().simple().to_string())];
-    (status, [JSON], execution_id, json.to_string()).into_response()
-}
-
-/// The HTML that a proxy in front of the API answers.
-fn proxy_error(status: StatusCode) -> Response {
-    let code = status.as_u16();
-    let page = format!("<html><head><title>{code}</title></head><body>cloudflare</body></html>");
-    (status, Html(page)).into_response()
 }
 
 /// The API's rate limit: requests in the current second.
@@ -264,11 +209,10 @@ impl ApiLimit {
         let (used, limit) =
             if write { (&mut self.used.1, self.writes) } else { (&mut self.used.0, self.reads) };
         *used += 1;
-        if *used <= limit { Ok(()) } else { Err(next_second(now)) }
+        match *used <= limit {
+            true => Ok(()),
+            // The next second, as an HTTP date.
+            false => Err(httpdate::fmt_http_date(SystemTime::from(now) + Duration::from_secs(1))),
+        }
     }
-}
-
-/// The second after this one, as an HTTP date.
-fn next_second(now: OffsetDateTime) -> String {
-    httpdate::fmt_http_date(SystemTime::from(now) + Duration::from_secs(1))
 }

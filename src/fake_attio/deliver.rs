@@ -76,10 +76,8 @@ fn reserve(next: &mut Option<Instant>, now: Instant, timing: &Timing) -> Instant
 /// Events of API changes that may wait to be delivered.
 const EVENT_QUEUE: usize = 64;
 
-/// The answer to one attempt, or why there is none.
 pub type PostResult = Result<Reply, PostError>;
 
-/// Posts a request to a URL.
 pub type Post = Arc<dyn Fn(String, SignedRequest) -> Posting + Send + Sync>;
 
 pub type Posting = Pin<Box<dyn Future<Output = PostResult> + Send>>;
@@ -95,7 +93,6 @@ pub fn post_to(address: SocketAddr) -> Post {
     })
 }
 
-/// One attempt of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {
     pub result: PostResult,
@@ -107,7 +104,6 @@ pub struct Attempt {
 /// deleted or inactive.
 pub type Attempts = mpsc::Receiver<Attempt>;
 
-/// Finished deliveries by result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryCounts {
     pub delivered: usize,
@@ -125,14 +121,12 @@ struct Shared {
     store: Arc<Mutex<Store>>,
     post: Post,
     timing: Timing,
-    /// The next free slot of each target URL.
     slots: Mutex<HashMap<String, Option<Instant>>>,
     counts: Mutex<DeliveryCounts>,
     deliveries: TaskTracker,
     end: CancellationToken,
 }
 
-/// A delivery in progress.
 struct Delivery {
     webhook_id: String,
     payload: Payload,
@@ -140,7 +134,6 @@ struct Delivery {
 }
 
 impl Deliverer {
-    /// A deliverer for the webhooks of that store.
     pub fn new(store: Arc<Mutex<Store>>, post: Post, timing: Timing) -> Self {
         let (slots, counts, deliveries) = (Mutex::default(), Mutex::default(), TaskTracker::new());
         deliveries.close();
@@ -172,7 +165,6 @@ impl Deliverer {
         self.shared.deliver(webhook_id.to_owned(), payload)
     }
 
-    /// Waits until no delivery is in progress.
     pub async fn idle(&self) {
         self.shared.deliveries.wait().await;
     }
@@ -236,7 +228,6 @@ impl Shared {
         Some((self.post)(url, request).await)
     }
 
-    /// The URL and the request for the webhook as it is now.
     fn sign(&self, Delivery { webhook_id, payload, .. }: &Delivery) -> Option<(String, SignedRequest)> {
         let store = self.store.lock();
         let webhook = store.get(webhook_id).ok().filter(|webhook| webhook.status != Status::Inactive)?;

@@ -5,8 +5,6 @@
 //! authentication, objects without a slug, test events. Not documented, and chosen here: an event type outside the
 //! documented set is a `validation_type`.
 
-#![allow(missing_docs, reason = "public for tests alone, and most names say it")]
-
 mod api;
 pub mod deliver;
 pub mod post;
@@ -17,13 +15,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use axum::Router;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use store::Store;
 
-/// A running fake. Stops when it is dropped.
 pub struct FakeAttio {
     address: SocketAddr,
     store: Arc<Mutex<Store>>,
@@ -33,11 +31,16 @@ pub struct FakeAttio {
 impl FakeAttio {
     /// Listens on a free loopback port, on the current runtime.
     pub async fn start(store: Store) -> io::Result<Self> {
+        Self::start_behind(store, |api| api).await
+    }
+
+    /// The same, with something in front of the API.
+    pub async fn start_behind(store: Store, layer: impl FnOnce(Router) -> Router) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
         let store = Arc::new(Mutex::new(store));
         let end = CancellationToken::new();
-        let app = api::router(Arc::clone(&store));
+        let app = layer(api::router(Arc::clone(&store)));
         let ended = end.clone().cancelled_owned();
         tokio::spawn(async move {
             tokio::select! {
@@ -48,7 +51,6 @@ impl FakeAttio {
         Ok(Self { address, store, _end: end.drop_guard() })
     }
 
-    /// The value for `attio.api_url`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -57,7 +59,6 @@ impl FakeAttio {
         self.store.lock()
     }
 
-    /// Its state, for a deliverer.
     pub fn shared(&self) -> Arc<Mutex<Store>> {
         Arc::clone(&self.store)
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hyper::Request;
 use hyper::http::request::Builder;
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::http_client::{Error, HttpClient, NoAuthorities, Options};
 use crate::signing::SignedRequest;
@@ -48,11 +48,8 @@ impl Reply {
 
     /// The `reason` in its body; empty if there is none.
     pub fn reason(&self) -> String {
-        #[derive(Deserialize)]
-        struct Body {
-            reason: String,
-        }
-        serde_json::from_slice(&self.body).map_or_else(|_| String::new(), |Body { reason }| reason)
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        body["reason"].as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -69,7 +66,6 @@ impl Poster {
         Ok(Self { client: HttpClient::new(OPTIONS)?, user_agent })
     }
 
-    /// One for `http://` alone.
     pub fn plain(user_agent: &'static str) -> Self {
         Self { client: HttpClient::plain(OPTIONS), user_agent }
     }

@@ -1,10 +1,7 @@
-//! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks, and the faults
-//! that a test orders.
+//! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use axum::http::Method;
 use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
@@ -19,44 +16,10 @@ use crate::catalog::EVENT_TYPES;
 /// Types of the catalog that Attio does not document.
 const GUIDE_ONLY: [&str; 3] = ["call-recording.updated", "comment.updated", "workspace-member.updated"];
 
-/// What goes wrong on purpose with one of the next requests, once each and in order.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// The request is not processed; a proxy answers with this status and HTML.
-    Status(u16),
-    /// The request is not processed, and answered with this status and this JSON.
-    Answer(u16, String),
-    /// The request is processed, but a proxy answers with this status and HTML.
-    StatusAfter(u16),
-    /// The request is not processed, and the answer takes this long.
-    Hang(Duration),
-    /// The request is processed, and the answer takes this long.
-    Late(Duration),
-    /// 429; `Retry-After` is an HTTP date.
-    Limited,
-    /// 429; `Retry-After` is this text.
-    LimitedFor(String),
-    /// For the next request with this method only.
-    Of(Method, Box<Fault>),
-}
-
-impl Fault {
-    /// Removes the first fault that applies to a request with this method.
-    pub fn take(faults: &mut VecDeque<Self>, method: &Method) -> Option<Self> {
-        let applies = |fault: &Self| !matches!(fault, Self::Of(only, _) if only != method);
-        match faults.remove(faults.iter().position(applies)?)? {
-            Self::Of(_, fault) => Some(*fault),
-            fault => Some(fault),
-        }
-    }
-}
-
-/// An object, a list or an attribute.
 #[derive(Clone, Debug)]
 pub struct Named {
     pub id: String,
     pub slug: String,
-    /// The attributes of an object or a list.
     pub attributes: Vec<Named>,
 }
 
@@ -66,7 +29,6 @@ impl Named {
         Self { id: uuid(), slug: slug.into(), attributes }
     }
 
-    /// The one with that id or slug.
     pub fn find<'a>(all: &'a [Self], name: &str) -> Result<&'a Self, ApiError> {
         let found = all.iter().find(|named| named.id == name || named.slug == name);
         found.ok_or_else(|| ApiError::not_found(format!("{name:?} was not found.")))
@@ -81,14 +43,6 @@ pub struct Record {
     pub record_id: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    pub method: String,
-    pub target: String,
-    /// The status of the answer; 0 if it hangs.
-    pub status: u16,
-}
-
 pub struct Store {
     pub workspace_id: String,
     pub token: String,
@@ -96,17 +50,13 @@ pub struct Store {
     pub scopes: BTreeSet<String>,
     pub objects: Vec<Named>,
     pub lists: Vec<Named>,
-    /// Its webhooks, oldest first.
     pub webhooks: Vec<Webhook>,
     pub event_types: BTreeSet<String>,
     /// How the API spells target URLs in its answers.
     pub spelling: fn(&str) -> String,
     /// The most webhooks that a page has, whatever is asked for.
     pub max_page: usize,
-    pub faults: VecDeque<Fault>,
     pub rate: ApiLimit,
-    pub seen: Vec<Seen>,
-    /// Its records, oldest first.
     pub records: Vec<Record>,
     /// Gets the events of changes made through the API, as JSON.
     pub events: Option<Sender<String>>,
@@ -139,9 +89,7 @@ impl Store {
             event_types: documented.map(String::from).collect(),
             spelling: str::to_owned,
             max_page: usize::MAX,
-            faults: VecDeque::new(),
             rate: ApiLimit::default(),
-            seen: Vec::new(),
             records: Vec::new(),
             events: None,
         }

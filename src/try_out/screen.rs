@@ -17,8 +17,7 @@ use super::keyboard::Key;
 use super::output::{Options, Output, Target};
 use super::text::{duration, header, summary, whole};
 use super::tracker::Totals;
-use crate::paint::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG};
-use crate::printable::{line as safe, styled};
+use crate::printable::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG, line as safe, styled};
 
 /// Without a terminal the totals are a line after so many deliveries.
 const TOTALS_EVERY: u64 = 20;

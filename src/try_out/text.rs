@@ -8,9 +8,8 @@ use super::delivery::Group;
 use super::output::{Options, Target};
 use super::tracker::{BridgeMetrics, GroupTotals, Totals};
 use crate::explain::reformat::{Escapes, Json, Order, Style};
-use crate::paint::{BAD, GOOD, REFUSED, STRONG};
 use crate::pipeline::outcome::EventResult;
-use crate::printable::line as safe;
+use crate::printable::{BAD, GOOD, REFUSED, STRONG, line as safe};
 use crate::version::VERSION;
 
 /// Differences that are listed at the end; more are only counted.

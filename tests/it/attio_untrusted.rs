@@ -4,11 +4,11 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use attio_bridge::fake_attio::store::Fault;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, KEY, Ran, program};
+use crate::support::faults::Fault;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -49,7 +49,7 @@ fn error_that_echoes_the_key_does_not_show_it() {
             let hasty = [("ATTIO_BRIDGE__ATTIO__TIMEOUT", "2s"), ("RUST_LOG", "trace")];
             let ran =
                 attio.with(&hasty, &["delete", "b3c0de10-0000-4000-8000-000000000000", "--yes", "--json"]);
-            attio.store().faults.clear();
+            attio.no_more_faults();
             let all = ran.stdout + &ran.stderr;
             assert!(all.contains("[API key]"), "{status}: {all}");
             assert!(
@@ -107,7 +107,7 @@ fn texts_of_the_api_are_escaped_in_tables_json_and_errors() {
     for status in [400, 403, 409, 503] {
         attio.faults(std::iter::repeat_n(Fault::Answer(status, error_body(HOSTILE)), 12));
         let ran = attio.webhooks(&["list"]).expect(1);
-        attio.store().faults.clear();
+        attio.no_more_faults();
         assert_printable(&format!("{status}"), &ran);
     }
     let whoami = json!({ "active": true, "workspace_name": HOSTILE, "scope": HOSTILE });

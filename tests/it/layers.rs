@@ -16,13 +16,12 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 10] = [
-    "atomic_file",
-    "bounded_file",
+const LEAVES: [&str; 9] = [
+    "files",
     "http_client",
     "metrics",
     "named_enum",
-    "paint",
+    "open_files",
     "printable",
     "shutdown",
     "supervise",
@@ -55,8 +54,7 @@ const VALUES: [(&str, &str); 9] = [
 const JOINS: [&str; 4] = ["mod", "enqueue", "source", "outcome"];
 
 /// What an adapter may use.
-const OF_ADAPTERS: [&str; 6] =
-    ["bounded_file", "bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
+const OF_ADAPTERS: [&str; 6] = ["files", "bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];
 
 /// One source file: its path below `src`, and its code without comments and tests.
 struct File {

@@ -1,19 +1,24 @@
 //! Life of a bridge: timeouts of connections, in-flight limits, probes, drain, supervision.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use attio_bridge::app::{App, Error};
 use attio_bridge::pipeline::publish::BusState;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
 use crate::answers::{refused, waiting_client};
 use crate::support::bridge::{Bridge, config};
 use crate::support::buses::Silent;
 use crate::support::client::Client;
+use crate::support::descriptors;
 use crate::support::logs::Logs;
 use crate::support::memory::{Answer, Memory};
 use crate::support::request::Request;
-use crate::support::wait::eventually;
+use crate::support::wait::{PATIENCE, eventually};
 
 /// A delivery of one event that is not like the others.
 fn event(at: usize) -> Request {
@@ -268,6 +273,122 @@ async fn max_connections_limits_connections() {
     assert_eq!(bridge.bus.attempts(), 3, "the third waits");
     drop(second);
     assert_eq!(third.receive().await.status, 200);
+}
+
+#[tokio::test]
+async fn the_longest_idle_connection_makes_room_for_a_new_one() {
+    let logs = Logs::capture();
+    let bridge = Bridge::with(|config| {
+        config.http.max_connections = 4;
+        config.http.header_timeout = SHORT;
+        config.http.idle_timeout = 10 * LONG;
+        config.http.answer_timeout = LONG;
+    })
+    .await;
+    bridge.bus.script([Answer::Late]);
+    let mut busy = bridge.connect().await;
+    busy.send(&event(0)).await;
+    eventually("the event is in flight", || async { bridge.bus.waiting() == 1 }).await;
+    let mut used = bridge.connect().await;
+    assert_eq!(used.ask(&event(1)).await.status, 200);
+    tokio::time::sleep(SEVERAL_SHORT).await;
+    // One that never sent a byte, and one that was used again after the others.
+    let mut silent = bridge.connect().await;
+    tokio::time::sleep(SEVERAL_SHORT).await;
+    let mut last = bridge.connect().await;
+    assert_eq!(last.ask(&event(2)).await.status, 200);
+    tokio::time::sleep(SEVERAL_SHORT).await;
+    assert_eq!(last.ask(&event(3)).await.status, 200, "nothing is closed while there is room");
+
+    assert_eq!(bridge.ask(&event(4)).await.status, 200);
+    used.closed().await;
+    // The place of the fifth is free again.
+    let mut sixth = bridge.connect().await;
+    assert_eq!(sixth.ask(&event(5)).await.status, 200);
+    assert_eq!(bridge.ask(&event(6)).await.status, 200);
+    silent.closed().await;
+    for (at, client) in [(7, &mut last), (8, &mut sixth)] {
+        assert_eq!(client.ask(&event(at)).await.status, 200, "it was idle for less time");
+    }
+    bridge.bus.release();
+    assert_eq!(busy.receive().await.status, 200);
+    let said = "every connection is in use (4): new ones wait; raise http.max_connections";
+    assert_eq!(logs.lines().iter().filter(|line| line["message"] == said).count(), 1, "{}", logs.text());
+}
+
+#[tokio::test]
+async fn clients_that_keep_connections_idle_do_not_delay_new_ones_one_after_the_other() {
+    let bridge = Bridge::with(|config| {
+        config.http.max_connections = 50;
+        config.http.header_timeout = SHORT;
+        config.http.idle_timeout = 10 * LONG;
+    })
+    .await;
+    let mut idle = Vec::new();
+    for at in 0..200 {
+        idle.push(bridge.connect().await);
+        if at >= 60 {
+            let mut client = bridge.connect().await;
+            assert_eq!(client.ask(&event(at)).await.status_and_reason(), (200, "accepted".into()));
+            idle.push(client);
+        }
+    }
+}
+
+#[tokio::test]
+async fn client_that_leaves_its_answers_unread_makes_room() {
+    let bridge = Bridge::with(|config| {
+        config.http.max_connections = 1;
+        config.http.header_timeout = SHORT;
+        config.http.idle_timeout = 10 * LONG;
+    })
+    .await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(bridge.http).await.unwrap();
+    let requests = Request::unsigned("{}").path("/nowhere").bytes().repeat(100);
+    let flood = tokio::spawn(async move { while stream.write_all(&requests).await.is_ok() {} });
+    assert_eq!(bridge.ask(&event(1)).await.status, 200);
+    flood.await.unwrap();
+}
+
+#[tokio::test]
+async fn probes_that_keep_their_connections_do_not_delay_each_other() {
+    let bridge = Bridge::start().await;
+    descriptors::raise(2000);
+    let mut probe = Request::unsigned("").method("GET").path("/livez");
+    probe.headers.retain(|(name, _)| name == "Host");
+    let all = async {
+        let mut kept = Vec::new();
+        // If each of the 64 connections lasted 5 s, this would take longer.
+        for _ in 0..1200 {
+            let mut client = Client::connect(bridge.admin).await;
+            assert_eq!(client.ask(&probe).await.status, 200);
+            kept.push(client);
+        }
+    };
+    timeout(PATIENCE, all).await.expect("each is answered at once");
+}
+
+#[tokio::test]
+async fn drain_serves_the_connections_that_the_system_has_established() {
+    descriptors::raise(2000);
+    let bridge = Bridge::start().await;
+    assert_eq!(bridge.ask(&event(0)).await.status, 200);
+    // Nothing else runs on this thread meanwhile.
+    let connect = |at: usize| {
+        let mut stream = std::net::TcpStream::connect(bridge.http).unwrap();
+        stream.write_all(&event(at).bytes()).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        Client::from(TcpStream::from_std(stream).unwrap())
+    };
+    let clients: Vec<_> = (1..600).map(connect).collect();
+    bridge.begin_stop();
+    for mut client in clients {
+        let answer = client.receive().await;
+        assert!([200, 503].contains(&answer.status) && answer.closes(), "{answer:?}");
+    }
+    bridge.stop().await.unwrap();
 }
 
 #[tokio::test]

@@ -63,6 +63,35 @@ async fn a_closed_stdout_pipe_is_broker_unavailable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readiness_and_one_log_line_say_why_stdout_cannot_be_written() {
+    let full = "exec \"$0\" \"$@\" >/dev/full";
+    let closed = "exec \"$0\" \"$@\" | true";
+    for (script, cause) in [(full, "No space left on device"), (closed, "Broken pipe")] {
+        let served = Served::after(script, &[STDOUT]);
+        let served = &served;
+        eventually("it cannot be written", || async move {
+            let request = Request::keyed(&unique("k"), task_created(&unique("t")));
+            served.ask(&request).await.status_and_reason() == (503, "broker_unavailable".into())
+        })
+        .await;
+        for _ in 0..5 {
+            let request = Request::keyed(&unique("k"), task_created(&unique("t")));
+            assert_eq!(served.ask(&request).await.status, 503);
+        }
+        let ready = served.admin("/readyz").await;
+        let reason = String::from_utf8(ready.body).unwrap();
+        assert_eq!(ready.status, 503, "{reason}");
+        assert!(reason.contains("standard output") && reason.contains(cause), "{reason}");
+        eventually("it is logged", || async {
+            served.log().iter().any(|line| line.contains("ERROR") && line.contains(cause))
+        })
+        .await;
+        let errors = served.log().into_iter().filter(|line| line.contains("ERROR")).count();
+        assert_eq!(errors, 1, "{:?}", served.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_exits_1_at_once() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();

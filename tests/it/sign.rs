@@ -107,7 +107,7 @@ fn secret_is_chosen_by_flags_and_variables() {
     assert!(own.contains("X-Attio-Timestamp: "), "{own}");
     for (arguments, said) in [
         (vec!["--config", &config, &body], "--source with one of: a, b"),
-        (vec!["--config", &config, "--source", "c", &body], "there is: a, b"),
+        (vec!["--config", &config, "--source", "c", &body], "configured: a, b"),
         (vec!["--config", &config, "--source", "a", "--label", "x", &body], "there is: one, two"),
         (vec!["--secret-env", "NOT_SET", &body], "NOT_SET is not set"),
         (vec!["--config", &config, "--source", "a", "/no/such/file"], "/no/such/file cannot be read"),

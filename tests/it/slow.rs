@@ -2,9 +2,11 @@
 //! task or permit is leaked.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
@@ -12,11 +14,11 @@ use tokio::time::timeout;
 
 use crate::support::bridge::Bridge;
 use crate::support::client::Client;
-use crate::support::full_tier;
 use crate::support::memory::Answer;
-use crate::support::request::Request;
+use crate::support::request::{Request, SECRET};
 use crate::support::served::Served;
 use crate::support::wait::{PATIENCE, eventually};
+use crate::support::{descriptors, full_tier};
 
 /// For a deadline that must not pass during a test.
 const LONG: Duration = Duration::from_secs(60);
@@ -237,7 +239,10 @@ async fn large_bodies_beyond_max_in_flight_bytes_are_overloaded() {
 
 #[tokio::test]
 async fn accept_loop_out_of_descriptors_does_not_spin() {
-    let served = Served::limited(Some(48), &[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
+    let pid = Pid::from_raw(served.pid().cast_signed()).unwrap();
+    // Later than its start, when it would have accepted fewer connections.
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(48), maximum: Some(48) }).unwrap();
     let mut clients = Vec::new();
     for _ in 0..100 {
         clients.push(Client::connect(served.http).await);
@@ -253,6 +258,50 @@ async fn accept_loop_out_of_descriptors_does_not_spin() {
     assert!(served.logged("cannot accept connections").len() < 5, "and the warnings are limited");
     drop(clients);
     assert_eq!(served.ask(&event(1)).await.status, 200);
+}
+
+/// Far more idle connections than the soft limit of files allows, or the hard one.
+#[tokio::test]
+async fn idle_connections_beyond_the_limit_of_files_block_nothing() {
+    descriptors::raise(2000);
+    for (soft, hard) in [(1024, 4096), (1024, 1024)] {
+        let script = format!("ulimit -S -n {soft} && ulimit -H -n {hard} && exec \"$0\" \"$@\"");
+        let served = Served::after(
+            &script,
+            &[("ATTIO_BRIDGE__BUS__TYPE", "stdout"), ("ATTIO_BRIDGE__HTTP__HEADER_TIMEOUT", "1s")],
+        );
+        let mut idle = Vec::new();
+        for _ in 0..1300 {
+            idle.push(Client::connect(served.http).await);
+        }
+        assert_eq!(served.ask(&event(1)).await.status_and_reason(), (200, "accepted".into()));
+        assert_eq!(served.probe("/livez").await, 200);
+        assert_eq!(served.logged("cannot accept connections").len(), 0);
+        let advice: Vec<_> = served.log().into_iter().filter(|line| line.contains("LimitNOFILE")).collect();
+        let at_start = advice.iter().filter(|line| line.contains(&format!("may open {hard} files"))).count();
+        assert_eq!(at_start, 1, "{advice:?}");
+    }
+}
+
+#[test]
+fn check_warns_of_a_limit_of_files_that_is_too_low() {
+    let check = |connections: &str| {
+        let output = Command::new("sh")
+            .args(["-c", "ulimit -n 1024 && exec \"$0\" check --strict", env!("CARGO_BIN_EXE_attio-bridge")])
+            .env_clear()
+            .env("ATTIO_WEBHOOK_SECRET", SECRET)
+            .env("ATTIO_BRIDGE__BUS__TYPE", "stdout")
+            .env("ATTIO_BRIDGE__HTTP__MAX_CONNECTIONS", connections)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(check("768"), (Some(0), String::new()));
+    let (code, said) = check("769");
+    assert_eq!(code, Some(3), "{said}");
+    for part in ["http.max_connections", "may open 1024 files", "768 connections", "LimitNOFILE", "1025"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,13 +6,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use attio_bridge::attio::bridge::Bridge;
-use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 use attio_bridge::metrics::samples::Samples;
 use hyper::Method;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, KEY};
+use crate::support::faults::Fault;
 use crate::support::served::Served;
 use crate::support::wait::{eventually_blocking, eventually_some};
 

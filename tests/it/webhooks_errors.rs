@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use attio_bridge::fake_attio::store::Fault;
 use hyper::Method;
 use serde_json::Value;
 
 use crate::support::attio::{Attio, program};
+use crate::support::faults::Fault;
 use crate::support::ports::free_address;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";

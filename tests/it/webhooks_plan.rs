@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, KEY, program};
+use crate::support::faults::Fault;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";
 
@@ -340,9 +340,9 @@ fn webhook_that_changed_after_the_plan_is_not_overwritten() {
         "id": { "workspace_id": "w", "webhook_id": webhook.webhook_id }, "target_url": URL, "status": "active",
         "created_at": "", "subscriptions": [{ "event_type": "note.created", "filter": null }],
     } });
-    let listed = attio.store().seen.len();
+    let listed = attio.seen().len();
     attio.configured(&file, &["plan"]).expect(0);
-    let reads = attio.store().seen.len() - listed;
+    let reads = attio.seen().len() - listed;
     let pass = std::iter::repeat_n(Fault::Late(Duration::ZERO), reads);
     attio.faults(pass.chain([Fault::Answer(200, changed.to_string())]));
     attio

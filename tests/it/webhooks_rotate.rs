@@ -7,11 +7,11 @@ use std::time::Duration;
 use attio_bridge::attio::bridge::Bridge;
 use attio_bridge::attio::rotate::{Action, Error, Rotation, SecretPaths, Step};
 use attio_bridge::fake_attio::deliver::Timing;
-use attio_bridge::fake_attio::store::Fault;
 use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, Deliveries, Ran};
+use crate::support::faults::Fault;
 use crate::support::served::Served;
 use crate::support::wait::eventually_blocking;
 

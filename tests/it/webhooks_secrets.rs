@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use attio_bridge::fake_attio::store::Fault;
 use hyper::Method;
 
 use crate::support::attio::{Attio, KEY};
+use crate::support::faults::Fault;
 use crate::support::wait::eventually_blocking;
 
 const URL: &str = "https://hooks.example.com/webhooks/attio";

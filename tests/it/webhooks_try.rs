@@ -4,12 +4,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use attio_bridge::fake_attio::deliver::Timing;
-use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::webhook::Status;
 
 use serde_json::{Value, json};
 
 use crate::support::attio::{Attio, Deliveries, KEY};
+use crate::support::faults::Fault;
 use crate::support::kafka::shared;
 use crate::support::served::Served;
 use crate::support::unique;

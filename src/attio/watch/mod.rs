@@ -154,7 +154,6 @@ impl WatchMetrics {
         metrics
     }
 
-    /// All metrics in the Prometheus text format 0.0.4.
     pub fn render(&self) -> Vec<u8> {
         family::text(&self.families.gather())
     }
@@ -327,7 +326,6 @@ impl Watch {
         u64::try_from(now - since).unwrap_or(0)
     }
 
-    /// The metrics of every replica that can be read.
     async fn read_bridge(&mut self) -> Vec<Samples> {
         let mut all = Vec::new();
         for url in &self.options.bridge {
@@ -365,7 +363,6 @@ fn state(step: &Step) -> (&'static str, bool) {
     }
 }
 
-/// What to do; none if all is well.
 fn advice(state: &str, drift: bool) -> Option<&'static str> {
     match state {
         "degraded" => Some(

@@ -12,18 +12,16 @@ use super::Watch;
 use crate::attio::plan::{Action, Plan, Step};
 use crate::attio::secret::{self, SecretFile};
 use crate::attio::types::INACTIVE;
-use crate::attio::{Created, Webhook};
+use crate::attio::{Created, Webhook, WebhookOptions};
 
 /// A command that reads the manifest of a Kubernetes Secret on its standard input.
 #[derive(Clone, Debug)]
 pub(crate) struct Hook {
     pub command: String,
     pub secret_name: String,
-    /// When the command is killed.
     pub timeout: Duration,
 }
 
-/// Time between two checks whether the command has ended.
 const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 impl Hook {
@@ -62,20 +60,10 @@ impl Hook {
 
 /// A creation whose webhook was not found since.
 pub struct Creation {
-    /// Attio confirmed it.
     is_confirmed: bool,
     /// The webhooks at other URLs before it.
     unmanaged: BTreeSet<String>,
     is_logged: bool,
-}
-
-/// Why a webhook was not recreated.
-enum Failed {
-    /// Another process was first.
-    Conflict,
-    /// There may be one whose secret is lost.
-    Orphan(String),
-    Other(String),
 }
 
 impl Watch {
@@ -110,7 +98,7 @@ impl Watch {
             return;
         }
         let replaced = match self.state.unresolved.get(webhook) {
-            Some(reason) => Err(Failed::Other(reason.clone())),
+            Some(reason) => Err(secret::Error::Unprepared(reason.clone())),
             None => self.replace(step, old).await,
         };
         let result = match replaced {
@@ -130,22 +118,19 @@ impl Watch {
                 self.created(plan, webhook, true);
                 "ok"
             }
-            Err(Failed::Conflict) => {
+            Err(secret::Error::Attio(error)) if error.status() == Some(409) => {
                 tracing::info!(webhook, "another process has recreated the webhook: nothing is changed");
                 "conflict"
             }
-            Err(Failed::Orphan(error)) => {
-                self.state.orphans.insert(webhook.to_owned());
-                self.created(plan, webhook, false);
-                tracing::error!(
-                    webhook,
-                    error,
+            Err(error) => {
+                let next = if error.may_leave_orphan() {
+                    self.state.orphans.insert(webhook.to_owned());
+                    self.created(plan, webhook, false);
                     "the webhook's secret may be lost; it is recreated at the next poll"
-                );
-                "failed"
-            }
-            Err(Failed::Other(error)) => {
-                tracing::error!(webhook, error, "cannot recreate the webhook; retrying at the next poll");
+                } else {
+                    "cannot recreate the webhook; retrying at the next poll"
+                };
+                tracing::error!(webhook, %error, "{next}");
                 "failed"
             }
         };
@@ -157,35 +142,31 @@ impl Watch {
         self.state.unproven.insert(webhook.to_owned(), creation);
     }
 
-    async fn replace(&self, step: &Step, old: Option<&str>) -> Result<Webhook, Failed> {
-        let options = &step.wanted.options;
-        let other = |error: &dyn std::fmt::Display| Failed::Other(error.to_string());
+    async fn replace(&self, step: &Step, old: Option<&str>) -> Result<Webhook, secret::Error> {
+        const NOWHERE: &str = "there is neither secret_file nor --secret-hook";
+        let WebhookOptions { target_url, secret_file, .. } = &step.wanted.options;
+        let hook = self.options.hook.as_ref();
         // The secret file must be writable before anything is changed at Attio.
-        let file = match (&self.options.hook, &options.secret_file) {
-            (Some(_), _) => None,
-            (None, Some(path)) => Some(SecretFile::reserve(path, true).map_err(Failed::Other)?),
-            (None, None) => {
-                return Err(Failed::Other("there is neither secret_file nor --secret-hook".into()));
+        let file = match secret_file {
+            Some(path) if hook.is_none() => {
+                Some(SecretFile::reserve(path, true).map_err(secret::Error::Unprepared)?)
             }
+            None if hook.is_none() => return Err(secret::Error::Unprepared(NOWHERE.into())),
+            _ => None,
         };
         if let Some(webhook_id) = old
             && let Err(error) = self.client.delete_webhook(webhook_id).await
             && !error.is_not_found()
         {
-            return Err(other(&error));
+            return Err(error.into());
         }
-        let store = |created: &Created| match (&self.options.hook, file) {
-            (_, Some(file)) => file.write(&created.secret),
+        let store = |created: &Created| match (file, hook) {
+            (Some(file), _) => file.write(&created.secret),
             // The command may take long: this thread's other tasks move to another one.
-            (Some(hook), None) => tokio::task::block_in_place(|| hook.run(created)),
-            (None, None) => Err(io::Error::other("there is neither secret_file nor --secret-hook")),
+            (None, Some(hook)) => tokio::task::block_in_place(|| hook.run(created)),
+            (None, None) => Err(io::Error::other(NOWHERE)),
         };
-        match secret::create(&self.client, &options.target_url, &step.wanted.subscriptions, store).await {
-            Ok(created) => Ok(created.webhook),
-            Err(secret::Error::Attio(error)) if error.status() == Some(409) => Err(Failed::Conflict),
-            Err(error) if error.may_leave_orphan() => Err(Failed::Orphan(error.to_string())),
-            Err(error) => Err(other(&error)),
-        }
+        Ok(secret::create(&self.client, target_url, &step.wanted.subscriptions, store).await?.webhook)
     }
 }
 

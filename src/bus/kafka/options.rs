@@ -13,10 +13,10 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::bounded_file;
 use crate::bus::error::StartError;
 pub use crate::bus::inspect::Ensure;
 use crate::bus::inspect::Requirements;
+use crate::files;
 
 /// How to connect to Kafka and publish to it: `[kafka]`.
 #[derive(Clone)]
@@ -236,7 +236,7 @@ fn connection(config: &mut ClientConfig, options: &Options) -> Result<(), StartE
         ("kafka.key_file", &options.key_file),
     ] {
         if let Some(path) = path {
-            bounded_file::check(path, bounded_file::MAX_BYTES).map_err(StartError::file(key, path))?;
+            files::check(path, files::MAX_BYTES).map_err(StartError::file(key, path))?;
         }
     }
     let password = options.sasl_password.as_ref().map(|secret| secret.expose_secret().to_owned());

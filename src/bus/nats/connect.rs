@@ -29,8 +29,8 @@ use tokio::time::timeout;
 use super::errors::with_advice;
 use super::health::Health;
 use super::{Auth, Options};
-use crate::bounded_file;
 use crate::bus::error::StartError;
+use crate::files;
 
 /// Messages in flight; more are answered `Busy`. One delivery has at most 10,000 events. The client's own
 /// queue holds as many.
@@ -251,7 +251,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, StartError> {
-    bounded_file::read_regular(path, bounded_file::MAX_BYTES).map_err(StartError::file(key, path))
+    files::read_regular(path, files::MAX_BYTES).map_err(StartError::file(key, path))
 }
 
 fn unusable(key: &'static str, path: &Path, reason: impl Display) -> StartError {
@@ -300,7 +300,7 @@ async fn read_bounded(path: Arc<Path>, reads: Arc<Semaphore>) -> io::Result<Stri
         // The semaphore is never closed.
         let permit = reads.acquire_owned().await;
         let blocking = move || {
-            let text = bounded_file::read_regular(&path, bounded_file::MAX_SECRET_BYTES)
+            let text = files::read_regular(&path, files::MAX_SECRET_BYTES)
                 .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
             drop(permit);
             text

@@ -16,16 +16,16 @@ const PRINCIPAL: &str = "attio-bridge";
 /// The server's default `max_payload`. Source: the NATS server's configuration.
 const DEFAULT_MAX_PAYLOAD: usize = 1_048_576;
 
-/// For which tool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// For which tool. The help lists the names alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// Commands of Kafka's own tools.
+    // Commands of Kafka's own tools.
     Kafka,
-    /// Resources of the Terraform provider `Mongey/kafka`.
+    // Resources of the Terraform provider `Mongey/kafka`.
     Terraform,
-    /// Resources of the Strimzi operator.
+    // Resources of the Strimzi operator.
     Strimzi,
-    /// Commands of the `nats` tool, and a part of the server's configuration.
+    // Commands of the `nats` tool, and a part of the server's configuration.
     Nats,
 }
 

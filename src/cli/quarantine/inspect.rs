@@ -11,16 +11,14 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use super::{NOTHING, Selection};
-use crate::cli::bus_session::Session;
-use crate::cli::event_line::short;
-use crate::cli::output::{self, render, terminal_columns, write_line};
-use crate::cli::{Exit, Failure, print, say};
+use crate::cli::output::{self, render, short, terminal_columns, write_line};
+use crate::cli::{BusSession, Exit, Failure, print, say};
 use crate::cloudevent::timestamp;
 use crate::consumer::quarantine::{Entry, Quarantined, Stored, hint};
 use crate::printable::{self, is_invisible, line as escaped};
 
 const LIST_HELP: &str = "\
-If the table is wider than the terminal, ids are shortened; the other verbs accept the beginning
+If the table is wider than the terminal, ids are shortened; the other verbs accept the beginning \
 of an id. In a pipe and with --json ids are whole.
 
 Example: what was quarantined since yesterday
@@ -36,8 +34,7 @@ pub struct ListArguments {
     json: bool,
 }
 
-/// Prints every selected record without its body.
-pub async fn list(session: &Session, arguments: &ListArguments) -> Result<Exit, Failure> {
+pub async fn list(session: &BusSession, arguments: &ListArguments) -> Result<Exit, Failure> {
     let entries = arguments.selection.entries(session).await?;
     let entries = entries.iter().map(|Stored { entry, .. }| entry);
     if arguments.json {
@@ -134,8 +131,7 @@ pub struct ShowArguments {
     json: bool,
 }
 
-/// Prints one record with its body.
-pub async fn show(session: &Session, arguments: &ShowArguments) -> Result<Exit, Failure> {
+pub async fn show(session: &BusSession, arguments: &ShowArguments) -> Result<Exit, Failure> {
     let (mut bodies, _) = Selection::ALL.bodies(session, std::slice::from_ref(&arguments.id)).await?;
     let Quarantined { entry, raw, .. } = bodies.next().await?.ok_or("no id was given")?;
     if arguments.json {
@@ -182,9 +178,9 @@ fn body(raw: &[u8]) -> String {
 }
 
 const EXPORT_HELP: &str = "\
-Writes two files for each record: ID.raw, the body as received, to inspect or edit; and ID.json, the
-CloudEvent of the record with its body, source, key and index. `quarantine replay --file` accepts
-both. The path of each ID.raw is printed, one per line; with --json an object with all paths. --to -
+Writes two files for each record: ID.raw, the body as received, to inspect or edit; and ID.json, the \
+CloudEvent of the record with its body, source, key and index. `quarantine replay --file` accepts \
+both. The path of each ID.raw is printed, one per line; with --json an object with all paths. --to - \
 prints JSON Lines and writes no file.
 
 Example: everything into a folder
@@ -208,8 +204,7 @@ pub struct ExportArguments {
     json: bool,
 }
 
-/// Writes records.
-pub async fn export(session: &Session, arguments: &ExportArguments) -> Result<Exit, Failure> {
+pub async fn export(session: &BusSession, arguments: &ExportArguments) -> Result<Exit, Failure> {
     let folder = &arguments.to;
     let unwritable = |error: io::Error| format!("{}: {error}", folder.display());
     let (mut bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;

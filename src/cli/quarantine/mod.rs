@@ -8,8 +8,7 @@ use clap::{Args, Subcommand};
 use time::OffsetDateTime;
 
 use super::arguments::{begin, moment};
-use super::bus_session::{self, Session};
-use super::{Exit, Failure, say};
+use super::{BusSession, Exit, Failure, say, with_bus};
 use crate::bus::read::Begin;
 use crate::config::Input;
 use crate::consumer::quarantine::{Bodies, Entry, QuarantineReader, REASONS, Stored};
@@ -23,7 +22,6 @@ Example: what is quarantined and why, and a replay once the cause is fixed
   attio-bridge quarantine replay 9d5ee6c0 --dry-run
   attio-bridge quarantine replay 9d5ee6c0";
 
-/// What is said if no record is selected.
 const NOTHING: &str = "no quarantined events";
 
 #[derive(Args)]
@@ -47,7 +45,7 @@ enum Verb {
 }
 
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    bus_session::run(input, async |session| match &arguments.verb {
+    with_bus(input, async |session| match &arguments.verb {
         Verb::List(arguments) => inspect::list(session, arguments).await,
         Verb::Show(arguments) => inspect::show(session, arguments).await,
         Verb::Export(arguments) => inspect::export(session, arguments).await,
@@ -71,10 +69,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Every record.
     pub const ALL: Self = Self { reason: Vec::new(), from: None, until: None };
 
-    /// Whether it has no filter.
     pub fn is_all(&self) -> bool {
         self.reason.is_empty() && self.from.is_none() && self.until.is_none()
     }
@@ -90,7 +86,7 @@ impl Selection {
     }
 
     /// The selected entries, in the order of receipt.
-    pub async fn entries(&self, session: &Session) -> Result<Vec<Stored>, Failure> {
+    pub async fn entries(&self, session: &BusSession) -> Result<Vec<Stored>, Failure> {
         let skipped = |item: &crate::bus::read::Item| {
             let address = line(&item.address);
             say(format_args!("skipped {address}, {}: not a quarantine record", item.position));
@@ -101,7 +97,7 @@ impl Selection {
 
     /// The bodies of those of the selected entries with these ids, each given in full or by its first characters;
     /// without ids all of them. And how many.
-    pub async fn bodies(&self, session: &Session, ids: &[String]) -> Result<(Bodies, usize), Failure> {
+    pub async fn bodies(&self, session: &BusSession, ids: &[String]) -> Result<(Bodies, usize), Failure> {
         let mut entries = self.entries(session).await?;
         let find = |id: &String| {
             // `list` shortens ids so.
@@ -125,7 +121,7 @@ fn reason() -> PossibleValuesParser {
     PossibleValuesParser::new(REASONS.map(|(reason, _)| reason))
 }
 
-fn reader(Session { config, stop }: &Session) -> QuarantineReader {
+fn reader(BusSession { config, stop }: &BusSession) -> QuarantineReader {
     let destination = Routes::new(&config.route).quarantine().clone();
     QuarantineReader { bus: config.bus.kind.clone(), destination, stop: stop.clone() }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
+use futures_util::stream::{self, LocalBoxStream};
+use futures_util::{StreamExt, TryStreamExt};
 use serde_json::json;
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -18,26 +20,23 @@ use super::{NOTHING, Selection};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
-use crate::cli::arguments::{key, rate, read, unreadable};
-use crate::cli::bus_session::Session;
-use crate::cli::output::paint;
+use crate::cli::arguments::{key, rate, read, source, unreadable};
 
-use crate::cli::progress::Progress;
-use crate::cli::{Exit, Failure, confirm, say};
-use crate::consumer::quarantine::{Bodies, Entry, Origin, Quarantined, UnknownOrigin};
+use crate::cli::output::{Progress, paint};
+use crate::cli::{BusSession, Exit, Failure, confirm, say};
+use crate::consumer::quarantine::{self, Entry, Origin, Quarantined, UnknownOrigin};
 use crate::consumer::replay::{Ending, Replayed, Replayer};
-use crate::paint::{BAD, DIM, GOOD, KNOWN};
 use crate::pipeline::publish::{Bus, BusState};
-use crate::printable::line as escaped;
+use crate::printable::{BAD, DIM, GOOD, KNOWN, line as escaped};
 use crate::supervise::Supervisor;
 
 const AFTER_HELP: &str = "\
-What to replay is given by ids, --reason, --from, --until, --all or --file. Except for ids and
+What to replay is given by ids, --reason, --from, --until, --all or --file. Except for ids and \
 files it is confirmed on the terminal; elsewhere add --yes.
 
-Events keep their ids, keys and times. Quarantine is a log: a replay removes nothing from it, and
-what still cannot be published is reported and not quarantined again. NATS drops a duplicate id
-within the stream's duplicate window. Kafka does not deduplicate by id: what is replayed twice is
+Events keep their ids, keys and times. Quarantine is a log: a replay removes nothing from it, and \
+what still cannot be published is reported and not quarantined again. NATS drops a duplicate id \
+within the stream's duplicate window. Kafka does not deduplicate by id: what is replayed twice is \
 stored twice with the same id, so consumers can deduplicate.
 
 Example: what would be published, after a topic accepts larger messages
@@ -45,7 +44,7 @@ Example: what would be published, after a topic accepts larger messages
 Example: a raw delivery from a file
   attio-bridge quarantine replay --file raw.json --source attio --key 7f1c
 
-Exit codes: 0 everything was published, a duplicate or filtered, 1 the bus failed, 3 some still
+Exit codes: 0 everything was published, a duplicate or filtered, 1 the bus failed, 3 some still \
 cannot be published.";
 
 #[derive(Args)]
@@ -82,8 +81,7 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Replays the selected records.
-pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
+pub async fn run(session: &BusSession, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = &session.config;
     let Arguments { ids, selection, all, file, .. } = arguments;
     let is_named = !ids.is_empty() || file.is_some();
@@ -93,13 +91,10 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
              shows them",
         ));
     }
-    if let Some(name) = &arguments.source
-        && config.source(name).is_none()
-    {
-        let names = config.source_names();
-        return Err(Failure::usage(format_args!("no source {name} is configured; configured: {names}")));
+    if let Some(name) = &arguments.source {
+        source(config, Some(name)).map_err(Failure::usage)?;
     }
-    let (mut input, count) = Input::open(session, arguments).await?;
+    let (mut bodies, count) = bodies(session, arguments).await?;
     if count == 0 {
         say(format_args!("{NOTHING} to replay"));
         return Ok(Exit::Done);
@@ -119,7 +114,7 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     let (supervisor, mut ends) = Supervisor::new();
     let work = async {
         let replayer = replayer(session, arguments.dry_run, &supervisor).await?;
-        replay(&replayer, &mut input, count, arguments, &session.stop).await
+        replay(&replayer, &mut bodies, count, arguments, &session.stop).await
     };
     tokio::select! {
         done = work => done,
@@ -127,7 +122,6 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     }
 }
 
-/// One body to replay.
 struct Item {
     /// The record's id, or the file.
     name: String,
@@ -145,66 +139,50 @@ impl Item {
     }
 }
 
-/// Where the bodies come from. Each is read when it is needed.
-enum Input {
-    Quarantine { bodies: Bodies, source: Option<String> },
-    Export(Lines),
-    Raw(Option<Box<Item>>),
-}
+/// The bodies, each read when it is needed, and how many there are.
+type Bodies<'a> = (LocalBoxStream<'a, Result<Item, Failure>>, usize);
 
 type Lines = Box<dyn Iterator<Item = Result<Option<Quarantined>, String>>>;
 
-impl Input {
-    /// What the arguments name, and how many bodies that is.
-    async fn open(session: &Session, arguments: &Arguments) -> Result<(Self, usize), Failure> {
-        let source = arguments.source.clone();
-        match (&arguments.file, source) {
-            (None, source) => {
-                let (bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
-                Ok((Self::Quarantine { bodies, source }, count))
-            }
-            // A raw body can resemble an export, so the operator states which it is.
-            (Some(file), Some(source)) => {
-                let item = Item {
-                    name: file.display().to_string(),
-                    reason: "file".into(),
-                    raw: read(file)?,
-                    received_at: OffsetDateTime::now_utc(),
-                    origin: Ok(Origin { source, key: arguments.key.clone(), alone: None }),
-                };
-                Ok((Self::Raw(Some(Box::new(item))), 1))
-            }
-            (Some(file), None) => {
-                let stdin = if file == Path::new("-") { Some(read(file)?) } else { None };
-                let mut count = 0;
-                let mut is_export = true;
-                for line in lines(file, stdin.clone())? {
-                    count += 1;
-                    is_export &= line?.is_some();
-                }
-                if count == 0 || !is_export {
-                    let file = file.display();
-                    return Err(Failure::usage(format_args!(
-                        "{file}: not a file that `quarantine export` wrote as JSON; for the raw body of a delivery \
-                         add --source NAME"
-                    )));
-                }
-                Ok((Self::Export(lines(file, stdin)?), count))
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Result<Option<Item>, Failure> {
-        match self {
-            Self::Quarantine { bodies, source } => {
+async fn bodies<'a>(session: &BusSession, arguments: &'a Arguments) -> Result<Bodies<'a>, Failure> {
+    match (&arguments.file, &arguments.source) {
+        (None, source) => {
+            let (bodies, count) = arguments.selection.bodies(session, &arguments.ids).await?;
+            let source = source.as_deref();
+            let next = move |mut bodies: quarantine::Bodies| async move {
                 let record = bodies.next().await?;
-                Ok(record.map(|record| Item::new(record, source.as_deref())))
+                Ok(record.map(|record| (Item::new(record, source), bodies)))
+            };
+            Ok((stream::try_unfold(bodies, next).boxed_local(), count))
+        }
+        // A raw body can resemble an export, so the operator states which it is.
+        (Some(file), Some(source)) => {
+            let item = Item {
+                name: file.display().to_string(),
+                reason: "file".into(),
+                raw: read(file)?,
+                received_at: OffsetDateTime::now_utc(),
+                origin: Ok(Origin { source: source.clone(), key: arguments.key.clone(), alone: None }),
+            };
+            Ok((stream::iter([Ok(item)]).boxed_local(), 1))
+        }
+        (Some(file), None) => {
+            let stdin = if file == Path::new("-") { Some(read(file)?) } else { None };
+            let (mut count, mut is_export) = (0, true);
+            for line in lines(file, stdin.clone())? {
+                count += 1;
+                is_export &= line?.is_some();
             }
-            Self::Export(lines) => {
-                let record = lines.next().transpose()?.flatten();
-                Ok(record.map(|record| Item::new(record, None)))
+            if count == 0 || !is_export {
+                let file = file.display();
+                return Err(Failure::usage(format_args!(
+                    "{file}: not a file that `quarantine export` wrote as JSON; for the raw body of a delivery \
+                     add --source NAME"
+                )));
             }
-            Self::Raw(item) => Ok(item.take().map(|item| *item)),
+            let records = lines(file, stdin)?.filter_map(Result::transpose);
+            let items = records.map(|record| Ok(Item::new(record?, None)));
+            Ok((stream::iter(items).boxed_local(), count))
         }
     }
 }
@@ -236,14 +214,13 @@ fn lines(file: &Path, stdin: Option<Bytes>) -> Result<Lines, String> {
     Ok(Box::new(lines.map(record)))
 }
 
-/// How long the bus may take to become ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// In addition to the client's own timeout.
 const MARGIN: Duration = Duration::from_secs(5);
 
-async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Failure> {
-    let Session { config, stop } = session;
+async fn replayer(session: &BusSession, dry_run: bool, supervisor: &Supervisor) -> Result<Replayer, Failure> {
+    let BusSession { config, stop } = session;
     let (subjects, timeout) = match &config.bus.kind {
         Kind::Kafka(options) => (false, options.publish_timeout),
         Kind::Nats(options) => (true, options.publish_timeout),
@@ -282,7 +259,7 @@ async fn replayer(session: &Session, dry_run: bool, supervisor: &Supervisor) -> 
 
 async fn replay(
     replayer: &Replayer,
-    input: &mut Input,
+    bodies: &mut LocalBoxStream<'_, Result<Item, Failure>>,
     count: usize,
     arguments: &Arguments,
     stop: &CancellationToken,
@@ -291,7 +268,7 @@ async fn replay(
     let progress = Progress::new(count);
     let mut pace = arguments.rate.map(|rate| tokio::time::interval(Duration::from_secs_f64(1.0 / rate)));
     let (mut done, mut without_identity) = (0, 0);
-    while let Some(item) = input.next().await? {
+    while let Some(item) = bodies.try_next().await? {
         let replayed = async {
             if let Some(pace) = &mut pace {
                 pace.tick().await;
@@ -319,7 +296,6 @@ async fn replay(
     Ok(conclude(&endings, count, without_identity, arguments.dry_run))
 }
 
-/// What became of one body, as text or JSON.
 fn report(item: &Item, replayed: &Replayed, arguments: &Arguments) -> String {
     if arguments.json {
         let mut value = json!(replayed);

@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
-use super::secret_output::{self, SecretOutput};
-use super::{Exit, Failure, Session, confirm, last_segment, print, say, target};
+use super::{
+    Exit, Failure, SecretOutput, Session, confirm, create_webhook, last_segment, print, say, target,
+};
 use crate::attio::filter::{self, Resolver, key, keys};
 use crate::attio::{Client, Subscription, Webhook};
 use crate::catalog::{self, EVENT_TYPES, Kind};
@@ -79,7 +80,7 @@ pub struct Create {
 
 /// The form of a printed secret.
 #[derive(Clone, Copy, ValueEnum)]
-enum SecretFormat {
+pub enum SecretFormat {
     /// The manifest of a Secret
     Kubernetes,
 }
@@ -180,8 +181,8 @@ pub async fn create(session: &Session, arguments: Create) -> Result<Exit, Failur
         (None, None) if arguments.json => SecretOutput::Json,
         (None, None) => SecretOutput::Text(String::new()),
     };
-    secret_output::delay_interrupt(&session.log)?;
-    let created = secret_output::create(&session.client, &target_url, &subscriptions, output, false).await?;
+    session.delay_interrupt()?;
+    let created = create_webhook(&session.client, &target_url, &subscriptions, output, false).await?;
     let id = created.webhook.shown_id();
     say(format_args!("created webhook {id}: Attio sends to {target_url}"));
     match &secret_file {

@@ -3,18 +3,23 @@
 mod manage;
 mod plan;
 mod rotate;
-mod secret_output;
 mod try_webhook;
 
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use super::bus_session::LOG;
-use super::{Exit, Failure, block_on, invalid_configuration, print, say, warn};
+use super::{Exit, Failure, LOG, block_on, invalid_configuration, print, say, stop_token, warn};
 use crate::app::logging::{self, Log};
-use crate::attio::{Client, slugs};
+use crate::attio::secret::{self, SecretFile};
+use crate::attio::{Client, Created, Subscription, slugs};
 use crate::config::{self, Input};
+use crate::printable::{line, lines};
+pub use manage::SecretFormat;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -52,7 +57,6 @@ enum Verb {
     Try(try_webhook::Arguments),
 }
 
-/// What every verb uses.
 struct Session {
     client: Client,
     config: config::Attio,
@@ -74,7 +78,14 @@ pub fn run(input: &Input, Arguments { verb }: Arguments) -> Result<Exit, Failure
     })
 }
 
-/// Runs a verb that calls Attio.
+impl Session {
+    /// From now on the first Ctrl-C only cancels the token, so that a secret in progress is stored. The second
+    /// ends the process at once.
+    fn delay_interrupt(&self) -> Result<CancellationToken, Failure> {
+        stop_token(&self.log, Some("Finishing, to keep the secrets. Press Ctrl-C again to abort."))
+    }
+}
+
 fn with_session(
     input: &Input,
     verb: impl AsyncFnOnce(&Session) -> Result<Exit, Failure>,
@@ -92,7 +103,6 @@ fn confirm(question: &str, yes: bool) -> Result<bool, Failure> {
     super::confirm(question, yes).map_err(Failure::usage)
 }
 
-/// Parses a target URL of the command line.
 fn target(url: &str) -> Result<String, String> {
     let rest = url.strip_prefix("https://").ok_or("Attio accepts only URLs that begin with https://")?;
     let good = !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control());
@@ -103,6 +113,73 @@ fn target(url: &str) -> Result<String, String> {
 fn last_segment(url: &str) -> &str {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     path.rsplit('/').next().unwrap_or(path)
+}
+
+/// Where the secret of a new webhook goes.
+enum SecretOutput {
+    /// A file.
+    File(SecretFile),
+    /// Standard output, as the manifest of a Kubernetes Secret of this name.
+    Manifest(String),
+    /// Standard output, with the webhook, as JSON.
+    Json,
+    /// Standard output, after this prefix.
+    Text(String),
+}
+
+impl SecretOutput {
+    /// A file; checked now, written later.
+    fn file(path: &Path, overwrite: bool) -> Result<Self, Failure> {
+        Ok(Self::File(SecretFile::reserve(path, overwrite)?))
+    }
+
+    fn write(self, created: &Created) -> io::Result<()> {
+        let secret = created.secret.expose_secret();
+        match self {
+            Self::File(file) => file.write(&created.secret),
+            Self::Manifest(name) => print_secret(&secret::manifest(&name, created)),
+            Self::Json => {
+                let mut json = json!(created.webhook);
+                json["secret"] = secret.into();
+                print_secret(&lines(&format!("{json:#}\n")))
+            }
+            Self::Text(prefix) => print_secret(&format!("{prefix}{secret}\n")),
+        }
+    }
+}
+
+/// Creates a webhook and stores its secret. If it can be neither stored nor its webhook deleted, it is printed, unless
+/// standard output is a document without secrets.
+async fn create_webhook(
+    client: &Client,
+    url: &str,
+    subscriptions: &[Subscription],
+    output: SecretOutput,
+    is_document: bool,
+) -> Result<Created, Failure> {
+    let created = secret::create(client, url, subscriptions, |created| output.write(created)).await;
+    if let Err(secret::Error::Orphaned { created, .. }) = &created {
+        // It may be lost because it is no usable secret: then it has characters that no secret has.
+        let secret = line(created.secret.expose_secret());
+        let printed = !is_document && print_secret(&format!("{secret}\n")).is_ok();
+        let result = if printed { "is on standard output, only this once" } else { "is lost" };
+        say(format_args!("warning: the secret of webhook {} {result}", created.webhook.shown_id()));
+    }
+    let created = created?;
+    if !created.webhook.is_at(url) {
+        say(format_args!(
+            "warning: Attio shows the URL as {}: configure it so, or the webhook will not be recognised",
+            line(&created.webhook.target_url)
+        ));
+    }
+    Ok(created)
+}
+
+/// Unlike other output, a failure to print a secret is an error.
+fn print_secret(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 const SLUGS_HELP: &str = "\

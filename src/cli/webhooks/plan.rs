@@ -7,15 +7,13 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::manage::finish;
-use super::secret_output::{self, SecretOutput};
-use super::{Exit, Failure, Session, confirm, last_segment, print, say};
+use super::{Exit, Failure, SecretOutput, Session, confirm, create_webhook, last_segment, print, say};
 use crate::attio::filter::{Resolver, keys};
 use crate::attio::plan::{Action, Plan, Step, Wanted};
 use crate::attio::types::normalized;
 use crate::attio::{Subscription, Webhook, WebhookOptions};
 use crate::cli::output::{no_color, say_styled};
-use crate::paint::Paint;
-use crate::printable::{is_invisible, line};
+use crate::printable::{Paint, is_invisible, line};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -71,7 +69,6 @@ pub async fn plan(session: &Session, arguments: &PlanArguments) -> Result<Exit, 
     Ok(if arguments.check && !made.plan.is_clean() { Exit::Unexpected } else { Exit::Done })
 }
 
-/// Compares the configuration with Attio.
 async fn make(session: &Session) -> Result<Made, Failure> {
     if session.config.webhooks.is_empty() {
         say("warning: the configuration has no [[webhooks]], so there is nothing to compare; \
@@ -158,14 +155,13 @@ fn output(step: &Step, arguments: &ApplyArguments) -> Result<Option<SecretOutput
     }
 }
 
-/// Performs the steps in order and collects the ids of their webhooks.
 async fn perform_all(
     session: &Session,
     steps: Vec<(&Step, Option<SecretOutput>)>,
     json: bool,
     done: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    let interrupted = session.delay_interrupt()?;
     for (step, output) in steps {
         if interrupted.is_cancelled() {
             return Err("interrupted; run `webhooks apply` again to continue".into());
@@ -175,7 +171,6 @@ async fn perform_all(
     Ok(())
 }
 
-/// Performs a step; returns the id of its webhook.
 async fn perform(
     session: &Session,
     step: &Step,
@@ -187,7 +182,7 @@ async fn perform(
     match (step.action, step.webhook(), output) {
         (Action::Create, _, Some(output)) => {
             let url = &options.target_url;
-            let created = secret_output::create(client, url, subscriptions, output, json).await?;
+            let created = create_webhook(client, url, subscriptions, output, json).await?;
             let shown = created.webhook.shown_id();
             let output = options.secret_file.as_ref().map(|path| format!("in {}", path.display()));
             let output = output.unwrap_or_else(|| "on standard output".into());
@@ -260,7 +255,6 @@ pub async fn import(session: &Session, arguments: &ImportArguments) -> Result<Ex
     Ok(Exit::Done)
 }
 
-/// A unique name.
 fn name(source: &str, names: &mut BTreeSet<String>) -> String {
     let mut name = source.to_owned();
     for number in 2.. {

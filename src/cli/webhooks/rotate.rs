@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use super::manage::finish;
-use super::{Exit, Failure, Session, say, secret_output};
+use super::{Exit, Failure, Session, say};
 use crate::attio::bridge::Bridge;
 use crate::attio::rotate::{Action, Rotation, SecretPaths, Step};
 use crate::attio::{Webhook, WebhookOptions};
-use crate::cli::progress::{Waiting, wait_until};
+use crate::cli::output::{Waiting, wait_until};
 use crate::config::SecretFile;
 
 /// Consecutive deliveries that the bridge must accept, each on its own connection, because replicas
@@ -22,7 +22,7 @@ const PREVIOUS: &str = "previous";
 
 #[derive(Args)]
 #[command(after_help = "\
-The source needs two secrets with files; the webhook's secret_file is the first one's. At the start the
+The source needs two secrets with files; the webhook's secret_file is the first one's. At the start the \
 second file may have the same contents; it is overwritten, so it must not be another webhook's:
   secrets = [
     { label = \"current\", file = \"attio.secret\" },
@@ -68,36 +68,32 @@ pub async fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failu
     if arguments.wait == Wait::Traffic && arguments.metrics.is_empty() {
         return Err(Failure::usage("give the bridge's --metrics, or use --wait none"));
     }
-    let (paths, secret, rotation) = resume_or_begin(session, arguments).await?;
+    let (secret, rotation) = resume_or_begin(session, arguments).await?;
+    let conditions = Conditions { bridge: Bridge::new()?, arguments, secret, rotation: &rotation };
     let mut performed = Vec::new();
-    let done = perform_all(session, arguments, secret, &rotation, &mut performed).await;
-    finish(arguments.json, to_json(&rotation, &paths, &performed), done)
-}
-
-/// What was done, and the webhook that exists at the end.
-fn to_json(rotation: &Rotation<'_>, paths: &SecretPaths, performed: &[Step]) -> Json {
+    let done = perform_all(session, &conditions, &mut performed).await;
     let journal = rotation.journal();
     let is_new = |step: &&Step| matches!(step.action, Action::Enable | Action::Rename | Action::Finish);
-    json!({
+    // What was done, and the webhook that exists at the end.
+    let result = json!({
         "rotated": performed.last().is_some_and(|step| step.action == Action::Finish),
         "target_url": journal.target_url,
         "old_webhook_id": journal.webhook_id,
         "webhook_id": performed.iter().rfind(is_new).map(|step| &step.webhook_id),
-        "secret_file": paths.current,
+        "secret_file": secret.path,
         "steps": performed,
-    })
+    });
+    finish(arguments.json, result, done)
 }
 
 /// Performs the remaining steps, each after its condition holds.
 async fn perform_all(
     session: &Session,
-    arguments: &Arguments,
-    secret: &SecretFile,
-    rotation: &Rotation<'_>,
+    conditions: &Conditions<'_>,
     performed: &mut Vec<Step>,
 ) -> Result<(), Failure> {
-    let interrupted = secret_output::delay_interrupt(&session.log)?;
-    let conditions = Conditions { bridge: Bridge::new()?, arguments, secret };
+    let interrupted = session.delay_interrupt()?;
+    let Conditions { rotation, secret, .. } = conditions;
     let mut verified = None;
     loop {
         let step = rotation.next().await?;
@@ -105,7 +101,7 @@ async fn perform_all(
             return Err("interrupted; the same command resumes".into());
         }
         match step.action {
-            Action::Enable => verified = conditions.accepted(rotation).await?,
+            Action::Enable => verified = conditions.accepted().await?,
             Action::Delete => conditions.verified_more_than(verified.take()).await?,
             Action::Finish => {
                 conditions.grace("for deliveries signed with the old secret (--grace)").await;
@@ -130,11 +126,10 @@ async fn perform_all(
     }
 }
 
-/// The rotation in progress, or a new one.
 async fn resume_or_begin<'s>(
     session: &'s Session,
     arguments: &Arguments,
-) -> Result<(SecretPaths, &'s SecretFile, Rotation<'s>), Failure> {
+) -> Result<(&'s SecretFile, Rotation<'s>), Failure> {
     let (client, wanted, configured) = (&session.client, &arguments.webhook, &session.config.webhooks);
     let existing = client.webhooks().await?;
     let by_id = existing.iter().find(|webhook| webhook.id.webhook_id == *wanted);
@@ -152,7 +147,7 @@ async fn resume_or_begin<'s>(
     let (paths, secret) = secret_paths(options, configured, &session.config.secret_files)?;
     if let Some(rotation) = Rotation::resume(client, &paths)? {
         say(format_args!("resuming the rotation of webhook {}", rotation.journal().webhook_id));
-        return Ok((paths, secret, rotation));
+        return Ok((secret, rotation));
     }
     let mut at = existing.iter().filter(|webhook| webhook.is_at(&options.target_url));
     let (Some(webhook), None) = (at.next(), at.next()) else {
@@ -161,8 +156,7 @@ async fn resume_or_begin<'s>(
     };
     // As configured, however Attio spells it.
     let webhook = Webhook { target_url: options.target_url.clone(), ..webhook.clone() };
-    let rotation = Rotation::begin(client, &paths, &webhook)?;
-    Ok((paths, secret, rotation))
+    Ok((secret, Rotation::begin(client, &paths, &webhook)?))
 }
 
 /// The two files, and the source's entry for the first. The second is overwritten: it must be no other
@@ -195,22 +189,22 @@ fn secret_paths<'s>(
     Ok((paths, current))
 }
 
-/// The conditions of the steps, read from the bridge.
 struct Conditions<'a> {
     bridge: Bridge,
     arguments: &'a Arguments,
     secret: &'a SecretFile,
+    rotation: &'a Rotation<'a>,
 }
 
 impl Conditions<'_> {
     /// Waits until the bridge accepts the new secret; returns how many signatures it has verified with it.
-    async fn accepted(&self, rotation: &Rotation<'_>) -> Result<Option<f64>, Failure> {
+    async fn accepted(&self) -> Result<Option<f64>, Failure> {
         if self.arguments.wait == Wait::None {
             self.grace("for the bridge to load the new secret (--grace)").await;
             return Ok(None);
         }
-        let url = self.arguments.probe_url.as_ref().unwrap_or(&rotation.journal().target_url);
-        let secret = rotation.secret()?;
+        let url = self.arguments.probe_url.as_ref().unwrap_or(&self.rotation.journal().target_url);
+        let secret = self.rotation.secret()?;
         let mut in_a_row = 0;
         self.wait("the bridge accepts the new secret", async || {
             let accepted = self.bridge.accepts(url, &secret).await;
@@ -244,7 +238,6 @@ impl Conditions<'_> {
         .await
     }
 
-    /// Signatures verified with the new secret, summed over the replicas.
     async fn count_verified(&self) -> Result<f64, String> {
         let SecretFile { source, label, .. } = self.secret;
         let labels = [("source", &**source), ("secret", &**label), ("result", "ok")];
@@ -270,7 +263,6 @@ impl Conditions<'_> {
         })?)
     }
 
-    /// Waits for --grace.
     async fn grace(&self, what: &str) {
         let _waiting = Waiting::new(what);
         tokio::time::sleep(self.arguments.grace).await;

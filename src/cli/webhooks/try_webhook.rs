@@ -12,25 +12,24 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::manage::finish;
-use super::secret_output::{self, SecretOutput};
-use super::{Exit, Failure, Session, invalid_configuration, say, target};
+use super::{Exit, Failure, SecretOutput, Session, create_webhook, invalid_configuration, say, target};
 use crate::attio::bridge::Bridge;
 use crate::attio::filter::Resolver;
 use crate::attio::secret::{self, SecretFile};
 use crate::attio::{Client, Subscription};
-use crate::bounded_file;
 use crate::bus;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::cli::arguments::unreadable;
-use crate::cli::progress::{Waiting, wait_until};
+use crate::cli::output::{Waiting, wait_until};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{self, Input};
 use crate::consumer::EventFilter;
+use crate::files;
 use crate::pipeline::route::Routes;
 
 #[derive(Args)]
 #[command(after_help = "\
---secret-file is the file of a second secret of the running bridge's source; its contents are restored at
+--secret-file is the file of a second secret of the running bridge's source; its contents are restored at \
 the end. The key needs record_permission:read-write and webhook:read-write.
 Example: with a tunnel to the bridge on this machine
   ngrok http 8080
@@ -79,7 +78,7 @@ pub async fn run(session: &Session, input: &Input, arguments: &Arguments) -> Res
     let destinations = Routes::new(&config.route).of_category("record");
     let plan = Plan { destinations, begin: Begin::Now, follow: true };
     let mut reader = bus::read(&config.bus.kind, plan).await?;
-    let interrupted = secret_output::delay_interrupt(&session.log)?;
+    let interrupted = session.delay_interrupt()?;
     let mut created = Created::default();
     let done = test(&session.client, arguments, &mut created, &mut reader, &interrupted).await;
     let left = clean_up(&session.client, arguments, &created).await;
@@ -123,7 +122,7 @@ async fn test(
     interrupted: &CancellationToken,
 ) -> Result<(), Failure> {
     let stopped = || "interrupted";
-    let secret = create_webhook(client, arguments, created).await?;
+    let secret = create(client, arguments, created).await?;
     interrupted.run_until_cancelled(accepted(arguments, &secret)).await.ok_or_else(stopped)??;
     let values = arguments.values.clone().unwrap_or_else(person);
     let record = client.create_record(&arguments.object, &values).await?;
@@ -147,8 +146,7 @@ async fn test(
     Ok(())
 }
 
-/// Creates the webhook and writes its secret to the file.
-async fn create_webhook(
+async fn create(
     client: &Client,
     arguments: &Arguments,
     created: &mut Created,
@@ -159,7 +157,7 @@ async fn create_webhook(
     };
     let subscription = Resolver::new(client).resolve(&subscription).await?;
     let file = &arguments.secret_file;
-    let old = match bounded_file::read_text(file, bounded_file::MAX_SECRET_BYTES) {
+    let old = match files::read_text(file, files::MAX_SECRET_BYTES) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         // It could not be restored.
@@ -168,7 +166,7 @@ async fn create_webhook(
     created.old_secret = old.map(|text| secret::without_line_end(&text).to_owned().into());
     let output = SecretOutput::file(&arguments.secret_file, true)?;
     let url = &arguments.target_url;
-    let new = secret_output::create(client, url, &[subscription], output, arguments.json).await?;
+    let new = create_webhook(client, url, &[subscription], output, arguments.json).await?;
     say(format_args!("created webhook {}: Attio sends to {url}", new.webhook.shown_id()));
     created.webhook = Some(new.webhook.id.webhook_id);
     Ok(new.secret)
@@ -181,7 +179,6 @@ fn person() -> Json {
     json!({ "email_addresses": [email], "name": [name] })
 }
 
-/// Waits until the bridge behind the tunnel accepts the secret.
 async fn accepted(arguments: &Arguments, secret: &SecretString) -> Result<(), Failure> {
     let bridge = Bridge::new()?;
     let url = arguments.probe_url.as_ref().unwrap_or(&arguments.target_url);
@@ -230,7 +227,6 @@ async fn clean_up(client: &Client, arguments: &Arguments, created: &Created) -> 
     left
 }
 
-/// Restores the secret file; removes it if there was none.
 fn restore(path: &Path, old: Option<&SecretString>) -> Result<(), String> {
     let restored = match old {
         Some(old) => SecretFile::reserve(path, true)?.write(old),

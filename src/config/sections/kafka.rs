@@ -8,7 +8,6 @@ use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
 use super::{CENTURY, DAY, Entries, INSTANT, TLS_FILES, tls_files};
-use crate::bounded_file;
 use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
@@ -16,6 +15,7 @@ use crate::config::kinds::{
 };
 use crate::config::section::{Section, keys};
 use crate::config::tree::{Node, Table, Value};
+use crate::files;
 
 const PROTOCOLS: [(&str, &str); 4] = words(["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]);
 const MECHANISMS: [(&str, &str); 4] = words(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]);
@@ -283,7 +283,7 @@ fn property(name: &str, node: &Node, diagnostics: &Diagnostics) -> Result<String
     let text = match &node.value {
         Value::ReadFrom(path) => {
             diagnostics.file(path.as_ref());
-            bounded_file::read_secret(path.as_ref())?.expose_secret().to_owned()
+            files::read_secret(path.as_ref())?.expose_secret().to_owned()
         }
         _ => Scalar.parse(node, diagnostics)?.0,
     };

@@ -21,9 +21,9 @@ use super::diagnostics::Diagnostics;
 use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
 use super::section::{Key, Section, keys};
 use super::tree::Origin;
-use crate::bounded_file;
 use crate::bus::{self, Kind as Bus};
 use crate::cloudevent::ContentMode;
+use crate::files;
 use crate::pipeline::dedup;
 
 const INSTANT: Duration = Duration::from_millis(1);
@@ -325,8 +325,8 @@ fn refuse_unused(diagnostics: &Diagnostics, chosen: Type) {
 fn readable(section: &Section<'_>, name: &str, file: Option<&Path>) {
     let Some(file) = file else { return };
     section.diagnostics().file(file);
-    if let Err(error) = bounded_file::check(file, bounded_file::MAX_BYTES) {
-        section.refuse(name, bounded_file::unreadable(file, &error));
+    if let Err(error) = files::check(file, files::MAX_BYTES) {
+        section.refuse(name, files::unreadable(file, &error));
     }
 }
 

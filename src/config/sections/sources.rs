@@ -9,7 +9,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
 use super::{DAY, Entries};
-use crate::bounded_file;
 use crate::catalog::{self, Category, EVENT_TYPES};
 use crate::config::diagnostics::{Diagnostics, nearest};
 use crate::config::kinds::{
@@ -18,6 +17,7 @@ use crate::config::kinds::{
 use crate::config::section::{Section, keys};
 use crate::config::tree::Environment;
 use crate::delivery::SourceName;
+use crate::files;
 use crate::metrics::NO_SECRET;
 use crate::pipeline::route::{self, Options};
 use crate::pipeline::slugs::Slugs;
@@ -183,7 +183,7 @@ fn secret(
         SecretKeys { value: Some(value), .. } => ("value", Ok(value)),
         SecretKeys { file: Some(file), .. } => {
             diagnostics.file(&file);
-            ("file", bounded_file::read_secret(&file))
+            ("file", files::read_secret(&file))
         }
         SecretKeys { env: Some(env), .. } => ("env", variable(&env, environment)),
         _ => return None,
@@ -203,7 +203,7 @@ fn check_strength(section: &Section<'_>, name: &str, label: &str, secret: &Secre
     let text = secret.expose_secret();
     let refuse = |what: &str| section.refuse(name, format!("the secret `{label}` {what}"));
     let warn = |what: &str| section.warn(name, format!("the secret `{label}` {what}"));
-    if let Err(message) = bounded_file::usable_secret(secret) {
+    if let Err(message) = files::usable_secret(secret) {
         return refuse(&message);
     }
     if ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote)) {
@@ -338,9 +338,9 @@ fn categories(section: &mut Section<'_>, prefix: &str) -> BTreeMap<Category, Str
 /// The slugs. A malformed file is a warning, not a problem: events are published without slugs.
 fn slugs(section: &Section<'_>, file: &Path) -> Option<Arc<Slugs>> {
     section.diagnostics().file(file);
-    let text = bounded_file::read_text(file, bounded_file::MAX_BYTES);
+    let text = files::read_text(file, files::MAX_BYTES);
     let parsed = text
-        .map_err(|error| bounded_file::unreadable(file, &error))
+        .map_err(|error| files::unreadable(file, &error))
         .and_then(|text| Slugs::parse(&text).map_err(|error| format!("the file {} {error}", file.display())));
     let warn = |error: &String| {
         let message = format!("{error}; the slugs known so far stay in use, at start none");

@@ -20,6 +20,8 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -38,6 +40,8 @@ pub struct Timeouts {
     pub header: Duration,
     /// For the first byte of a request, and for each write of an answer.
     pub idle: Duration,
+    /// The same while every connection is in use and another waits: the longest idle one is closed first.
+    pub idle_when_full: Duration,
 }
 
 /// What a connection waits for.
@@ -106,6 +110,10 @@ pub struct Connection {
     /// The phase that `timer` was set for.
     timed: Phase,
     timer: Pin<Box<Sleep>>,
+    /// Notified to close one connection.
+    full: Arc<Notify>,
+    /// Waits for that, once this one has been idle for long enough.
+    closable: Option<Pin<Box<OwnedNotified>>>,
     /// Ends a connection between two requests as soon as the bridge drains.
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Set once the last answer is written: how many more bytes to read.
@@ -118,6 +126,7 @@ impl Connection {
         framer: Option<RequestFramer>,
         progress: Progress,
         timeouts: Timeouts,
+        full: Arc<Notify>,
         drain: CancellationToken,
     ) -> Self {
         Self {
@@ -125,8 +134,10 @@ impl Connection {
             framer,
             progress,
             timeouts,
-            timed: Phase::New,
+            timed: Phase::Busy,
             timer: Box::pin(sleep(timeouts.idle)),
+            full,
+            closable: None,
             draining: Box::pin(drain.cancelled_owned()),
             lingering: None,
         }
@@ -138,9 +149,12 @@ impl Connection {
             return;
         }
         self.timed = phase;
+        self.closable = None;
+        let Timeouts { header, idle, idle_when_full } = self.timeouts;
         let limit = match phase {
-            Phase::Head => self.timeouts.header,
-            Phase::Busy | Phase::New | Phase::Idle | Phase::Writing => self.timeouts.idle,
+            Phase::Head => header,
+            // Later the rest of it.
+            Phase::Busy | Phase::New | Phase::Idle | Phase::Writing => idle.min(idle_when_full),
         };
         self.timer.as_mut().reset(Instant::now() + limit);
     }
@@ -159,8 +173,24 @@ impl Connection {
             Phase::New if draining => self.start_timer(Phase::Head),
             _ => self.start_timer(phase),
         }
-        ready!(self.timer.as_mut().poll(cx));
-        Poll::Ready(io::ErrorKind::TimedOut.into())
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.timed == Phase::Head || self.closable.is_some() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            let Timeouts { idle, idle_when_full, .. } = self.timeouts;
+            self.timer.as_mut().reset(Instant::now() + idle.saturating_sub(idle_when_full));
+            self.closable = Some(Box::pin(Arc::clone(&self.full).notified_owned()));
+        }
+        let Some(closable) = &mut self.closable else { return Poll::Pending };
+        ready!(closable.as_mut().poll(cx));
+        Poll::Ready(io::Error::new(io::ErrorKind::ConnectionAborted, "closed to make room"))
+    }
+
+    /// Ends the current phase.
+    fn end_phase(&mut self) {
+        self.timed = Phase::Busy;
+        // If this one was about to be closed, another is.
+        self.closable = None;
     }
 
     /// The phase while nothing arrives. A connection with part of a head is not idle.
@@ -179,6 +209,7 @@ impl Connection {
         let result = ready!(Pin::new(&mut self.io).poll_read(cx, cursor));
         if self.progress.get().is_between_requests() {
             self.progress.set(Phase::Head);
+            self.end_phase();
         }
         Poll::Ready(result)
     }
@@ -194,12 +225,12 @@ impl Connection {
             match event.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))? {
                 Event::Bytes | Event::Closed => return Poll::Ready(Ok(())),
                 event @ (Event::Head | Event::RefusedHead(_)) => {
+                    self.end_phase();
                     let mut state = self.progress.0.lock();
                     state.phase = Phase::Busy;
                     if let Event::RefusedHead(refusal) = event {
                         state.refusal = Some(refusal);
                     }
-                    self.timed = Phase::Busy;
                     return Poll::Ready(Ok(()));
                 }
                 Event::NeedsMore => {}
@@ -221,7 +252,7 @@ impl Connection {
             Poll::Pending => self.poll_deadline(cx, Phase::Writing).map(Err),
             Poll::Ready(result) => {
                 if self.timed == Phase::Writing {
-                    self.timed = Phase::Busy;
+                    self.end_phase();
                 }
                 Poll::Ready(result)
             }

@@ -11,7 +11,6 @@ use attio_bridge::attio::{Client, Options};
 use attio_bridge::fake_attio::FakeAttio;
 use attio_bridge::fake_attio::deliver::Timing;
 use attio_bridge::fake_attio::deliver::{Deliverer, Post, post_to};
-use attio_bridge::fake_attio::store::Fault;
 use attio_bridge::fake_attio::store::Store;
 use attio_bridge::fake_attio::webhook::{Subscription, Webhook, WebhookInput};
 use parking_lot::{Mutex, MutexGuard};
@@ -20,6 +19,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use super::faults::{Fault, Faults, Seen, in_front};
 use super::program::run_bare;
 use super::wait::PATIENCE;
 
@@ -29,6 +29,7 @@ pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
 /// A fake Attio, and a folder for what the program writes.
 pub struct Attio {
     fake: FakeAttio,
+    faults: Arc<Mutex<Faults>>,
     folder: TempDir,
     runtime: Runtime,
 }
@@ -44,8 +45,10 @@ impl Attio {
     pub fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let fake = runtime.block_on(FakeAttio::start(Store::new(KEY))).unwrap();
-        Self { fake, folder: TempDir::new().unwrap(), runtime }
+        let faults = Arc::default();
+        let fake = FakeAttio::start_behind(Store::new(KEY), |api| in_front(api, &faults));
+        let fake = runtime.block_on(fake).unwrap();
+        Self { fake, faults, folder: TempDir::new().unwrap(), runtime }
     }
 
     pub fn url(&self) -> String {
@@ -92,7 +95,16 @@ impl Attio {
 
     /// Orders what goes wrong next.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.store().faults.extend(faults);
+        self.faults.lock().next.extend(faults);
+    }
+
+    pub fn no_more_faults(&self) {
+        self.faults.lock().next.clear();
+    }
+
+    /// What it was asked so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.faults.lock().seen.clone()
     }
 
     /// Runs `webhooks` with these arguments.
@@ -137,7 +149,7 @@ impl Attio {
 
     /// How often a method was asked for.
     pub fn asked(&self, method: &str) -> usize {
-        self.store().seen.iter().filter(|seen| seen.method == method).count()
+        self.seen().iter().filter(|seen| seen.method == method).count()
     }
 }
 

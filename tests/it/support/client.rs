@@ -52,6 +52,11 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::from(stream)
+    }
+
+    /// One that is connected already.
+    pub fn from(stream: TcpStream) -> Self {
         Self { stream, read: Vec::new() }
     }
 

@@ -12,6 +12,7 @@ pub mod connect_proxy;
 pub mod consumer;
 pub mod descriptors;
 pub mod network;
+pub mod faults;
 pub mod fixtures;
 pub mod kafka;
 pub mod snapshot;

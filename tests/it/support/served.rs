@@ -27,13 +27,7 @@ pub struct Served {
 impl Served {
     /// Starts it with these variables and the common ones, and waits for the log line `listening`.
     pub fn start(variables: &[(&str, &str)]) -> Self {
-        Self::limited(None, variables)
-    }
-
-    /// The same with a limit of file descriptors.
-    pub fn limited(descriptors: Option<u32>, variables: &[(&str, &str)]) -> Self {
-        let limit = descriptors.map_or(String::new(), |limit| format!("ulimit -n {limit}; "));
-        Self::after(&format!("{limit}exec \"$0\" \"$@\""), variables)
+        Self::after("exec \"$0\" \"$@\"", variables)
     }
 
     /// The same with a file mounted over a file of the system, `/etc/hosts` for example, for this process alone.

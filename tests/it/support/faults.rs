@@ -1,0 +1,114 @@
+//! What goes wrong on purpose with the requests to the fake Attio, and what it was asked.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{Html, IntoResponse, Response};
+use parking_lot::Mutex;
+use serde_json::json;
+
+/// What goes wrong with one of the next requests, once each and in order.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// The request is not processed; a proxy answers with this status and HTML.
+    Status(u16),
+    /// The request is not processed, and answered with this status and this JSON.
+    Answer(u16, String),
+    /// The request is processed, but a proxy answers with this status and HTML.
+    StatusAfter(u16),
+    /// The request is not processed, and the answer takes this long.
+    Hang(Duration),
+    /// The request is processed, and the answer takes this long.
+    Late(Duration),
+    /// 429; `Retry-After` is an HTTP date.
+    Limited,
+    /// 429; `Retry-After` is this text.
+    LimitedFor(String),
+    /// For the next request with this method only.
+    Of(Method, Box<Fault>),
+}
+
+/// A request and how it was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub method: String,
+    pub target: String,
+    /// The status of the answer; 0 if it hangs.
+    pub status: u16,
+}
+
+#[derive(Default)]
+pub struct Faults {
+    pub next: VecDeque<Fault>,
+    pub seen: Vec<Seen>,
+}
+
+impl Faults {
+    /// Removes the first fault that applies to a request with this method.
+    fn take(&mut self, method: &Method) -> Option<Fault> {
+        let applies = |fault: &Fault| !matches!(fault, Fault::Of(only, _) if only != method);
+        match self.next.remove(self.next.iter().position(applies)?)? {
+            Fault::Of(_, fault) => Some(*fault),
+            fault => Some(fault),
+        }
+    }
+}
+
+/// Puts the faults in front of an API.
+pub fn in_front(router: Router, faults: &Arc<Mutex<Faults>>) -> Router {
+    let faults = Arc::clone(faults);
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let faults = Arc::clone(&faults);
+        async move { answer(&faults, request, next).await }
+    }))
+}
+
+async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Response {
+    let (method, target) = (request.method().clone(), request.uri().to_string());
+    let fault = faults.lock().take(&method);
+    let note = |status| faults.lock().seen.push(Seen { method: method.to_string(), target, status });
+    let response = match &fault {
+        Some(Fault::Hang(time)) => {
+            note(0);
+            tokio::time::sleep(*time).await;
+            return of_a_proxy(504);
+        }
+        Some(Fault::Status(status)) => of_a_proxy(*status),
+        Some(Fault::Answer(status, body)) => json_answer(*status, body.clone()),
+        Some(Fault::Limited) => limited(&httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(1))),
+        Some(Fault::LimitedFor(retry_after)) => limited(retry_after),
+        Some(Fault::StatusAfter(status)) => {
+            next.run(request).await;
+            of_a_proxy(*status)
+        }
+        Some(Fault::Late(_) | Fault::Of(..)) | None => next.run(request).await,
+    };
+    note(response.status().as_u16());
+    if let Some(Fault::Late(time)) = fault {
+        tokio::time::sleep(time).await;
+    }
+    response
+}
+
+fn of_a_proxy(status: u16) -> Response {
+    let page = format!("<html><head><title>{status}</title></head><body>cloudflare</body></html>");
+    (StatusCode::from_u16(status).unwrap(), Html(page)).into_response()
+}
+
+fn json_answer(status: u16, body: String) -> Response {
+    let content_type = (header::CONTENT_TYPE, "application/json; charset=utf-8");
+    (StatusCode::from_u16(status).unwrap(), [content_type], body).into_response()
+}
+
+fn limited(retry_after: &str) -> Response {
+    let body = json!({
+        "status_code": 429, "type": "rate_limit_error", "code": "rate_limit_exceeded",
+        "message": "Rate limit exceeded, please try again later.",
+    });
+    ([(header::RETRY_AFTER, retry_after.to_owned())], json_answer(429, body.to_string())).into_response()
+}
