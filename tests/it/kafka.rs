@@ -370,6 +370,47 @@ fn formatted_anew(cluster: &str, in_flight: bool) {
     assert_eq!(new.metrics.bus().identity_changes.get(), 0);
 }
 
+/// The broker is restored from an old copy under two bridges: its cluster and topics have the ids that they had. One
+/// bridge was connected before, and publishes more or less than the other one does before it is connected again.
+fn restored(before: u32, by_another: u32) {
+    let (broker, proxy) = Broker::start_behind_a_proxy();
+    let topic = broker.topic("restored", 1);
+    let copy = broker.copy();
+    let behind_proxy = |options: &mut Options| options.bootstrap_servers = proxy.addr().to_string();
+    let old = Bench::start(&broker, &[&topic], behind_proxy).wait_for(BusState::Up);
+    for n in 0..before {
+        assert_eq!(label(&old.publish(message(&topic, "rec-1", n.to_string())).wait()), "acknowledged");
+    }
+    proxy.door(Door::Shut);
+    proxy.reset();
+    broker.restore(&copy);
+    let new = Bench::up(&broker, &[&topic]);
+    let mut acknowledged = Acknowledged::default();
+    for n in 0..by_another {
+        assert_eq!(acknowledged.publish(&new, &topic, &(100 + n).to_string()), "acknowledged");
+    }
+    proxy.pass();
+    proxy.door(Door::Open);
+    for n in 200..210 {
+        eventually_blocking("it publishes to the restored cluster", || {
+            acknowledged.publish(&old, &topic, &n.to_string()) == "acknowledged"
+        });
+        acknowledged.publish(&new, &topic, &(n + 100).to_string());
+    }
+    acknowledged.assert_stored(&broker, &topic);
+    assert_eq!(old.metrics.bus().identity_changes.get(), u64::from(by_another < before));
+}
+
+#[test]
+fn restored_cluster_that_lacks_acknowledged_messages_is_noticed() {
+    restored(4, 2);
+}
+
+#[test]
+fn bridge_that_was_cut_off_from_a_restored_cluster_publishes_with_a_new_producer_id() {
+    restored(4, 8);
+}
+
 /// The first message of a client has the sequence number 0. It is sent again to the new cluster, and the first
 /// message of the client's successor, with the same producer id, is taken for a repeat of it.
 #[test]

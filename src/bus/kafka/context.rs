@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::errors::{Circumstances, classify, may_be_the_batch};
 use super::health::{Health, Signal, kind};
-use super::identity::{Change, Identity, Worth};
+use super::identity::{Change, Ends, Identity, Worth};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
 use crate::pipeline::publish::{Ack, PublishError, PublishResult};
@@ -59,15 +59,12 @@ pub(super) struct Context {
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,
     pub(super) identity: Identity,
-    /// The end of every partition when nothing that this client published was unsettled, by topic.
-    ends: OnceLock<HashMap<String, Vec<i64>>>,
     /// A message of this client was acknowledged.
     pub(super) proven: AtomicBool,
     /// Whether the operator asked for librdkafka's debug log.
     pub(super) verbose: bool,
 }
 
-const OLDER: &str = "the broker took the message for a repeat of one that was there before this client";
 /// The generation of the single-message producer: never the current one, so its connection does not
 /// count for the bus.
 pub(super) const NO_GENERATION: u64 = u64::MAX;
@@ -75,32 +72,27 @@ pub(super) const NO_GENERATION: u64 = u64::MAX;
 impl Context {
     /// Without `retries` those of the single-message producer.
     pub(super) fn new(health: Arc<Health>, generation: u64, retries: Option<RetrySet>) -> Self {
-        let (pending, fatal, identity, ends, proven) = Default::default();
-        Self { health, generation, pending, fatal, retries, identity, ends, proven, verbose: false }
+        let (pending, fatal, identity, proven) = Default::default();
+        Self { health, generation, pending, fatal, retries, identity, proven, verbose: false }
     }
 
+    /// The callbacks of the client that takes over from this one.
     pub(super) fn successor(&self, generation: u64) -> Self {
         let identity = Identity::after(&self.identity);
         Self { identity, ..Self::new(Arc::clone(&self.health), generation, self.retries.clone()) }
     }
 
-    /// Sets the end of every partition, which counts if nothing is pending: what is published later is stored behind
-    /// it. Only the first call counts.
-    pub(super) fn begin_at(&self, ends: HashMap<String, Vec<i64>>) {
-        let _ = self.ends.set(if self.pending() == 0 { ends } else { HashMap::new() });
+    /// Notes the ends of the partitions; they count if nothing is pending: what is published later is stored behind
+    /// them.
+    pub(super) fn begin_at(&self, ends: Ends) {
+        self.identity.begin((self.pending() == 0).then_some(ends));
     }
 
-    /// Whether the ends of the partitions were asked for.
-    pub(super) fn has_begun(&self) -> bool {
-        self.ends.get().is_some()
-    }
-
-    /// Whether a message was in its partition before this client published anything: its ack is for a message of an
-    /// earlier client with the same producer id, which the old cluster gave to that one.
-    fn is_older(&self, message: &impl rdkafka::Message) -> bool {
-        let ends = self.ends.get().and_then(|ends| ends.get(message.topic()));
-        let end = ends.zip(usize::try_from(message.partition()).ok()).and_then(|(ends, at)| ends.get(at));
-        end.is_some_and(|end| message.offset() < *end)
+    /// A partition ends before messages that were acknowledged.
+    pub(super) fn ends_early(&self, topic: &str, partition: i32, end: i64) {
+        if let Some(change) = self.identity.ends_early(topic, partition, end) {
+            self.changed(change);
+        }
     }
 
     /// Lets no ack of this client count from now on.
@@ -214,11 +206,13 @@ impl ProducerContext for Context {
                 let detail = format!("topic {topic}: inferred by the client, without the broker's offset");
                 self.report(*pending, Err(PublishError::Timeout { detail: detail.into() }));
             }
-            Ok(message) if self.is_older(message) => self.refute(*pending, OLDER),
-            Ok(_) => match self.identity.judge(*pending) {
+            Ok(message) => match self.identity.judge(*pending, message.partition(), message.offset()) {
                 Worth::Stored(pending) => self.acknowledged(pending),
                 Worth::Held => {}
-                Worth::Nothing(pending, reason) => self.refute(pending, &reason),
+                Worth::Nothing(pending, reason, change) => {
+                    self.refute(pending, &reason);
+                    change.into_iter().for_each(|change| self.changed(change));
+                }
             },
             Err((error, _)) => self.failed(*pending, error.rdkafka_error_code()),
         }

@@ -62,6 +62,8 @@ struct State {
     /// Topics whose metadata the client must fetch again.
     stale_topics: BTreeSet<Arc<str>>,
     topics_problem: Option<Arc<str>>,
+    /// What makes acks worth less.
+    risks: Vec<String>,
 }
 
 pub(super) struct Health {
@@ -215,7 +217,26 @@ impl Health {
         state.topics_ready = true;
         Self::update_readiness(&mut state);
         drop(state);
+        self.look_at_settings();
+    }
+
+    /// Has the topics' settings looked at.
+    pub(super) fn look_at_settings(&self) {
         self.send(Task::Settings);
+    }
+
+    /// Sets what makes acks worth less, and logs what is new.
+    pub(super) fn set_risks(&self, risks: Vec<String>) {
+        let before = std::mem::replace(&mut self.state.lock().risks, risks.clone());
+        for risk in risks.iter().filter(|risk| !before.contains(risk)) {
+            tracing::warn!("kafka: acks are worth less: {risk}");
+        }
+    }
+
+    /// What makes acks worth less, for the operator.
+    pub(super) fn warning(&self) -> Option<Arc<str>> {
+        let state = self.state.lock();
+        (!state.risks.is_empty()).then(|| state.risks.join("; ").into())
     }
 
     /// The client has its producer id, which would delay the first message by half a second.
@@ -282,10 +303,12 @@ impl Health {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// A new client takes over.
-    pub(super) fn rebuilt(&self, generation: u64) {
+    /// A new client takes over. `renewed`: the former had not failed.
+    pub(super) fn rebuilt(&self, generation: u64, renewed: bool) {
         self.generation.store(generation, Ordering::Release);
-        self.metrics.rebuilds.inc();
+        if !renewed {
+            self.metrics.rebuilds.inc();
+        }
     }
 
     pub(super) fn enqueued(&self) {

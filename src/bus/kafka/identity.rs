@@ -7,11 +7,15 @@
 //! connected it has answered a request with the cluster id that the client knows, and no topic has another id.
 //! Until then acks are held.
 //!
+//! A cluster that was restored from an old copy has the same ids, and gives producer ids away again. So a client that
+//! was cut off from every broker is replaced by one with a new producer id, once none of its messages is pending. And
+//! a partition ends behind every message that was acknowledged, and a new ack has a higher offset than the ones before.
+//!
 //! rdkafka has no callback for a new connection. librdkafka logs it, in the thread of that broker and before
 //! anything is sent, and rdkafka hands out log lines before acks ([`DEBUG`]). If librdkafka changes these lines, no
 //! broker is ever confirmed and no ack counts, which every test notices.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,16 +38,25 @@ struct State {
     cluster: Option<String>,
     /// The id of every topic that was published to.
     topics: HashMap<String, String>,
+    /// Where each partition ends at least, by topic.
+    ends: Ends,
+    /// The ends were asked for.
+    begun: bool,
     brokers: HashMap<String, Connection>,
     round: u64,
     /// Since when a broker is not confirmed.
     since: Option<Instant>,
     /// A broker has been confirmed.
     confirmed: bool,
+    /// No broker was connected at some time after that.
+    cut_off: bool,
     /// Acknowledged while a broker was not confirmed.
     held: Vec<Pending>,
     invalid: Option<Invalid>,
 }
+
+/// The ends of partitions, by topic.
+pub(super) type Ends = HashMap<String, Vec<i64>>;
 
 #[derive(Clone, Copy)]
 struct Connection {
@@ -83,8 +96,8 @@ pub(super) enum Worth {
     Stored(Pending),
     /// It is not known yet.
     Held,
-    /// It may be another's.
-    Nothing(Pending, Arc<str>),
+    /// It may be another's. The change is not reported yet.
+    Nothing(Pending, Arc<str>, Option<Change>),
 }
 
 impl Identity {
@@ -96,7 +109,7 @@ impl Identity {
             return Self::default();
         }
         let (cluster, topics) = (previous.cluster.clone(), previous.topics.clone());
-        Self(Mutex::new(State { cluster, topics, ..State::default() }))
+        Self(Mutex::new(State { cluster, topics, ends: previous.ends.clone(), ..State::default() }))
     }
 
     /// Reads a line of librdkafka's log. `unsettled`: some message has no ack yet.
@@ -129,12 +142,24 @@ impl Identity {
         }
     }
 
-    /// Judges an ack with an offset.
-    pub(super) fn judge(&self, pending: Pending) -> Worth {
+    /// Judges an ack with the offset that the broker named.
+    pub(super) fn judge(&self, pending: Pending, partition: i32, offset: i64) -> Worth {
         let mut state = self.0.lock();
         if let Some(invalid) = &state.invalid {
-            return Worth::Nothing(pending, Arc::clone(&invalid.reason));
+            return Worth::Nothing(pending, Arc::clone(&invalid.reason), None);
         }
+        let topic = &*pending.destination.address;
+        let end = state.end(topic, partition);
+        if offset < end {
+            let reason: Arc<str> = format!(
+                "topic {topic}, partition {partition}: a message was acknowledged at \
+                 offset {offset}, but the partition had ended at {end}"
+            )
+            .into();
+            let change = state.invalidate(Arc::clone(&reason), true);
+            return Worth::Nothing(pending, reason, change);
+        }
+        state.set_end(topic, partition, offset + 1);
         if state.are_confirmed() {
             return Worth::Stored(pending);
         }
@@ -142,17 +167,57 @@ impl Identity {
         Worth::Held
     }
 
+    /// The topics whose ids are known.
+    pub(super) fn topics(&self) -> Vec<String> {
+        self.0.lock().topics.keys().cloned().collect()
+    }
+
     /// Begins a round of requests that confirms brokers: its number, and the topics to ask for first.
-    pub(super) fn begin_round(&self) -> (u64, Vec<String>) {
+    pub(super) fn begin_round(&self) -> (u64, BTreeSet<String>) {
         let mut state = self.0.lock();
         state.round += 1;
-        (state.round, state.topics.keys().cloned().collect())
+        (state.round, state.topics.keys().chain(state.ends.keys()).cloned().collect())
+    }
+
+    /// Where a partition ends at least; 0 if nothing is known.
+    pub(super) fn end(&self, topic: &str, partition: i32) -> i64 {
+        self.0.lock().end(topic, partition)
+    }
+
+    /// Whether the ends of the partitions were asked for.
+    pub(super) fn has_begun(&self) -> bool {
+        self.0.lock().begun
+    }
+
+    /// Sets the ends of partitions, if the brokers told them while no message was unsettled.
+    pub(super) fn begin(&self, ends: Option<Ends>) {
+        let mut state = self.0.lock();
+        state.begun = true;
+        for (topic, ends) in ends.into_iter().flatten() {
+            for (partition, end) in (0..).zip(ends) {
+                let end = end.max(state.end(&topic, partition));
+                state.set_end(&topic, partition, end);
+            }
+        }
+    }
+
+    /// A partition ends here, before messages that were acknowledged.
+    pub(super) fn ends_early(&self, topic: &str, partition: i32, end: i64) -> Option<Change> {
+        let mut state = self.0.lock();
+        let known = state.end(topic, partition);
+        let reason = format!("topic {topic}, partition {partition} ended at {known} and now ends at {end}");
+        state.invalidate(reason.into(), true)
     }
 
     /// Whether at least one broker is connected, and every connected one is confirmed.
     pub(super) fn is_confirmed(&self) -> bool {
         let state = self.0.lock();
         state.invalid.is_none() && !state.brokers.is_empty() && state.are_confirmed()
+    }
+
+    /// Whether no broker was connected at some time.
+    pub(super) fn was_cut_off(&self) -> bool {
+        self.0.lock().cut_off
     }
 
     /// Whether every connected broker has answered this round.
@@ -198,6 +263,23 @@ pub(super) fn mark(round: u64) -> String {
 }
 
 impl State {
+    fn end(&self, topic: &str, partition: i32) -> i64 {
+        let at = usize::try_from(partition).unwrap_or(usize::MAX);
+        self.ends.get(topic).and_then(|ends| ends.get(at)).copied().unwrap_or(0)
+    }
+
+    fn set_end(&mut self, topic: &str, partition: i32, end: i64) {
+        let Ok(at) = usize::try_from(partition) else { return };
+        if !self.ends.contains_key(topic) {
+            self.ends.insert(topic.to_owned(), Vec::new());
+        }
+        let Some(ends) = self.ends.get_mut(topic) else { return };
+        if ends.len() <= at {
+            ends.resize(at + 1, 0);
+        }
+        ends[at] = end;
+    }
+
     fn are_confirmed(&self) -> bool {
         self.confirmed && self.brokers.values().all(|connection| connection.is_confirmed())
     }
@@ -209,11 +291,12 @@ impl State {
             return Some(Change::Connected);
         }
         let unconfirmed = self.brokers.remove(broker).is_some_and(|connection| !connection.is_confirmed());
+        self.cut_off |= self.confirmed && self.brokers.is_empty();
         // It may have acknowledged messages whose acks are still to come. To a configured server the client
         // publishes nothing: a broker has named the ones that it publishes to.
         if unconfirmed && unsettled && !broker.ends_with("/bootstrap") {
-            return self
-                .end(format!("{broker} was connected and gone again before it named its cluster"), false);
+            let reason = format!("{broker} was connected and gone again before it named its cluster");
+            return self.invalidate(reason.into(), false);
         }
         // Acks may be held for this connection alone.
         let holds = !self.held.is_empty();
@@ -230,7 +313,7 @@ impl State {
             return None;
         }
         let reason = format!("the cluster was {known} and is now {cluster}");
-        self.end(reason, true)
+        self.invalidate(reason.into(), true)
     }
 
     fn topic(&mut self, topic: &str, id: &str) -> Option<Change> {
@@ -242,7 +325,7 @@ impl State {
             return None;
         }
         let reason = format!("topic {topic} was created anew: its id was {known} and is now {id}");
-        self.end(reason, true)
+        self.invalidate(reason.into(), true)
     }
 
     /// A broker has answered a request of this round.
@@ -265,11 +348,11 @@ impl State {
     }
 
     /// Lets no ack count from now on. Only the first reason is reported.
-    fn end(&mut self, reason: String, changed: bool) -> Option<Change> {
+    fn invalidate(&mut self, reason: Arc<str>, changed: bool) -> Option<Change> {
         if self.invalid.is_some() {
             return None;
         }
-        let invalid = Invalid { reason: reason.into(), changed };
+        let invalid = Invalid { reason, changed };
         self.invalid = Some(invalid.clone());
         Some(Change::Invalid(invalid, std::mem::take(&mut self.held)))
     }
@@ -277,11 +360,16 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use super::*;
     use crate::bus::kafka::tests::{TOPIC, handle};
     use crate::pipeline::publish::Destination;
 
     const BROKER: &str = "k:1/1";
+
+    /// The offset of the next ack.
+    static NEXT: AtomicI64 = AtomicI64::new(0);
 
     fn pending() -> Pending {
         let destination = Arc::new(Destination { address: TOPIC.into(), subject: TOPIC.into() });
@@ -320,7 +408,7 @@ mod tests {
     }
 
     fn worth(identity: &Identity) -> &'static str {
-        match identity.judge(pending()) {
+        match identity.judge(pending(), 0, NEXT.fetch_add(1, Ordering::Relaxed)) {
             Worth::Stored(_) => "stored",
             Worth::Held => "held",
             Worth::Nothing(..) => "nothing",
@@ -351,7 +439,9 @@ mod tests {
     #[test]
     fn acks_after_a_reconnection_are_held_until_the_same_cluster_answers() {
         let identity = confirmed();
+        assert!(!identity.was_cut_off());
         state(&identity, BROKER, "UP", "DOWN");
+        assert!(identity.was_cut_off() && !Identity::after(&identity).was_cut_off());
         assert_eq!(worth(&identity), "stored", "from before the loss");
         state(&identity, BROKER, "APIVERSION_QUERY", "UP");
         assert_eq!(worth(&identity), "held");
@@ -383,7 +473,7 @@ mod tests {
     fn no_ack_counts_after_a_topic_was_created_anew() {
         let identity = confirmed();
         assert_eq!(topic(&identity, NO_ID, "first"), "nothing");
-        assert_eq!(identity.begin_round().1, [TOPIC]);
+        assert!(identity.begin_round().1.contains(TOPIC));
         assert_eq!(topic(&identity, "first", NO_ID), "nothing");
         assert_eq!(topic(&identity, NO_ID, "first"), "nothing");
         assert_eq!(topic(&identity, "first", "second"), "changed");
@@ -404,6 +494,24 @@ mod tests {
     }
 
     #[test]
+    fn ack_at_an_offset_that_is_taken_counts_for_nothing_and_later_ones_neither() {
+        let identity = confirmed();
+        identity.begin(Some(Ends::from([(TOPIC.to_owned(), vec![0, 7])])));
+        assert!(matches!(identity.judge(pending(), 1, 7), Worth::Stored(_)));
+        assert_eq!((identity.end(TOPIC, 0), identity.end(TOPIC, 1), identity.end(TOPIC, 2)), (0, 8, 0));
+        let Worth::Nothing(_, reason, Some(Change::Invalid(invalid, _))) = identity.judge(pending(), 1, 7)
+        else {
+            panic!("the offset is another message's");
+        };
+        assert!(
+            invalid.changed && reason.contains("partition 1") && reason.contains("ended at 8"),
+            "{reason}"
+        );
+        assert!(matches!(identity.judge(pending(), 1, 9), Worth::Nothing(_, _, None)));
+        assert_eq!(Identity::after(&identity).end(TOPIC, 1), 0, "of other data nothing is known");
+    }
+
+    #[test]
     fn client_that_takes_over_knows_the_cluster_of_the_one_before() {
         let first = confirmed();
         topic(&first, NO_ID, "first");
@@ -412,7 +520,7 @@ mod tests {
         assert_eq!(worth(&second), "held");
         state(&second, BROKER, "APIVERSION_QUERY", "UP");
         let (round, topics) = second.begin_round();
-        assert_eq!(topics, [TOPIC]);
+        assert_eq!(topics.into_iter().collect::<Vec<_>>(), [TOPIC]);
         assert_eq!(answer(&second, BROKER, round, "b"), "changed");
         let third = Identity::after(&second);
         state(&third, BROKER, "APIVERSION_QUERY", "UP");

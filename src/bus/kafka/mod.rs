@@ -82,9 +82,9 @@ impl Kafka {
             .map_err(|error| options::creation_error(&options, &config, error))?;
         let producer = Arc::new(ArcSwap::from_pointee(producer));
         let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);
-        let settings = {
+        let risks = {
             let (config, requirements) = (config.clone(), requirements.clone());
-            move || inspect::log_risks(&config, &requirements)
+            move || inspect::find_risks(&config, &requirements)
         };
         let monitor = Monitor::new(config, Arc::clone(&producer), Arc::clone(&health), retries, topics);
         let diagnosed = Arc::clone(&health);
@@ -95,7 +95,7 @@ impl Kafka {
             spawned.map_err(|source| StartError::Thread { thread, source })
         };
         spawn("kafka-monitor", Box::new(move || monitor.run()))?;
-        let diagnosis = move || diagnose::run(&tasks, &diagnosed, explain, settings);
+        let diagnosis = move || diagnose::run(&tasks, &diagnosed, explain, risks);
         spawn("kafka-diagnosis", Box::new(diagnosis))?;
         Ok(bus)
     }
@@ -131,6 +131,10 @@ impl Bus for Kafka {
 
     fn not_ready_reason(&self) -> Option<Arc<str>> {
         self.health.not_ready_reason()
+    }
+
+    fn warning(&self) -> Option<Arc<str>> {
+        self.health.warning()
     }
 
     fn data_losses(&self) -> u64 {

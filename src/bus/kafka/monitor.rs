@@ -42,6 +42,17 @@ const IDLE: Duration = Duration::from_secs(5);
 /// timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// Between two looks at the topics' settings, which anybody may change.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Why a client is replaced that reaches no broker. One of librdkafka 2.12 was seen to open no connection any more,
+/// after its only broker was frozen.
+const UNREACHED: &str = "it has reached no broker for longer than any message waits";
+
+/// Why a client is replaced that reaches its brokers again: they may have been restored from an old copy, and give its
+/// producer id to another client.
+const CUT_OFF: &str = "it was cut off from every broker";
+
 pub(super) struct Monitor {
     config: ClientConfig,
     producer: Arc<ArcSwap<Producer>>,
@@ -50,6 +61,11 @@ pub(super) struct Monitor {
     topics: TopicReconciler,
     topics_ready: bool,
     last_request: Instant,
+    /// When the client last reached a broker, or was created.
+    last_contact: Instant,
+    last_look: Instant,
+    /// How long a client may reach no broker.
+    patience: Duration,
     last_refresh: Option<Instant>,
     last_rebuild: Option<Instant>,
     rebuild_pause: Duration,
@@ -65,7 +81,7 @@ impl Monitor {
         retries: RetrySet,
         topics: TopicReconciler,
     ) -> Self {
-        let single = SingleMessageProducer::new(&config, retries);
+        let (single, patience) = (SingleMessageProducer::new(&config, retries), patience(&config));
         Self {
             config,
             producer,
@@ -74,6 +90,9 @@ impl Monitor {
             topics,
             topics_ready: false,
             last_request: Instant::now(),
+            last_contact: Instant::now(),
+            last_look: Instant::now(),
+            patience,
             last_refresh: None,
             last_rebuild: None,
             rebuild_pause: REBUILD_INTERVAL,
@@ -133,9 +152,16 @@ impl Monitor {
         } else if self.last_request.elapsed() > KEEP_ALIVE {
             self.keep_alive();
         }
+        if self.is_renewable() {
+            next = next.min(self.rebuild(CUT_OFF));
+        }
         if !self.health.is_up() {
+            if self.last_contact.elapsed() > self.patience {
+                next = next.min(self.rebuild(UNREACHED));
+            }
             return next.min(PROBE_INTERVAL);
         }
+        self.last_contact = Instant::now();
         if !self.topics_ready {
             next = next.min(self.reconcile_topics());
         }
@@ -143,6 +169,13 @@ impl Monitor {
             next = next.min(self.refresh_topics());
         }
         next
+    }
+
+    /// Whether the client was cut off, is connected again, and has nothing pending.
+    fn is_renewable(&self) -> bool {
+        let producer = self.producer.load();
+        let context = producer.get().context();
+        context.identity.was_cut_off() && context.identity.is_confirmed() && context.pending() == 0
     }
 
     /// Sends a request to any broker, which makes the client connect.
@@ -166,7 +199,7 @@ impl Monitor {
         if settles_at.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        if !context.has_begun() {
+        if !context.identity.has_begun() {
             let (ends, complete) = topics::ends(producer.get().client(), &self.topics.topics);
             if !complete && settles_at.is_some_and(|at| at.elapsed() < ENDS) {
                 return false;
@@ -176,10 +209,22 @@ impl Monitor {
         true
     }
 
-    /// A broker that answers this slowly is still connected.
+    /// A broker that answers this slowly is still connected. The client compares the ids of the topics that it asks for.
     fn keep_alive(&mut self) {
-        if let Err(error) = self.confirm() {
+        let confirmed = self.confirm().and_then(|_| {
+            let (producer, deadline) = (self.producer.load(), Instant::now() + topics::ROUND);
+            for topic in producer.get().context().identity.topics() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                producer.get().client().fetch_metadata(Some(&topic), left)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = confirmed {
             tracing::debug!(%error, "kafka: a broker is slow to answer");
+        }
+        if self.last_look.elapsed() > LOOK_INTERVAL {
+            self.last_look = Instant::now();
+            self.health.look_at_settings();
         }
     }
 
@@ -232,6 +277,7 @@ impl Monitor {
         let proven = self.producer.load().get().context().proven.load(Ordering::Relaxed);
         self.rebuild_pause = if proven { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
         self.last_rebuild = Some(Instant::now());
+        self.last_contact = Instant::now();
         let generation = self.health.generation() + 1;
         let context = self.producer.load().get().context().successor(generation);
         let fresh = match Producer::new(&self.config, context) {
@@ -241,7 +287,10 @@ impl Monitor {
                 return self.rebuild_pause;
             }
         };
-        if let Some(repeated) = self.health.repeats.pass("replaced") {
+        let renewed = [UNREACHED, CUT_OFF].contains(&cause);
+        if renewed {
+            tracing::debug!(cause, "kafka: the producer is replaced");
+        } else if let Some(repeated) = self.health.repeats.pass("replaced") {
             // Of a fatal error the diagnosis may know more.
             let known = self.health.cause().filter(|_| cause.starts_with(FATAL));
             let cause = known.as_deref().unwrap_or(cause);
@@ -253,12 +302,23 @@ impl Monitor {
             self.topics.restart();
             self.topics_ready = false;
         }
-        self.health.rebuilt(generation);
-        self.producer.swap(Arc::new(fresh)).retire();
+        self.health.rebuilt(generation, renewed);
+        let former = self.producer.swap(Arc::new(fresh));
+        if cause == CUT_OFF {
+            // A message may have come meanwhile.
+            former.flush(PROBE);
+        }
+        former.retire();
         // Its identity is as old.
         self.single.replace();
         // The new producer is not connected; a probe makes it connect and get its producer id.
         self.probe();
         IDLE
     }
+}
+
+/// How long a client may reach no broker before it is replaced: every message that it had has failed by then.
+fn patience(config: &ClientConfig) -> Duration {
+    let messages = config.get("message.timeout.ms").and_then(|text| text.parse().ok());
+    messages.map_or(Duration::from_secs(300), Duration::from_millis) + Duration::from_secs(5)
 }

@@ -80,8 +80,8 @@ impl Producer {
     }
 
     /// Confirms which cluster the client is connected to: asks for each topic that it knows, then for the round's
-    /// mark, until every connected broker has answered. False if one of them is of another cluster, or has not
-    /// answered since it was connected.
+    /// mark, until every connected broker has answered. False if one of them is of another cluster, does not have what
+    /// was acknowledged, or has not answered since it was connected.
     pub(super) fn confirm(&self, within: Duration) -> Result<bool, KafkaError> {
         let (client, identity) = (self.inner.client(), &self.inner.context().identity);
         let (round, topics) = identity.begin_round();
@@ -89,11 +89,18 @@ impl Producer {
         for topic in topics.iter().filter(|_| identity.is_unconfirmed()) {
             let metadata = client.fetch_metadata(Some(topic), within)?;
             // The client asks the broker that it used last, or any of those that it used within the same second: a
-            // leader that has been idle for longer is used here, or it would not be asked.
+            // leader that has been idle for longer is used here, or it would not be asked for its cluster.
             for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
-                if identity.is_to_confirm(partition.leader()) && used.insert(partition.leader()) {
-                    // Only that it is used counts.
-                    let _ = client.fetch_watermarks(topic, partition.id(), within);
+                let (id, leader) = (partition.id(), partition.leader());
+                let known = identity.end(topic, id);
+                if !identity.is_to_confirm(leader) || known == 0 && used.contains(&leader) {
+                    continue;
+                }
+                used.insert(leader);
+                match client.fetch_watermarks(topic, id, within) {
+                    Ok((_, end)) if end < known => self.inner.context().ends_early(topic, id, end),
+                    Err(_) if known > 0 => return Ok(false),
+                    _ => {}
                 }
             }
         }

@@ -181,6 +181,18 @@ fn a_fatal_error_replaces_the_producer_once_and_settles_every_message() {
     assert_eq!(bench.bus.state(), BusState::Up);
 }
 
+/// One that librdkafka lets connect no more would never be up again.
+#[test]
+fn a_client_that_reaches_no_broker_for_long_is_replaced() {
+    let bench = bench_with(|options| options.publish_timeout = Duration::from_secs(1));
+    bench.mock.broker_down(1).unwrap();
+    let generation = bench.bus.health.generation();
+    eventually("the client is another", || bench.bus.health.generation() > generation);
+    bench.mock.broker_up(1).unwrap();
+    eventually("it publishes again", || label(&bench.result()) == "acknowledged");
+    assert_eq!(bench.metrics.bus().rebuilds.get(), 0, "none has failed");
+}
+
 /// How many messages the topic holds.
 fn stored(bench: &Bench) -> usize {
     use rdkafka::consumer::{BaseConsumer, Consumer};

@@ -134,19 +134,19 @@ pub(super) fn first_answer<T>(
 }
 
 /// Diagnoses connection failures until the bus is dropped. `explain` may take seconds: it probes a
-/// listener, by default the first. `settings` looks at the topics.
+/// listener, by default the first. `risks` looks at the topics' settings.
 pub(super) fn run(
     tasks: &Receiver<Task>,
     health: &Health,
     explain: impl Fn(Option<&str>) -> Option<String>,
-    settings: impl Fn(),
+    risks: impl Fn() -> Option<Vec<String>>,
 ) {
     let (logged, explained) = (Repeats::default(), HashMap::new());
     let mut diagnosis = Diagnosis { health, explain, contacts: 0, logged, explained };
     while let Ok(task) = tasks.recv() {
         match task {
             Task::Failure { contacts, error } => diagnosis.handle(contacts, error),
-            Task::Settings => settings(),
+            Task::Settings => risks().into_iter().for_each(|risks| health.set_risks(risks)),
         }
     }
 }
@@ -251,7 +251,7 @@ mod tests {
             Some(explanation.to_owned())
         };
         health.stop();
-        run(failures, health, explain, || {});
+        run(failures, health, explain, || None);
         probes.get()
     }
 

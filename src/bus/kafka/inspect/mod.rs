@@ -23,7 +23,7 @@ use super::errors::{ADVERTISED, PERMISSION, Step};
 use super::options::{Options, creation_error, producer_config};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
-pub(super) use topic::log_risks;
+pub(super) use topic::find_risks;
 use topic::{REQUEST, Topic, existing, names};
 
 /// For everything together.

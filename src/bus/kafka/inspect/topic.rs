@@ -297,22 +297,21 @@ fn risks<'t>(topics: &[&'t Topic]) -> Vec<(String, Vec<&'t Topic>)> {
     risks
 }
 
-/// Reads the settings of the topics and logs what makes their acks worth less. Silent where this user may not see
-/// them: `check --connect` says so.
-pub fn log_risks(config: &ClientConfig, requirements: &Requirements) {
+/// Reads the settings of the topics: what makes their acks worth less. None if no topic is seen. Settings that this user
+/// may not see are left out, which `check --connect` says.
+pub fn find_risks(config: &ClientConfig, requirements: &Requirements) -> Option<Vec<String>> {
     const WITHIN: Duration = Duration::from_secs(5);
     let mut asking = without_publishing(config);
     // A request for metadata creates no topic. The client would warn that this property has no effect; it has.
     asking.set(AUTO_CREATE, "false").set("log_level", "0");
     let admin: Result<AdminClient<DefaultClientContext>, _> = asking.create();
-    let Ok(admin) = admin else { return };
+    let admin = admin.ok()?;
     let topic = |name: &Arc<str>| Topic::fetch(admin.inner(), name, WITHIN);
     let mut topics: Vec<_> = requirements.addresses.iter().map(topic).collect();
     read_settings(&mut topics, config, WITHIN);
     let existing = existing(&topics);
-    for (risk, of) in risks(&existing) {
-        tracing::warn!(topics = names(&of, existing.len()), "kafka: acks are worth less: {risk}");
-    }
+    let text = |(risk, of): (String, Vec<&Topic>)| format!("{}: {risk}", names(&of, existing.len()));
+    (!existing.is_empty()).then(|| risks(&existing).into_iter().map(text).collect())
 }
 
 pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {

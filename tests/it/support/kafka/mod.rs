@@ -165,6 +165,21 @@ impl Broker {
         self.warm_up();
     }
 
+    /// Stops it, copies its data, and starts it again; ready when this returns.
+    pub fn copy(&self) -> tempfile::TempDir {
+        self.node().process.take().stop();
+        let copy = self.node().copy();
+        self.restart();
+        copy
+    }
+
+    /// Kills it, replaces its data by a copy, and starts it again; ready when this returns.
+    pub fn restore(&self, copy: &tempfile::TempDir) {
+        self.kill();
+        self.node().restore(copy);
+        self.restart();
+    }
+
     /// Starts it again without waiting.
     pub fn restart_without_waiting(&self) {
         self.node().start();

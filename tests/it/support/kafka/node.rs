@@ -48,6 +48,20 @@ impl Node {
         self.format(cluster, &[]);
     }
 
+    /// A copy of its data. Not while it runs.
+    pub fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a folder for the copy");
+        copy_folder(&self.data.path().join("data"), &copy.path().join("data"));
+        copy
+    }
+
+    /// Replaces its data by a copy. Not while it runs.
+    pub fn restore(&self, copy: &tempfile::TempDir) {
+        let data = self.data.path().join("data");
+        fs::remove_dir_all(&data).expect("the data is deleted");
+        copy_folder(&copy.path().join("data"), &data);
+    }
+
     /// Changes server properties; they take effect at the next start.
     pub fn set(&self, more: Vec<(String, String)>) {
         let mut properties = self.properties.lock();
@@ -109,6 +123,11 @@ impl Node {
         let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
         format!("{}{}", read("output.log"), read("server.log"))
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp starts");
+    assert!(copied.success(), "the data is copied");
 }
 
 /// A small and fast node; the session timeout makes a restart after a kill take 3 s instead of 11.
