@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value as Json;
 
+use super::mistaken_secret::mistake;
 use super::{DAY, Entries};
 use crate::catalog::{self, Category, EVENT_TYPES};
 use crate::config::diagnostics::{Diagnostics, nearest};
