@@ -287,9 +287,9 @@ fn suspicious_settings_are_one_warning_each() {
             "line of an env file",
             "",
             &[(secret, &env_line)],
-            &["`default` begins with `ATTIO_WEBHOOK_SECRET=`", "only what is behind it"],
+            &["`default` looks like the line NAME=value", "only what is behind the ="],
         ),
-        ("exported line", "", &[(secret, &exported)], &["`default` begins with `export S=`"]),
+        ("exported line", "", &[(secret, &exported)], &["`default` looks like the line NAME=value"]),
         ("zero-width space", "", &[(secret, &invisible)], &["an invisible character, U+200B"]),
         ("control character", "", &[(secret, &escape)], &["an invisible character, U+001B"]),
         (
