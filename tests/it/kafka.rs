@@ -457,6 +457,25 @@ fn message_in_flight_is_not_acknowledged_by_a_cluster_formatted_anew_with_the_sa
     formatted_anew(CLUSTER, true);
 }
 
+#[test]
+fn changes_of_a_topic_are_noticed_while_nothing_is_published() {
+    let broker = shared();
+    let topic = broker.topic("changed", 1);
+    let bench = Bench::up(&broker, &[&topic]);
+    assert_eq!(label(&bench.result(&topic)), "acknowledged");
+    broker.set_topic(&topic, "retention.ms", "1000");
+    eventually_blocking("the setting is a warning", || {
+        bench.bus.warning().is_some_and(|warning| warning.contains("retention.ms 1000"))
+    });
+    broker.delete_topic(&topic);
+    broker.create_topic(&topic, 1, &[]);
+    eventually_blocking("the topic is another", || bench.metrics.bus().identity_changes.get() == 1);
+    bench.until(BusState::Up);
+    eventually_blocking("the warning is gone", || {
+        !bench.bus.warning().is_some_and(|warning| warning.contains("retention.ms"))
+    });
+}
+
 /// Within one cluster no producer id is given twice, so the client may stay. What it acknowledges is in the new topic.
 #[test]
 fn deleted_and_recreated_topic_stores_what_it_acknowledges() {

@@ -43,7 +43,7 @@ const IDLE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// Between two looks at the topics' settings, which anybody may change.
-const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Why a client is replaced that reaches no broker. One of librdkafka 2.12 was seen to open no connection any more,
 /// after its only broker was frozen.

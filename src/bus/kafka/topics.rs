@@ -192,22 +192,22 @@ fn log([missing, forbidden, leaderless]: &Problems) {
     if !missing.is_empty() {
         tracing::error!(
             topics = missing,
-            "kafka: topics are missing: create them, or set kafka.topics.ensure to \"create\"; not ready until \
-             they exist"
+            "kafka: topics are missing: create them, or set kafka.topics.ensure to \"create\"; their events \
+             are answered 503 until they exist"
         );
     }
     if !forbidden.is_empty() {
         tracing::error!(
             topics = forbidden,
-            "kafka: not authorised on topics: grant Write and Describe on them to the user of this client; not \
-             ready until then"
+            "kafka: not authorised on topics: grant Write and Describe on them to the user of this client; \
+             their events are answered 503 until then"
         );
     }
     if !leaderless.is_empty() {
         tracing::warn!(
             topics = leaderless,
-            "kafka: partitions have no leader: check which brokers are down; not ready until each partition has \
-             one"
+            "kafka: partitions have no leader: check which brokers are down; their events are answered 503 \
+             until they have one"
         );
     }
 }
