@@ -360,13 +360,13 @@ mod tests {
     }
 
     const PAGE: &str = "\
-    # HELP attio_bridge_events_total Events.
-    attio_bridge_events_in_flight 0
-    attio_bridge_events_received_total{source=\"attio\"} 5
-    attio_bridge_events_total{category=\"record\",result=\"published\",source=\"attio\"} 2
-    attio_bridge_events_total{category=\"task\",result=\"published\",source=\"attio\"} 1
-    attio_bridge_events_total{category=\"task\",result=\"duplicate\",source=\"attio\"} 2
-    attio_bridge_publish_duration_seconds_sum{bus=\"kafka\"} 0.25
+        # HELP attio_bridge_events_total Events.\n\
+        attio_bridge_events_in_flight 0\n\
+        attio_bridge_events_received_total{source=\"attio\"} 5\n\
+        attio_bridge_events_total{category=\"record\",result=\"published\",source=\"attio\"} 2\n\
+        attio_bridge_events_total{category=\"task\",result=\"published\",source=\"attio\"} 1\n\
+        attio_bridge_events_total{category=\"task\",result=\"duplicate\",source=\"attio\"} 2\n\
+        attio_bridge_publish_duration_seconds_sum{bus=\"kafka\"} 0.25\n\
     ";
 
     #[test]

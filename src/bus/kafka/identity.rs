@@ -291,7 +291,8 @@ impl State {
             return Some(Change::Connected);
         }
         let unconfirmed = self.brokers.remove(broker).is_some_and(|connection| !connection.is_confirmed());
-        self.cut_off |= self.confirmed && self.brokers.is_empty();
+        // The client gives up its connection to a configured server when it knows the brokers.
+        self.cut_off |= self.confirmed && self.brokers.is_empty() && !broker.ends_with("/bootstrap");
         // It may have acknowledged messages whose acks are still to come. To a configured server the client
         // publishes nothing: a broker has named the ones that it publishes to.
         if unconfirmed && unsettled && !broker.ends_with("/bootstrap") {
