@@ -1,7 +1,7 @@
 //! Attio's REST API, for `webhooks`, `slugs` and `watch`. `serve` never calls it.
 //!
-//! All webhooks are created through [`secret::create`]. There is no state file: [`plan::Plan`] compares, and
-//! [`rotate::Rotation`] and [`watch::Watch`] go by what Attio shows.
+//! All webhooks are created through [`secret::create`]. [`plan::Plan`] needs no state: it compares.
+//! [`rotate::Rotation`] keeps a journal beside the secret file, and [`watch::Watch`] in memory what it knows.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.

@@ -56,7 +56,7 @@ pub fn without_line_end(text: &str) -> &str {
 pub enum Error {
     #[error(transparent)]
     Attio(#[from] super::Error),
-    /// Nothing was asked of Attio.
+    /// Nothing was created.
     #[error("{0}")]
     Unprepared(String),
     /// Attio created it but its answer was lost, and with it the secret. The webhook was deleted.
@@ -80,7 +80,8 @@ impl Error {
     pub fn may_leave_orphan(&self) -> bool {
         match self {
             Self::Attio(error) => error.is_outcome_unknown(),
-            other => matches!(other, Self::Orphaned { .. }),
+            Self::Orphaned { .. } => true,
+            Self::Unprepared(_) | Self::Unconfirmed { .. } | Self::NotStored(_) => false,
         }
     }
 }

@@ -105,13 +105,13 @@ pub struct Token {
     pub scope: Option<String>,
 }
 
-/// Why an event type with a `*` is none, and those that it stands for.
-pub fn refuse_pattern(event_type: &str) -> Option<String> {
+/// Why an event type with a `*` is refused, and those that it stands for.
+pub fn pattern_error(event_type: &str) -> Option<String> {
     let (start, _) = event_type.split_once('*')?;
     let meant = EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| name.starts_with(start));
     let meant: Vec<&str> = meant.collect();
     let meant = if meant.is_empty() { String::new() } else { format!(": {}", meant.join(", ")) };
-    Some(format!("{event_type:?} is a pattern, and Attio takes none: name each event type{meant}"))
+    Some(format!("{event_type:?} is a pattern, which Attio does not accept: name each event type{meant}"))
 }
 
 /// Whether two URLs are the same, however each side spells them.

@@ -61,8 +61,8 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = config::load(input).map_err(invalid_configuration)?;
     let request = captured(arguments)?;
     let name = arguments.source.as_deref().or(request.source());
-    let is_404 = if name.is_some() { " (the bridge answers 404)" } else { "" };
-    let source = source(&config, name).map_err(|error| format!("{error}{is_404}"))?;
+    let note = name.map_or("the request does not name a source", |_| "the bridge answers 404");
+    let source = source(&config, name).map_err(|error| format!("{note}: {error}"))?;
     let received_at = arguments.at.unwrap_or_else(OffsetDateTime::now_utc);
     let files = config::attio(input).map(|config| config.secret_files).unwrap_or_default();
     let (tried, open) =

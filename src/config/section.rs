@@ -129,7 +129,11 @@ impl<'d> Section<'d> {
             self.record(&path, json, Some(&Origin::Default));
             return value;
         }
-        self.if_set(key, kind).unwrap_or(value)
+        let path = self.key(key.name());
+        self.if_set(key, kind).unwrap_or_else(|| {
+            self.diagnostics.read_from(&path, &Origin::Default);
+            value
+        })
     }
 
     /// A key without a default.

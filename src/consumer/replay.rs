@@ -147,6 +147,9 @@ fn why(result: &EventResult) -> Option<String> {
             Some(format!("the bus still rejects it: {detail}"))
         }
         EventResult::Failed(error) => Some(error.to_string()),
-        _ => None,
+        EventResult::Published
+        | EventResult::Duplicate
+        | EventResult::Filtered
+        | EventResult::Quarantined => None,
     }
 }

@@ -243,7 +243,7 @@ pub fn notes(request: &Captured, error: Option<SignatureError>, is_explained: bo
     };
     let not_utf8 = std::str::from_utf8(&request.body).is_err();
     let encoded = request.values("content-encoding").any(|value| !is_identity(value));
-    let without_key = request.values("idempotency-key").next().is_none();
+    let without_key = !matches!(request.to_headers().idempotency_key, Header::Once(key) if !key.is_empty());
     let text = std::str::from_utf8(&request.body).ok();
     let difference = text.and_then(|text| Json::parse(text)?.difference(text.trim()));
     let reserialized = difference.filter(|_| error == Some(SignatureError::Mismatch) && !is_explained).map(|how| {
@@ -257,7 +257,7 @@ pub fn notes(request: &Captured, error: Option<SignatureError>, is_explained: bo
         not_utf8.then_some("the body is not UTF-8: it may be compressed, or damaged by the capture"),
         encoded.then_some("it has a Content-Encoding, which the bridge answers with 415"),
         without_key.then_some(
-            "without an Idempotency-Key, an event without its own id is published again on every retry",
+            "without a usable Idempotency-Key, an event without its own id is published again on every retry",
         ),
     ];
     reserialized.into_iter().chain(notes.into_iter().flatten().map(str::to_owned)).collect()

@@ -287,7 +287,7 @@ fn suspicious_settings_are_one_warning_each() {
             "line of an env file",
             "",
             &[(secret, &env_line)],
-            &["`default` looks like the line NAME=value", "only what is behind the ="],
+            &["`default` looks like the line NAME=value", "only what follows the ="],
         ),
         ("exported line", "", &[(secret, &exported)], &["`default` looks like the line NAME=value"]),
         ("zero-width space", "", &[(secret, &invisible)], &["an invisible character, U+200B"]),

@@ -256,9 +256,12 @@ fn secret_file_of_another_webhook_is_not_overwritten() {
         )
     };
     let webhooks = one("mine", URL, &mine) + &one("other", &format!("{URL}?other"), &other);
+    // The same file under another name is no free one.
+    let alias = other.with_file_name("alias");
+    std::os::unix::fs::symlink(&other, &alias).unwrap();
     let secrets = |more: &str| {
         format!(
-            "[sources.attio]\nsecrets = [{{ label = \"other\", file = {other:?} }}, {{ label = \"mine\", file = \
+            "[sources.attio]\nsecrets = [{{ label = \"other\", file = {alias:?} }}, {{ label = \"mine\", file = \
              {mine:?} }}{more}]\n{webhooks}"
         )
     };

@@ -158,7 +158,9 @@ impl Watch {
             && let Err(error) = self.client.delete_webhook(webhook_id).await
             && !error.is_not_found()
         {
-            return Err(error.into());
+            return Err(secret::Error::Unprepared(format!(
+                "webhook {webhook_id} cannot be deleted: {error}"
+            )));
         }
         let store = |created: &Created| match (file, hook) {
             (Some(file), _) => file.write(&created.secret),

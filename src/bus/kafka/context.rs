@@ -65,6 +65,9 @@ pub(super) struct Context {
     pub(super) verbose: bool,
 }
 
+/// A property of consumers that also applies where a producer asks for the end of a partition.
+pub(super) const ISOLATION_LEVEL: &str = "isolation.level";
+
 /// The generation of the single-message producer: never the current one, so its connection does not
 /// count for the bus.
 pub(super) const NO_GENERATION: u64 = u64::MAX;
@@ -263,7 +266,9 @@ impl ClientContext for Context {
                 tracing::debug!(facility, "librdkafka: {text}")
             }
             // Wrong: the producer respects this property.
-            _ if facility == "CONFWARN" && text.contains(AUTO_CREATE) => {
+            _ if facility == "CONFWARN"
+                && [AUTO_CREATE, ISOLATION_LEVEL].iter().any(|key| text.contains(key)) =>
+            {
                 tracing::debug!(facility, "librdkafka: {text}");
             }
             // Logged dozens of times while a broker starts, when nothing is wrong yet.

@@ -27,6 +27,9 @@ use super::record::Pending;
 pub(super) const DEBUG: &str = "broker,metadata";
 /// How long a connected broker may take to answer.
 const CONFIRMATION: Duration = Duration::from_secs(10);
+/// Partitions whose ends are compared on a new connection; each takes the broker two requests.
+const LATEST: usize = 16;
+
 /// An id that librdkafka does not know.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
@@ -38,8 +41,9 @@ struct State {
     cluster: Option<String>,
     /// The id of every topic that was published to.
     topics: HashMap<String, String>,
-    /// Where each partition ends at least, by topic.
-    ends: Ends,
+    /// Where each partition ends at least, by topic, and the number of its last ack.
+    ends: HashMap<String, Vec<(i64, u64)>>,
+    acks: u64,
     /// The ends were asked for.
     begun: bool,
     brokers: HashMap<String, Connection>,
@@ -51,8 +55,15 @@ struct State {
     /// No broker was connected at some time after that.
     cut_off: bool,
     /// Acknowledged while a broker was not confirmed.
-    held: Vec<Pending>,
+    held: Vec<Held>,
     invalid: Option<Invalid>,
+}
+
+/// A message, and where it was acknowledged.
+struct Held {
+    pending: Pending,
+    partition: i32,
+    offset: i64,
 }
 
 /// The ends of partitions, by topic.
@@ -120,7 +131,13 @@ impl Identity {
         match facility {
             "STATE" => {
                 let (broker, states) = line.split_once(": Broker changed state ")?;
-                state.moved(broker, states.split_once(" -> ")?.1 == "UP", unsettled)
+                match states.split_once(" -> ")?.1 {
+                    // A login that is renewed passes other states on the same connection.
+                    "UP" if state.brokers.contains_key(broker) => None,
+                    "UP" => state.moved(broker, true, unsettled),
+                    "DOWN" | "INIT" | "TRY_CONNECT" => state.moved(broker, false, unsettled),
+                    _ => None,
+                }
             }
             "UPDATE" => {
                 let (before, now) = line.split_once(": Name changed from ")?.1.split_once(" to ")?;
@@ -159,11 +176,11 @@ impl Identity {
             let change = state.invalidate(Arc::clone(&reason), true);
             return Worth::Nothing(pending, reason, change);
         }
-        state.set_end(topic, partition, offset + 1);
         if state.are_confirmed() {
+            state.acknowledged(topic, partition, offset);
             return Worth::Stored(pending);
         }
-        state.held.push(pending);
+        state.held.push(Held { pending, partition, offset });
         Worth::Held
     }
 
@@ -179,9 +196,19 @@ impl Identity {
         (state.round, state.topics.keys().chain(state.ends.keys()).cloned().collect())
     }
 
-    /// Where a partition ends at least; 0 if nothing is known.
-    pub(super) fn end(&self, topic: &str, partition: i32) -> i64 {
-        self.0.lock().end(topic, partition)
+    /// The partitions that were acknowledged last, each with its end: these are not in an old copy.
+    pub(super) fn latest(&self) -> HashMap<(String, i32), i64> {
+        let state = self.0.lock();
+        let each = state.ends.iter().flat_map(|(topic, ends)| (0..).zip(ends).map(move |end| (topic, end)));
+        let mut acknowledged: Vec<_> = each.filter(|(_, (_, (_, ack)))| *ack > 0).collect();
+        acknowledged.sort_unstable_by_key(|(_, (_, (_, ack)))| std::cmp::Reverse(*ack));
+        let latest = acknowledged.into_iter().take(LATEST);
+        latest.map(|(topic, (partition, (end, _)))| ((topic.clone(), partition), *end)).collect()
+    }
+
+    /// Whether a connected broker is not confirmed for so short a time that all it was asked for can be waited for.
+    pub(super) fn is_recent(&self) -> bool {
+        self.0.lock().since.is_none_or(|since| since.elapsed() < CONFIRMATION / 3)
     }
 
     /// Whether the ends of the partitions were asked for.
@@ -196,7 +223,7 @@ impl Identity {
         for (topic, ends) in ends.into_iter().flatten() {
             for (partition, end) in (0..).zip(ends) {
                 let end = end.max(state.end(&topic, partition));
-                state.set_end(&topic, partition, end);
+                state.set_end(&topic, partition, end, 0);
             }
         }
     }
@@ -253,7 +280,7 @@ impl Identity {
     pub(super) fn invalidate(&self, reason: &str) -> Vec<Pending> {
         let mut state = self.0.lock();
         state.invalid.get_or_insert_with(|| Invalid { reason: reason.into(), changed: false });
-        std::mem::take(&mut state.held)
+        state.take_held()
     }
 }
 
@@ -265,19 +292,28 @@ pub(super) fn mark(round: u64) -> String {
 impl State {
     fn end(&self, topic: &str, partition: i32) -> i64 {
         let at = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.ends.get(topic).and_then(|ends| ends.get(at)).copied().unwrap_or(0)
+        self.ends.get(topic).and_then(|ends| ends.get(at)).map_or(0, |(end, _)| *end)
     }
 
-    fn set_end(&mut self, topic: &str, partition: i32, end: i64) {
+    fn acknowledged(&mut self, topic: &str, partition: i32, offset: i64) {
+        self.acks += 1;
+        self.set_end(topic, partition, offset + 1, self.acks);
+    }
+
+    fn take_held(&mut self) -> Vec<Pending> {
+        std::mem::take(&mut self.held).into_iter().map(|held| held.pending).collect()
+    }
+
+    fn set_end(&mut self, topic: &str, partition: i32, end: i64, ack: u64) {
         let Ok(at) = usize::try_from(partition) else { return };
         if !self.ends.contains_key(topic) {
             self.ends.insert(topic.to_owned(), Vec::new());
         }
         let Some(ends) = self.ends.get_mut(topic) else { return };
         if ends.len() <= at {
-            ends.resize(at + 1, 0);
+            ends.resize(at + 1, (0, 0));
         }
-        ends[at] = end;
+        ends[at] = (end, ack);
     }
 
     fn are_confirmed(&self) -> bool {
@@ -345,7 +381,11 @@ impl State {
         if !self.are_confirmed() || self.invalid.is_some() {
             return None;
         }
-        Some(Change::Confirmed(std::mem::take(&mut self.held)))
+        let held = std::mem::take(&mut self.held);
+        for Held { pending, partition, offset } in &held {
+            self.acknowledged(&pending.destination.address, *partition, *offset);
+        }
+        Some(Change::Confirmed(held.into_iter().map(|held| held.pending).collect()))
     }
 
     /// Lets no ack count from now on. Only the first reason is reported.
@@ -355,7 +395,7 @@ impl State {
         }
         let invalid = Invalid { reason, changed };
         self.invalid = Some(invalid.clone());
-        Some(Change::Invalid(invalid, std::mem::take(&mut self.held)))
+        Some(Change::Invalid(invalid, self.take_held()))
     }
 }
 
@@ -482,6 +522,15 @@ mod tests {
     }
 
     #[test]
+    fn login_that_is_renewed_is_the_same_connection() {
+        let identity = confirmed();
+        for (from, to) in [("UP", "REAUTH"), ("REAUTH", "AUTH_REQ"), ("AUTH_REQ", "UP")] {
+            assert_eq!(state(&identity, BROKER, from, to), "nothing");
+        }
+        assert!(identity.is_confirmed() && !identity.was_cut_off());
+    }
+
+    #[test]
     fn connection_that_is_lost_before_it_is_confirmed_invalidates_what_is_pending() {
         let identity = confirmed();
         state(&identity, BROKER, "UP", "DOWN");
@@ -499,7 +548,7 @@ mod tests {
         let identity = confirmed();
         identity.begin(Some(Ends::from([(TOPIC.to_owned(), vec![0, 7])])));
         assert!(matches!(identity.judge(pending(), 1, 7), Worth::Stored(_)));
-        assert_eq!((identity.end(TOPIC, 0), identity.end(TOPIC, 1), identity.end(TOPIC, 2)), (0, 8, 0));
+        assert_eq!(identity.latest(), HashMap::from([((TOPIC.to_owned(), 1), 8)]));
         let Worth::Nothing(_, reason, Some(Change::Invalid(invalid, _))) = identity.judge(pending(), 1, 7)
         else {
             panic!("the offset is another message's");
@@ -509,7 +558,7 @@ mod tests {
             "{reason}"
         );
         assert!(matches!(identity.judge(pending(), 1, 9), Worth::Nothing(_, _, None)));
-        assert_eq!(Identity::after(&identity).end(TOPIC, 1), 0, "of other data nothing is known");
+        assert!(Identity::after(&identity).latest().is_empty(), "of other data nothing is known");
     }
 
     #[test]

@@ -42,6 +42,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// How long a new client may take to connect and log in.
+const CONNECTING: Duration = Duration::from_secs(10);
+
 /// Between two looks at the topics' settings, which anybody may change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -136,7 +139,9 @@ impl Monitor {
     fn round(&mut self, probe: bool) -> Duration {
         let mut next = IDLE;
         self.single.send_all(&self.health, Instant::now());
-        if let Some(cause) = self.producer.load().end() {
+        // Not in the condition, where the former producer would be in use while it is replaced.
+        let end = self.producer.load().end();
+        if let Some(cause) = end {
             next = next.min(self.rebuild(&cause));
         }
         if self.health.is_up() && self.producer.load().get().context().identity.is_unconfirmed() {
@@ -171,6 +176,10 @@ impl Monitor {
         next
     }
 
+    fn is_new(&self) -> bool {
+        self.last_rebuild.is_some_and(|at| at.elapsed() < CONNECTING)
+    }
+
     /// Whether the client was cut off, is connected again, and has nothing pending.
     fn is_renewable(&self) -> bool {
         let producer = self.producer.load();
@@ -184,8 +193,8 @@ impl Monitor {
         match self.confirm() {
             Ok(true) if self.begin() => self.health.reached(losses),
             Ok(_) => {}
-            // While it was up this is new; else the client has reported it.
-            Err(_) if self.health.is_up() => self.health.lost(),
+            // While it was up this is new; else the client has reported it. A new client may still be connecting.
+            Err(_) if self.health.is_up() && !self.is_new() => self.health.lost(),
             Err(error) => tracing::debug!(%error, "kafka: no broker answers yet"),
         }
     }

@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
-use super::context::{Context, NO_GENERATION, Retry, RetrySet};
+use super::context::{Context, ISOLATION_LEVEL, NO_GENERATION, Retry, RetrySet};
 use super::health::Health;
 use super::identity;
 use crate::pipeline::publish::PublishError;
@@ -45,7 +45,9 @@ impl Producer {
         let wanted = config.get("debug");
         context.verbose = wanted.is_some();
         let debug = wanted.map_or(identity::DEBUG.into(), |more| format!("{},{more}", identity::DEBUG));
-        config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
+        // The end of a partition is behind every message, not before the first open transaction of somebody else.
+        config.set("debug", debug).set(ISOLATION_LEVEL, "read_uncommitted");
+        config.set_log_level(RDKafkaLogLevel::Debug);
         let inner = Arc::new(BaseProducer::from_config_and_context(&config, context)?);
         let (stop, turn) = <(Arc<AtomicBool>, Arc<Mutex<()>>)>::default();
         let polling = {
@@ -85,21 +87,29 @@ impl Producer {
     pub(super) fn confirm(&self, within: Duration) -> Result<bool, KafkaError> {
         let (client, identity) = (self.inner.client(), &self.inner.context().identity);
         let (round, topics) = identity.begin_round();
-        let mut used = BTreeSet::new();
+        let (latest, mut used) = (identity.latest(), BTreeSet::new());
         for topic in topics.iter().filter(|_| identity.is_unconfirmed()) {
             let metadata = client.fetch_metadata(Some(topic), within)?;
             // The client asks the broker that it used last, or any of those that it used within the same second: a
             // leader that has been idle for longer is used here, or it would not be asked for its cluster.
             for partition in metadata.topics().iter().flat_map(MetadataTopic::partitions) {
                 let (id, leader) = (partition.id(), partition.leader());
-                let known = identity.end(topic, id);
-                if !identity.is_to_confirm(leader) || known == 0 && used.contains(&leader) {
+                let known = latest.get(&(topic.clone(), id)).copied();
+                if !identity.is_to_confirm(leader) || known.is_none() && used.contains(&leader) {
                     continue;
                 }
                 used.insert(leader);
-                match client.fetch_watermarks(topic, id, within) {
-                    Ok((_, end)) if end < known => self.inner.context().ends_early(topic, id, end),
-                    Err(_) if known > 0 => return Ok(false),
+                match (client.fetch_watermarks(topic, id, within), known) {
+                    (Ok((_, end)), Some(known)) if end < known => {
+                        self.inner.context().ends_early(topic, id, end);
+                    }
+                    // A new leader may not know it yet. Without it the offset of each ack still tells.
+                    (Err(error), Some(_)) => {
+                        tracing::debug!(topic, partition = id, %error, "kafka: the end of a partition is not known");
+                        if identity.is_recent() {
+                            return Ok(false);
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -355,8 +365,11 @@ mod tests {
         thread::sleep(Duration::from_millis(2100));
         let identity = &producer.get().context().identity;
         for (server, id) in mock.bootstrap_servers().split(',').zip(1..) {
-            let line = format!("{server}/{id}: Broker changed state APIVERSION_QUERY -> UP");
-            assert!(identity.read("STATE", &line, false).is_some());
+            for (from, to) in [("UP", "DOWN"), ("APIVERSION_QUERY", "UP")] {
+                let line = format!("{server}/{id}: Broker changed state {from} -> {to}");
+                identity.read("STATE", &line, false);
+            }
+            assert!(identity.is_to_confirm(id));
             assert!(producer.confirm(Duration::from_secs(10)).unwrap(), "broker {id} has not answered");
         }
     }

@@ -11,7 +11,7 @@ use super::{
     Exit, Failure, SecretOutput, Session, confirm, create_webhook, last_segment, print, say, target,
 };
 use crate::attio::filter::{self, Resolver, key, keys};
-use crate::attio::types::refuse_pattern;
+use crate::attio::types::pattern_error;
 use crate::attio::{Client, Subscription, Webhook};
 use crate::catalog::{self, EVENT_TYPES, Kind};
 use crate::cli::output::{table, terminal_columns};
@@ -256,7 +256,7 @@ impl Events {
         {
             return Err(Failure::usage(format_args!("--event {twice} is given twice")));
         }
-        if let Some(message) = self.types.iter().find_map(|event_type| refuse_pattern(event_type)) {
+        if let Some(message) = self.types.iter().find_map(|event_type| pattern_error(event_type)) {
             return Err(Failure::usage(message));
         }
         let mut resolver = Resolver::new(client);

@@ -167,8 +167,9 @@ fn secret_paths<'s>(
     all: &'s [SecretFile],
 ) -> Result<(SecretPaths, &'s SecretFile), Failure> {
     let own = || all.iter().filter(|secret| secret.source == options.source);
-    let is_of =
-        |secret: &SecretFile, webhook: &WebhookOptions| Some(&secret.path) == webhook.secret_file.as_ref();
+    let is_of = |secret: &SecretFile, webhook: &WebhookOptions| {
+        webhook.secret_file.as_deref().is_some_and(|path| secret.is(&secret.source, path))
+    };
     let current = own().find(|secret| is_of(secret, options));
     let free: Vec<&SecretFile> =
         own().filter(|secret| !webhooks.iter().any(|webhook| is_of(secret, webhook))).collect();

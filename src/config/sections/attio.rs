@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::INSTANT;
 use super::sources::{is_known_type, unknown_type};
-use crate::attio::types::{normalized, refuse_pattern};
+use crate::attio::types::{normalized, pattern_error};
 use crate::attio::{Options, Subscription, WebhookOptions, filter};
 use crate::config::SecretFile;
 use crate::config::diagnostics::{Diagnostics, nearest};
@@ -167,7 +167,7 @@ fn subscriptions(section: &mut Section<'_>) -> Vec<Subscription> {
             section.refuse("filter", format!("the filter {reason}"));
         }
         let event_type = event_type?;
-        if let Some(message) = refuse_pattern(&event_type) {
+        if let Some(message) = pattern_error(&event_type) {
             section.refuse("event_type", message);
         } else if !is_known_type(&event_type) {
             section.warn("event_type", unknown_type(&event_type, ""));

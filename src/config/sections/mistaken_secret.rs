@@ -9,7 +9,7 @@ pub fn mistake(text: &str) -> Option<String> {
     const PLACEHOLDERS: [(&str, &str); 5] = [("${", "}"), ("$(", ")"), ("{{", "}}"), ("<", ">"), ("%", "%")];
     if let Some(c) = text.chars().find(|c| c.is_control() || is_invisible(*c)) {
         let code = u32::from(c);
-        return Some(format!("has an invisible character, U+{code:04X}, which is part of it: write it anew"));
+        return Some(format!("has an invisible character, U+{code:04X}, which is part of it: type it again"));
     }
     let of_name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let is_name = |name: &str| {
@@ -17,7 +17,7 @@ pub fn mistake(text: &str) -> Option<String> {
     };
     let line = text.strip_prefix("export ").unwrap_or(text).split_once('=');
     if line.is_some_and(|(name, value)| is_name(name) && !value.trim_matches('=').is_empty()) {
-        return Some("looks like the line NAME=value of an env file: write only what is behind the =".into());
+        return Some("looks like the line NAME=value of an env file: write only what follows the =".into());
     }
     if let Some(reference) = REFERENCES.iter().find(|start| text.starts_with(**start)) {
         return Some(format!(

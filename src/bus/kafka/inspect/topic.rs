@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
@@ -306,8 +306,15 @@ pub fn find_risks(config: &ClientConfig, requirements: &Requirements) -> Option<
     asking.set(AUTO_CREATE, "false").set("log_level", "0");
     let admin: Result<AdminClient<DefaultClientContext>, _> = asking.create();
     let admin = admin.ok()?;
-    let topic = |name: &Arc<str>| Topic::fetch(admin.inner(), name, WITHIN);
-    let mut topics: Vec<_> = requirements.addresses.iter().map(topic).collect();
+    let deadline = Instant::now() + WITHIN;
+    let mut topics = Vec::new();
+    for name in &requirements.addresses {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        topics.push(Topic::fetch(admin.inner(), name, left));
+    }
     read_settings(&mut topics, config, WITHIN);
     let existing = existing(&topics);
     let text = |(risk, of): (String, Vec<&Topic>)| format!("{}: {risk}", names(&of, existing.len()));
