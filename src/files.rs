@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tempfile::TempPath;
 
 /// The largest configuration file, slugs file or file of certificates.
@@ -86,24 +86,6 @@ pub fn read_secret(path: &Path) -> Result<SecretString, String> {
     let text = read_text(path, MAX_SECRET_BYTES).map_err(|error| unreadable(path, &error))?;
     let text = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     Ok(SecretString::from(text))
-}
-
-/// Refuses a secret that is empty (a variable or a file that was meant to be filled), and what an editor or a shell
-/// makes of a text: nobody has such a secret.
-pub fn usable_secret(secret: &SecretString) -> Result<(), String> {
-    let text = secret.expose_secret();
-    let problem = if text.is_empty() {
-        "is empty"
-    } else if text.starts_with('\u{feff}') {
-        "begins with a byte order mark, which is no part of the secret: save it as UTF-8 without one"
-    } else if text.contains('\0') {
-        "contains a NUL character, as UTF-16 text does: save it as UTF-8"
-    } else if text.trim_end().contains(['\n', '\r']) {
-        "has more than one line"
-    } else {
-        return Ok(());
-    };
-    Err(problem.into())
 }
 
 /// The message about a file that cannot be read, without the number of the system's error.

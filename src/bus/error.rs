@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 /// Why a bus client cannot be created from its options. An unreachable broker is not a reason.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum StartError {
     #[error("{key}: cannot read {}", path.display())]
     File { key: &'static str, path: PathBuf, source: io::Error },
@@ -46,7 +45,6 @@ impl StartError {
 
 /// Why a bus cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum ReadError {
     #[error("bus.type is \"stdout\", which cannot be read back; set it to \"kafka\" or \"nats\"")]
     Stdout,

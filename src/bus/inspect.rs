@@ -67,7 +67,6 @@ impl Level {
 
 /// One check: what was found, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[allow(missing_docs)]
 pub struct Row {
     pub check: String,
     pub result: Level,
@@ -76,7 +75,6 @@ pub struct Row {
 
 /// All checks of a bus, in the order in which a message depends on them.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs)]
 pub struct Report {
     pub bus: &'static str,
     /// Its servers.

@@ -24,7 +24,6 @@ use read::{EncodedMessage, Plan, Reader};
 
 /// Which bus, and how events are encoded for it.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub struct Options {
     pub kind: Kind,
     pub content_mode: ContentMode,
@@ -32,7 +31,6 @@ pub struct Options {
 
 /// A bus with its own options.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub enum Kind {
     Kafka(Box<kafka::Options>),
     Nats(Box<nats::Options>),

@@ -15,7 +15,6 @@ use crate::pipeline::publish::Destination;
 
 /// A message as a bus would store it, for `explain`; topic or subject, and the key, are those of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct EncodedMessage {
     pub headers: Vec<(String, String)>,
     pub payload: Vec<u8>,
@@ -34,7 +33,6 @@ pub enum Begin {
 
 /// What to read.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub struct Plan {
     pub destinations: Vec<Arc<Destination>>,
     pub begin: Begin,
@@ -44,7 +42,6 @@ pub struct Plan {
 
 /// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Item {
     /// Its topic or subject.
     pub address: String,
@@ -59,7 +56,6 @@ pub struct Item {
 
 /// The position of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs)]
 pub enum Position {
     Kafka { partition: i32, offset: i64 },
     Nats { sequence: u64 },

@@ -1,4 +1,5 @@
-//! Parsers of arguments that several verbs take: times, rates, a bus in place of a configuration, and files.
+//! Parsers of arguments that several verbs take: times, rates, a bus in place of a configuration, and files. Also
+//! how the address of a listener is reached.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -125,5 +126,26 @@ impl BusAddress {
             environment.insert(variable(servers), OsString::from(&self.address));
         }
         environment
+    }
+}
+
+/// Where a listener on all addresses is reached from this machine.
+pub fn reachable(listen: &str) -> String {
+    match listen.rsplit_once(':') {
+        Some(("0.0.0.0", port)) => format!("127.0.0.1:{port}"),
+        Some(("[::]", port)) => format!("[::1]:{port}"),
+        _ => listen.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listener_on_all_addresses_is_reached_by_loopback() {
+        assert_eq!(reachable("0.0.0.0:8081"), "127.0.0.1:8081");
+        assert_eq!(reachable("[::]:8081"), "[::1]:8081");
+        assert_eq!(reachable("10.0.0.1:1"), "10.0.0.1:1");
     }
 }

@@ -1,5 +1,5 @@
-//! `config`, `check` and `topics`, and how the problems of a configuration are printed: on a terminal with the
-//! position and the line in the file, otherwise one line each.
+//! `config` and `check`, and how the problems of a configuration are printed: on a terminal with the position and
+//! the line in the file, otherwise one line each.
 
 use std::io::IsTerminal;
 
@@ -13,7 +13,6 @@ use super::{Exit, Failure, block_on, load, print, say};
 use crate::app;
 use crate::bus::Kind;
 use crate::bus::inspect::{Level, Report, Row};
-use crate::bus::setup::{Format, Setup};
 use crate::config::{self, Config, Input, Origin, Problem, Problems};
 use crate::printable::{BAD, GOOD, Paint, REFUSED};
 
@@ -208,47 +207,6 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
-}
-
-const TOPICS_HELP: &str = "\
-Example: create what is missing on a cluster with ACLs
-  attio-bridge topics --format kafka --principal bridge > topics.sh
-  BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh topics.sh";
-
-#[derive(Args)]
-#[command(after_help = TOPICS_HELP)]
-pub struct TopicsArguments {
-    /// Print input for this tool; the default is the bus's own tool
-    #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
-    /// The bridge's principal; the default is the user of the configuration
-    #[arg(long, value_name = "NAME")]
-    principal: Option<String>,
-    /// Name of the Kafka resource, for strimzi
-    #[arg(long, value_name = "NAME", default_value = "kafka", value_parser = cluster)]
-    cluster: String,
-    /// Print the data as a JSON object
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
-}
-
-fn cluster(name: &str) -> Result<String, String> {
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    match !name.is_empty() && name.chars().all(fits) {
-        true => Ok(name.to_owned()),
-        false => Err("a Kubernetes name has lower case letters, digits, - and .".into()),
-    }
-}
-
-pub fn topics(input: &Input, arguments: &TopicsArguments) -> Result<Exit, Failure> {
-    let config = load(input)?;
-    let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
-    let text = made.and_then(|setup| match arguments.json {
-        true => Ok(format!("{:#}\n", serde_json::json!(setup))),
-        false => setup.write(arguments.format, &arguments.cluster),
-    });
-    print(text.map_err(Failure::usage)?);
-    Ok(Exit::Done)
 }
 
 pub fn print_problems(problems: &Problems) {

@@ -12,9 +12,8 @@ use terminal_size::terminal_size_of;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{BusAddress, rate};
+use super::arguments::{BusAddress, rate, reachable};
 use super::output::terminal_columns;
-use super::serve::reachable;
 use super::{Exit, Failure, block_on, cores};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};

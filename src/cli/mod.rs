@@ -6,12 +6,14 @@ mod arguments;
 mod config;
 mod dev;
 mod explain;
+mod healthcheck;
 mod output;
 mod quarantine;
 mod send;
 mod serve;
 mod sign;
 mod tail;
+mod topics;
 mod watch;
 mod webhooks;
 
@@ -146,7 +148,7 @@ enum Verb {
     /// Print the effective configuration: each key with its value and where the value comes from
     Config(config::Arguments),
     /// Print the topics or stream to create and the permissions to grant, as commands or manifests
-    Topics(config::TopicsArguments),
+    Topics(topics::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process, without any configuration
     Dev(dev::Arguments),
     /// Sign a body: print its headers, or a curl command that sends it
@@ -160,7 +162,7 @@ enum Verb {
     /// List, show, export and replay what is in quarantine
     Quarantine(quarantine::Arguments),
     /// Check whether a running bridge is ready: exit 0 if it is, else 1
-    Healthcheck(serve::HealthcheckArguments),
+    Healthcheck(healthcheck::Arguments),
     /// Manage Attio's webhooks: list, create, change and delete them, or apply the configuration
     Webhooks(webhooks::Arguments),
     /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
@@ -244,14 +246,14 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
         Verb::Serve(_) => serve::run(input),
         Verb::Check(arguments) => config::check(input, &arguments),
         Verb::Config(arguments) => config::config(input, &arguments),
-        Verb::Topics(arguments) => config::topics(input, &arguments),
+        Verb::Topics(arguments) => topics::run(input, &arguments),
         Verb::Dev(arguments) => dev::run(&arguments, input),
         Verb::Sign(arguments) => sign::run(input, &arguments),
         Verb::Send(arguments) => send::run(input, &arguments),
         Verb::Explain(arguments) => explain::run(input, &arguments),
         Verb::Tail(arguments) => tail::run(input, &arguments),
         Verb::Quarantine(arguments) => quarantine::run(input, &arguments),
-        Verb::Healthcheck(arguments) => serve::healthcheck(input, arguments),
+        Verb::Healthcheck(arguments) => healthcheck::run(input, arguments),
         Verb::Webhooks(arguments) => webhooks::run(input, arguments),
         Verb::Watch(arguments) => watch::run(input, arguments),
         Verb::Slugs(arguments) => webhooks::slugs(input, arguments),

@@ -9,7 +9,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::arguments::{rate, read, unreadable};
 use super::output::{Progress, table};
-
 use super::sign::Flags;
 use super::{Exit, Failure, block_on, cores, print};
 use crate::catalog::{EVENT_TYPES, EventType};

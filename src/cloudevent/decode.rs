@@ -19,7 +19,6 @@ pub struct DecodedEvent {
 
 /// Why a message is not a CloudEvent.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[allow(missing_docs)] // The messages say it.
 pub enum DecodeError {
     #[error("not a CloudEvent: neither its content type nor its headers are those of one")]
     Headers,

@@ -12,6 +12,7 @@ use secrecy::SecretString;
 use serde_json::{Value as Json, json};
 
 use super::diagnostics::{Diagnostics, nearest};
+use super::secrets::usable_secret;
 use super::tree::{Node, Origin, Value};
 use crate::files;
 
@@ -380,7 +381,7 @@ impl Kind for Secret {
             }
             _ => SecretString::from(text(node)?.0),
         };
-        files::usable_secret(&value)?;
+        usable_secret(&value)?;
         Ok((value, Json::from(HIDDEN)))
     }
 

@@ -14,6 +14,7 @@ mod diagnostics;
 mod env;
 mod file;
 mod kinds;
+mod secrets;
 mod section;
 mod sections;
 mod tree;
@@ -42,6 +43,7 @@ use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
 use crate::{bus, files, http, open_files, shutdown};
 use diagnostics::{Diagnostics, Findings};
+use secrets::usable_secret;
 use section::Section;
 use tree::{Node, Table, Value};
 
@@ -220,8 +222,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     let http = sections::http::http(&mut root.section("http"));
     let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
-    let route = sections::sources::route(&mut root.section("route"));
-    sections::sources::check_slugs(root.diagnostics(), &sources, &route);
+    let route = sections::route::route(&mut root.section("route"));
+    sections::route::check_slugs(root.diagnostics(), &sources, &route);
     let dedup = sections::Dedup::read(&mut root.section("dedup"));
     let bus = sections::bus(root);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
@@ -283,7 +285,7 @@ pub fn admin_listen(input: &Input) -> Result<String, Problems> {
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
 pub fn secret_file(path: &Path) -> Result<SecretString, String> {
     let secret = files::read_secret(path)?;
-    files::usable_secret(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
+    usable_secret(&secret).map_err(|message| format!("the file {} {message}", path.display()))?;
     Ok(secret)
 }
 

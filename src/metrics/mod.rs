@@ -3,6 +3,7 @@
 //! Label sets are closed: labels come from the configuration and from enums, never from the wire, and every
 //! combination starts at 0.
 
+mod account;
 pub(crate) mod family;
 pub mod samples;
 
@@ -12,7 +13,8 @@ use std::sync::{Arc, LazyLock};
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::version::{REVISION, VERSION};
-use family::{CONSTANT, EventAccount, Families};
+use account::EventAccount;
+use family::{CONSTANT, Families};
 
 /// The `source` label of requests to no configured source.
 pub const NO_SOURCE: &str = "none";

@@ -5,6 +5,7 @@ pub mod broker;
 pub mod delivery;
 pub mod events;
 pub mod keyboard;
+pub mod latencies;
 pub mod load;
 pub mod mix;
 pub mod output;

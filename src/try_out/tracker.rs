@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::Error;
 use super::broker::ReadEvent;
 use super::delivery::{Answer, Answered, Counts, Delivery, ExpectedEvents, Found, Group, Report};
+use super::latencies::Latencies;
 use super::output::{Options, Output};
 use crate::fake_attio::deliver::Attempt;
 use crate::fake_attio::post::{PostError, Poster, Reply};
@@ -256,31 +256,6 @@ impl Totals {
     }
 }
 
-/// Longer latencies, in microseconds, are recorded as this one: an hour.
-const MAX_LATENCY: u64 = 3_600_000_000;
-
-/// Latencies in microseconds, in bounded memory, precise to a thousandth.
-#[derive(Clone, Debug)]
-pub struct Latencies(Histogram<u64>);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self(Histogram::new_with_bounds(1, MAX_LATENCY, 3).expect("0 to 5 digits and 1 < high / 2 are valid"))
-    }
-}
-
-impl Latencies {
-    pub fn record(&mut self, took: Duration) {
-        self.0.saturating_record(u64::try_from(took.as_micros()).unwrap_or(MAX_LATENCY));
-    }
-
-    /// The latency that this share of all, 0 to 1, did not exceed; none without any.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
-        let micros = self.0.value_at_quantile(share).min(self.0.max());
-        (!self.0.is_empty()).then(|| Duration::from_micros(micros))
-    }
-}
-
 /// The bridge's metrics of events: received is the sum of the results and of what is in flight.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BridgeMetrics {
@@ -346,18 +321,6 @@ impl BridgeMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_of_latencies() {
-        let mut latencies = Latencies::default();
-        assert_eq!(latencies.quantile(0.5), None);
-        (1..=100).for_each(|millis| latencies.record(Duration::from_millis(millis)));
-        let rounded = |share| latencies.quantile(share).map(|took| took.as_secs_f64() * 1000.0);
-        for (share, expected) in [(0.5, 50.0), (0.9, 90.0), (0.99, 99.0), (1.0, 100.0)] {
-            let got = rounded(share).unwrap();
-            assert!((got - expected).abs() < expected / 1000.0, "{share}: {got}");
-        }
-    }
 
     const PAGE: &str = "\
         # HELP attio_bridge_events_total Events.\n\

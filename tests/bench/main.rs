@@ -14,7 +14,7 @@ mod server;
 mod stage;
 mod suite;
 #[path = "../it/support/mod.rs"]
-#[allow(dead_code, unused_imports, missing_docs, clippy::unwrap_used, reason = "made for the tests")]
+#[allow(dead_code, unused_imports, clippy::unwrap_used, reason = "made for the tests")]
 mod support;
 mod targets;
 mod usage;

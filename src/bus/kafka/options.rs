@@ -20,7 +20,6 @@ use crate::files;
 
 /// How to connect to Kafka and publish to it: `[kafka]`.
 #[derive(Clone)]
-#[allow(missing_docs)] // The reference of the configuration says it.
 pub struct Options {
     /// `host:port` list, comma separated.
     pub bootstrap_servers: String,
@@ -60,7 +59,6 @@ impl fmt::Debug for Options {
 
 /// How topics are reconciled: `[kafka.topics]`. The broker's defaults where absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Topics {
     pub ensure: Ensure,
     pub partitions: Option<i32>,

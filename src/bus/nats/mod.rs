@@ -43,7 +43,6 @@ use stream::Probe;
 
 /// How to reach NATS and publish to it: `[nats]`.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)] // The reference of the configuration says it.
 pub struct Options {
     pub servers: Vec<String>,
     pub auth: Option<Auth>,
@@ -57,7 +56,6 @@ pub struct Options {
 
 /// A login.
 #[derive(Clone, Debug)]
-#[allow(missing_docs)]
 pub enum Auth {
     CredsFile(PathBuf),
     NkeyFile(PathBuf),
@@ -67,7 +65,6 @@ pub enum Auth {
 
 /// The stream that stores the events: `[nats.stream]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub struct Stream {
     pub name: String,
     pub ensure: Ensure,

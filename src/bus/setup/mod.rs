@@ -32,7 +32,6 @@ pub enum Format {
 /// What the bus of a configuration must have and grant.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "bus", rename_all = "lowercase")]
-#[allow(missing_docs)]
 pub enum Setup {
     Kafka(Kafka),
     Nats(Nats),
@@ -40,7 +39,6 @@ pub enum Setup {
 
 /// Why there is nothing to print.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)]
 pub enum Error {
     #[error("bus.type is stdout, which needs no topics: set it to kafka or nats")]
     Nothing,

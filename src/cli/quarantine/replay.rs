@@ -21,7 +21,6 @@ use crate::app;
 use crate::bus::Kind;
 use crate::bus::recording::RecordingBus;
 use crate::cli::arguments::{key, rate, read, source, unreadable};
-
 use crate::cli::output::{Progress, paint};
 use crate::cli::{BusSession, Exit, Failure, confirm, say};
 use crate::consumer::quarantine::{self, Entry, Origin, Quarantined, UnknownOrigin};

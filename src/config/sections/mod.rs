@@ -9,8 +9,8 @@
 pub mod attio;
 pub mod http;
 mod kafka;
-mod mistaken_secret;
 mod nats;
+pub mod route;
 pub mod sources;
 
 use std::path::Path;
@@ -89,11 +89,8 @@ pub static TABLES: [Declaration; 21] = [
             sources::Rules::KEYS,
         )
     },
-    table("route", "Where events go.", sources::RouteKeys::KEYS),
-    Declaration {
-        entries: Some(sources::CATEGORIES),
-        ..table("route.categories", sources::CATEGORIES_DOC, &[])
-    },
+    table("route", "Where events go.", route::RouteKeys::KEYS),
+    Declaration { entries: Some(route::CATEGORIES), ..table("route.categories", route::CATEGORIES_DOC, &[]) },
     table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),

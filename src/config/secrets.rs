@@ -1,6 +1,26 @@
-//! What a text seems to be that was given as a secret.
+//! Whether a text can be a secret, and what it seems to be instead of the one that was meant.
+
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::printable::is_invisible;
+
+/// Refuses a secret that is empty (a variable or a file that was meant to be filled), and what an editor or a shell
+/// makes of a text: nobody has such a secret.
+pub fn usable_secret(secret: &SecretString) -> Result<(), String> {
+    let text = secret.expose_secret();
+    let problem = if text.is_empty() {
+        "is empty"
+    } else if text.starts_with('\u{feff}') {
+        "begins with a byte order mark, which is no part of the secret: save it as UTF-8 without one"
+    } else if text.contains('\0') {
+        "contains a NUL character, as UTF-16 text does: save it as UTF-8"
+    } else if text.trim_end().contains(['\n', '\r']) {
+        "has more than one line"
+    } else {
+        return Ok(());
+    };
+    Err(problem.into())
+}
 
 /// What a text is instead of the secret that was meant. No part of it is repeated, as it may be one after all.
 pub fn mistake(text: &str) -> Option<String> {
