@@ -42,6 +42,9 @@ const IDLE: Duration = Duration::from_secs(5);
 /// timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// How long a client that was cut off is waited for until nothing is pending.
+const RENEWAL: Duration = Duration::from_secs(3);
+
 /// How long a new client may take to connect and log in.
 const CONNECTING: Duration = Duration::from_secs(10);
 
@@ -67,6 +70,8 @@ pub(super) struct Monitor {
     /// When the client last reached a broker, or was created.
     last_contact: Instant,
     last_look: Instant,
+    /// Since when a client that was cut off is connected again.
+    back_since: Option<Instant>,
     /// How long a client may reach no broker.
     patience: Duration,
     last_refresh: Option<Instant>,
@@ -95,6 +100,7 @@ impl Monitor {
             last_request: Instant::now(),
             last_contact: Instant::now(),
             last_look: Instant::now(),
+            back_since: None,
             patience,
             last_refresh: None,
             last_rebuild: None,
@@ -180,6 +186,15 @@ impl Monitor {
         self.last_rebuild.is_some_and(|at| at.elapsed() < CONNECTING)
     }
 
+    /// Whether the client was cut off and is still to be replaced before anything new is published. Not for long:
+    /// what was pending is settled soon after the connection is back.
+    fn awaits_renewal(&mut self) -> bool {
+        if !self.producer.load().get().context().identity.was_cut_off() {
+            return false;
+        }
+        self.back_since.get_or_insert_with(Instant::now).elapsed() < RENEWAL
+    }
+
     /// Whether the client was cut off, is connected again, and has nothing pending.
     fn is_renewable(&self) -> bool {
         let producer = self.producer.load();
@@ -191,7 +206,7 @@ impl Monitor {
     fn probe(&mut self) {
         let losses = self.health.losses();
         match self.confirm() {
-            Ok(true) if self.begin() => self.health.reached(losses),
+            Ok(true) if !self.awaits_renewal() && self.begin() => self.health.reached(losses),
             Ok(_) => {}
             // While it was up this is new; else the client has reported it. A new client may still be connecting.
             Err(_) if self.health.is_up() && !self.is_new() => self.health.lost(),
@@ -287,6 +302,7 @@ impl Monitor {
         self.rebuild_pause = if proven { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
         self.last_rebuild = Some(Instant::now());
         self.last_contact = Instant::now();
+        self.back_since = None;
         let generation = self.health.generation() + 1;
         let context = self.producer.load().get().context().successor(generation);
         let fresh = match Producer::new(&self.config, context) {
