@@ -34,6 +34,7 @@ mod help;
 mod hostile;
 mod identity;
 mod injection;
+mod interop;
 mod kafka;
 mod kafka_cluster;
 mod kafka_security;

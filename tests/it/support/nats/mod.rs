@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
@@ -132,6 +133,26 @@ impl Server {
             let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
             stream.consumer_names().map(|name| name.expect("a name")).collect().await
         })
+    }
+
+    /// The state of a consumer; `None` where there is no such consumer.
+    pub fn consumer(&self, stream: &str, name: &str) -> Option<jetstream::consumer::Info> {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.ok()?;
+            stream.consumer_info(name).await.ok()
+        })
+    }
+
+    /// Publishes one message to a stream.
+    pub fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) {
+        let mut map = HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.insert(*name, *value));
+        let (subject, payload) = (subject.to_owned(), payload.to_vec());
+        block_on(async {
+            let jetstream = self.admin().await;
+            let sent = jetstream.publish_with_headers(subject, map, payload.into()).await;
+            sent.expect("it is sent").await.expect("it is stored");
+        });
     }
 
     /// Everything in a stream, in the order of storing.
