@@ -13,9 +13,10 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Message as _};
 use serde::Deserialize;
 
+use super::ends::Ends;
 use super::errors::{Circumstances, classify, may_be_the_batch};
 use super::health::{Health, Signal, kind};
-use super::identity::{Change, Ends, Identity, Worth};
+use super::identity::{Change, Identity, Worth};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
 use crate::pipeline::publish::{Ack, PublishError, PublishResult};

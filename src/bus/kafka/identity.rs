@@ -21,14 +21,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::ends::{Ends, KnownEnds};
 use super::record::Pending;
 
 /// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
 pub(super) const DEBUG: &str = "broker,metadata";
 /// How long a connected broker may take to answer.
 const CONFIRMATION: Duration = Duration::from_secs(10);
-/// Partitions whose ends are compared on a new connection; each takes the broker two requests.
-const LATEST: usize = 16;
 
 /// An id that librdkafka does not know.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
@@ -41,9 +40,7 @@ struct State {
     cluster: Option<String>,
     /// The id of every topic that was published to.
     topics: HashMap<String, String>,
-    /// Where each partition ends at least, by topic, and the number of its last ack.
-    ends: HashMap<String, Vec<(i64, u64)>>,
-    acks: u64,
+    ends: KnownEnds,
     /// The ends were asked for.
     begun: bool,
     brokers: HashMap<String, Connection>,
@@ -52,8 +49,8 @@ struct State {
     since: Option<Instant>,
     /// A broker has been confirmed.
     confirmed: bool,
-    /// No broker was connected at some time after that.
-    cut_off: bool,
+    /// When the last broker was lost after that.
+    cut_off: Option<Instant>,
     /// Acknowledged while a broker was not confirmed.
     held: Vec<Held>,
     invalid: Option<Invalid>,
@@ -65,9 +62,6 @@ struct Held {
     partition: i32,
     offset: i64,
 }
-
-/// The ends of partitions, by topic.
-pub(super) type Ends = HashMap<String, Vec<i64>>;
 
 #[derive(Clone, Copy)]
 struct Connection {
@@ -166,7 +160,7 @@ impl Identity {
             return Worth::Nothing(pending, Arc::clone(&invalid.reason), None);
         }
         let topic = &*pending.destination.address;
-        let end = state.end(topic, partition);
+        let end = state.ends.get(topic, partition);
         if offset < end {
             let reason: Arc<str> = format!(
                 "topic {topic}, partition {partition}: a message was acknowledged at \
@@ -177,7 +171,7 @@ impl Identity {
             return Worth::Nothing(pending, reason, change);
         }
         if state.are_confirmed() {
-            state.acknowledged(topic, partition, offset);
+            state.ends.acknowledged(topic, partition, offset);
             return Worth::Stored(pending);
         }
         state.held.push(Held { pending, partition, offset });
@@ -193,17 +187,12 @@ impl Identity {
     pub(super) fn begin_round(&self) -> (u64, BTreeSet<String>) {
         let mut state = self.0.lock();
         state.round += 1;
-        (state.round, state.topics.keys().chain(state.ends.keys()).cloned().collect())
+        (state.round, state.topics.keys().chain(state.ends.topics()).cloned().collect())
     }
 
     /// The partitions that were acknowledged last, each with its end: these are not in an old copy.
     pub(super) fn latest(&self) -> HashMap<(String, i32), i64> {
-        let state = self.0.lock();
-        let each = state.ends.iter().flat_map(|(topic, ends)| (0..).zip(ends).map(move |end| (topic, end)));
-        let mut acknowledged: Vec<_> = each.filter(|(_, (_, (_, ack)))| *ack > 0).collect();
-        acknowledged.sort_unstable_by_key(|(_, (_, (_, ack)))| std::cmp::Reverse(*ack));
-        let latest = acknowledged.into_iter().take(LATEST);
-        latest.map(|(topic, (partition, (end, _)))| ((topic.clone(), partition), *end)).collect()
+        self.0.lock().ends.latest()
     }
 
     /// Whether a connected broker is not confirmed for so short a time that all it was asked for can be waited for.
@@ -220,18 +209,15 @@ impl Identity {
     pub(super) fn begin(&self, ends: Option<Ends>) {
         let mut state = self.0.lock();
         state.begun = true;
-        for (topic, ends) in ends.into_iter().flatten() {
-            for (partition, end) in (0..).zip(ends) {
-                let end = end.max(state.end(&topic, partition));
-                state.set_end(&topic, partition, end, 0);
-            }
+        if let Some(ends) = ends {
+            state.ends.told(ends);
         }
     }
 
     /// A partition ends here, before messages that were acknowledged.
     pub(super) fn ends_early(&self, topic: &str, partition: i32, end: i64) -> Option<Change> {
         let mut state = self.0.lock();
-        let known = state.end(topic, partition);
+        let known = state.ends.get(topic, partition);
         let reason = format!("topic {topic}, partition {partition} ended at {known} and now ends at {end}");
         state.invalidate(reason.into(), true)
     }
@@ -242,8 +228,8 @@ impl Identity {
         state.invalid.is_none() && !state.brokers.is_empty() && state.are_confirmed()
     }
 
-    /// Whether no broker was connected at some time.
-    pub(super) fn was_cut_off(&self) -> bool {
+    /// When the last connection to a broker was lost, if one had been confirmed.
+    pub(super) fn cut_off(&self) -> Option<Instant> {
         self.0.lock().cut_off
     }
 
@@ -290,30 +276,8 @@ pub(super) fn mark(round: u64) -> String {
 }
 
 impl State {
-    fn end(&self, topic: &str, partition: i32) -> i64 {
-        let at = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.ends.get(topic).and_then(|ends| ends.get(at)).map_or(0, |(end, _)| *end)
-    }
-
-    fn acknowledged(&mut self, topic: &str, partition: i32, offset: i64) {
-        self.acks += 1;
-        self.set_end(topic, partition, offset + 1, self.acks);
-    }
-
     fn take_held(&mut self) -> Vec<Pending> {
         std::mem::take(&mut self.held).into_iter().map(|held| held.pending).collect()
-    }
-
-    fn set_end(&mut self, topic: &str, partition: i32, end: i64, ack: u64) {
-        let Ok(at) = usize::try_from(partition) else { return };
-        if !self.ends.contains_key(topic) {
-            self.ends.insert(topic.to_owned(), Vec::new());
-        }
-        let Some(ends) = self.ends.get_mut(topic) else { return };
-        if ends.len() <= at {
-            ends.resize(at + 1, (0, 0));
-        }
-        ends[at] = (end, ack);
     }
 
     fn are_confirmed(&self) -> bool {
@@ -328,7 +292,9 @@ impl State {
         }
         let unconfirmed = self.brokers.remove(broker).is_some_and(|connection| !connection.is_confirmed());
         // The client gives up its connection to a configured server when it knows the brokers.
-        self.cut_off |= self.confirmed && self.brokers.is_empty() && !broker.ends_with("/bootstrap");
+        if self.confirmed && self.brokers.is_empty() && !broker.ends_with("/bootstrap") {
+            self.cut_off = Some(Instant::now());
+        }
         // It may have acknowledged messages whose acks are still to come. To a configured server the client
         // publishes nothing: a broker has named the ones that it publishes to.
         if unconfirmed && unsettled && !broker.ends_with("/bootstrap") {
@@ -383,7 +349,7 @@ impl State {
         }
         let held = std::mem::take(&mut self.held);
         for Held { pending, partition, offset } in &held {
-            self.acknowledged(&pending.destination.address, *partition, *offset);
+            self.ends.acknowledged(&pending.destination.address, *partition, *offset);
         }
         Some(Change::Confirmed(held.into_iter().map(|held| held.pending).collect()))
     }
@@ -480,9 +446,10 @@ mod tests {
     #[test]
     fn acks_after_a_reconnection_are_held_until_the_same_cluster_answers() {
         let identity = confirmed();
-        assert!(!identity.was_cut_off());
+        assert!(identity.cut_off().is_none());
         state(&identity, BROKER, "UP", "DOWN");
-        assert!(identity.was_cut_off() && !Identity::after(&identity).was_cut_off());
+        let cut_off = identity.cut_off();
+        assert!(cut_off.is_some() && Identity::after(&identity).cut_off().is_none());
         assert_eq!(worth(&identity), "stored", "from before the loss");
         state(&identity, BROKER, "APIVERSION_QUERY", "UP");
         assert_eq!(worth(&identity), "held");
@@ -490,6 +457,8 @@ mod tests {
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "a"), "confirmed");
         assert_eq!(worth(&identity), "stored");
+        state(&identity, BROKER, "UP", "DOWN");
+        assert!(identity.cut_off() > cut_off, "it was cut off again");
     }
 
     #[test]
@@ -527,7 +496,7 @@ mod tests {
         for (from, to) in [("UP", "REAUTH"), ("REAUTH", "AUTH_REQ"), ("AUTH_REQ", "UP")] {
             assert_eq!(state(&identity, BROKER, from, to), "nothing");
         }
-        assert!(identity.is_confirmed() && !identity.was_cut_off());
+        assert!(identity.is_confirmed() && identity.cut_off().is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod context;
 mod diagnose;
+mod ends;
 mod errors;
 mod health;
 mod identity;

@@ -70,8 +70,8 @@ pub(super) struct Monitor {
     /// When the client last reached a broker, or was created.
     last_contact: Instant,
     last_look: Instant,
-    /// Since when a client that was cut off is connected again.
-    back_since: Option<Instant>,
+    /// When the client was cut off last, and since when it is connected again.
+    back_since: Option<(Instant, Instant)>,
     /// How long a client may reach no broker.
     patience: Duration,
     last_refresh: Option<Instant>,
@@ -189,17 +189,17 @@ impl Monitor {
     /// Whether the client was cut off and is still to be replaced before anything new is published. Not for long:
     /// what was pending is settled soon after the connection is back.
     fn awaits_renewal(&mut self) -> bool {
-        if !self.producer.load().get().context().identity.was_cut_off() {
-            return false;
-        }
-        self.back_since.get_or_insert_with(Instant::now).elapsed() < RENEWAL
+        let Some(cut_off) = self.producer.load().get().context().identity.cut_off() else { return false };
+        let known = self.back_since.filter(|(of, _)| *of == cut_off);
+        let (_, since) = *self.back_since.insert(known.unwrap_or_else(|| (cut_off, Instant::now())));
+        since.elapsed() < RENEWAL
     }
 
     /// Whether the client was cut off, is connected again, and has nothing pending.
     fn is_renewable(&self) -> bool {
         let producer = self.producer.load();
         let context = producer.get().context();
-        context.identity.was_cut_off() && context.identity.is_confirmed() && context.pending() == 0
+        context.identity.cut_off().is_some() && context.identity.is_confirmed() && context.pending() == 0
     }
 
     /// Sends a request to any broker, which makes the client connect.

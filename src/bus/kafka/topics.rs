@@ -10,7 +10,7 @@ use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::identity::Ends;
+use super::ends::Ends;
 use super::options::without_publishing;
 use super::options::{Ensure, Topics};
 
