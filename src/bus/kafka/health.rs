@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::errors::{advise, without_suffix};
+use super::errors::{advise, after_contact, without_suffix};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
@@ -258,7 +258,8 @@ impl Health {
     pub(super) fn connection_error(&self, code: String, text: &str) {
         let mut state = self.state.lock();
         if state.cause.is_none() {
-            state.cause = Some(advise(without_suffix(text), &self.bootstrap).1.into());
+            let (_, advice) = advise(without_suffix(text), &self.bootstrap);
+            state.cause = Some(if state.contacts > 0 { after_contact(&advice) } else { advice }.into());
         }
         let contacts = state.contacts;
         drop(state);
@@ -468,6 +469,11 @@ mod tests {
         assert_eq!((health.bus_state(), metrics.up.get()), (BusState::Down, 0));
         health.explain(1, "wrong password".into());
         assert!(health.down().unwrap().ends_with("wrong password"));
+        health.reached(health.losses());
+        health.connection_error("x".into(), "kafka:9092/1: 1 request(s) timed out: disconnect");
+        let cause = health.cause().unwrap();
+        assert!(cause.contains("answered before") && !cause.contains("firewall"), "{cause}");
+        health.lost();
         health.reached(health.losses());
         assert_eq!((health.bus_state(), metrics.up.get()), (BusState::Up, 1));
         assert_eq!(health.cause(), None);
