@@ -366,8 +366,8 @@ fn formatted_anew(cluster: &str, in_flight: bool) {
         acknowledged.publish(&new, &topic, &(n + 10).to_string());
     }
     acknowledged.assert_stored(&broker, &topic);
-    assert_eq!((old.metrics.bus().identity_changes.get(), old.metrics.bus().rebuilds.get()), (1, 1));
-    assert_eq!(new.metrics.bus().identity_changes.get(), 0);
+    assert_eq!((old.metrics.bus().data_losses.get(), old.metrics.bus().rebuilds.get()), (1, 1));
+    assert_eq!(new.metrics.bus().data_losses.get(), 0);
 }
 
 /// The broker is restored from an old copy under two bridges: its cluster and topics have the ids that they had. One
@@ -398,7 +398,7 @@ fn restored(before: u32, by_another: u32) {
         acknowledged.publish(&new, &topic, &(n + 100).to_string());
     }
     acknowledged.assert_stored(&broker, &topic);
-    assert_eq!(old.metrics.bus().identity_changes.get(), u64::from(by_another < before));
+    assert_eq!(old.metrics.bus().data_losses.get(), u64::from(by_another < before));
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn changes_of_a_topic_are_noticed_while_nothing_is_published() {
     });
     broker.delete_topic(&topic);
     broker.create_topic(&topic, 1, &[]);
-    eventually_blocking("the topic is another", || bench.metrics.bus().identity_changes.get() == 1);
+    eventually_blocking("the topic is another", || bench.metrics.bus().data_losses.get() == 1);
     bench.until(BusState::Up);
     eventually_blocking("the warning is gone", || {
         !bench.bus.warning().is_some_and(|warning| warning.contains("retention.ms"))

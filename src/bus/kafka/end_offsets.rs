@@ -4,19 +4,19 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 /// The ends of partitions, by topic, as the brokers tell them.
-pub(super) type Ends = HashMap<String, Vec<i64>>;
+pub(super) type EndOffsets = HashMap<String, Vec<i64>>;
 
 /// Partitions whose ends are compared on a new connection; each takes the broker two requests.
 const LATEST: usize = 16;
 
 #[derive(Clone, Default)]
-pub(super) struct KnownEnds {
+pub(super) struct KnownEndOffsets {
     /// The end of each partition and the number of its last ack (0 without one), by topic.
     partitions: HashMap<String, Vec<(i64, u64)>>,
     acks: u64,
 }
 
-impl KnownEnds {
+impl KnownEndOffsets {
     /// The end of a partition; 0 if nothing is known of it.
     pub(super) fn get(&self, topic: &str, partition: i32) -> i64 {
         let at = usize::try_from(partition).unwrap_or(usize::MAX);
@@ -30,7 +30,7 @@ impl KnownEnds {
     }
 
     /// Notes ends that the brokers told.
-    pub(super) fn told(&mut self, ends: Ends) {
+    pub(super) fn told(&mut self, ends: EndOffsets) {
         for (topic, ends) in ends {
             for (partition, end) in (0..).zip(ends) {
                 self.set(&topic, partition, end.max(self.get(&topic, partition)), 0);
