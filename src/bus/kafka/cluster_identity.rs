@@ -224,8 +224,7 @@ impl ClusterIdentity {
     pub(super) fn truncated(&self, topic: &str, partition: i32, end: i64) -> Option<Change> {
         let mut state = self.0.lock();
         let known = state.end_offsets.get(topic, partition);
-        let reason =
-            format!("topic {topic}, partition {partition} ended at {known} and now ends at {end}");
+        let reason = format!("topic {topic}, partition {partition} ended at {known} and now ends at {end}");
         state.invalidate(reason.into(), true)
     }
 
