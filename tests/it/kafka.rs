@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use attio_bridge::bus::kafka::Options;
 use attio_bridge::bus::kafka::options::{Ensure, Topics};
-use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::cloudevent::{Attribute, ContentMode};
 use attio_bridge::pipeline::publish::{Bus, BusState};
+use time::OffsetDateTime;
 
 use crate::support::bus::{Awaited, label, message};
 use crate::support::kafka::bench::Bench;
@@ -49,6 +50,20 @@ fn binary_mode_puts_attributes_into_headers() {
     assert_eq!(records[0].header("ce_specversion"), Some("1.0"));
     assert_eq!(records[0].header("ce_partitionkey"), Some("rec-1"));
     assert_eq!(records[1].headers.len(), 1, "quarantine is structured in both modes");
+}
+
+/// A record that carried the event's time would be deleted at once on a topic with a shorter retention.
+#[test]
+fn record_is_stamped_with_the_time_of_publishing() {
+    let now = || i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap();
+    let broker = shared();
+    let topic = broker.topic("stamped", 1);
+    let bench = Bench::up(&broker, &[&topic]);
+    let mut old = message(&topic, "rec-1", "{}");
+    old.event.set(Attribute::Time, "2020-01-02T03:04:05.000Z");
+    let before = now();
+    assert_eq!(label(&bench.publish(old).wait()), "acknowledged");
+    assert!((before..=now()).contains(&broker.read_all(&topic)[0].timestamp));
 }
 
 /// Values of the Java client's `Utils.murmur2`, from its own unit test.

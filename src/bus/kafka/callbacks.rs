@@ -254,6 +254,16 @@ impl ClientContext for Callbacks {
         if !statistics.is_connected() && self.health.is_up() {
             self.health.signal(Signal::Probe);
         }
+        if let Some(throttle_ms) = statistics.throttle_ms()
+            && let Some(repeated) = self.health.repeats.pass("throttled")
+        {
+            tracing::warn!(
+                throttle_ms,
+                repeated,
+                "kafka: a quota of the broker delays the bridge's messages: raise or remove the producer_byte_rate or \
+                 request_percentage of its user and client"
+            );
+        }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
@@ -309,6 +319,14 @@ pub(super) struct Statistics {
 #[derive(Deserialize)]
 struct Broker {
     state: String,
+    #[serde(default)]
+    throttle: Throttle,
+}
+
+/// For how long the broker asked the client to wait, in milliseconds, since the last statistics.
+#[derive(Default, Deserialize)]
+struct Throttle {
+    max: i64,
 }
 
 #[derive(Deserialize)]
@@ -323,6 +341,11 @@ impl Statistics {
 
     fn is_connected(&self) -> bool {
         self.brokers.values().any(|broker| matches!(broker.state.as_str(), "UP" | "UPDATE"))
+    }
+
+    /// The longest wait that a broker asked for; none without a quota.
+    fn throttle_ms(&self) -> Option<i64> {
+        self.brokers.values().map(|broker| broker.throttle.max).max().filter(|longest| *longest > 0)
     }
 }
 
@@ -341,13 +364,15 @@ mod tests {
     }
 
     #[test]
-    fn statistics_show_the_producer_id_and_open_connections() {
-        let text =
-            r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP"}},"eos":{"idemp_state":"Assigned"}}"#;
+    fn statistics_show_the_producer_id_open_connections_and_throttling() {
+        let text = r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP","throttle":{"min":0,"max":0}},
+            "b/2":{"state":"UP","throttle":{"max":40011}}},"eos":{"idemp_state":"Assigned"}}"#;
         let statistics: Statistics = serde_json::from_str(text).unwrap();
         assert!(statistics.is_warm() && statistics.is_connected());
+        assert_eq!(statistics.throttle_ms(), Some(40_011));
         let text = r#"{"brokers":{"a/1":{"state":"DOWN"}},"eos":{"idemp_state":"WaitTransport"}}"#;
         let statistics: Statistics = serde_json::from_str(text).unwrap();
         assert!(!statistics.is_warm() && !statistics.is_connected());
+        assert_eq!(statistics.throttle_ms(), None);
     }
 }
