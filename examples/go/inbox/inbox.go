@@ -2,11 +2,17 @@
 package inbox
 
 import (
+	"cmp"
+	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"log"
 	"net/url"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/cloudevents/sdk-go/v2/binding/spec"
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -32,8 +38,24 @@ type Message struct {
 // Inbox is the consumer's database.
 type Inbox struct{ db *sql.DB }
 
-// Open creates the database if it is missing. Another process may hold it for up to a minute.
-func Open(path string) (*Inbox, error) {
+// Run opens the database and consumes until SIGTERM or SIGINT.
+func Run(consume func(context.Context, *Inbox) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	box, err := open(Setting("INBOX", "inbox.db"))
+	if err == nil {
+		err = consume(ctx, box)
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+// Setting is a variable of the environment, or its default.
+func Setting(name, value string) string { return cmp.Or(os.Getenv(name), value) }
+
+// open creates the database if it is missing. Another process may hold it for up to a minute.
+func open(path string) (*Inbox, error) {
 	settings := url.Values{"_pragma": {"busy_timeout(60000)", "journal_mode(WAL)"}, "_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", "file:"+path+"?"+settings.Encode())
 	if err != nil {
@@ -43,10 +65,24 @@ func Open(path string) (*Inbox, error) {
 	return &Inbox{db}, err
 }
 
-func (i *Inbox) Close() error { return i.db.Close() }
+// Take does the work of an event that is new, and sets aside what is no event. Acknowledge the message after it; after an
+// error, don't.
+func (i *Inbox) Take(m Message, contentType, prefix string) error {
+	e, err := decode(m, contentType, prefix)
+	if err != nil {
+		log.Printf("%s set aside: %v", m.Position, err)
+		_, err = i.db.Exec("INSERT INTO set_aside VALUES (?, ?, ?) ON CONFLICT DO NOTHING", m.Position, err.Error(), m.Value)
+		return err
+	}
+	fresh, err := i.handle(m, e)
+	if err == nil {
+		log.Printf("%s %s %s new=%t", m.Position, e.Type(), e.ID(), fresh)
+	}
+	return err
+}
 
-// Decode reads an event in structured or binary mode. The attributes of binary mode are in headers with the prefix.
-func Decode(m Message, contentType, prefix string) (*event.Event, error) {
+// decode reads an event in structured or binary mode. The attributes of binary mode are in headers with the prefix.
+func decode(m Message, contentType, prefix string) (*event.Event, error) {
 	var e event.Event
 	if strings.HasPrefix(contentType, event.ApplicationCloudEventsJSON) {
 		// The SDK gets the attributes only, because it cuts data at a number beyond float64, such as 1E400.
@@ -83,8 +119,8 @@ func Decode(m Message, contentType, prefix string) (*event.Event, error) {
 	return &e, e.Validate()
 }
 
-// Handle does the work of an event that is new, and returns false for a repeat.
-func (i *Inbox) Handle(m Message, e *event.Event) (bool, error) {
+// handle returns false for a repeat.
+func (i *Inbox) handle(m Message, e *event.Event) (bool, error) {
 	attributes, err := json.Marshal(attributes(e))
 	if err != nil {
 		return false, err
@@ -112,12 +148,6 @@ func (i *Inbox) Handle(m Message, e *event.Event) (bool, error) {
 	return true, tx.Commit()
 }
 
-// SetAside stores a message that is no event.
-func (i *Inbox) SetAside(m Message, reason error) error {
-	_, err := i.db.Exec("INSERT INTO set_aside VALUES (?, ?, ?) ON CONFLICT DO NOTHING", m.Position, reason.Error(), m.Value)
-	return err
-}
-
 // work stands for what your consumer does: it counts the events of each type and of each record. A record that was
 // merged into another counts there, also when its events come after the merge.
 func work(tx *sql.Tx, e *event.Event) error {
@@ -125,9 +155,9 @@ func work(tx *sql.Tx, e *event.Event) error {
 	if err != nil || !strings.HasPrefix(e.Type(), "com.attio.record.") {
 		return err
 	}
-	record, err := types.ToString(e.Extensions()["partitionkey"])
-	if err != nil {
-		return err
+	record, found := e.Extensions()["partitionkey"].(string)
+	if !found {
+		return nil
 	}
 	err = tx.QueryRow("SELECT merged_into FROM record WHERE id = ? AND merged_into IS NOT NULL", record).Scan(&record)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
@@ -140,10 +170,7 @@ func work(tx *sql.Tx, e *event.Event) error {
 	var merge struct {
 		Duplicate string `json:"duplicate_record_id"`
 	}
-	if err := e.DataAs(&merge); err != nil {
-		return err
-	}
-	if merge.Duplicate == "" || merge.Duplicate == record {
+	if json.Unmarshal(e.Data(), &merge) != nil || merge.Duplicate == "" || merge.Duplicate == record {
 		return nil
 	}
 	_, err = tx.Exec(`

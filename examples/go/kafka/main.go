@@ -1,15 +1,12 @@
-// Command kafka handles every event on Kafka once: it commits an offset after the event's transaction.
+// Command kafka handles every event on Kafka once: it commits offsets after the events' transactions.
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -18,28 +15,17 @@ import (
 	"example/inbox"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
-		log.Fatal(err)
-	}
-}
+func main() { inbox.Run(consume) }
 
-func run(ctx context.Context) error {
-	box, err := inbox.Open(cmp.Or(os.Getenv("INBOX"), "inbox.db"))
-	if err != nil {
-		return err
-	}
-	defer box.Close()
+func consume(ctx context.Context, box *inbox.Inbox) error {
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(strings.Split(cmp.Or(os.Getenv("KAFKA_BOOTSTRAP"), "127.0.0.1:9092"), ",")...),
-		kgo.ConsumerGroup(cmp.Or(os.Getenv("KAFKA_GROUP"), "example")),
-		kgo.ConsumeRegex(),
-		kgo.ConsumeTopics(`^attio\.[^q].*`), // every category, without quarantine
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.MetadataMaxAge(10*time.Second),                                   // new topics are seen after this time
+		kgo.SeedBrokers(strings.Split(inbox.Setting("KAFKA_BOOTSTRAP", "127.0.0.1:9092"), ",")...),
 		kgo.MaxVersions(kversion.FromString(os.Getenv("KAFKA_MAX_VERSION"))), // unset: what the broker speaks
+		kgo.ConsumerGroup(inbox.Setting("KAFKA_GROUP", "example")),
+		kgo.ConsumeRegex(), kgo.ConsumeTopics(`^attio\.[^q].*`), // every category, without quarantine
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.MetadataMaxAge(10*time.Second), // new topics are seen after this time
+		kgo.SessionTimeout(6*time.Second),  // a killed member's partitions are given away after this time
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
 	)
@@ -49,17 +35,12 @@ func run(ctx context.Context) error {
 	defer client.CloseAllowingRebalance() // leaves the group
 	for ctx.Err() == nil {
 		fetches := client.PollRecords(ctx, 100)
-		fetches.EachError(func(topic string, partition int32, err error) {
-			if ctx.Err() == nil {
-				log.Printf("%s/%d: %v", topic, partition, err)
-			}
-		})
 		var handled []*kgo.Record
 		for record := range fetches.RecordsAll() {
 			if ctx.Err() != nil {
 				break
 			}
-			if err := handle(box, record); err != nil {
+			if err := box.Take(message(record)); err != nil {
 				return err // nothing of this poll is committed: it comes again
 			}
 			handled = append(handled, record)
@@ -72,24 +53,12 @@ func run(ctx context.Context) error {
 	return nil
 }
 
-func handle(box *inbox.Inbox, record *kgo.Record) error {
-	message := inbox.Message{
-		Position: fmt.Sprintf("%s/%d/%d", record.Topic, record.Partition, record.Offset),
-		Key:      string(record.Key),
-		Headers:  map[string]string{},
-		Value:    record.Value,
-	}
+func message(record *kgo.Record) (inbox.Message, string, string) {
+	headers := map[string]string{}
 	for _, header := range record.Headers {
-		message.Headers[header.Key] = string(header.Value)
+		headers[header.Key] = string(header.Value)
 	}
-	event, err := inbox.Decode(message, message.Headers["content-type"], "ce_")
-	if err != nil {
-		log.Printf("%s set aside: %v", message.Position, err)
-		return box.SetAside(message, err)
-	}
-	fresh, err := box.Handle(message, event)
-	if err == nil {
-		log.Printf("%s %s %s new=%t", message.Position, event.Type(), event.ID(), fresh)
-	}
-	return err
+	position := fmt.Sprintf("%s/%d/%d", record.Topic, record.Partition, record.Offset)
+	return inbox.Message{Position: position, Key: string(record.Key), Headers: headers, Value: record.Value},
+		headers["content-type"], "ce_"
 }

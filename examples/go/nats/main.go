@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,21 +15,10 @@ import (
 	"example/inbox"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
-		log.Fatal(err)
-	}
-}
+func main() { inbox.Run(consume) }
 
-func run(ctx context.Context) error {
-	box, err := inbox.Open(cmp.Or(os.Getenv("INBOX"), "inbox.db"))
-	if err != nil {
-		return err
-	}
-	defer box.Close()
-	connection, err := nats.Connect(cmp.Or(os.Getenv("NATS_URL"), nats.DefaultURL), nats.MaxReconnects(-1))
+func consume(ctx context.Context, box *inbox.Inbox) error {
+	connection, err := nats.Connect(inbox.Setting("NATS_URL", nats.DefaultURL), nats.MaxReconnects(-1))
 	if err != nil {
 		return err
 	}
@@ -41,10 +27,10 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	consumer, err := js.CreateOrUpdateConsumer(ctx, cmp.Or(os.Getenv("NATS_STREAM"), "ATTIO"), jetstream.ConsumerConfig{
-		Durable:        cmp.Or(os.Getenv("NATS_DURABLE"), "example"),
+	consumer, err := js.CreateOrUpdateConsumer(ctx, inbox.Setting("NATS_STREAM", "ATTIO"), jetstream.ConsumerConfig{
+		Durable:        inbox.Setting("NATS_DURABLE", "example"),
 		FilterSubjects: []string{"attio.*.*", "attio.unknown"}, // every category, without quarantine
-		AckWait:        10 * time.Second,                       // an event that is not acknowledged comes again
+		AckWait:        10 * time.Second,                       // what is not acknowledged comes again after this time
 	})
 	if err != nil {
 		return err
@@ -55,48 +41,36 @@ func run(ctx context.Context) error {
 	}
 	defer messages.Stop()
 	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
-		switch {
-		case ctx.Err() != nil:
+		received, err := messages.Next(jetstream.NextContext(ctx))
+		if ctx.Err() != nil {
 			return connection.Flush()
-		case errors.Is(err, jetstream.ErrNoHeartbeat):
-			log.Print(err) // the connection is lost, and comes back
-		case err != nil:
+		}
+		if errors.Is(err, jetstream.ErrNoHeartbeat) {
+			log.Print(err) // the client connects again
+			continue
+		}
+		if err != nil {
 			return err
-		default:
-			if err := handle(box, message); err != nil {
-				return err // not acknowledged: it comes again
-			}
-			if err := message.Ack(); err != nil {
-				return err
-			}
+		}
+		if err := take(box, received); err != nil {
+			return err // not acknowledged: it comes again
 		}
 	}
 }
 
-func handle(box *inbox.Inbox, msg jetstream.Msg) error {
-	metadata, err := msg.Metadata()
+func take(box *inbox.Inbox, received jetstream.Msg) error {
+	metadata, err := received.Metadata()
 	if err != nil {
 		return err
 	}
-	message := inbox.Message{
-		Position: fmt.Sprintf("%s/%d", metadata.Stream, metadata.Sequence.Stream),
-		Key:      msg.Subject(),
-		Headers:  map[string]string{},
-		Value:    msg.Data(),
+	headers := map[string]string{}
+	for name := range received.Headers() {
+		headers[name] = received.Headers().Get(name)
 	}
-	for name := range msg.Headers() {
-		message.Headers[name] = msg.Headers().Get(name)
+	position := fmt.Sprintf("%s/%d", metadata.Stream, metadata.Sequence.Stream)
+	message := inbox.Message{Position: position, Key: received.Subject(), Headers: headers, Value: received.Data()}
+	if err := box.Take(message, cmp.Or(headers["Content-Type"], headers["ce-datacontenttype"]), "ce-"); err != nil {
+		return err
 	}
-	contentType := cmp.Or(msg.Headers().Get("Content-Type"), msg.Headers().Get("ce-datacontenttype"))
-	event, err := inbox.Decode(message, contentType, "ce-")
-	if err != nil {
-		log.Printf("%s set aside: %v", message.Position, err)
-		return box.SetAside(message, err)
-	}
-	fresh, err := box.Handle(message, event)
-	if err == nil {
-		log.Printf("%s %s %s new=%t", message.Position, event.Type(), event.ID(), fresh)
-	}
-	return err
+	return received.Ack()
 }
