@@ -74,12 +74,15 @@ impl Bus {
     }
 
     /// Publishes without a bridge, where the event `record.updated` goes.
-    pub fn publish_raw(&self, headers: &[(&str, &str)], value: &[u8]) {
+    pub fn publish_raw(&self, headers: &[(&str, &str)], value: &str) {
         match &self.server {
-            Server::Kafka(broker) => {
-                broker.publish("attio.record", "poison", headers, (!value.is_empty()).then_some(value))
-            }
-            Server::Nats(server) => server.publish("attio.record.updated", headers, value),
+            Server::Kafka(broker) => broker.publish(
+                "attio.record",
+                "poison",
+                headers,
+                (!value.is_empty()).then_some(value.as_bytes()),
+            ),
+            Server::Nats(server) => drop(server.publish("attio.record.updated", headers, value)),
         }
     }
 

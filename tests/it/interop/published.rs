@@ -89,7 +89,7 @@ impl Published {
                 runtime().block_on(deliver(&bus, mode, "once"));
             }
             for (_, kafka, nats, value) in POISON {
-                bus.publish_raw(if kind == Kind::Kafka { kafka } else { nats }, value.as_bytes());
+                bus.publish_raw(if kind == Kind::Kafka { kafka } else { nats }, value);
             }
             for mode in Mode::ALL {
                 runtime().block_on(deliver(&bus, mode, "again"));

@@ -165,18 +165,6 @@ impl Server {
         })
     }
 
-    /// Publishes one message to a stream.
-    pub fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: &[u8]) {
-        let mut map = HeaderMap::new();
-        headers.iter().for_each(|(name, value)| map.insert(*name, *value));
-        let (subject, payload) = (subject.to_owned(), payload.to_vec());
-        block_on(async {
-            let jetstream = self.admin().await;
-            let sent = jetstream.publish_with_headers(subject, map, payload.into()).await;
-            sent.expect("it is sent").await.expect("it is stored");
-        });
-    }
-
     /// Everything in a stream, in the order of storing.
     pub fn read_all(&self, stream: &str) -> Vec<Stored> {
         let read = || block_on(async { self.try_read_all(stream).await });
