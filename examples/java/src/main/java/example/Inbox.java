@@ -5,10 +5,12 @@ import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.cloudevents.CloudEvent;
 import io.cloudevents.core.message.MessageReader;
+import io.cloudevents.types.Time;
 import java.io.IOException;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.SQLException;
+import java.time.OffsetDateTime;
 import java.util.Arrays;
 import java.util.Map;
 import java.util.TreeMap;
@@ -162,7 +164,9 @@ final class Inbox implements AutoCloseable {
         var attributes = new TreeMap<String, String>();
         for (var name : event.getAttributeNames()) {
             var value = event.getAttribute(name);
-            if (value != null) attributes.put(name, value.toString());
+            // `toString` leaves out seconds that are zero, which RFC 3339 does not allow.
+            var text = value instanceof OffsetDateTime time ? Time.writeTime(time) : String.valueOf(value);
+            if (value != null) attributes.put(name, text);
         }
         for (var name : event.getExtensionNames()) attributes.put(name, event.getExtension(name).toString());
         return attributes;
