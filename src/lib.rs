@@ -33,6 +33,7 @@
 //! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
 //! - [`signing`]: signed requests, for `sign`, `send` and the fake.
+//! - [`contract`]: what consumers can rely on: event types, JSON Schemas, AsyncAPI, a page.
 //! - [`explain`]: why a captured request is refused, or what becomes of its events.
 //!
 //! # The layers
@@ -92,6 +93,7 @@ pub mod bus;
 pub mod attio;
 pub mod fake_attio;
 mod explain;
+pub mod contract;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;
