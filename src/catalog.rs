@@ -1,7 +1,7 @@
 //! The catalog: category, action, subject and partition key of each of Attio's event types.
 //!
 //! Source: Attio's webhooks OpenAPI document (27 types), its newer pages on activities (8 types) and the
-//! guide (3 types). Attio adds types, so one that is not in the catalog is published too: see [`Kind`].
+//! earlier single-event form (3 types). Attio adds types, so one that is not in the catalog is published too: see [`Kind`].
 
 use std::fmt;
 

@@ -1,22 +1,23 @@
 //! attio-bridge: Attio's webhooks to Kafka or NATS JetStream, as CloudEvents, without losing one.
 //!
-//! **The promise: a 200 means that every event of that delivery was acknowledged by the broker.**
+//! **The promise: a 200 means that every event of that delivery was acknowledged by the broker.** (An event that
+//! the configured filter drops is counted and not published.)
 //!
 //! # The path
 //!
-//! One request passes through these files in this order. `Pipeline::handle` in `pipeline/mod.rs` calls the
-//! stages 2 to 9, and awaits the acks.
+//! One request passes through these files in this order. `Pipeline::handle` in `pipeline/mod.rs` runs steps 2 to 9
+//! and awaits the acks.
 //!
 //! 1. `http/connection`: framing and deadlines on the raw bytes. `http/admission`: method, size, media
-//!    type, in-flight limits. `http/receive`: the body. From here on a detached task does the work
-//!    (`DetachOnDrop` there), so a client that disconnects cancels nothing.
+//!    type, in-flight limits. `http/receive`: the body. If the client disconnects after it, the rest goes on as a
+//!    detached task (`DetachOnDrop` there).
 //! 2. `pipeline/verify`: the HMAC over those bytes. `Delivery<Unverified>` becomes `Delivery<Verified>`.
-//! 3. `pipeline/parse`: the envelope, a bare event, or the guide's single event. Each event keeps its bytes.
+//! 3. `pipeline/parse`: the envelope, a bare event, or the single-event form. Each event keeps its bytes.
 //! 4. `pipeline/filter`: drops events by configuration, and counts them.
 //! 5. `pipeline/identify`: an id that is the same on every retry.
-//! 6. `pipeline/dedup`: drops duplicates. One publish in flight per id; an id is remembered after its ack.
-//! 7. `pipeline/normalize`: the CloudEvent, with the names of objects and lists from `pipeline/slugs`.
-//! 8. `pipeline/route`: the address, from a closed table.
+//! 6. `pipeline/route`: the address, from a closed table.
+//! 7. `pipeline/dedup`: finds duplicates. One publish in flight per id; an id is remembered after its ack.
+//! 8. `pipeline/normalize`: the CloudEvent, with the names of objects and lists from `pipeline/slugs`.
 //! 9. `pipeline/publish`: the port that `bus/kafka`, `bus/nats` and `bus/stdout` implement. What the broker
 //!    rejects goes to `pipeline/quarantine`.
 //! 10. `http/respond` and `http/record`: the answer, the log line, the metrics.
@@ -26,7 +27,7 @@
 //! - [`cli`]: the verbs, and what they print.
 //! - [`app`]: builds everything from the configuration; reload, supervision, graceful stop.
 //! - [`config`]: flag, environment, file, default; every problem is reported at once.
-//! - [`bus`]: Kafka, NATS and stdout. Each also reads messages back and inspects the broker, for
+//! - [`bus`]: Kafka, NATS and stdout. Kafka and NATS also read messages back and inspect the broker, for
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
 //! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`.
@@ -35,6 +36,9 @@
 //! - [`signing`]: signed requests, for `sign`, `send` and the fake.
 //! - [`contract`]: what consumers can rely on: event types, JSON Schemas, AsyncAPI, a page.
 //! - [`explain`]: why a captured request is refused, or what becomes of its events.
+//! - [`catalog`]: the event types; [`cloudevent`]: their envelope; [`delivery`]: a request and what is known of it.
+//! - [`metrics`]: every metric is declared in `metrics/mod.rs`.
+//! - [`shutdown`], [`supervise`], [`files`], [`http_client`], [`printable`]: what several of these share.
 //!
 //! # The layers
 //!
@@ -43,12 +47,13 @@
 //! # What is absent
 //!
 //! - No switch turns verification off, and no unverified bytes are parsed.
-//! - No stage calls another; the layer test lists every type that one takes from another.
-//! - Nothing below [`app`] reads the environment; the wall clock is read once per delivery, in `http/receive`.
+//! - No stage does another's work; the layer test lists every item that one takes from another.
+//! - Nothing below [`app`] reads a setting from the environment (the HTTP client honours the usual proxy variables); the wall clock is read once per delivery, in `http/receive`.
 //! - No text from a request becomes a topic, a subject, a header name or a metric label.
-//! - Nothing that belongs to a request cancels a publish, and no timer is shorter than the bus client's: a
-//!   timeout means "unknown", never "not stored".
-//! - No queue is unbounded; when one is full the answer is 503.
+//! - Nothing that belongs to a request cancels a publish. If the answer is due first it is 503, and the publish goes
+//!   on: a timeout means "unknown", never "not stored".
+//! - No queue is unbounded. When one on the path is full the answer is 503; when the log's is full, lines are dropped
+//!   and counted.
 //! - No outbound HTTP on the data path, no disk, no database.
 //!
 //! # Glossary
@@ -59,6 +64,8 @@
 //! | delivery | one HTTP request with a webhook body; a retry is another delivery with the same `Idempotency-Key` |
 //! | delivery id | the `Idempotency-Key` of a delivery: `delivery_id` in the log, `correlationid` in the CloudEvent |
 //! | verified | the signature matches a secret of the source |
+//! | timestamped scheme | a signature over `timestamp.body` in place of the body, as Attio documented before |
+//! | single-event form | the body that goes with it: one event with an `id.event_id` and nested ids |
 //! | event | one element of a delivery's `events`; published as one CloudEvent |
 //! | event id | the CloudEvent's `id`: the same on every retry, see `pipeline/identify` |
 //! | dedup key | 128 bits of a hash over source and event id: the key in dedup, and `Nats-Msg-Id` |

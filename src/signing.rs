@@ -1,4 +1,4 @@
-//! Signed requests, in Attio's scheme and in the guide's.
+//! Signed requests, in Attio's scheme and in the timestamped one.
 
 use bytes::Bytes;
 use data_encoding::HEXLOWER;

@@ -31,14 +31,19 @@ pub enum DecodeError {
 }
 
 impl DecodedEvent {
-    /// Decodes a message in the content mode that its headers declare.
+    /// Decodes a message in the content mode that its headers declare. Without a content type, as on the dead-letter
+    /// topic of a Kafka share group, which copies no header, a JSON object with a `specversion` is a structured event.
     pub fn from_message(headers: &[(String, Bytes)], payload: &Bytes) -> Result<Self, DecodeError> {
         let content_type = header(headers, "content-type");
         if content_type.is_some_and(|value| value.starts_with(b"application/cloudevents+json")) {
             return Self::from_json(payload);
         }
         let binary = |prefix| Self::from_binary(headers, payload, prefix);
-        binary("ce_").or_else(|| binary("ce-")).ok_or(DecodeError::Headers)
+        if let Some(event) = binary("ce_").or_else(|| binary("ce-")) {
+            return Ok(event);
+        }
+        let bare = content_type.is_none().then(|| Self::from_json(payload).ok()).flatten();
+        bare.filter(|event| event.get("specversion").is_some()).ok_or(DecodeError::Headers)
     }
 
     /// Decodes an event in the JSON format.
@@ -195,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn structured_event_without_a_content_type_is_recognised_by_its_specversion() {
+        for headers in [&[][..], &[("__dlq.errors.topic", "attio.record")]] {
+            assert_eq!(decode(headers, STRUCTURED).unwrap().to_json(), STRUCTURED);
+        }
+    }
+
+    #[test]
     fn malformed_percent_encoding_is_kept_as_it_is() {
         let event = decode(&[("ce-specversion", "1.0"), ("ce-id", "%+5 %4 %zz %41")], "{}").unwrap();
         assert_eq!(event.get("id"), Some("%+5 %4 %zz A"));
@@ -221,7 +233,11 @@ mod tests {
 
     #[test]
     fn messages_that_are_not_events_are_errors() {
-        assert_eq!(decode(&[], "{}"), Err(DecodeError::Headers));
+        let binary = r#"{"event_type":"record.updated"}"#;
+        let typed = [("content-type", "application/json")];
+        for (headers, payload) in [(&[][..], "{}"), (&[], "x"), (&[], binary), (&typed, STRUCTURED)] {
+            assert_eq!(decode(headers, payload), Err(DecodeError::Headers), "{payload}");
+        }
         assert!(matches!(DecodedEvent::from_json(b"[]"), Err(DecodeError::Json(_))));
         assert_eq!(DecodedEvent::from_json(br#"{"id":[]}"#), Err(DecodeError::Attribute("id".into())));
     }

@@ -76,7 +76,7 @@ impl Edge {
     }
 }
 
-/// Every public path. The second is an alias, the path in Attio's guide.
+/// Every public path. The second is an alias, the path in Attio's example.
 pub fn router(edge: Arc<Edge>) -> Router {
     let source = |State(edge): State<Arc<Edge>>, request: Request| async move {
         let path = request.uri().path();

@@ -107,7 +107,7 @@ pub struct BusMetrics {
     /// Times the client was rebuilt.
     pub rebuilds: IntCounter,
     /// Times the broker was found to be another, or what it holds to be created anew.
-    pub identity_changes: IntCounter,
+    pub data_losses: IntCounter,
 }
 
 impl BusMetrics {
@@ -115,11 +115,11 @@ impl BusMetrics {
         let rebuilds = "Clients rebuilt: after a fatal error, or because the broker is another.";
         let rebuilds = r.counters("bus_rebuilds_total", rebuilds, &["bus"]);
         let changes = "Times the broker was found to be another, or its topics or stream to be created anew.";
-        let changes = r.counters("bus_identity_changes_total", changes, &["bus"]);
+        let changes = r.counters("bus_data_losses_total", changes, &["bus"]);
         Self {
             up: r.gauges("bus_up", "1 while the broker is reachable.", &["bus"]).with_label_values(&[bus]),
             rebuilds: rebuilds.with_label_values(&[bus]),
-            identity_changes: changes.with_label_values(&[bus]),
+            data_losses: changes.with_label_values(&[bus]),
         }
     }
 }

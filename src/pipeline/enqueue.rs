@@ -114,7 +114,7 @@ impl State {
 }
 
 impl Enqueuer<'_> {
-    /// Identifies, filters, deduplicates, normalizes, routes and enqueues one element. `index` is its index in
+    /// Filters, identifies, routes, deduplicates, normalizes and enqueues one element. `index` is its index in
     /// the delivery, none for a delivery as a whole.
     pub(super) fn enqueue(&self, index: Option<usize>, element: Element<'_>) -> PendingEvent {
         match element {

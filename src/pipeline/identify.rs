@@ -55,7 +55,7 @@ pub struct Facts<'a> {
 }
 
 impl Identity {
-    /// The identity of an event. `event_id` is the id that the guide's form includes.
+    /// The identity of an event. `event_id` is the id that the single-event form includes.
     pub fn of_event(event_id: Option<&str>, facts: Facts<'_>) -> Self {
         let (id, repeatable) = match (event_id, facts.idempotency_key) {
             (Some(event_id), _) => (event_id.to_owned(), true),

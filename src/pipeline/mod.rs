@@ -1,24 +1,24 @@
-//! The path of one delivery. [`Pipeline::handle`] calls the stages in the order of the modules below.
+//! The path of one delivery. [`Pipeline::handle`] runs the stages in the order of the modules below.
 //!
 //! [`Pipeline::process`] has two phases: it enqueues every event with the bus (`enqueue.rs`), and only then
 //! awaits the acks, here. A 200 follows from an [`Outcome`] in which no event failed.
 //!
-//! Nothing here knows HTTP or a broker, and no stage imports another; they meet in the values that pass from
-//! one to the next. The pipeline returns facts, which `http` turns into an answer, metrics and a log line.
+//! Nothing here speaks HTTP or a broker's protocol. Stages exchange values, which `tests/it/layers.rs` lists. The
+//! pipeline returns facts, which `http` turns into an answer, metrics and a log line.
 
 pub mod verify;
 pub mod parse;
-pub mod identify;
 pub mod filter;
-pub mod dedup;
-pub mod slugs;
-pub mod normalize;
+pub mod identify;
 pub mod route;
+pub mod dedup;
+pub mod normalize;
 pub mod publish;
 pub mod quarantine;
-pub mod outcome;
 
 mod enqueue;
+pub mod outcome;
+pub mod slugs;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Verifies the signature over the raw bytes, before anything is parsed.
 //!
-//! Two schemes, see [`Scheme`]: Attio's signs the body, the guide's signs `timestamp.body`. A signed string of
+//! Two schemes, see [`Scheme`]: Attio's signs the body, the timestamped one signs `timestamp.body`. A signed string of
 //! one scheme must not pass as one of the other. A plain body cut at a dot must not pass as timestamp and
 //! body, hence the digits are checked before any HMAC is computed; a timestamped request must not pass as a
 //! plain body, hence a plain body must not begin with digits and a dot.
@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
@@ -24,7 +25,7 @@ pub enum Scheme {
     Auto,
     /// HMAC-SHA256 over the body (<https://docs.attio.com/rest-api/guides/webhooks>).
     Attio,
-    /// HMAC-SHA256 over `timestamp.body`, as in the guide.
+    /// HMAC-SHA256 over `timestamp.body`, as Attio documented before.
     Timestamped,
 }
 
@@ -196,33 +197,15 @@ fn signature(plain: &Header, prefixed: &Header) -> Result<Digest, SignatureError
     }
 }
 
-/// Decodes exactly 64 hex digits of either case. Hand-written: data-encoding takes 625 instructions, this 426.
+/// Decodes exactly 64 hex digits of either case.
 fn decode_hex(text: &[u8]) -> Result<Digest, SignatureError> {
     let mut digest = Digest::default();
     if text.len() != 2 * digest.len() {
         return Err(SignatureError::Malformed);
     }
-    for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
-        let (high, low) = (DIGITS[usize::from(pair[0])], DIGITS[usize::from(pair[1])]);
-        if high | low > 15 {
-            return Err(SignatureError::Malformed);
-        }
-        *byte = high << 4 | low;
-    }
+    HEXLOWER_PERMISSIVE.decode_mut(text, &mut digest).map_err(|_| SignatureError::Malformed)?;
     Ok(digest)
 }
-
-/// The value of each byte that is a hex digit; of all others 255.
-const DIGITS: [u8; 256] = {
-    let mut table = [u8::MAX; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        table[b"0123456789abcdef"[digit] as usize] = digit as u8;
-        table[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
-        digit += 1;
-    }
-    table
-};
 
 /// Whether a body begins `^[0-9]{10,13}\.`, as the signed string of the timestamped scheme does.
 fn looks_timestamped(body: &[u8]) -> bool {

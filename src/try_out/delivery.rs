@@ -36,7 +36,7 @@ named_enum! {
         One = "one event",
         /// Several events in one delivery
         Batch = "several events",
-        /// One event in the guide's form, with a timestamped signature
+        /// One event in the single-event form, with a timestamped signature
         Timestamped = "timestamped",
         /// Unknown types, a bare event, unusual JSON, no events
         Unusual = "unusual but valid",

@@ -58,9 +58,9 @@ impl EventGenerator {
         object(&event)
     }
 
-    /// The next event of a type, in the guide's form: without a workspace, with an id and a time of its own,
+    /// The next event of a type, in the single-event form: without a workspace, with an id and a time of its own,
     /// and each entity as an object, with its slug if it has one.
-    pub fn guide_event(&mut self, entry: &'static EventType) -> String {
+    pub fn single_event(&mut self, entry: &'static EventType) -> String {
         let (ids, actor) = self.next(entry);
         let created_at = timestamp(OffsetDateTime::now_utc()).unwrap_or_default();
         let mut event = vec![
@@ -210,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn guide_form_nests_its_ids() {
-        let event = parsed(&generator().guide_event(entry("list-entry.created")));
+    fn single_event_form_nests_its_ids() {
+        let event = parsed(&generator().single_event(entry("list-entry.created")));
         assert!(is_uuid(&event["id"]["event_id"]) && is_uuid(&event["entry"]["id"]["entry_id"]), "{event}");
         assert!(event["list"]["api_slug"].is_string());
         assert!(event["id"]["workspace_id"].is_null());

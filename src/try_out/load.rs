@@ -232,7 +232,7 @@ impl Iterator for PayloadGenerator {
             (_, Scheme::Attio) => self.batch(1),
             (_, Scheme::Timestamped) => {
                 let entry = self.event_type();
-                self.events.guide_event(entry)
+                self.events.single_event(entry)
             }
         };
         self.last = Some(Payload::new(self.scheme, body));

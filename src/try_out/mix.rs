@@ -183,7 +183,7 @@ impl Mix {
             }
             Step::Timestamped(name) => {
                 let entry = of_catalog(name);
-                let json = self.events.guide_event(entry);
+                let json = self.events.single_event(entry);
                 let payload = Payload::new(Scheme::Timestamped, json.clone());
                 let draft = Draft { label: format!("{name}, timestamped"), payload, events: 1 };
                 let expected = draft.known(entry, &json);
@@ -267,7 +267,7 @@ impl Mix {
         let update = of_catalog("record.updated");
         let payload = match forgery {
             Forgery::StaleTimestamp | Forgery::Spliced => {
-                Payload::new(Scheme::Timestamped, self.events.guide_event(update))
+                Payload::new(Scheme::Timestamped, self.events.single_event(update))
             }
             Forgery::WrongSecret | Forgery::NoSignature | Forgery::AlteredBody => {
                 let json = self.events.event(update);

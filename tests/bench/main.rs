@@ -61,7 +61,9 @@ fn main() -> ExitCode {
         _ => match options(&words) {
             Some(options) => all(&options),
             None => {
-                eprintln!("usage: tests/bench/run [--quick] [--only SERVER,…] | instructions | --help");
+                eprintln!(
+                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--beside NAME=PROGRAM]… | instructions | --help"
+                );
                 return ExitCode::from(2);
             }
         },
@@ -70,12 +72,16 @@ fn main() -> ExitCode {
 }
 
 fn options(words: &[&str]) -> Option<Options> {
-    let mut options = Options { quick: false, only: Vec::new() };
+    let mut options = Options { quick: false, only: Vec::new(), builds: Vec::new() };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--quick" => options.quick = true,
             "--only" => options.only = words.next()?.split(',').map(str::to_owned).collect(),
+            "--beside" => {
+                let (name, program) = words.next()?.split_once('=')?;
+                options.builds.push((name.to_owned(), std::path::absolute(program).ok()?));
+            }
             _ => return None,
         }
     }

@@ -2,6 +2,7 @@
 //! its start; good traffic beside a flood.
 
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::load::closed::{self, Until};
 use crate::load::{flood, open};
 use crate::row::{BATCH, Phase, Sum, Traffics};
 use crate::server::Server;
+use crate::suite::BRIDGE;
 use crate::support::request::Request;
 use crate::support::wait::eventually_blocking;
 use crate::targets::Target;
@@ -34,7 +36,7 @@ pub fn run(quick: bool) -> Vec<Target> {
 
 fn bridge(more: &[(&str, String)]) -> Server {
     let stdout = [("ATTIO_BRIDGE__BUS__TYPE", "stdout".to_owned())];
-    Server::bridge("stdout", &[&stdout, more].concat())
+    Server::bridge("stdout", Path::new(BRIDGE), &[&stdout, more].concat())
 }
 
 fn mib(pid: u32) -> f64 {

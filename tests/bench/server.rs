@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,10 +43,10 @@ impl Server {
         Self::start(stage.name(), command, port)
     }
 
-    /// The bridge as it is installed, with these variables beside the usual ones; ready when this returns.
-    pub fn bridge(name: &str, variables: &[(&str, String)]) -> Self {
+    /// This program of the bridge, with these variables beside the usual ones; ready when this returns.
+    pub fn bridge(name: &str, program: &Path, variables: &[(&str, String)]) -> Self {
         let [port, admin] = free_ports();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+        let mut command = Command::new(program);
         command
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", &format!("127.0.0.1:{admin}")])

@@ -2,6 +2,7 @@
 //! meanwhile falls on all of them alike.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,12 @@ pub struct Options {
     pub quick: bool,
     /// Servers beside the floor; all where it is empty.
     pub only: Vec<String>,
+    /// Other builds of the bridge to compare this one with: a name and the program.
+    pub builds: Vec<(String, PathBuf)>,
 }
+
+/// The bridge of this build.
+pub const BRIDGE: &str = env!("CARGO_BIN_EXE_attio-bridge");
 
 impl Options {
     /// Whether a server takes part.
@@ -110,13 +116,25 @@ fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
     for stage in Stage::ALL {
         add(stage.name(), &|| Subject::Server(Server::stage(stage)));
     }
-    add("stdout", &|| {
-        Subject::Server(Server::bridge("stdout", &[("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())]))
-    });
-    for (name, linger) in [("kafka", "0ms"), ("kafka-linger", "1ms")] {
-        add(name, &|| Subject::Server(kafka_bridge(name, &brokers.kafka, linger)));
+    let this = (String::new(), PathBuf::from(BRIDGE));
+    let others = options.builds.iter().map(|(name, program)| (format!("@{name}"), program.clone()));
+    let builds: Vec<(String, PathBuf)> = std::iter::once(this).chain(others).collect();
+    // Side by side, so that what the machine does meanwhile falls on all builds alike.
+    for (suffix, program) in &builds {
+        let name = format!("stdout{suffix}");
+        let variables = [("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())];
+        add(&name, &|| Subject::Server(Server::bridge(&name, program, &variables)));
     }
-    add("nats", &|| Subject::Server(nats_bridge(&brokers.nats)));
+    for (stem, linger) in [("kafka", "0ms"), ("kafka-linger", "1ms")] {
+        for (suffix, program) in &builds {
+            let name = format!("{stem}{suffix}");
+            add(&name, &|| Subject::Server(kafka_bridge(&name, program, &brokers.kafka, linger)));
+        }
+    }
+    for (suffix, program) in &builds {
+        let name = format!("nats{suffix}");
+        add(&name, &|| Subject::Server(nats_bridge(&name, program, &brokers.nats)));
+    }
     let bootstrap = brokers.kafka.bootstrap();
     let topic = |stem: &str| brokers.kafka.topic(stem, 1);
     add("node", &|| Subject::Server(Server::node(bootstrap, &topic("node"))));
@@ -133,7 +151,7 @@ fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
 }
 
 /// The bridge on a Kafka whose topics it makes.
-pub fn kafka_bridge(name: &str, broker: &kafka::Broker, linger: &str) -> Server {
+fn kafka_bridge(name: &str, program: &Path, broker: &kafka::Broker, linger: &str) -> Server {
     let variables = [
         ("ATTIO_BRIDGE__BUS__TYPE", "kafka".to_owned()),
         ("ATTIO_BRIDGE__ROUTE__PREFIX", unique("bench")),
@@ -142,17 +160,20 @@ pub fn kafka_bridge(name: &str, broker: &kafka::Broker, linger: &str) -> Server 
         ("ATTIO_BRIDGE__KAFKA__TOPICS__PARTITIONS", "1".into()),
         ("ATTIO_BRIDGE__KAFKA__LINGER", linger.into()),
     ];
-    Server::bridge(name, &variables)
+    Server::bridge(name, program, &variables)
 }
 
 /// The bridge on a JetStream whose stream it makes.
-fn nats_bridge(server: &nats::Server) -> Server {
+fn nats_bridge(name: &str, program: &Path, server: &nats::Server) -> Server {
+    let prefix = unique("bench");
     let variables = [
         ("ATTIO_BRIDGE__BUS__TYPE", "nats".to_owned()),
+        ("ATTIO_BRIDGE__NATS__STREAM__NAME", prefix.replace('.', "-")),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", prefix),
         ("ATTIO_BRIDGE__NATS__SERVERS", server.url()),
         ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create".into()),
     ];
-    Server::bridge("nats", &variables)
+    Server::bridge(name, program, &variables)
 }
 
 /// What is compiled, connected and looked up once is not what a delivery costs.

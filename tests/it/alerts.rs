@@ -1,6 +1,7 @@
 //! The alerts use existing metrics. When each fires is tested by `deploy/alerts_test.yaml`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use attio_bridge::attio::watch::WatchMetrics;
 use attio_bridge::http::respond;
@@ -8,6 +9,7 @@ use attio_bridge::pipeline::outcome::Reason;
 
 use crate::support::bridge::Bridge;
 use crate::support::scrape::Scrape;
+use crate::support::watched::kit;
 
 const ALERTS: &str = include_str!("../../deploy/alerts.yaml");
 
@@ -70,4 +72,24 @@ fn alert_for_503_covers_every_reason() {
     let (listed, _) = rest.split_once('"').expect("the list ends");
     let unavailable = Reason::ALL.into_iter().filter(|reason| respond::status(*reason).as_u16() == 503);
     assert_eq!(listed.split('|').collect::<BTreeSet<_>>(), unavailable.map(Reason::slug).collect());
+}
+
+/// Prometheus 2 counts a sample on the left edge of a range, Prometheus 3 does not. promtool 2.42 tests both here: for
+/// the second every range is a millisecond shorter.
+#[test]
+fn alerts_are_tested_as_prometheus_2_and_3_read_their_ranges() {
+    let open = ["5m", "15m", "1h"].into_iter().zip(["4m59s999ms", "14m59s999ms", "59m59s999ms"]);
+    let open = open.fold(ALERTS.to_owned(), |alerts, (range, shorter)| {
+        alerts.replace(&format!("[{range}]"), &format!("[{shorter}]"))
+    });
+    assert_eq!(open.matches("s999ms]").count(), ALERTS.matches("m]").count() + ALERTS.matches("h]").count());
+    for alerts in [ALERTS, &open] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("alerts.yaml"), alerts).unwrap();
+        let tests = folder.path().join("alerts_test.yaml");
+        std::fs::write(&tests, include_str!("../../deploy/alerts_test.yaml")).unwrap();
+        let promtool = kit("promtool").join("promtool");
+        let output = Command::new(promtool).args(["test", "rules"]).arg(tests).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 }

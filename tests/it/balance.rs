@@ -62,7 +62,7 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
         ("publish_in_flight", all(&[bus])),
         ("bus_up", all(&[bus])),
         ("bus_rebuilds_total", all(&[bus])),
-        ("bus_identity_changes_total", all(&[bus])),
+        ("bus_data_losses_total", all(&[bus])),
         ("last_delivery_timestamp_seconds", all(&[source])),
         ("log_dropped_total", all(&[])),
         ("config_reloads_total", all(&[("result", &["ok", "failed"])])),

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use attio_bridge::bus::kafka::Options;
 use attio_bridge::bus::kafka::options::{Ensure, Topics};
-use attio_bridge::cloudevent::ContentMode;
+use attio_bridge::cloudevent::{Attribute, ContentMode};
 use attio_bridge::pipeline::publish::{Bus, BusState};
+use time::OffsetDateTime;
 
 use crate::support::bus::{Awaited, label, message};
 use crate::support::kafka::bench::Bench;
@@ -49,6 +50,20 @@ fn binary_mode_puts_attributes_into_headers() {
     assert_eq!(records[0].header("ce_specversion"), Some("1.0"));
     assert_eq!(records[0].header("ce_partitionkey"), Some("rec-1"));
     assert_eq!(records[1].headers.len(), 1, "quarantine is structured in both modes");
+}
+
+/// A record that carried the event's time would be deleted at once on a topic with a shorter retention.
+#[test]
+fn record_is_stamped_with_the_time_of_publishing() {
+    let now = || i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap();
+    let broker = shared();
+    let topic = broker.topic("stamped", 1);
+    let bench = Bench::up(&broker, &[&topic]);
+    let mut old = message(&topic, "rec-1", "{}");
+    old.event.set(Attribute::Time, "2020-01-02T03:04:05.000Z");
+    let before = now();
+    assert_eq!(label(&bench.publish(old).wait()), "acknowledged");
+    assert!((before..=now()).contains(&broker.read_all(&topic)[0].timestamp));
 }
 
 /// Values of the Java client's `Utils.murmur2`, from its own unit test.
@@ -366,8 +381,8 @@ fn formatted_anew(cluster: &str, in_flight: bool) {
         acknowledged.publish(&new, &topic, &(n + 10).to_string());
     }
     acknowledged.assert_stored(&broker, &topic);
-    assert_eq!((old.metrics.bus().identity_changes.get(), old.metrics.bus().rebuilds.get()), (1, 1));
-    assert_eq!(new.metrics.bus().identity_changes.get(), 0);
+    assert_eq!((old.metrics.bus().data_losses.get(), old.metrics.bus().rebuilds.get()), (1, 1));
+    assert_eq!(new.metrics.bus().data_losses.get(), 0);
 }
 
 /// The broker is restored from an old copy under two bridges: its cluster and topics have the ids that they had. One
@@ -398,7 +413,7 @@ fn restored(before: u32, by_another: u32) {
         acknowledged.publish(&new, &topic, &(n + 100).to_string());
     }
     acknowledged.assert_stored(&broker, &topic);
-    assert_eq!(old.metrics.bus().identity_changes.get(), u64::from(by_another < before));
+    assert_eq!(old.metrics.bus().data_losses.get(), u64::from(by_another < before));
 }
 
 #[test]
@@ -469,7 +484,7 @@ fn changes_of_a_topic_are_noticed_while_nothing_is_published() {
     });
     broker.delete_topic(&topic);
     broker.create_topic(&topic, 1, &[]);
-    eventually_blocking("the topic is another", || bench.metrics.bus().identity_changes.get() == 1);
+    eventually_blocking("the topic is another", || bench.metrics.bus().data_losses.get() == 1);
     bench.until(BusState::Up);
     eventually_blocking("the warning is gone", || {
         !bench.bus.warning().is_some_and(|warning| warning.contains("retention.ms"))

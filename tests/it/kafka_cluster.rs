@@ -130,5 +130,5 @@ async fn rolling_restart_under_little_traffic_loses_nothing_and_replaces_no_clie
     assert!(accepted.len() > 100 && lost.is_empty(), "of {} acknowledged are lost: {lost:?}", accepted.len());
     let metrics = bridge.metrics().await;
     assert_eq!(metrics.sum("bus_rebuilds_total", &[]), 0.0);
-    assert_eq!(metrics.sum("bus_identity_changes_total", &[]), 0.0);
+    assert_eq!(metrics.sum("bus_data_losses_total", &[]), 0.0);
 }

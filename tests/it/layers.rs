@@ -51,7 +51,7 @@ const VALUES: [(&str, &str); 9] = [
 ];
 
 /// Files of the pipeline that join the stages.
-const JOINS: [&str; 4] = ["mod", "enqueue", "source", "outcome"];
+const JOINS: [&str; 3] = ["mod", "enqueue", "outcome"];
 
 /// What an adapter may use.
 const OF_ADAPTERS: [&str; 6] = ["files", "bus", "cloudevent", "metrics", "pipeline::publish", "supervise"];

@@ -141,7 +141,7 @@ async fn replaced_data_under_two_bridges_makes_no_answer_false() {
         until_accepted(&mut bridge.connect().await, bridge.http, &planned.request).await;
     }
     for bridge in &bridges {
-        bridge.until("bus_identity_changes_total", &[("bus", "nats")], 1.0).await;
+        bridge.until("bus_data_losses_total", &[("bus", "nats")], 1.0).await;
         bridge.until("bus_up", &[("bus", "nats")], 1.0).await;
     }
     // The senders did not read the first answers: a repeat is answered for the new data, not from memory.
@@ -176,7 +176,7 @@ async fn stream_created_anew_is_noticed_without_a_reconnect() {
     server.delete_stream(&target.stream);
     server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |_| {});
     assert_eq!(bridge.ask(&task("c")).await.status, 200);
-    bridge.until("bus_identity_changes_total", &[("bus", "nats")], 1.0).await;
+    bridge.until("bus_data_losses_total", &[("bus", "nats")], 1.0).await;
     is_stored_again(&bridge, &task("a")).await;
     assert_eq!(target.stored(&server).len(), 2);
 }

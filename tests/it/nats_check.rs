@@ -73,6 +73,26 @@ fn stream_problems_are_reported() {
     reports(&rows, "sizes", "warning", "1000 bytes");
 }
 
+/// The server leaves `duplicate_window` out of such a stream's configuration; a plain stream gets two minutes.
+#[test]
+fn stream_with_sources_and_no_duplicate_window_is_reported() {
+    use async_nats::jetstream::stream::Source;
+    let (server, target, other) = (shared(), NatsTarget::new("hub"), NatsTarget::new("edge"));
+    server.create_stream(&other.stream, &[&other.prefix], |_| {});
+    server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |config| {
+        config.sources = Some(vec![Source { name: other.stream.clone(), ..Source::default() }]);
+    });
+    let subject = format!("{}.record.updated", target.prefix);
+    let stored = [1, 2].map(|_| server.publish(&subject, &[("Nats-Msg-Id", "same")], "{}"));
+    assert_eq!(stored, [(1, false), (2, false)]);
+    let rows = found(&server.url(), &target, &[], 0);
+    reports(&rows, "stream", "warning", "duplicate_window is not set (no repeat is dropped)");
+    reports(&rows, "duplicates", "warning", "drops no repeats");
+    server.change_stream(&target.stream, |config| config.duplicate_window = Duration::from_secs(7200));
+    let rows = found(&server.url(), &target, &[], 0);
+    reports(&rows, "duplicates", "ok", "2h");
+}
+
 #[test]
 fn subjects_without_publish_permission_are_listed() {
     let target = NatsTarget::new("rights");

@@ -6,17 +6,20 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::{Source, SubjectTransform};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::{Uuid, uuid};
 
 use crate::support::kafka::{self, Broker};
+use crate::support::nats::bench::stream_name;
 use crate::support::nats::target::NatsTarget;
 use crate::support::nats::{self, Server};
 use crate::support::program::{Variables, lines, on_terminal, printed, run};
 use crate::support::real_bus;
 use crate::support::request::{Request, SECRET};
 use crate::support::unique;
+use crate::support::wait::eventually;
 
 const NAMESPACE: Uuid = uuid!("82aa3251-fb12-5533-8215-e473197ca642");
 
@@ -330,6 +333,61 @@ async fn raw_delivery_from_a_file_is_replayed_under_its_original_ids() {
         replay(&variables, &["--file", &file, "--source", "attio", "--key", "other"]);
     assert_eq!((code, &replayed[0]["ending"]), (0, &json!("filtered")), "{said}");
     assert_eq!(target.stored(&server).len(), 2);
+}
+
+/// The server remembers the ids of what was purged, and would answer a duplicate for what it does not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_after_a_purge_reports_that_nothing_was_stored() {
+    let (server, target, variables) = on_nats();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), &delivery(&[&event("one", 1)]));
+    let by = ["--file", &file, "--source", "attio", "--key", "k"];
+    assert_eq!(replay(&variables, &by).0, 0);
+    let (code, replayed, said) = replay(&variables, &by);
+    assert_eq!((code, &replayed[0]["counts"]), (0, &json!({ "duplicate": 1 })), "{said}");
+    assert!(said.contains("stored nothing"), "{said}");
+    server.purge(&target.stream);
+    let (code, replayed, said) = replay(&variables, &by);
+    assert_eq!((code, &replayed[0]["counts"]), (1, &json!({ "failed": 1 })), "{said}");
+    let why = replayed[0]["why"].as_str().expect("text");
+    assert!(why.contains("purged") && why.contains("duplicate_window of 2h"), "{why}");
+    assert!(target.stored(&server).is_empty());
+    // A stream made anew knows no ids.
+    server.delete_stream(&target.stream);
+    let (code, replayed, said) = replay(&variables, &by);
+    assert_eq!((code, &replayed[0]["counts"]), (0, &json!({ "published": 1 })), "{said}");
+    assert_eq!(target.stored(&server).len(), 1);
+}
+
+/// A record that a hub has copied from another stream carries `Nats-Stream-Source`, which no client may publish.
+#[tokio::test(flavor = "multi_thread")]
+async fn replay_from_a_stream_with_sources_makes_its_headers_anew() {
+    let (_, _, on_kafka) = narrow("structured");
+    let bridge = real_bus::bridge(&on_kafka).await;
+    bridge.ask(&Request::keyed("k", delivery(&[&event("large", 3000)]))).await;
+    bridge.stop().await.expect("it drains");
+    let record = printed(&["quarantine", "export", "--to", "-"], &on_kafka);
+
+    let (server, target, variables) = on_nats();
+    let (edge, far) = (stream_name("edge"), unique("edge"));
+    server.create_stream(&edge, &[&far], |_| {});
+    let near = format!("{}.quarantine", target.prefix);
+    server.create_stream(&target.stream, &[&format!("{}.>", target.prefix)], |config| {
+        let subject_transforms = vec![SubjectTransform { source: far.clone(), destination: near.clone() }];
+        config.sources = Some(vec![Source { name: edge.clone(), subject_transforms, ..Source::default() }]);
+    });
+    let headers = [("Content-Type", "application/cloudevents+json"), ("Nats-Msg-Id", "edge-1")];
+    server.publish(&far, &headers, record.trim_end());
+    eventually("the hub has copied it", || async { target.stored(&server).len() == 1 }).await;
+    assert!(target.stored(&server)[0].header("Nats-Stream-Source").is_some());
+    for ending in ["published", "published"] {
+        let (code, replayed, said) = replay(&variables, &["--all", "--yes"]);
+        assert_eq!((code, &replayed[0]["ending"]), (0, &json!(ending)), "{replayed:?} {said}");
+    }
+    let stored = target.stored(&server);
+    assert_eq!(stored.len(), 3, "without a duplicate_window a hub stores both");
+    let own = ["Content-Type", "Nats-Expected-Stream", "Nats-Msg-Id"];
+    assert!(stored[1..].iter().all(|message| message.headers.keys().eq(own)), "{stored:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use attio_bridge::pipeline::publish::Bus;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::support::bridge::Bridge;
 use crate::support::kafka::Broker;
@@ -20,7 +21,7 @@ use crate::support::ports::free_address;
 use crate::support::program::{Program, Variables, lines, on_terminal, printed, run, variables};
 use crate::support::real_bus;
 use crate::support::request::Request;
-use crate::support::wait::{eventually, eventually_blocking};
+use crate::support::wait::{PATIENCE, eventually, eventually_blocking};
 use crate::support::{kafka, nats, unique};
 
 /// A bus of a bridge and its variables.
@@ -112,6 +113,29 @@ async fn tail_prints_structured_json_lines_in_either_content_mode() {
         assert!(line["recordedtime"].is_string(), "{text}");
         bus.has_no_reader_state();
     }
+}
+
+/// As on the dead-letter topic of a share group: the broker copies key and value, and none of the record's headers.
+#[test]
+fn structured_events_without_their_headers_are_read() {
+    let (broker, prefix) = (kafka::shared(), unique("bare"));
+    let variables = real_bus::kafka(&broker, &prefix, "structured");
+    let producer: BaseProducer = broker.client().create().unwrap();
+    let quarantined = r#"{"specversion":"1.0","id":"q","type":"dev.attio-bridge.delivery.quarantined",
+        "time":"2026-11-24T10:00:00.000Z","reason":"not_json","data_base64":"eA=="}"#;
+    let event = r#"{"specversion":"1.0","id":"e","type":"com.attio.record.updated","data":{}}"#;
+    for (category, value) in [("record", event), ("record", "{}"), ("quarantine", quarantined)] {
+        let topic = format!("{prefix}.{category}");
+        if broker.partitions(&topic).is_none() {
+            broker.create_topic(&topic, 1, &[]);
+        }
+        assert!(producer.send(BaseRecord::<str, str>::to(&topic).payload(value)).is_ok());
+        producer.flush(PATIENCE).unwrap();
+    }
+    let read = printed(&["tail", "--from", "beginning", "--count", "2", "--json"], &variables);
+    assert_eq!(ids(&read), ["e", "q"]);
+    let list = printed(&["quarantine", "list", "--json"], &variables);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&list).unwrap()[0]["id"], "q");
 }
 
 #[tokio::test(flavor = "multi_thread")]

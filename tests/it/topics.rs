@@ -266,6 +266,19 @@ fn output_of_each_format_matches_its_snapshot() {
     assert!(changed.is_empty(), "{}", changed.join("\n"));
 }
 
+/// A share group whose dead-letter topic was the quarantine would lose what it rejects: the broker's prefix for such
+/// topics is `dlq.`, and it says so in its own log alone.
+#[test]
+fn no_topic_is_offered_as_the_dead_letter_topic_of_share_groups() {
+    for format in ["kafka", "terraform", "strimzi"] {
+        let printed = topics(&["--format", format], &full_config());
+        assert!(
+            printed.contains("quarantine") && !printed.contains("deadletterqueue"),
+            "{format}: {printed}"
+        );
+    }
+}
+
 #[test]
 fn json_format_lists_topics_principal_and_operations() {
     let data: Json =

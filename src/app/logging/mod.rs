@@ -20,7 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::{Environment, LogFormat, LogOptions};
 use crate::{cloudevent, metrics, printable};
-use queue::{Lines, Queue};
+use queue::{LineWriter, Queue};
 
 /// What librdkafka and its wrapper log at `info` is for their developers.
 const WARNINGS_ONLY: [&str; 2] = ["librdkafka", "rdkafka"];
@@ -61,7 +61,7 @@ pub fn start_on(
     let (filter, problem) = filter(options.level, set("RUST_LOG"));
     let terminal = io::stderr().is_terminal();
     let queue = Queue::start(out, metrics::log_dropped(), report_dropped)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines(Arc::clone(&queue)));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(LineWriter(Arc::clone(&queue)));
     // Fails only if this process logs already.
     let _ = match options.format {
         LogFormat::Json => logs.event_format(Json).try_init(),

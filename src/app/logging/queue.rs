@@ -4,8 +4,7 @@
 //! Hand-written, because the non-blocking writer of `tracing-appender` (0.2.5) has one flush, the drop of its guard,
 //! which prints to stdout when the queue is full, and does not report what it dropped.
 
-use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write};
+use std::io::{self, Write};
 use std::sync::{Arc, OnceLock};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
@@ -28,12 +27,15 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause before another write when stderr is non-blocking and full.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// How long the first line after a pause waits for more: a wake-up and a system call for each line alone
-/// cost more than the lines.
-const BATCH_DELAY: Duration = Duration::from_millis(1);
+/// Between two writes: a wake-up and a system call for each line alone cost more than the lines. While lines keep
+/// coming, the thread wakes by itself, at most 100 times per second, and nobody has to wake it.
+const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Lines in one write.
-const BATCH: usize = 64;
+/// Bytes in one write: half of what a pipe holds.
+const CHUNK: usize = 32 * 1024;
+
+/// Memory that stays allocated for lines after a burst.
+const KEPT: usize = 256 * 1024;
 
 pub struct Queue {
     state: Mutex<State>,
@@ -46,7 +48,7 @@ pub struct Queue {
 
 #[derive(Default)]
 struct State {
-    lines: VecDeque<Vec<u8>>,
+    lines: Lines,
     /// Lines written since the start.
     written: u64,
     writing: bool,
@@ -54,6 +56,27 @@ struct State {
     asleep: bool,
     /// Lines dropped and not reported yet. Until they are, every further line is dropped too.
     dropped: u64,
+}
+
+/// Lines in one buffer, so that neither a line nor a write needs an allocation.
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    /// Where each line ends.
+    ends: Vec<usize>,
+}
+
+impl Lines {
+    fn push(&mut self, line: &[u8]) {
+        self.bytes.extend_from_slice(line);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
+        self.ends.clear();
+    }
 }
 
 impl Queue {
@@ -69,12 +92,14 @@ impl Queue {
         let lines = Arc::clone(&queue);
         std::thread::Builder::new().name("log".into()).spawn(move || {
             lines.writer.get_or_init(|| std::thread::current().id());
+            let mut batch = Lines::default();
             loop {
-                let batch = lines.next_batch();
+                lines.next_batch(&mut batch);
                 lines.write(&mut out, &batch);
-                if let Some(dropped) = lines.end_batch() {
+                if let Some(dropped) = lines.take_dropped() {
                     report(dropped);
                 }
+                lines.end_batch();
             }
         })?;
         Ok(queue)
@@ -82,67 +107,73 @@ impl Queue {
 
     fn push(&self, line: &[u8]) {
         let mut state = self.state.lock();
-        let full = state.dropped > 0 || state.lines.len() >= CAPACITY;
+        let full = state.dropped > 0 || state.lines.ends.len() >= CAPACITY;
         if full && self.writer.get() != Some(&std::thread::current().id()) {
             state.dropped += 1;
             self.dropped.inc();
             return;
         }
-        state.lines.push_back(line.to_vec());
+        state.lines.push(line);
         if std::mem::take(&mut state.asleep) {
             self.pushed.notify_one();
         }
     }
 
-    fn next_batch(&self) -> Vec<Vec<u8>> {
+    /// Waits for lines and takes all of them.
+    fn next_batch(&self, batch: &mut Lines) {
+        batch.clear();
+        std::thread::sleep(INTERVAL);
         let mut state = self.state.lock();
-        if state.lines.is_empty() {
+        if state.lines.ends.is_empty() {
             state.asleep = true;
-            self.pushed.wait_while(&mut state, |state| state.lines.is_empty());
-            MutexGuard::unlocked(&mut state, || std::thread::sleep(BATCH_DELAY));
+            self.pushed.wait_while(&mut state, |state| state.lines.ends.is_empty());
+            MutexGuard::unlocked(&mut state, || std::thread::sleep(INTERVAL));
         }
         state.writing = true;
-        let count = state.lines.len().min(BATCH);
-        state.lines.drain(..count).collect()
+        std::mem::swap(&mut state.lines, batch);
     }
 
-    fn write(&self, out: &mut impl Write, batch: &[Vec<u8>]) {
-        let mut slices: Vec<IoSlice<'_>> = batch.iter().map(|line| IoSlice::new(line)).collect();
-        let mut rest = &mut slices[..];
-        while !rest.is_empty() {
-            let before = rest.len();
-            match out.write_vectored(rest) {
-                Ok(count @ 1..) => IoSlice::advance_slices(&mut rest, count),
+    fn write(&self, out: &mut impl Write, batch: &Lines) {
+        let (mut at, mut lines) = (0, 0);
+        while let Some(&end) = batch.ends.get(lines) {
+            match out.write(&batch.bytes[at..batch.bytes.len().min(at + CHUNK)]) {
+                Ok(count @ 1..) => at += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A process that shares stderr may have made it non-blocking. A line must not be torn.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY_PAUSE),
                 // stderr is closed, or its file is full, so the error cannot be reported.
                 Ok(0) | Err(_) => {
                     self.dropped.inc();
-                    rest = &mut rest[1..];
+                    at = end;
                 }
             }
-            self.state.lock().written += (before - rest.len()) as u64;
+            let written = batch.ends[lines..].iter().take_while(|end| **end <= at).count();
+            lines += written;
+            self.state.lock().written += written as u64;
             self.written.notify_all();
         }
         // As above.
         let _ = out.flush();
     }
 
-    /// Ends a batch. Returns how many lines were dropped, once the queue has drained to half.
-    fn end_batch(&self) -> Option<u64> {
+    /// How many lines were dropped, once the queue has drained to half.
+    fn take_dropped(&self) -> Option<u64> {
         let mut state = self.state.lock();
-        state.writing = false;
-        self.written.notify_all();
-        let report = state.dropped > 0 && state.lines.len() <= CAPACITY / 2;
+        let report = state.dropped > 0 && state.lines.ends.len() <= CAPACITY / 2;
         report.then(|| std::mem::take(&mut state.dropped))
+    }
+
+    /// After the report, which a flush waits for.
+    fn end_batch(&self) {
+        self.state.lock().writing = false;
+        self.written.notify_all();
     }
 
     /// Waits until every line is written, or stderr is not read any more.
     pub fn flush(&self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let mut state = self.state.lock();
-        while (state.writing || !state.lines.is_empty()) && Instant::now() < deadline {
+        while (state.writing || !state.lines.ends.is_empty()) && Instant::now() < deadline {
             let before = state.written;
             let waited = self.written.wait_for(&mut state, STALLED);
             if waited.timed_out() && state.written == before {
@@ -153,17 +184,17 @@ impl Queue {
 }
 
 /// The writer that the subscriber uses; each write is one line.
-pub struct Lines(pub Arc<Queue>);
+pub struct LineWriter(pub Arc<Queue>);
 
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = &'a Lines;
+impl<'a> MakeWriter<'a> for LineWriter {
+    type Writer = &'a LineWriter;
 
     fn make_writer(&'a self) -> Self::Writer {
         self
     }
 }
 
-impl Write for &Lines {
+impl Write for &LineWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Lines in JSON are printable already. No early exit: a loop over all bytes is vectorised.
         if bytes.iter().fold(true, |plain, byte| plain & matches!(byte, b' '..=b'~' | b'\n')) {
@@ -185,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// Accepts a line only when the test permits it.
+    /// Accepts a write only when the test permits it.
     struct Pipe {
         permits: Receiver<()>,
         taken: SyncSender<String>,
@@ -195,8 +226,14 @@ mod tests {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             // Disconnected: everything may pass.
             let _ = self.permits.recv();
-            let _ = self.taken.send(String::from_utf8_lossy(bytes).into_owned());
-            Ok(bytes.len())
+            // Whole lines, and no more than a few at once.
+            let lines =
+                bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")).take(64);
+            let sent = lines.map(|line| {
+                let _ = self.taken.send(String::from_utf8_lossy(line).trim_end().to_owned());
+                line.len()
+            });
+            Ok(sent.sum())
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -214,7 +251,7 @@ mod tests {
         let queue = Queue::start(Pipe { permits, taken }, counted.clone(), report).expect("a thread");
         let sent = 3 * CAPACITY;
         for line in 0..sent {
-            queue.push(line.to_string().as_bytes());
+            queue.push(format!("{line}\n").as_bytes());
         }
         queue.flush();
         assert!(lines.try_recv().is_err(), "nothing is written, and the flush ended");
@@ -226,7 +263,7 @@ mod tests {
         assert_eq!(counted.get(), dropped);
         let first: Vec<String> = (0..written.len()).map(|line| line.to_string()).collect();
         assert_eq!(written, first, "the first lines, in their order");
-        queue.push(b"and on");
+        queue.push(b"and on\n");
         queue.flush();
         assert_eq!(lines.try_iter().collect::<Vec<_>>(), ["and on"]);
     }
@@ -236,14 +273,14 @@ mod tests {
         let (permit, permits) = sync_channel(0);
         let (taken, lines) = sync_channel(8 * CAPACITY);
         let own: Arc<OnceLock<Arc<Queue>>> = Arc::default();
-        let fill = |queue: &Queue| (0..2 * CAPACITY).for_each(|_| queue.push(b"line"));
+        let fill = |queue: &Queue| (0..2 * CAPACITY).for_each(|_| queue.push(b"line\n"));
         let (into, again) = (Arc::clone(&own), std::cell::Cell::new(false));
         let report = move |dropped: u64| {
             let queue = into.get().expect("nothing is dropped before");
             if !again.replace(true) {
                 std::thread::scope(|scope| drop(scope.spawn(|| fill(queue))));
             }
-            queue.push(format!("dropped {dropped}").as_bytes());
+            queue.push(format!("dropped {dropped}\n").as_bytes());
         };
         let counted = IntCounter::new("dropped", "Dropped.").expect("a name");
         let queue = Queue::start(Pipe { permits, taken }, counted.clone(), report).expect("a thread");
@@ -263,7 +300,7 @@ mod tests {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
                 std::thread::sleep(Duration::from_millis(20));
                 self.0.send(()).expect("the test listens");
-                Ok(bytes.len())
+                Ok(bytes.len().min(b"line\n".len()))
             }
             fn flush(&mut self) -> io::Result<()> {
                 Ok(())
@@ -274,7 +311,7 @@ mod tests {
             Queue::start(Slow(taken), IntCounter::new("dropped", "Dropped.").expect("a name"), |_| {})
                 .expect("a thread");
         for _ in 0..50 {
-            queue.push(b"line");
+            queue.push(b"line\n");
         }
         queue.flush();
         assert_eq!(lines.try_iter().count(), 50);

@@ -148,9 +148,13 @@ const ADVICE: [(&str, Step, &str); 17] = [
         Step::Reach,
         "check the address in kafka.bootstrap_servers, and that the broker runs",
     ),
-    ("timed out", Step::Reach, "check the address in kafka.bootstrap_servers, and the firewalls on the way"),
+    ("timed out", Step::Reach, SILENT),
 ];
 
+const SILENT: &str = "check the address in kafka.bootstrap_servers, and the firewalls on the way";
+/// In place of [`SILENT`] once a broker was reached.
+const SILENT_AGAIN: &str =
+    "it has answered before: it may hang or be overloaded, or the network may drop its packets";
 const NAME: &str = "check the names in kafka.bootstrap_servers";
 pub(super) const NO_TLS: &str = "the listener does not use TLS: use the port of one that does; only in a network you trust, \
                       set kafka.security_protocol to \"plaintext\" or \"sasl_plaintext\"";
@@ -203,7 +207,7 @@ pub(super) fn advise(error: &str, servers: &str) -> (Step, String) {
 
 /// The text of [`advise`] once a broker was reached.
 pub(super) fn after_contact(text: &str) -> String {
-    text.replace(CLOSED, CLOSED_AGAIN)
+    text.replace(CLOSED, CLOSED_AGAIN).replace(SILENT, SILENT_AGAIN)
 }
 
 /// `host:port` and node id (`bootstrap` for a configured server) of the broker that an error is about.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::errors::{advise, without_suffix};
+use super::errors::{advise, after_contact, without_suffix};
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
@@ -50,7 +50,7 @@ enum Connection {
 struct State {
     connection: Connection,
     /// How often all brokers were lost: a probe that began before the last loss proves nothing.
-    losses: u64,
+    disconnects: u64,
     contacts: u64,
     /// The client has its producer id.
     warm: bool,
@@ -134,7 +134,7 @@ impl Health {
 
     pub(super) fn lost(&self) {
         let mut state = self.state.lock();
-        state.losses += 1;
+        state.disconnects += 1;
         let before = std::mem::replace(&mut state.connection, Connection::Down);
         let (contacts, silent) = (state.contacts, state.cause.is_none());
         drop(state);
@@ -149,14 +149,14 @@ impl Health {
         self.signal(Signal::Check);
     }
 
-    /// How often [`Self::cluster_changed`] was called.
-    pub(super) fn cluster_changes(&self) -> u64 {
-        self.metrics.identity_changes.get()
+    /// How often [`Self::data_lost`] was called.
+    pub(super) fn data_losses(&self) -> u64 {
+        self.metrics.data_losses.get()
     }
 
     /// Another cluster answers, or a topic was created anew: nothing is published until a new client is up.
-    pub(super) fn cluster_changed(&self, reason: &str) {
-        self.metrics.identity_changes.inc();
+    pub(super) fn data_lost(&self, reason: &str) {
+        self.metrics.data_losses.inc();
         tracing::error!(
             reason,
             servers = self.bootstrap,
@@ -169,7 +169,7 @@ impl Health {
     /// No ack of the client counts any more: nothing is published until a new client is up.
     pub(super) fn unconfirmed(&self, reason: &str) {
         let mut state = self.state.lock();
-        state.losses += 1;
+        state.disconnects += 1;
         state.connection = Connection::Down;
         state.cause = Some(reason.into());
         drop(state);
@@ -177,14 +177,14 @@ impl Health {
     }
 
     /// To be read before a probe and passed to [`Self::reached`] after it.
-    pub(super) fn losses(&self) -> u64 {
-        self.state.lock().losses
+    pub(super) fn disconnects(&self) -> u64 {
+        self.state.lock().disconnects
     }
 
     /// A broker answered, unless all were lost meanwhile.
-    pub(super) fn reached(&self, losses_before: u64) {
+    pub(super) fn reached(&self, disconnects_before: u64) {
         let mut state = self.state.lock();
-        if state.losses != losses_before || state.connection == Connection::Up {
+        if state.disconnects != disconnects_before || state.connection == Connection::Up {
             return;
         }
         let before = std::mem::replace(&mut state.connection, Connection::Up);
@@ -258,7 +258,8 @@ impl Health {
     pub(super) fn connection_error(&self, code: String, text: &str) {
         let mut state = self.state.lock();
         if state.cause.is_none() {
-            state.cause = Some(advise(without_suffix(text), &self.bootstrap).1.into());
+            let (_, advice) = advise(without_suffix(text), &self.bootstrap);
+            state.cause = Some(if state.contacts > 0 { after_contact(&advice) } else { advice }.into());
         }
         let contacts = state.contacts;
         drop(state);
@@ -355,7 +356,7 @@ impl Health {
     }
 }
 
-/// Of log lines that come again and again the first of a kind is logged at once, then one after this.
+/// The first of several similar log lines is logged at once, the next one after this.
 pub(super) const REPEAT: Duration = Duration::from_secs(60);
 /// More kinds than this in a minute are not told apart.
 const KINDS: usize = 256;
@@ -449,11 +450,11 @@ mod tests {
     #[test]
     fn a_probe_that_began_before_the_loss_is_ignored() {
         let (health, _, metrics) = health();
-        let before = health.losses();
+        let before = health.disconnects();
         health.lost();
         health.reached(before);
         assert!(health.down().is_some());
-        health.reached(health.losses());
+        health.reached(health.disconnects());
         assert!(health.down().is_none());
         assert_eq!(metrics.up.get(), 1);
     }
@@ -468,7 +469,12 @@ mod tests {
         assert_eq!((health.bus_state(), metrics.up.get()), (BusState::Down, 0));
         health.explain(1, "wrong password".into());
         assert!(health.down().unwrap().ends_with("wrong password"));
-        health.reached(health.losses());
+        health.reached(health.disconnects());
+        health.connection_error("x".into(), "kafka:9092/1: 1 request(s) timed out: disconnect");
+        let cause = health.cause().unwrap();
+        assert!(cause.contains("answered before") && !cause.contains("firewall"), "{cause}");
+        health.lost();
+        health.reached(health.disconnects());
         assert_eq!((health.bus_state(), metrics.up.get()), (BusState::Up, 1));
         assert_eq!(health.cause(), None);
         health.explain(1, "too late".into());

@@ -5,11 +5,12 @@
 //! [`topics`] and replaces a dead producer; [`health`] is what they know of the cluster.
 //! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 
-mod context;
+mod callbacks;
 mod diagnose;
+mod end_offsets;
 mod errors;
 mod health;
-mod identity;
+mod cluster_identity;
 mod inspect;
 mod monitor;
 pub mod options;
@@ -36,7 +37,7 @@ use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
 use crate::supervise::Supervisor;
-use context::{Context, RetrySet};
+use callbacks::{Callbacks, RetrySet};
 use diagnose::Probe;
 use health::Health;
 use monitor::Monitor;
@@ -78,7 +79,7 @@ impl Kafka {
         let config = options::producer_config(&options, requirements)?;
         let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
         let retries = RetrySet::default();
-        let producer = Producer::new(&config, Context::new(Arc::clone(&health), 0, Some(retries.clone())))
+        let producer = Producer::new(&config, Callbacks::new(Arc::clone(&health), 0, Some(retries.clone())))
             .map_err(|error| options::creation_error(&options, &config, error))?;
         let producer = Arc::new(ArcSwap::from_pointee(producer));
         let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);
@@ -138,7 +139,7 @@ impl Bus for Kafka {
     }
 
     fn data_losses(&self) -> u64 {
-        self.health.cluster_changes()
+        self.health.data_losses()
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

@@ -1,5 +1,5 @@
-//! The monitor thread, where calls may block on the broker. While no broker is reached it probes (an idle client would not connect by itself). It reconciles the
-//! topics, refreshes the metadata of topics that refused a message, sends single messages again, and
+//! The monitor thread, where calls may block on the broker. While no broker is reached it probes (an idle client
+//! would not connect by itself). It reconciles the topics, refreshes the metadata of topics that refused a message, sends single messages again, and
 //! replaces the producer after a fatal error. Otherwise it waits for a signal.
 
 use std::panic::resume_unwind;
@@ -12,7 +12,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer as _;
 
-use super::context::RetrySet;
+use super::callbacks::RetrySet;
 use super::health::{Health, Signal};
 use super::producer::{FATAL, Producer, SingleMessageProducer};
 use super::topics::{self, TopicReconciler, TopicState};
@@ -34,12 +34,11 @@ const REBUILD_MAX: Duration = Duration::from_secs(16);
 /// How long other bridges may take to reconnect to a cluster that has changed: several times the longest backoff.
 const SETTLEMENT: Duration = Duration::from_secs(2);
 /// How long the brokers of such a cluster may take to tell the ends of all partitions: one of them may never.
-const ENDS: Duration = Duration::from_secs(15);
+const END_OFFSETS: Duration = Duration::from_secs(15);
 /// Between two rounds when there is nothing to do.
 const IDLE: Duration = Duration::from_secs(5);
 /// Between two requests to the broker that was used last, and to those that were used within the same second: often
-/// enough that nothing in the network drops the connection as idle, with which the next delivery would wait for a
-/// timeout.
+/// enough that no firewall drops an idle connection, on which the next delivery would wait for a timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How long a client that was cut off is waited for until nothing is pending.
@@ -70,8 +69,8 @@ pub(super) struct Monitor {
     /// When the client last reached a broker, or was created.
     last_contact: Instant,
     last_look: Instant,
-    /// Since when a client that was cut off is connected again.
-    back_since: Option<Instant>,
+    /// When the client was cut off last, and since when it is connected again.
+    back_since: Option<(Instant, Instant)>,
     /// How long a client may reach no broker.
     patience: Duration,
     last_refresh: Option<Instant>,
@@ -122,11 +121,11 @@ impl Monitor {
                 signal => next = self.round(signal == Signal::Probe),
             }
         }
-        self.end();
+        self.shut_down();
     }
 
     /// Ends the producer on this thread, because dropping it blocks.
-    fn end(self) {
+    fn shut_down(self) {
         let Self { producer: mut shared, single, health, .. } = self;
         let producer = loop {
             match Arc::try_unwrap(shared) {
@@ -138,7 +137,7 @@ impl Monitor {
         };
         producer.retire();
         // After the first one, which may still add to its retry set.
-        single.end(&health);
+        single.shut_down(&health);
     }
 
     /// One round; returns how long to wait if no signal comes.
@@ -146,12 +145,12 @@ impl Monitor {
         let mut next = IDLE;
         self.single.send_all(&self.health, Instant::now());
         // Not in the condition, where the former producer would be in use while it is replaced.
-        let end = self.producer.load().end();
-        if let Some(cause) = end {
+        let failure = self.producer.load().failure();
+        if let Some(cause) = failure {
             next = next.min(self.rebuild(&cause));
         }
         if self.health.is_up() && self.producer.load().get().context().identity.is_unconfirmed() {
-            // Of a client that is up some connection is new. What fails is tried again.
+            // A client that is up has a new connection. Failures are tried again.
             let _ = self.confirm();
             next = next.min(CONFIRM_INTERVAL);
         }
@@ -189,24 +188,24 @@ impl Monitor {
     /// Whether the client was cut off and is still to be replaced before anything new is published. Not for long:
     /// what was pending is settled soon after the connection is back.
     fn awaits_renewal(&mut self) -> bool {
-        if !self.producer.load().get().context().identity.was_cut_off() {
-            return false;
-        }
-        self.back_since.get_or_insert_with(Instant::now).elapsed() < RENEWAL
+        let Some(cut_off) = self.producer.load().get().context().identity.cut_off() else { return false };
+        let known = self.back_since.filter(|(of, _)| *of == cut_off);
+        let (_, since) = *self.back_since.insert(known.unwrap_or_else(|| (cut_off, Instant::now())));
+        since.elapsed() < RENEWAL
     }
 
     /// Whether the client was cut off, is connected again, and has nothing pending.
     fn is_renewable(&self) -> bool {
         let producer = self.producer.load();
         let context = producer.get().context();
-        context.identity.was_cut_off() && context.identity.is_confirmed() && context.pending() == 0
+        context.identity.cut_off().is_some() && context.identity.is_confirmed() && context.pending() == 0
     }
 
     /// Sends a request to any broker, which makes the client connect.
     fn probe(&mut self) {
-        let losses = self.health.losses();
+        let disconnects = self.health.disconnects();
         match self.confirm() {
-            Ok(true) if !self.awaits_renewal() && self.begin() => self.health.reached(losses),
+            Ok(true) if !self.awaits_renewal() && self.set_baseline() => self.health.reached(disconnects),
             Ok(_) => {}
             // While it was up this is new; else the client has reported it. A new client may still be connecting.
             Err(_) if self.health.is_up() && !self.is_new() => self.health.lost(),
@@ -217,23 +216,24 @@ impl Monitor {
     /// Has a new client note the ends of all partitions before it publishes: another bridge may have the same
     /// producer id from a cluster that is gone, and what it resends may be there. After the cluster has changed under
     /// this bridge, first waits until the others have reconnected and resent. False if it is too early.
-    fn begin(&self) -> bool {
+    fn set_baseline(&self) -> bool {
         let (producer, settles_at) = (self.producer.load(), self.settles_at);
         let context = producer.get().context();
         if settles_at.is_some_and(|at| Instant::now() < at) {
             return false;
         }
-        if !context.identity.has_begun() {
-            let (ends, complete) = topics::ends(producer.get().client(), &self.topics.topics);
-            if !complete && settles_at.is_some_and(|at| at.elapsed() < ENDS) {
+        if !context.identity.has_baseline() {
+            let (offsets, complete) = topics::end_offsets(producer.get().client(), &self.topics.topics);
+            if !complete && settles_at.is_some_and(|at| at.elapsed() < END_OFFSETS) {
                 return false;
             }
-            context.begin_at(ends);
+            context.set_baseline(offsets);
         }
         true
     }
 
-    /// A broker that answers this slowly is still connected. The client compares the ids of the topics that it asks for.
+    /// A timeout here is only logged: the connection is still up. The client compares the ids of the topics that it
+    /// asks for.
     fn keep_alive(&mut self) {
         let confirmed = self.confirm().and_then(|_| {
             let (producer, deadline) = (self.producer.load(), Instant::now() + topics::ROUND);
@@ -298,8 +298,9 @@ impl Monitor {
         {
             return self.rebuild_pause.saturating_sub(at.elapsed());
         }
-        let proven = self.producer.load().get().context().proven.load(Ordering::Relaxed);
-        self.rebuild_pause = if proven { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
+        let has_acked = self.producer.load().get().context().has_acked.load(Ordering::Relaxed);
+        self.rebuild_pause =
+            if has_acked { REBUILD_INTERVAL } else { self.rebuild_pause * 2 }.min(REBUILD_MAX);
         self.last_rebuild = Some(Instant::now());
         self.last_contact = Instant::now();
         self.back_since = None;
@@ -316,13 +317,13 @@ impl Monitor {
         if renewed {
             tracing::debug!(cause, "kafka: the producer is replaced");
         } else if let Some(repeated) = self.health.repeats.pass("replaced") {
-            // Of a fatal error the diagnosis may know more.
+            // The diagnosis may know more about a fatal error.
             let known = self.health.cause().filter(|_| cause.starts_with(FATAL));
             let cause = known.as_deref().unwrap_or(cause);
             tracing::error!(cause, repeated, "kafka: the producer is replaced");
         }
         if self.producer.load().get().context().identity.invalid().is_some_and(|invalid| invalid.changed) {
-            // Of another cluster nothing is known.
+            // Nothing is known about another cluster.
             self.settles_at = Some(Instant::now() + SETTLEMENT);
             self.topics.restart();
             self.topics_ready = false;
@@ -334,7 +335,7 @@ impl Monitor {
             former.flush(PROBE);
         }
         former.retire();
-        // Its identity is as old.
+        // It knows the same cluster as the former producer, so it is replaced too.
         self.single.replace();
         // The new producer is not connected; a probe makes it connect and get its producer id.
         self.probe();

@@ -15,24 +15,24 @@ use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 
-use super::context::{Context, ISOLATION_LEVEL, NO_GENERATION, Retry, RetrySet};
+use super::callbacks::{Callbacks, ISOLATION_LEVEL, NO_GENERATION, Retry, RetrySet};
+use super::cluster_identity;
 use super::health::Health;
-use super::identity;
 use crate::pipeline::publish::PublishError;
 
 /// One poll; at most this long is waited for when the producer is dropped.
 const POLL: Duration = Duration::from_millis(100);
-/// How the end of a producer begins that librdkafka ended.
+/// Prefix of the reason after a fatal error of librdkafka.
 pub(super) const FATAL: &str = "fatal error: ";
-/// How soon the line of an answer is read.
+/// How long to wait for the log line of a metadata reply.
 const POLLED: Duration = Duration::from_millis(10);
 /// How long a replaced producer may take to settle its messages.
 const RETIREMENT: Duration = Duration::from_secs(5);
 
-/// A producer whose events are polled by its own thread. librdkafka's `ThreadedProducer` does the
+/// A producer whose events are polled by its own thread. rust-rdkafka's `ThreadedProducer` does the
 /// same, but a panic of its thread would not be noticed.
 pub(super) struct Producer {
-    inner: Arc<BaseProducer<Context>>,
+    inner: Arc<BaseProducer<Callbacks>>,
     stop: Arc<AtomicBool>,
     /// Held by the thread that handles events, so that they are handled in their order.
     turn: Arc<Mutex<()>>,
@@ -40,11 +40,12 @@ pub(super) struct Producer {
 }
 
 impl Producer {
-    pub(super) fn new(config: &ClientConfig, mut context: Context) -> Result<Self, KafkaError> {
+    pub(super) fn new(config: &ClientConfig, mut context: Callbacks) -> Result<Self, KafkaError> {
         let mut config = config.clone();
         let wanted = config.get("debug");
         context.verbose = wanted.is_some();
-        let debug = wanted.map_or(identity::DEBUG.into(), |more| format!("{},{more}", identity::DEBUG));
+        let debug = wanted
+            .map_or(cluster_identity::DEBUG.into(), |more| format!("{},{more}", cluster_identity::DEBUG));
         // The end of a partition is behind every message, not before the first open transaction of somebody else.
         config.set("debug", debug).set(ISOLATION_LEVEL, "read_uncommitted");
         config.set_log_level(RDKafkaLogLevel::Debug);
@@ -68,7 +69,7 @@ impl Producer {
         Ok(Self { inner, stop, turn, polling: Some(polling.map_err(no_thread)?) })
     }
 
-    pub(super) fn get(&self) -> &BaseProducer<Context> {
+    pub(super) fn get(&self) -> &BaseProducer<Callbacks> {
         &self.inner
     }
 
@@ -101,7 +102,7 @@ impl Producer {
                 used.insert(leader);
                 match (client.fetch_watermarks(topic, id, within), known) {
                     (Ok((_, end)), Some(known)) if end < known => {
-                        self.inner.context().ends_early(topic, id, end);
+                        self.inner.context().truncated(topic, id, end);
                     }
                     // A new leader may not know it yet. Without it the offset of each ack still tells.
                     (Err(error), Some(_)) => {
@@ -119,7 +120,7 @@ impl Producer {
         let mut answered = false;
         // One request may not reach every broker. The log line of the answer comes with the next poll.
         while !left().is_zero() && identity.invalid().is_none() {
-            match client.fetch_metadata(Some(&identity::mark(round)), left()) {
+            match client.fetch_metadata(Some(&cluster_identity::probe_topic(round)), left()) {
                 Err(error) if !answered => return Err(error),
                 _ => answered = true,
             }
@@ -135,7 +136,7 @@ impl Producer {
     }
 
     /// Why this producer cannot be used any more.
-    pub(super) fn end(&self) -> Option<String> {
+    pub(super) fn failure(&self) -> Option<String> {
         let context = self.inner.context();
         if context.identity.is_overdue() {
             context.invalidate("a broker that was connected has not named its cluster in time");
@@ -201,7 +202,7 @@ impl SingleMessageProducer {
         if !retries.is_empty() {
             self.last_used = Some(now);
         }
-        let dead = |producer: &Arc<Producer>| producer.end().is_some();
+        let dead = |producer: &Arc<Producer>| producer.failure().is_some();
         let idle = self.last_used.is_none_or(|at| now.saturating_duration_since(at) >= IDLE);
         if let Some(producer) = self.producer.take_if(|producer| idle || dead(producer)) {
             producer.retire();
@@ -232,7 +233,7 @@ impl SingleMessageProducer {
 
     fn producer(&mut self, health: &Arc<Health>) -> Option<&Producer> {
         if self.producer.is_none() {
-            match Producer::new(&self.config, Context::new(Arc::clone(health), NO_GENERATION, None)) {
+            match Producer::new(&self.config, Callbacks::new(Arc::clone(health), NO_GENERATION, None)) {
                 Ok(producer) => self.producer = Some(Arc::new(producer)),
                 Err(error) => {
                     tracing::error!(%error, "kafka: cannot create the producer for single messages");
@@ -243,7 +244,7 @@ impl SingleMessageProducer {
     }
 
     /// Ends the producer; everything is settled.
-    pub(super) fn end(mut self, health: &Health) {
+    pub(super) fn shut_down(mut self, health: &Health) {
         self.replace();
         self.retries.take().into_iter().for_each(|retry| give_up(health, retry));
     }
@@ -344,7 +345,7 @@ mod tests {
         mock.create_topic(TOPIC, 3, 1).unwrap();
         (0..3).for_each(|at| mock.partition_leader(TOPIC, at, Some(at + 1)).unwrap());
         let (health, _) = Health::new(mock.bootstrap_servers(), bus_metrics());
-        let context = Context::new(health, 0, Some(RetrySet::default()));
+        let context = Callbacks::new(health, 0, Some(RetrySet::default()));
         let producer = Producer::new(&config(&mock.bootstrap_servers()), context).unwrap();
         for partition in 0..3 {
             let (handle, result) = handle();

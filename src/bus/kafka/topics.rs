@@ -10,7 +10,7 @@ use rdkafka::client::{Client, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::identity::Ends;
+use super::end_offsets::EndOffsets;
 use super::options::without_publishing;
 use super::options::{Ensure, Topics};
 
@@ -31,7 +31,7 @@ pub(super) enum TopicState {
 }
 
 /// The end of every partition of the topics that exist, and whether the brokers told all of them in time.
-pub(super) fn ends<C: ClientContext>(client: &Client<C>, topics: &[Arc<str>]) -> (Ends, bool) {
+pub(super) fn end_offsets<C: ClientContext>(client: &Client<C>, topics: &[Arc<str>]) -> (EndOffsets, bool) {
     let deadline = Instant::now() + ROUND;
     let left = || deadline.saturating_duration_since(Instant::now());
     let (mut ends, mut complete) = (HashMap::new(), true);

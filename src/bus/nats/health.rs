@@ -316,7 +316,7 @@ impl Health {
     /// The stream does not have what it had acknowledged.
     pub(super) fn data_lost(&self) {
         self.counters.acknowledged.store(0, Ordering::Release);
-        self.metrics.identity_changes.inc();
+        self.metrics.data_losses.inc();
     }
 
     pub(super) fn nudge_monitor(&self) {

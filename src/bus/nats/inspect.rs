@@ -100,13 +100,19 @@ fn stream(config: &Config, probe: &Probe, largest: usize, report: &mut Report) {
             report.add("durability", Level::Ok, detail);
         }
     }
-    let window = format_duration(config.duplicate_window);
-    let detail = format!(
-        "the server drops repeats for {window}; later ones are dropped only by a replica of the bridge that has seen \
-         the event (dedup.window), and by consumers; a longer window costs the server about 257 bytes of memory an \
-         event"
-    );
-    report.add("duplicates", Level::Ok, detail);
+    if config.duplicate_window.is_zero() {
+        let detail = "the server drops no repeats: set the stream's duplicate_window, which a stream with sources has \
+                      only when it is asked for";
+        report.add("duplicates", Level::Warning, detail);
+    } else {
+        let window = format_duration(config.duplicate_window);
+        let detail = format!(
+            "the server drops repeats for {window}; later ones are dropped only by a replica of the bridge that has \
+             seen the event (dedup.window), and by consumers; a longer window costs the server about 257 bytes of \
+             memory an event"
+        );
+        report.add("duplicates", Level::Ok, detail);
+    }
     let max_message = usize::try_from(config.max_message_size).ok().filter(|size| *size > 0);
     let limit = max_message.unwrap_or(usize::MAX).min(probe.client.max_payload());
     let detail = format!("the server accepts {limit} bytes, the largest quarantined delivery has {largest}");

@@ -155,7 +155,7 @@ impl Bus for Nats {
     }
 
     fn data_losses(&self) -> u64 {
-        self.link.health.metrics.identity_changes.get()
+        self.link.health.metrics.data_losses.get()
     }
 
     fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {

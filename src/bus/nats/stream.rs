@@ -169,20 +169,27 @@ fn warnings(config: &Config, clustered: bool) -> Vec<String> {
 }
 
 fn differences(actual: &Config, options: &Stream) -> Vec<String> {
-    let age = |age: Duration| match age.is_zero() {
-        true => "unlimited".to_owned(),
-        false => format_duration(age).to_string(),
+    let length = |length: Duration, zero: &str| match length.is_zero() {
+        true => zero.to_owned(),
+        false => format_duration(length).to_string(),
     };
     let mut found = Vec::new();
     if let Some(replicas) = options.replicas.filter(|replicas| *replicas != actual.num_replicas) {
         found.push(format!("replicas are {}, nats.stream.replicas is {replicas}", actual.num_replicas));
     }
-    for (name, actual, wanted) in [
-        ("duplicate_window", actual.duplicate_window, options.duplicate_window),
-        ("max_age", actual.max_age, options.max_age),
+    for (name, zero, actual, wanted) in [
+        // A stream with `sources` has none unless it is asked for.
+        (
+            "duplicate_window",
+            "not set (no repeat is dropped)",
+            actual.duplicate_window,
+            options.duplicate_window,
+        ),
+        ("max_age", "unlimited", actual.max_age, options.max_age),
     ] {
         if actual != wanted {
-            found.push(format!("{name} is {}, nats.stream.{name} is {}", age(actual), age(wanted)));
+            let (actual, wanted) = (length(actual, zero), length(wanted, zero));
+            found.push(format!("{name} is {actual}, nats.stream.{name} is {wanted}"));
         }
     }
     found

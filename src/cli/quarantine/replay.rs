@@ -335,6 +335,9 @@ fn conclude(endings: &BTreeMap<Ending, usize>, count: usize, without_identity: u
         ));
     }
     let has = |ending| endings.contains_key(&ending);
+    if has(Ending::Duplicate) {
+        say("duplicate: the broker has the event already and stored nothing");
+    }
     if has(Ending::Failed) {
         Exit::Failed
     } else if has(Ending::Refused) || has(Ending::Unplaced) {

@@ -1,4 +1,5 @@
-//! One event: its bytes, the members that the bridge reads, and its ids in Attio's flat form and the guide's nested one.
+//! One event: its bytes, the members that the bridge reads, and its ids: flat in an envelope, nested in the
+//! single-event form.
 
 use std::borrow::Cow;
 
@@ -21,7 +22,7 @@ pub struct Event<'a> {
     pub actor_type: Option<Cow<'a, str>>,
     /// `actor.id`, any text.
     pub actor_id: Option<Cow<'a, str>>,
-    /// `created_at`, any text. Only in the guide's form.
+    /// `created_at`, any text. Only in the single-event form.
     pub created_at: Option<Cow<'a, str>>,
 }
 
@@ -109,7 +110,7 @@ pub struct Ids<'a> {
     members: Named<'a>,
     /// Members of the event itself.
     top_level: Named<'a>,
-    /// `<name>.id.<name>_id`, as the guide nests them, by `<name>_id`.
+    /// `<name>.id.<name>_id`, as the single-event form nests them, by `<name>_id`.
     nested: Named<'a>,
     /// `id` is neither an object nor null.
     malformed: bool,
@@ -120,7 +121,7 @@ fn is_id_member(name: &str) -> bool {
     name == "id" || name.ends_with("_id") || NESTED.contains(&name)
 }
 
-/// Objects of the guide's form that contain an id of their own name.
+/// Objects of the single-event form that contain an id of their own name.
 const NESTED: [&str; 13] = [
     "record",
     "entry",
@@ -164,7 +165,7 @@ impl<'a> Ids<'a> {
         Ok(())
     }
 
-    /// The value of an id: in the flat form, else in the guide's nested form. None if it is absent or invalid.
+    /// The value of an id: in the flat form, else in the nested form. None if it is absent or invalid.
     pub fn get(&self, id: Id) -> Option<&str> {
         match self.find(id) {
             Some(Value::Usable(text)) => Some(text),
@@ -185,7 +186,7 @@ impl<'a> Ids<'a> {
         lookup(flat, id.name).or_else(|| lookup(&self.nested, id.name))
     }
 
-    /// `id.event_id`, in the guide's form.
+    /// `id.event_id`, in the single-event form.
     pub fn event_id(&self) -> Option<&str> {
         self.get(Id { name: "event_id", top_level: false })
     }

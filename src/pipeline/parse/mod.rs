@@ -1,4 +1,4 @@
-//! Parses verified bytes into events: `{webhook_id, events: [...]}`, a bare event, or the guide's single event.
+//! Parses verified bytes into events: `{webhook_id, events: [...]}`, a bare event, or the single-event form.
 //!
 //! Each event keeps its bytes. Only the members that the bridge uses are read; one that occurs twice makes its
 //! element unusable.

@@ -45,7 +45,7 @@ impl Laws {
             refused: Law::new("L4", "nothing that got a 4xx is stored"),
             acknowledged: Law::new("L5", "everything is acknowledged within the budget after the faults"),
             balanced: Law::new("L6", "/metrics balances, and each result is what was answered and is stored"),
-            drained: Law::new("C2", "a drain answers what it accepted, and ends with 0 in time"),
+            drained: Law::new("L7", "a drain answers what it accepted, and ends with 0 in time"),
         }
     }
 

@@ -278,7 +278,7 @@ mod tests {
             for silent in [false, true] {
                 let (health, failures) = Health::new("k:9".into(), bus_metrics());
                 if reached {
-                    health.reached(health.losses());
+                    health.reached(health.disconnects());
                 }
                 health.lost();
                 if !silent {

@@ -17,7 +17,7 @@ use rdkafka::producer::{
     BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer,
 };
 
-use super::context::Statistics;
+use super::callbacks::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, first_answer};
 use super::errors::{ADVERTISED, PERMISSION, Step};
 use super::options::{Options, creation_error, producer_config};

@@ -48,6 +48,8 @@ const REQUEST: Duration = Duration::from_secs(10);
 pub struct Record {
     pub partition: i32,
     pub offset: i64,
+    /// In milliseconds since 1970.
+    pub timestamp: i64,
     pub key: Option<Vec<u8>>,
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     pub value: Option<Vec<u8>>,
@@ -378,6 +380,7 @@ fn record<M: Message>(message: &M) -> Record {
     Record {
         partition: message.partition(),
         offset: message.offset(),
+        timestamp: message.timestamp().to_millis().expect("every record has a timestamp"),
         key: message.key().map(Into::into),
         headers: headers.unwrap_or_default(),
         value: message.payload().map(Into::into),

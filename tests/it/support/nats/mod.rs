@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
@@ -116,6 +117,28 @@ impl Server {
             let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
             stream.delete_message(sequence).await.expect("the message is removed");
         });
+    }
+
+    /// Removes all messages of a stream.
+    pub fn purge(&self, stream: &str) {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
+            stream.purge().await.expect("the messages are removed");
+        });
+    }
+
+    /// Publishes a message, as another program does; returns the sequence, and whether the server took it for a
+    /// duplicate.
+    pub fn publish(&self, subject: &str, headers: &[(&str, &str)], payload: &str) -> (u64, bool) {
+        let (subject, payload) = (subject.to_owned(), payload.to_owned().into());
+        let mut map = HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.insert(*name, *value));
+        block_on(async {
+            let admin = self.admin().await;
+            let sent = admin.publish_with_headers(subject, map, payload).await;
+            let ack = sent.expect("it is sent").await.expect("it is stored");
+            (ack.sequence, ack.duplicate)
+        })
     }
 
     /// A stream's settings; `None` where there is no such stream.

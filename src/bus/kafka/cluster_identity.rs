@@ -9,7 +9,8 @@
 //!
 //! A cluster that was restored from an old copy has the same ids, and gives producer ids away again. So a client that
 //! was cut off from every broker is replaced by one with a new producer id, once none of its messages is pending. And
-//! a partition ends behind every message that was acknowledged, and a new ack has a higher offset than the ones before.
+//! the end offset of a partition is behind every acknowledged message, and a new ack has a higher offset than the
+//! ones before.
 //!
 //! rdkafka has no callback for a new connection. librdkafka logs it, in the thread of that broker and before
 //! anything is sent, and rdkafka hands out log lines before acks ([`DEBUG`]). If librdkafka changes these lines, no
@@ -21,39 +22,36 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::end_offsets::{EndOffsets, KnownEndOffsets};
 use super::record::Pending;
 
 /// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
 pub(super) const DEBUG: &str = "broker,metadata";
 /// How long a connected broker may take to answer.
 const CONFIRMATION: Duration = Duration::from_secs(10);
-/// Partitions whose ends are compared on a new connection; each takes the broker two requests.
-const LATEST: usize = 16;
 
 /// An id that librdkafka does not know.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 #[derive(Default)]
-pub(super) struct Identity(Mutex<State>);
+pub(super) struct ClusterIdentity(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     cluster: Option<String>,
     /// The id of every topic that was published to.
     topics: HashMap<String, String>,
-    /// Where each partition ends at least, by topic, and the number of its last ack.
-    ends: HashMap<String, Vec<(i64, u64)>>,
-    acks: u64,
-    /// The ends were asked for.
-    begun: bool,
+    end_offsets: KnownEndOffsets,
+    /// The end offsets were asked for.
+    has_baseline: bool,
     brokers: HashMap<String, Connection>,
     round: u64,
     /// Since when a broker is not confirmed.
     since: Option<Instant>,
     /// A broker has been confirmed.
     confirmed: bool,
-    /// No broker was connected at some time after that.
-    cut_off: bool,
+    /// When the last broker was lost after that.
+    cut_off: Option<Instant>,
     /// Acknowledged while a broker was not confirmed.
     held: Vec<Held>,
     invalid: Option<Invalid>,
@@ -65,9 +63,6 @@ struct Held {
     partition: i32,
     offset: i64,
 }
-
-/// The ends of partitions, by topic.
-pub(super) type Ends = HashMap<String, Vec<i64>>;
 
 #[derive(Clone, Copy)]
 struct Connection {
@@ -101,17 +96,17 @@ pub(super) enum Change {
     Invalid(Invalid, Vec<Pending>),
 }
 
-/// What an ack is worth.
-pub(super) enum Worth {
+/// What to make of an ack.
+pub(super) enum AckVerdict {
     /// The message is stored.
-    Stored(Pending),
-    /// It is not known yet.
-    Held,
-    /// It may be another's. The change is not reported yet.
-    Nothing(Pending, Arc<str>, Option<Change>),
+    Accept(Pending),
+    /// Whether it is stored is not known yet: the ack is held.
+    Hold,
+    /// The ack may be another message's. The change is not reported yet.
+    Reject(Pending, Arc<str>, Option<Change>),
 }
 
-impl Identity {
+impl ClusterIdentity {
     /// That of a client which takes over from another one: what that one knew holds for it too, unless it is
     /// known to be of another cluster.
     pub(super) fn after(previous: &Self) -> Self {
@@ -120,7 +115,12 @@ impl Identity {
             return Self::default();
         }
         let (cluster, topics) = (previous.cluster.clone(), previous.topics.clone());
-        Self(Mutex::new(State { cluster, topics, ends: previous.ends.clone(), ..State::default() }))
+        Self(Mutex::new(State {
+            cluster,
+            topics,
+            end_offsets: previous.end_offsets.clone(),
+            ..State::default()
+        }))
     }
 
     /// Reads a line of librdkafka's log. `unsettled`: some message has no ack yet.
@@ -134,8 +134,8 @@ impl Identity {
                 match states.split_once(" -> ")?.1 {
                     // A login that is renewed passes other states on the same connection.
                     "UP" if state.brokers.contains_key(broker) => None,
-                    "UP" => state.moved(broker, true, unsettled),
-                    "DOWN" | "INIT" | "TRY_CONNECT" => state.moved(broker, false, unsettled),
+                    "UP" => state.connection_changed(broker, true, unsettled),
+                    "DOWN" | "INIT" | "TRY_CONNECT" => state.connection_changed(broker, false, unsettled),
                     _ => None,
                 }
             }
@@ -149,7 +149,7 @@ impl Identity {
                 if let Some((_, id)) = line.split_once(": ClusterId: ") {
                     state.answered(id.split_once(", ControllerId: ")?.0)
                 } else if let Some((broker, topic)) = line.split_once(":   Topic ?") {
-                    state.marked(broker, topic.split(' ').next()?.parse().ok()?)
+                    state.probe_answered(broker, topic.split(' ').next()?.parse().ok()?)
                 } else {
                     let (topic, ids) = line.strip_prefix("Topic ")?.split_once(" changed id from ")?;
                     state.topic(topic, ids.split_once(" to ")?.1)
@@ -160,13 +160,13 @@ impl Identity {
     }
 
     /// Judges an ack with the offset that the broker named.
-    pub(super) fn judge(&self, pending: Pending, partition: i32, offset: i64) -> Worth {
+    pub(super) fn verdict_on(&self, pending: Pending, partition: i32, offset: i64) -> AckVerdict {
         let mut state = self.0.lock();
         if let Some(invalid) = &state.invalid {
-            return Worth::Nothing(pending, Arc::clone(&invalid.reason), None);
+            return AckVerdict::Reject(pending, Arc::clone(&invalid.reason), None);
         }
         let topic = &*pending.destination.address;
-        let end = state.end(topic, partition);
+        let end = state.end_offsets.get(topic, partition);
         if offset < end {
             let reason: Arc<str> = format!(
                 "topic {topic}, partition {partition}: a message was acknowledged at \
@@ -174,14 +174,14 @@ impl Identity {
             )
             .into();
             let change = state.invalidate(Arc::clone(&reason), true);
-            return Worth::Nothing(pending, reason, change);
+            return AckVerdict::Reject(pending, reason, change);
         }
         if state.are_confirmed() {
-            state.acknowledged(topic, partition, offset);
-            return Worth::Stored(pending);
+            state.end_offsets.acknowledged(topic, partition, offset);
+            return AckVerdict::Accept(pending);
         }
         state.held.push(Held { pending, partition, offset });
-        Worth::Held
+        AckVerdict::Hold
     }
 
     /// The topics whose ids are known.
@@ -193,17 +193,12 @@ impl Identity {
     pub(super) fn begin_round(&self) -> (u64, BTreeSet<String>) {
         let mut state = self.0.lock();
         state.round += 1;
-        (state.round, state.topics.keys().chain(state.ends.keys()).cloned().collect())
+        (state.round, state.topics.keys().chain(state.end_offsets.topics()).cloned().collect())
     }
 
     /// The partitions that were acknowledged last, each with its end: these are not in an old copy.
     pub(super) fn latest(&self) -> HashMap<(String, i32), i64> {
-        let state = self.0.lock();
-        let each = state.ends.iter().flat_map(|(topic, ends)| (0..).zip(ends).map(move |end| (topic, end)));
-        let mut acknowledged: Vec<_> = each.filter(|(_, (_, (_, ack)))| *ack > 0).collect();
-        acknowledged.sort_unstable_by_key(|(_, (_, (_, ack)))| std::cmp::Reverse(*ack));
-        let latest = acknowledged.into_iter().take(LATEST);
-        latest.map(|(topic, (partition, (end, _)))| ((topic.clone(), partition), *end)).collect()
+        self.0.lock().end_offsets.latest()
     }
 
     /// Whether a connected broker is not confirmed for so short a time that all it was asked for can be waited for.
@@ -211,27 +206,24 @@ impl Identity {
         self.0.lock().since.is_none_or(|since| since.elapsed() < CONFIRMATION / 3)
     }
 
-    /// Whether the ends of the partitions were asked for.
-    pub(super) fn has_begun(&self) -> bool {
-        self.0.lock().begun
+    /// Whether the end offsets of the partitions were asked for.
+    pub(super) fn has_baseline(&self) -> bool {
+        self.0.lock().has_baseline
     }
 
-    /// Sets the ends of partitions, if the brokers told them while no message was unsettled.
-    pub(super) fn begin(&self, ends: Option<Ends>) {
+    /// Sets the end offsets of partitions, if the brokers told them while no message was unsettled.
+    pub(super) fn set_baseline(&self, end_offsets: Option<EndOffsets>) {
         let mut state = self.0.lock();
-        state.begun = true;
-        for (topic, ends) in ends.into_iter().flatten() {
-            for (partition, end) in (0..).zip(ends) {
-                let end = end.max(state.end(&topic, partition));
-                state.set_end(&topic, partition, end, 0);
-            }
+        state.has_baseline = true;
+        if let Some(end_offsets) = end_offsets {
+            state.end_offsets.told(end_offsets);
         }
     }
 
     /// A partition ends here, before messages that were acknowledged.
-    pub(super) fn ends_early(&self, topic: &str, partition: i32, end: i64) -> Option<Change> {
+    pub(super) fn truncated(&self, topic: &str, partition: i32, end: i64) -> Option<Change> {
         let mut state = self.0.lock();
-        let known = state.end(topic, partition);
+        let known = state.end_offsets.get(topic, partition);
         let reason = format!("topic {topic}, partition {partition} ended at {known} and now ends at {end}");
         state.invalidate(reason.into(), true)
     }
@@ -242,8 +234,8 @@ impl Identity {
         state.invalid.is_none() && !state.brokers.is_empty() && state.are_confirmed()
     }
 
-    /// Whether no broker was connected at some time.
-    pub(super) fn was_cut_off(&self) -> bool {
+    /// When the last connection to a broker was lost, if one had been confirmed.
+    pub(super) fn cut_off(&self) -> Option<Instant> {
         self.0.lock().cut_off
     }
 
@@ -285,42 +277,20 @@ impl Identity {
 }
 
 /// The name of a round, as a topic that cannot exist: a reply that contains it answers a request of that round.
-pub(super) fn mark(round: u64) -> String {
+pub(super) fn probe_topic(round: u64) -> String {
     format!("?{round}")
 }
 
 impl State {
-    fn end(&self, topic: &str, partition: i32) -> i64 {
-        let at = usize::try_from(partition).unwrap_or(usize::MAX);
-        self.ends.get(topic).and_then(|ends| ends.get(at)).map_or(0, |(end, _)| *end)
-    }
-
-    fn acknowledged(&mut self, topic: &str, partition: i32, offset: i64) {
-        self.acks += 1;
-        self.set_end(topic, partition, offset + 1, self.acks);
-    }
-
     fn take_held(&mut self) -> Vec<Pending> {
         std::mem::take(&mut self.held).into_iter().map(|held| held.pending).collect()
-    }
-
-    fn set_end(&mut self, topic: &str, partition: i32, end: i64, ack: u64) {
-        let Ok(at) = usize::try_from(partition) else { return };
-        if !self.ends.contains_key(topic) {
-            self.ends.insert(topic.to_owned(), Vec::new());
-        }
-        let Some(ends) = self.ends.get_mut(topic) else { return };
-        if ends.len() <= at {
-            ends.resize(at + 1, (0, 0));
-        }
-        ends[at] = (end, ack);
     }
 
     fn are_confirmed(&self) -> bool {
         self.confirmed && self.brokers.values().all(|connection| connection.is_confirmed())
     }
 
-    fn moved(&mut self, broker: &str, up: bool, unsettled: bool) -> Option<Change> {
+    fn connection_changed(&mut self, broker: &str, up: bool, unsettled: bool) -> Option<Change> {
         if up {
             self.brokers.insert(broker.to_owned(), Connection { opened: self.round, answered: 0 });
             self.since.get_or_insert_with(Instant::now);
@@ -328,7 +298,9 @@ impl State {
         }
         let unconfirmed = self.brokers.remove(broker).is_some_and(|connection| !connection.is_confirmed());
         // The client gives up its connection to a configured server when it knows the brokers.
-        self.cut_off |= self.confirmed && self.brokers.is_empty() && !broker.ends_with("/bootstrap");
+        if self.confirmed && self.brokers.is_empty() && !broker.ends_with("/bootstrap") {
+            self.cut_off = Some(Instant::now());
+        }
         // It may have acknowledged messages whose acks are still to come. To a configured server the client
         // publishes nothing: a broker has named the ones that it publishes to.
         if unconfirmed && unsettled && !broker.ends_with("/bootstrap") {
@@ -366,7 +338,7 @@ impl State {
     }
 
     /// A broker has answered a request of this round.
-    fn marked(&mut self, broker: &str, round: u64) -> Option<Change> {
+    fn probe_answered(&mut self, broker: &str, round: u64) -> Option<Change> {
         let connection = self.brokers.get_mut(broker)?;
         connection.answered = connection.answered.max(round);
         self.confirmed |= connection.is_confirmed();
@@ -383,7 +355,7 @@ impl State {
         }
         let held = std::mem::take(&mut self.held);
         for Held { pending, partition, offset } in &held {
-            self.acknowledged(&pending.destination.address, *partition, *offset);
+            self.end_offsets.acknowledged(&pending.destination.address, *partition, *offset);
         }
         Some(Change::Confirmed(held.into_iter().map(|held| held.pending).collect()))
     }
@@ -418,7 +390,7 @@ mod tests {
     }
 
     /// What a line changed, in a word.
-    fn read(identity: &Identity, facility: &str, line: &str) -> &'static str {
+    fn read(identity: &ClusterIdentity, facility: &str, line: &str) -> &'static str {
         match identity.read(facility, line, true) {
             None => "nothing",
             Some(Change::Connected) => "connected",
@@ -428,37 +400,39 @@ mod tests {
         }
     }
 
-    fn state(identity: &Identity, broker: &str, from: &str, to: &str) -> &'static str {
+    fn state(identity: &ClusterIdentity, broker: &str, from: &str, to: &str) -> &'static str {
         read(identity, "STATE", &format!("[thrd:{broker}]: {broker}: Broker changed state {from} -> {to}"))
     }
 
-    fn answer(identity: &Identity, broker: &str, round: u64, cluster: &str) -> &'static str {
+    fn answer(identity: &ClusterIdentity, broker: &str, round: u64, cluster: &str) -> &'static str {
         let line = format!("[thrd:main]: {broker}: ClusterId: {cluster}, ControllerId: 1");
         match read(identity, "METADATA", &line) {
             "nothing" => {}
             other => return other,
         }
-        let line =
-            format!("[thrd:main]: {broker}:   Topic {} with 0 partitions: Broker: Invalid", mark(round));
+        let line = format!(
+            "[thrd:main]: {broker}:   Topic {} with 0 partitions: Broker: Invalid",
+            probe_topic(round)
+        );
         read(identity, "METADATA", &line)
     }
 
-    fn topic(identity: &Identity, before: &str, now: &str) -> &'static str {
+    fn topic(identity: &ClusterIdentity, before: &str, now: &str) -> &'static str {
         let line = format!("[thrd:main]: Topic {TOPIC} changed id from {before} to {now}");
         read(identity, "METADATA", &line)
     }
 
-    fn worth(identity: &Identity) -> &'static str {
-        match identity.judge(pending(), 0, NEXT.fetch_add(1, Ordering::Relaxed)) {
-            Worth::Stored(_) => "stored",
-            Worth::Held => "held",
-            Worth::Nothing(..) => "nothing",
+    fn worth(identity: &ClusterIdentity) -> &'static str {
+        match identity.verdict_on(pending(), 0, NEXT.fetch_add(1, Ordering::Relaxed)) {
+            AckVerdict::Accept(_) => "stored",
+            AckVerdict::Hold => "held",
+            AckVerdict::Reject(..) => "nothing",
         }
     }
 
     /// Connected to [`BROKER`] of cluster `a`.
-    fn confirmed() -> Identity {
-        let identity = Identity::default();
+    fn confirmed() -> ClusterIdentity {
+        let identity = ClusterIdentity::default();
         assert_eq!(state(&identity, BROKER, "APIVERSION_QUERY", "UP"), "connected");
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "a"), "confirmed");
@@ -467,7 +441,7 @@ mod tests {
 
     #[test]
     fn no_ack_counts_before_a_broker_is_confirmed() {
-        let identity = Identity::default();
+        let identity = ClusterIdentity::default();
         assert_eq!(worth(&identity), "held");
         assert_eq!(state(&identity, BROKER, "AUTH_REQ", "UP"), "connected");
         assert_eq!(worth(&identity), "held");
@@ -480,9 +454,10 @@ mod tests {
     #[test]
     fn acks_after_a_reconnection_are_held_until_the_same_cluster_answers() {
         let identity = confirmed();
-        assert!(!identity.was_cut_off());
+        assert!(identity.cut_off().is_none());
         state(&identity, BROKER, "UP", "DOWN");
-        assert!(identity.was_cut_off() && !Identity::after(&identity).was_cut_off());
+        let cut_off = identity.cut_off();
+        assert!(cut_off.is_some() && ClusterIdentity::after(&identity).cut_off().is_none());
         assert_eq!(worth(&identity), "stored", "from before the loss");
         state(&identity, BROKER, "APIVERSION_QUERY", "UP");
         assert_eq!(worth(&identity), "held");
@@ -490,6 +465,8 @@ mod tests {
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "a"), "confirmed");
         assert_eq!(worth(&identity), "stored");
+        state(&identity, BROKER, "UP", "DOWN");
+        assert!(identity.cut_off() > cut_off, "it was cut off again");
     }
 
     #[test]
@@ -527,7 +504,7 @@ mod tests {
         for (from, to) in [("UP", "REAUTH"), ("REAUTH", "AUTH_REQ"), ("AUTH_REQ", "UP")] {
             assert_eq!(state(&identity, BROKER, from, to), "nothing");
         }
-        assert!(identity.is_confirmed() && !identity.was_cut_off());
+        assert!(identity.is_confirmed() && identity.cut_off().is_none());
     }
 
     #[test]
@@ -546,10 +523,11 @@ mod tests {
     #[test]
     fn ack_at_an_offset_that_is_taken_counts_for_nothing_and_later_ones_neither() {
         let identity = confirmed();
-        identity.begin(Some(Ends::from([(TOPIC.to_owned(), vec![0, 7])])));
-        assert!(matches!(identity.judge(pending(), 1, 7), Worth::Stored(_)));
+        identity.set_baseline(Some(EndOffsets::from([(TOPIC.to_owned(), vec![0, 7])])));
+        assert!(matches!(identity.verdict_on(pending(), 1, 7), AckVerdict::Accept(_)));
         assert_eq!(identity.latest(), HashMap::from([((TOPIC.to_owned(), 1), 8)]));
-        let Worth::Nothing(_, reason, Some(Change::Invalid(invalid, _))) = identity.judge(pending(), 1, 7)
+        let AckVerdict::Reject(_, reason, Some(Change::Invalid(invalid, _))) =
+            identity.verdict_on(pending(), 1, 7)
         else {
             panic!("the offset is another message's");
         };
@@ -557,8 +535,8 @@ mod tests {
             invalid.changed && reason.contains("partition 1") && reason.contains("ended at 8"),
             "{reason}"
         );
-        assert!(matches!(identity.judge(pending(), 1, 9), Worth::Nothing(_, _, None)));
-        assert!(Identity::after(&identity).latest().is_empty(), "of other data nothing is known");
+        assert!(matches!(identity.verdict_on(pending(), 1, 9), AckVerdict::Reject(_, _, None)));
+        assert!(ClusterIdentity::after(&identity).latest().is_empty(), "of other data nothing is known");
     }
 
     #[test]
@@ -566,13 +544,13 @@ mod tests {
         let first = confirmed();
         topic(&first, NO_ID, "first");
         first.invalidate("its connection was lost");
-        let second = Identity::after(&first);
+        let second = ClusterIdentity::after(&first);
         assert_eq!(worth(&second), "held");
         state(&second, BROKER, "APIVERSION_QUERY", "UP");
         let (round, topics) = second.begin_round();
         assert_eq!(topics.into_iter().collect::<Vec<_>>(), [TOPIC]);
         assert_eq!(answer(&second, BROKER, round, "b"), "changed");
-        let third = Identity::after(&second);
+        let third = ClusterIdentity::after(&second);
         state(&third, BROKER, "APIVERSION_QUERY", "UP");
         assert_eq!(answer(&third, BROKER, third.begin_round().0, "b"), "confirmed");
     }

@@ -13,9 +13,10 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Message as _};
 use serde::Deserialize;
 
+use super::cluster_identity::{AckVerdict, Change, ClusterIdentity};
+use super::end_offsets::EndOffsets;
 use super::errors::{Circumstances, classify, may_be_the_batch};
 use super::health::{Health, Signal, kind};
-use super::identity::{Change, Ends, Identity, Worth};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
 use crate::pipeline::publish::{Ack, PublishError, PublishResult};
@@ -30,7 +31,7 @@ pub(super) struct Retry {
 #[derive(Clone, Default)]
 pub(super) struct RetrySet(Arc<Mutex<Vec<Retry>>>);
 
-/// More than one delivery can hold. They are bounded by the permits of their deliveries too.
+/// At least the events of one delivery, which always fits. The permits of deliveries bound it too.
 const MAX_RETRIES: usize = 16_384;
 
 impl RetrySet {
@@ -49,7 +50,7 @@ impl RetrySet {
     }
 }
 
-pub(super) struct Context {
+pub(super) struct Callbacks {
     pub(super) health: Arc<Health>,
     generation: u64,
     /// Messages that this client has not settled.
@@ -58,9 +59,9 @@ pub(super) struct Context {
     fatal: OnceLock<Code>,
     /// Where messages go that were refused in a batch; none for the single-message producer.
     retries: Option<RetrySet>,
-    pub(super) identity: Identity,
+    pub(super) identity: ClusterIdentity,
     /// A message of this client was acknowledged.
-    pub(super) proven: AtomicBool,
+    pub(super) has_acked: AtomicBool,
     /// Whether the operator asked for librdkafka's debug log.
     pub(super) verbose: bool,
 }
@@ -72,28 +73,28 @@ pub(super) const ISOLATION_LEVEL: &str = "isolation.level";
 /// count for the bus.
 pub(super) const NO_GENERATION: u64 = u64::MAX;
 
-impl Context {
-    /// Without `retries` those of the single-message producer.
+impl Callbacks {
+    /// `retries` is `None` for the single-message producer.
     pub(super) fn new(health: Arc<Health>, generation: u64, retries: Option<RetrySet>) -> Self {
-        let (pending, fatal, identity, proven) = Default::default();
-        Self { health, generation, pending, fatal, retries, identity, proven, verbose: false }
+        let (pending, fatal, identity, has_acked) = Default::default();
+        Self { health, generation, pending, fatal, retries, identity, has_acked, verbose: false }
     }
 
     /// The callbacks of the client that takes over from this one.
     pub(super) fn successor(&self, generation: u64) -> Self {
-        let identity = Identity::after(&self.identity);
+        let identity = ClusterIdentity::after(&self.identity);
         Self { identity, ..Self::new(Arc::clone(&self.health), generation, self.retries.clone()) }
     }
 
     /// Notes the ends of the partitions; they count if nothing is pending: what is published later is stored behind
     /// them.
-    pub(super) fn begin_at(&self, ends: Ends) {
-        self.identity.begin((self.pending() == 0).then_some(ends));
+    pub(super) fn set_baseline(&self, ends: EndOffsets) {
+        self.identity.set_baseline((self.pending() == 0).then_some(ends));
     }
 
     /// A partition ends before messages that were acknowledged.
-    pub(super) fn ends_early(&self, topic: &str, partition: i32, end: i64) {
-        if let Some(change) = self.identity.ends_early(topic, partition, end) {
+    pub(super) fn truncated(&self, topic: &str, partition: i32, end: i64) {
+        if let Some(change) = self.identity.truncated(topic, partition, end) {
             self.changed(change);
         }
     }
@@ -104,11 +105,11 @@ impl Context {
         if self.is_current() {
             self.health.unconfirmed(reason);
         }
-        held.into_iter().for_each(|pending| self.refute(pending, reason));
+        held.into_iter().for_each(|pending| self.reject_ack(pending, reason));
     }
 
     /// The ack of a message proves nothing.
-    fn refute(&self, pending: Pending, reason: &str) {
+    fn reject_ack(&self, pending: Pending, reason: &str) {
         let detail = format!("topic {}: the ack does not count: {reason}", pending.destination.address);
         self.report(pending, Err(PublishError::Unavailable { detail: detail.into() }));
     }
@@ -119,18 +120,18 @@ impl Context {
             Change::Confirmed(held) => held.into_iter().for_each(|pending| self.acknowledged(pending)),
             Change::Invalid(invalid, held) => {
                 if invalid.changed {
-                    self.health.cluster_changed(&invalid.reason);
+                    self.health.data_lost(&invalid.reason);
                 } else if self.is_current() {
                     self.health.unconfirmed(&invalid.reason);
                 }
                 self.health.signal(Signal::Check);
-                held.into_iter().for_each(|pending| self.refute(pending, &invalid.reason));
+                held.into_iter().for_each(|pending| self.reject_ack(pending, &invalid.reason));
             }
         }
     }
 
     fn acknowledged(&self, pending: Pending) {
-        self.proven.store(true, Ordering::Relaxed);
+        self.has_acked.store(true, Ordering::Relaxed);
         self.report(pending, Ok(Ack { duplicate: false }));
     }
 
@@ -188,7 +189,7 @@ impl Context {
 /// (`rd_kafka_dr_implicit_ack`): a broker would have refused the later sequence number. A broker that
 /// does not know this producer on that partition yet accepts any number (KIP-360), so the first message
 /// can be lost that way. Its sender gets 503.
-impl ProducerContext for Context {
+impl ProducerContext for Callbacks {
     type DeliveryOpaque = Box<Pending>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, pending: Box<Pending>) {
@@ -209,11 +210,11 @@ impl ProducerContext for Context {
                 let detail = format!("topic {topic}: inferred by the client, without the broker's offset");
                 self.report(*pending, Err(PublishError::Timeout { detail: detail.into() }));
             }
-            Ok(message) => match self.identity.judge(*pending, message.partition(), message.offset()) {
-                Worth::Stored(pending) => self.acknowledged(pending),
-                Worth::Held => {}
-                Worth::Nothing(pending, reason, change) => {
-                    self.refute(pending, &reason);
+            Ok(message) => match self.identity.verdict_on(*pending, message.partition(), message.offset()) {
+                AckVerdict::Accept(pending) => self.acknowledged(pending),
+                AckVerdict::Hold => {}
+                AckVerdict::Reject(pending, reason, change) => {
+                    self.reject_ack(pending, &reason);
                     change.into_iter().for_each(|change| self.changed(change));
                 }
             },
@@ -222,7 +223,7 @@ impl ProducerContext for Context {
     }
 }
 
-impl ClientContext for Context {
+impl ClientContext for Callbacks {
     fn error(&self, error: KafkaError, text: &str) {
         if !self.is_current() {
             return;
@@ -253,6 +254,16 @@ impl ClientContext for Context {
         if !statistics.is_connected() && self.health.is_up() {
             self.health.signal(Signal::Probe);
         }
+        if let Some(throttle_ms) = statistics.throttle_ms()
+            && let Some(repeated) = self.health.repeats.pass("throttled")
+        {
+            tracing::warn!(
+                throttle_ms,
+                repeated,
+                "kafka: a quota of the broker delays the bridge's messages: raise or remove the producer_byte_rate or \
+                 request_percentage of its user and client"
+            );
+        }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
@@ -265,7 +276,7 @@ impl ClientContext for Context {
             _ if ["FAIL", "ERROR", "FATAL"].contains(&facility) => {
                 tracing::debug!(facility, "librdkafka: {text}")
             }
-            // Wrong: the producer respects this property.
+            // librdkafka warns that producers ignore these properties, which is not so.
             _ if facility == "CONFWARN"
                 && [AUTO_CREATE, ISOLATION_LEVEL].iter().any(|key| text.contains(key)) =>
             {
@@ -275,7 +286,7 @@ impl ClientContext for Context {
             _ if text.ends_with("retrying") => tracing::debug!(facility, "librdkafka: {text}"),
             // Emergencies, alerts, critical conditions, errors, warnings.
             level if level as i32 <= RDKafkaLogLevel::Warning as i32 => {
-                // Of the configuration's warnings each is another one.
+                // Every CONFWARN is about another property.
                 let kind = if facility == "CONFWARN" { kind(text) } else { facility.to_owned() };
                 if let Some(repeated) = self.health.repeats.pass(&kind) {
                     tracing::warn!(facility, repeated, "librdkafka: {text}");
@@ -308,6 +319,14 @@ pub(super) struct Statistics {
 #[derive(Deserialize)]
 struct Broker {
     state: String,
+    #[serde(default)]
+    throttle: Throttle,
+}
+
+/// For how long the broker asked the client to wait, in milliseconds, since the last statistics.
+#[derive(Default, Deserialize)]
+struct Throttle {
+    max: i64,
 }
 
 #[derive(Deserialize)]
@@ -322,6 +341,11 @@ impl Statistics {
 
     fn is_connected(&self) -> bool {
         self.brokers.values().any(|broker| matches!(broker.state.as_str(), "UP" | "UPDATE"))
+    }
+
+    /// The longest wait that a broker asked for; none without a quota.
+    fn throttle_ms(&self) -> Option<i64> {
+        self.brokers.values().map(|broker| broker.throttle.max).max().filter(|longest| *longest > 0)
     }
 }
 
@@ -340,13 +364,15 @@ mod tests {
     }
 
     #[test]
-    fn statistics_show_the_producer_id_and_open_connections() {
-        let text =
-            r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP"}},"eos":{"idemp_state":"Assigned"}}"#;
+    fn statistics_show_the_producer_id_open_connections_and_throttling() {
+        let text = r#"{"name":"x","brokers":{"a/1":{"name":"a/1","state":"UP","throttle":{"min":0,"max":0}},
+            "b/2":{"state":"UP","throttle":{"max":40011}}},"eos":{"idemp_state":"Assigned"}}"#;
         let statistics: Statistics = serde_json::from_str(text).unwrap();
         assert!(statistics.is_warm() && statistics.is_connected());
+        assert_eq!(statistics.throttle_ms(), Some(40_011));
         let text = r#"{"brokers":{"a/1":{"state":"DOWN"}},"eos":{"idemp_state":"WaitTransport"}}"#;
         let statistics: Statistics = serde_json::from_str(text).unwrap();
         assert!(!statistics.is_warm() && !statistics.is_connected());
+        assert_eq!(statistics.throttle_ms(), None);
     }
 }
