@@ -105,7 +105,7 @@ fn event(
     Ok(out + "</section>\n")
 }
 
-/// The members of the data, in Attio's form and in the guide's.
+/// The members of the data, in Attio's form and in the single-event form.
 fn members(entry: &EventType) -> String {
     let mut rows = vec![["event_type".to_owned(), entry.name.to_owned(), "always".to_owned()]];
     let id = |name: String, when: &str| [name, "UUID".to_owned(), when.to_owned()];
@@ -121,7 +121,7 @@ fn members(entry: &EventType) -> String {
     let nested = schema::nested_ids(entry);
     let nested: Vec<_> = nested.iter().map(|(name, id)| code(&format!("{name}.id.{id}"))).collect();
     format!(
-        "{}<p>In the form of Attio's guide, which test senders use, an event has <code>id.event_id</code> and \
+        "{}<p>In the single-event form, which comes with timestamped signatures, an event has <code>id.event_id</code> and \
          <code>created_at</code>, and its ids are nested: {}.</p>\n",
         table(["Member of data", "Value", "Present"], &rows),
         nested.join(", "),

@@ -3,7 +3,7 @@
 //! They are open: a member that Attio adds is valid. Generators of types drop unknown members unless a schema says
 //! `additionalProperties: true`, and most validators ignore `format`, so each has a `pattern` beside it.
 //!
-//! Source: Attio's webhooks OpenAPI document for ids, actor and nullable members; the guide for its own form.
+//! Source: Attio's webhooks OpenAPI document for ids, actor and nullable members.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -31,7 +31,7 @@ pub fn document(name: &str, mut schema: Json, base_url: Option<&str>) -> Json {
     schema
 }
 
-/// The schema of a type's `data`, in Attio's form and in the guide's.
+/// The schema of a type's `data`, in Attio's form and in the single-event form.
 pub fn data(entry: &EventType) -> Json {
     let mut id = Map::from_iter(attio_ids(entry).map(|name| (name.to_owned(), uuid(false))));
     id.insert("event_id".into(), json!({ "type": "string" }));
@@ -53,7 +53,7 @@ pub fn data(entry: &EventType) -> Json {
     };
     schema["anyOf"] = json!([
         form("Attio form", &attio_ids(entry).collect::<Vec<_>>(), &attio),
-        form("Guide form", &["event_id"], &["created_at"]),
+        form("Single-event form", &["event_id"], &["created_at"]),
     ]);
     schema
 }
@@ -63,7 +63,7 @@ pub fn attio_ids(entry: &EventType) -> impl Iterator<Item = &'static str> {
     std::iter::once("workspace_id").chain(entry.ids.iter().copied())
 }
 
-/// The ids of a type in the guide's form, `<name>.id.<name>_id`: each name and its id.
+/// The ids of a type in the single-event form, `<name>.id.<name>_id`: each name and its id.
 pub fn nested_ids(entry: &EventType) -> Vec<(&'static str, String)> {
     let members = entry.members.iter().map(|member| member.name);
     let mut nested: Vec<_> = entry
