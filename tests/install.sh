@@ -27,7 +27,7 @@ fail() {
 
 # The Debian packages that are missing.
 missing() {
-    command -v java >/dev/null 2>&1 || echo default-jre-headless
+    command -v javac >/dev/null 2>&1 || echo default-jdk-headless
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
     command -v openssl >/dev/null 2>&1 || echo openssl
     command -v kcat >/dev/null 2>&1 || echo kcat
@@ -222,5 +222,6 @@ kafka_commands
 kafka_logging
 kafka_archive
 nats_server
+tests/interop/partitioners/install
 tests/promtool.sh >/dev/null
 say "ready: Apache Kafka $KAFKA, nats-server $NATS, promtool and the CloudEvents SDK in $KIT"

@@ -76,7 +76,7 @@ fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
 
 impl Server {
     /// A JetStream client of the administrator.
-    async fn admin(&self) -> Context {
+    pub async fn admin(&self) -> Context {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let client = loop {
             match self.admin_options().connect(self.url()).await {
