@@ -157,6 +157,14 @@ impl Server {
         })
     }
 
+    /// The state of a consumer; `None` where there is no such consumer.
+    pub fn consumer(&self, stream: &str, name: &str) -> Option<jetstream::consumer::Info> {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.ok()?;
+            stream.consumer_info(name).await.ok()
+        })
+    }
+
     /// Everything in a stream, in the order of storing.
     pub fn read_all(&self, stream: &str) -> Vec<Stored> {
         let read = || block_on(async { self.try_read_all(stream).await });
