@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), Node.js, nginx, HAProxy, promtool and the Python SDK for CloudEvents. Everything but
+# jars), nats-server (a wheel), Node.js, nginx, HAProxy, promtool, the Python SDK for CloudEvents and the tools that
+# check the contract. Everything but
 # system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent; leaves no process running.
 #
 #   tests/install.sh
@@ -35,6 +36,8 @@ missing() {
     [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || echo nginx-light
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1 || echo haproxy
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
+    command -v npm >/dev/null 2>&1 || echo nodejs npm
+    command -v go >/dev/null 2>&1 || echo golang-go
 }
 
 system_packages() {
@@ -194,6 +197,25 @@ python_sdk() {
     cp tests/sdk.txt "$KIT/python/installed.txt"
 }
 
+# --- what checks the contract: validators, parsers, generators of types -----------------------------
+
+contract_tools() {
+    tools="$KIT/contract"
+    [ -f "$tools/installed.txt" ] && contract_pins | cmp -s - "$tools/installed.txt" && return 0
+    say "installing the tools that check the contract"
+    rm -rf "$tools"
+    mkdir -p "$tools"
+    cp tests/contract/package.json tests/contract/package-lock.json "$tools/"
+    (cd "$tools" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    python3 -m venv "$tools/python"
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --require-hashes -r tests/contract/requirements.txt
+    (cd tests/contract/go && go build -o "$tools/go-jsonschema" github.com/atombender/go-jsonschema)
+    contract_pins >"$tools/installed.txt"
+}
+
+contract_pins() { cat tests/contract/package-lock.json tests/contract/requirements.txt tests/contract/go/go.sum; }
+
 # --- Node.js ------------------------------------------------------------------------------------
 
 # For examples/typescript: the first version that runs TypeScript as it is and has SQLite is 22.18.
@@ -215,6 +237,7 @@ node() {
 system_packages
 python_sdk
 node
+contract_tools
 kafka_jars
 kafka_commands
 kafka_logging

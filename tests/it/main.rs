@@ -20,6 +20,7 @@ mod config_kafka;
 mod consume_kafka;
 mod consume_nats;
 mod content_modes;
+mod contract;
 mod dedup;
 mod deploy;
 mod dev;
