@@ -52,7 +52,6 @@ final class Inbox implements AutoCloseable {
         config.setTransactionMode(SQLiteConfig.TransactionMode.IMMEDIATE);
         database = DriverManager.getConnection("jdbc:sqlite:" + path, config.toProperties());
         for (var table : SCHEMA) update(table);
-        database.setAutoCommit(false);
     }
 
     @Override
@@ -83,6 +82,7 @@ final class Inbox implements AutoCloseable {
 
     /** Does the work of an event that is new, and sets aside what is no event. Acknowledge the message after it. */
     void take(Message message, Supplier<MessageReader> reader) throws SQLException {
+        database.setAutoCommit(false); // begins
         try {
             CloudEvent event;
             byte[] data;
@@ -93,17 +93,18 @@ final class Inbox implements AutoCloseable {
                 System.err.println(message.position + " set aside: " + reason);
                 update("INSERT INTO set_aside VALUES (?, ?, ?) ON CONFLICT DO NOTHING", message.position,
                     reason.toString(), message.value);
-                database.commit();
                 return;
             }
             var isNew = update("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 event.getSource().toString(), event.getId(), json(attributes(event)), message.key,
                 json(message.headers), data, message.position) == 1;
             if (isNew) work(event, data);
-            database.commit();
             System.err.println(message.position + " " + event.getType() + " " + event.getId() + " new=" + isNew);
-        } finally {
+        } catch (SQLException | RuntimeException failure) {
             database.rollback();
+            throw failure;
+        } finally {
+            database.setAutoCommit(true); // commits. `commit` would begin anew, and keep the write lock while idle
         }
     }
 
