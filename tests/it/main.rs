@@ -18,6 +18,7 @@ mod cli;
 mod config;
 mod config_kafka;
 mod content_modes;
+mod dashboard;
 mod dedup;
 mod deploy;
 mod dev;
