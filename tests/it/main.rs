@@ -65,6 +65,7 @@ mod proxies;
 mod quarantine_verbs;
 mod rebuilds;
 mod reload;
+mod runbook;
 mod secrets;
 mod security;
 mod send;
