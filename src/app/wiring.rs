@@ -48,7 +48,8 @@ pub(super) fn join(
     bus: Arc<dyn Bus>,
     metrics: &Metrics,
 ) -> Pipeline {
-    let pipeline = Pipeline::new(&config.sources, routes, dedup, bus, metrics);
+    let pipeline = Pipeline::new(&config.sources, routes, dedup, bus, metrics)
+        .with_schemas(config.schema_base_url.clone());
     if config.slugs_file.is_some() {
         pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
     }

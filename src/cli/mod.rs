@@ -4,6 +4,7 @@
 mod about;
 mod arguments;
 mod config;
+mod contract;
 mod dev;
 mod explain;
 mod healthcheck;
@@ -149,6 +150,8 @@ enum Verb {
     Config(config::Arguments),
     /// Print the topics or stream to create and the permissions to grant, as commands or manifests
     Topics(topics::Arguments),
+    /// Print what consumers can rely on: event types, JSON Schemas, an AsyncAPI document, a page
+    Contract(contract::Arguments),
     /// Try it out: broker, bridge, sender and reader in one process, without any configuration
     Dev(dev::Arguments),
     /// Sign a body: print its headers, or a curl command that sends it
@@ -247,6 +250,7 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
         Verb::Check(arguments) => config::check(input, &arguments),
         Verb::Config(arguments) => config::config(input, &arguments),
         Verb::Topics(arguments) => topics::run(input, &arguments),
+        Verb::Contract(arguments) => contract::run(input, arguments),
         Verb::Dev(arguments) => dev::run(&arguments, input),
         Verb::Sign(arguments) => sign::run(input, &arguments),
         Verb::Send(arguments) => send::run(input, &arguments),

@@ -39,6 +39,7 @@ named_enum! {
         Time = "time",
         RecordedTime = "recordedtime",
         DataContentType = "datacontenttype",
+        DataSchema = "dataschema",
         PartitionKey = "partitionkey",
         CorrelationId = "correlationid",
         AttioWebhookId = "attiowebhookid",
@@ -87,7 +88,7 @@ pub struct CloudEvent {
 impl CloudEvent {
     /// An event with an id and a source, which is the concatenation of its parts.
     pub fn new(id: &str, source: &[&str], data: Data) -> Self {
-        let mut event = Self { text: String::with_capacity(512), attributes: Vec::with_capacity(14), data };
+        let mut event = Self { text: String::with_capacity(512), attributes: Vec::with_capacity(15), data };
         event.set(Attribute::Id, id);
         event.set_joined(Attribute::Source, source);
         event

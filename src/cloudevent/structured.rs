@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{CloudEvent, Data, SPEC_VERSION};
 
 /// The media type of a structured event. The header is `content-type` on Kafka, `Content-Type` on NATS.
-pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
+pub const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
 
 /// The event as JSON. `data` is copied once and never re-serialised.
 pub fn encode(event: &CloudEvent) -> Vec<u8> {

@@ -59,6 +59,8 @@ pub struct Config {
     pub admin_listen: String,
     pub sources: Vec<SourceOptions>,
     pub route: route::Options,
+    /// Where the schemas of events are published, without a slash at its end.
+    pub schema_base_url: Option<String>,
     pub slugs_file: Option<PathBuf>,
     /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
@@ -236,6 +238,7 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         admin_listen,
         sources,
         route: route.options,
+        schema_base_url: sections::contract::base_url(&mut root.section("contract")),
         slugs_file: route.slugs_file,
         slugs: route.slugs,
         dedup,
@@ -348,6 +351,29 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
         slugs_file: slugs_file.map(PathBuf::from),
         warnings: found.warnings,
     })
+}
+
+/// What `contract` needs.
+#[derive(Debug)]
+pub struct Contract {
+    pub route: route::Options,
+    pub base_url: Option<String>,
+    pub bus: Option<bus::Options>,
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads `[contract]` and `[route]`, with a bus also the sections of the buses: whoever reads the contract need not have
+/// the secrets of the bridge.
+pub fn contract(input: &Input, with_bus: bool) -> Result<Contract, Problems> {
+    let (mut tree, diagnostics) = read_some(input)?;
+    let of_bus = if with_bus { ["bus", "kafka", "nats"].as_slice() } else { &[] };
+    tree.retain(|name, _| ["contract", "route"].contains(&&**name) || of_bus.contains(&&**name));
+    let mut root = Section::root(&diagnostics, tree);
+    let route = sections::route::route(&mut root.section("route")).options;
+    let base_url = sections::contract::base_url(&mut root.section("contract"));
+    let bus = with_bus.then(|| sections::bus(&mut root));
+    drop(root);
+    diagnostics.finish().result(|found| Contract { route, base_url, bus, warnings: found.warnings })
 }
 
 /// The files of the secrets of all sources. Malformed entries are left out: these files may be about to be written.

@@ -54,7 +54,7 @@ const fn answer(reason: Reason) -> (StatusCode, &'static str) {
         ),
         Reason::BrokerRefused => (
             StatusCode::SERVICE_UNAVAILABLE,
-            "The broker rejected the event because of its configuration. See the bridge's log.",
+            "The broker refuses the event because of its configuration. See the bridge's log.",
         ),
         Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Retry later."),
     }

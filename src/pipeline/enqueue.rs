@@ -23,9 +23,6 @@ use crate::cloudevent::CloudEvent;
 use crate::delivery::{Context, Delivery, SourceName, Verified};
 use crate::metrics::PublishMetrics;
 
-/// The `reason` in quarantine of an event that the broker rejected.
-const REJECTED_BY_BROKER: &str = "rejected_by_broker";
-
 /// One configured source.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
@@ -65,6 +62,8 @@ pub(super) struct Stages {
     /// None if no slugs are configured.
     pub(super) slugs: ArcSwapOption<Slugs>,
     pub(super) routes: Routes,
+    /// None if the configuration names none: then events carry no `dataschema`.
+    pub(super) schema_base_url: Option<String>,
     pub(super) bus: Arc<dyn Bus>,
     /// By address.
     pub(super) publish_metrics: HashMap<Arc<str>, Arc<PublishMetrics>>,
@@ -147,7 +146,8 @@ impl Enqueuer<'_> {
         let destination = self.stages.routes.event(event.kind);
         let state = self.publish(&identity, destination, false, || {
             let slugs = self.stages.slugs.load();
-            normalize::normalize(event, &identity.id, self.context(), slugs.as_deref())
+            let schema_base_url = self.stages.schema_base_url.as_deref();
+            normalize::normalize(event, &identity.id, self.context(), schema_base_url, slugs.as_deref())
         });
         let raw = self.quarantine.then(|| RawEvent {
             raw: event.raw.clone(),
@@ -163,7 +163,7 @@ impl Enqueuer<'_> {
             return None;
         };
         let (rejected, raw) = (rejected.clone(), event.raw.take()?);
-        event.state = self.enqueue_quarantined(event.index, &raw, REJECTED_BY_BROKER);
+        event.state = self.enqueue_quarantined(event.index, &raw, quarantine::REJECTED);
         Some(rejected)
     }
 

@@ -103,8 +103,21 @@ impl Pipeline {
         let sources = sources.iter().map(|options| (options.name.clone(), Source::new(options))).collect();
         Self {
             sources,
-            stages: Stages { dedup, slugs: ArcSwapOption::empty(), routes, bus, publish_metrics },
+            stages: Stages {
+                dedup,
+                slugs: ArcSwapOption::empty(),
+                routes,
+                schema_base_url: None,
+                bus,
+                publish_metrics,
+            },
         }
+    }
+
+    /// The same, whose events name the schema of their data: `<base_url>/<event_type>.json`.
+    pub fn with_schemas(mut self, base_url: Option<String>) -> Self {
+        self.stages.schema_base_url = base_url;
+        self
     }
 
     pub fn source(&self, name: &str) -> Option<&SourceName> {

@@ -16,8 +16,14 @@ use crate::delivery::Context;
 
 const JSON: &str = "application/json";
 
-/// The CloudEvent of an event under this id.
-pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>, slugs: Option<&Slugs>) -> CloudEvent {
+/// The CloudEvent of an event under this id. With a base URL, it names the schema of its data.
+pub fn normalize(
+    event: &Event<'_>,
+    id: &str,
+    context: Context<'_>,
+    schema_base_url: Option<&str>,
+    slugs: Option<&Slugs>,
+) -> CloudEvent {
     let context = context.of_workspace(event.ids.get(WORKSPACE_ID));
     let mut out = CloudEvent::new(id, &context.source_uri(), Data::Json(event.raw.clone()));
     out.set_joined(Attribute::Type, &["com.attio.", event_type(&event.event_type)]);
@@ -27,6 +33,9 @@ pub fn normalize(event: &Event<'_>, id: &str, context: Context<'_>, slugs: Optio
     out.set_some(Attribute::Time, created.as_ref().or(received.as_ref()));
     out.set_some(Attribute::RecordedTime, received);
     out.set(Attribute::DataContentType, JSON);
+    if let (Kind::Known(known), Some(base_url)) = (event.kind, schema_base_url) {
+        out.set_joined(Attribute::DataSchema, &catalog::schema_url(base_url, known.name));
+    }
     out.set(Attribute::PartitionKey, partition_key(event, id));
     out.set_some(Attribute::CorrelationId, context.idempotency_key);
     out.set_some(Attribute::AttioWebhookId, context.webhook_id.filter(|id| catalog::is_id(id)));

@@ -11,6 +11,12 @@ use crate::delivery::Context;
 /// The CloudEvents `type` in quarantine.
 pub const TYPE: &str = "dev.attio-bridge.delivery.quarantined";
 
+/// The `datacontenttype` in quarantine.
+pub const CONTENT_TYPE: &str = "application/octet-stream";
+
+/// The `reason` of an event that the broker rejected. The others are those of `parse`.
+pub const REJECTED: &str = "rejected_by_broker";
+
 /// A longer invalid `webhook_id` is left out: it is repeated with every element of a body.
 const MAX_WEBHOOK_ID: usize = 255;
 
@@ -29,7 +35,7 @@ pub fn wrap(
     let received = timestamp(received_at);
     out.set_some(Attribute::Time, received.clone());
     out.set_some(Attribute::RecordedTime, received);
-    out.set(Attribute::DataContentType, "application/octet-stream");
+    out.set(Attribute::DataContentType, CONTENT_TYPE);
     out.set(Attribute::PartitionKey, id);
     out.set_some(Attribute::CorrelationId, idempotency_key);
     out.set_some(Attribute::AttioWebhookId, webhook_id.filter(|id| catalog::is_id(id)));

@@ -7,7 +7,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::catalog::{Category, EventType, Id, Part};
+use crate::catalog::{Category, EventType, Id, Member, Part};
 use crate::cloudevent::timestamp;
 use crate::fake_attio::store::{Named, Store};
 
@@ -46,14 +46,14 @@ impl EventGenerator {
             let ids = ids.iter().filter(move |(id, _)| id.top_level == top_level);
             ids.map(|(id, value)| (id.name, string(value)))
         };
+        let is_known = |name: &str| ids.iter().any(|(id, _)| id.name == name);
         let mut id = vec![("workspace_id", string(&self.workspace_id))];
         id.extend(level(false));
-        if matches!(entry.name, "record.updated" | "list-entry.updated" | "activity-record.updated") {
-            id.push(("attribute_id", string(&uuid())));
-        }
+        id.extend(entry.ids.iter().filter(|name| !is_known(name)).map(|name| (*name, string(&uuid()))));
         let mut event = vec![("event_type", string(entry.name)), ("id", object(&id))];
         event.extend(level(true));
-        event.extend(self.related_ids(entry));
+        let others = entry.members.iter().filter(|member| !is_known(member.name));
+        event.extend(others.map(|member| (member.name, self.related_id(member))));
         event.push(("actor", actor));
         object(&event)
     }
@@ -103,21 +103,12 @@ impl EventGenerator {
         id
     }
 
-    /// The members other than `id` that events of the category have.
-    fn related_ids(&self, entry: &EventType) -> Vec<(&'static str, String)> {
-        let (object, record) = (string(self.object_id()), string(&uuid()));
-        match (entry.category, entry.action) {
-            (Category::ListEntry | Category::Note, _) => {
-                vec![("parent_object_id", object), ("parent_record_id", record)]
-            }
-            (Category::Comment, _) => {
-                let null = || "null".to_owned();
-                vec![("object_id", object), ("record_id", record), ("list_id", null()), ("entry_id", null())]
-            }
-            (Category::Record, "merged") => {
-                vec![("duplicate_object_id", object), ("duplicate_record_id", record)]
-            }
-            _ => Vec::new(),
+    /// The value of a member that names something else: an object, a record, or nothing.
+    fn related_id(&self, member: &Member) -> String {
+        match member {
+            Member { nullable: true, .. } => "null".to_owned(),
+            Member { name, .. } if name.ends_with("object_id") => string(self.object_id()),
+            Member { .. } => string(&uuid()),
         }
     }
 

@@ -104,7 +104,7 @@ fn event(id: &str) -> Event {
         idempotency_key: Some("0123456789abcdef0123456789abcdef"),
         webhook_id: webhook_id.as_deref(),
     };
-    let event = normalize(event, &format!("82aa3251-fb12-5533-8215-{id:0>12}"), context, None);
+    let event = normalize(event, &format!("82aa3251-fb12-5533-8215-{id:0>12}"), context, None, None);
     let key = event.get(attio_bridge::cloudevent::Attribute::PartitionKey).unwrap_or_default().to_owned();
     Event { key, value: structured::encode(&event) }
 }

@@ -173,7 +173,13 @@ pub fn step(step: &str, events: usize, count: u64) {
                     idempotency_key: delivery.idempotency_key(),
                     webhook_id: read.webhook_id.as_deref(),
                 };
-                std::hint::black_box(structured::encode(&normalize(event, &identity.id, context, None)));
+                std::hint::black_box(structured::encode(&normalize(
+                    event,
+                    &identity.id,
+                    context,
+                    None,
+                    None,
+                )));
             }
         }
     }

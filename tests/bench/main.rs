@@ -7,6 +7,7 @@ mod body;
 mod direct;
 mod instructions;
 mod load;
+mod others;
 mod report;
 mod residence;
 mod row;
@@ -23,6 +24,7 @@ mod work;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use others::{Others, Snapshot};
 use report::Machine;
 use stage::Stage;
 use suite::Options;
@@ -59,10 +61,10 @@ fn main() -> ExitCode {
             );
         }
         _ => match options(&words) {
-            Some(options) => all(&options),
+            Some(options) => return all(&options),
             None => {
                 eprintln!(
-                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--beside NAME=PROGRAM]… | instructions | --help"
+                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… | instructions | --help"
                 );
                 return ExitCode::from(2);
             }
@@ -71,13 +73,17 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// How long `--quiet-check` looks before it starts anything.
+const LOOK: Duration = Duration::from_secs(3);
+
 fn options(words: &[&str]) -> Option<Options> {
-    let mut options = Options { quick: false, only: Vec::new(), builds: Vec::new() };
+    let mut options = Options { quick: false, only: Vec::new(), builds: Vec::new(), quiet_check: false };
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
             "--quick" => options.quick = true,
             "--only" => options.only = words.next()?.split(',').map(str::to_owned).collect(),
+            "--quiet-check" => options.quiet_check = true,
             "--beside" => {
                 let (name, program) = words.next()?.split_once('=')?;
                 options.builds.push((name.to_owned(), std::path::absolute(program).ok()?));
@@ -88,9 +94,26 @@ fn options(words: &[&str]) -> Option<Options> {
     Some(options)
 }
 
-fn all(options: &Options) {
-    let machine = Machine::describe();
-    let rows = suite::run(options);
+fn all(options: &Options) -> ExitCode {
+    let mut machine = Machine::describe();
+    let refuse = |others: &Others| {
+        eprintln!("no figures: this machine is not quiet: {}", others.describe());
+        ExitCode::FAILURE
+    };
+    if options.quiet_check {
+        eprintln!("looking for {} s whether others use this machine", LOOK.as_secs());
+        let before = Snapshot::take();
+        std::thread::sleep(LOOK);
+        let others = before.since();
+        if !others.are_quiet() {
+            return refuse(&others);
+        }
+    }
+    let (rows, others) = suite::run(options);
+    if options.quiet_check && !others.are_quiet() {
+        return refuse(&others);
+    }
+    machine.others = others.describe();
     let mut targets = targets::of_rows(&rows);
     if options.wants("residence") {
         targets.extend(residence::run(options.quick));
@@ -98,4 +121,5 @@ fn all(options: &Options) {
     let counted = !options.quick && options.only.is_empty();
     let costs = if counted { instructions::costs() } else { Vec::new() };
     report::write(&machine, &rows, &costs, &targets);
+    ExitCode::SUCCESS
 }

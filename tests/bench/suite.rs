@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::body::Deliveries;
 use crate::direct::{self, Done, Task, To};
 use crate::load::closed::{self, Until};
+use crate::others::{Others, Snapshot};
 use crate::row::{BATCH, Phase, Row, Sum, Traffics};
 use crate::server::Server;
 use crate::stage::Stage;
@@ -22,6 +23,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// Other builds of the bridge to compare this one with: a name and the program.
     pub builds: Vec<(String, PathBuf)>,
+    /// Print no figures if others use the machine.
+    pub quiet_check: bool,
 }
 
 /// The bridge of this build.
@@ -79,8 +82,8 @@ impl Subject {
     }
 }
 
-/// Measures everything that is asked for.
-pub fn run(options: &Options) -> Vec<Row> {
+/// Measures everything that is asked for. Also returns what others used of the machine in the busiest round.
+pub fn run(options: &Options) -> (Vec<Row>, Others) {
     let brokers = Brokers { kafka: kafka::Broker::start(), nats: nats::Server::start() };
     let subjects = subjects(options, &brokers);
     let traffics =
@@ -89,12 +92,18 @@ pub fn run(options: &Options) -> Vec<Row> {
         warm_up(subject, &traffics);
     }
     let mut sums: BTreeMap<(usize, usize), Sum> = BTreeMap::new();
+    let mut others = Others { cores: 0.0, top: Vec::new() };
     for round in 1..=options.rounds() {
+        let before = Snapshot::take();
         for (p, phase) in Phase::ALL.into_iter().enumerate() {
             eprintln!("round {round} of {}: {}", options.rounds(), phase.title());
             for (s, subject) in subjects.iter().enumerate().filter(|(_, subject)| subject.can(phase)) {
                 measure(sums.entry((p, s)).or_default(), subject, phase, &traffics, options.time(phase));
             }
+        }
+        let seen = before.since();
+        if seen.cores > others.cores {
+            others = seen;
         }
     }
     let mut rows: Vec<Row> = sums
@@ -102,7 +111,7 @@ pub fn run(options: &Options) -> Vec<Row> {
         .map(|((phase, subject), sum)| sum.row(subjects[subject].name(), Phase::ALL[phase]))
         .collect();
     relate(&mut rows);
-    rows
+    (rows, others)
 }
 
 fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {

@@ -96,7 +96,7 @@ async fn binary_mode_keeps_data_byte_for_byte_and_attributes_as_headers() {
         "quarantine is structured in both modes: {:?}",
         quarantined.headers
     );
-    assert_eq!(quarantined.header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));
+    assert_eq!(quarantined.header("content-type"), Some("application/cloudevents+json; charset=utf-8"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

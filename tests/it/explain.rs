@@ -194,7 +194,7 @@ fn genuine_request_shows_where_each_event_goes() {
     assert_eq!(results, ["published", "quarantined", "filtered"]);
     let [first, broken, _] = &report["events"].as_array().unwrap()[..] else { panic!("{report:#}") };
     assert_eq!(first["message"]["key"], "t1");
-    assert_eq!(first["message"]["headers"]["content-type"], "application/cloudevents+json; charset=UTF-8");
+    assert_eq!(first["message"]["headers"]["content-type"], "application/cloudevents+json; charset=utf-8");
     assert_eq!(broken["message"]["topic"], "attio.quarantine");
     assert_eq!(broken["unusable"], "no_event_type");
 }

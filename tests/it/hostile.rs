@@ -235,7 +235,7 @@ fn walk(body: &[u8], key: Option<&str>, routes: &Routes, addresses: &[Arc<str>])
             Element::Event(event) => {
                 let identity = Identity::of_event(event.ids.event_id(), facts(&event.raw));
                 let context = context(webhook_id.as_deref());
-                check(&normalize(&event, &identity.id, context, None), &event.raw);
+                check(&normalize(&event, &identity.id, context, None, None), &event.raw);
                 let destination = routes.event(event.kind);
                 assert!(addresses.contains(&destination.address));
                 let action = destination.subject.strip_prefix(&*destination.address).unwrap();

@@ -32,7 +32,7 @@ fn structured_mode_keeps_data_byte_for_byte() {
     assert_eq!(records[0].value(), envelope);
     assert_eq!(records[0].key(), "rec-1");
     assert_eq!(records[0].headers.len(), 1, "{:?}", records[0].headers);
-    assert_eq!(records[0].header("content-type"), Some("application/cloudevents+json; charset=UTF-8"));
+    assert_eq!(records[0].header("content-type"), Some("application/cloudevents+json; charset=utf-8"));
 }
 
 #[test]

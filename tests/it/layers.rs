@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 7] = [
     &["main"],
     &["cli"],
     &["try_out"],
-    &["app", "config", "consumer", "explain"],
+    &["app", "config", "consumer", "contract", "explain"],
     &["http", "bus", "attio", "fake_attio"],
     &["pipeline"],
     &["delivery", "cloudevent", "catalog", "signing"],

@@ -33,7 +33,7 @@ fn structured_event_is_stored_byte_for_byte() {
     assert_eq!(stored[0].text(), envelope);
     assert_eq!(stored[0].subject, bench.subject);
     let headers = [
-        ("Content-Type", "application/cloudevents+json; charset=UTF-8"),
+        ("Content-Type", "application/cloudevents+json; charset=utf-8"),
         ("Nats-Expected-Stream", &bench.stream),
         ("Nats-Msg-Id", &id),
     ];

@@ -86,7 +86,7 @@ async fn binary_mode_puts_attributes_into_nats_headers() {
     assert_eq!(header("Nats-Expected-Stream"), target.stream);
     assert_eq!(header("Nats-Msg-Id").len(), 32);
     assert_eq!(stored[0].header("Content-Type"), None);
-    assert_eq!(stored[1].header("Content-Type"), Some("application/cloudevents+json; charset=UTF-8"));
+    assert_eq!(stored[1].header("Content-Type"), Some("application/cloudevents+json; charset=utf-8"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,7 +83,7 @@ mod tests {
         let message = message(false);
         let record = record(&message, ContentMode::Structured);
         assert_eq!(record.key, Some("rec-1"));
-        let content_type = "application/cloudevents+json; charset=UTF-8";
+        let content_type = "application/cloudevents+json; charset=utf-8";
         assert_eq!(headers(&record), [("content-type".to_owned(), content_type.to_owned())]);
         assert!(record.value.ends_with(b",\"data\":{\"a\":1}}"));
     }

@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn structured_mode_has_only_the_media_type_header() {
         let record = encode_record(&message(false), ContentMode::Structured, "ATTIO").unwrap();
-        let media_type = ("Content-Type", "application/cloudevents+json; charset=UTF-8");
+        let media_type = ("Content-Type", "application/cloudevents+json; charset=utf-8");
         assert_eq!(headers(&record), expected(&[media_type]));
         assert!(record.1.ends_with(b",\"data\":{\"a\":1}}"));
     }

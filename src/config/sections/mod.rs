@@ -7,6 +7,7 @@
 )]
 
 pub mod attio;
+pub mod contract;
 pub mod http;
 mod kafka;
 mod nats;
@@ -62,7 +63,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 21] = [
+pub static TABLES: [Declaration; 22] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
@@ -91,6 +92,7 @@ pub static TABLES: [Declaration; 21] = [
     },
     table("route", "Where events go.", route::RouteKeys::KEYS),
     Declaration { entries: Some(route::CATEGORIES), ..table("route.categories", route::CATEGORIES_DOC, &[]) },
+    table("contract", "What consumers can rely on: see `attio-bridge contract`.", contract::Contract::KEYS),
     table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),

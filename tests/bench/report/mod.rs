@@ -23,6 +23,8 @@ pub struct Machine {
     kernel: String,
     /// The machine's load over the last minute when the run began.
     load: String,
+    /// What other processes used during the busiest round.
+    pub others: String,
     version: &'static str,
 }
 
@@ -43,15 +45,16 @@ impl Machine {
             memory_gib: (kib / 1024.0 / 102.4).round() / 10.0,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+            others: String::new(),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
 
     fn line(&self) -> String {
-        let Self { date, cpu, cores, memory_gib, kernel, load, version } = self;
+        let Self { date, cpu, cores, memory_gib, kernel, load, others, version } = self;
         format!(
             "{date}: attio-bridge {version}, {cores} cores of {cpu}, {memory_gib} GiB, Linux {kernel}, load \
-             {load} at the start; client, brokers and servers on the same machine"
+             {load} at the start, {others}; client, brokers and servers on the same machine"
         )
     }
 }

@@ -73,14 +73,14 @@ impl Found {
     fn add(&mut self, topic: &str, record: &Record) {
         assert_eq!(
             record.headers,
-            [("content-type".into(), Some(b"application/cloudevents+json; charset=UTF-8".to_vec()))]
+            [("content-type".into(), Some(b"application/cloudevents+json; charset=utf-8".to_vec()))]
         );
         let key = self.add_envelope(topic, record.value());
         assert_eq!(record.key(), key, "the key is the partition key");
     }
 
     fn add_stored(&mut self, prefix: &str, message: &Stored) {
-        assert_eq!(message.header("Content-Type"), Some("application/cloudevents+json; charset=UTF-8"));
+        assert_eq!(message.header("Content-Type"), Some("application/cloudevents+json; charset=utf-8"));
         assert_eq!(message.headers.len(), 3, "{:?}", message.headers);
         let below = message.subject.strip_prefix(prefix).unwrap().trim_start_matches('.');
         let (category, action) = below.split_once('.').unwrap_or((below, ""));

@@ -17,6 +17,7 @@ mod node;
 pub mod security;
 pub mod variables;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -26,14 +27,14 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::ports::free_ports;
 use super::proxy::Proxy;
 use super::unique;
-use crate::support::wait::{PATIENCE, eventually_blocking};
+use crate::support::wait::{PATIENCE, eventually_blocking, eventually_ok};
 use node::Node;
 pub use node::{CLUSTER, Layout, OTHER_CLUSTER};
 
@@ -73,6 +74,9 @@ impl Record {
         value.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok())
     }
 }
+
+/// Offsets by topic and partition.
+pub type Offsets = BTreeMap<(String, i32), i64>;
 
 /// One Kafka node.
 pub struct Broker {
@@ -323,6 +327,66 @@ impl Broker {
         let client: BaseConsumer = self.client().create().expect("a client for the broker");
         let groups = client.client().fetch_group_list(None, REQUEST).expect("the broker answers");
         groups.groups().iter().map(|group| group.name().to_owned()).collect()
+    }
+
+    /// A consumer group's state, and the number of its members.
+    pub fn group(&self, name: &str) -> (String, usize) {
+        let list = || {
+            let client: BaseConsumer = self.client().create().expect("a client for the broker");
+            client.client().fetch_group_list(Some(name), REQUEST)
+        };
+        // The broker refuses while it loads the group.
+        let groups = eventually_ok("the group is listed", list);
+        let group = groups.groups().first().map(|group| (group.state().to_owned(), group.members().len()));
+        group.unwrap_or_default()
+    }
+
+    /// The end of each partition that has records.
+    pub fn ends(&self, topics: &[String]) -> Offsets {
+        let client: BaseConsumer = self.client().create().expect("a client for the broker");
+        let mut ends = Offsets::new();
+        for topic in topics {
+            let partitions = self.partitions(topic).expect("the topic is there");
+            for partition in 0..i32::try_from(partitions).expect("few partitions") {
+                let (_, end) =
+                    client.fetch_watermarks(topic, partition, REQUEST).expect("the broker answers");
+                if end > 0 {
+                    ends.insert((topic.clone(), partition), end);
+                }
+            }
+        }
+        ends
+    }
+
+    /// What a group has committed in these partitions.
+    pub fn committed<'a>(&self, group: &str, partitions: impl Iterator<Item = &'a (String, i32)>) -> Offsets {
+        let client: BaseConsumer =
+            self.client().set("group.id", group).create().expect("a client for the broker");
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(topic, *partition);
+        }
+        let committed = || client.committed_offsets(list.clone(), REQUEST);
+        let committed = eventually_ok("the group's offsets are read", committed);
+        let mut offsets = Offsets::new();
+        for partition in committed.elements() {
+            if let Offset::Offset(offset) = partition.offset() {
+                offsets.insert((partition.topic().to_owned(), partition.partition()), offset);
+            }
+        }
+        offsets
+    }
+
+    /// Publishes one record.
+    pub fn publish(&self, topic: &str, key: &str, headers: &[(&str, &str)], value: Option<&[u8]>) {
+        let producer: BaseProducer = self.client().create().expect("a producer for the broker");
+        let add =
+            |all: OwnedHeaders, (key, value): &(&str, &str)| all.insert(Header { key, value: Some(*value) });
+        let headers = headers.iter().fold(OwnedHeaders::new(), add);
+        let record = BaseRecord::to(topic).key(key).headers(headers);
+        let record = value.into_iter().fold(record, BaseRecord::payload);
+        assert!(producer.send(record).is_ok(), "the record is taken");
+        producer.flush(PATIENCE).expect("the broker acknowledges");
     }
 
     /// The configuration of a client for this broker.

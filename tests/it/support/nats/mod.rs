@@ -76,7 +76,7 @@ fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> T {
 
 impl Server {
     /// A JetStream client of the administrator.
-    async fn admin(&self) -> Context {
+    pub async fn admin(&self) -> Context {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let client = loop {
             match self.admin_options().connect(self.url()).await {
@@ -154,6 +154,14 @@ impl Server {
         block_on(async {
             let stream = self.admin().await.get_stream(stream).await.expect("the stream is there");
             stream.consumer_names().map(|name| name.expect("a name")).collect().await
+        })
+    }
+
+    /// The state of a consumer; `None` where there is no such consumer.
+    pub fn consumer(&self, stream: &str, name: &str) -> Option<jetstream::consumer::Info> {
+        block_on(async {
+            let stream = self.admin().await.get_stream(stream).await.ok()?;
+            stream.consumer_info(name).await.ok()
         })
     }
 
