@@ -94,7 +94,7 @@ fn node(arguments: &[&str], given: &Json) -> Vec<Json> {
     let script = folder.path().join("check.mjs");
     fs::copy(sources().join("check.mjs"), &script).unwrap();
     let arguments = [&[script.to_str().unwrap()], arguments].concat();
-    let output = tool(Path::new("node"), &arguments, &given.to_string());
+    let output = tool(&kit("node.version").join("node/bin/node"), &arguments, &given.to_string());
     serde_json::from_slice(&output.stdout).expect("it prints JSON")
 }
 
