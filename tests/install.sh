@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), Node.js, nginx, HAProxy, promtool, the Python SDK for CloudEvents and the tools
+# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Prometheus, the Python SDK for CloudEvents and the tools
 # that check the contract. Everything but system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent;
 # leaves no process running.
 #
@@ -244,4 +244,4 @@ kafka_archive
 nats_server
 tests/interop/partitioners/install
 tests/promtool.sh >/dev/null
-say "ready: Apache Kafka $KAFKA, nats-server $NATS, promtool and the CloudEvents SDK in $KIT"
+say "ready: Apache Kafka $KAFKA, nats-server $NATS, Prometheus, promtool and the CloudEvents SDK in $KIT"

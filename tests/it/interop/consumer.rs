@@ -89,7 +89,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
             let name = path.strip_prefix(folder).expect("it is below").to_owned();
             if !path.is_dir() {
                 found.push((name, fs::read(&path).expect("it can be read")));
-            } else if !MADE.iter().any(|made| path.ends_with(made)) {
+            } else if !MADE.iter().any(|made| name == Path::new(made)) {
                 folders.push(path);
             }
         }

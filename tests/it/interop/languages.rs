@@ -84,7 +84,49 @@ const TYPESCRIPT: Language = Language {
            names are case-sensitive in the NATS client. A structured event without `id` gets a random one.",
 };
 
-pub const ALL: [&Language; 2] = [&PYTHON, &TYPESCRIPT];
+const GO: Language = Language {
+    name: "Go",
+    folder: "go",
+    kafka: &["bin/kafka"],
+    nats: &["bin/nats"],
+    kafka_client: "github.com/twmb/franz-go",
+    nats_client: "github.com/nats-io/nats.go",
+    sdk: "github.com/cloudevents/sdk-go/v2",
+    lock: "go.mod",
+    lost: |_, _| &["the form of `time`, which is the same instant"],
+    note: "The example gives the SDK the attributes alone and keeps the bytes of `data` itself: the SDK cuts `data` at a \
+           number beyond 64 bits, such as `1E400`. The SDK writes `time` without trailing zeros.",
+};
+
+const JAVA: Language = Language {
+    name: "Java",
+    folder: "java",
+    kafka: &["java", "-cp", "target/classes:target/lib/*", "example.Kafka"],
+    nats: &["java", "-cp", "target/classes:target/lib/*", "example.Nats"],
+    kafka_client: "kafka-clients",
+    nats_client: "jnats",
+    sdk: "cloudevents-kafka",
+    lock: "pom.xml",
+    lost: |_, _| &["the form of `time`, which is the same instant"],
+    note: "In structured mode the example takes the bytes of `data` from the message: `getData()` is written again, with \
+           numbers changed and repeated members dropped. The SDK has no binding for NATS; the example has one.",
+};
+
+const RUST: Language = Language {
+    name: "Rust",
+    folder: "rust",
+    kafka: &["target/debug/kafka"],
+    nats: &["target/debug/nats"],
+    kafka_client: "rdkafka",
+    nats_client: "async-nats",
+    sdk: "cloudevents-sdk",
+    lock: "Cargo.lock",
+    lost: |_, _| &["the form of `time`, which is the same instant"],
+    note: "The example gives the SDK the attributes alone and keeps the bytes of `data` itself: the SDK refuses `1E400`, \
+           rounds long numbers and sorts members. Its own bindings are for older clients.",
+};
+
+pub const ALL: [&Language; 5] = [&PYTHON, &TYPESCRIPT, &GO, &JAVA, &RUST];
 
 pub fn of_folder(folder: &str) -> &'static Language {
     ALL.into_iter().find(|language| language.folder == folder).expect("a language of the table")

@@ -5,6 +5,7 @@ use std::fs;
 use super::consumer::{install, program_in};
 use super::inbox::Inbox;
 use super::languages::Language;
+use crate::support::nats::Server;
 use crate::support::program::{Program, Variables};
 use crate::support::wait::{eventually_blocking, eventually_some};
 use crate::support::watched::Watched;
@@ -24,17 +25,30 @@ pub fn commands(language: &Language) -> [String; 3] {
 /// Runs them in a copy of the example's folder.
 pub fn runs(language: &Language) {
     let [_, dev, consume] = commands(language);
-    assert_eq!(dev, "attio-bridge dev");
-    assert!(consume.contains(ADDRESS), "{consume}");
     let folder = install(language);
-    let arguments = ["dev", "--json", "--listen", "127.0.0.1:0", "--rate", "5"];
+    let mut arguments = vec!["dev", "--json", "--listen", "127.0.0.1:0", "--rate", "5"];
+    let server = (dev == "attio-bridge dev --bus nats://127.0.0.1:4222").then(Server::start);
+    let url = server.as_ref().map(Server::url);
+    match &url {
+        Some(url) => arguments.extend(["--bus", url]),
+        None => assert_eq!(dev, "attio-bridge dev"),
+    }
     let mut dev = Program::start(&arguments, &Variables::new());
-    let address = dev.line()["kafka"].as_str().expect("it says where its broker is").to_owned();
+    let first = dev.line();
     let data = tempfile::tempdir().expect("a folder");
     let database = data.path().join("inbox.db");
-    let (assignments, program): (Vec<_>, Vec<_>) = consume.split(' ').partition(|word| word.contains('='));
     let mut command = program_in(&folder, &database);
-    command.args(assignments.iter().map(|word| word.replace(ADDRESS, &address))).args(program);
+    let consume = match &url {
+        Some(url) => {
+            command.arg(format!("NATS_URL={url}"));
+            consume
+        }
+        None => {
+            assert!(consume.contains(ADDRESS), "{consume}");
+            consume.replace(ADDRESS, first["kafka"].as_str().expect("it says where its broker is"))
+        }
+    };
+    command.args(["sh", "-c", &format!("exec env {consume}")]);
     let mut consumer = Watched::start(&command, data.path());
     let said = || fs::read_to_string(data.path().join("output.log")).unwrap_or_default();
     let mut inbox = Inbox::open(&database);

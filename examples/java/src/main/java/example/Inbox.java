@@ -5,10 +5,12 @@ import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import io.cloudevents.CloudEvent;
 import io.cloudevents.core.message.MessageReader;
+import io.cloudevents.types.Time;
 import java.io.IOException;
 import java.sql.Connection;
 import java.sql.DriverManager;
 import java.sql.SQLException;
+import java.time.OffsetDateTime;
 import java.util.Arrays;
 import java.util.Map;
 import java.util.TreeMap;
@@ -50,7 +52,6 @@ final class Inbox implements AutoCloseable {
         config.setTransactionMode(SQLiteConfig.TransactionMode.IMMEDIATE);
         database = DriverManager.getConnection("jdbc:sqlite:" + path, config.toProperties());
         for (var table : SCHEMA) update(table);
-        database.setAutoCommit(false);
     }
 
     @Override
@@ -81,6 +82,7 @@ final class Inbox implements AutoCloseable {
 
     /** Does the work of an event that is new, and sets aside what is no event. Acknowledge the message after it. */
     void take(Message message, Supplier<MessageReader> reader) throws SQLException {
+        database.setAutoCommit(false); // begins
         try {
             CloudEvent event;
             byte[] data;
@@ -91,17 +93,18 @@ final class Inbox implements AutoCloseable {
                 System.err.println(message.position + " set aside: " + reason);
                 update("INSERT INTO set_aside VALUES (?, ?, ?) ON CONFLICT DO NOTHING", message.position,
                     reason.toString(), message.value);
-                database.commit();
                 return;
             }
             var isNew = update("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 event.getSource().toString(), event.getId(), json(attributes(event)), message.key,
                 json(message.headers), data, message.position) == 1;
             if (isNew) work(event, data);
-            database.commit();
             System.err.println(message.position + " " + event.getType() + " " + event.getId() + " new=" + isNew);
-        } finally {
+        } catch (SQLException | RuntimeException failure) {
             database.rollback();
+            throw failure;
+        } finally {
+            database.setAutoCommit(true); // commits. `commit` would begin anew, and keep the write lock while idle
         }
     }
 
@@ -162,7 +165,9 @@ final class Inbox implements AutoCloseable {
         var attributes = new TreeMap<String, String>();
         for (var name : event.getAttributeNames()) {
             var value = event.getAttribute(name);
-            if (value != null) attributes.put(name, value.toString());
+            // `toString` leaves out seconds that are zero, which RFC 3339 does not allow.
+            var text = value instanceof OffsetDateTime time ? Time.writeTime(time) : String.valueOf(value);
+            if (value != null) attributes.put(name, text);
         }
         for (var name : event.getExtensionNames()) attributes.put(name, event.getExtension(name).toString());
         return attributes;
