@@ -74,15 +74,21 @@ impl Bus {
     }
 
     /// Publishes without a bridge, where the event `record.updated` goes.
-    pub fn publish_raw(&self, headers: &[(&str, &str)], value: &str) {
+    pub fn publish_raw(&self, headers: &[(&'static str, &'static str)], value: &str) {
         match &self.server {
-            Server::Kafka(broker) => broker.publish(
-                "attio.record",
-                "poison",
-                headers,
-                (!value.is_empty()).then_some(value.as_bytes()),
-            ),
+            Server::Kafka(_) => {
+                let bytes = |(name, value): &(&'static str, &'static str)| (*name, Some(value.as_bytes()));
+                self.publish_record(Some("poison"), &headers.iter().map(bytes).collect::<Vec<_>>(), value);
+            }
             Server::Nats(server) => drop(server.publish("attio.record.updated", headers, value)),
+        }
+    }
+
+    /// Publishes any key and headers, which only Kafka can have.
+    pub fn publish_record(&self, key: Option<&str>, headers: &[(&str, Option<&[u8]>)], value: &str) {
+        if let Server::Kafka(broker) = &self.server {
+            let value = (!value.is_empty()).then_some(value.as_bytes());
+            broker.publish("attio.record", key, headers, value);
         }
     }
 

@@ -21,6 +21,9 @@ const MADE: [&str; 5] = [".venv", "__pycache__", "bin", "node_modules", "target"
 /// Long enough for a group to notice a dead member on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Less than the time after which systemd, Kubernetes and others kill what does not stop.
+const STOP: Duration = Duration::from_secs(15);
+
 /// One installation at a time: each uses every core.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
@@ -147,7 +150,9 @@ impl<'b> Consumer<'b> {
     pub fn stop(&mut self) {
         let mut process = self.process.take().expect("it runs");
         process.signal("TERM");
+        let begun = Instant::now();
         let status = eventually_some("it ends", || process.ended());
+        assert!(begun.elapsed() < STOP, "it took {:.0?} to stop: {}", begun.elapsed(), self.log());
         // Its watchdog would remove the data.
         process.kill();
         assert!(status.success(), "{status}: {}", self.log());

@@ -58,7 +58,8 @@ pub struct EventRow {
     pub id: String,
     /// JSON.
     pub attributes: String,
-    pub key: String,
+    /// None only where the message has none.
+    pub key: Option<String>,
     /// JSON.
     pub headers: String,
     #[serde(deserialize_with = "bytes")]

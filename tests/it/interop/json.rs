@@ -78,7 +78,8 @@ fn values(sent: &RawValue, got: &RawValue, lost: &mut BTreeSet<String>) {
             sent.into_iter().zip(got).for_each(|(sent, got)| values(sent, got, lost));
         }
         (b'"', b'"') => {
-            let text = |raw| serde_json::from_str::<String>(raw).expect("it is a string");
+            // Half a character is no string of Rust.
+            let text = |raw: &str| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned());
             if text(sent) != text(got) {
                 lost.insert(changed());
             }

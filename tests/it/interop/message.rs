@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
+use super::published::ODD;
 use crate::support::kafka::Record;
 use crate::support::nats::Stored;
 
@@ -32,8 +34,10 @@ pub struct Message {
     pub key: String,
     pub headers: BTreeMap<String, String>,
     pub value: Vec<u8>,
-    /// None if it is no event.
+    /// None if it is no event, or an odd one.
     pub event: Option<Event>,
+    /// Whether it may be set aside as well as handled.
+    pub is_odd: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -53,8 +57,8 @@ impl Event {
 impl Message {
     pub fn of_kafka(topic: &str, record: Record) -> Self {
         let position = format!("{topic}/{}/{}", record.partition, record.offset);
-        let key = record.key().to_owned();
-        let text = |value: Option<Vec<u8>>| String::from_utf8(value.unwrap_or_default()).expect("text");
+        let text = |value: Option<Vec<u8>>| String::from_utf8_lossy(&value.unwrap_or_default()).into_owned();
+        let key = text(record.key);
         let headers = record.headers.into_iter().map(|(name, value)| (name, text(value))).collect();
         Self::new(position, key, headers, record.value.unwrap_or_default(), "ce_")
     }
@@ -71,8 +75,9 @@ impl Message {
         value: Vec<u8>,
         prefix: &str,
     ) -> Self {
-        let event = binary(&headers, &value, prefix).or_else(|| structured(&value));
-        Self { position, key, headers, value, event }
+        let is_odd = String::from_utf8_lossy(&value).contains(&format!(r#""source":"{ODD}""#));
+        let event = binary(&headers, &value, prefix).or_else(|| structured(&value)).filter(|_| !is_odd);
+        Self { position, key, headers, value, event, is_odd }
     }
 }
 
@@ -80,7 +85,9 @@ fn binary(headers: &BTreeMap<String, String>, value: &[u8], prefix: &str) -> Opt
     headers.get(&format!("{prefix}id"))?;
     let attribute = |(name, value): (&String, &String)| {
         let attribute = if name == "content-type" { "datacontenttype" } else { name.strip_prefix(prefix)? };
-        Some((attribute.to_owned(), value.clone()))
+        // Only the binding for NATS encodes.
+        let decoded = || percent_decode_str(value).decode_utf8().expect("text").into_owned();
+        Some((attribute.to_owned(), if prefix == "ce-" { decoded() } else { value.clone() }))
     };
     let attributes = headers.iter().filter_map(attribute).collect();
     Some(Event { mode: Mode::Binary, attributes, data: value.to_vec() })

@@ -15,34 +15,61 @@ use crate::support::program::lent;
 use crate::support::request::Request;
 
 /// JSON that parsers are known to change, each the members of an event of its own.
-pub const UNUSUAL: [(&str, &str); 7] = [
+pub const UNUSUAL: [(&str, &str); 8] = [
     ("long", r#""integer":123456789012345678901234567890,"decimal":0.1234567890123456789012345"#),
     ("large", r#""integer":9007199254740993,"unsigned":18446744073709551615"#),
     ("form", r#""zeros":12.340,"negative":-0,"exponent":1e2"#),
     ("huge", r#""number":1E400"#),
     ("order", r#""object":{"z":1,"a":2,"10":3,"9":4}"#),
     ("twice", r#""member":1,"member":2"#),
+    ("half", r#""half a character":"\ud800""#),
     (
         "text",
         "\"space\" : [ 1 , 2 ],\"escaped\":\"\\u00e9 \\/ \\ud83d\\ude00\",\"plain\":\"\u{e9} / \u{1f600}\"",
     ),
 ];
 
-/// A record that is merged into another one, with an event before and one after that.
-const MERGE: [&str; 3] = [
+/// A record that is merged into another one, which is merged too, with events before and after each merge.
+const MERGE: [&str; 5] = [
     r#""event_type":"record.updated","id":{"workspace_id":"w","object_id":"o","record_id":"duplicate","attribute_id":"a"}"#,
     r#""event_type":"record.merged","id":{"workspace_id":"w","object_id":"o","record_id":"survivor"},"duplicate_object_id":"o","duplicate_record_id":"duplicate""#,
     r#""event_type":"record.updated","id":{"workspace_id":"w","object_id":"o","record_id":"duplicate","attribute_id":"b"}"#,
+    r#""event_type":"record.merged","id":{"workspace_id":"w","object_id":"o","record_id":"last"},"duplicate_object_id":"o","duplicate_record_id":"survivor""#,
+    r#""event_type":"record.updated","id":{"workspace_id":"w","object_id":"o","record_id":"duplicate","attribute_id":"c"}"#,
 ];
 
 /// What is no event, with the headers that name it one on each bus.
-const POISON: [(&str, &[(&str, &str)], &[(&str, &str)], &str); 4] = [
+const POISON: [(&str, &[(&str, &str)], &[(&str, &str)], &str); 8] = [
     ("no JSON", &STRUCTURED_KAFKA, &STRUCTURED_NATS, "this is no event"),
     (
         "no id",
         &STRUCTURED_KAFKA,
         &STRUCTURED_NATS,
         r#"{"specversion":"1.0","source":"urn:poison","type":"com.attio.record.updated","data":{}}"#,
+    ),
+    (
+        "id is an object",
+        &STRUCTURED_KAFKA,
+        &STRUCTURED_NATS,
+        r#"{"specversion":"1.0","id":{},"source":"urn:poison","type":"com.attio.record.updated","data":{}}"#,
+    ),
+    (
+        "no type",
+        &STRUCTURED_KAFKA,
+        &STRUCTURED_NATS,
+        r#"{"specversion":"1.0","id":"1","source":"urn:poison","data":{}}"#,
+    ),
+    (
+        "type is a number",
+        &STRUCTURED_KAFKA,
+        &STRUCTURED_NATS,
+        r#"{"specversion":"1.0","id":"1","source":"urn:poison","type":1,"data":{}}"#,
+    ),
+    (
+        "no source",
+        &STRUCTURED_KAFKA,
+        &STRUCTURED_NATS,
+        r#"{"specversion":"1.0","id":"1","type":"com.attio.record.updated","data":{}}"#,
     ),
     (
         "no id in the headers",
@@ -64,6 +91,22 @@ const POISON: [(&str, &[(&str, &str)], &[(&str, &str)], &str); 4] = [
 ];
 const STRUCTURED_KAFKA: [(&str, &str); 1] = [("content-type", "application/cloudevents+json; charset=utf-8")];
 const STRUCTURED_NATS: [(&str, &str); 1] = [("Content-Type", "application/cloudevents+json; charset=utf-8")];
+
+/// Source of the events that a consumer may handle or set aside, as long as it goes on.
+pub const ODD: &str = "urn:odd";
+
+/// What such events have in addition to the attributes that an event needs.
+const ODD_MEMBERS: [&str; 5] = [
+    r#""id":"no data""#,
+    r#""id":"null","data":null"#,
+    r#""id":"array","data":[]"#,
+    r#""id":"duplicate","data":{"duplicate_record_id":{}}"#,
+    r#""id":"half a character \ud800","data":{}"#,
+];
+
+/// A Kafka key and header that the bridge never writes.
+const ODD_RECORDS: [(Option<&str>, Option<&[u8]>); 3] =
+    [(None, Some(b"no key")), (Some("odd"), None), (Some("odd"), Some(b"no text \xff"))];
 
 /// A bus, and what is on it.
 pub struct Published {
@@ -91,6 +134,15 @@ impl Published {
             for (_, kafka, nats, value) in POISON {
                 bus.publish_raw(if kind == Kind::Kafka { kafka } else { nats }, value);
             }
+            for members in ODD_MEMBERS {
+                let headers = if kind == Kind::Kafka { STRUCTURED_KAFKA } else { STRUCTURED_NATS };
+                bus.publish_raw(&headers, &odd(members));
+            }
+            for (at, (key, header)) in ODD_RECORDS.into_iter().enumerate() {
+                let [(name, value)] = STRUCTURED_KAFKA;
+                let headers = [(name, Some(value.as_bytes())), ("odd", header)];
+                bus.publish_record(key, &headers, &odd(&format!(r#""id":"record {at}","data":{{}}"#)));
+            }
             for mode in Mode::ALL {
                 runtime().block_on(deliver(&bus, mode, "again"));
             }
@@ -114,7 +166,12 @@ impl Published {
 
     /// Messages that are no event.
     pub fn poison(&self) -> impl Iterator<Item = &Message> {
-        self.messages.iter().filter(|message| message.event.is_none())
+        self.messages.iter().filter(|message| message.event.is_none() && !message.is_odd)
+    }
+
+    /// Messages that may be handled or set aside.
+    pub fn odd(&self) -> impl Iterator<Item = &Message> {
+        self.messages.iter().filter(|message| message.is_odd)
     }
 }
 
@@ -130,8 +187,9 @@ async fn deliver(bus: &Bus, mode: Mode, round: &str) {
     let mut client = bridge.connect().await;
     let merge = MERGE.into_iter().enumerate().map(|(at, members)| (format!("merge-{at}"), delivery(members)));
     for (file, body) in fixtures::deliveries().into_iter().chain(UNUSUAL.map(unusual)).chain(merge) {
-        let request =
-            Request::keyed(&format!("{}/{file}", mode.name()), body).path(&format!("/webhooks/{name}"));
+        // The key becomes an attribute, with characters that the binding for NATS encodes.
+        let key = format!(r#"{}/{file}, "100%""#, mode.name());
+        let request = Request::keyed(&key, body).path(&format!("/webhooks/{name}"));
         let answer = client.ask(&request).await;
         assert_eq!(answer.status, 200, "{file}: {answer:?}");
         assert_eq!(answer.json()["quarantined"], 0, "{file}: {answer:?}");
@@ -142,6 +200,12 @@ async fn deliver(bus: &Bus, mode: Mode, round: &str) {
 fn unusual((name, members): (&str, &str)) -> (String, Vec<u8>) {
     let id = format!(r#"{{"workspace_id":"w","object_id":"o","record_id":"{name}","attribute_id":"a"}}"#);
     (name.to_owned(), delivery(&format!(r#""event_type":"record.updated","id":{id},{members}"#)))
+}
+
+/// A structured event with these members.
+fn odd(members: &str) -> String {
+    let attributes = r#""specversion":"1.0","type":"com.attio.record.merged","time":"2026-01-02T03:04:05Z""#;
+    format!(r#"{{{attributes},"source":"{ODD}","partitionkey":"{ODD}",{members}}}"#)
 }
 
 /// A delivery of one event.

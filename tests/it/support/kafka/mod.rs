@@ -378,12 +378,20 @@ impl Broker {
     }
 
     /// Publishes one record.
-    pub fn publish(&self, topic: &str, key: &str, headers: &[(&str, &str)], value: Option<&[u8]>) {
+    pub fn publish(
+        &self,
+        topic: &str,
+        key: Option<&str>,
+        headers: &[(&str, Option<&[u8]>)],
+        value: Option<&[u8]>,
+    ) {
         let producer: BaseProducer = self.client().create().expect("a producer for the broker");
-        let add =
-            |all: OwnedHeaders, (key, value): &(&str, &str)| all.insert(Header { key, value: Some(*value) });
+        let add = |all: OwnedHeaders, (key, value): &(&str, Option<&[u8]>)| {
+            all.insert(Header { key, value: *value })
+        };
         let headers = headers.iter().fold(OwnedHeaders::new(), add);
-        let record = BaseRecord::to(topic).key(key).headers(headers);
+        let record = BaseRecord::to(topic).headers(headers);
+        let record = key.into_iter().fold(record, BaseRecord::key);
         let record = value.into_iter().fold(record, BaseRecord::payload);
         assert!(producer.send(record).is_ok(), "the record is taken");
         producer.flush(PATIENCE).expect("the broker acknowledges");
