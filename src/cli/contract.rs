@@ -14,15 +14,15 @@ use crate::contract::schema::ENVELOPE;
 use crate::contract::{Contract, yaml};
 
 const AFTER_HELP: &str = "\
-It reads the configuration without its secrets, and connects to nothing.
+It reads the sections contract, route and of the bus of the configuration, and connects to nothing.
 
 Example: the topic and the key of each event type
   attio-bridge contract events
 Example: publish the schemas that `dataschema` names
   attio-bridge contract schema --to schemas
 Example: a document for AsyncAPI's tools, and a page to read
-  attio-bridge contract asyncapi > asyncapi.yaml
-  attio-bridge contract html > contract.html";
+  attio-bridge contract asyncapi --config config.toml > asyncapi.yaml
+  attio-bridge contract html --config config.toml > contract.html";
 
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
@@ -90,7 +90,7 @@ struct Asyncapi {
 
 const HTML_HELP: &str = "\
 Example: a page to read
-  attio-bridge contract html > contract.html";
+  attio-bridge contract html --config config.toml > contract.html";
 
 #[derive(Args)]
 #[command(after_help = HTML_HELP)]

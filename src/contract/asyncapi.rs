@@ -295,6 +295,11 @@ impl Writer<'_> {
                 if of_type {
                     schema["const"] = json!(value);
                 }
+                // CloudEvents' NATS binding percent-encodes header values. Of these only the key may need it.
+                if attribute == Attribute::CorrelationId && matches!(self.bus.kind, Bus::Nats(_)) {
+                    schema["pattern"] = json!("^[!-~]{1,765}$");
+                    schema["description"] = json!("The delivery: its Idempotency-Key, percent-encoded.");
+                }
                 if presence != Presence::Never {
                     add(name, schema, of_type || presence == Presence::Always);
                 }

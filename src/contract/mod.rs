@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::bus;
-use crate::catalog::{EVENT_TYPES, EventType, Id, Kind};
+use crate::catalog::{EVENT_TYPES, EventType, Kind};
 use crate::pipeline::publish::Destination;
 use crate::pipeline::route::{self, Routes};
 
@@ -37,10 +37,8 @@ pub struct Row {
     pub subject: String,
     /// The id that is the Kafka key.
     pub key: &'static str,
-    /// The ids that an event in Attio's form has.
+    /// The members that `id` has in Attio's form.
     pub ids: Vec<&'static str>,
-    /// When Attio sends it.
-    pub sent: &'static str,
 }
 
 impl Contract {
@@ -55,9 +53,6 @@ impl Contract {
 
     fn row(&self, entry: &'static EventType) -> Row {
         let Destination { address, subject } = &**self.routes.event(Kind::Known(entry));
-        let top_level = entry.required_ids().filter(|id| id.top_level).map(|Id { name, .. }| name);
-        let mut ids: Vec<_> = schema::attio_ids(entry).chain(top_level).collect();
-        ids.dedup();
         Row {
             name: entry.name,
             category: entry.category.as_str(),
@@ -65,8 +60,7 @@ impl Contract {
             topic: address.to_string(),
             subject: subject.to_string(),
             key: entry.partition_key.name,
-            ids,
-            sent: entry.sent,
+            ids: schema::attio_ids(entry).collect(),
         }
     }
 

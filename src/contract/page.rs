@@ -11,7 +11,7 @@ use super::{Contract, Row, example, schema};
 use crate::bus;
 use crate::catalog::{Category, EVENT_TYPES, EventType, Part, schema_url};
 use crate::cloudevent::decode::DecodedEvent;
-use crate::cloudevent::{Attribute, Data};
+use crate::cloudevent::{Attribute, Data, SPEC_VERSION};
 use crate::pipeline::publish::Message;
 use crate::version::VERSION;
 
@@ -57,7 +57,7 @@ fn envelope(contract: &Contract, bus: &bus::Options) -> Result<String, String> {
     let about =
         "Every event is a CloudEvent with these attributes, and the event as Attio sent it as its data.";
     let mut out = section("envelope", "Envelope", about);
-    out += &attributes(&schema::envelope());
+    out += &attributes(contract, &schema::envelope());
     out += &details("Example", &encoded(bus, &message)?);
     out += &schema_of(contract, schema::ENVELOPE);
     Ok(out + "</section>\n")
@@ -69,7 +69,7 @@ fn quarantine(contract: &Contract, bus: &bus::Options) -> Result<String, String>
                  every content mode, with the bytes in data_base64.";
     let mut out = section("quarantine", "Quarantine", about);
     out += &list(&[("Kafka topic and NATS subject", code(&message.destination.address))]);
-    out += &attributes(&schema::quarantined());
+    out += &attributes(contract, &schema::quarantined());
     out += &details("Example", &encoded(bus, &message)?);
     out += &schema_of(contract, schema::QUARANTINE);
     Ok(out + "</section>\n")
@@ -128,8 +128,10 @@ fn members(entry: &EventType) -> String {
     )
 }
 
-/// The attributes in a schema.
-fn attributes(schema: &Json) -> String {
+/// The attributes in a schema, as far as this configuration has them.
+fn attributes(contract: &Contract, schema: &Json) -> String {
+    let has_schemas = contract.base_url.is_some();
+    let attributes = Attribute::ALL.into_iter().filter(|name| has_schemas || *name != Attribute::DataSchema);
     let required = schema["required"].as_array().cloned().unwrap_or_default();
     let row = |attribute: Attribute| {
         let definition = schema["properties"].get(attribute.name())?;
@@ -137,7 +139,8 @@ fn attributes(schema: &Json) -> String {
         let present = if required.contains(&attribute.name().into()) { "always" } else { "if known" };
         Some([attribute.name().to_owned(), about.to_owned(), present.to_owned()])
     };
-    let rows: Vec<_> = Attribute::ALL.into_iter().filter_map(row).collect();
+    let version = ["specversion", SPEC_VERSION, "always"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(version).chain(attributes.filter_map(row)).collect();
     table(["Attribute", "Value", "Present"], &rows)
 }
 

@@ -34,7 +34,7 @@ pub fn document(name: &str, mut schema: Json, base_url: Option<&str>) -> Json {
 /// The schema of a type's `data`, in Attio's form and in the single-event form.
 pub fn data(entry: &EventType) -> Json {
     let mut id = Map::from_iter(attio_ids(entry).map(|name| (name.to_owned(), uuid(false))));
-    id.insert("event_id".into(), json!({ "type": "string" }));
+    id.insert("event_id".into(), pattern(ID));
     let mut properties = Map::from_iter([
         ("event_type".into(), json!({ "type": "string", "const": entry.name })),
         ("id".into(), object(id, &[])),

@@ -1,8 +1,9 @@
 //! A Kafka broker in this process, and what the bridge publishes, read back: from that broker, from another one, or
 //! from standard output.
 //!
-//! The broker is librdkafka's mock cluster: the real protocol on a real port, so any Kafka client of this machine can
-//! subscribe. It keeps the last 5 MB of each partition in memory and nothing on disk.
+//! The broker is librdkafka's mock cluster: the real protocol on a real port, so other clients of this machine can
+//! subscribe, but for Java's, which takes its answer to ApiVersions for an order to wait. It keeps the last 5 MB of each
+//! partition in memory and nothing on disk.
 
 use std::io::{self, Write};
 use std::time::Duration;

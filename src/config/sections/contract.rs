@@ -4,7 +4,7 @@ use crate::config::kinds::{Form, Pattern};
 use crate::config::section::{Section, keys};
 
 const BASE_URL: Pattern = Pattern {
-    expects: "an address that begins with https:// or http://, without `?` and `#`",
+    expects: "an address that begins with https:// or http://, without a login, `?` and `#`",
     regex: r"^https?://[!$-;=A-~]+$",
     accepts: is_base_url,
 };
@@ -13,7 +13,8 @@ const BASE_URL: Pattern = Pattern {
 fn is_base_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let fits = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>?\\^`{|}".contains(&byte);
-    rest.is_some_and(|rest| !rest.trim_matches('/').is_empty() && rest.bytes().all(fits))
+    let has_login = |rest: &str| rest.split('/').next().is_some_and(|host| host.contains('@'));
+    rest.is_some_and(|rest| !rest.trim_matches('/').is_empty() && rest.bytes().all(fits) && !has_login(rest))
 }
 
 keys! {

@@ -29,6 +29,9 @@ Each example is also killed (SIGKILL) on each bus: connected with nothing to rea
 after its work is done and before the acknowledgement reaches the broker; after that; and at random under a stream of
 events. It then handles every event once, and stops with exit code 0 on SIGTERM.
 
+Without code, [Kafka Connect](../../examples/kafka-connect) and [Flink SQL](../../examples/flink-sql) are configured to write
+every byte of what is on Kafka; their READMEs say which settings lose what, and a test runs both.
+
 ";
 
 pub fn path() -> PathBuf {

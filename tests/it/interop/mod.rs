@@ -12,6 +12,7 @@ mod kill;
 mod languages;
 mod matrix;
 mod message;
+mod no_code;
 mod published;
 mod readme;
 
