@@ -9,7 +9,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_kafka
 from cloudevents.core.formats.json import JSONFormat
 from confluent_kafka import Consumer
 
-from inbox import Inbox, data_bytes, event_with_id
+from inbox import Inbox, data_bytes, event_with_id, row_of
 
 
 def main():
@@ -24,6 +24,8 @@ def main():
             "auto.commit.interval.ms": 1000,
             # After this time the partitions of a killed consumer are given to another one.
             "session.timeout.ms": 6000,
+            # A topic that is new, such as that of the first task, is seen after this time.
+            "topic.metadata.refresh.interval.ms": 10000,
         }
     )
     consumer.subscribe([r"^attio\.[^q].*"])  # every category; quarantine is read apart
@@ -47,13 +49,14 @@ def handle(inbox, message):
     try:
         headers = dict(message.headers() or [])
         event = from_kafka(KafkaMessage(headers, message.key(), message.value()), JSONFormat(), event_with_id)
+        data = data_bytes(event, message.value(), structured="ce_id" not in headers)
+        texts = {name: (value or b"").decode(errors="replace") for name, value in headers.items()}
+        row = row_of(event, data, (message.key() or b"").decode(), texts, position)
     except Exception as error:  # whatever the SDK makes of bytes that are no event
         print(f"{position} is set aside: {error}", file=sys.stderr)
         inbox.set_aside(position, repr(error), message.value())
         return
-    data = data_bytes(event, message.value(), structured="ce_id" not in headers)
-    texts = {name: value.decode() for name, value in headers.items()}
-    inbox.handle(event, data, message.key().decode(), texts, position)
+    inbox.handle(event, row)
 
 
 main()

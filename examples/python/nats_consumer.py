@@ -10,7 +10,7 @@ from cloudevents.core.bindings.http import HTTPMessage, from_http
 from cloudevents.core.formats.json import JSONFormat
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from inbox import Inbox, data_bytes, event_with_id
+from inbox import Inbox, data_bytes, event_with_id, row_of
 
 
 async def main():
@@ -38,7 +38,8 @@ async def main():
             continue
         handle(inbox, message)
         await message.ack()
-    await client.drain()
+    await client.flush()  # sends the acknowledgements; `drain` would wait half a minute for the subscription
+    await client.close()
 
 
 def handle(inbox, message):
@@ -46,12 +47,13 @@ def handle(inbox, message):
     try:
         headers = dict(message.headers or {})
         event = from_http(HTTPMessage(headers, message.data), JSONFormat(), event_with_id)
+        data = data_bytes(event, message.data, structured="ce-id" not in headers)
+        row = row_of(event, data, message.subject, headers, position)
     except Exception as error:  # whatever the SDK makes of bytes that are no event
         print(f"{position} is set aside: {error}", file=sys.stderr)
         inbox.set_aside(position, repr(error), message.data)
         return
-    data = data_bytes(event, message.data, structured="ce-id" not in headers)
-    inbox.handle(event, data, message.subject, headers, position)
+    inbox.handle(event, row)
 
 
 asyncio.run(main())

@@ -16,7 +16,7 @@ await manager.consumers.add(NATS_STREAM, {
   // Every category; quarantine is read apart.
   filter_subjects: ["attio.*.*", "attio.unknown"],
   ack_policy: AckPolicy.Explicit,
-  // After this time what a killed consumer had in hand is sent again. Longer than the work takes.
+  // After this time what a killed consumer had in hand is sent again: longer than the work of `max_messages` takes.
   ack_wait: nanos(10_000),
 });
 const consumer = await jetstream(connection).consumers.get(NATS_STREAM, NATS_DURABLE);
@@ -28,8 +28,10 @@ for (const signal of ["SIGTERM", "SIGINT"]) {
 for await (const message of messages) {
   // Names are case-sensitive here: it is Content-Type, and ce-id.
   const headers = Object.fromEntries([...(message.headers ?? [])].map(([name, values]) => [name, values.join()]));
+  // The binding for NATS percent-encodes attributes, which the SDK does not know.
+  const decode = ([name, value]: [string, string]) => [name, /^ce-/.test(name) ? decodeURIComponent(value) : value];
   inbox.take(`${NATS_STREAM}/${message.seq}`, message.subject, headers, Buffer.from(message.data), (body) =>
-    HTTP.toEvent({ headers, body }),
+    HTTP.toEvent({ headers: Object.fromEntries(Object.entries(headers).map(decode)), body }),
   );
   message.ack();
 }
