@@ -71,7 +71,7 @@ struct Schema {
     /// An event type, envelope or quarantine [default: envelope, with --to all]
     #[arg(value_name = "TYPE")]
     name: Option<String>,
-    /// Write <TYPE>.json to this directory
+    /// Write a file for each type, TYPE.json, to this directory
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
 }

@@ -34,7 +34,7 @@ use crate::try_out::keyboard::Keyboard;
 use crate::try_out::output::{JsonLines, Options, Output, Target};
 use crate::try_out::run::{Run, Senders, create_webhook};
 use crate::try_out::screen::Screen;
-use crate::try_out::tracker::Totals;
+use crate::try_out::totals::Totals;
 use crate::try_out::{self, SOURCE};
 use crate::{shutdown, signing};
 

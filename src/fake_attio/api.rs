@@ -1,8 +1,7 @@
-//! The API: what every request passes first (the rate limit, the key, its scopes), the endpoints, and errors.
+//! The API: what every request passes first (the rate limit, the key, its scopes) and the endpoints.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -11,9 +10,9 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::error::ApiError;
 use super::store::{Named, Store};
 use super::webhook::{self, Webhook};
 
@@ -151,68 +150,4 @@ fn named_json(id: Json, named: &Named, titles: &[&str]) -> Json {
     let mut json = json!({ "id": id, "api_slug": named.slug });
     titles.iter().for_each(|title| json[title] = named.slug.clone().into());
     json
-}
-
-/// An error of the API: always four members, and `validation_errors` if the body does not fit the schema.
-#[derive(Clone, Debug)]
-pub struct ApiError {
-    status: StatusCode,
-    body: Json,
-    retry_after: Option<String>,
-}
-
-impl ApiError {
-    fn new(status: StatusCode, kind: &str, code: &str, message: &str) -> Self {
-        let body = json!({ "status_code": status.as_u16(), "type": kind, "code": code, "message": message });
-        Self { status, body, retry_after: None }
-    }
-
-    pub fn validation(errors: Vec<Json>) -> Self {
-        let message = "Body payload validation error.";
-        let mut error =
-            Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", "validation_type", message);
-        error.body["validation_errors"] = errors.into();
-        error
-    }
-
-    pub fn not_found(message: impl AsRef<str>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message.as_ref())
-    }
-
-    pub fn conflict(message: &str) -> Self {
-        Self::new(StatusCode::CONFLICT, "invalid_request_error", "uniqueness_conflict", message)
-    }
-}
-
-/// The API's rate limit: requests in the current second.
-#[derive(Clone, Copy, Debug)]
-pub struct ApiLimit {
-    pub reads: u32,
-    pub writes: u32,
-    second: i64,
-    used: (u32, u32),
-}
-
-impl Default for ApiLimit {
-    fn default() -> Self {
-        Self { reads: 100, writes: 25, second: 0, used: (0, 0) }
-    }
-}
-
-impl ApiLimit {
-    /// Counts a request. Over the limit: the value of `Retry-After`.
-    fn take(&mut self, write: bool) -> Result<(), String> {
-        let now = OffsetDateTime::now_utc();
-        if now.unix_timestamp() != self.second {
-            (self.second, self.used) = (now.unix_timestamp(), (0, 0));
-        }
-        let (used, limit) =
-            if write { (&mut self.used.1, self.writes) } else { (&mut self.used.0, self.reads) };
-        *used += 1;
-        match *used <= limit {
-            true => Ok(()),
-            // The next second, as an HTTP date.
-            false => Err(httpdate::fmt_http_date(SystemTime::from(now) + Duration::from_secs(1))),
-        }
-    }
 }

@@ -7,6 +7,7 @@
 
 mod api;
 pub mod deliver;
+pub mod error;
 pub mod post;
 pub mod store;
 pub mod webhook;

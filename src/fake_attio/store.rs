@@ -1,6 +1,7 @@
 //! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::json;
@@ -9,7 +10,7 @@ use time::macros::format_description;
 use tokio::sync::mpsc::Sender;
 use uuid::Uuid;
 
-use super::api::{ApiError, ApiLimit};
+use super::error::ApiError;
 use super::webhook::{Status, Subscription, Webhook, WebhookInput, canonical};
 use crate::catalog::EVENT_TYPES;
 
@@ -193,4 +194,37 @@ impl Store {
 
 fn uuid() -> String {
     Uuid::new_v4().to_string()
+}
+
+/// The API's rate limit: requests in the current second.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiLimit {
+    pub reads: u32,
+    pub writes: u32,
+    second: i64,
+    used: (u32, u32),
+}
+
+impl Default for ApiLimit {
+    fn default() -> Self {
+        Self { reads: 100, writes: 25, second: 0, used: (0, 0) }
+    }
+}
+
+impl ApiLimit {
+    /// Counts a request. Over the limit: the value of `Retry-After`.
+    pub(super) fn take(&mut self, write: bool) -> Result<(), String> {
+        let now = OffsetDateTime::now_utc();
+        if now.unix_timestamp() != self.second {
+            (self.second, self.used) = (now.unix_timestamp(), (0, 0));
+        }
+        let (used, limit) =
+            if write { (&mut self.used.1, self.writes) } else { (&mut self.used.0, self.reads) };
+        *used += 1;
+        match *used <= limit {
+            true => Ok(()),
+            // The next second, as an HTTP date.
+            false => Err(httpdate::fmt_http_date(SystemTime::from(now) + Duration::from_secs(1))),
+        }
+    }
 }

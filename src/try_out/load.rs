@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::events::EventGenerator;
-use super::latencies::Latencies;
 use super::output::milliseconds;
+use super::totals::Latencies;
 use crate::catalog::{EVENT_TYPES, EventType};
 use crate::fake_attio::deliver::envelope;
 use crate::fake_attio::post::{PostError, Poster, Reply};

@@ -5,13 +5,13 @@ pub mod broker;
 pub mod delivery;
 pub mod events;
 pub mod keyboard;
-pub mod latencies;
 pub mod load;
 pub mod mix;
 pub mod output;
 pub mod run;
 pub mod screen;
 pub mod text;
+pub mod totals;
 pub mod tracker;
 
 use crate::bus::error::ReadError;

@@ -10,7 +10,7 @@ use super::SOURCE;
 use super::broker::ReadEvent;
 use super::delivery::{Finding, Found, Group, Report};
 use super::keyboard::Key;
-use super::tracker::Totals;
+use super::totals::Totals;
 use crate::cloudevent::timestamp;
 use crate::printable;
 

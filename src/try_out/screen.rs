@@ -16,7 +16,7 @@ use super::delivery::{Finding, Found, Report};
 use super::keyboard::Key;
 use super::output::{Options, Output, Target};
 use super::text::{duration, header, summary, whole};
-use super::tracker::Totals;
+use super::totals::Totals;
 use crate::printable::{BAD, DIM, GOOD, KNOWN, REFUSED, STRONG, line as safe, styled};
 
 /// Without a terminal the totals are a line after so many deliveries.

@@ -6,7 +6,7 @@ use super::SOURCE;
 use super::broker::ReadEvent;
 use super::delivery::Group;
 use super::output::{Options, Target};
-use super::tracker::{BridgeMetrics, GroupTotals, Totals};
+use super::totals::{BridgeMetrics, GroupTotals, Totals};
 use crate::explain::reformat::{Escapes, Json, Order, Style};
 use crate::pipeline::outcome::EventResult;
 use crate::printable::{BAD, GOOD, REFUSED, STRONG, line as safe};

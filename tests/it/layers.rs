@@ -236,13 +236,13 @@ fn stages_import_only_values_from_each_other() {
 const KNOWN_CIRCLES: [&str; 3] = ["bus/mod.rs", "bus/nats/", "bus/setup/"];
 
 #[test]
-fn files_of_bus_and_pipeline_import_each_other_in_no_circle() {
-    for top in ["bus", "pipeline"] {
+fn files_of_a_folder_import_each_other_in_no_circle() {
+    for top in ["bus", "pipeline", "fake_attio", "try_out"] {
         let files: Vec<File> = sources().into_iter().filter(|file| file.top() == top).collect();
         let mut reached: BTreeMap<&Path, BTreeSet<&Path>> =
             files.iter().map(|file| (file.path.as_path(), file.imports(&files))).collect();
         let edges: usize = reached.values().map(BTreeSet::len).sum();
-        assert!(edges > files.len() / 2, "only {edges} imports were found in {top}");
+        assert!(edges >= files.len() / 2, "only {edges} imports were found in {top}");
         loop {
             let before: usize = reached.values().map(BTreeSet::len).sum();
             for (file, direct) in reached.clone() {

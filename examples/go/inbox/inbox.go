@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/binding/spec"
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -26,6 +27,12 @@ CREATE TABLE IF NOT EXISTS event (source TEXT, id TEXT, attributes TEXT, key TEX
 CREATE TABLE IF NOT EXISTS tally (type TEXT PRIMARY KEY, events INTEGER);
 CREATE TABLE IF NOT EXISTS record (id TEXT PRIMARY KEY, events INTEGER, merged_into TEXT);
 CREATE TABLE IF NOT EXISTS set_aside (position TEXT PRIMARY KEY, reason TEXT, value BLOB);`
+
+// What the names of attributes in headers begin with.
+const (
+	Kafka = "ce_"
+	NATS  = "ce-"
+)
 
 // Message is what the client read.
 type Message struct {
@@ -53,6 +60,9 @@ func Run(consume func(context.Context, *Inbox) error) {
 
 // Setting is a variable of the environment, or its default.
 func Setting(name, value string) string { return cmp.Or(os.Getenv(name), value) }
+
+// Text is what a client read, in UTF-8.
+func Text(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 // open creates the database if it is missing. Another process may hold it for up to a minute.
 func open(path string) (*Inbox, error) {
@@ -86,6 +96,9 @@ func decode(m Message, contentType, prefix string) (*event.Event, error) {
 	var e event.Event
 	if strings.HasPrefix(contentType, event.ApplicationCloudEventsJSON) {
 		// The SDK gets the attributes only, because it cuts data at a number beyond float64, such as 1E400.
+		if !utf8.Valid(m.Value) {
+			return nil, errors.New("not UTF-8")
+		}
 		var members map[string]json.RawMessage
 		if err := json.Unmarshal(m.Value, &members); err != nil {
 			return nil, err
@@ -108,12 +121,21 @@ func decode(m Message, contentType, prefix string) (*event.Event, error) {
 	}
 	e = event.New(version.String())
 	for name, value := range m.Headers {
+		if prefix == NATS && strings.HasPrefix(name, prefix) { // its binding percent-encodes values
+			decoded, err := url.PathUnescape(value)
+			if err != nil {
+				return nil, err
+			}
+			value = Text(decoded)
+		}
 		if err := version.SetAttribute(e.Context, name, value); err != nil {
 			return nil, err
 		}
 	}
-	if err := e.Context.SetDataContentType(contentType); err != nil {
-		return nil, err
+	if prefix == Kafka {
+		if err := e.Context.SetDataContentType(contentType); err != nil {
+			return nil, err
+		}
 	}
 	e.DataEncoded = m.Value
 	return &e, e.Validate()

@@ -28,6 +28,7 @@ func consume(ctx context.Context, box *inbox.Inbox) error {
 		kgo.SessionTimeout(6*time.Second),  // a killed member's partitions are given away after this time
 		kgo.DisableAutoCommit(),
 		kgo.BlockRebalanceOnPoll(),
+		kgo.WithLogger(kgo.BasicLogger(os.Stderr, kgo.LogLevelWarn, nil)),
 	)
 	if err != nil {
 		return err
@@ -35,6 +36,11 @@ func consume(ctx context.Context, box *inbox.Inbox) error {
 	defer client.CloseAllowingRebalance() // leaves the group
 	for ctx.Err() == nil {
 		fetches := client.PollRecords(ctx, 100)
+		fetches.EachError(func(topic string, partition int32, err error) {
+			if ctx.Err() == nil {
+				log.Printf("%s/%d: %v", topic, partition, err) // the client tries again
+			}
+		})
 		var handled []*kgo.Record
 		for record := range fetches.RecordsAll() {
 			if ctx.Err() != nil {
@@ -56,9 +62,9 @@ func consume(ctx context.Context, box *inbox.Inbox) error {
 func message(record *kgo.Record) (inbox.Message, string, string) {
 	headers := map[string]string{}
 	for _, header := range record.Headers {
-		headers[header.Key] = string(header.Value)
+		headers[header.Key] = inbox.Text(string(header.Value))
 	}
 	position := fmt.Sprintf("%s/%d/%d", record.Topic, record.Partition, record.Offset)
-	return inbox.Message{Position: position, Key: string(record.Key), Headers: headers, Value: record.Value},
-		headers["content-type"], "ce_"
+	return inbox.Message{Position: position, Key: inbox.Text(string(record.Key)), Headers: headers, Value: record.Value},
+		headers["content-type"], inbox.Kafka
 }

@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +34,7 @@ func consume(ctx context.Context, box *inbox.Inbox) error {
 	if err != nil {
 		return err
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(100))
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(10)) // what the work finishes within AckWait
 	if err != nil {
 		return err
 	}
@@ -65,11 +64,11 @@ func take(box *inbox.Inbox, received jetstream.Msg) error {
 	}
 	headers := map[string]string{}
 	for name := range received.Headers() {
-		headers[name] = received.Headers().Get(name)
+		headers[name] = inbox.Text(received.Headers().Get(name))
 	}
 	position := fmt.Sprintf("%s/%d", metadata.Stream, metadata.Sequence.Stream)
 	message := inbox.Message{Position: position, Key: received.Subject(), Headers: headers, Value: received.Data()}
-	if err := box.Take(message, cmp.Or(headers["Content-Type"], headers["ce-datacontenttype"]), "ce-"); err != nil {
+	if err := box.Take(message, headers["Content-Type"], inbox.NATS); err != nil {
 		return err
 	}
 	return received.Ack()

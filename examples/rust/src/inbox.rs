@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use cloudevents::event::{AttributeValue, Data, SpecVersion};
 use cloudevents::message::{BinaryDeserializer, BinarySerializer, MessageAttributeValue};
 use cloudevents::{AttributesReader, Event};
+use percent_encoding::percent_decode_str;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,6 +18,10 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS tally (type TEXT PRIMARY KEY, events INTEGER);
     CREATE TABLE IF NOT EXISTS record (id TEXT PRIMARY KEY, events INTEGER, merged_into TEXT);
     CREATE TABLE IF NOT EXISTS set_aside (position TEXT PRIMARY KEY, reason TEXT, value BLOB);";
+
+/// What the names of attributes in headers begin with.
+pub const KAFKA: &str = "ce_";
+pub const NATS: &str = "ce-";
 
 /// What the client read.
 pub struct Message {
@@ -154,12 +159,17 @@ impl BinaryDeserializer for Binary<'_> {
         let version = SpecVersion::try_from(attribute("specversion"))?;
         let standard = version.attribute_names();
         event = event.set_spec_version(version)?;
-        event =
-            event.set_attribute("datacontenttype", MessageAttributeValue::String(content_type.to_owned()))?;
+        if prefix == KAFKA {
+            let value = MessageAttributeValue::String(content_type.to_owned());
+            event = event.set_attribute("datacontenttype", value)?;
+        }
         for (name, value) in &message.headers {
-            let value = MessageAttributeValue::String(value.clone());
+            // The binding for NATS percent-encodes values.
+            let decoded = || percent_decode_str(value).decode_utf8_lossy().into_owned();
+            let value = if prefix == NATS { decoded() } else { value.clone() };
+            let value = MessageAttributeValue::String(value);
             event = match name.strip_prefix(prefix) {
-                None | Some("specversion" | "datacontenttype") => event,
+                None | Some("specversion") => event,
                 Some(name) if standard.contains(&name) => event.set_attribute(name, value)?,
                 Some(name) => event.set_extension(name, value)?,
             };

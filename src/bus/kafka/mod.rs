@@ -1,7 +1,7 @@
 //! Kafka: one long-lived idempotent producer, acks from all in-sync replicas.
 //!
-//! [`Kafka::publish`] enqueues a [`record`] with the [`producer`] and returns; the callbacks of its
-//! [`context`] settle the handle when the ack is in. The [`monitor`] thread reconnects, reconciles
+//! [`Kafka::publish`] enqueues a [`record`] with the [`producer`] and returns; the client's
+//! [`callbacks`] settle the handle when the ack is in. The [`monitor`] thread reconnects, reconciles
 //! [`topics`] and replaces a dead producer; [`health`] is what they know of the cluster.
 //! Beside it: [`mod@read`], [`mod@inspect`] and [`diagnose`], which the publishing part does not use.
 

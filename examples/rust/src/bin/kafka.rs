@@ -1,7 +1,7 @@
 //! Handles every event on Kafka once: an offset is stored for commit after the event's transaction.
 
 use anyhow::Result;
-use inbox::{Inbox, Message, decode, setting};
+use inbox::{Inbox, KAFKA, Message, decode, setting};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
@@ -33,7 +33,7 @@ async fn main() -> Result<()> {
             Ok(record) => {
                 let message = message(&record);
                 let content_type = message.headers.get("content-type").map_or("", String::as_str);
-                let event = decode(&message, content_type, "ce_");
+                let event = decode(&message, content_type, KAFKA);
                 tokio::task::block_in_place(|| inbox.take(&message, event))?; // an error: the event comes again
                 consumer.store_offset_from_message(&record)?;
             }

@@ -6,7 +6,7 @@ use anyhow::{Error, Result};
 use async_nats::HeaderValue;
 use async_nats::jetstream::{self, consumer::pull};
 use futures_util::StreamExt;
-use inbox::{Inbox, Message, decode, setting};
+use inbox::{Inbox, Message, NATS, decode, setting};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
@@ -24,7 +24,8 @@ async fn main() -> Result<()> {
             ..pull::Config::default()
         })
         .await?;
-    let mut messages = consumer.stream().max_messages_per_batch(100).messages().await?;
+    // As many as the work finishes within ack_wait.
+    let mut messages = consumer.stream().max_messages_per_batch(10).messages().await?;
     loop {
         let received = tokio::select! {
             biased;
@@ -35,9 +36,8 @@ async fn main() -> Result<()> {
         match received {
             Some(Ok(received)) => {
                 let message = message(&received)?;
-                let header = |name| message.headers.get(name).map(String::as_str);
-                let content_type = header("Content-Type").or(header("ce-datacontenttype"));
-                let event = decode(&message, content_type.unwrap_or_default(), "ce-");
+                let content_type = message.headers.get("Content-Type").map_or("", String::as_str);
+                let event = decode(&message, content_type, NATS);
                 tokio::task::block_in_place(|| inbox.take(&message, event))?; // an error: the event comes again
                 received.ack().await.map_err(Error::from_boxed)?;
             }

@@ -70,7 +70,7 @@ final class Inbox implements AutoCloseable {
         try (var inbox = new Inbox(setting("INBOX", "inbox.db"))) {
             consume.whileTrue(running, inbox);
             status.complete(0);
-        } catch (Exception error) {
+        } catch (Throwable error) { // an Error too: the hook waits for the status
             error.printStackTrace();
             status.complete(1);
         }
@@ -85,9 +85,11 @@ final class Inbox implements AutoCloseable {
         database.setAutoCommit(false); // begins
         try {
             CloudEvent event;
+            String attributes;
             byte[] data;
             try {
-                event = reader.get().toEvent();
+                event = checked(reader.get().toEvent());
+                attributes = json(attributes(event));
                 data = message.structured ? data(message.value) : message.value;
             } catch (RuntimeException | IOException reason) { // whatever the SDK throws at what is no event
                 System.err.println(message.position + " set aside: " + reason);
@@ -96,7 +98,7 @@ final class Inbox implements AutoCloseable {
                 return;
             }
             var isNew = update("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                event.getSource().toString(), event.getId(), json(attributes(event)), message.key,
+                event.getSource().toString(), event.getId(), attributes, message.key,
                 json(message.headers), data, message.position) == 1;
             if (isNew) work(event, data);
             System.err.println(message.position + " " + event.getType() + " " + event.getId() + " new=" + isNew);
@@ -143,6 +145,13 @@ final class Inbox implements AutoCloseable {
         } catch (IOException noMerge) {
             return null;
         }
+    }
+
+    /** The SDK takes empty attributes. */
+    private static CloudEvent checked(CloudEvent event) {
+        if (event.getId().isEmpty() || event.getSource().toString().isEmpty() || event.getType().isEmpty())
+            throw new IllegalArgumentException("empty id, source or type");
+        return event;
     }
 
     /** The bytes of `data`. The SDK's own are written again: without a long number's digits, among others. */

@@ -28,6 +28,7 @@ final class Kafka {
             ConsumerConfig.GROUP_ID_CONFIG, Inbox.setting("KAFKA_GROUP", "example"),
             ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest",
             ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false,
+            ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 50, // what the work finishes within max.poll.interval.ms, 5 minutes
             ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 6_000, // a killed member's partitions are given away after it
             ConsumerConfig.METADATA_MAX_AGE_CONFIG, 10_000); // new topics are seen after it
         try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new ByteArrayDeserializer())) {
@@ -47,8 +48,13 @@ final class Kafka {
 
     private static Inbox.Message message(ConsumerRecord<String, byte[]> record) {
         var headers = new HashMap<String, String>();
-        record.headers().forEach(header -> headers.put(header.key(), new String(header.value(), UTF_8)));
+        record.headers().forEach(header -> headers.put(header.key(), text(header.value())));
         var position = record.topic() + "/" + record.partition() + "/" + record.offset();
-        return new Inbox.Message(position, record.key(), headers, record.value(), !headers.containsKey("ce_id"));
+        var value = record.value() == null ? new byte[0] : record.value();
+        return new Inbox.Message(position, record.key(), headers, value, !headers.containsKey("ce_id"));
+    }
+
+    private static String text(byte[] value) {
+        return value == null ? "" : new String(value, UTF_8);
     }
 }

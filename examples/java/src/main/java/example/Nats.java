@@ -6,9 +6,11 @@ import io.cloudevents.core.message.MessageReader;
 import io.cloudevents.core.message.impl.BaseGenericBinaryMessageReaderImpl;
 import io.cloudevents.core.message.impl.GenericStructuredMessageReader;
 import io.cloudevents.core.message.impl.MessageUtils;
+import io.nats.client.ConsumeOptions;
 import io.nats.client.Message;
 import io.nats.client.Options;
 import io.nats.client.api.ConsumerConfiguration;
+import io.nats.client.support.Encoding;
 import java.time.Duration;
 import java.util.HashMap;
 import java.util.Map;
@@ -31,7 +33,8 @@ final class Nats {
         var options = Options.builder().server(url).maxReconnects(-1).build();
         try (var connection = io.nats.client.Nats.connect(options)) {
             var stream = connection.getStreamContext(Inbox.setting("NATS_STREAM", "ATTIO"));
-            try (var messages = stream.createOrUpdateConsumer(config).iterate()) {
+            var batch = ConsumeOptions.builder().batchSize(10).build(); // what the work finishes within ackWait
+            try (var messages = stream.createOrUpdateConsumer(config).iterate(batch)) {
                 while (running.get()) {
                     var received = messages.nextMessage(Duration.ofMillis(500));
                     if (received == null) continue;
@@ -76,7 +79,7 @@ final class Nats {
         @Override protected boolean isContentTypeHeader(String name) { return false; }
         @Override protected boolean isCloudEventsHeader(String name) { return name.startsWith("ce-"); }
         @Override protected String toCloudEventsKey(String name) { return name.substring("ce-".length()); }
-        @Override protected String toCloudEventsValue(String value) { return value; }
+        @Override protected String toCloudEventsValue(String value) { return Encoding.uriDecode(value); }
         @Override protected void forEachHeader(BiConsumer<String, String> each) { headers.forEach(each); }
     }
 }
