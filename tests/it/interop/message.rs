@@ -98,5 +98,6 @@ fn structured(value: &[u8]) -> Option<Event> {
     let data = members.remove("data")?.get().as_bytes().to_vec();
     let text = |(name, raw): (String, &RawValue)| Some((name, serde_json::from_str(raw.get()).ok()?));
     let attributes: BTreeMap<String, String> = members.into_iter().map(text).collect::<Option<_>>()?;
-    attributes.contains_key("id").then_some(Event { mode: Mode::Structured, attributes, data })
+    let is_event = ["id", "source", "type"].iter().all(|name| attributes.contains_key(*name));
+    is_event.then_some(Event { mode: Mode::Structured, attributes, data })
 }

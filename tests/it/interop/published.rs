@@ -188,7 +188,7 @@ async fn deliver(bus: &Bus, mode: Mode, round: &str) {
     let merge = MERGE.into_iter().enumerate().map(|(at, members)| (format!("merge-{at}"), delivery(members)));
     for (file, body) in fixtures::deliveries().into_iter().chain(UNUSUAL.map(unusual)).chain(merge) {
         // The key becomes an attribute, with characters that the binding for NATS encodes.
-        let key = format!(r#"{}/{file}, "100%""#, mode.name());
+        let key = format!(r#"{}/{file},"100%""#, mode.name());
         let request = Request::keyed(&key, body).path(&format!("/webhooks/{name}"));
         let answer = client.ask(&request).await;
         assert_eq!(answer.status, 200, "{file}: {answer:?}");
