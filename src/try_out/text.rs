@@ -51,7 +51,7 @@ fn hints(target: &Target) -> String {
     let Target { http, bus, address, secret, attio, key, program, .. } = target;
     let read = match *bus {
         "kafka" => format!(
-            "{STRONG}Read along with `tail` or any Kafka client:{STRONG:#}
+            "{STRONG}Read along with `tail` or a Kafka client such as kcat:{STRONG:#}
   {program} tail --bus kafka://{address}
   kcat -q -b {address} -X auto.offset.reset=earliest -G me '^attio\\..*'\n\n"
         ),
