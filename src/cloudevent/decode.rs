@@ -192,7 +192,7 @@ mod tests {
         let structured = decode(&[("content-type", CONTENT_TYPE)], STRUCTURED);
         let kafka = decode(&[("ce_specversion", "1.0"), ("ce_id", "é")], payload);
         let nats = [("Ce-Specversion", "1.0"), ("ce-id", "%C3%A9"), ("Nats-Msg-Id", "x")];
-        // Until the second release `UTF-8` was written.
+        // Earlier builds wrote `UTF-8`.
         let former = decode(&[("Content-Type", "application/cloudevents+json; charset=UTF-8")], STRUCTURED);
         for event in [structured, former, kafka, decode(&nats, payload)] {
             assert_eq!(event.unwrap().to_json(), STRUCTURED);

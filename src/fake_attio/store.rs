@@ -15,7 +15,8 @@ use super::webhook::{Status, Subscription, Webhook, WebhookInput, canonical};
 use crate::catalog::EVENT_TYPES;
 
 /// Types of the catalog that Attio does not document.
-const GUIDE_ONLY: [&str; 3] = ["call-recording.updated", "comment.updated", "workspace-member.updated"];
+const SINGLE_EVENT_ONLY: [&str; 3] =
+    ["call-recording.updated", "comment.updated", "workspace-member.updated"];
 
 #[derive(Clone, Debug)]
 pub struct Named {
@@ -72,7 +73,8 @@ impl Store {
             "list_configuration:read",
             "record_permission:read-write",
         ];
-        let documented = EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| !GUIDE_ONLY.contains(name));
+        let documented =
+            EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| !SINGLE_EVENT_ONLY.contains(name));
         Self {
             workspace_id: uuid(),
             token: token.into(),

@@ -422,7 +422,7 @@ mod tests {
         read(identity, "METADATA", &line)
     }
 
-    fn worth(identity: &ClusterIdentity) -> &'static str {
+    fn verdict(identity: &ClusterIdentity) -> &'static str {
         match identity.verdict_on(pending(), 0, NEXT.fetch_add(1, Ordering::Relaxed)) {
             AckVerdict::Accept(_) => "stored",
             AckVerdict::Hold => "held",
@@ -442,13 +442,13 @@ mod tests {
     #[test]
     fn no_ack_counts_before_a_broker_is_confirmed() {
         let identity = ClusterIdentity::default();
-        assert_eq!(worth(&identity), "held");
+        assert_eq!(verdict(&identity), "held");
         assert_eq!(state(&identity, BROKER, "AUTH_REQ", "UP"), "connected");
-        assert_eq!(worth(&identity), "held");
+        assert_eq!(verdict(&identity), "held");
         assert!(identity.is_unconfirmed() && !identity.is_confirmed());
         let identity = confirmed();
         assert!(identity.is_confirmed() && identity.has_answered(1) && !identity.has_answered(2));
-        assert_eq!(worth(&identity), "stored");
+        assert_eq!(verdict(&identity), "stored");
     }
 
     #[test]
@@ -458,13 +458,13 @@ mod tests {
         state(&identity, BROKER, "UP", "DOWN");
         let cut_off = identity.cut_off();
         assert!(cut_off.is_some() && ClusterIdentity::after(&identity).cut_off().is_none());
-        assert_eq!(worth(&identity), "stored", "from before the loss");
+        assert_eq!(verdict(&identity), "stored", "from before the loss");
         state(&identity, BROKER, "APIVERSION_QUERY", "UP");
-        assert_eq!(worth(&identity), "held");
+        assert_eq!(verdict(&identity), "held");
         assert_eq!(answer(&identity, BROKER, 1, "a"), "nothing", "a request from before the connection");
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "a"), "confirmed");
-        assert_eq!(worth(&identity), "stored");
+        assert_eq!(verdict(&identity), "stored");
         state(&identity, BROKER, "UP", "DOWN");
         assert!(identity.cut_off() > cut_off, "it was cut off again");
     }
@@ -474,16 +474,16 @@ mod tests {
         let identity = confirmed();
         state(&identity, BROKER, "UP", "DOWN");
         state(&identity, BROKER, "APIVERSION_QUERY", "UP");
-        assert_eq!(worth(&identity), "held");
+        assert_eq!(verdict(&identity), "held");
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "b"), "changed");
-        assert_eq!(worth(&identity), "nothing");
+        assert_eq!(verdict(&identity), "nothing");
         assert_eq!(
             answer(&identity, BROKER, round, "a"),
             "nothing",
             "not even if the first one answers again"
         );
-        assert_eq!(worth(&identity), "nothing");
+        assert_eq!(verdict(&identity), "nothing");
         assert!(!identity.is_confirmed() && identity.invalid().unwrap().reason.contains("is now b"));
     }
 
@@ -495,7 +495,7 @@ mod tests {
         assert_eq!(topic(&identity, "first", NO_ID), "nothing");
         assert_eq!(topic(&identity, NO_ID, "first"), "nothing");
         assert_eq!(topic(&identity, "first", "second"), "changed");
-        assert_eq!(worth(&identity), "nothing");
+        assert_eq!(verdict(&identity), "nothing");
     }
 
     #[test]
@@ -517,7 +517,7 @@ mod tests {
         state(&identity, "k:2/2", "APIVERSION_QUERY", "UP");
         let line = "k:2/2: Broker changed state UP -> DOWN";
         assert!(identity.read("STATE", line, false).is_none(), "nothing is pending");
-        assert_eq!(worth(&identity), "stored");
+        assert_eq!(verdict(&identity), "stored");
     }
 
     #[test]
@@ -545,7 +545,7 @@ mod tests {
         topic(&first, NO_ID, "first");
         first.invalidate("its connection was lost");
         let second = ClusterIdentity::after(&first);
-        assert_eq!(worth(&second), "held");
+        assert_eq!(verdict(&second), "held");
         state(&second, BROKER, "APIVERSION_QUERY", "UP");
         let (round, topics) = second.begin_round();
         assert_eq!(topics.into_iter().collect::<Vec<_>>(), [TOPIC]);
@@ -563,17 +563,17 @@ mod tests {
         assert!(identity.is_to_confirm(2) && !identity.is_to_confirm(1) && !identity.is_to_confirm(3));
         let (round, _) = identity.begin_round();
         assert_eq!(answer(&identity, BROKER, round, "a"), "nothing");
-        assert_eq!(worth(&identity), "held");
+        assert_eq!(verdict(&identity), "held");
         assert_eq!(answer(&identity, "b:1/2", round, "a"), "confirmed");
-        assert_eq!(worth(&identity), "stored");
+        assert_eq!(verdict(&identity), "stored");
     }
 
     #[test]
     fn acks_that_are_held_for_a_configured_server_alone_are_released_when_its_connection_ends() {
         let identity = confirmed();
         state(&identity, "b:1/bootstrap", "APIVERSION_QUERY", "UP");
-        assert_eq!(worth(&identity), "held");
+        assert_eq!(verdict(&identity), "held");
         assert_eq!(state(&identity, "b:1/bootstrap", "UP", "DOWN"), "confirmed");
-        assert_eq!(worth(&identity), "stored");
+        assert_eq!(verdict(&identity), "stored");
     }
 }

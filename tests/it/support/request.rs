@@ -52,7 +52,7 @@ impl Request {
         Self::signed(body).header("Idempotency-Key", key)
     }
 
-    /// Signed as the guide does: over `timestamp.body`.
+    /// Signed in the timestamped scheme: over `timestamp.body`.
     pub fn timestamped(timestamp: &str, body: impl AsRef<[u8]>) -> Self {
         let request = Self::unsigned(body);
         let signature = sign(SECRET, &[timestamp.as_bytes(), b".", &request.body]);
