@@ -30,6 +30,7 @@
 //! - [`bus`]: Kafka, NATS and stdout. Kafka and NATS also read messages back and inspect the broker, for
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
+//! - [`state`]: topics with the newest state of each entity, for `state run` and its like.
 //! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`; `attio/entities` reads records and the like.
 //! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
@@ -95,6 +96,7 @@ mod try_out;
 pub mod app;
 pub mod config;
 mod consumer;
+pub mod state;
 pub mod http;
 pub mod bus;
 pub mod attio;

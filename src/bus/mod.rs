@@ -11,6 +11,7 @@ pub mod inspect;
 pub mod read;
 pub mod recording;
 pub mod setup;
+pub mod state;
 
 use std::sync::Arc;
 

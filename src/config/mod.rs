@@ -41,7 +41,7 @@ use crate::bus::inspect::Requirements;
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, files, http, open_files, shutdown};
+use crate::{bus, files, http, open_files, shutdown, state};
 use diagnostics::{Diagnostics, Findings};
 use secrets::usable_secret;
 use section::Section;
@@ -66,6 +66,9 @@ pub struct Config {
     pub slugs: Option<Arc<Slugs>>,
     pub dedup: dedup::Options,
     pub bus: bus::Options,
+    pub state: state::Options,
+    /// Whether `[state]` is there at all.
+    pub uses_state: bool,
     pub shutdown: shutdown::Options,
     /// Threads that serve; where absent, as many as the cores that the process may use.
     pub workers: Option<usize>,
@@ -228,6 +231,10 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
     let dedup = sections::Dedup::read(&mut root.section("dedup"));
     let bus = sections::bus(root);
+    let mut of_state = root.section("state");
+    let uses_state = of_state.origin().is_some();
+    let state = sections::state::state(&mut of_state, &Routes::new(&route.options));
+    drop(of_state);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
     sections::attio::options(&mut root.section("attio"));
@@ -243,6 +250,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         slugs: route.slugs,
         dedup,
         bus,
+        state,
+        uses_state,
         shutdown: sections::http::Shutdown::read(&mut root.section("shutdown")),
         workers: sections::http::workers(&mut root.section("runtime")),
         log: sections::Log::read(&mut root.section("log")),
@@ -349,6 +358,46 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
         sources: sources.keys().cloned().collect(),
         secret_files,
         slugs_file: slugs_file.map(PathBuf::from),
+        warnings: found.warnings,
+    })
+}
+
+/// What the verbs of `state` need.
+#[derive(Debug)]
+pub struct State {
+    pub options: state::Options,
+    pub attio: Options,
+    pub route: route::Options,
+    pub bus: bus::Options,
+    pub shutdown: shutdown::Options,
+    pub log: LogOptions,
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads the sections that `state` uses: it verifies no signature, and needs no secret of a source.
+pub fn state(input: &Input) -> Result<State, Problems> {
+    let (mut tree, diagnostics) = read_some(input)?;
+    let used = ["state", "attio", "route", "bus", "kafka", "nats", "shutdown", "log"];
+    tree.retain(|name, _| used.contains(&&**name));
+    let mut root = Section::root(&diagnostics, tree);
+    let route = sections::route::route(&mut root.section("route")).options;
+    let options = sections::state::state(&mut root.section("state"), &Routes::new(&route));
+    let attio = sections::attio::options(&mut root.section("attio"));
+    let shutdown = sections::http::Shutdown::read(&mut root.section("shutdown"));
+    let log = sections::Log::read(&mut root.section("log"));
+    let bus = sections::bus(&mut root);
+    if matches!(bus.kind, bus::Kind::Stdout) {
+        diagnostics
+            .refuse("bus.type", "stdout keeps nothing that could be followed; set it to kafka or nats");
+    }
+    drop(root);
+    diagnostics.finish().result(|found| State {
+        options,
+        attio,
+        route,
+        bus,
+        shutdown,
+        log,
         warnings: found.warnings,
     })
 }

@@ -17,6 +17,7 @@ pub mod options;
 mod producer;
 mod read;
 mod record;
+pub mod state;
 mod topics;
 
 use std::sync::Arc;

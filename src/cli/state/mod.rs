@@ -1,0 +1,28 @@
+//! `state`: topics with the newest state of each entity.
+
+mod run;
+
+use clap::{Args, Subcommand};
+
+use super::{Exit, Failure};
+use crate::config::Input;
+
+/// The flags of `state`.
+#[derive(Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Follow the bridge's events, read what has changed from Attio, and publish its state, until stopped
+    Run(run::Arguments),
+}
+
+pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Failure> {
+    match arguments.verb {
+        Verb::Run(arguments) => run::run(input, &arguments),
+    }
+}
