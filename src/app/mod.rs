@@ -33,6 +33,7 @@ use crate::open_files;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::route::Routes;
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
 use crate::version::{REVISION, VERSION};
@@ -289,7 +290,12 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
 
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = config.requirements();
-    bus::inspect(config.bus, requirements).await
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let mut report = bus::inspect(config.bus.clone(), requirements).await?;
+    if let Some(needs) = state {
+        report.checks.extend(bus::state::inspect(&config.bus, needs).await);
+    }
+    Ok(report)
 }
 
 /// Logs what the bridge is about to do, and how long dedup remembers at the rate at which Attio sends at most.

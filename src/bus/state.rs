@@ -24,8 +24,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::{ReadError, StartError};
+use super::inspect::Row;
 use super::read::Item;
-use super::{Options, kafka};
+use super::{Options, kafka, nats};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::cloudevent::{CloudEvent, ContentMode};
 use crate::pipeline::publish::Destination;
@@ -59,7 +60,7 @@ impl State {
 }
 
 /// What decides which of two states of a key is the newer one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// A value that was true at this time.
     At(i64),
@@ -135,6 +136,16 @@ pub struct Writer {
     pub addresses: Vec<Arc<str>>,
     /// The prefix of all of them.
     pub prefix: String,
+    /// The stream on NATS.
+    pub stream: String,
+}
+
+/// What `state` needs of the bus.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    pub writer: Writer,
+    /// Where the events are that it follows.
+    pub events: Vec<Arc<Destination>>,
 }
 
 /// Which verb writes. One of each at a time: on Kafka a second one ends the first.
@@ -166,6 +177,7 @@ impl Writer {
 #[derive(Clone)]
 pub enum Publisher {
     Kafka(kafka::state::Publisher),
+    Nats(nats::state::Publisher),
 }
 
 impl Publisher {
@@ -174,6 +186,7 @@ impl Publisher {
     pub async fn publish(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StateError> {
         match self {
             Self::Kafka(publisher) => publisher.publish(changes).await,
+            Self::Nats(publisher) => publisher.publish(&changes).await,
         }
     }
 }
@@ -181,6 +194,7 @@ impl Publisher {
 /// Takes events.
 pub enum Follower {
     Kafka(kafka::state::Follower),
+    Nats(nats::state::Follower),
 }
 
 impl Follower {
@@ -188,6 +202,7 @@ impl Follower {
     pub async fn next(&mut self) -> Result<(Item, Receipt), StateError> {
         match self {
             Self::Kafka(follower) => follower.next().await,
+            Self::Nats(follower) => follower.next().await,
         }
     }
 }
@@ -200,7 +215,10 @@ pub async fn writer(options: &Options, writer: Writer, now: OffsetDateTime) -> R
             let options = (**options).clone();
             Ok(Publisher::Kafka(kafka::state::Publisher::start(options, content_mode, writer, now).await?))
         }
-        super::Kind::Nats(_) | super::Kind::Stdout => Err(ReadError::Stdout.into()),
+        super::Kind::Nats(options) => {
+            Ok(Publisher::Nats(nats::state::Publisher::start(options, content_mode, &writer).await?))
+        }
+        super::Kind::Stdout => Err(ReadError::Stdout.into()),
     }
 }
 
@@ -216,7 +234,19 @@ pub async fn follow(
             let follower = publisher.follow((**options).clone(), group, destinations).await?;
             Ok(Follower::Kafka(follower))
         }
+        (super::Kind::Nats(options), Publisher::Nats(publisher)) => {
+            Ok(Follower::Nats(publisher.follow(options, group, &destinations).await?))
+        }
         _ => Err(ReadError::Stdout.into()),
+    }
+}
+
+/// Checks what `state` needs, without publishing.
+pub async fn inspect(options: &Options, needs: Needs) -> Vec<Row> {
+    match &options.kind {
+        super::Kind::Kafka(options) => kafka::state::inspect((**options).clone(), needs).await,
+        super::Kind::Nats(options) => nats::state::inspect(options, &needs.writer).await,
+        super::Kind::Stdout => Vec::new(),
     }
 }
 

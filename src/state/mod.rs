@@ -16,14 +16,16 @@ pub mod names;
 pub mod notice;
 pub mod run;
 mod settle;
+pub mod stored;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attio::entities::Kind;
-use crate::bus::state::{Role, Writer};
+use crate::bus::state::{Needs, Role, Writer};
 use crate::catalog::Category;
 use crate::pipeline::publish::Destination;
+use crate::pipeline::route::Routes;
 
 /// `[state]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct Options {
     pub comments: bool,
     /// The consumer group or durable consumer, and the transactional id.
     pub group: String,
+    /// The stream on NATS.
+    pub stream: String,
     /// How long the changes of one entity are collected.
     pub settle: Duration,
     /// Most requests to Attio in any one second.
@@ -74,12 +78,23 @@ impl Options {
     }
 
     pub fn writer(&self, role: Role) -> Writer {
-        let (group, prefix) = (self.group.clone(), self.prefix.clone());
-        Writer { group, role, addresses: self.addresses(), prefix }
+        Writer {
+            group: self.group.clone(),
+            role,
+            addresses: self.addresses(),
+            prefix: self.prefix.clone(),
+            stream: self.stream.clone(),
+        }
+    }
+
+    /// What it needs of the bus, with events at these routes.
+    pub fn needs(&self, routes: &Routes) -> Needs {
+        let events = self.categories().flat_map(|category| routes.of_category(category.as_str()));
+        Needs { writer: self.writer(Role::Run), events: events.collect() }
     }
 
     /// The categories of the events that are followed.
-    pub fn categories(&self) -> impl Iterator<Item = Category> + '_ {
+    fn categories(&self) -> impl Iterator<Item = Category> + '_ {
         self.kinds().filter_map(|kind| Category::parse(kind.as_str()))
     }
 }

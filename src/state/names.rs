@@ -79,6 +79,7 @@ mod tests {
             tasks: true,
             comments: false,
             group: "g".into(),
+            stream: "S".into(),
             settle: Duration::ZERO,
             reads_per_second: 1,
             listen: String::new(),

@@ -30,7 +30,7 @@ pub use inspect::inspect;
 pub use options::{Options, check};
 pub(super) use read::read;
 pub(super) use record::encode;
-pub(super) use topics::settings as topic_settings;
+pub(super) use topics::{compacted_settings as compacted_topic_settings, settings as topic_settings};
 
 use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;

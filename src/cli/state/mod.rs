@@ -1,5 +1,6 @@
 //! `state`: topics with the newest state of each entity.
 
+mod get;
 mod run;
 
 use clap::{Args, Subcommand};
@@ -19,10 +20,13 @@ pub struct Arguments {
 enum Verb {
     /// Follow the bridge's events, read what has changed from Attio, and publish its state, until stopped
     Run(run::Arguments),
+    /// Print the state that is kept of a record, list entry, note, task or comment
+    Get(get::Arguments),
 }
 
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.verb {
         Verb::Run(arguments) => run::run(input, &arguments),
+        Verb::Get(arguments) => get::run(input, &arguments),
     }
 }

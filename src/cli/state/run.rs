@@ -106,10 +106,8 @@ async fn follow(
     let Some(names) = begun("Attio", unready, stop, names).await? else { return Ok(()) };
     let writer = async || bus_state::writer(&bus, options.writer(Role::Run), OffsetDateTime::now_utc()).await;
     let Some(publisher) = begun("states", unready, stop, writer).await? else { return Ok(()) };
-    let routes = Routes::new(&route);
-    let destinations: Vec<_> =
-        options.categories().flat_map(|category| routes.of_category(category.as_str())).collect();
-    let follower = async || bus_state::follow(&bus, &publisher, &options.group, destinations.clone()).await;
+    let events = options.needs(&Routes::new(&route)).events;
+    let follower = async || bus_state::follow(&bus, &publisher, &options.group, events.clone()).await;
     let Some(follower) = begun("events", unready, stop, follower).await? else { return Ok(()) };
     *unready.lock() = None;
     tracing::info!(group = options.group, "following");

@@ -34,6 +34,8 @@ keys! {
         comments: Boolean = "false";
         /// Consumer group (Kafka) or durable consumer (NATS) of `state run`, and its transactional id.
         group: Form(&GROUP) = "attio-bridge-state";
+        /// JetStream stream of the states, on NATS.
+        stream: Form(&GROUP) = "ATTIO_STATE";
         /// How long the changes of one entity are collected before it is read. Deletes and merges do not wait.
         settle: TimeSpan(Duration::ZERO..=HOUR) = "5s";
         /// Most requests to Attio in any one second. Attio allows 100 for everything that a workspace runs.

@@ -9,6 +9,7 @@
 //! A crash between any two steps leaves an open transaction, which the next start of the writer aborts: neither its
 //! states nor its positions count, and its events are taken again.
 
+mod check;
 mod newest;
 mod positions;
 mod tail;
@@ -28,6 +29,7 @@ use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::state::{Change, Outcome, Receipt, StateError, Writer};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::publish::Destination;
+pub(in crate::bus) use check::inspect;
 use positions::Positions;
 use transaction::Transactions;
 

@@ -26,6 +26,8 @@ use crate::cloudevent::ContentMode;
 
 /// How long one call of the client waits for the broker before it is called again.
 const CALL: Duration = Duration::from_secs(5);
+/// How long the tail is read before a batch; what is left is read behind it.
+const DRAIN: Duration = Duration::from_millis(100);
 /// How long a call is repeated before the changes count as failed for now.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// After this the broker aborts a transaction that its writer has left open. Until then readers that read committed
@@ -72,7 +74,7 @@ impl Transactions {
     }
 
     pub(super) fn publish(&mut self, changes: &[Change]) -> Result<Vec<Outcome>, StateError> {
-        self.tail.drain(CALL);
+        self.tail.drain(DRAIN);
         let known = |change: &Change| {
             let state = change.state.as_ref()?;
             self.tail.refuses(&state.key, state.version())
@@ -108,7 +110,10 @@ impl Transactions {
         if states.is_empty() && positions.is_empty() {
             return Ok(BTreeMap::new());
         }
-        call(|| self.producer.begin_transaction())?;
+        if let Err(error) = call(|| self.producer.begin_transaction()) {
+            // The former one may be open still: its end was not heard of.
+            return self.abort(error);
+        }
         match self.fill(&states, &positions) {
             Ok(conflicts) if conflicts.is_empty() => match call(|| self.producer.commit_transaction(CALL)) {
                 Ok(()) => {
@@ -228,7 +233,7 @@ fn ensure(
     }
 }
 
-fn producer_config(options: &Options, name: &str) -> Result<ClientConfig, StartError> {
+pub(super) fn producer_config(options: &Options, name: &str) -> Result<ClientConfig, StartError> {
     let mut config = client_config(options)?;
     config.remove("statistics.interval.ms");
     if !options.properties.contains_key(MESSAGE_MAX_BYTES) {
