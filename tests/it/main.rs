@@ -13,6 +13,7 @@ mod attio_end_to_end;
 mod attio_untrusted;
 mod balance;
 mod catalog;
+mod chart;
 mod check_connect;
 mod cli;
 mod config;
