@@ -94,6 +94,8 @@ impl Rows<'_> {
         let mut targets = Vec::new();
         for phase in [BUSY, Phase::Saturated(256)] {
             let peers = self.rows.iter().filter(|row| row.phase == phase && row.server.starts_with(PEER));
+            // One that refuses its requests does another work.
+            let peers = peers.filter(|peer| peer.failed * 100 < peer.requests);
             for (peer, kafka) in peers.filter_map(|peer| Some((peer, self.bridge("kafka", phase)?))) {
                 let what = format!("CPU a request of kafka over that of {}, {}", peer.server, phase.title());
                 targets.push(self.target(what, kafka.cpu_us / peer.cpu_us, 0.85, "×"));
