@@ -64,7 +64,7 @@ struct Ready {
 }
 
 /// What a read of a group found: when it was true, and each entity of the group.
-type Found = Result<Vec<(EntityRef, Answer<Single>)>, (Group, ReadError)>;
+pub(super) type Found = Result<Vec<(EntityRef, Answer<Single>)>, (Group, ReadError)>;
 
 struct Engine {
     run: Shared,
@@ -344,7 +344,7 @@ impl Engine {
 
 /// Reads a group with one request. An entity that is not in the answer is asked for alone: only a 404 says that it is
 /// gone.
-async fn read(reader: EntityReader, group: Group) -> Found {
+pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
     let mut found = Vec::with_capacity(group.len());
     let mut alone = group.clone();
     if let [first, _, ..] = &group[..]
