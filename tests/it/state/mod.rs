@@ -2,6 +2,8 @@
 
 mod model;
 mod scene;
+mod soak;
+mod walks;
 
 use std::collections::BTreeMap;
 
