@@ -15,7 +15,8 @@ use super::settle::{Added, Event, Group, Settle};
 use super::{Options, envelope};
 use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, ReadError, Single};
 use crate::bus::read::Item;
-use crate::bus::state::{Change, Follower, Outcome, Publisher, Receipt, State, StateError};
+use crate::bus::state::{Change, Outcome, Receipt, State, StateError};
+use crate::bus::states::{Follower, Publisher};
 
 /// Events that are taken and not done; more wait on the bus.
 const MAX_HELD: usize = 50_000;

@@ -96,9 +96,11 @@ impl Publisher {
     pub(in crate::bus) async fn publish(&self, changes: &[Change]) -> Result<Vec<Outcome>, StateError> {
         let mut outcomes = Vec::with_capacity(changes.len());
         for some in changes.chunks(AT_ONCE) {
-            let stored = some.iter().map(async |change| match &change.state {
-                Some(state) => self.store(state).await,
-                None => Ok(Outcome::Done),
+            let stored = some.iter().map(|change| async move {
+                match &change.state {
+                    Some(state) => self.store(state).await,
+                    None => Ok(Outcome::Done),
+                }
             });
             for (change, outcome) in some.iter().zip(future::join_all(stored).await) {
                 let outcome = outcome?;
@@ -146,7 +148,7 @@ impl Publisher {
                 sequence = last.sequence;
             }
             let mut headers = headers.clone();
-            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, sequence);
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(sequence));
             let sent = self.context.publish_with_headers(subject.to_owned(), headers, payload.clone()).await;
             let acked = match sent {
                 Ok(acked) => acked.await,
