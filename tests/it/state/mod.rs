@@ -2,6 +2,7 @@
 
 mod model;
 mod people;
+mod rights;
 mod scene;
 mod writers;
 

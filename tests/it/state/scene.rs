@@ -72,7 +72,10 @@ impl Scene {
     }
 
     pub fn nats() -> Self {
-        let server = nats::shared();
+        Self::nats_at(nats::shared())
+    }
+
+    pub fn nats_at(server: Arc<Server>) -> Self {
         let stream = unique("EVENTS").replace('.', "-");
         let own = variables(&[
             ("BUS__TYPE", "nats"),
