@@ -10,6 +10,8 @@
 //! accurate then (an earlier one is read again), or a tombstone. Until then the event stays open, whatever happens to
 //! the process, and is taken again.
 
+pub mod backfill;
+pub mod diff;
 pub mod envelope;
 pub mod metrics;
 pub mod names;
@@ -17,6 +19,8 @@ pub mod notice;
 pub mod run;
 mod settle;
 pub mod stored;
+pub mod targets;
+pub mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;

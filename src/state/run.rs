@@ -32,6 +32,8 @@ const TICK: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(500);
 /// How soon an entity is read again whose answer was too old, or whose merge is not finished.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// How much later than its event an answer must be that an entity does not exist.
+const CERTAIN: Duration = Duration::from_secs(2);
 /// An answer that is older than its event by more says that two clocks differ.
 const CLOCKS: Duration = Duration::from_secs(10);
 /// Between two warnings of a kind, and two looks at the names of objects and lists.
@@ -65,7 +67,7 @@ struct Ready {
 }
 
 /// What a read of a group found: when it was true, and each entity of the group.
-type Found = Result<Vec<(EntityRef, Answer<Single>)>, (Group, ReadError)>;
+pub(super) type Found = Result<Vec<(EntityRef, Answer<Single>)>, (Group, ReadError)>;
 
 struct Engine {
     run: Shared,
@@ -234,7 +236,10 @@ impl Engine {
                 self.settle.later(&entity, Instant::now() + AGAIN.1);
                 continue;
             }
-            let Some(events) = self.settle.answered(&entity, accurate_at, again) else { continue };
+            // A tombstone is for ever, so an absence counts only if clocks that differ cannot explain it.
+            let is_gone = matches!(value, Single::Gone);
+            let certain = if is_gone { accurate_at - CERTAIN } else { accurate_at };
+            let Some(events) = self.settle.answered(&entity, certain, again) else { continue };
             if events.is_empty() {
                 // It was true before the first of its events.
                 self.compare_clocks(&entity, accurate_at);
@@ -345,7 +350,7 @@ impl Engine {
 
 /// Reads a group with one request. An entity that is not in the answer is asked for alone: only a 404 says that it is
 /// gone.
-async fn read(reader: EntityReader, group: Group) -> Found {
+pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
     let mut found = Vec::with_capacity(group.len());
     let mut alone = group.clone();
     if let [first, _, ..] = &group[..]

@@ -1,7 +1,10 @@
 //! `state`: topics with the newest state of each entity.
 
+mod backfill;
+mod diff;
 mod get;
 mod run;
+mod writer;
 
 use clap::{Args, Subcommand};
 
@@ -27,6 +30,10 @@ pub struct Arguments {
 enum Verb {
     /// Follow the bridge's events, read what has changed from Attio, and publish its state, until stopped
     Run(run::Arguments),
+    /// Publish every entity that exists now, beside `state run`
+    Backfill(backfill::Arguments),
+    /// Compare Attio with the states, and publish the difference
+    Diff(diff::Arguments),
     /// Print the state that is kept of a record, list entry, note, task or comment
     Get(get::Arguments),
 }
@@ -34,6 +41,8 @@ enum Verb {
 pub fn run(input: &Input, arguments: Arguments) -> Result<Exit, Failure> {
     match arguments.verb {
         Verb::Run(arguments) => run::run(input, &arguments),
+        Verb::Backfill(arguments) => backfill::run(input, &arguments),
+        Verb::Diff(arguments) => diff::run(input, &arguments),
         Verb::Get(arguments) => get::run(input, &arguments),
     }
 }

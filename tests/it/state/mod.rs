@@ -4,6 +4,8 @@ mod model;
 mod people;
 mod rights;
 mod scene;
+mod soak;
+mod walks;
 mod writers;
 
 use std::collections::BTreeMap;

@@ -62,7 +62,7 @@ fn nats_permissions_are_enough() {
         admin: admin.clone(),
         ..Settings::default()
     });
-    let mut scene = Scene::nats_at(Arc::new(server));
+    let mut scene = Scene::on_nats(Arc::new(server));
     scene.set("NATS__USERNAME", "state");
     scene.set("NATS__PASSWORD", PASSWORD);
     let script = printed(&["topics", "--format", "nats"], &scene.variables);

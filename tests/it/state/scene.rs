@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::catalog::{EventType, Part};
+use attio_bridge::catalog::{Category, EventType, Part};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -72,10 +72,10 @@ impl Scene {
     }
 
     pub fn nats() -> Self {
-        Self::nats_at(nats::shared())
+        Self::on_nats(nats::shared())
     }
 
-    pub fn nats_at(server: Arc<Server>) -> Self {
+    pub fn on_nats(server: Arc<Server>) -> Self {
         let stream = unique("EVENTS").replace('.', "-");
         let own = variables(&[
             ("BUS__TYPE", "nats"),
@@ -195,10 +195,15 @@ impl Scene {
 
     /// Everything in the topic or the stream with the states of records, in order.
     pub fn kept(&self) -> Vec<Kept> {
+        self.kept_of(Category::Record)
+    }
+
+    /// The same with the states of that category's entities.
+    pub fn kept_of(&self, category: Category) -> Vec<Kept> {
         let parse = |value: &[u8]| serde_json::from_slice(value).ok();
         match &self.bus {
             Bus::Kafka(broker) => {
-                let topic = format!("{}-state.record", self.prefix);
+                let topic = format!("{}-state.{category}", self.prefix);
                 if broker.partitions(&topic).is_none() {
                     return Vec::new();
                 }
@@ -213,12 +218,15 @@ impl Scene {
             }
             Bus::Nats(server) => {
                 let stream = self.variables.iter().find(|(name, _)| name.ends_with("STATE__STREAM")).unwrap();
-                let kept =
-                    server.read_all(&stream.1).into_iter().map(|Stored { subject, headers, payload }| Kept {
+                let subjects = format!("{}-state.{category}.", self.prefix);
+                let all = server.read_all(&stream.1).into_iter();
+                let kept = all.filter(|stored| stored.subject.starts_with(&subjects)).map(
+                    |Stored { subject, headers, payload }| Kept {
                         key: subject.rsplit('.').next().unwrap().to_owned(),
                         headers,
                         event: parse(&payload),
-                    });
+                    },
+                );
                 kept.collect()
             }
         }
