@@ -293,7 +293,7 @@ pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
     let mut report = bus::inspect(config.bus.clone(), requirements).await?;
     if let Some(needs) = state {
-        report.checks.extend(bus::state::inspect(&config.bus, needs).await);
+        report.checks.extend(bus::states::inspect(&config.bus, needs).await);
     }
     Ok(report)
 }

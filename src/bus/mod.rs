@@ -12,6 +12,7 @@ pub mod read;
 pub mod recording;
 pub mod setup;
 pub mod state;
+pub mod states;
 
 use std::sync::Arc;
 

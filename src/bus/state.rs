@@ -24,9 +24,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::error::{ReadError, StartError};
-use super::inspect::Row;
-use super::read::Item;
-use super::{Options, kafka, nats};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::cloudevent::{CloudEvent, ContentMode};
 use crate::pipeline::publish::Destination;
@@ -170,83 +167,6 @@ impl Writer {
     /// The transactional id.
     pub fn name(&self) -> String {
         format!("{}{}", self.group, self.role.suffix())
-    }
-}
-
-/// Publishes states. Cheap to clone.
-#[derive(Clone)]
-pub enum Publisher {
-    Kafka(kafka::state::Publisher),
-    Nats(nats::state::Publisher),
-}
-
-impl Publisher {
-    /// Stores the changes in this order, and marks their events as done. Waits for the broker. On an error nothing
-    /// is marked, and each change may or may not be stored.
-    pub async fn publish(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StateError> {
-        match self {
-            Self::Kafka(publisher) => publisher.publish(changes).await,
-            Self::Nats(publisher) => publisher.publish(&changes).await,
-        }
-    }
-}
-
-/// Takes events.
-pub enum Follower {
-    Kafka(kafka::state::Follower),
-    Nats(nats::state::Follower),
-}
-
-impl Follower {
-    /// The next event. Cancel safe.
-    pub async fn next(&mut self) -> Result<(Item, Receipt), StateError> {
-        match self {
-            Self::Kafka(follower) => follower.next().await,
-            Self::Nats(follower) => follower.next().await,
-        }
-    }
-}
-
-/// Starts a writer. Waits until the broker is there, and on Kafka until any other writer of this role is fenced.
-pub async fn writer(options: &Options, writer: Writer, now: OffsetDateTime) -> Result<Publisher, StateError> {
-    let content_mode = options.content_mode;
-    match &options.kind {
-        super::Kind::Kafka(options) => {
-            let options = (**options).clone();
-            Ok(Publisher::Kafka(kafka::state::Publisher::start(options, content_mode, writer, now).await?))
-        }
-        super::Kind::Nats(options) => {
-            Ok(Publisher::Nats(nats::state::Publisher::start(options, content_mode, &writer).await?))
-        }
-        super::Kind::Stdout => Err(ReadError::Stdout.into()),
-    }
-}
-
-/// Begins to take the events of these destinations that are not done, oldest first. The publisher marks them.
-pub async fn follow(
-    options: &Options,
-    publisher: &Publisher,
-    group: &str,
-    destinations: Vec<Arc<Destination>>,
-) -> Result<Follower, StateError> {
-    match (&options.kind, publisher) {
-        (super::Kind::Kafka(options), Publisher::Kafka(publisher)) => {
-            let follower = publisher.follow((**options).clone(), group, destinations).await?;
-            Ok(Follower::Kafka(follower))
-        }
-        (super::Kind::Nats(options), Publisher::Nats(publisher)) => {
-            Ok(Follower::Nats(publisher.follow(options, group, &destinations).await?))
-        }
-        _ => Err(ReadError::Stdout.into()),
-    }
-}
-
-/// Checks what `state` needs, without publishing.
-pub async fn inspect(options: &Options, needs: Needs) -> Vec<Row> {
-    match &options.kind {
-        super::Kind::Kafka(options) => kafka::state::inspect((**options).clone(), needs).await,
-        super::Kind::Nats(options) => nats::state::inspect(options, &needs.writer).await,
-        super::Kind::Stdout => Vec::new(),
     }
 }
 

@@ -15,7 +15,8 @@ use super::settle::{Added, Event, Group, Settle};
 use super::{Options, envelope};
 use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, ReadError, Single};
 use crate::bus::read::Item;
-use crate::bus::state::{Change, Follower, Outcome, Publisher, Receipt, State, StateError};
+use crate::bus::state::{Change, Outcome, Receipt, State, StateError};
+use crate::bus::states::{Follower, Publisher};
 
 /// Events that are taken and not done; more wait on the bus.
 const MAX_HELD: usize = 50_000;
@@ -31,6 +32,8 @@ const TICK: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(500);
 /// How soon an entity is read again whose answer was too old, or whose merge is not finished.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// How much later than its event an answer must be that an entity does not exist.
+const CERTAIN: Duration = Duration::from_secs(2);
 /// An answer that is older than its event by more says that two clocks differ.
 const CLOCKS: Duration = Duration::from_secs(10);
 /// Between two warnings of a kind, and two looks at the names of objects and lists.
@@ -233,7 +236,10 @@ impl Engine {
                 self.settle.later(&entity, Instant::now() + AGAIN.1);
                 continue;
             }
-            let Some(events) = self.settle.answered(&entity, accurate_at, again) else { continue };
+            // A tombstone is for ever, so an absence counts only if clocks that differ cannot explain it.
+            let is_gone = matches!(value, Single::Gone);
+            let certain = if is_gone { accurate_at - CERTAIN } else { accurate_at };
+            let Some(events) = self.settle.answered(&entity, certain, again) else { continue };
             if events.is_empty() {
                 // It was true before the first of its events.
                 self.compare_clocks(&entity, accurate_at);

@@ -1,5 +1,6 @@
 //! Publishes states that no event asks for, and reads again what something newer is known of.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use super::run;
 use super::settle::Group;
 use super::{Options, envelope};
 use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, Kind, ReadError, Single};
-use crate::bus::state::{Change, Outcome, Publisher, State, StateError};
+use crate::bus::state::{Change, Outcome, State, StateError, milliseconds};
+use crate::bus::states::Publisher;
 
 /// Before a state is read again.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -82,21 +84,24 @@ impl Writing {
         let mut stored = 0;
         loop {
             let outcomes = self.store(&batch).await?;
-            let mut again = Group::new();
-            for ((entity, _), outcome) in batch.drain(..).zip(outcomes) {
+            // With the time at which each was last seen.
+            let mut again = BTreeMap::new();
+            for ((entity, state), outcome) in batch.drain(..).zip(outcomes) {
                 match outcome {
                     Outcome::Done => stored += 1,
                     Outcome::Gone => {}
-                    Outcome::Newer => again.push(entity),
+                    Outcome::Newer => drop(again.insert(entity, state.at)),
                 }
             }
             if again.is_empty() {
                 return Ok(stored);
             }
             tokio::time::sleep(AGAIN).await;
-            for (entity, answer) in self.reading.read(again).await? {
+            for (entity, answer) in self.reading.read(again.keys().cloned().collect()).await? {
                 match answer.value {
                     Single::Found(found) => batch.extend(self.reading.state(answer.accurate_at, &found)),
+                    // `state run` has published a newer state, and reads whatever becomes of it.
+                    Single::Gone if milliseconds(answer.accurate_at) <= again[&entity] => {}
                     Single::Gone => batch.push(self.reading.tombstone(entity)),
                     // Its event is still to come.
                     Single::MergeInProgress => {}

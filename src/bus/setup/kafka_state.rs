@@ -10,8 +10,8 @@ use crate::bus::state::Needs;
 
 /// What `state` needs beside what the bridge needs.
 #[derive(Clone, Debug, Serialize)]
-pub struct State {
-    pub topics: Vec<Topic>,
+pub(super) struct State {
+    pub(super) topics: Vec<Topic>,
     /// What the principal must be allowed on each of them.
     operations: Vec<&'static str>,
     /// The events' topics that it follows.

@@ -14,8 +14,8 @@ const AFTER_HELP: &str = "\
 It prints the CloudEvent, whose `data` is the entity as Attio returned it at `time`. Exit code 3: nothing is kept of the
 entity, or a tombstone. On Kafka it reads the whole topic.
 
-Example: the name of a person
-  attio-bridge state get 891dcbfc-9141-415d-9b2a-2238a6cc012d | jq .data.values.name";
+Example: a person
+  attio-bridge state get 891dcbfc-9141-415d-9b2a-2238a6cc012d";
 
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]

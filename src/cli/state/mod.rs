@@ -11,9 +11,16 @@ use clap::{Args, Subcommand};
 use super::{Exit, Failure};
 use crate::config::Input;
 
+const AFTER_HELP: &str = "\
+It runs beside `serve`, with the same configuration, and needs ATTIO_API_KEY.
+
+Example: keep the states, and print those that come
+  attio-bridge state run --config config.toml
+  attio-bridge tail --state --config config.toml";
+
 /// The flags of `state`.
 #[derive(Args)]
-#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
 pub struct Arguments {
     #[command(subcommand)]
     verb: Verb,

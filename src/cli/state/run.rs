@@ -17,7 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::app::logging::{self, Log};
 use crate::attio::entities::{EntityReader, ReadError};
-use crate::bus::state::{self as bus_state, Role, StateError};
+use crate::bus::state::{Role, StateError};
+use crate::bus::states;
 use crate::cli::{Exit, Failure, block_on, invalid_configuration, stop_token};
 use crate::config::{self, Input};
 use crate::http::listen::{self, Limits};
@@ -104,10 +105,10 @@ async fn follow(
         Err(ReadError::Retryable(reason)) => Err(StateError::Passing(reason)),
     };
     let Some(names) = begun("Attio", unready, stop, names).await? else { return Ok(()) };
-    let writer = async || bus_state::writer(&bus, options.writer(Role::Run), OffsetDateTime::now_utc()).await;
+    let writer = async || states::writer(&bus, options.writer(Role::Run), OffsetDateTime::now_utc()).await;
     let Some(publisher) = begun("states", unready, stop, writer).await? else { return Ok(()) };
     let events = options.needs(&Routes::new(&route)).events;
-    let follower = async || bus_state::follow(&bus, &publisher, &options.group, events.clone()).await;
+    let follower = async || states::follow(&bus, &publisher, &options.group, events.clone()).await;
     let Some(follower) = begun("events", unready, stop, follower).await? else { return Ok(()) };
     *unready.lock() = None;
     tracing::info!(group = options.group, "following");

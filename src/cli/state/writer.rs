@@ -8,7 +8,8 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use crate::attio::entities::EntityReader;
-use crate::bus::state::{self as bus_state, Role, StateError};
+use crate::bus::state::{Role, StateError};
+use crate::bus::states;
 use crate::cli::Failure;
 use crate::config;
 use crate::state::names::Names;
@@ -46,9 +47,8 @@ pub async fn begin(config: &config::State, scope: &Scope) -> Result<(Reading, Ve
 
 /// Begins to write. Ends any other writer of this role.
 pub async fn write(config: &config::State, role: Role, reading: Reading) -> Result<Writing, Failure> {
-    let writer = async || {
-        bus_state::writer(&config.bus, reading.options.writer(role), OffsetDateTime::now_utc()).await
-    };
+    let writer =
+        async || states::writer(&config.bus, reading.options.writer(role), OffsetDateTime::now_utc()).await;
     let publisher = started(writer).await?;
     Ok(Writing { reading, publisher })
 }

@@ -1,11 +1,15 @@
 //! `state run` on real brokers, against the fake Attio.
 
 mod model;
+mod people;
+mod rights;
 mod scene;
 mod soak;
 mod walks;
+mod writers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use attio_bridge::catalog::Category;
 use serde_json::json;
@@ -13,6 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use crate::support::kafka::Broker;
 use scene::{Bus, SETTLE, Scene};
 
 const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
@@ -78,11 +83,12 @@ fn changes_become_states_and_a_delete_a_tombstone() {
 fn merge_refreshes_the_survivor_and_buries_the_originals() {
     for scene in Scene::both() {
         let _program = scene.run();
-        let originals = [scene.person("one"), scene.person("two")];
-        for id in &originals {
-            scene.tell("record.created", id);
-            scene.eventually_named(id, "person").key.clear();
-        }
+        let originals = ["Ada", "Grace"].map(|name| {
+            let id = scene.person(name);
+            scene.tell("record.created", &id);
+            scene.eventually_named(&id, name);
+            id
+        });
         let survivor = scene.attio.store().merge(&originals[0], &originals[1]).unwrap();
         for id in &originals {
             let duplicate = json!({ "duplicate_object_id": scene.object(), "duplicate_record_id": id });
@@ -125,6 +131,7 @@ fn killed_process_loses_no_change() {
         drop(program);
         for (number, id) in ids.iter().enumerate() {
             scene.rename(id, &format!("renamed {number}"));
+            scene.tell("record.updated", id);
         }
         let program = scene.run();
         for (number, id) in ids.iter().enumerate() {
@@ -138,6 +145,24 @@ fn killed_process_loses_no_change() {
             assert!(before.is_none_or(|before| before <= time));
         }
     }
+}
+
+#[test]
+fn broker_that_is_killed_takes_nothing_along() {
+    let broker = Arc::new(Broker::start());
+    let scene = Scene::on_kafka(Arc::clone(&broker));
+    let mut program = scene.run();
+    let id = scene.person("Ada");
+    for name in ["Grace", "Barbara", "Frances"] {
+        scene.rename(&id, name);
+        scene.tell("record.updated", &id);
+        broker.kill();
+        broker.restart();
+        scene.eventually_named(&id, name);
+    }
+    scene.eventually_done();
+    program.signal("TERM");
+    assert_eq!(program.end().0, Some(0));
 }
 
 #[test]

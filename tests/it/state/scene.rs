@@ -49,10 +49,6 @@ impl Kept {
     pub fn time(&self) -> &str {
         self.event.as_ref().and_then(|event| event["time"].as_str()).expect("a value")
     }
-
-    pub fn data(&self) -> &Value {
-        &self.event.as_ref().expect("a value")["data"]
-    }
 }
 
 impl Scene {

@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 
 use super::options::Options;
 use super::read;
+use crate::bus::error::StartError;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::state::{Change, Outcome, Receipt, StateError, Writer};
 use crate::cloudevent::ContentMode;
@@ -72,7 +73,7 @@ impl Publisher {
         };
         let thread = "kafka-state";
         let spawned = thread::Builder::new().name(thread.into()).spawn(work);
-        spawned.map_err(|source| crate::bus::StartError::Thread { thread, source })?;
+        spawned.map_err(|source| StartError::Thread { thread, source })?;
         start.await.unwrap_or_else(|_| Err(ended()))?;
         Ok(Self { jobs, positions })
     }
