@@ -12,7 +12,7 @@ mod laws;
 mod ledger;
 mod options;
 mod plan;
-mod planted;
+pub mod planted;
 mod report;
 mod results;
 mod sender;

@@ -1,6 +1,7 @@
 //! `state run` on real brokers, against the fake Attio.
 
 mod model;
+mod planted;
 mod people;
 mod rights;
 mod scene;
