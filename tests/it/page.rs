@@ -1,7 +1,7 @@
 //! The admin page and its stream of deliveries: as a client of the stream sees them, and in Chromium.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use attio_bridge::cloudevent::Attribute;
 use attio_bridge::pipeline::publish::PublishError;
@@ -196,6 +196,11 @@ async fn the_page_loads_nothing_and_may_do_little() {
     assert!(!outside.contains("http://") && !outside.contains("https://") && !outside.contains("//cdn"));
 }
 
+/// Where a picture of the page is left, for people.
+fn picture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{name}.png"))
+}
+
 /// Clears the list of errors, of which only those may be that a stream or a request found nobody.
 fn only_of_the_outage(errors: Vec<String>) {
     for error in errors {
@@ -221,6 +226,7 @@ async fn the_page_shows_filters_pauses_and_comes_back_after_a_restart() {
     };
     send(&bridge, "before", "record.created").await;
     let mut page = Browser::open(&format!("http://{address}/"));
+    page.show_as(1600, 1000, "light");
     let rows = "document.querySelectorAll('#rows tr').length";
     let is = |count: usize| format!("{rows} === {count}");
     page.until(&is(1));
@@ -283,14 +289,29 @@ async fn the_page_shows_filters_pauses_and_comes_back_after_a_restart() {
     for (width, height) in [(390, 844), (1600, 1000)] {
         for colours in ["light", "dark"] {
             page.show_as(width, height, colours);
-            page.until("document.documentElement.scrollWidth <= innerWidth");
-            let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("page-{width}-{colours}.png"));
-            page.picture(&picture);
+            page.until(&format!("document.documentElement.scrollWidth <= {width}"));
+            page.picture(&picture(&format!("{width}-{colours}")));
         }
     }
     page.click("#rows tr");
     page.until(&format!(
         "!document.querySelector('#detail').hidden && {detail}.includes('workspace-member')"
     ));
+    page.picture(&picture("1600-open"));
+
+    // On a small window the detail covers the list, and has the focus.
+    page.press("Escape");
+    page.show_as(390, 844, "dark");
+    page.until("document.activeElement.matches('#rows tr')");
+    page.press("Enter");
+    page.until("document.activeElement.matches('#detail button')");
+    page.press("ArrowDown");
+    page.until(&format!(
+        "{detail}.includes('attio.list') && document.activeElement.matches('#detail button')"
+    ));
+    page.until("document.documentElement.scrollWidth <= 390");
+    page.picture(&picture("390-open"));
+    page.press("Enter");
+    page.until("document.querySelector('#detail').hidden && document.activeElement.matches('#rows tr')");
     assert_eq!(page.errors(), Vec::<String>::new());
 }

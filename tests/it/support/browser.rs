@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use base64::Engine;
@@ -190,7 +190,7 @@ impl Drop for Browser {
 
 /// The messages of the pipe, read by a thread.
 fn receive(from: ChildStdout) -> Receiver<Value> {
-    let (messages, receiver) = channel();
+    let (messages, receiver) = sync_channel(10_000);
     std::thread::spawn(move || {
         for message in BufReader::new(from).split(0) {
             let Ok(message) = message else { return };
