@@ -28,6 +28,7 @@ mod deploy;
 mod dev;
 mod docs;
 mod end_to_end;
+mod entities;
 mod events;
 mod example;
 mod examples;
