@@ -109,7 +109,7 @@ fn backfill_publishes_everything_and_diff_names_what_no_event_told_of() {
 
 #[test]
 fn interrupted_backfill_goes_on_where_it_was() {
-    let mut scene = Scene::kafka();
+    let mut scene = everything(Scene::kafka());
     let folder = TempDir::new().unwrap();
     let journal = folder.path().join("journal");
     populate(&scene, 3000);
