@@ -88,6 +88,9 @@
 //! | permit | a delivery's share of the in-flight limits, held until the last of its publishes has a result |
 //! | backpressure | 503 `overloaded` when no permit is left or the bus client's queue is full |
 //! | part | a task or thread that must run as long as the bridge; its end ends the process |
+//! | state | an entity as Attio held it at a time, on a topic of its own; the newest one of a key counts |
+//! | tombstone | the message that says that an entity is gone, for ever |
+//! | settle | wait for more changes of an entity before it is read |
 //! | drain | during a stop: accept nothing new, await what was accepted |
 //! | replica | one of several bridge processes behind a load balancer |
 

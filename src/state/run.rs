@@ -75,6 +75,8 @@ struct Engine {
     /// The events that are not done, with the time of their receipt.
     held: BTreeMap<Receipt, OffsetDateTime>,
     ready: Vec<Ready>,
+    /// Events that lead to nothing.
+    idle: Vec<Event>,
     reads: JoinSet<Found>,
     publishing: JoinSet<(Vec<Ready>, Result<Vec<Outcome>, StateError>)>,
     published_at: Instant,
@@ -100,6 +102,7 @@ impl Run {
             settle: Settle::default(),
             held: BTreeMap::new(),
             ready: Vec::new(),
+            idle: Vec::new(),
             reads: JoinSet::new(),
             publishing: JoinSet::new(),
             published_at: Instant::now(),
@@ -181,7 +184,7 @@ impl Engine {
     /// An event that leads to nothing.
     fn nothing(&mut self, event: Event) {
         self.held.insert(event.0, event.1);
-        self.ready.push(Ready { entity: None, state: None, events: vec![event] });
+        self.idle.push(event);
     }
 
     /// Publishes a tombstone, which answers these events and all others of the entity.
@@ -282,13 +285,14 @@ impl Engine {
 
     /// Starts to publish what is ready, unless a batch is under way.
     fn publish(&mut self) {
-        let has_state = self.ready.iter().any(|ready| ready.state.is_some());
-        let is_due = has_state || self.published_at.elapsed() > TICK;
-        if self.ready.is_empty() || !is_due || !self.publishing.is_empty() {
+        let is_due = !self.idle.is_empty() && self.published_at.elapsed() > TICK;
+        if !self.publishing.is_empty() || (self.ready.is_empty() && !is_due) {
             return;
         }
         // In order: of two states of an entity the older one came first.
-        let batch: Vec<Ready> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
+        let mut batch: Vec<Ready> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
+        let events = std::mem::take(&mut self.idle);
+        batch.push(Ready { entity: None, state: None, events });
         self.send(batch, Duration::ZERO);
     }
 

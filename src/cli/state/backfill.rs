@@ -18,8 +18,8 @@ use crate::state::backfill::{self, Counts, Journal};
 use crate::state::targets::Target;
 
 const AFTER_HELP: &str = "\
-`state run` may go on meanwhile: what it has published is never replaced by something older. Interrupted, for example with
-Ctrl-C, the same command goes on where it was; the journal that it needs for this is removed at the end. It uses
+`state run` may go on meanwhile: what it has published is never replaced by something older. Interrupted, for example with \
+Ctrl-C, the same command goes on where it was; the journal that it needs for this is removed at the end. It uses \
 state.reads_per_second beside those of `state run`.
 
 Example: everything that is kept

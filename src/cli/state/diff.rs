@@ -12,8 +12,8 @@ use crate::config::{self, Input};
 use crate::state::diff::{self, Difference, Found};
 
 const AFTER_HELP: &str = "\
-It finds what events cannot tell: what was missed while a webhook was inactive, written without events, or deleted unseen.
-It reads everything from Attio and from the topics, and what differs once more after state.settle, so that `state run` may
+It finds what events cannot tell: what was missed while a webhook was inactive, written without events, or deleted unseen. \
+It reads everything from Attio and from the topics, and what differs once more after state.settle, so that `state run` may \
 go on meanwhile. Exit code 0: nothing differs, or it was repaired; 3: something differs.
 
 Example: what did we lose in the outage?

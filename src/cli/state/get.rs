@@ -11,7 +11,7 @@ use crate::printable;
 use crate::state::stored::{self, Stored};
 
 const AFTER_HELP: &str = "\
-It prints the CloudEvent, whose `data` is the entity as Attio returned it at `time`. Exit code 3: nothing is kept of the
+It prints the CloudEvent, whose `data` is the entity as Attio returned it at `time`. Exit code 3: nothing is kept of the \
 entity, or a tombstone. On Kafka it reads the whole topic.
 
 Example: a person

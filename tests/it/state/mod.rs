@@ -1,5 +1,6 @@
 //! `state run` on real brokers, against the fake Attio.
 
+mod figures;
 mod model;
 mod planted;
 mod people;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attio_bridge::catalog::{Category, EventType, Part};
+use attio_bridge::catalog::{Category, EventType};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,6 +22,9 @@ use crate::support::{kafka, nats, unique};
 
 /// How long changes are collected here.
 pub const SETTLE: Duration = Duration::from_millis(300);
+
+/// Of a structured event.
+pub const MEDIA_TYPE: &str = "application/cloudevents+json; charset=utf-8";
 
 pub enum Bus {
     Kafka(Arc<Broker>),
@@ -162,33 +165,44 @@ impl Scene {
 
     /// The same with more members.
     pub fn tell_more(&self, event_type: &str, record: &str, more: Value) {
+        self.publish(event_type, record, &self.data(event_type, record, more));
+    }
+
+    fn data(&self, event_type: &str, record: &str, more: Value) -> Value {
         let mut data = json!({
             "event_type": event_type,
             "id": { "workspace_id": "w", "object_id": self.object(), "record_id": record, "attribute_id": "a" },
         });
         data.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        self.publish(event_type, record, &data);
+        data
     }
 
-    pub fn publish(&self, event_type: &str, key: &str, data: &Value) {
+    /// The address and the text of an event of a record.
+    pub fn event(&self, event_type: &str, record: &str) -> (String, String) {
+        self.encode(event_type, record, &self.data(event_type, record, json!({})))
+    }
+
+    fn encode(&self, event_type: &str, key: &str, data: &Value) -> (String, String) {
         let known = EventType::find(event_type).unwrap();
-        assert!(matches!(known.subject[0], Part::Text(_)));
         let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
         let event = json!({
             "specversion": "1.0", "id": unique("event"), "source": "https://attio.com/workspaces/w",
             "type": format!("com.attio.{event_type}"), "time": now, "recordedtime": now, "partitionkey": key,
             "datacontenttype": "application/json", "data": data,
         });
-        let address = format!("{}.{}", self.prefix, known.category.as_str());
-        let (event, media_type) = (event.to_string(), "application/cloudevents+json; charset=utf-8");
+        (format!("{}.{}", self.prefix, known.category.as_str()), event.to_string())
+    }
+
+    pub fn publish(&self, event_type: &str, key: &str, data: &Value) {
+        let (address, event) = self.encode(event_type, key, data);
         match &self.bus {
             Bus::Kafka(broker) => {
-                let headers = [("content-type", Some(media_type.as_bytes()))];
+                let headers = [("content-type", Some(MEDIA_TYPE.as_bytes()))];
                 broker.publish(&address, Some(key), &headers, Some(event.as_bytes()));
             }
             Bus::Nats(server) => {
-                let subject = format!("{address}.{}", known.action);
-                server.publish(&subject, &[("Content-Type", media_type)], &event);
+                let subject = format!("{address}.{}", EventType::find(event_type).unwrap().action);
+                server.publish(&subject, &[("Content-Type", MEDIA_TYPE)], &event);
             }
         }
     }
