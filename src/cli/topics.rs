@@ -6,6 +6,7 @@ use serde_json::json;
 use super::{Exit, Failure, load, print};
 use crate::bus::setup::{Format, Setup};
 use crate::config::Input;
+use crate::store;
 
 const AFTER_HELP: &str = "\
 Example: create what is missing on a cluster with ACLs
@@ -40,9 +41,22 @@ fn cluster(name: &str) -> Result<String, String> {
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = load(input)?;
     let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
+    let bucket = config.store.as_ref().and_then(store::setup);
     let text = made.and_then(|setup| match arguments.json {
-        true => Ok(format!("{:#}\n", json!(setup))),
-        false => setup.write(arguments.format, &arguments.cluster),
+        true => {
+            let mut setup = json!(setup);
+            if let Some(bucket) = &bucket {
+                setup["dedup_bucket"] = json!(bucket);
+            }
+            Ok(format!("{setup:#}\n"))
+        }
+        false => {
+            let of_bus = setup.write(arguments.format, &arguments.cluster)?;
+            // The other formats are for tools that know no NATS.
+            let commands = matches!(arguments.format, None | Some(Format::Kafka | Format::Nats));
+            let bucket = bucket.filter(|_| commands).map(|bucket| bucket.commands());
+            Ok(of_bus + &bucket.unwrap_or_default())
+        }
     });
     print(text.map_err(Failure::usage)?);
     Ok(Exit::Done)

@@ -41,7 +41,7 @@ use crate::bus::inspect::Requirements;
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, files, http, open_files, shutdown};
+use crate::{bus, files, http, open_files, shutdown, store};
 use diagnostics::{Diagnostics, Findings};
 use secrets::usable_secret;
 use section::Section;
@@ -65,6 +65,8 @@ pub struct Config {
     /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
     pub dedup: dedup::Options,
+    /// The memory that replicas share; none for their own alone.
+    pub store: Option<store::Options>,
     pub bus: bus::Options,
     pub shutdown: shutdown::Options,
     /// Threads that serve; where absent, as many as the cores that the process may use.
@@ -226,8 +228,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::route(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
-    let dedup = sections::Dedup::read(&mut root.section("dedup"));
-    let bus = sections::bus(root);
+    let dedup = sections::dedup::read(&mut root.section("dedup"));
+    let (bus, nats) = sections::bus(root, Some(dedup.is_on_nats()));
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
     sections::attio::options(&mut root.section("attio"));
@@ -241,7 +243,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         schema_base_url: sections::contract::base_url(&mut root.section("contract")),
         slugs_file: route.slugs_file,
         slugs: route.slugs,
-        dedup,
+        dedup: dedup.memory,
+        store: dedup.store(&bus, nats),
         bus,
         shutdown: sections::http::Shutdown::read(&mut root.section("shutdown")),
         workers: sections::http::workers(&mut root.section("runtime")),
@@ -371,7 +374,8 @@ pub fn contract(input: &Input, with_bus: bool) -> Result<Contract, Problems> {
     let mut root = Section::root(&diagnostics, tree);
     let route = sections::route::route(&mut root.section("route")).options;
     let base_url = sections::contract::base_url(&mut root.section("contract"));
-    let bus = with_bus.then(|| sections::bus(&mut root));
+    // [nats] may be there for the dedup store, which is not read.
+    let bus = with_bus.then(|| sections::bus(&mut root, None).0);
     drop(root);
     diagnostics.finish().result(|found| Contract { route, base_url, bus, warnings: found.warnings })
 }
