@@ -51,8 +51,14 @@ impl Target {
             }),
             Address::Cluster(nodes) => {
                 // Every claim is read back, and its deadline is the bridge's: nothing is to be repeated.
-                let builder = ClusterClient::builder(nodes).retries(1).connection_timeout(CONNECT_TIMEOUT);
-                Self::Cluster(builder.certs(certificates).build().map_err(of_client)?)
+                let tls = nodes.iter().any(|node| matches!(node.addr(), ConnectionAddr::TcpTls { .. }));
+                let mut builder =
+                    ClusterClient::builder(nodes).retries(1).connection_timeout(CONNECT_TIMEOUT);
+                if tls {
+                    // With certificates the client uses TLS whatever the addresses say.
+                    builder = builder.certs(certificates);
+                }
+                Self::Cluster(builder.build().map_err(of_client)?)
             }
             Address::Sentinel { sentinels, master, login, tls } => {
                 let mut builder = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)
