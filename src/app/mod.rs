@@ -26,6 +26,7 @@ use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
+use crate::http::feed::Feed;
 use crate::http::listen::{self, Limits};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
@@ -116,7 +117,7 @@ impl App {
     ) -> Result<Self, Error> {
         let (routes, metrics) = measured(&config, bus_name);
         let public_listener = listener("http.listen", &config.http.listen).await?;
-        let admin_listener = listener("admin.listen", &config.admin_listen).await?;
+        let admin_listener = listener("admin.listen", &config.admin.listen).await?;
         let (supervisor, ends) = Supervisor::new();
         let bus = open(&metrics, routes.destinations(), &supervisor)?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
@@ -126,17 +127,25 @@ impl App {
         let pipeline = Arc::new(pipeline.with_store(store.clone()));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
+        let feed = config.admin.page.then(Feed::new);
         let edge = Edge::new(
             config.http.clone(),
             Arc::clone(&pipeline),
             Arc::clone(&metrics),
             deliveries.clone(),
             stages.clone(),
+            feed.clone(),
         );
         let systemd = Notifier::default();
         let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
-        let unready = stages.unready.clone();
-        let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, store: store.clone(), unready };
+        let admin = Admin {
+            bus: Arc::clone(&bus),
+            metrics,
+            dedup,
+            store: store.clone(),
+            stages: stages.clone(),
+            feed,
+        };
         let reload = Arc::new(Notify::new());
         Ok(Self {
             config,
@@ -319,7 +328,7 @@ fn announce(config: &Config) {
         bus = config.bus.kind.name(),
         prefix = config.route.prefix,
         http = config.http.listen,
-        admin = config.admin_listen,
+        admin = config.admin.listen,
         "starting"
     );
     const EVENTS_PER_SECOND: u64 = 25;

@@ -38,10 +38,11 @@ pub use tree::{Environment, Excerpt, Origin, variable};
 
 use crate::attio::{Options, WebhookOptions};
 use crate::bus::inspect::Requirements;
+use crate::http::{self, admin};
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, files, http, open_files, shutdown, store};
+use crate::{bus, files, open_files, shutdown, store};
 use diagnostics::{Diagnostics, Findings};
 use secrets::usable_secret;
 use section::Section;
@@ -55,8 +56,7 @@ pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 #[derive(Clone)]
 pub struct Config {
     pub http: http::Options,
-    /// `host:port` of the admin listener.
-    pub admin_listen: String,
+    pub admin: admin::Options,
     pub sources: Vec<SourceOptions>,
     pub route: route::Options,
     /// Where the schemas of events are published, without a slash at its end.
@@ -224,7 +224,7 @@ fn load_with(input: &Input, for_serving: bool) -> Result<Config, Problems> {
 /// Reads every section. The result is good only if the diagnostics hold no problem.
 fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> Config {
     let http = sections::http::http(&mut root.section("http"));
-    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
+    let admin = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::route(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
@@ -237,7 +237,7 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     sections::attio::check_secret_files(root.diagnostics(), &webhooks, secret_files);
     Config {
         http,
-        admin_listen,
+        admin,
         sources,
         route: route.options,
         schema_base_url: sections::contract::base_url(&mut root.section("contract")),
@@ -284,8 +284,8 @@ fn read_some(input: &Input) -> Result<(Table, Diagnostics), Problems> {
 pub fn admin_listen(input: &Input) -> Result<String, Problems> {
     let (mut tree, diagnostics) = read_some(input)?;
     let admin: Table = tree.remove_entry("admin").into_iter().collect();
-    let listen = sections::http::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
-    diagnostics.finish().result(|_| listen)
+    let options = sections::http::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
+    diagnostics.finish().result(|_| options.listen)
 }
 
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.

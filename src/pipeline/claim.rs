@@ -51,7 +51,7 @@ async fn publish_claimed(
     for (event, claim) in unclaimed.into_iter().zip(claims) {
         match claim {
             Claim::Publish(held) => event.publish(Arc::clone(store), held, bus),
-            Claim::Acknowledged => event.settle(Ok(Ack { duplicate: true })),
+            Claim::Acknowledged => event.settle(Ok(Ack { duplicate: true, position: None })),
             Claim::Refused(detail) => event.settle(Err(PublishError::StoreUnavailable { detail })),
             Claim::InFlight => elsewhere.push(event),
         }

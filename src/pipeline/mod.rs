@@ -37,7 +37,7 @@ use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
 use dedup::{AckReceiver, Dedup};
 pub use enqueue::SourceOptions;
-use enqueue::{Enqueuer, Source, Stages, State, answer_overdue, take_unclaimed};
+use enqueue::{Enqueuer, PendingEvent, Source, Stages, State, answer_overdue, take_unclaimed};
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
@@ -212,8 +212,7 @@ impl Pipeline {
         // instead of once for each.
         let mut answer_due = pin!(tokio::time::sleep_until(delivery.answer_by));
         for event in pending.iter_mut().rev() {
-            let state = mem::replace(&mut event.state, State::ABANDONED);
-            event.state = State::Done(state.await_ack(answer_due.as_mut()).await);
+            event.state = State::Done(event.await_ack(answer_due.as_mut()).await);
         }
 
         // What the broker rejected goes to quarantine: again everything is enqueued before an ack is awaited.
@@ -227,9 +226,9 @@ impl Pipeline {
         }
         let unidentified = pending.iter().filter(|event| event.unidentified).count();
         let mut events = Vec::with_capacity(pending.len());
-        for event in pending {
-            let result = event.state.await_ack(answer_due.as_mut()).await;
-            events.push(EventOutcome { category: event.category, result });
+        for mut event in pending {
+            let result = event.await_ack(answer_due.as_mut()).await;
+            events.push(EventOutcome { category: event.category, result, details: event.details });
         }
 
         Outcome {
@@ -243,20 +242,23 @@ impl Pipeline {
     }
 }
 
-impl State {
+impl PendingEvent {
     /// Awaits the ack, at most until the answer is due. The publish continues after that, and its ack is remembered.
-    async fn await_ack(self, answer_due: Pin<&mut Sleep>) -> EventResult {
-        let (ack, acknowledged) = match self {
-            Self::Done(result) => return result,
-            Self::Enqueued { ack, quarantined: true } => {
+    async fn await_ack(&mut self, answer_due: Pin<&mut Sleep>) -> EventResult {
+        let (ack, acknowledged) = match mem::replace(&mut self.state, State::ABANDONED) {
+            State::Done(result) => return result,
+            State::Enqueued { ack, quarantined: true } => {
                 (receive(ack, answer_due).await.map_err(rejected_by_quarantine), EventResult::Quarantined)
             }
-            Self::Enqueued { ack, quarantined: false } => {
+            State::Enqueued { ack, quarantined: false } => {
                 (receive(ack, answer_due).await, EventResult::Published)
             }
-            Self::Joined { ack } => (receive(ack, answer_due).await, EventResult::Duplicate),
-            Self::Unclaimed { .. } => return EventResult::Failed(PublishError::Abandoned),
+            State::Joined { ack } => (receive(ack, answer_due).await, EventResult::Duplicate),
+            State::Unclaimed { .. } => return EventResult::Failed(PublishError::Abandoned),
         };
+        if let (Ok(ack), Some(details)) = (&ack, &mut self.details) {
+            details.position = ack.position;
+        }
         match ack {
             Ok(ack) if ack.duplicate => EventResult::Duplicate,
             Ok(_) => acknowledged,

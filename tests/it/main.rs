@@ -62,6 +62,7 @@ mod nats_stream;
 mod network;
 mod newcomer;
 mod outage;
+mod page;
 mod parser_limits;
 mod partitioners;
 mod replayed_requests;

@@ -34,7 +34,9 @@ use super::permissions::Violation;
 use super::stream::{NoInfo, Probe};
 use crate::bus::read::EncodedMessage;
 use crate::cloudevent::{Attribute, ContentMode, structured};
-use crate::pipeline::publish::{Ack, Destination, Message, PublishError, PublishHandle, PublishResult};
+use crate::pipeline::publish::{
+    Ack, Destination, Message, Position, PublishError, PublishHandle, PublishResult,
+};
 
 pub(super) struct Link {
     pub client: Client,
@@ -245,7 +247,7 @@ impl InFlight {
         if !duplicate {
             self.link.health.acknowledged(sequence);
         }
-        self.settle(Ok(Ack { duplicate }));
+        self.settle(Ok(Ack { duplicate, position: Some(Position::Sequence(sequence)) }));
     }
 
     fn fail(self, failure: &Failure) {

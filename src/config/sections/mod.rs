@@ -67,7 +67,7 @@ pub static TABLES: [Declaration; 24] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
-        "The listener of /livez, /readyz and /metrics. Keep it off the public network.",
+        "The listener of /livez, /readyz, /metrics and a page. Keep it off the public network.",
         http::Admin::KEYS,
     ),
     table("sources.*", sources::DOC, sources::Source::KEYS),
