@@ -34,6 +34,7 @@ use crate::open_files;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::route::Routes;
 use crate::pipeline::store::Store;
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::store;
@@ -307,7 +308,11 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
 
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = config.requirements();
-    let mut report = bus::inspect(config.bus, requirements).await?;
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let mut report = bus::inspect(config.bus.clone(), requirements).await?;
+    if let Some(needs) = state {
+        report.checks.extend(bus::states::inspect(&config.bus, needs).await);
+    }
     if let Some(store) = &config.store {
         store::inspect(store, &mut report).await?;
     }

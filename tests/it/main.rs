@@ -84,6 +84,7 @@ mod slow;
 mod slow_body;
 mod slugs;
 mod stalled;
+mod state;
 mod store;
 mod store_away;
 mod store_model;
