@@ -41,6 +41,7 @@ mod injection;
 mod interop;
 mod kafka;
 mod kafka_cluster;
+mod kafka_oauth;
 mod kafka_security;
 mod layers;
 mod leaks;

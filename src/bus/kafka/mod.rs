@@ -17,6 +17,7 @@ pub mod options;
 mod producer;
 mod read;
 mod record;
+mod tokens;
 mod topics;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ use health::Health;
 use monitor::Monitor;
 use producer::Producer;
 use record::Pending;
+use tokens::Tokens;
 use topics::TopicReconciler;
 
 /// The Kafka bus.
@@ -77,7 +79,18 @@ impl Kafka {
         explain: impl Fn(Option<&str>) -> Option<String> + Send + 'static,
     ) -> Result<Arc<Self>, StartError> {
         let config = options::producer_config(&options, requirements)?;
+        let spawn = |thread: &'static str, work: Box<dyn FnOnce() + Send>| {
+            let spawned = supervisor.spawn_thread(thread, work).map(drop);
+            spawned.map_err(|source| StartError::Thread { thread, source })
+        };
         let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
+        if let Some(source) = options.token_source() {
+            let thread = tokens::THREAD;
+            let tokens = Tokens::start(source, |work| supervisor.spawn_thread(thread, work).map(drop));
+            let tokens = tokens.map_err(|source| StartError::Thread { thread, source })?;
+            // It is new, so there are none yet.
+            let _ = health.tokens.set(tokens);
+        }
         let retries = RetrySet::default();
         let producer = Producer::new(&config, Callbacks::new(Arc::clone(&health), 0, Some(retries.clone())))
             .map_err(|error| options::creation_error(&options, &config, error))?;
@@ -91,10 +104,6 @@ impl Kafka {
         let diagnosed = Arc::clone(&health);
         // Dropped on an error, it ends what has been started.
         let bus = Arc::new(Self { producer, health, content_mode });
-        let spawn = |thread: &'static str, work: Box<dyn FnOnce() + Send>| {
-            let spawned = supervisor.spawn_thread(thread, work);
-            spawned.map_err(|source| StartError::Thread { thread, source })
-        };
         spawn("kafka-monitor", Box::new(move || monitor.run()))?;
         let diagnosis = move || diagnose::run(&tasks, &diagnosed, explain, risks);
         spawn("kafka-diagnosis", Box::new(diagnosis))?;

@@ -58,6 +58,9 @@ const UNREACHED: &str = "it has reached no broker for longer than any message wa
 /// producer id to another client.
 const CUT_OFF: &str = "it was cut off from every broker";
 
+/// Why a client is replaced that asked for its token too early.
+const WITHOUT_TOKEN: &str = "there was no token when it was created";
+
 pub(super) struct Monitor {
     config: ClientConfig,
     producer: Arc<ArcSwap<Producer>>,
@@ -165,6 +168,9 @@ impl Monitor {
         if self.is_renewable() {
             next = next.min(self.rebuild(CUT_OFF));
         }
+        if self.has_token_now() {
+            next = next.min(self.rebuild(WITHOUT_TOKEN));
+        }
         if !self.health.is_up() {
             if self.last_contact.elapsed() > self.patience {
                 next = next.min(self.rebuild(UNREACHED));
@@ -199,6 +205,12 @@ impl Monitor {
         let producer = self.producer.load();
         let context = producer.get().context();
         context.identity.cut_off().is_some() && context.identity.is_confirmed() && context.pending() == 0
+    }
+
+    /// Whether there is a token, and was none when the client asked for one.
+    fn has_token_now(&self) -> bool {
+        let lacks_token = || self.producer.load().get().context().lacks_token.load(Ordering::Relaxed);
+        self.health.tokens.get().is_some_and(|tokens| lacks_token() && tokens.has_token())
     }
 
     /// Sends a request to any broker, which makes the client connect.
@@ -313,7 +325,7 @@ impl Monitor {
                 return self.rebuild_pause;
             }
         };
-        let renewed = [UNREACHED, CUT_OFF].contains(&cause);
+        let renewed = [UNREACHED, CUT_OFF, WITHOUT_TOKEN].contains(&cause);
         if renewed {
             tracing::debug!(cause, "kafka: the producer is replaced");
         } else if let Some(repeated) = self.health.repeats.pass("replaced") {

@@ -10,6 +10,7 @@ pub mod attio;
 pub mod contract;
 pub mod http;
 mod kafka;
+mod kafka_oauth;
 mod nats;
 pub mod route;
 pub mod sources;
@@ -63,7 +64,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 22] = [
+pub static TABLES: [Declaration; 23] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
@@ -96,6 +97,11 @@ pub static TABLES: [Declaration; 22] = [
     table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
+    table(
+        "kafka.oauth",
+        "Where OAUTHBEARER gets its tokens: OAuth 2.0's client credentials.",
+        kafka_oauth::Oauth::KEYS,
+    ),
     table("kafka.topics", "The topics, one for each category.", kafka::TopicKeys::KEYS),
     Declaration {
         entries: Some(kafka::PROPERTIES),

@@ -9,6 +9,7 @@
 //! ```
 
 mod access;
+pub mod tokens;
 pub mod wrong;
 
 use std::sync::{Arc, LazyLock};
@@ -102,6 +103,7 @@ impl Secured {
             scram: ["SCRAM-SHA-256", "SCRAM-SHA-512"]
                 .map(|mechanism| format!("{mechanism}=[name={USER},password={PASSWORD}]"))
                 .into(),
+            ..Layout::default()
         });
         Self { broker, certificates, ports }
     }
