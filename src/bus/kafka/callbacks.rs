@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::cluster_identity::{AckVerdict, Change, ClusterIdentity};
 use super::end_offsets::EndOffsets;
-use super::errors::{Circumstances, NO_NEW_TOKEN, classify, may_be_the_batch};
+use super::errors::{Circumstances, NO_NEW_TOKEN, classify, may_be_the_batch, without_suffix};
 use super::health::{Health, Signal, kind};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
@@ -68,6 +68,8 @@ pub(super) struct Callbacks {
     pub(super) has_acked: AtomicBool,
     /// There was no token when this client asked for one: it asks again in ten seconds.
     pub(super) lacks_token: AtomicBool,
+    /// The last error of its connections.
+    pub(super) last_error: Mutex<Option<String>>,
     /// Whether the operator asked for librdkafka's debug log.
     pub(super) verbose: bool,
 }
@@ -82,8 +84,19 @@ pub(super) const NO_GENERATION: u64 = u64::MAX;
 impl Callbacks {
     /// `retries` is `None` for the single-message producer.
     pub(super) fn new(health: Arc<Health>, generation: u64, retries: Option<RetrySet>) -> Self {
-        let (pending, fatal, identity, has_acked, lacks_token) = Default::default();
-        Self { health, generation, pending, fatal, retries, identity, has_acked, lacks_token, verbose: false }
+        let (pending, fatal, identity, has_acked, lacks_token, last_error) = Default::default();
+        Self {
+            health,
+            generation,
+            pending,
+            fatal,
+            retries,
+            identity,
+            has_acked,
+            lacks_token,
+            last_error,
+            verbose: false,
+        }
     }
 
     /// The callbacks of the client that takes over from this one.
@@ -239,6 +252,9 @@ impl ClientContext for Callbacks {
     }
 
     fn error(&self, error: KafkaError, text: &str) {
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *self.last_error.lock() = Some(text.to_owned());
+        }
         if !self.is_current() {
             return;
         }
@@ -259,8 +275,8 @@ impl ClientContext for Callbacks {
             }
             Some(code) => {
                 let lapse = self.health.tokens.get().and_then(Tokens::lapse);
-                let text =
-                    lapse.map_or(text.into(), |why| Cow::from(format!("{text}: {NO_NEW_TOKEN}: {why}")));
+                let because = |why| Cow::from(format!("{}: {NO_NEW_TOKEN}: {why}", without_suffix(text)));
+                let text = lapse.map_or(text.into(), because);
                 self.health.connection_error(format!("{code:?}"), &text);
             }
             None => self.health.connection_error("Unknown".into(), text),

@@ -15,6 +15,7 @@ use rdkafka::producer::Producer as _;
 use super::callbacks::RetrySet;
 use super::health::{Health, Signal};
 use super::producer::{FATAL, Producer, SingleMessageProducer};
+use super::relogin::{Trial, Trials, Wanted};
 use super::topics::{self, TopicReconciler, TopicState};
 
 /// How long one probe waits.
@@ -58,11 +59,20 @@ const UNREACHED: &str = "it has reached no broker for longer than any message wa
 /// producer id to another client.
 const CUT_OFF: &str = "it was cut off from every broker";
 
+/// Why a client is replaced that logs in as it did before.
+const NEW_LOGIN: &str = "the login has changed";
+
 /// Why a client is replaced that asked for its token too early.
 const WITHOUT_TOKEN: &str = "there was no token when it was created";
 
+/// Why a client is replaced that had not failed.
+const RENEWALS: [&str; 4] = [UNREACHED, CUT_OFF, NEW_LOGIN, WITHOUT_TOKEN];
+
 pub(super) struct Monitor {
-    config: ClientConfig,
+    /// That of the client in use.
+    config: Arc<ArcSwap<ClientConfig>>,
+    wanted: Wanted,
+    trials: Trials,
     producer: Arc<ArcSwap<Producer>>,
     health: Arc<Health>,
     single: SingleMessageProducer,
@@ -85,15 +95,19 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn new(
-        config: ClientConfig,
+        config: Arc<ArcSwap<ClientConfig>>,
+        wanted: Wanted,
         producer: Arc<ArcSwap<Producer>>,
         health: Arc<Health>,
         retries: RetrySet,
         topics: TopicReconciler,
     ) -> Self {
-        let (single, patience) = (SingleMessageProducer::new(&config, retries), patience(&config));
+        let settings = config.load_full();
+        let (single, patience) = (SingleMessageProducer::new(&settings, retries), patience(&settings));
         Self {
             config,
+            wanted,
+            trials: Trials::default(),
             producer,
             health,
             single,
@@ -129,7 +143,8 @@ impl Monitor {
 
     /// Ends the producer on this thread, because dropping it blocks.
     fn shut_down(self) {
-        let Self { producer: mut shared, single, health, .. } = self;
+        let Self { producer: mut shared, single, health, mut trials, .. } = self;
+        trials.end();
         let producer = loop {
             match Arc::try_unwrap(shared) {
                 Ok(producer) => break producer.into_inner(),
@@ -171,6 +186,13 @@ impl Monitor {
         if self.has_token_now() {
             next = next.min(self.rebuild(WITHOUT_TOKEN));
         }
+        if let Some(config) = self.wanted.take() {
+            self.trials.begin(config);
+        }
+        if self.trials.are_due() {
+            self.try_login();
+            next = next.min(PROBE_INTERVAL);
+        }
         if !self.health.is_up() {
             if self.last_contact.elapsed() > self.patience {
                 next = next.min(self.rebuild(UNREACHED));
@@ -205,6 +227,32 @@ impl Monitor {
         let producer = self.producer.load();
         let context = producer.get().context();
         context.identity.cut_off().is_some() && context.identity.is_confirmed() && context.pending() == 0
+    }
+
+    /// Takes a new login into use: once it works, or at once where no broker is connected anyway.
+    fn try_login(&mut self) {
+        if !self.health.is_up() {
+            if let Some(config) = self.trials.give_in() {
+                self.log_in_by(config);
+                self.last_rebuild = None;
+                self.rebuild(NEW_LOGIN);
+            }
+            return;
+        }
+        let generation = self.health.generation() + 1;
+        let current = self.producer.load_full();
+        let successor = || current.get().context().successor(generation);
+        if let Some(Trial { config, producer, .. }) = self.trials.step(successor, &self.topics.topics) {
+            drop(current);
+            tracing::info!("kafka: connected with the new login");
+            self.log_in_by(config);
+            self.replace(producer, generation, NEW_LOGIN);
+        }
+    }
+
+    fn log_in_by(&mut self, config: ClientConfig) {
+        self.single.log_in_by(&config);
+        self.config.store(Arc::new(config));
     }
 
     /// Whether there is a token, and was none when the client asked for one.
@@ -271,7 +319,7 @@ impl Monitor {
 
     fn reconcile_topics(&mut self) -> Duration {
         let producer = self.producer.load();
-        let ready = self.topics.round(producer.get().client(), &self.config);
+        let ready = self.topics.round(producer.get().client(), &self.config.load());
         self.health.set_topics_problem(self.topics.problem());
         if let Err(error) = &ready {
             tracing::debug!(%error, "kafka: cannot fetch the topics' metadata");
@@ -318,14 +366,14 @@ impl Monitor {
         self.back_since = None;
         let generation = self.health.generation() + 1;
         let context = self.producer.load().get().context().successor(generation);
-        let fresh = match Producer::new(&self.config, context) {
+        let fresh = match Producer::new(&self.config.load(), context) {
             Ok(producer) => producer,
             Err(error) => {
                 tracing::error!(%error, "kafka: cannot replace the producer; trying again");
                 return self.rebuild_pause;
             }
         };
-        let renewed = [UNREACHED, CUT_OFF, WITHOUT_TOKEN].contains(&cause);
+        let renewed = RENEWALS.contains(&cause);
         if renewed {
             tracing::debug!(cause, "kafka: the producer is replaced");
         } else if let Some(repeated) = self.health.repeats.pass("replaced") {
@@ -340,18 +388,23 @@ impl Monitor {
             self.topics.restart();
             self.topics_ready = false;
         }
-        self.health.rebuilt(generation, renewed);
-        let former = self.producer.swap(Arc::new(fresh));
-        if cause == CUT_OFF {
+        self.replace(Arc::new(fresh), generation, cause);
+        IDLE
+    }
+
+    /// Has another client take over.
+    fn replace(&mut self, fresh: Arc<Producer>, generation: u64, cause: &str) {
+        self.health.rebuilt(generation, RENEWALS.contains(&cause));
+        let former = self.producer.swap(fresh);
+        if [CUT_OFF, NEW_LOGIN].contains(&cause) {
             // A message may have come meanwhile.
             former.flush(PROBE);
         }
         former.retire();
         // It knows the same cluster as the former producer, so it is replaced too.
         self.single.replace();
-        // The new producer is not connected; a probe makes it connect and get its producer id.
+        // A new producer is not connected; a probe makes it connect and get its producer id.
         self.probe();
-        IDLE
     }
 }
 

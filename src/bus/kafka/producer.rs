@@ -190,9 +190,12 @@ const IDLE: Duration = Duration::from_secs(60);
 
 impl SingleMessageProducer {
     pub(super) fn new(config: &ClientConfig, retries: RetrySet) -> Self {
-        let mut config = config.clone();
-        config.set("batch.num.messages", "1");
-        Self { config, retries, producer: None, last_used: None }
+        Self { config: one_by_one(config), retries, producer: None, last_used: None }
+    }
+
+    /// Has the next producer log in by another configuration.
+    pub(super) fn log_in_by(&mut self, config: &ClientConfig) {
+        self.config = one_by_one(config);
     }
 
     /// Sends what waits in the retry set; the producer's callbacks settle it. Ends a producer that is
@@ -248,6 +251,12 @@ impl SingleMessageProducer {
         self.replace();
         self.retries.take().into_iter().for_each(|retry| give_up(health, retry));
     }
+}
+
+fn one_by_one(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.set("batch.num.messages", "1");
+    config
 }
 
 fn send(producer: &Producer, retry: Retry) {

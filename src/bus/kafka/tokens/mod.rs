@@ -33,7 +33,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 const REPEAT: Duration = Duration::from_secs(60);
 
 /// Where tokens come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     Oidc(Oidc),
 }
@@ -83,6 +83,16 @@ impl Tokens {
             runtime.block_on(stop.run_until_cancelled(keep(&keeper)));
         }))?;
         Ok(Self { shared, _running: running })
+    }
+
+    /// Takes the next tokens from another source, the first of them at once.
+    pub(super) fn renew(&self, source: Source) {
+        let mut state = self.shared.state.lock();
+        if state.source != source {
+            state.source = source;
+            self.shared.renewed.notify_one();
+            tracing::info!("kafka: the login has changed: getting a new token with it");
+        }
     }
 
     /// Waits for the first token; the error says why there is none.

@@ -39,6 +39,18 @@ pub struct Oidc {
     pub ca_file: Option<PathBuf>,
 }
 
+impl PartialEq for Oidc {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |oidc: &Self| {
+            let Self { token_url, client_id, client_secret, client_auth, scope, audience, ca_file } =
+                oidc.clone();
+            let client = (client_id, client_secret.expose_secret().to_owned(), client_auth);
+            (token_url, client, scope, audience, ca_file)
+        };
+        parts(self) == parts(other)
+    }
+}
+
 /// Where the client's id and secret are in the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientAuth {
