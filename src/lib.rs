@@ -30,7 +30,7 @@
 //! - [`bus`]: Kafka, NATS and stdout. Kafka and NATS also read messages back and inspect the broker, for
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
-//! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`.
+//! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`; `attio/entities` reads records and the like.
 //! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
 //! - [`signing`]: signed requests, for `sign`, `send` and the fake.
@@ -48,7 +48,7 @@
 //!
 //! - No switch turns verification off, and no unverified bytes are parsed.
 //! - No stage does another's work; the layer test lists every item that one takes from another.
-//! - Nothing below [`app`] reads a setting from the environment (the HTTP client honours the usual proxy variables); the wall clock is read once per delivery, in `http/receive`.
+//! - Nothing below [`app`] reads a setting from the environment (the HTTP client honours the usual proxy variables); the wall clock is read once per delivery, in `http/receive`, and once per read of an entity, in `attio/entities/reader`.
 //! - No text from a request becomes a topic, a subject, a header name or a metric label.
 //! - Nothing that belongs to a request cancels a publish. If the answer is due first it is 503, and the publish goes
 //!   on: a timeout means "unknown", never "not stored".

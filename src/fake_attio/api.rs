@@ -10,11 +10,16 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::changes::Given;
 use super::error::ApiError;
+use super::reads::{self, number};
+use super::render;
 use super::store::{Named, Store};
 use super::webhook::{self, Webhook};
+use super::world::text;
 
 /// Webhooks in a page, by default and at most.
 const DEFAULT_LIMIT: usize = 10;
@@ -31,7 +36,12 @@ async fn handle(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let answered = answer(&mut store.lock(), &method, &uri, &headers, &body);
+    let (answered, accurate_at) = {
+        let mut store = store.lock();
+        store.world.forget();
+        let at = store.accurate_at();
+        (answer(&mut store, &method, &uri, &headers, &body, at), text(at))
+    };
     let (status, retry_after, json) = match answered {
         Ok(json) => (StatusCode::OK, None, json),
         Err(ApiError { status, body, retry_after }) => (status, retry_after, body),
@@ -39,6 +49,7 @@ async fn handle(
     let headers = [
         (header::CONTENT_TYPE, "application/json; charset=utf-8".to_owned()),
         (HeaderName::from_static("x-attio-execution-id"), Uuid::new_v4().simple().to_string()),
+        (HeaderName::from_static("x-accurate-at"), accurate_at),
     ];
     let retry_after = retry_after.map(|value| [(header::RETRY_AFTER, value)]);
     (status, headers, retry_after, json.to_string()).into_response()
@@ -51,13 +62,14 @@ fn answer(
     uri: &Uri,
     headers: &HeaderMap,
     body: &[u8],
+    at: OffsetDateTime,
 ) -> Result<Json, ApiError> {
-    store.rate.take(method != Method::GET).map_err(|retry_after| {
-        let message = "Rate limit exceeded, please try again later.";
-        let status = StatusCode::TOO_MANY_REQUESTS;
-        let error = ApiError::new(status, "rate_limit_error", "rate_limit_exceeded", message);
-        ApiError { retry_after: Some(retry_after), ..error }
-    })?;
+    let is_query = method == Method::POST && uri.path().ends_with("/query");
+    let is_read = method == Method::GET || is_query;
+    store.rate.take(!is_read).map_err(limited)?;
+    if is_query {
+        store.score.take().map_err(limited)?;
+    }
     let refused = |status, message: &str| Err(ApiError::new(status, "auth_error", "unauthorized", message));
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let known = bearer.and_then(|value| value.strip_prefix("Bearer ")) == Some(&*store.token);
@@ -65,16 +77,33 @@ fn answer(
     if !known && path != ["self"] {
         return refused(StatusCode::UNAUTHORIZED, "The access token is invalid.");
     }
-    let scope = match (path[0], path.get(2)) {
-        ("objects", Some(&"records")) => "record_permission:read-write",
-        ("objects", _) => "object_configuration:read",
-        ("lists", _) => "list_configuration:read",
-        ("webhooks", _) if method == Method::GET => "webhook:read",
-        ("webhooks", _) => "webhook:read-write",
+    let own = match path[0] {
+        "objects" if path.get(2) == Some(&"records") => "record_permission",
+        "lists" if path.get(2) == Some(&"entries") => "list_entry",
+        "webhooks" => "webhook",
+        "notes" => "note",
+        "tasks" => "task",
+        "comments" | "threads" => "comment",
         _ => "",
     };
-    if !scope.is_empty() && !store.has_scope(scope) {
+    let own = if own.is_empty() {
+        String::new()
+    } else {
+        format!("{own}:{}", if is_read { "read" } else { "read-write" })
+    };
+    let others: &[&str] = match path[0] {
+        "objects" => &["object_configuration:read"],
+        "lists" => &["list_configuration:read"],
+        "notes" => &["object_configuration:read", "record_permission:read"],
+        "tasks" => &["object_configuration:read", "record_permission:read", "user_management:read"],
+        _ => &[],
+    };
+    let needed = [&*own].into_iter().chain(others.iter().copied()).filter(|scope| !scope.is_empty());
+    if let Some(scope) = needed.into_iter().find(|scope| !store.has_scope(scope)) {
         return refused(StatusCode::FORBIDDEN, &format!("The required scope is missing: {scope}."));
+    }
+    if is_read && let Some(answer) = reads::answer(store, &path, uri, body, at) {
+        return answer.map(|data| json!({ "data": data }));
     }
     let workspace_id = store.workspace_id.clone();
     let (owners, owner_id) =
@@ -115,24 +144,52 @@ fn answer(
             let id = |one: &Named| json!({ "workspace_id": workspace_id, owner_id: owner.id, "attribute_id": one.id });
             owner.attributes.iter().map(|one| named_json(id(one), one, &["title"])).collect()
         }
-        ("POST", ["objects", name, "records"]) => json!({ "id": store.create_record(name)?, "values": {} }),
-        ("DELETE", ["objects", _, "records", id]) => return store.delete_record(id).map(|()| json!({})),
+        ("POST", ["objects", name, "records"]) => {
+            let id = store.create_record(name, values(body))?;
+            written(store, &id)
+        }
+        ("PATCH", ["objects", _, "records", id]) => {
+            for (name, value) in values(body) {
+                store.set(id, &name, value)?;
+            }
+            written(store, id)
+        }
+        (
+            "DELETE",
+            ["objects", _, "records", id]
+            | ["lists", _, "entries", id]
+            | ["notes" | "tasks" | "comments", id],
+        ) => {
+            return store.remove(id).map(|()| json!({}));
+        }
         _ => return Err(ApiError::not_found(format!("Could not find endpoint {method} {}.", uri.path()))),
     };
     Ok(json!({ "data": data }))
 }
 
+fn limited(retry_after: String) -> ApiError {
+    let message = "Rate limit exceeded, please try again later.";
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let error = ApiError::new(status, "rate_limit_error", "rate_limit_exceeded", message);
+    ApiError { retry_after: Some(retry_after), ..error }
+}
+
+/// The values that a body gives a record.
+fn values(body: &[u8]) -> Given {
+    let body: Json = serde_json::from_slice(body).unwrap_or_default();
+    body["data"]["values"].as_object().cloned().unwrap_or_default().into_iter().collect()
+}
+
+/// A record after it was written.
+fn written(store: &Store, id: &str) -> Json {
+    let item = store.world.get(id).and_then(|item| Some((id, item, item.values()?)));
+    item.map_or(Json::Null, |row| render::entity(store, row))
+}
+
 fn paging(uri: &Uri) -> Result<(usize, usize), ApiError> {
-    let invalid = |name: &str, message: &str| {
-        ApiError::validation(vec![json!({ "code": "invalid_type", "path": [name], "message": message })])
-    };
-    let number = |name: &str, default: usize| {
-        let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        let found = pairs.find(|(known, _)| *known == name).map(|(_, value)| value.parse());
-        found.unwrap_or(Ok(default)).map_err(|_| invalid(name, "Expected number"))
-    };
-    let (limit, offset) = (number("limit", DEFAULT_LIMIT)?, number("offset", 0)?);
-    if LIMITS.contains(&limit) { Ok((limit, offset)) } else { Err(invalid("limit", "Expected 10 to 100")) }
+    let (limit, offset) =
+        (number(uri, "limit", DEFAULT_LIMIT, *LIMITS.end())?, number(uri, "offset", 0, usize::MAX)?);
+    if LIMITS.contains(&limit) { Ok((limit, offset)) } else { Err(ApiError::number("limit")) }
 }
 
 fn webhook_json(store: &Store, webhook: &Webhook) -> Json {

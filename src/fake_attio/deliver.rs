@@ -73,9 +73,6 @@ fn reserve(next: &mut Option<Instant>, now: Instant, timing: &Timing) -> Instant
     slot
 }
 
-/// Events of API changes that may wait to be delivered.
-const EVENT_QUEUE: usize = 64;
-
 pub type PostResult = Result<Reply, PostError>;
 
 pub type Post = Arc<dyn Fn(String, SignedRequest) -> Posting + Send + Sync>;
@@ -147,9 +144,9 @@ impl Deliverer {
         self.shared.publish(event)
     }
 
-    /// Delivers the events of changes made through the API from now on.
+    /// Delivers the events of changes to the workspace from now on.
     pub fn follow_api(&self) {
-        let (events, mut received) = mpsc::channel::<String>(EVENT_QUEUE);
+        let (events, mut received) = mpsc::unbounded_channel::<String>();
         self.shared.store.lock().events = Some(events);
         let (shared, end) = (Arc::clone(&self.shared), self.shared.end.clone());
         let following = async move {

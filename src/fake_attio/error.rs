@@ -25,6 +25,12 @@ impl ApiError {
         error
     }
 
+    pub(super) fn number(name: &str) -> Self {
+        Self::validation(vec![
+            json!({ "code": "invalid_type", "path": [name], "message": "Expected number" }),
+        ])
+    }
+
     pub fn not_found(message: impl AsRef<str>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message.as_ref())
     }

@@ -2,15 +2,22 @@
 //!
 //! It does what Attio documents, at <https://docs.attio.com/rest-api/guides/webhooks>,
 //! <https://docs.attio.com/rest-api/guides/rate-limiting> and <https://api.attio.com/openapi/api>. Missing: Basic
-//! authentication, objects without a slug, test events. Not documented, and chosen here: an event type outside the
-//! documented set is a `validation_type`.
+//! authentication, objects without a slug, test events, value history. Not documented, and chosen here: an event type
+//! outside the documented set is a `validation_type`; the entries of a record that is deleted or merged are deleted
+//! with it; an answer is as old as [`store::Store::lag`] allows, and its `x-accurate-at` says so.
 
 mod api;
+pub mod changes;
 pub mod deliver;
 pub mod error;
+pub mod limits;
 pub mod post;
+mod query;
+mod reads;
+mod render;
 pub mod store;
 pub mod webhook;
+pub mod world;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,9 +44,18 @@ impl FakeAttio {
 
     /// The same, with something in front of the API.
     pub async fn start_behind(store: Store, layer: impl FnOnce(Router) -> Router) -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
         let store = Arc::new(Mutex::new(store));
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), store, layer).await
+    }
+
+    /// Serves a workspace at an address, for example that of a fake that was dropped.
+    pub async fn listen(
+        address: SocketAddr,
+        store: Arc<Mutex<Store>>,
+        layer: impl FnOnce(Router) -> Router,
+    ) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let end = CancellationToken::new();
         let app = layer(api::router(Arc::clone(&store)));
         let ended = end.clone().cancelled_owned();
@@ -50,6 +66,10 @@ impl FakeAttio {
             }
         });
         Ok(Self { address, store, _end: end.drop_guard() })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn url(&self) -> String {

@@ -1,17 +1,16 @@
-//! The state of the fake: one workspace with its objects, lists, attributes, records and webhooks.
+//! The state of the fake: one workspace with its objects, lists, attributes, entities and webhooks.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::json;
 use time::OffsetDateTime;
-use time::macros::format_description;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::UnboundedSender;
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::limits::{ApiLimit, ScoreLimit};
 use super::webhook::{Status, Subscription, Webhook, WebhookInput, canonical};
+use super::world::{World, now, text};
 use crate::catalog::EVENT_TYPES;
 
 /// Types of the catalog that Attio does not document.
@@ -26,7 +25,7 @@ pub struct Named {
 }
 
 impl Named {
-    fn new(slug: &str, attributes: &[&str]) -> Self {
+    pub fn new(slug: &str, attributes: &[&str]) -> Self {
         let attributes = attributes.iter().map(|slug| Self::new(slug, &[])).collect();
         Self { id: uuid(), slug: slug.into(), attributes }
     }
@@ -37,17 +36,11 @@ impl Named {
     }
 }
 
-/// The id of a record, which has no values.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Record {
-    pub workspace_id: String,
-    pub object_id: String,
-    pub record_id: String,
-}
-
 pub struct Store {
     pub workspace_id: String,
     pub token: String,
+    /// Who makes the changes.
+    pub member_id: String,
     /// Scopes of the key, such as `webhook:read-write`.
     pub scopes: BTreeSet<String>,
     pub objects: Vec<Named>,
@@ -59,9 +52,16 @@ pub struct Store {
     /// The most webhooks that a page has, whatever is asked for.
     pub max_page: usize,
     pub rate: ApiLimit,
-    pub records: Vec<Record>,
-    /// Gets the events of changes made through the API, as JSON.
-    pub events: Option<Sender<String>>,
+    pub score: ScoreLimit,
+    pub world: World,
+    /// How old an answer may be: each shows the world of a moment ago.
+    pub lag: Duration,
+    /// How long the record that a merge makes cannot be read.
+    pub merge_time: Duration,
+    /// Whether changes send no events, as those that Attio tells nobody of.
+    pub silent: bool,
+    /// Gets the events of changes, as JSON.
+    pub events: Option<UnboundedSender<String>>,
 }
 
 impl Store {
@@ -72,12 +72,18 @@ impl Store {
             "object_configuration:read",
             "list_configuration:read",
             "record_permission:read-write",
+            "list_entry:read-write",
+            "note:read-write",
+            "task:read-write",
+            "comment:read-write",
+            "user_management:read",
         ];
         let documented =
             EVENT_TYPES.iter().map(|entry| entry.name).filter(|name| !SINGLE_EVENT_ONLY.contains(name));
         Self {
             workspace_id: uuid(),
             token: token.into(),
+            member_id: uuid(),
             scopes: scopes.map(String::from).into(),
             objects: vec![
                 Named::new("people", &["name", "email_addresses"]),
@@ -93,46 +99,32 @@ impl Store {
             spelling: str::to_owned,
             max_page: usize::MAX,
             rate: ApiLimit::default(),
-            records: Vec::new(),
+            score: ScoreLimit::default(),
+            world: World::default(),
+            lag: Duration::ZERO,
+            merge_time: Duration::ZERO,
+            silent: false,
             events: None,
         }
     }
 
-    /// Creates a record of an object, named by its id or its slug.
-    pub fn create_record(&mut self, name: &str) -> Result<Record, ApiError> {
-        let object_id = Named::find(&self.objects, name)?.id.clone();
-        let record = Record { workspace_id: self.workspace_id.clone(), object_id, record_id: uuid() };
-        self.records.push(record.clone());
-        self.emit("record.created", &record);
-        Ok(record)
-    }
-
-    pub fn delete_record(&mut self, record_id: &str) -> Result<(), ApiError> {
-        let at = self.records.iter().position(|record| record.record_id == record_id);
-        let at = at.ok_or_else(|| ApiError::not_found(format!("{record_id:?} was not found.")))?;
-        let record = self.records.remove(at);
-        self.emit("record.deleted", &record);
-        Ok(())
-    }
-
-    fn emit(&self, event_type: &str, record: &Record) {
-        let actor = json!({ "type": "api-token", "id": null });
-        let event = json!({ "event_type": event_type, "id": record, "actor": actor });
-        if let Some(events) = &self.events {
-            // The deliverer may have ended, or may be behind.
-            let _ = events.try_send(event.to_string());
+    /// The moment that an answer shows now. Past a lag it is one that has no changes to come.
+    pub(super) fn accurate_at(&self) -> OffsetDateTime {
+        if self.lag.is_zero() {
+            return now();
         }
+        now()
+            - Duration::from_millis(1)
+            - Duration::from_millis(fastrand::u64(0..=self.lag.as_millis() as u64))
     }
 
     pub fn create(&mut self, input: WebhookInput) -> Result<Webhook, ApiError> {
-        const TIME: &[time::format_description::FormatItem<'_>] =
-            format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:9]Z");
         let webhook = Webhook {
             webhook_id: uuid(),
             target_url: input.target_url.unwrap_or_default(),
             subscriptions: input.subscriptions.unwrap_or_default(),
             status: Status::Active,
-            created_at: OffsetDateTime::now_utc().format(TIME).expect("a time of this era has this form"),
+            created_at: text(OffsetDateTime::now_utc()),
             secret: format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()),
         };
         self.check_unique(&webhook)?;
@@ -196,37 +188,4 @@ impl Store {
 
 fn uuid() -> String {
     Uuid::new_v4().to_string()
-}
-
-/// The API's rate limit: requests in the current second.
-#[derive(Clone, Copy, Debug)]
-pub struct ApiLimit {
-    pub reads: u32,
-    pub writes: u32,
-    second: i64,
-    used: (u32, u32),
-}
-
-impl Default for ApiLimit {
-    fn default() -> Self {
-        Self { reads: 100, writes: 25, second: 0, used: (0, 0) }
-    }
-}
-
-impl ApiLimit {
-    /// Counts a request. Over the limit: the value of `Retry-After`.
-    pub(super) fn take(&mut self, write: bool) -> Result<(), String> {
-        let now = OffsetDateTime::now_utc();
-        if now.unix_timestamp() != self.second {
-            (self.second, self.used) = (now.unix_timestamp(), (0, 0));
-        }
-        let (used, limit) =
-            if write { (&mut self.used.1, self.writes) } else { (&mut self.used.0, self.reads) };
-        *used += 1;
-        match *used <= limit {
-            true => Ok(()),
-            // The next second, as an HTTP date.
-            false => Err(httpdate::fmt_http_date(SystemTime::from(now) + Duration::from_secs(1))),
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::support::request::{SECRET, sign};
+use crate::peer::Scheme;
 
 /// Bodies made beforehand. They come round again after that, under a new `Idempotency-Key`: to the
 /// bridge that is a new event.
@@ -23,9 +23,14 @@ struct Signed {
 }
 
 impl Deliveries {
-    /// Makes and signs them.
+    /// Makes and signs them as Attio does.
     pub fn new(events: usize) -> Self {
-        let bodies = (0..BODIES).map(|_| signed(&body(events))).collect();
+        Self::signed(events, Scheme::Attio, "/webhooks/attio")
+    }
+
+    /// The same in another scheme, to another path.
+    pub fn signed(events: usize, scheme: Scheme, path: &str) -> Self {
+        let bodies = (0..BODIES).map(|_| signed(&body(events), scheme, path)).collect();
         Self { bodies, next: AtomicU64::new(0), run: fastrand::u64(..) }
     }
 
@@ -64,12 +69,12 @@ fn id() -> uuid::Uuid {
     uuid::Uuid::from_u128(fastrand::u128(..))
 }
 
-fn signed(body: &str) -> Signed {
-    let signature = sign(SECRET, &[body.as_bytes()]);
+fn signed(body: &str, scheme: Scheme, path: &str) -> Signed {
+    let signature = scheme.headers(body.as_bytes());
     let before = format!(
-        "POST /webhooks/attio HTTP/1.1\r\nHost: bridge.example.com\r\nUser-Agent: Attio-Webhooks\r\n\
+        "POST {path} HTTP/1.1\r\nHost: bridge.example.com\r\nUser-Agent: Attio-Webhooks\r\n\
          Accept: */*\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Attio-Signature: {signature}\r\nX-Attio-Signature: {signature}\r\nIdempotency-Key: ",
+         {signature}Idempotency-Key: ",
         body.len()
     );
     let request = format!("{before}{}\r\n\r\n{body}", "0".repeat(32)).into_bytes();

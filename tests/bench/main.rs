@@ -8,6 +8,7 @@ mod direct;
 mod instructions;
 mod load;
 mod others;
+mod peer;
 mod report;
 mod residence;
 mod row;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
             Some(options) => return all(&options),
             None => {
                 eprintln!(
-                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… | instructions | --help"
+                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… [--peer 'NAME=COMMAND']… | instructions | --help"
                 );
                 return ExitCode::from(2);
             }
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
 const LOOK: Duration = Duration::from_secs(3);
 
 fn options(words: &[&str]) -> Option<Options> {
-    let mut options = Options { quick: false, only: Vec::new(), builds: Vec::new(), quiet_check: false };
+    let mut options = Options::default();
     let mut words = words.iter();
     while let Some(word) = words.next() {
         match *word {
@@ -88,6 +89,13 @@ fn options(words: &[&str]) -> Option<Options> {
                 let (name, program) = words.next()?.split_once('=')?;
                 options.builds.push((name.to_owned(), std::path::absolute(program).ok()?));
             }
+            "--peer" => match words.next()?.parse() {
+                Ok(peer) => options.peers.push(peer),
+                Err(error) => {
+                    eprintln!("--peer: {error}");
+                    return None;
+                }
+            },
             _ => return None,
         }
     }
@@ -120,6 +128,7 @@ fn all(options: &Options) -> ExitCode {
     }
     let counted = !options.quick && options.only.is_empty();
     let costs = if counted { instructions::costs() } else { Vec::new() };
+    targets.extend(targets::of_costs(&costs));
     report::write(&machine, &rows, &costs, &targets);
     ExitCode::SUCCESS
 }

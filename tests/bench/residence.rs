@@ -24,9 +24,9 @@ pub fn run(quick: bool) -> Vec<Target> {
     eprintln!("start, and memory while idle");
     let server = bridge(&[]);
     let ready = server.started_in.as_secs_f64() * 1e3;
-    targets.push(Target::new("from start to listening", ready, 100.0, "ms"));
+    targets.push(Target::new("from start to listening", ready, 10.0, "ms"));
     std::thread::sleep(Duration::from_secs(1));
-    targets.push(Target::new("resident while idle", mib(server.pid), 20.0, "MiB"));
+    targets.push(Target::new("resident while idle", mib(server.pid), 12.0, "MiB"));
     targets.push(connections(&server));
     drop(server);
     targets.extend(ids(if quick { 200_000 } else { 1_000_000 }));
@@ -84,7 +84,7 @@ fn ids(count: u64) -> Vec<Target> {
     let bytes = (mib(server.pid) - before) * 1024.0 * 1024.0 / (requests * BATCH as u64) as f64;
     let (many, _) = cpu();
     vec![
-        Target::new("each remembered id", bytes, 400.0, "bytes"),
+        Target::new("each remembered id", bytes, 200.0, "bytes"),
         Target::new(format!("CPU a request with {count} ids over that with few"), many / few, 1.1, "×"),
     ]
 }

@@ -84,6 +84,7 @@ pub struct Sum {
 }
 
 /// The deliveries of a run.
+#[derive(Clone)]
 pub struct Traffics {
     /// One event each.
     pub single: Arc<Deliveries>,

@@ -62,7 +62,7 @@ impl Server {
     pub fn node(bootstrap: &str, topic: &str) -> Self {
         let [port] = free_ports();
         let mut command = Command::new("node");
-        command.arg(kit("node/server.js").join("node/server.js")).env("NODE_ENV", "production");
+        command.arg(kit("express/server.js").join("express/server.js")).env("NODE_ENV", "production");
         Self::tutorial("node", command, port, bootstrap, topic)
     }
 
@@ -86,7 +86,8 @@ impl Server {
         Self::start(name, command, port)
     }
 
-    fn start(name: &str, mut command: Command, port: u16) -> Self {
+    /// Starts a server of any kind; it takes connections when this returns.
+    pub fn start(name: &str, mut command: Command, port: u16) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let begun = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));

@@ -10,12 +10,14 @@ use crate::body::Deliveries;
 use crate::direct::{self, Done, Task, To};
 use crate::load::closed::{self, Until};
 use crate::others::{Others, Snapshot};
+use crate::peer::Peer;
 use crate::row::{BATCH, Phase, Row, Sum, Traffics};
 use crate::server::Server;
 use crate::stage::Stage;
 use crate::support::{kafka, nats, unique};
 
 /// How long, and what of it.
+#[derive(Default)]
 pub struct Options {
     /// Coarser and quicker.
     pub quick: bool,
@@ -23,6 +25,8 @@ pub struct Options {
     pub only: Vec<String>,
     /// Other builds of the bridge to compare this one with: a name and the program.
     pub builds: Vec<(String, PathBuf)>,
+    /// Foreign programs to compare it with.
+    pub peers: Vec<Peer>,
     /// Print no figures if others use the machine.
     pub quiet_check: bool,
 }
@@ -63,20 +67,22 @@ pub struct Brokers {
 /// Who is measured.
 enum Subject {
     Server(Server),
+    /// Its requests are signed anew for each stretch: some schemes sign the time.
+    Peer(Server, Peer),
     Direct(String, To),
 }
 
 impl Subject {
     fn name(&self) -> &str {
         match self {
-            Self::Server(server) => &server.name,
+            Self::Server(server) | Self::Peer(server, _) => &server.name,
             Self::Direct(name, _) => name,
         }
     }
 
     fn can(&self, phase: Phase) -> bool {
         match self {
-            Self::Server(_) => true,
+            Self::Server(_) | Self::Peer(..) => true,
             Self::Direct(..) => !matches!(phase, Phase::Batches | Phase::Saturated(1)),
         }
     }
@@ -134,10 +140,13 @@ fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
         let variables = [("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())];
         add(&name, &|| Subject::Server(Server::bridge(&name, program, &variables)));
     }
-    for (stem, linger) in [("kafka", "0ms"), ("kafka-linger", "1ms")] {
+    for (stem, linger, partitions) in
+        [("kafka", "0ms", 1), ("kafka-linger", "1ms", 1), ("kafka-4", "0ms", 4), ("kafka-60", "0ms", 60)]
+    {
         for (suffix, program) in &builds {
             let name = format!("{stem}{suffix}");
-            add(&name, &|| Subject::Server(kafka_bridge(&name, program, &brokers.kafka, linger)));
+            let bridge = || kafka_bridge(&name, program, &brokers.kafka, linger, partitions);
+            add(&name, &|| Subject::Server(bridge()));
         }
     }
     for (suffix, program) in &builds {
@@ -156,17 +165,22 @@ fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
         brokers.nats.create_stream("DIRECT", &["direct"], |_| {});
         Subject::Direct("direct-nats".into(), To::Nats { url: brokers.nats.url(), subject: "direct".into() })
     });
+    for peer in &options.peers {
+        eprintln!("starting {}", peer.row());
+        let server = peer.start(bootstrap, &topic("peer"), &brokers.nats.url());
+        subjects.push(Subject::Peer(server, peer.clone()));
+    }
     subjects
 }
 
 /// The bridge on a Kafka whose topics it makes.
-fn kafka_bridge(name: &str, program: &Path, broker: &kafka::Broker, linger: &str) -> Server {
+fn kafka_bridge(name: &str, program: &Path, broker: &kafka::Broker, linger: &str, partitions: i32) -> Server {
     let variables = [
         ("ATTIO_BRIDGE__BUS__TYPE", "kafka".to_owned()),
         ("ATTIO_BRIDGE__ROUTE__PREFIX", unique("bench")),
         ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap().into()),
         ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create".into()),
-        ("ATTIO_BRIDGE__KAFKA__TOPICS__PARTITIONS", "1".into()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__PARTITIONS", partitions.to_string()),
         ("ATTIO_BRIDGE__KAFKA__LINGER", linger.into()),
     ];
     Server::bridge(name, program, &variables)
@@ -187,14 +201,28 @@ fn nats_bridge(name: &str, program: &Path, server: &nats::Server) -> Server {
 
 /// What is compiled, connected and looked up once is not what a delivery costs.
 fn warm_up(subject: &Subject, traffics: &Traffics) {
-    let Subject::Server(server) = subject else { return };
+    let (Subject::Server(server) | Subject::Peer(server, _)) = subject else { return };
     eprintln!("warming up {}", server.name);
+    let traffics = traffics_of(subject, traffics);
     closed::run(server.address, &traffics.single, 16, Until::Time(Duration::from_millis(700)));
+}
+
+/// The deliveries that a server is sent.
+fn traffics_of(subject: &Subject, traffics: &Traffics) -> Traffics {
+    match subject {
+        Subject::Peer(_, peer) => {
+            let signed = |events| Arc::new(Deliveries::signed(events, peer.scheme, &peer.path));
+            Traffics { single: signed(1), batches: signed(BATCH) }
+        }
+        _ => traffics.clone(),
+    }
 }
 
 fn measure(sum: &mut Sum, subject: &Subject, phase: Phase, traffics: &Traffics, time: Duration) {
     match subject {
-        Subject::Server(server) => sum.add(server, phase, traffics, time),
+        Subject::Server(server) | Subject::Peer(server, _) => {
+            sum.add(server, phase, &traffics_of(subject, traffics), time);
+        }
         Subject::Direct(_, to) => {
             let Done { traffic, used, peak_kib } = direct::ask(&Task { to: to.clone(), phase, time });
             sum.count(traffic, used, peak_kib);

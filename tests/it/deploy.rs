@@ -34,38 +34,38 @@ fn yaml(text: &str) -> Json {
 }
 
 #[track_caller]
-fn at<'a>(value: &'a Json, pointer: &str) -> &'a Json {
+pub fn at<'a>(value: &'a Json, pointer: &str) -> &'a Json {
     value.pointer(pointer).unwrap_or_else(|| panic!("nothing at {pointer}"))
 }
 
 #[track_caller]
-fn text<'a>(value: &'a Json, pointer: &str) -> &'a str {
+pub fn text<'a>(value: &'a Json, pointer: &str) -> &'a str {
     at(value, pointer).as_str().unwrap_or_else(|| panic!("no text at {pointer}"))
 }
 
-fn list(value: &Json) -> &[Json] {
+pub fn list(value: &Json) -> &[Json] {
     value.as_array().expect("a list")
 }
 
 /// The first element of a list with this name.
 #[track_caller]
-fn named<'a>(value: &'a Json, name: &str) -> &'a Json {
+pub fn named<'a>(value: &'a Json, name: &str) -> &'a Json {
     let found = list(value).iter().find(|element| element["name"] == name);
     found.unwrap_or_else(|| panic!("nothing is named {name}"))
 }
 
-fn port(address: &str) -> u64 {
+pub fn port(address: &str) -> u64 {
     address.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address has a port")
 }
 
 /// How long a stop may take before it is cut short, by this configuration.
-fn stop_time(config: &Config) -> Duration {
+pub fn stop_time(config: &Config) -> Duration {
     config.shutdown.delay + config.shutdown.drain_timeout + MARGIN
 }
 
 /// Asserts that the program accepts a command line; without a configuration it does nothing else.
 #[track_caller]
-fn assert_accepted(arguments: &[&str]) {
+pub fn assert_accepted(arguments: &[&str]) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
     command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
     let output = command.output().expect("the program runs");
@@ -73,7 +73,7 @@ fn assert_accepted(arguments: &[&str]) {
     assert_ne!(output.status.code(), Some(Exit::Usage as i32), "{arguments:?}: {said}");
 }
 
-fn words(value: &Json) -> Vec<&str> {
+pub fn words(value: &Json) -> Vec<&str> {
     list(value).iter().map(|word| word.as_str().expect("a word")).collect()
 }
 
@@ -156,11 +156,10 @@ async fn probes_request_existing_endpoints() {
     }
 }
 
-#[test]
-fn pods_meet_the_restricted_security_standard() {
-    let deployment = yaml(DEPLOYMENT);
-    let pod = at(&deployment, "/spec/template/spec");
-    let container = named(&pod["containers"], "attio-bridge");
+/// Asserts that a pod meets the restricted security standard, and runs as the image's user.
+#[track_caller]
+pub fn assert_restricted(pod: &Json) {
+    let container = &pod["containers"][0];
     let uid: u64 = dockerfile("USER ")[0].split(':').next().and_then(|uid| uid.parse().ok()).unwrap();
     let expected = [
         (pod, "/enableServiceLinks", json!(false)),
@@ -175,6 +174,13 @@ fn pods_meet_the_restricted_security_standard() {
     ];
     for (value, pointer, expected) in expected {
         assert_eq!(at(value, pointer), &expected, "{pointer}");
+    }
+}
+
+#[test]
+fn pods_meet_the_restricted_security_standard() {
+    for deployment in [DEPLOYMENT, WATCH] {
+        assert_restricted(at(&yaml(deployment), "/spec/template/spec"));
     }
 }
 

@@ -60,6 +60,18 @@ fn reference_is_generated_from_the_declared_keys() {
     );
 }
 
+/// The chart's schema of its values has the bridge's own schema as the one of `config`.
+#[test]
+fn schema_of_the_chart_holds_that_of_the_configuration() {
+    let path = committed("deploy/chart/values.schema.json");
+    let mut schema: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).expect("it is JSON");
+    let mut config = config::schema();
+    config.as_object_mut().expect("an object").remove("$schema");
+    schema["$defs"]["config"] = config;
+    let printed = serde_json::to_string_pretty(&schema).expect("it can be printed") + "\n";
+    assert_eq!(snapshot::compare(&path, &printed), None);
+}
+
 fn values(config: &Config) -> BTreeMap<String, (Json, Option<Origin>)> {
     config.settings().iter().cloned().map(|setting| (setting.key, (setting.value, setting.origin))).collect()
 }

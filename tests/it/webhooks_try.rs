@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use attio_bridge::catalog::Category;
 use attio_bridge::fake_attio::deliver::Timing;
 use attio_bridge::fake_attio::webhook::Status;
 
@@ -57,7 +58,7 @@ impl Site {
 
     fn assert_cleaned_up(&self) {
         let store = self.attio.store();
-        assert!(store.webhooks.is_empty() && store.records.is_empty());
+        assert!(store.webhooks.is_empty() && store.everything(Category::Record).is_empty());
         assert_eq!(std::fs::read_to_string(self.attio.path("secret")).unwrap(), BEFORE);
     }
 }
@@ -121,7 +122,9 @@ fn timeout_and_ctrl_c_delete_webhook_and_record() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually_blocking("the record is created", || !site.attio.store().records.is_empty());
+    eventually_blocking("the record is created", || {
+        !site.attio.store().everything(Category::Record).is_empty()
+    });
     let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     let output = child.wait_with_output().unwrap();
@@ -138,12 +141,15 @@ fn failed_deletes_are_reported_beside_the_timeout() {
     let all: Vec<&str> = arguments.iter().map(String::as_str).chain(["--timeout", "30s"]).collect();
     let ran = std::thread::scope(|scope| {
         let running = scope.spawn(|| site.attio.configured(&site.config, &all));
-        eventually_blocking("the record is created", || !site.attio.store().records.is_empty());
+        eventually_blocking("the record is created", || {
+            !site.attio.store().everything(Category::Record).is_empty()
+        });
         site.attio.faults(std::iter::repeat_n(Fault::Status(503), 12));
         running.join().unwrap()
     });
     let store = site.attio.store();
-    let (webhook, record) = (&store.webhooks[0].webhook_id, &store.records[0].record_id);
+    let records = store.everything(Category::Record);
+    let (webhook, record) = (&store.webhooks[0].webhook_id, records.keys().next().unwrap());
     ran.expect(3).mentions(&["left behind", webhook, record, "timed out after 30s"]);
 }
 

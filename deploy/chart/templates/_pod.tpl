@@ -1,0 +1,161 @@
+{{/*
+The pod of a component: dict with root, component, args, resources, and optionally apiKey (mount it), spread, grace,
+ready (it has /readyz).
+*/}}
+{{- define "attio-bridge.pod" -}}
+{{- $values := .root.Values -}}
+metadata:
+  annotations:
+    checksum/config: {{ include "attio-bridge.config" .root | sha256sum }}
+    {{- with $values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  labels:
+    {{- include "attio-bridge.labels" . | nindent 4 }}
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  {{- include "attio-bridge.podSpec" . | nindent 2 }}
+{{- end }}
+
+{{- define "attio-bridge.podSpec" -}}
+{{- $values := .root.Values -}}
+{{- with .grace }}
+terminationGracePeriodSeconds: {{ . }}
+{{- end }}
+automountServiceAccountToken: false
+# Otherwise every Service of the namespace adds variables, such as ATTIO_BRIDGE_PORT.
+enableServiceLinks: false
+{{- with $values.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .spread }}
+topologySpreadConstraints:
+  {{- range $values.topologySpread }}
+  - maxSkew: 1
+    topologyKey: {{ . }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "attio-bridge.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
+containers:
+  - name: {{ .component }}
+    image: {{ $values.image.repository }}{{ if $values.image.digest }}@{{ $values.image.digest }}{{ else }}:{{ $values.image.tag | default .root.Chart.AppVersion }}{{ end }}
+    imagePullPolicy: {{ $values.image.pullPolicy }}
+    args: {{ toJson (concat .args (list "--config" "/etc/attio-bridge/config.toml")) }}
+    {{- if or $values.env .apiKey }}
+    env:
+      {{- range $name, $value := $values.env }}
+      - name: {{ $name }}
+        value: {{ $value | quote }}
+      {{- end }}
+      {{- if .apiKey }}
+      - name: ATTIO_API_KEY_FILE
+        value: /run/secrets/attio-api-key/{{ $values.apiKey.key }}
+      {{- end }}
+    {{- end }}
+    {{- if ne .component "test" }}
+    {{- $admin := eq .component "bridge" | ternary "admin" "metrics" }}
+    ports:
+      {{- if eq .component "bridge" }}
+      - name: http
+        containerPort: {{ include "attio-bridge.port" $values.config.http.listen }}
+      {{- end }}
+      - name: {{ $admin }}
+        containerPort: {{ include "attio-bridge.metricsPort" . }}
+    {{- if .ready }}
+    # Ready: the broker has been reached once and the program is not stopping. Live: the process responds. Neither
+    # follows the broker's health, or an outage would remove every pod at once.
+    readinessProbe:
+      httpGet:
+        path: /readyz
+        port: {{ $admin }}
+      periodSeconds: 2
+      timeoutSeconds: 2
+      failureThreshold: 2
+    {{- end }}
+    livenessProbe:
+      httpGet:
+        path: /livez
+        port: {{ $admin }}
+      periodSeconds: 10
+      timeoutSeconds: 3
+      failureThreshold: 3
+    {{- end }}
+    resources:
+      {{- toYaml .resources | nindent 6 }}
+    securityContext:
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities:
+        drop: ["ALL"]
+    volumeMounts:
+      - name: config
+        mountPath: /etc/attio-bridge
+        readOnly: true
+      # Folders, not files with subPath: those do not follow a change of the Secret.
+      - name: secrets
+        mountPath: /run/secrets/attio-bridge
+        readOnly: true
+      {{- if $values.tls.secretName }}
+      - name: tls
+        mountPath: /run/secrets/tls
+        readOnly: true
+      {{- end }}
+      {{- if .apiKey }}
+      - name: api-key
+        mountPath: /run/secrets/attio-api-key
+        readOnly: true
+      {{- end }}
+volumes:
+  - name: config
+    configMap:
+      name: {{ include "attio-bridge.fullname" .root }}
+  - name: secrets
+    secret:
+      secretName: {{ include "attio-bridge.secretName" .root }}
+      defaultMode: 0440
+  {{- with $values.tls.secretName }}
+  - name: tls
+    secret:
+      secretName: {{ . }}
+      defaultMode: 0440
+  {{- end }}
+  {{- if .apiKey }}
+  - name: api-key
+    secret:
+      secretName: {{ include "attio-bridge.apiKeySecretName" .root }}
+      defaultMode: 0440
+  {{- end }}
+{{- end }}

@@ -1,0 +1,203 @@
+//! The bodies of the answers: each entity's bytes, and what is read from them.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Container, Entity, Kind};
+use crate::attio::types::Resource;
+use crate::catalog;
+
+/// Where an answer is not as documented. It quotes nothing.
+#[derive(Debug)]
+pub(super) struct Unreadable(pub(super) String);
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(error: serde_json::Error) -> Self {
+        Self(format!("line {}, column {}", error.line(), error.column()))
+    }
+}
+
+#[derive(Deserialize)]
+struct Data<T> {
+    data: T,
+}
+
+/// The members of an entity that are read.
+#[derive(Deserialize)]
+struct Head {
+    id: Ids,
+    created_at: String,
+    /// Of entries and notes.
+    parent_object: Option<String>,
+    /// Of comments.
+    thread_id: Option<String>,
+    record: Option<Parent>,
+    entry: Option<Parent>,
+    #[serde(alias = "entry_values")]
+    values: Option<Attributes>,
+}
+
+#[derive(Deserialize)]
+struct Ids {
+    workspace_id: String,
+    object_id: Option<String>,
+    record_id: Option<String>,
+    list_id: Option<String>,
+    entry_id: Option<String>,
+    note_id: Option<String>,
+    task_id: Option<String>,
+    comment_id: Option<String>,
+}
+
+/// What was commented on.
+#[derive(Deserialize)]
+struct Parent {
+    object_id: Option<String>,
+    list_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Attributes {
+    created_at: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Stamp {
+    value: String,
+}
+
+/// The member of `id` that identifies an entity.
+pub(super) fn id_member(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Record => "record_id",
+        Kind::ListEntry => "entry_id",
+        Kind::Note => "note_id",
+        Kind::Task => "task_id",
+        Kind::Comment => "comment_id",
+    }
+}
+
+pub(super) fn one(kind: Kind, body: &[u8]) -> Result<Entity, Unreadable> {
+    let Data::<Box<RawValue>> { data } = serde_json::from_slice(body)?;
+    entity(kind, data)
+}
+
+pub(super) fn many(kind: Kind, body: &[u8]) -> Result<Vec<Entity>, Unreadable> {
+    let Data::<Vec<Box<RawValue>>> { data } = serde_json::from_slice(body)?;
+    data.into_iter().map(|data| entity(kind, data)).collect()
+}
+
+/// The number of threads, and all their comments.
+pub(super) fn threads(body: &[u8]) -> Result<(usize, Vec<Entity>), Unreadable> {
+    #[derive(Deserialize)]
+    struct Thread {
+        comments: Vec<Box<RawValue>>,
+    }
+    let Data::<Vec<Thread>> { data } = serde_json::from_slice(body)?;
+    let threads = data.len();
+    let comments = data.into_iter().flat_map(|thread| thread.comments);
+    let comments: Result<_, _> = comments.map(|data| entity(Kind::Comment, data)).collect();
+    Ok((threads, comments?))
+}
+
+pub(super) fn containers(owner: Resource, body: &[u8]) -> Result<Vec<Container>, Unreadable> {
+    #[derive(Deserialize)]
+    struct One {
+        id: Ids,
+        api_slug: Option<String>,
+    }
+    let Data::<Vec<One>> { data } = serde_json::from_slice(body)?;
+    let container = |one: One| {
+        let id = if owner == Resource::List { one.id.list_id } else { one.id.object_id };
+        Ok(Container { id: usable(id)?, slug: one.api_slug.filter(|slug| catalog::is_id(slug)) })
+    };
+    data.into_iter().map(container).collect()
+}
+
+fn entity(kind: Kind, data: Box<RawValue>) -> Result<Entity, Unreadable> {
+    let Head { id, created_at, parent_object, thread_id, record, entry, values } =
+        serde_json::from_str(data.get())?;
+    let own = match kind {
+        Kind::Record => id.record_id,
+        Kind::ListEntry => id.entry_id,
+        Kind::Note => id.note_id,
+        Kind::Task => id.task_id,
+        Kind::Comment => id.comment_id,
+    };
+    // What `sorts` goes by; the other one may differ by seconds.
+    let attribute = values.and_then(|values| values.created_at);
+    let stamps: Option<Vec<Stamp>> = attribute.and_then(|stamps| serde_json::from_str(stamps.get()).ok());
+    let created_at = stamps.and_then(|stamps| Some(stamps.into_iter().next()?.value)).unwrap_or(created_at);
+    let created_at = OffsetDateTime::parse(&created_at, &Rfc3339);
+    let object = id.object_id.or(parent_object).or(record.and_then(|record| record.object_id));
+    let list = id.list_id.or(entry.and_then(|entry| entry.list_id));
+    Ok(Entity {
+        kind,
+        id: usable(own)?,
+        workspace_id: usable(Some(id.workspace_id))?,
+        object: object.filter(|object| catalog::is_id(object)),
+        list: list.filter(|list| catalog::is_id(list)),
+        thread: thread_id.filter(|thread| catalog::is_id(thread)),
+        created_at: created_at.map_err(|_| Unreadable("created_at".to_owned()))?,
+        data,
+    })
+}
+
+/// An id that may stand in an attribute and be a key.
+fn usable(id: Option<String>) -> Result<String, Unreadable> {
+    id.filter(|id| catalog::is_id(id)).ok_or_else(|| Unreadable("an id".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_of_each_entity_are_kept() {
+        let text = r#"{ "id": {"workspace_id":"w","object_id":"o","record_id":"r"},
+            "created_at":"2026-01-01T00:00:00.000000000Z", "values": {"n": [1.50, "\u00e9"],  "created_at": []} }"#;
+        let body = format!("{{\"data\": [ {text} , {text}]}}");
+        let found = many(Kind::Record, body.as_bytes()).unwrap();
+        assert!(found.len() == 2 && found.iter().all(|entity| entity.data.get() == text));
+        assert_eq!((&*found[0].id, found[0].object.as_deref()), ("r", Some("o")));
+        let body = format!("{{\"data\":{text}\n}}");
+        assert_eq!(one(Kind::Record, body.as_bytes()).unwrap().data.get(), text);
+    }
+
+    #[test]
+    fn entry_has_its_list_and_its_parents_object() {
+        let body = r#"{"data":{"id":{"workspace_id":"w","list_id":"l","entry_id":"e"},"parent_object":"people",
+            "parent_record_id":"r","created_at":"2026-01-01T00:00:09Z",
+            "entry_values":{"created_at":[{"value":"2026-01-01T00:00:02Z","active_until":null}]}}}"#;
+        let entity = one(Kind::ListEntry, body.as_bytes()).unwrap();
+        assert_eq!((entity.object.as_deref(), entity.list.as_deref()), (Some("people"), Some("l")));
+        assert_eq!(entity.created_at.second(), 2, "the attribute's own");
+    }
+
+    #[test]
+    fn comment_has_its_thread_and_what_it_is_about() {
+        let body = r#"{"data":[{"id":{"workspace_id":"w","thread_id":"t"},"comments":[{
+            "id":{"workspace_id":"w","comment_id":"c"},"thread_id":"t","created_at":"2026-01-01T00:00:09Z",
+            "record":{"record_id":"r","object_id":"o"},"entry":null}]}]}"#;
+        let (threads, comments) = threads(body.as_bytes()).unwrap();
+        assert_eq!(
+            (threads, comments[0].thread.as_deref(), comments[0].object.as_deref()),
+            (1, Some("t"), Some("o"))
+        );
+    }
+
+    #[test]
+    fn answer_that_is_not_as_documented_is_not_an_entity() {
+        let bodies = [
+            "<html>",
+            r#"{"data":{"id":{"workspace_id":"w"},"created_at":"2026-01-01T00:00:00Z"}}"#,
+            r#"{"data":{"id":{"workspace_id":"w","record_id":"a b"},"created_at":"2026-01-01T00:00:00Z"}}"#,
+            r#"{"data":{"id":{"workspace_id":"w","record_id":"r"},"created_at":"yesterday"}}"#,
+        ];
+        for body in bodies {
+            assert!(one(Kind::Record, body.as_bytes()).is_err(), "{body}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The limit on requests: at most so many begin within any one second.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+/// A little more than a second, as requests do not all take equally long to arrive.
+const WINDOW: Duration = Duration::from_millis(1050);
+
+/// How many turns may be made up for at once after a late one.
+const MADE_UP: u32 = 4;
+
+pub(super) struct Limiter {
+    /// Whoever holds the lock is next.
+    turns: tokio::sync::Mutex<Turns>,
+    per_second: u32,
+    /// Until when Attio asked to wait.
+    paused: Mutex<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Turns {
+    /// The last ones, at most as many as fit in a [`WINDOW`].
+    last: VecDeque<Instant>,
+    /// When the next one is due at an even distance, so that requests of other programs fit between them.
+    due: Option<Instant>,
+}
+
+impl Limiter {
+    pub(super) fn new(per_second: u32) -> Self {
+        Self { turns: tokio::sync::Mutex::default(), per_second: per_second.max(1), paused: Mutex::new(None) }
+    }
+
+    /// Waits until one more request may begin. Who asks first is first; a cancelled wait uses no turn.
+    pub(super) async fn turn(&self) {
+        let mut turns = self.turns.lock().await;
+        while let Some(at) = self.next(&turns).filter(|at| *at > Instant::now()) {
+            sleep_until(at).await;
+        }
+        let (now, distance) = (Instant::now(), WINDOW / self.per_second);
+        let earliest = now.checked_sub(distance * MADE_UP).unwrap_or(now);
+        turns.due = Some(turns.due.map_or(now, |due| due.max(earliest)) + distance);
+        if turns.last.len() == self.per_second as usize {
+            turns.last.pop_front();
+        }
+        turns.last.push_back(now);
+    }
+
+    fn next(&self, turns: &Turns) -> Option<Instant> {
+        let is_full = turns.last.len() == self.per_second as usize;
+        let oldest = turns.last.front().filter(|_| is_full).map(|turn| *turn + WINDOW);
+        [oldest, turns.due, *self.paused.lock()].into_iter().flatten().max()
+    }
+
+    /// Lets no request begin for this long.
+    pub(super) fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut paused = self.paused.lock();
+        *paused = Some(paused.map_or(until, |known| known.max(until)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// When so many turns come, with a pause before the one of that number.
+    async fn turns(count: usize, per_second: u32, pause: Option<usize>) -> Vec<Duration> {
+        let (limiter, start) = (Limiter::new(per_second), Instant::now());
+        let mut times = Vec::new();
+        for number in 0..count {
+            if pause == Some(number) {
+                limiter.pause(Duration::from_secs(3));
+            }
+            limiter.turn().await;
+            times.push(start.elapsed());
+        }
+        times
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_second_has_more_than_the_limit_and_most_of_it_is_used() {
+        for per_second in [1, 3, 50, 100] {
+            let many = per_second as usize * 10;
+            let times = turns(many + 1, per_second, None).await;
+            for (at, time) in times.iter().enumerate() {
+                let within = times[at..].iter().take_while(|later| **later - *time < Duration::from_secs(1));
+                assert!(within.count() <= per_second as usize, "{per_second}: from {time:?}");
+            }
+            let rate = many as f64 / times[many].as_secs_f64();
+            assert!(rate >= 0.9 * f64::from(per_second), "{rate} of {per_second}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pause_holds_back_everyone() {
+        let times = turns(3, 100, Some(2)).await;
+        assert!(times[1] < Duration::from_secs(1) && times[2] >= Duration::from_secs(3), "{times:?}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Reads what an event's ids stand for: records, list entries, notes, tasks and comments.
+//!
+//! Facts about the API: <https://docs.attio.com/rest-api/guides/filtering-and-sorting>,
+//! <https://docs.attio.com/rest-api/guides/rate-limiting>, <https://api.attio.com/openapi/api>. Attio has no version
+//! of an entity and no time of its last change. What orders two reads is the header `x-accurate-at`, the time at
+//! which an answer was true: it may be seconds before the answer.
+
+mod answer;
+mod limiter;
+mod reader;
+mod walk;
+
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+pub use reader::EntityReader;
+pub use walk::{Position, Walk};
+
+use crate::catalog::Category;
+use crate::named_enum::named_enum;
+
+named_enum! {
+    /// What a state topic holds.
+    pub enum Kind,
+    /// The kind in addresses, types and labels; the same as the category of its events.
+    as_str {
+        Record = "record",
+        ListEntry = "list-entry",
+        Note = "note",
+        Task = "task",
+        Comment = "comment",
+    }
+}
+
+impl Kind {
+    pub fn of(category: Category) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == category.as_str())
+    }
+
+    /// Whether [`EntityReader::many`] reads it.
+    pub fn is_read_in_bulk(self) -> bool {
+        matches!(self, Self::Record | Self::ListEntry)
+    }
+}
+
+/// The name of an entity: what a read needs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntityRef {
+    pub kind: Kind,
+    /// The object of a record, the list of an entry; by id.
+    pub container: Option<String>,
+    pub id: String,
+}
+
+/// What Attio answered, and when it was true.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// The header `x-accurate-at`; without it, when the request began.
+    pub accurate_at: OffsetDateTime,
+    pub value: T,
+}
+
+/// An entity as Attio holds it.
+#[derive(Clone, Debug)]
+pub struct Entity {
+    pub kind: Kind,
+    pub id: String,
+    pub workspace_id: String,
+    /// The object of a record, or that of the parent record; by id or by slug, as the answer has it.
+    pub object: Option<String>,
+    /// The list of an entry, or that of the entry that was commented on; by id or by slug.
+    pub list: Option<String>,
+    /// The thread of a comment.
+    pub thread: Option<String>,
+    /// The time by which Attio sorts it.
+    pub created_at: OffsetDateTime,
+    /// The entity, byte for byte as it was received.
+    pub data: Box<RawValue>,
+}
+
+/// What a read of one entity found.
+#[derive(Clone, Debug)]
+pub enum Single {
+    Found(Entity),
+    /// 404: deleted, or merged into another.
+    Gone,
+    /// 404 `merge_in_progress`: it will exist.
+    MergeInProgress,
+}
+
+/// An object or a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub id: String,
+    pub slug: Option<String>,
+}
+
+named_enum! {
+    /// What became of one request.
+    pub enum ReadResult,
+    /// The result in labels.
+    as_str {
+        Ok = "ok",
+        /// 404.
+        Gone = "gone",
+        /// 429: waited out and repeated.
+        RateLimited = "rate_limited",
+        /// 401 or 403.
+        Denied = "denied",
+        /// Any other status, no answer, or one that is not as documented.
+        Failed = "failed",
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// 401 or 403. Says what to grant; repeating does not help.
+    #[error("{reason}")]
+    Denied {
+        /// The scopes that the read needs, such as `record_permission:read object_configuration:read`.
+        scopes: &'static str,
+        reason: String,
+    },
+    /// Anything else but 429, which is waited out: to be tried again.
+    #[error("{0}")]
+    Retryable(String),
+}

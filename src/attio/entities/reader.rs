@@ -1,0 +1,274 @@
+//! The requests: one method each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::{Value as Json, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::answer::{self, Unreadable};
+use super::limiter::Limiter;
+use super::{Answer, Container, Entity, EntityRef, Kind, ReadError, ReadResult, Single};
+use crate::attio::request::Requests;
+use crate::attio::types::Resource;
+use crate::attio::{Error, Failed, Options};
+use crate::catalog;
+use crate::http_client::Response;
+
+/// Room for a page of large records.
+const MAX_BODY_BYTES: usize = 64 << 20;
+
+/// The longest wait after one of many 429 in a row, unless Attio asks for more.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Threads a page: the API's maximum.
+const THREADS: usize = 50;
+
+type Observe = dyn Fn(Kind, ReadResult) + Send + Sync;
+
+/// Reads entities within its own limit. Cheap to clone; the clones share the limit. A dropped read has no effect.
+#[derive(Clone)]
+pub struct EntityReader {
+    requests: Requests,
+    limiter: Arc<Limiter>,
+    observe: Arc<Observe>,
+}
+
+/// An answer that tells something about the entities.
+enum Reply {
+    Body(Bytes),
+    /// 404 in Attio's format, with its `code`.
+    NotFound(String),
+    /// 400 in Attio's format.
+    Invalid(Failed),
+}
+
+impl EntityReader {
+    /// The most ids of one [`EntityReader::many`].
+    pub const MAX_IDS: usize = 100;
+
+    /// `reads_per_second`: the most requests that begin within any one second. `observe` is told the result of each.
+    pub fn new(
+        options: &Options,
+        reads_per_second: u32,
+        observe: impl Fn(Kind, ReadResult) + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let requests = Requests::with_limit(options, MAX_BODY_BYTES)?;
+        Ok(Self { requests, limiter: Arc::new(Limiter::new(reads_per_second)), observe: Arc::new(observe) })
+    }
+
+    /// Reads records of one object, or entries of one list, by their ids, at most [`Self::MAX_IDS`]. One that the
+    /// query does not find is absent: [`EntityReader::one`] says why. What was not asked for is left out.
+    pub async fn many(
+        &self,
+        kind: Kind,
+        container: &str,
+        ids: &[String],
+    ) -> Result<Answer<Vec<Entity>>, ReadError> {
+        let filter = json!({ answer::id_member(kind): { "$in": ids } });
+        let body = json!({ "filter": filter, "limit": ids.len() });
+        let path = query_path(kind, container)?;
+        let answer = self.call(kind, &Method::POST, &path, Some(&body)).await?;
+        let value = match answer.value {
+            Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body))?,
+            // Without the object or the list, none of them exists.
+            Reply::NotFound(_) => Vec::new(),
+            // The filter is documented for records only: entries are then read one by one.
+            Reply::Invalid(_) if kind == Kind::ListEntry => Vec::new(),
+            Reply::Invalid(failed) => return Err(failed.into()),
+        };
+        let value = value.into_iter().filter(|entity| ids.contains(&entity.id)).collect();
+        Ok(Answer { accurate_at: answer.accurate_at, value })
+    }
+
+    /// Reads one entity.
+    pub async fn one(&self, entity: &EntityRef) -> Result<Answer<Single>, ReadError> {
+        let path = path(entity)?;
+        let answer = self.call(entity.kind, &Method::GET, &path, None).await?;
+        let value = match answer.value {
+            Reply::Body(body) => {
+                Single::Found(self.read(entity.kind, &path, answer::one(entity.kind, &body))?)
+            }
+            Reply::NotFound(code) if code == "merge_in_progress" => Single::MergeInProgress,
+            Reply::NotFound(_) => Single::Gone,
+            Reply::Invalid(failed) => return Err(failed.into()),
+        };
+        Ok(Answer { accurate_at: answer.accurate_at, value })
+    }
+
+    /// Reads at most `limit` entities from an offset on, in the order of their creation: records of an object, entries
+    /// of a list, notes or tasks.
+    pub(super) async fn rows(
+        &self,
+        kind: Kind,
+        container: Option<&str>,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Answer<Vec<Entity>>, ReadError> {
+        let (method, path, body) = match container {
+            Some(container) => {
+                let sorts = [json!({ "attribute": "created_at", "direction": "asc" })];
+                let body = json!({ "sorts": sorts, "limit": limit, "offset": offset });
+                (Method::POST, query_path(kind, container)?, Some(body))
+            }
+            None => (Method::GET, format!("/v2/{}s?limit={limit}&offset={offset}", kind.as_str()), None),
+        };
+        let answer = self.call(kind, &method, &path, body.as_ref()).await?;
+        let value = match answer.value {
+            Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body))?,
+            Reply::NotFound(_) => Vec::new(),
+            Reply::Invalid(failed) => return Err(failed.into()),
+        };
+        Ok(Answer { accurate_at: answer.accurate_at, value })
+    }
+
+    /// Reads the comments on a record or an entry.
+    pub async fn comments(&self, parent: &EntityRef) -> Result<Answer<Vec<Entity>>, ReadError> {
+        let names =
+            if parent.kind == Kind::ListEntry { ["entry_id", "list"] } else { ["record_id", "object"] };
+        let container = segment(parent.container.as_deref().unwrap_or_default())?;
+        let of = format!("{}={}&{}={container}", names[0], segment(&parent.id)?, names[1]);
+        let mut comments = Answer { accurate_at: OffsetDateTime::now_utc(), value: Vec::new() };
+        for page in 0.. {
+            let path = format!("/v2/threads?{of}&limit={THREADS}&offset={}", page * THREADS);
+            let answer = self.call(Kind::Comment, &Method::GET, &path, None).await?;
+            comments.accurate_at = comments.accurate_at.min(answer.accurate_at);
+            let (threads, found) = match answer.value {
+                Reply::Body(body) => self.read(Kind::Comment, &path, answer::threads(&body))?,
+                Reply::NotFound(_) => (0, Vec::new()),
+                Reply::Invalid(failed) => return Err(failed.into()),
+            };
+            comments.value.extend(found);
+            if threads < THREADS {
+                break;
+            }
+        }
+        Ok(comments)
+    }
+
+    /// The objects, or the lists, that the key may see.
+    pub async fn containers(&self, owner: Resource) -> Result<Vec<Container>, ReadError> {
+        let kind = if owner == Resource::List { Kind::ListEntry } else { Kind::Record };
+        let path = format!("/v2/{}s", owner.name());
+        match self.call(kind, &Method::GET, &path, None).await?.value {
+            Reply::Body(body) => self.read(kind, &path, answer::containers(owner, &body)),
+            Reply::NotFound(code) => {
+                Err(ReadError::Retryable(format!("GET {path}: Attio answered 404 {code}")))
+            }
+            Reply::Invalid(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Makes one request; again, as long as Attio answers 429.
+    async fn call(
+        &self,
+        kind: Kind,
+        method: &Method,
+        path: &str,
+        body: Option<&Json>,
+    ) -> Result<Answer<Reply>, ReadError> {
+        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let mut limited = 0;
+        loop {
+            self.limiter.turn().await;
+            let begun = OffsetDateTime::now_utc();
+            let response = self.requests.exactly(method, path, body.clone()).await.map_err(|error| {
+                (self.observe)(kind, ReadResult::Failed);
+                self.requests.silence(method, path, error)
+            })?;
+            let accurate_at = accurate_at(&response).unwrap_or(begun);
+            let status = response.status;
+            if (200..300).contains(&status) {
+                (self.observe)(kind, ReadResult::Ok);
+                return Ok(Answer { accurate_at, value: Reply::Body(response.body) });
+            }
+            let (failed, retry_after) = self.requests.refusal(method, path, response);
+            let (result, answer) = match (status, failed.code.is_empty()) {
+                (429, _) => {
+                    (self.observe)(kind, ReadResult::RateLimited);
+                    let wait = wait(limited, retry_after);
+                    tracing::info!("{failed}: no reads for {:.1} s", wait.as_secs_f64());
+                    self.limiter.pause(wait);
+                    limited += 1;
+                    continue;
+                }
+                (401 | 403, _) => {
+                    let scopes = scopes(kind);
+                    let reason = format!("{failed}; a {} is read with the scopes {scopes}", kind.as_str());
+                    (ReadResult::Denied, Err(ReadError::Denied { scopes, reason }))
+                }
+                (404, false) => (ReadResult::Gone, Ok(Reply::NotFound(failed.code))),
+                (400, false) => (ReadResult::Failed, Ok(Reply::Invalid(failed))),
+                _ => (ReadResult::Failed, Err(failed.into())),
+            };
+            (self.observe)(kind, result);
+            return answer.map(|value| Answer { accurate_at, value });
+        }
+    }
+
+    fn read<T>(&self, kind: Kind, path: &str, answer: Result<T, Unreadable>) -> Result<T, ReadError> {
+        answer.map_err(|Unreadable(at)| {
+            (self.observe)(kind, ReadResult::Failed);
+            ReadError::Retryable(format!("{path}: the answer is not as documented ({at})"))
+        })
+    }
+}
+
+impl From<Failed> for ReadError {
+    fn from(failed: Failed) -> Self {
+        Self::Retryable(failed.to_string())
+    }
+}
+
+/// How long nothing is read after that many 429 in a row: as Attio asks, and longer each time, as the score limit is
+/// shared with every other app of the workspace.
+fn wait(limited: u32, asked: Option<Duration>) -> Duration {
+    let longer = Duration::from_millis(250) * 2_u32.pow(limited.min(7));
+    let jitter = Duration::from_millis(fastrand::u64(0..250));
+    asked.unwrap_or_default().max(longer.min(MAX_WAIT)) + jitter
+}
+
+fn accurate_at(response: &Response) -> Option<OffsetDateTime> {
+    let text = response.headers.get("x-accurate-at")?.to_str().ok()?;
+    OffsetDateTime::parse(text, &Rfc3339).ok().map(|time| time.to_offset(time::UtcOffset::UTC))
+}
+
+/// Source: Attio's reference, at each endpoint.
+fn scopes(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Record => "record_permission:read object_configuration:read",
+        Kind::ListEntry => "list_entry:read list_configuration:read",
+        Kind::Note => "note:read object_configuration:read record_permission:read",
+        Kind::Task => "task:read object_configuration:read record_permission:read user_management:read",
+        Kind::Comment => {
+            "comment:read object_configuration:read record_permission:read list_configuration:read list_entry:read"
+        }
+    }
+}
+
+fn query_path(kind: Kind, container: &str) -> Result<String, ReadError> {
+    let container = segment(container)?;
+    Ok(match kind {
+        Kind::ListEntry => format!("/v2/lists/{container}/entries/query"),
+        _ => format!("/v2/objects/{container}/records/query"),
+    })
+}
+
+fn path(EntityRef { kind, container, id }: &EntityRef) -> Result<String, ReadError> {
+    let id = segment(id)?;
+    let container = || segment(container.as_deref().unwrap_or_default());
+    Ok(match kind {
+        Kind::Record => format!("/v2/objects/{}/records/{id}", container()?),
+        Kind::ListEntry => format!("/v2/lists/{}/entries/{id}", container()?),
+        Kind::Note | Kind::Task | Kind::Comment => format!("/v2/{}s/{id}", kind.as_str()),
+    })
+}
+
+/// An id or slug as a segment of a path.
+fn segment(id: &str) -> Result<&str, ReadError> {
+    let good = catalog::is_id(id) && id.bytes().any(|byte| byte != b'.');
+    if good { Ok(id) } else { Err(ReadError::Retryable(format!("{id:?} is not an id"))) }
+}

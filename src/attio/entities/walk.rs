@@ -1,0 +1,191 @@
+//! A walk through all entities of an object, a list or a kind, page by page in the order of their creation.
+//!
+//! Attio's pages are offsets into what exists at the moment, so a deletion moves everything behind it one row
+//! forward, and the next page would miss a row. Pages therefore overlap: one counts if it holds a row that the page
+//! before ended with, or begins with one that is older. If it does not, the walk goes back until it does.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, Entity, EntityReader, Kind, ReadError};
+
+/// Rows of a page that the next one begins with.
+const OVERLAP: usize = 20;
+
+/// Where the next page begins. The default is the beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    offset: usize,
+    /// The rows that the page before ended with.
+    tail: Vec<Row>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Row {
+    id: String,
+    /// Unix time in nanoseconds.
+    created_at: i64,
+}
+
+/// A walk: call [`Walk::next`] until it has nothing more.
+pub struct Walk {
+    reader: EntityReader,
+    kind: Kind,
+    container: Option<String>,
+    /// `None` at the end.
+    position: Option<Position>,
+}
+
+impl Walk {
+    /// Walks on from a position. A container for records and entries, none for notes and tasks.
+    pub fn new(reader: EntityReader, kind: Kind, container: Option<String>, from: Position) -> Self {
+        Self { reader, kind, container, position: Some(from) }
+    }
+
+    /// Where it stands; none at the end.
+    pub fn position(&self) -> Option<&Position> {
+        self.position.as_ref()
+    }
+
+    /// The entities of the next page that were not on the page before; none at the end. After an error it may be
+    /// called again.
+    pub async fn next(&mut self) -> Result<Option<Answer<Vec<Entity>>>, ReadError> {
+        let limit = limit(self.kind);
+        while let Some(position) = &mut self.position {
+            let rows = self.reader.rows(self.kind, self.container.as_deref(), position.offset, limit).await?;
+            let is_sorted = self.kind != Kind::Note;
+            match position.take(rows.value, is_sorted, limit) {
+                Step::Fresh(value) => return Ok(Some(Answer { accurate_at: rows.accurate_at, value })),
+                Step::Back => {}
+                Step::End => self.position = None,
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Rows a page: the default for records, the API's maximum for notes.
+fn limit(kind: Kind) -> usize {
+    if kind == Kind::Note { 50 } else { 500 }
+}
+
+#[derive(Debug)]
+enum Step {
+    /// The rows that were not in the tail.
+    Fresh(Vec<Entity>),
+    /// The page does not join the one before.
+    Back,
+    End,
+}
+
+impl Position {
+    /// Takes the page at the offset and moves on, or back.
+    fn take(&mut self, mut rows: Vec<Entity>, is_sorted: bool, limit: usize) -> Step {
+        let (count, row) = (rows.len(), |entity: &Entity| Row {
+            id: entity.id.clone(),
+            created_at: entity.created_at.unix_timestamp_nanos().try_into().unwrap_or(i64::MAX),
+        });
+        let is_known = |entity: &Entity| self.tail.iter().any(|known| known.id == entity.id);
+        let is_older = rows
+            .first()
+            .map(row)
+            .zip(self.tail.first())
+            .is_some_and(|(first, oldest)| first.created_at < oldest.created_at);
+        let joins = self.offset == 0 || rows.iter().any(is_known) || (is_sorted && is_older);
+        if !joins {
+            self.offset = self.offset.saturating_sub(limit);
+            return Step::Back;
+        }
+        let tail: Vec<Row> =
+            rows[count.saturating_sub(OVERLAP.min((count / 2).max(1)))..].iter().map(row).collect();
+        let next = self.offset + count - tail.len();
+        rows.retain(|entity| !is_known(entity));
+        if rows.is_empty() {
+            return Step::End;
+        }
+        (self.offset, self.tail) = (next, tail);
+        Step::Fresh(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+    use time::OffsetDateTime;
+
+    use super::*;
+
+    const LIMIT: usize = 50;
+
+    fn entity(number: usize) -> Entity {
+        let created_at = OffsetDateTime::from_unix_timestamp(number as i64).unwrap();
+        let (id, workspace_id) = (number.to_string(), "w".to_owned());
+        let (object, list, thread, data) = (None, None, None, RawValue::from_string("{}".into()).unwrap());
+        Entity { kind: Kind::Record, id, workspace_id, object, list, thread, created_at, data }
+    }
+
+    /// Walks through a world of that many rows, from which `change` removes some before each page. What was seen.
+    fn walk(
+        mut rows: Vec<usize>,
+        is_sorted: bool,
+        mut change: impl FnMut(usize, &mut Vec<usize>),
+    ) -> Vec<usize> {
+        let (mut position, mut seen) = (Position::default(), Vec::new());
+        for page in 0..1000 {
+            change(page, &mut rows);
+            let found = rows.iter().skip(position.offset).take(LIMIT).map(|number| entity(*number)).collect();
+            match position.take(found, is_sorted, LIMIT) {
+                Step::Fresh(fresh) => {
+                    seen.extend(fresh.iter().map(|entity| entity.id.parse::<usize>().unwrap()))
+                }
+                Step::Back => {}
+                Step::End => return seen,
+            }
+            // It may be interrupted after any page.
+            position = serde_json::from_str(&serde_json::to_string(&position).unwrap()).unwrap();
+        }
+        panic!("no end: {position:?}");
+    }
+
+    #[test]
+    fn every_row_is_seen_whatever_their_number() {
+        for count in [0, 1, 2, 19, 20, 21, 49, 50, 51, 99, 100, 1000] {
+            assert_eq!(
+                walk((0..count).collect(), true, |_, _| {}),
+                (0..count).collect::<Vec<_>>(),
+                "{count}"
+            );
+        }
+    }
+
+    #[test]
+    fn rows_that_vanish_hide_none_of_the_others() {
+        for (is_sorted, at_once) in [(true, 1), (true, 19), (true, 120), (false, 5), (false, 120)] {
+            let mut left = Vec::new();
+            let seen = walk((0..600).collect(), is_sorted, |page, rows| {
+                if page % 2 == 1 && page < 8 {
+                    rows.drain(3..3 + at_once);
+                }
+                left.clone_from(rows);
+            });
+            let missing: Vec<_> = left.iter().filter(|row| !seen.contains(row)).collect();
+            assert!(missing.is_empty(), "{is_sorted} {at_once}: {missing:?}");
+        }
+    }
+
+    #[test]
+    fn all_rows_may_vanish_and_newer_ones_may_come_first() {
+        walk((0..100).collect(), true, |page, rows| {
+            if page == 1 {
+                rows.clear()
+            }
+        });
+        let mut next = 1000;
+        let seen = walk((0..200).collect(), false, |page, rows| {
+            if page < 5 {
+                rows.insert(0, next);
+                next += 1;
+            }
+        });
+        assert!((0..200).all(|row| seen.contains(&row)));
+    }
+}
