@@ -39,11 +39,6 @@ fn kafka_requires_servers_and_a_consistent_login() {
              token_url = \"https://a/b\"\nclient_id = \"c\"\nclient_secret = \"s\"\n[kafka.topics]\nensure = \"create\"",
             "kafka.topics.ensure: \"create\" is not possible with a token",
         ),
-        (
-            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\"\nsasl_password = \"p\"\n\
-             [kafka.oauth]\nclient_id = \"c\"",
-            "kafka.oauth.client_id: has no effect",
-        ),
         ("[kafka.properties]\n\"sasl.oauthbearer.method\" = \"oidc\"", "OAuth/OIDC depends on libcurl"),
     ];
     let oauth =

@@ -14,7 +14,9 @@ use rdkafka::producer::Producer as _;
 
 use super::callbacks::RetrySet;
 use super::health::{Health, Signal};
-use super::producer::{FATAL, Producer, SingleMessageProducer};
+use super::producer::{
+    CUT_OFF, FATAL, NEW_LOGIN, Producer, RENEWALS, SingleMessageProducer, UNREACHED, WITHOUT_TOKEN,
+};
 use super::relogin::{Trial, Trials, Wanted};
 use super::topics::{self, TopicReconciler, TopicState};
 
@@ -50,23 +52,6 @@ const CONNECTING: Duration = Duration::from_secs(10);
 
 /// Between two looks at the topics' settings, which anybody may change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
-
-/// Why a client is replaced that reaches no broker. One of librdkafka 2.12 was seen to open no connection any more,
-/// after its only broker was frozen.
-const UNREACHED: &str = "it has reached no broker for longer than any message waits";
-
-/// Why a client is replaced that reaches its brokers again: they may have been restored from an old copy, and give its
-/// producer id to another client.
-const CUT_OFF: &str = "it was cut off from every broker";
-
-/// Why a client is replaced that logs in as it did before.
-const NEW_LOGIN: &str = "the login has changed";
-
-/// Why a client is replaced that asked for its token too early.
-const WITHOUT_TOKEN: &str = "there was no token when it was created";
-
-/// Why a client is replaced that had not failed.
-const RENEWALS: [&str; 4] = [UNREACHED, CUT_OFF, NEW_LOGIN, WITHOUT_TOKEN];
 
 pub(super) struct Monitor {
     /// That of the client in use.
@@ -186,9 +171,7 @@ impl Monitor {
         if self.has_token_now() {
             next = next.min(self.rebuild(WITHOUT_TOKEN));
         }
-        if let Some(config) = self.wanted.take() {
-            self.trials.begin(config);
-        }
+        self.wanted.take().into_iter().for_each(|config| self.trials.begin(config));
         if self.trials.are_due() {
             self.try_login();
             next = next.min(PROBE_INTERVAL);
@@ -364,6 +347,8 @@ impl Monitor {
         self.last_rebuild = Some(Instant::now());
         self.last_contact = Instant::now();
         self.back_since = None;
+        // A client that is tried would have the same generation.
+        self.trials.end();
         let generation = self.health.generation() + 1;
         let context = self.producer.load().get().context().successor(generation);
         let fresh = match Producer::new(&self.config.load(), context) {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::Producer as _;
+use secrecy::ExposeSecret;
 
 use super::callbacks::Callbacks;
 use super::errors::{advise, without_suffix};
@@ -59,7 +60,6 @@ impl Login {
     /// Takes over the login of other options. The configuration of a client that uses it, if it needs another client.
     pub(super) fn renew(&mut self, other: &Options) -> Result<Option<ClientConfig>, StartError> {
         let files = files(other);
-        let before = self.config()?;
         let options = Options {
             sasl_username: other.sasl_username.clone(),
             sasl_password: other.sasl_password.clone(),
@@ -70,15 +70,17 @@ impl Login {
             ..self.options.clone()
         };
         let renewed = Self { options, requirements: self.requirements.clone(), files };
-        let config = renewed.config()?;
-        let is_same = config.config_map() == before.config_map() && renewed.files == self.files;
+        let config = options::producer_config(&renewed.options, &renewed.requirements)?;
+        let is_same =
+            credentials(&renewed.options) == credentials(&self.options) && renewed.files == self.files;
         *self = renewed;
         Ok((!is_same).then_some(config))
     }
+}
 
-    fn config(&self) -> Result<ClientConfig, StartError> {
-        options::producer_config(&self.options, &self.requirements)
-    }
+/// What a client is created with, other than the files.
+fn credentials(options: &Options) -> (Option<&str>, Option<&str>) {
+    (options.sasl_username.as_deref(), options.sasl_password.as_ref().map(ExposeSecret::expose_secret))
 }
 
 fn files(options: &Options) -> Files {

@@ -67,10 +67,6 @@ pub fn read(
                 section.missing(name, "required with sasl_mechanism OAUTHBEARER");
             }
         }
-        Some(_) if any => {
-            let message = "has no effect: set kafka.sasl_mechanism to \"OAUTHBEARER\", or remove it";
-            needed.iter().filter(|(_, set)| *set).for_each(|(name, _)| section.refuse(name, message));
-        }
         _ => {}
     }
     if mechanism.is_some() {
