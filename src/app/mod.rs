@@ -26,6 +26,7 @@ use crate::bus::{self, StartError};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
+use crate::http::feed::Feed;
 use crate::http::listen::{self, Limits};
 use crate::http::{self, Edge};
 use crate::metrics::Metrics;
@@ -33,6 +34,7 @@ use crate::open_files;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::route::Routes;
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
 use crate::version::{REVISION, VERSION};
@@ -117,23 +119,25 @@ impl App {
     ) -> Result<Self, Error> {
         let (routes, metrics) = measured(&config, bus_name);
         let public_listener = listener("http.listen", &config.http.listen).await?;
-        let admin_listener = listener("admin.listen", &config.admin_listen).await?;
+        let admin_listener = listener("admin.listen", &config.admin.listen).await?;
         let (supervisor, ends) = Supervisor::new();
         let bus = open(&metrics, routes.destinations(), &supervisor)?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
         let pipeline = Arc::new(join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
+        let feed = config.admin.page.then(Feed::new);
         let edge = Edge::new(
             config.http.clone(),
             Arc::clone(&pipeline),
             Arc::clone(&metrics),
             deliveries.clone(),
             stages.clone(),
+            feed.clone(),
         );
         let systemd = Notifier::default();
         let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
-        let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, unready: stages.unready.clone() };
+        let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, stages: stages.clone(), feed };
         let reload = Arc::new(Notify::new());
         Ok(Self {
             config,
@@ -293,7 +297,12 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
 
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = config.requirements();
-    bus::inspect(config.bus, requirements).await
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let mut report = bus::inspect(config.bus.clone(), requirements).await?;
+    if let Some(needs) = state {
+        report.checks.extend(bus::states::inspect(&config.bus, needs).await);
+    }
+    Ok(report)
 }
 
 /// Logs what the bridge is about to do, and how long dedup remembers at the rate at which Attio sends at most.
@@ -310,7 +319,7 @@ fn announce(config: &Config) {
         bus = config.bus.kind.name(),
         prefix = config.route.prefix,
         http = config.http.listen,
-        admin = config.admin_listen,
+        admin = config.admin.listen,
         "starting"
     );
     const EVENTS_PER_SECOND: u64 = 25;

@@ -38,7 +38,7 @@ impl Bus for RecordingBus {
             }
             None => {
                 self.messages.lock().push(message);
-                handle.settle(Ok(Ack { duplicate: false }));
+                handle.settle(Ok(Ack { duplicate: false, position: None }));
             }
         }
     }

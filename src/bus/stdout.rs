@@ -99,7 +99,7 @@ impl Status {
         self.waiting.fetch_sub(1, Ordering::Release);
         let refused =
             |error| PublishError::Unavailable { detail: format!("standard output: {error}").into() };
-        handle.settle(written.map(|()| Ack { duplicate: false }).map_err(refused));
+        handle.settle(written.map(|()| Ack { duplicate: false, position: None }).map_err(refused));
     }
 }
 
@@ -295,7 +295,7 @@ mod tests {
         let results: Vec<_> = (0..MAX_EVENTS).map(|_| publish(&bus, &metrics, "1")).collect();
         drop(release);
         for result in results {
-            assert_eq!(result.recv().unwrap(), Ok(Ack { duplicate: false }));
+            assert_eq!(result.recv().unwrap(), Ok(Ack { duplicate: false, position: None }));
         }
     }
 }

@@ -18,6 +18,7 @@ mod secrets;
 mod section;
 mod sections;
 mod tree;
+mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -35,13 +36,15 @@ pub use kinds::Description;
 pub use section::Key;
 pub use sections::{Declaration, Example, LogFormat, LogOptions, TABLES, schema};
 pub use tree::{Environment, Excerpt, Origin, variable};
+pub use verbs::{Contract, State, contract, state};
 
 use crate::attio::{Options, WebhookOptions};
 use crate::bus::inspect::Requirements;
+use crate::http::{self, admin};
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, files, http, open_files, shutdown};
+use crate::{bus, files, open_files, shutdown, state as states};
 use diagnostics::{Diagnostics, Findings};
 use secrets::usable_secret;
 use section::Section;
@@ -55,8 +58,7 @@ pub const FILE_VARIABLE: &str = "ATTIO_BRIDGE_CONFIG";
 #[derive(Clone)]
 pub struct Config {
     pub http: http::Options,
-    /// `host:port` of the admin listener.
-    pub admin_listen: String,
+    pub admin: admin::Options,
     pub sources: Vec<SourceOptions>,
     pub route: route::Options,
     /// Where the schemas of events are published, without a slash at its end.
@@ -66,6 +68,9 @@ pub struct Config {
     pub slugs: Option<Arc<Slugs>>,
     pub dedup: dedup::Options,
     pub bus: bus::Options,
+    pub state: states::Options,
+    /// Whether `[state]` is there at all.
+    pub uses_state: bool,
     pub shutdown: shutdown::Options,
     /// Threads that serve; where absent, as many as the cores that the process may use.
     pub workers: Option<usize>,
@@ -222,12 +227,16 @@ fn load_with(input: &Input, for_serving: bool) -> Result<Config, Problems> {
 /// Reads every section. The result is good only if the diagnostics hold no problem.
 fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> Config {
     let http = sections::http::http(&mut root.section("http"));
-    let admin_listen = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
+    let admin = sections::http::admin(&mut root.section("admin"), Some(&http.listen));
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::route(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
     let dedup = sections::Dedup::read(&mut root.section("dedup"));
     let bus = sections::bus(root);
+    let mut of_state = root.section("state");
+    let uses_state = of_state.origin().is_some();
+    let state = sections::state::state(&mut of_state, &Routes::new(&route.options));
+    drop(of_state);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
     sections::attio::options(&mut root.section("attio"));
@@ -235,7 +244,7 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     sections::attio::check_secret_files(root.diagnostics(), &webhooks, secret_files);
     Config {
         http,
-        admin_listen,
+        admin,
         sources,
         route: route.options,
         schema_base_url: sections::contract::base_url(&mut root.section("contract")),
@@ -243,6 +252,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         slugs: route.slugs,
         dedup,
         bus,
+        state,
+        uses_state,
         shutdown: sections::http::Shutdown::read(&mut root.section("shutdown")),
         workers: sections::http::workers(&mut root.section("runtime")),
         log: sections::Log::read(&mut root.section("log")),
@@ -281,8 +292,8 @@ fn read_some(input: &Input) -> Result<(Table, Diagnostics), Problems> {
 pub fn admin_listen(input: &Input) -> Result<String, Problems> {
     let (mut tree, diagnostics) = read_some(input)?;
     let admin: Table = tree.remove_entry("admin").into_iter().collect();
-    let listen = sections::http::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
-    diagnostics.finish().result(|_| listen)
+    let options = sections::http::admin(&mut Section::root(&diagnostics, admin).section("admin"), None);
+    diagnostics.finish().result(|_| options.listen)
 }
 
 /// Reads a secret from a file as any `…_FILE` is read: one line end at its end is not part of it.
@@ -351,29 +362,6 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
         slugs_file: slugs_file.map(PathBuf::from),
         warnings: found.warnings,
     })
-}
-
-/// What `contract` needs.
-#[derive(Debug)]
-pub struct Contract {
-    pub route: route::Options,
-    pub base_url: Option<String>,
-    pub bus: Option<bus::Options>,
-    pub warnings: Vec<Problem>,
-}
-
-/// Reads `[contract]` and `[route]`, with a bus also the sections of the buses: whoever reads the contract need not have
-/// the secrets of the bridge.
-pub fn contract(input: &Input, with_bus: bool) -> Result<Contract, Problems> {
-    let (mut tree, diagnostics) = read_some(input)?;
-    let of_bus = if with_bus { ["bus", "kafka", "nats"].as_slice() } else { &[] };
-    tree.retain(|name, _| ["contract", "route"].contains(&&**name) || of_bus.contains(&&**name));
-    let mut root = Section::root(&diagnostics, tree);
-    let route = sections::route::route(&mut root.section("route")).options;
-    let base_url = sections::contract::base_url(&mut root.section("contract"));
-    let bus = with_bus.then(|| sections::bus(&mut root));
-    drop(root);
-    diagnostics.finish().result(|found| Contract { route, base_url, bus, warnings: found.warnings })
 }
 
 /// The files of the secrets of all sources. Malformed entries are left out: these files may be about to be written.

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 
 use super::connection::framer::RequestFramer;
 use super::connection::head::MAX_FIELDS;
-use super::connection::{Connection, Progress, Timeouts};
+use super::connection::{Connection, Endless, Progress, Timeouts};
 use super::respond;
 use crate::pipeline::outcome::Reason;
 
@@ -232,10 +232,12 @@ async fn serve_connection(
             }
             let http_10 = request.version() == Version::HTTP_10;
             let answer = AssertUnwindSafe(router.oneshot(request.map(Body::new))).catch_unwind().await;
-            progress.request_ended();
             // The record of the request has counted and logged the panic.
             let answer =
                 answer.unwrap_or_else(|_| Ok(respond::closing(respond::problem(Reason::Internal, None))));
+            if !answer.as_ref().is_ok_and(|answer| answer.extensions().get::<Endless>().is_some()) {
+                progress.request_ended();
+            }
             if http_10 { answer.map(respond::closing_http_10) } else { answer }
         }
     });

@@ -5,6 +5,7 @@ pub(crate) mod connection;
 mod admission;
 mod receive;
 mod record;
+pub(crate) mod feed;
 pub mod respond;
 pub(crate) mod admin;
 
@@ -23,6 +24,7 @@ use crate::pipeline::outcome::Reason;
 use crate::shutdown::Stages;
 use admission::AdmissionLimiter;
 use connection::head::Refusal;
+use feed::Feed;
 use record::Recorder;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,16 +54,25 @@ pub struct Edge {
 
 impl Edge {
     /// The edge of one bridge. `deliveries` tracks the work that a drain waits for. Once the bridge is unready,
-    /// connections are closed after their next answer; once it drains, new requests are answered 503.
+    /// connections are closed after their next answer; once it drains, new requests are answered 503. `feed`
+    /// gets the deliveries for the admin page.
     pub fn new(
         options: Options,
         pipeline: Arc<Pipeline>,
         metrics: Arc<Metrics>,
         deliveries: TaskTracker,
         stages: Stages,
+        feed: Option<Arc<Feed>>,
     ) -> Arc<Self> {
         let limiter = AdmissionLimiter::new(options.max_in_flight, options.max_in_flight_bytes);
-        Arc::new(Self { pipeline, recorder: Recorder::new(&metrics), options, limiter, deliveries, stages })
+        Arc::new(Self {
+            pipeline,
+            recorder: Recorder::new(&metrics, feed),
+            options,
+            limiter,
+            deliveries,
+            stages,
+        })
     }
 
     /// The refusal of a path that names no source. It says the right path if another spelling of it was asked for:

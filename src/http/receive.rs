@@ -41,8 +41,9 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
             };
             if kept { answer } else { respond::closing(answer) }
         }
-        Ok(delivery) => {
+        Ok(mut delivery) => {
             record.body_received(delivery.body.len());
+            delivery.detailed = record.is_kept();
             let work = AssertUnwindSafe(process(Arc::clone(&edge), delivery, record)).catch_unwind();
             // The record has counted and logged a panic.
             DetachOnDrop::new(&edge.deliveries, work)

@@ -10,7 +10,9 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
+use super::feed::{self, Feed};
 use super::respond;
+use crate::cloudevent::timestamp;
 use crate::delivery::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
@@ -25,28 +27,34 @@ pub struct Recorder {
     sources: HashMap<String, Arc<SourceMetrics>>,
     no_source: Arc<SourceMetrics>,
     limiter: Arc<Mutex<LineLimiter>>,
+    /// None without the admin page.
+    feed: Option<Arc<Feed>>,
 }
 
 impl Recorder {
-    pub fn new(metrics: &Arc<Metrics>) -> Self {
+    pub fn new(metrics: &Arc<Metrics>, feed: Option<Arc<Feed>>) -> Self {
         Self {
             sources: metrics.sources(),
             no_source: Arc::new(SourceMetrics::new(metrics, None)),
             limiter: Arc::new(Mutex::new(LineLimiter::new())),
+            feed,
         }
     }
 
     pub(super) fn open(&self, source: Option<&SourceName>, received_at: OffsetDateTime) -> Record {
         let metrics = source.and_then(|source| self.sources.get(source.as_str()));
+        let started = Instant::now();
         Record {
             metrics: Arc::clone(metrics.unwrap_or(&self.no_source)),
             limiter: Arc::clone(&self.limiter),
             received_at,
-            started: Instant::now(),
+            started,
+            feed: self.feed.as_ref().map(|feed| (Arc::clone(feed), feed.keeps(started))),
             bytes: 0,
             body_received: false,
             events_in_flight: 0,
             open: true,
+            number: None,
         }
     }
 
@@ -71,16 +79,25 @@ pub(super) struct Record {
     limiter: Arc<Mutex<LineLimiter>>,
     received_at: OffsetDateTime,
     started: Instant,
+    /// The feed of the admin page, and whether it keeps this delivery.
+    feed: Option<(Arc<Feed>, bool)>,
     bytes: usize,
     body_received: bool,
     events_in_flight: usize,
     open: bool,
+    /// Its number in the feed, once it has ended.
+    number: Option<u64>,
 }
 
 impl Record {
     pub(super) fn body_received(&mut self, bytes: usize) {
         self.bytes = bytes;
         self.body_received = true;
+    }
+
+    /// Whether the admin page is to show it.
+    pub(super) fn is_kept(&self) -> bool {
+        self.feed.as_ref().is_some_and(|(_, kept)| *kept)
     }
 
     /// The signature matched, and the delivery has so many events.
@@ -127,7 +144,34 @@ impl Record {
 
     fn close(&mut self, reason: Reason) {
         self.open = false;
+        self.number = self.feed.as_ref().map(|(feed, _)| feed.count());
         self.metrics.delivery(reason.slug(), self.started.elapsed().as_secs_f64());
+    }
+
+    /// So far, to the microsecond.
+    fn milliseconds(&self) -> f64 {
+        self.started.elapsed().as_micros() as f64 / 1000.0
+    }
+
+    /// Shows the delivery on the admin page, if that keeps it.
+    fn show(&self, reason: Reason, outcome: Option<&Outcome>, error: Option<&str>) {
+        let (Some((feed, true)), Some(number)) = (&self.feed, self.number) else { return };
+        let events = outcome.map(feed::events).unwrap_or_default();
+        feed.push(&feed::Delivery {
+            number,
+            time: timestamp(self.received_at),
+            source: self.metrics.name(),
+            status: respond::status(reason).as_u16(),
+            reason: reason.slug(),
+            duration_ms: self.milliseconds(),
+            bytes: self.bytes,
+            delivery_id: outcome.and_then(|outcome| outcome.delivery_id.as_deref()),
+            webhook_id: outcome.and_then(|outcome| outcome.webhook_id.as_deref()),
+            secret: outcome.map(|outcome| &*outcome.secret),
+            error,
+            more_events: outcome.map_or(0, |outcome| outcome.events.len() - events.len()),
+            events,
+        });
     }
 
     fn log(
@@ -138,6 +182,7 @@ impl Record {
         left_out: Option<u64>,
         error: Option<&str>,
     ) {
+        self.show(reason, outcome, error);
         let count = |result| outcome.map_or(0, |outcome| outcome.count(result));
         macro_rules! line {
             ($level:ident) => {
@@ -145,8 +190,7 @@ impl Record {
                     source = self.metrics.name(),
                     reason = reason.slug(),
                     status = respond::status(reason).as_u16(),
-                    // To the microsecond.
-                    duration_ms = self.started.elapsed().as_micros() as f64 / 1000.0,
+                    duration_ms = self.milliseconds(),
                     events = outcome.map_or(0, |outcome| outcome.events.len()),
                     published = count("published"),
                     duplicates = count("duplicate"),

@@ -11,7 +11,7 @@ use super::dedup::{AckReceiver, Dedup, Lookup};
 use super::filter::{self, Filter};
 use super::identify::{Facts, Identity};
 use super::normalize;
-use super::outcome::{EventResult, UNKNOWN_CATEGORY};
+use super::outcome::{EventDetails, EventResult, MAX_DETAILS, UNKNOWN_CATEGORY};
 use super::parse::{Element, Event};
 use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishHandle};
 use super::quarantine;
@@ -88,6 +88,7 @@ pub(super) struct PendingEvent {
     pub(super) state: State,
     /// Its id is random.
     pub(super) unidentified: bool,
+    pub(super) details: Option<Box<EventDetails>>,
 }
 
 struct RawEvent {
@@ -120,12 +121,13 @@ impl Enqueuer<'_> {
         match element {
             Element::Event(event) => self.enqueue_event(index, &event),
             Element::Unusable { raw, reason } => {
-                let state = if self.quarantine {
+                let (state, details) = if self.quarantine {
                     self.enqueue_quarantined(index, &RawEvent { raw, workspace_id: None }, reason.slug())
                 } else {
-                    State::Done(EventResult::Unusable(reason))
+                    (State::Done(EventResult::Unusable(reason)), None)
                 };
-                PendingEvent { index, category: UNKNOWN_CATEGORY, raw: None, state, unidentified: false }
+                let category = UNKNOWN_CATEGORY;
+                PendingEvent { index, category, raw: None, state, unidentified: false, details }
             }
         }
     }
@@ -140,7 +142,11 @@ impl Enqueuer<'_> {
                 "event dropped by the filter"
             );
             let state = State::Done(EventResult::Filtered);
-            return PendingEvent { index, category, raw: None, state, unidentified: false };
+            let details = self.details(index, || EventDetails {
+                event_type: normalize::cloudevent_type(event).concat(),
+                ..EventDetails::default()
+            });
+            return PendingEvent { index, category, raw: None, state, unidentified: false, details };
         }
         let identity = Identity::of_event(event.ids.event_id(), self.facts(index, &event.raw));
         let destination = self.stages.routes.event(event.kind);
@@ -153,7 +159,24 @@ impl Enqueuer<'_> {
             raw: event.raw.clone(),
             workspace_id: event.ids.get(WORKSPACE_ID).map(str::to_owned),
         });
-        PendingEvent { index, category, raw, state, unidentified: !identity.repeatable }
+        let details = self.details(index, || EventDetails {
+            event_type: normalize::cloudevent_type(event).concat(),
+            key: Some(normalize::partition_key(event, &identity.id).to_owned()),
+            address: Some(Arc::clone(&destination.address)),
+            id: Some(identity.id),
+            position: None,
+        });
+        PendingEvent { index, category, raw, state, unidentified: !identity.repeatable, details }
+    }
+
+    /// The details of the event at this index, if they are wanted.
+    fn details(
+        &self,
+        index: Option<usize>,
+        details: impl FnOnce() -> EventDetails,
+    ) -> Option<Box<EventDetails>> {
+        let wanted = self.delivery.detailed && index.unwrap_or(0) < MAX_DETAILS;
+        wanted.then(|| Box::new(details()))
     }
 
     /// Enqueues an event for quarantine if the broker rejected it. The ack from there becomes the event's.
@@ -163,16 +186,30 @@ impl Enqueuer<'_> {
             return None;
         };
         let (rejected, raw) = (rejected.clone(), event.raw.take()?);
-        event.state = self.enqueue_quarantined(event.index, &raw, quarantine::REJECTED);
+        (event.state, event.details) = self.enqueue_quarantined(event.index, &raw, quarantine::REJECTED);
         Some(rejected)
     }
 
-    fn enqueue_quarantined(&self, index: Option<usize>, event: &RawEvent, reason: &'static str) -> State {
+    fn enqueue_quarantined(
+        &self,
+        index: Option<usize>,
+        event: &RawEvent,
+        reason: &'static str,
+    ) -> (State, Option<Box<EventDetails>>) {
         let identity = Identity::of_quarantined(self.facts(index, &event.raw));
-        self.publish(&identity, self.stages.routes.quarantine(), true, || {
+        let destination = self.stages.routes.quarantine();
+        let state = self.publish(&identity, destination, true, || {
             let context = self.context().of_workspace(event.workspace_id.as_deref());
             quarantine::wrap(&identity.id, context, index, event.raw.clone(), reason)
-        })
+        });
+        let details = self.details(index, || EventDetails {
+            event_type: quarantine::TYPE.to_owned(),
+            key: Some(identity.id.clone()),
+            address: Some(Arc::clone(&destination.address)),
+            id: Some(identity.id),
+            position: None,
+        });
+        (state, details)
     }
 
     /// Hands an event to the bus, unless its id was acknowledged already or is in flight.

@@ -35,7 +35,7 @@ use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
 use dedup::{AckReceiver, Dedup};
 pub use enqueue::SourceOptions;
-use enqueue::{Enqueuer, Source, Stages, State, answer_overdue};
+use enqueue::{Enqueuer, PendingEvent, Source, Stages, State, answer_overdue};
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
@@ -198,8 +198,7 @@ impl Pipeline {
         // instead of once for each.
         let mut answer_due = pin!(tokio::time::sleep_until(delivery.answer_by));
         for event in pending.iter_mut().rev() {
-            let state = mem::replace(&mut event.state, State::ABANDONED);
-            event.state = State::Done(state.await_ack(answer_due.as_mut()).await);
+            event.state = State::Done(event.await_ack(answer_due.as_mut()).await);
         }
 
         // What the broker rejected goes to quarantine: again everything is enqueued before an ack is awaited.
@@ -210,9 +209,9 @@ impl Pipeline {
         }
         let unidentified = pending.iter().filter(|event| event.unidentified).count();
         let mut events = Vec::with_capacity(pending.len());
-        for event in pending {
-            let result = event.state.await_ack(answer_due.as_mut()).await;
-            events.push(EventOutcome { category: event.category, result });
+        for mut event in pending {
+            let result = event.await_ack(answer_due.as_mut()).await;
+            events.push(EventOutcome { category: event.category, result, details: event.details });
         }
 
         Outcome {
@@ -226,19 +225,22 @@ impl Pipeline {
     }
 }
 
-impl State {
+impl PendingEvent {
     /// Awaits the ack, at most until the answer is due. The publish continues after that, and its ack is remembered.
-    async fn await_ack(self, answer_due: Pin<&mut Sleep>) -> EventResult {
-        let (ack, acknowledged) = match self {
-            Self::Done(result) => return result,
-            Self::Enqueued { ack, quarantined: true } => {
+    async fn await_ack(&mut self, answer_due: Pin<&mut Sleep>) -> EventResult {
+        let (ack, acknowledged) = match mem::replace(&mut self.state, State::ABANDONED) {
+            State::Done(result) => return result,
+            State::Enqueued { ack, quarantined: true } => {
                 (receive(ack, answer_due).await.map_err(rejected_by_quarantine), EventResult::Quarantined)
             }
-            Self::Enqueued { ack, quarantined: false } => {
+            State::Enqueued { ack, quarantined: false } => {
                 (receive(ack, answer_due).await, EventResult::Published)
             }
-            Self::Joined { ack } => (receive(ack, answer_due).await, EventResult::Duplicate),
+            State::Joined { ack } => (receive(ack, answer_due).await, EventResult::Duplicate),
         };
+        if let (Ok(ack), Some(details)) = (&ack, &mut self.details) {
+            details.position = ack.position;
+        }
         match ack {
             Ok(ack) if ack.duplicate => EventResult::Duplicate,
             Ok(_) => acknowledged,

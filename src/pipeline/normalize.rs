@@ -26,7 +26,7 @@ pub fn normalize(
 ) -> CloudEvent {
     let context = context.of_workspace(event.ids.get(WORKSPACE_ID));
     let mut out = CloudEvent::new(id, &context.source_uri(), Data::Json(event.raw.clone()));
-    out.set_joined(Attribute::Type, &["com.attio.", event_type(&event.event_type)]);
+    out.set_joined(Attribute::Type, &cloudevent_type(event));
     out.set_some(Attribute::Subject, subject(event));
     let received = timestamp(context.received_at);
     let created = event.created_at.as_deref().and_then(rfc3339);
@@ -64,8 +64,10 @@ fn slug<'a>(
     slugs.get(id).map(String::as_str)
 }
 
-fn event_type(text: &str) -> &str {
-    if catalog::is_event_type(text) { text } else { "unknown" }
+/// The CloudEvents `type`, in parts.
+pub(super) fn cloudevent_type<'a>(event: &'a Event<'_>) -> [&'a str; 2] {
+    let known = catalog::is_event_type(&event.event_type);
+    ["com.attio.", if known { &event.event_type } else { "unknown" }]
 }
 
 /// The path of ids from the catalog; none for other types and where an id is absent.
@@ -85,7 +87,7 @@ fn subject(event: &Event<'_>) -> Option<String> {
 }
 
 /// The id of the entity whose events stay in order.
-fn partition_key<'a>(event: &'a Event<'_>, id: &'a str) -> &'a str {
+pub(super) fn partition_key<'a>(event: &'a Event<'_>, id: &'a str) -> &'a str {
     let of_catalog = match event.kind {
         Kind::Known(known) => event.ids.get(known.partition_key),
         Kind::UnknownAction(_) | Kind::Unknown => None,

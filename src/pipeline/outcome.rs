@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::parse::Unusable;
-use super::publish::PublishError;
+use super::publish::{Position, PublishError};
 use super::verify::SignatureError;
 use crate::named_enum::named_enum;
 
@@ -133,6 +133,26 @@ pub struct EventOutcome {
     /// Its category in metrics: one of the catalog, or [`UNKNOWN_CATEGORY`].
     pub category: &'static str,
     pub result: EventResult,
+    /// Only for the first [`MAX_DETAILS`] events of a delivery whose details are wanted.
+    pub details: Option<Box<EventDetails>>,
+}
+
+/// How many events of one delivery have details at most.
+pub const MAX_DETAILS: usize = 100;
+
+/// What identifies an event, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventDetails {
+    /// The CloudEvents `id`; none if the event was filtered.
+    pub id: Option<String>,
+    /// The CloudEvents `type`.
+    pub event_type: String,
+    /// The `partitionkey`.
+    pub key: Option<String>,
+    /// None if the event was filtered.
+    pub address: Option<Arc<str>>,
+    /// Where the broker stored it, if this delivery awaited the ack.
+    pub position: Option<Position>,
 }
 
 #[derive(Clone, Debug)]

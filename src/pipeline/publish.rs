@@ -40,6 +40,15 @@ pub struct Message {
 pub struct Ack {
     /// True if the broker had stored a message with this dedup key before.
     pub duplicate: bool,
+    /// Where the broker stored it; none if the bus has no positions.
+    pub position: Option<Position>,
+}
+
+/// The place of a message in a topic or a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    Offset { partition: i32, offset: i64 },
+    Sequence(u64),
 }
 
 /// Why a message was not acknowledged. `detail` is the error of the client or the broker, for the log.

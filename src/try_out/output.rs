@@ -76,6 +76,7 @@ impl<W: Write> Output for JsonLines<W> {
         self.line(&json!({
             "kind": "start",
             "webhooks": format!("http://{http}/webhooks/{SOURCE}"),
+            "page": format!("http://{admin}/"),
             "metrics": format!("http://{admin}/metrics"),
             (*bus): address,
             "embedded": embedded,

@@ -39,6 +39,7 @@ pub fn header(target: &Target, options: Options, keys: bool) -> String {
         "{STRONG}attio-bridge dev {VERSION}{STRONG:#}, {end}
 
   webhooks  http://{http}/webhooks/{SOURCE}{taken}
+  page      http://{admin}/ (the same live in a browser)
   metrics   http://{admin}/metrics
   {bus:<9} {broker}
   attio     {attio} (a fake of its API; key: {key})

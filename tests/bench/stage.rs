@@ -128,7 +128,7 @@ impl Bus for Sink {
 
     fn publish(&self, message: Message, ticket: PublishHandle) {
         drop(message);
-        ticket.settle(Ok(Ack { duplicate: false }));
+        ticket.settle(Ok(Ack { duplicate: false, position: None }));
     }
 
     fn state(&self) -> BusState {

@@ -103,7 +103,7 @@ impl Work {
     /// Dedup: a flight, its landing, and the wait for it.
     pub async fn remember(&self, identity: &Identity) -> bool {
         let Lookup::Miss(flight, waiter) = self.dedup.begin(identity.key, true) else { return true };
-        Box::new(flight).settle(Ok(Ack { duplicate: false }));
+        Box::new(flight).settle(Ok(Ack { duplicate: false, position: None }));
         waiter.await.is_ok()
     }
 }

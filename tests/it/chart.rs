@@ -135,7 +135,7 @@ fn pods_match_their_configuration_and_the_objects_beside_them() {
         );
         let ports = &bridge["containers"][0]["ports"];
         assert_eq!(named(ports, "http")["containerPort"], port(&config.http.listen), "{name}");
-        assert_eq!(named(ports, "admin")["containerPort"], port(&config.admin_listen), "{name}");
+        assert_eq!(named(ports, "admin")["containerPort"], port(&config.admin.listen), "{name}");
         for pod in pods.values() {
             assert_restricted(pod);
         }

@@ -197,7 +197,7 @@ fn checked_configuration_contains_the_defaults() {
     let config = Setup::good().config();
     assert_eq!(config.http.max_body_bytes, 524_288);
     assert_eq!(config.http.answer_timeout, Duration::from_secs(4));
-    assert_eq!(config.admin_listen, "0.0.0.0:8081");
+    assert_eq!(config.admin.listen, "0.0.0.0:8081");
     assert_eq!(config.dedup.window, Duration::from_secs(96 * 3600));
     assert_eq!(config.route.prefix, "attio");
     assert_eq!(config.workers, None);

@@ -390,7 +390,7 @@ fn key(at: u64) -> DedupKey {
 
 fn acknowledge(dedup: &Dedup, key: DedupKey) {
     let Lookup::Miss(in_flight, _) = dedup.begin(key, true) else { panic!("the key is new") };
-    Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
+    Box::new(in_flight).settle(Ok(Ack { duplicate: false, position: None }));
 }
 
 fn is_hit(dedup: &Dedup, key: DedupKey) -> bool {
@@ -464,7 +464,7 @@ fn every_id_is_held_or_counted_as_evicted_under_concurrency() {
                 for at in (0..4_000).map(|at| at % 1_000) {
                     if let Lookup::Miss(in_flight, _) = dedup.begin(key(at), true) {
                         remembered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
+                        Box::new(in_flight).settle(Ok(Ack { duplicate: false, position: None }));
                     }
                     if at % 50 == 0 {
                         dedup.measure();
@@ -484,8 +484,8 @@ async fn random_ids_are_not_remembered() {
     let (dedup, metrics) = stage(Duration::from_secs(3600), 10);
     let Lookup::Miss(in_flight, waiter) = dedup.begin(key(1), false) else { panic!("the key is new") };
     assert_eq!(dedup.in_flight(), 1);
-    Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
-    assert_eq!(waiter.await.unwrap(), Ok(Ack { duplicate: false }));
+    Box::new(in_flight).settle(Ok(Ack { duplicate: false, position: None }));
+    assert_eq!(waiter.await.unwrap(), Ok(Ack { duplicate: false, position: None }));
     assert_eq!(dedup.in_flight(), 0);
     dedup.measure();
     assert_eq!(metrics.dedup().entries.get(), 0);
@@ -513,7 +513,7 @@ fn many_threads_publish_each_id_once() {
                 for at in 0..5_000 {
                     if let Lookup::Miss(in_flight, _) = dedup.begin(key(at), true) {
                         published.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                        Box::new(in_flight).settle(Ok(Ack { duplicate: false }));
+                        Box::new(in_flight).settle(Ok(Ack { duplicate: false, position: None }));
                     }
                 }
             });

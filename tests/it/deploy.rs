@@ -116,7 +116,7 @@ fn config_map_and_deployment_agree() {
     assert!(!config.shutdown.delay.is_zero(), "a pod serves until nothing is sent to it any more");
     let ports = &container["ports"];
     assert_eq!(named(ports, "http")["containerPort"], port(&config.http.listen));
-    assert_eq!(named(ports, "admin")["containerPort"], port(&config.admin_listen));
+    assert_eq!(named(ports, "admin")["containerPort"], port(&config.admin.listen));
 
     let arguments = words(&container["args"]);
     assert_accepted(&arguments);
@@ -206,7 +206,7 @@ fn manifests_select_the_same_pods_and_ports() {
         let rules = list(at(&network, &format!("/spec/{direction}"))).iter();
         rules.flat_map(|rule| list(&rule["ports"])).filter_map(|port| port["port"].as_u64()).collect()
     };
-    assert_eq!(open("ingress"), BTreeSet::from([port(&config.http.listen), port(&config.admin_listen)]));
+    assert_eq!(open("ingress"), BTreeSet::from([port(&config.http.listen), port(&config.admin.listen)]));
     let map = yaml(CONFIG_MAP);
     let toml: toml::Table = text(&map, "/data/config.toml").parse().expect("it is TOML");
     let broker = toml["kafka"]["bootstrap_servers"].as_str().expect("an address");
@@ -250,7 +250,7 @@ fn compose_runs_the_bridge_with_each_broker() {
         let config = of_service(service).unwrap_or_else(|problems| panic!("{problems}"));
         assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         let published: Vec<u64> = words(&service["ports"]).into_iter().map(port).collect();
-        assert_eq!(published, [port(&config.http.listen), port(&config.admin_listen)]);
+        assert_eq!(published, [port(&config.http.listen), port(&config.admin.listen)]);
         let grace = humantime::parse_duration(text(service, "/stop_grace_period")).expect("a duration");
         assert!(grace >= stop_time(&config), "{grace:?}");
     }
@@ -310,7 +310,7 @@ fn systemd_unit_matches_the_start_and_stop_of_the_bridge() {
 #[test]
 fn dockerfile_commands_ports_and_version_are_current() {
     let default = Setup::good().config();
-    let expected = format!("{} {}", port(&default.http.listen), port(&default.admin_listen));
+    let expected = format!("{} {}", port(&default.http.listen), port(&default.admin.listen));
     assert_eq!(dockerfile("EXPOSE "), [expected]);
 
     let command = |instruction: &str, line: &'static str| -> Vec<String> {

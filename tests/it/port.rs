@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attio_bridge::pipeline::publish::{Ack, BusState, PublishError, PublishResult};
+use attio_bridge::pipeline::publish::{BusState, PublishError, PublishResult};
 
 use crate::support::bus::label;
 use crate::support::harness::{Harness, KafkaHarness, MemoryHarness, NatsHarness};
@@ -29,7 +29,7 @@ fn settled(harness: &impl Harness, published: u64) {
 fn acknowledged_messages_are_stored(harness: &impl Harness) {
     let results: Vec<_> = (0..50).map(|n| harness.publish(harness.message(&n.to_string()))).collect();
     for result in results {
-        assert_eq!(result.wait(), Ok(Ack { duplicate: false }));
+        assert_eq!(result.wait().map(|ack| ack.duplicate), Ok(false));
     }
     assert_eq!(harness.stored(), 50);
     settled(harness, 50);
@@ -37,8 +37,8 @@ fn acknowledged_messages_are_stored(harness: &impl Harness) {
 
 fn repeat_is_a_duplicate_where_the_broker_deduplicates<H: Harness>(harness: &H) {
     let message = harness.message("{}");
-    assert_eq!(harness.publish(message.clone()).wait(), Ok(Ack { duplicate: false }));
-    assert_eq!(harness.publish(message).wait(), Ok(Ack { duplicate: H::DEDUPLICATES }));
+    assert_eq!(harness.publish(message.clone()).wait().map(|ack| ack.duplicate), Ok(false));
+    assert_eq!(harness.publish(message).wait().map(|ack| ack.duplicate), Ok(H::DEDUPLICATES));
     assert_eq!(harness.stored(), if H::DEDUPLICATES { 1 } else { 2 });
 }
 

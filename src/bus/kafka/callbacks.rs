@@ -16,14 +16,14 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Message as _};
 use serde::Deserialize;
 
-use super::cluster_identity::{AckVerdict, Change, ClusterIdentity};
+use super::cluster_identity::{AckVerdict, Acknowledged, Change, ClusterIdentity};
 use super::end_offsets::EndOffsets;
 use super::errors::{Circumstances, NO_NEW_TOKEN, classify, may_be_the_batch, without_suffix};
 use super::health::{Health, Signal, kind};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
 use super::tokens::{self, Tokens};
-use crate::pipeline::publish::{Ack, PublishError, PublishResult};
+use crate::pipeline::publish::{Ack, Position, PublishError, PublishResult};
 
 /// A message that was refused as part of a batch.
 pub(super) struct Retry {
@@ -136,7 +136,7 @@ impl Callbacks {
     fn changed(&self, change: Change) {
         match change {
             Change::Connected => self.health.signal(Signal::Check),
-            Change::Confirmed(held) => held.into_iter().for_each(|pending| self.acknowledged(pending)),
+            Change::Confirmed(held) => held.into_iter().for_each(|held| self.acknowledged(held)),
             Change::Invalid(invalid, held) => {
                 if invalid.changed {
                     self.health.data_lost(&invalid.reason);
@@ -149,9 +149,10 @@ impl Callbacks {
         }
     }
 
-    fn acknowledged(&self, pending: Pending) {
+    fn acknowledged(&self, Acknowledged { pending, partition, offset }: Acknowledged) {
         self.has_acked.store(true, Ordering::Relaxed);
-        self.report(pending, Ok(Ack { duplicate: false }));
+        let position = Some(Position::Offset { partition, offset });
+        self.report(pending, Ok(Ack { duplicate: false, position }));
     }
 
     pub(super) fn enqueued(&self) {
@@ -230,7 +231,7 @@ impl ProducerContext for Callbacks {
                 self.report(*pending, Err(PublishError::Timeout { detail: detail.into() }));
             }
             Ok(message) => match self.identity.verdict_on(*pending, message.partition(), message.offset()) {
-                AckVerdict::Accept(pending) => self.acknowledged(pending),
+                AckVerdict::Accept(stored) => self.acknowledged(stored),
                 AckVerdict::Hold => {}
                 AckVerdict::Reject(pending, reason, change) => {
                     self.reject_ack(pending, &reason);
@@ -247,7 +248,8 @@ impl ClientContext for Callbacks {
 
     fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
         let token = tokens::hand_out(self.health.tokens.get());
-        self.lacks_token.store(token.is_err(), Ordering::Relaxed);
+        let is_awaited = token.is_err() && self.health.tokens.get().is_some();
+        self.lacks_token.store(is_awaited, Ordering::Relaxed);
         token
     }
 

@@ -53,15 +53,15 @@ struct State {
     /// When the last broker was lost after that.
     cut_off: Option<Instant>,
     /// Acknowledged while a broker was not confirmed.
-    held: Vec<Held>,
+    held: Vec<Acknowledged>,
     invalid: Option<Invalid>,
 }
 
 /// A message, and where it was acknowledged.
-struct Held {
-    pending: Pending,
-    partition: i32,
-    offset: i64,
+pub(super) struct Acknowledged {
+    pub pending: Pending,
+    pub partition: i32,
+    pub offset: i64,
 }
 
 #[derive(Clone, Copy)]
@@ -91,7 +91,7 @@ pub(super) enum Change {
     /// A broker was connected and is to be confirmed.
     Connected,
     /// Every broker is confirmed: these are acknowledged.
-    Confirmed(Vec<Pending>),
+    Confirmed(Vec<Acknowledged>),
     /// No ack counts any more, not those of these messages either.
     Invalid(Invalid, Vec<Pending>),
 }
@@ -99,7 +99,7 @@ pub(super) enum Change {
 /// What to make of an ack.
 pub(super) enum AckVerdict {
     /// The message is stored.
-    Accept(Pending),
+    Accept(Acknowledged),
     /// Whether it is stored is not known yet: the ack is held.
     Hold,
     /// The ack may be another message's. The change is not reported yet.
@@ -178,9 +178,9 @@ impl ClusterIdentity {
         }
         if state.are_confirmed() {
             state.end_offsets.acknowledged(topic, partition, offset);
-            return AckVerdict::Accept(pending);
+            return AckVerdict::Accept(Acknowledged { pending, partition, offset });
         }
-        state.held.push(Held { pending, partition, offset });
+        state.held.push(Acknowledged { pending, partition, offset });
         AckVerdict::Hold
     }
 
@@ -354,10 +354,10 @@ impl State {
             return None;
         }
         let held = std::mem::take(&mut self.held);
-        for Held { pending, partition, offset } in &held {
+        for Acknowledged { pending, partition, offset } in &held {
             self.end_offsets.acknowledged(&pending.destination.address, *partition, *offset);
         }
-        Some(Change::Confirmed(held.into_iter().map(|held| held.pending).collect()))
+        Some(Change::Confirmed(held))
     }
 
     /// Lets no ack count from now on. Only the first reason is reported.

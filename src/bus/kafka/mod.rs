@@ -18,6 +18,7 @@ mod producer;
 mod read;
 mod record;
 mod relogin;
+pub mod state;
 mod tokens;
 mod topics;
 
@@ -32,7 +33,7 @@ pub use inspect::inspect;
 pub use options::{Options, check};
 pub(super) use read::read;
 pub(super) use record::encode;
-pub(super) use topics::settings as topic_settings;
+pub(super) use topics::{compacted_settings as compacted_topic_settings, settings as topic_settings};
 
 use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;

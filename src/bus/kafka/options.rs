@@ -190,6 +190,9 @@ pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
     config
 }
 
+/// Why states are neither written nor checked with such a login: not every client of theirs asks for a token.
+pub(super) const NO_STATES: &str = "`state` cannot log in with tokens yet: use another login where it runs";
+
 /// Whether an admin client can log in. rdkafka's never asks for a token: nobody polls the queue on which librdkafka
 /// wants one. An unsecured one it makes itself.
 pub(super) fn allows_admin(config: &ClientConfig) -> bool {

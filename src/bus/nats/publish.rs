@@ -34,7 +34,9 @@ use super::permissions::Violation;
 use super::stream::{NoInfo, Probe};
 use crate::bus::read::EncodedMessage;
 use crate::cloudevent::{Attribute, ContentMode, structured};
-use crate::pipeline::publish::{Ack, Destination, Message, PublishError, PublishHandle, PublishResult};
+use crate::pipeline::publish::{
+    Ack, Destination, Message, Position, PublishError, PublishHandle, PublishResult,
+};
 
 pub(super) struct Link {
     pub client: Client,
@@ -245,7 +247,7 @@ impl InFlight {
         if !duplicate {
             self.link.health.acknowledged(sequence);
         }
-        self.settle(Ok(Ack { duplicate }));
+        self.settle(Ok(Ack { duplicate, position: Some(Position::Sequence(sequence)) }));
     }
 
     fn fail(self, failure: &Failure) {
@@ -327,7 +329,7 @@ fn read_ack(reply: &async_nats::Message, stream: &str) -> Result<PublishAck, Fai
 }
 
 /// What the binding percent-encodes in a header value, in addition to everything that is not ASCII.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+pub(super) const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// Headers and payload of a message in the content mode, or structured if it must be. The error is a header that NATS
 /// does not accept.

@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{DAY, HOUR, INSTANT};
-use crate::config::kinds::{Form, Integer, Pattern, TimeSpan};
+use crate::config::kinds::{Boolean, Form, Integer, Pattern, TimeSpan};
 use crate::config::section::{Section, keys};
-use crate::http::Options;
+use crate::http::{Options, admin};
 use crate::shutdown;
 
 const GIBIBYTE: usize = 1 << 30;
@@ -14,7 +14,7 @@ const GIBIBYTE: usize = 1 << 30;
 /// How long Attio waits for an answer.
 const SENDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-const ADDRESS: Pattern = Pattern {
+pub(super) const ADDRESS: Pattern = Pattern {
     expects: "host:port, such as \"0.0.0.0:8080\"",
     regex: r"^(\[[0-9A-Fa-f:.]+(%\S+)?\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
     accepts: is_address,
@@ -48,9 +48,12 @@ keys! {
 }
 
 keys! {
-    Admin {
+    Admin => admin::Options {
         /// Address of the admin listener, host:port.
         listen: Form(&ADDRESS) = "0.0.0.0:8081";
+        /// Whether / is a page with the last deliveries, rates and health, and /deliveries the same deliveries as
+        /// server-sent events.
+        page: Boolean = "true";
     }
 }
 
@@ -91,14 +94,15 @@ pub fn http(section: &mut Section<'_>) -> Options {
     options
 }
 
-/// The address of the admin listener; `public` is the one of the public listener.
-pub fn admin(section: &mut Section<'_>, public: Option<&str>) -> String {
-    let listen = Admin::read(section).listen;
-    if public == Some(&*listen) && !listen.ends_with(":0") {
+/// The admin listener; `public` is the address of the public one.
+pub fn admin(section: &mut Section<'_>, public: Option<&str>) -> admin::Options {
+    let options = Admin::read(section);
+    let listen = &options.listen;
+    if public == Some(&**listen) && !listen.ends_with(":0") {
         let message = format!("{listen} is also http.listen; give each listener its own address");
         section.refuse("listen", message);
     }
-    listen
+    options
 }
 
 pub fn workers(section: &mut Section<'_>) -> Option<usize> {

@@ -14,6 +14,7 @@ mod kafka_oauth;
 mod nats;
 pub mod route;
 pub mod sources;
+pub mod state;
 
 use std::path::Path;
 use std::time::Duration;
@@ -64,11 +65,11 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 23] = [
+pub static TABLES: [Declaration; 24] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
-        "The listener of /livez, /readyz and /metrics. Keep it off the public network.",
+        "The listener of /livez, /readyz, /metrics and a page. Keep it off the public network.",
         http::Admin::KEYS,
     ),
     table("sources.*", sources::DOC, sources::Source::KEYS),
@@ -114,6 +115,11 @@ pub static TABLES: [Declaration; 23] = [
     table("nats", "The NATS servers, for bus.type \"nats\".", nats::Nats::KEYS),
     table("nats.stream", "The JetStream stream that takes the events.", nats::StreamKeys::KEYS),
     table("attio", "Attio's API, for the verbs that call it; `serve` never does.", attio::Attio::KEYS),
+    table(
+        "state",
+        "Topics with the newest state of each entity, for `attio-bridge state`.",
+        state::State::KEYS,
+    ),
     table("shutdown", "How the bridge stops after SIGTERM or SIGINT.", http::Shutdown::KEYS),
     table("runtime", "The process.", http::Runtime::KEYS),
     table("log", "The log, on stderr.", Log::KEYS),

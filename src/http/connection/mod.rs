@@ -44,6 +44,11 @@ pub struct Timeouts {
     pub idle_when_full: Duration,
 }
 
+/// Marks an answer whose body goes on until one of both sides ends it. Its connection has no deadline but that of
+/// each write.
+#[derive(Clone, Copy)]
+pub struct Endless;
+
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {

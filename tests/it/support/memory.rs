@@ -92,7 +92,7 @@ impl Memory {
     }
 }
 
-const ACKNOWLEDGED: PublishResult = Ok(Ack { duplicate: false });
+const ACKNOWLEDGED: PublishResult = Ok(Ack { duplicate: false, position: None });
 
 impl Bus for Memory {
     fn name(&self) -> &'static str {
@@ -108,7 +108,7 @@ impl Bus for Memory {
                 state.stored.push(message);
                 ACKNOWLEDGED
             }
-            Answer::Duplicate => Ok(Ack { duplicate: true }),
+            Answer::Duplicate => Ok(Ack { duplicate: true, position: None }),
             Answer::Fail(error) => Err(error),
             Answer::Hang => {
                 let timeout = PublishError::Timeout { detail: "hangs".into() };

@@ -2,6 +2,7 @@
 
 pub mod attio;
 pub mod bridge;
+pub mod browser;
 pub mod bus;
 pub mod buses;
 pub mod canaries;

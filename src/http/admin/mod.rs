@@ -1,23 +1,27 @@
-//! The admin listener: liveness, readiness, metrics.
+//! The admin listener: liveness, readiness, metrics, and a page that shows them with the last deliveries.
 //!
 //! `/livez` checks nothing but the process. `/readyz` fails until the first contact with the broker and during a
 //! drain, not in an outage: all replicas share the broker, and removing all of them would only replace the
 //! bridge's 503 and `Retry-After` by the load balancer's.
 
+mod deliveries;
+mod page;
+
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
-use tokio_util::sync::CancellationToken;
 
+use crate::http::feed::Feed;
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::publish::{Bus, BusState};
+use crate::shutdown::Stages;
 
 /// For a bus that gives no reason.
 const NOT_REACHED: &str = "bus not reached yet: see the log or `attio-bridge check --connect`\n";
@@ -25,35 +29,61 @@ const NOT_REACHED: &str = "bus not reached yet: see the log or `attio-bridge che
 /// Scrapes at once: a pair of scrapers, and two people.
 const MAX_SCRAPES: usize = 4;
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `host:port`.
+    pub listen: String,
+    pub page: bool,
+}
+
 pub struct Admin {
     pub bus: Arc<dyn Bus>,
     pub metrics: Arc<Metrics>,
     /// The dedup memory, measured by each scrape.
     pub dedup: Dedup,
-    /// Cancelled once the bridge should get no more traffic.
-    pub unready: CancellationToken,
+    pub stages: Stages,
+    /// None without the page.
+    pub feed: Option<Arc<Feed>>,
 }
 
-/// What `/` answers.
+/// What another path answers, and `/` without the page.
 const PATHS: &str = "\
-/livez    200 while the process runs
-/readyz   200 while it should get traffic, else 503 and why not
-/metrics  Prometheus metrics
+/livez       200 while the process runs
+/readyz      200 while it should get traffic, else 503 and why not
+/metrics     Prometheus metrics
+";
+
+/// The rest of that with the page.
+const PAGE_PATHS: &str = "\
+/            a page: the last deliveries, rates, health
+/deliveries  the last deliveries and those to come, as server-sent events
 ";
 
 pub fn router(admin: Admin) -> Router {
     let scrapes = Arc::new(Semaphore::new(MAX_SCRAPES));
-    Router::new()
-        .route("/", get(|| async { PATHS }))
+    let router = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(move |admin| metrics(admin, Arc::clone(&scrapes))))
-        .fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
-        .with_state(Arc::new(admin))
+        .route("/metrics", get(move |admin| metrics(admin, Arc::clone(&scrapes))));
+    let router = match admin.feed.clone() {
+        None => {
+            router.route("/", get(|| async { PATHS })).fallback(|| async { (StatusCode::NOT_FOUND, PATHS) })
+        }
+        Some(feed) => {
+            let over = admin.stages.over.clone();
+            let stream =
+                move |headers: HeaderMap| async move { deliveries::stream(&feed, &headers, over.clone()) };
+            router
+                .route("/", get(page::page))
+                .route("/deliveries", get(stream))
+                .fallback(|| async { (StatusCode::NOT_FOUND, [PATHS, PAGE_PATHS].concat()) })
+        }
+    };
+    router.with_state(Arc::new(admin))
 }
 
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
-    if admin.unready.is_cancelled() {
+    if admin.stages.unready.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
     match admin.bus.state() {
