@@ -13,6 +13,8 @@ use bytes::{Bytes, BytesMut};
 use hyper::HeaderMap;
 use hyper::http::request;
 use reqwest::{Client, Url, redirect};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 /// Connecting includes the proxy's CONNECT and the TLS handshake.
@@ -66,13 +68,24 @@ pub enum Error {
 
 /// There are no certificate authorities to trust.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("no certificate authorities: {0}; name a file in SSL_CERT_FILE")]
+#[error("no certificate authorities: {0}")]
 pub struct NoAuthorities(String);
 
 impl HttpClient {
     /// A client for any address. Reads the certificate authorities.
     pub fn new(options: Options) -> Result<Self, NoAuthorities> {
         let authorities = authorities()?;
+        let direct = build(builder(authorities.clone(), options).no_proxy());
+        Ok(Self { direct, proxied: build(builder(authorities, options)), options })
+    }
+
+    /// A client that trusts the authorities of a PEM file alone.
+    pub fn trusting(options: Options, pem: &[u8]) -> Result<Self, NoAuthorities> {
+        let mut authorities = RootCertStore::empty();
+        authorities.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).map_while(Result::ok));
+        if authorities.is_empty() {
+            return Err(NoAuthorities("the file holds no certificate in PEM form".into()));
+        }
         let direct = build(builder(authorities.clone(), options).no_proxy());
         Ok(Self { direct, proxied: build(builder(authorities, options)), options })
     }
@@ -132,7 +145,8 @@ fn authorities() -> Result<RootCertStore, NoAuthorities> {
         return Ok(authorities);
     }
     let errors: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
-    Err(NoAuthorities(if errors.is_empty() { "none found".into() } else { errors.join("; ") }))
+    let found = if errors.is_empty() { "none found".into() } else { errors.join("; ") };
+    Err(NoAuthorities(format!("{found}; name a file in SSL_CERT_FILE")))
 }
 
 /// Whether a URL's host is this machine.

@@ -237,6 +237,18 @@ contract_tools() {
 
 contract_pins() { cat tests/contract/package-lock.json tests/contract/requirements.txt tests/contract/go/go.sum; }
 
+# --- an OpenID provider ----------------------------------------------------------------------------
+
+oidc_provider() {
+    cmp -s tests/oidc/package-lock.json "$KIT/oidc/installed.json" && return 0
+    say "installing the OpenID provider"
+    rm -rf "$KIT/oidc"
+    mkdir -p "$KIT/oidc"
+    cp tests/oidc/package.json tests/oidc/package-lock.json "$KIT/oidc/"
+    (cd "$KIT/oidc" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+    cp tests/oidc/package-lock.json "$KIT/oidc/installed.json"
+}
+
 # --- Node.js ------------------------------------------------------------------------------------
 
 # For examples/typescript: the first version that runs TypeScript as it is and has SQLite is 22.18.
@@ -262,6 +274,7 @@ helm=$!
 python_sdk
 node
 contract_tools
+oidc_provider
 kafka_jars
 kafka_commands
 kafka_logging

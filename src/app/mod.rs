@@ -104,10 +104,14 @@ impl App {
         let bus = config.bus.clone();
         let name = bus.kind.name();
         let requirements = config.requirements();
-        Self::bind_to(config, name, |metrics, _, supervisor| {
-            bus::start(bus, &requirements, metrics.bus(), supervisor)
+        let mut renewal = None;
+        let app = Self::bind_to(config, name, |metrics, _, supervisor| {
+            let (bus, renew) = bus::start(bus, &requirements, metrics.bus(), supervisor)?;
+            renewal = Some(renew);
+            Ok(bus)
         })
-        .await
+        .await?;
+        Ok(Self { reloader: app.reloader.renewing(renewal), ..app })
     }
 
     /// The same with the bus that `open` returns.

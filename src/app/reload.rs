@@ -1,8 +1,9 @@
-//! Reloads secrets and slugs while the bridge serves: on SIGHUP, and when a file has changed.
+//! Reloads secrets, slugs and logins while the bridge serves: on SIGHUP, and when a file has changed.
 //!
 //! Files are polled. That works alike for plain files, for the symbolic links that Kubernetes swaps, for
 //! systemd's credentials and on network file systems. An invalid configuration changes nothing, and the
-//! reload is retried until it succeeds. Everything but the secrets of sources and the slugs needs a restart.
+//! reload is retried until it succeeds. Everything but the secrets of sources, the slugs and the login at the broker
+//! needs a restart.
 //! An invalid slugs file keeps the old slugs; the secrets are reloaded all the same.
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::systemd::Notifier;
+use crate::bus::{self, Renew};
 use crate::config::{Config, Files};
 use crate::delivery::SourceName;
 use crate::metrics::Metrics;
@@ -40,13 +42,20 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     systemd: Notifier,
     files: FileAccess,
+    /// Gives the bus its login.
+    renewal: Option<Renew>,
 }
 
 impl Reloader {
     pub fn new(config: Config, pipeline: Arc<Pipeline>, metrics: Arc<Metrics>, systemd: Notifier) -> Self {
         let started = Arc::new(config);
         let files = FileAccess::default();
-        Self { current: Arc::clone(&started), started, pipeline, metrics, systemd, files }
+        Self { current: Arc::clone(&started), started, pipeline, metrics, systemd, files, renewal: None }
+    }
+
+    /// The same, which also renews the login of the bus.
+    pub fn renewing(self, renewal: Option<Renew>) -> Self {
+        Self { renewal, ..self }
     }
 
     /// Reloads on request, when a file has changed, and after a failure until a reload succeeds. Ends with
@@ -113,7 +122,9 @@ impl Reloader {
     fn apply(&mut self, new: Config, cause: &'static str) -> bool {
         let is_secret = |key: &String| self.secret_of(key).is_some();
         let secrets: Vec<_> = self.current.changed(&new).into_iter().filter(is_secret).collect();
-        let others: Vec<_> = self.started.changed(&new).into_iter().filter(|key| !is_secret(key)).collect();
+        let is_renewable = |key: &String| self.renewal.is_some() && bus::is_renewable(key);
+        let others = self.started.changed(&new).into_iter();
+        let others: Vec<_> = others.filter(|key| !is_secret(key) && !is_renewable(key)).collect();
         let sources: BTreeSet<_> = secrets.iter().filter_map(|key| self.secret_of(key)).collect();
         for source in new.sources.iter().filter(|source| sources.contains(&source.name)) {
             for secret in &source.verify.secrets {
@@ -124,6 +135,8 @@ impl Reloader {
         for warning in &new.warnings {
             tracing::warn!("{warning}");
         }
+        // The bus compares: a file may have another content under the same name.
+        self.renewal.iter().for_each(|renew| renew(&new.bus.kind));
         let slugs = self.apply_slugs(&new, cause);
         if slugs.is_none() || !secrets.is_empty() {
             let changed = (!secrets.is_empty()).then(|| secrets.join(", "));

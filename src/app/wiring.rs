@@ -29,7 +29,7 @@ pub fn publisher(
 ) -> Result<Pipeline, StartError> {
     let (routes, metrics) = measured(config, config.bus.kind.name());
     let requirements = config.requirements();
-    let bus = around(bus::start(config.bus.clone(), &requirements, metrics.bus(), supervisor)?);
+    let bus = around(bus::start(config.bus.clone(), &requirements, metrics.bus(), supervisor)?.0);
     let dedup = Dedup::new(config.dedup, metrics.dedup());
     Ok(join(config, routes, dedup, bus, &metrics))
 }

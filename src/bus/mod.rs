@@ -70,24 +70,55 @@ pub fn check(options: &Options, requirements: &Requirements) -> Result<(), Start
     }
 }
 
+/// Has a running bus log in with the credentials of other options.
+pub type Renew = Box<dyn Fn(&Kind) + Send + Sync>;
+
 /// Starts the bus of these options for what will be published to it. `supervisor` runs its tasks and threads.
 pub fn start(
     options: Options,
     requirements: &Requirements,
     metrics: BusMetrics,
     supervisor: &Supervisor,
-) -> Result<Arc<dyn Bus>, StartError> {
+) -> Result<(Arc<dyn Bus>, Renew), StartError> {
     let Options { kind, content_mode } = options;
     Ok(match kind {
         Kind::Kafka(options) => {
-            kafka::Kafka::start(*options, requirements, content_mode, metrics, supervisor)?
+            let bus = kafka::Kafka::start(*options, requirements, content_mode, metrics, supervisor)?;
+            let running = Arc::downgrade(&bus);
+            let renew = move |kind: &Kind| {
+                if let (Some(bus), Kind::Kafka(options)) = (running.upgrade(), kind) {
+                    bus.renew(options);
+                }
+            };
+            (bus, Box::new(renew))
         }
         Kind::Nats(options) => {
             let destinations = requirements.destinations.clone();
-            nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?
+            let bus = nats::Nats::start(*options, destinations, content_mode, metrics, supervisor)?;
+            let running = Arc::downgrade(&bus);
+            let renew = move |kind: &Kind| {
+                if let (Some(bus), Kind::Nats(options)) = (running.upgrade(), kind) {
+                    bus.renew(options);
+                }
+            };
+            (bus, Box::new(renew))
         }
-        Kind::Stdout => stdout::Stdout::start(metrics, supervisor)?,
+        Kind::Stdout => (stdout::Stdout::start(metrics, supervisor)?, Box::new(|_| {})),
     })
+}
+
+/// Whether a change of this key needs no restart: the bus takes it over as a new login.
+pub fn is_renewable(key: &str) -> bool {
+    const KEYS: [&str; 7] = [
+        "kafka.sasl_username",
+        "kafka.sasl_password",
+        "kafka.ca_file",
+        "kafka.cert_file",
+        "kafka.key_file",
+        "nats.password",
+        "nats.token",
+    ];
+    KEYS.contains(&key) || key.starts_with("kafka.oauth.")
 }
 
 /// Checks that a bus meets the requirements, without publishing. Takes about ten seconds at most. Fails

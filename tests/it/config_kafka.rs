@@ -30,11 +30,26 @@ fn kafka_requires_servers_and_a_consistent_login() {
             "kafka.ca_file: the file /no/such cannot be read",
         ),
         (
-            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"",
-            "kafka.sasl_mechanism: this build has no way to fetch a token",
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\ntoken_url = \"http://a/b\"\n\
+             client_id = \"c\"\nclient_secret = \"s\"",
+            "kafka.oauth.token_url: expects an https:// URL",
+        ),
+        (
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\n\
+             token_url = \"https://a/b\"\nclient_id = \"c\"\nclient_secret = \"s\"\n[kafka.topics]\nensure = \"create\"",
+            "kafka.topics.ensure: \"create\" is not possible with a token",
         ),
         ("[kafka.properties]\n\"sasl.oauthbearer.method\" = \"oidc\"", "OAuth/OIDC depends on libcurl"),
     ];
+    let oauth =
+        kafka(&format!("{servers}security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\""));
+    let problems = oauth.problems();
+    for key in ["token_url", "client_id", "client_secret"] {
+        assert!(
+            problems.iter().any(|it| it.contains(&format!("kafka.oauth.{key}: required"))),
+            "{problems:?}"
+        );
+    }
     for (text, message) in table {
         one_problem(&kafka(&format!("{servers}{text}")), &[message]);
     }

@@ -1,11 +1,14 @@
 //! The callbacks of one client: acks and errors of messages, connection errors, statistics, log lines. They run on the
 //! client's polling thread and never block.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::OwnedMessage;
@@ -15,10 +18,11 @@ use serde::Deserialize;
 
 use super::cluster_identity::{AckVerdict, Acknowledged, Change, ClusterIdentity};
 use super::end_offsets::EndOffsets;
-use super::errors::{Circumstances, classify, may_be_the_batch};
+use super::errors::{Circumstances, NO_NEW_TOKEN, classify, may_be_the_batch, without_suffix};
 use super::health::{Health, Signal, kind};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
+use super::tokens::{self, Tokens};
 use crate::pipeline::publish::{Ack, Position, PublishError, PublishResult};
 
 /// A message that was refused as part of a batch.
@@ -62,6 +66,10 @@ pub(super) struct Callbacks {
     pub(super) identity: ClusterIdentity,
     /// A message of this client was acknowledged.
     pub(super) has_acked: AtomicBool,
+    /// There was no token when this client asked for one: it asks again in ten seconds.
+    pub(super) lacks_token: AtomicBool,
+    /// The last error of its connections.
+    pub(super) last_error: Mutex<Option<String>>,
     /// Whether the operator asked for librdkafka's debug log.
     pub(super) verbose: bool,
 }
@@ -76,8 +84,19 @@ pub(super) const NO_GENERATION: u64 = u64::MAX;
 impl Callbacks {
     /// `retries` is `None` for the single-message producer.
     pub(super) fn new(health: Arc<Health>, generation: u64, retries: Option<RetrySet>) -> Self {
-        let (pending, fatal, identity, has_acked) = Default::default();
-        Self { health, generation, pending, fatal, retries, identity, has_acked, verbose: false }
+        let (pending, fatal, identity, has_acked, lacks_token, last_error) = Default::default();
+        Self {
+            health,
+            generation,
+            pending,
+            fatal,
+            retries,
+            identity,
+            has_acked,
+            lacks_token,
+            last_error,
+            verbose: false,
+        }
     }
 
     /// The callbacks of the client that takes over from this one.
@@ -225,11 +244,28 @@ impl ProducerContext for Callbacks {
 }
 
 impl ClientContext for Callbacks {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let token = tokens::hand_out(self.health.tokens.get());
+        let is_awaited = token.is_err() && self.health.tokens.get().is_some();
+        self.lacks_token.store(is_awaited, Ordering::Relaxed);
+        token
+    }
+
     fn error(&self, error: KafkaError, text: &str) {
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *self.last_error.lock() = Some(text.to_owned());
+        }
         if !self.is_current() {
             return;
         }
         match error.rdkafka_error_code() {
+            // It does not even try to connect.
+            Some(code @ Code::Authentication) if self.lacks_token.load(Ordering::Relaxed) => {
+                self.health.connection_error(format!("{code:?}"), text);
+                self.health.lost();
+            }
             Some(Code::AllBrokersDown) => self.health.lost(),
             Some(Code::Fatal) => {
                 if let Some(code) = refusal_in(text) {
@@ -239,7 +275,12 @@ impl ClientContext for Callbacks {
                 self.health.connection_error("Fatal".into(), text);
                 self.health.signal(Signal::Check);
             }
-            Some(code) => self.health.connection_error(format!("{code:?}"), text),
+            Some(code) => {
+                let lapse = self.health.tokens.get().and_then(Tokens::lapse);
+                let because = |why| Cow::from(format!("{}: {NO_NEW_TOKEN}: {why}", without_suffix(text)));
+                let text = lapse.map_or(text.into(), because);
+                self.health.connection_error(format!("{code:?}"), &text);
+            }
             None => self.health.connection_error("Unknown".into(), text),
         }
     }

@@ -127,7 +127,8 @@ pub(super) enum Step {
 }
 
 /// Parts of librdkafka's error texts, the step at which they occur, and what to do.
-const ADVICE: [(&str, Step, &str); 17] = [
+const ADVICE: [(&str, Step, &str); 18] = [
+    ("invalid_token", Step::Login, TOKEN),
     ("connecting to a PLAINTEXT broker listener", Step::Tls, NO_TLS),
     ("connecting to a SSL broker listener", Step::Tls, TLS),
     ("certificate verify failed", Step::Tls, ""),
@@ -151,6 +152,12 @@ const ADVICE: [(&str, Step, &str); 17] = [
     ("timed out", Step::Reach, SILENT),
 ];
 
+/// Before the reason why librdkafka got no token.
+const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token";
+/// Before the reason why there is no new token.
+pub(super) const NO_NEW_TOKEN: &str = "there is no new token";
+const TOKEN: &str = "the broker does not accept the token: check kafka.oauth.scope, and which issuer and audience the \
+                     broker expects";
 const SILENT: &str = "check the address in kafka.bootstrap_servers, and the firewalls on the way";
 /// In place of [`SILENT`] once a broker was reached.
 const SILENT_AGAIN: &str =
@@ -183,6 +190,10 @@ const CONTROLLER: &str = "what answers there gives no producer ids: it is a KRaf
 pub(super) fn advise(error: &str, servers: &str) -> (Step, String) {
     if let Some(found) = stranger(error) {
         return found;
+    }
+    // The token server's failure says what to do.
+    if [NO_TOKEN, NO_NEW_TOKEN].iter().any(|part| error.contains(part)) {
+        return (Step::Login, error.to_owned());
     }
     if let Some((text, mechanisms)) = error.split_once(": broker's supported mechanisms:")
         && mechanisms.trim().is_empty()

@@ -3,14 +3,15 @@
 
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::errors::{advise, after_contact, without_suffix};
+use super::tokens::Tokens;
 use crate::metrics::BusMetrics;
 use crate::pipeline::publish::BusState;
 
@@ -74,6 +75,8 @@ pub(super) struct Health {
     pending: AtomicU64,
     /// `kafka.bootstrap_servers`.
     pub(super) bootstrap: String,
+    /// What the clients log in with, if it is tokens.
+    pub(super) tokens: OnceLock<Tokens>,
     metrics: BusMetrics,
     /// The greatest signal that the monitor has not seen.
     signal: Mutex<Option<Signal>>,
@@ -96,6 +99,7 @@ impl Health {
             generation,
             pending,
             bootstrap,
+            tokens: OnceLock::new(),
             metrics,
             signal,
             wake,

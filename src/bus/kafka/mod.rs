@@ -17,13 +17,16 @@ pub mod options;
 mod producer;
 mod read;
 mod record;
+mod relogin;
 pub mod state;
+mod tokens;
 mod topics;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rdkafka::producer::{BaseRecord, Producer as _};
 
 pub use inspect::inspect;
@@ -40,14 +43,18 @@ use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, 
 use crate::supervise::Supervisor;
 use callbacks::{Callbacks, RetrySet};
 use diagnose::Probe;
-use health::Health;
+use health::{Health, Signal};
 use monitor::Monitor;
 use producer::Producer;
 use record::Pending;
+use relogin::{Login, Wanted};
+use tokens::Tokens;
 use topics::TopicReconciler;
 
 /// The Kafka bus.
 pub struct Kafka {
+    login: Mutex<Login>,
+    wanted: Wanted,
     producer: Arc<ArcSwap<Producer>>,
     health: Arc<Health>,
     content_mode: ContentMode,
@@ -78,28 +85,57 @@ impl Kafka {
         explain: impl Fn(Option<&str>) -> Option<String> + Send + 'static,
     ) -> Result<Arc<Self>, StartError> {
         let config = options::producer_config(&options, requirements)?;
+        let spawn = |thread: &'static str, work: Box<dyn FnOnce() + Send>| {
+            let spawned = supervisor.spawn_thread(thread, work).map(drop);
+            spawned.map_err(|source| StartError::Thread { thread, source })
+        };
         let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
+        if let Some(source) = options.token_source() {
+            let thread = tokens::THREAD;
+            let tokens = Tokens::start(source, |work| supervisor.spawn_thread(thread, work).map(drop));
+            let tokens = tokens.map_err(|source| StartError::Thread { thread, source })?;
+            // It is new, so there are none yet.
+            let _ = health.tokens.set(tokens);
+        }
         let retries = RetrySet::default();
         let producer = Producer::new(&config, Callbacks::new(Arc::clone(&health), 0, Some(retries.clone())))
             .map_err(|error| options::creation_error(&options, &config, error))?;
         let producer = Arc::new(ArcSwap::from_pointee(producer));
-        let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics);
+        let topics = TopicReconciler::new(requirements.addresses.clone(), options.topics.clone());
+        let config = Arc::new(ArcSwap::from_pointee(config));
         let risks = {
-            let (config, requirements) = (config.clone(), requirements.clone());
-            move || inspect::find_risks(&config, &requirements)
+            let (config, requirements) = (Arc::clone(&config), requirements.clone());
+            move || inspect::find_risks(&config.load(), &requirements)
         };
-        let monitor = Monitor::new(config, Arc::clone(&producer), Arc::clone(&health), retries, topics);
+        let (wanted, login) = (Wanted::default(), Login::new(options, requirements.clone()));
+        let (shared, known) = (Arc::clone(&producer), Arc::clone(&health));
+        let monitor = Monitor::new(config, wanted.clone(), shared, known, retries, topics);
         let diagnosed = Arc::clone(&health);
         // Dropped on an error, it ends what has been started.
-        let bus = Arc::new(Self { producer, health, content_mode });
-        let spawn = |thread: &'static str, work: Box<dyn FnOnce() + Send>| {
-            let spawned = supervisor.spawn_thread(thread, work);
-            spawned.map_err(|source| StartError::Thread { thread, source })
-        };
+        let login = Mutex::new(login);
+        let bus = Arc::new(Self { login, wanted, producer, health, content_mode });
         spawn("kafka-monitor", Box::new(move || monitor.run()))?;
         let diagnosis = move || diagnose::run(&tasks, &diagnosed, explain, risks);
         spawn("kafka-diagnosis", Box::new(diagnosis))?;
         Ok(bus)
+    }
+}
+
+impl Kafka {
+    /// Logs in with the credentials and files of other options, if they are others than before.
+    pub fn renew(&self, other: &Options) {
+        let mut login = self.login.lock();
+        match login.renew(other) {
+            Ok(None) => {}
+            Ok(Some(config)) => {
+                self.wanted.set(config);
+                self.health.signal(Signal::Check);
+            }
+            Err(error) => tracing::error!(%error, "kafka: the new login is unusable; the former one stays"),
+        }
+        if let (Some(tokens), Some(source)) = (self.health.tokens.get(), login.options().token_source()) {
+            tokens.renew(source);
+        }
     }
 }
 

@@ -14,7 +14,10 @@ use rdkafka::producer::Producer as _;
 
 use super::callbacks::RetrySet;
 use super::health::{Health, Signal};
-use super::producer::{FATAL, Producer, SingleMessageProducer};
+use super::producer::{
+    CUT_OFF, FATAL, NEW_LOGIN, Producer, RENEWALS, SingleMessageProducer, UNREACHED, WITHOUT_TOKEN,
+};
+use super::relogin::{Trial, Trials, Wanted};
 use super::topics::{self, TopicReconciler, TopicState};
 
 /// How long one probe waits.
@@ -50,16 +53,11 @@ const CONNECTING: Duration = Duration::from_secs(10);
 /// Between two looks at the topics' settings, which anybody may change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Why a client is replaced that reaches no broker. One of librdkafka 2.12 was seen to open no connection any more,
-/// after its only broker was frozen.
-const UNREACHED: &str = "it has reached no broker for longer than any message waits";
-
-/// Why a client is replaced that reaches its brokers again: they may have been restored from an old copy, and give its
-/// producer id to another client.
-const CUT_OFF: &str = "it was cut off from every broker";
-
 pub(super) struct Monitor {
-    config: ClientConfig,
+    /// That of the client in use.
+    config: Arc<ArcSwap<ClientConfig>>,
+    wanted: Wanted,
+    trials: Trials,
     producer: Arc<ArcSwap<Producer>>,
     health: Arc<Health>,
     single: SingleMessageProducer,
@@ -82,15 +80,19 @@ pub(super) struct Monitor {
 
 impl Monitor {
     pub(super) fn new(
-        config: ClientConfig,
+        config: Arc<ArcSwap<ClientConfig>>,
+        wanted: Wanted,
         producer: Arc<ArcSwap<Producer>>,
         health: Arc<Health>,
         retries: RetrySet,
         topics: TopicReconciler,
     ) -> Self {
-        let (single, patience) = (SingleMessageProducer::new(&config, retries), patience(&config));
+        let settings = config.load_full();
+        let (single, patience) = (SingleMessageProducer::new(&settings, retries), patience(&settings));
         Self {
             config,
+            wanted,
+            trials: Trials::default(),
             producer,
             health,
             single,
@@ -126,7 +128,8 @@ impl Monitor {
 
     /// Ends the producer on this thread, because dropping it blocks.
     fn shut_down(self) {
-        let Self { producer: mut shared, single, health, .. } = self;
+        let Self { producer: mut shared, single, health, mut trials, .. } = self;
+        trials.end();
         let producer = loop {
             match Arc::try_unwrap(shared) {
                 Ok(producer) => break producer.into_inner(),
@@ -165,6 +168,14 @@ impl Monitor {
         if self.is_renewable() {
             next = next.min(self.rebuild(CUT_OFF));
         }
+        if self.has_token_now() {
+            next = next.min(self.rebuild(WITHOUT_TOKEN));
+        }
+        self.wanted.take().into_iter().for_each(|config| self.trials.begin(config));
+        if self.trials.are_due() {
+            self.try_login();
+            next = next.min(PROBE_INTERVAL);
+        }
         if !self.health.is_up() {
             if self.last_contact.elapsed() > self.patience {
                 next = next.min(self.rebuild(UNREACHED));
@@ -199,6 +210,38 @@ impl Monitor {
         let producer = self.producer.load();
         let context = producer.get().context();
         context.identity.cut_off().is_some() && context.identity.is_confirmed() && context.pending() == 0
+    }
+
+    /// Takes a new login into use: once it works, or at once where no broker is connected anyway.
+    fn try_login(&mut self) {
+        if !self.health.is_up() {
+            if let Some(config) = self.trials.give_in() {
+                self.log_in_by(config);
+                self.last_rebuild = None;
+                self.rebuild(NEW_LOGIN);
+            }
+            return;
+        }
+        let generation = self.health.generation() + 1;
+        let current = self.producer.load_full();
+        let successor = || current.get().context().successor(generation);
+        if let Some(Trial { config, producer, .. }) = self.trials.step(successor, &self.topics.topics) {
+            drop(current);
+            tracing::info!("kafka: connected with the new login");
+            self.log_in_by(config);
+            self.replace(producer, generation, NEW_LOGIN);
+        }
+    }
+
+    fn log_in_by(&mut self, config: ClientConfig) {
+        self.single.log_in_by(&config);
+        self.config.store(Arc::new(config));
+    }
+
+    /// Whether there is a token, and was none when the client asked for one.
+    fn has_token_now(&self) -> bool {
+        let lacks_token = || self.producer.load().get().context().lacks_token.load(Ordering::Relaxed);
+        self.health.tokens.get().is_some_and(|tokens| lacks_token() && tokens.has_token())
     }
 
     /// Sends a request to any broker, which makes the client connect.
@@ -259,7 +302,7 @@ impl Monitor {
 
     fn reconcile_topics(&mut self) -> Duration {
         let producer = self.producer.load();
-        let ready = self.topics.round(producer.get().client(), &self.config);
+        let ready = self.topics.round(producer.get().client(), &self.config.load());
         self.health.set_topics_problem(self.topics.problem());
         if let Err(error) = &ready {
             tracing::debug!(%error, "kafka: cannot fetch the topics' metadata");
@@ -304,16 +347,18 @@ impl Monitor {
         self.last_rebuild = Some(Instant::now());
         self.last_contact = Instant::now();
         self.back_since = None;
+        // A client that is tried would have the same generation.
+        self.trials.end();
         let generation = self.health.generation() + 1;
         let context = self.producer.load().get().context().successor(generation);
-        let fresh = match Producer::new(&self.config, context) {
+        let fresh = match Producer::new(&self.config.load(), context) {
             Ok(producer) => producer,
             Err(error) => {
                 tracing::error!(%error, "kafka: cannot replace the producer; trying again");
                 return self.rebuild_pause;
             }
         };
-        let renewed = [UNREACHED, CUT_OFF].contains(&cause);
+        let renewed = RENEWALS.contains(&cause);
         if renewed {
             tracing::debug!(cause, "kafka: the producer is replaced");
         } else if let Some(repeated) = self.health.repeats.pass("replaced") {
@@ -328,18 +373,23 @@ impl Monitor {
             self.topics.restart();
             self.topics_ready = false;
         }
-        self.health.rebuilt(generation, renewed);
-        let former = self.producer.swap(Arc::new(fresh));
-        if cause == CUT_OFF {
+        self.replace(Arc::new(fresh), generation, cause);
+        IDLE
+    }
+
+    /// Has another client take over.
+    fn replace(&mut self, fresh: Arc<Producer>, generation: u64, cause: &str) {
+        self.health.rebuilt(generation, RENEWALS.contains(&cause));
+        let former = self.producer.swap(fresh);
+        if [CUT_OFF, NEW_LOGIN].contains(&cause) {
             // A message may have come meanwhile.
             former.flush(PROBE);
         }
         former.retire();
         // It knows the same cluster as the former producer, so it is replaced too.
         self.single.replace();
-        // The new producer is not connected; a probe makes it connect and get its producer id.
+        // A new producer is not connected; a probe makes it connect and get its producer id.
         self.probe();
-        IDLE
     }
 }
 

@@ -13,6 +13,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::tokens::Source;
+pub use super::tokens::{ClientAuth, Oidc};
 use crate::bus::error::StartError;
 pub use crate::bus::inspect::Ensure;
 use crate::bus::inspect::Requirements;
@@ -30,6 +32,8 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
+    /// Where OAUTHBEARER gets its tokens.
+    pub oauth: Option<Oidc>,
     pub publish_timeout: Duration,
     pub linger: Duration,
     /// Any other librdkafka property, by its own name.
@@ -49,11 +53,19 @@ impl fmt::Debug for Options {
             .field("ca_file", &self.ca_file)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
+            .field("oauth", &self.oauth)
             .field("publish_timeout", &self.publish_timeout)
             .field("linger", &self.linger)
             .field("properties", &self.properties.keys())
             .field("topics", &self.topics)
             .finish()
+    }
+}
+
+impl Options {
+    /// Where the tokens of this login come from, if it has any.
+    pub(super) fn token_source(&self) -> Option<Source> {
+        self.oauth.clone().map(Source::Oidc)
     }
 }
 
@@ -177,6 +189,21 @@ pub(super) fn without_publishing(config: &ClientConfig) -> ClientConfig {
     config.remove("enable.idempotence").remove("statistics.interval.ms").remove(AUTO_CREATE);
     config
 }
+
+/// Why states are neither written nor checked with such a login: not every client of theirs asks for a token.
+pub(super) const NO_STATES: &str = "`state` cannot log in with tokens yet: use another login where it runs";
+
+/// Whether an admin client can log in. rdkafka's never asks for a token: nobody polls the queue on which librdkafka
+/// wants one. An unsecured one it makes itself.
+pub(super) fn allows_admin(config: &ClientConfig) -> bool {
+    config.get("sasl.mechanisms") != Some(OAUTHBEARER) || config.get(UNSECURED) == Some("true")
+}
+
+/// The mechanism of SASL that takes tokens.
+pub const OAUTHBEARER: &str = "OAUTHBEARER";
+
+/// The property that has librdkafka make tokens without a signature.
+pub const UNSECURED: &str = "enable.sasl.oauthbearer.unsecure.jwt";
 
 /// librdkafka's least and greatest `message.max.bytes` here. Up to the least, only the topic's limit counts.
 const MESSAGE_BYTES: (usize, usize) = (8 << 20, 1_000_000_000);

@@ -24,6 +24,23 @@ use crate::pipeline::publish::PublishError;
 const POLL: Duration = Duration::from_millis(100);
 /// Prefix of the reason after a fatal error of librdkafka.
 pub(super) const FATAL: &str = "fatal error: ";
+/// Why a client is replaced that reaches no broker. One of librdkafka 2.12 was seen to open no connection any more,
+/// after its only broker was frozen.
+pub(super) const UNREACHED: &str = "it has reached no broker for longer than any message waits";
+
+/// Why a client is replaced that reaches its brokers again: they may have been restored from an old copy, and give its
+/// producer id to another client.
+pub(super) const CUT_OFF: &str = "it was cut off from every broker";
+
+/// Why a client is replaced that logs in as it did before.
+pub(super) const NEW_LOGIN: &str = "the login has changed";
+
+/// Why a client is replaced that asked for its token too early.
+pub(super) const WITHOUT_TOKEN: &str = "there was no token when it was created";
+
+/// Why a client is replaced that had not failed.
+pub(super) const RENEWALS: [&str; 4] = [UNREACHED, CUT_OFF, NEW_LOGIN, WITHOUT_TOKEN];
+
 /// How long to wait for the log line of a metadata reply.
 const POLLED: Duration = Duration::from_millis(10);
 /// How long a replaced producer may take to settle its messages.
@@ -190,9 +207,12 @@ const IDLE: Duration = Duration::from_secs(60);
 
 impl SingleMessageProducer {
     pub(super) fn new(config: &ClientConfig, retries: RetrySet) -> Self {
-        let mut config = config.clone();
-        config.set("batch.num.messages", "1");
-        Self { config, retries, producer: None, last_used: None }
+        Self { config: one_by_one(config), retries, producer: None, last_used: None }
+    }
+
+    /// Has the next producer log in by another configuration.
+    pub(super) fn log_in_by(&mut self, config: &ClientConfig) {
+        self.config = one_by_one(config);
     }
 
     /// Sends what waits in the retry set; the producer's callbacks settle it. Ends a producer that is
@@ -248,6 +268,12 @@ impl SingleMessageProducer {
         self.replace();
         self.retries.take().into_iter().for_each(|retry| give_up(health, retry));
     }
+}
+
+fn one_by_one(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.set("batch.num.messages", "1");
+    config
 }
 
 fn send(producer: &Producer, retry: Retry) {

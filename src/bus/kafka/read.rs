@@ -2,12 +2,14 @@
 //! none behind, and commits nothing. For `state run` it begins where that verb has committed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -19,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::diagnose::{ErrorNotes, Probe, first_answer};
 use super::options::{Options, client_config, creation_error};
+use super::tokens::{self, Tokens};
 use crate::bus::error::{ReadError, StartError};
 use crate::bus::read::{Begin, Item, Plan, Position, Sink};
 
@@ -41,12 +44,26 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// How long partitions may be without a leader at the start, and how often to retry.
 const LEADERS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(200));
 
-#[derive(Default)]
-pub(super) struct Notes(ErrorNotes);
+pub(super) struct Notes {
+    errors: ErrorNotes,
+    tokens: Option<Tokens>,
+}
+
+impl Notes {
+    pub(super) fn new(tokens: Option<Tokens>) -> Self {
+        Self { errors: ErrorNotes::default(), tokens }
+    }
+}
 
 impl ClientContext for Notes {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        tokens::hand_out(self.tokens.as_ref())
+    }
+
     fn error(&self, error: KafkaError, text: &str) {
-        self.0.add(&error, text);
+        self.errors.add(&error, text);
     }
 
     fn log(&self, _: RDKafkaLogLevel, _: &str, text: &str) {
@@ -110,6 +127,7 @@ pub(super) fn consumer_config(options: &Options, group: &str) -> Result<ClientCo
 
 struct Worker {
     config: ClientConfig,
+    tokens: Option<Tokens>,
     consumer: Consumer,
     offsets: Offsets,
     follow: bool,
@@ -118,21 +136,25 @@ struct Worker {
 impl Worker {
     fn start(options: &Options, plan: &Plan, group: Option<&str>) -> Result<Self, ReadError> {
         let config = consumer_config(options, group.unwrap_or(GROUP))?;
-        let consumer = Consumer::from_config_and_context(&config, Notes::default())
+        let (within, request) = CONNECT;
+        let tokens = tokens::of_verb(options.token_source())?;
+        tokens.iter().try_for_each(|tokens| tokens.first(within)).map_err(broken)?;
+        let consumer = Consumer::from_config_and_context(&config, Notes::new(tokens.clone()))
             .map_err(|error| creation_error(options, &config, error))?;
         let topics: BTreeSet<Arc<str>> = plan.destinations.iter().map(|to| Arc::clone(&to.address)).collect();
         let topics = topics.into_iter().collect();
         let has_group = group.is_some();
         let mut offsets = Offsets { topics, missing: Vec::new(), partitions: BTreeMap::new(), has_group };
-        let (within, request) = CONNECT;
         let topic = offsets.topics.first().map(|topic| &**topic);
+        // Polling gives it its token, and reports errors of the connection.
+        let poll = || while consumer.poll(Duration::ZERO).is_some() {};
         let request = || {
+            poll();
             let answer = consumer.fetch_metadata(topic, request).map(drop);
-            // Errors of the connection are reported by polling.
-            while consumer.poll(Duration::ZERO).is_some() {}
+            poll();
             answer
         };
-        first_answer(&Probe::new(options), &consumer.context().0, within, request)
+        first_answer(&Probe::new(options), &consumer.context().errors, within, request)
             .map_err(|(_, reason)| broken(reason))?;
         let assigned = offsets.begin(&consumer, plan.begin);
         assigned.map_err(|error| broken(error.to_string()))?;
@@ -148,11 +170,13 @@ impl Worker {
                 false => tracing::debug!("{text}"),
             }
         }
-        Ok(Self { config, consumer, offsets, follow: plan.follow })
+        Ok(Self { config, tokens, consumer, offsets, follow: plan.follow })
     }
 
     fn run(mut self, sink: &Sink, stop: &CancellationToken) {
-        let discovered = self.follow.then(|| discover(&self.config, self.offsets.clone(), stop.clone()));
+        let discovered = self
+            .follow
+            .then(|| discover(&self.config, self.tokens.clone(), self.offsets.clone(), stop.clone()));
         while !stop.is_cancelled() && (self.follow || !self.offsets.are_at_end()) {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -191,6 +215,7 @@ impl Worker {
 /// request waits behind a fetch that the broker holds open.
 fn discover(
     config: &ClientConfig,
+    tokens: Option<Tokens>,
     mut offsets: Offsets,
     stop: CancellationToken,
 ) -> mpsc::Receiver<Partitions> {
@@ -206,7 +231,7 @@ fn discover(
             // What is new is younger than the reader.
             let searching = match &consumer {
                 Some(consumer) => offsets.search(consumer, Begin::Beginning, &stop),
-                None => Consumer::from_config_and_context(&config, Notes::default())
+                None => Consumer::from_config_and_context(&config, Notes::new(tokens.clone()))
                     .and_then(|new| offsets.search(consumer.insert(new), Begin::Beginning, &stop)),
             };
             match searching {

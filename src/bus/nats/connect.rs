@@ -19,7 +19,6 @@ use futures_util::FutureExt;
 use humantime::format_duration;
 use nkeys::{KeyPair, KeyPairType};
 use parking_lot::Mutex;
-use secrecy::ExposeSecret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -275,14 +274,28 @@ fn unusable(key: &'static str, path: &Path, reason: impl Display) -> StartError 
 fn login(auth: Option<&Auth>) -> Result<ConnectOptions, StartError> {
     match auth {
         None => Ok(ConnectOptions::new()),
-        Some(Auth::Token(token)) => Ok(ConnectOptions::with_token(token.expose_secret().to_owned())),
+        Some(Auth::Token(token)) => {
+            let token = token.clone();
+            Ok(login_with(move |reply| reply.token = Some(token.text())))
+        }
         Some(Auth::User { username, password }) => {
-            let password = password.expose_secret().to_owned();
-            Ok(ConnectOptions::with_user_and_password(username.clone(), password))
+            let (username, password) = (username.clone(), password.clone());
+            Ok(login_with(move |reply| {
+                (reply.username, reply.password) = (Some(username.clone()), Some(password.text()));
+            }))
         }
         Some(Auth::CredsFile(path)) => login_with_file("nats.creds_file", path, sign_with_creds),
         Some(Auth::NkeyFile(path)) => login_with_file("nats.nkey_file", path, sign_with_nkey),
     }
+}
+
+/// With what `fill` puts into each reply.
+fn login_with(fill: impl Fn(&mut AuthReply) + Send + Sync + 'static) -> ConnectOptions {
+    ConnectOptions::with_auth_callback(move |_| {
+        let mut reply = AuthReply::new();
+        fill(&mut reply);
+        ready(Ok(reply))
+    })
 }
 
 /// Signs the server's nonce with the key in the text of a file.

@@ -15,13 +15,15 @@ mod read;
 pub mod state;
 mod stream;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures_util::FutureExt;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, unconstrained};
 
@@ -60,8 +62,44 @@ pub struct Options {
 pub enum Auth {
     CredsFile(PathBuf),
     NkeyFile(PathBuf),
-    Token(SecretString),
-    User { username: String, password: SecretString },
+    Token(Renewable),
+    User { username: String, password: Renewable },
+}
+
+/// A secret that may be replaced while clients use it: every connection logs in with the present one. Its clones are
+/// replaced with it.
+#[derive(Clone)]
+pub struct Renewable(Arc<ArcSwap<SecretString>>);
+
+impl From<SecretString> for Renewable {
+    fn from(secret: SecretString) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(secret)))
+    }
+}
+
+impl From<String> for Renewable {
+    fn from(secret: String) -> Self {
+        SecretString::from(secret).into()
+    }
+}
+
+impl fmt::Debug for Renewable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.load().fmt(f)
+    }
+}
+
+impl Renewable {
+    fn text(&self) -> String {
+        self.0.load().expose_secret().to_owned()
+    }
+
+    /// Replaces it; whether it was another one.
+    fn renew(&self, other: &Self) -> bool {
+        let is_new = self.text() != other.text();
+        self.0.store(other.0.load_full());
+        is_new
+    }
 }
 
 /// The stream that stores the events: `[nats.stream]`.
@@ -78,6 +116,7 @@ pub struct Stream {
 
 /// The NATS bus.
 pub struct Nats {
+    auth: Option<Auth>,
     publisher: Arc<Publisher>,
     link: Arc<Link>,
     content_mode: ContentMode,
@@ -121,7 +160,22 @@ impl Nats {
             supervisor.spawn("nats monitor", monitor.run()),
             supervisor.spawn("nats health", health.reconcile_periodically(client)),
         ];
-        Ok(Arc::new(Self { publisher, link, content_mode, tasks }))
+        Ok(Arc::new(Self { auth: options.auth, publisher, link, content_mode, tasks }))
+    }
+
+    /// Has the next connections log in with the password or the token of other options. They read files anyway.
+    pub fn renew(&self, other: &Options) {
+        let is_new = match (&self.auth, &other.auth) {
+            (Some(Auth::Token(ours)), Some(Auth::Token(new))) => ours.renew(new),
+            (
+                Some(Auth::User { username: user, password: ours }),
+                Some(Auth::User { username, password: new }),
+            ) if user == username => ours.renew(new),
+            _ => false,
+        };
+        if is_new {
+            tracing::info!("nats: the login has changed: the next connection uses the new one");
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use rdkafka::error::KafkaError;
 use secrecy::ExposeSecret;
 use serde_json::{Value as Json, json};
 
-use super::{CENTURY, DAY, Entries, INSTANT, TLS_FILES, tls_files};
-use crate::bus::kafka::options::{Ensure, Options, Topics, owned_property};
+use super::{CENTURY, DAY, Entries, INSTANT, TLS_FILES, kafka_oauth, tls_files};
+use crate::bus::kafka::options::{Ensure, OAUTHBEARER, Options, Topics, owned_property};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::kinds::{
     Case, Choice, Description, FilePath, HIDDEN, Integer, Kind, List, Parsed, Secret, Text, TimeSpan,
@@ -19,7 +19,7 @@ use crate::config::tree::{Node, Table, Value};
 use crate::files;
 
 const PROTOCOLS: [(&str, &str); 4] = words(["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]);
-const MECHANISMS: [(&str, &str); 4] = words(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"]);
+const MECHANISMS: [(&str, &str); 4] = words(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", OAUTHBEARER]);
 const ENSURE: [(&str, Ensure); 3] =
     [("verify", Ensure::Verify), ("off", Ensure::Off), ("create", Ensure::Create)];
 
@@ -59,9 +59,7 @@ keys! {
         /// How to talk to the brokers. librdkafka's default is plaintext. The user needs Write and
         /// Describe on the topics; a rule for the prefix is enough.
         security_protocol: Choice<&'static str>(&PROTOCOLS, Case::Any) like "sasl_ssl";
-        /// How to log in; needs a sasl protocol. OAUTHBEARER takes only unsecured tokens (properties
-        /// enable.sasl.oauthbearer.unsecure.jwt and sasl.oauthbearer.config): this build leaves out
-        /// libcurl, with which librdkafka fetches others.
+        /// How to log in; needs a sasl protocol. OAUTHBEARER gets its tokens by kafka.oauth.
         sasl_mechanism: Choice<&'static str>(&MECHANISMS, Case::Any) like "SCRAM-SHA-512";
         /// User name.
         sasl_username: Text like "attio-bridge";
@@ -118,8 +116,13 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         section.refuse("linger", "must be shorter than kafka.publish_timeout");
     }
     let properties = properties(&mut section.section("properties"), used);
-    if used && keys.sasl_mechanism == Some("OAUTHBEARER") {
-        check_token(section, &properties);
+    let mechanism = keys.sasl_mechanism.filter(|_| used);
+    let oauth = kafka_oauth::read(&mut section.section("oauth"), mechanism, &properties);
+    let topics = topics(&mut section.section("topics"));
+    if topics.ensure == Ensure::Create && oauth.is_some() && mechanism == Some(OAUTHBEARER) {
+        let message = "\"create\" is not possible with a token: the client that creates topics cannot use one; create \
+                       them yourself: `attio-bridge topics` prints how";
+        section.refuse("topics.ensure", message);
     }
     Options {
         bootstrap_servers: keys.bootstrap_servers.unwrap_or_default().join(","),
@@ -130,10 +133,11 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         ca_file: keys.ca_file,
         cert_file: keys.cert_file,
         key_file: keys.key_file,
+        oauth: oauth.filter(|_| mechanism == Some(OAUTHBEARER)),
         publish_timeout: keys.publish_timeout,
         linger: keys.linger,
         properties,
-        topics: topics(&mut section.section("topics")),
+        topics,
     }
 }
 
@@ -224,18 +228,8 @@ fn check_login(diagnostics: &Diagnostics, keys: &Kafka) {
         ("kafka.sasl_username", keys.sasl_username.is_none()),
         ("kafka.sasl_password", keys.sasl_password.is_none()),
     ];
-    for (key, _) in needed.into_iter().filter(|(_, missing)| *missing && mechanism != "OAUTHBEARER") {
+    for (key, _) in needed.into_iter().filter(|(_, missing)| *missing && mechanism != OAUTHBEARER) {
         diagnostics.required(key, None, format!("required with sasl_mechanism {mechanism}"));
-    }
-}
-
-/// Checks where OAUTHBEARER gets its tokens.
-fn check_token(section: &Section<'_>, properties: &BTreeMap<String, String>) {
-    if properties.get("enable.sasl.oauthbearer.unsecure.jwt").is_none_or(|value| value != "true") {
-        let message = "this build has no way to fetch a token (librdkafka needs libcurl for OIDC); it can make \
-                       unsecured ones, with the properties enable.sasl.oauthbearer.unsecure.jwt and \
-                       sasl.oauthbearer.config; else use SCRAM or a client certificate";
-        section.refuse("sasl_mechanism", message);
     }
 }
 

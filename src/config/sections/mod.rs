@@ -11,6 +11,7 @@ pub mod contract;
 pub mod dedup;
 pub mod http;
 mod kafka;
+mod kafka_oauth;
 mod nats;
 pub mod route;
 pub mod sources;
@@ -64,7 +65,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 25] = [
+pub static TABLES: [Declaration; 26] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
@@ -111,6 +112,11 @@ pub static TABLES: [Declaration; 25] = [
     ),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
+    table(
+        "kafka.oauth",
+        "Where OAUTHBEARER gets its tokens: OAuth 2.0's client credentials.",
+        kafka_oauth::Oauth::KEYS,
+    ),
     table("kafka.topics", "The topics, one for each category.", kafka::TopicKeys::KEYS),
     Declaration {
         entries: Some(kafka::PROPERTIES),

@@ -127,7 +127,7 @@ fn auth(
     used: bool,
 ) -> Option<Auth> {
     let user = match user {
-        (Some(username), Some(password)) => Some(Auth::User { username, password }),
+        (Some(username), Some(password)) => Some(Auth::User { username, password: password.into() }),
         (Some(_), None) => {
             section.refuse("username", "needs nats.password");
             None
@@ -141,7 +141,7 @@ fn auth(
     let ways = [
         ("creds_file", creds_file.map(Auth::CredsFile)),
         ("nkey_file", nkey_file.map(Auth::NkeyFile)),
-        ("token", token.map(Auth::Token)),
+        ("token", token.map(|token| Auth::Token(token.into()))),
         ("username", user),
     ];
     let mut ways: Vec<_> = ways.into_iter().filter_map(|(name, way)| Some((name, way?))).collect();

@@ -11,12 +11,15 @@ pub struct Certificates(tempfile::TempDir);
 /// The common name of the client certificate.
 pub const CLIENT: &str = "bridge";
 
+/// That of the other client.
+pub const OTHER_CLIENT: &str = "second-bridge";
+
 const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 impl Certificates {
     /// `ca.pem`, `other-ca.pem` (another authority); `server.pem`, `expired.pem`, `elsewhere.pem` (for
-    /// another host) and `foreign.pem` (of the other authority), each with key and chain; `client.pem`
-    /// with `client.key`.
+    /// another host) and `foreign.pem` (of the other authority), each with key and chain; `client.crt`
+    /// with `client.key`, and `renewed.crt` with `renewed.key` of another client.
     pub fn make() -> Self {
         let folder = Self(tempfile::tempdir().expect("a folder for certificates"));
         folder.authority("ca");
@@ -29,6 +32,7 @@ impl Certificates {
         let elsewhere = "subjectAltName=DNS:elsewhere.test\nextendedKeyUsage=serverAuth";
         folder.leaf("ca", "elsewhere", "elsewhere.test", elsewhere, "30");
         folder.leaf("ca", "client", CLIENT, "extendedKeyUsage=clientAuth", "30");
+        folder.leaf("ca", "renewed", OTHER_CLIENT, "extendedKeyUsage=clientAuth", "30");
         folder
     }
 

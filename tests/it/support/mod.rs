@@ -23,6 +23,7 @@ pub mod logs;
 pub mod memory;
 pub mod mix;
 pub mod nats;
+pub mod oidc;
 pub mod real_bus;
 pub mod ports;
 pub mod program;
@@ -36,6 +37,7 @@ pub mod sdk;
 pub mod served;
 pub mod terminal;
 pub mod tls;
+pub mod traffic;
 pub mod wait;
 pub mod watched;
 

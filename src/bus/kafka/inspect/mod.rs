@@ -4,6 +4,7 @@
 mod topic;
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::{
@@ -21,6 +23,7 @@ use super::callbacks::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, first_answer};
 use super::errors::{ADVERTISED, PERMISSION, Step};
 use super::options::{Options, creation_error, producer_config};
+use super::tokens::{self, Tokens};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
 pub(super) use topic::find_risks;
@@ -32,13 +35,16 @@ const TOTAL: Duration = Duration::from_secs(10);
 const NETWORK: Duration = Duration::from_secs(3);
 /// How long the client may take to connect, and one request meanwhile.
 const CONNECT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(1));
+/// How long the token server may take to answer.
+const TOKEN: Duration = Duration::from_secs(3);
 /// How long a new client may take to get its producer id.
 const PRODUCER_ID: Duration = Duration::from_secs(4);
 
 /// Checks everything on the cluster that serving depends on.
 pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     let config = producer_config(&options, &requirements)?;
-    let client = ThreadedProducer::from_config_and_context(&config, Callbacks::default())
+    let tokens = tokens::of_verb(options.token_source())?;
+    let client = ThreadedProducer::from_config_and_context(&config, Callbacks::new(tokens.clone()))
         .map_err(|error| creation_error(&options, &config, error))?;
     let inspection = Inspection {
         probe: Probe::new(&options),
@@ -47,6 +53,7 @@ pub async fn inspect(options: Options, requirements: Requirements) -> Result<Rep
         options,
         requirements,
         config,
+        tokens,
         client,
     };
     let inspected = tokio::task::spawn_blocking(move || inspection.run());
@@ -64,9 +71,22 @@ struct Callbacks {
     warm: AtomicBool,
     /// By number of the message, the broker's error; none where it accepted the message.
     delivered: Mutex<Vec<(usize, Option<Code>)>>,
+    tokens: Option<Tokens>,
+}
+
+impl Callbacks {
+    fn new(tokens: Option<Tokens>) -> Self {
+        Self { tokens, ..Self::default() }
+    }
 }
 
 impl ClientContext for Callbacks {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        tokens::hand_out(self.tokens.as_ref())
+    }
+
     fn error(&self, error: KafkaError, text: &str) {
         self.errors.add(&error, text);
     }
@@ -94,6 +114,7 @@ struct Inspection {
     options: Options,
     requirements: Requirements,
     config: ClientConfig,
+    tokens: Option<Tokens>,
     /// An idempotent producer like the one that serves.
     client: ThreadedProducer<Callbacks>,
     probe: Probe,
@@ -108,11 +129,13 @@ impl Inspection {
             let mut topics: Vec<_> = self.requirements.addresses.iter().map(fetch).collect();
             topic::validate_creation(&mut topics, &self.options.topics, &self.config, self.left());
             topic::read_settings(&mut topics, &self.config, self.left());
-            let answers = write_permission(&existing(&topics), &self.config, self.left().min(REQUEST));
+            let callbacks = Callbacks::new(self.tokens.clone());
+            let answers =
+                write_permission(&existing(&topics), &self.config, callbacks, self.left().min(REQUEST));
             topics.iter().for_each(|topic| topic.report(&self.options.topics, &mut self.report));
             report_write_permission(&existing(&topics), &answers, &mut self.report);
             self.report_producer_id();
-            topic::report_durability(&topics, &mut self.report);
+            topic::report_durability(&topics, &self.config, &mut self.report);
             topic::report_sizes(&topics, &self.requirements, &self.config, &mut self.report);
         }
         self.report
@@ -152,6 +175,10 @@ impl Inspection {
             .collect();
         if closed.len() == self.probe.servers.len() {
             self.report.add("reachable", Level::Failed, closed.join("; "));
+            return false;
+        }
+        if let Some(Err(reason)) = self.tokens.as_ref().map(|tokens| tokens.first(TOKEN)) {
+            self.report_failure(Step::Login, reason);
             return false;
         }
         // About one topic, because a list of all can be long.
@@ -219,8 +246,9 @@ impl Inspection {
         let protocol = options.security_protocol.as_deref().unwrap_or_default().to_ascii_lowercase();
         let (level, detail) = match (&options.sasl_mechanism, &options.cert_file) {
             (Some(mechanism), _) if protocol.starts_with("sasl") => {
-                let user =
-                    options.sasl_username.as_ref().map(|user| format!(" as {user}")).unwrap_or_default();
+                let client = options.oauth.as_ref().map(|oauth| &oauth.client_id);
+                let user = client.or(options.sasl_username.as_ref());
+                let user = user.map(|user| format!(" as {user}")).unwrap_or_default();
                 if mechanism == "PLAIN" && !self.probe.tls {
                     (Level::Warning, format!("PLAIN{user}: without TLS the password is sent in the clear"))
                 } else {
@@ -266,7 +294,12 @@ type Answers = BTreeMap<Arc<str>, Option<Code>>;
 /// Each topic gets a message that requires the acks of 2 replicas, a number that Kafka refuses since 0.9.
 /// The broker checks permissions first: `TOPIC_AUTHORIZATION_FAILED` without Write, else
 /// `INVALID_REQUIRED_ACKS`. Nothing is stored in either case.
-fn write_permission(ready: &[&Topic], config: &ClientConfig, within: Duration) -> Answers {
+fn write_permission(
+    ready: &[&Topic],
+    config: &ClientConfig,
+    callbacks: Callbacks,
+    within: Duration,
+) -> Answers {
     let mut config = config.clone();
     config
         .remove("enable.idempotence")
@@ -275,7 +308,7 @@ fn write_permission(ready: &[&Topic], config: &ClientConfig, within: Duration) -
         .set("retries", "0")
         .set("linger.ms", "0")
         .set("message.timeout.ms", within.as_millis().max(1).to_string());
-    let producer = BaseProducer::from_config_and_context(&config, Callbacks::default());
+    let producer = BaseProducer::from_config_and_context(&config, callbacks);
     let Some(producer) = producer.ok().filter(|_| !ready.is_empty()) else { return Answers::new() };
     let delivered = &producer.context().delivered;
     for (at, topic) in ready.iter().enumerate() {

@@ -12,7 +12,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use crate::bus::inspect::{Ensure, Level, RETRIES, Report, Requirements};
-use crate::bus::kafka::options::{AUTO_CREATE, MESSAGE_MAX_BYTES, Topics, without_publishing};
+use crate::bus::kafka::options::{AUTO_CREATE, MESSAGE_MAX_BYTES, Topics, allows_admin, without_publishing};
 use crate::bus::kafka::topics::{Create, TopicState, block_on, create, creation_advice, state_of};
 
 /// How long the broker may take for one request.
@@ -248,7 +248,7 @@ pub(super) fn validate_creation(
 pub(super) fn read_settings(topics: &mut [Topic], config: &ClientConfig, left: Duration) {
     let mut ready: Vec<_> = topics.iter_mut().filter(|topic| topic.state == TopicState::Ready).collect();
     let within = left.min(REQUEST);
-    if ready.is_empty() || within.is_zero() {
+    if ready.is_empty() || within.is_zero() || !allows_admin(config) {
         return;
     }
     let names: Vec<_> = ready.iter().map(|topic| topic.name.clone()).collect();
@@ -301,6 +301,9 @@ fn risks<'t>(topics: &[&'t Topic]) -> Vec<(String, Vec<&'t Topic>)> {
 /// may not see are left out, which `check --connect` says.
 pub fn find_risks(config: &ClientConfig, requirements: &Requirements) -> Option<Vec<String>> {
     const WITHIN: Duration = Duration::from_secs(5);
+    if !allows_admin(config) {
+        return None;
+    }
     let mut asking = without_publishing(config);
     // A request for metadata creates no topic. The client would warn that this property has no effect; it has.
     asking.set(AUTO_CREATE, "false").set("log_level", "0");
@@ -321,7 +324,7 @@ pub fn find_risks(config: &ClientConfig, requirements: &Requirements) -> Option<
     (!existing.is_empty()).then(|| risks(&existing).into_iter().map(text).collect())
 }
 
-pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {
+pub(super) fn report_durability(topics: &[Topic], config: &ClientConfig, report: &mut Report) {
     let existing = existing(topics);
     if existing.is_empty() {
         return;
@@ -331,7 +334,11 @@ pub(super) fn report_durability(topics: &[Topic], report: &mut Report) {
         report.add("durability", Level::Warning, format!("{}: {risk}", names(of, existing.len())));
     }
     let unseen: Vec<_> = existing.iter().copied().filter(|topic| topic.settings.is_none()).collect();
-    if !unseen.is_empty() {
+    if !allows_admin(config) {
+        let detail = "the topics' settings (cleanup.policy, retention, min.insync.replicas, max.message.bytes) cannot \
+                      be read with a token; check them with the tools of the cluster";
+        report.add("durability", Level::Warning, detail);
+    } else if !unseen.is_empty() {
         let detail = format!(
             "{}: the topics' settings (cleanup.policy, retention, min.insync.replicas, max.message.bytes) are hidden \
              from this user; grant DescribeConfigs on the topics to have them checked",

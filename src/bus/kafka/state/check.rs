@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::transaction::producer_config;
 use crate::bus::inspect::{Ensure, Level, Row};
-use crate::bus::kafka::options::{Options, without_publishing};
+use crate::bus::kafka::options::{NO_STATES, Options, without_publishing};
 use crate::bus::kafka::read::consumer_config;
 use crate::bus::kafka::topics::{TopicState, block_on, fetch};
 use crate::bus::state::Needs;
@@ -24,6 +24,9 @@ type Found = (Level, String);
 
 /// Checks the state topics, the group and the transactional id.
 pub(in crate::bus) async fn inspect(options: Options, needs: Needs) -> Vec<Row> {
+    if options.token_source().is_some() {
+        return vec![row("state".into(), (Level::Failed, NO_STATES.into()))];
+    }
     let inspected = tokio::task::spawn_blocking(move || rows(&options, &needs)).await;
     inspected.unwrap_or_else(|error| vec![row("state".into(), (Level::Failed, error.to_string()))])
 }

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use super::options::Options;
+use super::options::{NO_STATES, Options};
 use super::read;
 use crate::bus::error::StartError;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
@@ -59,6 +59,9 @@ impl Publisher {
         writer: Writer,
         now: OffsetDateTime,
     ) -> Result<Self, StateError> {
+        if options.token_source().is_some() {
+            return Err(StartError::setting_of("kafka.sasl_mechanism", NO_STATES).into());
+        }
         let positions = Arc::<Mutex<Positions>>::default();
         let ((jobs, queue), (started, start)) = (mpsc::sync_channel::<Job>(QUEUE), oneshot::channel());
         let shared = Arc::clone(&positions);

@@ -46,7 +46,7 @@ impl Tail {
     ) -> Result<Self, StateError> {
         let mut config = consumer_config(options, "attio-bridge-state-tail")?;
         config.set("isolation.level", "read_uncommitted").set("enable.partition.eof", "false");
-        let consumer = BaseConsumer::from_config_and_context(&config, Notes::default())
+        let consumer = BaseConsumer::from_config_and_context(&config, Notes::new(None))
             .map_err(|error| StartError::from(creation_error(options, &config, error)))?;
         let mut tail = Self {
             consumer,

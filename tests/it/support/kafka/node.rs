@@ -21,6 +21,8 @@ pub struct Layout {
     pub properties: Vec<(String, String)>,
     /// SCRAM users, in the syntax of the storage tool.
     pub scram: Vec<String>,
+    /// Flags of the JVM.
+    pub flags: Vec<String>,
 }
 
 /// A node: its data and settings, and its process while it runs.
@@ -29,6 +31,7 @@ pub struct Node {
     pub process: Process,
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
+    flags: Vec<String>,
 }
 
 impl Node {
@@ -36,7 +39,8 @@ impl Node {
     pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let usual = server_properties(data.path(), client, controller);
-        let node = Self { process: Process::default(), data, properties: Mutex::new(usual) };
+        let node =
+            Self { process: Process::default(), data, properties: Mutex::new(usual), flags: layout.flags };
         node.set(layout.properties);
         node.format(CLUSTER, &layout.scram);
         node
@@ -110,6 +114,7 @@ impl Node {
             .arg(format!("-XX:SharedArchiveFile={}", kit.join("kafka.jsa").display()))
             .arg(format!("-Dlog4j2.configurationFile={}", kit.join("log4j2.properties").display()))
             .arg(format!("-Dkit.log={}", self.data.path().join("server.log").display()))
+            .args(&self.flags)
             .arg("-cp")
             .arg(format!("{}/*", kit.join("jars").display()));
         command

@@ -28,10 +28,23 @@ pub fn variables(options: &Options, prefix: &str) -> Vec<(String, String)> {
         ("KAFKA__TOPICS__ENSURE", ensure.map(str::to_owned)),
         ("KAFKA__TOPICS__REPLICATION_FACTOR", replication.map(|factor| factor.to_string())),
     ];
+    let oauth = options.oauth.as_ref();
+    let of_login = [
+        ("TOKEN_URL", oauth.map(|login| login.token_url.clone())),
+        ("CLIENT_ID", oauth.map(|login| login.client_id.clone())),
+        ("CLIENT_SECRET", oauth.map(|login| login.client_secret.expose_secret().to_owned())),
+        ("SCOPE", oauth.and_then(|login| login.scope.clone())),
+        ("CA_FILE", oauth.and_then(|login| path(&login.ca_file))),
+    ];
+    let of_login = of_login.map(|(key, value)| Some((format!("ATTIO_BRIDGE__KAFKA__OAUTH__{key}"), value?)));
     let named = |(key, value): (&str, Option<String>)| Some((format!("ATTIO_BRIDGE__{key}"), value?));
     let property = |(name, value): (&String, &String)| {
         let name = name.replace('.', "_").to_uppercase();
         (format!("ATTIO_BRIDGE__KAFKA__PROPERTIES__{name}"), value.clone())
     };
-    keys.into_iter().filter_map(named).chain(options.properties.iter().map(property)).collect()
+    keys.into_iter()
+        .filter_map(named)
+        .chain(of_login.into_iter().flatten())
+        .chain(options.properties.iter().map(property))
+        .collect()
 }

@@ -11,6 +11,7 @@
 //! The server never outlives the tests, whatever ends them.
 
 pub mod bench;
+pub mod callout;
 pub mod cluster;
 pub mod target;
 mod server;

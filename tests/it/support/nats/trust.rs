@@ -41,8 +41,14 @@ impl Trust {
 
     /// The credentials file of a new user of the account.
     pub fn user(&self) -> String {
+        self.user_until(None)
+    }
+
+    /// The same, valid until a time in seconds since 1970.
+    pub fn user_until(&self, end: Option<u64>) -> String {
         let user = KeyPair::new_user();
-        let jwt = token(&self.account, &user, "user", json!({ "subs": -1, "data": -1, "payload": -1 }));
+        let (limits, end) = (json!({ "subs": -1, "data": -1, "payload": -1 }), json!({ "exp": end }));
+        let jwt = signed(&self.account, &user.public_key(), "user", limits, end);
         let seed = user.seed().expect("a new key has its seed");
         format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
@@ -51,13 +57,20 @@ impl Trust {
     }
 }
 
-fn token(issuer: &KeyPair, subject: &KeyPair, kind: &str, mut nats: Value) -> String {
+fn token(issuer: &KeyPair, subject: &KeyPair, kind: &str, nats: Value) -> String {
+    signed(issuer, &subject.public_key(), kind, nats, json!({}))
+}
+
+/// A JWT with `more` claims that are not null.
+pub fn signed(issuer: &KeyPair, subject: &str, kind: &str, mut nats: Value, more: Value) -> String {
     nats["type"] = kind.into();
     nats["version"] = 2.into();
-    let claims = json!({
-        "jti": subject.public_key(), "iat": 1_700_000_000, "iss": issuer.public_key(), "name": kind,
-        "sub": subject.public_key(), "nats": nats,
+    let mut claims = json!({
+        "jti": subject, "iat": 1_700_000_000, "iss": issuer.public_key(), "name": kind, "sub": subject, "nats": nats,
     });
+    for (name, value) in more.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        claims[name] = value.clone();
+    }
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", part(&json!({ "typ": "JWT", "alg": "ed25519-nkey" })), part(&claims));
     let signature = issuer.sign(signed.as_bytes()).expect("a new key can sign");

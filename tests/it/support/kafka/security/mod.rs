@@ -9,6 +9,7 @@
 //! ```
 
 mod access;
+pub mod tokens;
 pub mod wrong;
 
 use std::sync::{Arc, LazyLock};
@@ -19,14 +20,14 @@ pub use access::{Operation, Topics};
 
 use super::Broker;
 use super::node::Layout;
-use crate::support::certificates::{CLIENT, Certificates};
+use crate::support::certificates::{CLIENT, Certificates, OTHER_CLIENT};
 use crate::support::ports::free_ports;
 
 /// The default user, without permissions until [`Secured::allow`]; also the name in the client's certificate.
 pub const USER: &str = CLIENT;
 
 /// A user with permissions for a prefix only.
-pub const SECOND_USER: &str = "second-bridge";
+pub const SECOND_USER: &str = OTHER_CLIENT;
 
 /// The user of `state`, with the permissions that `topics` prints for it.
 pub const STATE_USER: &str = "state-writer";
@@ -105,6 +106,7 @@ impl Secured {
             scram: ["SCRAM-SHA-256", "SCRAM-SHA-512"]
                 .map(|mechanism| format!("{mechanism}=[name={USER},password={PASSWORD}]"))
                 .into(),
+            ..Layout::default()
         });
         Self { broker, certificates, ports }
     }
@@ -160,6 +162,18 @@ impl Secured {
         let doors = ["saslp", "sasls"];
         let names = doors.map(|door| format!("listener.name.{door}.plain.sasl.jaas.config"));
         self.broker.set(&names.each_ref().map(|name| (name.as_str(), login.as_str())));
+    }
+
+    /// Changes the password of SCRAM-SHA-512 at once. Connections that are open stay.
+    pub fn change_scram(&self, user: &str, password: &str) {
+        access::set_password(self.broker.bootstrap(), user, password);
+    }
+
+    /// Grants Write and Describe on the topics of a prefix.
+    pub fn allow_all(&self, user: &str, prefix: &str) {
+        let topics = format!("{prefix}.");
+        self.grant(user, Operation::Write, Topics::Prefixed(&topics));
+        self.grant(user, Operation::Describe, Topics::Prefixed(&topics));
     }
 
     /// Grants Write and Describe on a topic.
