@@ -28,7 +28,8 @@ use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
 use crate::http::feed::Feed;
 use crate::http::listen::{self, Limits};
-use crate::http::{self, Edge};
+use crate::http::{self, Edge, Observers};
+use crate::http_client::{self, HttpClient, NoAuthorities};
 use crate::metrics::Metrics;
 use crate::open_files;
 use crate::pipeline::SourceOptions;
@@ -36,6 +37,8 @@ use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
+use crate::traces::export::{Counters, Exporter};
+use crate::traces::{Spans, Tracer};
 use crate::version::{REVISION, VERSION};
 use reload::Reloader;
 use systemd::Notifier;
@@ -60,6 +63,8 @@ pub enum Error {
          answered 200, the sender will retry them"
     )]
     FlushHangs { deliveries: usize },
+    #[error("cannot export traces (traces.endpoint): {0}")]
+    Traces(#[from] NoAuthorities),
     #[error(transparent)]
     Ended(#[from] Ended),
 }
@@ -79,6 +84,7 @@ pub struct App {
     bus: Arc<dyn Bus>,
     reloader: Reloader,
     reload: Arc<Notify>,
+    exporter: Option<(Exporter, Spans)>,
     public_listener: TcpListener,
     admin_listener: TcpListener,
     deliveries: TaskTracker,
@@ -122,13 +128,14 @@ impl App {
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let feed = config.admin.page.then(Feed::new);
+        let (tracer, exporter) = tracing_to(config.traces_endpoint.as_deref(), &metrics)?.unzip();
         let edge = Edge::new(
             config.http.clone(),
             Arc::clone(&pipeline),
             Arc::clone(&metrics),
             deliveries.clone(),
             stages.clone(),
-            feed.clone(),
+            Observers { feed: feed.clone(), tracer },
         );
         let systemd = Notifier::default();
         let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
@@ -141,6 +148,7 @@ impl App {
             bus,
             reloader,
             reload,
+            exporter,
             public_listener,
             admin_listener,
             deliveries,
@@ -219,6 +227,9 @@ impl App {
             draining.cancelled().await;
         };
         supervisor.spawn("reloader", parts.track_future(reloader));
+        if let Some((exporter, spans)) = self.exporter {
+            supervisor.spawn("trace exporter", parts.track_future(exporter.run(spans, stages.over.clone())));
+        }
         if let Some(watchdog) = systemd::watchdog() {
             supervisor.spawn("systemd watchdog", watchdog);
         }
@@ -359,6 +370,27 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
         return Ok(());
     }
     Err(Error::Abandoned { deliveries, messages })
+}
+
+/// The ends of a queue of spans, if there is an endpoint.
+#[expect(clippy::type_complexity, reason = "taken apart at once")]
+fn tracing_to(
+    endpoint: Option<&str>,
+    metrics: &Metrics,
+) -> Result<Option<(Tracer, (Exporter, Spans))>, NoAuthorities> {
+    let Some(endpoint) = endpoint else { return Ok(None) };
+    let options = http_client::Options {
+        timeout: Duration::from_secs(10),
+        max_body_bytes: 64 * 1024,
+        keep_alive: true,
+    };
+    let client = match endpoint.starts_with("https:") {
+        true => HttpClient::new(options)?,
+        false => HttpClient::plain(options),
+    };
+    let counters = Counters { exported: metrics.spans("exported"), failed: metrics.spans("failed") };
+    let (tracer, spans) = Tracer::new(metrics.spans("dropped"));
+    Ok(Some((tracer, (Exporter { client, endpoint: endpoint.to_owned(), counters }, spans))))
 }
 
 async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {

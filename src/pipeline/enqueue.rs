@@ -19,9 +19,10 @@ use super::route::Routes;
 use super::slugs::Slugs;
 use super::verify::{self, Verifier};
 use crate::catalog::{Category, WORKSPACE_ID};
-use crate::cloudevent::CloudEvent;
+use crate::cloudevent::{Attribute, CloudEvent};
 use crate::delivery::{Context, Delivery, SourceName, Verified};
 use crate::metrics::PublishMetrics;
+use crate::traces::{PublishSpan, Trace};
 
 /// One configured source.
 #[derive(Clone, Debug)]
@@ -245,9 +246,13 @@ impl Enqueuer<'_> {
             Lookup::Miss(in_flight, ack) => {
                 let metrics = Arc::clone(&self.stages.publish_metrics[&destination.address]);
                 let handle = PublishHandle::new(Box::new(in_flight), metrics, self.delivery.permit.clone());
+                let mut event = event();
+                let span = self.delivery.trace.as_ref().map(|trace| self.span(trace, destination, &event));
+                event.set_some(Attribute::TraceParent, span.as_ref().map(|span| span.context().to_string()));
+                let handle = handle.traced(span);
                 let message = Message {
                     destination: Arc::clone(destination),
-                    event: event(),
+                    event,
                     dedup_key: identity.key.to_hex(),
                     structured_only: quarantined,
                 };
@@ -255,6 +260,29 @@ impl Enqueuer<'_> {
                 State::Enqueued { ack, quarantined }
             }
         }
+    }
+
+    /// The span of a publish (OpenTelemetry's semantic conventions for messaging).
+    fn span(&self, trace: &Trace, destination: &Destination, event: &CloudEvent) -> PublishSpan {
+        let system = self.stages.bus.name();
+        let name = if system == "nats" { &destination.subject } else { &destination.address };
+        let mut attributes = vec![
+            ("messaging.system", system.into()),
+            ("messaging.operation.name", "send".into()),
+            ("messaging.operation.type", "send".into()),
+            ("messaging.destination.name", (&**name).into()),
+        ];
+        let of_event = [
+            ("messaging.message.id", Attribute::Id),
+            ("cloudevents.event_id", Attribute::Id),
+            ("cloudevents.event_source", Attribute::Source),
+            ("cloudevents.event_type", Attribute::Type),
+            ("cloudevents.event_subject", Attribute::Subject),
+        ];
+        let key = (system == "kafka").then_some(("messaging.kafka.message.key", Attribute::PartitionKey));
+        let of_event = of_event.into_iter().chain(key);
+        attributes.extend(of_event.filter_map(|(name, of)| Some((name, event.get(of)?.into()))));
+        trace.publish(name, attributes)
     }
 
     fn context(&self) -> Context<'_> {

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 9] = [
+const LEAVES: [&str; 10] = [
     "files",
     "http_client",
     "metrics",
@@ -25,6 +25,7 @@ const LEAVES: [&str; 9] = [
     "printable",
     "shutdown",
     "supervise",
+    "traces",
     "version",
 ];
 

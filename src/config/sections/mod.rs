@@ -13,6 +13,7 @@ mod kafka;
 mod nats;
 pub mod route;
 pub mod sources;
+pub mod traces;
 
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +64,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 22] = [
+pub static TABLES: [Declaration; 23] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
@@ -111,6 +112,7 @@ pub static TABLES: [Declaration; 22] = [
     table("shutdown", "How the bridge stops after SIGTERM or SIGINT.", http::Shutdown::KEYS),
     table("runtime", "The process.", http::Runtime::KEYS),
     table("log", "The log, on stderr.", Log::KEYS),
+    table("traces", "Spans of deliveries and publishes, for OpenTelemetry.", traces::Traces::KEYS),
     Declaration { example: Example::Comment, ..table("webhooks[]", attio::DOC, attio::Webhook::KEYS) },
     Declaration {
         example: Example::Inline(
