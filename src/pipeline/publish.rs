@@ -107,7 +107,7 @@ pub struct PublishHandle {
     callback: Option<Box<dyn AckCallback>>,
     metrics: Arc<PublishMetrics>,
     started: Instant,
-    span: Option<PublishSpan>,
+    span: Option<Box<PublishSpan>>,
     /// Held until the handle is settled.
     _permit: Option<Permit>,
 }
@@ -121,7 +121,7 @@ impl PublishHandle {
 
     /// The same with a span, which ends with the result.
     pub fn traced(mut self, span: Option<PublishSpan>) -> Self {
-        self.span = span;
+        self.span = span.map(Box::new);
         self
     }
 
@@ -136,7 +136,7 @@ impl PublishHandle {
         self.metrics.duration.observe(self.started.elapsed().as_secs_f64());
         self.metrics.attempt(result.as_ref().map_or_else(PublishError::label, |_| "acknowledged"));
         if let Some(span) = self.span.take() {
-            end(span, &result);
+            end(*span, &result);
         }
         callback.settle(result);
     }
