@@ -30,6 +30,7 @@
 //! - [`bus`]: Kafka, NATS and stdout. Kafka and NATS also read messages back and inspect the broker, for
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
+//! - [`state`]: topics with the newest state of each entity, for `state run` and its like.
 //! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`; `attio/entities` reads records and the like.
 //! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
@@ -87,6 +88,9 @@
 //! | permit | a delivery's share of the in-flight limits, held until the last of its publishes has a result |
 //! | backpressure | 503 `overloaded` when no permit is left or the bus client's queue is full |
 //! | part | a task or thread that must run as long as the bridge; its end ends the process |
+//! | state | an entity as Attio held it at a time, on a topic of its own; the newest one of a key counts |
+//! | tombstone | the message that says that an entity is gone, for ever |
+//! | settle | wait for more changes of an entity before it is read |
 //! | drain | during a stop: accept nothing new, await what was accepted |
 //! | span | the time that a delivery, or one publish, took, with what is known of it; spans of one request are a trace |
 //! | replica | one of several bridge processes behind a load balancer |
@@ -96,6 +100,7 @@ mod try_out;
 pub mod app;
 pub mod config;
 mod consumer;
+pub mod state;
 pub mod http;
 pub mod bus;
 pub mod attio;

@@ -29,20 +29,21 @@ use crate::http::connection::Timeouts;
 use crate::http::feed::Feed;
 use crate::http::listen::{self, Limits};
 use crate::http::{self, Edge, Observers};
-use crate::http_client::{self, HttpClient, NoAuthorities};
+use crate::http_client::NoAuthorities;
 use crate::metrics::Metrics;
 use crate::open_files;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::route::Routes;
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::supervise::{Ended, Ends, Supervisor};
-use crate::traces::export::{Counters, Exporter};
-use crate::traces::{Spans, Tracer};
+use crate::traces::Spans;
+use crate::traces::export::Exporter;
 use crate::version::{REVISION, VERSION};
 use reload::Reloader;
 use systemd::Notifier;
-use wiring::{join, measured};
+use wiring::{join, measured, traces};
 pub use wiring::{pipeline, publisher};
 
 #[derive(Debug, thiserror::Error)]
@@ -128,7 +129,7 @@ impl App {
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let feed = config.admin.page.then(Feed::new);
-        let (tracer, exporter) = tracing_to(config.traces_endpoint.as_deref(), &metrics)?.unzip();
+        let (tracer, exporter) = traces(config.traces_endpoint.as_deref(), &metrics)?.unzip();
         let edge = Edge::new(
             config.http.clone(),
             Arc::clone(&pipeline),
@@ -303,7 +304,12 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
 
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = config.requirements();
-    bus::inspect(config.bus, requirements).await
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let mut report = bus::inspect(config.bus.clone(), requirements).await?;
+    if let Some(needs) = state {
+        report.checks.extend(bus::states::inspect(&config.bus, needs).await);
+    }
+    Ok(report)
 }
 
 /// Logs what the bridge is about to do, and how long dedup remembers at the rate at which Attio sends at most.
@@ -370,27 +376,6 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
         return Ok(());
     }
     Err(Error::Abandoned { deliveries, messages })
-}
-
-/// The ends of a queue of spans, if there is an endpoint.
-#[expect(clippy::type_complexity, reason = "taken apart at once")]
-fn tracing_to(
-    endpoint: Option<&str>,
-    metrics: &Metrics,
-) -> Result<Option<(Tracer, (Exporter, Spans))>, NoAuthorities> {
-    let Some(endpoint) = endpoint else { return Ok(None) };
-    let options = http_client::Options {
-        timeout: Duration::from_secs(10),
-        max_body_bytes: 64 * 1024,
-        keep_alive: true,
-    };
-    let client = match endpoint.starts_with("https:") {
-        true => HttpClient::new(options)?,
-        false => HttpClient::plain(options),
-    };
-    let counters = Counters { exported: metrics.spans("exported"), failed: metrics.spans("failed") };
-    let (tracer, spans) = Tracer::new(metrics.spans("dropped"));
-    Ok(Some((tracer, (Exporter { client, endpoint: endpoint.to_owned(), counters }, spans))))
 }
 
 async fn listener(key: &'static str, address: &str) -> Result<TcpListener, Error> {

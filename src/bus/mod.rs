@@ -11,6 +11,8 @@ pub mod inspect;
 pub mod read;
 pub mod recording;
 pub mod setup;
+pub mod state;
+pub mod states;
 
 use std::sync::Arc;
 

@@ -6,8 +6,11 @@ use serde_json::json;
 use super::{Exit, Failure, load, print};
 use crate::bus::setup::{Format, Setup};
 use crate::config::Input;
+use crate::pipeline::route::Routes;
 
 const AFTER_HELP: &str = "\
+With a section [state] in the configuration it also prints what `attio-bridge state` needs.
+
 Example: create what is missing on a cluster with ACLs
   attio-bridge topics --format kafka --principal bridge > topics.sh
   BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh topics.sh";
@@ -39,7 +42,9 @@ fn cluster(name: &str) -> Result<String, String> {
 
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = load(input)?;
-    let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let principal = arguments.principal.as_deref();
+    let made = Setup::new(&config.bus, &config.requirements(), state.as_ref(), principal);
     let text = made.and_then(|setup| match arguments.json {
         true => Ok(format!("{:#}\n", json!(setup))),
         false => setup.write(arguments.format, &arguments.cluster),

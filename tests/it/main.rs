@@ -84,6 +84,7 @@ mod slow;
 mod slow_body;
 mod slugs;
 mod stalled;
+mod state;
 mod storm;
 mod systemd;
 mod tail;

@@ -12,6 +12,7 @@ mod monitor;
 mod permissions;
 mod publish;
 mod read;
+pub mod state;
 mod stream;
 
 use std::path::PathBuf;

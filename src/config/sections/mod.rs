@@ -13,6 +13,7 @@ mod kafka;
 mod nats;
 pub mod route;
 pub mod sources;
+pub mod state;
 pub mod traces;
 
 use std::path::Path;
@@ -64,7 +65,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 23] = [
+pub static TABLES: [Declaration; 24] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
@@ -109,6 +110,11 @@ pub static TABLES: [Declaration; 23] = [
     table("nats", "The NATS servers, for bus.type \"nats\".", nats::Nats::KEYS),
     table("nats.stream", "The JetStream stream that takes the events.", nats::StreamKeys::KEYS),
     table("attio", "Attio's API, for the verbs that call it; `serve` never does.", attio::Attio::KEYS),
+    table(
+        "state",
+        "Topics with the newest state of each entity, for `attio-bridge state`.",
+        state::State::KEYS,
+    ),
     table("shutdown", "How the bridge stops after SIGTERM or SIGINT.", http::Shutdown::KEYS),
     table("runtime", "The process.", http::Runtime::KEYS),
     table("log", "The log, on stderr.", Log::KEYS),
