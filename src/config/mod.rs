@@ -44,7 +44,7 @@ use crate::http::{self, admin};
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, files, open_files, shutdown, state as states};
+use crate::{bus, files, open_files, shutdown, state as states, store};
 use diagnostics::{Diagnostics, Findings};
 use secrets::usable_secret;
 use section::Section;
@@ -69,6 +69,8 @@ pub struct Config {
     /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
     pub dedup: dedup::Options,
+    /// The memory that replicas share; none for their own alone.
+    pub store: Option<store::Options>,
     pub bus: bus::Options,
     pub state: states::Options,
     /// Whether `[state]` is there at all.
@@ -233,8 +235,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::route(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
-    let dedup = sections::Dedup::read(&mut root.section("dedup"));
-    let bus = sections::bus(root);
+    let dedup = sections::dedup::read(&mut root.section("dedup"));
+    let (bus, nats) = sections::bus(root, Some(dedup.is_on_nats()));
     let mut of_state = root.section("state");
     let uses_state = of_state.origin().is_some();
     let state = sections::state::state(&mut of_state, &Routes::new(&route.options));
@@ -253,7 +255,8 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         traces_endpoint: sections::traces::endpoint(&mut root.section("traces")),
         slugs_file: route.slugs_file,
         slugs: route.slugs,
-        dedup,
+        dedup: dedup.memory,
+        store: dedup.store(&bus, nats),
         bus,
         state,
         uses_state,

@@ -29,7 +29,8 @@ pub fn state(input: &Input) -> Result<State, Problems> {
     let attio = sections::attio::options(&mut root.section("attio"));
     let shutdown = sections::http::Shutdown::read(&mut root.section("shutdown"));
     let log = sections::Log::read(&mut root.section("log"));
-    let bus = sections::bus(&mut root);
+    // [nats] may be there for the dedup store, which is not read.
+    let bus = sections::bus(&mut root, None).0;
     if matches!(bus.kind, bus::Kind::Stdout) {
         diagnostics
             .refuse("bus.type", "stdout keeps nothing that could be followed; set it to kafka or nats");
@@ -64,7 +65,7 @@ pub fn contract(input: &Input, with_bus: bool) -> Result<Contract, Problems> {
     let mut root = Section::root(&diagnostics, tree);
     let route = sections::route::route(&mut root.section("route")).options;
     let base_url = sections::contract::base_url(&mut root.section("contract"));
-    let bus = with_bus.then(|| sections::bus(&mut root));
+    let bus = with_bus.then(|| sections::bus(&mut root, None).0);
     drop(root);
     diagnostics.finish().result(|found| Contract { route, base_url, bus, warnings: found.warnings })
 }

@@ -149,11 +149,11 @@ impl Store {
         }
     }
 
-    fn tell(&self, event_type: &str, id: &str) {
+    fn tell(&mut self, event_type: &str, id: &str) {
         self.tell_of(event_type, id, None);
     }
 
-    fn tell_of(&self, event_type: &str, id: &str, attribute: Option<&str>) {
+    fn tell_of(&mut self, event_type: &str, id: &str, attribute: Option<&str>) {
         let Some(item) = self.world.get(id) else { return };
         let parent = item.parent.as_ref().map(|parent| (&parent.object_id, &parent.record_id));
         let more = match (item.category, parent) {
@@ -172,7 +172,14 @@ impl Store {
         self.emit(event_type, id, attribute, more);
     }
 
-    fn emit(&self, event_type: &str, id: &str, attribute: Option<&str>, more: Json) {
+    fn emit(&mut self, event_type: &str, id: &str, attribute: Option<&str>, more: Json) {
+        let entities = [Some(id), more["duplicate_record_id"].as_str()];
+        for entity in entities.into_iter().flatten() {
+            match self.silent {
+                true => drop(self.untold.insert(entity.to_owned())),
+                false => drop(self.untold.remove(entity)),
+            }
+        }
         let (Some(events), false) = (&self.events, self.silent) else { return };
         let mut event = json!({ "event_type": event_type, "id": self.id_of(id, attribute) });
         if let (Some(event), Json::Object(more)) = (event.as_object_mut(), more) {

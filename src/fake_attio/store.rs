@@ -60,6 +60,8 @@ pub struct Store {
     pub merge_time: Duration,
     /// Whether changes send no events, as those that Attio tells nobody of.
     pub silent: bool,
+    /// Entities with changes since their last event.
+    pub untold: BTreeSet<String>,
     /// Gets the events of changes, as JSON.
     pub events: Option<UnboundedSender<String>>,
 }
@@ -104,6 +106,7 @@ impl Store {
             lag: Duration::ZERO,
             merge_time: Duration::ZERO,
             silent: false,
+            untold: BTreeSet::new(),
             events: None,
         }
     }

@@ -6,6 +6,7 @@
 mod account;
 pub(crate) mod family;
 pub mod samples;
+mod store;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -15,6 +16,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 use crate::version::{REVISION, VERSION};
 use account::EventAccount;
 use family::{CONSTANT, Families};
+pub use store::{StoreMetrics, StoreResult};
 
 /// The `source` label of requests to no configured source.
 pub const NO_SOURCE: &str = "none";
@@ -52,6 +54,7 @@ pub struct Metrics {
     spans: IntCounterVec,
     bus: BusMetrics,
     dedup: DedupMetrics,
+    store: StoreMetrics,
 }
 
 #[derive(Clone)]
@@ -193,6 +196,7 @@ impl Metrics {
             ),
             bus: BusMetrics::new(&r, labels.bus),
             dedup: DedupMetrics::new(&r),
+            store: StoreMetrics::new(&r),
             families: r,
             labels,
         };
@@ -228,6 +232,10 @@ impl Metrics {
 
     pub fn dedup(&self) -> DedupMetrics {
         self.dedup.clone()
+    }
+
+    pub fn store(&self) -> StoreMetrics {
+        self.store.clone()
     }
 
     pub fn bus(&self) -> BusMetrics {

@@ -116,6 +116,8 @@ async fn confirm(
         let held = held.get(&(entity.kind, entity.id.clone()));
         let (difference, repair) = match (answer.value, held) {
             (Single::MergeInProgress, _) | (Single::Gone, None) => continue,
+            // It may be younger than the answer.
+            (Single::Gone, Some(held)) if held.at.is_some_and(|at| at >= answer.accurate_at) => continue,
             (Single::Gone, Some(_)) => (Difference::LeftOver, Some(reading.tombstone(entity.clone()))),
             (Single::Found(now), None) => (Difference::Missing, reading.state(answer.accurate_at, &now)),
             (Single::Found(now), Some(held)) => {

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep_until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A request has reached Attio when its answer is there, and counts as having reached it this long after it began.
-const ON_THE_WAY: Duration = Duration::from_millis(250);
+/// How often to look whether a request has been answered on which the next one waits.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How many turns may be made up for at once after a late one.
 const MADE_UP: u32 = 4;
@@ -25,8 +25,9 @@ pub(super) struct Limiter {
 
 #[derive(Default)]
 struct Turns {
-    /// The last ones, at most as many as a second may have.
-    last: VecDeque<Turn>,
+    /// When the last ones ended, at most as many as a second may have. A request has reached Attio before it ends, so
+    /// that the one that may not be in the same second begins a second after that.
+    last: VecDeque<Arc<OnceLock<Instant>>>,
     /// When the next one is due at an even distance, so that requests of other programs fit between them.
     due: Option<Instant>,
 }
@@ -38,19 +39,6 @@ impl Drop for Request {
     fn drop(&mut self) {
         // Set once, here.
         let _ = self.0.set(Instant::now());
-    }
-}
-
-struct Turn {
-    begun: Instant,
-    ended: Arc<OnceLock<Instant>>,
-}
-
-impl Turn {
-    /// The latest time at which its request has reached Attio.
-    fn arrived(&self) -> Instant {
-        let latest = self.begun + ON_THE_WAY;
-        self.ended.get().map_or(latest, |ended| latest.min(*ended))
     }
 }
 
@@ -72,13 +60,16 @@ impl Limiter {
             turns.last.pop_front();
         }
         let ended = Arc::default();
-        turns.last.push_back(Turn { begun, ended: Arc::clone(&ended) });
+        turns.last.push_back(Arc::clone(&ended));
         Request(ended)
     }
 
     fn next(&self, turns: &Turns) -> Option<Instant> {
         let is_full = turns.last.len() == self.per_second as usize;
-        let oldest = turns.last.front().filter(|_| is_full).map(|turn| turn.arrived() + SECOND);
+        let oldest = turns.last.front().filter(|_| is_full).map(|ended| match ended.get() {
+            Some(ended) => *ended + SECOND,
+            None => Instant::now() + LOOK,
+        });
         [oldest, turns.due, *self.paused.lock()].into_iter().flatten().max()
     }
 

@@ -61,7 +61,7 @@ fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
 }
 
 /// A copy of the source with one patch in it, built beside the other builds.
-fn build(bug: &str, patch: &Path) -> PathBuf {
+pub fn build(bug: &str, patch: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tempfile::tempdir().expect("a folder for the copy");
     for part in ["Cargo.toml", "Cargo.lock", "src"] {
@@ -82,7 +82,7 @@ fn build(bug: &str, patch: &Path) -> PathBuf {
     bridge
 }
 
-fn shell(command: &mut Command) {
+pub fn shell(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{command:?}\n{}{}", text(&output.stdout), text(&output.stderr));

@@ -2,6 +2,7 @@
 
 mod figures;
 mod model;
+mod planted;
 mod people;
 mod rights;
 mod scene;

@@ -109,11 +109,11 @@ fn backfill_publishes_everything_and_diff_names_what_no_event_told_of() {
 
 #[test]
 fn interrupted_backfill_goes_on_where_it_was() {
-    let mut scene = everything(Scene::kafka());
+    let mut scene = Scene::kafka();
     let folder = TempDir::new().unwrap();
     let journal = folder.path().join("journal");
-    populate(&scene, 3000);
-    scene.set("STATE__READS_PER_SECOND", "2");
+    (0..3000).for_each(|number| drop(scene.person(&format!("person {number}"))));
+    scene.set("STATE__READS_PER_SECOND", "3");
     let mut first =
         Program::start(&["state", "backfill", "--journal", journal.to_str().unwrap()], &scene.variables);
     eventually_blocking("a page is noted", || {
@@ -126,7 +126,7 @@ fn interrupted_backfill_goes_on_where_it_was() {
     scene.set("STATE__READS_PER_SECOND", "90");
     let before = scene.attio.store().rate.all_reads;
     backfill(&scene, &journal, &[]);
-    equal(&scene);
+    assert!(states(&scene, Category::Record) == scene.attio.store().everything(Category::Record));
     let reads = scene.attio.store().rate.all_reads - before;
     backfill(&scene, &journal, &[]);
     let anew = scene.attio.store().rate.all_reads - before - reads;
