@@ -13,6 +13,8 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::traces::Trace;
+
 /// The name of a configured source. Safe as a metric label and in a path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceName(Arc<str>);
@@ -153,6 +155,8 @@ pub struct Delivery<State> {
     pub permit: Option<Permit>,
     /// Whether its outcome is to have the details of its events.
     pub detailed: bool,
+    /// None without traces.
+    pub trace: Option<Trace>,
     state: State,
 }
 
@@ -172,6 +176,7 @@ impl Delivery<Unverified> {
             body,
             permit: None,
             detailed: false,
+            trace: None,
             state: Unverified,
         }
     }
@@ -179,8 +184,17 @@ impl Delivery<Unverified> {
     /// Marks the delivery as verified. Only the verify stage may call it. `secret` is the label of the secret that
     /// matched.
     pub(crate) fn verified(self, secret: Arc<str>) -> Delivery<Verified> {
-        let Self { source, received_at, answer_by, headers, body, permit, detailed, state: Unverified } =
-            self;
+        let Self {
+            source,
+            received_at,
+            answer_by,
+            headers,
+            body,
+            permit,
+            detailed,
+            trace,
+            state: Unverified,
+        } = self;
         Delivery {
             source,
             received_at,
@@ -189,6 +203,7 @@ impl Delivery<Unverified> {
             body,
             permit,
             detailed,
+            trace,
             state: Verified { secret },
         }
     }
@@ -214,7 +229,17 @@ impl Delivery<Verified> {
         let idempotency_key = idempotency_key.map_or(Header::Absent, quoted);
         let headers = Headers { idempotency_key, ..Headers::default() };
         let state = Verified { secret: QUARANTINE.into() };
-        Self { source, received_at, answer_by, headers, body, permit: None, detailed: false, state }
+        Self {
+            source,
+            received_at,
+            answer_by,
+            headers,
+            body,
+            permit: None,
+            detailed: false,
+            trace: None,
+            state,
+        }
     }
 
     /// The label of the secret that matched.

@@ -40,7 +40,7 @@
 //! - [`contract`]: what consumers can rely on: event types, JSON Schemas, AsyncAPI, a page.
 //! - [`explain`]: why a captured request is refused, or what becomes of its events.
 //! - [`catalog`]: the event types; [`cloudevent`]: their envelope; [`delivery`]: a request and what is known of it.
-//! - [`metrics`]: every metric is declared in `metrics/mod.rs`.
+//! - [`metrics`]: every metric is declared in `metrics/mod.rs`; [`traces`]: spans, and their export.
 //! - [`shutdown`], [`supervise`], [`files`], [`http_client`], [`printable`]: what several of these share.
 //!
 //! # The layers
@@ -96,6 +96,7 @@
 //! | tombstone | the message that says that an entity is gone, for ever |
 //! | settle | wait for more changes of an entity before it is read |
 //! | drain | during a stop: accept nothing new, await what was accepted |
+//! | span | the time that a delivery, or one publish, took, with what is known of it; spans of one request are a trace |
 //! | replica | one of several bridge processes behind a load balancer |
 
 pub mod cli;
@@ -120,6 +121,7 @@ pub mod printable;
 pub mod files;
 pub mod http_client;
 pub mod metrics;
+pub mod traces;
 mod open_files;
 pub mod shutdown;
 pub mod supervise;

@@ -218,6 +218,17 @@ python_sdk() {
     cp tests/sdk.txt "$KIT/python/installed.txt"
 }
 
+# --- the types of OTLP ----------------------------------------------------------------------------
+
+otlp_types() {
+    cmp -s tests/otlp.txt "$KIT/otlp/installed.txt" && return 0
+    say "installing the types of OTLP"
+    python3 -m venv --clear "$KIT/otlp"
+    "$KIT/otlp/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+        -r tests/otlp.txt
+    cp tests/otlp.txt "$KIT/otlp/installed.txt"
+}
+
 # --- what checks the contract: validators, parsers, generators of types -----------------------------
 
 contract_tools() {
@@ -272,6 +283,7 @@ system_packages
 tests/helm.sh >/dev/null &
 helm=$!
 python_sdk
+otlp_types
 node
 contract_tools
 oidc_provider

@@ -28,7 +28,8 @@ use crate::http::admin::Admin;
 use crate::http::connection::Timeouts;
 use crate::http::feed::Feed;
 use crate::http::listen::{self, Limits};
-use crate::http::{self, Edge};
+use crate::http::{self, Edge, Observers};
+use crate::http_client::NoAuthorities;
 use crate::metrics::Metrics;
 use crate::open_files;
 use crate::pipeline::SourceOptions;
@@ -39,10 +40,12 @@ use crate::pipeline::store::Store;
 use crate::shutdown::{self, ForcedExit, Stages};
 use crate::store;
 use crate::supervise::{Ended, Ends, Supervisor};
+use crate::traces::Spans;
+use crate::traces::export::Exporter;
 use crate::version::{REVISION, VERSION};
 use reload::Reloader;
 use systemd::Notifier;
-use wiring::{join, measured};
+use wiring::{join, measured, traces};
 pub use wiring::{pipeline, publisher};
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +66,8 @@ pub enum Error {
          answered 200, the sender will retry them"
     )]
     FlushHangs { deliveries: usize },
+    #[error("cannot export traces (traces.endpoint): {0}")]
+    Traces(#[from] NoAuthorities),
     #[error(transparent)]
     Ended(#[from] Ended),
 }
@@ -83,6 +88,7 @@ pub struct App {
     store: Option<Arc<dyn Store>>,
     reloader: Reloader,
     reload: Arc<Notify>,
+    exporter: Option<(Exporter, Spans)>,
     public_listener: TcpListener,
     admin_listener: TcpListener,
     deliveries: TaskTracker,
@@ -133,13 +139,14 @@ impl App {
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let feed = config.admin.page.then(Feed::new);
+        let (tracer, exporter) = traces(config.traces_endpoint.as_deref(), &metrics)?.unzip();
         let edge = Edge::new(
             config.http.clone(),
             Arc::clone(&pipeline),
             Arc::clone(&metrics),
             deliveries.clone(),
             stages.clone(),
-            feed.clone(),
+            Observers { feed: feed.clone(), tracer },
         );
         let systemd = Notifier::default();
         let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
@@ -160,6 +167,7 @@ impl App {
             store,
             reloader,
             reload,
+            exporter,
             public_listener,
             admin_listener,
             deliveries,
@@ -239,6 +247,9 @@ impl App {
             draining.cancelled().await;
         };
         supervisor.spawn("reloader", parts.track_future(reloader));
+        if let Some((exporter, spans)) = self.exporter {
+            supervisor.spawn("trace exporter", parts.track_future(exporter.run(spans, stages.over.clone())));
+        }
         if let Some(watchdog) = systemd::watchdog() {
             supervisor.spawn("systemd watchdog", watchdog);
         }

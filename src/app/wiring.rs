@@ -1,10 +1,12 @@
 //! Builds the pipeline of a configuration: its stages, their metrics, and the bus.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::bus::{self, StartError};
 use crate::catalog::Category;
 use crate::config::Config;
+use crate::http_client::{self, HttpClient, NoAuthorities};
 use crate::metrics::{Labels, Metrics};
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::outcome::{EventResult, Reason, UNKNOWN_CATEGORY};
@@ -12,6 +14,8 @@ use crate::pipeline::publish::{Bus, PublishError};
 use crate::pipeline::route::Routes;
 use crate::pipeline::{Pipeline, SourceOptions};
 use crate::supervise::Supervisor;
+use crate::traces::export::{Counters, Exporter};
+use crate::traces::{Spans, Tracer};
 
 /// The pipeline of a configuration onto the caller's bus, without listeners.
 pub fn pipeline(config: &Config, bus: Arc<dyn Bus>) -> Pipeline {
@@ -54,6 +58,27 @@ pub(super) fn join(
         pipeline.set_slugs(&config.slugs.clone().unwrap_or_default());
     }
     pipeline
+}
+
+/// The ends of a queue of spans, if there is an endpoint.
+#[expect(clippy::type_complexity, reason = "taken apart at once")]
+pub(super) fn traces(
+    endpoint: Option<&str>,
+    metrics: &Metrics,
+) -> Result<Option<(Tracer, (Exporter, Spans))>, NoAuthorities> {
+    let Some(endpoint) = endpoint else { return Ok(None) };
+    let options = http_client::Options {
+        timeout: Duration::from_secs(10),
+        max_body_bytes: 64 * 1024,
+        keep_alive: true,
+    };
+    let client = match endpoint.starts_with("https:") {
+        true => HttpClient::new(options)?,
+        false => HttpClient::plain(options),
+    };
+    let counters = Counters { exported: metrics.spans("exported"), failed: metrics.spans("failed") };
+    let (tracer, spans) = Tracer::new(metrics.spans("dropped"));
+    Ok(Some((tracer, (Exporter { client, endpoint: endpoint.to_owned(), counters }, spans))))
 }
 
 fn labels(config: &Config, bus: &'static str, routes: &Routes) -> Labels {

@@ -1,7 +1,7 @@
 //! CloudEvents 1.0 and their two content modes.
 //!
 //! Source: CloudEvents 1.0.2, sections "Context Attributes" and "Type System"; the extensions
-//! `partitionkey`, `recordedtime`, `authtype`, `authid` and `correlationid` are documented next to that
+//! `partitionkey`, `recordedtime`, `authtype`, `authid`, `correlationid` and `traceparent` are documented next to that
 //! specification. Every attribute is a non-empty string, so that every SDK reads the same.
 
 pub mod decode;
@@ -47,6 +47,8 @@ named_enum! {
         AttioList = "attiolist",
         AuthType = "authtype",
         AuthId = "authid",
+        /// The publish, in W3C Trace Context; only with traces.
+        TraceParent = "traceparent",
         // The rest in quarantine only.
         Reason = "reason",
         /// The name of the source.

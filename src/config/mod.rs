@@ -63,6 +63,8 @@ pub struct Config {
     pub route: route::Options,
     /// Where the schemas of events are published, without a slash at its end.
     pub schema_base_url: Option<String>,
+    /// Where spans are sent, without a slash at its end.
+    pub traces_endpoint: Option<String>,
     pub slugs_file: Option<PathBuf>,
     /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
@@ -250,6 +252,7 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         sources,
         route: route.options,
         schema_base_url: sections::contract::base_url(&mut root.section("contract")),
+        traces_endpoint: sections::traces::endpoint(&mut root.section("traces")),
         slugs_file: route.slugs_file,
         slugs: route.slugs,
         dedup: dedup.memory,

@@ -176,6 +176,10 @@ pub fn definition(attribute: Attribute) -> (Presence, Presence, Json) {
             )
         }
         Attribute::AuthId => (Sometimes, Never, id("The actor.")),
+        Attribute::TraceParent => {
+            let context = pattern("^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$");
+            (Sometimes, Sometimes, described(context, "The publish, in W3C Trace Context. Only with traces."))
+        }
         Attribute::Reason => {
             let reasons = Unusable::ALL.map(Unusable::slug).into_iter().chain([quarantine::REJECTED]);
             let mut reason = described(pattern("^[a-z_]+$"), "Why it was quarantined.");

@@ -24,7 +24,7 @@ use crate::pipeline::outcome::Reason;
 use crate::shutdown::Stages;
 use admission::AdmissionLimiter;
 use connection::head::Refusal;
-use feed::Feed;
+pub use record::Observers;
 use record::Recorder;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,20 +54,20 @@ pub struct Edge {
 
 impl Edge {
     /// The edge of one bridge. `deliveries` tracks the work that a drain waits for. Once the bridge is unready,
-    /// connections are closed after their next answer; once it drains, new requests are answered 503. `feed`
-    /// gets the deliveries for the admin page.
+    /// connections are closed after their next answer; once it drains, new requests are answered 503. `observers`
+    /// get the deliveries too.
     pub fn new(
         options: Options,
         pipeline: Arc<Pipeline>,
         metrics: Arc<Metrics>,
         deliveries: TaskTracker,
         stages: Stages,
-        feed: Option<Arc<Feed>>,
+        observers: Observers,
     ) -> Arc<Self> {
         let limiter = AdmissionLimiter::new(options.max_in_flight, options.max_in_flight_bytes);
         Arc::new(Self {
             pipeline,
-            recorder: Recorder::new(&metrics, feed),
+            recorder: Recorder::new(&metrics, observers),
             options,
             limiter,
             deliveries,

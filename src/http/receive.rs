@@ -31,7 +31,7 @@ use crate::pipeline::outcome::Reason;
 
 pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request: Request) -> Response {
     let received_at = OffsetDateTime::now_utc();
-    let mut record = edge.recorder.open(source.as_ref(), received_at);
+    let mut record = edge.recorder.open(source.as_ref(), received_at, request.headers());
     let response = match read(&edge, source, received_at, request).await {
         Err((refusal, unread)) => {
             let answer = refuse(record, &refusal);
@@ -44,6 +44,7 @@ pub(super) async fn receive(edge: Arc<Edge>, source: Option<SourceName>, request
         Ok(mut delivery) => {
             record.body_received(delivery.body.len());
             delivery.detailed = record.is_kept();
+            delivery.trace = record.trace().cloned();
             let work = AssertUnwindSafe(process(Arc::clone(&edge), delivery, record)).catch_unwind();
             // The record has counted and logged a panic.
             DetachOnDrop::new(&edge.deliveries, work)

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,10 @@ use crate::cloudevent::timestamp;
 use crate::delivery::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
+use crate::traces::{Trace, Tracer};
+
+/// The path in spans.
+const ROUTE: &str = "/webhooks/{source}";
 
 /// Log lines about unauthenticated requests in one second; anybody can cause any number.
 const UNAUTHENTICATED_LINES_A_SECOND: u32 = 10;
@@ -27,21 +32,39 @@ pub struct Recorder {
     sources: HashMap<String, Arc<SourceMetrics>>,
     no_source: Arc<SourceMetrics>,
     limiter: Arc<Mutex<LineLimiter>>,
+    observers: Observers,
+}
+
+/// What gets the deliveries besides the log and the metrics.
+#[derive(Default)]
+pub struct Observers {
     /// None without the admin page.
-    feed: Option<Arc<Feed>>,
+    pub feed: Option<Arc<Feed>>,
+    /// None without traces.
+    pub tracer: Option<Tracer>,
 }
 
 impl Recorder {
-    pub fn new(metrics: &Arc<Metrics>, feed: Option<Arc<Feed>>) -> Self {
+    pub fn new(metrics: &Arc<Metrics>, observers: Observers) -> Self {
         Self {
             sources: metrics.sources(),
             no_source: Arc::new(SourceMetrics::new(metrics, None)),
             limiter: Arc::new(Mutex::new(LineLimiter::new())),
-            feed,
+            observers,
         }
     }
 
-    pub(super) fn open(&self, source: Option<&SourceName>, received_at: OffsetDateTime) -> Record {
+    pub(super) fn open(
+        &self,
+        source: Option<&SourceName>,
+        received_at: OffsetDateTime,
+        headers: &HeaderMap,
+    ) -> Record {
+        let Observers { feed, tracer } = &self.observers;
+        let begin = |tracer: &Tracer| {
+            let parent = headers.get("traceparent").map(HeaderValue::as_bytes);
+            tracer.begin(parent, received_at)
+        };
         let metrics = source.and_then(|source| self.sources.get(source.as_str()));
         let started = Instant::now();
         Record {
@@ -49,7 +72,8 @@ impl Recorder {
             limiter: Arc::clone(&self.limiter),
             received_at,
             started,
-            feed: self.feed.as_ref().map(|feed| (Arc::clone(feed), feed.keeps(started))),
+            trace: tracer.as_ref().map(begin),
+            feed: feed.as_ref().map(|feed| (Arc::clone(feed), feed.keeps(started))),
             bytes: 0,
             body_received: false,
             events_in_flight: 0,
@@ -81,6 +105,7 @@ pub(super) struct Record {
     started: Instant,
     /// The feed of the admin page, and whether it keeps this delivery.
     feed: Option<(Arc<Feed>, bool)>,
+    trace: Option<Trace>,
     bytes: usize,
     body_received: bool,
     events_in_flight: usize,
@@ -93,6 +118,10 @@ impl Record {
     pub(super) fn body_received(&mut self, bytes: usize) {
         self.bytes = bytes;
         self.body_received = true;
+    }
+
+    pub(super) fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
     }
 
     /// Whether the admin page is to show it.
@@ -174,6 +203,27 @@ impl Record {
         });
     }
 
+    /// Ends the span of the delivery (OpenTelemetry's semantic conventions for HTTP servers).
+    fn end_trace(&self, reason: Reason, outcome: Option<&Outcome>, error: Option<&str>) {
+        let Some(trace) = &self.trace else { return };
+        let status = respond::status(reason);
+        let events = outcome.map_or(0, |outcome| outcome.events.len());
+        let mut attributes = vec![
+            ("http.request.method", "POST".into()),
+            ("http.route", ROUTE.into()),
+            ("http.response.status_code", i64::from(status.as_u16()).into()),
+            ("attio_bridge.source", self.metrics.name().into()),
+            ("attio_bridge.reason", reason.slug().into()),
+            ("attio_bridge.events", i64::try_from(events).unwrap_or(i64::MAX).into()),
+        ];
+        let delivery_id = outcome.and_then(|outcome| outcome.delivery_id.as_deref());
+        attributes.extend(delivery_id.map(|id| ("attio_bridge.delivery_id", id.into())));
+        let failed = status.is_server_error();
+        attributes.extend(failed.then(|| ("error.type", reason.slug().into())));
+        let error = failed.then(|| error.unwrap_or(reason.slug()).to_owned());
+        trace.end(format!("POST {ROUTE}"), attributes, error);
+    }
+
     fn log(
         &self,
         level: Level,
@@ -183,6 +233,7 @@ impl Record {
         error: Option<&str>,
     ) {
         self.show(reason, outcome, error);
+        self.end_trace(reason, outcome, error);
         let count = |result| outcome.map_or(0, |outcome| outcome.count(result));
         macro_rules! line {
             ($level:ident) => {

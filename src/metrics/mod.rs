@@ -51,6 +51,7 @@ pub struct Metrics {
     publish_in_flight: IntGaugeVec,
     last_delivery: IntGaugeVec,
     config_reloads: IntCounterVec,
+    spans: IntCounterVec,
     bus: BusMetrics,
     dedup: DedupMetrics,
     store: StoreMetrics,
@@ -188,6 +189,11 @@ impl Metrics {
                 &["source"],
             ),
             config_reloads: r.counters("config_reloads_total", "Reloads of the secrets.", &["result"]),
+            spans: r.counters(
+                "spans_total",
+                "Spans of traces that ended, by what became of them.",
+                &["result"],
+            ),
             bus: BusMetrics::new(&r, labels.bus),
             dedup: DedupMetrics::new(&r),
             store: StoreMetrics::new(&r),
@@ -215,6 +221,9 @@ impl Metrics {
         }
         for destination in &labels.destinations {
             self.publish(destination);
+        }
+        for result in ["exported", "failed", "dropped"] {
+            self.spans(result);
         }
         for result in ["ok", "failed"] {
             self.config_reloads.with_label_values(&[result]);
@@ -254,6 +263,11 @@ impl Metrics {
     /// Counts a reload of the secrets, `ok` or `failed`.
     pub fn config_reload(&self, result: &str) {
         self.config_reloads.with_label_values(&[result]).inc();
+    }
+
+    /// The counter of spans with this result: `exported`, `failed` or `dropped`.
+    pub fn spans(&self, result: &str) -> IntCounter {
+        self.spans.with_label_values(&[result])
     }
 
     /// Handles for every source, by its name.

@@ -12,6 +12,7 @@ use super::publish::{Ack, AckCallback, Bus, Message, PublishError, PublishHandle
 use super::store::{Claim, Held, Store};
 use crate::delivery::Permit;
 use crate::metrics::PublishMetrics;
+use crate::traces::PublishSpan;
 
 /// The shortest and the longest time between two claims of an id that another replica has in flight.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
@@ -23,6 +24,7 @@ pub(super) struct Unclaimed {
     pub(super) message: Message,
     pub(super) metrics: Arc<PublishMetrics>,
     pub(super) permit: Option<Permit>,
+    pub(super) span: Option<PublishSpan>,
 }
 
 /// Claims events, and publishes them or awaits the replica that does.
@@ -74,9 +76,9 @@ async fn await_others(store: Arc<dyn Store>, bus: Arc<dyn Bus>, mut elsewhere: V
 
 impl Unclaimed {
     fn publish(self, store: Arc<dyn Store>, held: Held, bus: &Arc<dyn Bus>) {
-        let Self { in_flight, message, metrics, permit, .. } = self;
+        let Self { in_flight, message, metrics, permit, span, .. } = self;
         let callback = Claimed { in_flight, held, store };
-        bus.publish(message, PublishHandle::new(Box::new(callback), metrics, permit));
+        bus.publish(message, PublishHandle::new(Box::new(callback), metrics, permit).traced(span));
     }
 
     fn settle(self, result: PublishResult) {

@@ -22,9 +22,10 @@ use super::slugs::Slugs;
 use super::store::Store;
 use super::verify::{self, Verifier};
 use crate::catalog::{Category, WORKSPACE_ID};
-use crate::cloudevent::CloudEvent;
+use crate::cloudevent::{Attribute, CloudEvent};
 use crate::delivery::{Context, Delivery, SourceName, Verified};
 use crate::metrics::PublishMetrics;
+use crate::traces::{PublishSpan, Trace};
 
 /// One configured source.
 #[derive(Clone, Debug)]
@@ -275,22 +276,48 @@ impl Enqueuer<'_> {
             Lookup::Miss(in_flight, ack) => {
                 let metrics = Arc::clone(&self.stages.publish_metrics[&destination.address]);
                 let permit = self.delivery.permit.clone();
-                let message = || Message {
+                let mut event = event();
+                let span = self.delivery.trace.as_ref().map(|trace| self.span(trace, destination, &event));
+                event.set_some(Attribute::TraceParent, span.as_ref().map(|span| span.context().to_string()));
+                let message = Message {
                     destination: Arc::clone(destination),
-                    event: event(),
+                    event,
                     dedup_key: identity.key.to_hex(),
                     structured_only: quarantined,
                 };
                 if self.stages.store.is_some() && identity.repeatable {
-                    let (key, message) = (identity.key, message());
-                    let event = Box::new(Unclaimed { key, in_flight, message, metrics, permit });
+                    let key = identity.key;
+                    let event = Box::new(Unclaimed { key, in_flight, message, metrics, permit, span });
                     return State::Unclaimed { event, ack, quarantined };
                 }
-                let handle = PublishHandle::new(Box::new(in_flight), metrics, permit);
-                self.stages.bus.publish(message(), handle);
+                let handle = PublishHandle::new(Box::new(in_flight), metrics, permit).traced(span);
+                self.stages.bus.publish(message, handle);
                 State::Enqueued { ack, quarantined }
             }
         }
+    }
+
+    /// The span of a publish (OpenTelemetry's semantic conventions for messaging).
+    fn span(&self, trace: &Trace, destination: &Destination, event: &CloudEvent) -> PublishSpan {
+        let system = self.stages.bus.name();
+        let name = if system == "nats" { &destination.subject } else { &destination.address };
+        let mut attributes = vec![
+            ("messaging.system", system.into()),
+            ("messaging.operation.name", "send".into()),
+            ("messaging.operation.type", "send".into()),
+            ("messaging.destination.name", (&**name).into()),
+        ];
+        let of_event = [
+            ("messaging.message.id", Attribute::Id),
+            ("cloudevents.event_id", Attribute::Id),
+            ("cloudevents.event_source", Attribute::Source),
+            ("cloudevents.event_type", Attribute::Type),
+            ("cloudevents.event_subject", Attribute::Subject),
+        ];
+        let key = (system == "kafka").then_some(("messaging.kafka.message.key", Attribute::PartitionKey));
+        let of_event = of_event.into_iter().chain(key);
+        attributes.extend(of_event.filter_map(|(name, of)| Some((name, event.get(of)?.into()))));
+        trace.publish(name, attributes)
     }
 
     fn context(&self) -> Context<'_> {

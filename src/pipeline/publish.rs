@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::cloudevent::CloudEvent;
 use crate::delivery::Permit;
 use crate::metrics::PublishMetrics;
+use crate::traces::PublishSpan;
 
 /// Where a message is published. Built at start from the closed route table.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,6 +111,7 @@ pub struct PublishHandle {
     callback: Option<Box<dyn AckCallback>>,
     metrics: Arc<PublishMetrics>,
     started: Instant,
+    span: Option<Box<PublishSpan>>,
     /// Held until the handle is settled.
     _permit: Option<Permit>,
 }
@@ -118,7 +120,13 @@ impl PublishHandle {
     /// A handle that counts as in flight until it is settled.
     pub fn new(callback: Box<dyn AckCallback>, metrics: Arc<PublishMetrics>, permit: Option<Permit>) -> Self {
         metrics.in_flight.inc();
-        Self { callback: Some(callback), metrics, started: Instant::now(), _permit: permit }
+        Self { callback: Some(callback), metrics, started: Instant::now(), span: None, _permit: permit }
+    }
+
+    /// The same with a span, which ends with the result.
+    pub fn traced(mut self, span: Option<PublishSpan>) -> Self {
+        self.span = span.map(Box::new);
+        self
     }
 
     /// Reports the result.
@@ -131,6 +139,9 @@ impl PublishHandle {
         self.metrics.in_flight.dec();
         self.metrics.duration.observe(self.started.elapsed().as_secs_f64());
         self.metrics.attempt(result.as_ref().map_or_else(PublishError::label, |_| "acknowledged"));
+        if let Some(span) = self.span.take() {
+            end(*span, &result);
+        }
         callback.settle(result);
     }
 }
@@ -138,6 +149,25 @@ impl PublishHandle {
 impl Drop for PublishHandle {
     fn drop(&mut self) {
         self.report(Err(PublishError::Abandoned));
+    }
+}
+
+fn end(span: PublishSpan, result: &PublishResult) {
+    match result {
+        Ok(ack) => {
+            let position = match ack.position {
+                Some(Position::Offset { partition, offset }) => vec![
+                    ("messaging.destination.partition.id", partition.to_string().as_str().into()),
+                    ("messaging.kafka.offset", offset.into()),
+                ],
+                Some(Position::Sequence(sequence)) => {
+                    vec![("attio_bridge.sequence", i64::try_from(sequence).unwrap_or(i64::MAX).into())]
+                }
+                None => Vec::new(),
+            };
+            span.end(position, None);
+        }
+        Err(error) => span.end(vec![("error.type", error.label().into())], Some(error.to_string())),
     }
 }
 

@@ -66,6 +66,7 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
         ("last_delivery_timestamp_seconds", all(&[source])),
         ("log_dropped_total", all(&[])),
         ("config_reloads_total", all(&[("result", &["ok", "failed"])])),
+        ("spans_total", all(&[("result", &["exported", "failed", "dropped"])])),
     ])
 }
 

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Used by every layer; they use only each other.
-const LEAVES: [&str; 9] = [
+const LEAVES: [&str; 10] = [
     "files",
     "http_client",
     "metrics",
@@ -26,6 +26,7 @@ const LEAVES: [&str; 9] = [
     "printable",
     "shutdown",
     "supervise",
+    "traces",
     "version",
 ];
 

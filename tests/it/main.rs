@@ -97,6 +97,7 @@ mod storm;
 mod systemd;
 mod tail;
 mod topics;
+mod traces;
 mod truncated;
 mod trust;
 mod unread_log;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use attio_bridge::pipeline::publish::{BusState, PublishError, PublishResult};
+use attio_bridge::pipeline::publish::{BusState, Position, PublishError, PublishResult};
 
 use crate::support::bus::label;
 use crate::support::harness::{Harness, KafkaHarness, MemoryHarness, NatsHarness};
@@ -28,11 +28,20 @@ fn settled(harness: &impl Harness, published: u64) {
 
 fn acknowledged_messages_are_stored(harness: &impl Harness) {
     let results: Vec<_> = (0..50).map(|n| harness.publish(harness.message(&n.to_string()))).collect();
-    for result in results {
-        assert_eq!(result.wait().map(|ack| ack.duplicate), Ok(false));
-    }
+    let acks: Vec<_> = results.into_iter().map(|result| result.wait().expect("it is acknowledged")).collect();
+    assert!(acks.iter().all(|ack| !ack.duplicate));
     assert_eq!(harness.stored(), 50);
     settled(harness, 50);
+    let place = |position| match position {
+        Position::Offset { offset, .. } => offset,
+        Position::Sequence(sequence) => sequence.try_into().expect("it is small"),
+    };
+    let places: Vec<i64> = acks.iter().filter_map(|ack| ack.position).map(place).collect();
+    if harness.bus().name() == "memory" {
+        return assert!(places.is_empty());
+    }
+    assert_eq!(places.len(), 50);
+    assert!(places.is_sorted_by(|place, next| place + 1 == *next), "one after the other: {places:?}");
 }
 
 fn repeat_is_a_duplicate_where_the_broker_deduplicates<H: Harness>(harness: &H) {

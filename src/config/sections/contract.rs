@@ -3,7 +3,7 @@
 use crate::config::kinds::{Form, Pattern};
 use crate::config::section::{Section, keys};
 
-const BASE_URL: Pattern = Pattern {
+pub(super) const BASE_URL: Pattern = Pattern {
     expects: "an address that begins with https:// or http://, without a login, `?` and `#`",
     regex: r"^https?://[!$-;=A-~]+$",
     accepts: is_base_url,

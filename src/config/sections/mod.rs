@@ -16,6 +16,7 @@ mod nats;
 pub mod route;
 pub mod sources;
 pub mod state;
+pub mod traces;
 
 use std::path::Path;
 use std::time::Duration;
@@ -137,6 +138,7 @@ pub static TABLES: [Declaration; 26] = [
     table("shutdown", "How the bridge stops after SIGTERM or SIGINT.", http::Shutdown::KEYS),
     table("runtime", "The process.", http::Runtime::KEYS),
     table("log", "The log, on stderr.", Log::KEYS),
+    table("traces", "Spans of deliveries and publishes, for OpenTelemetry.", traces::Traces::KEYS),
     Declaration { example: Example::Comment, ..table("webhooks[]", attio::DOC, attio::Webhook::KEYS) },
     Declaration {
         example: Example::Inline(
