@@ -17,6 +17,7 @@
 //! 5. `pipeline/identify`: an id that is the same on every retry.
 //! 6. `pipeline/route`: the address, from a closed table.
 //! 7. `pipeline/dedup`: finds duplicates. One publish in flight per id; an id is remembered after its ack.
+//!    Where replicas share a store, `pipeline/claim` asks it before a publish; [`store`] implements that port.
 //! 8. `pipeline/normalize`: the CloudEvent, with the names of objects and lists from `pipeline/slugs`.
 //! 9. `pipeline/publish`: the port that `bus/kafka`, `bus/nats` and `bus/stdout` implement. What the broker
 //!    rejects goes to `pipeline/quarantine`.
@@ -29,7 +30,9 @@
 //! - [`config`]: flag, environment, file, default; every problem is reported at once.
 //! - [`bus`]: Kafka, NATS and stdout. Kafka and NATS also read messages back and inspect the broker, for
 //!   `check --connect`, `topics`, `tail` and `quarantine`.
+//! - [`store`]: the memory of acknowledged ids that replicas share, in Redis or NATS.
 //! - [`consumer`]: decodes those messages: events, quarantined events, and their replay.
+//! - [`state`]: topics with the newest state of each entity, for `state run` and its like.
 //! - [`attio`]: Attio's REST API, for `webhooks`, `slugs` and `watch`; `attio/entities` reads records and the like.
 //! - [`try_out`]: the parts of `dev` and `send`: generated events, the expected results, the comparison.
 //! - [`fake_attio`]: a fake of Attio's API that also sends webhooks, for `dev` and tests.
@@ -78,6 +81,8 @@
 //! | enqueue | hand a message to the bus client |
 //! | ack | the broker's confirmation that a message is stored: an offset (Kafka) or a sequence (JetStream) |
 //! | in-flight entry | a dedup key whose publish has no result yet; repeats join it and await the same ack |
+//! | store | Redis or a NATS bucket in which replicas share what was acknowledged |
+//! | claim | what a replica writes into the store before it publishes an id: its owner, and a lease |
 //! | publish handle | the obligation of a bus to report the result of one publish exactly once |
 //! | duplicate | an event that was acknowledged before, or whose publish another delivery enqueued |
 //! | quarantine | the dead-letter topic: what was verified and cannot be published as an event, with the reason |
@@ -87,6 +92,9 @@
 //! | permit | a delivery's share of the in-flight limits, held until the last of its publishes has a result |
 //! | backpressure | 503 `overloaded` when no permit is left or the bus client's queue is full |
 //! | part | a task or thread that must run as long as the bridge; its end ends the process |
+//! | state | an entity as Attio held it at a time, on a topic of its own; the newest one of a key counts |
+//! | tombstone | the message that says that an entity is gone, for ever |
+//! | settle | wait for more changes of an entity before it is read |
 //! | drain | during a stop: accept nothing new, await what was accepted |
 //! | replica | one of several bridge processes behind a load balancer |
 
@@ -95,8 +103,10 @@ mod try_out;
 pub mod app;
 pub mod config;
 mod consumer;
+pub mod state;
 pub mod http;
 pub mod bus;
+pub mod store;
 pub mod attio;
 pub mod fake_attio;
 mod explain;

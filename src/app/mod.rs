@@ -34,7 +34,10 @@ use crate::open_files;
 use crate::pipeline::SourceOptions;
 use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
 use crate::pipeline::publish::{Bus, Destination};
+use crate::pipeline::route::Routes;
+use crate::pipeline::store::Store;
 use crate::shutdown::{self, ForcedExit, Stages};
+use crate::store;
 use crate::supervise::{Ended, Ends, Supervisor};
 use crate::version::{REVISION, VERSION};
 use reload::Reloader;
@@ -77,6 +80,7 @@ pub struct App {
     edge: Arc<Edge>,
     admin: Admin,
     bus: Arc<dyn Bus>,
+    store: Option<Arc<dyn Store>>,
     reloader: Reloader,
     reload: Arc<Notify>,
     public_listener: TcpListener,
@@ -118,7 +122,10 @@ impl App {
         let (supervisor, ends) = Supervisor::new();
         let bus = open(&metrics, routes.destinations(), &supervisor)?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
-        let pipeline = Arc::new(join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics));
+        let store = config.store.clone().map(|store| store::start(store, metrics.store(), &supervisor));
+        let store = store.transpose()?;
+        let pipeline = join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics);
+        let pipeline = Arc::new(pipeline.with_store(store.clone()));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let feed = config.admin.page.then(Feed::new);
@@ -132,13 +139,21 @@ impl App {
         );
         let systemd = Notifier::default();
         let reloader = Reloader::new(config.clone(), pipeline, Arc::clone(&metrics), systemd.clone());
-        let admin = Admin { bus: Arc::clone(&bus), metrics, dedup, stages: stages.clone(), feed };
+        let admin = Admin {
+            bus: Arc::clone(&bus),
+            metrics,
+            dedup,
+            store: store.clone(),
+            stages: stages.clone(),
+            feed,
+        };
         let reload = Arc::new(Notify::new());
         Ok(Self {
             config,
             edge,
             admin,
             bus,
+            store,
             reloader,
             reload,
             public_listener,
@@ -175,7 +190,8 @@ impl App {
 
     /// The same; calls `on_end` when a part ends by itself.
     async fn run_until(self, stop: impl Future<Output = ()>, on_end: impl FnOnce()) -> Result<(), Error> {
-        let Self { config, edge, admin, bus, reloader, reload, deliveries, stages, systemd, .. } = self;
+        let Self { config, edge, admin, bus, store, reloader, reload, deliveries, stages, systemd, .. } =
+            self;
         let (supervisor, mut ends) = (self.supervisor, self.ends);
         let connections = TaskTracker::new();
         let (max_connections, when_full) = match open_files::connections(config.http.max_connections) {
@@ -233,7 +249,7 @@ impl App {
             stopped = until_stopped(tokio::time::sleep(config.shutdown.delay), &mut ends).await;
         }
         stages.drain.cancel();
-        let drained = drain(config.shutdown, [&connections, &deliveries], &*bus).await;
+        let drained = drain(config.shutdown, [&connections, &deliveries], &*bus, store.as_deref()).await;
         stages.over.cancel();
         parts.close();
         // Each of them ends at once, unless it is stuck: then it is left behind.
@@ -292,7 +308,15 @@ async fn run_until_stopped(config: Config, forced_exit: &ForcedExit) -> Result<(
 
 pub async fn inspect(config: Config) -> Result<Report, StartError> {
     let requirements = config.requirements();
-    bus::inspect(config.bus, requirements).await
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let mut report = bus::inspect(config.bus.clone(), requirements).await?;
+    if let Some(needs) = state {
+        report.checks.extend(bus::states::inspect(&config.bus, needs).await);
+    }
+    if let Some(store) = &config.store {
+        store::inspect(store, &mut report).await?;
+    }
+    Ok(report)
 }
 
 /// Logs what the bridge is about to do, and how long dedup remembers at the rate at which Attio sends at most.
@@ -338,7 +362,12 @@ fn announce(config: &Config) {
 
 /// Waits for connections, then for deliveries whose client has left, then for acks: in all at most
 /// `drain_timeout`.
-async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bus) -> Result<(), Error> {
+async fn drain(
+    options: shutdown::Options,
+    work: [&TaskTracker; 2],
+    bus: &dyn Bus,
+    store: Option<&dyn Store>,
+) -> Result<(), Error> {
     let deadline = Instant::now() + options.drain_timeout;
     let [connections, deliveries] = work;
     for tracker in work {
@@ -351,6 +380,15 @@ async fn drain(options: shutdown::Options, work: [&TaskTracker; 2], bus: &dyn Bu
     let Ok(messages) = tokio::time::timeout(left + LAST_FLUSH, bus.flush(left)).await else {
         return Err(Error::FlushHangs { deliveries: deliveries.len() });
     };
+    if let Some(store) = store {
+        let unsettled = store.flush(LAST_FLUSH).await;
+        if unsettled > 0 {
+            tracing::warn!(
+                unsettled,
+                "the dedup store does not know of all that was acknowledged: repeats of it are published again"
+            );
+        }
+    }
     let deliveries = deliveries.len();
     if deliveries == 0 && messages == 0 {
         if !connections.is_empty() {

@@ -11,8 +11,11 @@ pub mod inspect;
 pub mod read;
 pub mod recording;
 pub mod setup;
+pub mod state;
+pub mod states;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
@@ -45,6 +48,15 @@ impl Kind {
             Self::Kafka(_) => "kafka",
             Self::Nats(_) => "nats",
             Self::Stdout => "stdout",
+        }
+    }
+
+    /// The longest time from enqueueing a message to its result.
+    pub const fn publish_timeout(&self) -> Duration {
+        match self {
+            Self::Kafka(options) => options.publish_timeout,
+            Self::Nats(options) => options.publish_timeout,
+            Self::Stdout => Duration::from_secs(5),
         }
     }
 }

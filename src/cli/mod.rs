@@ -13,6 +13,7 @@ mod quarantine;
 mod send;
 mod serve;
 mod sign;
+mod state;
 mod tail;
 mod topics;
 mod watch;
@@ -170,6 +171,8 @@ enum Verb {
     Webhooks(webhooks::Arguments),
     /// Watch the configured webhooks: report when Attio stops sending, and recreate lost ones
     Watch(watch::Arguments),
+    /// Keep topics with the newest state of each record, list entry, note, task and comment
+    State(state::Arguments),
     /// Fetch the names of Attio's objects and lists, for events and filters
     Slugs(webhooks::SlugsArguments),
     /// Print the version
@@ -260,6 +263,7 @@ fn run_verb(Arguments { config, verb }: Arguments, environment: Environment) -> 
         Verb::Healthcheck(arguments) => healthcheck::run(input, arguments),
         Verb::Webhooks(arguments) => webhooks::run(input, arguments),
         Verb::Watch(arguments) => watch::run(input, arguments),
+        Verb::State(arguments) => state::run(input, arguments),
         Verb::Slugs(arguments) => webhooks::slugs(input, arguments),
         Verb::Version(arguments) => Ok(about::version(&arguments)),
         Verb::Completions(arguments) => Ok(about::completions(&arguments)),

@@ -165,6 +165,30 @@ impl Drop for Progress {
     }
 }
 
+/// A count that grows towards no known end; dropping it clears its line.
+pub struct Counter(ProgressBar);
+
+impl Counter {
+    /// Hidden unless standard error is a terminal.
+    pub fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos} compared, {elapsed}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    pub fn add(&self, count: usize) {
+        self.0.inc(count as u64);
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// Without a terminal a line says so often that the verb still waits.
 const STILL_EVERY: Duration = Duration::from_secs(10);
 

@@ -2,6 +2,7 @@
 //! its data) or as JSON.
 
 use std::io::{self, IsTerminal};
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -11,6 +12,7 @@ use serde_json::Value;
 use super::arguments::{BusAddress, begin};
 use super::output::{paint, short, terminal_columns, write_line};
 use super::{BusSession, Exit, Failure, say, with_bus};
+use crate::attio::entities::Kind;
 use crate::bus::read::{Begin, Item, Plan};
 use crate::bus::{self, ReadError};
 use crate::catalog::{Category, EVENT_TYPES};
@@ -18,9 +20,12 @@ use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
 use crate::config::{Input, nearest};
 use crate::consumer::EventFilter;
+use crate::pipeline::publish::Destination;
 use crate::pipeline::quarantine;
 use crate::pipeline::route::Routes;
 use crate::printable::{self, DIM, KNOWN, Paint, REFUSED, STRONG, line as escaped};
+use crate::state;
+use crate::state::stored::{self, Stored};
 
 const AFTER_HELP: &str = "\
 On a terminal an event is a line of text; elsewhere, and with --json, it is a CloudEvent in JSON. \
@@ -30,6 +35,8 @@ Example: events of one record, from 15 minutes ago
   attio-bridge tail --from 15m --record 891dcbfc-9141-415d-9b2a-2238a6cc012d
 Example: what a running `attio-bridge dev` publishes; it prints the address
   attio-bridge tail --bus kafka://127.0.0.1:45123 --from beginning
+Example: states, as `attio-bridge state run` publishes them
+  attio-bridge tail --state --from beginning
 Example: the next ten notes, for a program
   attio-bridge tail --category note --count 10 --json | jq .data";
 
@@ -37,6 +44,9 @@ Example: the next ten notes, for a program
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
+    /// The states that `state run` keeps, instead of events
+    #[arg(long, conflicts_with = "types")]
+    state: bool,
     /// Only these categories, such as record, quarantine or unknown
     #[arg(long, value_name = "CATEGORY", value_delimiter = ',', value_parser = category(), hide_possible_values = true)]
     category: Vec<String>,
@@ -102,13 +112,15 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
 async fn tail(BusSession { config, stop }: &BusSession, arguments: &Arguments) -> Result<Exit, Failure> {
     let routes = Routes::new(&config.route);
     let destinations = match &arguments.category[..] {
+        _ if arguments.state => states(&config.state, &arguments.category),
         [] => routes.destinations(),
         names => names.iter().flat_map(|name| routes.of_category(name)).collect(),
     };
     let plan = Plan { destinations, begin: arguments.from, follow: true };
+    let of_states = arguments.state.then(|| stored::bus_of(&config.state, &config.bus.kind));
     let mut reader = tokio::select! {
         () = stop.cancelled() => return Ok(Exit::Done),
-        started = bus::read(&config.bus.kind, plan) => started?,
+        started = bus::read(of_states.as_ref().unwrap_or(&config.bus.kind), plan) => started?,
     };
     if io::stderr().is_terminal() {
         say(format_args!("reading {}; Ctrl-C stops", config.bus.kind.name()));
@@ -149,9 +161,18 @@ async fn tail(BusSession { config, stop }: &BusSession, arguments: &Arguments) -
     ended
 }
 
+/// The states of these categories, or all that are kept.
+fn states(options: &state::Options, categories: &[String]) -> Vec<Arc<Destination>> {
+    let is_wanted =
+        |kind: &Kind| categories.is_empty() || categories.iter().any(|name| name == kind.as_str());
+    let wanted = options.kinds().filter(is_wanted);
+    wanted.map(|kind| stored::destinations(options, kind, None).into()).collect()
+}
+
 /// A message that matches, as a line or as JSON.
 fn text(item: &Item, filter: &EventFilter, as_json: bool) -> Option<String> {
-    let event = match DecodedEvent::from_message(&item.headers, &item.payload) {
+    let stored = item.payload.is_empty().then(|| Stored::new(item)?.to_event(item)).flatten();
+    let event = match stored.map_or_else(|| DecodedEvent::from_message(&item.headers, &item.payload), Ok) {
         Ok(event) => event,
         Err(error) => {
             let (address, error) = (escaped(&item.address), escaped(&error.to_string()));
@@ -198,7 +219,7 @@ fn heading(columns: usize) -> String {
 /// The line, at most `columns` wide.
 fn line(event: &DecodedEvent, key: &str, columns: usize, paint: Paint) -> String {
     let get = |name| event.get(name).unwrap_or("-");
-    let time = get("recordedtime");
+    let time = event.get("recordedtime").or(event.get("time")).unwrap_or("-");
     let clock = escaped(time.get(CLOCK).unwrap_or(time));
     let kind = escaped(get("type"));
     let kind = kind.strip_prefix("com.attio.").unwrap_or(&kind);

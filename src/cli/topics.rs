@@ -6,8 +6,12 @@ use serde_json::json;
 use super::{Exit, Failure, load, print};
 use crate::bus::setup::{Format, Setup};
 use crate::config::Input;
+use crate::pipeline::route::Routes;
+use crate::store;
 
 const AFTER_HELP: &str = "\
+With a section [state] in the configuration it also prints what `attio-bridge state` needs.
+
 Example: create what is missing on a cluster with ACLs
   attio-bridge topics --format kafka --principal bridge > topics.sh
   BOOTSTRAP=kafka:9092 ADMIN=admin.properties sh topics.sh";
@@ -39,10 +43,25 @@ fn cluster(name: &str) -> Result<String, String> {
 
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
     let config = load(input)?;
-    let made = Setup::new(&config.bus, &config.requirements(), arguments.principal.as_deref());
+    let state = config.uses_state.then(|| config.state.needs(&Routes::new(&config.route)));
+    let principal = arguments.principal.as_deref();
+    let made = Setup::new(&config.bus, &config.requirements(), state.as_ref(), principal);
+    let bucket = config.store.as_ref().and_then(store::setup);
     let text = made.and_then(|setup| match arguments.json {
-        true => Ok(format!("{:#}\n", json!(setup))),
-        false => setup.write(arguments.format, &arguments.cluster),
+        true => {
+            let mut setup = json!(setup);
+            if let Some(bucket) = &bucket {
+                setup["dedup_bucket"] = json!(bucket);
+            }
+            Ok(format!("{setup:#}\n"))
+        }
+        false => {
+            let of_bus = setup.write(arguments.format, &arguments.cluster)?;
+            // The other formats are for tools that know no NATS.
+            let commands = matches!(arguments.format, None | Some(Format::Kafka | Format::Nats));
+            let bucket = bucket.filter(|_| commands).map(|bucket| bucket.commands());
+            Ok(of_bus + &bucket.unwrap_or_default())
+        }
     });
     print(text.map_err(Failure::usage)?);
     Ok(Exit::Done)

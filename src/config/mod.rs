@@ -18,6 +18,7 @@ mod secrets;
 mod section;
 mod sections;
 mod tree;
+mod verbs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -35,6 +36,7 @@ pub use kinds::Description;
 pub use section::Key;
 pub use sections::{Declaration, Example, LogFormat, LogOptions, TABLES, schema};
 pub use tree::{Environment, Excerpt, Origin, variable};
+pub use verbs::{Contract, State, contract, state};
 
 use crate::attio::{Options, WebhookOptions};
 use crate::bus::inspect::Requirements;
@@ -42,7 +44,7 @@ use crate::http::{self, admin};
 use crate::pipeline::route::Routes;
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, dedup, route};
-use crate::{bus, files, open_files, shutdown};
+use crate::{bus, files, open_files, shutdown, state as states, store};
 use diagnostics::{Diagnostics, Findings};
 use secrets::usable_secret;
 use section::Section;
@@ -65,7 +67,12 @@ pub struct Config {
     /// What it holds; none without the file, or with a warning if it is malformed.
     pub slugs: Option<Arc<Slugs>>,
     pub dedup: dedup::Options,
+    /// The memory that replicas share; none for their own alone.
+    pub store: Option<store::Options>,
     pub bus: bus::Options,
+    pub state: states::Options,
+    /// Whether `[state]` is there at all.
+    pub uses_state: bool,
     pub shutdown: shutdown::Options,
     /// Threads that serve; where absent, as many as the cores that the process may use.
     pub workers: Option<usize>,
@@ -226,8 +233,12 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
     let sources = sections::sources::sources(&mut root.section("sources"), &input.environment);
     let route = sections::route::route(&mut root.section("route"));
     sections::route::check_slugs(root.diagnostics(), &sources, &route);
-    let dedup = sections::Dedup::read(&mut root.section("dedup"));
-    let bus = sections::bus(root);
+    let dedup = sections::dedup::read(&mut root.section("dedup"));
+    let (bus, nats) = sections::bus(root, Some(dedup.is_on_nats()));
+    let mut of_state = root.section("state");
+    let uses_state = of_state.origin().is_some();
+    let state = sections::state::state(&mut of_state, &Routes::new(&route.options));
+    drop(of_state);
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     // For their problems: `serve` never calls Attio.
     sections::attio::options(&mut root.section("attio"));
@@ -241,8 +252,11 @@ fn read(root: &mut Section<'_>, input: &Input, secret_files: &[SecretFile]) -> C
         schema_base_url: sections::contract::base_url(&mut root.section("contract")),
         slugs_file: route.slugs_file,
         slugs: route.slugs,
-        dedup,
+        dedup: dedup.memory,
+        store: dedup.store(&bus, nats),
         bus,
+        state,
+        uses_state,
         shutdown: sections::http::Shutdown::read(&mut root.section("shutdown")),
         workers: sections::http::workers(&mut root.section("runtime")),
         log: sections::Log::read(&mut root.section("log")),
@@ -351,29 +365,6 @@ pub fn attio(input: &Input) -> Result<Attio, Problems> {
         slugs_file: slugs_file.map(PathBuf::from),
         warnings: found.warnings,
     })
-}
-
-/// What `contract` needs.
-#[derive(Debug)]
-pub struct Contract {
-    pub route: route::Options,
-    pub base_url: Option<String>,
-    pub bus: Option<bus::Options>,
-    pub warnings: Vec<Problem>,
-}
-
-/// Reads `[contract]` and `[route]`, with a bus also the sections of the buses: whoever reads the contract need not have
-/// the secrets of the bridge.
-pub fn contract(input: &Input, with_bus: bool) -> Result<Contract, Problems> {
-    let (mut tree, diagnostics) = read_some(input)?;
-    let of_bus = if with_bus { ["bus", "kafka", "nats"].as_slice() } else { &[] };
-    tree.retain(|name, _| ["contract", "route"].contains(&&**name) || of_bus.contains(&&**name));
-    let mut root = Section::root(&diagnostics, tree);
-    let route = sections::route::route(&mut root.section("route")).options;
-    let base_url = sections::contract::base_url(&mut root.section("contract"));
-    let bus = with_bus.then(|| sections::bus(&mut root));
-    drop(root);
-    diagnostics.finish().result(|found| Contract { route, base_url, bus, warnings: found.warnings })
 }
 
 /// The files of the secrets of all sources. Malformed entries are left out: these files may be about to be written.

@@ -17,12 +17,23 @@ pub struct ApiLimit {
     pub most_reads: usize,
     /// All reads so far.
     pub all_reads: u64,
+    /// Requests that were answered with 429.
+    pub refused: u64,
 }
 
 impl Default for ApiLimit {
     fn default() -> Self {
         let last_reads = VecDeque::new();
-        Self { reads: 100, writes: 25, second: 0, used: (0, 0), last_reads, most_reads: 0, all_reads: 0 }
+        Self {
+            reads: 100,
+            writes: 25,
+            second: 0,
+            used: (0, 0),
+            last_reads,
+            most_reads: 0,
+            all_reads: 0,
+            refused: 0,
+        }
     }
 }
 
@@ -44,7 +55,11 @@ impl ApiLimit {
         let (used, limit) =
             if write { (&mut self.used.1, self.writes) } else { (&mut self.used.0, self.reads) };
         *used += 1;
-        if *used <= limit { Ok(()) } else { Err(http_date(now, 1)) }
+        if *used <= limit {
+            return Ok(());
+        }
+        self.refused += 1;
+        Err(http_date(now, 1))
     }
 }
 

@@ -76,6 +76,11 @@ impl Item {
         }
     }
 
+    /// Whether it exists after the last change.
+    pub fn is_there(&self) -> bool {
+        self.values().is_some()
+    }
+
     fn begin(&mut self, since: OffsetDateTime, condition: Condition) {
         // The last one that reads may still show, and what came after it.
         let oldest = self.versions.iter().rposition(|version| version.since <= since - MEMORY);

@@ -56,6 +56,9 @@ const fn answer(reason: Reason) -> (StatusCode, &'static str) {
             StatusCode::SERVICE_UNAVAILABLE,
             "The broker refuses the event because of its configuration. See the bridge's log.",
         ),
+        Reason::StoreUnavailable => {
+            (StatusCode::SERVICE_UNAVAILABLE, "The dedup store is unreachable. Retry later.")
+        }
         Reason::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal error. Retry later."),
     }
 }
@@ -65,7 +68,7 @@ fn retry_after(reason: Reason) -> Option<u32> {
     let range = match reason {
         Reason::Draining => 1..=5,
         Reason::Overloaded => 1..=10,
-        Reason::BrokerUnavailable | Reason::BrokerTimeout => 5..=30,
+        Reason::BrokerUnavailable | Reason::BrokerTimeout | Reason::StoreUnavailable => 5..=30,
         Reason::BrokerRefused => 15..=30,
         _ => return None,
     };

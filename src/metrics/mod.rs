@@ -6,6 +6,7 @@
 mod account;
 pub(crate) mod family;
 pub mod samples;
+mod store;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -15,6 +16,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, I
 use crate::version::{REVISION, VERSION};
 use account::EventAccount;
 use family::{CONSTANT, Families};
+pub use store::{StoreMetrics, StoreResult};
 
 /// The `source` label of requests to no configured source.
 pub const NO_SOURCE: &str = "none";
@@ -51,6 +53,7 @@ pub struct Metrics {
     config_reloads: IntCounterVec,
     bus: BusMetrics,
     dedup: DedupMetrics,
+    store: StoreMetrics,
 }
 
 #[derive(Clone)]
@@ -187,6 +190,7 @@ impl Metrics {
             config_reloads: r.counters("config_reloads_total", "Reloads of the secrets.", &["result"]),
             bus: BusMetrics::new(&r, labels.bus),
             dedup: DedupMetrics::new(&r),
+            store: StoreMetrics::new(&r),
             families: r,
             labels,
         };
@@ -219,6 +223,10 @@ impl Metrics {
 
     pub fn dedup(&self) -> DedupMetrics {
         self.dedup.clone()
+    }
+
+    pub fn store(&self) -> StoreMetrics {
+        self.store.clone()
     }
 
     pub fn bus(&self) -> BusMetrics {

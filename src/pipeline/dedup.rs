@@ -61,6 +61,10 @@ impl Waiters {
         self.joined.push(sender);
         receiver
     }
+
+    fn is_awaited(&self) -> bool {
+        !self.first.is_closed() || self.joined.iter().any(|waiter| !waiter.is_closed())
+    }
 }
 
 type Shard = Mutex<HashMap<DedupKey, Waiters, PassThrough>>;
@@ -160,12 +164,14 @@ impl Dedup {
     }
 
     /// Forgets every acknowledged key if the broker has lost its data since the last call: a repeat is published
-    /// again.
-    pub fn forget_on_data_loss(&self, losses: u64) {
+    /// again. Returns whether it has.
+    pub fn forget_on_data_loss(&self, losses: u64) -> bool {
         let known = &self.shared.data_losses;
-        if known.load(Ordering::Relaxed) != losses && known.swap(losses, Ordering::AcqRel) != losses {
+        let lost = known.load(Ordering::Relaxed) != losses && known.swap(losses, Ordering::AcqRel) != losses;
+        if lost {
             self.shared.memory.invalidate_all();
         }
+        lost
     }
 
     /// The number of in-flight entries.
@@ -248,6 +254,21 @@ pub struct InFlight {
     shared: Option<Arc<Shared>>,
     key: DedupKey,
     remember: bool,
+}
+
+impl InFlight {
+    /// Ends the entry if no delivery awaits it, and returns whether it did.
+    pub(super) fn end_unless_awaited(&mut self) -> bool {
+        if let Some(shared) = &self.shared {
+            let mut shard = shared.shard(self.key).lock();
+            if shard.get(&self.key).is_some_and(Waiters::is_awaited) {
+                return false;
+            }
+            shard.remove(&self.key);
+        }
+        self.shared = None;
+        true
+    }
 }
 
 impl AckCallback for InFlight {

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::mem;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 
+use super::claim::Unclaimed;
 use super::dedup::{AckReceiver, Dedup, Lookup};
 use super::filter::{self, Filter};
 use super::identify::{Facts, Identity};
@@ -17,6 +19,7 @@ use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishH
 use super::quarantine;
 use super::route::Routes;
 use super::slugs::Slugs;
+use super::store::Store;
 use super::verify::{self, Verifier};
 use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::CloudEvent;
@@ -59,6 +62,8 @@ impl Source {
 /// The stages that keep state, shared by all deliveries.
 pub(super) struct Stages {
     pub(super) dedup: Dedup,
+    /// None if no replica shares the memory.
+    pub(super) store: Option<Arc<dyn Store>>,
     /// None if no slugs are configured.
     pub(super) slugs: ArcSwapOption<Slugs>,
     pub(super) routes: Routes,
@@ -103,6 +108,12 @@ pub(super) enum State {
         ack: AckReceiver,
         quarantined: bool,
     },
+    /// To be claimed in the store, then enqueued.
+    Unclaimed {
+        event: Box<Unclaimed>,
+        ack: AckReceiver,
+        quarantined: bool,
+    },
     /// Enqueued by another delivery, or earlier in this one under the same id.
     Joined {
         ack: AckReceiver,
@@ -112,6 +123,21 @@ pub(super) enum State {
 impl State {
     /// The placeholder for an event whose ack is being awaited.
     pub(super) const ABANDONED: Self = Self::Done(EventResult::Failed(PublishError::Abandoned));
+}
+
+/// The events to be claimed. Their state becomes the one that they have once they are published.
+pub(super) fn take_unclaimed(pending: &mut [PendingEvent]) -> Vec<Box<Unclaimed>> {
+    let take = |pending: &mut PendingEvent| match mem::replace(&mut pending.state, State::ABANDONED) {
+        State::Unclaimed { event, ack, quarantined } => {
+            pending.state = State::Enqueued { ack, quarantined };
+            Some(event)
+        }
+        state => {
+            pending.state = state;
+            None
+        }
+    };
+    pending.iter_mut().filter_map(take).collect()
 }
 
 impl Enqueuer<'_> {
@@ -224,7 +250,11 @@ impl Enqueuer<'_> {
             // The retry publishes what was not enqueued in time.
             return State::Done(EventResult::Failed(answer_overdue()));
         }
-        self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
+        if self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses())
+            && let Some(store) = &self.stages.store
+        {
+            store.forget();
+        }
         let lookup = self.stages.dedup.begin(identity.key, identity.repeatable);
         tracing::debug!(
             id = identity.id,
@@ -244,14 +274,20 @@ impl Enqueuer<'_> {
             Lookup::Joined(ack) => State::Joined { ack },
             Lookup::Miss(in_flight, ack) => {
                 let metrics = Arc::clone(&self.stages.publish_metrics[&destination.address]);
-                let handle = PublishHandle::new(Box::new(in_flight), metrics, self.delivery.permit.clone());
-                let message = Message {
+                let permit = self.delivery.permit.clone();
+                let message = || Message {
                     destination: Arc::clone(destination),
                     event: event(),
                     dedup_key: identity.key.to_hex(),
                     structured_only: quarantined,
                 };
-                self.stages.bus.publish(message, handle);
+                if self.stages.store.is_some() && identity.repeatable {
+                    let (key, message) = (identity.key, message());
+                    let event = Box::new(Unclaimed { key, in_flight, message, metrics, permit });
+                    return State::Unclaimed { event, ack, quarantined };
+                }
+                let handle = PublishHandle::new(Box::new(in_flight), metrics, permit);
+                self.stages.bus.publish(message(), handle);
                 State::Enqueued { ack, quarantined }
             }
         }

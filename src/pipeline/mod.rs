@@ -1,7 +1,7 @@
 //! The path of one delivery. [`Pipeline::handle`] runs the stages in the order of the modules below.
 //!
-//! [`Pipeline::process`] has two phases: it enqueues every event with the bus (`enqueue.rs`), and only then
-//! awaits the acks, here. A 200 follows from an [`Outcome`] in which no event failed.
+//! [`Pipeline::process`] has two phases: it enqueues every event with the bus (`enqueue.rs`), where replicas share a
+//! store after claiming them there (`claim.rs`), and only then awaits the acks, here. A 200 follows from an [`Outcome`] in which no event failed.
 //!
 //! Nothing here speaks HTTP or a broker's protocol. Stages exchange values, which `tests/it/layers.rs` lists. The
 //! pipeline returns facts, which `http` turns into an answer, metrics and a log line.
@@ -15,7 +15,9 @@ pub mod dedup;
 pub mod normalize;
 pub mod publish;
 pub mod quarantine;
+pub mod store;
 
+mod claim;
 mod enqueue;
 pub mod outcome;
 pub mod slugs;
@@ -35,12 +37,13 @@ use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
 use dedup::{AckReceiver, Dedup};
 pub use enqueue::SourceOptions;
-use enqueue::{Enqueuer, PendingEvent, Source, Stages, State, answer_overdue};
+use enqueue::{Enqueuer, PendingEvent, Source, Stages, State, answer_overdue, take_unclaimed};
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
 use route::Routes;
 use slugs::Slugs;
+use store::Store;
 use verify::SignatureError;
 
 pub struct Pipeline {
@@ -105,6 +108,7 @@ impl Pipeline {
             sources,
             stages: Stages {
                 dedup,
+                store: None,
                 slugs: ArcSwapOption::empty(),
                 routes,
                 schema_base_url: None,
@@ -117,6 +121,12 @@ impl Pipeline {
     /// The same, whose events name the schema of their data: `<base_url>/<event_type>.json`.
     pub fn with_schemas(mut self, base_url: Option<String>) -> Self {
         self.stages.schema_base_url = base_url;
+        self
+    }
+
+    /// The same, with a memory of acknowledged ids that other replicas share.
+    pub fn with_store(mut self, store: Option<Arc<dyn Store>>) -> Self {
+        self.stages.store = store;
         self
     }
 
@@ -194,6 +204,10 @@ impl Pipeline {
             pending.push(enqueuer.enqueue(index, element));
         }
 
+        if let Some(store) = &self.stages.store {
+            claim::publish_unclaimed(store, &self.stages.bus, take_unclaimed(&mut pending)).await;
+        }
+
         // The last ack is awaited first: when it is there, most of the others are, and this task is woken once
         // instead of once for each.
         let mut answer_due = pin!(tokio::time::sleep_until(delivery.answer_by));
@@ -206,6 +220,9 @@ impl Pipeline {
         for (done, event) in pending.iter_mut().enumerate() {
             take_turns(done).await;
             rejection = enqueuer.quarantine_if_rejected(event).or(rejection);
+        }
+        if let (Some(_), Some(store)) = (&rejection, &self.stages.store) {
+            claim::publish_unclaimed(store, &self.stages.bus, take_unclaimed(&mut pending)).await;
         }
         let unidentified = pending.iter().filter(|event| event.unidentified).count();
         let mut events = Vec::with_capacity(pending.len());
@@ -237,6 +254,7 @@ impl PendingEvent {
                 (receive(ack, answer_due).await, EventResult::Published)
             }
             State::Joined { ack } => (receive(ack, answer_due).await, EventResult::Duplicate),
+            State::Unclaimed { .. } => return EventResult::Failed(PublishError::Abandoned),
         };
         if let (Ok(ack), Some(details)) = (&ack, &mut self.details) {
             details.position = ack.position;

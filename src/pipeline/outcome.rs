@@ -46,6 +46,8 @@ named_enum! {
         BrokerTimeout = "broker_timeout",
         /// The broker refused because of its configuration.
         BrokerRefused = "broker_refused",
+        /// The store that replicas share is away, and nothing is to be published without it.
+        StoreUnavailable = "store_unavailable",
         /// A bug.
         Internal = "internal",
     }
@@ -87,6 +89,7 @@ impl From<&PublishError> for Reason {
             // Rejected by quarantine too: the size limit of its topic is too low.
             PublishError::Refused { .. } | PublishError::Rejected { .. } => Self::BrokerRefused,
             PublishError::Busy { .. } => Self::Overloaded,
+            PublishError::StoreUnavailable { .. } => Self::StoreUnavailable,
             PublishError::Abandoned => Self::Internal,
         }
     }

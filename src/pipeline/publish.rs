@@ -70,6 +70,9 @@ pub enum PublishError {
     /// The client's queue is full. Nothing was enqueued.
     #[error("too many messages waiting for the broker: {detail}")]
     Busy { detail: Arc<str> },
+    /// The store that replicas share is away, and nothing is to be published without it. Nothing was enqueued.
+    #[error("the dedup store is unavailable: {detail}")]
+    StoreUnavailable { detail: Arc<str> },
     /// The handle was dropped unsettled: a bug in a bus, or the process is ending.
     #[error("the publish was abandoned")]
     Abandoned,
@@ -84,11 +87,12 @@ impl PublishError {
             Self::Refused { .. } => "refused",
             Self::Rejected { .. } => "rejected",
             Self::Busy { .. } => "busy",
+            Self::StoreUnavailable { .. } => "store_unavailable",
             Self::Abandoned => "abandoned",
         }
     }
 
-    /// Every label, and `acknowledged`.
+    /// Every label of an attempt, and `acknowledged`. What the store refuses is never attempted.
     pub const LABELS: [&str; 7] =
         ["acknowledged", "unavailable", "timeout", "refused", "rejected", "busy", "abandoned"];
 }

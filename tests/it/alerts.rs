@@ -6,6 +6,7 @@ use std::process::Command;
 use attio_bridge::attio::watch::WatchMetrics;
 use attio_bridge::http::respond;
 use attio_bridge::pipeline::outcome::Reason;
+use attio_bridge::state::metrics::StateMetrics;
 
 use crate::support::bridge::Bridge;
 use crate::support::scrape::Scrape;
@@ -43,8 +44,10 @@ async fn alerts_select_existing_metrics_and_labels() {
     let bridge = bridge.metrics().await;
     let watch = WatchMetrics::new(&["production".into()], &["attio".into()]).render();
     let watch = Scrape::parse(std::str::from_utf8(&watch).unwrap());
+    let state = StateMetrics::new().render();
+    let state = Scrape::parse(std::str::from_utf8(&state).unwrap());
     let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for (metric, labels) in bridge.label_sets().into_iter().chain(watch.label_sets()) {
+    for (metric, labels) in [&bridge, &watch, &state].into_iter().flat_map(Scrape::label_sets) {
         for (label, value) in labels {
             values.entry((metric.clone(), label)).or_default().insert(value);
         }
@@ -53,7 +56,7 @@ async fn alerts_select_existing_metrics_and_labels() {
     assert!(found.len() >= 12, "{found:?}");
     for (metric, labels) in found {
         assert!(
-            bridge.names().contains(metric) || watch.names().contains(metric),
+            [&bridge, &watch, &state].iter().any(|scrape| scrape.names().contains(metric)),
             "there is no metric {metric}"
         );
         for (label, operator, value) in labels {

@@ -7,6 +7,7 @@ use attio_bridge::config::Config;
 use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::{Bus, PublishError};
 use attio_bridge::pipeline::verify::Scheme;
+use attio_bridge::store;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,6 +18,7 @@ use crate::support::client::{Client, Response};
 use crate::support::fixtures;
 use crate::support::logs::Logs;
 use crate::support::memory::Answer;
+use crate::support::ports::free_address;
 use crate::support::request::{Request, sign};
 use crate::support::wait::eventually;
 
@@ -47,6 +49,7 @@ fn expected(reason: Reason) -> (u16, bool, bool) {
         Reason::Overloaded => (503, true, false),
         Reason::Draining => (503, true, true),
         Reason::BrokerUnavailable | Reason::BrokerTimeout | Reason::BrokerRefused => (503, true, false),
+        Reason::StoreUnavailable => (503, true, false),
         Reason::Internal => (500, false, false),
     }
 }
@@ -96,7 +99,7 @@ async fn provoke(reason: Reason) -> (Response, Bridge) {
     let fail = |error: PublishError| bridge.bus.answer(Answer::Fail(error));
     let good = Request::keyed("k", RECORD);
     let request = match reason {
-        Reason::Accepted | Reason::Filtered => good,
+        Reason::Accepted | Reason::Filtered | Reason::StoreUnavailable => good,
         Reason::Quarantined => Request::signed("no JSON"),
         Reason::Duplicate => {
             assert_eq!(bridge.ask(&good).await.status_and_reason(), (200, "accepted".into()));
@@ -159,8 +162,20 @@ fn prepare(reason: Reason, config: &mut Config) {
         Reason::TimestampMissing => config.sources[0].verify.scheme = Scheme::Timestamped,
         Reason::BodyTimeout => config.http.body_timeout = Duration::from_millis(100),
         Reason::Overloaded => config.http.max_in_flight = 1,
+        Reason::StoreUnavailable => config.store = store_that_is_away(),
         _ => {}
     }
+}
+
+/// A store without which nothing is to be published, where nothing listens.
+fn store_that_is_away() -> Option<store::Options> {
+    let url = format!("redis://{}", free_address());
+    let variables = [
+        ("ATTIO_BRIDGE__DEDUP__STORE", "redis"),
+        ("ATTIO_BRIDGE__DEDUP__REDIS__URL", &*url),
+        ("ATTIO_BRIDGE__DEDUP__ON_STORE_FAILURE", "refuse"),
+    ];
+    crate::support::bridge::config(&variables).store
 }
 
 /// A client whose connection was accepted and that has sent nothing.

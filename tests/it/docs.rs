@@ -98,3 +98,31 @@ fn webhooks_table_lists_every_verb_and_flag() {
         }
     }
 }
+
+#[test]
+fn state_metrics_table_lists_every_metric_with_its_labels() {
+    const STATE: &str = include_str!("../../deploy/docs/state.md");
+    let text = String::from_utf8(attio_bridge::state::metrics::StateMetrics::new().render()).unwrap();
+    let mut exported: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("attio_bridge_state_")) {
+        let series = line.split(' ').next().expect("a sample has a name");
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let entry = exported.entry(name.to_owned()).or_default();
+        for (label, value) in labels.trim_end_matches('}').split(',').filter_map(|pair| pair.split_once('='))
+        {
+            entry.insert(label.to_owned());
+            if label == "result" {
+                entry.insert(value.trim_matches('"').to_owned());
+            }
+        }
+    }
+    let rows = STATE.split("\n## Metrics\n").nth(1).expect("the heading is there").lines();
+    let rows = rows.filter(|line| line.starts_with("| `")).map(|line| line.trim_matches('|').split('|'));
+    let written: BTreeMap<String, BTreeSet<String>> = rows
+        .map(|mut cells| {
+            let mut cell = || code_words(cells.next().expect("a row has cells"));
+            (cell().remove(0), cell().into_iter().collect())
+        })
+        .collect();
+    assert_eq!(written, exported);
+}

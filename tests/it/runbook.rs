@@ -5,6 +5,7 @@ use std::path::Path;
 
 use attio_bridge::attio::watch::WatchMetrics;
 use attio_bridge::pipeline::outcome::Reason;
+use attio_bridge::state::metrics::StateMetrics;
 use clap::Command;
 
 use crate::support::bridge::Bridge;
@@ -92,6 +93,8 @@ async fn metrics_in_the_runbook_exist() {
     let watch = WatchMetrics::new(&["production".into()], &["attio".into()]).render();
     let mut known = Bridge::start().await.metrics().await.names();
     known.extend(Scrape::parse(std::str::from_utf8(&watch).unwrap()).names());
+    let state = StateMetrics::new().render();
+    known.extend(Scrape::parse(std::str::from_utf8(&state).unwrap()).names());
     let of_histogram = |name: &String| name.strip_suffix("_count").map(str::to_owned);
     let histograms: Vec<_> = known.iter().filter_map(of_histogram).collect();
     known.extend(histograms);

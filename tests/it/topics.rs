@@ -85,6 +85,21 @@ fn run(script: &str, folder: &Path, variables: &[(&str, &str)]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs a script with Kafka's own tools, as the administrator; returns its output.
+pub fn run_kafka_commands(script: &str, bootstrap: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let commands = kit("commands/.kafka-4.3.1");
+    let classes = format!("{0}/commands/*:{0}/jars/*", commands.display());
+    for (name, class) in [("kafka-topics.sh", "TopicCommand"), ("kafka-acls.sh", "AclCommand")] {
+        let flags = "-Xmx96m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
+        let java = format!("exec java {flags} -cp '{classes}' org.apache.kafka.tools.{class} \"$@\"");
+        fake_command(folder.path(), name, &java);
+    }
+    let admin = folder.path().join("admin.properties");
+    std::fs::write(&admin, "client.id=administrator\n").unwrap();
+    run(script, folder.path(), &[("BOOTSTRAP", bootstrap), ("ADMIN", admin.to_str().unwrap())])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_commands_create_topics_and_acls_for_a_restricted_user() {
     let secured = shared();
@@ -101,19 +116,7 @@ async fn kafka_commands_create_topics_and_acls_for_a_restricted_user() {
         ("HTTP__MAX_BODY_BYTES", &LARGEST.to_string()),
     ]));
     let script = topics(&["--format", "kafka"], &config);
-
-    let folder = tempfile::tempdir().unwrap();
-    let commands = kit("commands/.kafka-4.3.1");
-    let classes = format!("{0}/commands/*:{0}/jars/*", commands.display());
-    for (name, class) in [("kafka-topics.sh", "TopicCommand"), ("kafka-acls.sh", "AclCommand")] {
-        let flags = "-Xmx96m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC";
-        let java = format!("exec java {flags} -cp '{classes}' org.apache.kafka.tools.{class} \"$@\"");
-        fake_command(folder.path(), name, &java);
-    }
-    let admin = folder.path().join("admin.properties");
-    std::fs::write(&admin, "client.id=administrator\n").unwrap();
-    let by = [("BOOTSTRAP", secured.broker.bootstrap()), ("ADMIN", admin.to_str().unwrap())];
-    let said = run(&script, folder.path(), &by);
+    let said = run_kafka_commands(&script, secured.broker.bootstrap());
     assert!(said.contains("operation=WRITE") && said.contains(SECOND_USER), "{said}");
 
     for name in ["events", "unknown", "quarantine"].map(|name| format!("{prefix}.{name}")) {

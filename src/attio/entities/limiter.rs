@@ -1,13 +1,16 @@
-//! The limit on requests: at most so many begin within any one second.
+//! The limit on requests: at most so many reach Attio within any one second.
 
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// A little more than a second, as requests do not all take equally long to arrive.
-const WINDOW: Duration = Duration::from_millis(1050);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A request has reached Attio when its answer is there, and counts as having reached it this long after it began.
+const ON_THE_WAY: Duration = Duration::from_millis(250);
 
 /// How many turns may be made up for at once after a late one.
 const MADE_UP: u32 = 4;
@@ -22,10 +25,33 @@ pub(super) struct Limiter {
 
 #[derive(Default)]
 struct Turns {
-    /// The last ones, at most as many as fit in a [`WINDOW`].
-    last: VecDeque<Instant>,
+    /// The last ones, at most as many as a second may have.
+    last: VecDeque<Turn>,
     /// When the next one is due at an even distance, so that requests of other programs fit between them.
     due: Option<Instant>,
+}
+
+/// One request. Dropped, it is over.
+pub(super) struct Request(Arc<OnceLock<Instant>>);
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        // Set once, here.
+        let _ = self.0.set(Instant::now());
+    }
+}
+
+struct Turn {
+    begun: Instant,
+    ended: Arc<OnceLock<Instant>>,
+}
+
+impl Turn {
+    /// The latest time at which its request has reached Attio.
+    fn arrived(&self) -> Instant {
+        let latest = self.begun + ON_THE_WAY;
+        self.ended.get().map_or(latest, |ended| latest.min(*ended))
+    }
 }
 
 impl Limiter {
@@ -34,23 +60,25 @@ impl Limiter {
     }
 
     /// Waits until one more request may begin. Who asks first is first; a cancelled wait uses no turn.
-    pub(super) async fn turn(&self) {
+    pub(super) async fn turn(&self) -> Request {
         let mut turns = self.turns.lock().await;
         while let Some(at) = self.next(&turns).filter(|at| *at > Instant::now()) {
             sleep_until(at).await;
         }
-        let (now, distance) = (Instant::now(), WINDOW / self.per_second);
-        let earliest = now.checked_sub(distance * MADE_UP).unwrap_or(now);
-        turns.due = Some(turns.due.map_or(now, |due| due.max(earliest)) + distance);
+        let (begun, distance) = (Instant::now(), SECOND / self.per_second);
+        let earliest = begun.checked_sub(distance * MADE_UP).unwrap_or(begun);
+        turns.due = Some(turns.due.map_or(begun, |due| due.max(earliest)) + distance);
         if turns.last.len() == self.per_second as usize {
             turns.last.pop_front();
         }
-        turns.last.push_back(now);
+        let ended = Arc::default();
+        turns.last.push_back(Turn { begun, ended: Arc::clone(&ended) });
+        Request(ended)
     }
 
     fn next(&self, turns: &Turns) -> Option<Instant> {
         let is_full = turns.last.len() == self.per_second as usize;
-        let oldest = turns.last.front().filter(|_| is_full).map(|turn| *turn + WINDOW);
+        let oldest = turns.last.front().filter(|_| is_full).map(|turn| turn.arrived() + SECOND);
         [oldest, turns.due, *self.paused.lock()].into_iter().flatten().max()
     }
 
@@ -74,7 +102,7 @@ mod tests {
             if pause == Some(number) {
                 limiter.pause(Duration::from_secs(3));
             }
-            limiter.turn().await;
+            let _request = limiter.turn().await;
             times.push(start.elapsed());
         }
         times

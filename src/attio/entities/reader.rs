@@ -173,12 +173,13 @@ impl EntityReader {
         let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let mut limited = 0;
         loop {
-            self.limiter.turn().await;
+            let request = self.limiter.turn().await;
             let begun = OffsetDateTime::now_utc();
             let response = self.requests.exactly(method, path, body.clone()).await.map_err(|error| {
                 (self.observe)(kind, ReadResult::Failed);
                 self.requests.silence(method, path, error)
             })?;
+            drop(request);
             let accurate_at = accurate_at(&response).unwrap_or(begun);
             let status = response.status;
             if (200..300).contains(&status) {

@@ -4,7 +4,10 @@
 //! forward, and the next page would miss a row. Pages therefore overlap: one counts if it holds a row that the page
 //! before ended with, or begins with one that is older. If it does not, the walk goes back until it does.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Answer, Entity, EntityReader, Kind, ReadError};
 
@@ -26,6 +29,9 @@ struct Row {
     created_at: i64,
 }
 
+/// Pages that are read ahead while full ones come.
+const AHEAD: usize = 4;
+
 /// A walk: call [`Walk::next`] until it has nothing more.
 pub struct Walk {
     reader: EntityReader,
@@ -33,12 +39,18 @@ pub struct Walk {
     container: Option<String>,
     /// `None` at the end.
     position: Option<Position>,
+    /// The next pages by their offsets, if all of those before are full.
+    ahead: VecDeque<(usize, Reading)>,
 }
+
+type Rows = Result<Answer<Vec<Entity>>, ReadError>;
+
+type Reading = AbortOnDropHandle<Rows>;
 
 impl Walk {
     /// Walks on from a position. A container for records and entries, none for notes and tasks.
     pub fn new(reader: EntityReader, kind: Kind, container: Option<String>, from: Position) -> Self {
-        Self { reader, kind, container, position: Some(from) }
+        Self { reader, kind, container, position: Some(from), ahead: VecDeque::new() }
     }
 
     /// Where it stands; none at the end.
@@ -50,16 +62,62 @@ impl Walk {
     /// called again.
     pub async fn next(&mut self) -> Result<Option<Answer<Vec<Entity>>>, ReadError> {
         let limit = limit(self.kind);
-        while let Some(position) = &mut self.position {
-            let rows = self.reader.rows(self.kind, self.container.as_deref(), position.offset, limit).await?;
-            let is_sorted = self.kind != Kind::Note;
-            match position.take(rows.value, is_sorted, limit) {
+        while let Some(offset) = self.position.as_ref().map(|position| position.offset) {
+            let rows = match self.ahead.pop_front() {
+                Some((known, reading)) if known == offset => reading.await.unwrap_or_else(|error| {
+                    Err(ReadError::Retryable(format!("the reading task has ended: {error}")))
+                })?,
+                _ => {
+                    self.ahead.clear();
+                    self.reader.rows(self.kind, self.container.as_deref(), offset, limit).await?
+                }
+            };
+            self.read_ahead(offset, rows.value.len() == limit, limit);
+            let Some(position) = &mut self.position else { break };
+            match position.take(rows.value, self.kind != Kind::Note, limit) {
                 Step::Fresh(value) => return Ok(Some(Answer { accurate_at: rows.accurate_at, value })),
                 Step::Back => {}
                 Step::End => self.position = None,
             }
         }
         Ok(None)
+    }
+
+    /// Begins to read the pages that follow a full one at that offset.
+    fn read_ahead(&mut self, offset: usize, is_full: bool, limit: usize) {
+        if !is_full {
+            return self.ahead.clear();
+        }
+        for page in self.ahead.len() + 1..=AHEAD {
+            let (reader, kind, container) = (self.reader.clone(), self.kind, self.container.clone());
+            let offset = offset + page * (limit - OVERLAP);
+            let read = async move { reader.rows(kind, container.as_deref(), offset, limit).await };
+            self.ahead.push_back((offset, AbortOnDropHandle::new(tokio::spawn(read))));
+        }
+    }
+
+    /// How many rows there are: found by asking for single ones, twice as far each time and then in between.
+    pub async fn count(
+        reader: &EntityReader,
+        kind: Kind,
+        container: Option<&str>,
+    ) -> Result<usize, ReadError> {
+        let exists = async |at| {
+            let rows = reader.rows(kind, container, at, 1).await;
+            rows.map(|rows| !rows.value.is_empty())
+        };
+        let (mut exist, mut step) = (0, 1);
+        while exists(exist + step - 1).await? {
+            exist += step;
+            step *= 2;
+        }
+        while step > 1 {
+            step /= 2;
+            if exists(exist + step - 1).await? {
+                exist += step;
+            }
+        }
+        Ok(exist)
     }
 }
 

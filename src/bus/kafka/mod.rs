@@ -17,6 +17,7 @@ pub mod options;
 mod producer;
 mod read;
 mod record;
+pub mod state;
 mod topics;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub use inspect::inspect;
 pub use options::{Options, check};
 pub(super) use read::read;
 pub(super) use record::encode;
-pub(super) use topics::settings as topic_settings;
+pub(super) use topics::{compacted_settings as compacted_topic_settings, settings as topic_settings};
 
 use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;

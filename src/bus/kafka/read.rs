@@ -1,5 +1,5 @@
 //! The reader: a consumer that assigns itself every partition. It never joins its group, so that it leaves
-//! none behind, and commits nothing.
+//! none behind, and commits nothing. For `state run` it begins where that verb has committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
@@ -42,7 +42,7 @@ const REQUEST: Duration = Duration::from_secs(10);
 const LEADERS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(200));
 
 #[derive(Default)]
-struct Notes(ErrorNotes);
+pub(super) struct Notes(ErrorNotes);
 
 impl ClientContext for Notes {
     fn error(&self, error: KafkaError, text: &str) {
@@ -63,7 +63,18 @@ pub async fn read(
     sink: Sink,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, ReadError> {
-    let begun = tokio::task::spawn_blocking(move || Worker::start(&options, &plan));
+    read_as(options, plan, None, sink, stop).await
+}
+
+/// The same; a partition in which this group has a position begins there.
+pub(super) async fn read_as(
+    options: Options,
+    plan: Plan,
+    group: Option<String>,
+    sink: Sink,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, ReadError> {
+    let begun = tokio::task::spawn_blocking(move || Worker::start(&options, &plan, group.as_deref()));
     let worker = begun.await.map_err(|error| broken(format!("the reader panicked: {error}")))??;
     Ok(tokio::task::spawn_blocking(move || worker.run(&sink, &stop)))
 }
@@ -72,13 +83,13 @@ fn broken(reason: impl Into<String>) -> ReadError {
     ReadError::broker("kafka", reason)
 }
 
-fn config(options: &Options) -> Result<ClientConfig, StartError> {
+pub(super) fn consumer_config(options: &Options, group: &str) -> Result<ClientConfig, StartError> {
     let mut config = client_config(options)?;
     for name in OF_PRODUCERS.split(' ') {
         config.remove(name);
     }
     config
-        .set("group.id", GROUP)
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "earliest")
@@ -105,13 +116,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(options: &Options, plan: &Plan) -> Result<Self, ReadError> {
-        let config = config(options)?;
+    fn start(options: &Options, plan: &Plan, group: Option<&str>) -> Result<Self, ReadError> {
+        let config = consumer_config(options, group.unwrap_or(GROUP))?;
         let consumer = Consumer::from_config_and_context(&config, Notes::default())
             .map_err(|error| creation_error(options, &config, error))?;
         let topics: BTreeSet<Arc<str>> = plan.destinations.iter().map(|to| Arc::clone(&to.address)).collect();
         let topics = topics.into_iter().collect();
-        let mut offsets = Offsets { topics, missing: Vec::new(), partitions: BTreeMap::new() };
+        let has_group = group.is_some();
+        let mut offsets = Offsets { topics, missing: Vec::new(), partitions: BTreeMap::new(), has_group };
         let (within, request) = CONNECT;
         let topic = offsets.topics.first().map(|topic| &**topic);
         let request = || {
@@ -212,7 +224,7 @@ fn discover(
     discovered
 }
 
-fn item(message: &BorrowedMessage<'_>) -> Item {
+pub(super) fn item(message: &BorrowedMessage<'_>) -> Item {
     let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
     let bytes = |bytes: Option<&[u8]>| Bytes::copy_from_slice(bytes.unwrap_or_default());
     let stored_at = message.timestamp().to_millis().map(|millis| i128::from(millis) * 1_000_000);
@@ -241,6 +253,8 @@ struct Offsets {
     /// Topics that do not exist, or that this user may not see.
     missing: Vec<Arc<str>>,
     partitions: Partitions,
+    /// Whether the group may have positions.
+    has_group: bool,
 }
 
 impl Offsets {
@@ -305,10 +319,12 @@ impl Offsets {
         let mut added = Partitions::new();
         for (topic, partition) in new {
             let (first, end) = consumer.fetch_watermarks(&topic, partition, REQUEST)?;
-            let next = match begin {
-                Begin::Beginning => first,
-                Begin::At(time) => offset_at(consumer, &topic, partition, time)?.unwrap_or(end),
-                Begin::Now => end,
+            let committed = if self.has_group { committed(consumer, &topic, partition)? } else { None };
+            let next = match (committed, begin) {
+                (Some(committed), _) => committed,
+                (None, Begin::Beginning) => first,
+                (None, Begin::At(time)) => offset_at(consumer, &topic, partition, time)?.unwrap_or(end),
+                (None, Begin::Now) => end,
             };
             added.insert((topic, partition), Progress { next, end });
         }
@@ -323,6 +339,16 @@ impl Offsets {
         }
         consumer.assign(&list)
     }
+}
+
+/// Where the group goes on; none if it has no position.
+fn committed(consumer: &Consumer, topic: &str, partition: i32) -> KafkaResult<Option<i64>> {
+    let mut list = TopicPartitionList::with_capacity(1);
+    list.add_partition(topic, partition);
+    let committed = consumer.committed_offsets(list, REQUEST)?;
+    let Some(found) = committed.find_partition(topic, partition) else { return Ok(None) };
+    found.error()?;
+    Ok(if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None })
 }
 
 /// The first offset of that time or later; none if every message is older.

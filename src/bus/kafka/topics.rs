@@ -227,8 +227,18 @@ pub(super) fn create(
     config: &ClientConfig,
     mode: Create,
 ) -> Result<Vec<(String, Code)>, KafkaError> {
+    create_with(missing, options, &settings(options), config, mode)
+}
+
+/// The same, with these settings.
+pub(super) fn create_with(
+    missing: &BTreeSet<Arc<str>>,
+    options: &Topics,
+    settings: &[(&'static str, String)],
+    config: &ClientConfig,
+    mode: Create,
+) -> Result<Vec<(String, Code)>, KafkaError> {
     const BROKER_DEFAULT: i32 = -1;
-    let settings = settings(options);
     let partitions = options.partitions.unwrap_or(BROKER_DEFAULT);
     let replicas = options.replication_factor.unwrap_or(BROKER_DEFAULT);
     let topic = |name| {
@@ -264,6 +274,12 @@ pub fn settings(options: &Topics) -> Vec<(&'static str, String)> {
     // A cluster's default may be compaction, which deletes acknowledged events.
     let policy = Some(("cleanup.policy", "delete".to_owned()));
     policy.into_iter().chain(in_sync).chain(retention).collect()
+}
+
+/// The settings of a state topic: the newest record of each key stays.
+pub fn compacted_settings(options: &Topics) -> Vec<(&'static str, String)> {
+    let in_sync = options.min_insync_replicas.map(|count| ("min.insync.replicas", count.to_string()));
+    [("cleanup.policy", "compact".to_owned())].into_iter().chain(in_sync).collect()
 }
 
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {

@@ -63,6 +63,13 @@ pub(super) async fn connect(options: &Options, health: &Arc<Health>) -> Result<C
     client.map_err(|error| StartError::setting_of("nats.servers", error))
 }
 
+/// A client for the dedup store, which connects in the background, for ever.
+pub async fn client(options: &Options) -> Result<Client, StartError> {
+    let settings = connect_options(options, drop)?.retry_on_initial_connect();
+    let client = settings.connect(server_addresses(&options.servers)?).await;
+    client.map_err(|error| StartError::setting_of("nats.servers", error))
+}
+
 /// The attempts to connect since a connection was lost.
 #[derive(Default)]
 struct Tries {

@@ -12,6 +12,7 @@ mod monitor;
 mod permissions;
 mod publish;
 mod read;
+pub mod state;
 mod stream;
 
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::task::{AbortHandle, unconstrained};
 
 pub use super::inspect::Ensure;
-pub use connect::check;
+pub use connect::{check, client};
 pub use inspect::inspect;
 pub(super) use publish::encode;
 pub(super) use read::read;

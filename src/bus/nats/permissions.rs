@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(violations.on(since, "a").await, publish);
         let other = timeout(Duration::from_millis(20), violations.on(since, "b")).await;
         assert!(other.is_err(), "another subject");
-        assert_eq!(violations.of_connection(&["a".into(), "b".into()]), ["a".into()]);
+        assert_eq!(violations.of_connection(&["a".into(), "b".into()]), [Arc::from("a")]);
         violations.add(&Violation::Acks);
         assert_eq!(
             violations.on(violations.count(), "b").await,

@@ -329,7 +329,7 @@ fn read_ack(reply: &async_nats::Message, stream: &str) -> Result<PublishAck, Fai
 }
 
 /// What the binding percent-encodes in a header value, in addition to everything that is not ASCII.
-const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
+pub(super) const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// Headers and payload of a message in the content mode, or structured if it must be. The error is a header that NATS
 /// does not accept.

@@ -195,7 +195,7 @@ impl Worker {
 }
 
 /// Its sequence in the consumer and in the stream, and the message.
-fn item(message: &Message) -> Result<(u64, u64, Item), async_nats::Error> {
+pub(super) fn item(message: &Message) -> Result<(u64, u64, Item), async_nats::Error> {
     let info = message.info()?;
     let headers = message.headers.iter().flat_map(|headers| headers.iter());
     let headers = headers.flat_map(|(name, values)| {

@@ -6,9 +6,11 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
+use super::kafka_state::State;
 use super::{PRINCIPAL, quoted, quoted_all};
 use crate::bus::inspect::{Ensure, Requirements};
 use crate::bus::kafka::{Options, topic_settings};
+use crate::bus::state::Needs;
 
 /// Kafka's default `message.max.bytes`. Source: Kafka's broker configuration.
 const DEFAULT_MAX_MESSAGE_BYTES: usize = 1_048_588;
@@ -28,6 +30,9 @@ pub struct Kafka {
     operations: Vec<&'static str>,
     /// What the user of `tail`, `quarantine` and `dev` must be allowed on each topic.
     reader_operations: [&'static str; 2],
+    /// What `state` needs in addition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
     /// Whether it authenticates by a certificate, whose subject is the principal, or by a password.
     #[serde(skip)]
     by_certificate: bool,
@@ -38,17 +43,34 @@ pub struct Kafka {
 
 /// A topic to create. Numbers are the broker's default where absent.
 #[derive(Clone, Debug, Serialize)]
-struct Topic {
-    name: String,
-    partitions: Option<i32>,
-    replication_factor: Option<i32>,
-    config: BTreeMap<&'static str, String>,
-    /// The largest message that can go there.
-    largest_message_bytes: usize,
+pub(super) struct Topic {
+    pub name: String,
+    pub partitions: Option<i32>,
+    pub replication_factor: Option<i32>,
+    pub config: BTreeMap<&'static str, String>,
+    /// The largest message that can go there, where the bridge limits it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub largest_message_bytes: Option<usize>,
+}
+
+impl Topic {
+    pub(super) fn command(&self, admin: &str) -> String {
+        let Self { name, partitions, replication_factor, config, .. } = self;
+        let mut out = format!("kafka-topics.sh {admin} --create --if-not-exists --topic {name}");
+        out += &partitions.map(|number| format!(" --partitions {number}")).unwrap_or_default();
+        out += &replication_factor.map(|n| format!(" --replication-factor {n}")).unwrap_or_default();
+        out.extend(config.iter().map(|(key, value)| format!(" --config {key}={value}")));
+        out + "\n"
+    }
 }
 
 impl Kafka {
-    pub(super) fn new(options: &Options, requirements: &Requirements, principal: Option<&str>) -> Self {
+    pub(super) fn new(
+        options: &Options,
+        requirements: &Requirements,
+        state: Option<&Needs>,
+        principal: Option<&str>,
+    ) -> Self {
         let topic = |name: &str| {
             let largest = requirements.largest(name);
             let mut config: BTreeMap<_, _> = topic_settings(&options.topics).into_iter().collect();
@@ -61,7 +83,7 @@ impl Kafka {
                 partitions: options.topics.partitions,
                 replication_factor: options.topics.replication_factor,
                 config,
-                largest_message_bytes: largest,
+                largest_message_bytes: Some(largest),
             }
         };
         let name = principal.or(options.sasl_username.as_deref()).unwrap_or(PRINCIPAL);
@@ -72,6 +94,7 @@ impl Kafka {
             topics: requirements.addresses.iter().map(|name| topic(name)).collect(),
             operations: ["Describe", "Write"].into_iter().chain(create).collect(),
             reader_operations: ["Describe", "Read"],
+            state: state.map(|needs| State::new(options, needs)),
             by_certificate: options.cert_file.is_some() && options.sasl_mechanism.is_none(),
             has_principal: principal.is_some()
                 || options.sasl_username.is_some()
@@ -96,12 +119,8 @@ impl Kafka {
                 );
             }
         }
-        for Topic { name, partitions, replication_factor, config, .. } in &self.topics {
-            out += &format!("kafka-topics.sh {ADMIN} --create --if-not-exists --topic {name}");
-            out += &partitions.map(|number| format!(" --partitions {number}")).unwrap_or_default();
-            out += &replication_factor.map(|n| format!(" --replication-factor {n}")).unwrap_or_default();
-            out.extend(config.iter().map(|(key, value)| format!(" --config {key}={value}")));
-            out.push('\n');
+        for topic in &self.topics {
+            out += &topic.command(ADMIN);
         }
         let grant = |operations: &[&str]| {
             let mut grant = format!("kafka-acls.sh {ADMIN} --add --allow-principal '{}'", self.principal);
@@ -116,7 +135,12 @@ impl Kafka {
         } else {
             out += &format!("\n{NO_LOGIN}{}", comment(&needed));
         }
-        out + "\n" + READERS + &comment(&grant(&self.reader_operations))
+        let state = self
+            .state
+            .as_ref()
+            .map(|state| state.commands(ADMIN, self.has_principal.then_some(&*self.principal)))
+            .unwrap_or_default();
+        out + "\n" + READERS + &comment(&grant(&self.reader_operations)) + &state
     }
 
     /// YAML documents for the Strimzi operator: a `KafkaTopic` each, and one `KafkaUser`.
@@ -132,7 +156,8 @@ impl Kafka {
             json!({ "apiVersion": STRIMZI, "kind": kind, "metadata": metadata, "spec": spec })
         };
         let number = |value: &String| value.parse::<u64>().map_or_else(|_| json!(value), Json::from);
-        let topics = self.topics.iter().map(|topic| {
+        let of_state = self.state.iter().flat_map(|state| &state.topics);
+        let topics = self.topics.iter().chain(of_state).map(|topic| {
             let config: BTreeMap<_, _> =
                 topic.config.iter().map(|(key, value)| (*key, number(value))).collect();
             let mut spec = json!({ "topicName": topic.name, "config": config });
@@ -147,10 +172,11 @@ impl Kafka {
             let resource = json!({ "type": "topic", "name": topic.name, "patternType": "literal" });
             json!({ "resource": resource, "operations": self.operations, "host": "*" })
         });
+        let of_state = self.state.iter().flat_map(State::acls);
         let user = self.principal.trim_start_matches("User:").trim_start_matches("CN=");
         let spec = json!({
             "authentication": { "type": if self.by_certificate { "tls" } else { "scram-sha-512" } },
-            "authorization": { "type": "simple", "acls": acls.collect::<Vec<_>>() },
+            "authorization": { "type": "simple", "acls": acls.chain(of_state).collect::<Vec<_>>() },
         });
         documents.push(resource("KafkaUser", user.split(',').next().unwrap_or(user), spec));
         documents.iter().fold(MANIFESTS.to_owned(), |out, document| {
@@ -181,7 +207,8 @@ impl Kafka {
             "locals {{\n  attio_bridge_principal  = {principal}\n  attio_bridge_operations = [{operations}]\n  \
              attio_bridge_topics = {{\n"
         );
-        for Topic { name, config, .. } in &self.topics {
+        let of_state = self.state.iter().flat_map(|state| &state.topics);
+        for Topic { name, config, .. } in self.topics.iter().chain(of_state) {
             let width = config.keys().map(|key| key.len()).max().unwrap_or(0) + 2;
             out += &format!("    {} = {{\n", quoted(name));
             for (key, value) in config {
@@ -195,7 +222,7 @@ impl Kafka {
              local.attio_bridge_topics\n  name               = each.key\n  partitions         = {partitions}\n  \
              replication_factor = {replicas}\n  config             = each.value\n}}\n"
         );
-        out + ACL
+        out + ACL + &self.state.as_ref().map(State::terraform).unwrap_or_default()
     }
 }
 

@@ -2,12 +2,14 @@
 //! the tools that create it.
 
 mod kafka;
+mod kafka_state;
 
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::inspect::{Ensure, Requirements};
 use super::nats::{self, Auth, stream_config};
+use super::state::Needs;
 use super::{Kind, Options};
 pub use kafka::Kafka;
 
@@ -55,6 +57,7 @@ impl Setup {
     pub fn new(
         options: &Options,
         requirements: &Requirements,
+        state: Option<&Needs>,
         principal: Option<&str>,
     ) -> Result<Self, Error> {
         let unusable = |c: &char| !(c.is_ascii_graphic() || *c == ' ') || "\"'\\`$%".contains(*c);
@@ -62,8 +65,8 @@ impl Setup {
             return Err(Error::Principal(c));
         }
         match &options.kind {
-            Kind::Kafka(options) => Ok(Self::Kafka(Kafka::new(options, requirements, principal))),
-            Kind::Nats(options) => Ok(Self::Nats(Nats::new(options, requirements, principal))),
+            Kind::Kafka(options) => Ok(Self::Kafka(Kafka::new(options, requirements, state, principal))),
+            Kind::Nats(options) => Ok(Self::Nats(Nats::new(options, requirements, state, principal))),
             Kind::Stdout => Err(Error::Nothing),
         }
     }
@@ -104,12 +107,28 @@ pub struct Nats {
     subscribe: [&'static str; 1],
     /// The server's `max_payload` must not be less.
     largest_message_bytes: usize,
+    /// What `state` needs in addition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<NatsState>,
     #[serde(skip)]
     by_credentials: bool,
 }
 
+/// The stream of the states, and what their writer may do.
+#[derive(Clone, Debug, Serialize)]
+struct NatsState {
+    stream: Json,
+    publish: Vec<String>,
+    subscribe: [&'static str; 1],
+}
+
 impl Nats {
-    fn new(options: &nats::Options, requirements: &Requirements, principal: Option<&str>) -> Self {
+    fn new(
+        options: &nats::Options,
+        requirements: &Requirements,
+        state: Option<&Needs>,
+        principal: Option<&str>,
+    ) -> Self {
         let wanted = stream_config(&options.stream, &requirements.destinations);
         let of_configuration = match &options.auth {
             Some(Auth::User { username, .. }) => Some(username.as_str()),
@@ -127,6 +146,7 @@ impl Nats {
             subscribe: ["_INBOX.>"],
             principal: principal.or(of_configuration).unwrap_or(PRINCIPAL).to_owned(),
             largest_message_bytes: sizes.max().unwrap_or(0),
+            state: state.map(|needs| NatsState::new(options, needs)),
             by_credentials: matches!(&options.auth, Some(Auth::CredsFile(_))),
             stream: json!({
                 "name": name,
@@ -153,6 +173,7 @@ impl Nats {
     /// A script that creates the stream and prints what grants the permissions.
     fn commands(&self) -> String {
         let Self { stream, principal, largest_message_bytes: largest, .. } = self;
+        let state = self.state.as_ref().map(NatsState::commands).unwrap_or_default();
         let name = stream["name"].as_str().unwrap_or_default();
         let permissions = if self.by_credentials {
             let (publish, subscribe) = (self.publish.join(","), self.subscribe.join(","));
@@ -182,12 +203,65 @@ impl Nats {
         format!(
             "#!/bin/sh\n# What attio-bridge needs on NATS for this configuration. `nats` is NATS's own tool: its \
              context names\n# the server and the login.\nset -eu\n\nnats stream add {name} --config /dev/stdin \
-             <<'JSON'\n{stream:#}\nJSON\n\n{permissions}"
+             <<'JSON'\n{stream:#}\nJSON\n\n{permissions}{state}"
         )
     }
 
     /// A line for servers whose default is too small.
     fn max_payload(&self, line: &str) -> String {
         if self.largest_message_bytes > DEFAULT_MAX_PAYLOAD { format!("{line}\n") } else { String::new() }
+    }
+}
+
+impl NatsState {
+    fn new(options: &nats::Options, Needs { writer, .. }: &Needs) -> Self {
+        let (name, events, group) = (&writer.stream, &options.stream.name, &writer.group);
+        let wanted = nats::state::stream_config(&options.stream, name, &writer.prefix);
+        let stream = json!({
+            "name": name,
+            "description": wanted.description,
+            "subjects": wanted.subjects,
+            "retention": "limits",
+            "storage": "file",
+            "discard": "old",
+            "num_replicas": wanted.num_replicas,
+            "max_msgs_per_subject": wanted.max_messages_per_subject,
+            "max_consumers": -1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_msg_size": -1,
+            "max_age": 0,
+            "duplicate_window": 120_000_000_000_u64,
+            "allow_direct": true,
+        });
+        let api = [
+            format!("$JS.API.STREAM.INFO.{name}"),
+            format!("$JS.API.STREAM.MSG.GET.{name}"),
+            format!("$JS.API.STREAM.INFO.{events}"),
+            format!("$JS.API.CONSUMER.CREATE.{events}.{group}"),
+            format!("$JS.API.CONSUMER.CREATE.{events}.{group}.>"),
+            format!("$JS.API.CONSUMER.DURABLE.CREATE.{events}.{group}"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{events}.{group}"),
+            format!("$JS.ACK.{events}.{group}.>"),
+        ];
+        let create =
+            (options.stream.ensure == Ensure::Create).then(|| format!("$JS.API.STREAM.CREATE.{name}"));
+        let publish = wanted.subjects.iter().cloned().chain(api).chain(create).collect();
+        Self { stream, publish, subscribe: ["_INBOX.>"] }
+    }
+
+    fn commands(&self) -> String {
+        let Self { stream, publish, subscribe } = self;
+        let name = stream["name"].as_str().unwrap_or_default();
+        let comments = |subjects: &[String]| {
+            subjects.iter().fold(String::new(), |out, subject| out + "#   " + subject + "\n")
+        };
+        format!(
+            "\n# For `attio-bridge state`, a process of its own: the newest state of each entity.\nnats stream add {name} \
+             --config /dev/stdin <<'JSON'\n{stream:#}\nJSON\n# Its user must be allowed to publish to these subjects, and \
+             to subscribe to {}:\n{}",
+            subscribe[0],
+            comments(publish)
+        )
     }
 }

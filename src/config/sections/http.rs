@@ -14,7 +14,7 @@ const GIBIBYTE: usize = 1 << 30;
 /// How long Attio waits for an answer.
 const SENDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-const ADDRESS: Pattern = Pattern {
+pub(super) const ADDRESS: Pattern = Pattern {
     expects: "host:port, such as \"0.0.0.0:8080\"",
     regex: r"^(\[[0-9A-Fa-f:.]+(%\S+)?\]|[A-Za-z0-9._-]+):[0-9]{1,5}$",
     accepts: is_address,

@@ -8,11 +8,13 @@
 
 pub mod attio;
 pub mod contract;
+pub mod dedup;
 pub mod http;
 mod kafka;
 mod nats;
 pub mod route;
 pub mod sources;
+pub mod state;
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,13 +22,12 @@ use std::time::Duration;
 use serde_json::{Value as Json, json};
 
 use super::diagnostics::Diagnostics;
-use super::kinds::{Case, Choice, Describe, Integer, TimeSpan, words};
+use super::kinds::{Case, Choice, Describe, words};
 use super::section::{Key, Section, keys};
 use super::tree::Origin;
-use crate::bus::{self, Kind as Bus};
+use crate::bus::{self, Kind as Bus, nats as nats_bus};
 use crate::cloudevent::ContentMode;
 use crate::files;
-use crate::pipeline::dedup;
 
 const INSTANT: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -63,7 +64,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 22] = [
+pub static TABLES: [Declaration; 25] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
@@ -93,7 +94,21 @@ pub static TABLES: [Declaration; 22] = [
     table("route", "Where events go.", route::RouteKeys::KEYS),
     Declaration { entries: Some(route::CATEGORIES), ..table("route.categories", route::CATEGORIES_DOC, &[]) },
     table("contract", "What consumers can rely on: see `attio-bridge contract`.", contract::Contract::KEYS),
-    table("dedup", "Which events are remembered, so that a repeat is not published again.", Dedup::KEYS),
+    table(
+        "dedup",
+        "Which events are remembered, so that a repeat is not published again.",
+        dedup::Dedup::KEYS,
+    ),
+    table(
+        "dedup.redis",
+        "The Redis or Valkey that replicas share, for dedup.store \"redis\".",
+        dedup::Redis::KEYS,
+    ),
+    table(
+        "dedup.nats",
+        "The KV bucket that replicas share, for dedup.store \"nats-kv\": on the servers of [nats].",
+        dedup::Nats::KEYS,
+    ),
     table("bus", "Where events are published.", BusKeys::KEYS),
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
     table("kafka.topics", "The topics, one for each category.", kafka::TopicKeys::KEYS),
@@ -105,9 +120,14 @@ pub static TABLES: [Declaration; 22] = [
             &[],
         )
     },
-    table("nats", "The NATS servers, for bus.type \"nats\".", nats::Nats::KEYS),
+    table("nats", "The NATS servers, for bus.type \"nats\" or dedup.store \"nats-kv\".", nats::Nats::KEYS),
     table("nats.stream", "The JetStream stream that takes the events.", nats::StreamKeys::KEYS),
     table("attio", "Attio's API, for the verbs that call it; `serve` never does.", attio::Attio::KEYS),
+    table(
+        "state",
+        "Topics with the newest state of each entity, for `attio-bridge state`.",
+        state::State::KEYS,
+    ),
     table("shutdown", "How the bridge stops after SIGTERM or SIGINT.", http::Shutdown::KEYS),
     table("runtime", "The process.", http::Runtime::KEYS),
     table("log", "The log, on stderr.", Log::KEYS),
@@ -221,17 +241,6 @@ fn key_schema(key: &Key) -> Json {
 }
 
 keys! {
-    Dedup => dedup::Options {
-        /// How long an acknowledged event is remembered. Attio retries for about 3 days.
-        window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
-        /// Most events that are remembered, the latest ones; about 370 bytes each. At 25 events per second, as fast as
-        /// Attio sends, 250000 are 2 h 46 min, whatever the window is; 96 h would need 8640000 (3 GB). Within the
-        /// window a repeat of a forgotten event is published again.
-        capacity: Integer<u64>(1..=u64::MAX) = "250000";
-    }
-}
-
-keys! {
     BusKeys {
         /// The broker; "stdout" prints one event a line, for pipes. Required.
         r#type: Choice<Type>(&TYPES, Case::Exact) like "kafka";
@@ -282,7 +291,9 @@ pub enum LogFormat {
 
 /// Reads `[bus]` and the sections of the buses. Every section's types are checked; what a bus requires, and
 /// whether its files are readable, is checked for the one in use.
-pub fn bus(root: &mut Section<'_>) -> bus::Options {
+///
+/// `nats_is_store` says whether the dedup store uses `[nats]`, which is returned too; none if that is not known.
+pub fn bus(root: &mut Section<'_>, nats_is_store: Option<bool>) -> (bus::Options, nats_bus::Options) {
     let keys = BusKeys::read(&mut root.section("bus"));
     let used = keys.r#type;
     if used.is_none() {
@@ -291,25 +302,26 @@ pub fn bus(root: &mut Section<'_>) -> bus::Options {
         root.diagnostics().required("bus.type", None, message);
     }
     let kafka = kafka::read(&mut root.section("kafka"), used == Some(Type::Kafka));
-    let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats));
+    let nats = nats::read(&mut root.section("nats"), used == Some(Type::Nats) || nats_is_store == Some(true));
     if let Some(used) = used {
-        refuse_unused(root.diagnostics(), used);
+        refuse_unused(root.diagnostics(), used, nats_is_store != Some(false));
     }
     let kind = match used {
         Some(Type::Kafka) => Bus::Kafka(Box::new(kafka)),
-        Some(Type::Nats) => Bus::Nats(Box::new(nats)),
+        Some(Type::Nats) => Bus::Nats(Box::new(nats.clone())),
         // Without a type there is a problem, and this is never used.
         Some(Type::Stdout) | None => Bus::Stdout,
     };
-    bus::Options { kind, content_mode: keys.content_mode }
+    (bus::Options { kind, content_mode: keys.content_mode }, nats)
 }
 
 /// Refuses the sections of buses that are not in use. Where a flag or a variable chose the bus it only warns: the
 /// file may serve several environments.
-fn refuse_unused(diagnostics: &Diagnostics, chosen: Type) {
+fn refuse_unused(diagnostics: &Diagnostics, chosen: Type, nats_may_be_store: bool) {
     let of_file = matches!(diagnostics.origin_of("bus.type"), Some(Origin::File { .. }));
     let used = TYPES.into_iter().find(|(_, kind)| *kind == chosen).map_or("", |(name, _)| name);
-    for (name, _) in TYPES.into_iter().filter(|(_, kind)| *kind != chosen) {
+    let is_unused = |kind| kind != chosen && !(kind == Type::Nats && nats_may_be_store);
+    for (name, _) in TYPES.into_iter().filter(|(_, kind)| is_unused(*kind)) {
         let Some((key, origin)) = diagnostics.set_below(name).into_iter().next() else { continue };
         let message = format!(
             "has no effect with bus.type \"{used}\", like all of [{name}]; set bus.type to \"{name}\", or remove [{name}]"

@@ -14,7 +14,7 @@ use crate::pipeline::route::{self, Options};
 use crate::pipeline::slugs::Slugs;
 use crate::pipeline::{SourceOptions, filter};
 
-const ADDRESS: Pattern = Pattern {
+pub(super) const ADDRESS: Pattern = Pattern {
     expects: "letters, digits, _ and - in parts joined by dots, 200 characters at most",
     regex: r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
     accepts: route::is_address,

@@ -21,6 +21,7 @@ use crate::http::feed::Feed;
 use crate::metrics::Metrics;
 use crate::pipeline::dedup::Dedup;
 use crate::pipeline::publish::{Bus, BusState};
+use crate::pipeline::store::Store;
 use crate::shutdown::Stages;
 
 /// For a bus that gives no reason.
@@ -41,6 +42,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The dedup memory, measured by each scrape.
     pub dedup: Dedup,
+    /// What replicas share, if they do.
+    pub store: Option<Arc<dyn Store>>,
     pub stages: Stages,
     /// None without the page.
     pub feed: Option<Arc<Feed>>,
@@ -93,9 +96,15 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, not_ready_reason.unwrap_or_else(|| NOT_REACHED.into()))
                 .into_response()
         }
+        // A replica that cannot see yet what the others have published would publish it again.
+        BusState::Up | BusState::Down if admin.store.as_ref().is_some_and(|store| store.is_starting()) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "dedup store: being reached\n").into_response()
+        }
         BusState::Up | BusState::Down => {
-            let warning = admin.bus.warning().map(|warning| format!("warning: {warning}\n"));
-            format!("ready\n{}", warning.unwrap_or_default()).into_response()
+            let of_store = || admin.store.as_ref()?.warning();
+            let warnings = admin.bus.warning().into_iter().chain(of_store());
+            let warnings: String = warnings.map(|warning| format!("warning: {warning}\n")).collect();
+            format!("ready\n{warnings}").into_response()
         }
     }
 }

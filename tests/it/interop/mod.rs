@@ -5,11 +5,11 @@
 
 mod bus;
 mod compare;
-mod consumer;
+pub mod consumer;
 mod inbox;
 mod json;
 mod kill;
-mod languages;
+pub mod languages;
 mod matrix;
 mod message;
 mod no_code;

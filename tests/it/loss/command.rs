@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::options::{Bus, Options};
+use super::options::{Bus, Options, Store};
 use super::{of_one_broker, planted, run};
 
 /// Set by `tests/loss`.
@@ -89,6 +89,16 @@ fn change(options: &mut Options, flags: &[&str]) {
         let faults = &mut options.faults;
         match name {
             "--bus" => {}
+            "--store" => {
+                options.store = match text {
+                    "memory" => Store::Memory,
+                    "redis" => Store::Redis,
+                    "valkey" => Store::Valkey,
+                    "nats-kv" => Store::NatsKv,
+                    other => panic!("--store {other}: memory, redis, valkey or nats-kv"),
+                };
+                options.name = format!("{}-{text}", options.name);
+            }
             "--seed" => options.seed = number() as u64,
             "--events" => options.events = number() as u64,
             "--batch" => options.batch = number(),

@@ -16,6 +16,7 @@ mod planted;
 mod report;
 mod results;
 mod sender;
+mod store;
 mod traffic;
 mod wire;
 
@@ -30,6 +31,7 @@ use ledger::Ledger;
 use options::{Bus, Counts, Options};
 use plan::Plan;
 use report::Report;
+use store::Store;
 use traffic::Traffic;
 
 use crate::support::full_tier;
@@ -47,6 +49,8 @@ fn run(options: &Options) -> Report {
     let plan = Arc::new(Plan::new(options.seed, options.events, options.batch));
     let mut broker = Broker::start(options);
     let mut variables = broker.variables();
+    let store = Store::start(options.store);
+    variables.extend(store.variables(options.bus));
     variables.extend(options.variables.iter().cloned());
     let fleet = Arc::new(Fleet::start(options, variables, folder.clone()));
     if options.formatted_anew {
@@ -156,6 +160,30 @@ fn formatted_anew(name: &str) -> Options {
 #[test]
 fn nothing_is_lost_on_a_kafka_that_was_formatted_anew_under_three_bridges() {
     requirements(&formatted_anew("formatted-anew"));
+}
+
+#[test]
+fn with_a_store_only_a_killed_bridge_leaves_a_second_copy() {
+    let mut options = Options::new("short-store", Bus::Kafka, 8, 3000);
+    options.faults = Counts { bridge_kills: 3, drains: 1, ..Counts::default() };
+    (options.replicas, options.store) = (3, options::Store::Redis);
+    requirements(&options);
+}
+
+#[test]
+#[ignore = "full tier: two more stores"]
+fn with_other_stores_only_a_killed_bridge_leaves_a_second_copy() {
+    let runs = [
+        ("short-valkey", Bus::Kafka, options::Store::Valkey),
+        ("short-nats-kv", Bus::Kafka, options::Store::NatsKv),
+        ("short-nats-redis", Bus::Nats, options::Store::Redis),
+    ];
+    for (name, bus, store) in runs {
+        let mut options = Options::new(name, bus, 8, 3000);
+        options.faults = Counts { bridge_kills: 3, drains: 1, ..Counts::default() };
+        (options.replicas, options.store) = (3, store);
+        requirements(&options);
+    }
 }
 
 #[test]

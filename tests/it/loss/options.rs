@@ -11,6 +11,16 @@ pub enum Bus {
     Nats,
 }
 
+/// The store that the bridges share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Store {
+    Memory,
+    Redis,
+    Valkey,
+    NatsKv,
+}
+
 /// How often each fault is injected.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Counts {
@@ -55,6 +65,7 @@ pub struct Options {
     /// Names the run's report.
     pub name: String,
     pub bus: Bus,
+    pub store: Store,
     pub seed: u64,
     pub events: u64,
     /// The most events of an ordinary batch.
@@ -103,6 +114,7 @@ impl Options {
         Self {
             name: name.into(),
             bus,
+            store: Store::Memory,
             seed,
             events,
             batch: 6,

@@ -45,7 +45,10 @@ impl Report {
         let outcomes: Vec<_> = sums.outcomes.iter().map(|(name, count)| format!("{name}: {count}")).collect();
         let slow = self.slowest.as_secs_f64();
         let lines = [
-            format!("run           {} on {:?}, seed {}", options.name, options.bus, options.seed),
+            format!(
+                "run           {} on {:?}, store {:?}, seed {}",
+                options.name, options.bus, options.store, options.seed
+            ),
             format!(
                 "shape         {} bridges, {} brokers, {} senders",
                 options.replicas, options.brokers, options.senders

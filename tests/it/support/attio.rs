@@ -21,14 +21,17 @@ use tokio::task::JoinHandle;
 
 use super::faults::{Fault, Faults, Seen, in_front};
 use super::program::run_bare;
-use super::wait::PATIENCE;
+use super::wait::{PATIENCE, eventually_ok};
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
 
 /// A fake Attio, and a folder for what the program writes.
 pub struct Attio {
-    fake: FakeAttio,
+    /// None while it is killed.
+    fake: Mutex<Option<FakeAttio>>,
+    address: SocketAddr,
+    store: Arc<Mutex<Store>>,
     faults: Arc<Mutex<Faults>>,
     folder: TempDir,
     runtime: Runtime,
@@ -48,15 +51,39 @@ impl Attio {
         let faults = Arc::default();
         let fake = FakeAttio::start_behind(Store::new(KEY), |api| in_front(api, &faults));
         let fake = runtime.block_on(fake).unwrap();
-        Self { fake, faults, folder: TempDir::new().unwrap(), runtime }
+        let (address, store) = (fake.address(), fake.shared());
+        Self {
+            fake: Mutex::new(Some(fake)),
+            address,
+            store,
+            faults,
+            folder: TempDir::new().unwrap(),
+            runtime,
+        }
     }
 
     pub fn url(&self) -> String {
-        self.fake.url()
+        format!("http://{}", self.address)
     }
 
     pub fn store(&self) -> MutexGuard<'_, Store> {
-        self.fake.store()
+        self.store.lock()
+    }
+
+    /// The API is down: new connections are refused, and those that are open end with their next request. The
+    /// workspace stays, and so do its deliveries.
+    pub fn kill(&self) {
+        self.faults.lock().down = true;
+        *self.fake.lock() = None;
+    }
+
+    pub fn restart(&self) {
+        self.faults.lock().down = false;
+        let listen = || {
+            let store = Arc::clone(&self.store);
+            self.runtime.block_on(FakeAttio::listen(self.address, store, |api| in_front(api, &self.faults)))
+        };
+        *self.fake.lock() = Some(eventually_ok("the address is free again", listen));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -67,7 +94,7 @@ impl Attio {
     pub fn deliverer(&self, bridge: SocketAddr, timing: Timing) -> Arc<Deliveries> {
         let statuses = Arc::new(Mutex::new(Vec::new()));
         let post = counting(post_to(bridge), Arc::clone(&statuses));
-        Arc::new(Deliveries { deliverer: Deliverer::new(self.fake.shared(), post, timing), statuses })
+        Arc::new(Deliveries { deliverer: Deliverer::new(Arc::clone(&self.store), post, timing), statuses })
     }
 
     /// Runs a future on the runtime of the fake.
@@ -119,7 +146,7 @@ impl Attio {
 
     /// Runs `webhooks` with more variables; the last of a name wins.
     pub fn with(&self, variables: &[(&str, &str)], arguments: &[&str]) -> Ran {
-        let url = self.fake.url();
+        let url = self.url();
         let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
         command.arg("webhooks").args(arguments).env_clear().stdin(Stdio::null());
         command.env("ATTIO_API_KEY", KEY).env("ATTIO_BRIDGE__ATTIO__API_URL", &url);

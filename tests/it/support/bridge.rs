@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use attio_bridge::app::{App, Error};
 use attio_bridge::config::{self, Config, Input};
+use attio_bridge::pipeline::outcome::Reason;
 use attio_bridge::pipeline::publish::Bus;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -92,6 +93,13 @@ impl<B: Bus + ?Sized> Bridge<B> {
     /// Sends one request on a new connection.
     pub async fn ask(&self, request: &Request) -> Response {
         self.connect().await.ask(request).await
+    }
+
+    /// The status and the reason of the answer to a request.
+    pub async fn answer(&self, request: &Request) -> (u16, &'static str) {
+        let (status, reason) = self.ask(request).await.status_and_reason();
+        let known = Reason::ALL.map(Reason::slug);
+        (status, known.into_iter().find(|slug| *slug == reason).expect("a reason of the table"))
     }
 
     /// Requests a path of the admin listener.

@@ -46,6 +46,8 @@ pub struct Seen {
 pub struct Faults {
     pub next: VecDeque<Fault>,
     pub seen: Vec<Seen>,
+    /// Whether every request is answered by a proxy that ends its connection.
+    pub down: bool,
 }
 
 impl Faults {
@@ -70,6 +72,9 @@ pub fn in_front(router: Router, faults: &Arc<Mutex<Faults>>) -> Router {
 
 async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Response {
     let (method, target) = (request.method().clone(), request.uri().to_string());
+    if faults.lock().down {
+        return ([(header::CONNECTION, "close")], of_a_proxy(502)).into_response();
+    }
     let fault = faults.lock().take(&method);
     let note = |status| faults.lock().seen.push(Seen { method: method.to_string(), target, status });
     let response = match &fault {

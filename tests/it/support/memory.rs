@@ -37,6 +37,7 @@ struct State {
     attempts: usize,
     waiting: Vec<(PublishHandle, PublishResult)>,
     bus: BusState,
+    data_losses: u64,
 }
 
 impl Memory {
@@ -49,6 +50,7 @@ impl Memory {
             attempts: 0,
             waiting: Vec::new(),
             bus: BusState::Up,
+            data_losses: 0,
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -84,6 +86,11 @@ impl Memory {
     /// Publishes without a result.
     pub fn waiting(&self) -> usize {
         self.state.lock().waiting.len()
+    }
+
+    /// Its data is replaced, as the bus would notice.
+    pub fn lose_data(&self) {
+        self.state.lock().data_losses += 1;
     }
 
     /// Sets the state of the broker.
@@ -125,6 +132,10 @@ impl Bus for Memory {
 
     fn state(&self) -> BusState {
         self.state.lock().bus
+    }
+
+    fn data_losses(&self) -> u64 {
+        self.state.lock().data_losses
     }
 
     fn flush(&self, _within: Duration) -> BoxFuture<'_, u64> {

@@ -22,8 +22,12 @@ pub fn lent(variables: &Variables) -> Vec<(&str, &str)> {
     variables.iter().map(|(name, value)| (&**name, &**value)).collect()
 }
 
+/// Names another program to test, which has a planted bug.
+pub const PROGRAM: &str = "ATTIO_BRIDGE_TEST_PROGRAM";
+
 fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attio-bridge"));
+    let program = std::env::var(PROGRAM).unwrap_or_else(|_| env!("CARGO_BIN_EXE_attio-bridge").into());
+    let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -115,6 +119,10 @@ impl Program {
             let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap_or("0").trim();
             u64::from_str_radix(caught, 16).is_ok_and(|caught| caught & 0b10 != 0)
         });
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be asked").is_some()
     }
 
     /// Waits for its end; returns the exit code and standard error.

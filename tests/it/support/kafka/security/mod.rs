@@ -28,6 +28,9 @@ pub const USER: &str = CLIENT;
 /// A user with permissions for a prefix only.
 pub const SECOND_USER: &str = "second-bridge";
 
+/// The user of `state`, with the permissions that `topics` prints for it.
+pub const STATE_USER: &str = "state-writer";
+
 /// A user without permissions.
 pub const UNPRIVILEGED_USER: &str = "unprivileged";
 
@@ -218,5 +221,7 @@ fn properties(client: u16, controller: u16, ports: &[u16; 9], files: &Certificat
 
 /// The users of PLAIN in JAAS syntax.
 fn users(password: &str) -> String {
-    [USER, SECOND_USER, UNPRIVILEGED_USER].map(|user| format!(" user_{user}=\"{password}\"")).concat()
+    [USER, SECOND_USER, STATE_USER, UNPRIVILEGED_USER]
+        .map(|user| format!(" user_{user}=\"{password}\""))
+        .concat()
 }

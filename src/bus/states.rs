@@ -1,0 +1,90 @@
+//! The writers and followers of states, on the bus of a configuration. What they have in common is in
+//! [`super::state`].
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::error::ReadError;
+use super::inspect::Row;
+use super::read::Item;
+use super::state::{Change, Needs, Outcome, Receipt, StateError, Writer};
+use super::{Kind, Options, kafka, nats};
+use crate::pipeline::publish::Destination;
+
+/// Publishes states. Cheap to clone.
+#[derive(Clone)]
+pub enum Publisher {
+    Kafka(kafka::state::Publisher),
+    Nats(nats::state::Publisher),
+}
+
+impl Publisher {
+    /// Stores the changes in this order, and marks their events as done. Waits for the broker. On an error nothing
+    /// is marked, and each change may or may not be stored.
+    pub async fn publish(&self, changes: Vec<Change>) -> Result<Vec<Outcome>, StateError> {
+        match self {
+            Self::Kafka(publisher) => publisher.publish(changes).await,
+            Self::Nats(publisher) => publisher.publish(&changes).await,
+        }
+    }
+}
+
+/// Takes events.
+pub enum Follower {
+    Kafka(kafka::state::Follower),
+    Nats(nats::state::Follower),
+}
+
+impl Follower {
+    /// The next event. Cancel safe.
+    pub async fn next(&mut self) -> Result<(Item, Receipt), StateError> {
+        match self {
+            Self::Kafka(follower) => follower.next().await,
+            Self::Nats(follower) => follower.next().await,
+        }
+    }
+}
+
+/// Starts a writer. Waits until the broker is there, and on Kafka until any other writer of this role is fenced.
+pub async fn writer(options: &Options, writer: Writer, now: OffsetDateTime) -> Result<Publisher, StateError> {
+    let content_mode = options.content_mode;
+    match &options.kind {
+        Kind::Kafka(options) => {
+            let options = (**options).clone();
+            Ok(Publisher::Kafka(kafka::state::Publisher::start(options, content_mode, writer, now).await?))
+        }
+        Kind::Nats(options) => {
+            Ok(Publisher::Nats(nats::state::Publisher::start(options, content_mode, &writer).await?))
+        }
+        Kind::Stdout => Err(ReadError::Stdout.into()),
+    }
+}
+
+/// Begins to take the events of these destinations that are not done, oldest first. The publisher marks them.
+pub async fn follow(
+    options: &Options,
+    publisher: &Publisher,
+    group: &str,
+    destinations: Vec<Arc<Destination>>,
+) -> Result<Follower, StateError> {
+    match (&options.kind, publisher) {
+        (Kind::Kafka(options), Publisher::Kafka(publisher)) => {
+            let follower = publisher.follow((**options).clone(), group, destinations).await?;
+            Ok(Follower::Kafka(follower))
+        }
+        (Kind::Nats(options), Publisher::Nats(publisher)) => {
+            Ok(Follower::Nats(publisher.follow(options, group, &destinations).await?))
+        }
+        _ => Err(ReadError::Stdout.into()),
+    }
+}
+
+/// Checks what `state` needs, without publishing.
+pub async fn inspect(options: &Options, needs: Needs) -> Vec<Row> {
+    match &options.kind {
+        Kind::Kafka(options) => kafka::state::inspect((**options).clone(), needs).await,
+        Kind::Nats(options) => nats::state::inspect(options, &needs.writer).await,
+        Kind::Stdout => Vec::new(),
+    }
+}

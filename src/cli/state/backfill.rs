@@ -1,0 +1,115 @@
+//! `state backfill`: publishes every entity that exists now.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use parking_lot::Mutex;
+
+use super::writer::{Which, begin, write};
+use crate::app::logging;
+use crate::attio::entities::EntityReader;
+use crate::bus::state::Role;
+use crate::cli::output::{Progress, say};
+use crate::cli::{Exit, Failure, LOG, block_on, invalid_configuration, stop_token};
+use crate::config::{self, Input};
+use crate::state::backfill::{self, Counts, Journal};
+use crate::state::targets::Target;
+
+const AFTER_HELP: &str = "\
+`state run` may go on meanwhile: what it has published is never replaced by something older. Interrupted, for example with \
+Ctrl-C, the same command goes on where it was; the journal that it needs for this is removed at the end. It uses \
+state.reads_per_second beside those of `state run`.
+
+Example: everything that is kept
+  attio-bridge state backfill --config config.toml
+Example: records of people, after they were added to state.objects
+  attio-bridge state backfill --object people";
+
+#[derive(Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Arguments {
+    #[command(flatten)]
+    which: Which,
+    /// Where to note how far it is
+    #[arg(long, value_name = "FILE", default_value = "attio-bridge-backfill.json")]
+    journal: PathBuf,
+    /// Begin anew
+    #[arg(long)]
+    restart: bool,
+}
+
+/// Without a terminal a line says so often how far it is.
+const EVERY: Duration = Duration::from_secs(10);
+
+pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
+    let config = config::state(input).map_err(invalid_configuration)?;
+    let log = logging::start(LOG, &input.environment)?;
+    block_on(Some(2), async {
+        let stop = stop_token(&log, None)?;
+        match stop.run_until_cancelled(backfill(&config, arguments)).await {
+            Some(done) => done,
+            None => Err("interrupted; the same command goes on where it was".into()),
+        }
+    })?
+}
+
+async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit, Failure> {
+    let (reading, targets) = begin(config, &arguments.which.scope()).await?;
+    let writing = write(config, Role::Backfill, reading).await?;
+    let of = format!("{} {} {}", config.attio.api_url, config.bus.kind.name(), config.options.prefix);
+    if arguments.restart {
+        // It may not exist.
+        let _ = std::fs::remove_file(&arguments.journal);
+    }
+    let journal = Journal::open(&arguments.journal, of);
+    if !journal.is_empty() {
+        say(format_args!("going on where {} says; --restart begins anew", arguments.journal.display()));
+    }
+    let shown = Shown::new(&writing.reading.reader, &targets).await;
+    let counts = backfill::run(&writing, &targets, journal, |counts| shown.seen(counts)).await?;
+    drop(shown);
+    for (target, published) in &counts.published {
+        say(format_args!("{target}: {published} published"));
+    }
+    let published: u64 = counts.published.values().sum();
+    say(format_args!("{} entities read, {published} states published", counts.rows));
+    Ok(Exit::Done)
+}
+
+/// A progress bar on a terminal, a line now and then elsewhere.
+enum Shown {
+    Bar(Progress),
+    Lines { begun: Instant, last: Mutex<Instant> },
+}
+
+impl Shown {
+    async fn new(reader: &EntityReader, targets: &[Target]) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines { begun: Instant::now(), last: Mutex::new(Instant::now()) };
+        }
+        let mut total = 0;
+        for target in targets {
+            // Without it the bar is wrong, and the backfill says why Attio cannot be read.
+            total += target.count(reader).await.unwrap_or_default();
+        }
+        Self::Bar(Progress::new(total))
+    }
+
+    fn seen(&self, counts: &Counts) {
+        let published: u64 = counts.published.values().sum();
+        let rows = usize::try_from(counts.rows).unwrap_or(usize::MAX);
+        match self {
+            Self::Bar(bar) => bar.set(rows, format_args!("{published} published")),
+            Self::Lines { begun, last } => {
+                let mut last = last.lock();
+                if last.elapsed() >= EVERY {
+                    *last = Instant::now();
+                    let rate = counts.rows as f64 / begun.elapsed().as_secs_f64();
+                    say(format_args!("{rows} entities read, {published} states published, {rate:.0}/s"));
+                }
+            }
+        }
+    }
+}

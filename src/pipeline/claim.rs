@@ -1,0 +1,106 @@
+//! Claims the events of one delivery in the store that replicas share, and publishes those that it may.
+//!
+//! All of a delivery's claims are one request. An id that another replica has in flight is asked for again and again
+//! in a task of its own, as long as a delivery awaits it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dedup::InFlight;
+use super::identify::DedupKey;
+use super::publish::{Ack, AckCallback, Bus, Message, PublishError, PublishHandle, PublishResult};
+use super::store::{Claim, Held, Store};
+use crate::delivery::Permit;
+use crate::metrics::PublishMetrics;
+
+/// The shortest and the longest time between two claims of an id that another replica has in flight.
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(200)];
+
+/// An event whose id this replica does not know, and has not claimed yet.
+pub(super) struct Unclaimed {
+    pub(super) key: DedupKey,
+    pub(super) in_flight: InFlight,
+    pub(super) message: Message,
+    pub(super) metrics: Arc<PublishMetrics>,
+    pub(super) permit: Option<Permit>,
+}
+
+/// Claims events, and publishes them or awaits the replica that does.
+pub(super) async fn publish_unclaimed(
+    store: &Arc<dyn Store>,
+    bus: &Arc<dyn Bus>,
+    unclaimed: Vec<Box<Unclaimed>>,
+) {
+    if unclaimed.is_empty() {
+        return;
+    }
+    let elsewhere = publish_claimed(store, bus, unclaimed).await;
+    if !elsewhere.is_empty() {
+        tokio::spawn(await_others(Arc::clone(store), Arc::clone(bus), elsewhere));
+    }
+}
+
+/// Claims events once; returns those that another replica has in flight.
+async fn publish_claimed(
+    store: &Arc<dyn Store>,
+    bus: &Arc<dyn Bus>,
+    unclaimed: Vec<Box<Unclaimed>>,
+) -> Vec<Box<Unclaimed>> {
+    let claims = store.claim(unclaimed.iter().map(|event| event.key).collect()).await;
+    let mut elsewhere = Vec::new();
+    for (event, claim) in unclaimed.into_iter().zip(claims) {
+        match claim {
+            Claim::Publish(held) => event.publish(Arc::clone(store), held, bus),
+            Claim::Acknowledged => event.settle(Ok(Ack { duplicate: true, position: None })),
+            Claim::Refused(detail) => event.settle(Err(PublishError::StoreUnavailable { detail })),
+            Claim::InFlight => elsewhere.push(event),
+        }
+    }
+    elsewhere
+}
+
+/// Claims again until every event is acknowledged, can be published, or is awaited by no delivery any more.
+async fn await_others(store: Arc<dyn Store>, bus: Arc<dyn Bus>, mut elsewhere: Vec<Box<Unclaimed>>) {
+    let [mut pause, longest] = PAUSES;
+    while !elsewhere.is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = longest.min(pause * 2);
+        elsewhere = elsewhere.into_iter().filter_map(Unclaimed::if_awaited).collect();
+        if !elsewhere.is_empty() {
+            elsewhere = publish_claimed(&store, &bus, elsewhere).await;
+        }
+    }
+}
+
+impl Unclaimed {
+    fn publish(self, store: Arc<dyn Store>, held: Held, bus: &Arc<dyn Bus>) {
+        let Self { in_flight, message, metrics, permit, .. } = self;
+        let callback = Claimed { in_flight, held, store };
+        bus.publish(message, PublishHandle::new(Box::new(callback), metrics, permit));
+    }
+
+    fn settle(self, result: PublishResult) {
+        Box::new(self.in_flight).settle(result);
+    }
+
+    /// Forgets it if no delivery awaits it.
+    fn if_awaited(mut self: Box<Self>) -> Option<Box<Self>> {
+        if self.in_flight.end_unless_awaited() { None } else { Some(self) }
+    }
+}
+
+/// The entry of a publish in flight whose id is claimed.
+struct Claimed {
+    in_flight: InFlight,
+    held: Held,
+    store: Arc<dyn Store>,
+}
+
+impl AckCallback for Claimed {
+    fn settle(self: Box<Self>, result: PublishResult) {
+        let Self { in_flight, held, store } = *self;
+        let acknowledged = result.is_ok();
+        Box::new(in_flight).settle(result);
+        store.settle(held, acknowledged);
+    }
+}

@@ -1,0 +1,121 @@
+//! `state backfill`: publishes every entity that exists, beside `state run`.
+//!
+//! It needs no agreement with `state run`: both publish by the rule of [`crate::bus::state`], so that a page which was
+//! read before a change never replaces the state after it, nor a tombstone.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use futures_util::{TryStreamExt as _, stream};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::targets::{Page, Target};
+use super::writing::{Error, Writing, patiently};
+use crate::attio::entities::Position;
+use crate::files;
+
+/// Targets at a time.
+const AT_A_TIME: usize = 4;
+
+const MODE: u32 = 0o644;
+
+/// How far a backfill is, in a file, so that it can go on after an interruption.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    version: u32,
+    /// Where the states come from and go to: a journal of another backfill is not used.
+    of: String,
+    /// Where each target that was begun stands; none for one that is done.
+    targets: BTreeMap<String, Option<Position>>,
+    #[serde(skip)]
+    path: Option<PathBuf>,
+}
+
+const VERSION: u32 = 1;
+
+impl Journal {
+    /// The journal in a file, if it is one of this backfill, and an empty one otherwise.
+    pub fn open(path: &Path, of: String) -> Self {
+        let text = files::read_text(path, files::MAX_BYTES).ok();
+        let found = text.and_then(|text| serde_json::from_str::<Self>(&text).ok());
+        let mut journal = found
+            .filter(|found| (found.version, &found.of) == (VERSION, &of))
+            .unwrap_or(Self { version: VERSION, of, targets: BTreeMap::new(), path: None });
+        journal.path = Some(path.to_owned());
+        journal
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.targets.is_empty()
+    }
+
+    /// Notes where a target stands.
+    fn note(&mut self, target: &str, position: Option<Position>) -> io::Result<()> {
+        self.targets.insert(target.to_owned(), position);
+        let Some(path) = &self.path else { return Ok(()) };
+        files::replace(path, MODE, serde_json::to_string(self)?.as_bytes())
+    }
+
+    /// Removes the file: the backfill is done.
+    fn close(self) -> io::Result<()> {
+        match self.path.map(std::fs::remove_file) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How far it is.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Rows of Attio that were gone through.
+    pub rows: u64,
+    /// States published, by the label of their target. The rest had been published already, or was gone.
+    pub published: BTreeMap<String, u64>,
+}
+
+/// Publishes all entities of the targets. `seen` is told how far it is after each page.
+pub async fn run(
+    writing: &Writing,
+    targets: &[Target],
+    journal: Journal,
+    seen: impl Fn(&Counts) + Sync,
+) -> Result<Counts, Error> {
+    let (journal, counts) = (Mutex::new(journal), Mutex::new(Counts::default()));
+    let one = async |target: &Target| {
+        let (key, label) = (target.key(), target.label());
+        let from = match journal.lock().targets.get(&key) {
+            Some(None) => return Ok(()),
+            Some(Some(position)) => position.clone(),
+            None => Position::default(),
+        };
+        counts.lock().published.entry(label.clone()).or_default();
+        let mut pages = target.pages(&writing.reading.reader, from);
+        while let Some(Page { rows, entities }) = patiently(async || pages.next().await).await? {
+            let states =
+                entities.iter().filter_map(|(at, entity)| writing.reading.state(*at, entity)).collect();
+            let stored = writing.publish(states).await?;
+            note(&journal, &key, pages.position().cloned())?;
+            let mut counts = counts.lock();
+            counts.rows += rows as u64;
+            *counts.published.entry(label.clone()).or_default() += stored;
+            seen(&counts);
+        }
+        note(&journal, &key, None)
+    };
+    stream::iter(targets.iter().map(Ok)).try_for_each_concurrent(AT_A_TIME, one).await?;
+    journal
+        .into_inner()
+        .close()
+        .map_err(|error| Error::Setup(format!("cannot remove the journal: {error}")))?;
+    Ok(counts.into_inner())
+}
+
+fn note(journal: &Mutex<Journal>, target: &str, position: Option<Position>) -> Result<(), Error> {
+    let noted = journal.lock().note(target, position);
+    noted.map_err(|error| {
+        Error::Setup(format!("cannot write the journal: {error}; name another with --journal"))
+    })
+}

@@ -1,0 +1,209 @@
+//! `state diff`: compares what Attio holds with the state topics, and publishes the difference.
+//!
+//! Both sides change meanwhile, so what differs at first is looked at once more after `state run` has had the time to
+//! publish it: only what still differs then is a difference.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::names::Names;
+use super::stored::{self, Stored};
+use super::targets::{Scope, Target};
+use super::writing::{Error, Reading, Writing, patiently};
+use crate::attio::entities::{EntityRef, Kind, Position, Single};
+use crate::bus;
+use crate::bus::state::{State, StateError};
+use crate::cloudevent::Data;
+use crate::named_enum::named_enum;
+
+/// In addition to `state.settle`: how long `state run` may take for an event.
+const ALLOWANCE: Duration = Duration::from_secs(2);
+
+/// States in a batch of the repair.
+const BATCH: usize = 500;
+
+named_enum! {
+    /// How an entity differs.
+    pub enum Difference,
+    /// The difference in outputs.
+    as_str {
+        /// Attio has it, the topic has not.
+        Missing = "missing",
+        /// The topic has an earlier state of it.
+        Stale = "stale",
+        /// The topic has it, Attio no longer.
+        LeftOver = "left over",
+    }
+}
+
+/// An entity that differs.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub entity: EntityRef,
+    pub difference: Difference,
+    /// What the topic is to hold instead.
+    pub repair: (EntityRef, State),
+}
+
+/// 128 bits of a hash over the entity's JSON, whatever its white space and the order of its members are.
+type Digest = [u8; 16];
+
+/// A state that the topic holds.
+struct Held {
+    entity: EntityRef,
+    digest: Digest,
+    at: Option<OffsetDateTime>,
+}
+
+type HeldById = HashMap<(Kind, String), Held>;
+
+/// Compares the targets. Returns how many entities were compared, and those that differ. `seen` is told of each page.
+pub async fn diff(
+    reading: &Reading,
+    bus: &bus::Kind,
+    targets: &[Target],
+    scope: &Scope,
+    seen: impl Fn(usize),
+) -> Result<(usize, Vec<Found>), Error> {
+    let mut held = held(reading, bus, targets, scope).await?;
+    let (mut suspects, mut compared) = (Vec::new(), HashSet::new());
+    for target in targets {
+        let mut pages = target.pages(&reading.reader, Position::default());
+        while let Some(page) = patiently(async || pages.next().await).await? {
+            seen(page.rows);
+            for (at, entity) in page.entities {
+                // Pages overlap.
+                if !compared.insert((entity.kind, entity.id.clone())) {
+                    continue;
+                }
+                let same = held
+                    .remove(&(entity.kind, entity.id.clone()))
+                    .is_some_and(|held| held.digest == digest(entity.data.get().as_bytes()));
+                if !same {
+                    suspects.extend(reading.state(at, &entity).map(|(entity, _)| entity));
+                }
+            }
+        }
+    }
+    // Rows that no page had may have been on none by chance: each is asked for.
+    suspects.extend(held.into_values().map(|held| held.entity));
+    let count = compared.len();
+    if suspects.is_empty() {
+        return Ok((count, Vec::new()));
+    }
+    tokio::time::sleep(reading.options.settle + ALLOWANCE).await;
+    Ok((count, confirm(reading, bus, targets, scope, suspects).await?))
+}
+
+/// Those that still differ.
+async fn confirm(
+    reading: &Reading,
+    bus: &bus::Kind,
+    targets: &[Target],
+    scope: &Scope,
+    suspects: Vec<EntityRef>,
+) -> Result<Vec<Found>, Error> {
+    let answers = reading.read(suspects).await?;
+    // Read after Attio: a state that came meanwhile is newer than the answer.
+    let held = held(reading, bus, targets, scope).await?;
+    let mut found = Vec::new();
+    for (entity, answer) in answers {
+        let held = held.get(&(entity.kind, entity.id.clone()));
+        let (difference, repair) = match (answer.value, held) {
+            (Single::MergeInProgress, _) | (Single::Gone, None) => continue,
+            (Single::Gone, Some(_)) => (Difference::LeftOver, Some(reading.tombstone(entity.clone()))),
+            (Single::Found(now), None) => (Difference::Missing, reading.state(answer.accurate_at, &now)),
+            (Single::Found(now), Some(held)) => {
+                let is_newer = held.at.is_some_and(|at| at > answer.accurate_at);
+                if is_newer || held.digest == digest(now.data.get().as_bytes()) {
+                    continue;
+                }
+                (Difference::Stale, reading.state(answer.accurate_at, &now))
+            }
+        };
+        found.extend(repair.map(|repair| Found { entity, difference, repair }));
+    }
+    found.sort_by(|a, b| a.entity.cmp(&b.entity));
+    Ok(found)
+}
+
+/// Publishes the difference.
+pub async fn repair(writing: &Writing, found: &[Found]) -> Result<(), Error> {
+    for some in found.chunks(BATCH) {
+        writing.publish(some.iter().map(|found| found.repair.clone()).collect()).await?;
+    }
+    Ok(())
+}
+
+/// What the topics hold of the targets.
+async fn held(
+    reading: &Reading,
+    bus: &bus::Kind,
+    targets: &[Target],
+    scope: &Scope,
+) -> Result<HeldById, Error> {
+    let kinds: HashSet<Kind> = targets.iter().map(|target| target.kind).collect();
+    let mut all = HeldById::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)) {
+        let reader = stored::read(&reading.options, bus, kind, None).await;
+        let mut reader = reader.map_err(StateError::from)?;
+        while let Some(item) = reader.next().await {
+            let Some(stored) = Stored::new(&item.map_err(StateError::from)?) else { continue };
+            let key = (kind, stored.id.clone());
+            match of(kind, &stored).filter(|held| is_in(&reading.names, targets, scope, &held.entity)) {
+                Some(held) => drop(all.insert(key, held)),
+                None => drop(all.remove(&key)),
+            }
+        }
+        reader.end().await;
+    }
+    Ok(all)
+}
+
+/// The state of a message; none of a tombstone.
+fn of(kind: Kind, stored: &Stored) -> Option<Held> {
+    let event = stored.event.as_ref()?;
+    // `objects/<object_id>/records/<record_id>`
+    let container = match kind {
+        Kind::Record | Kind::ListEntry => event.get("subject")?.split('/').nth(1).map(str::to_owned),
+        Kind::Note | Kind::Task | Kind::Comment => None,
+    };
+    let Data::Json(data) = event.data() else { return None };
+    let at = event.get("time").and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
+    let entity = EntityRef { kind, container, id: stored.id.clone() };
+    Some(Held { entity, digest: digest(data), at })
+}
+
+/// Whether an entity belongs to one of the targets. One whose object or list is no more belongs to everything.
+fn is_in(names: &Names, targets: &[Target], scope: &Scope, entity: &EntityRef) -> bool {
+    let container = |target: &Target| target.container.as_ref().map(|container| container.id.clone());
+    let is_of = |target: &Target| entity.container.is_none() || container(target) == entity.container;
+    targets.iter().any(|target| target.kind == entity.kind && is_of(target))
+        || (scope.is_everything() && !names.knows(entity))
+}
+
+fn digest(data: &[u8]) -> Digest {
+    // Its members are sorted.
+    let json = serde_json::from_slice::<Json>(data).map(|json| json.to_string());
+    let hash = json.map_or_else(|_| Sha256::digest(data), |text| Sha256::digest(text));
+    let mut digest = Digest::default();
+    digest.copy_from_slice(&hash[..16]);
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_and_order_make_no_difference() {
+        let a = digest(br#"{"a": 1, "b": {"d": [1, 2], "c": null}}"#);
+        assert_eq!(a, digest(br#"{"b":{"c":null,"d":[1,2]},"a":1}"#));
+        assert_ne!(a, digest(br#"{"b":{"c":null,"d":[2,1]},"a":1}"#));
+    }
+}

@@ -1,0 +1,105 @@
+//! The slugs of objects and lists, and which of them are kept.
+
+use super::Options;
+use crate::attio::entities::{Container, EntityReader, EntityRef, Kind, ReadError};
+use crate::attio::types::Resource;
+use crate::catalog;
+
+/// The objects and lists that the key may see.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    pub objects: Vec<Container>,
+    pub lists: Vec<Container>,
+}
+
+impl Names {
+    /// Reads them from Attio. A workspace may have no lists.
+    pub async fn read(reader: &EntityReader) -> Result<Self, ReadError> {
+        let objects = reader.containers(Resource::Object).await?;
+        Ok(Self { objects, lists: reader.containers(Resource::List).await? })
+    }
+
+    /// The slug of an object that is named by id or by slug.
+    pub fn object<'n>(&'n self, name: &'n str) -> Option<&'n str> {
+        slug(&self.objects, name)
+    }
+
+    /// The same of a list.
+    pub fn list<'n>(&'n self, name: &'n str) -> Option<&'n str> {
+        slug(&self.lists, name)
+    }
+
+    /// Whether the container of an entity is known; what has none is.
+    pub fn knows(&self, entity: &EntityRef) -> bool {
+        let Some(container) = entity.container.as_deref() else { return true };
+        let known = if entity.kind == Kind::ListEntry { &self.lists } else { &self.objects };
+        known.iter().any(|known| is(known, container))
+    }
+
+    /// Whether an entity is kept.
+    pub fn keep(&self, options: &Options, kind: Kind, container: Option<&str>) -> bool {
+        let (wanted, known) = match kind {
+            Kind::Record => (&options.objects, &self.objects),
+            Kind::ListEntry => (&options.lists, &self.lists),
+            Kind::Note | Kind::Task | Kind::Comment => return options.kinds().any(|kept| kept == kind),
+        };
+        let Some(container) = container else { return wanted.is_empty() };
+        let same = |name: &String| {
+            name == container || known.iter().any(|known| is(known, container) && is(known, name))
+        };
+        wanted.is_empty() || wanted.iter().any(same)
+    }
+}
+
+fn is(container: &Container, name: &str) -> bool {
+    container.id == name || container.slug.as_deref() == Some(name)
+}
+
+fn slug<'n>(known: &'n [Container], name: &str) -> Option<&'n str> {
+    let found = known.iter().find(|known| is(known, name))?;
+    found.slug.as_deref().filter(|slug| catalog::is_id(slug))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn objects_and_lists_are_kept_by_slug_or_id() {
+        let container = |id: &str, slug: &str| Container { id: id.into(), slug: Some(slug.into()) };
+        let names =
+            Names { objects: vec![container("o1", "people"), container("o2", "deals")], lists: vec![] };
+        let options = |objects: &[&str]| Options {
+            prefix: "s".into(),
+            objects: objects.iter().map(|name| (*name).to_owned()).collect(),
+            lists: Vec::new(),
+            notes: false,
+            tasks: true,
+            comments: false,
+            group: "g".into(),
+            stream: "S".into(),
+            settle: Duration::ZERO,
+            reads_per_second: 1,
+            listen: String::new(),
+        };
+        for wanted in ["people", "o1"] {
+            let options = options(&[wanted]);
+            assert!(
+                names.keep(&options, Kind::Record, Some("o1"))
+                    && names.keep(&options, Kind::Record, Some("people"))
+            );
+            assert!(
+                !names.keep(&options, Kind::Record, Some("o2"))
+                    && names.keep(&options, Kind::ListEntry, Some("x"))
+            );
+        }
+        assert!(names.keep(&options(&[]), Kind::Record, Some("o3")));
+        assert!(names.keep(&options(&[]), Kind::Task, None) && !names.keep(&options(&[]), Kind::Note, None));
+        assert_eq!(
+            (names.object("o1"), names.object("deals"), names.list("o1")),
+            (Some("people"), Some("deals"), None)
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! What an event says: which entity has changed, or is gone.
+
+use serde_json::Value as Json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::attio::entities::{EntityRef, Kind};
+use crate::bus::read::Item;
+use crate::catalog::{self, Kind as EventKind};
+use crate::cloudevent::Data;
+use crate::cloudevent::decode::DecodedEvent;
+
+/// An event of an entity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// When the bridge received the event: a state that is true then shows it.
+    pub recorded_at: OffsetDateTime,
+    pub entity: EntityRef,
+    pub says: Says,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Says {
+    Changed,
+    Gone,
+    /// This other record is now part of the entity, and gone.
+    Merged(EntityRef),
+}
+
+impl Notice {
+    /// None for a message that is no event of an entity: other categories can share the topic.
+    pub fn read(item: &Item) -> Option<Self> {
+        let event = DecodedEvent::from_message(&item.headers, &item.payload).ok()?;
+        let event_type = event.get("type")?.strip_prefix("com.attio.")?;
+        let of_catalog = EventKind::of(event_type);
+        let kind = Kind::of(of_catalog.category()?)?;
+        let recorded = event.get("recordedtime").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+        let Data::Json(data) = event.data() else { return None };
+        let data: Json = serde_json::from_slice(data).ok()?;
+        let (container, id) = members(kind);
+        let container = match container {
+            Some(name) => Some(find(&data, name)?),
+            None => None,
+        };
+        let entity = EntityRef { kind, container, id: find(&data, id)? };
+        let action = if let EventKind::Known(known) = of_catalog { known.action } else { "" };
+        let says = match action {
+            "deleted" => Says::Gone,
+            "merged" => merged(&data, &entity),
+            _ => Says::Changed,
+        };
+        Some(Self { recorded_at: recorded.or(item.stored_at)?, entity, says })
+    }
+}
+
+/// The duplicate of a merge. It may be the survivor itself, which is not gone then.
+fn merged(data: &Json, survivor: &EntityRef) -> Says {
+    match find(data, "duplicate_record_id") {
+        Some(id) if id != survivor.id => {
+            let container = find(data, "duplicate_object_id").or_else(|| survivor.container.clone());
+            Says::Merged(EntityRef { kind: survivor.kind, container, id })
+        }
+        _ => Says::Changed,
+    }
+}
+
+/// The ids of an entity's container and of itself.
+const fn members(kind: Kind) -> (Option<&'static str>, &'static str) {
+    match kind {
+        Kind::Record => (Some("object_id"), "record_id"),
+        Kind::ListEntry => (Some("list_id"), "entry_id"),
+        Kind::Note => (None, "note_id"),
+        Kind::Task => (None, "task_id"),
+        Kind::Comment => (None, "comment_id"),
+    }
+}
+
+/// An id in Attio's form, or nested as in the single-event form.
+fn find(data: &Json, name: &str) -> Option<String> {
+    let owner = name.strip_suffix("_id").unwrap_or(name);
+    let places = [&data["id"][name], &data[name], &data[owner]["id"][name]];
+    let found = places.into_iter().filter_map(Json::as_str).find(|id| catalog::is_id(id));
+    found.map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use time::macros::datetime;
+
+    use super::*;
+    use crate::bus::read::Position;
+
+    fn notice(event_type: &str, data: &str) -> Option<Notice> {
+        let json = format!(
+            r#"{{"specversion":"1.0","type":"com.attio.{event_type}","recordedtime":"2026-01-02T03:04:05.678Z","data":{data}}}"#
+        );
+        let item = Item {
+            address: "attio.record".into(),
+            key: None,
+            headers: Vec::new(),
+            payload: Bytes::from(json),
+            stored_at: None,
+            position: Position::Kafka { partition: 0, offset: 0 },
+        };
+        Notice::read(&item)
+    }
+
+    fn entity(kind: Kind, container: Option<&str>, id: &str) -> EntityRef {
+        EntityRef { kind, container: container.map(str::to_owned), id: id.into() }
+    }
+
+    #[test]
+    fn event_names_its_entity_in_either_form() {
+        let flat = r#"{"id":{"workspace_id":"w","object_id":"o","record_id":"r"}}"#;
+        let nested =
+            r#"{"id":{"event_id":"e"},"object":{"id":{"object_id":"o"}},"record":{"id":{"record_id":"r"}}}"#;
+        for data in [flat, nested] {
+            let notice = notice("record.updated", data).unwrap();
+            assert_eq!(notice.entity, entity(Kind::Record, Some("o"), "r"));
+            assert_eq!(
+                (notice.recorded_at, notice.says),
+                (datetime!(2026-01-02 03:04:05.678 UTC), Says::Changed)
+            );
+        }
+        let comment = r#"{"id":{"comment_id":"c"},"thread_id":"t"}"#;
+        assert_eq!(notice("comment.resolved", comment).unwrap().entity, entity(Kind::Comment, None, "c"));
+        let unknown = notice("record.archived", flat).unwrap();
+        assert_eq!(unknown.says, Says::Changed);
+    }
+
+    #[test]
+    fn deletes_and_merges_say_what_is_gone() {
+        let entry = r#"{"id":{"list_id":"l","entry_id":"e"}}"#;
+        assert_eq!(notice("list-entry.deleted", entry).unwrap().says, Says::Gone);
+        let merge = |duplicate| {
+            let data = format!(
+                r#"{{"id":{{"object_id":"o","record_id":"r"}},"duplicate_object_id":"o","duplicate_record_id":"{duplicate}"}}"#
+            );
+            notice("record.merged", &data).unwrap().says
+        };
+        assert_eq!(merge("d"), Says::Merged(entity(Kind::Record, Some("o"), "d")));
+        assert_eq!(merge("r"), Says::Changed);
+    }
+
+    #[test]
+    fn other_events_are_none() {
+        assert_eq!(notice("list.updated", r#"{"id":{"list_id":"l"}}"#), None);
+        assert_eq!(notice("record.updated", r#"{"id":{"record_id":"r"}}"#), None);
+        assert_eq!(notice("record.updated", r#"{"id":{"object_id":"o","record_id":"a b"}}"#), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! What `state backfill` and `state diff` go through: the records of each object, the entries of each list, and the
+//! other kinds that are kept.
+
+use std::collections::VecDeque;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use time::OffsetDateTime;
+
+use super::Options;
+use super::names::Names;
+use crate::attio::entities::{
+    Answer, Container, Entity, EntityReader, EntityRef, Kind, Position, ReadError, Walk,
+};
+
+/// Parents whose comments are read at a time, and for one page.
+const PARENTS: (usize, usize) = (8, 50);
+
+/// The flags that say which part to go through; everything that is kept, without any.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Objects whose records to go through, by slug or id.
+    pub objects: Vec<String>,
+    /// Lists whose entries to go through.
+    pub lists: Vec<String>,
+}
+
+impl Scope {
+    pub fn is_everything(&self) -> bool {
+        self.objects.is_empty() && self.lists.is_empty()
+    }
+}
+
+/// Entities of one kind that belong together.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub kind: Kind,
+    /// What is walked through: for comments their parents, as Attio lists comments only by what they are about.
+    walked: Kind,
+    pub container: Option<Container>,
+}
+
+impl Target {
+    /// Everything in scope. An object or a list that is not kept, or not there, is an error.
+    pub fn all(options: &Options, names: &Names, scope: &Scope) -> Result<Vec<Self>, String> {
+        let containers = |kind, known: &[Container], wanted: &[String], member: &str| {
+            let kept: Vec<_> =
+                known.iter().filter(|known| names.keep(options, kind, Some(&known.id))).cloned().collect();
+            if scope.is_everything() {
+                return Ok(kept);
+            }
+            let find = |name: &String| {
+                let named = kept.iter().find(|kept| kept.id == *name || kept.slug.as_ref() == Some(name));
+                named
+                    .cloned()
+                    .ok_or_else(|| format!("{name:?} is none of {member}, or the key may not see it"))
+            };
+            wanted.iter().map(find).collect()
+        };
+        let records = containers(Kind::Record, &names.objects, &scope.objects, "state.objects")?;
+        let entries = containers(Kind::ListEntry, &names.lists, &scope.lists, "state.lists")?;
+        let both = || {
+            let records = records.iter().map(|container| (Kind::Record, container));
+            records.chain(entries.iter().map(|container| (Kind::ListEntry, container)))
+        };
+        let within = |(walked, container): (Kind, &Container)| (walked, Some(container.clone()));
+        let mut targets: Vec<Self> =
+            both().map(within).map(|(walked, container)| Self { kind: walked, walked, container }).collect();
+        for kind in options.kinds().filter(|_| scope.is_everything()) {
+            match kind {
+                Kind::Record | Kind::ListEntry => {}
+                Kind::Note | Kind::Task => targets.push(Self { kind, walked: kind, container: None }),
+                Kind::Comment => {
+                    targets.extend(both().map(within).map(|(walked, container)| Self {
+                        kind,
+                        walked,
+                        container,
+                    }));
+                }
+            }
+        }
+        Ok(targets)
+    }
+
+    /// A name that is the same in each run.
+    pub fn key(&self) -> String {
+        let container = self.container.as_ref().map_or("", |container| &container.id);
+        format!("{}/{}/{container}", self.kind.as_str(), self.walked.as_str())
+    }
+
+    /// Such as `record people`.
+    pub fn label(&self) -> String {
+        let kind = self.kind.as_str();
+        match &self.container {
+            Some(Container { id, slug }) => format!("{kind} {}", slug.as_ref().unwrap_or(id)),
+            None => kind.to_owned(),
+        }
+    }
+
+    /// How many rows there are to walk through, in a few requests.
+    pub async fn count(&self, reader: &EntityReader) -> Result<usize, ReadError> {
+        Walk::count(reader, self.walked, self.container_id().as_deref()).await
+    }
+
+    fn container_id(&self) -> Option<String> {
+        self.container.as_ref().map(|container| container.id.clone())
+    }
+
+    pub fn pages(&self, reader: &EntityReader, from: Position) -> Pages {
+        let walk = Walk::new(reader.clone(), self.walked, self.container_id(), from.clone());
+        Pages {
+            walk,
+            target: self.clone(),
+            reader: reader.clone(),
+            parents: VecDeque::new(),
+            safe: Some(from),
+        }
+    }
+}
+
+/// The pages of a target.
+pub struct Pages {
+    walk: Walk,
+    target: Target,
+    reader: EntityReader,
+    /// Those of the last page of the walk whose comments are still to be read.
+    parents: VecDeque<EntityRef>,
+    /// Where to go on after an interruption; none at the end.
+    safe: Option<Position>,
+}
+
+/// Entities, each with when it was read, and how many rows of the walk they stand for.
+pub struct Page {
+    pub rows: usize,
+    pub entities: Vec<(OffsetDateTime, Entity)>,
+}
+
+impl Pages {
+    /// Where to go on once all pages so far are done; none at the end.
+    pub fn position(&self) -> Option<&Position> {
+        self.safe.as_ref()
+    }
+
+    /// The next page; none at the end. After an error it may be called again.
+    pub async fn next(&mut self) -> Result<Option<Page>, ReadError> {
+        if self.target.kind == self.target.walked {
+            let next = self.walk.next().await?;
+            self.safe = self.walk.position().cloned();
+            return Ok(next.map(|answer| Page { rows: answer.value.len(), entities: dated(answer) }));
+        }
+        if self.parents.is_empty() {
+            let Some(answer) = self.walk.next().await? else {
+                self.safe = None;
+                return Ok(None);
+            };
+            let container = self.target.container_id();
+            let parent =
+                |parent: Entity| EntityRef { kind: parent.kind, container: container.clone(), id: parent.id };
+            self.parents = answer.value.into_iter().map(parent).collect();
+        }
+        let (at_a_time, most) = PARENTS;
+        let rows = self.parents.len().min(most);
+        let of = |parent: EntityRef| {
+            let reader = self.reader.clone();
+            async move { reader.comments(&parent).await.map(dated) }
+        };
+        let some: Vec<EntityRef> = self.parents.range(..rows).cloned().collect();
+        let read = stream::iter(some).map(of).buffered(at_a_time).try_collect::<Vec<_>>().await?;
+        self.parents.drain(..rows);
+        if self.parents.is_empty() {
+            self.safe = self.walk.position().cloned();
+        }
+        Ok(Some(Page { rows, entities: read.into_iter().flatten().collect() }))
+    }
+}
+
+fn dated(answer: Answer<Vec<Entity>>) -> Vec<(OffsetDateTime, Entity)> {
+    answer.value.into_iter().map(|entity| (answer.accurate_at, entity)).collect()
+}

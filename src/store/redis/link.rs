@@ -1,0 +1,157 @@
+//! Connections to Redis, and requests of many commands over one.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, Pipeline, RedisError, TlsCertificates,
+    TlsMode, Value,
+};
+use tokio::sync::Mutex;
+
+use super::address::Address;
+use crate::bus::StartError;
+use crate::store::options::RedisOptions;
+
+/// One attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Deletes the key of a claim if the claim is still its owner's.
+pub(super) const RELEASE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+
+/// A client without a connection.
+pub(super) enum Target {
+    One(Client),
+    Cluster(ClusterClient),
+    /// Asks the sentinels for the master at each connection.
+    Sentinel(Mutex<SentinelClient>),
+}
+
+impl Target {
+    /// Contacts no server.
+    pub(super) fn new(options: &RedisOptions) -> Result<Self, StartError> {
+        let refuse = |reason: String| StartError::Setting { key: "dedup.redis.url".into(), reason };
+        let of_client = |error: RedisError| refuse(reason(error).to_string());
+        let address = Address::parse(&options.url).map_err(refuse)?;
+        let certificates = certificates(options)?;
+        Ok(match address {
+            Address::One(info) => Self::One(match info.addr() {
+                ConnectionAddr::TcpTls { .. } => {
+                    Client::build_with_tls(info, certificates).map_err(of_client)?
+                }
+                _ => Client::open(info).map_err(of_client)?,
+            }),
+            Address::Cluster(nodes) => {
+                // Every claim is read back, and its deadline is the bridge's: nothing is to be repeated.
+                let tls = nodes.iter().any(|node| matches!(node.addr(), ConnectionAddr::TcpTls { .. }));
+                let mut builder =
+                    ClusterClient::builder(nodes).retries(1).connection_timeout(CONNECT_TIMEOUT);
+                if tls {
+                    // With certificates the client uses TLS whatever the addresses say.
+                    builder = builder.certs(certificates);
+                }
+                Self::Cluster(builder.build().map_err(of_client)?)
+            }
+            Address::Sentinel { sentinels, master, login, tls } => {
+                let mut builder = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)
+                    .map_err(of_client)?
+                    .set_client_to_redis_db(login.db());
+                if let Some(username) = login.username() {
+                    builder = builder.set_client_to_redis_username(username);
+                }
+                if let Some(password) = login.password() {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                if tls {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_redis_certificates(certificates.clone())
+                        .set_client_to_sentinel_certificates(certificates);
+                }
+                Self::Sentinel(Mutex::new(builder.build().map_err(of_client)?))
+            }
+        })
+    }
+
+    pub(super) async fn connect(&self) -> Result<Link, RedisError> {
+        // The deadline of each request is the caller's.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(None);
+        Ok(match self {
+            Self::One(client) => {
+                Link::One(client.get_multiplexed_async_connection_with_config(&config).await?)
+            }
+            Self::Cluster(client) => Link::Cluster(client.get_async_connection().await?),
+            Self::Sentinel(client) => {
+                Link::One(client.lock().await.get_async_connection_with_config(&config).await?)
+            }
+        })
+    }
+}
+
+fn certificates(options: &RedisOptions) -> Result<TlsCertificates, StartError> {
+    let read = |key: &'static str, path: &Path| {
+        fs::read(path).map_err(|source| StartError::File { key, path: path.into(), source })
+    };
+    let ca = options.ca_file.as_deref().map(|path| read("dedup.redis.ca_file", path)).transpose()?;
+    let client_tls = match (&options.cert_file, &options.key_file) {
+        (Some(cert), Some(key)) => Some(ClientTlsConfig {
+            client_cert: read("dedup.redis.cert_file", cert)?,
+            client_key: read("dedup.redis.key_file", key)?,
+        }),
+        _ => None,
+    };
+    Ok(TlsCertificates { client_tls, root_cert: ca })
+}
+
+/// A connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) enum Link {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Link {
+    /// Sends so many commands for each item, in one request; returns the replies of all in their order. A reply may
+    /// be an error of the server.
+    pub(super) async fn send<T>(
+        &self,
+        items: &[T],
+        commands: usize,
+        add: impl Fn(&T, &mut Pipeline),
+    ) -> Result<Vec<Value>, Arc<str>> {
+        match self {
+            Self::One(connection) => {
+                let mut pipeline = Pipeline::with_capacity(items.len() * commands);
+                items.iter().for_each(|item| add(item, &mut pipeline));
+                let mut connection = connection.clone();
+                let sent = connection.send_packed_commands(&pipeline, 0, items.len() * commands);
+                sent.await.map_err(reason)
+            }
+            // The keys of one item are on one node, those of others on others: one request each, all at once.
+            Self::Cluster(connection) => {
+                let requests = items.iter().map(|item| {
+                    let mut pipeline = Pipeline::with_capacity(commands);
+                    add(item, &mut pipeline);
+                    let mut connection = connection.clone();
+                    async move { connection.req_packed_commands(&pipeline, 0, commands).await.map_err(reason) }
+                });
+                Ok(try_join_all(requests).await?.concat())
+            }
+        }
+    }
+}
+
+/// An error of the client or the server, without what it was asked for.
+pub(super) fn reason(error: RedisError) -> Arc<str> {
+    error.to_string().into()
+}

@@ -1,0 +1,83 @@
+//! `state run` with the rights that `topics` prints, and no others.
+
+use std::sync::Arc;
+
+use async_nats::ConnectOptions;
+use serde_json::Value;
+
+use super::scene::Scene;
+use crate::support::kafka::Broker;
+use crate::support::kafka::security::{Door, PASSWORD, STATE_USER, shared};
+use crate::support::kafka::variables::variables;
+use crate::support::nats::{Server, Settings};
+use crate::support::program::{printed, run};
+use crate::support::unique;
+use crate::topics::run_kafka_commands;
+
+fn goes_from_an_event_to_a_state(scene: &Scene) {
+    let _program = scene.run();
+    let id = scene.person("Ada");
+    scene.tell("record.created", &id);
+    scene.eventually_named(&id, "Ada");
+    scene.eventually_done();
+}
+
+/// The rows of `check --connect` about states, by name, with their result.
+fn checked(scene: &Scene) -> Vec<(String, String)> {
+    let output = run(&["check", "--connect", "--json"], &scene.variables);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let rows = report["checks"].as_array().unwrap().iter();
+    let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
+    let rows = rows.map(|row| (text(row, "check"), text(row, "result")));
+    rows.filter(|(check, _)| check.starts_with("state ")).collect()
+}
+
+#[test]
+fn kafka_commands_are_enough() {
+    let secured = shared();
+    let mut scene = Scene::on_kafka(Arc::new(Broker::at(secured.broker.bootstrap().to_owned())));
+    let options = secured.login(Door::SaslTls, "PLAIN", STATE_USER, PASSWORD);
+    scene.variables.extend(variables(&options, &scene.prefix));
+    scene.set("KAFKA__TOPICS__ENSURE", "verify");
+    assert!(checked(&scene).iter().all(|(_, result)| result != "ok"), "{:?}", checked(&scene));
+    let script = printed(&["topics", "--format", "kafka"], &scene.variables);
+    run_kafka_commands(&script, secured.broker.bootstrap());
+    for kind in ["record", "list-entry"] {
+        let topic = format!("{}-state.{kind}", scene.prefix);
+        assert_eq!(secured.broker.topic_setting(&topic, "cleanup.policy").as_deref(), Some("compact"));
+    }
+    goes_from_an_event_to_a_state(&scene);
+    let rows = checked(&scene);
+    let ok = rows.iter().filter(|(_, result)| result == "ok").count();
+    // The policy of the topics may not be read.
+    assert_eq!((rows.len(), ok), (4, 2), "{rows:?}");
+}
+
+#[test]
+fn nats_permissions_are_enough() {
+    let prefix = unique("rights").replace('.', "-");
+    let admin = Arc::new(|| ConnectOptions::with_user_and_password("admin".into(), "admin".into()));
+    let server = Server::with(Settings {
+        more: "authorization: { users: [ { user: admin, password: admin } ] }".into(),
+        admin: admin.clone(),
+        ..Settings::default()
+    });
+    let mut scene = Scene::on_nats(Arc::new(server));
+    scene.set("NATS__USERNAME", "state");
+    scene.set("NATS__PASSWORD", PASSWORD);
+    let script = printed(&["topics", "--format", "nats"], &scene.variables);
+    let subjects: Vec<_> = script.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    assert!(subjects.len() > 5, "{script}");
+    let publish = format!("\"{}\"", subjects.join("\", \""));
+    let super::scene::Bus::Nats(server) = &scene.bus else { panic!("{prefix}") };
+    server.configure(|settings| {
+        settings.more = format!(
+            "authorization: {{ users: [ {{ user: admin, password: admin }}, {{ user: state, password: \"{PASSWORD}\", \
+             permissions: {{ publish: {{ allow: [{publish}] }}, subscribe: {{ allow: [\"_INBOX.>\"] }} }} }} ] }}"
+        );
+    });
+    server.reload();
+    goes_from_an_event_to_a_state(&scene);
+    let rows = checked(&scene);
+    assert_eq!(rows.iter().map(|(_, result)| result.as_str()).collect::<Vec<_>>(), ["ok"], "{rows:?}");
+}

@@ -1,0 +1,376 @@
+//! The checker of `state`: a workspace changes, everything that takes part is killed again and again, a backfill runs in
+//! the middle and a second `state run` beside the first; at the end the topics equal the workspace.
+//!
+//! `tests/state` runs it in full: 200,000 changes over 20,000 entities and 50 kills. It prints its seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use attio_bridge::catalog::{Category, EVENT_TYPES};
+use attio_bridge::fake_attio::deliver::Timing;
+use attio_bridge::fake_attio::store::Store;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::scene::{Bus, Scene};
+use super::walks::{CATEGORIES, diff, states};
+use crate::support::kafka::Broker;
+use crate::support::nats::Server;
+use crate::support::ports::free_address;
+use crate::support::program::{Program, lent};
+use crate::support::served::Served;
+
+/// Three days in about two minutes: attempts that fail are repeated after a quarter of a second, then half of one.
+const FAST: Timing = Timing { time_scale: 2000.0, per_second: 2000 };
+
+/// The end of everything that is awaited.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    changes: usize,
+    entities: usize,
+    kills: usize,
+    per_second: usize,
+    seed: u64,
+}
+
+impl Plan {
+    /// A small one, or what the environment asks for.
+    fn read() -> Self {
+        let number = |name: &str, default: usize| {
+            let text = std::env::var(format!("ATTIO_BRIDGE_STATE_{name}"));
+            text.map_or(default, |text| text.parse().expect("a number"))
+        };
+        let seed = number("SEED", fastrand::u32(..) as usize) as u64;
+        Self {
+            changes: number("CHANGES", 400),
+            entities: number("ENTITIES", 60),
+            kills: number("KILLS", 3),
+            per_second: number("PER_SECOND", 80),
+            seed,
+        }
+    }
+}
+
+/// Who changes the workspace.
+struct Driver {
+    random: fastrand::Rng,
+    /// What exists, by category.
+    ids: BTreeMap<Category, Vec<String>>,
+    entities: usize,
+    count: usize,
+}
+
+impl Driver {
+    fn any(&mut self, category: Category) -> Option<String> {
+        let ids = self.ids.entry(category).or_default();
+        (!ids.is_empty()).then(|| ids[self.random.usize(..ids.len())].clone())
+    }
+
+    fn add(&mut self, category: Category, id: String) {
+        self.ids.entry(category).or_default().push(id);
+    }
+
+    fn forget(&mut self, id: &str) {
+        self.ids.values_mut().for_each(|ids| ids.retain(|known| known != id));
+    }
+
+    /// One change, or a burst of updates of one entity.
+    fn change(&mut self, store: &mut Store) {
+        let (all, dice) = (self.ids.values().map(Vec::len).sum::<usize>(), self.random.u8(..100));
+        store.silent = self.random.u8(..100) < 5;
+        let burst = if self.random.u8(..10) == 0 { 10 } else { 1 };
+        self.count += 1;
+        match (self.any(Category::Record), dice) {
+            (None, _) => self.create(store),
+            (_, 0..40) if all < self.entities => self.create(store),
+            (Some(record), 0..6) => drop(self.delete(store, Category::Record, record)),
+            (Some(first), 6..9) => {
+                let second = self.any(Category::Record).expect("there is one");
+                if let Ok(merged) = store.merge(&first, &second) {
+                    self.forget(&first);
+                    self.forget(&second);
+                    self.add(Category::Record, merged);
+                    self.follow(store);
+                }
+            }
+            (Some(_), 9..14) => {
+                let category = CATEGORIES[self.random.usize(1..CATEGORIES.len())];
+                if let Some(id) = self.any(category) {
+                    self.delete(store, category, id);
+                }
+            }
+            (Some(record), _) => {
+                let category = if dice < 70 { Category::Record } else { CATEGORIES[self.random.usize(..5)] };
+                let id = if category == Category::Record { Some(record) } else { self.any(category) };
+                let Some(id) = id else { return };
+                for _ in 0..burst {
+                    self.count += 1;
+                    let (name, value) = match category {
+                        Category::Record => ("name", json!(format!("name {}", self.count))),
+                        Category::ListEntry => ("status", json!(format!("status {}", self.count))),
+                        Category::Comment => ("is_resolved", json!(self.count % 2 == 0)),
+                        Category::Note => {
+                            (["title", "content"][self.count % 2], json!(format!("text {}", self.count)))
+                        }
+                        _ => ("content", json!(format!("task {}", self.count))),
+                    };
+                    store.set(&id, name, value).expect("it exists");
+                }
+            }
+        }
+    }
+
+    fn create(&mut self, store: &mut Store) {
+        let (record, dice) = (self.any(Category::Record), self.random.u8(..10));
+        let values = BTreeMap::from([("name".to_owned(), json!(format!("name {}", self.count)))]);
+        let (category, id) = match (record, dice) {
+            (Some(record), 6) => {
+                (Category::ListEntry, store.add_entry("recruiting", &record, BTreeMap::new()))
+            }
+            (Some(record), 7) => (Category::Note, store.add_note(&record, "a title", "a text")),
+            (Some(record), 8) => (Category::Task, store.add_task(&record, "a task")),
+            (Some(record), 9) => (Category::Comment, store.add_comment(&record, None, "a comment")),
+            (_, 0..4) => (Category::Record, store.create_record("people", values)),
+            _ => (Category::Record, store.create_record("companies", values)),
+        };
+        self.add(category, id.expect("its parent exists"));
+    }
+
+    fn delete(&mut self, store: &mut Store, category: Category, id: String) {
+        if store.remove(&id).is_ok() {
+            self.forget(&id);
+        }
+        if category == Category::Record || category == Category::Comment {
+            self.follow(store);
+        }
+    }
+
+    /// Forgets what went with something else.
+    fn follow(&mut self, store: &Store) {
+        let exists = |id: &String| store.world.get(id).is_some_and(|item| item.is_there());
+        self.ids.values_mut().for_each(|ids| ids.retain(exists));
+    }
+}
+
+/// A verb that is started again whenever it has ended.
+struct Kept<'a> {
+    arguments: Vec<&'a str>,
+    variables: Vec<(String, String)>,
+    program: Program,
+    starts: usize,
+}
+
+impl<'a> Kept<'a> {
+    fn start(arguments: &[&'a str], variables: &[(String, String)]) -> Self {
+        let (arguments, variables) = (arguments.to_vec(), variables.to_vec());
+        Self { program: Program::start(&arguments, &variables), arguments, variables, starts: 1 }
+    }
+
+    fn keep(&mut self) {
+        if self.program.has_ended() {
+            self.starts += 1;
+            self.program = Program::start(&self.arguments, &self.variables);
+        }
+    }
+}
+
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Runs a plan on a bus of its own.
+fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
+    println!("{plan:?}");
+    let begun = Instant::now();
+    for (name, value) in [
+        ("STATE__NOTES", "true"),
+        ("STATE__TASKS", "true"),
+        ("STATE__COMMENTS", "true"),
+        ("STATE__READS_PER_SECOND", "25"),
+        ("STATE__SETTLE", "1s"),
+    ] {
+        scene.set(name, value);
+    }
+    {
+        let mut store = scene.attio.store();
+        (store.lag, store.merge_time) = (Duration::from_secs(2), Duration::from_millis(500));
+    }
+    let subscribed: Vec<_> = EVENT_TYPES
+        .iter()
+        .filter(|known| {
+            CATEGORIES.contains(&known.category) && scene.attio.store().event_types.contains(known.name)
+        })
+        .map(|known| (known.name, Value::Null))
+        .collect();
+    scene.attio.add("https://hooks.example.com/webhooks/attio", &subscribed);
+    let secret = scene.attio.only().secret;
+    let bridge = [lent(&scene.variables), vec![("ATTIO_WEBHOOK_SECRET", &*secret)]].concat();
+    let served = Served::start(&bridge);
+    let deliveries = scene.attio.deliverer(served.http, FAST);
+    scene.attio.block_on(async { deliveries.follow_api() });
+
+    let mut running = Kept::start(&["state", "run"], &scene.variables);
+    let (mut second, mut backfill) = (None::<Kept<'_>>, None::<Kept<'_>>);
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().join("journal").to_str().unwrap().to_owned();
+    let mut driver = Driver {
+        random: fastrand::Rng::with_seed(plan.seed),
+        ids: BTreeMap::new(),
+        entities: plan.entities,
+        count: 0,
+    };
+    let (mut killed, mut kills) = (0, BTreeMap::<&str, usize>::new());
+    while driver.count < plan.changes {
+        let due = Duration::from_secs_f64(driver.count as f64 / plan.per_second as f64);
+        std::thread::sleep(due.saturating_sub(begun.elapsed()).min(Duration::from_millis(50)));
+        if begun.elapsed() >= due {
+            driver.change(&mut scene.attio.store());
+        }
+        let done = driver.count as f64 / plan.changes as f64;
+        if done >= (killed + 1) as f64 / (plan.kills + 1) as f64 && killed < plan.kills {
+            killed += 1;
+            let at = if plan.kills <= 3 { killed } else { driver.random.usize(..3) };
+            let what = ["state run", "broker", "attio"][at % 3];
+            *kills.entry(what).or_default() += 1;
+            match what {
+                "state run" => running.program.signal("KILL"),
+                "broker" => {
+                    kill_broker(true);
+                    kill_broker(false);
+                }
+                _ => {
+                    scene.attio.kill();
+                    std::thread::sleep(Duration::from_millis(500));
+                    scene.attio.restart();
+                }
+            }
+        }
+        running.keep();
+        if let Some(second) = &mut second {
+            second.keep();
+        }
+        match done {
+            0.4.. if backfill.is_none() => {
+                let arguments = ["state", "backfill", "--journal", &journal];
+                backfill = Some(Kept::start(&arguments, &scene.variables));
+            }
+            0.5..0.7 if second.is_none() => {
+                let mut other = scene.variables.clone();
+                other.push(("ATTIO_BRIDGE__STATE__LISTEN".into(), free_address()));
+                second = Some(Kept::start(&["state", "run"], &other));
+            }
+            0.7.. => second = None,
+            _ => {}
+        }
+    }
+    scene.attio.store().silent = false;
+    drop(second);
+    scene.attio.block_on(deliveries.idle());
+    assert_eq!(deliveries.counts().failed, 0, "an event did not reach the bridge");
+    wait("every event is done", || {
+        running.keep();
+        is_done(&scene)
+    });
+    if let Some(backfill) = &mut backfill {
+        wait("the backfill is done", || backfill.program.has_ended());
+    }
+
+    let expected: BTreeSet<String> =
+        CATEGORIES.into_iter().flat_map(|category| differing(&scene, category)).collect();
+    let found = diff(&scene, &[], if expected.is_empty() { 0 } else { 3 });
+    assert_eq!(
+        found.into_keys().collect::<BTreeSet<_>>(),
+        expected,
+        "diff names what differs, seed {}",
+        plan.seed
+    );
+    diff(&scene, &["--repair"], 0);
+    for category in CATEGORIES {
+        let left = differing(&scene, category);
+        let kept: Vec<_> =
+            scene.kept_of(category).into_iter().filter(|kept| left.contains(&kept.key)).collect();
+        let seed = plan.seed;
+        assert!(left.is_empty(), "{category}: {left:?} differ after the repair, seed {seed}: {kept:?}");
+        in_order(&scene, category, plan.seed);
+    }
+    let rate = scene.attio.store().rate.clone();
+    assert_eq!(rate.refused, 0, "more reads than Attio allows: {} in a second", rate.most_reads);
+    println!(
+        "{} changes, {} deliveries, {} reads (at most {} in a second), kills {kills:?}, {} starts of state run, {} \
+         differences repaired, {:.0} s",
+        driver.count,
+        deliveries.counts().delivered,
+        rate.all_reads,
+        rate.most_reads,
+        running.starts,
+        expected.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    // The events alone told of all but the silent changes.
+    assert!(expected.len() <= driver.count / 8, "{} of {} differ", expected.len(), driver.count);
+}
+
+/// Whether every event is done.
+fn is_done(scene: &Scene) -> bool {
+    match &scene.bus {
+        Bus::Kafka(broker) => {
+            let topics: Vec<_> =
+                CATEGORIES.iter().map(|category| format!("{}.{category}", scene.prefix)).collect();
+            let topics: Vec<_> =
+                topics.into_iter().filter(|topic| broker.partitions(topic).is_some()).collect();
+            let mut ends = broker.ends(&topics);
+            ends.retain(|_, end| *end > 0);
+            broker.committed(&format!("{}-state", scene.prefix), ends.keys()) == ends
+        }
+        Bus::Nats(server) => {
+            let stream =
+                scene.variables.iter().find(|(name, _)| name.ends_with("NATS__STREAM__NAME")).unwrap();
+            let info = server.consumer(&stream.1, &format!("{}-state", scene.prefix));
+            info.is_some_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+        }
+    }
+}
+
+/// The entities of which the topic does not hold what the workspace does.
+fn differing(scene: &Scene, category: Category) -> BTreeSet<String> {
+    let (kept, world) = (states(scene, category), scene.attio.store().everything(category));
+    let ids: BTreeSet<&String> = kept.keys().chain(world.keys()).collect();
+    ids.into_iter().filter(|id| kept.get(*id) != world.get(*id)).cloned().collect()
+}
+
+/// No key goes back in time, and no value follows a tombstone.
+fn in_order(scene: &Scene, category: Category, seed: u64) {
+    let mut last: BTreeMap<String, Option<OffsetDateTime>> = BTreeMap::new();
+    for kept in scene.kept_of(category) {
+        let time = kept.event.as_ref().map(|_| OffsetDateTime::parse(kept.time(), &Rfc3339).unwrap());
+        let before = last.insert(kept.key.clone(), time);
+        let good = match (before, time) {
+            (Some(None), Some(_)) => false,
+            (Some(Some(before)), Some(now)) => before <= now,
+            _ => true,
+        };
+        assert!(good, "{category} {}: {before:?} and then {time:?}, seed {seed}", kept.key);
+    }
+}
+
+#[test]
+fn topics_on_kafka_equal_the_workspace_whatever_is_killed() {
+    let broker = std::sync::Arc::new(Broker::start());
+    let scene = Scene::on_kafka(std::sync::Arc::clone(&broker));
+    soak(scene, Plan::read(), |kill| if kill { broker.kill() } else { broker.restart() });
+}
+
+#[test]
+fn stream_on_nats_equals_the_workspace_whatever_is_killed() {
+    let server = std::sync::Arc::new(Server::start());
+    let scene = Scene::on_nats(std::sync::Arc::clone(&server));
+    soak(scene, Plan::read(), |kill| if kill { server.kill() } else { server.restart() });
+}

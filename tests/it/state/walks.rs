@@ -1,0 +1,162 @@
+//! `state backfill` and `state diff` on real brokers, against the fake Attio.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use attio_bridge::catalog::Category;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::scene::Scene;
+use crate::support::program::{Program, run};
+use crate::support::wait::eventually_blocking;
+
+/// The categories whose entities have states.
+pub const CATEGORIES: [Category; 5] =
+    [Category::Record, Category::ListEntry, Category::Note, Category::Task, Category::Comment];
+
+/// A scene in which every kind is kept.
+fn everything(scene: Scene) -> Scene {
+    let mut scene = scene;
+    for kind in ["NOTES", "TASKS", "COMMENTS"] {
+        scene.set(&format!("STATE__{kind}"), "true");
+    }
+    scene
+}
+
+/// Some of each kind. Nobody is told.
+fn populate(scene: &Scene, people: usize) -> Vec<String> {
+    let ids: Vec<String> = (0..people).map(|number| scene.person(&format!("person {number}"))).collect();
+    let mut store = scene.attio.store();
+    for id in ids.iter().step_by(7) {
+        let entry = store.add_entry("recruiting", id, BTreeMap::new()).unwrap();
+        store.add_note(id, "a title", "a text").unwrap();
+        store.add_task(id, "call back").unwrap();
+        store.add_comment(id, None, "about the person").unwrap();
+        store.add_comment(&entry, None, "about the entry").unwrap();
+    }
+    ids
+}
+
+/// The last state of each entity that is not gone.
+pub fn states(scene: &Scene, category: Category) -> BTreeMap<String, Value> {
+    let mut states = BTreeMap::new();
+    for kept in scene.kept_of(category) {
+        match kept.event {
+            Some(event) => states.insert(kept.key, event["data"].clone()),
+            None => states.remove(&kept.key),
+        };
+    }
+    states
+}
+
+fn equal(scene: &Scene) {
+    for category in CATEGORIES {
+        let (kept, world) = (states(scene, category), scene.attio.store().everything(category));
+        assert!(kept == world, "{category}: {} states of {}", kept.len(), world.len());
+    }
+}
+
+fn backfill(scene: &Scene, journal: &Path, more: &[&str]) {
+    let journal = journal.to_str().unwrap();
+    let output = run(&[&["state", "backfill", "--journal", journal], more].concat(), &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("states published") && !Path::new(journal).exists(), "{said}");
+}
+
+/// The ids that differ, by how they do.
+pub fn diff(scene: &Scene, more: &[&str], code: i32) -> BTreeMap<String, String> {
+    let output = run(&[&["state", "diff", "--json"], more].concat(), &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    let all: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    all.iter().map(|found| (text(&found["id"]), text(&found["difference"]))).collect()
+}
+
+#[test]
+fn backfill_publishes_everything_and_diff_names_what_no_event_told_of() {
+    for scene in Scene::both().map(everything) {
+        let folder = TempDir::new().unwrap();
+        let journal = folder.path().join("journal");
+        let people = populate(&scene, 30);
+        backfill(&scene, &journal, &[]);
+        equal(&scene);
+        assert_eq!(diff(&scene, &[], 0), BTreeMap::new());
+
+        let company = scene.attio.store().create_record("companies", BTreeMap::new()).unwrap();
+        let newcomer = scene.person("nobody knows");
+        scene.rename(&people[3], "renamed in silence");
+        scene.attio.store().remove(&people[4]).unwrap();
+        let expected = [
+            (company.clone(), "missing"),
+            (newcomer.clone(), "missing"),
+            (people[3].clone(), "stale"),
+            (people[4].clone(), "left over"),
+        ];
+        let expected = BTreeMap::from(expected.map(|(id, difference)| (id, difference.to_owned())));
+        assert_eq!(diff(&scene, &[], 3), expected);
+        let of_people: BTreeSet<_> = expected.keys().filter(|id| **id != company).cloned().collect();
+        let found = diff(&scene, &["--object", "people", "--repair"], 0);
+        assert_eq!(found.into_keys().collect::<BTreeSet<_>>(), of_people);
+        assert_eq!(diff(&scene, &[], 3).into_keys().collect::<Vec<_>>(), [company]);
+        diff(&scene, &["--repair"], 0);
+        assert_eq!(diff(&scene, &[], 0), BTreeMap::new());
+        equal(&scene);
+    }
+}
+
+#[test]
+fn interrupted_backfill_goes_on_where_it_was() {
+    let mut scene = everything(Scene::kafka());
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().join("journal");
+    populate(&scene, 3000);
+    scene.set("STATE__READS_PER_SECOND", "2");
+    let mut first =
+        Program::start(&["state", "backfill", "--journal", journal.to_str().unwrap()], &scene.variables);
+    eventually_blocking("a page is noted", || {
+        std::fs::read_to_string(&journal).is_ok_and(|text| text.contains("offset"))
+    });
+    first.signal("KILL");
+    first.end();
+    let walked = states(&scene, Category::Record).len();
+    assert!((1..3000).contains(&walked), "{walked}");
+    scene.set("STATE__READS_PER_SECOND", "90");
+    let before = scene.attio.store().rate.all_reads;
+    backfill(&scene, &journal, &[]);
+    equal(&scene);
+    let reads = scene.attio.store().rate.all_reads - before;
+    backfill(&scene, &journal, &[]);
+    let anew = scene.attio.store().rate.all_reads - before - reads;
+    assert!(reads < anew, "{reads} reads after the interruption, {anew} from the beginning");
+}
+
+#[test]
+fn backfill_replaces_nothing_by_something_older() {
+    for scene in Scene::both() {
+        let _running = scene.run();
+        let (folder, people) = (TempDir::new().unwrap(), populate(&scene, 10));
+        scene.attio.store().lag = std::time::Duration::from_secs(2);
+        scene.rename(&people[0], "renamed");
+        scene.tell("record.updated", &people[0]);
+        scene.attio.store().remove(&people[1]).unwrap();
+        scene.tell("record.deleted", &people[1]);
+        scene.eventually_named(&people[0], "renamed");
+        scene.eventually_gone(&people[1]);
+        backfill(&scene, &folder.path().join("journal"), &["--object", "people"]);
+        assert!(scene.last(&people[1]).unwrap().event.is_none(), "a page brought back what was deleted");
+        let last = scene.last(&people[0]).unwrap().event.unwrap();
+        assert_eq!(last["data"]["values"]["name"][0]["value"], json!("renamed"));
+    }
+}
+
+#[test]
+fn unknown_object_is_named() {
+    let scene = Scene::kafka();
+    let output = run(&["state", "backfill", "--object", "zebras"], &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("zebras"), "{said}");
+}

@@ -1,0 +1,178 @@
+//! Several writers of the same states at once, on real brokers: what is stored keeps the rule.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use attio_bridge::bus;
+use attio_bridge::bus::state::{Change, Content, Outcome, Role, State, Version, Writer, milliseconds};
+use attio_bridge::bus::states::{self, Publisher};
+use attio_bridge::cloudevent::{Attribute, CloudEvent, Data, timestamp};
+use attio_bridge::pipeline::publish::Destination;
+use bytes::Bytes;
+use time::OffsetDateTime;
+
+use super::scene::{Bus, Kept, Scene};
+use crate::support::bridge::config;
+use crate::support::nats::cluster::Cluster;
+use crate::support::program::lent;
+use crate::support::{nats, unique};
+
+const KEYS: usize = 12;
+const ROUNDS: usize = 40;
+
+/// A state of a key that was true at a time.
+fn state(prefix: &str, key: &str, at: Option<i64>) -> State {
+    let address: Arc<str> = format!("{prefix}-state.record").into();
+    let destination = Arc::new(Destination { subject: format!("{address}.{key}").into(), address });
+    let Some(at) = at else {
+        let content = Content::Gone("com.attio.record.gone".into());
+        return State { destination, key: key.into(), at: 0, content };
+    };
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(at) * 1_000_000).unwrap();
+    let mut event =
+        CloudEvent::new(&format!("{key}-{at}"), &["urn:x"], Data::Json(Bytes::from_static(b"{}")));
+    event.set(Attribute::Type, "com.attio.record.state");
+    event.set(Attribute::Time, timestamp(time).unwrap());
+    State { destination, key: key.into(), at, content: Content::Value(event) }
+}
+
+fn writer(scene: &Scene, role: Role) -> Writer {
+    let prefix = format!("{}-state", scene.prefix);
+    let stream = scene.variables.iter().find(|(name, _)| name.ends_with("STATE__STREAM"));
+    let stream = stream.map_or_else(|| "none".to_owned(), |(_, name)| name.clone());
+    let addresses = vec![format!("{prefix}.record").into()];
+    Writer { group: prefix.clone(), role, addresses, prefix, stream }
+}
+
+fn options(scene: &Scene) -> bus::Options {
+    config(&lent(&scene.variables)).bus
+}
+
+async fn start(scene: &Scene, role: Role) -> Publisher {
+    states::writer(&options(scene), writer(scene, role), OffsetDateTime::now_utc()).await.unwrap()
+}
+
+fn change(state: State) -> Change {
+    Change { state: Some(state), events: Vec::new() }
+}
+
+/// Writes states of all keys, as old as reads are; returns the newest of each key that was stored or found newer.
+async fn write(
+    publisher: Publisher,
+    prefix: String,
+    clock: Arc<AtomicI64>,
+    buries: bool,
+) -> BTreeMap<String, Version> {
+    let mut newest = BTreeMap::new();
+    for round in 0..ROUNDS {
+        let mut batch = Vec::new();
+        for key in (0..KEYS).filter(|_| fastrand::bool()) {
+            let at = clock.fetch_add(1, Ordering::Relaxed) - fastrand::i64(0..20);
+            let is_last = buries && round == ROUNDS / 2 && key % 3 == 0;
+            batch.push(state(&prefix, &format!("key-{key}"), (!is_last).then_some(at)));
+        }
+        let outcomes = publisher.publish(batch.iter().cloned().map(change).collect()).await.unwrap();
+        for (state, outcome) in batch.into_iter().zip(outcomes) {
+            if outcome == Outcome::Done {
+                let known: &mut Version = newest.entry(state.key.clone()).or_insert(state.version());
+                *known = (*known).max(state.version());
+            }
+        }
+    }
+    newest
+}
+
+fn version(kept: &Kept) -> Version {
+    let Some(event) = &kept.event else { return Version::Gone };
+    let time = OffsetDateTime::parse(
+        event["time"].as_str().unwrap(),
+        &time::format_description::well_known::Rfc3339,
+    );
+    Version::At(milliseconds(time.unwrap()))
+}
+
+#[test]
+fn three_writers_at_once_keep_the_rule_on_either_bus() {
+    for scene in Scene::both() {
+        if let Bus::Nats(server) = &scene.bus {
+            // One that keeps everything, to see the order.
+            let Writer { stream, prefix, .. } = writer(&scene, Role::Run);
+            server.create_stream(&stream, &[&format!("{prefix}.>")], |config| config.allow_direct = true);
+        }
+        let runtime = nats::runtime();
+        let now = milliseconds(OffsetDateTime::now_utc());
+        let clock = Arc::new(AtomicI64::new(now));
+        let mut newest: BTreeMap<String, Version> = BTreeMap::new();
+        let written = runtime.block_on(async {
+            let mut writers = Vec::new();
+            for role in [Role::Run, Role::Backfill, Role::Repair] {
+                let publisher = start(&scene, role).await;
+                let write = write(publisher, scene.prefix.clone(), Arc::clone(&clock), role == Role::Run);
+                writers.push(tokio::spawn(write));
+            }
+            let mut written = Vec::new();
+            for writer in writers {
+                written.push(writer.await.unwrap());
+            }
+            written
+        });
+        for (key, version) in written.into_iter().flatten() {
+            let known = newest.entry(key).or_insert(version);
+            *known = (*known).max(version);
+        }
+        assert_eq!(newest.len(), KEYS);
+        let mut last: BTreeMap<String, Version> = BTreeMap::new();
+        for kept in scene.kept() {
+            let (key, version) = (kept.key.clone(), version(&kept));
+            if let Some(before) = last.insert(key, version) {
+                assert!(before.allows(version), "{before:?} is followed by {version:?} of {}", kept.key);
+            }
+        }
+        assert_eq!(last, newest);
+    }
+}
+
+/// The ack of the first try was lost, so it is sent again: a stream of one replica refuses it as of another sequence, one
+/// of three may call it a duplicate.
+#[test]
+fn second_try_of_a_stored_state_is_done_and_stored_once() {
+    let (server, cluster) = (nats::shared(), Cluster::start());
+    for (servers, admin, replicas) in
+        [(server.url(), &*server, "1"), (cluster.urls(), &cluster.servers[0], "3")]
+    {
+        let prefix = unique("again").replace('.', "-");
+        let variables = [
+            ("ATTIO_BRIDGE__BUS__TYPE", "nats"),
+            ("ATTIO_BRIDGE__NATS__SERVERS", &*servers),
+            ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create"),
+            ("ATTIO_BRIDGE__NATS__STREAM__REPLICAS", replicas),
+        ];
+        let (stream, state_prefix) = (format!("{prefix}-STATE"), format!("{prefix}-state"));
+        let writer = Writer {
+            group: prefix.clone(),
+            role: Role::Run,
+            addresses: vec![format!("{state_prefix}.record").into()],
+            prefix: state_prefix,
+            stream: stream.clone(),
+        };
+        let (last, sequence) = nats::runtime().block_on(async {
+            let bus = config(&variables).bus;
+            let publisher = states::writer(&bus, writer, OffsetDateTime::now_utc()).await.unwrap();
+            let at = milliseconds(OffsetDateTime::now_utc());
+            let one = change(state(&prefix, "one", Some(at)));
+            let gone = change(state(&prefix, "two", None));
+            for _ in 0..2 {
+                let outcomes = publisher.publish(vec![one.clone(), gone.clone()]).await.unwrap();
+                assert_eq!(outcomes, [Outcome::Done, Outcome::Done]);
+            }
+            let older = change(state(&prefix, "one", Some(at - 1)));
+            let late = change(state(&prefix, "two", Some(at + 1)));
+            let last = publisher.publish(vec![older, late]).await.unwrap();
+            let stream = admin.admin().await.get_stream(&stream).await.unwrap();
+            (last, stream.cached_info().state.last_sequence)
+        });
+        assert_eq!(last, [Outcome::Newer, Outcome::Gone], "{replicas} replicas");
+        assert_eq!(sequence, 2, "{replicas} replicas");
+    }
+}

@@ -1,0 +1,166 @@
+//! The store that replicas share is frozen, killed, emptied or full.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::support::bridge::Bridge;
+use crate::support::redis::{self, Redis};
+use crate::support::replicas::{Replicas, count, event, until};
+use crate::support::shared_store::{Kind, SharedStore};
+use crate::support::wait::eventually;
+
+const ACCEPTED: (u16, &str) = (200, "accepted");
+const DUPLICATE: (u16, &str) = (200, "duplicate");
+const DEADLINE: (&str, &str) = ("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "100ms");
+const REFUSE: (&str, &str) = ("ATTIO_BRIDGE__DEDUP__ON_STORE_FAILURE", "refuse");
+
+async fn readiness(bridge: &Bridge) -> (u16, String) {
+    let answer = bridge.admin("/readyz").await;
+    (answer.status, String::from_utf8(answer.body).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_delays_one_delivery_and_is_shared_again_when_it_answers() {
+    for kind in Kind::ALL {
+        let replicas = Replicas::start(SharedStore::start(kind), 2, &[DEADLINE]).await;
+        let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+        assert_eq!(first.answer(&event("before")).await, ACCEPTED);
+        replicas.store.pause();
+        for id in 0..100 {
+            assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+        }
+        let waited = count(first, "failed").await;
+        assert!(waited <= 3.0, "{kind:?}: {waited} deliveries waited for the store");
+        assert!(count(first, "skipped").await >= 97.0);
+        assert_eq!(first.metric("dedup_store_up", &[]).await, 0.0);
+        let (status, text) = readiness(first).await;
+        assert!(status == 200 && text.contains("warning: dedup store"), "{status} {text}");
+        assert_eq!(first.answer(&event("id-1")).await, DUPLICATE, "memory is left");
+        replicas.store.resume();
+        first.until("dedup_store_up", &[], 1.0).await;
+        second.until("dedup_store_up", &[], 1.0).await;
+        assert_eq!(readiness(first).await, (200, "ready\n".into()));
+        // What was acknowledged meanwhile is committed, and known to the other replica.
+        until(first, "committed", 101.0).await;
+        for id in 0..100 {
+            assert_eq!(second.answer(&event(&format!("id-{id}"))).await, DUPLICATE);
+        }
+        assert_eq!(replicas.bus.attempts(), 101);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_required_is_503_while_it_is_away_and_nothing_is_published() {
+    for kind in Kind::ALL {
+        let replicas = Replicas::start(SharedStore::start(kind), 2, &[REFUSE, DEADLINE]).await;
+        let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+        assert_eq!(first.answer(&event("before")).await, ACCEPTED);
+        replicas.store.kill();
+        for _ in 0..3 {
+            assert_eq!(first.answer(&event("one")).await, (503, "store_unavailable"));
+        }
+        assert_eq!(first.answer(&event("before")).await, DUPLICATE, "its own memory is left");
+        assert_eq!(replicas.bus.attempts(), 1);
+        assert!(readiness(first).await.1.contains("503 store_unavailable"));
+        replicas.store.restart();
+        first.until("dedup_store_up", &[], 1.0).await;
+        second.until("dedup_store_up", &[], 1.0).await;
+        eventually("it is accepted", || async { first.answer(&event("one")).await == ACCEPTED }).await;
+        until(first, "committed", 2.0).await;
+        // It may notice only now that the store was away.
+        eventually("the other replica knows it", || async {
+            second.answer(&event("one")).await == DUPLICATE
+        })
+        .await;
+        assert_eq!(replicas.bus.attempts(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_at_the_start_is_found_later() {
+    for kind in Kind::ALL {
+        let store = SharedStore::start(kind);
+        store.kill();
+        let replicas = Replicas::start(store, 0, &[]).await;
+        let bridge = replicas.another_without_waiting(&[DEADLINE]).await;
+        assert_eq!(bridge.answer(&event("one")).await, ACCEPTED);
+        assert_eq!(bridge.metric("dedup_store_up", &[]).await, 0.0);
+        replicas.store.restart();
+        until(&bridge, "committed", 1.0).await;
+        assert_eq!(replicas.another(&[]).await.answer(&event("one")).await, DUPLICATE);
+    }
+}
+
+/// Sends every id to every replica while something happens to the store, until each is answered 200.
+async fn under_load(
+    replicas: &Replicas,
+    ids: usize,
+    disturb: impl AsyncFnOnce(&SharedStore),
+) -> BTreeMap<usize, usize> {
+    let mut senders = JoinSet::new();
+    for lane in 0..6 {
+        for bridge in &replicas.bridges {
+            let mut client = bridge.connect().await;
+            senders.spawn(async move {
+                for id in (lane..ids).step_by(6) {
+                    while client.ask(&event(&format!("id-{id}"))).await.status != 200 {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                }
+            });
+        }
+    }
+    eventually("some are stored", || async { replicas.copies().len() > ids / 4 }).await;
+    disturb(&replicas.store).await;
+    while let Some(sender) = senders.join_next().await {
+        sender.unwrap();
+    }
+    let copies = replicas.copies();
+    assert_eq!(copies.len(), ids, "an event is lost");
+    copies.into_values().fold(BTreeMap::new(), |mut counts, copies| {
+        *counts.entry(copies).or_default() += 1;
+        counts
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_killed_frozen_or_emptied_under_load_loses_no_event() {
+    for kind in Kind::ALL {
+        let replicas = Replicas::start(SharedStore::start(kind), 3, &[DEADLINE]).await;
+        let counts = under_load(&replicas, 900, async |store| {
+            store.kill();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            store.restart();
+            store.pause();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            store.resume();
+            store.flush().await;
+        })
+        .await;
+        println!("{kind:?}: copies of an event, and how many have so many: {counts:?}");
+        // Each replica remembers by itself what it has published.
+        assert!(counts.keys().all(|copies| *copies <= 3), "{counts:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_is_a_store_that_is_away() {
+    for kind in [redis::Kind::Redis, redis::Kind::Valkey] {
+        let redis = Redis::with(kind, &["--maxmemory-policy", "noeviction"]);
+        let replicas = Replicas::start(SharedStore::Redis(redis), 2, &[]).await;
+        let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+        let SharedStore::Redis(redis) = &replicas.store else { unreachable!() };
+        assert_eq!(first.answer(&event("before")).await, ACCEPTED);
+        until(first, "committed", 1.0).await;
+        redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert_eq!(first.answer(&event("one")).await, ACCEPTED);
+        let (status, text) = readiness(first).await;
+        assert!(status == 200 && text.contains("OOM"), "{status} {text}");
+        redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+        until(first, "committed", 2.0).await;
+        second.until("dedup_store_up", &[], 1.0).await;
+        assert_eq!(second.answer(&event("one")).await, DUPLICATE);
+    }
+}

@@ -1,0 +1,134 @@
+//! Redis as it is run: a cluster, sentinels, users, TLS; and what `check --connect` says of a server.
+
+use crate::support::certificates::Certificates;
+use crate::support::ports::free_ports;
+use crate::support::program::{run, variables};
+use crate::support::redis::{Kind, Redis, Watched, cluster};
+use crate::support::replicas::{Replicas, event, until};
+use crate::support::shared_store::SharedStore;
+use crate::support::wait::eventually;
+
+const ACCEPTED: (u16, &str) = (200, "accepted");
+const DUPLICATE: (u16, &str) = (200, "duplicate");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_shared_whatever_node_an_id_is_on() {
+    let nodes = cluster();
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let store = SharedStore::At(format!("redis-cluster://{}", hosts.join(",")));
+    let replicas = Replicas::start(store, 2, &[]).await;
+    let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+    for id in 0..60 {
+        assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+    }
+    until(first, "committed", 60.0).await;
+    for id in 0..60 {
+        assert_eq!(second.answer(&event(&format!("id-{id}"))).await, DUPLICATE);
+    }
+    for node in &nodes {
+        assert!(node.run::<u64>(&["DBSIZE"]) > 5, "the ids are on every node");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_master_that_sentinels_name_is_followed_through_a_failover() {
+    let watched = Watched::start();
+    let replicas = Replicas::start(SharedStore::At(watched.url()), 2, &[]).await;
+    let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+    for id in 0..20 {
+        assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+    }
+    until(first, "committed", 20.0).await;
+    eventually("the replica has it", || async { watched.replica.run::<u64>(&["DBSIZE"]) >= 20 }).await;
+    watched.master.kill();
+    assert_eq!(first.answer(&event("meanwhile")).await, ACCEPTED);
+    eventually("the replica is the master", || async {
+        watched.replica.run::<String>(&["INFO", "replication"]).contains("role:master")
+    })
+    .await;
+    until(first, "committed", 21.0).await;
+    eventually("the other replica knows", || async { second.answer(&event("meanwhile")).await == DUPLICATE })
+        .await;
+    for id in 0..20 {
+        assert_eq!(second.answer(&event(&format!("id-{id}"))).await, DUPLICATE);
+    }
+}
+
+/// `check --connect` with this URL: its exit code, and its table.
+fn check(url: &str, more: &[(&str, &str)]) -> (i32, String) {
+    let mut all = vec![("BUS__TYPE", "stdout"), ("DEDUP__STORE", "redis"), ("DEDUP__REDIS__URL", url)];
+    all.extend_from_slice(more);
+    let output = run(&["check", "--connect"], &variables(&all));
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code().unwrap(), text.into_owned())
+}
+
+#[test]
+fn check_says_what_a_server_is_and_what_it_lacks() {
+    let redis = Redis::with(Kind::Redis, &["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let (code, text) = check(&redis.url(), &[]);
+    assert_eq!(code, 0, "{text}");
+    for found in
+        ["redis 7", "may claim, commit and release", "allkeys-lru", "needs 1492 MiB", "forgets every id"]
+    {
+        assert!(text.contains(found), "{found}: {text}");
+    }
+    redis.run::<()>(&[
+        "ACL",
+        "SETUSER",
+        "reader",
+        "on",
+        ">hunter2",
+        "~attio-bridge:*",
+        "+get",
+        "+set",
+        "+info",
+    ]);
+    let login = |user: &str| format!("redis://{user}@127.0.0.1:{}", redis.port());
+    let (code, text) = check(&login("reader:hunter2"), &[]);
+    assert!(code == 0 && text.contains("EVAL is refused"), "{text}");
+    let (code, text) = check(&login("reader:wrong"), &[]);
+    assert!(
+        code == 3 && text.contains("Password authentication failed") && !text.contains("hunter2"),
+        "{text}"
+    );
+    redis.run::<()>(&["ACL", "SETUSER", "reader", "-set"]);
+    let (code, text) = check(&login("reader:hunter2"), &[]);
+    assert!(code == 3 && text.contains("SET is refused"), "{text}");
+    redis.kill();
+    let (code, text) = check(&redis.url(), &[]);
+    assert!(code == 3 && text.contains("dedup store"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_for_tls_a_certificate_and_a_user_is_shared() {
+    let (made, [port]) = (Certificates::make(), free_ports::<1>());
+    let file = |name: &str| made.path(name).to_str().unwrap().to_owned();
+    let (port, cert, key, ca) = (port.to_string(), file("server.pem"), file("server.key"), file("ca.pem"));
+    let files = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let redis =
+        Redis::with(Kind::Redis, &[&["--tls-port", &port, "--tls-auth-clients", "yes"], &files[..]].concat());
+    let rights = ["+get", "+set", "+eval", "+info"];
+    let user = ["ACL", "SETUSER", "bridge", "on", ">p@ss", "~attio-bridge:*"];
+    redis.run::<()>(&[&user, &rights[..]].concat());
+    let url = format!("rediss://bridge:p%40ss@localhost:{port}");
+    let (client, client_key, other_ca) = (file("client.pem"), file("client.key"), file("other-ca.pem"));
+    let with_ca = |ca| {
+        [
+            ("DEDUP__REDIS__CA_FILE", ca),
+            ("DEDUP__REDIS__CERT_FILE", client.as_str()),
+            ("DEDUP__REDIS__KEY_FILE", client_key.as_str()),
+        ]
+    };
+    let (code, text) = check(&url, &with_ca(&ca));
+    assert!(code == 0 && text.contains("may claim, commit and release"), "{text}");
+    let (code, text) = check(&url, &with_ca(&other_ca));
+    assert!(code == 3 && text.contains("certificate"), "{text}");
+    let named = with_ca(&ca).map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), value));
+    let named: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let replicas = Replicas::start(SharedStore::At(url), 2, &named).await;
+    let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+    assert_eq!(first.answer(&event("one")).await, ACCEPTED);
+    until(first, "committed", 1.0).await;
+    assert_eq!(second.answer(&event("one")).await, DUPLICATE);
+}
