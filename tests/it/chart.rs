@@ -187,9 +187,10 @@ fn alerts_of_a_workload_are_there_where_it_runs() {
         let rule = of_kind(&objects, "PrometheusRule").next().expect("a rule");
         list(at(rule, "/spec/groups")).iter().map(|group| text(group, "/name").to_owned()).collect()
     };
-    let (with, without) = (groups("nats-values"), groups("scaled-values"));
-    assert!(with.contains("attio-bridge-watch") && !without.contains("attio-bridge-watch"));
-    assert!(without.contains("attio-bridge"));
+    let (watch, state) = (groups("nats-values"), groups("scaled-values"));
+    assert!(watch.contains("attio-bridge-watch") && !watch.contains("attio-bridge-state"));
+    assert!(state.contains("attio-bridge-state") && !state.contains("attio-bridge-watch"));
+    assert!(watch.contains("attio-bridge") && state.contains("attio-bridge"));
 }
 
 #[test]
