@@ -192,7 +192,7 @@ fn is_in(names: &Names, targets: &[Target], scope: &Scope, entity: &EntityRef) -
 fn digest(data: &[u8]) -> Digest {
     // Its members are sorted.
     let json = serde_json::from_slice::<Json>(data).map(|json| json.to_string());
-    let hash = json.map_or_else(|_| Sha256::digest(data), |text| Sha256::digest(text));
+    let hash = json.map_or_else(|_| Sha256::digest(data), Sha256::digest);
     let mut digest = Digest::default();
     digest.copy_from_slice(&hash[..16]);
     digest

@@ -69,6 +69,9 @@ struct Ready {
 /// What a read of a group found: when it was true, and each entity of the group.
 pub(super) type Found = Result<Vec<(EntityRef, Answer<Single>)>, (Group, ReadError)>;
 
+/// A batch, and what became of it.
+type Published = (Vec<Ready>, Result<Vec<Outcome>, StateError>);
+
 struct Engine {
     run: Shared,
     settle: Settle,
@@ -78,7 +81,7 @@ struct Engine {
     /// Events that lead to nothing.
     idle: Vec<Event>,
     reads: JoinSet<Found>,
-    publishing: JoinSet<(Vec<Ready>, Result<Vec<Outcome>, StateError>)>,
+    publishing: JoinSet<Published>,
     published_at: Instant,
     looked_at: Option<Instant>,
     warned_at: Option<Instant>,
@@ -114,10 +117,10 @@ impl Run {
             engine.read();
             engine.publish();
             let due = engine.settle.next_due().filter(|_| engine.reads.len() < MAX_READS);
-            let due = due.map_or_else(|| Instant::now() + TICK, |due| due);
+            let due = due.unwrap_or_else(|| Instant::now() + TICK);
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(joined) = engine.publishing.join_next() => engine.published(flat(joined)?).await?,
+                Some(joined) = engine.publishing.join_next() => engine.published(flat(joined)?)?,
                 Some(joined) = engine.reads.join_next() => engine.found(flat(joined)?)?,
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
@@ -128,7 +131,7 @@ impl Run {
             }
         }
         match engine.publishing.join_next().await {
-            Some(joined) => Ok(engine.published(flat(joined)?).await?),
+            Some(joined) => engine.published(flat(joined)?),
             None => Ok(()),
         }
     }
@@ -141,38 +144,46 @@ fn flat<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, Error> {
 
 impl Engine {
     async fn take(&mut self, item: &Item, receipt: Receipt) -> Result<(), Error> {
-        let Some(Notice { recorded_at, entity, says }) = Notice::read(item) else {
-            return Ok(self.nothing((receipt, (self.run.now)())));
-        };
-        let event = (receipt, recorded_at);
-        self.held.insert(receipt, recorded_at);
-        self.look_at_names(&entity).await?;
-        let (metrics, kind) = (Arc::clone(&self.run.metrics), entity.kind);
-        if !self.run.names.keep(&self.run.options, kind, entity.container.as_deref()) {
-            metrics.event(kind, EventResult::Ignored);
-            return Ok(self.nothing(event));
+        match Notice::read(item) {
+            Some(notice) => {
+                self.held.insert(receipt, notice.recorded_at);
+                self.look_at_names(&notice.entity).await?;
+                let kind = notice.entity.kind;
+                let result = self.note(receipt, notice);
+                self.run.metrics.event(kind, result);
+            }
+            None => self.nothing((receipt, (self.run.now)())),
         }
-        let (settled, at_once) = (self.due(recorded_at), Instant::now());
+        Ok(())
+    }
+
+    /// Notes what an event says. Returns what becomes of the event.
+    fn note(&mut self, receipt: Receipt, notice: Notice) -> EventResult {
+        let Notice { recorded_at, entity, says } = notice;
+        let event = (receipt, recorded_at);
+        if !self.run.names.keep(&self.run.options, entity.kind, entity.container.as_deref()) {
+            self.nothing(event);
+            return EventResult::Ignored;
+        }
         let due = match says {
             Says::Gone => {
-                metrics.event(kind, EventResult::Gone);
-                return Ok(self.gone(&entity, vec![event]));
+                self.gone(&entity, vec![event]);
+                return EventResult::Gone;
             }
             Says::Merged(duplicate) => {
                 self.gone(&duplicate, Vec::new());
-                at_once
+                Instant::now()
             }
-            Says::Changed => settled,
+            Says::Changed => self.due(recorded_at),
         };
-        let result = match self.settle.changed(&entity, event, due) {
+        match self.settle.changed(&entity, event, due) {
             Added::First => EventResult::Fetched,
             Added::Joined => EventResult::Coalesced,
             Added::Late => {
                 self.nothing(event);
                 EventResult::Gone
             }
-        };
-        Ok(metrics.event(kind, result))
+        }
     }
 
     /// When the changes of an entity are settled whose first event was received then.
@@ -310,10 +321,7 @@ impl Engine {
         });
     }
 
-    async fn published(
-        &mut self,
-        (batch, outcomes): (Vec<Ready>, Result<Vec<Outcome>, StateError>),
-    ) -> Result<(), Error> {
+    fn published(&mut self, (batch, outcomes): Published) -> Result<(), Error> {
         self.published_at = Instant::now();
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
@@ -322,7 +330,8 @@ impl Engine {
                     self.warned_at = Some(Instant::now());
                     tracing::warn!("states are not stored, trying on: {reason}");
                 }
-                return Ok(self.send(batch, RETRY));
+                self.send(batch, RETRY);
+                return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
