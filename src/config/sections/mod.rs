@@ -66,7 +66,7 @@ pub enum Example {
     Inline(&'static str),
 }
 
-pub static TABLES: [Declaration; 26] = [
+pub static TABLES: [Declaration; 27] = [
     table("http", "The public listener and its limits.", http::Http::KEYS),
     table(
         "admin",
