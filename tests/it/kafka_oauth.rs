@@ -59,7 +59,7 @@ async fn account(traffic: Traffic, kafka: &Tokens, prefix: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn login_is_renewed_before_its_token_expires() {
-    let server = Oidc::start(4);
+    let server = Oidc::start(10);
     // Kafka ends a login with its token.
     let kafka = Tokens::start(&server, 3_600_000);
     let prefix = prefix(&kafka);
@@ -67,7 +67,7 @@ async fn login_is_renewed_before_its_token_expires() {
     is_ready(&served).await;
     let traffic = Traffic::start(served.http);
     let before = server.granted();
-    eventually("several tokens have expired", || async { server.granted() >= before + 5 }).await;
+    eventually("several tokens have expired", || async { server.granted() >= before + 3 }).await;
     traffic.goes_on().await;
     assert_eq!(traffic.refused(), 0, "{:#?}", log(&served));
     account(traffic, &kafka, &prefix).await;
