@@ -3,6 +3,7 @@
 //! [`App::bind`] builds everything and binds the listeners; [`App::run`] serves until the stop is requested,
 //! then drains. Tests run the same on port 0 with their own bus.
 
+mod announce;
 pub mod logging;
 mod reload;
 mod systemd;
@@ -11,12 +12,10 @@ mod wiring;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use humantime::format_duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -32,8 +31,7 @@ use crate::http::{self, Edge, Observers};
 use crate::http_client::NoAuthorities;
 use crate::metrics::Metrics;
 use crate::open_files;
-use crate::pipeline::SourceOptions;
-use crate::pipeline::dedup::{BYTES_PER_ID, Dedup, Options};
+use crate::pipeline::dedup::Dedup;
 use crate::pipeline::publish::{Bus, Destination};
 use crate::pipeline::route::Routes;
 use crate::pipeline::store::Store;
@@ -42,7 +40,7 @@ use crate::store;
 use crate::supervise::{Ended, Ends, Supervisor};
 use crate::traces::Spans;
 use crate::traces::export::Exporter;
-use crate::version::{REVISION, VERSION};
+use announce::announce;
 use reload::Reloader;
 use systemd::Notifier;
 use wiring::{join, measured, traces};
@@ -332,47 +330,6 @@ pub async fn inspect(config: Config) -> Result<Report, StartError> {
         store::inspect(store, &mut report).await?;
     }
     Ok(report)
-}
-
-/// Logs what the bridge is about to do, and how long dedup remembers at the rate at which Attio sends at most.
-fn announce(config: &Config) {
-    let source = |source: &SourceOptions| match source.verify.secrets.len() {
-        1 => format!("{} (1 secret)", source.name),
-        secrets => format!("{} ({secrets} secrets)", source.name),
-    };
-    tracing::info!(
-        version = VERSION,
-        revision = REVISION,
-        config = %config.file().map_or("none".into(), Path::to_string_lossy),
-        sources = config.sources.iter().map(source).collect::<Vec<_>>().join(", "),
-        bus = config.bus.kind.name(),
-        prefix = config.route.prefix,
-        http = config.http.listen,
-        admin = config.admin.listen,
-        "starting"
-    );
-    const EVENTS_PER_SECOND: u64 = 25;
-    let Options { capacity, window } = config.dedup;
-    let mib = |ids: u64| ids.saturating_mul(BYTES_PER_ID) / (1 << 20);
-    let needed = window.as_secs().saturating_mul(EVENTS_PER_SECOND);
-    let holds = Duration::from_secs(capacity / EVENTS_PER_SECOND);
-    let hours = capacity / (EVENTS_PER_SECOND * 3600);
-    let (window, memory_mib) = (format_duration(window), mib(capacity));
-    if capacity >= needed {
-        tracing::info!(
-            ids = capacity, %window, memory_mib, hours_at_25_events_per_second = hours,
-            "dedup remembers every event of dedup.window, also at 25 events/s"
-        );
-    } else {
-        tracing::warn!(
-            ids = capacity, %window, memory_mib, hours_at_25_events_per_second = hours,
-            "dedup remembers {capacity} events: {} at 25 events/s, less than dedup.window ({window}). A retry that \
-             comes later is published again. To cover the window at that rate, set dedup.capacity to {needed} \
-             ({} MiB)",
-            format_duration(holds),
-            mib(needed)
-        );
-    }
 }
 
 /// Waits for connections, then for deliveries whose client has left, then for acks: in all at most
