@@ -14,6 +14,7 @@ use crate::pipeline::publish::Destination;
 
 /// Publishes states. Cheap to clone.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a few of them, which last as long as the process")]
 pub enum Publisher {
     Kafka(kafka::state::Publisher),
     Nats(nats::state::Publisher),
@@ -31,6 +32,7 @@ impl Publisher {
 }
 
 /// Takes events.
+#[expect(clippy::large_enum_variant, reason = "a few of them, which last as long as the process")]
 pub enum Follower {
     Kafka(kafka::state::Follower),
     Nats(nats::state::Follower),

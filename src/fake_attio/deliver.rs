@@ -145,6 +145,10 @@ impl Deliverer {
     }
 
     /// Delivers the events of changes to the workspace from now on.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a fake: whoever changes its workspace bounds the number of events"
+    )]
     pub fn follow_api(&self) {
         let (events, mut received) = mpsc::unbounded_channel::<String>();
         self.shared.store.lock().events = Some(events);

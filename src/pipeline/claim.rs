@@ -28,6 +28,7 @@ pub(super) struct Unclaimed {
 }
 
 /// Claims events, and publishes them or awaits the replica that does.
+#[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
 pub(super) async fn publish_unclaimed(
     store: &Arc<dyn Store>,
     bus: &Arc<dyn Bus>,
@@ -43,6 +44,7 @@ pub(super) async fn publish_unclaimed(
 }
 
 /// Claims events once; returns those that another replica has in flight.
+#[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
 async fn publish_claimed(
     store: &Arc<dyn Store>,
     bus: &Arc<dyn Bus>,
@@ -62,6 +64,7 @@ async fn publish_claimed(
 }
 
 /// Claims again until every event is acknowledged, can be published, or is awaited by no delivery any more.
+#[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
 async fn await_others(store: Arc<dyn Store>, bus: Arc<dyn Bus>, mut elsewhere: Vec<Box<Unclaimed>>) {
     let [mut pause, longest] = PAUSES;
     while !elsewhere.is_empty() {

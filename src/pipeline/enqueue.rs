@@ -127,6 +127,7 @@ impl State {
 }
 
 /// The events to be claimed. Their state becomes the one that they have once they are published.
+#[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
 pub(super) fn take_unclaimed(pending: &mut [PendingEvent]) -> Vec<Box<Unclaimed>> {
     let take = |pending: &mut PendingEvent| match mem::replace(&mut pending.state, State::ABANDONED) {
         State::Unclaimed { event, ack, quarantined } => {

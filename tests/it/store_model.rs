@@ -265,7 +265,7 @@ impl World {
             let Flight { replica: of, phase, dead, .. } = self.flights[*flight];
             of == replica && !dead && matches!(phase, Phase::Enqueued | Phase::Stored)
         });
-        let claiming = self.attempts.iter().any(|other| *other == Attempt::Claiming(replica));
+        let claiming = self.attempts.contains(&Attempt::Claiming(replica));
         match local {
             Some(flight) => self.attempts[attempt] = Attempt::Waiting(replica, flight),
             // Local flights are first: one of a replica claims. The other shares its fate, and is left out.

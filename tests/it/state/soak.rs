@@ -89,7 +89,7 @@ impl Driver {
         match (self.any(Category::Record), dice) {
             (None, _) => self.create(store),
             (_, 0..40) if all < self.entities => self.create(store),
-            (Some(record), 0..6) => drop(self.delete(store, Category::Record, record)),
+            (Some(record), 0..6) => self.delete(store, Category::Record, record),
             (Some(first), 6..9) => {
                 let second = self.any(Category::Record).expect("there is one");
                 if let Ok(merged) = store.merge(&first, &second) {
@@ -114,7 +114,7 @@ impl Driver {
                     let (name, value) = match category {
                         Category::Record => ("name", json!(format!("name {}", self.count))),
                         Category::ListEntry => ("status", json!(format!("status {}", self.count))),
-                        Category::Comment => ("is_resolved", json!(self.count % 2 == 0)),
+                        Category::Comment => ("is_resolved", json!(self.count.is_multiple_of(2))),
                         Category::Note => {
                             (["title", "content"][self.count % 2], json!(format!("text {}", self.count)))
                         }

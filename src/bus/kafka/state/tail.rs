@@ -17,7 +17,6 @@ use time::OffsetDateTime;
 
 use super::newest::{Newest, WINDOW};
 use super::positions::Partition;
-use crate::bus::error::StartError;
 use crate::bus::kafka::options::{Options, creation_error};
 use crate::bus::kafka::read::{Notes, consumer_config, item};
 use crate::bus::state::{Outcome, StateError, Version};
@@ -47,7 +46,7 @@ impl Tail {
         let mut config = consumer_config(options, "attio-bridge-state-tail")?;
         config.set("isolation.level", "read_uncommitted").set("enable.partition.eof", "false");
         let consumer = BaseConsumer::from_config_and_context(&config, Notes::new(None))
-            .map_err(|error| StartError::from(creation_error(options, &config, error)))?;
+            .map_err(|error| creation_error(options, &config, error))?;
         let mut tail = Self {
             consumer,
             newest: Newest::new(now),

@@ -297,7 +297,9 @@ fn passing(error: KafkaError) -> StateError {
 
 /// What became of each record: its place, or why it has none.
 #[derive(Default)]
-struct Deliveries(Mutex<Vec<(usize, KafkaResult<(Partition, i64)>)>>);
+struct Deliveries(Mutex<Vec<(usize, Place)>>);
+
+type Place = KafkaResult<(Partition, i64)>;
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, text: &str) {
