@@ -13,7 +13,8 @@ use super::names::Names;
 use super::notice::{Notice, Says};
 use super::settle::{Added, Event, Group, Settle};
 use super::{Options, envelope};
-use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, ReadError, Single};
+use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, Kind, ReadError, Single};
+use crate::attio::types::Resource;
 use crate::bus::read::Item;
 use crate::bus::state::{Change, Outcome, Receipt, State, StateError};
 use crate::bus::states::{Follower, Publisher};
@@ -82,6 +83,7 @@ struct Engine {
     published_at: Instant,
     looked_at: Option<Instant>,
     warned_at: Option<Instant>,
+    warned_of_workspace: bool,
 }
 
 struct Shared {
@@ -108,6 +110,7 @@ impl Run {
             published_at: Instant::now(),
             looked_at: None,
             warned_at: None,
+            warned_of_workspace: false,
         };
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -141,13 +144,18 @@ fn flat<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, Error> {
 
 impl Engine {
     async fn take(&mut self, item: &Item, receipt: Receipt) -> Result<(), Error> {
-        let Some(Notice { recorded_at, entity, says }) = Notice::read(item) else {
+        let Some(Notice { recorded_at, workspace, entity, says }) = Notice::read(item) else {
             return Ok(self.nothing((receipt, (self.run.now)())));
         };
         let event = (receipt, recorded_at);
         self.held.insert(receipt, recorded_at);
-        self.look_at_names(&entity).await?;
         let (metrics, kind) = (Arc::clone(&self.run.metrics), entity.kind);
+        if let Some(other) = workspace.filter(|named| *named != self.run.names.workspace) {
+            self.warn_of_workspace(&other);
+            metrics.event(kind, EventResult::Ignored);
+            return Ok(self.nothing(event));
+        }
+        self.look_at_names(&entity).await?;
         if !self.run.names.keep(&self.run.options, kind, entity.container.as_deref()) {
             metrics.event(kind, EventResult::Ignored);
             return Ok(self.nothing(event));
@@ -221,23 +229,21 @@ impl Engine {
             Ok(entities) => entities,
             Err((_, ReadError::Denied { reason, .. })) => return Err(Error::Denied(reason)),
             Err((group, ReadError::Retryable(reason))) => {
-                for entity in &group {
-                    if self.settle.failed(entity, Instant::now()) == Some(true) {
-                        tracing::error!(
-                            kind = entity.kind.as_str(),
-                            id = entity.id,
-                            "cannot be read, trying on: {reason}"
-                        );
-                    }
-                }
-                return Ok(());
+                return Ok(group.iter().for_each(|entity| self.failed(entity, &reason)));
             }
         };
         for (entity, Answer { accurate_at, value }) in entities {
             let again = Instant::now() + AGAIN.0;
-            if matches!(value, Single::MergeInProgress) {
-                self.settle.later(&entity, Instant::now() + AGAIN.1);
-                continue;
+            match value {
+                Single::MergeInProgress => {
+                    self.settle.later(&entity, Instant::now() + AGAIN.1);
+                    continue;
+                }
+                Single::Unseen => {
+                    self.failed(&entity, "404, and the key may not see its object or list");
+                    continue;
+                }
+                Single::Gone | Single::Found(_) => {}
             }
             // A tombstone is for ever, so an absence counts only if clocks that differ cannot explain it.
             let is_gone = matches!(value, Single::Gone);
@@ -251,10 +257,20 @@ impl Engine {
             match value {
                 Single::Gone => self.gone(&entity, events),
                 Single::Found(found) => self.found_one(entity, &found, accurate_at, events),
-                Single::MergeInProgress => {}
+                Single::MergeInProgress | Single::Unseen => {}
             }
         }
         Ok(())
+    }
+
+    fn failed(&mut self, entity: &EntityRef, reason: &str) {
+        if self.settle.failed(entity, Instant::now()) == Some(true) {
+            tracing::error!(
+                kind = entity.kind.as_str(),
+                id = entity.id,
+                "cannot be read, trying on: {reason}"
+            );
+        }
     }
 
     fn found_one(
@@ -266,6 +282,16 @@ impl Engine {
     ) {
         let state = envelope::state(&self.run.options, &self.run.names, found, accurate_at);
         self.ready.push(Ready { entity: Some(entity), state, events });
+    }
+
+    /// Warns once of events of another workspace: read with this key, each would be 404.
+    fn warn_of_workspace(&mut self, other: &str) {
+        if !std::mem::replace(&mut self.warned_of_workspace, true) {
+            tracing::warn!(
+                "events of workspace {other} are ignored: ATTIO_API_KEY is a key of workspace {}",
+                self.run.names.workspace
+            );
+        }
     }
 
     /// Warns of an answer that is much older than the request.
@@ -353,7 +379,7 @@ impl Engine {
 }
 
 /// Reads a group with one request. An entity that is not in the answer is asked for alone: only a 404 says that it is
-/// gone.
+/// gone, and only while the key may see its object or list.
 pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
     let mut found = Vec::with_capacity(group.len());
     let mut alone = group.clone();
@@ -376,6 +402,20 @@ pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
         match reader.one(&entity).await {
             Ok(answer) => found.push((entity, answer)),
             Err(error) => return Err((group, error)),
+        }
+    }
+    let container = group.first().and_then(|first| Some((first.kind, first.container.as_deref()?)));
+    if let Some((kind, container)) = container
+        && found.iter().any(|(_, answer)| matches!(answer.value, Single::Gone))
+    {
+        let owner = if kind == Kind::ListEntry { Resource::List } else { Resource::Object };
+        let known = match reader.containers(owner).await {
+            Ok(known) => known,
+            Err(error) => return Err((group, error)),
+        };
+        if !known.iter().any(|known| known.is(container)) {
+            let gone = found.iter_mut().filter(|(_, answer)| matches!(answer.value, Single::Gone));
+            gone.for_each(|(_, answer)| answer.value = Single::Unseen);
         }
     }
     Ok(found)
