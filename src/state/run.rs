@@ -161,25 +161,26 @@ impl Engine {
             return Ok(self.nothing(event));
         }
         let (settled, at_once) = (self.due(recorded_at), Instant::now());
-        let due = match says {
+        let (due, duplicate) = match says {
             Says::Gone => {
                 metrics.event(kind, EventResult::Gone);
                 return Ok(self.gone(&entity, vec![event]));
             }
-            Says::Merged(duplicate) => {
-                self.gone(&duplicate, Vec::new());
-                at_once
-            }
-            Says::Changed => settled,
+            Says::Merged(duplicate) => (at_once, Some(duplicate)),
+            Says::Changed => (settled, None),
         };
         let result = match self.settle.changed(&entity, event, due) {
             Added::First => EventResult::Fetched,
             Added::Joined => EventResult::Coalesced,
-            Added::Late => {
-                self.nothing(event);
-                EventResult::Gone
-            }
+            Added::Late => EventResult::Gone,
         };
+        // A late event is done with the tombstone of the duplicate, any other with the survivor's state, which is
+        // published behind it.
+        let late = (result == EventResult::Gone).then_some(event);
+        match duplicate {
+            Some(duplicate) => self.gone(&duplicate, late.into_iter().collect()),
+            None => late.into_iter().for_each(|event| self.nothing(event)),
+        }
         Ok(metrics.event(kind, result))
     }
 
