@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::names::Names;
+use super::notice;
 use super::stored::{self, Stored};
 use super::targets::{Scope, Target};
 use super::writing::{Error, Reading, Writing, patiently};
@@ -111,11 +112,15 @@ async fn confirm(
     let answers = reading.read(suspects).await?;
     // Read after Attio: a state that came meanwhile is newer than the answer.
     let held = held(reading, bus, targets, scope).await?;
-    let mut found = Vec::new();
+    let (mut found, mut unseen) = (Vec::new(), 0);
     for (entity, answer) in answers {
         let held = held.get(&(entity.kind, entity.id.clone()));
         let (difference, repair) = match (answer.value, held) {
             (Single::MergeInProgress, _) | (Single::Gone, None) => continue,
+            (Single::Unseen, _) => {
+                unseen += 1;
+                continue;
+            }
             // It may be younger than the answer.
             (Single::Gone, Some(held)) if held.at.is_some_and(|at| at >= answer.accurate_at) => continue,
             (Single::Gone, Some(_)) => (Difference::LeftOver, Some(reading.tombstone(entity.clone()))),
@@ -129,6 +134,12 @@ async fn confirm(
             }
         };
         found.extend(repair.map(|repair| Found { entity, difference, repair }));
+    }
+    if unseen > 0 {
+        tracing::warn!(
+            "{unseen} entities are not compared: the key may not see their object or list; if it was deleted, \
+             publish their tombstones yourself"
+        );
     }
     found.sort_by(|a, b| a.entity.cmp(&b.entity));
     Ok(found)
@@ -156,6 +167,14 @@ async fn held(
         let mut reader = reader.map_err(StateError::from)?;
         while let Some(item) = reader.next().await {
             let Some(stored) = Stored::new(&item.map_err(StateError::from)?) else { continue };
+            let source = stored.event.as_ref().and_then(|event| event.get("source"));
+            let ours = &reading.names.workspace;
+            if let Some(other) = source.and_then(notice::workspace).filter(|other| other != ours) {
+                return Err(Error::Setup(format!(
+                    "the states are those of workspace {other}, ATTIO_API_KEY is a key of workspace {ours}: use a key of \
+                     that workspace, or another state.prefix"
+                )));
+            }
             let key = (kind, stored.id.clone());
             match of(kind, &stored).filter(|held| is_in(&reading.names, targets, scope, &held.entity)) {
                 Some(held) => drop(all.insert(key, held)),

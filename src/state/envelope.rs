@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::Options;
 use super::names::Names;
+use super::notice::WORKSPACES;
 use crate::attio::entities::{Entity, EntityRef, Kind};
 use crate::bus::state::{Content, State, milliseconds};
 use crate::catalog;
@@ -19,7 +20,7 @@ pub fn state(options: &Options, names: &Names, entity: &Entity, at: OffsetDateTi
     let (kind, time) = (entity.kind.as_str(), timestamp(at)?);
     let id = Uuid::new_v5(&NAMESPACE, format!("state\n{kind}\n{}\n{time}", entity.id).as_bytes()).to_string();
     let data = Data::Json(Bytes::copy_from_slice(entity.data.get().as_bytes()));
-    let source = ["https://attio.com/workspaces/", &entity.workspace_id];
+    let source = [WORKSPACES, &entity.workspace_id];
     let mut event = CloudEvent::new(&id, &source, data);
     event.set_joined(Attribute::Type, &["com.attio.", kind, ".state"]);
     event.set_some(Attribute::Subject, subject(names, entity));

@@ -5,9 +5,11 @@ use crate::attio::entities::{Container, EntityReader, EntityRef, Kind, ReadError
 use crate::attio::types::Resource;
 use crate::catalog;
 
-/// The objects and lists that the key may see.
+/// The workspace of the key, and the objects and lists that it may see.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
+    /// Its id.
+    pub workspace: String,
     pub objects: Vec<Container>,
     pub lists: Vec<Container>,
 }
@@ -15,8 +17,9 @@ pub struct Names {
 impl Names {
     /// Reads them from Attio. A workspace may have no lists.
     pub async fn read(reader: &EntityReader) -> Result<Self, ReadError> {
+        let workspace = reader.workspace().await?;
         let objects = reader.containers(Resource::Object).await?;
-        Ok(Self { objects, lists: reader.containers(Resource::List).await? })
+        Ok(Self { workspace, objects, lists: reader.containers(Resource::List).await? })
     }
 
     /// The slug of an object that is named by id or by slug.
@@ -33,7 +36,7 @@ impl Names {
     pub fn knows(&self, entity: &EntityRef) -> bool {
         let Some(container) = entity.container.as_deref() else { return true };
         let known = if entity.kind == Kind::ListEntry { &self.lists } else { &self.objects };
-        known.iter().any(|known| is(known, container))
+        known.iter().any(|known| known.is(container))
     }
 
     /// Whether an entity is kept.
@@ -45,18 +48,14 @@ impl Names {
         };
         let Some(container) = container else { return wanted.is_empty() };
         let same = |name: &String| {
-            name == container || known.iter().any(|known| is(known, container) && is(known, name))
+            name == container || known.iter().any(|known| known.is(container) && known.is(name))
         };
         wanted.is_empty() || wanted.iter().any(same)
     }
 }
 
-fn is(container: &Container, name: &str) -> bool {
-    container.id == name || container.slug.as_deref() == Some(name)
-}
-
 fn slug<'n>(known: &'n [Container], name: &str) -> Option<&'n str> {
-    let found = known.iter().find(|known| is(known, name))?;
+    let found = known.iter().find(|known| known.is(name))?;
     found.slug.as_deref().filter(|slug| catalog::is_id(slug))
 }
 
@@ -70,7 +69,7 @@ mod tests {
     fn objects_and_lists_are_kept_by_slug_or_id() {
         let container = |id: &str, slug: &str| Container { id: id.into(), slug: Some(slug.into()) };
         let names =
-            Names { objects: vec![container("o1", "people"), container("o2", "deals")], lists: vec![] };
+            Names { objects: vec![container("o1", "people"), container("o2", "deals")], ..Names::default() };
         let options = |objects: &[&str]| Options {
             prefix: "s".into(),
             objects: objects.iter().map(|name| (*name).to_owned()).collect(),

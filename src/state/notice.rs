@@ -10,11 +10,16 @@ use crate::catalog::{self, Kind as EventKind};
 use crate::cloudevent::Data;
 use crate::cloudevent::decode::DecodedEvent;
 
+/// The beginning of a `source` that names a workspace.
+pub const WORKSPACES: &str = "https://attio.com/workspaces/";
+
 /// An event of an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// When the bridge received the event: a state that is true then shows it.
     pub recorded_at: OffsetDateTime,
+    /// The workspace that the event names.
+    pub workspace: Option<String>,
     pub entity: EntityRef,
     pub says: Says,
 }
@@ -49,8 +54,14 @@ impl Notice {
             "merged" => merged(&data, &entity),
             _ => Says::Changed,
         };
-        Some(Self { recorded_at: recorded.or(item.stored_at)?, entity, says })
+        let workspace = event.get("source").and_then(workspace).map(str::to_owned);
+        Some(Self { recorded_at: recorded.or(item.stored_at)?, workspace, entity, says })
     }
+}
+
+/// The workspace in the `source` of an event or a state; none in one of a bridge that does not know it.
+pub fn workspace(source: &str) -> Option<&str> {
+    source.strip_prefix(WORKSPACES)
 }
 
 /// The duplicate of a merge. It may be the survivor itself, which is not gone then.

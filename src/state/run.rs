@@ -13,7 +13,8 @@ use super::names::Names;
 use super::notice::{Notice, Says};
 use super::settle::{Added, Event, Group, Settle};
 use super::{Options, envelope};
-use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, ReadError, Single};
+use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, Kind, ReadError, Single};
+use crate::attio::types::Resource;
 use crate::bus::read::Item;
 use crate::bus::state::{Change, Outcome, Receipt, State, StateError};
 use crate::bus::states::{Follower, Publisher};
@@ -85,6 +86,7 @@ struct Engine {
     published_at: Instant,
     looked_at: Option<Instant>,
     warned_at: Option<Instant>,
+    warned_of_workspace: bool,
 }
 
 struct Shared {
@@ -111,6 +113,7 @@ impl Run {
             published_at: Instant::now(),
             looked_at: None,
             warned_at: None,
+            warned_of_workspace: false,
         };
         let mut tick = tokio::time::interval(TICK);
         loop {
@@ -147,9 +150,16 @@ impl Engine {
         match Notice::read(item) {
             Some(notice) => {
                 self.held.insert(receipt, notice.recorded_at);
-                self.look_at_names(&notice.entity).await?;
                 let kind = notice.entity.kind;
-                let result = self.note(receipt, notice);
+                let other = notice.workspace.as_ref().filter(|named| **named != self.run.names.workspace);
+                let result = if let Some(other) = other {
+                    self.warn_of_workspace(other);
+                    self.nothing((receipt, notice.recorded_at));
+                    EventResult::Ignored
+                } else {
+                    self.look_at_names(&notice.entity).await?;
+                    self.note(receipt, notice)
+                };
                 self.run.metrics.event(kind, result);
             }
             None => self.nothing((receipt, (self.run.now)())),
@@ -159,31 +169,33 @@ impl Engine {
 
     /// Notes what an event says. Returns what becomes of the event.
     fn note(&mut self, receipt: Receipt, notice: Notice) -> EventResult {
-        let Notice { recorded_at, entity, says } = notice;
+        let Notice { recorded_at, entity, says, .. } = notice;
         let event = (receipt, recorded_at);
         if !self.run.names.keep(&self.run.options, entity.kind, entity.container.as_deref()) {
             self.nothing(event);
             return EventResult::Ignored;
         }
-        let due = match says {
+        let (due, duplicate) = match says {
             Says::Gone => {
                 self.gone(&entity, vec![event]);
                 return EventResult::Gone;
             }
-            Says::Merged(duplicate) => {
-                self.gone(&duplicate, Vec::new());
-                Instant::now()
-            }
-            Says::Changed => self.due(recorded_at),
+            Says::Merged(duplicate) => (Instant::now(), Some(duplicate)),
+            Says::Changed => (self.due(recorded_at), None),
         };
-        match self.settle.changed(&entity, event, due) {
+        let result = match self.settle.changed(&entity, event, due) {
             Added::First => EventResult::Fetched,
             Added::Joined => EventResult::Coalesced,
-            Added::Late => {
-                self.nothing(event);
-                EventResult::Gone
-            }
+            Added::Late => EventResult::Gone,
+        };
+        // A late event is done with the tombstone of the duplicate, any other with the survivor's state, which is
+        // published behind it.
+        let late = (result == EventResult::Gone).then_some(event);
+        match duplicate {
+            Some(duplicate) => self.gone(&duplicate, late.into_iter().collect()),
+            None => late.into_iter().for_each(|event| self.nothing(event)),
         }
+        result
     }
 
     /// When the changes of an entity are settled whose first event was received then.
@@ -232,23 +244,21 @@ impl Engine {
             Ok(entities) => entities,
             Err((_, ReadError::Denied { reason, .. })) => return Err(Error::Denied(reason)),
             Err((group, ReadError::Retryable(reason))) => {
-                for entity in &group {
-                    if self.settle.failed(entity, Instant::now()) == Some(true) {
-                        tracing::error!(
-                            kind = entity.kind.as_str(),
-                            id = entity.id,
-                            "cannot be read, trying on: {reason}"
-                        );
-                    }
-                }
-                return Ok(());
+                return Ok(group.iter().for_each(|entity| self.failed(entity, &reason)));
             }
         };
         for (entity, Answer { accurate_at, value }) in entities {
             let again = Instant::now() + AGAIN.0;
-            if matches!(value, Single::MergeInProgress) {
-                self.settle.later(&entity, Instant::now() + AGAIN.1);
-                continue;
+            match value {
+                Single::MergeInProgress => {
+                    self.settle.later(&entity, Instant::now() + AGAIN.1);
+                    continue;
+                }
+                Single::Unseen => {
+                    self.failed(&entity, "404, and the key may not see its object or list");
+                    continue;
+                }
+                Single::Gone | Single::Found(_) => {}
             }
             // A tombstone is for ever, so an absence counts only if clocks that differ cannot explain it.
             let is_gone = matches!(value, Single::Gone);
@@ -262,10 +272,20 @@ impl Engine {
             match value {
                 Single::Gone => self.gone(&entity, events),
                 Single::Found(found) => self.found_one(entity, &found, accurate_at, events),
-                Single::MergeInProgress => {}
+                Single::MergeInProgress | Single::Unseen => {}
             }
         }
         Ok(())
+    }
+
+    fn failed(&mut self, entity: &EntityRef, reason: &str) {
+        if self.settle.failed(entity, Instant::now()) == Some(true) {
+            tracing::error!(
+                kind = entity.kind.as_str(),
+                id = entity.id,
+                "cannot be read, trying on: {reason}"
+            );
+        }
     }
 
     fn found_one(
@@ -277,6 +297,16 @@ impl Engine {
     ) {
         let state = envelope::state(&self.run.options, &self.run.names, found, accurate_at);
         self.ready.push(Ready { entity: Some(entity), state, events });
+    }
+
+    /// Warns once of events of another workspace: read with this key, each would be 404.
+    fn warn_of_workspace(&mut self, other: &str) {
+        if !std::mem::replace(&mut self.warned_of_workspace, true) {
+            tracing::warn!(
+                "events of workspace {other} are ignored: ATTIO_API_KEY is a key of workspace {}",
+                self.run.names.workspace
+            );
+        }
     }
 
     /// Warns of an answer that is much older than the request.
@@ -362,7 +392,7 @@ impl Engine {
 }
 
 /// Reads a group with one request. An entity that is not in the answer is asked for alone: only a 404 says that it is
-/// gone.
+/// gone, and only while the key may see its object or list.
 pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
     let mut found = Vec::with_capacity(group.len());
     let mut alone = group.clone();
@@ -385,6 +415,20 @@ pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
         match reader.one(&entity).await {
             Ok(answer) => found.push((entity, answer)),
             Err(error) => return Err((group, error)),
+        }
+    }
+    let container = group.first().and_then(|first| Some((first.kind, first.container.as_deref()?)));
+    if let Some((kind, container)) = container
+        && found.iter().any(|(_, answer)| matches!(answer.value, Single::Gone))
+    {
+        let owner = if kind == Kind::ListEntry { Resource::List } else { Resource::Object };
+        let known = match reader.containers(owner).await {
+            Ok(known) => known,
+            Err(error) => return Err((group, error)),
+        };
+        if !known.iter().any(|known| known.is(container)) {
+            let gone = found.iter_mut().filter(|(_, answer)| matches!(answer.value, Single::Gone));
+            gone.for_each(|(_, answer)| answer.value = Single::Unseen);
         }
     }
     Ok(found)

@@ -103,8 +103,8 @@ impl Writing {
                     // `state run` has published a newer state, and reads whatever becomes of it.
                     Single::Gone if milliseconds(answer.accurate_at) <= again[&entity] => {}
                     Single::Gone => batch.push(self.reading.tombstone(entity)),
-                    // Its event is still to come.
-                    Single::MergeInProgress => {}
+                    // Its event is still to come, or it cannot be known.
+                    Single::MergeInProgress | Single::Unseen => {}
                 }
             }
         }

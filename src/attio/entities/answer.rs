@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{Container, Entity, Kind};
-use crate::attio::types::Resource;
+use crate::attio::types::{Resource, Token};
 use crate::catalog;
 
 /// Where an answer is not as documented. It quotes nothing.
@@ -100,6 +100,12 @@ pub(super) fn threads(body: &[u8]) -> Result<(usize, Vec<Entity>), Unreadable> {
     let comments = data.into_iter().flat_map(|thread| thread.comments);
     let comments: Result<_, _> = comments.map(|data| entity(Kind::Comment, data)).collect();
     Ok((threads, comments?))
+}
+
+/// The workspace of a key; none if Attio does not know the key.
+pub(super) fn workspace(body: &[u8]) -> Result<Option<String>, Unreadable> {
+    let token: Token = serde_json::from_slice(body)?;
+    if token.active { usable(token.workspace_id).map(Some) } else { Ok(None) }
 }
 
 pub(super) fn containers(owner: Resource, body: &[u8]) -> Result<Vec<Container>, Unreadable> {

@@ -84,6 +84,8 @@ pub enum Single {
     Found(Entity),
     /// 404: deleted, or merged into another.
     Gone,
+    /// 404, and the key may not see its object or list: it says nothing about the entity.
+    Unseen,
     /// 404 `merge_in_progress`: it will exist.
     MergeInProgress,
 }
@@ -93,6 +95,13 @@ pub enum Single {
 pub struct Container {
     pub id: String,
     pub slug: Option<String>,
+}
+
+impl Container {
+    /// Whether it has this id or slug.
+    pub fn is(&self, name: &str) -> bool {
+        self.id == name || self.slug.as_deref() == Some(name)
+    }
 }
 
 named_enum! {

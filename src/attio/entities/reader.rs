@@ -149,6 +149,22 @@ impl EntityReader {
         Ok(comments)
     }
 
+    /// The id of the workspace that the key belongs to.
+    pub async fn workspace(&self) -> Result<String, ReadError> {
+        let (kind, path) = (Kind::Record, "/v2/self");
+        match self.call(kind, &Method::GET, path, None).await?.value {
+            Reply::Body(body) => self.read(kind, path, answer::workspace(&body))?.ok_or_else(|| {
+                let reason =
+                    format!("GET {path}: not active: Attio does not know this key: check ATTIO_API_KEY");
+                ReadError::Denied { scopes: scopes(kind), reason }
+            }),
+            Reply::NotFound(code) => {
+                Err(ReadError::Retryable(format!("GET {path}: Attio answered 404 {code}")))
+            }
+            Reply::Invalid(failed) => Err(failed.into()),
+        }
+    }
+
     /// The objects, or the lists, that the key may see.
     pub async fn containers(&self, owner: Resource) -> Result<Vec<Container>, ReadError> {
         let kind = if owner == Resource::List { Kind::ListEntry } else { Kind::Record };

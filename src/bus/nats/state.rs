@@ -136,11 +136,13 @@ impl Publisher {
             };
             let mut sequence = 0;
             if let Some(last) = last {
-                if last.payload == payload {
+                let known = version(&last.headers, &last.payload);
+                // In binary mode the time is in a header: an older state can have the same payload.
+                if last.payload == payload && known == Some(state.version()) {
                     // The own message, whose ack was lost, or a second tombstone.
                     return Ok(Outcome::Done);
                 }
-                match version(&last.headers, &last.payload) {
+                match known {
                     Some(Version::Gone) if state.version() != Version::Gone => return Ok(Outcome::Gone),
                     Some(known) if !known.allows(state.version()) => return Ok(Outcome::Newer),
                     _ => {}

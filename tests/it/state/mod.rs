@@ -20,6 +20,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::support::kafka::Broker;
+use crate::support::wait::eventually_blocking;
 use scene::{Bus, SETTLE, Scene};
 
 const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
@@ -209,4 +210,38 @@ fn key_that_may_not_read_ends_it_with_what_to_grant() {
     let (code, said) = program.end();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("record_permission:read"), "{said}");
+}
+
+#[test]
+fn events_of_another_workspace_bury_nothing() {
+    for mut scene in Scene::both() {
+        let _program = scene.run();
+        let own = std::mem::replace(&mut scene.workspace, "another".into());
+        let id = scene.person("Ada");
+        scene.attio.store().remove(&id).unwrap();
+        scene.tell("record.updated", &id);
+        scene.tell("record.deleted", &id);
+        scene.eventually_done();
+        scene.workspace = own;
+        let there = scene.person("Grace");
+        scene.tell("record.created", &there);
+        scene.eventually_named(&there, "Grace");
+        assert!(scene.last(&id).is_none(), "a tombstone by the key of another workspace");
+        let ignored = scene.metrics().get("state_events_total", &[("kind", "record"), ("result", "ignored")]);
+        assert_eq!(ignored, 2.0);
+    }
+}
+
+#[test]
+fn record_of_an_object_that_the_key_may_not_see_is_not_gone() {
+    let scene = Scene::kafka();
+    let _program = scene.run();
+    let id = scene.person("Ada");
+    let event = scene.event("record.updated", &id);
+    scene.attio.store().objects.retain(|object| object.slug != "people");
+    let Bus::Kafka(broker) = &scene.bus else { unreachable!() };
+    let headers = [("content-type", Some(scene::MEDIA_TYPE.as_bytes()))];
+    broker.publish(&event.0, Some(&id), &headers, Some(event.1.as_bytes()));
+    eventually_blocking("it is stuck", || scene.metrics().get("state_stuck", &[]) == 1.0);
+    assert!(scene.last(&id).is_none(), "a tombstone of a record that exists");
 }

@@ -38,6 +38,8 @@ pub struct Scene {
     pub prefix: String,
     pub variables: Variables,
     pub listen: String,
+    /// The workspace of the events.
+    pub workspace: String,
 }
 
 /// A state topic's record: its key, its event, none for a tombstone, and its headers.
@@ -109,7 +111,8 @@ impl Scene {
         ]);
         all.push(("ATTIO_API_KEY".into(), KEY.into()));
         all.extend(own);
-        Self { attio, bus, prefix, variables: all, listen }
+        let workspace = attio.store().workspace_id.clone();
+        Self { attio, bus, prefix, variables: all, listen, workspace }
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
@@ -171,7 +174,7 @@ impl Scene {
     fn data(&self, event_type: &str, record: &str, more: Value) -> Value {
         let mut data = json!({
             "event_type": event_type,
-            "id": { "workspace_id": "w", "object_id": self.object(), "record_id": record, "attribute_id": "a" },
+            "id": { "workspace_id": self.workspace, "object_id": self.object(), "record_id": record, "attribute_id": "a" },
         });
         data.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         data
@@ -186,7 +189,7 @@ impl Scene {
         let known = EventType::find(event_type).unwrap();
         let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
         let event = json!({
-            "specversion": "1.0", "id": unique("event"), "source": "https://attio.com/workspaces/w",
+            "specversion": "1.0", "id": unique("event"), "source": format!("https://attio.com/workspaces/{}", self.workspace),
             "type": format!("com.attio.{event_type}"), "time": now, "recordedtime": now, "partitionkey": key,
             "datacontenttype": "application/json", "data": data,
         });
