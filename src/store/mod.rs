@@ -115,10 +115,6 @@ impl Shared {
     /// What the store replied; for each id the reason where it did not.
     async fn ask(&self, claims: &[Held]) -> Vec<Reply> {
         let unknown = |reason: Arc<str>| claims.iter().map(|_| Reply::Failed(Arc::clone(&reason))).collect();
-        if self.breaker.is_starting() {
-            // Whether it is away is about to be known.
-            let _ = timeout(self.timeout, self.breaker.first_probe()).await;
-        }
         if let Some(reason) = self.breaker.reason() {
             self.metrics.count(StoreResult::Skipped, claims.len() as u64);
             return unknown(reason);
@@ -157,6 +153,10 @@ impl Shared {
 impl Store for Shared {
     fn claim(&self, keys: Vec<DedupKey>) -> BoxFuture<'_, Vec<Claim>> {
         Box::pin(async move {
+            if self.breaker.is_starting() {
+                // Whether it is away, and the generation of its keys, are about to be known.
+                let _ = timeout(self.timeout, self.breaker.first_probe()).await;
+            }
             let (owner, generation) = (self.new_owner(), self.breaker.generation());
             let held: Vec<_> = keys.into_iter().map(|key| Held { key, owner, generation }).collect();
             let replies = self.ask(&held).await;

@@ -1,7 +1,8 @@
 //! Stores what became of claims: one bounded queue, one task, in batches.
 //!
 //! What is not stored is never an event lost: an id that is not committed is published again if it is repeated at
-//! another replica after its lease.
+//! another replica after its lease. What belongs to another generation than the present one is not stored, because no
+//! replica asks for it any more; so is what was published before the generation was known, unless it is the first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +52,15 @@ impl Settlements {
         self.pending.load(Ordering::Relaxed)
     }
 
+    /// Drops what belongs to another generation.
+    fn drop_outdated(&self, batch: &mut Vec<Settlement>, generation: u64) {
+        let before = batch.len();
+        batch.retain(|settlement| settlement.held.generation == generation);
+        let dropped = (before - batch.len()) as u64;
+        self.metrics.count(StoreResult::Dropped, dropped);
+        self.pending.fetch_sub(dropped, Ordering::Relaxed);
+    }
+
     fn stored(&self, batch: &[Settlement]) {
         let committed = batch.iter().filter(|settlement| settlement.acknowledged).count() as u64;
         self.metrics.count(StoreResult::Committed, committed);
@@ -68,11 +78,15 @@ pub(super) async fn run(
 ) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        while let Err(reason) = attempt(&*backend, &batch).await {
+        settlements.drop_outdated(&mut batch, breaker.generation());
+        while !batch.is_empty()
+            && let Err(reason) = attempt(&*backend, &batch).await
+        {
             breaker.open(reason);
             while breaker.reason().is_some() {
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
+            settlements.drop_outdated(&mut batch, breaker.generation());
         }
         settlements.stored(&batch);
         batch.clear();
