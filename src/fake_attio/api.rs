@@ -103,7 +103,7 @@ fn answer(
         return refused(StatusCode::FORBIDDEN, &format!("The required scope is missing: {scope}."));
     }
     if is_read && let Some(answer) = reads::answer(store, &path, uri, body, at) {
-        return answer.map(|data| json!({ "data": data }));
+        return answer;
     }
     let workspace_id = store.workspace_id.clone();
     let (owners, owner_id) =

@@ -44,8 +44,28 @@ pub(super) fn answer(
         }
         ["tasks"] => page(store, Category::Task, uri, (500, 500), at, |_| true),
         ["threads"] => threads(store, uri, at),
+        ["threads", id] => return Some(thread(store, id, uri, at)),
         _ => return None,
     })
+    .map(|answer| answer.map(|data| json!({ "data": data })))
+}
+
+/// The comments of one thread, oldest first; the cursor is an offset.
+fn thread(store: &Store, id: &str, uri: &Uri, at: OffsetDateTime) -> Result<Json, ApiError> {
+    let (limit, offset) = (number(uri, "limit", 250, 250)?, number(uri, "cursor", 0, usize::MAX)?);
+    let all = store.world.all(Category::Comment, "", at);
+    let of = |(own, item, _): &Row<'_>| *own == id || item.thread.as_deref() == Some(id);
+    let comments: Vec<Json> = all.filter(of).map(|row| render::entity(store, row)).collect();
+    if comments.is_empty() {
+        return Err(ApiError::not_found(format!("{id:?} was not found.")));
+    }
+    let next = (offset + limit < comments.len()).then(|| (offset + limit).to_string());
+    let created_at = comments[0]["created_at"].clone();
+    let shown: Vec<Json> = comments.into_iter().skip(offset).take(limit).collect();
+    let id = json!({ "workspace_id": store.workspace_id, "thread_id": id });
+    Ok(json!({
+        "data": { "id": id, "comments": shown, "created_at": created_at }, "pagination": { "next_cursor": next },
+    }))
 }
 
 type Row<'a> = (&'a str, &'a Item, &'a Values);
@@ -138,7 +158,8 @@ fn threads(store: &Store, uri: &Uri, at: OffsetDateTime) -> Result<Json, ApiErro
         }
     }
     let (limit, offset) = (number(uri, "limit", 10, 50)?, number(uri, "offset", 0, usize::MAX)?);
-    let thread = |(id, comments): (&str, Vec<Json>)| {
+    let thread = |(id, mut comments): (&str, Vec<Json>)| {
+        comments.truncate(80);
         let created_at = comments[0]["created_at"].clone();
         let id = json!({ "workspace_id": store.workspace_id, "thread_id": id });
         json!({ "id": id, "comments": comments, "created_at": created_at })

@@ -58,8 +58,12 @@ impl Journal {
         files::replace(path, MODE, serde_json::to_string(self)?.as_bytes())
     }
 
-    /// Removes the file: the backfill is done.
-    fn close(self) -> io::Result<()> {
+    /// Forgets these targets, which are done. Without any other the file is removed.
+    fn close(mut self, targets: &[Target]) -> io::Result<()> {
+        targets.iter().for_each(|target| drop(self.targets.remove(&target.key())));
+        if let (false, Some(path)) = (self.targets.is_empty(), &self.path) {
+            return files::replace(path, MODE, serde_json::to_string(&self)?.as_bytes());
+        }
         match self.path.map(std::fs::remove_file) {
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -108,7 +112,7 @@ pub async fn run(
     stream::iter(targets.iter().map(Ok)).try_for_each_concurrent(AT_A_TIME, one).await?;
     journal
         .into_inner()
-        .close()
+        .close(targets)
         .map_err(|error| Error::Setup(format!("cannot remove the journal: {error}")))?;
     Ok(counts.into_inner())
 }

@@ -16,16 +16,16 @@ use super::notice;
 use super::stored::{self, Stored};
 use super::targets::{Scope, Target};
 use super::writing::{Error, Reading, Writing, patiently};
-use crate::attio::entities::{EntityRef, Kind, Position, Single};
+use crate::attio::entities::{Answer, EntityRef, Kind, Position, Single};
 use crate::bus;
-use crate::bus::state::{State, StateError};
+use crate::bus::state::StateError;
 use crate::cloudevent::Data;
 use crate::named_enum::named_enum;
 
 /// In addition to `state.settle`: how long `state run` may take for an event.
 const ALLOWANCE: Duration = Duration::from_secs(2);
 
-/// States in a batch of the repair.
+/// Entities that are read at a time, to be confirmed or repaired.
 const BATCH: usize = 500;
 
 named_enum! {
@@ -47,8 +47,6 @@ named_enum! {
 pub struct Found {
     pub entity: EntityRef,
     pub difference: Difference,
-    /// What the topic is to hold instead.
-    pub repair: (EntityRef, State),
 }
 
 /// 128 bits of a hash over the entity's JSON, whatever its white space and the order of its members are.
@@ -109,31 +107,35 @@ async fn confirm(
     scope: &Scope,
     suspects: Vec<EntityRef>,
 ) -> Result<Vec<Found>, Error> {
-    let answers = reading.read(suspects).await?;
+    // Of each answer only what is compared: there may be as many as the workspace has entities.
+    let (mut answers, mut unseen) = (Vec::with_capacity(suspects.len()), 0_u64);
+    for some in suspects.chunks(BATCH) {
+        for (entity, Answer { accurate_at, value }) in reading.read(some.to_vec()).await? {
+            match value {
+                Single::Found(now) => {
+                    answers.push((entity, accurate_at, Some(digest(now.data.get().as_bytes()))));
+                }
+                Single::Gone => answers.push((entity, accurate_at, None)),
+                Single::Unseen => unseen += 1,
+                // Its event is still to come.
+                Single::MergeInProgress => {}
+            }
+        }
+    }
     // Read after Attio: a state that came meanwhile is newer than the answer.
     let held = held(reading, bus, targets, scope).await?;
-    let (mut found, mut unseen) = (Vec::new(), 0);
-    for (entity, answer) in answers {
-        let held = held.get(&(entity.kind, entity.id.clone()));
-        let (difference, repair) = match (answer.value, held) {
-            (Single::MergeInProgress, _) | (Single::Gone, None) => continue,
-            (Single::Unseen, _) => {
-                unseen += 1;
-                continue;
-            }
+    let mut found = Vec::new();
+    for (entity, accurate_at, now) in answers {
+        let difference = match (now, held.get(&(entity.kind, entity.id.clone()))) {
+            (None, None) => continue,
+            (Some(_), None) => Difference::Missing,
             // It may be younger than the answer.
-            (Single::Gone, Some(held)) if held.at.is_some_and(|at| at >= answer.accurate_at) => continue,
-            (Single::Gone, Some(_)) => (Difference::LeftOver, Some(reading.tombstone(entity.clone()))),
-            (Single::Found(now), None) => (Difference::Missing, reading.state(answer.accurate_at, &now)),
-            (Single::Found(now), Some(held)) => {
-                let is_newer = held.at.is_some_and(|at| at > answer.accurate_at);
-                if is_newer || held.digest == digest(now.data.get().as_bytes()) {
-                    continue;
-                }
-                (Difference::Stale, reading.state(answer.accurate_at, &now))
-            }
+            (_, Some(held)) if held.at.is_some_and(|at| at >= accurate_at) => continue,
+            (None, Some(_)) => Difference::LeftOver,
+            (Some(now), Some(held)) if now == held.digest => continue,
+            (Some(_), Some(_)) => Difference::Stale,
         };
-        found.extend(repair.map(|repair| Found { entity, difference, repair }));
+        found.push(Found { entity, difference });
     }
     if unseen > 0 {
         tracing::warn!(
@@ -145,10 +147,23 @@ async fn confirm(
     Ok(found)
 }
 
-/// Publishes the difference.
+/// Publishes what Attio holds now of those that differ, and tombstones of those that it no longer has.
 pub async fn repair(writing: &Writing, found: &[Found]) -> Result<(), Error> {
     for some in found.chunks(BATCH) {
-        writing.publish(some.iter().map(|found| found.repair.clone()).collect()).await?;
+        let left_over = |entity: &EntityRef| {
+            some.iter().any(|found| found.entity == *entity && found.difference == Difference::LeftOver)
+        };
+        let entities = some.iter().map(|found| found.entity.clone()).collect();
+        let mut states = Vec::new();
+        for (entity, Answer { accurate_at, value }) in writing.reading.read(entities).await? {
+            match value {
+                Single::Found(now) => states.extend(writing.reading.state(accurate_at, &now)),
+                Single::Gone if left_over(&entity) => states.push(writing.reading.tombstone(entity)),
+                // It was there a moment ago: its event is still to come.
+                Single::Gone | Single::MergeInProgress | Single::Unseen => {}
+            }
+        }
+        writing.publish(states).await?;
     }
     Ok(())
 }

@@ -217,4 +217,10 @@ fn walk_sees_every_row_while_others_are_deleted() {
     }
     let comments = attio.block_on(reader.comments(&record(&attio, person))).unwrap();
     assert_eq!(ids(&comments.value).len(), 60);
+    let first = attio.store().add_comment(person, None, "the first of many").unwrap();
+    for number in 0..300 {
+        attio.store().add_comment(person, Some(&first), &format!("reply {number}")).unwrap();
+    }
+    let comments = attio.block_on(reader.comments(&record(&attio, person))).unwrap();
+    assert_eq!(ids(&comments.value).len(), 361);
 }

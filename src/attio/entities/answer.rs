@@ -49,6 +49,7 @@ struct Ids {
     note_id: Option<String>,
     task_id: Option<String>,
     comment_id: Option<String>,
+    thread_id: Option<String>,
 }
 
 /// What was commented on.
@@ -89,17 +90,37 @@ pub(super) fn many(kind: Kind, body: &[u8]) -> Result<Vec<Entity>, Unreadable> {
     data.into_iter().map(|data| entity(kind, data)).collect()
 }
 
-/// The number of threads, and all their comments.
-pub(super) fn threads(body: &[u8]) -> Result<(usize, Vec<Entity>), Unreadable> {
-    #[derive(Deserialize)]
-    struct Thread {
-        comments: Vec<Box<RawValue>>,
+#[derive(Deserialize)]
+struct Thread {
+    id: Ids,
+    comments: Vec<Box<RawValue>>,
+}
+
+impl Thread {
+    fn comments(self) -> Result<Vec<Entity>, Unreadable> {
+        self.comments.into_iter().map(|data| entity(Kind::Comment, data)).collect()
     }
+}
+
+/// Threads by id, with the comments that are shown of them.
+pub(super) fn threads(body: &[u8]) -> Result<Vec<(String, Vec<Entity>)>, Unreadable> {
     let Data::<Vec<Thread>> { data } = serde_json::from_slice(body)?;
-    let threads = data.len();
-    let comments = data.into_iter().flat_map(|thread| thread.comments);
-    let comments: Result<_, _> = comments.map(|data| entity(Kind::Comment, data)).collect();
-    Ok((threads, comments?))
+    data.into_iter().map(|thread| Ok((usable(thread.id.thread_id.clone())?, thread.comments()?))).collect()
+}
+
+/// Comments of one thread, and the cursor of those that follow.
+pub(super) fn thread(body: &[u8]) -> Result<(Vec<Entity>, Option<String>), Unreadable> {
+    #[derive(Deserialize)]
+    struct Paged {
+        data: Thread,
+        pagination: Option<Pagination>,
+    }
+    #[derive(Deserialize)]
+    struct Pagination {
+        next_cursor: Option<String>,
+    }
+    let Paged { data, pagination } = serde_json::from_slice(body)?;
+    Ok((data.comments()?, pagination.and_then(|pagination| pagination.next_cursor)))
 }
 
 /// The workspace of a key; none if Attio does not know the key.
@@ -187,11 +208,9 @@ mod tests {
         let body = r#"{"data":[{"id":{"workspace_id":"w","thread_id":"t"},"comments":[{
             "id":{"workspace_id":"w","comment_id":"c"},"thread_id":"t","created_at":"2026-01-01T00:00:09Z",
             "record":{"record_id":"r","object_id":"o"},"entry":null}]}]}"#;
-        let (threads, comments) = threads(body.as_bytes()).unwrap();
-        assert_eq!(
-            (threads, comments[0].thread.as_deref(), comments[0].object.as_deref()),
-            (1, Some("t"), Some("o"))
-        );
+        let (id, comments) = threads(body.as_bytes()).unwrap().remove(0);
+        let of = (comments[0].thread.as_deref(), comments[0].object.as_deref());
+        assert_eq!((&*id, of), ("t", (Some("t"), Some("o"))));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -26,6 +27,9 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 
 /// Threads a page: the API's maximum.
 const THREADS: usize = 50;
+
+/// Comments of a thread that a page of threads shows at most, and that one request for the thread gives.
+const COMMENTS: (usize, usize) = (80, 250);
 
 type Observe = dyn Fn(Kind, ReadResult) + Send + Sync;
 
@@ -136,13 +140,20 @@ impl EntityReader {
             let path = format!("/v2/threads?{of}&limit={THREADS}&offset={}", page * THREADS);
             let answer = self.call(Kind::Comment, &Method::GET, &path, None).await?;
             comments.accurate_at = comments.accurate_at.min(answer.accurate_at);
-            let (threads, found) = match answer.value {
+            let threads = match answer.value {
                 Reply::Body(body) => self.read(Kind::Comment, &path, answer::threads(&body))?,
-                Reply::NotFound(_) => (0, Vec::new()),
+                Reply::NotFound(_) => Vec::new(),
                 Reply::Invalid(failed) => return Err(failed.into()),
             };
-            comments.value.extend(found);
-            if threads < THREADS {
+            let count = threads.len();
+            for (id, found) in threads {
+                if found.len() < COMMENTS.0 {
+                    comments.value.extend(found);
+                } else {
+                    self.whole_thread(&id, &mut comments).await?;
+                }
+            }
+            if count < THREADS {
                 break;
             }
         }
@@ -162,6 +173,24 @@ impl EntityReader {
                 Err(ReadError::Retryable(format!("GET {path}: Attio answered 404 {code}")))
             }
             Reply::Invalid(failed) => Err(failed.into()),
+        }
+    }
+
+    /// Reads all comments of a long thread.
+    async fn whole_thread(&self, id: &str, comments: &mut Answer<Vec<Entity>>) -> Result<(), ReadError> {
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v2/threads/{}?limit={}{cursor}", segment(id)?, COMMENTS.1);
+            let answer = self.call(Kind::Comment, &Method::GET, &path, None).await?;
+            comments.accurate_at = comments.accurate_at.min(answer.accurate_at);
+            let (found, next) = match answer.value {
+                Reply::Body(body) => self.read(Kind::Comment, &path, answer::thread(&body))?,
+                Reply::NotFound(_) => return Ok(()),
+                Reply::Invalid(failed) => return Err(failed.into()),
+            };
+            comments.value.extend(found);
+            let Some(next) = next else { return Ok(()) };
+            cursor = format!("&cursor={}", utf8_percent_encode(&next, NON_ALPHANUMERIC));
         }
     }
 

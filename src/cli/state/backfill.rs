@@ -9,8 +9,9 @@ use parking_lot::Mutex;
 
 use super::writer::{Which, begin, write};
 use crate::app::logging;
+use crate::attio::Client;
 use crate::attio::entities::EntityReader;
-use crate::bus::state::Role;
+use crate::bus::{self, state::Role};
 use crate::cli::output::{Progress, say};
 use crate::cli::{Exit, Failure, LOG, block_on, invalid_configuration, stop_token};
 use crate::config::{self, Input};
@@ -58,7 +59,16 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
 async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit, Failure> {
     let (reading, targets) = begin(config, &arguments.which.scope()).await?;
     let writing = write(config, Role::Backfill, reading).await?;
-    let of = format!("{} {} {}", config.attio.api_url, config.bus.kind.name(), config.options.prefix);
+    // Only a distinction: what cannot be read here is reported by the reads.
+    let token = Client::new(&config.attio)?.token().await.ok();
+    let workspace = token.and_then(|token| token.workspace_id).unwrap_or_default();
+    let brokers = match &config.bus.kind {
+        bus::Kind::Kafka(kafka) => kafka.bootstrap_servers.clone(),
+        bus::Kind::Nats(nats) => format!("{} {}", nats.servers.join(","), config.options.stream),
+        bus::Kind::Stdout => String::new(),
+    };
+    let of =
+        [&config.attio.api_url, &workspace, &brokers, &config.options.prefix].map(String::as_str).join(" ");
     if arguments.restart {
         // It may not exist.
         let _ = std::fs::remove_file(&arguments.journal);
