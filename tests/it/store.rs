@@ -151,9 +151,9 @@ async fn a_claim_whose_replica_died_ends_with_its_lease() {
         let replicas = replicas(kind, 1).await;
         assert_eq!(replicas.bridges[0].answer(&event("one")).await, ACCEPTED);
         until(&replicas.bridges[0], "committed", 1.0).await;
-        // As if the replica had died after its claim, and the end of its lease were near.
-        replicas.store.put(&replicas.last_key(), "L:gone", Duration::from_secs(1)).await;
         let second = replicas.another(&[]).await;
+        // As if the replica had died after its claim, and the end of its lease were near.
+        replicas.store.put(&replicas.last_key(), "L:gone", Duration::from_secs(3)).await;
         eventually("the lease ends", || async {
             let answer = second.answer(&event("one")).await;
             assert_ne!(answer, DUPLICATE);
