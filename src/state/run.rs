@@ -244,7 +244,8 @@ impl Engine {
             Ok(entities) => entities,
             Err((_, ReadError::Denied { reason, .. })) => return Err(Error::Denied(reason)),
             Err((group, ReadError::Retryable(reason))) => {
-                return Ok(group.iter().for_each(|entity| self.failed(entity, &reason)));
+                group.iter().for_each(|entity| self.failed(entity, &reason));
+                return Ok(());
             }
         };
         for (entity, Answer { accurate_at, value }) in entities {
