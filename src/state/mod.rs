@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod metrics;
 pub mod names;
 pub mod notice;
+mod read;
 pub mod run;
 mod settle;
 pub mod stored;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::names::Names;
-use super::run;
+use super::read::read;
 use super::settle::Group;
 use super::{Options, envelope};
 use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, Kind, ReadError, Single};
@@ -70,7 +70,7 @@ impl Reading {
         let alike = |a: &EntityRef, b: &EntityRef| (a.kind, &a.container) == (b.kind, &b.container);
         for group in entities.chunk_by(alike).flat_map(|alike| alike.chunks(EntityReader::MAX_IDS)) {
             let read =
-                async || run::read(self.reader.clone(), group.to_vec()).await.map_err(|(_, error)| error);
+                async || read(self.reader.clone(), group.to_vec()).await.map_err(|(_, error)| error);
             found.extend(patiently(read).await?);
         }
         Ok(found)

@@ -40,6 +40,8 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
         Reason::ALL.into_iter().filter(|reason| reason.is_of_signature()).map(Reason::slug).collect();
     let publish_results =
         ["acknowledged", "unavailable", "timeout", "refused", "rejected", "busy", "abandoned"];
+    let store_results =
+        ["claimed", "hit", "in_flight", "failed", "skipped", "committed", "released", "dropped"];
     let results = ["published", "duplicate", "filtered", "quarantined", "failed"];
     let source: (&str, &[&str]) = ("source", &["attio"]);
     let any_source: (&str, &[&str]) = ("source", &["attio", "none"]);
@@ -56,6 +58,8 @@ fn contract() -> BTreeMap<&'static str, BTreeSet<Labels>> {
         ("dedup_lookups_total", all(&[("result", &["miss", "hit", "joined"])])),
         ("dedup_entries", all(&[])),
         ("dedup_evictions_total", all(&[("cause", &["expired", "capacity"])])),
+        ("dedup_store_requests_total", all(&[("result", &store_results)])),
+        ("dedup_store_duration_seconds_count", all(&[])),
         ("identity_missing_total", all(&[source])),
         ("publish_attempts_total", all(&[bus, ("destination", &addresses), ("result", &publish_results)])),
         ("publish_duration_seconds_count", all(&[bus])),
@@ -78,6 +82,7 @@ async fn every_metric_of_the_contract_starts_at_0() {
         assert_eq!(scrape.labels_of(name), labels, "{name}");
         assert_eq!(scrape.sum(name, &[]), 0.0, "{name}");
     }
+    assert_eq!(scrape.sum("dedup_store_up", &[]), 1.0, "no store is away");
     assert_eq!(scrape.sum("build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
 }
 
@@ -89,7 +94,7 @@ async fn no_metric_is_outside_the_contract() {
     for name in bridge.metrics().await.names() {
         let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
         let family = family.unwrap_or(&name);
-        assert!(known.contains(family) || family == "build_info", "{name}");
+        assert!(known.contains(family) || ["build_info", "dedup_store_up"].contains(&family), "{name}");
     }
 }
 
