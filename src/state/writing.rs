@@ -69,8 +69,7 @@ impl Reading {
         let mut found = Vec::with_capacity(entities.len());
         let alike = |a: &EntityRef, b: &EntityRef| (a.kind, &a.container) == (b.kind, &b.container);
         for group in entities.chunk_by(alike).flat_map(|alike| alike.chunks(EntityReader::MAX_IDS)) {
-            let read =
-                async || read(self.reader.clone(), group.to_vec()).await.map_err(|(_, error)| error);
+            let read = async || read(self.reader.clone(), group.to_vec()).await.map_err(|(_, error)| error);
             found.extend(patiently(read).await?);
         }
         Ok(found)

@@ -75,6 +75,11 @@ impl Breaker {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Whether what the store says of this generation still counts: the broker has not lost its data since.
+    pub(super) fn is_current(&self, generation: u64) -> bool {
+        !self.forgetting.load(Ordering::Acquire) && self.generation() == generation
+    }
+
     /// The store has failed.
     pub(super) fn open(&self, reason: Arc<str>) {
         let mut state = self.state.lock();
@@ -95,6 +100,10 @@ impl Breaker {
 
     fn close(&self) {
         let mut state = self.state.lock();
+        if self.forgetting.load(Ordering::Acquire) {
+            // The broker lost its data during the probe: the next one begins a generation.
+            return;
+        }
         self.metrics.up.set(1);
         if state.reason.take().is_some() && std::mem::take(&mut state.announced) {
             tracing::info!(store = self.store, "dedup store answers: replicas share their memory");

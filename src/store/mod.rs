@@ -160,7 +160,14 @@ impl Store for Shared {
             let (owner, generation) = (self.new_owner(), self.breaker.generation());
             let held: Vec<_> = keys.into_iter().map(|key| Held { key, owner, generation }).collect();
             let replies = self.ask(&held).await;
-            held.into_iter().zip(replies).map(|(held, reply)| self.claim_of(held, reply)).collect()
+            let is_current = self.breaker.is_current(generation);
+            let counts = |reply| match reply {
+                Reply::Acknowledged if !is_current => {
+                    Reply::Failed("the broker has lost its data meanwhile".into())
+                }
+                reply => reply,
+            };
+            held.into_iter().zip(replies).map(|(held, reply)| self.claim_of(held, counts(reply))).collect()
         })
     }
 
