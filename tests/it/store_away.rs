@@ -156,8 +156,12 @@ async fn a_full_redis_is_a_store_that_is_away() {
         until(first, "committed", 1.0).await;
         redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
         assert_eq!(first.answer(&event("one")).await, ACCEPTED);
-        let (status, text) = readiness(first).await;
-        assert!(status == 200 && text.contains("OOM"), "{status} {text}");
+        // On a busy machine the first reason is that the answer came too late.
+        eventually("it says that the store is full", async || {
+            let (status, text) = readiness(first).await;
+            status == 200 && text.contains("OOM")
+        })
+        .await;
         redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
         until(first, "committed", 2.0).await;
         second.until("dedup_store_up", &[], 1.0).await;
