@@ -115,7 +115,7 @@ impl Transactions {
             return self.abort(error);
         }
         match self.fill(&states, &positions) {
-            Ok(conflicts) if conflicts.is_empty() => match call(|| self.producer.commit_transaction(CALL)) {
+            Ok(conflicts) if conflicts.is_empty() => match end(|| self.producer.commit_transaction(CALL)) {
                 Ok(()) => {
                     self.positions.lock().done(&events);
                     Ok(conflicts)
@@ -123,7 +123,7 @@ impl Transactions {
                 Err(error) => self.abort(error),
             },
             Ok(conflicts) => {
-                call(|| self.producer.abort_transaction(CALL))?;
+                end(|| self.producer.abort_transaction(CALL))?;
                 Ok(conflicts)
             }
             Err(error) => self.abort(error),
@@ -133,7 +133,7 @@ impl Transactions {
     /// Aborts, and returns why.
     fn abort<T>(&self, error: StateError) -> Result<T, StateError> {
         if matches!(error, StateError::Passing(_)) {
-            call(|| self.producer.abort_transaction(CALL))?;
+            end(|| self.producer.abort_transaction(CALL))?;
         }
         Err(error)
     }
@@ -261,6 +261,24 @@ fn call<T>(attempt: impl Fn() -> KafkaResult<T>) -> Result<T, StateError> {
     }
 }
 
+/// Ends a transaction, however long the broker is away: until the client knows how it has ended, it refuses every other
+/// call.
+fn end(attempt: impl Fn() -> KafkaResult<()>) -> Result<(), StateError> {
+    let mut said = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if is_retriable(&error) => {
+                if said.elapsed() > PATIENCE {
+                    said = Instant::now();
+                    tracing::warn!("kafka: the states are not committed, trying on: {error}");
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result.map_err(passing),
+        }
+    }
+}
+
 fn is_retriable(error: &KafkaError) -> bool {
     match error {
         KafkaError::Transaction(error) => {
@@ -278,7 +296,7 @@ fn passing(error: KafkaError) -> StateError {
     let is_fatal = matches!(&error, KafkaError::Transaction(error) if error.is_fatal());
     match code {
         Some(Fenced | ProducerFenced | InvalidProducerEpoch) => StateError::Lasting(format!(
-            "another process has taken over: one of each of `state run`, `state backfill` and `state diff --repair` may \
+            "another process has taken over, or the broker has ended a transaction that was open for too long: one of each of `state run`, `state backfill` and `state diff --repair` may \
              run for a group ({error})"
         )),
         Some(Code::TransactionalIdAuthorizationFailed) => StateError::Lasting(format!(
