@@ -199,6 +199,7 @@ async fn black_hole_network_loses_no_event<B: ProxiedBroker>() {
 /// A balancer has dropped the idle connection silently: the first delivery is sent again on a new one in time. The
 /// default answer timeout of 4 s is enough where nothing else runs.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "full tier: needs a machine of its own"]
 async fn first_delivery_after_a_silent_drop_of_the_kafka_connection_is_accepted() {
     let broker = ProxiedKafka::new();
     let bridge = broker.bridge(&[("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "8s")]).await;

@@ -38,6 +38,7 @@ fn written(server: &Redis) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "full tier: a failover may forget the last writes"]
 async fn the_master_that_sentinels_name_is_followed_through_a_failover() {
     let watched = Watched::start();
     let replicas = Replicas::start(SharedStore::At(watched.url()), 2, &[]).await;

@@ -29,8 +29,7 @@ use crate::state::names::Names;
 use crate::state::run::{Error, Run};
 
 const AFTER_HELP: &str = "\
-One process is enough. On Kafka a second one takes over from the first, which ends with exit code 1; on
-NATS they share the work.
+One process is enough. On Kafka a second one takes over, and the first ends with exit code 1.
 
 Example: keep the states of people and companies
   export ATTIO_API_KEY=...
