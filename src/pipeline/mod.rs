@@ -1,7 +1,8 @@
 //! The path of one delivery. [`Pipeline::handle`] runs the stages in the order of the modules below.
 //!
-//! [`Pipeline::process`] has two phases: it enqueues every event with the bus (`enqueue.rs`), where replicas share a
-//! store after claiming them there (`claim.rs`), and only then awaits the acks, here. A 200 follows from an [`Outcome`] in which no event failed.
+//! [`Pipeline::process`] has two phases: it enqueues every event with the bus (`enqueue.rs`), and only then awaits the
+//! acks, here. Where replicas share a store, an event is claimed there before it is enqueued (`claim.rs`). A 200 follows
+//! from an [`Outcome`] in which no event failed.
 //!
 //! Nothing here speaks HTTP or a broker's protocol. Stages exchange values, which `tests/it/layers.rs` lists. The
 //! pipeline returns facts, which `http` turns into an answer, metrics and a log line.

@@ -35,7 +35,8 @@ pub struct Held {
 }
 
 pub trait Store: Send + Sync + 'static {
-    /// Claims ids: one answer for each, in their order. Takes at most the store's deadline.
+    /// Claims ids: one answer for each, in their order. Takes at most the store's deadline, and once more as long right
+    /// after the start, while the first probe is awaited.
     fn claim(&self, keys: Vec<DedupKey>) -> BoxFuture<'_, Vec<Claim>>;
 
     /// Reports what became of a publish: acknowledged ids are remembered, claims of others released. Never waits.

@@ -88,9 +88,14 @@ impl Redis {
 
     /// Runs a command, given by its words.
     pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_run(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// The same for a server that may end the connection.
+    pub fn try_run<T: redis::FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        command.query(&mut self.admin()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        command.query(&mut self.admin())
     }
 
     /// Kills it (SIGKILL) with what it remembers.
