@@ -169,3 +169,24 @@ impl Settler {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Labels, Metrics};
+    use crate::pipeline::identify::DedupKey;
+
+    #[test]
+    fn what_waits_is_bounded_and_what_is_dropped_is_counted() {
+        let metrics = Metrics::new(Labels::default());
+        let (settlements, _receiver) = Settlements::new(metrics.store());
+        let held = Held { key: DedupKey(1), owner: 1, generation: Some(0) };
+        (0..QUEUE).for_each(|at| settlements.add(held, at % 2 == 0));
+        (0..3).for_each(|_| settlements.add(held, true));
+        (0..4).for_each(|_| settlements.add(held, false));
+        assert_eq!(settlements.pending(), [QUEUE as u64 / 2; 2]);
+        let dropped = settlements.state.dropped.each_ref().map(|count| count.load(Ordering::Relaxed));
+        // The first one was logged at once.
+        assert_eq!(dropped, [2, 4]);
+    }
+}

@@ -1,5 +1,7 @@
 //! The store outlives the brokers: what others have acknowledged, or these have lost, does not count.
 
+use std::collections::BTreeSet;
+
 use attio_bridge::pipeline::publish::Bus;
 
 use crate::support::bridge::{Bridge, config};
@@ -66,7 +68,7 @@ async fn what_a_stream_that_was_created_anew_has_acknowledged_is_published_again
     // The bucket is on the server of the stream.
     let store = SharedStore::Nats(server);
     let SharedStore::Nats(server) = &store else { unreachable!() };
-    let delete = async |_| drop(server.admin().await.delete_stream("ATTIO").await.unwrap());
+    let delete = async |_| assert!(server.admin().await.delete_stream("ATTIO").await.unwrap().success);
     replaced_while_down(&bus, &store, 2, delete).await;
     let redis = SharedStore::Redis(redis::Redis::start(redis::Kind::Valkey));
     delete(0).await;
@@ -92,6 +94,25 @@ async fn deployments_with_different_brokers_that_share_a_prefix_share_no_memory(
         assert_eq!(ours.bridges[1].answer(&event("one")).await, DUPLICATE);
         assert_eq!(ours.another(&[]).await.answer(&event("one")).await, DUPLICATE, "nor after a restart");
         assert_eq!((ours.bus.stored().len(), theirs.stored().len()), (1, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_generation_is_given_to_two_sets_of_brokers_that_come_at_once() {
+    const SETS: u64 = 8;
+    for kind in Kind::ALL {
+        let replicas = Replicas::start(SharedStore::start(kind), 0, &[]).await;
+        let start = async |set| {
+            let brokers = Memory::new();
+            brokers.become_another(Some(&format!("set {set}")));
+            replicas.onto(&brokers, &[]).await.until("dedup_store_up", &[], 1.0).await;
+        };
+        futures_util::future::join_all((0..SETS).map(start)).await;
+        let register = replicas.store.value("generation").await.unwrap();
+        let entries: Vec<serde_json::Value> = serde_json::from_str(&register).unwrap();
+        let generations: BTreeSet<_> =
+            entries.iter().filter_map(|entry| entry["generation"].as_u64()).collect();
+        assert_eq!(generations, (0..SETS).collect(), "{kind:?}: {register}");
     }
 }
 
