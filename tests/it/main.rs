@@ -16,6 +16,7 @@ mod catalog;
 mod chart;
 mod check_connect;
 mod cli;
+mod collector;
 mod config;
 mod config_kafka;
 mod consume_kafka;
