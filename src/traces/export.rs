@@ -173,7 +173,7 @@ fn span(span: &Span) -> Json {
         json["parentSpanId"] = json!(format!("{:016x}", parent.span_id));
     }
     if let Some(state) = state {
-        json["traceState"] = json!(state);
+        json["traceState"] = json!(**state);
     }
     if let Some(error) = error {
         // STATUS_CODE_ERROR.
