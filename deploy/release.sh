@@ -24,7 +24,7 @@ if [ "${1:-}" = in-namespace ]; then
     root=$WORK/root
     mkdir -p "$root/usr/local/bin" "$root/etc/ssl/certs" "$root/home/nonroot" "$root/var/lib/dpkg/status.d"
     for package in "$WORK"/packages/*.deb; do
-        dpkg-deb --extract "$package" "$root"
+        dpkg-deb --fsys-tarfile "$package" | tar --extract --no-same-owner --directory "$root"
         dpkg-deb --field "$package" >"$root/var/lib/dpkg/status.d/$(dpkg-deb --field "$package" Package)"
     done
     find "$root/usr/share/ca-certificates" -name '*.crt' | LC_ALL=C sort | xargs cat >"$root/etc/ssl/certs/ca-certificates.crt"
@@ -36,7 +36,7 @@ if [ "${1:-}" = in-namespace ]; then
 
     # The value of an instruction of the Dockerfile.
     of() { sed -n "s/^$1 //p" deploy/Dockerfile | tail -n 1 | tr -d '[]"'; }
-    set -- --no-history --created "$CREATED" --os linux --architecture "$(dpkg --print-architecture)" \
+    set -- --history.created "$CREATED" --created "$CREATED" --os linux --architecture "$(dpkg --print-architecture)" \
         --config.user "$(of USER)" --config.env PATH=/usr/local/bin:/usr/bin:/bin --config.env "$(of ENV)" --config.stopsignal "$(of STOPSIGNAL)" \
         --config.entrypoint "$(of ENTRYPOINT)" --config.cmd "$(of CMD)" \
         --config.label "org.opencontainers.image.version=$VERSION" --config.label "org.opencontainers.image.revision=$REVISION" \
@@ -48,7 +48,7 @@ if [ "${1:-}" = in-namespace ]; then
     umoci=$TOOLS/usr/bin/umoci
     "$umoci" init --layout "$image"
     "$umoci" new --image "$image:$VERSION"
-    "$umoci" insert --no-history --image "$image:$VERSION" "$root" /
+    "$umoci" insert --history.created "$CREATED" --image "$image:$VERSION" "$root" /
     "$umoci" config --image "$image:$VERSION" "$@"
     "$umoci" gc --layout "$image"
     exit
