@@ -91,6 +91,7 @@ mod stalled;
 mod state;
 mod store;
 mod store_away;
+mod store_brokers;
 mod store_model;
 mod store_nats;
 mod store_redis;
