@@ -5,9 +5,10 @@ mod model;
 mod planted;
 mod people;
 mod rights;
-mod scene;
+pub mod scene;
 mod soak;
 mod walks;
+mod witness;
 mod writers;
 
 use std::collections::BTreeMap;
