@@ -59,7 +59,7 @@ const KEY: &str = "key-of-dev";
 const RATE: f64 = 2.0;
 
 const AFTER_HELP: &str = "\
-On a terminal, keys pause the display, filter it and show an event whole; ? lists them.
+On a terminal, keys pause the display, filter it and show an event whole; ? lists them. With --state there are none.
 
 Example: watch the whole path at ten deliveries a second
   attio-bridge dev --rate 10
