@@ -36,9 +36,13 @@ consumer.on(consumer.events.END_BATCH_PROCESS, ({ payload: { partition, lastOffs
 });
 await consumer.connect();
 await consumer.subscribe({ topics: [KAFKA_TOPIC], fromBeginning: true });
+const next = new Map<number, bigint>();
 await consumer.run({
   autoCommit: false,
-  eachMessage: async ({ message: { key, value } }) => {
+  eachMessage: async ({ partition, message: { key, value, offset } }) => {
+    // Without committed positions the client begins anew after each time that it joins the group.
+    if (BigInt(offset) < (next.get(partition) ?? 0n)) return;
+    next.set(partition, BigInt(offset) + 1n);
     if (keep(`${key}`, value) && ends.size === 0) print(`${key}`);
   },
 });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
-use console::{pad_str, truncate_str};
+use console::{measure_text_width, pad_str, truncate_str};
 use serde_json::{Value as Json, json};
 
 use crate::bus::read::Item;
@@ -164,7 +164,8 @@ impl Pair<'_> {
                 (_, "") => String::new(),
                 _ => "    ".to_owned(),
             };
-            writeln!(out, "{}", styled(&format!("{left}{arrow}{right}")))?;
+            let line = format!("{left}{arrow}{right}");
+            writeln!(out, "{}", truncate_str(&styled(&line), width, "…"))?;
         }
         Ok(())
     }
@@ -186,8 +187,8 @@ impl Pair<'_> {
         for part in values(&data(event)) {
             let part = truncate_str(&part, width, "…").into_owned();
             let last = lines.last_mut().expect("there is a line");
-            let used = last.chars().count();
-            if used > 0 && used + 2 + part.chars().count() > width {
+            let used = measure_text_width(last);
+            if used > 0 && used + 2 + measure_text_width(&part) > width {
                 lines.push(part);
             } else {
                 *last += &format!("{}{part}", if used > 0 { "  " } else { "" });
@@ -317,13 +318,16 @@ mod tests {
         (1..4).for_each(|second| drop(pairs.told(&event(second))));
         pairs.stored(&state(5, &"Ada ".repeat(50)));
         let pair = pairs.pair("the-person").unwrap();
-        for width in [80, 120] {
+        for width in [40, 80, 120] {
             let mut out = Vec::new();
             pair.write_lines(&mut out, width).unwrap();
             let text = console::strip_ansi_codes(std::str::from_utf8(&out).unwrap()).into_owned();
+            assert!(text.lines().all(|line| measure_text_width(line) <= width), "{text}");
+            if width == 40 {
+                continue;
+            }
             assert!(text.contains("record.updated       the-pers -> people the-pers\n"), "{text}");
             assert!(text.contains("name=Ada Ada") && text.contains("true at 00:00:05.500"), "{text}");
-            assert!(text.lines().all(|line| line.chars().count() <= width), "{text}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::dev::{json, run, text};
+use crate::dev::{Running, json, run, text};
 use crate::support::{kafka, nats};
 
 /// The lines of one round of `--state`, without the first and the last, and the last.
@@ -67,4 +67,26 @@ fn state_fits_a_terminal_of_80_columns_and_needs_a_broker() {
     assert_eq!(wide, None);
     let refused = run(&["--state", "--bus", "stdout"]);
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn state_goes_on_until_it_is_stopped() {
+    let mut running = Running::start(&["--state", "--json", "--rate", "20"]);
+    running.next("start");
+    // More than one round leads to.
+    for _ in 0..20 {
+        assert!(!running.next("state")["events"].as_array().unwrap().is_empty());
+    }
+    running.stop();
+    assert!(running.next("summary")["changes"].as_u64().unwrap() > 12);
+    assert_eq!(running.code(), Some(0));
+}
+
+#[test]
+fn round_of_states_that_is_stopped_is_not_as_expected() {
+    let mut running = Running::start(&["--state", "--once", "--json", "--rate", "0.1"]);
+    running.next("start");
+    running.stop();
+    assert_eq!(running.next("summary")["as_expected"], false);
+    assert_eq!(running.code(), Some(3));
 }

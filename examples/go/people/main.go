@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"os/signal"
@@ -35,13 +36,15 @@ func run(ctx context.Context, topic string) error {
 		return err
 	}
 	defer client.Close()
-	offsets, err := kadm.NewClient(client).ListCommittedOffsets(ctx, topic)
-	if err != nil {
-		return fmt.Errorf("the ends of %s: %w", topic, err)
+	admin := kadm.NewClient(client)
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	offsets, err2 := admin.ListCommittedOffsets(ctx, topic)
+	if err := errors.Join(err, err2, starts.Error(), offsets.Error()); err != nil {
+		return fmt.Errorf("where %s begins and ends: %w", topic, err)
 	}
 	ends := map[int32]int64{} // of the partitions that are not read up to where they end now
 	offsets.Each(func(end kadm.ListedOffset) {
-		if end.Offset > 0 {
+		if start, _ := starts.Lookup(topic, end.Partition); start.Offset < end.Offset {
 			ends[end.Partition] = end.Offset
 		}
 	})

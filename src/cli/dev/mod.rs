@@ -53,6 +53,9 @@ const IN_LINES: &str = "attio_bridge::http=error";
 /// On the screen an outage is shown by the answers, too.
 const ON_SCREEN: &str = "librdkafka=off,rdkafka=off";
 
+/// What holds the states up is a warning; that the broker in this process is alone is none.
+const ON_SCREEN_OF_STATES: &str = "librdkafka=off,rdkafka=off,attio_bridge::bus::kafka::health=error";
+
 /// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
 
@@ -78,7 +81,7 @@ pub struct Arguments {
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Deliveries per second, with --state changes [default: 2; with --once as fast as they are answered]
+    /// Deliveries, with --state changes, per second [default: 2; deliveries with --once as fast as they are answered]
     #[arg(long, value_name = "N", value_parser = rate(1000.0))]
     rate: Option<f64>,
     /// Change records, entries, notes, tasks and comments of the fake Attio, and show each event beside the state it
@@ -120,9 +123,13 @@ pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     let footer = ProgressBar::with_draw_target(None, footer);
     let mut environment = input.environment.clone();
     // What is shown already is logged only if it is asked for.
-    let shown = if on_terminal { ON_SCREEN } else { IN_LINES };
+    let shown = match on_terminal {
+        true if arguments.state => ON_SCREEN_OF_STATES,
+        true => ON_SCREEN,
+        false => IN_LINES,
+    };
     environment.entry("RUST_LOG".into()).or_insert_with(|| shown.into());
-    let level = if on_terminal { "error" } else { "warn" };
+    let level = if on_terminal && !arguments.state { "error" } else { "warn" };
     let options = LogOptions { level, format: LogFormat::Text };
     let log = logging::start_on(AboveFooter(footer.clone()), options, &environment)?;
     let keys = on_terminal && !arguments.once && io::stdin().is_terminal();

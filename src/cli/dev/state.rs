@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use time::OffsetDateTime;
+use tokio::task::JoinError;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::{Arguments, Error, KEY, RATE, bind, program, settings};
-use crate::app::logging::Log;
+use crate::app::{self, logging::Log};
 use crate::attio::entities::EntityReader;
 use crate::bus::read::{Begin, Item, Plan, Reader};
 use crate::bus::state::Role;
@@ -78,6 +79,22 @@ impl View {
         self.footer.suspend(|| self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()))
     }
 
+    /// Says where everything is.
+    fn start(
+        &mut self,
+        once: bool,
+        bus: &BusAddress,
+        attio: &FakeAttio,
+        http: &str,
+        embedded: bool,
+    ) -> io::Result<()> {
+        self.say(&heading(once, bus, attio, http, embedded))?;
+        self.line(&serde_json::json!({
+            "kind": "start", (bus.name): bus.address, "embedded": embedded, "attio": attio.url(), "attio_key": KEY,
+            "once": once,
+        }))
+    }
+
     fn line(&mut self, line: &serde_json::Value) -> io::Result<()> {
         if !self.json {
             return Ok(());
@@ -89,7 +106,8 @@ impl View {
 /// The width without a terminal.
 const PLAIN_COLUMNS: usize = 80;
 
-/// Runs until the round is over or it is told to stop. False if a state is not what the workspace holds.
+/// Runs until the round is over or it is told to stop. False if a round was wanted, and did not end with the states that the
+/// workspace holds.
 pub async fn session(
     arguments: &Arguments,
     bus: &BusAddress,
@@ -105,57 +123,38 @@ pub async fn session(
     };
     let mut environment = settings(&webhook.secret, &workspace, bus, embedded);
     environment.extend(of_states(&attio.url(), embedded));
-    let last_words = log.last_words();
-    let stop = shutdown::stop_signal(last_words)?;
+    let stop = shutdown::stop_signal(log.last_words())?;
     let (app, _, _) = bind(&environment, arguments.listen.as_deref()).await?;
     let (http, admin) = (reachable(&app.http_addr()?.to_string()), app.admin_addr()?);
     let end = CancellationToken::new();
-    let bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let mut stop = std::pin::pin!(stop);
-    tokio::select! {
-        ready = ready(admin) => ready?,
-        () = &mut stop => return Ok(true),
-    }
-
-    let mut config = config::state(&Input::new(None, environment, Vec::new()))?;
-    super::read_at_once(&mut config.bus.kind, embedded);
-    let (kind, options, now) = (config.bus.kind.clone(), config.options, OffsetDateTime::now_utc);
-    let reads = Arc::new(AtomicU64::new(0));
-    let counted = Arc::clone(&reads);
-    let reader = EntityReader::new(&config.attio, options.reads_per_second, move |_, _| {
-        counted.fetch_add(1, Ordering::Relaxed);
-    })?;
-    let names = Arc::new(Names::read(&reader).await?);
-    let publisher = states::writer(&config.bus, options.writer(Role::Run), now()).await?;
-    let events = options.needs(&Routes::new(&config.route)).events;
-    let follower = states::follow(&config.bus, &publisher, &options.group, events.clone()).await?;
-    let begin = if embedded { Begin::Beginning } else { Begin::Now };
-    let plan = |destinations| Plan { destinations, begin, follow: true };
-    let kept = options.kinds().map(|kind| stored::destinations(&options, kind, None).into()).collect();
-    let told = bus::read(&kind, plan(events)).await?;
-    let kept = bus::read(&stored::bus_of(&options, &kind), plan(kept)).await?;
-    view.say(&heading(arguments.once, bus, &attio, &http, embedded))?;
-    view.line(&serde_json::json!({
-        "kind": "start", (bus.name): bus.address, "embedded": embedded, "attio": attio.url(), "attio_key": KEY,
-        "states": &options.prefix, "once": arguments.once,
-    }))?;
-
-    let metrics = Arc::new(StateMetrics::new());
-    let run = Run { options, reader, publisher, follower, names, metrics, now };
-    let mut running = tokio::spawn(run.run(end.clone()));
-    let _senders = Senders::start(&attio, webhook, http.parse()?);
-    let mut scene = Scene { attio: &attio, pairs: Pairs::new(&workspace), told, kept, reads, steps: 0 };
-    let ended = tokio::select! {
-        shown = scene.show(arguments, &mut view) => shown,
-        () = stop => Ok(true),
-        ended = &mut running => return Err(format!("the states are not followed any more: {ended:?}").into()),
+    let mut bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
+    let mut scene = Scene { attio: &attio, pairs: Pairs::new(&workspace), reads: Arc::default(), steps: 0 };
+    let shown = async {
+        ready(admin).await?;
+        let (run, told, kept) = scene.follow(environment, embedded).await?;
+        view.start(arguments.once, bus, &attio, &http, embedded)?;
+        let _senders = Senders::start(&attio, webhook, http.parse()?);
+        tokio::select! {
+            shown = scene.show(arguments, &mut view, told, kept) => shown,
+            ended = run.run(end.clone()) => Err(match ended {
+                Ok(()) => "the states are not followed any more".into(),
+                Err(error) => error.into(),
+            }),
+        }
+    };
+    let (ended, running) = tokio::select! {
+        ended = shown => (ended, true),
+        () = stop => (Ok(()), true),
+        ended = &mut bridge => (of_bridge(ended).and(Err("the bridge has ended".into())), false),
     };
     end.cancel();
-    let as_expected = ended?;
-    running.await??;
-    bridge.await??;
-    let differing = scene.pairs.differing(&attio.store());
     view.footer.finish_and_clear();
+    ended?;
+    if running {
+        of_bridge(bridge.await)?;
+    }
+    let differing = scene.pairs.differing(&attio.store());
+    let as_expected = scene.steps >= ROUND && scene.pairs.waiting() == 0 && differing.is_empty();
     view.line(&serde_json::json!({
         "kind": "summary", "changes": scene.steps, "events": scene.pairs.events, "states": scene.pairs.published,
         "reads": scene.reads.load(Ordering::Relaxed), "differing": differing, "as_expected": as_expected,
@@ -163,43 +162,79 @@ pub async fn session(
     if arguments.once && as_expected {
         view.say("\nThe states are exactly what the workspace holds.\n")?;
     } else if arguments.once {
-        view.say(&format!("\nNot what the workspace holds: {}\n", differing.join(", ")))?;
+        view.say(&format!("\nThe round is not over, or these differ: {}\n", differing.join(", ")))?;
     }
     Ok(as_expected || !arguments.once)
+}
+
+/// How the bridge ended. A broker that is away at the end acknowledges nothing.
+fn of_bridge(ended: Result<Result<(), app::Error>, JoinError>) -> Result<(), Error> {
+    match ended? {
+        Err(app::Error::Abandoned { .. } | app::Error::FlushHangs { .. }) => Ok(()),
+        ended => Ok(ended?),
+    }
 }
 
 /// What happens, and what is read of it.
 struct Scene<'a> {
     attio: &'a FakeAttio,
     pairs: Pairs,
-    told: Reader,
-    kept: Reader,
     reads: Arc<AtomicU64>,
     steps: usize,
 }
 
 impl Scene<'_> {
-    /// Changes the workspace and shows what comes of it; after one round, if no more are wanted, whether every state is
-    /// as the workspace is.
-    async fn show(&mut self, arguments: &Arguments, view: &mut View) -> Result<bool, Error> {
+    /// What `state run` runs, and readers of the events and of the states.
+    async fn follow(&self, environment: Environment, embedded: bool) -> Result<(Run, Reader, Reader), Error> {
+        let mut config = config::state(&Input::new(None, environment, Vec::new()))?;
+        super::read_at_once(&mut config.bus.kind, embedded);
+        let (kind, options, now) = (config.bus.kind.clone(), config.options, OffsetDateTime::now_utc);
+        let reads = Arc::clone(&self.reads);
+        let reader = EntityReader::new(&config.attio, options.reads_per_second, move |_, _| {
+            reads.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let names = Arc::new(Names::read(&reader).await?);
+        let publisher = states::writer(&config.bus, options.writer(Role::Run), now()).await?;
+        let events = options.needs(&Routes::new(&config.route)).events;
+        let follower = states::follow(&config.bus, &publisher, &options.group, events.clone()).await?;
+        let begin = if embedded { Begin::Beginning } else { Begin::Now };
+        let plan = |destinations| Plan { destinations, begin, follow: true };
+        let kept = options.kinds().map(|kind| stored::destinations(&options, kind, None).into()).collect();
+        let told = bus::read(&kind, plan(events)).await?;
+        let kept = bus::read(&stored::bus_of(&options, &kind), plan(kept)).await?;
+        let metrics = Arc::new(StateMetrics::new());
+        Ok((Run { options, reader, publisher, follower, names, metrics, now }, told, kept))
+    }
+
+    /// Changes the workspace and shows what comes of it; one round, if no more are wanted.
+    async fn show(
+        &mut self,
+        arguments: &Arguments,
+        view: &mut View,
+        mut told: Reader,
+        mut kept: Reader,
+    ) -> Result<(), Error> {
         let mut pace = interval(Duration::from_secs_f64(1.0 / arguments.rate.unwrap_or(RATE)));
         let (mut tick, mut workspace) = (interval(TICK), Workspace::default());
         let mut over = None::<Instant>;
         loop {
             tokio::select! {
-                event = self.told.next() => {
+                event = told.next() => {
                     for id in self.pairs.told(&taken(event)?) {
                         self.show_one(&id, view)?;
                     }
                 }
-                state = self.kept.next() => {
+                state = kept.next() => {
                     if let Some(id) = self.pairs.stored(&taken(state)?) {
                         self.show_one(&id, view)?;
                     }
                 }
                 _ = pace.tick(), if over.is_none() => {
+                    let step = workspace.step(&mut self.attio.store());
                     // Whoever uses the API may have deleted what it changes.
-                    let _ = workspace.step(&mut self.attio.store());
+                    if let (true, Err(error)) = (arguments.once, step) {
+                        return Err(error.to_string().into());
+                    }
                     self.steps += 1;
                     over = (arguments.once && self.steps == ROUND).then(Instant::now);
                 }
@@ -209,7 +244,7 @@ impl Scene<'_> {
                 let is_done =
                     self.pairs.waiting() == 0 && self.pairs.differing(&self.attio.store()).is_empty();
                 if is_done || since.elapsed() > PATIENCE {
-                    return Ok(is_done);
+                    return Ok(());
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The examples that keep a copy of people from the states: in a database, or in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -53,15 +53,26 @@ fn people(scene: &Scene) -> BTreeMap<String, Value> {
     world.into_iter().filter(|(_, one)| one["id"]["object_id"] == scene.object()).collect()
 }
 
-/// What a program has printed: a line for each person, and then one for each change.
-fn printed(data: &Path) -> BTreeMap<String, Value> {
+/// What a program has printed so far: a line for each person once it has read to the end, and then one for each change.
+fn lines(data: &Path) -> Vec<(String, Option<Value>)> {
     let text = fs::read_to_string(data.join("output.log")).unwrap_or_default();
-    let mut rows = BTreeMap::new();
-    for (id, row) in text.lines().filter_map(|line| line.split_once('\t')) {
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let rows = whole.lines().filter_map(|line| line.split_once('\t'));
+    rows.map(|(id, row)| (id.to_owned(), (row != "gone").then(|| serde_json::from_str(row).expect("JSON"))))
+        .collect()
+}
+
+/// The people that it holds. Nothing comes back that is gone.
+fn printed(data: &Path) -> BTreeMap<String, Value> {
+    let (mut rows, mut gone) = (BTreeMap::new(), BTreeSet::new());
+    for (id, row) in lines(data) {
+        assert!(!gone.contains(&id), "{id} is back");
         match row {
-            "gone" => drop(rows.remove(id)),
-            // The last line may not be whole.
-            row => drop(serde_json::from_str(row).ok().and_then(|row| rows.insert(id.to_owned(), row))),
+            Some(row) => drop(rows.insert(id, row)),
+            None => {
+                assert!(rows.remove(&id).is_some(), "{id} was never there");
+                gone.insert(id);
+            }
         }
     }
     rows
@@ -91,6 +102,7 @@ fn keeps_a_copy(folder: &str, kafka: &[&str], nats: &[&str]) {
         eventually_blocking("it has everything from the beginning", || {
             printed(first.path()) == people(&scene)
         });
+        assert_eq!(lines(first.path()).len(), 2, "a line for each that exists, and nothing before");
         scene.rename(&ids[0], "Ada Lovelace");
         scene.tell("record.updated", &ids[0]);
         scene.attio.store().remove(&ids[1]).unwrap();
@@ -100,7 +112,7 @@ fn keeps_a_copy(folder: &str, kafka: &[&str], nats: &[&str]) {
         eventually_blocking("it has the changes", || printed(first.path()) == people(&scene));
         let other = start(&second);
         eventually_blocking("another has everything", || printed(second.path()) == people(&scene));
-        assert_eq!(people(&scene).len(), 2);
+        assert_eq!((people(&scene).len(), lines(second.path()).len()), (2, 2));
         for kept in [program, other] {
             kept.kill();
         }

@@ -21,8 +21,8 @@ use crate::support::ports::free_address;
 use crate::support::program::{Program, lent, variables};
 use crate::support::served::Served;
 
-/// Three days in about two minutes: attempts that fail are repeated after a quarter of a second, then half of one.
-const FAST: Timing = Timing { time_scale: 2000.0, per_second: 2000 };
+/// Three days in about four minutes: attempts that fail are repeated after half a second, then a whole one.
+const FAST: Timing = Timing { time_scale: 1000.0, per_second: 2000 };
 
 /// The end of everything that is awaited, in seconds; less where a planted bug lets it never come.
 const PATIENCE: usize = 300;
@@ -363,7 +363,7 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
         let seed = plan.seed;
         assert!(left.is_empty(), "{category}: {left:?} differ after the repair, seed {seed}: {kept:?}");
     }
-    let states = witness.end(plan.seed);
+    let states = witness.end(&scene, plan.seed);
     let rate = scene.attio.store().rate.clone();
     assert_eq!(rate.refused, 0, "more reads than Attio allows: {} in a second", rate.most_reads);
     println!(

@@ -1,4 +1,4 @@
-//! Reads every state while it is published, before the broker forgets the former ones of its key.
+//! Reads the states while they are published, before the broker forgets the former ones of their keys.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Source;
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -17,28 +18,32 @@ use time::format_description::well_known::Rfc3339;
 use super::scene::{Bus, Scene};
 use super::walks::CATEGORIES;
 use crate::support::kafka::Broker;
-use crate::support::nats::{self, Server};
+use crate::support::nats::Server;
 use crate::support::wait::eventually_blocking;
 
-/// Longer than a broker takes to answer a fetch: after it there is nothing more.
-const QUIET: Duration = Duration::from_secs(3);
+/// Between two looks at whether it is over.
+const PAUSE: Duration = Duration::from_millis(200);
 
-/// The time of the last state of each key, none for a tombstone, and how many states there were.
-#[derive(Default)]
+/// The time of the last state of each key, none for a tombstone.
+type Last = HashMap<String, Option<OffsetDateTime>>;
+
+/// What was read, in order.
+#[derive(Clone, Default)]
 struct Order {
-    last: HashMap<String, Option<OffsetDateTime>>,
+    last: Last,
     states: usize,
     wrong: Vec<String>,
 }
 
+fn time(event: &Value) -> OffsetDateTime {
+    OffsetDateTime::parse(event["time"].as_str().expect("a time"), &Rfc3339).unwrap()
+}
+
 impl Order {
     fn add(&mut self, key: &str, payload: &[u8]) {
-        let time = (!payload.is_empty()).then(|| {
-            let event: Value = serde_json::from_slice(payload).expect("a structured event");
-            OffsetDateTime::parse(event["time"].as_str().expect("a time"), &Rfc3339).unwrap()
-        });
+        let now = (!payload.is_empty()).then(|| time(&serde_json::from_slice(payload).expect("an event")));
         self.states += 1;
-        match (self.last.insert(key.to_owned(), time), time) {
+        match (self.last.insert(key.to_owned(), now), now) {
             (Some(None), Some(now)) => self.wrong.push(format!("{key}: gone, and then {now}")),
             (Some(Some(before)), Some(now)) if before > now => {
                 self.wrong.push(format!("{key}: {before}, and then {now}"));
@@ -50,8 +55,8 @@ impl Order {
 
 pub enum Witness {
     /// A consumer that reads beside the cleaner.
-    Kafka { end: Arc<AtomicBool>, reads: JoinHandle<Order> },
-    /// A stream that copies the one of the states, and keeps all.
+    Kafka { order: Arc<Mutex<Order>>, end: Arc<AtomicBool>, reads: JoinHandle<()> },
+    /// A stream that copies that of the states and keeps all. What is replaced before it is copied is not seen.
     Nats { server: Arc<Server>, copy: String },
 }
 
@@ -60,10 +65,11 @@ impl Witness {
     pub fn start(scene: &Scene) -> Self {
         match &scene.bus {
             Bus::Kafka(broker) => {
-                let end = Arc::new(AtomicBool::new(false));
+                let (order, end) = (Arc::<Mutex<Order>>::default(), Arc::new(AtomicBool::new(false)));
                 let topics = CATEGORIES.map(|category| format!("{}-state.{category}", scene.prefix));
-                let (broker, ending) = (Arc::clone(broker), Arc::clone(&end));
-                Self::Kafka { end, reads: std::thread::spawn(move || read(&broker, &topics, &ending)) }
+                let (broker, seen, ending) = (Arc::clone(broker), Arc::clone(&order), Arc::clone(&end));
+                let reads = std::thread::spawn(move || read(&broker, &topics, &seen, &ending));
+                Self::Kafka { order, end, reads }
             }
             Bus::Nats(server) => {
                 let stream = scene.variables.iter().find(|(name, _)| name.ends_with("STATE__STREAM"));
@@ -76,34 +82,41 @@ impl Witness {
         }
     }
 
-    /// Reads what is left. How many states there were; no key went back in time, and no state followed a tombstone.
-    pub fn end(self, seed: u64) -> usize {
-        let order = match self {
-            Self::Kafka { end, reads } => {
-                end.store(true, Ordering::Relaxed);
-                reads.join().expect("it reads")
-            }
+    fn seen(&self) -> Order {
+        match self {
+            Self::Kafka { order, .. } => order.lock().clone(),
             Self::Nats { server, copy } => {
-                let left = async || {
-                    let copy = server.admin().await.get_stream(&copy).await.expect("it is there");
-                    copy.cached_info().sources.iter().map(|source| source.lag).sum::<u64>()
-                };
-                eventually_blocking("all is copied", || nats::runtime().block_on(left()) == 0);
                 let mut order = Order::default();
-                for stored in server.read_all(&copy) {
-                    let key = stored.subject.rsplit('.').next().unwrap_or_default();
-                    order.add(key, &stored.payload);
+                for stored in server.read_all(copy) {
+                    order.add(stored.subject.rsplit('.').next().unwrap_or_default(), &stored.payload);
                 }
                 order
             }
-        };
-        assert!(order.wrong.is_empty(), "seed {seed}: {:#?}", order.wrong);
-        order.states
+        }
+    }
+
+    /// Waits until it has read what is kept last of each key. How many states it has seen; no key went back in time, and
+    /// no state followed a tombstone.
+    pub fn end(self, scene: &Scene, seed: u64) -> usize {
+        let kept = CATEGORIES.into_iter().flat_map(|category| scene.kept_of(category));
+        let last: Last = kept.map(|kept| (kept.key, kept.event.as_ref().map(time))).collect();
+        let mut seen = Order::default();
+        eventually_blocking("everything that is kept was read", || {
+            seen = self.seen();
+            seen.last == last
+        });
+        if let Self::Kafka { end, reads, .. } = self {
+            end.store(true, Ordering::Relaxed);
+            reads.join().expect("it reads");
+        }
+        assert!(seen.wrong.is_empty(), "seed {seed}: {:#?}", seen.wrong);
+        assert!(seen.states > last.len(), "it has seen no former states: {} of {}", seen.states, last.len());
+        seen.states
     }
 }
 
-/// Reads the topics, and once it is told to end as long as there is something.
-fn read(broker: &Broker, topics: &[String], ending: &AtomicBool) -> Order {
+/// Reads the topics until it is told to end.
+fn read(broker: &Broker, topics: &[String], order: &Mutex<Order>, ending: &AtomicBool) {
     let mut config = broker.client();
     config.set("group.id", "witness").set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = config.create().unwrap();
@@ -114,17 +127,11 @@ fn read(broker: &Broker, topics: &[String], ending: &AtomicBool) -> Order {
         }
     }
     consumer.assign(&list).unwrap();
-    let mut order = Order::default();
-    loop {
-        match consumer.poll(QUIET) {
-            Some(Ok(message)) => {
-                let key = std::str::from_utf8(message.key().expect("a key")).expect("text");
-                order.add(key, message.payload().unwrap_or_default());
-            }
-            // The broker is away or has just come back.
-            Some(Err(_)) => {}
-            None if ending.load(Ordering::Relaxed) => return order,
-            None => {}
+    while !ending.load(Ordering::Relaxed) {
+        // Without a message the broker has nothing new, is away, or has just come back.
+        if let Some(Ok(message)) = consumer.poll(PAUSE) {
+            let key = std::str::from_utf8(message.key().expect("a key")).expect("text");
+            order.lock().add(key, message.payload().unwrap_or_default());
         }
     }
 }

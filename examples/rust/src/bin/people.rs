@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use inbox::setting;
 use rdkafka::consumer::{Consumer, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -18,12 +18,14 @@ async fn main() -> Result<()> {
         .set("group.id", "people") // required by the client, which commits nothing
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error") // the topic was made anew: start again, with an empty copy
         .set("isolation.level", "read_committed") // a state of an aborted transaction does not count
         .create()?;
     let metadata = consumer.fetch_metadata(Some(&topic), Duration::from_secs(10))?;
     let partitions = metadata.topics().first().context("no such topic")?.partitions().iter();
     // Those that are not read up to their end.
     let mut reading: BTreeSet<i32> = partitions.map(|partition| partition.id()).collect();
+    ensure!(!reading.is_empty(), "{topic} is not there");
     let mut list = TopicPartitionList::new();
     for partition in &reading {
         list.add_partition_offset(&topic, *partition, Offset::Beginning)?;
@@ -43,6 +45,7 @@ async fn main() -> Result<()> {
                     people.keys().for_each(|id| print(&people, id));
                 }
             }
+            Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => bail!("{topic} is another one"),
             Err(error) => eprintln!("{error}"), // the client connects again
         }
     }

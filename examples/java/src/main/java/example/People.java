@@ -8,7 +8,6 @@ import java.util.Map;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.common.TopicPartition;
-import org.apache.kafka.common.errors.WakeupException;
 import org.apache.kafka.common.serialization.StringDeserializer;
 
 /** Keeps a copy of people from the states on Kafka in memory: prints it, and then each change. */
@@ -21,9 +20,9 @@ final class People {
         Map<String, Object> config = Map.of(
             ConsumerConfig.BOOTSTRAP_SERVERS_CONFIG, Inbox.setting("KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
             ConsumerConfig.ISOLATION_LEVEL_CONFIG, "read_committed", // a state of an aborted transaction does not count
+            ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "none", // the topic was made anew: start again, with an empty copy
             ConsumerConfig.ENABLE_AUTO_COMMIT_CONFIG, false);
         try (var consumer = new KafkaConsumer<>(config, new StringDeserializer(), new StringDeserializer())) {
-            Runtime.getRuntime().addShutdownHook(new Thread(consumer::wakeup));
             var partitions = consumer.partitionsFor(topic).stream()
                 .map(partition -> new TopicPartition(topic, partition.partition())).toList();
             consumer.assign(partitions);
@@ -40,8 +39,6 @@ final class People {
                     PEOPLE.keySet().forEach(People::print);
                 }
             }
-        } catch (WakeupException stopped) {
-            System.err.println("stopped");
         }
     }
 
