@@ -90,6 +90,8 @@ pub struct App {
     public_listener: TcpListener,
     admin_listener: TcpListener,
     deliveries: TaskTracker,
+    /// Tracks events that another replica has in flight.
+    claims: TaskTracker,
     stages: Stages,
     systemd: Notifier,
     supervisor: Supervisor,
@@ -130,10 +132,14 @@ impl App {
         let (supervisor, ends) = Supervisor::new();
         let bus = open(&metrics, routes.destinations(), &supervisor)?;
         let dedup = Dedup::new(config.dedup, metrics.dedup());
-        let store = config.store.clone().map(|store| store::start(store, metrics.store(), &supervisor));
+        let store = config.store.clone().map(|options| {
+            let (bus, memory) = (Arc::clone(&bus), dedup.clone());
+            store::start(options, bus, move || memory.forget(), metrics.store(), &supervisor)
+        });
         let store = store.transpose()?;
         let pipeline = join(&config, routes, dedup.clone(), Arc::clone(&bus), &metrics);
-        let pipeline = Arc::new(pipeline.with_store(store.clone()));
+        let claims = TaskTracker::new();
+        let pipeline = Arc::new(pipeline.with_store(store.clone(), claims.clone()));
         let stages = Stages::default();
         let deliveries = TaskTracker::new();
         let feed = config.admin.page.then(Feed::new);
@@ -169,6 +175,7 @@ impl App {
             public_listener,
             admin_listener,
             deliveries,
+            claims,
             stages,
             systemd,
             supervisor,
@@ -262,7 +269,8 @@ impl App {
             stopped = until_stopped(tokio::time::sleep(config.shutdown.delay), &mut ends).await;
         }
         stages.drain.cancel();
-        let drained = drain(config.shutdown, [&connections, &deliveries], &*bus, store.as_deref()).await;
+        let work = [&connections, &deliveries, &self.claims];
+        let drained = drain(config.shutdown, work, &*bus, store.as_deref()).await;
         stages.over.cancel();
         parts.close();
         // Each of them ends at once, unless it is stuck: then it is left behind.
@@ -332,16 +340,16 @@ pub async fn inspect(config: Config) -> Result<Report, StartError> {
     Ok(report)
 }
 
-/// Waits for connections, then for deliveries whose client has left, then for acks: in all at most
-/// `drain_timeout`.
+/// Waits for connections, then for deliveries whose client has left and for events that other replicas have in flight,
+/// then for acks: in all at most `drain_timeout`.
 async fn drain(
     options: shutdown::Options,
-    work: [&TaskTracker; 2],
+    work: [&TaskTracker; 3],
     bus: &dyn Bus,
     store: Option<&dyn Store>,
 ) -> Result<(), Error> {
     let deadline = Instant::now() + options.drain_timeout;
-    let [connections, deliveries] = work;
+    let [connections, deliveries, _] = work;
     for tracker in work {
         tracker.close();
         // After the timeout, what is left is counted below.
@@ -353,11 +361,13 @@ async fn drain(
         return Err(Error::FlushHangs { deliveries: deliveries.len() });
     };
     if let Some(store) = store {
-        let unsettled = store.flush(LAST_FLUSH).await;
-        if unsettled > 0 {
+        let [acknowledged, releases] = store.flush(LAST_FLUSH).await;
+        if acknowledged + releases > 0 {
             tracing::warn!(
-                unsettled,
-                "the dedup store does not know of all that was acknowledged: repeats of it are published again"
+                acknowledged,
+                releases,
+                "not all could be stored in the dedup store: repeats of what was acknowledged are published again, \
+                 claims that are not released end with their lease"
             );
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::pipeline::publish::{Ack, BoxFuture, Bus, BusState, Message, PublishHandle};
+use crate::pipeline::publish::{Ack, BoxFuture, BrokerIdentity, Bus, BusState, Message, PublishHandle};
 
 /// Records what is published. Without an inner bus it acknowledges everything and publishes nothing.
 pub struct RecordingBus {
@@ -53,6 +53,13 @@ impl Bus for RecordingBus {
 
     fn warning(&self) -> Option<Arc<str>> {
         self.inner.as_ref()?.warning()
+    }
+
+    fn identity(&self) -> Option<Arc<BrokerIdentity>> {
+        match &self.inner {
+            Some(bus) => bus.identity(),
+            None => Some(Arc::new(BrokerIdentity::new(self.name()))),
+        }
     }
 
     fn data_losses(&self) -> u64 {

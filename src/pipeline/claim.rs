@@ -1,14 +1,17 @@
 //! Claims the events of one delivery in the store that replicas share, and publishes those that it may.
 //!
-//! All of a delivery's claims are one request. An id that another replica has in flight is asked for again and again
-//! in a task of its own, as long as a delivery awaits it.
+//! A delivery's claims are made together. An id that another replica has in flight is asked for again and again in a
+//! task of its own, as long as a delivery awaits it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
 use super::dedup::InFlight;
 use super::identify::DedupKey;
-use super::publish::{Ack, AckCallback, Bus, Message, PublishError, PublishHandle, PublishResult};
+use super::publish::{Ack, AckCallback, Bus, BusState, Message, PublishError, PublishHandle, PublishResult};
 use super::store::{Claim, Held, Store};
 use crate::delivery::Permit;
 use crate::metrics::PublishMetrics;
@@ -27,52 +30,68 @@ pub(super) struct Unclaimed {
     pub(super) span: Option<PublishSpan>,
 }
 
-/// Claims events, and publishes them or awaits the replica that does.
-#[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
-pub(super) async fn publish_unclaimed(
-    store: &Arc<dyn Store>,
-    bus: &Arc<dyn Bus>,
-    unclaimed: Vec<Box<Unclaimed>>,
-) {
-    if unclaimed.is_empty() {
-        return;
-    }
-    let elsewhere = publish_claimed(store, bus, unclaimed).await;
-    if !elsewhere.is_empty() {
-        tokio::spawn(await_others(Arc::clone(store), Arc::clone(bus), elsewhere));
-    }
+/// What claims need.
+#[derive(Clone)]
+pub(super) struct Claims {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) bus: Arc<dyn Bus>,
+    /// Tracks what awaits other replicas.
+    pub(super) waiting: TaskTracker,
 }
 
-/// Claims events once; returns those that another replica has in flight.
 #[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
-async fn publish_claimed(
-    store: &Arc<dyn Store>,
-    bus: &Arc<dyn Bus>,
-    unclaimed: Vec<Box<Unclaimed>>,
-) -> Vec<Box<Unclaimed>> {
-    let claims = store.claim(unclaimed.iter().map(|event| event.key).collect()).await;
-    let mut elsewhere = Vec::new();
-    for (event, claim) in unclaimed.into_iter().zip(claims) {
-        match claim {
-            Claim::Publish(held) => event.publish(Arc::clone(store), held, bus),
-            Claim::Acknowledged => event.settle(Ok(Ack { duplicate: true, position: None })),
-            Claim::Refused(detail) => event.settle(Err(PublishError::StoreUnavailable { detail })),
-            Claim::InFlight => elsewhere.push(event),
+impl Claims {
+    /// Claims events, and publishes them or awaits the replica that does. Takes at most until the answer is due.
+    pub(super) async fn publish(&self, unclaimed: Vec<Box<Unclaimed>>, answer_by: Instant) {
+        if unclaimed.is_empty() {
+            return;
+        }
+        let elsewhere = self.publish_claimed(unclaimed, Some(answer_by)).await;
+        if !elsewhere.is_empty() {
+            self.waiting.spawn(self.clone().await_others(elsewhere));
         }
     }
-    elsewhere
-}
 
-/// Claims again until every event is acknowledged, can be published, or is awaited by no delivery any more.
-#[expect(clippy::vec_box, reason = "they come in the boxes in which they waited")]
-async fn await_others(store: Arc<dyn Store>, bus: Arc<dyn Bus>, mut elsewhere: Vec<Box<Unclaimed>>) {
-    let [mut pause, longest] = PAUSES;
-    while !elsewhere.is_empty() {
-        tokio::time::sleep(pause).await;
-        pause = longest.min(pause * 2);
-        elsewhere = elsewhere.into_iter().filter_map(Unclaimed::if_awaited).collect();
-        if !elsewhere.is_empty() {
-            elsewhere = publish_claimed(&store, &bus, elsewhere).await;
+    /// Claims events once; returns those that another replica has in flight.
+    async fn publish_claimed(
+        &self,
+        unclaimed: Vec<Box<Unclaimed>>,
+        answer_by: Option<Instant>,
+    ) -> Vec<Box<Unclaimed>> {
+        if self.bus.state() == BusState::Down {
+            // Nothing would be sent: no other replica is to wait for that.
+            let detail = self.bus.not_ready_reason().unwrap_or_else(|| "the broker is down".into());
+            for event in unclaimed {
+                event.settle(Err(PublishError::Unavailable { detail: Arc::clone(&detail) }));
+            }
+            return Vec::new();
+        }
+        let keys = unclaimed.iter().map(|event| event.key).collect();
+        let claims = self.store.claim(keys, answer_by).await;
+        let mut elsewhere = Vec::new();
+        for (event, claim) in unclaimed.into_iter().zip(claims) {
+            match claim {
+                Claim::Publish(held) => event.publish(Arc::clone(&self.store), held, &self.bus),
+                Claim::Acknowledged => event.settle(Ok(Ack { duplicate: true, position: None })),
+                Claim::Refused(detail) => event.settle(Err(PublishError::StoreUnavailable { detail })),
+                // The retry publishes it.
+                Claim::Overdue => event.settle(Err(PublishError::answer_overdue())),
+                Claim::InFlight => elsewhere.push(event),
+            }
+        }
+        elsewhere
+    }
+
+    /// Claims again until every event is acknowledged, can be published, or is awaited by no delivery any more.
+    async fn await_others(self, mut elsewhere: Vec<Box<Unclaimed>>) {
+        let [mut pause, longest] = PAUSES;
+        while !elsewhere.is_empty() {
+            tokio::time::sleep(pause).await;
+            pause = longest.min(pause * 2);
+            elsewhere = elsewhere.into_iter().filter_map(Unclaimed::if_awaited).collect();
+            if !elsewhere.is_empty() {
+                elsewhere = self.publish_claimed(elsewhere, None).await;
+            }
         }
     }
 }

@@ -163,15 +163,17 @@ impl Dedup {
         lookup
     }
 
-    /// Forgets every acknowledged key if the broker has lost its data since the last call: a repeat is published
-    /// again. Returns whether it has.
-    pub fn forget_on_data_loss(&self, losses: u64) -> bool {
+    /// Forgets every acknowledged key if the broker has lost its data since the last call.
+    pub fn forget_on_data_loss(&self, losses: u64) {
         let known = &self.shared.data_losses;
-        let lost = known.load(Ordering::Relaxed) != losses && known.swap(losses, Ordering::AcqRel) != losses;
-        if lost {
-            self.shared.memory.invalidate_all();
+        if known.load(Ordering::Relaxed) != losses && known.swap(losses, Ordering::AcqRel) != losses {
+            self.forget();
         }
-        lost
+    }
+
+    /// Forgets every acknowledged key: a repeat is published again.
+    pub fn forget(&self) {
+        self.shared.memory.invalidate_all();
     }
 
     /// The number of in-flight entries.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 
-use super::claim::Unclaimed;
+use super::claim::{Claims, Unclaimed};
 use super::dedup::{AckReceiver, Dedup, Lookup};
 use super::filter::{self, Filter};
 use super::identify::{Facts, Identity};
@@ -19,7 +19,6 @@ use super::publish::{Bus, BusState, Destination, Message, PublishError, PublishH
 use super::quarantine;
 use super::route::Routes;
 use super::slugs::Slugs;
-use super::store::Store;
 use super::verify::{self, Verifier};
 use crate::catalog::{Category, WORKSPACE_ID};
 use crate::cloudevent::{Attribute, CloudEvent};
@@ -64,7 +63,7 @@ impl Source {
 pub(super) struct Stages {
     pub(super) dedup: Dedup,
     /// None if no replica shares the memory.
-    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) claims: Option<Claims>,
     /// None if no slugs are configured.
     pub(super) slugs: ArcSwapOption<Slugs>,
     pub(super) routes: Routes,
@@ -250,13 +249,9 @@ impl Enqueuer<'_> {
     ) -> State {
         if self.delivery.time_left().is_zero() {
             // The retry publishes what was not enqueued in time.
-            return State::Done(EventResult::Failed(answer_overdue()));
+            return State::Done(EventResult::Failed(PublishError::answer_overdue()));
         }
-        if self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses())
-            && let Some(store) = &self.stages.store
-        {
-            store.forget();
-        }
+        self.stages.dedup.forget_on_data_loss(self.stages.bus.data_losses());
         let lookup = self.stages.dedup.begin(identity.key, identity.repeatable);
         tracing::debug!(
             id = identity.id,
@@ -280,13 +275,14 @@ impl Enqueuer<'_> {
                 let mut event = event();
                 let span = self.delivery.trace.as_ref().map(|trace| self.span(trace, destination, &event));
                 event.set_some(Attribute::TraceParent, span.as_ref().map(|span| span.context().to_string()));
+                event.set_some(Attribute::TraceState, span.as_ref().and_then(PublishSpan::state));
                 let message = Message {
                     destination: Arc::clone(destination),
                     event,
                     dedup_key: identity.key.to_hex(),
                     structured_only: quarantined,
                 };
-                if self.stages.store.is_some() && identity.repeatable {
+                if self.stages.claims.is_some() && identity.repeatable {
                     let key = identity.key;
                     let event = Box::new(Unclaimed { key, in_flight, message, metrics, permit, span });
                     return State::Unclaimed { event, ack, quarantined };
@@ -340,8 +336,4 @@ impl Enqueuer<'_> {
             raw,
         }
     }
-}
-
-pub(super) fn answer_overdue() -> PublishError {
-    PublishError::Timeout { detail: "the answer was due before the ack".into() }
 }

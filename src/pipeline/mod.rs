@@ -32,13 +32,15 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use tokio::time::Sleep;
+use tokio_util::task::TaskTracker;
 
 use crate::catalog;
 use crate::delivery::{Delivery, SourceName, Unverified, Verified};
 use crate::metrics::Metrics;
+use claim::Claims;
 use dedup::{AckReceiver, Dedup};
 pub use enqueue::SourceOptions;
-use enqueue::{Enqueuer, PendingEvent, Source, Stages, State, answer_overdue, take_unclaimed};
+use enqueue::{Enqueuer, PendingEvent, Source, Stages, State, take_unclaimed};
 use outcome::{EventOutcome, EventResult, Outcome};
 use parse::{Element, Parsed};
 use publish::{Bus, PublishError, PublishResult};
@@ -109,7 +111,7 @@ impl Pipeline {
             sources,
             stages: Stages {
                 dedup,
-                store: None,
+                claims: None,
                 slugs: ArcSwapOption::empty(),
                 routes,
                 schema_base_url: None,
@@ -125,9 +127,10 @@ impl Pipeline {
         self
     }
 
-    /// The same, with a memory of acknowledged ids that other replicas share.
-    pub fn with_store(mut self, store: Option<Arc<dyn Store>>) -> Self {
-        self.stages.store = store;
+    /// The same, with a memory of acknowledged ids that other replicas share. `waiting` tracks what awaits them.
+    pub fn with_store(mut self, store: Option<Arc<dyn Store>>, waiting: TaskTracker) -> Self {
+        let bus = Arc::clone(&self.stages.bus);
+        self.stages.claims = store.map(|store| Claims { store, bus, waiting });
         self
     }
 
@@ -205,8 +208,8 @@ impl Pipeline {
             pending.push(enqueuer.enqueue(index, element));
         }
 
-        if let Some(store) = &self.stages.store {
-            claim::publish_unclaimed(store, &self.stages.bus, take_unclaimed(&mut pending)).await;
+        if let Some(claims) = &self.stages.claims {
+            claims.publish(take_unclaimed(&mut pending), delivery.answer_by).await;
         }
 
         // The last ack is awaited first: when it is there, most of the others are, and this task is woken once
@@ -222,8 +225,8 @@ impl Pipeline {
             take_turns(done).await;
             rejection = enqueuer.quarantine_if_rejected(event).or(rejection);
         }
-        if let (Some(_), Some(store)) = (&rejection, &self.stages.store) {
-            claim::publish_unclaimed(store, &self.stages.bus, take_unclaimed(&mut pending)).await;
+        if let (Some(_), Some(claims)) = (&rejection, &self.stages.claims) {
+            claims.publish(take_unclaimed(&mut pending), delivery.answer_by).await;
         }
         let unidentified = pending.iter().filter(|event| event.unidentified).count();
         let mut events = Vec::with_capacity(pending.len());
@@ -272,7 +275,7 @@ async fn receive(ack: AckReceiver, answer_due: Pin<&mut Sleep>) -> PublishResult
     tokio::select! {
         biased;
         result = ack => result.unwrap_or(Err(PublishError::Abandoned)),
-        () = answer_due => Err(answer_overdue()),
+        () = answer_due => Err(PublishError::answer_overdue()),
     }
 }
 

@@ -7,10 +7,13 @@
 //! whose leader hangs keeps its permits until the client's timeout, and enough of them mean 503 `overloaded`
 //! for every topic: that bounds the memory.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use crate::cloudevent::CloudEvent;
 use crate::delivery::Permit;
@@ -80,6 +83,10 @@ pub enum PublishError {
 }
 
 impl PublishError {
+    pub(super) fn answer_overdue() -> Self {
+        Self::Timeout { detail: "the answer was due before the ack".into() }
+    }
+
     /// The closed label of `publish_attempts_total`.
     pub const fn label(&self) -> &'static str {
         match self {
@@ -181,6 +188,28 @@ pub enum BusState {
     Down,
 }
 
+/// Which brokers acknowledge. What other brokers have acknowledged is not stored in these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerIdentity {
+    /// `kafka <cluster id>`, `nats <stream>`; for a bus without brokers its name.
+    pub brokers: String,
+    /// What may be created anew on them, each with what tells it from the one before: a topic with its id, a stream
+    /// with the time of its creation. What is not known is left out.
+    pub parts: BTreeMap<String, String>,
+}
+
+impl BrokerIdentity {
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self { brokers: brokers.into(), parts: BTreeMap::new() }
+    }
+
+    /// Whether the brokers are the same, and no part is known to be another.
+    pub fn matches(&self, other: &Self) -> bool {
+        let same = |(name, id): (&String, &String)| other.parts.get(name).is_none_or(|other| other == id);
+        self.brokers == other.brokers && self.parts.iter().all(same)
+    }
+}
+
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub trait Bus: Send + Sync + 'static {
@@ -201,6 +230,11 @@ pub trait Bus: Send + Sync + 'static {
     /// What may lose events that the broker has acknowledged, for the operator.
     fn warning(&self) -> Option<Arc<str>> {
         None
+    }
+
+    /// Which brokers these are: none until they have told. It stays what it was while they are away.
+    fn identity(&self) -> Option<Arc<BrokerIdentity>> {
+        Some(Arc::new(BrokerIdentity::new(self.name())))
     }
 
     /// How often the broker was found without what it had acknowledged: its data was replaced. Dedup forgets its

@@ -7,6 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::identify::DedupKey;
 use super::publish::BoxFuture;
 
@@ -22,28 +24,27 @@ pub enum Claim {
     InFlight,
     /// The store did not answer, and nothing is to be published without it.
     Refused(Arc<str>),
+    /// The store did not answer before the delivery's answer was due.
+    Overdue,
 }
 
 /// A claim, possibly one that the store never received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     pub key: DedupKey,
-    /// Different for every claim.
+    /// Different for every request.
     pub owner: u128,
-    /// The generation of the store's memory: [`Store::forget`].
-    pub generation: u64,
+    /// The generation of the store's memory; none if it was not known.
+    pub generation: Option<u64>,
 }
 
 pub trait Store: Send + Sync + 'static {
-    /// Claims ids: one answer for each, in their order. Takes at most the store's deadline, and once more as long right
-    /// after the start, while the first probe is awaited.
-    fn claim(&self, keys: Vec<DedupKey>) -> BoxFuture<'_, Vec<Claim>>;
+    /// Claims ids: one answer for each, in their order. Takes at most the store's deadline in all, and ends when the
+    /// answer is due, if one is.
+    fn claim(&self, keys: Vec<DedupKey>, answer_by: Option<Instant>) -> BoxFuture<'_, Vec<Claim>>;
 
     /// Reports what became of a publish: acknowledged ids are remembered, claims of others released. Never waits.
     fn settle(&self, held: Held, acknowledged: bool);
-
-    /// Forgets every acknowledged id, because the broker has lost its data.
-    fn forget(&self);
 
     /// Whether it is not known yet if the store answers.
     fn is_starting(&self) -> bool;
@@ -51,6 +52,7 @@ pub trait Store: Send + Sync + 'static {
     /// Why it is not shared now, for the operator.
     fn warning(&self) -> Option<Arc<str>>;
 
-    /// Waits at most `within` until everything settled is stored; returns the number that is not.
-    fn flush(&self, within: Duration) -> BoxFuture<'_, u64>;
+    /// Waits at most `within` until everything settled is stored; returns how many acknowledged ids and how many
+    /// releases are not.
+    fn flush(&self, within: Duration) -> BoxFuture<'_, [u64; 2]>;
 }

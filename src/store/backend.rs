@@ -1,6 +1,9 @@
 //! What a server of the store does for [`super::Shared`].
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
 
 use crate::bus::inspect::Row;
 use crate::metrics::StoreResult;
@@ -26,10 +29,6 @@ impl Reply {
             Self::Failed(_) => StoreResult::Failed,
         }
     }
-
-    pub(super) fn error(&self) -> Option<Arc<str>> {
-        if let Self::Failed(reason) = self { Some(Arc::clone(reason)) } else { None }
-    }
 }
 
 /// A claim that has ended.
@@ -40,23 +39,61 @@ pub(super) struct Settlement {
     pub(super) acknowledged: bool,
 }
 
+/// A value, and which of the values of its key it is, if the server tells.
+pub(super) struct Stored {
+    pub(super) value: Vec<u8>,
+    pub(super) sequence: u64,
+}
+
+/// Awaits a reply until the deadline.
+pub(super) async fn by<T>(
+    deadline: Instant,
+    reply: impl Future<Output = Result<T, Arc<str>>>,
+) -> Result<T, Arc<str>> {
+    let limit = deadline.saturating_duration_since(Instant::now());
+    let limit = Duration::from_millis(limit.as_micros().div_ceil(1000).try_into().unwrap_or(u64::MAX));
+    timeout_at(deadline, reply).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}").into()))
+}
+
+/// A store consists of parts that can fail by themselves: the slots of a cluster. Others have one.
 pub(super) trait Backend: Send + Sync {
-    /// One reply for each claim, in their order; an error where the whole request failed.
-    fn claim<'a>(&'a self, claims: &'a [Held]) -> BoxFuture<'a, Result<Vec<Reply>, Arc<str>>>;
+    fn parts(&self) -> usize {
+        1
+    }
+
+    /// From 0.
+    fn part_of(&self, _: &Held) -> usize {
+        0
+    }
+
+    /// One reply for each claim, in their order, by the deadline.
+    fn claim<'a>(&'a self, claims: &'a [Held], deadline: Instant) -> BoxFuture<'a, Vec<Reply>>;
 
     /// Remembers the acknowledged ids whoever holds their claim, and releases the other claims if they are still
-    /// their owner's. May be repeated. An error is worth another try.
-    fn settle<'a>(&'a self, settlements: &'a [Settlement]) -> BoxFuture<'a, Result<(), Arc<str>>>;
+    /// their owner's. May be repeated. One result for each, in their order; an error is worth another try.
+    fn settle<'a>(
+        &'a self,
+        settlements: &'a [Settlement],
+        deadline: Instant,
+    ) -> BoxFuture<'a, Vec<Result<(), Arc<str>>>>;
 
     /// Connects, unless it is connected.
     fn connect(&self) -> BoxFuture<'_, Result<(), Arc<str>>>;
 
-    /// What `check --connect` reports of a server that is connected.
-    fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>>;
-
     /// Drops a connection that has failed.
     fn disconnect(&self);
 
-    /// Proves that a claim can be written. Raises the stored generation to `generation` if it is lower, and returns it.
-    fn probe(&self, generation: u64) -> BoxFuture<'_, Result<u64, Arc<str>>>;
+    /// What `check --connect` reports. Creates nothing.
+    fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>>;
+
+    /// Proves that claims can be written: one result for each part.
+    fn probe(&self, deadline: Instant) -> BoxFuture<'_, Vec<Result<(), Arc<str>>>>;
+
+    fn read_register(&self) -> BoxFuture<'_, Result<Option<Stored>, Arc<str>>>;
+
+    /// Whether a value that was read may be older than the last one that was written.
+    fn reads_may_lag(&self) -> bool;
+
+    /// Writes the register if it is still what was read; returns whether it was.
+    fn write_register(&self, value: String, read: Option<Stored>) -> BoxFuture<'_, Result<bool, Arc<str>>>;
 }

@@ -1,23 +1,26 @@
 //! The memory of acknowledged ids that replicas share, behind the port of [`crate::pipeline::store`].
 //!
-//! [`Shared`] keeps the deadline and the breaker, and counts; a backend ([`redis`], [`nats_kv`]) speaks to the server.
-//! The claims that have ended are stored by one task ([`settle`]), so that no callback of a bus waits for a server.
+//! [`Shared`] keeps the deadline, and counts; a backend ([`redis`], [`nats_kv`]) speaks to the server. One task looks
+//! after it ([`probe`]): it closes the [`breaker`] and learns the [`generation`]. Another stores what became of claims
+//! ([`settle`]), so that no callback of a bus waits for a server.
 //!
 //! A claim whose answer was lost is unknown: the event is published without counting on it, or refused, as
 //! `dedup.on_store_failure` says.
 
 mod backend;
 mod breaker;
+mod generation;
 mod nats_kv;
 mod options;
+mod probe;
 mod redis;
 mod settle;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 pub use nats_kv::Setup;
 pub use options::{Kind, LEASE_MARGIN, NatsKvOptions, OnFailure, Options, RedisOptions};
@@ -26,11 +29,12 @@ use crate::bus::StartError;
 use crate::bus::inspect::{Level, Report};
 use crate::metrics::{StoreMetrics, StoreResult};
 use crate::pipeline::identify::DedupKey;
-use crate::pipeline::publish::BoxFuture;
+use crate::pipeline::publish::{BoxFuture, Bus};
 use crate::pipeline::store::{Claim, Held, Store};
 use crate::supervise::Supervisor;
 use backend::{Backend, Reply};
 use breaker::Breaker;
+use generation::Generations;
 use settle::Settlements;
 
 /// How long the checks of `check --connect` may take.
@@ -41,23 +45,38 @@ pub fn check(options: &RedisOptions) -> Result<(), StartError> {
     redis::check(options)
 }
 
-/// Starts the store of these options. A server that is away is not an error.
+/// The most claims of one request: a delivery with more does not keep those of others waiting for long.
+const CLAIMS: usize = 512;
+
+/// Starts the store of these options for what `bus` acknowledges. `forget` makes this replica forget what it remembers
+/// by itself. A server that is away is not an error.
 pub fn start(
     options: Options,
+    bus: Arc<dyn Bus>,
+    forget: impl Fn() + Send + Sync + 'static,
     metrics: StoreMetrics,
     supervisor: &Supervisor,
 ) -> Result<Arc<dyn Store>, StartError> {
     let backend = backend(&options)?;
-    let breaker = Arc::new(Breaker::new(options.kind.name(), options.on_failure, metrics.clone()));
+    let (name, parts) = (options.kind.name(), backend.parts());
+    let breaker = Arc::new(Breaker::new(name, options.on_failure, parts, metrics.clone()));
+    let generations = Arc::new(Generations::new(bus, Box::new(forget)));
     let (settlements, receiver) = Settlements::new(metrics.clone());
-    let probing = Arc::clone(&breaker).probe(Arc::clone(&backend), options.timeout);
+    let probing =
+        probe::run(Arc::clone(&backend), Arc::clone(&breaker), Arc::clone(&generations), options.timeout);
     supervisor.spawn("dedup store probe", probing);
-    let settling = settle::run(receiver, Arc::clone(&backend), Arc::clone(&breaker), settlements.clone());
-    supervisor.spawn("dedup store settlements", settling);
+    let settling = settle::Settler {
+        backend: Arc::clone(&backend),
+        breaker: Arc::clone(&breaker),
+        generations: Arc::clone(&generations),
+        settlements: settlements.clone(),
+    };
+    supervisor.spawn("dedup store settlements", settling.run(receiver));
     let Options { on_failure, timeout, .. } = options;
-    let owners = AtomicU64::new(0);
-    let process = fastrand::u64(..);
-    Ok(Arc::new(Shared { backend, breaker, settlements, on_failure, timeout, process, owners, metrics }))
+    let (owners, process) = (AtomicU64::new(0), fastrand::u64(..));
+    let shared =
+        Shared { backend, breaker, generations, settlements, on_failure, timeout, process, owners, metrics };
+    Ok(Arc::new(shared))
 }
 
 fn backend(options: &Options) -> Result<Arc<dyn Backend>, StartError> {
@@ -78,11 +97,7 @@ pub fn setup(options: &Options) -> Option<Setup> {
 /// Adds to a report what `check --connect` finds of the store.
 pub async fn inspect(options: &Options, report: &mut Report) -> Result<(), StartError> {
     let backend = backend(options)?;
-    let found = async {
-        backend.connect().await?;
-        backend.inspect().await
-    };
-    let found = timeout(INSPECT_TIMEOUT, found).await;
+    let found = timeout(INSPECT_TIMEOUT, backend.inspect()).await;
     let found = found.unwrap_or_else(|_| Err(format!("no answer within {INSPECT_TIMEOUT:?}").into()));
     match found {
         Ok(rows) => {
@@ -97,6 +112,7 @@ pub async fn inspect(options: &Options, report: &mut Report) -> Result<(), Start
 struct Shared {
     backend: Arc<dyn Backend>,
     breaker: Arc<Breaker>,
+    generations: Arc<Generations>,
     settlements: Settlements,
     on_failure: OnFailure,
     timeout: Duration,
@@ -112,71 +128,103 @@ impl Shared {
         u128::from(self.process) << 64 | u128::from(self.owners.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// What the store replied; for each id the reason where it did not.
-    async fn ask(&self, claims: &[Held]) -> Vec<Reply> {
-        let unknown = |reason: Arc<str>| claims.iter().map(|_| Reply::Failed(Arc::clone(&reason))).collect();
-        if let Some(reason) = self.breaker.reason() {
-            self.metrics.count(StoreResult::Skipped, claims.len() as u64);
-            return unknown(reason);
-        }
-        let started = Instant::now();
-        let replies = match timeout(self.timeout, self.backend.claim(claims)).await {
-            Ok(Ok(replies)) => replies,
-            Ok(Err(error)) => unknown(error),
-            Err(_) => unknown(format!("no answer within {:?}", self.timeout).into()),
-        };
-        self.metrics.duration.observe(started.elapsed().as_secs_f64());
-        for reply in &replies {
-            self.metrics.count(reply.result(), 1);
-        }
-        if let Some(error) = replies.iter().find_map(Reply::error) {
-            self.breaker.open(error);
-        }
-        replies
+    /// Why the store is not to be asked for an id now.
+    fn reason(&self, held: &Held) -> Option<Arc<str>> {
+        self.breaker.reason_of(self.backend.part_of(held))
     }
 
-    fn claim_of(&self, held: Held, reply: Reply) -> Claim {
+    /// Why no generation is present; has one be found.
+    fn unknown(&self) -> Arc<str> {
+        self.breaker.reason().unwrap_or_else(|| {
+            let reason: Arc<str> = "the brokers have lost their data, or are others".into();
+            self.breaker.open_whole(Arc::clone(&reason));
+            reason
+        })
+    }
+
+    /// What the store replied; for each id the reason where it did not.
+    async fn ask(&self, claims: &[Held], deadline: Instant) -> Vec<Reply> {
+        let mut replies: Vec<Option<Reply>> =
+            claims.iter().map(|held| self.reason(held).map(Reply::Failed)).collect();
+        let asked: Vec<_> = (0..claims.len()).filter(|at| replies[*at].is_none()).collect();
+        self.metrics.count(StoreResult::Skipped, (claims.len() - asked.len()) as u64);
+        for some in asked.chunks(CLAIMS) {
+            let started = Instant::now();
+            if started >= deadline {
+                self.metrics.count(StoreResult::Skipped, some.len() as u64);
+                continue;
+            }
+            let request: Vec<_> = some.iter().map(|at| claims[*at]).collect();
+            let answers = self.backend.claim(&request, deadline).await;
+            self.metrics.duration.observe(started.elapsed().as_secs_f64());
+            // What had little time left is no sign of a store that fails.
+            let had_time = Instant::now() < deadline || started.elapsed() >= self.timeout / 2;
+            for (at, reply) in some.iter().zip(answers) {
+                self.metrics.count(reply.result(), 1);
+                if let Reply::Failed(reason) = &reply
+                    && had_time
+                {
+                    self.breaker.open(self.backend.part_of(&claims[*at]), Arc::clone(reason));
+                }
+                replies[*at] = Some(reply);
+            }
+        }
+        let late = || Reply::Failed("no time is left for more claims".into());
+        replies.into_iter().map(|reply| reply.unwrap_or_else(late)).collect()
+    }
+
+    fn claim_of(&self, held: Held, reply: Reply, is_overdue: bool) -> Claim {
         match reply {
             Reply::Claimed => Claim::Publish(held),
             Reply::Acknowledged => Claim::Acknowledged,
             Reply::InFlight => Claim::InFlight,
-            Reply::Failed(_) if self.on_failure == OnFailure::Degrade => Claim::Publish(held),
+            Reply::Failed(_) if self.on_failure == OnFailure::Degrade && !is_overdue => Claim::Publish(held),
             Reply::Failed(reason) => {
                 // The claim may have arrived all the same.
-                self.settlements.add(held, false);
-                Claim::Refused(reason)
+                self.settle(held, false);
+                if is_overdue { Claim::Overdue } else { Claim::Refused(reason) }
             }
         }
     }
 }
 
 impl Store for Shared {
-    fn claim(&self, keys: Vec<DedupKey>) -> BoxFuture<'_, Vec<Claim>> {
+    fn claim(&self, keys: Vec<DedupKey>, answer_by: Option<Instant>) -> BoxFuture<'_, Vec<Claim>> {
         Box::pin(async move {
+            let limit = Instant::now() + self.timeout;
+            let deadline = answer_by.map_or(limit, |answer_by| limit.min(answer_by));
             if self.breaker.is_starting() {
                 // Whether it is away, and the generation of its keys, are about to be known.
-                let _ = timeout(self.timeout, self.breaker.first_probe()).await;
+                let _ = timeout_at(deadline, self.breaker.first_probe()).await;
             }
-            let (owner, generation) = (self.new_owner(), self.breaker.generation());
+            let generation = self.generations.present().map(|known| known.generation);
+            let owner = self.new_owner();
             let held: Vec<_> = keys.into_iter().map(|key| Held { key, owner, generation }).collect();
-            let replies = self.ask(&held).await;
-            let is_current = self.breaker.is_current(generation);
+            let replies = match generation {
+                Some(_) => self.ask(&held, deadline).await,
+                None => {
+                    self.metrics.count(StoreResult::Skipped, held.len() as u64);
+                    vec![Reply::Failed(self.unknown()); held.len()]
+                }
+            };
+            let is_overdue = answer_by.is_some_and(|answer_by| Instant::now() >= answer_by);
+            let is_present = self.generations.present().map(|known| known.generation) == generation;
             let counts = |reply| match reply {
-                Reply::Acknowledged if !is_current => {
+                Reply::Acknowledged if !is_present => {
                     Reply::Failed("the broker has lost its data meanwhile".into())
                 }
                 reply => reply,
             };
-            held.into_iter().zip(replies).map(|(held, reply)| self.claim_of(held, counts(reply))).collect()
+            let claims = held.into_iter().zip(replies);
+            claims.map(|(held, reply)| self.claim_of(held, counts(reply), is_overdue)).collect()
         })
     }
 
     fn settle(&self, held: Held, acknowledged: bool) {
-        self.settlements.add(held, acknowledged);
-    }
-
-    fn forget(&self) {
-        self.breaker.forget();
+        // Without a generation it was never claimed.
+        if acknowledged || held.generation.is_some() {
+            self.settlements.add(held, acknowledged);
+        }
     }
 
     fn is_starting(&self) -> bool {
@@ -187,14 +235,12 @@ impl Store for Shared {
         self.breaker.warning()
     }
 
-    fn flush(&self, within: Duration) -> BoxFuture<'_, u64> {
+    fn flush(&self, within: Duration) -> BoxFuture<'_, [u64; 2]> {
         let deadline = Instant::now() + within;
         Box::pin(async move {
+            let left = || self.settlements.pending().iter().sum::<u64>() > 0;
             // What is left while the store is away cannot be stored now.
-            while self.settlements.pending() > 0
-                && self.breaker.reason().is_none()
-                && Instant::now() < deadline
-            {
+            while left() && self.breaker.reason().is_none() && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             self.settlements.pending()

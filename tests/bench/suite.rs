@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::peer::Peer;
 use crate::row::{BATCH, Phase, Row, Sum, Traffics};
 use crate::server::Server;
 use crate::stage::Stage;
+use crate::support::redis::{self, Redis};
 use crate::support::{kafka, nats, unique};
 
 /// How long, and what of it.
@@ -62,6 +64,7 @@ impl Options {
 pub struct Brokers {
     kafka: kafka::Broker,
     nats: nats::Server,
+    redis: Redis,
 }
 
 /// Who is measured.
@@ -90,7 +93,8 @@ impl Subject {
 
 /// Measures everything that is asked for. Also returns what others used of the machine in the busiest round.
 pub fn run(options: &Options) -> (Vec<Row>, Others) {
-    let brokers = Brokers { kafka: kafka::Broker::start(), nats: nats::Server::start() };
+    let (kafka, nats) = (kafka::Broker::start(), nats::Server::start());
+    let brokers = Brokers { kafka, nats, redis: Redis::start(redis::Kind::Redis) };
     let subjects = subjects(options, &brokers);
     let traffics =
         Traffics { single: Arc::new(Deliveries::new(1)), batches: Arc::new(Deliveries::new(BATCH)) };
@@ -137,7 +141,12 @@ fn subjects(options: &Options, brokers: &Brokers) -> Vec<Subject> {
     // Side by side, so that what the machine does meanwhile falls on all builds alike.
     for (suffix, program) in &builds {
         let name = format!("stdout{suffix}");
-        let variables = [("ATTIO_BRIDGE__BUS__TYPE", "stdout".into())];
+        let bus = ("ATTIO_BRIDGE__BUS__TYPE", "stdout".into());
+        add(&name, &|| Subject::Server(Server::bridge(&name, program, slice::from_ref(&bus))));
+        let name = format!("stdout-redis{suffix}");
+        let store = ("ATTIO_BRIDGE__DEDUP__STORE", "redis".into());
+        let url = ("ATTIO_BRIDGE__DEDUP__REDIS__URL", brokers.redis.url());
+        let variables = [bus.clone(), store, url];
         add(&name, &|| Subject::Server(Server::bridge(&name, program, &variables)));
     }
     for (stem, linger, partitions) in

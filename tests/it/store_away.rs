@@ -95,6 +95,22 @@ async fn a_store_that_is_away_at_the_start_is_found_later() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_delays_no_answer_beyond_its_time_and_nothing_is_published_after_it() {
+    for kind in Kind::ALL {
+        let (due, patient) =
+            (("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "300ms"), ("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "2s"));
+        let replicas = Replicas::start(SharedStore::start(kind), 1, &[due, patient]).await;
+        let bridge = &replicas.bridges[0];
+        replicas.store.pause();
+        assert_eq!(bridge.answer(&event("one")).await, (503, "broker_timeout"));
+        assert_eq!(replicas.bus.attempts(), 0);
+        replicas.store.resume();
+        until(bridge, "released", 1.0).await;
+        eventually("it is free", || async { bridge.answer(&event("one")).await == ACCEPTED }).await;
+    }
+}
+
 /// Sends every id to every replica while something happens to the store, until each is answered 200.
 async fn under_load(
     replicas: &Replicas,

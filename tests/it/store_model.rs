@@ -23,6 +23,10 @@ struct Mutant {
     commits_for_any_broker: bool,
     /// A publish that failed is committed.
     commits_failures: bool,
+    /// A bridge that starts takes the generation that the store has, whichever brokers it belongs to.
+    ignores_identity: bool,
+    /// A replica that finds a new generation in the store goes on with its own memory.
+    keeps_memory: bool,
     /// A commit is not written if another replica holds the claim. Harmless, and worse than ours.
     checks_commits: bool,
 }
@@ -41,6 +45,8 @@ struct Faults {
     flushes: u8,
     /// The broker loses its data.
     replaced_brokers: u8,
+    /// The same while no bridge runs; the store is kept.
+    replaced_while_down: u8,
 }
 
 const NONE: Faults = Faults {
@@ -51,6 +57,7 @@ const NONE: Faults = Faults {
     lost_claims: 0,
     flushes: 0,
     replaced_brokers: 0,
+    replaced_while_down: 0,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,9 +107,11 @@ struct World {
     /// By generation.
     store: [Cell; 2],
     remembers: [bool; REPLICAS],
-    /// Of the broker, and as each replica knows it.
+    /// Of the broker, and the one that each replica uses in the store.
     generation: usize,
     known: [usize; REPLICAS],
+    /// The broker that each replica has seen: since its start, or since it noticed that it is another.
+    sees: [usize; REPLICAS],
     flights: [Flight; ATTEMPTS],
     attempts: [Attempt; ATTEMPTS],
     faults: Faults,
@@ -121,6 +130,7 @@ impl World {
             remembers: [false; REPLICAS],
             generation: 0,
             known: [0; REPLICAS],
+            sees: [0; REPLICAS],
             flights: [flight; ATTEMPTS],
             attempts: [Attempt::New; ATTEMPTS],
             faults,
@@ -132,7 +142,7 @@ impl World {
     fn answer_remembered(&mut self, attempt: usize, replica: usize) {
         self.attempts[attempt] = Attempt::Ended;
         // A replica that has not seen yet that the broker is another answers for the old one.
-        self.lost |= self.copies == 0 && self.known[replica] == self.generation;
+        self.lost |= self.copies == 0 && self.sees[replica] == self.generation;
     }
 
     fn end_waiting(&mut self, flight: usize) {
@@ -226,7 +236,10 @@ impl World {
         }
         for replica in 0..REPLICAS {
             if self.faults.crashes > 0 {
-                add(&|world| world.crash(replica));
+                add(&|world| {
+                    world.faults.crashes -= 1;
+                    world.die(replica);
+                });
             }
         }
         if self.faults.flushes > 0 {
@@ -245,17 +258,41 @@ impl World {
         if self.faults.replaced_brokers > 0 {
             add(&|world| {
                 world.faults.replaced_brokers -= 1;
-                world.generation = 1;
-                (world.copies, world.excused) = (0, 0);
-                (0..ATTEMPTS).for_each(|flight| world.flights[flight].unprotected = true);
+                world.replace_broker();
             });
+        }
+        if self.faults.replaced_while_down > 0 {
+            add(&|world| {
+                world.faults.replaced_while_down -= 1;
+                (0..REPLICAS).for_each(|replica| world.die(replica));
+                world.replace_broker();
+                world.sees = [1; REPLICAS];
+                if !mutant.ignores_identity {
+                    world.known = [1; REPLICAS];
+                }
+            });
+        }
+        // A replica finds the generation that another one has begun.
+        for replica in 0..REPLICAS {
+            if self.known[replica] == 0 && self.known.contains(&1) {
+                add(&|world| {
+                    (world.known[replica], world.sees[replica]) = (1, 1);
+                    world.remembers[replica] &= mutant.keeps_memory;
+                });
+            }
         }
         worlds
     }
 
+    fn replace_broker(&mut self) {
+        self.generation = 1;
+        (self.copies, self.excused) = (0, 0);
+        (0..ATTEMPTS).for_each(|flight| self.flights[flight].unprotected = true);
+    }
+
     fn arrive(&mut self, attempt: usize, replica: usize) {
-        if self.known[replica] != self.generation {
-            self.known[replica] = self.generation;
+        if self.sees[replica] != self.generation {
+            (self.sees[replica], self.known[replica]) = (self.generation, self.generation);
             self.remembers[replica] = false;
         }
         if self.remembers[replica] {
@@ -348,8 +385,7 @@ impl World {
         }
     }
 
-    fn crash(&mut self, replica: usize) {
-        self.faults.crashes -= 1;
+    fn die(&mut self, replica: usize) {
         self.remembers[replica] = false;
         for attempt in &mut self.attempts {
             if matches!(attempt, Attempt::Claiming(at) | Attempt::Waiting(at, _) if *at == replica) {
@@ -393,7 +429,7 @@ fn explore(faults: Faults, mutant: Mutant) -> Explored {
 
 /// Each fault alone, and in pairs: all pairs in the full tier.
 fn faults() -> Vec<Faults> {
-    let singles: [fn(&mut Faults); 7] = [
+    let singles: [fn(&mut Faults); 8] = [
         |faults| faults.crashes += 1,
         |faults| faults.expiries += 1,
         |faults| faults.lost_acks += 1,
@@ -401,6 +437,7 @@ fn faults() -> Vec<Faults> {
         |faults| faults.lost_claims += 1,
         |faults| faults.flushes += 1,
         |faults| faults.replaced_brokers += 1,
+        |faults| faults.replaced_while_down += 1,
     ];
     let with = |faults: &[fn(&mut Faults)]| {
         let mut all = NONE;
@@ -439,6 +476,8 @@ fn every_broken_protocol_is_found() {
         ("busy is success", Mutant { busy_is_success: true, ..ours }, "loss"),
         ("commits failures", Mutant { commits_failures: true, ..ours }, "loss"),
         ("commits for any broker", Mutant { commits_for_any_broker: true, ..ours }, "loss"),
+        ("ignores identity", Mutant { ignores_identity: true, ..ours }, "loss"),
+        ("keeps memory", Mutant { keeps_memory: true, ..ours }, "loss"),
         ("blind release", Mutant { blind_release: true, ..ours }, "a copy"),
         ("short lease", Mutant { short_lease: true, ..ours }, "a copy"),
     ];

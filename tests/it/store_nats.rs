@@ -29,6 +29,11 @@ async fn a_bucket_is_explained_like_the_stream() {
     let server = Server::start();
     let (code, text) = check(&with(&server, &[]));
     assert!(code == 3 && text.contains("bucket ATTIO_DEDUP does not exist"), "{text}");
+    let (code, text) = check(&with(&server, &[("NATS__STREAM__ENSURE", "create")]));
+    assert!(code == 0 && text.contains("does not exist yet: `serve` creates it"), "{text}");
+    assert!(server.admin().await.get_stream("KV_ATTIO_DEDUP").await.is_err(), "a check creates nothing");
+    let (code, text) = check(&with(&server, &[("NATS__STREAM__ENSURE", "off")]));
+    assert!(code == 3 && text.contains("is not inspected") && text.contains("rights"), "{text}");
     // One that the KV clients create has no lives of messages.
     let usual = Config {
         name: "KV_ATTIO_DEDUP".into(),

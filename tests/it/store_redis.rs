@@ -6,7 +6,7 @@ use crate::support::certificates::Certificates;
 use crate::support::ports::free_ports;
 use crate::support::program::{run, variables};
 use crate::support::redis::{Kind, Redis, Watched, cluster};
-use crate::support::replicas::{Replicas, event, until};
+use crate::support::replicas::{Replicas, count, event, until};
 use crate::support::shared_store::SharedStore;
 use crate::support::wait::eventually;
 
@@ -29,6 +29,46 @@ async fn a_cluster_is_shared_whatever_node_an_id_is_on() {
     }
     for node in &nodes {
         assert!(node.run::<u64>(&["DBSIZE"]) > 5, "the ids are on every node");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_of_a_cluster_leaves_the_ids_on_the_others_shared() {
+    let nodes = cluster();
+    for node in &nodes {
+        node.run::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    }
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let store = SharedStore::At(format!("redis-cluster://{}", hosts.join(",")));
+    let replicas = Replicas::start(store, 2, &[]).await;
+    let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+    nodes[2].kill();
+    for id in 0..60 {
+        assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+    }
+    let shared = count(first, "claimed").await;
+    assert!(shared > 20.0, "only {shared} of 60 were claimed");
+    until(first, "committed", shared).await;
+    // Each range of slots of that node is asked once, or again if a claim was under way.
+    let failed = count(first, "failed").await;
+    assert!(failed <= 12.0 && count(first, "skipped").await > 0.0, "{failed} waited for the dead node");
+    assert_eq!(first.metric("dedup_store_up", &[]).await, 0.0, "not all are shared");
+    let mut duplicates = 0.0;
+    for id in 0..60 {
+        let answer = second.answer(&event(&format!("id-{id}"))).await;
+        assert!([ACCEPTED, DUPLICATE].contains(&answer), "{answer:?}");
+        duplicates += f64::from(u8::from(answer == DUPLICATE));
+    }
+    assert!(duplicates >= shared, "{duplicates} of {shared} were known to the other replica");
+    nodes[2].restart();
+    for bridge in [first, second] {
+        bridge.until("dedup_store_up", &[], 1.0).await;
+    }
+    // What was acknowledged meanwhile is committed.
+    until(first, "committed", 60.0).await;
+    let third = replicas.another(&[]).await;
+    for id in 0..60 {
+        assert_eq!(third.answer(&event(&format!("id-{id}"))).await, DUPLICATE, "{id}");
     }
 }
 

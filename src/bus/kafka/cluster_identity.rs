@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use super::end_offsets::{EndOffsets, KnownEndOffsets};
 use super::record::Pending;
+use crate::pipeline::publish::BrokerIdentity;
 
 /// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
 pub(super) const DEBUG: &str = "broker,metadata";
@@ -55,6 +56,8 @@ struct State {
     /// Acknowledged while a broker was not confirmed.
     held: Vec<Acknowledged>,
     invalid: Option<Invalid>,
+    /// For others: [`ClusterIdentity::complete`].
+    known: Option<Arc<BrokerIdentity>>,
 }
 
 /// A message, and where it was acknowledged.
@@ -119,6 +122,7 @@ impl ClusterIdentity {
             cluster,
             topics,
             end_offsets: previous.end_offsets.clone(),
+            known: previous.known.clone(),
             ..State::default()
         }))
     }
@@ -182,6 +186,20 @@ impl ClusterIdentity {
         }
         state.held.push(Acknowledged { pending, partition, offset });
         AckVerdict::Hold
+    }
+
+    /// Every topic was asked for, and the answers were read.
+    pub(super) fn complete(&self) {
+        let mut state = self.0.lock();
+        let cluster = state.cluster.as_deref().unwrap_or("without an id");
+        let (brokers, parts) = (format!("kafka {cluster}"), state.topics.clone().into_iter().collect());
+        state.known = Some(Arc::new(BrokerIdentity { brokers, parts }));
+    }
+
+    /// Which cluster and topics these are, unless others were seen meanwhile.
+    pub(super) fn known(&self) -> Option<Arc<BrokerIdentity>> {
+        let state = self.0.lock();
+        state.known.clone().filter(|_| state.invalid.as_ref().is_none_or(|invalid| !invalid.changed))
     }
 
     /// The topics whose ids are known.

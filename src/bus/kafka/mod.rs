@@ -39,7 +39,9 @@ use crate::bus::error::StartError;
 use crate::bus::inspect::Requirements;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Message, PublishError, PublishHandle};
+use crate::pipeline::publish::{
+    BoxFuture, BrokerIdentity, Bus, BusState, Message, PublishError, PublishHandle,
+};
 use crate::supervise::Supervisor;
 use callbacks::{Callbacks, RetrySet};
 use diagnose::Probe;
@@ -173,6 +175,10 @@ impl Bus for Kafka {
 
     fn warning(&self) -> Option<Arc<str>> {
         self.health.warning()
+    }
+
+    fn identity(&self) -> Option<Arc<BrokerIdentity>> {
+        self.producer.load().get().context().identity.known()
     }
 
     fn data_losses(&self) -> u64 {

@@ -43,13 +43,10 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Between two requests to the broker that was used last, and to those that were used within the same second: often
 /// enough that no firewall drops an idle connection, on which the next delivery would wait for a timeout.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-
 /// How long a client that was cut off is waited for until nothing is pending.
 const RENEWAL: Duration = Duration::from_secs(3);
-
 /// How long a new client may take to connect and log in.
 const CONNECTING: Duration = Duration::from_secs(10);
-
 /// Between two looks at the topics' settings, which anybody may change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -185,6 +182,9 @@ impl Monitor {
         self.last_contact = Instant::now();
         if !self.topics_ready {
             next = next.min(self.reconcile_topics());
+        }
+        if self.topics_ready && !self.producer.load().identify(PROBE) {
+            next = next.min(CONFIRM_INTERVAL);
         }
         if self.health.has_stale_topics() {
             next = next.min(self.refresh_topics());

@@ -152,6 +152,16 @@ impl Producer {
         Ok(answered && identity.is_confirmed())
     }
 
+    /// Notes which cluster and topics these are, once every topic was asked for: the client tells the ids in its log, in
+    /// the order of the answers, so that all are read when a later request is answered. Returns whether it is known.
+    pub(super) fn identify(&self, within: Duration) -> bool {
+        let identity = &self.inner.context().identity;
+        if identity.known().is_none() && matches!(self.confirm(within), Ok(true)) {
+            identity.complete();
+        }
+        identity.known().is_some()
+    }
+
     /// Why this producer cannot be used any more.
     pub(super) fn failure(&self) -> Option<String> {
         let context = self.inner.context();

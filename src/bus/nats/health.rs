@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::errors::with_advice;
 use super::permissions::{Violation, Violations};
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{BusState, PublishError};
+use crate::pipeline::publish::{BrokerIdentity, BusState, PublishError};
 
 /// The same error is logged again after this.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ pub(super) struct Known {
     /// What answers in place of a NATS server.
     foreign: Option<Arc<str>>,
     pub verdict: Verdict,
+    /// Which stream acknowledges.
+    pub identity: Option<Arc<BrokerIdentity>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -311,6 +313,14 @@ impl Health {
     pub(super) fn take_timeouts(&self) -> bool {
         let timeouts = &self.counters.timeouts;
         timeouts.load(Ordering::Relaxed) >= TIMEOUTS && timeouts.swap(0, Ordering::Relaxed) >= TIMEOUTS
+    }
+
+    /// Notes which stream acknowledges; none while there is none.
+    pub(super) fn identified(&self, identity: Option<BrokerIdentity>) {
+        let mut known = self.known.lock();
+        if known.identity.as_deref() != identity.as_ref() {
+            known.identity = identity.map(Arc::new);
+        }
     }
 
     /// The stream does not have what it had acknowledged.

@@ -37,7 +37,9 @@ pub(super) use stream::stream_config;
 use super::error::StartError;
 use crate::cloudevent::ContentMode;
 use crate::metrics::BusMetrics;
-use crate::pipeline::publish::{BoxFuture, Bus, BusState, Destination, Message, PublishError, PublishHandle};
+use crate::pipeline::publish::{
+    BoxFuture, BrokerIdentity, Bus, BusState, Destination, Message, PublishError, PublishHandle,
+};
 use crate::supervise::Supervisor;
 use health::Health;
 use monitor::Monitor;
@@ -207,6 +209,10 @@ impl Bus for Nats {
 
     fn warning(&self) -> Option<Arc<str>> {
         self.link.health.known.lock().verdict.warning.clone()
+    }
+
+    fn identity(&self) -> Option<Arc<BrokerIdentity>> {
+        self.link.health.known.lock().identity.clone()
     }
 
     fn data_losses(&self) -> u64 {

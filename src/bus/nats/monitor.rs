@@ -12,6 +12,7 @@ use super::health::{Health, Verdict};
 use super::permissions::Violation;
 use super::stream::{Findings, Probe, every_subject, some_of};
 use super::{Ensure, Options};
+use crate::pipeline::publish::BrokerIdentity;
 
 /// How often an invalid stream is probed.
 const INVALID_INTERVAL: Duration = Duration::from_secs(1);
@@ -92,6 +93,7 @@ impl Monitor {
             return INVALID_INTERVAL;
         }
         if ensure == Ensure::Off {
+            self.health.identified(Some(self.identity(None)));
             self.health.inspected(losses, Verdict::default());
             return VALID_INTERVAL;
         }
@@ -115,6 +117,9 @@ impl Monitor {
             return INVALID_INTERVAL;
         }
         let can_ask = found.info.is_some();
+        if valid && !can_ask && self.created.is_none() {
+            self.health.identified(Some(self.identity(None)));
+        }
         self.report(losses, found);
         if !valid {
             return INVALID_INTERVAL;
@@ -167,6 +172,8 @@ impl Monitor {
         if created.is_none() && !found.missing {
             return;
         }
+        // Before the loss is counted: what is begun after it belongs to the new stream.
+        self.health.identified(created.map(|created| self.identity(Some(created))));
         if self.created.is_some() && (created != self.created || last < highest) {
             let stream = &self.options.stream.name;
             let is_now = match created {
@@ -181,6 +188,13 @@ impl Monitor {
             self.health.data_lost();
         }
         self.created = created;
+    }
+
+    /// Without the time of its creation a stream is not told from one of its name that is created anew.
+    fn identity(&self, created: Option<OffsetDateTime>) -> BrokerIdentity {
+        let mut identity = BrokerIdentity::new(format!("nats {}", self.options.stream.name));
+        identity.parts.extend(created.map(|created| ("created".to_owned(), created.to_string())));
+        identity
     }
 
     fn report(&mut self, losses: u64, found: Findings) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::jetstream;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+use async_nats::jetstream::{self, Context};
 use humantime::format_duration;
 
 use crate::bus::nats::Ensure;
@@ -20,51 +20,71 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// JetStream's error code for a stream that does not exist.
 const STREAM_NOT_FOUND: u64 = 10059;
 
+/// What was found of a bucket that serves.
+pub(super) enum Found {
+    AsItMustBe,
+    /// It does not exist, and is to be created.
+    Missing,
+    /// `nats.stream.ensure` is "off".
+    NotAsked,
+}
+
 /// Waits until the client is connected, as long as the caller does.
-pub(super) async fn connected(client: &Client) -> Result<(), Arc<str>> {
+pub(super) async fn connected(client: &Client) {
     while client.connection_state() != State::Connected {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-    Ok(())
 }
 
-/// Finds the bucket as it must be; creates it where that is configured. The error says what to do.
+/// Finds the bucket as it must be; the error says what to do. Creates nothing.
+pub(super) async fn find(
+    client: &Client,
+    options: &NatsKvOptions,
+    window: Duration,
+) -> Result<Found, Arc<str>> {
+    let NatsKvOptions { bucket, nats } = options;
+    if nats.stream.ensure == Ensure::Off {
+        return Ok(Found::NotAsked);
+    }
+    match context(client).get_stream(stream(bucket)).await {
+        Ok(found) => match problems(&found.cached_info().config, window).into_iter().next() {
+            Some(problem) => Err(format!("bucket {bucket} {problem}").into()),
+            None => Ok(Found::AsItMustBe),
+        },
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
+                match nats.stream.ensure {
+                    Ensure::Create => Ok(Found::Missing),
+                    _ => Err(format!(
+                        "bucket {bucket} does not exist: create it as `attio-bridge topics` prints it, or set \
+                         nats.stream.ensure to \"create\""
+                    )
+                    .into()),
+                }
+            }
+            _ => Err(format!("bucket {bucket} cannot be inspected: {error}").into()),
+        },
+    }
+}
+
+/// The same; creates the bucket where that is configured.
 pub(super) async fn ensure(
     client: &Client,
     options: &NatsKvOptions,
     window: Duration,
 ) -> Result<(), Arc<str>> {
-    let NatsKvOptions { bucket, nats } = options;
-    if nats.stream.ensure == Ensure::Off {
+    if !matches!(find(client, options, window).await?, Found::Missing) {
         return Ok(());
     }
-    let context = jetstream::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone());
-    match context.get_stream(stream(bucket)).await {
-        Ok(found) => match problems(&found.cached_info().config, window).into_iter().next() {
-            Some(problem) => Err(format!("bucket {bucket} {problem}").into()),
-            None => Ok(()),
-        },
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND => {
-                if nats.stream.ensure == Ensure::Create {
-                    let created = context.create_stream(config(options, window)).await;
-                    return match created {
-                        Ok(_) => {
-                            tracing::info!(bucket, "nats: bucket created");
-                            Ok(())
-                        }
-                        Err(error) => Err(format!("bucket {bucket} cannot be created: {error}").into()),
-                    };
-                }
-                Err(format!(
-                    "bucket {bucket} does not exist: create it as `attio-bridge topics` prints it, or set \
-                     nats.stream.ensure to \"create\""
-                )
-                .into())
-            }
-            _ => Err(format!("bucket {bucket} cannot be inspected: {error}").into()),
-        },
-    }
+    let bucket = &options.bucket;
+    let created = context(client).create_stream(config(options, window)).await;
+    created.map_err(|error| format!("bucket {bucket} cannot be created: {error}"))?;
+    tracing::info!(bucket, "nats: bucket created");
+    Ok(())
+}
+
+fn context(client: &Client) -> Context {
+    jetstream::ContextBuilder::new().timeout(REQUEST_TIMEOUT).build(client.clone())
 }
 
 fn stream(bucket: &str) -> String {

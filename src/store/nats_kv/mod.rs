@@ -6,6 +6,7 @@
 //! | claim | `L:<owner>`, `Nats-TTL` = lease, only if the key has no message; else its last message is read |
 //! | commit | `D`, `Nats-TTL` = window: after the broker's ack it is true whoever holds the claim |
 //! | release | empty, `KV-Operation: DEL`, only if the last message is still the claim |
+//! | register | the generations, `Nats-TTL: never`, only if the last message is still what was read |
 //!
 //! Whether a claim that failed with a wrong sequence is the caller's own is seen by its owner: an ack may be lost.
 
@@ -21,13 +22,15 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Client, HeaderMap, StatusCode};
 use bytes::Bytes;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use bucket::Found;
 pub use setup::Setup;
 pub(super) use setup::setup;
 
-use super::backend::{Backend, Reply, Settlement};
+use super::backend::{Backend, Reply, Settlement, Stored, by};
 use super::options::{NatsKvOptions, Options};
 use crate::bus::inspect::{Level, Row};
 use crate::bus::{StartError, nats};
@@ -42,6 +45,8 @@ const PROBE_LIFE: Duration = Duration::from_secs(10);
 const RELEASE_LIFE: Duration = Duration::from_secs(60);
 const OPERATION: &str = "KV-Operation";
 const SEQUENCE: &str = "Nats-Sequence";
+/// The key of the register of generations.
+const REGISTER: &str = "generation";
 
 pub(super) struct NatsKv {
     options: NatsKvOptions,
@@ -83,20 +88,35 @@ impl NatsKv {
         link.client.clone().filter(|_| link.verified).ok_or_else(|| "not connected".into())
     }
 
+    /// The client, once it is connected.
+    async fn connected(&self) -> Result<Client, Arc<str>> {
+        let known = self.link.lock().client.clone();
+        let client = match known {
+            Some(client) => client,
+            None => nats::client(&self.options.nats).await.map_err(|error| error.to_string())?,
+        };
+        self.link.lock().client = Some(client.clone());
+        bucket::connected(&client).await;
+        Ok(client)
+    }
+
     fn subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.options.bucket)
     }
 
-    /// Publishes to a key; with an expected sequence only if that is its last message, 0 for none. Returns the sequence.
+    /// Publishes to a key, for ever without a life; with an expected sequence only if that is its last message, 0 for
+    /// none. Returns the sequence.
     async fn put(
         &self,
         key: &str,
         value: impl Into<Bytes>,
-        life: Duration,
+        life: impl Into<Option<Duration>>,
         expected: Option<u64>,
     ) -> Result<u64, Refused> {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_TTL, format!("{}s", life.as_millis().div_ceil(1000).max(1)));
+        let seconds = |life: Duration| format!("{}s", life.as_millis().div_ceil(1000).max(1));
+        // That overrides the max_age of the bucket; a life does not.
+        headers.insert(NATS_MESSAGE_TTL, life.into().map_or("never".into(), seconds));
         if let Some(expected) = expected {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string());
         }
@@ -183,7 +203,7 @@ impl NatsKv {
 }
 
 fn key(held: &Held) -> String {
-    match held.generation {
+    match held.generation.unwrap_or_default() {
         0 => held.key.to_hex(),
         generation => format!("{generation}.{}", held.key.to_hex()),
     }
@@ -202,54 +222,30 @@ fn reason(refused: Refused) -> Arc<str> {
 }
 
 impl Backend for NatsKv {
-    fn claim<'a>(&'a self, claims: &'a [Held]) -> BoxFuture<'a, Result<Vec<Reply>, Arc<str>>> {
-        Box::pin(async move { Ok(join_all(claims.iter().map(|held| self.claim_one(held))).await) })
+    fn claim<'a>(&'a self, claims: &'a [Held], deadline: Instant) -> BoxFuture<'a, Vec<Reply>> {
+        let claims = claims.iter().map(move |held| async move {
+            by(deadline, async { Ok(self.claim_one(held).await) }).await.unwrap_or_else(Reply::Failed)
+        });
+        Box::pin(join_all(claims))
     }
 
-    fn settle<'a>(&'a self, settlements: &'a [Settlement]) -> BoxFuture<'a, Result<(), Arc<str>>> {
-        let all = settlements.iter().map(|settlement| self.settle_one(settlement));
-        let all = try_join_all(all);
-        Box::pin(async move { all.await.map(drop) })
+    fn settle<'a>(
+        &'a self,
+        settlements: &'a [Settlement],
+        deadline: Instant,
+    ) -> BoxFuture<'a, Vec<Result<(), Arc<str>>>> {
+        let all = settlements.iter().map(move |settlement| by(deadline, self.settle_one(settlement)));
+        Box::pin(join_all(all))
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
         Box::pin(async move {
-            if self.link.lock().client.is_none() {
-                let client = nats::client(&self.options.nats).await.map_err(|error| error.to_string())?;
-                self.link.lock().client = Some(client);
-            }
-            let Link { client: Some(client), verified } = self.link.lock().clone() else {
-                return Err("no client".into());
-            };
-            if !verified {
-                bucket::connected(&client).await?;
+            let client = self.connected().await?;
+            if !self.link.lock().verified {
                 bucket::ensure(&client, &self.options, self.window).await?;
                 self.link.lock().verified = true;
             }
             Ok(())
-        })
-    }
-
-    fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>> {
-        Box::pin(async move {
-            let row = |check: &str, result, detail: String| Row {
-                check: format!("dedup store {check}"),
-                result,
-                detail,
-            };
-            let bucket = format!("bucket {}", self.options.bucket);
-            let mut rows = vec![row(&bucket, Level::Ok, "is as it must be".into())];
-            rows.push(match self.probe(0).await {
-                Ok(_) => {
-                    row("rights", Level::Ok, "may claim, commit and release; nothing was published".into())
-                }
-                Err(error) => {
-                    let allow = format!("allow publishing to $KV.{}.>", self.options.bucket);
-                    let read = format!("$JS.API.DIRECT.GET.KV_{}.>", self.options.bucket);
-                    row("rights", Level::Failed, format!("{error}; {allow} and {read}"))
-                }
-            });
-            Ok(rows)
         })
     }
 
@@ -258,18 +254,66 @@ impl Backend for NatsKv {
         self.link.lock().verified = false;
     }
 
-    fn probe(&self, generation: u64) -> BoxFuture<'_, Result<u64, Arc<str>>> {
-        const GENERATION: &str = "generation";
+    fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>> {
         Box::pin(async move {
-            self.put("probe", "1", PROBE_LIFE, None).await.map_err(reason)?;
-            let last = self.last(GENERATION).await?;
-            let number = |last: &Last| std::str::from_utf8(&last.value).ok()?.parse().ok();
-            let stored: u64 = last.as_ref().and_then(number).unwrap_or(0);
-            if stored < generation {
-                let life = self.window.max(PROBE_LIFE);
-                self.put(GENERATION, generation.to_string(), life, None).await.map_err(reason)?;
+            let client = self.connected().await?;
+            let row = |check: &str, result, detail: &str| Row {
+                check: format!("dedup store {check}"),
+                result,
+                detail: detail.into(),
+            };
+            let bucket = format!("bucket {}", self.options.bucket);
+            let found = match bucket::find(&client, &self.options, self.window).await? {
+                Found::Missing => {
+                    return Ok(vec![row(&bucket, Level::Warning, "does not exist yet: `serve` creates it")]);
+                }
+                Found::AsItMustBe => row(&bucket, Level::Ok, "is as it must be"),
+                Found::NotAsked => row(&bucket, Level::Ok, "is not inspected: nats.stream.ensure is \"off\""),
+            };
+            self.link.lock().verified = true;
+            let tried = async {
+                self.put("probe", "1", PROBE_LIFE, None).await.map_err(reason)?;
+                self.last("probe").await
+            };
+            let rights = match tried.await {
+                Ok(_) => row("rights", Level::Ok, "may claim, commit and release; nothing was published"),
+                Err(error) => {
+                    let allow = format!("allow publishing to $KV.{}.>", self.options.bucket);
+                    let read = format!("$JS.API.DIRECT.GET.KV_{}.>", self.options.bucket);
+                    row("rights", Level::Failed, &format!("{error}; {allow} and {read}"))
+                }
+            };
+            Ok(vec![found, rights])
+        })
+    }
+
+    fn probe(&self, deadline: Instant) -> BoxFuture<'_, Vec<Result<(), Arc<str>>>> {
+        Box::pin(async move {
+            let written = async { self.put("probe", "1", PROBE_LIFE, None).await.map(drop).map_err(reason) };
+            vec![by(deadline, written).await]
+        })
+    }
+
+    fn read_register(&self) -> BoxFuture<'_, Result<Option<Stored>, Arc<str>>> {
+        Box::pin(async move {
+            let last = self.last(REGISTER).await?;
+            Ok(last.map(|Last { sequence, value }| Stored { value: value.into(), sequence }))
+        })
+    }
+
+    /// From a replica of the stream.
+    fn reads_may_lag(&self) -> bool {
+        true
+    }
+
+    fn write_register(&self, value: String, read: Option<Stored>) -> BoxFuture<'_, Result<bool, Arc<str>>> {
+        Box::pin(async move {
+            let expected = read.map_or(0, |read| read.sequence);
+            match self.put(REGISTER, value, None, Some(expected)).await {
+                Ok(_) => Ok(true),
+                Err(Refused::WrongSequence) => Ok(false),
+                Err(Refused::Failed(reason)) => Err(reason),
             }
-            Ok(stored.max(generation))
         })
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use humantime::format_duration;
-use redis::{Pipeline, Value};
+use redis::Value;
+use tokio::time::Instant;
 
 use super::link::{Link, RELEASE};
 use crate::bus::inspect::{Level, Row};
@@ -27,9 +28,9 @@ fn row(check: &str, result: Level, detail: impl Into<String>) -> Row {
 }
 
 /// The checks of a connected server.
-pub(super) async fn inspect(serving: &Use<'_>, link: &Link) -> Vec<Row> {
-    let mut rows = vec![rights(serving, link).await];
-    let info = match command(link, &["INFO"]).await {
+pub(super) async fn inspect(serving: &Use<'_>, link: &Link, deadline: Instant) -> Vec<Row> {
+    let mut rows = vec![rights(serving, link, deadline).await];
+    let info = match link.command(&["INFO"], deadline).await {
         Ok(Value::BulkString(text)) => String::from_utf8_lossy(&text).into_owned(),
         Ok(Value::VerbatimString { text, .. }) => text,
         other => {
@@ -75,16 +76,8 @@ pub(super) async fn inspect(serving: &Use<'_>, link: &Link) -> Vec<Row> {
     rows
 }
 
-async fn command(link: &Link, words: &[&str]) -> Result<Value, std::sync::Arc<str>> {
-    let add = |words: &&[&str], pipeline: &mut Pipeline| {
-        pipeline.cmd(words[0]).arg(&words[1..]);
-    };
-    let mut replies = link.send(&[words], 1, add).await?;
-    replies.pop().ok_or_else(|| "no answer".into())
-}
-
 /// Every command that serving uses, on a key of the check's own.
-async fn rights(serving: &Use<'_>, link: &Link) -> Row {
+async fn rights(serving: &Use<'_>, link: &Link, deadline: Instant) -> Row {
     let (key, life) = (format!("{}:check", serving.prefix), KEY_LIFE.as_millis().to_string());
     let needed = [
         vec!["SET", &key, "L:check", "NX", "PX", &life],
@@ -92,7 +85,7 @@ async fn rights(serving: &Use<'_>, link: &Link) -> Row {
         vec!["SET", &key, "D", "PX", &life],
     ];
     for words in &needed {
-        match command(link, words).await {
+        match link.command(words, deadline).await {
             Ok(Value::ServerError(error)) => {
                 let detail = format!(
                     "{} is refused: {error}; allow GET, SET and EVAL on {}:*",
@@ -104,12 +97,13 @@ async fn rights(serving: &Use<'_>, link: &Link) -> Row {
             Err(error) => return row("rights", Level::Failed, error.to_string()),
         }
     }
-    match command(link, &["EVAL", RELEASE, "1", &key, "L:check"]).await {
+    match link.command(&["EVAL", RELEASE, "1", &key, "L:check"], deadline).await {
         Ok(Value::ServerError(error)) => row(
             "rights",
             Level::Warning,
             format!(
-                "EVAL is refused: {error}; allow it, or an id whose publish failed waits for the end of its lease ({})",
+                "EVAL is refused: {error}; allow it, or an id whose publish failed waits for the end of its lease ({}), \
+                 and the store cannot be used after the brokers were replaced",
                 format_duration(serving.lease)
             ),
         ),

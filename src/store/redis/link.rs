@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -15,9 +15,11 @@ use redis::{
     TlsMode, Value,
 };
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::address::Address;
 use crate::bus::StartError;
+use crate::store::backend::by;
 use crate::store::options::RedisOptions;
 
 /// One attempt to connect.
@@ -26,6 +28,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Deletes the key of a claim if the claim is still its owner's.
 pub(super) const RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+
+/// Writes a key if its value is still the one that was read.
+pub(super) const REPLACE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) return 1 end return 0";
 
 /// A client without a connection.
 pub(super) enum Target {
@@ -121,33 +127,49 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Sends so many commands for each item, in one request; returns the replies of all in their order. A reply may
-    /// be an error of the server.
+    /// Sends so many commands for each item, all at once; returns the replies to each item, or why there are none by the
+    /// deadline. A reply may be an error of the server.
     pub(super) async fn send<T>(
         &self,
         items: &[T],
         commands: usize,
+        deadline: Instant,
         add: impl Fn(&T, &mut Pipeline),
-    ) -> Result<Vec<Value>, Arc<str>> {
+    ) -> Vec<Result<Vec<Value>, Arc<str>>> {
         match self {
             Self::One(connection) => {
                 let mut pipeline = Pipeline::with_capacity(items.len() * commands);
                 items.iter().for_each(|item| add(item, &mut pipeline));
                 let mut connection = connection.clone();
                 let sent = connection.send_packed_commands(&pipeline, 0, items.len() * commands);
-                sent.await.map_err(reason)
+                match by(deadline, async { sent.await.map_err(reason) }).await {
+                    Ok(replies) => replies.chunks(commands).map(|replies| Ok(replies.to_vec())).collect(),
+                    Err(reason) => items.iter().map(|_| Err(Arc::clone(&reason))).collect(),
+                }
             }
-            // The keys of one item are on one node, those of others on others: one request each, all at once.
+            // The keys of one item are on one node, those of others on others: one request each.
             Self::Cluster(connection) => {
                 let requests = items.iter().map(|item| {
                     let mut pipeline = Pipeline::with_capacity(commands);
                     add(item, &mut pipeline);
                     let mut connection = connection.clone();
-                    async move { connection.req_packed_commands(&pipeline, 0, commands).await.map_err(reason) }
+                    by(deadline, async move {
+                        connection.req_packed_commands(&pipeline, 0, commands).await.map_err(reason)
+                    })
                 });
-                Ok(try_join_all(requests).await?.concat())
+                join_all(requests).await
             }
         }
+    }
+
+    /// Sends one command.
+    pub(super) async fn command(&self, words: &[&str], deadline: Instant) -> Result<Value, Arc<str>> {
+        let add = |words: &&[&str], pipeline: &mut Pipeline| {
+            pipeline.cmd(words[0]).arg(&words[1..]);
+        };
+        let replies = self.send(&[words], 1, deadline, add).await.pop();
+        let reply = replies.and_then(|replies| replies.map(|mut replies| replies.pop()).transpose());
+        reply.unwrap_or_else(|| Err("no answer".into()))
     }
 }
 

@@ -5,6 +5,7 @@
 //! | claim | `SET key L:<owner> NX PX lease`, `GET key` in one request |
 //! | commit | `SET key D PX window`: after the broker's ack it is true whoever holds the claim |
 //! | release | a script that deletes the key if its value is still `L:<owner>` |
+//! | register | `SET key value NX`, later a script that sets it if its value is still what was read |
 //!
 //! The owner of a claim is what `GET` returns, not the reply to `SET`: a client that sends the `SET` again after a lost
 //! reply finds its own claim, and a full server refuses the `SET` and still shows what is remembered. No command has
@@ -13,30 +14,40 @@
 mod address;
 mod inspect;
 mod link;
+mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::{Pipeline, Value};
+use tokio::time::Instant;
 
-use super::backend::{Backend, Reply, Settlement};
+use super::backend::{Backend, Reply, Settlement, Stored};
 use super::options::{Options, RedisOptions};
 use crate::bus::StartError;
 use crate::bus::inspect::Row;
 use crate::pipeline::publish::BoxFuture;
 use crate::pipeline::store::Held;
-use link::{Link, RELEASE, Target};
+use link::{Link, RELEASE, REPLACE, Target};
 
 /// The value of an acknowledged id.
 const DONE: &[u8] = b"D";
 /// How long the key of the probe lasts.
 const PROBE_LIFE: Duration = Duration::from_secs(10);
+/// How long a request of `check --connect` may take.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a request for the register may take, if the caller waits for so long.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Redis {
     target: Target,
     link: Mutex<Option<Link>>,
     prefix: String,
+    /// The key of the register of generations.
+    register: String,
+    /// The keys of the probes, one for each part.
+    probes: Vec<String>,
     lease: Duration,
     window: Duration,
 }
@@ -48,10 +59,18 @@ pub(super) fn check(options: &RedisOptions) -> Result<(), StartError> {
 
 impl Redis {
     pub(super) fn new(redis: &RedisOptions, options: &Options) -> Result<Self, StartError> {
+        let target = Target::new(redis)?;
+        let probe = format!("{}:probe", redis.prefix);
+        let probes = match target {
+            Target::Cluster(_) => slots::key_in_each(&probe),
+            Target::One(_) | Target::Sentinel(_) => vec![probe],
+        };
         Ok(Self {
-            target: Target::new(redis)?,
+            target,
             link: Mutex::default(),
             prefix: redis.prefix.clone(),
+            register: format!("{}:generation", redis.prefix),
+            probes,
             lease: options.lease,
             window: options.window,
         })
@@ -63,9 +82,22 @@ impl Redis {
 
     fn key(&self, held: &Held) -> String {
         let (prefix, hex) = (&self.prefix, held.key.to_hex());
-        match held.generation {
+        match held.generation.unwrap_or_default() {
             0 => format!("{prefix}:{hex}"),
             generation => format!("{prefix}:{generation}:{hex}"),
+        }
+    }
+
+    async fn send<T>(
+        &self,
+        items: &[T],
+        commands: usize,
+        deadline: Instant,
+        add: impl Fn(&T, &mut Pipeline),
+    ) -> Vec<Result<Vec<Value>, Arc<str>>> {
+        match self.link() {
+            Ok(link) => link.send(items, commands, deadline, add).await,
+            Err(reason) => items.iter().map(|_| Err(Arc::clone(&reason))).collect(),
         }
     }
 
@@ -94,26 +126,44 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl Backend for Redis {
-    fn claim<'a>(&'a self, claims: &'a [Held]) -> BoxFuture<'a, Result<Vec<Reply>, Arc<str>>> {
+    fn parts(&self) -> usize {
+        self.probes.len()
+    }
+
+    fn part_of(&self, held: &Held) -> usize {
+        if self.parts() == 1 { 0 } else { slots::range_of(&self.key(held)) }
+    }
+
+    fn claim<'a>(&'a self, claims: &'a [Held], deadline: Instant) -> BoxFuture<'a, Vec<Reply>> {
         Box::pin(async move {
-            let replies =
-                self.link()?.send(claims, 2, |held, pipeline| self.claim_commands(held, pipeline)).await?;
-            let pairs = replies.chunks_exact(2);
-            Ok(claims.iter().zip(pairs).map(|(held, pair)| reply(held, &pair[0], &pair[1])).collect())
+            let add = |held: &Held, pipeline: &mut Pipeline| self.claim_commands(held, pipeline);
+            let replies = self.send(claims, 2, deadline, add).await;
+            let pairs = claims.iter().zip(replies);
+            pairs
+                .map(|(held, replies)| replies.map_or_else(Reply::Failed, |pair| reply(held, &pair)))
+                .collect()
         })
     }
 
-    fn settle<'a>(&'a self, settlements: &'a [Settlement]) -> BoxFuture<'a, Result<(), Arc<str>>> {
+    fn settle<'a>(
+        &'a self,
+        settlements: &'a [Settlement],
+        deadline: Instant,
+    ) -> BoxFuture<'a, Vec<Result<(), Arc<str>>>> {
         Box::pin(async move {
-            let command =
+            let add =
                 |settlement: &Settlement, pipeline: &mut Pipeline| self.settle_command(settlement, pipeline);
-            let replies = self.link()?.send(settlements, 1, command).await?;
-            let failed = settlements.iter().zip(&replies).find_map(|(settlement, reply)| match reply {
-                Value::ServerError(error) if settlement.acknowledged => Some(error.to_string()),
-                // Without the right to run a script the claim ends with its lease.
-                _ => None,
-            });
-            failed.map_or(Ok(()), |error| Err(error.into()))
+            let replies = self.send(settlements, 1, deadline, add).await;
+            let stored = |(settlement, replies): (&Settlement, Result<Vec<Value>, Arc<str>>)| {
+                match replies?.first() {
+                    // Without the right to run a script the claim ends with its lease.
+                    Some(Value::ServerError(error)) if settlement.acknowledged => {
+                        Err(error.to_string().into())
+                    }
+                    _ => Ok(()),
+                }
+            };
+            settlements.iter().zip(replies).map(stored).collect()
         })
     }
 
@@ -130,53 +180,70 @@ impl Backend for Redis {
     fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>> {
         let Self { prefix, lease, window, .. } = self;
         let serving = inspect::Use { prefix, lease: *lease, window: *window };
-        Box::pin(async move { Ok(inspect::inspect(&serving, &self.link()?).await) })
+        Box::pin(async move {
+            self.connect().await?;
+            Ok(inspect::inspect(&serving, &self.link()?, Instant::now() + INSPECT_TIMEOUT).await)
+        })
     }
 
     fn disconnect(&self) {
         *self.link.lock() = None;
     }
 
-    fn probe(&self, generation: u64) -> BoxFuture<'_, Result<u64, Arc<str>>> {
+    fn probe(&self, deadline: Instant) -> BoxFuture<'_, Vec<Result<(), Arc<str>>>> {
+        let add = |key: &String, pipeline: &mut Pipeline| {
+            pipeline.cmd("SET").arg(key).arg("1").arg("PX").arg(millis(PROBE_LIFE));
+        };
         Box::pin(async move {
-            let probe = format!("{}:probe", self.prefix);
-            let key = format!("{}:generation", self.prefix);
-            let link = self.link()?;
-            let write = |_: &(), pipeline: &mut Pipeline| {
-                pipeline.cmd("SET").arg(&probe).arg("1").arg("PX").arg(millis(PROBE_LIFE));
-            };
-            let read = |_: &(), pipeline: &mut Pipeline| {
-                pipeline.cmd("GET").arg(&key);
-            };
-            let (written, stored) = (link.send(&[()], 1, write).await?, link.send(&[()], 1, read).await?);
-            for reply in written.iter().chain(&stored) {
-                if let Value::ServerError(error) = reply {
-                    return Err(error.to_string().into());
-                }
+            let replies = self.send(&self.probes, 1, deadline, add).await;
+            replies.into_iter().map(|replies| replies.and_then(|replies| written(replies.first()))).collect()
+        })
+    }
+
+    fn read_register(&self) -> BoxFuture<'_, Result<Option<Stored>, Arc<str>>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + REGISTER_TIMEOUT;
+            match self.link()?.command(&["GET", &self.register], deadline).await? {
+                Value::BulkString(value) => Ok(Some(Stored { value, sequence: 0 })),
+                Value::Nil => Ok(None),
+                Value::ServerError(error) => Err(error.to_string().into()),
+                _ => Err("the register of generations is no text".into()),
             }
-            let stored = match stored.first() {
-                Some(Value::BulkString(text)) => {
-                    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok())
-                }
-                _ => None,
+        })
+    }
+
+    /// Only from a master.
+    fn reads_may_lag(&self) -> bool {
+        false
+    }
+
+    fn write_register(&self, value: String, read: Option<Stored>) -> BoxFuture<'_, Result<bool, Arc<str>>> {
+        Box::pin(async move {
+            let deadline = Instant::now() + REGISTER_TIMEOUT;
+            let read = read.map(|read| String::from_utf8_lossy(&read.value).into_owned());
+            let words = match &read {
+                None => vec!["SET", &self.register, &value, "NX"],
+                Some(read) => vec!["EVAL", REPLACE, "1", &self.register, read, &value],
             };
-            let stored: u64 = stored.unwrap_or(0);
-            if stored >= generation {
-                return Ok(stored);
-            }
-            let raise = |_: &(), pipeline: &mut Pipeline| {
-                pipeline.cmd("SET").arg(&key).arg(generation);
-            };
-            match link.send(&[()], 1, raise).await?.first() {
-                Some(Value::ServerError(error)) => Err(error.to_string().into()),
-                _ => Ok(generation),
+            match self.link()?.command(&words, deadline).await? {
+                Value::Okay | Value::Int(1) => Ok(true),
+                Value::ServerError(error) => Err(error.to_string().into()),
+                _ => Ok(false),
             }
         })
     }
 }
 
+fn written(reply: Option<&Value>) -> Result<(), Arc<str>> {
+    match reply {
+        Some(Value::ServerError(error)) => Err(error.to_string().into()),
+        _ => Ok(()),
+    }
+}
+
 /// What the replies to `SET` and `GET` say of a claim.
-fn reply(held: &Held, set: &Value, get: &Value) -> Reply {
+fn reply(held: &Held, replies: &[Value]) -> Reply {
+    let [set, get] = replies else { return Reply::Failed("no reply to the claim".into()) };
     match (set, get) {
         (_, Value::BulkString(value)) if value == DONE => Reply::Acknowledged,
         (_, Value::BulkString(value)) if *value == owner(held).as_bytes() => Reply::Claimed,
@@ -198,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_value_decides_whose_claim_it_is_whatever_became_of_the_set() {
-        let held = Held { key: DedupKey(1), owner: 7, generation: 0 };
+        let held = Held { key: DedupKey(1), owner: 7, generation: Some(0) };
         let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
         let own = text(&owner(&held));
         let parse = |reply: &str| redis::parse_redis_value(reply.as_bytes()).expect("a reply");
@@ -213,10 +280,10 @@ mod tests {
             (full(), text("D"), Reply::Acknowledged),
         ];
         for (set, get, expected) in table {
-            assert_eq!(reply(&held, &set, &get), expected, "{set:?} {get:?}");
+            assert_eq!(reply(&held, &[set.clone(), get.clone()]), expected, "{set:?} {get:?}");
         }
         for (set, get) in [(full(), Value::Nil), (Value::Okay, Value::Nil), (Value::Nil, text("x"))] {
-            assert!(matches!(reply(&held, &set, &get), Reply::Failed(_)), "{set:?} {get:?}");
+            assert!(matches!(reply(&held, &[set.clone(), get.clone()]), Reply::Failed(_)), "{set:?} {get:?}");
         }
     }
 }

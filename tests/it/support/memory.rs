@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use attio_bridge::pipeline::publish::{
-    Ack, BoxFuture, Bus, BusState, Message, PublishError, PublishHandle, PublishResult,
+    Ack, BoxFuture, BrokerIdentity, Bus, BusState, Message, PublishError, PublishHandle, PublishResult,
 };
 
 /// How the memory bus settles a publish.
@@ -38,6 +38,7 @@ struct State {
     waiting: Vec<(PublishHandle, PublishResult)>,
     bus: BusState,
     data_losses: u64,
+    identity: Option<Arc<BrokerIdentity>>,
 }
 
 impl Memory {
@@ -51,6 +52,7 @@ impl Memory {
             waiting: Vec::new(),
             bus: BusState::Up,
             data_losses: 0,
+            identity: Some(Arc::new(BrokerIdentity::new("memory"))),
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -93,6 +95,13 @@ impl Memory {
         self.state.lock().data_losses += 1;
     }
 
+    /// From now on these are other brokers, without data; none: they have not told which they are.
+    pub fn become_another(&self, name: Option<&str>) {
+        let mut state = self.state.lock();
+        state.stored.clear();
+        state.identity = name.map(|name| Arc::new(BrokerIdentity::new(name)));
+    }
+
     /// Sets the state of the broker.
     pub fn set_state(&self, bus: BusState) {
         self.state.lock().bus = bus;
@@ -132,6 +141,10 @@ impl Bus for Memory {
 
     fn state(&self) -> BusState {
         self.state.lock().bus
+    }
+
+    fn identity(&self) -> Option<Arc<BrokerIdentity>> {
+        self.state.lock().identity.clone()
     }
 
     fn data_losses(&self) -> u64 {

@@ -33,10 +33,15 @@ impl Replicas {
     }
 
     pub async fn another_without_waiting(&self, more: &[(&str, &str)]) -> Bridge {
+        self.onto(&self.bus, more).await
+    }
+
+    /// One onto a bus of its own, with the same store.
+    pub async fn onto(&self, bus: &Arc<Memory>, more: &[(&str, &str)]) -> Bridge {
         let own = self.store.variables();
         let mut variables: Vec<_> = own.iter().map(|(name, value)| (*name, value.as_str())).collect();
         variables.extend_from_slice(more);
-        Bridge::over(Arc::clone(&self.bus), config(&variables)).await
+        Bridge::over(Arc::clone(bus), config(&variables)).await
     }
 
     /// The number of stored copies by dedup key.
