@@ -5,6 +5,7 @@
 #   deploy/release.sh FOLDER          makes them in FOLDER, which must not exist
 #   deploy/release.sh FOLDER check    also checks them: a second build elsewhere is compared, the SBOM validated, and the
 #                                     image started
+#   deploy/release.sh FOLDER once COMMIT   makes them from another commit
 set -eu
 umask 022
 # Paths end up in binaries, so each build is done below the same ones, in a mount namespace of its own.
@@ -65,10 +66,10 @@ fi
 mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
 kit=$(cd "${CARGO_TARGET_DIR:-target}/kit" && pwd)
 
-REVISION=$(git rev-parse HEAD)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+REVISION=$(git rev-parse "${3:-HEAD}")
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$REVISION")
 CREATED=$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
-VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+VERSION=$(git show "$REVISION:Cargo.toml" | sed -n 's/^version = "\(.*\)"/\1/p' | head -n 1)
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 CARGO=${CARGO_HOME:-$HOME/.cargo}
 TOOLS=$kit/release
@@ -82,7 +83,7 @@ if [ ! -x "$TOOLS/usr/bin/umoci" ]; then
 fi
 [ -x "$TOOLS/bin/cargo-cyclonedx" ] || cargo install --quiet --locked --root "$TOOLS" cargo-cyclonedx@0.5.9
 mkdir "$WORK/source" "$WORK/target" "$WORK/packages"
-git archive HEAD | tar -x -C "$WORK/source"
+git archive "$REVISION" | tar -x -C "$WORK/source"
 (cd "$WORK/packages" && apt-get download --quiet base-files ca-certificates libc6 libgcc-s1)
 # Nothing of the environment may change the build.
 env -i PATH="$PATH" HOME="$HOME" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" LC_ALL=C.UTF-8 \
@@ -100,7 +101,7 @@ tar --create --file "$folder/$name.oci.tar" --directory "$WORK/image" --sort=nam
 [ "${2:-}" = check ] || exit 0
 
 echo "a second build, elsewhere"
-(umask 077 && CFLAGS=-g deploy/release.sh "$WORK/second" >/dev/null)
+(umask 077 && CFLAGS=-g deploy/release.sh "$WORK/second" once "$REVISION" >/dev/null)
 diff -r "$folder" "$WORK/second"
 
 echo "the SBOM, by the published validator"

@@ -69,8 +69,7 @@ pub(super) fn state<'a>(headers: impl Iterator<Item = &'a [u8]>) -> Option<Arc<s
             if member.is_empty() {
                 continue;
             }
-            let (key, value) =
-                member.split_once('=').filter(|(key, value)| is_key(key) && is_value(value))?;
+            let (key, _) = member.split_once('=').filter(|(key, value)| is_key(key) && is_value(value))?;
             if keys.len() == MEMBERS || keys.contains(&key) {
                 return None;
             }
