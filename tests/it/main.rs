@@ -27,6 +27,7 @@ mod dashboard;
 mod dedup;
 mod deploy;
 mod dev;
+mod dev_state;
 mod docs;
 mod end_to_end;
 mod entities;
