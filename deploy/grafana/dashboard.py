@@ -228,6 +228,88 @@ DEDUP = [
     ),
 ]
 
+STORE = [
+    graph(
+        "Dedup store reached",
+        [(select("dedup_store_up"), "{{instance}}")],
+        "0 while the store is away: dedup.on_store_failure says what happens then. Always 1 without a store.",
+    ),
+    graph(
+        "Dedup store requests",
+        [(rate("dedup_store_requests_total", by="result"), "{{result}}")],
+        "Ids claimed in the store that replicas share, and claims ended there.",
+        unit="ops",
+    ),
+    graph(
+        "Time to the dedup store's answer",
+        latency("dedup_store_duration_seconds"),
+        "Of a request for claims. dedup.store_timeout bounds it. No data without a store." + NATIVE,
+        unit="s",
+    ),
+]
+
+STATES = [
+    number(
+        "Lag of the states",
+        f"max({select('state_lag_seconds')})",
+        "Age of the oldest event that is not done: state.settle and a read, unless something holds it up."
+        " See AttioBridgeStateLag in the runbook.",
+        unit="s",
+        width=6,
+    ),
+    number(
+        "Stuck entities",
+        f"sum({select('state_stuck')})",
+        "Cannot be read, and are tried again. See AttioBridgeStateStuck in the runbook.",
+        bad=0.5,
+        width=6,
+    ),
+    number(
+        "States published",
+        gained("state_published_total"),
+        "States and tombstones that the broker has acknowledged in the time range.",
+        width=6,
+    ),
+    number(
+        "Rate limited by Attio",
+        gained("state_rate_limited_total"),
+        "Answers 429 in the time range. The limit is one for everything that a workspace runs.",
+        width=6,
+    ),
+    graph(
+        "Lag of the states, by process",
+        [(select("state_lag_seconds"), "{{instance}}")],
+        "By process. On Kafka one follows; a second takes over.",
+        unit="s",
+        width=6,
+    ),
+    graph(
+        "Events that wait for a state",
+        [
+            (f"sum({select('state_backlog')})", "taken and not done"),
+            (f"sum({select('state_stuck')})", "entities stuck"),
+        ],
+        "More wait on the bus: look at the group's lag there.",
+        width=6,
+    ),
+    graph(
+        "Reads of Attio",
+        [(rate("state_reads_total", by="result") + " > 0", "{{result}}")],
+        "Requests by result. state.reads_per_second bounds them.",
+        unit="reqps",
+        stacked=True,
+        width=6,
+    ),
+    graph(
+        "Events by what became of them",
+        [(rate("state_events_total", by="result") + " > 0", "{{result}}")],
+        "coalesced: answered by the read of an earlier event of the entity.",
+        unit="eps",
+        stacked=True,
+        width=6,
+    ),
+]
+
 BUS = [
     graph(
         "Broker connected, by bridge",
@@ -347,7 +429,9 @@ def build():
         ("The promise", PROMISE),
         ("Edge", EDGE),
         ("Verification and dedup", DEDUP),
+        ("Shared dedup", STORE),
         ("Bus", BUS),
+        ("States, of attio-bridge state run", STATES),
         ("Runtime", RUNTIME),
     ]
     for title, panels in rows:

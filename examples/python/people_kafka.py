@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import threading
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 TOPIC = os.environ.get("KAFKA_TOPIC", "attio-state.record")
 
@@ -21,6 +21,7 @@ def main():
             "bootstrap.servers": os.environ.get("KAFKA_BOOTSTRAP", "127.0.0.1:9092"),
             "group.id": "people",  # required by the client; the positions are in the table's own database
             "enable.auto.commit": False,
+            "auto.offset.reset": "error",
             "isolation.level": "read_committed",  # a state of an aborted transaction does not count
         }
     )
@@ -34,6 +35,11 @@ def main():
         message = consumer.poll(0.5)
         if message is None:
             continue
+        if message.error() and message.error().code() == KafkaError._AUTO_OFFSET_RESET:
+            with table:  # the topic was made anew
+                table.execute("DELETE FROM people")
+                table.execute("DELETE FROM positions")
+            sys.exit("another topic: start again")
         if message.error():
             print(message.error(), file=sys.stderr)
             continue

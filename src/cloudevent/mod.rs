@@ -1,7 +1,7 @@
 //! CloudEvents 1.0 and their two content modes.
 //!
-//! Source: CloudEvents 1.0.2, sections "Context Attributes" and "Type System"; the extensions
-//! `partitionkey`, `recordedtime`, `authtype`, `authid`, `correlationid` and `traceparent` are documented next to that
+//! Source: CloudEvents 1.0.2, sections "Context Attributes" and "Type System"; the extensions `partitionkey`,
+//! `recordedtime`, `authtype`, `authid`, `correlationid`, `traceparent` and `tracestate` are documented next to that
 //! specification. Every attribute is a non-empty string, so that every SDK reads the same.
 
 pub mod decode;
@@ -49,6 +49,8 @@ named_enum! {
         AuthId = "authid",
         /// The publish, in W3C Trace Context; only with traces.
         TraceParent = "traceparent",
+        /// As the request had it.
+        TraceState = "tracestate",
         // The rest in quarantine only.
         Reason = "reason",
         /// The name of the source.
@@ -140,6 +142,12 @@ impl CloudEvent {
         let rest = self.attributes().filter(|(attribute, _)| *attribute != Attribute::DataContentType);
         let rest = rest.map(|(attribute, value)| (attribute.name(), value));
         std::iter::once(("specversion", SPEC_VERSION)).chain(rest)
+    }
+
+    /// The message headers of the trace (W3C Trace Context), the same in both modes.
+    pub fn trace_headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let of_trace = [Attribute::TraceParent, Attribute::TraceState];
+        of_trace.into_iter().filter_map(|attribute| Some((attribute.name(), self.get(attribute)?)))
     }
 
     /// The payload.

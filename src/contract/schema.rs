@@ -180,6 +180,10 @@ pub fn definition(attribute: Attribute) -> (Presence, Presence, Json) {
             let context = pattern("^00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]$");
             (Sometimes, Sometimes, described(context, "The publish, in W3C Trace Context. Only with traces."))
         }
+        Attribute::TraceState => {
+            let state = pattern("^[ -~]{1,512}$");
+            (Sometimes, Sometimes, described(state, "The request's, in W3C Trace Context. Only with traces."))
+        }
         Attribute::Reason => {
             let reasons = Unusable::ALL.map(Unusable::slug).into_iter().chain([quarantine::REJECTED]);
             let mut reason = described(pattern("^[a-z_]+$"), "Why it was quarantined.");

@@ -1,5 +1,7 @@
 //! The errors of Attio's API.
 
+use std::fmt;
+
 use axum::http::StatusCode;
 use serde_json::{Value as Json, json};
 
@@ -9,6 +11,12 @@ pub struct ApiError {
     pub(super) status: StatusCode,
     pub(super) body: Json,
     pub(super) retry_after: Option<String>,
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.status, self.body["message"])
+    }
 }
 
 impl ApiError {

@@ -15,7 +15,7 @@ use super::feed::{self, Feed};
 use super::respond;
 use crate::cloudevent::timestamp;
 use crate::delivery::SourceName;
-use crate::metrics::{Metrics, SourceMetrics};
+use crate::metrics::{Metrics, NO_SOURCE, SourceMetrics};
 use crate::pipeline::outcome::{Outcome, Reason, UNKNOWN_CATEGORY};
 use crate::traces::{Trace, Tracer};
 
@@ -63,7 +63,8 @@ impl Recorder {
         let Observers { feed, tracer } = &self.observers;
         let begin = |tracer: &Tracer| {
             let parent = headers.get("traceparent").map(HeaderValue::as_bytes);
-            tracer.begin(parent, received_at)
+            let state = headers.get_all("tracestate").iter().map(HeaderValue::as_bytes);
+            tracer.begin(parent, state, received_at)
         };
         let metrics = source.and_then(|source| self.sources.get(source.as_str()));
         let started = Instant::now();
@@ -211,11 +212,16 @@ impl Record {
         let mut attributes = vec![
             ("http.request.method", "POST".into()),
             ("http.route", ROUTE.into()),
+            ("url.scheme", "http".into()),
             ("http.response.status_code", i64::from(status.as_u16()).into()),
             ("attio_bridge.source", self.metrics.name().into()),
             ("attio_bridge.reason", reason.slug().into()),
             ("attio_bridge.events", i64::try_from(events).unwrap_or(i64::MAX).into()),
         ];
+        // Of a source that is not configured, the path is whatever a scanner tries.
+        let path = Some(self.metrics.name()).filter(|name| *name != NO_SOURCE);
+        let path = path.map(|name| ROUTE.replace("{source}", name));
+        attributes.extend(path.map(|path| ("url.path", path.as_str().into())));
         let delivery_id = outcome.and_then(|outcome| outcome.delivery_id.as_deref());
         attributes.extend(delivery_id.map(|id| ("attio_bridge.delivery_id", id.into())));
         let failed = status.is_server_error();

@@ -275,6 +275,7 @@ impl Enqueuer<'_> {
                 let mut event = event();
                 let span = self.delivery.trace.as_ref().map(|trace| self.span(trace, destination, &event));
                 event.set_some(Attribute::TraceParent, span.as_ref().map(|span| span.context().to_string()));
+                event.set_some(Attribute::TraceState, span.as_ref().and_then(PublishSpan::state));
                 let message = Message {
                     destination: Arc::clone(destination),
                     event,

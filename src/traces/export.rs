@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{Span, Spans, Value};
+use super::{Span, SpanKind, Spans, Value};
 use crate::http_client::HttpClient;
 use crate::version::VERSION;
 
@@ -155,11 +155,14 @@ fn encode(batch: &[Span]) -> Json {
 }
 
 fn span(span: &Span) -> Json {
-    let Span { context, parent, kind, name, start, end, attributes: own, error } = span;
+    let Span { context, parent, state, kind, name, start, end, attributes: own, error } = span;
+    // Bits 8 and 9: whether the parent is another process's is known, and whether it is.
+    let remote = u32::from(parent.is_some() && *kind == SpanKind::Server);
+    let flags = u32::from(context.sampled) | 1 << 8 | remote << 9;
     let mut json = json!({
         "traceId": format!("{:032x}", context.trace_id),
         "spanId": format!("{:016x}", context.span_id),
-        "flags": u8::from(context.sampled),
+        "flags": flags,
         "kind": *kind as u8,
         "name": name,
         "startTimeUnixNano": nanoseconds(*start),
@@ -168,6 +171,9 @@ fn span(span: &Span) -> Json {
     });
     if let Some(parent) = parent {
         json["parentSpanId"] = json!(format!("{:016x}", parent.span_id));
+    }
+    if let Some(state) = state {
+        json["traceState"] = json!(**state);
     }
     if let Some(error) = error {
         // STATUS_CODE_ERROR.

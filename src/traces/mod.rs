@@ -1,68 +1,23 @@
 //! Traces in OpenTelemetry's form: one span for each delivery, one for each publish of an event.
 //!
 //! A span is made where its work is done and put into a bounded queue, which [`export`] empties. Without an
-//! endpoint there is no [`Tracer`], and nothing is made. Sources: W3C Trace Context, section 3.2 (`traceparent`);
-//! OpenTelemetry's semantic conventions 1.37 for HTTP and messaging spans.
+//! endpoint there is no [`Tracer`], and nothing is made. Source: OpenTelemetry's semantic conventions 1.37 for HTTP and
+//! messaging spans.
 
+mod context;
 pub mod export;
 
-use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus::IntCounter;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
+pub use context::TraceContext;
+
 /// Spans that wait to be exported; more are dropped and counted. A delivery has at most 10,000 events.
 const QUEUE: usize = 16_384;
-
-/// The position of a span in its trace: what `traceparent` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TraceContext {
-    trace_id: u128,
-    span_id: u64,
-    /// Whether the trace is recorded.
-    sampled: bool,
-}
-
-impl TraceContext {
-    /// A trace of its own.
-    fn root() -> Self {
-        Self { trace_id: fastrand::u128(1..), span_id: fastrand::u64(1..), sampled: true }
-    }
-
-    /// A span below this one.
-    pub fn child(self) -> Self {
-        Self { span_id: fastrand::u64(1..), ..self }
-    }
-
-    /// The value of a `traceparent` header; none if it is malformed.
-    pub fn parse(header: &[u8]) -> Option<Self> {
-        let (version, rest) = (header.get(..2)?, header.get(55..)?);
-        let known = version == b"00" && rest.is_empty();
-        // A later version may have more fields.
-        let later = version != b"00" && version != b"ff" && matches!(rest.first(), None | Some(b'-'));
-        let dashes = [2, 35, 52].iter().all(|at| header[*at] == b'-');
-        if !(known || later) || !dashes {
-            return None;
-        }
-        let hex = |range: std::ops::Range<usize>| {
-            let digits = &header[range];
-            let lower = digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-            u128::from_str_radix(std::str::from_utf8(digits).ok().filter(|_| lower)?, 16).ok()
-        };
-        hex(0..2)?;
-        let (trace_id, span_id, flags) = (hex(3..35)?, u64::try_from(hex(36..52)?).ok()?, hex(53..55)?);
-        (trace_id != 0 && span_id != 0).then_some(Self { trace_id, span_id, sampled: flags & 1 == 1 })
-    }
-}
-
-/// The value of a `traceparent` header.
-impl fmt::Display for TraceContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
-    }
-}
 
 /// What a span is of, in the numbers of OTLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +49,8 @@ impl From<i64> for Value {
 pub struct Span {
     context: TraceContext,
     parent: Option<TraceContext>,
+    /// The `tracestate` of the request.
+    state: Option<Arc<str>>,
     kind: SpanKind,
     name: String,
     start: OffsetDateTime,
@@ -120,11 +77,18 @@ impl Tracer {
         (Self { spans, dropped }, receiver)
     }
 
-    /// Begins the span of a request, below the span that its `traceparent` names.
-    pub fn begin(&self, traceparent: Option<&[u8]>, received_at: OffsetDateTime) -> Trace {
+    /// Begins the span of a request, below the span that its `traceparent` names. Without that, its `tracestate` says
+    /// nothing.
+    pub fn begin<'a>(
+        &self,
+        traceparent: Option<&[u8]>,
+        tracestate: impl Iterator<Item = &'a [u8]>,
+        received_at: OffsetDateTime,
+    ) -> Trace {
         let parent = traceparent.and_then(TraceContext::parse);
+        let state = parent.and_then(|_| context::state(tracestate));
         let context = parent.map_or_else(TraceContext::root, TraceContext::child);
-        Trace { tracer: self.clone(), parent, context, received_at, started: Instant::now() }
+        Trace { tracer: self.clone(), parent, state, context, received_at, started: Instant::now() }
     }
 }
 
@@ -133,6 +97,7 @@ impl Tracer {
 pub struct Trace {
     tracer: Tracer,
     parent: Option<TraceContext>,
+    state: Option<Arc<str>>,
     context: TraceContext,
     received_at: OffsetDateTime,
     started: Instant,
@@ -144,6 +109,7 @@ impl Trace {
         self.record(Span {
             context: self.context,
             parent: self.parent,
+            state: self.state.clone(),
             kind: SpanKind::Server,
             name,
             start: self.received_at,
@@ -192,41 +158,17 @@ impl PublishSpan {
         self.context
     }
 
+    /// What the message carries as `tracestate`.
+    pub fn state(&self) -> Option<&str> {
+        self.trace.state.as_deref()
+    }
+
     /// Ends it with what the result adds.
     pub fn end(self, result: Vec<(&'static str, Value)>, error: Option<String>) {
         let Self { trace, context, name, start, mut attributes } = self;
         attributes.extend(result);
         let (parent, kind, end) = (Some(trace.context), SpanKind::Producer, trace.now());
-        trace.record(Span { context, parent, kind, name, start, end, attributes, error });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_traceparent_is_read_as_w3c_says() {
-        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(TraceContext::parse(good.as_bytes()).unwrap().to_string(), good);
-        let unsampled = good.replace("-01", "-00");
-        assert!(!TraceContext::parse(unsampled.as_bytes()).unwrap().sampled);
-        let later = format!("01{}-more", &good[2..]);
-        assert_eq!(TraceContext::parse(later.as_bytes()).unwrap().to_string(), good);
-        let bad = [
-            String::new(),
-            good[..54].to_owned(),
-            format!("{good}-more"),
-            format!("ff{}", &good[2..]),
-            format!("0g{}", &good[2..]),
-            good.to_uppercase(),
-            good.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
-            good.replace("b7ad6b7169203331", &"0".repeat(16)),
-            good.replace('-', "_"),
-            "é".repeat(30),
-        ];
-        for bad in bad {
-            assert_eq!(TraceContext::parse(bad.as_bytes()), None, "{bad}");
-        }
+        let state = trace.state.clone();
+        trace.record(Span { context, parent, state, kind, name, start, end, attributes, error });
     }
 }

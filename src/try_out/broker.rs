@@ -3,7 +3,8 @@
 //!
 //! The broker is librdkafka's mock cluster: the real protocol on a real port, so other clients of this machine can
 //! subscribe, but for Java's, which takes its answer to ApiVersions for an order to wait. It keeps the last 5 MB of each
-//! partition in memory and nothing on disk.
+//! partition in memory and nothing on disk, and compacts nothing. Of transactions it knows the protocol alone: records
+//! are there at once, and those of an aborted one stay. `state run` aborts none while it is the only writer.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -15,10 +16,11 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, DefaultProducerContext, Producer};
 use tokio::sync::mpsc;
 
-use super::{Error, PREFIX};
+use super::{Error, PREFIX, STATE_PREFIX};
+use crate::attio::entities::Kind;
+use crate::bus;
 use crate::bus::error::ReadError;
 use crate::bus::read::{Item, Plan, Position, Reader};
-use crate::bus::{self, Kind};
 use crate::catalog;
 use crate::catalog::Category;
 use crate::cloudevent::Data;
@@ -54,10 +56,11 @@ impl Broker {
     }
 }
 
-/// Every topic that the bridge publishes to.
+/// Every topic that the bridge and `state` publish to.
 fn topics() -> impl Iterator<Item = String> {
     let categories = Category::ALL.into_iter().map(Category::as_str);
-    categories.chain(["unknown", "quarantine"]).map(|name| format!("{PREFIX}.{name}"))
+    let events = categories.chain(["unknown", "quarantine"]).map(|name| format!("{PREFIX}.{name}"));
+    events.chain(Kind::ALL.into_iter().map(|kind| format!("{STATE_PREFIX}.{}", kind.as_str())))
 }
 
 /// Lines of standard output that were copied and not yet compared.
@@ -119,7 +122,7 @@ fn partition_key(event: &Result<DecodedEvent, DecodeError>) -> Option<Bytes> {
 }
 
 pub enum Source {
-    Broker(Kind, Plan),
+    Broker(bus::Kind, Plan),
     /// Copies of the lines on standard output.
     Lines(mpsc::Receiver<ReadEvent>),
 }

@@ -10,9 +10,11 @@ pub mod mix;
 pub mod output;
 pub mod run;
 pub mod screen;
+pub mod states;
 pub mod text;
 pub mod totals;
 pub mod tracker;
+pub mod workspace;
 
 use crate::bus::error::ReadError;
 use crate::fake_attio::post::PostError;
@@ -22,6 +24,9 @@ pub const SOURCE: &str = "attio";
 
 /// The prefix of all topics.
 pub const PREFIX: &str = "attio";
+
+/// That of the topics with states.
+pub const STATE_PREFIX: &str = "attio-state";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -7,6 +7,7 @@ mod body;
 mod direct;
 mod instructions;
 mod load;
+mod observers;
 mod others;
 mod peer;
 mod report;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
             println!("{}", serde_json::to_string(&done).expect("figures are JSON"));
         }
         ["instructions"] => println!("{}", report::costs(&instructions::costs())),
+        ["observers"] => observers::run(20),
         ["load", port, events, connections, seconds] => {
             let number = |word: &str| word.parse::<usize>().expect("a number");
             load::alone(
@@ -65,7 +67,7 @@ fn main() -> ExitCode {
             Some(options) => return all(&options),
             None => {
                 eprintln!(
-                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… [--peer 'NAME=COMMAND']… | instructions | --help"
+                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… [--peer 'NAME=COMMAND']… | instructions | observers | --help"
                 );
                 return ExitCode::from(2);
             }

@@ -18,6 +18,8 @@ pub struct Server {
     pub name: String,
     /// Where it takes deliveries.
     pub address: SocketAddr,
+    /// The admin listener of a bridge.
+    pub admin: Option<SocketAddr>,
     /// The program itself.
     pub pid: u32,
     /// From its start until it took a connection.
@@ -53,7 +55,8 @@ impl Server {
             .env_clear()
             .env("ATTIO_WEBHOOK_SECRET", SECRET)
             .envs(variables.iter().map(|(name, value)| (name, value)));
-        let server = Self::start(name, command, port);
+        let mut server = Self::start(name, command, port);
+        server.admin = Some(([127, 0, 0, 1], admin).into());
         eventually_blocking(&format!("{name} is ready"), || ready(admin));
         server
     }
@@ -99,7 +102,7 @@ impl Server {
             assert!(begun.elapsed() < Duration::from_secs(60), "{name} never listens: {command:?}");
             std::thread::sleep(Duration::from_micros(500));
         }
-        Self { name: name.into(), address, pid: child.id(), started_in: begun.elapsed(), child }
+        Self { name: name.into(), address, admin: None, pid: child.id(), started_in: begun.elapsed(), child }
     }
 
     /// Asks it to end, and waits until it has.

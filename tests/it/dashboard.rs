@@ -14,6 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::network::{flows, load};
+use crate::state::scene::Scene;
 use crate::support::load::send_and_check;
 use crate::support::mix::{Mix, Planned};
 use crate::support::network::{ProxiedBroker, ProxiedNats};
@@ -92,6 +93,30 @@ impl Prometheus {
         samples[0]
     }
 
+    /// A panel's query, its answer, which has data and the labels of the legend, and all samples.
+    fn answers(
+        &self,
+        title: &str,
+        target: &Value,
+        begun: f64,
+        ended: f64,
+    ) -> (String, Vec<Series>, Vec<f64>) {
+        let query = text(&target["expr"]).replace("$job", ".*").replace("$instance", ".*");
+        let whole = format!("{}s", (ended - begun).ceil());
+        let query = query.replace("$__rate_interval", "2s").replace("$__range", &whole);
+        assert!(!query.contains('$'), "{query}: a variable that is not known here");
+        let found = match target["instant"].as_bool() {
+            Some(true) => self.instant(&query),
+            _ => self.range(&query, begun, ended),
+        };
+        let samples: Vec<f64> = found.iter().flat_map(|(_, samples)| samples.clone()).collect();
+        assert!(samples.iter().any(|sample| sample.is_finite()), "{title}: no data: {query}");
+        for label in labels(text(&target["legendFormat"])) {
+            assert!(found.iter().all(|(of, _)| of[label].is_string()), "{title}: {label}: {found:?}");
+        }
+        (query, found, samples)
+    }
+
     fn range(&self, query: &str, from: f64, to: f64) -> Vec<Series> {
         let (from, to) = (from.to_string(), to.to_string());
         self.ask("query_range", &[("query", query), ("start", &from), ("end", &to), ("step", "0.2")])
@@ -104,6 +129,21 @@ fn now() -> f64 {
 
 fn dashboard() -> Value {
     serde_json::from_str(DASHBOARD).unwrap()
+}
+
+/// The row of what `state run` measures.
+const STATES: &str = "States, of attio-bridge state run";
+
+/// The panels of the row with the states, or all others.
+fn panels_of(dashboard: &Value, states: bool) -> impl Iterator<Item = &Value> {
+    let mut of_states = false;
+    let in_row = move |panel: &&Value| {
+        if panel["type"] == "row" {
+            of_states = panel["title"] == STATES;
+        }
+        panel["type"] != "row" && of_states == states
+    };
+    dashboard["panels"].as_array().unwrap().iter().filter(in_row)
 }
 
 /// The panels that are no rows.
@@ -123,7 +163,7 @@ fn labels(legend: &str) -> impl Iterator<Item = &str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_returns_data_and_no_event_is_unaccounted_for() {
     let broker = ProxiedNats::new();
-    let bridge = broker.bridge(&[]).await;
+    let bridge = broker.bridge(&[("ATTIO_BRIDGE__DEDUP__STORE", "nats-kv")]).await;
     let prometheus = Prometheus::scraping(bridge.admin);
     let begun = now();
 
@@ -148,27 +188,12 @@ async fn every_query_returns_data_and_no_event_is_unaccounted_for() {
     .await;
     let ended = now();
 
-    let whole = format!("{}s", (ended - begun).ceil());
-    let filled = |query: &str| {
-        let query = query.replace("$job", ".*").replace("$instance", ".*");
-        let query = query.replace("$__rate_interval", "2s").replace("$__range", &whole);
-        assert!(!query.contains('$'), "{query}: a variable that is not known here");
-        query
-    };
     let dashboard = dashboard();
     let mut queries = 0;
-    for panel in panels(&dashboard) {
+    for panel in panels_of(&dashboard, false) {
         for target in panel["targets"].as_array().unwrap() {
-            let (title, query) = (text(&panel["title"]), filled(text(&target["expr"])));
-            let found = match target["instant"].as_bool() {
-                Some(true) => prometheus.instant(&query),
-                _ => prometheus.range(&query, begun, ended),
-            };
-            let samples: Vec<f64> = found.iter().flat_map(|(_, samples)| samples.clone()).collect();
-            assert!(samples.iter().any(|sample| sample.is_finite()), "{title}: no data: {query}");
-            for label in labels(text(&target["legendFormat"])) {
-                assert!(found.iter().all(|(of, _)| of[label].is_string()), "{title}: {label}: {found:?}");
-            }
+            let title = text(&panel["title"]);
+            let (query, found, samples) = prometheus.answers(title, target, begun, ended);
             let (least, most) = (samples.iter().copied().fold(f64::MAX, f64::min), samples.iter().copied());
             let most = most.fold(f64::MIN, f64::max);
             match (title, target["legendFormat"].as_str()) {
@@ -194,6 +219,37 @@ async fn every_query_returns_data_and_no_event_is_unaccounted_for() {
     assert!(queries > 30, "{queries}");
 }
 
+#[test]
+fn every_query_about_states_returns_data_of_a_running_state_run() {
+    let scene = Scene::nats();
+    let _program = scene.run();
+    let prometheus = Prometheus::scraping(scene.listen.parse().unwrap());
+    let begun = now();
+    let id = scene.person("Ada");
+    scene.tell("record.created", &id);
+    scene.eventually_named(&id, "Ada");
+    let published = r#"attio_bridge_state_published_total{kind="record"}"#;
+    eventually_blocking("Prometheus sees the state", || prometheus.value(published) == 1.0);
+    let dashboard = dashboard();
+    let mut queries = 0;
+    for panel in panels_of(&dashboard, true) {
+        for target in panel["targets"].as_array().unwrap() {
+            let title = text(&panel["title"]);
+            let (query, _, samples) = prometheus.answers(title, target, begun, now());
+            let most = samples.iter().copied().fold(f64::MIN, f64::max);
+            match title {
+                "States published" | "Reads of Attio" | "Lag of the states, by process" => {
+                    assert!(most > 0.0, "{query}: {samples:?}");
+                }
+                "Stuck entities" | "Rate limited by Attio" => assert_eq!(most, 0.0, "{query}"),
+                _ => {}
+            }
+            queries += 1;
+        }
+    }
+    assert_eq!(queries, 9);
+}
+
 /// As Grafana needs them: the first row is the promise, nothing overlaps, and each panel is described.
 #[test]
 fn panels_are_described_and_do_not_overlap() {
@@ -201,7 +257,9 @@ fn panels_are_described_and_do_not_overlap() {
     let rows = dashboard["panels"].as_array().unwrap();
     let titles: Vec<_> =
         rows.iter().filter(|row| row["type"] == "row").map(|row| text(&row["title"])).collect();
-    assert_eq!(titles, ["The promise", "Edge", "Verification and dedup", "Bus", "Runtime"]);
+    let expected =
+        ["The promise", "Edge", "Verification and dedup", "Shared dedup", "Bus", STATES, "Runtime"];
+    assert_eq!(titles, expected);
     let (mut taken, mut seen) = (BTreeSet::new(), BTreeSet::new());
     for panel in panels(&dashboard) {
         assert!(!text(&panel["description"]).is_empty(), "{panel}");

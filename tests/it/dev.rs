@@ -32,26 +32,26 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-fn run(arguments: &[&str]) -> Output {
+pub fn run(arguments: &[&str]) -> Output {
     command(arguments).output().expect("the program runs")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
-fn json(line: &str) -> Value {
+pub fn json(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
 }
 
 /// A run whose lines the test reads as they come.
-struct Running {
+pub struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         let mut child = command(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -66,17 +66,17 @@ impl Running {
     }
 
     /// The next line of that kind.
-    fn next(&mut self, kind: &str) -> Value {
+    pub fn next(&mut self, kind: &str) -> Value {
         std::iter::repeat_with(|| self.next_line()).find(|line| line["kind"] == kind).expect("endless")
     }
 
     /// Sends SIGTERM.
-    fn stop(&self) {
+    pub fn stop(&self) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
-    fn code(mut self) -> Option<i32> {
+    pub fn code(mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
     }
 }

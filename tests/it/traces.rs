@@ -25,19 +25,20 @@ use crate::support::request::Request;
 use crate::support::wait::eventually;
 use crate::support::watched::kit;
 
-const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-const PARENT: &str = "b7ad6b7169203331";
+pub const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+pub const PARENT: &str = "b7ad6b7169203331";
+pub const STATE: &str = "vendor=a,other@us=b c";
 
 /// An OTLP/HTTP receiver that keeps what it gets.
 #[derive(Clone)]
-struct Collector {
-    address: SocketAddr,
+pub struct Collector {
+    pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Value>>>,
     status: Arc<AtomicU16>,
 }
 
 impl Collector {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let collector = Self { address, requests: Arc::default(), status: Arc::new(AtomicU16::new(200)) };
@@ -55,7 +56,7 @@ impl Collector {
     }
 
     /// Waits for so many spans.
-    async fn wait_for(&self, count: usize) -> Vec<Value> {
+    pub async fn wait_for(&self, count: usize) -> Vec<Value> {
         eventually(&format!("{count} spans"), || async { self.spans().len() >= count }).await;
         self.spans()
     }
@@ -79,7 +80,7 @@ async fn receive(
     (status, "{}")
 }
 
-fn attributes(span: &Value) -> BTreeMap<&str, &str> {
+pub fn attributes(span: &Value) -> BTreeMap<&str, &str> {
     let mut read = BTreeMap::new();
     for attribute in span["attributes"].as_array().unwrap() {
         let value = attribute["value"].as_object().unwrap().values().next().unwrap();
@@ -88,8 +89,9 @@ fn attributes(span: &Value) -> BTreeMap<&str, &str> {
     read
 }
 
-fn traced(request: Request) -> Request {
-    request.header("traceparent", format!("00-{TRACE}-{PARENT}-01"))
+pub fn traced(request: Request) -> Request {
+    let request = request.header("traceparent", format!("00-{TRACE}-{PARENT}-01"));
+    request.header("tracestate", "vendor=a, ").header("tracestate", "other@us=b c")
 }
 
 #[tokio::test]
@@ -102,8 +104,10 @@ async fn a_delivery_and_each_publish_are_spans_of_the_requests_trace() {
     let of_kind = |kind: u8| spans.iter().find(|span| span["kind"] == kind).unwrap();
     let (server, producer) = (of_kind(2), of_kind(4));
     for span in [server, producer] {
-        assert_eq!(span["traceId"], TRACE);
+        assert_eq!((&span["traceId"], &span["traceState"]), (&json!(TRACE), &json!(STATE)));
     }
+    // Sampled; the parent is another process's, and is this process's.
+    assert_eq!((&server["flags"], &producer["flags"]), (&json!(0x301), &json!(0x101)));
     assert_eq!((&server["parentSpanId"], &producer["parentSpanId"]), (&json!(PARENT), &server["spanId"]));
     assert_eq!(
         (&server["name"], &producer["name"]),
@@ -121,7 +125,7 @@ async fn a_delivery_and_each_publish_are_spans_of_the_requests_trace() {
     assert_eq!(of_producer["cloudevents.event_type"], "com.attio.record.created");
     assert_eq!(of_producer["messaging.destination.name"], "attio.record");
     let context = format!("00-{TRACE}-{}-01", producer["spanId"].as_str().unwrap());
-    assert_eq!(attribute(Attribute::TraceParent), context);
+    assert_eq!((attribute(Attribute::TraceParent), attribute(Attribute::TraceState)), (&*context, STATE));
     for (bus, of_bus) in
         [("kafka", ("KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:9")), ("nats", ("NATS__SERVERS", "127.0.0.1:9"))]
     {
@@ -131,8 +135,10 @@ async fn a_delivery_and_each_publish_are_spans_of_the_requests_trace() {
             let variables: Vec<_> =
                 names.iter().map(String::as_str).zip(variables.map(|(_, value)| value)).collect();
             let encoded = bus::encode(&config(&variables).bus, &stored).unwrap();
-            let header = ("traceparent".to_owned(), context.clone());
-            assert!(encoded.headers.contains(&header), "{bus}, {mode}: {:?}", encoded.headers);
+            for (name, value) in [("traceparent", &*context), ("tracestate", STATE)] {
+                let header = (name.to_owned(), value.to_owned());
+                assert!(encoded.headers.contains(&header), "{bus}, {mode}: {:?}", encoded.headers);
+            }
         }
     }
 

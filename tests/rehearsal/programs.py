@@ -23,7 +23,7 @@ def free_ports(count):
     return ports
 
 
-def wait_for(what, done, seconds=180):
+def wait_for(what, done, seconds=600):
     deadline = time.monotonic() + seconds
     while True:
         result = done()
@@ -143,11 +143,17 @@ class Bridge(Program):
     def is_ready(self):
         return get(f"http://127.0.0.1:{self.admin}/readyz") is not None
 
+    def metric(self, sample):
+        metrics = wait_for("it answers", lambda: get(f"http://127.0.0.1:{self.admin}/metrics")).decode()
+        values = [line.removeprefix(f"{sample} ") for line in metrics.splitlines() if line.startswith(f"{sample} ")]
+        return sum(map(float, values))
+
     def accepted(self):
         """Deliveries that it has answered 200."""
-        metrics = (get(f"http://127.0.0.1:{self.admin}/metrics") or b"").decode()
-        name = 'attio_bridge_deliveries_total{reason="accepted",source="attio"} '
-        return sum(float(line.removeprefix(name)) for line in metrics.splitlines() if line.startswith(name))
+        return self.metric('attio_bridge_deliveries_total{reason="accepted",source="attio"}')
+
+    def reloads(self):
+        return self.metric('attio_bridge_config_reloads_total{result="ok"}')
 
 
 def haproxy(folder, port, bridges):
@@ -161,6 +167,8 @@ defaults
     timeout connect 5s
     timeout client 60s
     timeout server 30s
+    timeout check 5s
+    option redispatch
 frontend webhooks
     bind 127.0.0.1:{port}
     default_backend bridge

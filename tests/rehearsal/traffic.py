@@ -11,9 +11,13 @@ import threading
 import time
 import uuid
 
+from programs import wait_for
+
 NAMESPACE = uuid.UUID("82aa3251-fb12-5533-8215-e473197ca642")
 WEBHOOK, WORKSPACE, OBJECT = (str(uuid.UUID(int=number)) for number in (1, 2, 3))
-THREADS = 24
+THREADS = 64
+# Longer than the bridge waits before it answers.
+TIMEOUT = 30
 
 
 class Delivery:
@@ -36,6 +40,7 @@ class Traffic:
         self.lock = threading.Lock()
         self.retries = []
         self.counts = collections.Counter()
+        self.acknowledged = 0
         threading.Thread(target=self.schedule, daemon=True).start()
         for _ in range(THREADS):
             threading.Thread(target=self.send, daemon=True).start()
@@ -55,15 +60,18 @@ class Traffic:
             time.sleep(0.005)
 
     def send(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         while True:
             delivery = self.due.get()
             answer = self.attempt(connection, delivery)
             delivery.answers.append(answer)
             with self.lock:
                 self.counts[answer] += 1
-                if answer != 200:
-                    wait = min(2 ** len(delivery.answers) / 4, 4)
+                if answer == 200:
+                    self.acknowledged += 1
+                else:
+                    # Seldom enough that what waits does not keep the machine busy.
+                    wait = min(2 ** len(delivery.answers) / 4, 8)
                     heapq.heappush(self.retries, (time.monotonic() + wait, delivery.key, delivery))
 
     def attempt(self, connection, delivery):
@@ -88,5 +96,7 @@ class Traffic:
             counts, self.counts = self.counts, collections.Counter()
         return counts
 
-    def waiting(self):
-        return sum(1 for delivery in list(self.deliveries) if 200 not in delivery.answers)
+    def wait_for_all(self):
+        """Waits until every delivery so far is acknowledged."""
+        so_far = list(self.deliveries)
+        wait_for("every delivery is acknowledged", lambda: all(200 in delivery.answers[-1:] for delivery in so_far))

@@ -12,9 +12,6 @@ use crate::pipeline::publish::{Destination, Message, PublishHandle};
 /// The header of the media type.
 const CONTENT_TYPE: &str = "content-type";
 
-/// The header of the trace (W3C Trace Context).
-const TRACEPARENT: &str = "traceparent";
-
 /// A record without its topic. The key is the event's `partitionkey`, byte for byte.
 pub(super) struct Record<'a> {
     pub key: Option<&'a str>,
@@ -33,21 +30,20 @@ pub(super) struct Pending {
 pub(super) fn record(message: &Message, mode: ContentMode) -> Record<'_> {
     let event = &message.event;
     let key = event.get(Attribute::PartitionKey);
-    let trace = event.get(Attribute::TraceParent);
-    let with = |headers: OwnedHeaders, key: &str, value| headers.insert(Header { key, value: Some(value) });
+    let with = |headers: OwnedHeaders, (key, value): (&str, &str)| {
+        headers.insert(Header { key, value: Some(value) })
+    };
     if mode == ContentMode::Structured || message.structured_only {
-        let headers = with(OwnedHeaders::new_with_capacity(2), CONTENT_TYPE, structured::CONTENT_TYPE);
-        let headers = trace.into_iter().fold(headers, |headers, value| with(headers, TRACEPARENT, value));
+        let headers = with(OwnedHeaders::new_with_capacity(3), (CONTENT_TYPE, structured::CONTENT_TYPE));
+        let headers = event.trace_headers().fold(headers, with);
         return Record { key, headers, value: structured::encode(event).into() };
     }
-    let content_type = event.get(Attribute::DataContentType);
-    let headers = content_type
-        .into_iter()
-        .fold(OwnedHeaders::new_with_capacity(16), |headers, value| with(headers, CONTENT_TYPE, value));
-    let headers = trace.into_iter().fold(headers, |headers, value| with(headers, TRACEPARENT, value));
-    let attributes = event.binary_headers();
-    let headers =
-        attributes.fold(headers, |headers, (name, value)| with(headers, &format!("ce_{name}"), value));
+    let content_type = event.get(Attribute::DataContentType).map(|value| (CONTENT_TYPE, value));
+    let plain = content_type.into_iter().chain(event.trace_headers());
+    let headers = plain.fold(OwnedHeaders::new_with_capacity(16), with);
+    let headers = event
+        .binary_headers()
+        .fold(headers, |headers, (name, value)| with(headers, (&format!("ce_{name}"), value)));
     Record { key, headers, value: event.data().bytes().clone() }
 }
 

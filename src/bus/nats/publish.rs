@@ -342,8 +342,8 @@ pub(super) fn encode_record(
     headers.insert(NATS_MESSAGE_ID, HeaderValue::from_str(&message.dedup_key)?);
     headers.insert(NATS_EXPECTED_STREAM, HeaderValue::from_str(stream)?);
     let event = &message.event;
-    if let Some(context) = event.get(Attribute::TraceParent) {
-        headers.insert(HeaderName::from_str("traceparent")?, HeaderValue::from_str(context)?);
+    for (name, value) in event.trace_headers() {
+        headers.insert(HeaderName::from_str(name)?, HeaderValue::from_str(value)?);
     }
     if mode == ContentMode::Structured || message.structured_only {
         let name = HeaderName::from_str("Content-Type")?;

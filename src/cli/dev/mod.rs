@@ -1,6 +1,8 @@
 //! `dev`: a broker, a bridge, a fake Attio and a reader in one process. It reads neither the configuration file
 //! nor the bridge's variables, and stores nothing.
 
+mod state;
+
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::Arc;
@@ -12,14 +14,14 @@ use terminal_size::terminal_size_of;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::arguments::{BusAddress, rate, reachable};
-use super::output::terminal_columns;
-use super::{Exit, Failure, block_on, cores};
 use crate::app::logging::{self, Log};
 use crate::app::{self, App};
 use crate::bus::Kind;
 use crate::bus::read::{Begin, Plan};
 use crate::bus::stdout::Stdout;
+use crate::cli::arguments::{BusAddress, rate, reachable};
+use crate::cli::output::terminal_columns;
+use crate::cli::{Exit, Failure, block_on, cores};
 use crate::config::{self, Config, Environment, Flag, Input, LogFormat, LogOptions, Origin};
 use crate::fake_attio::FakeAttio;
 use crate::fake_attio::store::Store;
@@ -51,16 +53,21 @@ const IN_LINES: &str = "attio_bridge::http=error";
 /// On the screen an outage is shown by the answers, too.
 const ON_SCREEN: &str = "librdkafka=off,rdkafka=off";
 
+/// What holds the states up is a warning; that the broker in this process is alone is none.
+const ON_SCREEN_OF_STATES: &str = "librdkafka=off,rdkafka=off,attio_bridge::bus::kafka::health=error";
+
 /// The API key of the fake Attio; not a secret.
 const KEY: &str = "key-of-dev";
 
 const RATE: f64 = 2.0;
 
 const AFTER_HELP: &str = "\
-On a terminal, keys pause the display, filter it and show an event whole; ? lists them.
+On a terminal, keys pause the display, filter it and show an event whole; ? lists them. With --state there are none.
 
 Example: watch the whole path at ten deliveries a second
   attio-bridge dev --rate 10
+Example: events, and the states that `state run` makes of them
+  attio-bridge dev --state
 Example: on a Kafka of your own
   attio-bridge dev --bus kafka://localhost:9092";
 
@@ -74,9 +81,13 @@ pub struct Arguments {
     /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Deliveries per second [default: 2; with --once as fast as they are answered]
+    /// Deliveries, with --state changes, per second [default: 2; deliveries with --once as fast as they are answered]
     #[arg(long, value_name = "N", value_parser = rate(1000.0))]
     rate: Option<f64>,
+    /// Change records, entries, notes, tasks and comments of the fake Attio, and show each event beside the state it
+    /// led to
+    #[arg(long, conflicts_with = "mix")]
+    state: bool,
     /// Kinds of deliveries to send [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     mix: Vec<Group>,
@@ -97,6 +108,11 @@ pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
         return Err(Failure::usage("dev makes its own configuration and reads no file; omit --config"));
     }
     let to_stderr = arguments.bus == Some(BusAddress::STDOUT);
+    if arguments.state && to_stderr {
+        return Err(Failure::usage(
+            "stdout keeps nothing that could be followed; omit --bus, or name a broker",
+        ));
+    }
     let on_terminal =
         !arguments.json && if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
     let footer = match (on_terminal, to_stderr) {
@@ -107,21 +123,30 @@ pub fn run(arguments: &Arguments, input: &Input) -> Result<Exit, Failure> {
     let footer = ProgressBar::with_draw_target(None, footer);
     let mut environment = input.environment.clone();
     // What is shown already is logged only if it is asked for.
-    let shown = if on_terminal { ON_SCREEN } else { IN_LINES };
+    let shown = match on_terminal {
+        true if arguments.state => ON_SCREEN_OF_STATES,
+        true => ON_SCREEN,
+        false => IN_LINES,
+    };
     environment.entry("RUST_LOG".into()).or_insert_with(|| shown.into());
-    let level = if on_terminal { "error" } else { "warn" };
+    let level = if on_terminal && !arguments.state { "error" } else { "warn" };
     let options = LogOptions { level, format: LogFormat::Text };
     let log = logging::start_on(AboveFooter(footer.clone()), options, &environment)?;
     let keys = on_terminal && !arguments.once && io::stdin().is_terminal();
     let ended = start(arguments, &log, footer.clone(), keys);
     footer.finish_and_clear();
     match ended {
-        Ok(totals) if arguments.once && !totals.is_as_expected() => Ok(Exit::Unexpected),
-        Ok(_) => Ok(Exit::Done),
-        Err(error) => match error.downcast_ref() {
-            Some(try_out::Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Done),
-            _ => Err(error.into()),
-        },
+        Ok(as_expected) => Ok(if arguments.once && !as_expected { Exit::Unexpected } else { Exit::Done }),
+        Err(error) => {
+            let failed = match error.downcast_ref() {
+                Some(try_out::Error::Output(error)) => Some(error),
+                _ => error.downcast_ref::<io::Error>(),
+            };
+            if failed.is_some_and(|failed| failed.kind() == ErrorKind::BrokenPipe) {
+                return Ok(Exit::Done);
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -138,7 +163,8 @@ impl Write for AboveFooter {
     }
 }
 
-fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> Result<Totals, Error> {
+/// Whether everything was as expected.
+fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> Result<bool, Error> {
     let bus = match &arguments.bus {
         Some(bus) => bus.clone(),
         None => {
@@ -148,8 +174,13 @@ fn start(arguments: &Arguments, log: &Log, footer: ProgressBar, keys: bool) -> R
             BusAddress::kafka(address)
         }
     };
+    if arguments.state {
+        let view = state::View::new(arguments.json, footer);
+        return block_on(Some(cores()), state::session(arguments, &bus, view, log))?;
+    }
     let mut output = output(&bus, arguments.json, footer, keys);
-    block_on(Some(cores()), session(arguments, &bus, &mut *output, log, keys))?
+    let totals = block_on(Some(cores()), session(arguments, &bus, &mut *output, log, keys))?;
+    totals.map(|totals| totals.is_as_expected())
 }
 
 /// Standard output; standard error if events go to standard output.
@@ -262,15 +293,19 @@ fn settings(secret: &str, workspace_id: &str, bus: &BusAddress, embedded: bool) 
 /// What to read of the bridge's broker. The embedded one is read from its first message.
 fn broker_source(config: &Config, embedded: bool) -> Source {
     let mut kind = config.bus.kind.clone();
-    if let Kind::Kafka(options) = &mut kind
-        && embedded
-    {
-        // The mock broker answers a fetch that found nothing only after this time.
-        options.properties.insert("fetch.wait.max.ms".to_owned(), "10".to_owned());
-    }
+    read_at_once(&mut kind, embedded);
     let destinations = Routes::new(&config.route).destinations();
     let begin = if embedded { Begin::Beginning } else { Begin::Now };
     Source::Broker(kind, Plan { destinations, begin, follow: true })
+}
+
+/// The embedded broker answers a fetch that found nothing only after this time.
+fn read_at_once(kind: &mut Kind, embedded: bool) {
+    if let Kind::Kafka(options) = kind
+        && embedded
+    {
+        options.properties.insert("fetch.wait.max.ms".to_owned(), "10".to_owned());
+    }
 }
 
 /// Binds the listeners, and whether the default port was taken. A requested one may not be.
