@@ -133,12 +133,14 @@ impl Settler {
         let Self { part, backend, breaker, generations, settlements } = self;
         let known = generations.present().filter(|_| breaker.reason_of(*part).is_none());
         let Some(known) = known else { return sleep(RETRY_INTERVAL).await };
-        batch.retain(|settlement| {
+        batch.retain_mut(|settlement| {
             let counts = known.covers(settlement.held.generation);
             if !counts {
                 let reason = "the brokers have lost their data, or are others, since they were published";
                 settlements.dropped(*part, settlement, reason);
             }
+            // What was published before it was known belongs to it.
+            settlement.held.generation = Some(known.generation);
             counts
         });
         if batch.is_empty() {

@@ -140,6 +140,20 @@ async fn nothing_counts_as_acknowledged_before_the_brokers_have_told_which_they_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_before_the_brokers_were_known_is_remembered_for_them_alone() {
+    for kind in Kind::ALL {
+        let ours = Replicas::start(SharedStore::start(kind), 1, &[]).await;
+        let theirs = Memory::new();
+        theirs.become_another(None);
+        let their = ours.onto(&theirs, &[("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "100ms")]).await;
+        assert_eq!(their.answer(&event("one")).await, ACCEPTED);
+        theirs.become_another(Some("theirs"));
+        until(&their, "committed", 1.0).await;
+        assert_eq!(ours.bridges[0].answer(&event("one")).await, ACCEPTED, "{kind:?}: ours have not got it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_forgets_what_another_one_has_found_lost() {
     for kind in Kind::ALL {
         let replicas = Replicas::start(SharedStore::start(kind), 1, &[]).await;
