@@ -43,9 +43,8 @@ fn load() -> String {
 fn tell_all<'a>(scene: &Scene, producer: &BaseProducer, ids: impl IntoIterator<Item = &'a String>) {
     for id in ids {
         let (topic, event) = scene.event("record.updated", id);
-        let header = Header { key: "content-type", value: Some(MEDIA_TYPE) };
         loop {
-            let headers = OwnedHeaders::new().insert(header);
+            let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some(MEDIA_TYPE) });
             if producer.send(BaseRecord::to(&topic).key(id).payload(&event).headers(headers)).is_ok() {
                 break;
             }
