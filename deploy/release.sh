@@ -5,7 +5,9 @@
 #   deploy/release.sh FOLDER          makes them in FOLDER, which must not exist
 #   deploy/release.sh FOLDER check    also checks them: a second build elsewhere is compared, the SBOM validated, and the
 #                                     image started
+#   deploy/release.sh FOLDER once COMMIT   makes them from another commit
 set -eu
+umask 022
 # Paths end up in binaries, so each build is done below the same ones, in a mount namespace of its own.
 if [ "${1:-}" = in-namespace ]; then
     mount -t tmpfs tmpfs /mnt
@@ -40,6 +42,7 @@ if [ "${1:-}" = in-namespace ]; then
         --config.user "$(of USER)" --config.env PATH=/usr/local/bin:/usr/bin:/bin --config.env "$(of ENV)" --config.stopsignal "$(of STOPSIGNAL)" \
         --config.entrypoint "$(of ENTRYPOINT)" --config.cmd "$(of CMD)" \
         --config.label "org.opencontainers.image.version=$VERSION" --config.label "org.opencontainers.image.revision=$REVISION" \
+        --config.label "org.opencontainers.image.description=$(sed -n 's/^description = "\(.*\)"/\1/p' Cargo.toml)" \
         --config.label org.opencontainers.image.title=attio-bridge --config.label org.opencontainers.image.licenses=Apache-2.0
     for port in $(of EXPOSE); do
         set -- "$@" --config.exposedports "$port/tcp"
@@ -54,25 +57,25 @@ if [ "${1:-}" = in-namespace ]; then
     exit
 fi
 
+folder=$(realpath --canonicalize-missing "${1:-.}")
 cd "$(dirname "$0")/.."
-[ -n "${1:-}" ] && [ ! -e "$1" ] || {
+if [ -e "$folder" ]; then
     echo "deploy/release.sh: name a folder that does not exist" >&2
     exit 2
-}
-mkdir -p "$1" "${CARGO_TARGET_DIR:-target}/kit"
-folder=$(cd "$1" && pwd)
+fi
+mkdir -p "${CARGO_TARGET_DIR:-target}/kit"
 kit=$(cd "${CARGO_TARGET_DIR:-target}/kit" && pwd)
 
-REVISION=$(git rev-parse HEAD)
-SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+REVISION=$(git rev-parse "${3:-HEAD}")
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$REVISION")
 CREATED=$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
-VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+VERSION=$(git show "$REVISION:Cargo.toml" | sed -n 's/^version = "\(.*\)"/\1/p' | head -n 1)
 HOST=$(rustc -vV | sed -n 's/^host: //p')
 CARGO=${CARGO_HOME:-$HOME/.cargo}
 TOOLS=$kit/release
 WORK=$(mktemp -d)
-trap 'rm -rf "$WORK"' EXIT
-export REVISION SOURCE_DATE_EPOCH CREATED VERSION HOST CARGO TOOLS WORK ATTIO_BRIDGE_REVISION="$REVISION"
+server=""
+trap 'rm -rf "$WORK"; [ -z "$server" ] || kill "$server"' EXIT
 
 if [ ! -x "$TOOLS/usr/bin/umoci" ]; then
     mkdir -p "$TOOLS"
@@ -80,10 +83,15 @@ if [ ! -x "$TOOLS/usr/bin/umoci" ]; then
 fi
 [ -x "$TOOLS/bin/cargo-cyclonedx" ] || cargo install --quiet --locked --root "$TOOLS" cargo-cyclonedx@0.5.9
 mkdir "$WORK/source" "$WORK/target" "$WORK/packages"
-git archive HEAD | tar -x -C "$WORK/source"
+git archive "$REVISION" | tar -x -C "$WORK/source"
 (cd "$WORK/packages" && apt-get download --quiet base-files ca-certificates libc6 libgcc-s1)
-unshare --user --map-root-user --mount "$WORK/source/deploy/release.sh" in-namespace
+# Nothing of the environment may change the build.
+env -i PATH="$PATH" HOME="$HOME" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" LC_ALL=C.UTF-8 \
+    REVISION="$REVISION" ATTIO_BRIDGE_REVISION="$REVISION" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" CREATED="$CREATED" \
+    VERSION="$VERSION" HOST="$HOST" CARGO="$CARGO" TOOLS="$TOOLS" WORK="$WORK" \
+    unshare --user --map-root-user --mount "$WORK/source/deploy/release.sh" in-namespace
 
+mkdir -p "$folder"
 name=attio-bridge-$VERSION-$HOST
 cp "$WORK/target/release/attio-bridge" "$folder/$name"
 cp "$WORK/source/attio-bridge.cdx.json" "$folder/$name.cdx.json"
@@ -93,7 +101,7 @@ tar --create --file "$folder/$name.oci.tar" --directory "$WORK/image" --sort=nam
 [ "${2:-}" = check ] || exit 0
 
 echo "a second build, elsewhere"
-"$0" "$WORK/second" >/dev/null
+(umask 077 && CFLAGS=-g deploy/release.sh "$WORK/second" once "$REVISION" >/dev/null)
 diff -r "$folder" "$WORK/second"
 
 echo "the SBOM, by the published validator"
@@ -111,7 +119,7 @@ text = open(sys.argv[1]).read()
 if error := JsonStrictValidator(SchemaVersion.V1_5).validate_str(text):
     sys.exit(str(error))
 names = {component["name"] for component in json.loads(text)["components"]}
-missing = {"tokio", "async-nats", "rdkafka-sys", "openssl-src", "libmimalloc-sys"} - names
+missing = {"tokio", "async-nats", "rdkafka-sys", "openssl-src", "libz-sys", "libmimalloc-sys", "ring"} - names
 if missing or "proptest" in names:
     sys.exit(f"the SBOM lacks {missing}, or has what only tests need")
 print(f"valid, {len(names)} components")
@@ -146,4 +154,5 @@ until (inside healthcheck) >/dev/null 2>&1; do
 done
 kill "$server"
 wait "$server"
+server=""
 echo "it serves, is healthy, and stops with 0"

@@ -5,8 +5,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Characters of a `tracestate` that are passed on, the least that W3C asks for; members beyond are left out.
+/// Characters of a `tracestate` that are passed on, the least that W3C asks for; members that do not fit are left out.
 const STATE: usize = 512;
+
+/// Most members, and most characters of a key and of a value.
+const MEMBERS: usize = 32;
+const LENGTH: usize = 256;
 
 /// The position of a span in its trace: what `traceparent` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,25 +62,36 @@ impl fmt::Display for TraceContext {
 
 /// The members of all `tracestate` headers as one; none if there are none or one is malformed.
 pub(super) fn state<'a>(headers: impl Iterator<Item = &'a [u8]>) -> Option<Arc<str>> {
-    let mut state = String::new();
+    let (mut state, mut keys) = (String::new(), Vec::new());
     for header in headers {
-        let members =
-            std::str::from_utf8(header).ok()?.split(',').map(|member| member.trim_matches([' ', '\t']));
-        for member in members.filter(|member| !member.is_empty()) {
-            let (key, value) = member.split_once('=')?;
-            let of_key = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
-            let of_value = |byte| matches!(byte, b' '..=b'~') && byte != b'=';
-            if key.is_empty() || !key.bytes().all(of_key) || !value.bytes().all(of_value) {
+        for member in std::str::from_utf8(header).ok()?.split(',') {
+            let member = member.trim_matches([' ', '\t']);
+            if member.is_empty() {
+                continue;
+            }
+            let (key, _) = member.split_once('=').filter(|(key, value)| is_key(key) && is_value(value))?;
+            if keys.len() == MEMBERS || keys.contains(&key) {
                 return None;
             }
+            keys.push(key);
             let comma = if state.is_empty() { "" } else { "," };
-            if state.len() + comma.len() + member.len() > STATE {
-                return Some(state.into()).filter(|state: &Arc<str>| !state.is_empty());
+            if state.len() + comma.len() + member.len() <= STATE {
+                state.extend([comma, member]);
             }
-            state.extend([comma, member]);
         }
     }
     (!state.is_empty()).then(|| state.into())
+}
+
+fn is_key(key: &str) -> bool {
+    let starts = key.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
+    let allowed = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@');
+    starts && key.len() <= LENGTH && key.bytes().all(allowed) && key.matches('@').count() <= 1
+}
+
+fn is_value(value: &str) -> bool {
+    let allowed = |byte| matches!(byte, b' '..=b'~') && byte != b'=';
+    (1..=LENGTH).contains(&value.len()) && value.bytes().all(allowed)
 }
 
 #[cfg(test)]
@@ -112,10 +127,21 @@ mod tests {
     fn a_tracestate_is_passed_on_as_w3c_says() {
         let read = |headers: &[&str]| state(headers.iter().map(|header| header.as_bytes()));
         assert_eq!(read(&["a=1, b@c= x y ,", "", "d=~"]).as_deref(), Some("a=1,b@c= x y,d=~"));
-        let long = format!("b={}", "x".repeat(510));
-        assert_eq!(read(&[&long]), Some(long.clone().into()));
-        assert_eq!(read(&["a=1", &long, "c=2"]).as_deref(), Some("a=1"));
-        for nothing in ["", ",", "a", "=1", "A=1", "a=1=2", "a=é", "a=\x01", "a=1,b"] {
+        let long = |key, length| format!("{key}={}", "x".repeat(length));
+        let (b, d) = (long("b", 256), long("d", 251));
+        assert_eq!(read(&[&b, &d]), Some(format!("{b},{d}").into()));
+        assert_eq!(
+            read(&[&b, &long("d", 252), "e=1"]),
+            Some(format!("{b},e=1").into()),
+            "the second does not fit"
+        );
+        let many = |count| (0..count).map(|n| format!("k{n}=1")).collect::<Vec<_>>().join(",");
+        assert_eq!(read(&[&many(32)]), Some(many(32).into()));
+        let bad = [
+            "", ",", "a", "a=", "=1", "A=1", "@a=1", "a@b@c=1", "a=1=2", "a=é", "a=\x01", "a=1,b", "a=1,a=2",
+        ];
+        let too_much = [many(33), long("a", 257), format!("{}=1", "k".repeat(257))];
+        for nothing in bad.into_iter().chain(too_much.iter().map(String::as_str)) {
             assert_eq!(read(&[nothing]), None, "{nothing}");
         }
     }

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::body::Deliveries;
@@ -27,7 +28,7 @@ struct Subject {
 
 /// Measures each in turn, so often, and prints a table.
 pub fn run(rounds: usize) {
-    let collector = collector();
+    let (collector, received) = collector();
     let off = ("ATTIO_BRIDGE__ADMIN__PAGE", "false".to_owned());
     let traces = ("ATTIO_BRIDGE__TRACES__ENDPOINT", format!("http://{collector}"));
     let bridge = |name: &str, variables: &[(&str, String)]| {
@@ -59,6 +60,7 @@ pub fn run(rounds: usize) {
             cost.push(used.cpu as f64 / 1e3 / traffic.answered as f64);
         }
     }
+    assert!(received.load(Ordering::Relaxed) > 0, "the collector received no spans");
     println!("| the bridge with | CPU µs per delivery | beside neither |\n|---|---:|---:|");
     let base = subjects[0].cost.clone();
     for Subject { server, cost } in &subjects {
@@ -82,19 +84,25 @@ fn mean(of: &[f64]) -> (f64, f64) {
 fn read(admin: SocketAddr) {
     let mut stream = TcpStream::connect(admin).expect("the admin listener accepts");
     stream.write_all(b"GET /deliveries HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it takes the request");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).expect("it answers");
+    assert!(answer.ends_with(b"200"), "the feed is open");
     std::thread::spawn(move || while matches!(stream.read(&mut [0; 65_536]), Ok(1..)) {});
 }
 
-/// A collector that takes everything.
-fn collector() -> SocketAddr {
+/// A collector that takes everything; also the number of its requests.
+fn collector() -> (SocketAddr, Arc<AtomicU64>) {
+    let received = Arc::new(AtomicU64::new(0));
+    let requests = Arc::clone(&received);
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
-    let answer = |mut stream: TcpStream| {
-        let (mut received, mut chunk) = (Vec::new(), [0; 65_536]);
+    let answer = |mut stream: TcpStream, requests: &AtomicU64| {
+        let (mut bytes, mut chunk) = (Vec::new(), [0; 65_536]);
         while let Ok(count @ 1..) = stream.read(&mut chunk) {
-            received.extend_from_slice(&chunk[..count]);
-            while let Some(length) = request(&received) {
-                received.drain(..length);
+            bytes.extend_from_slice(&chunk[..count]);
+            while let Some(length) = request(&bytes) {
+                bytes.drain(..length);
+                requests.fetch_add(1, Ordering::Relaxed);
                 stream
                     .write_all(
                         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
@@ -105,10 +113,11 @@ fn collector() -> SocketAddr {
     };
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream));
+            let requests = Arc::clone(&requests);
+            std::thread::spawn(move || answer(stream, &requests));
         }
     });
-    address
+    (address, received)
 }
 
 /// The length of the first request, once it is complete.

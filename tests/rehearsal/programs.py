@@ -144,7 +144,7 @@ class Bridge(Program):
         return get(f"http://127.0.0.1:{self.admin}/readyz") is not None
 
     def metric(self, sample):
-        metrics = (get(f"http://127.0.0.1:{self.admin}/metrics") or b"").decode()
+        metrics = wait_for("it answers", lambda: get(f"http://127.0.0.1:{self.admin}/metrics")).decode()
         values = [line.removeprefix(f"{sample} ") for line in metrics.splitlines() if line.startswith(f"{sample} ")]
         return sum(map(float, values))
 
