@@ -44,8 +44,7 @@ fn tell_all<'a>(scene: &Scene, producer: &BaseProducer, ids: impl IntoIterator<I
     for id in ids {
         let (topic, event) = scene.event("record.updated", id);
         loop {
-            let header = Header { key: "content-type", value: Some(MEDIA_TYPE) };
-            let headers = OwnedHeaders::new().insert(header);
+            let headers = OwnedHeaders::new().insert(Header { key: "content-type", value: Some(MEDIA_TYPE) });
             if producer.send(BaseRecord::to(&topic).key(id).payload(&event).headers(headers)).is_ok() {
                 break;
             }
