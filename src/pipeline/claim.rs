@@ -66,10 +66,9 @@ impl Claims {
             }
             return Vec::new();
         }
-        let wanted = unclaimed.iter().map(|event| Wanted {
-            key: event.key,
-            address: Arc::clone(&event.message.destination.address),
-        });
+        let wanted = unclaimed
+            .iter()
+            .map(|event| Wanted { key: event.key, address: Arc::clone(&event.message.destination.address) });
         let claims = self.store.claim(wanted.collect(), answer_by).await;
         let mut elsewhere = Vec::new();
         for (event, claim) in unclaimed.into_iter().zip(claims) {

@@ -226,9 +226,10 @@ fn every_query_about_states_returns_data_of_a_running_state_run() {
     let prometheus = Prometheus::scraping(scene.listen.parse().unwrap());
     let published = r#"attio_bridge_state_published_total{kind="record"}"#;
     // A rate is the growth between two scrapes.
-    eventually_blocking("Prometheus sees that there is none", || {
-        matches!(&prometheus.instant(published)[..], [(_, samples)] if samples[0] == 0.0)
-    });
+    eventually_blocking(
+        "Prometheus sees that there is none",
+        || matches!(&prometheus.instant(published)[..], [(_, samples)] if samples[0] == 0.0),
+    );
     let begun = now();
     let id = scene.person("Ada");
     scene.tell("record.created", &id);
