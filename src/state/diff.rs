@@ -162,8 +162,8 @@ async fn confirm(
 pub async fn repair(writing: &Writing, found: &[Found]) -> Result<u64, Error> {
     let mut failed = 0;
     for some in found.chunks(BATCH) {
-        let left_over = |entity: &EntityRef| {
-            some.iter().any(|found| found.entity == *entity && found.difference == Difference::LeftOver)
+        let is_kept = |entity: &EntityRef| {
+            some.iter().any(|found| found.entity == *entity && found.difference != Difference::Missing)
         };
         let entities = some.iter().map(|found| found.entity.clone()).collect();
         let (mut states, reread) = (Vec::new(), writing.reading.read(entities).await?);
@@ -171,7 +171,7 @@ pub async fn repair(writing: &Writing, found: &[Found]) -> Result<u64, Error> {
         for (entity, Answer { accurate_at, value, .. }) in reread.found {
             match value {
                 Single::Found(now) => states.extend(writing.reading.state(accurate_at, &now)),
-                Single::Gone if left_over(&entity) => states.push(writing.reading.tombstone(entity)),
+                Single::Gone if is_kept(&entity) => states.push(writing.reading.tombstone(entity)),
                 // It was there a moment ago: its event is still to come.
                 Single::Gone | Single::MergeInProgress | Single::Unseen => {}
             }

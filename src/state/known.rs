@@ -22,8 +22,9 @@ type Read = Result<Names, ReadError>;
 pub(super) struct Known {
     names: Arc<Names>,
     reader: EntityReader,
-    /// Events that the names are too old for.
+    /// Events of what is not among the names, and how many of them came before the names are read again.
     waiting: Vec<(Receipt, Notice)>,
+    asked: usize,
     reading: JoinSet<Read>,
     begun: Instant,
     in_vain: u32,
@@ -32,21 +33,20 @@ pub(super) struct Known {
 impl Known {
     pub(super) fn new(names: Arc<Names>, reader: EntityReader) -> Self {
         let reading = JoinSet::new();
-        Self { names, reader, waiting: Vec::new(), reading, begun: Instant::now(), in_vain: 0 }
+        Self { names, reader, waiting: Vec::new(), asked: 0, reading, begun: Instant::now(), in_vain: 0 }
     }
 
     pub(super) fn names(&self) -> &Names {
         &self.names
     }
 
-    /// Gives an event back if it is known whether the key may see its object or list; otherwise it waits.
+    /// Gives an event back if what it names is known; otherwise it waits.
     pub(super) fn decide(&mut self, receipt: Receipt, notice: Notice) -> Option<Notice> {
-        let is_decided = self.names.knows(&notice.entity) || self.names.complete_to >= notice.recorded_at;
-        if !is_decided {
-            self.waiting.push((receipt, notice));
-            return None;
+        if self.names.knows(&notice.entity) {
+            return Some(notice);
         }
-        Some(notice)
+        self.waiting.push((receipt, notice));
+        None
     }
 
     /// Begins to read the names if that is due.
@@ -59,7 +59,7 @@ impl Known {
         if !self.reading.is_empty() || self.begun.elapsed() < pause {
             return;
         }
-        self.begun = Instant::now();
+        (self.begun, self.asked) = (Instant::now(), self.waiting.len());
         let (names, reader) = (Arc::clone(&self.names), self.reader.clone());
         self.reading.spawn(async move { names.renew(&reader).await });
     }
@@ -69,7 +69,8 @@ impl Known {
         self.reading.join_next().await
     }
 
-    /// Takes the names that were read. Returns the events that wait for them.
+    /// Takes the names that were read. Returns the events that are decided: what they name is among the names, or is not
+    /// in an answer that was asked for after they came and is no older.
     pub(super) fn renewed(&mut self, read: Read) -> Result<Vec<(Receipt, Notice)>, Error> {
         self.in_vain += 1;
         match read {
@@ -81,10 +82,18 @@ impl Known {
             }
             Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
             Err(ReadError::Retryable(reason)) => {
-                tracing::warn!("names of objects and lists, trying on: {reason}")
+                tracing::warn!("names of objects and lists, trying on: {reason}");
+                return Ok(Vec::new());
             }
         }
-        Ok(std::mem::take(&mut self.waiting))
+        let (mut decided, mut open) = (Vec::new(), Vec::new());
+        for (at, waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            let is_answered = at < self.asked && waiting.1.recorded_at <= self.names.complete_to;
+            let is_decided = is_answered || self.names.knows(&waiting.1.entity);
+            if is_decided { &mut decided } else { &mut open }.push(waiting);
+        }
+        self.waiting = open;
+        Ok(decided)
     }
 }
 

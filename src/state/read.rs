@@ -50,7 +50,9 @@ async fn check_objects(reader: &EntityReader, found: &mut Found) {
     for (entity, answer) in &mut gone {
         let object = entity.container.as_deref().unwrap_or_default();
         match (&objects, answer) {
-            (Ok(known), _) if known.value.iter().any(|known| known.is(object)) => {}
+            (Ok(known), Ok(answer)) if known.value.iter().any(|known| known.is(object)) => {
+                answer.limit_to(known)
+            }
             (Ok(_), Ok(answer)) => answer.value = Single::Unseen,
             (Err(error), answer) => *answer = Err(error.clone()),
             (Ok(_), Err(_)) => {}

@@ -34,6 +34,9 @@ const BATCH: usize = 500;
 const TICK: Duration = Duration::from_millis(500);
 /// Between two attempts to publish a batch.
 const RETRY: Duration = Duration::from_millis(500);
+/// How much later than its event an answer must be that an entity does not exist.
+const CERTAIN: Duration = Duration::from_secs(2);
+
 /// Everything that the loop works with.
 pub struct Run {
     pub options: Options,
@@ -70,6 +73,8 @@ struct Engine {
     reads: JoinSet<Found>,
     publishing: JoinSet<Published>,
     published_at: Instant,
+    /// Whether it is the turn of what the broker has refused before.
+    turn: bool,
     warnings: Warnings,
 }
 
@@ -96,6 +101,7 @@ impl Run {
             reads: JoinSet::new(),
             publishing: JoinSet::new(),
             published_at: Instant::now(),
+            turn: false,
             warnings: Warnings::default(),
         };
         let mut tick = tokio::time::interval(TICK);
@@ -111,7 +117,7 @@ impl Run {
                 Some(joined) = engine.reads.join_next() => engine.found(flat(joined)?)?,
                 Some(joined) = engine.known.read() => {
                     for (receipt, notice) in engine.known.renewed(flat(joined)?)? {
-                        engine.take_notice(receipt, notice);
+                        engine.note(receipt, notice);
                     }
                 }
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
@@ -142,27 +148,31 @@ impl Engine {
 
     fn take_notice(&mut self, receipt: Receipt, notice: Notice) {
         let own = &self.known.names().workspace;
-        let result = if let Some(other) = notice.workspace.as_ref().filter(|named| *named != own) {
+        if let Some(other) = notice.workspace.as_ref().filter(|named| *named != own) {
             self.warnings.of_workspace(other, own);
             self.nothing((receipt, notice.recorded_at));
-            (notice.entity.kind, EventResult::Ignored)
-        } else {
-            let Some(notice) = self.known.decide(receipt, notice) else { return };
-            (notice.entity.kind, self.note(receipt, notice))
-        };
-        self.run.metrics.event(result.0, result.1);
+            return self.run.metrics.event(notice.entity.kind, EventResult::Ignored);
+        }
+        if let Some(notice) = self.known.decide(receipt, notice) {
+            self.note(receipt, notice);
+        }
     }
 
-    /// Notes what an event says. Returns what becomes of the event.
-    fn note(&mut self, receipt: Receipt, notice: Notice) -> EventResult {
+    /// Notes what an event says, and counts what becomes of it.
+    fn note(&mut self, receipt: Receipt, notice: Notice) {
+        let kind = notice.entity.kind;
+        let result = self.result(receipt, notice);
+        self.run.metrics.event(kind, result);
+    }
+
+    fn result(&mut self, receipt: Receipt, notice: Notice) -> EventResult {
         let Notice { recorded_at, entity, says, .. } = notice;
         let event = (receipt, recorded_at);
         let names = self.known.names();
         let is_known = names.knows(&entity);
         // A list that was deleted before the start is not known, and its entries may still be told to be gone.
         let is_unseen = !is_known && says != Says::Gone;
-        let is_kept = names.keep(&self.run.options, entity.kind, entity.container.as_deref());
-        if is_unseen || (is_known && !is_kept) {
+        if is_unseen || !names.keep(&self.run.options, entity.kind, entity.container.as_deref()) {
             if is_unseen {
                 self.warnings.of_unseen(&entity);
             }
@@ -213,6 +223,9 @@ impl Engine {
 
     /// Starts the reads that are due.
     fn read(&mut self) {
+        if self.ready.len() >= 2 * BATCH {
+            return;
+        }
         let room = MAX_READS.saturating_sub(self.reads.len());
         for group in self.settle.take_due(Instant::now(), room, GROUP) {
             self.reads.spawn(read(self.run.reader.clone(), group));
@@ -225,7 +238,7 @@ impl Engine {
                 Ok(answer) => self.found_one(entity, answer),
                 Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
                 Err(ReadError::Retryable(reason)) => {
-                    if self.settle.failed(&entity, Instant::now()) == Some(true) {
+                    if self.settle.failed(&entity, Instant::now()) {
                         self.stuck(&entity, format_args!("cannot be read, trying on: {reason}"));
                     }
                 }
@@ -240,6 +253,9 @@ impl Engine {
         if matches!(value, Single::MergeInProgress) {
             return self.settle.not_yet(&entity, now);
         }
+        // A tombstone is for ever, so an absence counts only if clocks that differ a little cannot explain it.
+        let is_gone = matches!(value, Single::Gone);
+        let complete_to = if is_gone { complete_to - CERTAIN } else { complete_to };
         let Some((events, tries)) = self.settle.answered(&entity, complete_to, now) else { return };
         if events.is_empty() {
             return self.warnings.of_clocks(&entity, (self.run.now)() - accurate_at);
@@ -275,7 +291,17 @@ impl Engine {
             return;
         }
         // In order: of two states of an entity the older one came first.
-        let mut batch: Vec<Ready> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
+        // What the broker has refused before is sent by itself, every other time: its transaction may be in vain again.
+        self.turn = !self.turn;
+        let (refused, others): (Vec<_>, Vec<_>) =
+            self.ready.drain(..).partition(|ready| ready.tries.are_many());
+        let (mut batch, rest) = if others.is_empty() || (self.turn && !refused.is_empty()) {
+            (refused, others)
+        } else {
+            (others, refused)
+        };
+        self.ready.extend(batch.drain(batch.len().min(BATCH)..));
+        self.ready.extend(rest);
         let events = std::mem::take(&mut self.idle);
         batch.push(Ready { entity: None, state: None, events, tries: Tries::default() });
         self.send(batch, Duration::ZERO);
@@ -324,7 +350,7 @@ impl Engine {
                         self.held.remove(receipt);
                     }
                     let Some(entity) = entity else { continue };
-                    if self.stuck.remove(&entity) {
+                    if !self.settle.is_stuck(&entity) && self.stuck.remove(&entity) {
                         tracing::info!(kind = entity.kind.as_str(), id = entity.id, "no longer stuck");
                     }
                     if state.is_some() && outcome == Outcome::Done {
@@ -338,7 +364,7 @@ impl Engine {
 
     fn measure(&self) {
         let metrics = &self.run.metrics;
-        let oldest = self.held.values().next().map(|at| ((self.run.now)() - *at).as_seconds_f64());
+        let oldest = self.held.values().min().map(|at| ((self.run.now)() - *at).as_seconds_f64());
         metrics.lag.set(oldest.unwrap_or_default().max(0.0));
         metrics.backlog.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
         metrics.stuck.set(i64::try_from(self.stuck.len()).unwrap_or(i64::MAX));

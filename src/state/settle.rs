@@ -51,6 +51,13 @@ pub(super) struct Tries {
     too_old: u32,
 }
 
+impl Tries {
+    /// Whether the entity counts as stuck.
+    pub(super) fn are_many(self) -> bool {
+        self.failed >= STUCK
+    }
+}
+
 /// What an event adds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Added {
@@ -151,7 +158,7 @@ impl Settle {
         for (at, entity) in due {
             let Some(entry) = self.entities.get_mut(&entity) else { continue };
             let container = (entity.kind, entity.container.clone());
-            let is_alone = !entity.kind.is_read_in_bulk() || entry.tries.failed >= STUCK;
+            let is_alone = !entity.kind.is_read_in_bulk() || entry.tries.are_many();
             let group = with_room.get(&container).filter(|group| !is_alone && taken[**group].len() < size);
             let group = match group {
                 Some(group) => *group,
@@ -200,14 +207,18 @@ impl Settle {
         Some((answered, tries))
     }
 
-    /// A read failed. Returns whether the entity has just become stuck; none if it is gone meanwhile.
-    pub(super) fn failed(&mut self, entity: &EntityRef, now: Instant) -> Option<bool> {
-        let entry = self.entities.get_mut(entity)?;
+    /// A read failed. Returns whether the entity counts as stuck.
+    pub(super) fn failed(&mut self, entity: &EntityRef, now: Instant) -> bool {
+        let Some(entry) = self.entities.get_mut(entity) else { return false };
         let due = now + pause(FAILED, entry.tries.failed);
         entry.tries.failed += 1;
-        let is_stuck = entry.tries.failed == STUCK;
         self.later(entity, due);
-        Some(is_stuck)
+        self.is_stuck(entity)
+    }
+
+    /// Whether it was tried several times in vain, and waits for another try.
+    pub(super) fn is_stuck(&self, entity: &EntityRef) -> bool {
+        self.entities.get(entity).is_some_and(|entry| entry.tries.are_many())
     }
 
     /// It cannot be read yet.
@@ -367,7 +378,7 @@ mod tests {
         settle.changed(&record("a"), (Receipt(1), at(1)), now);
         for _ in 0..3 {
             settle.take_due(time, 8, 100);
-            stuck.push(settle.failed(&record("a"), time).unwrap());
+            stuck.push(settle.failed(&record("a"), time));
             time = settle.next_due().unwrap();
         }
         assert_eq!(stuck, [false, false, true]);

@@ -70,7 +70,7 @@ impl<T> Answer<T> {
     }
 
     /// Counts as no younger than another answer, which is part of it.
-    fn limit_to<U>(&mut self, other: &Answer<U>) {
+    pub fn limit_to<U>(&mut self, other: &Answer<U>) {
         self.accurate_at = self.accurate_at.min(other.accurate_at);
         self.complete_to = self.complete_to.min(other.complete_to);
     }

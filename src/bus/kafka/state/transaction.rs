@@ -160,6 +160,7 @@ impl Transactions {
         positions: &BTreeMap<Partition, i64>,
     ) -> Result<Attempt, StateError> {
         let first = self.producer.context().begin(states.last().map_or(0, |(at, _)| at + 1));
+        let mut unsent = None;
         for (at, state) in states {
             let encoded = Encoded::new(state, self.content_mode, "ce_", "content-type");
             let is_alone = alone.contains(at);
@@ -176,7 +177,11 @@ impl Transactions {
                     let outcome = Outcome::TooLarge { bytes: encoded.bytes() };
                     return Ok(Attempt::Refused([(*at, outcome)].into()));
                 }
-                Some(error) => return Err(passing(error)),
+                // Once a record is refused, the client takes no other of the transaction: which one is told below.
+                Some(error) => {
+                    unsent = Some(error);
+                    break;
+                }
                 None => {}
             }
         }
@@ -190,10 +195,11 @@ impl Transactions {
         }
         let in_a_batch: Vec<usize> =
             failures.iter().filter(|(_, error)| is_too_large(error)).map(|(at, _)| *at).collect();
-        match failures.pop() {
-            Some(_) if !in_a_batch.is_empty() => return Ok(Attempt::InABatch(in_a_batch)),
-            Some((_, error)) => return Err(passing(error)),
-            None => {}
+        if !in_a_batch.is_empty() {
+            return Ok(Attempt::InABatch(in_a_batch));
+        }
+        if let Some(error) = failures.pop().map(|(_, error)| error).or(unsent) {
+            return Err(passing(error));
         }
         if places.len() < states.len() {
             return Err(StateError::Passing("the broker has not acknowledged every state in time".into()));
