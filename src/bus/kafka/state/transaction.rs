@@ -23,6 +23,8 @@ use crate::bus::kafka::topics::{self, Create};
 use crate::bus::state::{Change, Clock, Encoded, Outcome, State, StateError, Writer};
 use crate::cloudevent::ContentMode;
 
+/// How often states of which the broker has refused one are tried at once.
+const TRIES: usize = 5;
 /// How long one call of the client waits for the broker before it is called again.
 const CALL: Duration = Duration::from_secs(5);
 /// How often it is looked whether records have their places.
@@ -90,9 +92,18 @@ impl Transactions {
             self.tail.refuses(&state.key, state.version())
         };
         let mut refused: Vec<Option<Outcome>> = changes.iter().map(known).collect();
-        let mut alone = BTreeSet::new();
+        let (mut alone, mut tries) = (BTreeSet::new(), 0);
         loop {
-            match self.attempt(changes, &refused, &alone)? {
+            let attempt = match self.attempt(changes, &refused, &alone) {
+                // The client may fail the transaction after one that a record has ended, too.
+                Err(StateError::Passing(error)) if !alone.is_empty() && tries < TRIES => {
+                    tracing::debug!("kafka: {error}; trying again");
+                    tries += 1;
+                    continue;
+                }
+                attempt => attempt?,
+            };
+            match attempt {
                 Attempt::Committed => {
                     return Ok(refused.into_iter().map(|refused| refused.unwrap_or(Outcome::Done)).collect());
                 }
