@@ -29,7 +29,7 @@ type Last = HashMap<String, Option<OffsetDateTime>>;
 
 /// What was read, in order.
 #[derive(Clone, Default)]
-struct Order {
+pub struct Order {
     last: Last,
     states: usize,
     wrong: Vec<String>,
