@@ -82,6 +82,9 @@ impl Version {
     }
 }
 
+/// What tells the time.
+pub type Clock = fn() -> OffsetDateTime;
+
 /// Milliseconds since 1970, as the `time` of an event has them.
 pub fn milliseconds(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(i64::MAX)
@@ -107,6 +110,8 @@ pub enum Outcome {
     Gone,
     /// What is there is newer, or not known to be older: nothing was done. To be read again.
     Newer,
+    /// The broker does not take it, as long as its limits are what they are: nothing was done.
+    TooLarge { bytes: usize },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -198,6 +203,12 @@ impl Encoded {
             headers: media_type.into_iter().chain(attributes).collect(),
             payload: Some(event.data().bytes().to_vec()),
         }
+    }
+
+    /// Its size, with the names and values of the headers.
+    pub(super) fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        headers + self.payload.as_ref().map_or(0, Vec::len)
     }
 }
 

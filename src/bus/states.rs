@@ -3,12 +3,10 @@
 
 use std::sync::Arc;
 
-use time::OffsetDateTime;
-
 use super::error::ReadError;
 use super::inspect::Row;
-use super::read::Item;
-use super::state::{Change, Needs, Outcome, Receipt, StateError, Writer};
+use super::read::{Begin, Item, Plan};
+use super::state::{Change, Clock, Needs, Outcome, Receipt, StateError, Writer};
 use super::{Kind, Options, kafka, nats};
 use crate::pipeline::publish::Destination;
 
@@ -27,6 +25,19 @@ impl Publisher {
         match self {
             Self::Kafka(publisher) => publisher.publish(changes).await,
             Self::Nats(publisher) => publisher.publish(&changes).await,
+        }
+    }
+
+    /// What to raise where a state is too large.
+    pub fn limit(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => {
+                "raise max.message.bytes of the topic, and kafka.properties.message.max.bytes where it is larger than \
+                 that or than 8 MiB"
+            }
+            Self::Nats(_) => {
+                "raise max_payload of the server, and max_msg_size of the stream where it is set"
+            }
         }
     }
 }
@@ -49,7 +60,7 @@ impl Follower {
 }
 
 /// Starts a writer. Waits until the broker is there, and on Kafka until any other writer of this role is fenced.
-pub async fn writer(options: &Options, writer: Writer, now: OffsetDateTime) -> Result<Publisher, StateError> {
+pub async fn writer(options: &Options, writer: Writer, now: Clock) -> Result<Publisher, StateError> {
     let content_mode = options.content_mode;
     match &options.kind {
         Kind::Kafka(options) => {
@@ -80,6 +91,36 @@ pub async fn follow(
         }
         _ => Err(ReadError::Stdout.into()),
     }
+}
+
+/// A state that is kept, if there is one and it can be read. Changes nothing.
+pub async fn any(options: &Options, writer: &Writer) -> Result<Option<Item>, StateError> {
+    match &options.kind {
+        Kind::Kafka(_) => kafka_any(&options.kind, writer).await,
+        Kind::Nats(options) => nats::state::any(options, writer).await,
+        Kind::Stdout => Err(ReadError::Stdout.into()),
+    }
+}
+
+async fn kafka_any(kind: &Kind, writer: &Writer) -> Result<Option<Item>, StateError> {
+    for address in &writer.addresses {
+        let destination =
+            Arc::new(Destination { subject: Arc::clone(address), address: Arc::clone(address) });
+        let plan = Plan { destinations: vec![destination], begin: Begin::Beginning, follow: false };
+        // It may not exist yet.
+        let Ok(mut reader) = super::read(kind, plan).await else { continue };
+        let mut found = None;
+        while found.is_none()
+            && let Some(item) = reader.next().await
+        {
+            found = Some(item?).filter(|item| !item.payload.is_empty());
+        }
+        reader.end().await;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// Checks what `state` needs, without publishing.

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::dedup::InFlight;
 use super::identify::DedupKey;
 use super::publish::{Ack, AckCallback, Bus, BusState, Message, PublishError, PublishHandle, PublishResult};
-use super::store::{Claim, Held, Store};
+use super::store::{Claim, Held, Store, Wanted};
 use crate::delivery::Permit;
 use crate::metrics::PublishMetrics;
 use crate::traces::PublishSpan;
@@ -66,13 +66,19 @@ impl Claims {
             }
             return Vec::new();
         }
-        let keys = unclaimed.iter().map(|event| event.key).collect();
-        let claims = self.store.claim(keys, answer_by).await;
+        let wanted = unclaimed.iter().map(|event| Wanted {
+            key: event.key,
+            address: Arc::clone(&event.message.destination.address),
+        });
+        let claims = self.store.claim(wanted.collect(), answer_by).await;
         let mut elsewhere = Vec::new();
         for (event, claim) in unclaimed.into_iter().zip(claims) {
             match claim {
                 Claim::Publish(held) => event.publish(Arc::clone(&self.store), held, &self.bus),
-                Claim::Acknowledged => event.settle(Ok(Ack { duplicate: true, position: None })),
+                Claim::Acknowledged(held) => {
+                    event.settle(Ok(Ack { duplicate: true, position: None }));
+                    self.store.remembered(held);
+                }
                 Claim::Refused(detail) => event.settle(Err(PublishError::StoreUnavailable { detail })),
                 // The retry publishes it.
                 Claim::Overdue => event.settle(Err(PublishError::answer_overdue())),

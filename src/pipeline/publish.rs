@@ -191,22 +191,50 @@ pub enum BusState {
 /// Which brokers acknowledge. What other brokers have acknowledged is not stored in these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerIdentity {
-    /// `kafka <cluster id>`, `nats <stream>`; for a bus without brokers its name.
+    /// `kafka <cluster id>`, `nats <stream>, created <time>`; for a bus without brokers its name.
     pub brokers: String,
-    /// What may be created anew on them, each with what tells it from the one before: a topic with its id, a stream
-    /// with the time of its creation. What is not known is left out.
-    pub parts: BTreeMap<String, String>,
+    /// The addresses that are known, each with the id of its topic, or nothing where there are no such ids. None for a
+    /// bus without brokers.
+    pub addresses: Option<BTreeMap<String, String>>,
 }
 
 impl BrokerIdentity {
     pub fn new(brokers: impl Into<String>) -> Self {
-        Self { brokers: brokers.into(), parts: BTreeMap::new() }
+        Self { brokers: brokers.into(), addresses: None }
     }
 
-    /// Whether the brokers are the same, and no part is known to be another.
+    /// Whether both are the same: an address that both know has one id, and there is such an address.
     pub fn matches(&self, other: &Self) -> bool {
-        let same = |(name, id): (&String, &String)| other.parts.get(name).is_none_or(|other| other == id);
-        self.brokers == other.brokers && self.parts.iter().all(same)
+        let same = match (&self.addresses, &other.addresses) {
+            (Some(ours), Some(theirs)) if !ours.is_empty() && !theirs.is_empty() => {
+                let mut common =
+                    ours.iter().filter_map(|(name, id)| Some((id, theirs.get(name)?))).peekable();
+                common.peek().is_some() && common.all(|(ours, theirs)| ours == theirs)
+            }
+            _ => true,
+        };
+        self.brokers == other.brokers && same
+    }
+
+    /// Whether it knows what the other one knows.
+    pub fn includes(&self, other: &Self) -> bool {
+        let knows = |(name, id): (&String, &String)| {
+            self.addresses.as_ref().is_some_and(|ours| ours.get(name) == Some(id))
+        };
+        self.brokers == other.brokers && other.addresses.iter().flatten().all(knows)
+    }
+
+    /// Whether it is known what this address is now.
+    pub fn knows(&self, address: &str) -> bool {
+        self.addresses.as_ref().is_none_or(|addresses| addresses.contains_key(address))
+    }
+
+    /// Adds what the other one knows.
+    pub fn learn(&mut self, other: &Self) {
+        let known = other.addresses.clone().unwrap_or_default();
+        if let Some(ours) = &mut self.addresses {
+            ours.extend(known);
+        }
     }
 }
 

@@ -12,14 +12,21 @@ use tokio::time::Instant;
 use super::identify::DedupKey;
 use super::publish::BoxFuture;
 
+/// An id to be claimed, and where its event goes.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub key: DedupKey,
+    pub address: Arc<str>,
+}
+
 /// What the store says of one id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
     /// The caller must publish, and settle the claim. Also where the store did not answer: then the claim may or may
     /// not exist, and nothing depends on it.
     Publish(Held),
-    /// Acknowledged inside the window.
-    Acknowledged,
+    /// Acknowledged inside the window; to be reported by [`Store::remembered`].
+    Acknowledged(Held),
     /// Another replica is publishing it, or died while it was.
     InFlight,
     /// The store did not answer, and nothing is to be published without it.
@@ -41,10 +48,13 @@ pub struct Held {
 pub trait Store: Send + Sync + 'static {
     /// Claims ids: one answer for each, in their order. Takes at most the store's deadline in all, and ends when the
     /// answer is due, if one is.
-    fn claim(&self, keys: Vec<DedupKey>, answer_by: Option<Instant>) -> BoxFuture<'_, Vec<Claim>>;
+    fn claim(&self, wanted: Vec<Wanted>, answer_by: Option<Instant>) -> BoxFuture<'_, Vec<Claim>>;
 
     /// Reports what became of a publish: acknowledged ids are remembered, claims of others released. Never waits.
     fn settle(&self, held: Held, acknowledged: bool);
+
+    /// This replica now remembers an id by itself because the store did: it forgets it if that does not count any more.
+    fn remembered(&self, held: Held);
 
     /// Whether it is not known yet if the store answers.
     fn is_starting(&self) -> bool;

@@ -11,8 +11,9 @@ use futures_util::{TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::Error;
 use super::targets::{Page, Target};
-use super::writing::{Error, Writing, patiently};
+use super::writing::{Writing, patiently};
 use crate::attio::entities::Position;
 use crate::files;
 
@@ -78,6 +79,8 @@ pub struct Counts {
     pub rows: u64,
     /// States published, by the label of their target. The rest had been published already, or was gone.
     pub published: BTreeMap<String, u64>,
+    /// How many could not be published. The log names them.
+    pub failed: u64,
 }
 
 /// Publishes all entities of the targets. `seen` is told how far it is after each page.
@@ -104,7 +107,8 @@ pub async fn run(
             note(&journal, &key, pages.position().cloned())?;
             let mut counts = counts.lock();
             counts.rows += rows as u64;
-            *counts.published.entry(label.clone()).or_default() += stored;
+            *counts.published.entry(label.clone()).or_default() += stored.stored;
+            counts.failed += stored.failed;
             seen(&counts);
         }
         note(&journal, &key, None)

@@ -11,11 +11,11 @@ use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::Error;
 use super::names::Names;
-use super::notice;
 use super::stored::{self, Stored};
 use super::targets::{Scope, Target};
-use super::writing::{Error, Reading, Writing, patiently};
+use super::writing::{Reading, Reread, Writing, patiently};
 use crate::attio::entities::{Answer, EntityRef, Kind, Position, Single};
 use crate::bus;
 use crate::bus::state::StateError;
@@ -61,14 +61,24 @@ struct Held {
 
 type HeldById = HashMap<(Kind, String), Held>;
 
-/// Compares the targets. Returns how many entities were compared, and those that differ. `seen` is told of each page.
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Compared {
+    /// How many entities Attio has.
+    pub count: usize,
+    pub found: Vec<Found>,
+    /// How many could not be read. The log names them.
+    pub failed: u64,
+}
+
+/// Compares the targets. `seen` is told of each page.
 pub async fn diff(
     reading: &Reading,
     bus: &bus::Kind,
     targets: &[Target],
     scope: &Scope,
     seen: impl Fn(usize),
-) -> Result<(usize, Vec<Found>), Error> {
+) -> Result<Compared, Error> {
     let mut held = held(reading, bus, targets, scope).await?;
     let (mut suspects, mut compared) = (Vec::new(), HashSet::new());
     for target in targets {
@@ -93,29 +103,32 @@ pub async fn diff(
     suspects.extend(held.into_values().map(|held| held.entity));
     let count = compared.len();
     if suspects.is_empty() {
-        return Ok((count, Vec::new()));
+        return Ok(Compared { count, ..Compared::default() });
     }
     tokio::time::sleep(reading.options.settle + ALLOWANCE).await;
-    Ok((count, confirm(reading, bus, targets, scope, suspects).await?))
+    let (found, failed) = confirm(reading, bus, targets, scope, suspects).await?;
+    Ok(Compared { count, found, failed })
 }
 
-/// Those that still differ.
+/// Those that still differ, and how many could not be read.
 async fn confirm(
     reading: &Reading,
     bus: &bus::Kind,
     targets: &[Target],
     scope: &Scope,
     suspects: Vec<EntityRef>,
-) -> Result<Vec<Found>, Error> {
+) -> Result<(Vec<Found>, u64), Error> {
     // Of each answer only what is compared: there may be as many as the workspace has entities.
-    let (mut answers, mut unseen) = (Vec::with_capacity(suspects.len()), 0_u64);
+    let (mut answers, mut unseen, mut unread) = (Vec::with_capacity(suspects.len()), 0_u64, 0);
     for some in suspects.chunks(BATCH) {
-        for (entity, Answer { accurate_at, value }) in reading.read(some.to_vec()).await? {
+        let Reread { found, failed } = reading.read(some.to_vec()).await?;
+        unread += failed;
+        for (entity, Answer { accurate_at, complete_to, value }) in found {
             match value {
                 Single::Found(now) => {
                     answers.push((entity, accurate_at, Some(digest(now.data.get().as_bytes()))));
                 }
-                Single::Gone => answers.push((entity, accurate_at, None)),
+                Single::Gone => answers.push((entity, complete_to, None)),
                 Single::Unseen => unseen += 1,
                 // Its event is still to come.
                 Single::MergeInProgress => {}
@@ -138,24 +151,24 @@ async fn confirm(
         found.push(Found { entity, difference });
     }
     if unseen > 0 {
-        tracing::warn!(
-            "{unseen} entities are not compared: the key may not see their object or list; if it was deleted, \
-             publish their tombstones yourself"
-        );
+        tracing::warn!("{unseen} records are not compared: ATTIO_API_KEY may not see their object");
     }
     found.sort_by(|a, b| a.entity.cmp(&b.entity));
-    Ok(found)
+    Ok((found, unread))
 }
 
-/// Publishes what Attio holds now of those that differ, and tombstones of those that it no longer has.
-pub async fn repair(writing: &Writing, found: &[Found]) -> Result<(), Error> {
+/// Publishes what Attio holds now of those that differ, and tombstones of those that it no longer has. Returns how many
+/// could not be read or published. The log names them.
+pub async fn repair(writing: &Writing, found: &[Found]) -> Result<u64, Error> {
+    let mut failed = 0;
     for some in found.chunks(BATCH) {
         let left_over = |entity: &EntityRef| {
             some.iter().any(|found| found.entity == *entity && found.difference == Difference::LeftOver)
         };
         let entities = some.iter().map(|found| found.entity.clone()).collect();
-        let mut states = Vec::new();
-        for (entity, Answer { accurate_at, value }) in writing.reading.read(entities).await? {
+        let (mut states, reread) = (Vec::new(), writing.reading.read(entities).await?);
+        failed += reread.failed;
+        for (entity, Answer { accurate_at, value, .. }) in reread.found {
             match value {
                 Single::Found(now) => states.extend(writing.reading.state(accurate_at, &now)),
                 Single::Gone if left_over(&entity) => states.push(writing.reading.tombstone(entity)),
@@ -163,9 +176,9 @@ pub async fn repair(writing: &Writing, found: &[Found]) -> Result<(), Error> {
                 Single::Gone | Single::MergeInProgress | Single::Unseen => {}
             }
         }
-        writing.publish(states).await?;
+        failed += writing.publish(states).await?.failed;
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// What the topics hold of the targets.
@@ -182,14 +195,7 @@ async fn held(
         let mut reader = reader.map_err(StateError::from)?;
         while let Some(item) = reader.next().await {
             let Some(stored) = Stored::new(&item.map_err(StateError::from)?) else { continue };
-            let source = stored.event.as_ref().and_then(|event| event.get("source"));
-            let ours = &reading.names.workspace;
-            if let Some(other) = source.and_then(notice::workspace).filter(|other| other != ours) {
-                return Err(Error::Setup(format!(
-                    "the states are those of workspace {other}, ATTIO_API_KEY is a key of workspace {ours}: use a key of \
-                     that workspace, or another state.prefix"
-                )));
-            }
+            stored.check_workspace(&reading.names.workspace)?;
             let key = (kind, stored.id.clone());
             match of(kind, &stored).filter(|held| is_in(&reading.names, targets, scope, &held.entity)) {
                 Some(held) => drop(all.insert(key, held)),

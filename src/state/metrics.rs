@@ -18,7 +18,7 @@ named_enum! {
         Coalesced = "coalesced",
         /// It leads to a tombstone, or comes after one.
         Gone = "gone",
-        /// Its entity is not kept.
+        /// Its entity is not kept, or the key may not see its object or list.
         Ignored = "ignored",
     }
 }
@@ -33,7 +33,7 @@ pub struct StateMetrics {
     pub lag: Gauge,
     /// Events that were taken and are not done.
     pub backlog: IntGauge,
-    /// Entities that cannot be read.
+    /// Entities that cannot be read or published.
     pub stuck: IntGauge,
 }
 
@@ -59,7 +59,10 @@ impl StateMetrics {
             rate_limited: families.register(IntCounter::with_opts(limited).expect(CONSTANT)),
             lag: families.register(Gauge::with_opts(lag).expect(CONSTANT)),
             backlog: families.gauge("state_backlog", "Events taken that are not done."),
-            stuck: families.gauge("state_stuck", "Entities that cannot be read; they are tried again."),
+            stuck: families.gauge(
+                "state_stuck",
+                "Entities that cannot be read, or are larger than the broker takes; they are tried again.",
+            ),
             families,
         };
         for kind in Kind::ALL {

@@ -13,6 +13,7 @@
 pub mod backfill;
 pub mod diff;
 pub mod envelope;
+mod known;
 pub mod metrics;
 pub mod names;
 pub mod notice;
@@ -21,16 +22,29 @@ pub mod run;
 mod settle;
 pub mod stored;
 pub mod targets;
+mod warnings;
 pub mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::attio::entities::Kind;
-use crate::bus::state::{Needs, Role, Writer};
+use crate::bus::state::{Needs, Role, StateError, Writer};
 use crate::catalog::Category;
 use crate::pipeline::publish::Destination;
 use crate::pipeline::route::Routes;
+
+/// Why a verb of `state` ends.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Bus(#[from] StateError),
+    /// What to grant.
+    #[error("{0}")]
+    Denied(String),
+    #[error("{0}")]
+    Setup(String),
+}
 
 /// `[state]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

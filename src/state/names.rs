@@ -1,25 +1,44 @@
 //! The slugs of objects and lists, and which of them are kept.
 
+use time::OffsetDateTime;
+
 use super::Options;
 use crate::attio::entities::{Container, EntityReader, EntityRef, Kind, ReadError};
 use crate::attio::types::Resource;
 use crate::catalog;
 
 /// The workspace of the key, and the objects and lists that it may see.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Names {
     /// Its id.
     pub workspace: String,
     pub objects: Vec<Container>,
     pub lists: Vec<Container>,
+    /// What was created until then is among them.
+    pub complete_to: OffsetDateTime,
 }
 
 impl Names {
     /// Reads them from Attio. A workspace may have no lists.
     pub async fn read(reader: &EntityReader) -> Result<Self, ReadError> {
         let workspace = reader.workspace().await?;
+        Self::of(workspace, reader).await
+    }
+
+    async fn of(workspace: String, reader: &EntityReader) -> Result<Self, ReadError> {
         let objects = reader.containers(Resource::Object).await?;
-        Ok(Self { workspace, objects, lists: reader.containers(Resource::List).await? })
+        let lists = reader.containers(Resource::List).await?;
+        let complete_to = objects.complete_to.min(lists.complete_to);
+        Ok(Self { workspace, objects: objects.value, lists: lists.value, complete_to })
+    }
+
+    /// Reads them again. A list that the key may not see any more is still among them: what it held is gone.
+    pub async fn renew(&self, reader: &EntityReader) -> Result<Self, ReadError> {
+        let mut names = Self::of(self.workspace.clone(), reader).await?;
+        let former = self.lists.iter().filter(|former| names.lists.iter().all(|known| known.id != former.id));
+        let former: Vec<Container> = former.cloned().collect();
+        names.lists.extend(former);
+        Ok(names)
     }
 
     /// The slug of an object that is named by id or by slug.
@@ -68,8 +87,12 @@ mod tests {
     #[test]
     fn objects_and_lists_are_kept_by_slug_or_id() {
         let container = |id: &str, slug: &str| Container { id: id.into(), slug: Some(slug.into()) };
-        let names =
-            Names { objects: vec![container("o1", "people"), container("o2", "deals")], ..Names::default() };
+        let names = Names {
+            workspace: "w".into(),
+            objects: vec![container("o1", "people"), container("o2", "deals")],
+            lists: Vec::new(),
+            complete_to: OffsetDateTime::UNIX_EPOCH,
+        };
         let options = |objects: &[&str]| Options {
             prefix: "s".into(),
             objects: objects.iter().map(|name| (*name).to_owned()).collect(),

@@ -1,6 +1,7 @@
 //! The loop of `state run`: takes events, reads what is due, publishes, a batch at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,15 @@ use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::known::{Known, flat};
 use super::metrics::{EventResult, StateMetrics};
 use super::names::Names;
 use super::notice::{Notice, Says};
 use super::read::{Found, read};
-use super::settle::{Added, Event, Settle};
-use super::{Options, envelope};
-use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, ReadError, Single};
+use super::settle::{Added, Event, Settle, Tries};
+use super::warnings::Warnings;
+use super::{Error, Options, envelope};
+use crate::attio::entities::{Answer, EntityReader, EntityRef, ReadError, Single};
 use crate::bus::read::Item;
 use crate::bus::state::{Change, Outcome, Receipt, State, StateError};
 use crate::bus::states::{Follower, Publisher};
@@ -31,24 +34,6 @@ const BATCH: usize = 500;
 const TICK: Duration = Duration::from_millis(500);
 /// Between two attempts to publish a batch.
 const RETRY: Duration = Duration::from_millis(500);
-/// How soon an entity is read again whose answer was too old, or whose merge is not finished.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
-/// How much later than its event an answer must be that an entity does not exist.
-const CERTAIN: Duration = Duration::from_secs(2);
-/// An answer that is older than its event by more says that two clocks differ.
-const CLOCKS: Duration = Duration::from_secs(10);
-/// Between two warnings of a kind, and two looks at the names of objects and lists.
-const PAUSE: Duration = Duration::from_secs(60);
-
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Bus(#[from] StateError),
-    /// What to grant.
-    #[error("{0}")]
-    Denied(String),
-}
-
 /// Everything that the loop works with.
 pub struct Run {
     pub options: Options,
@@ -65,6 +50,7 @@ struct Ready {
     entity: Option<EntityRef>,
     state: Option<State>,
     events: Vec<Event>,
+    tries: Tries,
 }
 
 /// A batch, and what became of it.
@@ -72,25 +58,25 @@ type Published = (Vec<Ready>, Result<Vec<Outcome>, StateError>);
 
 struct Engine {
     run: Shared,
+    known: Known,
     settle: Settle,
     /// The events that are not done, with the time of their receipt.
     held: BTreeMap<Receipt, OffsetDateTime>,
+    /// What cannot be read, or is too large to be published.
+    stuck: HashSet<EntityRef>,
     ready: Vec<Ready>,
     /// Events that lead to nothing.
     idle: Vec<Event>,
     reads: JoinSet<Found>,
     publishing: JoinSet<Published>,
     published_at: Instant,
-    looked_at: Option<Instant>,
-    warned_at: Option<Instant>,
-    warned_of_workspace: bool,
+    warnings: Warnings,
 }
 
 struct Shared {
     options: Options,
     reader: EntityReader,
     publisher: Publisher,
-    names: Arc<Names>,
     metrics: Arc<StateMetrics>,
     now: fn() -> OffsetDateTime,
 }
@@ -100,20 +86,21 @@ impl Run {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let Self { options, reader, publisher, mut follower, names, metrics, now } = self;
         let mut engine = Engine {
-            run: Shared { options, reader, publisher, names, metrics, now },
+            known: Known::new(names, reader.clone()),
+            run: Shared { options, reader, publisher, metrics, now },
             settle: Settle::default(),
             held: BTreeMap::new(),
+            stuck: HashSet::new(),
             ready: Vec::new(),
             idle: Vec::new(),
             reads: JoinSet::new(),
             publishing: JoinSet::new(),
             published_at: Instant::now(),
-            looked_at: None,
-            warned_at: None,
-            warned_of_workspace: false,
+            warnings: Warnings::default(),
         };
         let mut tick = tokio::time::interval(TICK);
         loop {
+            engine.known.renew();
             engine.read();
             engine.publish();
             let due = engine.settle.next_due().filter(|_| engine.reads.len() < MAX_READS);
@@ -122,9 +109,14 @@ impl Run {
                 () = stop.cancelled() => break,
                 Some(joined) = engine.publishing.join_next() => engine.published(flat(joined)?)?,
                 Some(joined) = engine.reads.join_next() => engine.found(flat(joined)?)?,
+                Some(joined) = engine.known.read() => {
+                    for (receipt, notice) in engine.known.renewed(flat(joined)?)? {
+                        engine.take_notice(receipt, notice);
+                    }
+                }
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
-                    engine.take(&item, receipt).await?;
+                    engine.take(&item, receipt);
                 }
                 () = tokio::time::sleep_until(due.into()) => {}
                 _ = tick.tick() => engine.measure(),
@@ -137,38 +129,43 @@ impl Run {
     }
 }
 
-/// A task that panicked has logged why.
-fn flat<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, Error> {
-    joined.map_err(|error| Error::Bus(StateError::Lasting(error.to_string())))
-}
-
 impl Engine {
-    async fn take(&mut self, item: &Item, receipt: Receipt) -> Result<(), Error> {
+    fn take(&mut self, item: &Item, receipt: Receipt) {
         match Notice::read(item) {
             Some(notice) => {
                 self.held.insert(receipt, notice.recorded_at);
-                let kind = notice.entity.kind;
-                let other = notice.workspace.as_ref().filter(|named| **named != self.run.names.workspace);
-                let result = if let Some(other) = other {
-                    self.warn_of_workspace(other);
-                    self.nothing((receipt, notice.recorded_at));
-                    EventResult::Ignored
-                } else {
-                    self.look_at_names(&notice.entity).await?;
-                    self.note(receipt, notice)
-                };
-                self.run.metrics.event(kind, result);
+                self.take_notice(receipt, notice);
             }
             None => self.nothing((receipt, (self.run.now)())),
         }
-        Ok(())
+    }
+
+    fn take_notice(&mut self, receipt: Receipt, notice: Notice) {
+        let own = &self.known.names().workspace;
+        let result = if let Some(other) = notice.workspace.as_ref().filter(|named| *named != own) {
+            self.warnings.of_workspace(other, own);
+            self.nothing((receipt, notice.recorded_at));
+            (notice.entity.kind, EventResult::Ignored)
+        } else {
+            let Some(notice) = self.known.decide(receipt, notice) else { return };
+            (notice.entity.kind, self.note(receipt, notice))
+        };
+        self.run.metrics.event(result.0, result.1);
     }
 
     /// Notes what an event says. Returns what becomes of the event.
     fn note(&mut self, receipt: Receipt, notice: Notice) -> EventResult {
         let Notice { recorded_at, entity, says, .. } = notice;
         let event = (receipt, recorded_at);
-        if !self.run.names.keep(&self.run.options, entity.kind, entity.container.as_deref()) {
+        let names = self.known.names();
+        let is_known = names.knows(&entity);
+        // A list that was deleted before the start is not known, and its entries may still be told to be gone.
+        let is_unseen = !is_known && says != Says::Gone;
+        let is_kept = names.keep(&self.run.options, entity.kind, entity.container.as_deref());
+        if is_unseen || (is_known && !is_kept) {
+            if is_unseen {
+                self.warnings.of_unseen(&entity);
+            }
             self.nothing(event);
             return EventResult::Ignored;
         }
@@ -211,21 +208,7 @@ impl Engine {
     fn gone(&mut self, entity: &EntityRef, mut events: Vec<Event>) {
         events.extend(self.settle.gone(entity));
         let state = Some(envelope::tombstone(&self.run.options, entity));
-        self.ready.push(Ready { entity: Some(entity.clone()), state, events });
-    }
-
-    /// Reads the names again for an object or a list that is new, once a minute at most.
-    async fn look_at_names(&mut self, entity: &EntityRef) -> Result<(), Error> {
-        if self.run.names.knows(entity) || self.looked_at.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Ok(());
-        }
-        self.looked_at = Some(Instant::now());
-        match Names::read(&self.run.reader).await {
-            Ok(names) => self.run.names = Arc::new(names),
-            Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
-            Err(ReadError::Retryable(reason)) => tracing::warn!("names of objects and lists: {reason}"),
-        }
-        Ok(())
+        self.ready.push(Ready { entity: Some(entity.clone()), state, events, tries: Tries::default() });
     }
 
     /// Starts the reads that are due.
@@ -237,88 +220,51 @@ impl Engine {
     }
 
     fn found(&mut self, found: Found) -> Result<(), Error> {
-        let entities = match found {
-            Ok(entities) => entities,
-            Err((_, ReadError::Denied { reason, .. })) => return Err(Error::Denied(reason)),
-            Err((group, ReadError::Retryable(reason))) => {
-                group.iter().for_each(|entity| self.failed(entity, &reason));
-                return Ok(());
-            }
-        };
-        for (entity, Answer { accurate_at, value }) in entities {
-            let again = Instant::now() + AGAIN.0;
-            match value {
-                Single::MergeInProgress => {
-                    self.settle.later(&entity, Instant::now() + AGAIN.1);
-                    continue;
+        for (entity, answer) in found {
+            match answer {
+                Ok(answer) => self.found_one(entity, answer),
+                Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
+                Err(ReadError::Retryable(reason)) => {
+                    if self.settle.failed(&entity, Instant::now()) == Some(true) {
+                        self.stuck(&entity, format_args!("cannot be read, trying on: {reason}"));
+                    }
                 }
-                Single::Unseen => {
-                    self.failed(&entity, "404, and the key may not see its object or list");
-                    continue;
-                }
-                Single::Gone | Single::Found(_) => {}
-            }
-            // A tombstone is for ever, so an absence counts only if clocks that differ cannot explain it.
-            let is_gone = matches!(value, Single::Gone);
-            let certain = if is_gone { accurate_at - CERTAIN } else { accurate_at };
-            let Some(events) = self.settle.answered(&entity, certain, again) else { continue };
-            if events.is_empty() {
-                // It was true before the first of its events.
-                self.compare_clocks(&entity, accurate_at);
-                continue;
-            }
-            match value {
-                Single::Gone => self.gone(&entity, events),
-                Single::Found(found) => self.found_one(entity, &found, accurate_at, events),
-                Single::MergeInProgress | Single::Unseen => {}
             }
         }
         Ok(())
     }
 
-    fn failed(&mut self, entity: &EntityRef, reason: &str) {
-        if self.settle.failed(entity, Instant::now()) == Some(true) {
-            tracing::error!(
-                kind = entity.kind.as_str(),
-                id = entity.id,
-                "cannot be read, trying on: {reason}"
-            );
+    fn found_one(&mut self, entity: EntityRef, answer: Answer<Single>) {
+        let Answer { accurate_at, complete_to, value } = answer;
+        let now = Instant::now();
+        if matches!(value, Single::MergeInProgress) {
+            return self.settle.not_yet(&entity, now);
+        }
+        let Some((events, tries)) = self.settle.answered(&entity, complete_to, now) else { return };
+        if events.is_empty() {
+            return self.warnings.of_clocks(&entity, (self.run.now)() - accurate_at);
+        }
+        match value {
+            Single::Gone => self.gone(&entity, events),
+            Single::Found(found) => {
+                let state = envelope::state(&self.run.options, self.known.names(), &found, accurate_at);
+                self.ready.push(Ready { entity: Some(entity), state, events, tries });
+            }
+            Single::Unseen => {
+                self.warnings.of_unseen(&entity);
+                self.stuck.remove(&entity);
+                for event in events {
+                    self.run.metrics.event(entity.kind, EventResult::Ignored);
+                    self.nothing(event);
+                }
+            }
+            Single::MergeInProgress => {}
         }
     }
 
-    fn found_one(
-        &mut self,
-        entity: EntityRef,
-        found: &Entity,
-        accurate_at: OffsetDateTime,
-        events: Vec<Event>,
-    ) {
-        let state = envelope::state(&self.run.options, &self.run.names, found, accurate_at);
-        self.ready.push(Ready { entity: Some(entity), state, events });
-    }
-
-    /// Warns once of events of another workspace: read with this key, each would be 404.
-    fn warn_of_workspace(&mut self, other: &str) {
-        if !std::mem::replace(&mut self.warned_of_workspace, true) {
-            tracing::warn!(
-                "events of workspace {other} are ignored: ATTIO_API_KEY is a key of workspace {}",
-                self.run.names.workspace
-            );
-        }
-    }
-
-    /// Warns of an answer that is much older than the request.
-    fn compare_clocks(&mut self, entity: &EntityRef, accurate_at: OffsetDateTime) {
-        let behind = Duration::try_from((self.run.now)() - accurate_at).unwrap_or_default();
-        if behind > CLOCKS && self.warned_at.is_none_or(|at| at.elapsed() > PAUSE) {
-            self.warned_at = Some(Instant::now());
-            tracing::warn!(
-                kind = entity.kind.as_str(),
-                id = entity.id,
-                "Attio's answer is {} s old, older than the event: reading again until it is not; if this lasts, the \
-                 clocks of the bridge and of Attio differ",
-                behind.as_secs()
-            );
+    fn stuck(&mut self, entity: &EntityRef, why: fmt::Arguments<'_>) {
+        if self.stuck.insert(entity.clone()) {
+            tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{why}");
         }
     }
 
@@ -331,7 +277,7 @@ impl Engine {
         // In order: of two states of an entity the older one came first.
         let mut batch: Vec<Ready> = self.ready.drain(..self.ready.len().min(BATCH)).collect();
         let events = std::mem::take(&mut self.idle);
-        batch.push(Ready { entity: None, state: None, events });
+        batch.push(Ready { entity: None, state: None, events, tries: Tries::default() });
         self.send(batch, Duration::ZERO);
     }
 
@@ -354,27 +300,37 @@ impl Engine {
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
             Err(StateError::Passing(reason)) => {
-                if self.warned_at.is_none_or(|at| at.elapsed() > PAUSE) {
-                    self.warned_at = Some(Instant::now());
-                    tracing::warn!("states are not stored, trying on: {reason}");
-                }
+                self.warnings.of_broker(&reason);
                 self.send(batch, RETRY);
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
         };
-        for (Ready { entity, state, events }, outcome) in batch.into_iter().zip(outcomes) {
-            if outcome == Outcome::Newer {
-                if let Some(entity) = entity {
-                    self.settle.again(entity, events, Instant::now() + AGAIN.0);
+        for (Ready { entity, state, events, tries }, outcome) in batch.into_iter().zip(outcomes) {
+            match (outcome, entity) {
+                (Outcome::Newer, Some(entity)) => self.settle.again(entity, events, tries, Instant::now()),
+                (Outcome::TooLarge { bytes }, Some(entity)) => {
+                    let advice = self.run.publisher.limit();
+                    self.stuck(
+                        &entity,
+                        format_args!(
+                            "its state of {bytes} bytes is larger than the broker takes, trying on: {advice}"
+                        ),
+                    );
+                    self.settle.refused(entity, events, tries, Instant::now());
                 }
-                continue;
-            }
-            for (receipt, _) in &events {
-                self.held.remove(receipt);
-            }
-            if let (Some(entity), Some(_), Outcome::Done) = (entity, state, outcome) {
-                self.run.metrics.published(entity.kind);
+                (_, entity) => {
+                    for (receipt, _) in &events {
+                        self.held.remove(receipt);
+                    }
+                    let Some(entity) = entity else { continue };
+                    if self.stuck.remove(&entity) {
+                        tracing::info!(kind = entity.kind.as_str(), id = entity.id, "no longer stuck");
+                    }
+                    if state.is_some() && outcome == Outcome::Done {
+                        self.run.metrics.published(entity.kind);
+                    }
+                }
             }
         }
         Ok(())
@@ -385,6 +341,6 @@ impl Engine {
         let oldest = self.held.values().next().map(|at| ((self.run.now)() - *at).as_seconds_f64());
         metrics.lag.set(oldest.unwrap_or_default().max(0.0));
         metrics.backlog.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
-        metrics.stuck.set(i64::try_from(self.settle.stuck()).unwrap_or(i64::MAX));
+        metrics.stuck.set(i64::try_from(self.stuck.len()).unwrap_or(i64::MAX));
     }
 }

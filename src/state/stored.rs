@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::Options;
+use super::{Options, notice};
 use crate::attio::entities::Kind;
 use crate::bus::read::{Begin, Item, Plan, Reader};
-use crate::bus::state::Version;
-use crate::bus::{self, ReadError};
+use crate::bus::state::{Role, StateError, Version};
+use crate::bus::{self, ReadError, states};
 use crate::cloudevent::decode::DecodedEvent;
 use crate::pipeline::publish::Destination;
 
@@ -33,6 +33,18 @@ impl Stored {
         Some(Self { id, version, event: event.filter(|_| version != Version::Gone) })
     }
 
+    /// Fails if it is of another workspace.
+    pub fn check_workspace(&self, own: &str) -> Result<(), StateError> {
+        let source = self.event.as_ref().and_then(|event| event.get("source"));
+        match source.and_then(notice::workspace).filter(|other| *other != own) {
+            None => Ok(()),
+            Some(other) => Err(StateError::Lasting(format!(
+                "the states are those of workspace {other}, ATTIO_API_KEY is a key of workspace {own}: use a key of \
+                 that workspace, or another state.prefix"
+            ))),
+        }
+    }
+
     /// The event; for a tombstone one that has its type and its key.
     pub fn to_event(&self, item: &Item) -> Option<DecodedEvent> {
         let named = |name: &str| ["ce_type", "ce-type"].iter().any(|known| name.eq_ignore_ascii_case(known));
@@ -46,6 +58,12 @@ impl Stored {
         };
         self.event.clone().or_else(gone)
     }
+}
+
+/// Fails if what is kept is of another workspace than that of the key, as far as one state of all tells.
+pub async fn check_workspace(options: &Options, bus: &bus::Options, own: &str) -> Result<(), StateError> {
+    let kept = states::any(bus, &options.writer(Role::Run)).await?;
+    kept.and_then(|item| Stored::new(&item)).map_or(Ok(()), |stored| stored.check_workspace(own))
 }
 
 /// Where the states of a kind are, of one entity if its id is given: Kafka has all of a kind together.

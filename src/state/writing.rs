@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::names::Names;
 use super::read::read;
 use super::settle::Group;
-use super::{Options, envelope};
+use super::{Error, Options, envelope};
 use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, Kind, ReadError, Single};
 use crate::bus::state::{Change, Outcome, State, StateError, milliseconds};
 use crate::bus::states::Publisher;
@@ -20,16 +20,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Between two attempts, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Bus(#[from] StateError),
-    /// What to grant.
-    #[error("{0}")]
-    Denied(String),
-    #[error("{0}")]
-    Setup(String),
-}
+/// How often an entity is read that cannot be, within a quarter of a minute.
+const ATTEMPTS: u32 = 6;
 
 /// What entities are read with, and made states of.
 #[derive(Clone)]
@@ -44,6 +36,22 @@ pub struct Reading {
 pub struct Writing {
     pub reading: Reading,
     pub publisher: Publisher,
+}
+
+/// What was read again.
+#[derive(Default)]
+pub struct Reread {
+    pub found: Vec<(EntityRef, Answer<Single>)>,
+    /// How many could not be read. The log names them.
+    pub failed: u64,
+}
+
+/// What was published.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stored {
+    pub stored: u64,
+    /// How many could not be read again, or are larger than the broker takes. The log names them.
+    pub failed: u64,
 }
 
 impl Reading {
@@ -63,44 +71,76 @@ impl Reading {
         (entity, state)
     }
 
-    /// Reads entities again, those of a container together.
-    pub async fn read(&self, mut entities: Group) -> Result<Vec<(EntityRef, Answer<Single>)>, Error> {
-        entities.sort();
-        let mut found = Vec::with_capacity(entities.len());
+    /// Reads entities again, those of a container together; what fails several times is left out, and named in the log.
+    pub async fn read(&self, mut entities: Group) -> Result<Reread, Error> {
+        let mut reread = Reread::default();
+        let mut pauses = Pauses::default();
         let alike = |a: &EntityRef, b: &EntityRef| (a.kind, &a.container) == (b.kind, &b.container);
-        for group in entities.chunk_by(alike).flat_map(|alike| alike.chunks(EntityReader::MAX_IDS)) {
-            let read = async || read(self.reader.clone(), group.to_vec()).await.map_err(|(_, error)| error);
-            found.extend(patiently(read).await?);
+        for attempt in 1..=ATTEMPTS {
+            entities.sort();
+            let (mut again, mut why) = (Group::new(), String::new());
+            for group in entities.chunk_by(alike).flat_map(|alike| alike.chunks(EntityReader::MAX_IDS)) {
+                for (entity, answer) in read(self.reader.clone(), group.to_vec()).await {
+                    match answer {
+                        Ok(answer) => reread.found.push((entity, answer)),
+                        Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
+                        Err(ReadError::Retryable(reason)) if attempt == ATTEMPTS => {
+                            reread.failed += 1;
+                            say_of(&entity, format_args!("cannot be read: {reason}"));
+                        }
+                        Err(ReadError::Retryable(reason)) => {
+                            again.push(entity);
+                            why = reason;
+                        }
+                    }
+                }
+            }
+            if again.is_empty() {
+                break;
+            }
+            pauses.pause(&why).await;
+            entities = again;
         }
-        Ok(found)
+        Ok(reread)
     }
 }
 
 impl Writing {
-    /// Publishes states, however long the broker is away, until each is stored or something newer is. Returns how many
-    /// were stored.
-    pub async fn publish(&self, mut batch: Vec<(EntityRef, State)>) -> Result<u64, Error> {
-        let mut stored = 0;
+    /// Publishes states, however long the broker is away, until each is stored, or something newer is.
+    pub async fn publish(&self, mut batch: Vec<(EntityRef, State)>) -> Result<Stored, Error> {
+        let mut done = Stored::default();
         loop {
             let outcomes = self.store(&batch).await?;
             // With the time at which each was last seen.
             let mut again = BTreeMap::new();
             for ((entity, state), outcome) in batch.drain(..).zip(outcomes) {
                 match outcome {
-                    Outcome::Done => stored += 1,
+                    Outcome::Done => done.stored += 1,
                     Outcome::Gone => {}
                     Outcome::Newer => drop(again.insert(entity, state.at)),
+                    Outcome::TooLarge { bytes } => {
+                        done.failed += 1;
+                        let advice = self.publisher.limit();
+                        say_of(
+                            &entity,
+                            format_args!(
+                                "its state of {bytes} bytes is larger than the broker takes: {advice}"
+                            ),
+                        );
+                    }
                 }
             }
             if again.is_empty() {
-                return Ok(stored);
+                return Ok(done);
             }
             tokio::time::sleep(AGAIN).await;
-            for (entity, answer) in self.reading.read(again.keys().cloned().collect()).await? {
+            let reread = self.reading.read(again.keys().cloned().collect()).await?;
+            done.failed += reread.failed;
+            for (entity, answer) in reread.found {
                 match answer.value {
                     Single::Found(found) => batch.extend(self.reading.state(answer.accurate_at, &found)),
                     // `state run` has published a newer state, and reads whatever becomes of it.
-                    Single::Gone if milliseconds(answer.accurate_at) <= again[&entity] => {}
+                    Single::Gone if milliseconds(answer.complete_to) <= again[&entity] => {}
                     Single::Gone => batch.push(self.reading.tombstone(entity)),
                     // Its event is still to come, or it cannot be known.
                     Single::MergeInProgress | Single::Unseen => {}
@@ -121,6 +161,10 @@ impl Writing {
             }
         }
     }
+}
+
+fn say_of(entity: &EntityRef, what: std::fmt::Arguments<'_>) {
+    tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{what}");
 }
 
 /// Reads until it succeeds, or is not allowed.

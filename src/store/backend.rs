@@ -18,6 +18,8 @@ pub(super) enum Reply {
     InFlight,
     /// Unknown: the claim may have been stored.
     Failed(Arc<str>),
+    /// It was not asked for.
+    Skipped(Arc<str>),
 }
 
 impl Reply {
@@ -27,6 +29,7 @@ impl Reply {
             Self::Acknowledged => StoreResult::Hit,
             Self::InFlight => StoreResult::InFlight,
             Self::Failed(_) => StoreResult::Failed,
+            Self::Skipped(_) => StoreResult::Skipped,
         }
     }
 }
@@ -82,6 +85,9 @@ pub(super) trait Backend: Send + Sync {
 
     /// Drops a connection that has failed.
     fn disconnect(&self);
+
+    /// Replaces a connection of which a part has failed, once the new one is there.
+    fn reconnect(&self) -> BoxFuture<'_, Result<(), Arc<str>>>;
 
     /// What `check --connect` reports. Creates nothing.
     fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>>;

@@ -18,16 +18,26 @@ pub(super) struct Breaker {
     on_failure: OnFailure,
     state: Mutex<State>,
     wake: Notify,
-    /// Cancelled once the first probe has ended, well or not.
+    /// Cancelled once the first probe has ended, well or not, or it is waited for no longer.
     probed: CancellationToken,
+    /// Cancelled once a probe has ended after the bus had started.
+    started: CancellationToken,
     metrics: StoreMetrics,
 }
 
+#[derive(Clone, Default)]
+struct Part {
+    /// Why it is not asked.
+    reason: Option<Arc<str>>,
+    /// The number of its last failure.
+    failed: u64,
+}
+
 struct State {
-    /// Why nothing is asked.
-    whole: Option<Arc<str>>,
-    /// Why a part is not asked.
-    parts: Vec<Option<Arc<str>>>,
+    /// Of all parts: each failure has a number.
+    failures: u64,
+    whole: Part,
+    parts: Vec<Part>,
     /// When it was last logged that the store is away.
     logged: Option<Instant>,
     /// Whether it was logged since the store last answered.
@@ -36,7 +46,7 @@ struct State {
 
 impl State {
     fn reason(&self) -> Option<&Arc<str>> {
-        self.whole.as_ref().or_else(|| self.parts.iter().flatten().next())
+        std::iter::once(&self.whole).chain(&self.parts).find_map(|part| part.reason.as_ref())
     }
 }
 
@@ -49,20 +59,27 @@ impl Breaker {
         metrics: StoreMetrics,
     ) -> Self {
         metrics.up.set(0);
-        let whole = Some("not reached yet".into());
-        let state = State { whole, parts: vec![None; parts], logged: None, announced: true };
-        let (wake, probed) = (Notify::new(), CancellationToken::new());
-        Self { store, on_failure, state: Mutex::new(state), wake, probed, metrics }
+        let whole = Part { reason: Some("not reached yet".into()), failed: 0 };
+        let parts = vec![Part::default(); parts];
+        let state = Mutex::new(State { failures: 0, whole, parts, logged: None, announced: true });
+        let (wake, probed, started) = (Notify::new(), CancellationToken::new(), CancellationToken::new());
+        Self { store, on_failure, state, wake, probed, started, metrics }
     }
 
     pub(super) fn is_starting(&self) -> bool {
-        !self.probed.is_cancelled()
+        !self.started.is_cancelled()
     }
 
+    pub(super) fn started(&self) {
+        self.started.cancel();
+    }
+
+    /// Waits for the first probe.
     pub(super) async fn first_probe(&self) {
         self.probed.cancelled().await;
     }
 
+    /// The first probe is waited for no longer.
     pub(super) fn probed(&self) {
         self.probed.cancel();
     }
@@ -70,7 +87,7 @@ impl Breaker {
     /// Why this part is not asked now.
     pub(super) fn reason_of(&self, part: usize) -> Option<Arc<str>> {
         let state = self.state.lock();
-        state.whole.as_ref().or(state.parts[part].as_ref()).cloned()
+        state.whole.reason.as_ref().or(state.parts[part].reason.as_ref()).cloned()
     }
 
     /// Why the store, or a part of it, is not asked now.
@@ -93,7 +110,7 @@ impl Breaker {
         self.opened(reason, |state| &mut state.whole);
     }
 
-    fn opened(&self, reason: Arc<str>, place: impl FnOnce(&mut State) -> &mut Option<Arc<str>>) {
+    fn opened(&self, reason: Arc<str>, place: impl FnOnce(&mut State) -> &mut Part) {
         let mut state = self.state.lock();
         self.metrics.up.set(0);
         if state.logged.is_none_or(|at| at.elapsed() > LOG_INTERVAL) {
@@ -105,21 +122,34 @@ impl Breaker {
                 self.consequence()
             );
         }
-        if place(&mut state).replace(reason).is_none() {
+        state.failures += 1;
+        let failed = state.failures;
+        let part = place(&mut state);
+        part.failed = failed;
+        if part.reason.replace(reason).is_none() {
             self.wake.notify_one();
         }
     }
 
-    /// What a probe has found of the parts: why each of them fails.
-    pub(super) fn found(&self, parts: impl IntoIterator<Item = Option<Arc<str>>>) {
+    /// The failures so far: to be read before a probe.
+    pub(super) fn failures(&self) -> u64 {
+        self.state.lock().failures
+    }
+
+    /// What a probe has found of the parts: why each of them fails. What has failed since it began stays open.
+    pub(super) fn found(&self, failures_before: u64, parts: impl IntoIterator<Item = Option<Arc<str>>>) {
         for (part, reason) in parts.into_iter().enumerate() {
             match reason {
                 Some(reason) => self.open(part, reason),
-                None => self.state.lock().parts[part] = None,
+                None => {
+                    let part = &mut self.state.lock().parts[part];
+                    part.reason.take_if(|_| part.failed <= failures_before);
+                }
             }
         }
         let mut state = self.state.lock();
-        state.whole = None;
+        let whole = &mut state.whole;
+        whole.reason.take_if(|_| whole.failed <= failures_before);
         if state.reason().is_none() {
             self.metrics.up.set(1);
             if std::mem::take(&mut state.announced) {

@@ -3,7 +3,8 @@
 //!
 //! One key of the store, the register, names the generation of each set of brokers. It is changed only if it is still
 //! what was read. A bridge uses the generation of the brokers that it publishes to and never that of others, also where
-//! two deployments share a prefix by mistake.
+//! two deployments share a prefix by mistake. A number is never given again, also if the register is lost; only the
+//! first one of all is known beforehand.
 
 use std::sync::Arc;
 
@@ -11,12 +12,14 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
-use crate::pipeline::publish::{BrokerIdentity, Bus};
+use crate::pipeline::publish::{BrokerIdentity, Bus, BusState};
 
 /// The most sets of brokers that are kept; the oldest are dropped.
 const KEPT: usize = 16;
 /// How often the register is read again because another replica has changed it meanwhile.
 const ATTEMPTS: usize = 5;
+/// A new number is at most so much greater than the greatest one; two that do not know of each other hardly meet.
+const STEP: u64 = 1 << 40;
 
 /// The generation of a set of brokers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +36,13 @@ struct Register(Vec<Entry>);
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) generation: u64,
-    brokers: Arc<BrokerIdentity>,
+    pub(super) brokers: Arc<BrokerIdentity>,
     /// The losses of the bus that it takes into account.
     losses: u64,
-    /// It has been the same since the start.
-    first: bool,
+    /// The greatest one of the register when it was read.
+    newest: u64,
+    /// Nothing that was acknowledged since the start can have been lost before this generation.
+    since_start: bool,
     /// Of the register: for the log.
     others: String,
 }
@@ -45,52 +50,57 @@ pub(super) struct Known {
 impl Known {
     /// Whether what was published under a generation, or before one was known, may be remembered now.
     pub(super) fn covers(&self, generation: Option<u64>) -> bool {
-        match generation {
-            Some(generation) => generation == self.generation,
-            // If it is the first one of all, nothing was lost and no broker was another before.
-            None => self.generation == 0 && self.first,
-        }
+        generation.map_or(self.since_start, |generation| generation == self.generation)
     }
 }
 
 impl Register {
     fn parse(text: Option<&[u8]>) -> Result<Self, Arc<str>> {
-        let Some(text) = text else { return Ok(Self::default()) };
+        // Empty after a delete in a bucket.
+        let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(Self::default()) };
+        // A number alone is that of an early build: which brokers it belongs to is not known.
+        if let Ok(generation) = serde_json::from_slice(text) {
+            return Ok(Self(vec![Entry { generation, brokers: BrokerIdentity::new("unknown brokers") }]));
+        }
         let foreign =
             "the register of generations is unreadable: the prefix or bucket is used by another program";
         serde_json::from_slice(text).map_err(|_| foreign.into())
     }
 
-    /// The generation of these brokers; writes it down. A bridge that knows one does not go back behind it, whatever
-    /// the store has forgotten. If its brokers have lost data since, the first bridge to notice begins the next one,
-    /// and the others find it.
+    /// The generation of these brokers; writes it down. A bridge never goes behind one that it knows, whatever the
+    /// store has forgotten and whichever brokers have come back: they may have been restored from an old copy. Where
+    /// data was lost, the first bridge to notice begins the next generation, and the others find it.
     fn generation_of(&mut self, brokers: &BrokerIdentity, losses: u64, known: Option<&Known>) -> u64 {
-        let known = known.filter(|known| known.brokers.matches(brokers));
         let newest = |(_, entry): &(usize, &Entry)| entry.generation;
         let matching = self.0.iter().enumerate().filter(|(_, entry)| entry.brokers.matches(brokers));
         let at = matching.max_by_key(newest).map(|(at, _)| at);
         let stored = at.map(|at| self.0[at].generation);
-        let of_others = |generation| {
+        let is_of_others = |generation| {
             self.0
                 .iter()
                 .enumerate()
                 .any(|(other, entry)| Some(other) != at && entry.generation == generation)
         };
-        let all = self.0.iter().map(|entry| entry.generation).chain(known.map(|known| known.generation));
-        let next = all.max().map_or(0, |last| last + 1);
-        let generation = match (known, stored) {
-            (Some(known), stored) if stored.is_none_or(|stored| stored <= known.generation) => {
-                let is_over = known.losses != losses || of_others(known.generation);
-                if is_over { next } else { known.generation }
+        let all = self.newest().into_iter().chain(known.map(|known| known.newest.max(known.generation)));
+        let next = all.max().map_or(0, |last| last + 1 + fastrand::u64(..STEP));
+        let is_lost = losses != known.map_or(0, |known| known.losses);
+        let same = known.filter(|known| known.brokers.matches(brokers));
+        let since = same.map(|known| known.generation).or(known.map(|known| known.newest));
+        let generation = match (since, stored) {
+            // Begun by another bridge since.
+            (Some(since), Some(stored)) if stored > since => stored,
+            (Some(_), _) => {
+                let own = same.filter(|_| !is_lost).map(|known| known.generation);
+                own.filter(|own| !is_of_others(*own)).unwrap_or(next)
             }
-            (_, Some(stored)) => stored,
-            (_, None) => next,
+            (None, Some(stored)) if !is_lost => stored,
+            (None, _) => next,
         };
         match at {
             Some(at) => {
                 let entry = &mut self.0[at];
                 entry.generation = generation;
-                entry.brokers.parts.extend(brokers.parts.clone());
+                entry.brokers.learn(brokers);
             }
             None => {
                 if self.0.len() >= KEPT
@@ -102,6 +112,10 @@ impl Register {
             }
         }
         generation
+    }
+
+    fn newest(&self) -> Option<u64> {
+        self.0.iter().map(|entry| entry.generation).max()
     }
 
     /// The other brokers, with their generations.
@@ -116,26 +130,39 @@ impl Register {
 /// The generation of the brokers that a bridge publishes to.
 pub(super) struct Generations {
     bus: Arc<dyn Bus>,
-    known: Mutex<Option<Known>>,
-    on_change: Box<dyn Fn() + Send + Sync>,
+    known: Mutex<Option<Arc<Known>>>,
+    forget: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Generations {
-    /// `on_change` is called when this bridge's own memory may hold what its brokers do not.
-    pub(super) fn new(bus: Arc<dyn Bus>, on_change: Box<dyn Fn() + Send + Sync>) -> Self {
-        Self { bus, known: Mutex::default(), on_change }
+    /// `forget` is called when this bridge's own memory may hold what its brokers do not.
+    pub(super) fn new(bus: Arc<dyn Bus>, forget: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self { bus, known: Mutex::default(), forget }
     }
 
     pub(super) fn brokers_are_known(&self) -> bool {
         self.bus.identity().is_some()
     }
 
+    /// Whether the bus waits for topics or a stream no more.
+    pub(super) fn bus_has_started(&self) -> bool {
+        self.bus.state() != BusState::Starting
+    }
+
     /// None while it is not known, or not any more: then nothing that the store remembers counts.
-    pub(super) fn present(&self) -> Option<Known> {
+    pub(super) fn present(&self) -> Option<Arc<Known>> {
         let known = self.known.lock().clone()?;
-        let same = self.bus.data_losses() == known.losses
-            && self.bus.identity().is_some_and(|brokers| known.brokers.matches(&brokers));
-        same.then_some(known)
+        let brokers = self.bus.identity()?;
+        let same = Arc::ptr_eq(&known.brokers, &brokers) || known.brokers.includes(&brokers);
+        (same && self.bus.data_losses() == known.losses).then_some(known)
+    }
+
+    /// What this bridge has just remembered by itself was acknowledged under this generation.
+    pub(super) fn remembered(&self, generation: Option<u64>) {
+        let present = self.present().map(|known| known.generation);
+        if generation.is_some() && present.is_some() && generation != present {
+            (self.forget)();
+        }
     }
 
     /// Learns the generation from the store, and begins one where that is needed.
@@ -146,16 +173,16 @@ impl Generations {
             let stored = backend.read_register().await?;
             let before = Register::parse(stored.as_ref().map(|stored| &*stored.value))?;
             let (mut register, known) = (before.clone(), self.known.lock().clone());
-            let generation = register.generation_of(&brokers, losses, known.as_ref());
-            let confirms = known.is_none() && backend.reads_may_lag();
-            if register != before || confirms {
+            let generation = register.generation_of(&brokers, losses, known.as_deref());
+            let is_new = known.is_none_or(|known| known.generation != generation);
+            if register != before || is_new && backend.reads_may_lag() {
                 let text = serde_json::to_string(&register).map_err(|error| error.to_string())?;
                 if !backend.write_register(text, stored).await? {
                     continue;
                 }
             }
             let began = !before.0.iter().any(|entry| entry.generation == generation);
-            self.learned(generation, brokers, losses, register.others(generation), began);
+            self.learned(&register, generation, brokers, losses, began);
             return Ok(());
         }
         Err("other replicas change the register of generations again and again".into())
@@ -163,30 +190,33 @@ impl Generations {
 
     fn learned(
         &self,
+        register: &Register,
         generation: u64,
         brokers: Arc<BrokerIdentity>,
         losses: u64,
-        others: String,
         began: bool,
     ) {
+        let (newest, others) = (register.newest().unwrap_or(generation), register.others(generation));
         let mut known = self.known.lock();
-        let before = known.as_ref().map(|known| (known.generation, known.losses, known.first));
-        let first = before.is_none_or(|(of, at, first)| first && (of, at) == (generation, losses))
-            && (before.is_some() || losses == 0);
-        let is_new = before.is_none_or(|(of, ..)| of != generation);
-        let met = known.as_ref().map_or(began, |known| known.others != others) && !others.is_empty();
+        let before = known.take();
+        let is_new = before.as_ref().is_none_or(|before| before.generation != generation);
+        let since_start = match &before {
+            Some(before) => before.since_start && !is_new && before.losses == losses,
+            None => losses == 0 && (began || generation == 0),
+        };
+        let met = before.as_ref().map_or(began, |before| before.others != others) && !others.is_empty();
+        let name = brokers.brokers.clone();
+        let others_seen = others.clone();
         *known =
-            Some(Known { generation, brokers: Arc::clone(&brokers), losses, first, others: others.clone() });
+            Some(Arc::new(Known { generation, brokers, losses, newest, since_start, others: others_seen }));
         drop(known);
-        // What was acknowledged here before the generation was known counts in the first one alone.
-        if is_new && (before.is_some() || generation > 0) {
-            (self.on_change)();
+        if is_new && !(before.is_none() && since_start) {
+            (self.forget)();
         }
-        let brokers = &*brokers.brokers;
         if met {
             tracing::warn!(
                 generation,
-                brokers,
+                brokers = name,
                 others,
                 "dedup store: it also holds what other brokers have acknowledged, which does not count for these; if \
                  those are still in use, give each deployment a prefix or bucket of its own"
@@ -194,7 +224,7 @@ impl Generations {
         } else if is_new {
             tracing::info!(
                 generation,
-                brokers,
+                brokers = name,
                 others,
                 "dedup store: shared by the replicas of these brokers"
             );
@@ -206,34 +236,41 @@ impl Generations {
 mod tests {
     use super::*;
 
-    fn brokers(name: &str, parts: &[(&str, &str)]) -> BrokerIdentity {
+    fn brokers(name: &str, topics: &[(&str, &str)]) -> BrokerIdentity {
         let own = |(name, id): &(&str, &str)| ((*name).to_owned(), (*id).to_owned());
-        BrokerIdentity { brokers: name.into(), parts: parts.iter().map(own).collect() }
+        BrokerIdentity { brokers: name.into(), addresses: Some(topics.iter().map(own).collect()) }
     }
 
     fn known(generation: u64, of: &BrokerIdentity) -> Known {
-        Known { generation, brokers: Arc::new(of.clone()), losses: 0, first: true, others: String::new() }
+        let (brokers, others) = (Arc::new(of.clone()), String::new());
+        Known { generation, brokers, losses: 0, newest: generation, since_start: true, others }
     }
 
     #[test]
     fn every_set_of_brokers_has_a_generation_of_its_own_and_finds_it_again() {
-        let (a, b) = (brokers("kafka a", &[]), brokers("kafka b", &[]));
+        let [a, b, c] = ["kafka a", "kafka b", "nats a"].map(|name| brokers(name, &[]));
         let mut register = Register::default();
-        for (of, expected) in [(&a, 0), (&b, 1), (&a, 0), (&b, 1), (&brokers("nats a", &[]), 2)] {
-            assert_eq!(register.generation_of(of, 0, None), expected, "{of:?}");
-        }
+        let [first, second, third] = [&a, &b, &c].map(|of| register.generation_of(of, 0, None));
+        assert!(first == 0 && second > 0 && third > second);
+        assert_eq!([&a, &b, &c].map(|of| register.generation_of(of, 0, None)), [first, second, third]);
         let text = serde_json::to_vec(&register).unwrap();
         assert_eq!(Register::parse(Some(&text)), Ok(register));
-        assert!(Register::parse(Some(b"7")).is_err());
+        assert_eq!(Register::parse(Some(b"")), Ok(Register::default()));
+        assert!(Register::parse(Some(b"L:7")).is_err());
+        let mut early = Register::parse(Some(b"7")).unwrap();
+        assert!(early.generation_of(&a, 0, None) > 7);
     }
 
     #[test]
     fn what_was_created_anew_is_another_and_what_is_new_is_learned() {
         let mut register = Register::default();
-        assert_eq!(register.generation_of(&brokers("kafka a", &[("one", "x")]), 0, None), 0);
-        assert_eq!(register.generation_of(&brokers("kafka a", &[("two", "y")]), 0, None), 0, "a new topic");
-        assert_eq!(register.generation_of(&brokers("kafka a", &[("one", "x"), ("two", "z")]), 0, None), 1);
-        assert_eq!(register.generation_of(&brokers("kafka a", &[]), 0, None), 1, "the newest that fits");
+        let mut of = |topics: &[(&str, &str)]| register.generation_of(&brokers("kafka a", topics), 0, None);
+        assert_eq!(of(&[("one", "x")]), 0);
+        assert_eq!(of(&[("one", "x"), ("two", "y")]), 0, "a new topic");
+        let next = of(&[("one", "x"), ("two", "z")]);
+        assert!(next > 0, "a topic that was created anew");
+        assert_eq!(of(&[("two", "z")]), next);
+        assert!(of(&[("three", "x")]) > next, "another prefix on the same cluster");
     }
 
     #[test]
@@ -242,32 +279,47 @@ mod tests {
         let mut register = Register::default();
         register.generation_of(&a, 0, None);
         register.generation_of(&brokers("kafka b", &[]), 0, None);
-        assert_eq!(register.generation_of(&a, 1, Some(&known(0, &a))), 2);
-        assert_eq!(register.generation_of(&a, 1, Some(&known(0, &a))), 2, "another replica");
-        assert_eq!(register.generation_of(&a, 0, Some(&known(0, &a))), 2, "one that has not noticed yet");
+        let next = register.generation_of(&a, 1, Some(&known(0, &a)));
+        assert!(next > 0);
+        assert_eq!(register.generation_of(&a, 1, Some(&known(0, &a))), next, "another replica");
+        assert_eq!(register.generation_of(&a, 0, Some(&known(0, &a))), next, "one that has not noticed yet");
+        assert!(register.generation_of(&a, 1, None) > next, "a loss before anything was learned");
     }
 
     #[test]
-    fn a_store_that_has_forgotten_is_told_and_no_number_is_taken_twice() {
-        let (a, b) = (brokers("kafka a", &[]), brokers("kafka b", &[]));
+    fn a_bridge_that_runs_goes_behind_no_generation_when_former_brokers_come_back() {
+        let [first, second] = ["nats s, created 1", "nats s, created 2"].map(|name| brokers(name, &[]));
         let mut register = Register::default();
-        assert_eq!(register.generation_of(&a, 0, Some(&known(3, &a))), 3);
+        register.generation_of(&first, 0, None);
+        let of_second = register.generation_of(&second, 1, Some(&known(0, &first)));
+        let restored =
+            register.generation_of(&first, 2, Some(&Known { losses: 1, ..known(of_second, &second) }));
+        assert!(restored > of_second);
+        assert_eq!(register.generation_of(&first, 1, Some(&known(of_second, &second))), restored);
+    }
+
+    #[test]
+    fn a_store_that_has_forgotten_is_told_and_no_number_is_given_twice() {
+        let (a, b) = (brokers("kafka a", &[]), brokers("kafka b", &[]));
+        assert_eq!(Register::default().generation_of(&a, 0, Some(&known(3, &a))), 3);
         let mut register = Register(vec![Entry { generation: 1, brokers: a.clone() }]);
         assert_eq!(register.generation_of(&a, 0, Some(&known(3, &a))), 3, "it lost the last change");
         let mut register = Register(vec![Entry { generation: 3, brokers: b }]);
-        assert_eq!(register.generation_of(&a, 0, Some(&known(3, &a))), 4, "others have it");
+        assert!(register.generation_of(&a, 0, Some(&known(3, &a))) > 3, "others have it");
+        let begun = |_| Register::default().generation_of(&a, 1, Some(&known(0, &a)));
+        let [one, another] = [0, 1].map(begun);
+        assert_ne!(one, another, "by two that do not know of each other");
         let mut register = Register::default();
-        for at in 0..3 * KEPT as u64 {
-            assert_eq!(register.generation_of(&brokers(&format!("kafka {at}"), &[]), 0, None), at);
+        for at in 0..3 * KEPT {
+            register.generation_of(&brokers(&format!("kafka {at}"), &[]), 0, None);
         }
         assert_eq!(register.0.len(), KEPT);
     }
 
     #[test]
-    fn what_was_published_before_the_generation_was_known_counts_in_the_first_alone() {
-        let a = brokers("kafka a", &[]);
-        assert!(known(0, &a).covers(None) && known(2, &a).covers(Some(2)));
-        assert!(!known(1, &a).covers(None) && !known(2, &a).covers(Some(1)));
-        assert!(!Known { first: false, ..known(0, &a) }.covers(None));
+    fn what_was_published_before_the_generation_was_known_counts_if_nothing_can_have_been_lost() {
+        let known = known(2, &brokers("kafka a", &[]));
+        assert!(known.covers(Some(2)) && known.covers(None));
+        assert!(!known.covers(Some(1)) && !Known { since_start: false, ..known }.covers(None));
     }
 }

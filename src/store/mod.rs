@@ -27,15 +27,15 @@ pub use options::{Kind, LEASE_MARGIN, NatsKvOptions, OnFailure, Options, RedisOp
 
 use crate::bus::StartError;
 use crate::bus::inspect::{Level, Report};
-use crate::metrics::{StoreMetrics, StoreResult};
-use crate::pipeline::identify::DedupKey;
+use crate::metrics::StoreMetrics;
 use crate::pipeline::publish::{BoxFuture, Bus};
-use crate::pipeline::store::{Claim, Held, Store};
+use crate::pipeline::store::{Claim, Held, Store, Wanted};
 use crate::supervise::Supervisor;
-use backend::{Backend, Reply};
+use backend::{Backend, Reply, Settlement};
 use breaker::Breaker;
-use generation::Generations;
-use settle::Settlements;
+use generation::{Generations, Known};
+use probe::Prober;
+use settle::{Settlements, Settler};
 
 /// How long the checks of `check --connect` may take.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,17 +61,24 @@ pub fn start(
     let (name, parts) = (options.kind.name(), backend.parts());
     let breaker = Arc::new(Breaker::new(name, options.on_failure, parts, metrics.clone()));
     let generations = Arc::new(Generations::new(bus, Box::new(forget)));
-    let (settlements, receiver) = Settlements::new(metrics.clone());
-    let probing =
-        probe::run(Arc::clone(&backend), Arc::clone(&breaker), Arc::clone(&generations), options.timeout);
-    supervisor.spawn("dedup store probe", probing);
-    let settling = settle::Settler {
+    let (settlements, queues) = Settlements::new(parts, metrics.clone());
+    let prober = Prober {
         backend: Arc::clone(&backend),
         breaker: Arc::clone(&breaker),
         generations: Arc::clone(&generations),
-        settlements: settlements.clone(),
+        limit: options.timeout,
     };
-    supervisor.spawn("dedup store settlements", settling.run(receiver));
+    supervisor.spawn("dedup store probe", prober.run());
+    for (part, queue) in queues.into_iter().enumerate() {
+        let settler = Settler {
+            part,
+            backend: Arc::clone(&backend),
+            breaker: Arc::clone(&breaker),
+            generations: Arc::clone(&generations),
+            settlements: settlements.clone(),
+        };
+        supervisor.spawn("dedup store settlements", settler.run(queue));
+    }
     let Options { on_failure, timeout, .. } = options;
     let (owners, process) = (AtomicU64::new(0), fastrand::u64(..));
     let shared =
@@ -128,31 +135,30 @@ impl Shared {
         u128::from(self.process) << 64 | u128::from(self.owners.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Why the store is not to be asked for an id now.
-    fn reason(&self, held: &Held) -> Option<Arc<str>> {
-        self.breaker.reason_of(self.backend.part_of(held))
-    }
-
-    /// Why no generation is present; has one be found.
-    fn unknown(&self) -> Arc<str> {
-        self.breaker.reason().unwrap_or_else(|| {
-            let reason: Arc<str> = "the brokers have lost their data, or are others".into();
-            self.breaker.open_whole(Arc::clone(&reason));
-            reason
-        })
+    /// Why an id is not to be asked for now.
+    fn reason(&self, held: &Held, known: Option<&Known>) -> Option<Arc<str>> {
+        match (known, held.generation) {
+            (Some(_), Some(_)) => self.breaker.reason_of(self.backend.part_of(held)),
+            (Some(_), None) => Some("the broker has not told yet what the event's topic is".into()),
+            (None, _) => Some(self.breaker.reason().unwrap_or_else(|| {
+                let reason: Arc<str> = "the brokers have lost their data, or are others".into();
+                self.breaker.open_whole(Arc::clone(&reason));
+                reason
+            })),
+        }
     }
 
     /// What the store replied; for each id the reason where it did not.
-    async fn ask(&self, claims: &[Held], deadline: Instant) -> Vec<Reply> {
-        let mut replies: Vec<Option<Reply>> =
-            claims.iter().map(|held| self.reason(held).map(Reply::Failed)).collect();
-        let asked: Vec<_> = (0..claims.len()).filter(|at| replies[*at].is_none()).collect();
-        self.metrics.count(StoreResult::Skipped, (claims.len() - asked.len()) as u64);
+    async fn ask(&self, claims: &[Held], known: Option<&Known>, deadline: Instant) -> Vec<Reply> {
+        let late = || Reply::Skipped("no time is left for more claims".into());
+        let reasons: Vec<_> = claims.iter().map(|held| self.reason(held, known)).collect();
+        let asked: Vec<_> = (0..claims.len()).filter(|at| reasons[*at].is_none()).collect();
+        let mut replies: Vec<_> =
+            reasons.into_iter().map(|reason| reason.map_or_else(late, Reply::Skipped)).collect();
         for some in asked.chunks(CLAIMS) {
             let started = Instant::now();
             if started >= deadline {
-                self.metrics.count(StoreResult::Skipped, some.len() as u64);
-                continue;
+                break;
             }
             let request: Vec<_> = some.iter().map(|at| claims[*at]).collect();
             let answers = self.backend.claim(&request, deadline).await;
@@ -160,36 +166,39 @@ impl Shared {
             // What had little time left is no sign of a store that fails.
             let had_time = Instant::now() < deadline || started.elapsed() >= self.timeout / 2;
             for (at, reply) in some.iter().zip(answers) {
-                self.metrics.count(reply.result(), 1);
                 if let Reply::Failed(reason) = &reply
                     && had_time
                 {
                     self.breaker.open(self.backend.part_of(&claims[*at]), Arc::clone(reason));
                 }
-                replies[*at] = Some(reply);
+                replies[*at] = reply;
             }
         }
-        let late = || Reply::Failed("no time is left for more claims".into());
-        replies.into_iter().map(|reply| reply.unwrap_or_else(late)).collect()
+        replies.iter().for_each(|reply| self.metrics.count(reply.result(), 1));
+        replies
     }
 
     fn claim_of(&self, held: Held, reply: Reply, is_overdue: bool) -> Claim {
-        match reply {
-            Reply::Claimed => Claim::Publish(held),
-            Reply::Acknowledged => Claim::Acknowledged,
-            Reply::InFlight => Claim::InFlight,
-            Reply::Failed(_) if self.on_failure == OnFailure::Degrade && !is_overdue => Claim::Publish(held),
-            Reply::Failed(reason) => {
-                // The claim may have arrived all the same.
-                self.settle(held, false);
-                if is_overdue { Claim::Overdue } else { Claim::Refused(reason) }
-            }
+        let (reason, was_asked) = match reply {
+            Reply::Claimed => return Claim::Publish(held),
+            Reply::Acknowledged => return Claim::Acknowledged(held),
+            Reply::InFlight => return Claim::InFlight,
+            Reply::Failed(reason) => (reason, true),
+            Reply::Skipped(reason) => (reason, false),
+        };
+        if !is_overdue && self.on_failure == OnFailure::Degrade {
+            return Claim::Publish(held);
         }
+        if was_asked {
+            // The claim may have arrived all the same.
+            self.settle(held, false);
+        }
+        if is_overdue { Claim::Overdue } else { Claim::Refused(reason) }
     }
 }
 
 impl Store for Shared {
-    fn claim(&self, keys: Vec<DedupKey>, answer_by: Option<Instant>) -> BoxFuture<'_, Vec<Claim>> {
+    fn claim(&self, wanted: Vec<Wanted>, answer_by: Option<Instant>) -> BoxFuture<'_, Vec<Claim>> {
         Box::pin(async move {
             let limit = Instant::now() + self.timeout;
             let deadline = answer_by.map_or(limit, |answer_by| limit.min(answer_by));
@@ -197,20 +206,21 @@ impl Store for Shared {
                 // Whether it is away, and the generation of its keys, are about to be known.
                 let _ = timeout_at(deadline, self.breaker.first_probe()).await;
             }
-            let generation = self.generations.present().map(|known| known.generation);
-            let owner = self.new_owner();
-            let held: Vec<_> = keys.into_iter().map(|key| Held { key, owner, generation }).collect();
-            let replies = match generation {
-                Some(_) => self.ask(&held, deadline).await,
-                None => {
-                    self.metrics.count(StoreResult::Skipped, held.len() as u64);
-                    vec![Reply::Failed(self.unknown()); held.len()]
-                }
+            let (owner, known) = (self.new_owner(), self.generations.present());
+            let held = |wanted: &Wanted| {
+                let known = known.as_ref().filter(|known| known.brokers.knows(&wanted.address));
+                Held { key: wanted.key, owner, generation: known.map(|known| known.generation) }
             };
+            let held: Vec<_> = wanted.iter().map(held).collect();
+            let replies = self.ask(&held, known.as_deref(), deadline).await;
             let is_overdue = answer_by.is_some_and(|answer_by| Instant::now() >= answer_by);
-            let is_present = self.generations.present().map(|known| known.generation) == generation;
+            let is_present = || {
+                let present = self.generations.present();
+                present.map(|known| known.generation) == known.as_ref().map(|known| known.generation)
+            };
+            let outdated = replies.contains(&Reply::Acknowledged) && !is_present();
             let counts = |reply| match reply {
-                Reply::Acknowledged if !is_present => {
+                Reply::Acknowledged if outdated => {
                     Reply::Failed("the broker has lost its data meanwhile".into())
                 }
                 reply => reply,
@@ -221,10 +231,17 @@ impl Store for Shared {
     }
 
     fn settle(&self, held: Held, acknowledged: bool) {
+        if acknowledged {
+            self.generations.remembered(held.generation);
+        }
         // Without a generation it was never claimed.
         if acknowledged || held.generation.is_some() {
-            self.settlements.add(held, acknowledged);
+            self.settlements.add(self.backend.part_of(&held), Settlement { held, acknowledged });
         }
+    }
+
+    fn remembered(&self, held: Held) {
+        self.generations.remembered(held.generation);
     }
 
     fn is_starting(&self) -> bool {
@@ -238,9 +255,9 @@ impl Store for Shared {
     fn flush(&self, within: Duration) -> BoxFuture<'_, [u64; 2]> {
         let deadline = Instant::now() + within;
         Box::pin(async move {
-            let left = || self.settlements.pending().iter().sum::<u64>() > 0;
-            // What is left while the store is away cannot be stored now.
-            while left() && self.breaker.reason().is_none() && Instant::now() < deadline {
+            // What is left while a part of the store is away cannot be stored now.
+            let is_there = |part| self.breaker.reason_of(part).is_none();
+            while self.settlements.waits_for(is_there) && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
             self.settlements.pending()

@@ -114,7 +114,7 @@ fn answer_is_as_old_as_it_says() {
     let mut seen = BTreeSet::new();
     let start = Instant::now();
     while seen.len() < 2 && start.elapsed() < PATIENCE {
-        let Answer { accurate_at, value } = attio.block_on(reader.one(&record(&attio, &person))).unwrap();
+        let Answer { accurate_at, value, .. } = attio.block_on(reader.one(&record(&attio, &person))).unwrap();
         let found = matches!(value, Single::Found(_));
         let when =
             if found { accurate_at >= before } else { accurate_at <= before + Duration::from_millis(100) };

@@ -106,8 +106,10 @@ async fn a_store_that_hangs_delays_no_answer_beyond_its_time_and_nothing_is_publ
         assert_eq!(bridge.answer(&event("one")).await, (503, "broker_timeout"));
         assert_eq!(replicas.bus.attempts(), 0);
         replicas.store.resume();
-        until(bridge, "released", 1.0).await;
-        eventually("it is free", || async { bridge.answer(&event("one")).await == ACCEPTED }).await;
+        // On a busy machine it may be published behind an answer.
+        eventually("it is free", || async { bridge.answer(&event("one")).await.0 == 200 }).await;
+        assert_eq!(replicas.bus.attempts(), 1);
+        assert!(count(bridge, "released").await >= 1.0);
     }
 }
 

@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use crate::support::certificates::Certificates;
 use crate::support::ports::free_ports;
 use crate::support::program::{run, variables};
-use crate::support::redis::{Kind, Redis, Watched, cluster};
+use crate::support::redis::{Kind, Redis, Watched, cluster, cluster_with_replica};
 use crate::support::replicas::{Replicas, count, event, until};
 use crate::support::shared_store::SharedStore;
 use crate::support::wait::eventually;
@@ -70,6 +70,24 @@ async fn a_dead_node_of_a_cluster_leaves_the_ids_on_the_others_shared() {
     for id in 0..60 {
         assert_eq!(third.answer(&event(&format!("id-{id}"))).await, DUPLICATE, "{id}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_cluster_that_hangs_is_left_for_the_one_that_takes_over() {
+    let nodes = cluster_with_replica();
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+    let store = SharedStore::At(format!("redis-cluster://{}", hosts.join(",")));
+    let replicas = Replicas::start(store, 1, &[]).await;
+    let bridge = &replicas.bridges[0];
+    nodes[2].pause();
+    eventually("the failure is noticed", || async { bridge.metric("dedup_store_up", &[]).await == 0.0 })
+        .await;
+    bridge.until("dedup_store_up", &[], 1.0).await;
+    for id in 0..60 {
+        assert_eq!(bridge.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+    }
+    until(bridge, "committed", 60.0).await;
+    assert!(nodes[3].run::<u64>(&["DBSIZE"]) > 5, "it has the ids of the one that hangs");
 }
 
 /// How far a server's copy of the data goes.

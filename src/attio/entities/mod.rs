@@ -57,7 +57,23 @@ pub struct EntityRef {
 pub struct Answer<T> {
     /// The header `x-accurate-at`; without it, when the request began.
     pub accurate_at: OffsetDateTime,
+    /// Every change until then is in the answer: the header, and without it as much earlier as answers can be old.
+    pub complete_to: OffsetDateTime,
     pub value: T,
+}
+
+impl<T> Answer<T> {
+    /// What was read from the answer.
+    fn try_map<U>(self, read: impl FnOnce(T) -> Result<U, ReadError>) -> Result<Answer<U>, ReadError> {
+        let Self { accurate_at, complete_to, value } = self;
+        Ok(Answer { accurate_at, complete_to, value: read(value)? })
+    }
+
+    /// Counts as no younger than another answer, which is part of it.
+    fn limit_to<U>(&mut self, other: &Answer<U>) {
+        self.accurate_at = self.accurate_at.min(other.accurate_at);
+        self.complete_to = self.complete_to.min(other.complete_to);
+    }
 }
 
 /// An entity as Attio holds it.
@@ -121,7 +137,7 @@ named_enum! {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     /// 401 or 403. Says what to grant; repeating does not help.
     #[error("{reason}")]

@@ -25,6 +25,9 @@ const MAX_BODY_BYTES: usize = 64 << 20;
 /// The longest wait after one of many 429 in a row, unless Attio asks for more.
 const MAX_WAIT: Duration = Duration::from_secs(30);
 
+/// How old an answer without `x-accurate-at` may be: those with it were seen to be up to 2.2 s old.
+const OLDEST: Duration = Duration::from_secs(3);
+
 /// Threads a page: the API's maximum.
 const THREADS: usize = 50;
 
@@ -75,32 +78,30 @@ impl EntityReader {
         let filter = json!({ answer::id_member(kind): { "$in": ids } });
         let body = json!({ "filter": filter, "limit": ids.len() });
         let path = query_path(kind, container)?;
-        let answer = self.call(kind, &Method::POST, &path, Some(&body)).await?;
-        let value = match answer.value {
-            Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body))?,
-            // Without the object or the list, none of them exists.
-            Reply::NotFound(_) => Vec::new(),
-            // The filter is documented for records only: entries are then read one by one.
-            Reply::Invalid(_) if kind == Kind::ListEntry => Vec::new(),
-            Reply::Invalid(failed) => return Err(failed.into()),
-        };
-        let value = value.into_iter().filter(|entity| ids.contains(&entity.id)).collect();
-        Ok(Answer { accurate_at: answer.accurate_at, value })
+        self.call(kind, &Method::POST, &path, Some(&body)).await?.try_map(|reply| {
+            let found = match reply {
+                Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body))?,
+                // Without the object or the list, none of them exists.
+                Reply::NotFound(_) => Vec::new(),
+                // The filter is documented for records only: entries are then read one by one.
+                Reply::Invalid(_) if kind == Kind::ListEntry => Vec::new(),
+                Reply::Invalid(failed) => return Err(failed.into()),
+            };
+            Ok(found.into_iter().filter(|entity| ids.contains(&entity.id)).collect())
+        })
     }
 
     /// Reads one entity.
     pub async fn one(&self, entity: &EntityRef) -> Result<Answer<Single>, ReadError> {
         let path = path(entity)?;
-        let answer = self.call(entity.kind, &Method::GET, &path, None).await?;
-        let value = match answer.value {
+        self.call(entity.kind, &Method::GET, &path, None).await?.try_map(|reply| match reply {
             Reply::Body(body) => {
-                Single::Found(self.read(entity.kind, &path, answer::one(entity.kind, &body))?)
+                self.read(entity.kind, &path, answer::one(entity.kind, &body)).map(Single::Found)
             }
-            Reply::NotFound(code) if code == "merge_in_progress" => Single::MergeInProgress,
-            Reply::NotFound(_) => Single::Gone,
-            Reply::Invalid(failed) => return Err(failed.into()),
-        };
-        Ok(Answer { accurate_at: answer.accurate_at, value })
+            Reply::NotFound(code) if code == "merge_in_progress" => Ok(Single::MergeInProgress),
+            Reply::NotFound(_) => Ok(Single::Gone),
+            Reply::Invalid(failed) => Err(failed.into()),
+        })
     }
 
     /// Reads at most `limit` entities from an offset on, in the order of their creation: records of an object, entries
@@ -120,13 +121,11 @@ impl EntityReader {
             }
             None => (Method::GET, format!("/v2/{}s?limit={limit}&offset={offset}", kind.as_str()), None),
         };
-        let answer = self.call(kind, &method, &path, body.as_ref()).await?;
-        let value = match answer.value {
-            Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body))?,
-            Reply::NotFound(_) => Vec::new(),
-            Reply::Invalid(failed) => return Err(failed.into()),
-        };
-        Ok(Answer { accurate_at: answer.accurate_at, value })
+        self.call(kind, &method, &path, body.as_ref()).await?.try_map(|reply| match reply {
+            Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body)),
+            Reply::NotFound(_) => Ok(Vec::new()),
+            Reply::Invalid(failed) => Err(failed.into()),
+        })
     }
 
     /// Reads the comments on a record or an entry.
@@ -135,11 +134,12 @@ impl EntityReader {
             if parent.kind == Kind::ListEntry { ["entry_id", "list"] } else { ["record_id", "object"] };
         let container = segment(parent.container.as_deref().unwrap_or_default())?;
         let of = format!("{}={}&{}={container}", names[0], segment(&parent.id)?, names[1]);
-        let mut comments = Answer { accurate_at: OffsetDateTime::now_utc(), value: Vec::new() };
+        let now = OffsetDateTime::now_utc();
+        let mut comments = Answer { accurate_at: now, complete_to: now, value: Vec::new() };
         for page in 0.. {
             let path = format!("/v2/threads?{of}&limit={THREADS}&offset={}", page * THREADS);
             let answer = self.call(Kind::Comment, &Method::GET, &path, None).await?;
-            comments.accurate_at = comments.accurate_at.min(answer.accurate_at);
+            comments.limit_to(&answer);
             let threads = match answer.value {
                 Reply::Body(body) => self.read(Kind::Comment, &path, answer::threads(&body))?,
                 Reply::NotFound(_) => Vec::new(),
@@ -182,7 +182,7 @@ impl EntityReader {
         loop {
             let path = format!("/v2/threads/{}?limit={}{cursor}", segment(id)?, COMMENTS.1);
             let answer = self.call(Kind::Comment, &Method::GET, &path, None).await?;
-            comments.accurate_at = comments.accurate_at.min(answer.accurate_at);
+            comments.limit_to(&answer);
             let (found, next) = match answer.value {
                 Reply::Body(body) => self.read(Kind::Comment, &path, answer::thread(&body))?,
                 Reply::NotFound(_) => return Ok(()),
@@ -195,16 +195,16 @@ impl EntityReader {
     }
 
     /// The objects, or the lists, that the key may see.
-    pub async fn containers(&self, owner: Resource) -> Result<Vec<Container>, ReadError> {
+    pub async fn containers(&self, owner: Resource) -> Result<Answer<Vec<Container>>, ReadError> {
         let kind = if owner == Resource::List { Kind::ListEntry } else { Kind::Record };
         let path = format!("/v2/{}s", owner.name());
-        match self.call(kind, &Method::GET, &path, None).await?.value {
+        self.call(kind, &Method::GET, &path, None).await?.try_map(|reply| match reply {
             Reply::Body(body) => self.read(kind, &path, answer::containers(owner, &body)),
             Reply::NotFound(code) => {
                 Err(ReadError::Retryable(format!("GET {path}: Attio answered 404 {code}")))
             }
             Reply::Invalid(failed) => Err(failed.into()),
-        }
+        })
     }
 
     /// Makes one request; again, as long as Attio answers 429.
@@ -225,11 +225,12 @@ impl EntityReader {
                 self.requests.silence(method, path, error)
             })?;
             drop(request);
-            let accurate_at = accurate_at(&response).unwrap_or(begun);
+            let stated = accurate_at(&response);
+            let (accurate_at, complete_to) = (stated.unwrap_or(begun), stated.unwrap_or(begun - OLDEST));
             let status = response.status;
             if (200..300).contains(&status) {
                 (self.observe)(kind, ReadResult::Ok);
-                return Ok(Answer { accurate_at, value: Reply::Body(response.body) });
+                return Ok(Answer { accurate_at, complete_to, value: Reply::Body(response.body) });
             }
             let (failed, retry_after) = self.requests.refusal(method, path, response);
             let (result, answer) = match (status, failed.code.is_empty()) {
@@ -251,7 +252,7 @@ impl EntityReader {
                 _ => (ReadResult::Failed, Err(failed.into())),
             };
             (self.observe)(kind, result);
-            return answer.map(|value| Answer { accurate_at, value });
+            return answer.map(|value| Answer { accurate_at, complete_to, value });
         }
     }
 

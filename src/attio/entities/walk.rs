@@ -74,8 +74,9 @@ impl Walk {
             };
             self.read_ahead(offset, rows.value.len() == limit, limit);
             let Some(position) = &mut self.position else { break };
-            match position.take(rows.value, self.kind != Kind::Note, limit) {
-                Step::Fresh(value) => return Ok(Some(Answer { accurate_at: rows.accurate_at, value })),
+            let Answer { accurate_at, complete_to, value } = rows;
+            match position.take(value, self.kind != Kind::Note, limit) {
+                Step::Fresh(value) => return Ok(Some(Answer { accurate_at, complete_to, value })),
                 Step::Back => {}
                 Step::End => self.position = None,
             }

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use super::end_offsets::{EndOffsets, KnownEndOffsets};
 use super::record::Pending;
+use super::told::Told;
 use crate::pipeline::publish::BrokerIdentity;
 
 /// The contexts of librdkafka's debug log that hold the lines read here; few lines, none for each message.
@@ -56,8 +57,7 @@ struct State {
     /// Acknowledged while a broker was not confirmed.
     held: Vec<Acknowledged>,
     invalid: Option<Invalid>,
-    /// For others: [`ClusterIdentity::complete`].
-    known: Option<Arc<BrokerIdentity>>,
+    told: Told,
 }
 
 /// A message, and where it was acknowledged.
@@ -122,7 +122,7 @@ impl ClusterIdentity {
             cluster,
             topics,
             end_offsets: previous.end_offsets.clone(),
-            known: previous.known.clone(),
+            told: previous.told.clone(),
             ..State::default()
         }))
     }
@@ -188,18 +188,22 @@ impl ClusterIdentity {
         AckVerdict::Hold
     }
 
-    /// Every topic was asked for, and the answers were read.
-    pub(super) fn complete(&self) {
-        let mut state = self.0.lock();
-        let cluster = state.cluster.as_deref().unwrap_or("without an id");
-        let (brokers, parts) = (format!("kafka {cluster}"), state.topics.clone().into_iter().collect());
-        state.known = Some(Arc::new(BrokerIdentity { brokers, parts }));
+    /// These topics exist, and the answers that tell their ids were read.
+    pub(super) fn found(&self, topics: &[Arc<str>]) {
+        let State { told, cluster, topics: ids, .. } = &mut *self.0.lock();
+        told.found(cluster.as_deref(), topics, ids);
     }
 
     /// Which cluster and topics these are, unless others were seen meanwhile.
-    pub(super) fn known(&self) -> Option<Arc<BrokerIdentity>> {
+    pub(super) fn told(&self) -> Option<Arc<BrokerIdentity>> {
         let state = self.0.lock();
-        state.known.clone().filter(|_| state.invalid.as_ref().is_none_or(|invalid| !invalid.changed))
+        let changed = state.invalid.as_ref().is_some_and(|invalid| invalid.changed);
+        if changed { None } else { state.told.identity() }
+    }
+
+    /// Those of the topics that are to be asked for now, because it is not known what they are.
+    pub(super) fn unknown(&self, topics: &[Arc<str>]) -> Vec<Arc<str>> {
+        self.0.lock().told.unknown(topics)
     }
 
     /// The topics whose ids are known.
@@ -349,6 +353,7 @@ impl State {
         }
         let known = self.topics.entry(topic.to_owned()).or_insert_with(|| id.to_owned());
         if known == id {
+            self.told.has_id(topic, id);
             return None;
         }
         let reason = format!("topic {topic} was created anew: its id was {known} and is now {id}");

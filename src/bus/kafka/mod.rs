@@ -20,6 +20,7 @@ mod record;
 mod relogin;
 pub mod state;
 mod tokens;
+mod told;
 mod topics;
 
 use std::sync::Arc;
@@ -178,7 +179,7 @@ impl Bus for Kafka {
     }
 
     fn identity(&self) -> Option<Arc<BrokerIdentity>> {
-        self.producer.load().get().context().identity.known()
+        self.producer.load().get().context().identity.told()
     }
 
     fn data_losses(&self) -> u64 {

@@ -180,11 +180,11 @@ impl Monitor {
             return next.min(PROBE_INTERVAL);
         }
         self.last_contact = Instant::now();
+        if !self.producer.load().identify(&self.topics.topics, PROBE) {
+            next = next.min(PROBE_INTERVAL);
+        }
         if !self.topics_ready {
             next = next.min(self.reconcile_topics());
-        }
-        if self.topics_ready && !self.producer.load().identify(PROBE) {
-            next = next.min(CONFIRM_INTERVAL);
         }
         if self.health.has_stale_topics() {
             next = next.min(self.refresh_topics());

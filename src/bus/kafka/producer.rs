@@ -18,6 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, PurgeConfig};
 use super::callbacks::{Callbacks, ISOLATION_LEVEL, NO_GENERATION, Retry, RetrySet};
 use super::cluster_identity;
 use super::health::Health;
+use super::topics::{self, TopicState};
 use crate::pipeline::publish::PublishError;
 
 /// One poll; at most this long is waited for when the producer is dropped.
@@ -152,14 +153,22 @@ impl Producer {
         Ok(answered && identity.is_confirmed())
     }
 
-    /// Notes which cluster and topics these are, once every topic was asked for: the client tells the ids in its log, in
-    /// the order of the answers, so that all are read when a later request is answered. Returns whether it is known.
-    pub(super) fn identify(&self, within: Duration) -> bool {
-        let identity = &self.inner.context().identity;
-        if identity.known().is_none() && matches!(self.confirm(within), Ok(true)) {
-            identity.complete();
+    /// Finds out which cluster and topics these are; returns whether that is known of the cluster. The client tells the
+    /// ids in its log, in the order of the answers, so that all are read once a later request is answered.
+    pub(super) fn identify(&self, topics: &[Arc<str>], within: Duration) -> bool {
+        let (client, identity) = (self.inner.client(), &self.inner.context().identity);
+        let deadline = Instant::now() + topics::ROUND;
+        let unknown = identity.unknown(topics);
+        let exists = |topic: &Arc<str>| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            matches!(topics::fetch(client, topic, left), Ok(TopicState::Ready | TopicState::Leaderless(_)))
+        };
+        let found: Vec<_> = unknown.iter().filter(|topic| exists(topic)).cloned().collect();
+        let is_new = !found.is_empty() || identity.told().is_none();
+        if is_new && matches!(self.confirm(within), Ok(true)) {
+            identity.found(&found);
         }
-        identity.known().is_some()
+        identity.told().is_some()
     }
 
     /// Why this producer cannot be used any more.

@@ -192,9 +192,10 @@ impl Monitor {
 
     /// Without the time of its creation a stream is not told from one of its name that is created anew.
     fn identity(&self, created: Option<OffsetDateTime>) -> BrokerIdentity {
-        let mut identity = BrokerIdentity::new(format!("nats {}", self.options.stream.name));
-        identity.parts.extend(created.map(|created| ("created".to_owned(), created.to_string())));
-        identity
+        let created = created.map_or_else(String::new, |created| format!(", created {created}"));
+        let brokers = format!("nats {}{created}", self.options.stream.name);
+        let addresses = self.probe.destinations.iter().map(|to| (to.address.to_string(), String::new()));
+        BrokerIdentity { brokers, addresses: Some(addresses.collect()) }
     }
 
     fn report(&mut self, losses: u64, found: Findings) {

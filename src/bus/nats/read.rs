@@ -107,7 +107,7 @@ struct Worker {
 
 struct Feed {
     messages: Stream,
-    /// Messages stored before it was created and not yet read.
+    /// Messages that are stored and not yet read. One that is replaced meanwhile moves behind those that are new.
     pending: u64,
     /// The consumer sequence of the next one.
     next: u64,
@@ -176,7 +176,8 @@ impl Worker {
                 return Err(format!("message {} of the consumer is missing", feed.next));
             }
             self.last = Some(sequence);
-            (feed.next, feed.pending) = (consumer_sequence + 1, feed.pending.saturating_sub(1));
+            (feed.next, feed.pending) =
+                (consumer_sequence + 1, message.info().map_or(0, |info| info.pending));
             if sink.send(Ok(item)).await.is_err() {
                 break;
             }

@@ -10,6 +10,7 @@
 //! reported as in progress; if the process dies, the server gives them out again after [`ACK_WAIT`].
 
 use std::collections::HashMap;
+use std::error::Error as _;
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use async_nats::header::{
 };
 use async_nats::jetstream::consumer::pull::{Config as ConsumerConfig, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::context::{ContextBuilder, PublishErrorKind};
+use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap as Headers, Subject};
@@ -35,7 +36,7 @@ use super::publish::ENCODED;
 use super::read::item;
 use super::{Ensure, Options, Stream as StreamOptions};
 use crate::bus::inspect::{Level, Row};
-use crate::bus::read::Item;
+use crate::bus::read::{Item, Position};
 use crate::bus::state::{Change, Encoded, Outcome, Receipt, State, StateError, Version, Writer};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::publish::Destination;
@@ -52,6 +53,8 @@ const PROGRESS: Duration = Duration::from_secs(5);
 const MAX_HELD: i64 = 10_000;
 /// How often a state is compared and stored anew before its batch counts as failed for now.
 const ATTEMPTS: usize = 20;
+/// Tombstones that are read in search of a state.
+const TOMBSTONES: usize = 100;
 /// Between two attempts to reach the consumer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -104,7 +107,7 @@ impl Publisher {
             });
             for (change, outcome) in some.iter().zip(future::join_all(stored).await) {
                 let outcome = outcome?;
-                if outcome != Outcome::Newer {
+                if matches!(outcome, Outcome::Done | Outcome::Gone) {
                     self.acknowledge(&change.events).await;
                 }
                 outcomes.push(outcome);
@@ -127,7 +130,7 @@ impl Publisher {
 
     async fn store(&self, state: &State) -> Result<Outcome, StateError> {
         let subject = &*state.destination.subject;
-        let (headers, payload) = self.encode(state)?;
+        let (headers, payload, bytes) = self.encode(state)?;
         for _ in 0..ATTEMPTS {
             let last = match self.stream.get_last_raw_message_by_subject(subject).await {
                 Ok(last) => Some(last),
@@ -159,15 +162,17 @@ impl Publisher {
             match acked {
                 Ok(_) => return Ok(Outcome::Done),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {}
+                Err(error) if is_too_large(&error) => return Ok(Outcome::TooLarge { bytes }),
                 Err(error) => return Err(passing(format!("{subject}: {error}"))),
             }
         }
         Err(passing(format!("{subject}: others store states all the time")))
     }
 
-    fn encode(&self, state: &State) -> Result<(HeaderMap, Bytes), StateError> {
-        let Encoded { headers: given, payload } =
-            Encoded::new(state, self.content_mode, "ce-", "Content-Type");
+    fn encode(&self, state: &State) -> Result<(HeaderMap, Bytes, usize), StateError> {
+        let encoded = Encoded::new(state, self.content_mode, "ce-", "Content-Type");
+        let bytes = encoded.bytes();
+        let Encoded { headers: given, payload } = encoded;
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_STREAM, &*self.name);
         for (name, value) in given {
@@ -178,7 +183,7 @@ impl Publisher {
             let name = HeaderName::from_str(name).map_err(lasting)?;
             headers.insert(name, HeaderValue::from_str(&value).map_err(lasting)?);
         }
-        Ok((headers, payload.unwrap_or_default().into()))
+        Ok((headers, payload.unwrap_or_default().into(), bytes))
     }
 
     /// Begins with the events that are not acknowledged.
@@ -212,6 +217,31 @@ impl Publisher {
         follower.messages = Some(follower.subscribe().await?);
         Ok(follower)
     }
+}
+
+/// A state that is kept: one of the oldest, as what comes first may be a tombstone.
+pub(in crate::bus) async fn any(options: &Options, writer: &Writer) -> Result<Option<Item>, StateError> {
+    let Ok(client) = connect::connect_once(options, drop).await? else { return Ok(None) };
+    let context = ContextBuilder::new().timeout(REQUEST).build(client);
+    let Ok(stream) = context.get_stream(&writer.stream).await else { return Ok(None) };
+    for address in &writer.addresses {
+        let (subject, mut sequence) = (format!("{address}.>"), 1);
+        for _ in 0..TOMBSTONES {
+            let Ok(found) = stream.get_first_raw_message_by_subject(&subject, sequence).await else { break };
+            if !found.payload.is_empty() {
+                return Ok(Some(Item {
+                    address: found.subject.to_string(),
+                    key: None,
+                    headers: pairs(&found.headers),
+                    payload: found.payload,
+                    stored_at: Some(found.time),
+                    position: Position::Nats { sequence: found.sequence },
+                }));
+            }
+            sequence = found.sequence + 1;
+        }
+    }
+    Ok(None)
 }
 
 /// The stream that is created.
@@ -259,12 +289,23 @@ pub(in crate::bus) async fn inspect(options: &Options, writer: &Writer) -> Vec<R
     row(Level::Ok, "keeps one message a subject".into())
 }
 
+/// Whether no server with these limits takes it: its `max_payload`, the stream's `max_msg_size`, or that of headers.
+fn is_too_large(error: &PublishError) -> bool {
+    let of_server = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+    error.kind() == PublishErrorKind::MaxPayloadExceeded
+        || of_server.is_some_and(|error| matches!(error.error_code().0, 10054 | 10097))
+}
+
 /// The version of a stored message.
 fn version(headers: &Headers, payload: &Bytes) -> Option<Version> {
-    let headers = headers.iter().flat_map(|(name, values)| {
+    Version::of(&pairs(headers), payload)
+}
+
+fn pairs(headers: &Headers) -> Vec<(String, Bytes)> {
+    let pairs = headers.iter().flat_map(|(name, values)| {
         values.iter().map(move |value| (name.to_string(), Bytes::copy_from_slice(value.as_str().as_bytes())))
     });
-    Version::of(&headers.collect::<Vec<_>>(), payload)
+    pairs.collect()
 }
 
 fn missing(name: &str, error: impl Display) -> StateError {

@@ -194,7 +194,7 @@ impl Scene<'_> {
             reads.fetch_add(1, Ordering::Relaxed);
         })?;
         let names = Arc::new(Names::read(&reader).await?);
-        let publisher = states::writer(&config.bus, options.writer(Role::Run), now()).await?;
+        let publisher = states::writer(&config.bus, options.writer(Role::Run), now).await?;
         let events = options.needs(&Routes::new(&config.route)).events;
         let follower = states::follow(&config.bus, &publisher, &options.group, events.clone()).await?;
         let begin = if embedded { Begin::Beginning } else { Begin::Now };

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use parking_lot::Mutex;
 
-use super::writer::{Which, begin, write};
-use crate::app::logging;
+use super::writer::{self, Which, begin, write};
 use crate::attio::Client;
 use crate::attio::entities::EntityReader;
 use crate::bus::{self, state::Role};
 use crate::cli::output::{Progress, say};
-use crate::cli::{Exit, Failure, LOG, block_on, invalid_configuration, stop_token};
+use crate::cli::{Exit, Failure};
 use crate::config::{self, Input};
 use crate::state::backfill::{self, Counts, Journal};
 use crate::state::targets::Target;
@@ -45,15 +44,9 @@ pub struct Arguments {
 const EVERY: Duration = Duration::from_secs(10);
 
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    let config = config::state(input).map_err(invalid_configuration)?;
-    let log = logging::start(LOG, &input.environment)?;
-    block_on(Some(2), async {
-        let stop = stop_token(&log, None)?;
-        match stop.run_until_cancelled(backfill(&config, arguments)).await {
-            Some(done) => done,
-            None => Err("interrupted; the same command goes on where it was".into()),
-        }
-    })?
+    writer::run(input, "interrupted; the same command goes on where it was", async |config| {
+        backfill(config, arguments).await
+    })
 }
 
 async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -85,7 +78,13 @@ async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit,
     }
     let published: u64 = counts.published.values().sum();
     say(format_args!("{} entities read, {published} states published", counts.rows));
-    Ok(Exit::Done)
+    match counts.failed {
+        0 => Ok(Exit::Done),
+        failed => {
+            Err(format!("{failed} states are not published, see above; then `state diff --repair` does")
+                .into())
+        }
+    }
 }
 
 /// A progress bar on a terminal, a line now and then elsewhere.

@@ -3,13 +3,12 @@
 use clap::Args;
 use serde_json::json;
 
-use super::writer::{Which, begin, write};
-use crate::app::logging;
+use super::writer::{self, Which, begin, write};
 use crate::bus::state::Role;
 use crate::cli::output::{Counter, print, say, table};
-use crate::cli::{Exit, Failure, LOG, block_on, invalid_configuration, stop_token};
+use crate::cli::{Exit, Failure};
 use crate::config::{self, Input};
-use crate::state::diff::{self, Difference, Found};
+use crate::state::diff::{self, Compared, Difference, Found};
 
 const AFTER_HELP: &str = "\
 It finds what events cannot tell: what was missed while a webhook was inactive, written without events, or deleted unseen. \
@@ -35,22 +34,14 @@ pub struct Arguments {
 }
 
 pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
-    let config = config::state(input).map_err(invalid_configuration)?;
-    let log = logging::start(LOG, &input.environment)?;
-    block_on(Some(2), async {
-        let stop = stop_token(&log, None)?;
-        match stop.run_until_cancelled(compare(&config, arguments)).await {
-            Some(done) => done,
-            None => Err("interrupted".into()),
-        }
-    })?
+    writer::run(input, "interrupted", async |config| compare(config, arguments).await)
 }
 
 async fn compare(config: &config::State, arguments: &Arguments) -> Result<Exit, Failure> {
     let scope = arguments.which.scope();
     let (reading, targets) = begin(config, &scope).await?;
     let shown = Counter::new();
-    let (compared, found) =
+    let Compared { count: compared, found, mut failed } =
         diff::diff(&reading, &config.bus.kind, &targets, &scope, |rows| shown.add(rows)).await?;
     drop(shown);
     if arguments.json {
@@ -68,15 +59,17 @@ async fn compare(config: &config::State, arguments: &Arguments) -> Result<Exit, 
     say(format_args!(
         "{compared} entities compared, {all} differ: {missing} missing, {stale} stale, {left} left over"
     ));
-    match (all, arguments.repair) {
-        (0, _) => Ok(Exit::Done),
-        (_, false) => Ok(Exit::Unexpected),
-        (_, true) => {
-            let writing = write(config, Role::Repair, reading).await?;
-            diff::repair(&writing, &found).await?;
+    if arguments.repair && all > 0 {
+        let writing = write(config, Role::Repair, reading).await?;
+        failed += diff::repair(&writing, &found).await?;
+        if failed == 0 {
             say("repaired");
-            Ok(Exit::Done)
         }
+    }
+    match failed {
+        0 if all == 0 || arguments.repair => Ok(Exit::Done),
+        0 => Ok(Exit::Unexpected),
+        failed => Err(format!("{failed} entities could not be read or published, see above").into()),
     }
 }
 

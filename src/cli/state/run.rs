@@ -26,7 +26,8 @@ use crate::metrics::Metrics;
 use crate::pipeline::route::Routes;
 use crate::state::metrics::StateMetrics;
 use crate::state::names::Names;
-use crate::state::run::{Error, Run};
+use crate::state::run::Run;
+use crate::state::{Error, stored};
 
 const AFTER_HELP: &str = "\
 One process is enough. On Kafka a second one takes over, and the first ends with exit code 1.
@@ -105,7 +106,10 @@ async fn follow(
         Err(ReadError::Retryable(reason)) => Err(StateError::Passing(reason)),
     };
     let Some(names) = begun("Attio", unready, stop, names).await? else { return Ok(()) };
-    let writer = async || states::writer(&bus, options.writer(Role::Run), OffsetDateTime::now_utc()).await;
+    let writer = async || {
+        stored::check_workspace(&options, &bus, &names.workspace).await?;
+        states::writer(&bus, options.writer(Role::Run), OffsetDateTime::now_utc).await
+    };
     let Some(publisher) = begun("states", unready, stop, writer).await? else { return Ok(()) };
     let events = options.needs(&Routes::new(&route)).events;
     let follower = async || states::follow(&bus, &publisher, &options.group, events.clone()).await;

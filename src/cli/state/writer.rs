@@ -7,12 +7,14 @@ use std::time::Duration;
 use clap::Args;
 use time::OffsetDateTime;
 
+use crate::app::logging;
 use crate::attio::entities::EntityReader;
 use crate::bus::state::{Role, StateError};
 use crate::bus::states;
-use crate::cli::Failure;
-use crate::config;
+use crate::cli::{Exit, Failure, LOG, block_on, invalid_configuration, stop_token};
+use crate::config::{self, Input};
 use crate::state::names::Names;
+use crate::state::stored;
 use crate::state::targets::{Scope, Target};
 use crate::state::writing::{Reading, Writing, patiently};
 
@@ -36,6 +38,21 @@ impl Which {
     }
 }
 
+/// Runs a verb until it is done, or interrupted.
+pub fn run(
+    input: &Input,
+    interrupted: &str,
+    verb: impl AsyncFnOnce(&config::State) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let config = config::state(input).map_err(invalid_configuration)?;
+    let log = logging::start(LOG, &input.environment)?;
+    block_on(Some(2), async {
+        let stop = stop_token(&log, None)?;
+        let done = stop.run_until_cancelled(verb(&config)).await;
+        done.unwrap_or_else(|| Err(interrupted.to_owned().into()))
+    })?
+}
+
 /// Reads the names of objects and lists. What to go through.
 pub async fn begin(config: &config::State, scope: &Scope) -> Result<(Reading, Vec<Target>), Failure> {
     let options = Arc::new(config.options.clone());
@@ -47,8 +64,10 @@ pub async fn begin(config: &config::State, scope: &Scope) -> Result<(Reading, Ve
 
 /// Begins to write. Ends any other writer of this role.
 pub async fn write(config: &config::State, role: Role, reading: Reading) -> Result<Writing, Failure> {
-    let writer =
-        async || states::writer(&config.bus, reading.options.writer(role), OffsetDateTime::now_utc()).await;
+    let writer = async || {
+        stored::check_workspace(&reading.options, &config.bus, &reading.names.workspace).await?;
+        states::writer(&config.bus, reading.options.writer(role), OffsetDateTime::now_utc).await
+    };
     let publisher = started(writer).await?;
     Ok(Writing { reading, publisher })
 }

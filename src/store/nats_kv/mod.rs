@@ -254,6 +254,10 @@ impl Backend for NatsKv {
         self.link.lock().verified = false;
     }
 
+    fn reconnect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
+        self.connect()
+    }
+
     fn inspect(&self) -> BoxFuture<'_, Result<Vec<Row>, Arc<str>>> {
         Box::pin(async move {
             let client = self.connected().await?;

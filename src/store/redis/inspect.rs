@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use humantime::format_duration;
 use redis::Value;
-use tokio::time::Instant;
 
 use super::link::{Link, RELEASE};
 use crate::bus::inspect::{Level, Row};
@@ -28,9 +27,9 @@ fn row(check: &str, result: Level, detail: impl Into<String>) -> Row {
 }
 
 /// The checks of a connected server.
-pub(super) async fn inspect(serving: &Use<'_>, link: &Link, deadline: Instant) -> Vec<Row> {
-    let mut rows = vec![rights(serving, link, deadline).await];
-    let info = match link.command(&["INFO"], deadline).await {
+pub(super) async fn inspect(serving: &Use<'_>, link: &Link) -> Vec<Row> {
+    let mut rows = vec![rights(serving, link).await];
+    let info = match link.command(&["INFO"]).await {
         Ok(Value::BulkString(text)) => String::from_utf8_lossy(&text).into_owned(),
         Ok(Value::VerbatimString { text, .. }) => text,
         other => {
@@ -77,7 +76,7 @@ pub(super) async fn inspect(serving: &Use<'_>, link: &Link, deadline: Instant) -
 }
 
 /// Every command that serving uses, on a key of the check's own.
-async fn rights(serving: &Use<'_>, link: &Link, deadline: Instant) -> Row {
+async fn rights(serving: &Use<'_>, link: &Link) -> Row {
     let (key, life) = (format!("{}:check", serving.prefix), KEY_LIFE.as_millis().to_string());
     let needed = [
         vec!["SET", &key, "L:check", "NX", "PX", &life],
@@ -85,7 +84,7 @@ async fn rights(serving: &Use<'_>, link: &Link, deadline: Instant) -> Row {
         vec!["SET", &key, "D", "PX", &life],
     ];
     for words in &needed {
-        match link.command(words, deadline).await {
+        match link.command(words).await {
             Ok(Value::ServerError(error)) => {
                 let detail = format!(
                     "{} is refused: {error}; allow GET, SET and EVAL on {}:*",
@@ -97,7 +96,7 @@ async fn rights(serving: &Use<'_>, link: &Link, deadline: Instant) -> Row {
             Err(error) => return row("rights", Level::Failed, error.to_string()),
         }
     }
-    match link.command(&["EVAL", RELEASE, "1", &key, "L:check"], deadline).await {
+    match link.command(&["EVAL", RELEASE, "1", &key, "L:check"]).await {
         Ok(Value::ServerError(error)) => row(
             "rights",
             Level::Warning,

@@ -25,6 +25,9 @@ use crate::store::options::RedisOptions;
 /// One attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Any request, whatever the caller waits for.
+const LONGEST: Duration = Duration::from_secs(10);
+
 /// Deletes the key of a claim if the claim is still its owner's.
 pub(super) const RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
@@ -162,12 +165,12 @@ impl Link {
         }
     }
 
-    /// Sends one command.
-    pub(super) async fn command(&self, words: &[&str], deadline: Instant) -> Result<Value, Arc<str>> {
+    /// Sends one command; the caller has a deadline of its own.
+    pub(super) async fn command(&self, words: &[&str]) -> Result<Value, Arc<str>> {
         let add = |words: &&[&str], pipeline: &mut Pipeline| {
             pipeline.cmd(words[0]).arg(&words[1..]);
         };
-        let replies = self.send(&[words], 1, deadline, add).await.pop();
+        let replies = self.send(&[words], 1, Instant::now() + LONGEST, add).await.pop();
         let reply = replies.and_then(|replies| replies.map(|mut replies| replies.pop()).transpose());
         reply.unwrap_or_else(|| Err("no answer".into()))
     }

@@ -35,10 +35,6 @@ use link::{Link, RELEASE, REPLACE, Target};
 const DONE: &[u8] = b"D";
 /// How long the key of the probe lasts.
 const PROBE_LIFE: Duration = Duration::from_secs(10);
-/// How long a request of `check --connect` may take.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a request for the register may take, if the caller waits for so long.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Redis {
     target: Target,
@@ -46,7 +42,7 @@ pub(super) struct Redis {
     prefix: String,
     /// The key of the register of generations.
     register: String,
-    /// The keys of the probes, one for each part.
+    /// The keys of the probes, part by part.
     probes: Vec<String>,
     lease: Duration,
     window: Duration,
@@ -62,7 +58,7 @@ impl Redis {
         let target = Target::new(redis)?;
         let probe = format!("{}:probe", redis.prefix);
         let probes = match target {
-            Target::Cluster(_) => slots::key_in_each(&probe),
+            Target::Cluster(_) => slots::keys_of_all(&probe),
             Target::One(_) | Target::Sentinel(_) => vec![probe],
         };
         Ok(Self {
@@ -127,7 +123,7 @@ fn millis(duration: Duration) -> u64 {
 
 impl Backend for Redis {
     fn parts(&self) -> usize {
-        self.probes.len()
+        if matches!(self.target, Target::Cluster(_)) { slots::RANGES } else { 1 }
     }
 
     fn part_of(&self, held: &Held) -> usize {
@@ -168,11 +164,13 @@ impl Backend for Redis {
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
+        Box::pin(async move { if self.link().is_err() { self.reconnect().await } else { Ok(()) } })
+    }
+
+    fn reconnect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
         Box::pin(async move {
-            if self.link().is_err() {
-                let link = self.target.connect().await.map_err(link::reason)?;
-                *self.link.lock() = Some(link);
-            }
+            let link = self.target.connect().await.map_err(link::reason)?;
+            *self.link.lock() = Some(link);
             Ok(())
         })
     }
@@ -182,7 +180,7 @@ impl Backend for Redis {
         let serving = inspect::Use { prefix, lease: *lease, window: *window };
         Box::pin(async move {
             self.connect().await?;
-            Ok(inspect::inspect(&serving, &self.link()?, Instant::now() + INSPECT_TIMEOUT).await)
+            Ok(inspect::inspect(&serving, &self.link()?).await)
         })
     }
 
@@ -196,14 +194,17 @@ impl Backend for Redis {
         };
         Box::pin(async move {
             let replies = self.send(&self.probes, 1, deadline, add).await;
-            replies.into_iter().map(|replies| replies.and_then(|replies| written(replies.first()))).collect()
+            let written = |replies: Result<Vec<Value>, Arc<str>>| written(replies?.first());
+            let all: Vec<_> = replies.into_iter().map(written).collect();
+            // Those of one part are next to each other.
+            let by_part = all.chunks(self.probes.len() / self.parts());
+            by_part.map(|of_part| of_part.iter().cloned().collect()).collect()
         })
     }
 
     fn read_register(&self) -> BoxFuture<'_, Result<Option<Stored>, Arc<str>>> {
         Box::pin(async move {
-            let deadline = Instant::now() + REGISTER_TIMEOUT;
-            match self.link()?.command(&["GET", &self.register], deadline).await? {
+            match self.link()?.command(&["GET", &self.register]).await? {
                 Value::BulkString(value) => Ok(Some(Stored { value, sequence: 0 })),
                 Value::Nil => Ok(None),
                 Value::ServerError(error) => Err(error.to_string().into()),
@@ -219,13 +220,12 @@ impl Backend for Redis {
 
     fn write_register(&self, value: String, read: Option<Stored>) -> BoxFuture<'_, Result<bool, Arc<str>>> {
         Box::pin(async move {
-            let deadline = Instant::now() + REGISTER_TIMEOUT;
             let read = read.map(|read| String::from_utf8_lossy(&read.value).into_owned());
             let words = match &read {
                 None => vec!["SET", &self.register, &value, "NX"],
                 Some(read) => vec!["EVAL", REPLACE, "1", &self.register, read, &value],
             };
-            match self.link()?.command(&words, deadline).await? {
+            match self.link()?.command(&words).await? {
                 Value::Okay | Value::Int(1) => Ok(true),
                 Value::ServerError(error) => Err(error.to_string().into()),
                 _ => Ok(false),

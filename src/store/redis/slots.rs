@@ -21,10 +21,26 @@ fn slot(key: &str) -> u16 {
     crc % SLOTS
 }
 
-/// For every range a key in it that begins so.
-pub(super) fn key_in_each(prefix: &str) -> Vec<String> {
-    let keys = |range| (0..).map(|n: u32| format!("{prefix}:{n}")).find(|key| range_of(key) == range);
-    (0..RANGES).filter_map(keys).collect()
+/// Keys that begin so: of every range, in their order, one in its first slot and one in its last.
+pub(super) fn keys_of_all(prefix: &str) -> Vec<String> {
+    let of_range = SLOTS / RANGES as u16;
+    let mut keys = vec![None; 2 * RANGES];
+    let mut missing = keys.len();
+    for key in (0_u32..).map(|n| format!("{prefix}:{n}")) {
+        let slot = slot(&key);
+        let place = match slot % of_range {
+            0 => usize::from(slot / of_range) * 2,
+            last if last == of_range - 1 => usize::from(slot / of_range) * 2 + 1,
+            _ => continue,
+        };
+        if keys[place].is_none() {
+            (keys[place], missing) = (Some(key), missing - 1);
+        }
+        if missing == 0 {
+            break;
+        }
+    }
+    keys.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
@@ -40,8 +56,9 @@ mod tests {
     }
 
     #[test]
-    fn every_range_has_a_key() {
-        let keys = key_in_each("attio-bridge:probe");
-        assert_eq!(keys.iter().map(|key| range_of(key)).collect::<Vec<_>>(), (0..RANGES).collect::<Vec<_>>());
+    fn every_range_has_a_key_in_its_first_and_its_last_slot() {
+        let slots: Vec<_> = keys_of_all("attio-bridge:probe").iter().map(|key| slot(key)).collect();
+        let expected: Vec<_> = (0..16).flat_map(|range| [range * 1024, range * 1024 + 1023]).collect();
+        assert_eq!(slots, expected);
     }
 }

@@ -2,11 +2,13 @@
 
 mod figures;
 mod model;
-mod planted;
+mod model_compaction;
 mod people;
+mod planted;
 mod rights;
 pub mod scene;
 mod soak;
+mod trouble;
 mod walks;
 mod witness;
 mod writers;
@@ -21,7 +23,6 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::support::kafka::Broker;
-use crate::support::wait::eventually_blocking;
 use scene::{Bus, SETTLE, Scene};
 
 const NAMESPACE: Uuid = uuid::uuid!("82aa3251-fb12-5533-8215-e473197ca642");
@@ -243,6 +244,7 @@ fn record_of_an_object_that_the_key_may_not_see_is_not_gone() {
     let Bus::Kafka(broker) = &scene.bus else { unreachable!() };
     let headers = [("content-type", Some(scene::MEDIA_TYPE.as_bytes()))];
     broker.publish(&event.0, Some(&id), &headers, Some(event.1.as_bytes()));
-    eventually_blocking("it is stuck", || scene.metrics().get("state_stuck", &[]) == 1.0);
+    scene.eventually_done();
     assert!(scene.last(&id).is_none(), "a tombstone of a record that exists");
+    assert_eq!((scene.events("record", "ignored"), scene.metrics().get("state_stuck", &[])), (1.0, 0.0));
 }

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use attio_bridge::bus::state::Version;
 
 /// Tries every path from a state on; the first complaint ends it.
-fn explore<S: Clone + Eq + Hash>(
+pub(super) fn explore<S: Clone + Eq + Hash>(
     start: S,
     steps: impl Fn(&S) -> Vec<S>,
     complaint: impl Fn(&S, bool) -> Option<String>,

@@ -40,6 +40,8 @@ pub struct Scene {
     pub listen: String,
     /// The workspace of the events.
     pub workspace: String,
+    /// How far the clock of the bridge is ahead of Attio's.
+    pub ahead: Duration,
 }
 
 /// A state topic's record: its key, its event, none for a tombstone, and its headers.
@@ -112,7 +114,7 @@ impl Scene {
         all.push(("ATTIO_API_KEY".into(), KEY.into()));
         all.extend(own);
         let workspace = attio.store().workspace_id.clone();
-        Self { attio, bus, prefix, variables: all, listen, workspace }
+        Self { attio, bus, prefix, variables: all, listen, workspace, ahead: Duration::ZERO }
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
@@ -187,7 +189,7 @@ impl Scene {
 
     fn encode(&self, event_type: &str, key: &str, data: &Value) -> (String, String) {
         let known = EventType::find(event_type).unwrap();
-        let now = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
+        let now = (OffsetDateTime::now_utc() + self.ahead).format(&Rfc3339).unwrap();
         let event = json!({
             "specversion": "1.0", "id": unique("event"), "source": format!("https://attio.com/workspaces/{}", self.workspace),
             "type": format!("com.attio.{event_type}"), "time": now, "recordedtime": now, "partitionkey": key,
@@ -208,6 +210,23 @@ impl Scene {
                 server.publish(&subject, &[("Content-Type", MEDIA_TYPE)], &event);
             }
         }
+    }
+
+    /// Publishes an event of a list's entry.
+    pub fn tell_entry(&self, event_type: &str, list: &str, entry: &str) {
+        let id = json!({ "workspace_id": self.workspace, "list_id": list, "entry_id": entry });
+        self.publish(event_type, entry, &json!({ "event_type": event_type, "id": id }));
+    }
+
+    /// How many events became this.
+    pub fn events(&self, kind: &str, result: &str) -> f64 {
+        self.metrics().get("state_events_total", &[("kind", kind), ("result", result)])
+    }
+
+    /// The name of the stream with the states.
+    pub fn stream(&self) -> &str {
+        let stream = self.variables.iter().find(|(name, _)| name.ends_with("STATE__STREAM"));
+        &stream.expect("it is on NATS").1
     }
 
     /// Everything in the topic or the stream with the states of records, in order.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use attio_bridge::bus;
+use attio_bridge::bus::read::{Begin, Plan};
 use attio_bridge::bus::state::{Change, Content, Outcome, Role, State, Version, Writer, milliseconds};
 use attio_bridge::bus::states::{self, Publisher};
 use attio_bridge::cloudevent::{Attribute, CloudEvent, Data, timestamp};
@@ -50,7 +51,7 @@ fn options(scene: &Scene) -> bus::Options {
 }
 
 async fn start(scene: &Scene, role: Role) -> Publisher {
-    states::writer(&options(scene), writer(scene, role), OffsetDateTime::now_utc()).await.unwrap()
+    states::writer(&options(scene), writer(scene, role), OffsetDateTime::now_utc).await.unwrap()
 }
 
 fn change(state: State) -> Change {
@@ -133,6 +134,56 @@ fn three_writers_at_once_keep_the_rule_on_either_bus() {
     }
 }
 
+#[test]
+fn state_that_was_read_before_a_restart_or_long_ago_is_not_written() {
+    let scene = Scene::kafka();
+    let now = milliseconds(OffsetDateTime::now_utc());
+    let one = |key: &str, at: Option<i64>| vec![change(state(&scene.prefix, key, at))];
+    let outcomes = nats::runtime().block_on(async {
+        let first = start(&scene, Role::Run).await;
+        first.publish([one("gone", Some(now - 2000)), one("gone", None)].concat()).await.unwrap();
+        drop(first);
+        let second = start(&scene, Role::Run).await;
+        let old = now - 11 * 60 * 1000;
+        second
+            .publish([one("gone", Some(now - 1000)), one("new", Some(old)), one("other", Some(now))].concat())
+            .await
+            .unwrap()
+    });
+    assert_eq!(outcomes, [Outcome::Gone, Outcome::Newer, Outcome::Done]);
+}
+
+#[test]
+fn state_that_is_replaced_while_all_are_read_is_read() {
+    const STATES: usize = 200;
+    let scene = Scene::nats();
+    let stream = scene.stream().to_owned();
+    let mut variables = scene.variables.clone();
+    variables.push(("ATTIO_BRIDGE__NATS__STREAM__NAME".into(), stream));
+    let (now, kind) = (milliseconds(OffsetDateTime::now_utc()), config(&lent(&variables)).bus.kind);
+    let one = |number: usize, at: i64| change(state(&scene.prefix, &format!("key-{number}"), Some(at)));
+    let seen = nats::runtime().block_on(async {
+        let publisher = start(&scene, Role::Run).await;
+        publisher.publish((0..STATES).map(|number| one(number, now)).collect()).await.unwrap();
+        let address: Arc<str> = format!("{}-state.record", scene.prefix).into();
+        let destination = Arc::new(Destination { subject: format!("{address}.>").into(), address });
+        let plan = Plan { destinations: vec![destination], begin: Begin::Beginning, follow: false };
+        let mut reader = bus::read(&kind, plan).await.unwrap();
+        let mut seen = vec![reader.next().await.unwrap().unwrap().address];
+        publisher.publish(vec![one(STATES, now)]).await.unwrap();
+        publisher.publish(vec![one(STATES - 1, now + 1)]).await.unwrap();
+        while let Some(item) = reader.next().await {
+            seen.push(item.unwrap().address);
+        }
+        reader.end().await;
+        seen
+    });
+    let unseen: Vec<_> = (0..STATES)
+        .filter(|number| !seen.iter().any(|seen| seen.ends_with(&format!(".key-{number}"))))
+        .collect();
+    assert_eq!(unseen, [0; 0]);
+}
+
 /// The ack of the first try was lost, so it is sent again: a stream of one replica refuses it as of another sequence, one
 /// of three may call it a duplicate.
 #[test]
@@ -158,7 +209,7 @@ fn second_try_of_a_stored_state_is_done_and_stored_once() {
         };
         let (last, sequence) = nats::runtime().block_on(async {
             let bus = config(&variables).bus;
-            let publisher = states::writer(&bus, writer, OffsetDateTime::now_utc()).await.unwrap();
+            let publisher = states::writer(&bus, writer, OffsetDateTime::now_utc).await.unwrap();
             let at = milliseconds(OffsetDateTime::now_utc());
             let one = change(state(&prefix, "one", Some(at)));
             let gone = change(state(&prefix, "two", None));

@@ -125,8 +125,15 @@ impl Attio {
         self.faults.lock().next.extend(faults);
     }
 
+    /// Orders what goes wrong from now on with every request whose target ends with this.
+    pub fn always(&self, end: &str, fault: Fault) {
+        self.faults.lock().always.push((end.to_owned(), fault));
+    }
+
     pub fn no_more_faults(&self) {
-        self.faults.lock().next.clear();
+        let mut faults = self.faults.lock();
+        faults.next.clear();
+        faults.always.clear();
     }
 
     /// What it was asked so far.

@@ -25,6 +25,8 @@ pub enum Fault {
     Hang(Duration),
     /// The request is processed, and the answer takes this long.
     Late(Duration),
+    /// The request is processed, and the answer does not say when it was true.
+    Undated,
     /// 429; `Retry-After` is an HTTP date.
     Limited,
     /// 429; `Retry-After` is this text.
@@ -45,6 +47,8 @@ pub struct Seen {
 #[derive(Default)]
 pub struct Faults {
     pub next: VecDeque<Fault>,
+    /// What goes wrong with every request whose target ends with this.
+    pub always: Vec<(String, Fault)>,
     pub seen: Vec<Seen>,
     /// Whether every request is answered by a proxy that ends its connection.
     pub down: bool,
@@ -52,7 +56,10 @@ pub struct Faults {
 
 impl Faults {
     /// Removes the first fault that applies to a request with this method.
-    fn take(&mut self, method: &Method) -> Option<Fault> {
+    fn take(&mut self, method: &Method, target: &str) -> Option<Fault> {
+        if let Some((_, fault)) = self.always.iter().find(|(end, _)| target.ends_with(end)) {
+            return Some(fault.clone());
+        }
         let applies = |fault: &Fault| !matches!(fault, Fault::Of(only, _) if only != method);
         match self.next.remove(self.next.iter().position(applies)?)? {
             Fault::Of(_, fault) => Some(*fault),
@@ -75,7 +82,7 @@ async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Respons
     if faults.lock().down {
         return ([(header::CONNECTION, "close")], of_a_proxy(502)).into_response();
     }
-    let fault = faults.lock().take(&method);
+    let fault = faults.lock().take(&method, &target);
     let note = |status| faults.lock().seen.push(Seen { method: method.to_string(), target, status });
     let response = match &fault {
         Some(Fault::Hang(time)) => {
@@ -90,6 +97,11 @@ async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Respons
         Some(Fault::StatusAfter(status)) => {
             next.run(request).await;
             of_a_proxy(*status)
+        }
+        Some(Fault::Undated) => {
+            let mut response = next.run(request).await;
+            response.headers_mut().remove("x-accurate-at");
+            response
         }
         Some(Fault::Late(_) | Fault::Of(..)) | None => next.run(request).await,
     };

@@ -142,6 +142,34 @@ pub fn cluster() -> Vec<Redis> {
     nodes
 }
 
+/// The same with a replica of the last of them, which takes over within seconds; the replica is the last.
+pub fn cluster_with_replica() -> Vec<Redis> {
+    let mut nodes = cluster();
+    let [bus] = free_ports::<1>().map(|port| port.to_string());
+    let replica = Redis::with(Kind::Redis, &["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    replica.run::<()>(&[
+        "CLUSTER",
+        "MEET",
+        "127.0.0.1",
+        &nodes[0].port.to_string(),
+        nodes[0].more.last().expect("its cluster port"),
+    ]);
+    let master: String = nodes[2].run(&["CLUSTER", "MYID"]);
+    eventually_blocking("it may follow its master", || {
+        replica.try_run::<()>(&["CLUSTER", "REPLICATE", &master]).is_ok()
+    });
+    nodes.push(replica);
+    for node in &nodes {
+        node.run::<()>(&["CONFIG", "SET", "cluster-node-timeout", "1000"]);
+    }
+    eventually_blocking("the replica is in step, and every node knows it", || {
+        let follows = nodes[3].run::<String>(&["INFO", "replication"]).contains("master_link_status:up");
+        let known = |node: &Redis| node.run::<String>(&["CLUSTER", "INFO"]).contains("cluster_known_nodes:4");
+        follows && nodes.iter().all(known)
+    });
+    nodes
+}
+
 /// A master with a replica, and a sentinel that watches them as `main`.
 pub struct Watched {
     pub master: Redis,

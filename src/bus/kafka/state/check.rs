@@ -10,6 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
+use super::newest::AGE;
 use super::transaction::producer_config;
 use crate::bus::inspect::{Ensure, Level, Row};
 use crate::bus::kafka::options::{NO_STATES, Options, without_publishing};
@@ -71,9 +72,19 @@ fn topic(options: &Options, address: &Arc<str>) -> Result<Found, String> {
         TopicState::Unknown => return Ok((Level::Failed, "it has no partitions yet".into())),
     }
     let config = without_publishing(&producer_config(options, "check").map_err(|error| error.to_string())?);
-    Ok(match policy(config, address) {
-        Some(policy) if policy == "compact" => (Level::Ok, "compacted".into()),
-        Some(policy) => (
+    Ok(match settings(config, address) {
+        Some((policy, retention)) if policy == "compact" && retention >= AGE.as_millis() => {
+            (Level::Ok, "compacted".into())
+        }
+        Some((policy, retention)) if policy == "compact" => (
+            Level::Failed,
+            format!(
+                "delete.retention.ms is {retention}: a state that was held up for longer may follow a tombstone: set it \
+                 to {} at least",
+                AGE.as_millis()
+            ),
+        ),
+        Some((policy, _)) => (
             Level::Failed,
             format!("cleanup.policy is {policy}, which deletes states by age: set it to compact"),
         ),
@@ -84,13 +95,15 @@ fn topic(options: &Options, address: &Arc<str>) -> Result<Found, String> {
     })
 }
 
-/// The topic's `cleanup.policy`; none if it may not be read.
-fn policy(mut config: rdkafka::ClientConfig, address: &str) -> Option<String> {
+/// The topic's `cleanup.policy` and `delete.retention.ms`; none if they may not be read.
+fn settings(mut config: rdkafka::ClientConfig, address: &str) -> Option<(String, u128)> {
     config.remove("transactional.id").remove("transaction.timeout.ms");
     let admin: AdminClient<DefaultClientContext> = config.create().ok()?;
     let limits = AdminOptions::new().request_timeout(Some(REQUEST));
     let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic(address)], &limits)).ok()?;
-    described.into_iter().next()?.ok()?.get("cleanup.policy")?.value.clone()
+    let found = described.into_iter().next()?.ok()?;
+    let value = |name: &str| found.get(name)?.value.clone();
+    Some((value("cleanup.policy")?, value("delete.retention.ms")?.parse().ok()?))
 }
 
 fn group(options: &Options, group: &str, topic: &str) -> Found {

@@ -10,6 +10,7 @@
 //! states nor its positions count, and its events are taken again.
 
 mod check;
+mod deliveries;
 mod newest;
 mod positions;
 mod tail;
@@ -20,14 +21,13 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
 use super::options::{NO_STATES, Options};
 use super::read;
 use crate::bus::error::StartError;
 use crate::bus::read::{Begin, Item, Plan, Position, Reader};
-use crate::bus::state::{Change, Outcome, Receipt, StateError, Writer};
+use crate::bus::state::{Change, Clock, Outcome, Receipt, StateError, Writer};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::publish::Destination;
 pub(in crate::bus) use check::inspect;
@@ -57,7 +57,7 @@ impl Publisher {
         options: Options,
         content_mode: ContentMode,
         writer: Writer,
-        now: OffsetDateTime,
+        now: Clock,
     ) -> Result<Self, StateError> {
         if options.token_source().is_some() {
             return Err(StartError::setting_of("kafka.sasl_mechanism", NO_STATES).into());

@@ -19,7 +19,7 @@ use super::newest::{Newest, WINDOW};
 use super::positions::Partition;
 use crate::bus::kafka::options::{Options, creation_error};
 use crate::bus::kafka::read::{Notes, consumer_config, item};
-use crate::bus::state::{Outcome, StateError, Version};
+use crate::bus::state::{Clock, Outcome, StateError, Version};
 
 /// How long the broker may take to answer about partitions and offsets.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -34,26 +34,24 @@ pub(super) struct Tail {
     awaited: BTreeSet<(Partition, i64)>,
     refused: BTreeMap<(Partition, i64), Outcome>,
     started: OffsetDateTime,
+    now: Clock,
 }
 
 impl Tail {
     /// Begins to read the last minutes of these topics, which must exist.
-    pub(super) fn start(
-        options: &Options,
-        topics: &[Arc<str>],
-        now: OffsetDateTime,
-    ) -> Result<Self, StateError> {
+    pub(super) fn start(options: &Options, topics: &[Arc<str>], now: Clock) -> Result<Self, StateError> {
         let mut config = consumer_config(options, "attio-bridge-state-tail")?;
         config.set("isolation.level", "read_uncommitted").set("enable.partition.eof", "false");
         let consumer = BaseConsumer::from_config_and_context(&config, Notes::new(None))
             .map_err(|error| creation_error(options, &config, error))?;
         let mut tail = Self {
             consumer,
-            newest: Newest::new(now),
+            newest: Newest::new(),
             next: BTreeMap::new(),
             awaited: BTreeSet::new(),
             refused: BTreeMap::new(),
-            started: now,
+            started: now(),
+            now,
         };
         for topic in topics {
             tail.add_topic(topic)?;
@@ -99,7 +97,7 @@ impl Tail {
 
     /// What becomes of a state that is appended now, as far as is known; none if it may be.
     pub(super) fn refuses(&self, key: &str, next: Version) -> Option<Outcome> {
-        self.newest.refuses(key, next)
+        self.newest.refuses(key, next, (self.now)())
     }
 
     /// Reads what is there, for so long at most.
@@ -147,30 +145,35 @@ impl Tail {
                 tracing::debug!("reading the state topics: {error}");
                 true
             }
-            Some(Ok((record, key, version))) => {
-                self.next.insert(record.0.clone(), record.1 + 1);
-                if let (Some(key), Some(version)) = (key, version) {
-                    if self.awaited.contains(&record)
-                        && let Some(refused) = self.newest.refuses(&key, version)
-                    {
-                        self.refused.insert(record.clone(), refused);
+            Some(Ok(Read { place, stamp, state })) => {
+                self.next.insert(place.0.clone(), place.1 + 1);
+                let is_own = self.awaited.remove(&place);
+                if let Some((key, version)) = state {
+                    if is_own && let Some(refused) = self.refuses(&key, version) {
+                        self.refused.insert(place, refused);
                     }
-                    self.newest.add(&key, version);
+                    self.newest.add(&key, version, stamp);
                 }
-                self.awaited.remove(&record);
                 true
             }
         }
     }
 }
 
-type Read = ((Partition, i64), Option<String>, Option<Version>);
+struct Read {
+    place: (Partition, i64),
+    /// In milliseconds since 1970.
+    stamp: i64,
+    /// Its key and its version, if it is a state.
+    state: Option<(String, Version)>,
+}
 
 fn read(message: &BorrowedMessage<'_>) -> Read {
     let place = ((message.topic().to_owned(), message.partition()), message.offset());
+    let stamp = message.timestamp().to_millis().unwrap_or(i64::MIN);
     let item = item(message);
     let key = item.key.map(|key| String::from_utf8_lossy(&key).into_owned());
-    (place, key, Version::of(&item.headers, &item.payload))
+    Read { place, stamp, state: key.zip(Version::of(&item.headers, &item.payload)) }
 }
 
 fn passing(error: KafkaError) -> StateError {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
-use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use time::OffsetDateTime;
 
+use super::deliveries::Deliveries;
 use super::positions::{Partition, Positions};
 use super::tail::Tail;
 use crate::bus::error::StartError;
@@ -21,11 +20,13 @@ use crate::bus::inspect::Ensure;
 use crate::bus::kafka::options::{MESSAGE_MAX_BYTES, Options, client_config, creation_error};
 use crate::bus::kafka::read::consumer_config;
 use crate::bus::kafka::topics::{self, Create};
-use crate::bus::state::{Change, Encoded, Outcome, State, StateError, Writer};
+use crate::bus::state::{Change, Clock, Encoded, Outcome, State, StateError, Writer};
 use crate::cloudevent::ContentMode;
 
 /// How long one call of the client waits for the broker before it is called again.
 const CALL: Duration = Duration::from_secs(5);
+/// How often it is looked whether records have their places.
+const POLL: Duration = Duration::from_millis(100);
 /// How long the tail is read before a batch; what is left is read behind it.
 const DRAIN: Duration = Duration::from_millis(100);
 /// How long a call is repeated before the changes count as failed for now.
@@ -35,6 +36,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest state: Kafka's own limit is the topic's.
 const LARGEST_STATE: &str = "8388608";
+
+/// How a transaction has ended.
+enum Attempt {
+    Committed,
+    /// Aborted, as these changes are refused.
+    Refused(BTreeMap<usize, Outcome>),
+    /// Aborted, as one of these is too large for the broker.
+    InABatch(Vec<usize>),
+}
 
 pub(super) struct Transactions {
     producer: ThreadedProducer<Deliveries>,
@@ -52,7 +62,7 @@ impl Transactions {
         content_mode: ContentMode,
         writer: &Writer,
         positions: Arc<Mutex<Positions>>,
-        now: OffsetDateTime,
+        now: Clock,
     ) -> Result<Self, StateError> {
         let config = producer_config(options, &writer.name())?;
         let producer: ThreadedProducer<Deliveries> =
@@ -80,27 +90,31 @@ impl Transactions {
             self.tail.refuses(&state.key, state.version())
         };
         let mut refused: Vec<Option<Outcome>> = changes.iter().map(known).collect();
+        let mut alone = BTreeSet::new();
         loop {
-            let conflicts = self.attempt(changes, &refused)?;
-            if conflicts.is_empty() {
-                return Ok(refused.into_iter().map(|refused| refused.unwrap_or(Outcome::Done)).collect());
-            }
-            for (at, outcome) in conflicts {
-                refused[at] = Some(outcome);
+            match self.attempt(changes, &refused, &alone)? {
+                Attempt::Committed => {
+                    return Ok(refused.into_iter().map(|refused| refused.unwrap_or(Outcome::Done)).collect());
+                }
+                Attempt::Refused(outcomes) => {
+                    outcomes.into_iter().for_each(|(at, outcome)| refused[at] = Some(outcome))
+                }
+                Attempt::InABatch(some) => alone.extend(some),
             }
         }
     }
 
-    /// One transaction with the changes that are not refused. Returns the conflicts that have aborted it.
+    /// One transaction with the changes that are not refused.
     fn attempt(
         &mut self,
         changes: &[Change],
         refused: &[Option<Outcome>],
-    ) -> Result<BTreeMap<usize, Outcome>, StateError> {
+        alone: &BTreeSet<usize>,
+    ) -> Result<Attempt, StateError> {
         let (mut states, mut events) = (Vec::new(), Vec::new());
         for (at, change) in changes.iter().enumerate() {
             match refused[at] {
-                Some(Outcome::Newer) => continue,
+                Some(Outcome::Newer | Outcome::TooLarge { .. }) => continue,
                 Some(_) => {}
                 None => states.extend(change.state.as_ref().map(|state| (at, state))),
             }
@@ -108,23 +122,23 @@ impl Transactions {
         }
         let positions = self.positions.lock().once_done(&events);
         if states.is_empty() && positions.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok(Attempt::Committed);
         }
         if let Err(error) = call(|| self.producer.begin_transaction()) {
             // The former one may be open still: its end was not heard of.
             return self.abort(error);
         }
-        match self.fill(&states, &positions) {
-            Ok(conflicts) if conflicts.is_empty() => match end(|| self.producer.commit_transaction(CALL)) {
+        match self.fill(&states, alone, &positions) {
+            Ok(Attempt::Committed) => match end(|| self.producer.commit_transaction(CALL)) {
                 Ok(()) => {
                     self.positions.lock().done(&events);
-                    Ok(conflicts)
+                    Ok(Attempt::Committed)
                 }
                 Err(error) => self.abort(error),
             },
-            Ok(conflicts) => {
+            Ok(refused) => {
                 end(|| self.producer.abort_transaction(CALL))?;
-                Ok(conflicts)
+                Ok(refused)
             }
             Err(error) => self.abort(error),
         }
@@ -138,21 +152,48 @@ impl Transactions {
         Err(error)
     }
 
-    /// Appends the states, reads up to them, and adds the positions. Returns the conflicts.
+    /// Appends the states, each of some in a batch of its own, reads up to them, and adds the positions.
     fn fill(
         &mut self,
         states: &[(usize, &State)],
+        alone: &BTreeSet<usize>,
         positions: &BTreeMap<Partition, i64>,
-    ) -> Result<BTreeMap<usize, Outcome>, StateError> {
-        let deliveries = self.producer.context();
-        deliveries.0.lock().clear();
+    ) -> Result<Attempt, StateError> {
+        let first = self.producer.context().begin(states.last().map_or(0, |(at, _)| at + 1));
         for (at, state) in states {
-            self.send(*at, state)?;
+            let encoded = Encoded::new(state, self.content_mode, "ce_", "content-type");
+            let is_alone = alone.contains(at);
+            if is_alone {
+                self.flush()?;
+            }
+            let mut failed = self.send(first + at, state, &encoded).err();
+            if is_alone && failed.is_none() {
+                self.flush()?;
+                failed = self.producer.context().failure(*at);
+            }
+            match failed {
+                Some(error) if is_too_large(&error) => {
+                    let outcome = Outcome::TooLarge { bytes: encoded.bytes() };
+                    return Ok(Attempt::Refused([(*at, outcome)].into()));
+                }
+                Some(error) => return Err(passing(error)),
+                None => {}
+            }
         }
-        call(|| self.producer.flush(CALL))?;
-        let mut places = BTreeMap::new();
-        for (at, delivered) in self.producer.context().0.lock().drain(..) {
-            places.insert(delivered.map_err(passing)?, at);
+        self.flush()?;
+        let (mut places, mut failures) = (BTreeMap::new(), Vec::new());
+        for (at, place) in self.producer.context().take() {
+            match place {
+                Ok(place) => drop(places.insert(place, at)),
+                Err(error) => failures.push((at, error)),
+            }
+        }
+        let in_a_batch: Vec<usize> =
+            failures.iter().filter(|(_, error)| is_too_large(error)).map(|(at, _)| *at).collect();
+        match failures.pop() {
+            Some(_) if !in_a_batch.is_empty() => return Ok(Attempt::InABatch(in_a_batch)),
+            Some((_, error)) => return Err(passing(error)),
+            None => {}
         }
         if places.len() < states.len() {
             return Err(StateError::Passing("the broker has not acknowledged every state in time".into()));
@@ -161,7 +202,10 @@ impl Transactions {
         let conflicts =
             refused.into_iter().filter_map(|(place, refused)| Some((*places.get(&place)?, refused)));
         let conflicts: BTreeMap<_, _> = conflicts.collect();
-        if conflicts.is_empty() && !positions.is_empty() {
+        if !conflicts.is_empty() {
+            return Ok(Attempt::Refused(conflicts));
+        }
+        if !positions.is_empty() {
             let mut offsets = TopicPartitionList::new();
             for ((topic, partition), position) in positions {
                 offsets
@@ -170,16 +214,29 @@ impl Transactions {
             }
             call(|| self.producer.send_offsets_to_transaction(&offsets, &self.group, CALL))?;
         }
-        Ok(conflicts)
+        Ok(Attempt::Committed)
     }
 
-    fn send(&self, at: usize, state: &State) -> Result<(), StateError> {
-        let encoded = Encoded::new(state, self.content_mode, "ce_", "content-type");
+    /// Waits until every record has its place, or one has none: then the client sends no other of the transaction.
+    fn flush(&self) -> Result<(), StateError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let flushed = self.producer.flush(POLL);
+            let has_failed = self.producer.context().has_failed();
+            match flushed {
+                Err(error) if is_retriable(&error) && !has_failed && Instant::now() < deadline => {}
+                Err(_) if has_failed => return Ok(()),
+                flushed => return flushed.map_err(passing),
+            }
+        }
+    }
+
+    fn send(&self, mark: usize, state: &State, encoded: &Encoded) -> KafkaResult<()> {
         let headers = encoded.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(value) })
         });
         let mut record: BaseRecord<'_, str, [u8], usize> =
-            BaseRecord::with_opaque_to(&state.destination.address, at)
+            BaseRecord::with_opaque_to(&state.destination.address, mark)
                 .key(state.key.as_str())
                 .headers(headers);
         record.payload = encoded.payload.as_deref();
@@ -187,14 +244,13 @@ impl Transactions {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
-                Err((error, back)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
-                    if Instant::now() > deadline {
-                        return Err(passing(error));
-                    }
+                Err((error, back))
+                    if error.rdkafka_error_code() == Some(Code::QueueFull) && Instant::now() < deadline =>
+                {
                     std::thread::sleep(Duration::from_millis(10));
                     record = back;
                 }
-                Err((error, _)) => return Err(passing(error)),
+                Err((error, _)) => return Err(error),
             }
         }
     }
@@ -245,6 +301,13 @@ pub(super) fn producer_config(options: &Options, name: &str) -> Result<ClientCon
         .set("transactional.id", name)
         .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
     Ok(config)
+}
+
+/// A broker fails all records of a batch for one of them.
+fn is_too_large(error: &KafkaError) -> bool {
+    use Code::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(MessageSizeTooLarge | MessageBatchTooLarge | InvalidMessageSize))
 }
 
 /// Calls the client until the broker answers.
@@ -310,33 +373,5 @@ fn passing(error: KafkaError) -> StateError {
         )),
         _ if is_fatal || code == Some(Fatal) => StateError::Lasting(error.to_string()),
         _ => StateError::Passing(error.to_string()),
-    }
-}
-
-/// What became of each record: its place, or why it has none.
-#[derive(Default)]
-struct Deliveries(Mutex<Vec<(usize, Place)>>);
-
-type Place = KafkaResult<(Partition, i64)>;
-
-impl ClientContext for Deliveries {
-    fn error(&self, error: KafkaError, text: &str) {
-        tracing::debug!("kafka: {error}: {text}");
-    }
-
-    fn log(&self, _: RDKafkaLogLevel, _: &str, text: &str) {
-        tracing::debug!("librdkafka: {text}");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, at: usize) {
-        let place = match result {
-            Ok(message) => Ok(((message.topic().to_owned(), message.partition()), message.offset())),
-            Err((error, _)) => Err(error.clone()),
-        };
-        self.0.lock().push((at, place));
     }
 }

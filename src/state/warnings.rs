@@ -1,0 +1,71 @@
+//! What `state run` warns of: of each thing once, or once a minute.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use crate::attio::entities::{EntityRef, Kind};
+
+/// Between two warnings of a kind.
+const PAUSE: Duration = Duration::from_secs(60);
+/// An answer that is older than its event by more says that two clocks differ.
+const CLOCKS: Duration = Duration::from_secs(10);
+/// Objects and lists that are named.
+const NAMED: usize = 1000;
+
+#[derive(Default)]
+pub(super) struct Warnings {
+    of_workspace: bool,
+    unseen: HashSet<String>,
+    clocks: Option<Instant>,
+    broker: Option<Instant>,
+}
+
+impl Warnings {
+    /// Events of another workspace: read with this key, each would be 404.
+    pub(super) fn of_workspace(&mut self, other: &str, own: &str) {
+        if !std::mem::replace(&mut self.of_workspace, true) {
+            tracing::warn!(
+                "events of workspace {other} are ignored: ATTIO_API_KEY is a key of workspace {own}"
+            );
+        }
+    }
+
+    /// An object or a list that the key may not see.
+    pub(super) fn of_unseen(&mut self, entity: &EntityRef) {
+        let Some(id) = &entity.container else { return };
+        if self.unseen.len() < NAMED && self.unseen.insert(id.clone()) {
+            let owner = if entity.kind == Kind::ListEntry { "list" } else { "object" };
+            tracing::warn!(
+                "events of {owner} {id} are ignored: ATTIO_API_KEY may not see it; once it may, run `state backfill`"
+            );
+        }
+    }
+
+    /// An answer that is much older than the request.
+    pub(super) fn of_clocks(&mut self, entity: &EntityRef, age: time::Duration) {
+        let age = Duration::try_from(age).unwrap_or_default();
+        if age > CLOCKS && is_due(&mut self.clocks) {
+            tracing::warn!(
+                kind = entity.kind.as_str(),
+                id = entity.id,
+                "Attio's answer is {} s old, older than the event: reading again until it is not; if this lasts, the \
+                 clocks of the bridge and of Attio differ",
+                age.as_secs()
+            );
+        }
+    }
+
+    pub(super) fn of_broker(&mut self, reason: &str) {
+        if is_due(&mut self.broker) {
+            tracing::warn!("states are not stored, trying on: {reason}");
+        }
+    }
+}
+
+fn is_due(last: &mut Option<Instant>) -> bool {
+    let is_due = last.is_none_or(|at| at.elapsed() > PAUSE);
+    if is_due {
+        *last = Some(Instant::now());
+    }
+    is_due
+}
