@@ -50,6 +50,7 @@ inter.broker.listener.name=PLAIN
 controller.listener.names=CTRL
 controller.quorum.voters=1@127.0.0.1:${ports#* }
 log.dirs=$work/data
+log.cleaner.dedupe.buffer.size=4194304
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
