@@ -18,7 +18,7 @@ use crate::support::consumer::NAMES;
 use crate::support::kafka;
 use crate::support::nats;
 use crate::support::proxy::Proxy;
-use crate::support::wait::{PATIENCE, eventually_blocking};
+use crate::support::wait::{PATIENCE, eventually_blocking, eventually_ok};
 
 /// Partitions of every topic, so that faults meet several leaders and keys.
 const PARTITIONS: i32 = 3;
@@ -259,8 +259,10 @@ impl Broker {
             }
         }
         for ((topic, partition), read) in next {
-            let (_, end) =
-                consumer.fetch_watermarks(&topic, partition, PATIENCE).expect("the broker answers");
+            // The client may have to look for the partition's leader again.
+            let (_, end) = eventually_ok("the broker tells where a partition ends", || {
+                consumer.fetch_watermarks(&topic, partition, PATIENCE)
+            });
             assert_eq!(read, end, "{topic} [{partition}] was not read to its end");
         }
     }
