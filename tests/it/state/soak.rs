@@ -333,11 +333,13 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
     drop(second);
     scene.attio.block_on(deliveries.idle());
     assert_eq!(deliveries.counts().failed, 0, "an event did not reach the bridge");
-    let is_done = done_with_events(&scene);
-    wait("every event is done", || {
-        running.keep();
-        is_done()
-    });
+    {
+        let is_done = done_with_events(&scene);
+        wait("every event is done", || {
+            running.keep();
+            is_done()
+        });
+    }
     if let Some(backfill) = &mut backfill {
         wait("the backfill is done", || backfill.is_done());
     }

@@ -381,7 +381,7 @@ impl Broker {
     /// broker that is killed meanwhile.
     pub fn progress(&self, group: &str, topics: &[String]) -> Progress {
         let client = self.client().set("group.id", group).create().expect("a client for the broker");
-        let count = |topic| self.partitions(topic).and_then(|count| i32::try_from(count).ok());
+        let count = |topic: &str| self.partitions(topic).and_then(|count| i32::try_from(count).ok());
         let of = |topic: &String| {
             let partitions = 0..count(topic).expect("the topic is there");
             partitions.map(|partition| (topic.clone(), partition)).collect::<Vec<_>>()
