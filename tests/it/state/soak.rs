@@ -72,6 +72,7 @@ struct Driver {
     ids: BTreeMap<Category, Vec<String>>,
     entities: usize,
     others: usize,
+    /// Changes so far.
     count: usize,
 }
 
@@ -102,7 +103,6 @@ impl Driver {
         let (all, dice) = (self.ids.values().map(Vec::len).sum::<usize>(), self.random.u8(..100));
         store.silent = self.random.u8(..100) < 5;
         let burst = if self.random.u8(..10) == 0 { 10 } else { 1 };
-        self.count += 1;
         match (self.any(Category::Record), dice) {
             (None, _) => self.create(store),
             (_, 0..40) if all < self.entities => self.create(store),
@@ -114,6 +114,7 @@ impl Driver {
                     self.forget(&second);
                     self.add(Category::Record, merged);
                     self.follow(store);
+                    self.count += 1;
                 }
             }
             (Some(_), 9..14) => {
@@ -161,11 +162,13 @@ impl Driver {
             }
         };
         self.add(category, id.expect("its parent exists"));
+        self.count += 1;
     }
 
     fn delete(&mut self, store: &mut Store, category: Category, id: String) {
         if store.remove(&id).is_ok() {
             self.forget(&id);
+            self.count += 1;
         }
         if category == Category::Record || category == Category::Comment {
             self.follow(store);
