@@ -1,6 +1,7 @@
 //! Runs the built program, to its end or in the background.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread::JoinHandle;
 
@@ -8,6 +9,8 @@ use serde_json::Value;
 
 use super::request::SECRET;
 use super::wait::{eventually_blocking, eventually_some};
+
+const SIGKILL: i32 = 9;
 
 /// Environment variables of the program.
 pub type Variables = Vec<(String, String)>;
@@ -131,6 +134,12 @@ impl Program {
 
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it can be asked").is_some()
+    }
+
+    /// Whether it was ended by a signal other than SIGKILL.
+    pub fn has_crashed(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("it can be asked");
+        ended.and_then(|status| status.signal()).is_some_and(|signal| signal != SIGKILL)
     }
 
     /// Waits for its end; returns the exit code and standard error.

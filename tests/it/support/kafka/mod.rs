@@ -20,7 +20,7 @@ pub mod variables;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -194,13 +194,19 @@ impl Broker {
     /// Waits until it answers a request for metadata.
     pub fn wait_until_ready(&self) {
         let client: BaseProducer = self.client().create().expect("a client for the broker");
-        eventually_blocking("the broker answers", || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             self.node.iter().for_each(Node::assert_alive);
-            client
-                .client()
-                .fetch_metadata(None, Duration::from_secs(1))
-                .is_ok_and(|m| !m.brokers().is_empty())
-        });
+            let metadata = client.client().fetch_metadata(None, Duration::from_secs(1));
+            match metadata {
+                Ok(metadata) if !metadata.brokers().is_empty() => return,
+                answer if Instant::now() > deadline => {
+                    let log = self.node.as_ref().map(Node::log).unwrap_or_default();
+                    panic!("the broker does not answer: {:?}\n{log}", answer.err());
+                }
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     /// Pauses it: connections stay open, nothing is answered (SIGSTOP).
