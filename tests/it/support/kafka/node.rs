@@ -23,6 +23,8 @@ pub struct Layout {
     pub scram: Vec<String>,
     /// Flags of the JVM.
     pub flags: Vec<String>,
+    /// Jars of classes that its settings name.
+    pub classes: Vec<PathBuf>,
 }
 
 /// A node: its data and settings, and its process while it runs.
@@ -32,6 +34,7 @@ pub struct Node {
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
     flags: Vec<String>,
+    classes: Vec<PathBuf>,
 }
 
 impl Node {
@@ -39,10 +42,10 @@ impl Node {
     pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let usual = server_properties(data.path(), client, controller);
-        let node =
-            Self { process: Process::default(), data, properties: Mutex::new(usual), flags: layout.flags };
-        node.set(layout.properties);
-        node.format(CLUSTER, &layout.scram);
+        let Layout { properties, scram, flags, classes } = layout;
+        let node = Self { process: Process::default(), data, properties: Mutex::new(usual), flags, classes };
+        node.set(properties);
+        node.format(CLUSTER, &scram);
         node
     }
 
@@ -116,7 +119,9 @@ impl Node {
             .arg(format!("-Dkit.log={}", self.data.path().join("server.log").display()))
             .args(&self.flags)
             .arg("-cp")
-            .arg(format!("{}/*", kit.join("jars").display()));
+            .arg(self.classes.iter().fold(format!("{}/*", kit.join("jars").display()), |path, jar| {
+                format!("{path}:{}", jar.display())
+            }));
         command
     }
 

@@ -1,0 +1,119 @@
+//! A loopback server of AWS credentials, as containers have one.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::kafka::security::msk::SECRET;
+use super::ports::free_ports;
+
+/// What clients must send it.
+pub const AUTHORIZATION: &str = "login-of-the-container";
+/// The session token of its credentials, with characters that are encoded in a query.
+pub const SESSION: &str = "IQoJb3JpZ2luX2VjE/+a b=~*.";
+
+/// The server, listening or away.
+pub struct Container {
+    port: u16,
+    seconds: u64,
+    granted: Arc<AtomicUsize>,
+    listening: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Container {
+    /// A server whose credentials are valid for so long; it listens.
+    pub fn start(seconds: u64) -> Self {
+        let [port] = free_ports();
+        let server = Self { port, seconds, granted: Arc::default(), listening: Mutex::default() };
+        server.come();
+        server
+    }
+
+    /// The variables by which AWS's chain finds it.
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let url = format!("http://127.0.0.1:{}/v1/credentials?id=bridge", self.port);
+        let pairs = [
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", AUTHORIZATION),
+        ];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    /// How many times it has given credentials.
+    pub fn granted(&self) -> usize {
+        self.granted.load(Ordering::SeqCst)
+    }
+
+    /// Listens on its port.
+    pub fn come(&self) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).expect("its port is free");
+        let (granted, seconds) = (Arc::clone(&self.granted), self.seconds);
+        let serve = move || {
+            for stream in listener.incoming() {
+                // An empty connection ends it.
+                if !answer(&mut stream.expect("a connection"), seconds, &granted) {
+                    break;
+                }
+            }
+        };
+        *self.listening.lock() = Some(std::thread::spawn(serve));
+    }
+
+    /// Listens no more.
+    pub fn leave(&self) {
+        if let Some(thread) = self.listening.lock().take() {
+            drop(TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)));
+            thread.join().expect("it has not panicked");
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Answers one request; false if there is none.
+fn answer(stream: &mut TcpStream, seconds: u64, granted: &AtomicUsize) -> bool {
+    let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut piece) {
+            Ok(read @ 1..) => request.extend_from_slice(&piece[..read]),
+            _ => return !request.is_empty(),
+        }
+    }
+    let request = String::from_utf8_lossy(&request);
+    let has_login = request.lines().any(|line| line == format!("authorization: {AUTHORIZATION}"));
+    let (status, body) = if request.starts_with("GET /v1/credentials?id=bridge HTTP/1.1\r\n") && has_login {
+        granted.fetch_add(1, Ordering::SeqCst);
+        ("200 OK", credentials(seconds))
+    } else {
+        ("403 Forbidden", json!({ "code": "AccessDenied", "message": "no" }).to_string())
+    };
+    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let _ = stream.write_all(format!("{head}{body}").as_bytes());
+    true
+}
+
+/// Credentials that are valid for so long; the key says until when.
+pub fn credentials(seconds: u64) -> String {
+    let expiry =
+        (SystemTime::now() + Duration::from_secs(seconds)).duration_since(UNIX_EPOCH).expect("after 1970");
+    let whole = OffsetDateTime::from_unix_timestamp(expiry.as_secs() as i64).expect("a time");
+    json!({
+        "Code": "Success",
+        "AccessKeyId": format!("ASIA{}", expiry.as_secs()),
+        "SecretAccessKey": SECRET,
+        "Token": SESSION,
+        "Expiration": whole.format(&Rfc3339).expect("a text"),
+    })
+    .to_string()
+}
