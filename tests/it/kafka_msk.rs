@@ -14,7 +14,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::check_connect::{found_with, row};
-use crate::support::aws::{AUTHORIZATION, Container, SESSION};
+use crate::support::aws::{AUTHORIZATION, Container, SESSION, assumed, role_variables};
+use crate::support::certificates::Certificates;
 use crate::support::consumer::NAMES;
 use crate::support::kafka::security::msk::{KEY, Msk, REGION, SECRET};
 use crate::support::kafka::variables::variables;
@@ -22,6 +23,7 @@ use crate::support::ports::free_address;
 use crate::support::program::lent;
 use crate::support::request::Request;
 use crate::support::served::Served;
+use crate::support::tls;
 use crate::support::traffic::Traffic;
 use crate::support::unique;
 use crate::support::wait::{PATIENCE, eventually};
@@ -151,14 +153,14 @@ async fn tokens_equal_those_of_the_signer_that_aws_publishes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_renewed_before_they_expire() {
     let kafka = Msk::start();
-    let (prefix, container) = (prefix(&kafka), Container::start(10));
+    let (prefix, container) = (prefix(&kafka), Container::start(20));
     let mut variables = with(&kafka.options(), &prefix, &[]);
     variables.extend(container.variables());
     let served = Served::start(&lent(&variables));
     is_ready(&served).await;
     let traffic = Traffic::start(served.http);
     let before = container.granted();
-    eventually("several credentials have expired", || async { container.granted() >= before + 4 }).await;
+    eventually("several credentials have expired", || async { container.granted() >= before + 3 }).await;
     traffic.goes_on().await;
     assert_eq!(traffic.refused(), 0, "{:#?}", log(&served));
     assert!(kafka.tokens().len() > 2, "no client has renewed its login");
@@ -248,4 +250,28 @@ async fn what_is_wrong_is_named_within_the_time_of_a_check() {
     nowhere.oauth = Some(Source::MskIam(MskIam { region: None }));
     let rows = found_with(&with(&nowhere, &prefix, &keys(KEY, SECRET)), 3);
     assert!(row(&rows, "login").1.contains("kafka.oauth.region: not set"), "{rows:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_are_assumed_by_web_identity() {
+    let (kafka, certificates) = (Msk::start(), Certificates::make());
+    let (prefix, folder) = (prefix(&kafka), tempfile::tempdir().unwrap());
+    let (options, token) = (kafka.options(), folder.path().join("token"));
+    let container = Container::start(3600);
+    let mut variables = with(&options, &prefix, &[]);
+    variables.extend(container.role_variables(&token));
+    assert_eq!(row(&found_with(&variables, 0), "login").0, "ok");
+    equals_that_of_aws(&kafka.tokens()[0], Some(SESSION), REGION);
+
+    let answer = Box::leak(assumed(3600).into_boxed_str());
+    let encrypted = tls::serve(&certificates.path("server.pem"), answer);
+    let mut variables = with(&options, &prefix, &[]);
+    variables.extend(role_variables(&token, &encrypted));
+    let trust = |name: &str| ("SSL_CERT_FILE".to_owned(), certificates.path(name).display().to_string());
+    variables.push(trust("ca.pem"));
+    assert_eq!(row(&found_with(&variables, 0), "login").0, "ok");
+    variables.push(trust("other-ca.pem"));
+    let rows = found_with(&variables, 3);
+    let detail = row(&rows, "login").1;
+    assert!(detail.contains("invalid peer certificate") && detail.contains("SSL_CERT_FILE"), "{detail}");
 }

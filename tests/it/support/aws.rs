@@ -1,7 +1,9 @@
 //! A loopback server of AWS credentials, as containers have one.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::kafka::security::msk::SECRET;
 use super::ports::free_ports;
+use super::tls::is_whole;
 
 /// What clients must send it.
 pub const AUTHORIZATION: &str = "login-of-the-container";
@@ -44,6 +47,12 @@ impl Container {
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN", AUTHORIZATION),
         ];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    /// The variables of a role that is assumed by web identity, at this server in place of AWS's.
+    pub fn role_variables(&self, token_file: &Path) -> Vec<(String, String)> {
+        let url = format!("http://127.0.0.1:{}", self.port);
+        role_variables(token_file, &url)
     }
 
     /// How many times it has given credentials.
@@ -84,7 +93,7 @@ impl Drop for Container {
 /// Answers one request; false if there is none.
 fn answer(stream: &mut TcpStream, seconds: u64, granted: &AtomicUsize) -> bool {
     let (mut request, mut piece) = (Vec::new(), [0; 4096]);
-    while !request.ends_with(b"\r\n\r\n") {
+    while !is_whole(&request) {
         match stream.read(&mut piece) {
             Ok(read @ 1..) => request.extend_from_slice(&piece[..read]),
             _ => return !request.is_empty(),
@@ -92,7 +101,10 @@ fn answer(stream: &mut TcpStream, seconds: u64, granted: &AtomicUsize) -> bool {
     }
     let request = String::from_utf8_lossy(&request);
     let has_login = request.lines().any(|line| line == format!("authorization: {AUTHORIZATION}"));
-    let (status, body) = if request.starts_with("GET /v1/credentials?id=bridge HTTP/1.1\r\n") && has_login {
+    let (status, body) = if request.ends_with(ASSUMED) && request.starts_with("POST / HTTP/1.1\r\n") {
+        granted.fetch_add(1, Ordering::SeqCst);
+        ("200 OK", assumed(seconds))
+    } else if request.starts_with("GET /v1/credentials?id=bridge HTTP/1.1\r\n") && has_login {
         granted.fetch_add(1, Ordering::SeqCst);
         ("200 OK", credentials(seconds))
     } else {
@@ -101,6 +113,38 @@ fn answer(stream: &mut TcpStream, seconds: u64, granted: &AtomicUsize) -> bool {
     let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
     true
+}
+
+/// What a client asks of AWS's service for roles.
+const ASSUMED: &str = "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012\
+                       %3Arole%2Fbridge&RoleSessionName=attio-bridge&WebIdentityToken=token-of-the-pod";
+
+/// The variables of a role that is assumed by web identity at a server.
+pub fn role_variables(token_file: &Path, url: &str) -> Vec<(String, String)> {
+    fs::write(token_file, "token-of-the-pod").expect("the token is written");
+    let file = token_file.display().to_string();
+    let pairs = [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", &*file),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/bridge"),
+        ("AWS_ENDPOINT_URL_STS", url),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+}
+
+/// The answer of AWS's service for roles: credentials that are valid for so long.
+pub fn assumed(seconds: u64) -> String {
+    let credentials: serde_json::Value = serde_json::from_str(&credentials(seconds)).expect("JSON");
+    let of = |name: &str| credentials[name].as_str().expect("text").to_owned();
+    format!(
+        "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}</SecretAccessKey>\
+         <SessionToken>{}</SessionToken><Expiration>{}</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>",
+        of("AccessKeyId"),
+        of("SecretAccessKey"),
+        of("Token"),
+        of("Expiration"),
+    )
 }
 
 /// Credentials that are valid for so long; the key says until when.

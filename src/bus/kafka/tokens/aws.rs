@@ -1,15 +1,21 @@
-//! The credentials of AWS, by its own chain: environment, profile, web identity, container, instance. Its requests go
+//! The credentials of AWS, by its own providers: environment, profile, web identity, container, instance. Its requests go
 //! through the bridge's HTTP client.
 
+use std::env;
 use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::Region;
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::credentials::CredentialsProviderChain;
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
+use aws_config::web_identity_token::{StaticConfiguration, WebIdentityTokenCredentialsProvider};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_credential_types::provider::error::CredentialsError;
@@ -36,6 +42,10 @@ const SHOWN: usize = 200;
 /// What AWS's error says of a container's login that cannot be sent; it repeats that.
 const UNSENDABLE: &str = "could not be used as a header value";
 
+/// The name of the session in which a role is assumed by web identity. AWS's chain would take another one each time, and
+/// Kafka ends a connection whose identity changes.
+const SESSION: &str = "attio-bridge";
+
 /// Gets the credentials that are valid now; roles are assumed in `region`.
 pub(super) async fn credentials(region: String) -> Result<Credentials, String> {
     let failure = Failure::default();
@@ -43,15 +53,39 @@ pub(super) async fn credentials(region: String) -> Result<Credentials, String> {
     // The thread of the tokens tries again.
     let config = ProviderConfig::empty()
         .with_http_client(http_client_fn(move |_, _| connector.clone()))
-        .with_retry_config(RetryConfig::disabled());
-    let instance = imds::Client::builder().configure(&config).max_attempts(1).build();
-    let chain = DefaultCredentialsChain::builder()
-        .configure(config)
-        .imds_client(instance)
-        .region(Region::new(region))
-        .build()
-        .await;
-    chain.provide_credentials().await.map_err(|error| explain(&error, failure.0.lock().take()))
+        .with_retry_config(RetryConfig::disabled())
+        .with_region(Some(Region::new(region)));
+    let found = chain(&config).provide_credentials().await;
+    found.map_err(|error| explain(&error, failure.0.lock().take()))
+}
+
+/// The order of AWS's default chain.
+fn chain(config: &ProviderConfig) -> CredentialsProviderChain {
+    let instance = imds::Client::builder().configure(config).max_attempts(1).build();
+    let instance = ImdsCredentialsProvider::builder().configure(config).imds_client(instance).build();
+    let chain =
+        CredentialsProviderChain::first_try("environment", EnvironmentVariableCredentialsProvider::new())
+            .or_else("profile", ProfileFileCredentialsProvider::builder().configure(config).build())
+            .or_else("web identity", web_identity(config));
+    let container = EcsCredentialsProvider::builder().configure(config).build();
+    chain.or_else("container", container).or_else("instance", instance)
+}
+
+fn web_identity(config: &ProviderConfig) -> WebIdentityTokenCredentialsProvider {
+    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+    let builder = WebIdentityTokenCredentialsProvider::builder().configure(config);
+    match (set("AWS_WEB_IDENTITY_TOKEN_FILE"), set("AWS_ROLE_ARN"), set("AWS_ROLE_SESSION_NAME")) {
+        (Some(file), Some(role_arn), None) => {
+            let (web_identity_token_file, session_name) = (file.into(), SESSION.into());
+            builder.static_configuration(StaticConfiguration {
+                web_identity_token_file,
+                role_arn,
+                session_name,
+            })
+        }
+        _ => builder,
+    }
+    .build()
 }
 
 /// Why the last request that failed did.
