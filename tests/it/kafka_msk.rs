@@ -2,6 +2,7 @@
 //! same ones.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -246,6 +247,12 @@ async fn what_is_wrong_is_named_within_the_time_of_a_check() {
         is_logged(&served, words);
         is_discreet(&served);
     }
+    // Its credentials are old; an instance's would be used all the same.
+    let old = Container::start(0);
+    let mut variables = with(&options, &prefix, &[]);
+    variables.extend(old.variables());
+    let rows = found_with(&variables, 3);
+    assert!(row(&rows, "login").1.contains("the AWS credentials have expired"), "{rows:#?}");
     let mut nowhere = kafka.options();
     nowhere.oauth = Some(Source::MskIam(MskIam { region: None }));
     let rows = found_with(&with(&nowhere, &prefix, &keys(KEY, SECRET)), 3);
@@ -253,15 +260,27 @@ async fn what_is_wrong_is_named_within_the_time_of_a_check() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn roles_are_assumed_by_web_identity() {
+async fn credentials_come_from_a_profile_an_instance_or_a_role() {
     let (kafka, certificates) = (Msk::start(), Certificates::make());
     let (prefix, folder) = (prefix(&kafka), tempfile::tempdir().unwrap());
     let (options, token) = (kafka.options(), folder.path().join("token"));
+    let profile = folder.path().join("credentials");
+    let text = format!("[default]\naws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n");
+    fs::write(&profile, text).unwrap();
+    let mut variables = with(&options, &prefix, &[]);
+    variables.push(("AWS_SHARED_CREDENTIALS_FILE".into(), profile.display().to_string()));
+    assert_eq!(row(&found_with(&variables, 0), "login").0, "ok");
+
     let container = Container::start(3600);
+    let mut variables = with(&options, &prefix, &[]);
+    variables.extend(container.instance_variables());
+    assert_eq!(row(&found_with(&variables, 0), "login").0, "ok");
+
+    let before = kafka.tokens().len();
     let mut variables = with(&options, &prefix, &[]);
     variables.extend(container.role_variables(&token));
     assert_eq!(row(&found_with(&variables, 0), "login").0, "ok");
-    equals_that_of_aws(&kafka.tokens()[0], Some(SESSION), REGION);
+    equals_that_of_aws(&kafka.tokens()[before], Some(SESSION), REGION);
 
     let answer = Box::leak(assumed(3600).into_boxed_str());
     let encrypted = tls::serve(&certificates.path("server.pem"), answer);

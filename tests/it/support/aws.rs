@@ -1,4 +1,4 @@
-//! A loopback server of AWS credentials, as containers have one.
+//! A loopback server of AWS credentials, as containers and instances have one, and as AWS has one for roles.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -19,6 +19,8 @@ use super::tls::is_whole;
 
 /// What clients must send it.
 pub const AUTHORIZATION: &str = "login-of-the-container";
+/// What clients of an instance get first, and send with what they ask then.
+const INSTANCE: &str = "login-of-the-instance";
 /// The session token of its credentials, with characters that are encoded in a query.
 pub const SESSION: &str = "IQoJb3JpZ2luX2VjE/+a b=~*.";
 
@@ -46,6 +48,13 @@ impl Container {
             ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*url),
             ("AWS_CONTAINER_AUTHORIZATION_TOKEN", AUTHORIZATION),
         ];
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+    }
+
+    /// The variables by which it is found as the server of an instance.
+    pub fn instance_variables(&self) -> Vec<(String, String)> {
+        let url = format!("http://127.0.0.1:{}", self.port);
+        let pairs = [("AWS_EC2_METADATA_DISABLED", "false"), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url)];
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
@@ -100,19 +109,37 @@ fn answer(stream: &mut TcpStream, seconds: u64, granted: &AtomicUsize) -> bool {
         }
     }
     let request = String::from_utf8_lossy(&request);
-    let has_login = request.lines().any(|line| line == format!("authorization: {AUTHORIZATION}"));
-    let (status, body) = if request.ends_with(ASSUMED) && request.starts_with("POST / HTTP/1.1\r\n") {
+    let (status, body) = response(&request, seconds);
+    if status == "200 OK" && body.contains(SECRET) {
         granted.fetch_add(1, Ordering::SeqCst);
-        ("200 OK", assumed(seconds))
-    } else if request.starts_with("GET /v1/credentials?id=bridge HTTP/1.1\r\n") && has_login {
-        granted.fetch_add(1, Ordering::SeqCst);
-        ("200 OK", credentials(seconds))
-    } else {
-        ("403 Forbidden", json!({ "code": "AccessDenied", "message": "no" }).to_string())
-    };
-    let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    }
+    let ttl = "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n";
+    let head =
+        format!("HTTP/1.1 {status}\r\n{ttl}content-length: {}\r\nconnection: close\r\n\r\n", body.len());
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
     true
+}
+
+/// What the container's server, the instance's or the service for roles answers.
+fn response(request: &str, seconds: u64) -> (&'static str, String) {
+    let is = |line: &str| request.starts_with(&format!("{line} HTTP/1.1\r\n"));
+    let has = |header: &str, value: &str| request.lines().any(|line| line == format!("{header}: {value}"));
+    let of_instance = has("x-aws-ec2-metadata-token", INSTANCE);
+    let roles = "GET /latest/meta-data/iam/security-credentials/";
+    let body = if is("GET /v1/credentials?id=bridge") && has("authorization", AUTHORIZATION)
+        || is(&format!("{roles}bridge")) && of_instance
+    {
+        credentials(seconds)
+    } else if is(roles) && of_instance {
+        "bridge".into()
+    } else if is("PUT /latest/api/token") {
+        INSTANCE.into()
+    } else if is("POST /") && request.ends_with(ASSUMED) {
+        assumed(seconds)
+    } else {
+        return ("403 Forbidden", json!({ "code": "AccessDenied", "message": "no" }).to_string());
+    };
+    ("200 OK", body)
 }
 
 /// What a client asks of AWS's service for roles.

@@ -78,10 +78,11 @@ fn token(credentials: Credentials, region: &str, at: SystemTime) -> Result<Strin
 
 /// Whether a text is the name of a region, as far as its form says.
 pub fn is_region(text: &str) -> bool {
-    let parts: Vec<_> = text.split('-').collect();
-    let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
+    let is_word = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_lowercase());
     let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    matches!(&*parts, [words @ .., number] if words.len() > 1 && words.iter().all(|it| is_word(&it)) && is_number(number))
+    text.rsplit_once('-').is_some_and(|(words, number)| {
+        words.contains('-') && words.split('-').all(is_word) && is_number(number)
+    })
 }
 
 /// The region in the name of one of MSK's brokers, `host:port`.

@@ -33,8 +33,8 @@ pub struct Node {
     pub process: Process,
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
+    /// Of the JVM.
     flags: Vec<String>,
-    classes: Vec<PathBuf>,
 }
 
 impl Node {
@@ -42,8 +42,9 @@ impl Node {
     pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let usual = server_properties(data.path(), client, controller);
-        let Layout { properties, scram, flags, classes } = layout;
-        let node = Self { process: Process::default(), data, properties: Mutex::new(usual), flags, classes };
+        let Layout { properties, scram, mut flags, classes } = layout;
+        flags.extend(["-cp".to_owned(), class_path(&classes)]);
+        let node = Self { process: Process::default(), data, properties: Mutex::new(usual), flags };
         node.set(properties);
         node.format(CLUSTER, &scram);
         node
@@ -117,11 +118,7 @@ impl Node {
             .arg(format!("-XX:SharedArchiveFile={}", kit.join("kafka.jsa").display()))
             .arg(format!("-Dlog4j2.configurationFile={}", kit.join("log4j2.properties").display()))
             .arg(format!("-Dkit.log={}", self.data.path().join("server.log").display()))
-            .args(&self.flags)
-            .arg("-cp")
-            .arg(self.classes.iter().fold(format!("{}/*", kit.join("jars").display()), |path, jar| {
-                format!("{path}:{}", jar.display())
-            }));
+            .args(&self.flags);
         command
     }
 
@@ -133,6 +130,12 @@ impl Node {
         let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
         format!("{}{}", read("output.log"), read("server.log"))
     }
+}
+
+/// Kafka's jars, as the class archive has them, and after them these.
+fn class_path(more: &[PathBuf]) -> String {
+    let kafka = format!("{}/*", kit("kafka.jsa").join("jars").display());
+    more.iter().fold(kafka, |path, jar| format!("{path}:{}", jar.display()))
 }
 
 fn copy_folder(from: &Path, to: &Path) {
