@@ -13,6 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -120,8 +121,25 @@ struct Shared {
     timing: Timing,
     slots: Mutex<HashMap<String, Option<Instant>>>,
     counts: Mutex<DeliveryCounts>,
+    retrying: AtomicUsize,
     deliveries: TaskTracker,
     end: CancellationToken,
+}
+
+/// Counts a delivery that is attempted again, until it is dropped.
+struct Retrying<'a>(&'a AtomicUsize);
+
+impl<'a> Retrying<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Retrying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct Delivery {
@@ -132,11 +150,15 @@ struct Delivery {
 
 impl Deliverer {
     pub fn new(store: Arc<Mutex<Store>>, post: Post, timing: Timing) -> Self {
-        let (slots, counts, deliveries) = (Mutex::default(), Mutex::default(), TaskTracker::new());
+        let (slots, counts, retrying) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        let deliveries = TaskTracker::new();
         deliveries.close();
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();
-        Self { shared: Arc::new(Shared { store, post, timing, slots, counts, deliveries, end }), _end }
+        Self {
+            shared: Arc::new(Shared { store, post, timing, slots, counts, retrying, deliveries, end }),
+            _end,
+        }
     }
 
     /// Delivers an event, JSON as Attio writes it, to the webhooks that subscribe to it. Returns their number.
@@ -170,6 +192,11 @@ impl Deliverer {
         self.shared.deliveries.wait().await;
     }
 
+    /// How many deliveries have failed and will be attempted again.
+    pub fn retrying(&self) -> usize {
+        self.shared.retrying.load(Ordering::Relaxed)
+    }
+
     pub fn counts(&self) -> DeliveryCounts {
         *self.shared.counts.lock()
     }
@@ -199,6 +226,7 @@ impl Shared {
     }
 
     async fn run(self: Arc<Self>, delivery: Delivery) {
+        let mut retrying = None;
         for attempts in 1.. {
             let Some(result) = self.attempt(&delivery).await else {
                 return self.counts.lock().dropped += 1;
@@ -211,11 +239,15 @@ impl Shared {
             // The channel has room for all attempts; its receiver may be gone.
             let _ = delivery.attempts.try_send(Attempt { result, retry_in });
             match retry_in {
-                Some(wait) => tokio::time::sleep(wait).await,
+                Some(wait) => {
+                    retrying.get_or_insert_with(|| Retrying::new(&self.retrying));
+                    tokio::time::sleep(wait).await;
+                }
                 None if delivered => return,
                 None => break,
             }
         }
+        drop(retrying);
         self.counts.lock().failed += 1;
         self.degrade(delivery.webhook_id);
     }
@@ -262,8 +294,6 @@ pub fn envelope(webhook_id: &str, events: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use bytes::Bytes;
 
     use super::*;

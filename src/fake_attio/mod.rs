@@ -44,17 +44,16 @@ impl FakeAttio {
 
     /// The same, with something in front of the API.
     pub async fn start_behind(store: Store, layer: impl FnOnce(Router) -> Router) -> io::Result<Self> {
-        let store = Arc::new(Mutex::new(store));
-        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), store, layer).await
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::serve(listener, Arc::new(Mutex::new(store)), layer)
     }
 
-    /// Serves a workspace at an address, for example that of a fake that was dropped.
-    pub async fn listen(
-        address: SocketAddr,
+    /// Serves a workspace on a listener, for example the workspace of a fake that was dropped. Needs a runtime.
+    pub fn serve(
+        listener: TcpListener,
         store: Arc<Mutex<Store>>,
         layer: impl FnOnce(Router) -> Router,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let end = CancellationToken::new();
         let app = layer(api::router(Arc::clone(&store)));

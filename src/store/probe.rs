@@ -19,7 +19,8 @@ const BUS_INTERVAL: Duration = Duration::from_millis(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long learning the generation may take.
 const UPDATE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Probes in which a part fails until another connection is made: one to a node that hangs never ends by itself.
+/// Probes in a row, each after or with a failure, until another connection is made: one to a node that hangs never ends
+/// by itself, nor does one for claims of which the probes, on another, tell nothing.
 const PATIENCE: u32 = 20;
 
 pub(super) struct Prober {
@@ -33,7 +34,7 @@ pub(super) struct Prober {
 impl Prober {
     /// Probes for ever.
     pub(super) async fn run(self) {
-        let (begun, mut failed) = (Instant::now(), 0);
+        let (begun, mut failed, mut failures) = (Instant::now(), 0, 0);
         loop {
             if !self.generations.brokers_are_known() {
                 self.breaker.open_whole("the brokers have not told yet which they are".into());
@@ -47,12 +48,13 @@ impl Prober {
                 }
             }
             let has_started = self.generations.bus_has_started();
-            let some_failed = self.probe().await;
+            self.probe().await;
             self.breaker.probed();
             if has_started {
                 self.breaker.started();
             }
-            failed = if some_failed { failed + 1 } else { 0 };
+            let before = std::mem::replace(&mut failures, self.breaker.failures());
+            failed = if failures > before { failed + 1 } else { 0 };
             if failed == PATIENCE {
                 failed = 0;
                 // A failure is found again by the next probe.
@@ -80,16 +82,15 @@ impl Prober {
         }
     }
 
-    /// Probes once; returns whether some parts of the store fail, and others do not.
-    async fn probe(&self) -> bool {
+    /// Probes once.
+    async fn probe(&self) {
         let Self { backend, breaker, generations, limit } = self;
         let before = breaker.failures();
         let failures = match self.answers(*limit).await {
             Ok(failures) => failures,
             Err(reason) => {
                 backend.disconnect();
-                breaker.open_whole(reason);
-                return false;
+                return breaker.open_whole(reason);
             }
         };
         let some_failed = failures.iter().any(Option::is_some);
@@ -100,7 +101,6 @@ impl Prober {
             (_, None) => breaker.open_whole("the brokers have lost their data, or are others".into()),
             (_, Some(_)) => breaker.found(before, failures),
         }
-        some_failed
     }
 
     /// Why each part of the store fails; an error where all do.

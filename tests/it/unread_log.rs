@@ -1,5 +1,8 @@
 //! Log output that is not read: no delivery waits for it, and dropped lines are counted and reported.
 
+use std::path::PathBuf;
+use std::time::Instant;
+
 use tokio::task::JoinSet;
 
 use crate::support::client::Client;
@@ -64,6 +67,28 @@ async fn unread_stderr_does_not_delay_a_stop() {
     deliver(&served, 2_000).await;
     served.signal("TERM");
     assert_eq!(served.ended().code(), Some(0));
+}
+
+/// How often the thread that writes the log has gone to sleep or waited.
+fn log_thread_switches(served: &Served) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", served.pid())).unwrap();
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+    let threads = threads.map(|thread| thread.unwrap().path());
+    let log = threads.into_iter().find(|thread| read(thread.join("comm")).trim() == "log").unwrap();
+    let status = read(log.join("status"));
+    let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    switches.unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_thread_of_the_log_is_woken_at_most_200_times_per_second() {
+    let served = serve();
+    let (began, before) = (Instant::now(), log_thread_switches(&served));
+    deliver(&served, DELIVERIES).await;
+    // The slower the machine, the more wake-ups the bound allows.
+    let allowed = began.elapsed().as_millis() as u64 / 5 + 1;
+    let woken = log_thread_switches(&served) - before;
+    assert!(woken <= allowed, "woken {woken} times for {DELIVERIES} lines, allowed are {allowed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two writes: a wake-up and a system call for each line alone cost more than the lines. While lines keep
-/// coming, the thread wakes by itself, at most 100 times per second, and nobody has to wake it.
+/// coming, the thread wakes by itself, at most 100 times per second, and nobody has to wake it. A line after a pause
+/// wakes it and is written this much later.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Bytes in one write: half of what a pipe holds.
@@ -291,6 +292,49 @@ mod tests {
         let reported = |line: String| line.strip_prefix("dropped ")?.parse::<u64>().ok();
         let reported: Vec<u64> = lines.try_iter().filter_map(reported).collect();
         assert_eq!((reported.len(), reported.iter().sum()), (2, counted.get()), "{reported:?}");
+    }
+
+    /// Counts the writes, and how often the thread that writes was woken.
+    struct Counts(SyncSender<(usize, u64)>);
+
+    impl Write for Counts {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let status = std::fs::read_to_string("/proc/thread-self/status")?;
+            let switches = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let switches = switches.and_then(|count| count.trim().parse().ok()).expect("Linux counts them");
+            self.0.send((bytes.len(), switches)).expect("the test listens");
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_write_takes_many_lines_and_a_line_after_a_pause_needs_no_flush() {
+        const LINES: usize = 2_000;
+        let (wrote, writes) = sync_channel(4 * CAPACITY);
+        let counter = IntCounter::new("dropped", "Dropped.").expect("a name");
+        let queue = Queue::start(Counts(wrote), counter, |_| {}).expect("a thread");
+        queue.push(b"first\n");
+        let (first, before) = writes.recv().expect("it is written without a flush");
+        assert_eq!(first, b"first\n".len());
+        let began = Instant::now();
+        for _ in 0..LINES {
+            queue.push(b"line\n");
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        queue.flush();
+        let intervals = (began.elapsed().as_nanos() / INTERVAL.as_nanos()) as usize + 1;
+        let writes: Vec<_> = writes.try_iter().collect();
+        assert_eq!(writes.iter().map(|(bytes, _)| bytes).sum::<usize>(), LINES * b"line\n".len());
+        assert!(writes.len() <= intervals, "{} writes in {intervals} intervals", writes.len());
+        // One sleep between two writes; a lock may be taken in addition, seldom.
+        let woken = writes.last().map_or(before, |(_, switches)| *switches) - before;
+        assert!(woken as usize <= 2 * intervals, "woken {woken} times in {intervals} intervals");
+        queue.push(b"last\n");
+        queue.flush();
     }
 
     #[test]

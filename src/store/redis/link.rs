@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -90,18 +90,24 @@ impl Target {
         })
     }
 
-    pub(super) async fn connect(&self) -> Result<Link, RedisError> {
+    pub(super) async fn connect(&self) -> Result<Links, RedisError> {
         // The deadline of each request is the caller's.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(None);
+        let one = |connection| {
+            let link = Link::One(connection);
+            Links { claims: link.clone(), probes: link }
+        };
         Ok(match self {
-            Self::One(client) => {
-                Link::One(client.get_multiplexed_async_connection_with_config(&config).await?)
+            Self::One(client) => one(client.get_multiplexed_async_connection_with_config(&config).await?),
+            Self::Cluster(client) => {
+                let (claims, probes) =
+                    try_join(client.get_async_connection(), client.get_async_connection()).await?;
+                Links { claims: Link::Cluster(claims), probes: Link::Cluster(probes) }
             }
-            Self::Cluster(client) => Link::Cluster(client.get_async_connection().await?),
             Self::Sentinel(client) => {
-                Link::One(client.lock().await.get_async_connection_with_config(&config).await?)
+                one(client.lock().await.get_async_connection_with_config(&config).await?)
             }
         })
     }
@@ -120,6 +126,17 @@ fn certificates(options: &RedisOptions) -> Result<TlsCertificates, StartError> {
         _ => None,
     };
     Ok(TlsCertificates { client_tls, root_cert: ca })
+}
+
+/// Connections to the same servers. The client of a cluster lets every request of a connection wait while it looks for a
+/// node that does not answer, and probes ask such a node again and again: claims of the ids on other nodes are not to wait
+/// for that.
+#[derive(Clone)]
+pub(super) struct Links {
+    /// Also for settlements.
+    pub(super) claims: Link,
+    /// Also for the register, which is read with each probe.
+    pub(super) probes: Link,
 }
 
 /// A connection. Cheap to clone.

@@ -29,7 +29,7 @@ use crate::bus::StartError;
 use crate::bus::inspect::Row;
 use crate::pipeline::publish::BoxFuture;
 use crate::pipeline::store::Held;
-use link::{Link, RELEASE, REPLACE, Target};
+use link::{Link, Links, RELEASE, REPLACE, Target};
 
 /// The value of an acknowledged id.
 const DONE: &[u8] = b"D";
@@ -38,7 +38,7 @@ const PROBE_LIFE: Duration = Duration::from_secs(10);
 
 pub(super) struct Redis {
     target: Target,
-    link: Mutex<Option<Link>>,
+    links: Mutex<Option<Links>>,
     prefix: String,
     /// The key of the register of generations.
     register: String,
@@ -63,7 +63,7 @@ impl Redis {
         };
         Ok(Self {
             target,
-            link: Mutex::default(),
+            links: Mutex::default(),
             prefix: redis.prefix.clone(),
             register: format!("{}:generation", redis.prefix),
             probes,
@@ -72,8 +72,8 @@ impl Redis {
         })
     }
 
-    fn link(&self) -> Result<Link, Arc<str>> {
-        self.link.lock().clone().ok_or_else(|| "not connected".into())
+    fn links(&self) -> Result<Links, Arc<str>> {
+        self.links.lock().clone().ok_or_else(|| "not connected".into())
     }
 
     fn key(&self, held: &Held) -> String {
@@ -85,13 +85,13 @@ impl Redis {
     }
 
     async fn send<T>(
-        &self,
+        link: Result<Link, Arc<str>>,
         items: &[T],
         commands: usize,
         deadline: Instant,
         add: impl Fn(&T, &mut Pipeline),
     ) -> Vec<Result<Vec<Value>, Arc<str>>> {
-        match self.link() {
+        match link {
             Ok(link) => link.send(items, commands, deadline, add).await,
             Err(reason) => items.iter().map(|_| Err(Arc::clone(&reason))).collect(),
         }
@@ -133,7 +133,7 @@ impl Backend for Redis {
     fn claim<'a>(&'a self, claims: &'a [Held], deadline: Instant) -> BoxFuture<'a, Vec<Reply>> {
         Box::pin(async move {
             let add = |held: &Held, pipeline: &mut Pipeline| self.claim_commands(held, pipeline);
-            let replies = self.send(claims, 2, deadline, add).await;
+            let replies = Self::send(self.links().map(|links| links.claims), claims, 2, deadline, add).await;
             let pairs = claims.iter().zip(replies);
             pairs
                 .map(|(held, replies)| replies.map_or_else(Reply::Failed, |pair| reply(held, &pair)))
@@ -149,7 +149,8 @@ impl Backend for Redis {
         Box::pin(async move {
             let add =
                 |settlement: &Settlement, pipeline: &mut Pipeline| self.settle_command(settlement, pipeline);
-            let replies = self.send(settlements, 1, deadline, add).await;
+            let replies =
+                Self::send(self.links().map(|links| links.claims), settlements, 1, deadline, add).await;
             let stored = |(settlement, replies): (&Settlement, Result<Vec<Value>, Arc<str>>)| {
                 match replies?.first() {
                     // Without the right to run a script the claim ends with its lease.
@@ -164,13 +165,13 @@ impl Backend for Redis {
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
-        Box::pin(async move { if self.link().is_err() { self.reconnect().await } else { Ok(()) } })
+        Box::pin(async move { if self.links().is_err() { self.reconnect().await } else { Ok(()) } })
     }
 
     fn reconnect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
         Box::pin(async move {
-            let link = self.target.connect().await.map_err(link::reason)?;
-            *self.link.lock() = Some(link);
+            let links = self.target.connect().await.map_err(link::reason)?;
+            *self.links.lock() = Some(links);
             Ok(())
         })
     }
@@ -180,12 +181,12 @@ impl Backend for Redis {
         let serving = inspect::Use { prefix, lease: *lease, window: *window };
         Box::pin(async move {
             self.connect().await?;
-            Ok(inspect::inspect(&serving, &self.link()?).await)
+            Ok(inspect::inspect(&serving, &self.links()?.claims).await)
         })
     }
 
     fn disconnect(&self) {
-        *self.link.lock() = None;
+        *self.links.lock() = None;
     }
 
     fn probe(&self, deadline: Instant) -> BoxFuture<'_, Vec<Result<(), Arc<str>>>> {
@@ -193,7 +194,8 @@ impl Backend for Redis {
             pipeline.cmd("SET").arg(key).arg("1").arg("PX").arg(millis(PROBE_LIFE));
         };
         Box::pin(async move {
-            let replies = self.send(&self.probes, 1, deadline, add).await;
+            let link = self.links().map(|links| links.probes);
+            let replies = Self::send(link, &self.probes, 1, deadline, add).await;
             let written = |replies: Result<Vec<Value>, Arc<str>>| written(replies?.first());
             let all: Vec<_> = replies.into_iter().map(written).collect();
             // Those of one part are next to each other.
@@ -204,7 +206,7 @@ impl Backend for Redis {
 
     fn read_register(&self) -> BoxFuture<'_, Result<Option<Stored>, Arc<str>>> {
         Box::pin(async move {
-            match self.link()?.command(&["GET", &self.register]).await? {
+            match self.links()?.probes.command(&["GET", &self.register]).await? {
                 Value::BulkString(value) => Ok(Some(Stored { value, sequence: 0 })),
                 Value::Nil => Ok(None),
                 Value::ServerError(error) => Err(error.to_string().into()),
@@ -225,7 +227,7 @@ impl Backend for Redis {
                 None => vec!["SET", &self.register, &value, "NX"],
                 Some(read) => vec!["EVAL", REPLACE, "1", &self.register, read, &value],
             };
-            match self.link()?.command(&words).await? {
+            match self.links()?.probes.command(&words).await? {
                 Value::Okay | Value::Int(1) => Ok(true),
                 Value::ServerError(error) => Err(error.to_string().into()),
                 _ => Ok(false),

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::scene::{Bus, Scene};
 use super::walks::{CATEGORIES, diff, states};
 use super::witness::Witness;
-use crate::support::kafka::Broker;
+use crate::support::kafka::{Broker, Layout};
 use crate::support::nats::Server;
 use crate::support::ports::free_address;
 use crate::support::program::{Program, lent, variables};
@@ -72,6 +72,7 @@ struct Driver {
     ids: BTreeMap<Category, Vec<String>>,
     entities: usize,
     others: usize,
+    /// Changes so far.
     count: usize,
 }
 
@@ -102,7 +103,6 @@ impl Driver {
         let (all, dice) = (self.ids.values().map(Vec::len).sum::<usize>(), self.random.u8(..100));
         store.silent = self.random.u8(..100) < 5;
         let burst = if self.random.u8(..10) == 0 { 10 } else { 1 };
-        self.count += 1;
         match (self.any(Category::Record), dice) {
             (None, _) => self.create(store),
             (_, 0..40) if all < self.entities => self.create(store),
@@ -114,6 +114,7 @@ impl Driver {
                     self.forget(&second);
                     self.add(Category::Record, merged);
                     self.follow(store);
+                    self.count += 1;
                 }
             }
             (Some(_), 9..14) => {
@@ -161,11 +162,13 @@ impl Driver {
             }
         };
         self.add(category, id.expect("its parent exists"));
+        self.count += 1;
     }
 
     fn delete(&mut self, store: &mut Store, category: Category, id: String) {
         if store.remove(&id).is_ok() {
             self.forget(&id);
+            self.count += 1;
         }
         if category == Category::Record || category == Category::Comment {
             self.follow(store);
@@ -185,6 +188,8 @@ struct Kept<'a> {
     variables: Vec<(String, String)>,
     program: Program,
     starts: usize,
+    /// How often it was ended by a signal that the checker did not send.
+    crashes: usize,
     /// What it said before it was started again.
     said: Vec<String>,
 }
@@ -193,7 +198,7 @@ impl<'a> Kept<'a> {
     fn start(arguments: &[&'a str], variables: &[(String, String)]) -> Self {
         let (arguments, variables) = (arguments.to_vec(), variables.to_vec());
         let program = Program::start(&arguments, &variables);
-        Self { arguments, variables, program, starts: 1, said: Vec::new() }
+        Self { arguments, variables, program, starts: 1, crashes: 0, said: Vec::new() }
     }
 
     fn keep(&mut self) {
@@ -208,6 +213,7 @@ impl<'a> Kept<'a> {
     }
 
     fn again(&mut self) -> bool {
+        self.crashes += usize::from(self.program.has_crashed());
         self.said.push(self.program.end().1);
         self.starts += 1;
         self.program = Program::start(&self.arguments, &self.variables);
@@ -283,15 +289,18 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
         others: plan.others,
         count: 0,
     };
-    let (mut killed, mut kills) = (0, BTreeMap::<&str, usize>::new());
+    let (mut killed, mut kills, mut next) = (0, BTreeMap::<&str, usize>::new(), Instant::now());
     while driver.count < plan.changes {
-        let due = Duration::from_secs_f64(driver.count as f64 / plan.per_second as f64);
-        std::thread::sleep(due.saturating_sub(begun.elapsed()).min(Duration::from_millis(50)));
-        if begun.elapsed() >= due {
-            driver.change(&mut scene.attio.store());
-        }
         let done = driver.count as f64 / plan.changes as f64;
-        if done >= (killed + 1) as f64 / (plan.kills + 1) as f64 && killed < plan.kills {
+        let is_kill_due = killed < plan.kills && done >= (killed + 1) as f64 / (plan.kills + 1) as f64;
+        if !is_kill_due && Instant::now() >= next {
+            let before = driver.count;
+            driver.change(&mut scene.attio.store());
+            next += Duration::from_secs(1) * (driver.count - before) as u32 / plan.per_second as u32;
+        } else if !is_kill_due || deliveries.retrying() > 0 {
+            // Nothing changes before a kill until the last one is over for every delivery: none is to be given up.
+            std::thread::sleep(Duration::from_millis(5));
+        } else {
             killed += 1;
             let at = if plan.kills <= 3 { killed } else { driver.random.usize(..3) };
             let what = ["state run", "broker", "attio"][at % 3];
@@ -308,6 +317,7 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
                     scene.attio.restart();
                 }
             }
+            next = Instant::now();
         }
         running.keep();
         second.iter_mut().for_each(Kept::keep);
@@ -329,10 +339,13 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
     drop(second);
     scene.attio.block_on(deliveries.idle());
     assert_eq!(deliveries.counts().failed, 0, "an event did not reach the bridge");
-    wait("every event is done", || {
-        running.keep();
-        is_done(&scene)
-    });
+    {
+        let is_done = done_with_events(&scene);
+        wait("every event is done", || {
+            running.keep();
+            is_done()
+        });
+    }
     if let Some(backfill) = &mut backfill {
         wait("the backfill is done", || backfill.is_done());
     }
@@ -367,35 +380,36 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
     let rate = scene.attio.store().rate.clone();
     assert_eq!(rate.refused, 0, "more reads than Attio allows: {} in a second", rate.most_reads);
     println!(
-        "{} changes, {} deliveries, {states} states, {} reads (at most {} in a second), kills {kills:?}, {} starts of \
-         state run, {} differences repaired, {:.0} s",
+        "{} changes, {} deliveries, {states} states, {} reads (at most {} in a second), kills {kills:?}, {} starts and {} \
+         crashes of state run, {} differences repaired, {:.0} s",
         driver.count,
         deliveries.counts().delivered,
         rate.all_reads,
         rate.most_reads,
         running.starts,
+        running.crashes,
         expected.len(),
         begun.elapsed().as_secs_f64()
     );
 }
 
-/// Whether every event is done.
-fn is_done(scene: &Scene) -> bool {
+/// Asks whether every event is done. From here on the broker is not killed.
+fn done_with_events(scene: &Scene) -> Box<dyn Fn() -> bool + '_> {
+    let group = format!("{}-state", scene.prefix);
     match &scene.bus {
         Bus::Kafka(broker) => {
-            let topics: Vec<_> =
-                CATEGORIES.iter().map(|category| format!("{}.{category}", scene.prefix)).collect();
-            let topics: Vec<_> =
-                topics.into_iter().filter(|topic| broker.partitions(topic).is_some()).collect();
-            let mut ends = broker.ends(&topics);
-            ends.retain(|_, end| *end > 0);
-            broker.committed(&format!("{}-state", scene.prefix), ends.keys()) == ends
+            let topics = CATEGORIES.iter().map(|category| format!("{}.{category}", scene.prefix));
+            let topics: Vec<_> = topics.filter(|topic| broker.partitions(topic).is_some()).collect();
+            let progress = broker.progress(&group, &topics);
+            Box::new(move || progress.is_done())
         }
         Bus::Nats(server) => {
             let stream =
                 scene.variables.iter().find(|(name, _)| name.ends_with("NATS__STREAM__NAME")).unwrap();
-            let info = server.consumer(&stream.1, &format!("{}-state", scene.prefix));
-            info.is_some_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+            Box::new(move || {
+                let info = server.consumer(&stream.1, &group);
+                info.is_some_and(|info| info.num_pending == 0 && info.num_ack_pending == 0)
+            })
         }
     }
 }
@@ -409,7 +423,9 @@ fn differing(scene: &Scene, category: Category) -> BTreeSet<String> {
 
 #[test]
 fn topics_on_kafka_equal_the_workspace_whatever_is_killed() {
-    let broker = std::sync::Arc::new(Broker::start());
+    // What the broker needs for the changes of the long form.
+    let layout = |_, _| Layout { flags: vec!["-Xmx512m".to_owned()], ..Layout::default() };
+    let broker = std::sync::Arc::new(Broker::start_where(layout));
     let scene = Scene::on_kafka(std::sync::Arc::clone(&broker));
     soak(scene, Plan::read(), |kill| if kill { broker.kill() } else { broker.restart() });
 }

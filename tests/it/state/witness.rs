@@ -55,9 +55,31 @@ impl Order {
 
 pub enum Witness {
     /// A consumer that reads beside the cleaner.
-    Kafka { order: Arc<Mutex<Order>>, end: Arc<AtomicBool>, reads: JoinHandle<()> },
+    Kafka(Reading),
     /// A stream that copies that of the states and keeps all. What is replaced before it is copied is not seen.
     Nats { server: Arc<Server>, copy: String },
+}
+
+/// A consumer on a thread of its own, which ends before the test does: a client of librdkafka must not run while the
+/// process ends.
+pub struct Reading {
+    order: Arc<Mutex<Order>>,
+    end: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reading {
+    fn end(&mut self) -> std::thread::Result<()> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take().map_or(Ok(()), JoinHandle::join)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // Where it has failed, the test fails already.
+        let _ = self.end();
+    }
 }
 
 impl Witness {
@@ -68,8 +90,8 @@ impl Witness {
                 let (order, end) = (Arc::<Mutex<Order>>::default(), Arc::new(AtomicBool::new(false)));
                 let topics = CATEGORIES.map(|category| format!("{}-state.{category}", scene.prefix));
                 let (broker, seen, ending) = (Arc::clone(broker), Arc::clone(&order), Arc::clone(&end));
-                let reads = std::thread::spawn(move || read(&broker, &topics, &seen, &ending));
-                Self::Kafka { order, end, reads }
+                let thread = Some(std::thread::spawn(move || read(&broker, &topics, &seen, &ending)));
+                Self::Kafka(Reading { order, end, thread })
             }
             Bus::Nats(server) => {
                 let stream = scene.variables.iter().find(|(name, _)| name.ends_with("STATE__STREAM"));
@@ -84,7 +106,7 @@ impl Witness {
 
     fn seen(&self) -> Order {
         match self {
-            Self::Kafka { order, .. } => order.lock().clone(),
+            Self::Kafka(reading) => reading.order.lock().clone(),
             Self::Nats { server, copy } => {
                 let mut order = Order::default();
                 for stored in server.read_all(copy) {
@@ -97,7 +119,7 @@ impl Witness {
 
     /// Waits until it has read what is kept last of each key. How many states it has seen; no key went back in time, and
     /// no state followed a tombstone.
-    pub fn end(self, scene: &Scene, seed: u64) -> usize {
+    pub fn end(mut self, scene: &Scene, seed: u64) -> usize {
         let kept = CATEGORIES.into_iter().flat_map(|category| scene.kept_of(category));
         let last: Last = kept.map(|kept| (kept.key, kept.event.as_ref().map(time))).collect();
         let mut seen = Order::default();
@@ -105,9 +127,8 @@ impl Witness {
             seen = self.seen();
             seen.last == last
         });
-        if let Self::Kafka { end, reads, .. } = self {
-            end.store(true, Ordering::Relaxed);
-            reads.join().expect("it reads");
+        if let Self::Kafka(reading) = &mut self {
+            reading.end().expect("it reads");
         }
         assert!(seen.wrong.is_empty(), "seed {seed}: {:#?}", seen.wrong);
         assert!(seen.states > last.len(), "it has seen no former states: {} of {}", seen.states, last.len());

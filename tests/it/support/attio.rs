@@ -1,7 +1,7 @@
 //! A fake Attio, and the program run against it.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -18,23 +18,35 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::faults::{Fault, Faults, Seen, in_front};
 use super::program::run_bare;
-use super::wait::{PATIENCE, eventually_ok};
+use super::wait::PATIENCE;
 
 /// The key that the fake accepts.
 pub const KEY: &str = "key-of-the-tests-0123456789abcdef";
 
 /// A fake Attio, and a folder for what the program writes.
 pub struct Attio {
-    /// None while it is killed.
-    fake: Mutex<Option<FakeAttio>>,
-    address: SocketAddr,
+    server: Mutex<Server>,
+    /// Stays bound while it is killed, so that nobody else gets its port.
+    listener: TcpListener,
     store: Arc<Mutex<Store>>,
     faults: Arc<Mutex<Faults>>,
     folder: TempDir,
     runtime: Runtime,
+}
+
+/// Who accepts connections.
+enum Server {
+    Up {
+        _fake: FakeAttio,
+    },
+    /// Resets them.
+    Down {
+        _reset: AbortOnDropHandle<()>,
+    },
 }
 
 /// How a run of the program ended.
@@ -48,42 +60,31 @@ impl Attio {
     pub fn start() -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let faults = Arc::default();
-        let fake = FakeAttio::start_behind(Store::new(KEY), |api| in_front(api, &faults));
-        let fake = runtime.block_on(fake).unwrap();
-        let (address, store) = (fake.address(), fake.shared());
-        Self {
-            fake: Mutex::new(Some(fake)),
-            address,
-            store,
-            faults,
-            folder: TempDir::new().unwrap(),
-            runtime,
-        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (store, faults) = (Arc::new(Mutex::new(Store::new(KEY))), Arc::default());
+        let server = Mutex::new(serve(&runtime, &listener, &store, &faults));
+        Self { server, listener, store, faults, folder: TempDir::new().unwrap(), runtime }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.listener.local_addr().unwrap())
     }
 
     pub fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock()
     }
 
-    /// The API is down: new connections are refused, and those that are open end with their next request. The
+    /// The API is down: new connections are reset, and those that are open end with their next request. The
     /// workspace stays, and so do its deliveries.
     pub fn kill(&self) {
         self.faults.lock().down = true;
-        *self.fake.lock() = None;
+        let reset = self.runtime.spawn(reset(on_runtime(&self.runtime, &self.listener)));
+        *self.server.lock() = Server::Down { _reset: AbortOnDropHandle::new(reset) };
     }
 
     pub fn restart(&self) {
         self.faults.lock().down = false;
-        let listen = || {
-            let store = Arc::clone(&self.store);
-            self.runtime.block_on(FakeAttio::listen(self.address, store, |api| in_front(api, &self.faults)))
-        };
-        *self.fake.lock() = Some(eventually_ok("the address is free again", listen));
+        *self.server.lock() = serve(&self.runtime, &self.listener, &self.store, &self.faults);
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -184,6 +185,36 @@ impl Attio {
     /// How often a method was asked for.
     pub fn asked(&self, method: &str) -> usize {
         self.seen().iter().filter(|seen| seen.method == method).count()
+    }
+}
+
+fn serve(
+    runtime: &Runtime,
+    listener: &TcpListener,
+    store: &Arc<Mutex<Store>>,
+    faults: &Arc<Mutex<Faults>>,
+) -> Server {
+    let listener = on_runtime(runtime, listener);
+    let _entered = runtime.enter();
+    let fake = FakeAttio::serve(listener, Arc::clone(store), |api| in_front(api, faults));
+    Server::Up { _fake: fake.unwrap() }
+}
+
+/// The same listener, for a runtime.
+fn on_runtime(runtime: &Runtime, listener: &TcpListener) -> tokio::net::TcpListener {
+    let same = listener.try_clone().unwrap();
+    same.set_nonblocking(true).unwrap();
+    let _entered = runtime.enter();
+    tokio::net::TcpListener::from_std(same).unwrap()
+}
+
+/// Accepts connections and resets them.
+async fn reset(listener: tokio::net::TcpListener) {
+    loop {
+        if let Ok((connection, _)) = listener.accept().await {
+            // The client may have closed it.
+            let _ = connection.set_zero_linger();
+        }
     }
 }
 

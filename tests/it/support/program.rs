@@ -1,6 +1,7 @@
 //! Runs the built program, to its end or in the background.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread::JoinHandle;
 
@@ -8,6 +9,8 @@ use serde_json::Value;
 
 use super::request::SECRET;
 use super::wait::{eventually_blocking, eventually_some};
+
+const SIGKILL: i32 = 9;
 
 /// Environment variables of the program.
 pub type Variables = Vec<(String, String)>;
@@ -22,12 +25,16 @@ pub fn lent(variables: &Variables) -> Vec<(&str, &str)> {
     variables.iter().map(|(name, value)| (&**name, &**value)).collect()
 }
 
-/// Names another program to test, which has a planted bug.
+/// Names another program to test, for example one with a planted bug.
 pub const PROGRAM: &str = "ATTIO_BRIDGE_TEST_PROGRAM";
 
+/// The program to test.
+pub fn program() -> String {
+    std::env::var(PROGRAM).unwrap_or_else(|_| env!("CARGO_BIN_EXE_attio-bridge").into())
+}
+
 fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let program = std::env::var(PROGRAM).unwrap_or_else(|_| env!("CARGO_BIN_EXE_attio-bridge").into());
-    let mut command = Command::new(program);
+    let mut command = Command::new(program());
     command.args(arguments).env_clear().envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -56,7 +63,7 @@ pub fn printed(arguments: &[&str], variables: &Variables) -> String {
 
 /// What it shows on a terminal of so many columns, where it ends with 0.
 pub fn on_terminal(columns: usize, arguments: &[&str], variables: &Variables) -> String {
-    let program = env!("CARGO_BIN_EXE_attio-bridge");
+    let program = program();
     let typed = format!("stty cols {columns} rows 50 && exec '{program}' '{}'", arguments.join("' '"));
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &typed, "/dev/null"]).stdin(Stdio::null());
@@ -127,6 +134,12 @@ impl Program {
 
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("it can be asked").is_some()
+    }
+
+    /// Whether it was ended by a signal other than SIGKILL.
+    pub fn has_crashed(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("it can be asked");
+        ended.and_then(|status| status.signal()).is_some_and(|signal| signal != SIGKILL)
     }
 
     /// Waits for its end; returns the exit code and standard error.

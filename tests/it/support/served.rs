@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::client::{Client, Response};
+use super::program::program;
 use super::request::{Request, SECRET};
 use super::scrape::Scrape;
 use super::wait::eventually_some;
@@ -46,7 +47,7 @@ impl Served {
         let secret = (!configured).then_some(("ATTIO_WEBHOOK_SECRET", SECRET));
         // The shell becomes the bridge, so its own id is what systemd would set.
         let mut child = Command::new("sh")
-            .args(["-c", &format!("export WATCHDOG_PID=$$; {script}"), env!("CARGO_BIN_EXE_attio-bridge")])
+            .args(["-c", &format!("export WATCHDOG_PID=$$; {script}"), &program()])
             .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .env_clear()
             .envs(secret)

@@ -20,7 +20,7 @@ pub mod variables;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -194,13 +194,19 @@ impl Broker {
     /// Waits until it answers a request for metadata.
     pub fn wait_until_ready(&self) {
         let client: BaseProducer = self.client().create().expect("a client for the broker");
-        eventually_blocking("the broker answers", || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             self.node.iter().for_each(Node::assert_alive);
-            client
-                .client()
-                .fetch_metadata(None, Duration::from_secs(1))
-                .is_ok_and(|m| !m.brokers().is_empty())
-        });
+            let metadata = client.client().fetch_metadata(None, Duration::from_secs(1));
+            match metadata {
+                Ok(metadata) if !metadata.brokers().is_empty() => return,
+                answer if Instant::now() > deadline => {
+                    let log = self.node.as_ref().map(Node::log).unwrap_or_default();
+                    panic!("the broker does not answer: {:?}\n{log}", answer.err());
+                }
+                _ => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
     }
 
     /// Pauses it: connections stay open, nothing is answered (SIGSTOP).
@@ -377,6 +383,18 @@ impl Broker {
         offsets
     }
 
+    /// Asks again and again whether a group has committed everything in these topics, with one client. Not for a
+    /// broker that is killed meanwhile.
+    pub fn progress(&self, group: &str, topics: &[String]) -> Progress {
+        let client = self.client().set("group.id", group).create().expect("a client for the broker");
+        let count = |topic: &str| self.partitions(topic).and_then(|count| i32::try_from(count).ok());
+        let of = |topic: &String| {
+            let partitions = 0..count(topic).expect("the topic is there");
+            partitions.map(|partition| (topic.clone(), partition)).collect::<Vec<_>>()
+        };
+        Progress { client, partitions: topics.iter().flat_map(of).collect() }
+    }
+
     /// Publishes one record.
     pub fn publish(
         &self,
@@ -427,6 +445,27 @@ impl Broker {
             panic!(
                 "this needs a broker of its own: {RUNNING} names one that is not ours, use Broker::start()"
             )
+        })
+    }
+}
+
+/// How far a consumer group is.
+pub struct Progress {
+    client: BaseConsumer,
+    partitions: Vec<(String, i32)>,
+}
+
+impl Progress {
+    /// Whether the group has committed the end of each partition that has records. Not while the broker does not say.
+    pub fn is_done(&self) -> bool {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in &self.partitions {
+            list.add_partition(topic, *partition);
+        }
+        let Ok(committed) = self.client.committed_offsets(list, REQUEST) else { return false };
+        committed.elements().iter().all(|at| {
+            let watermarks = self.client.fetch_watermarks(at.topic(), at.partition(), REQUEST);
+            watermarks.is_ok_and(|(_, end)| end == 0 || at.offset() == Offset::Offset(end))
         })
     }
 }

@@ -126,7 +126,8 @@ impl Node {
         self.data.path().join("server.properties")
     }
 
-    fn log(&self) -> String {
+    /// What it has logged.
+    pub fn log(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
         format!("{}{}", read("output.log"), read("server.log"))
     }
