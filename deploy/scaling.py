@@ -26,7 +26,7 @@ CPU = {
 SATURATION = {"kafka": 38762, "nats": 35077}
 # Bytes per id: in the bridge (README of the bench), in redis-server 7.0.15 (a million keys as the bridge writes them, with
 # an expiry) and in nats-server 2.15 for a stream's duplicate window (a million ids).
-LOCAL, REDIS, WINDOW = 368, 177, 257
+LOCAL, REDIS, WINDOW = 100, 177, 257
 # CPU microseconds of that redis-server per id (claim, read, commit), alone and in pipelines of 64.
 REDIS_CPU, REDIS_PIPELINED = 34, 7
 # Bytes on the wire to the broker per event of the bench, and bytes of its request.

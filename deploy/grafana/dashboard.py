@@ -366,7 +366,7 @@ RUNTIME = [
     graph(
         "Memory",
         [(select("process_resident_memory_bytes"), "{{instance}}")],
-        "Resident. Dedup needs about 370 bytes per id.",
+        "Resident. Dedup needs about 100 bytes per id.",
         unit="bytes",
         width=6,
     ),

@@ -25,7 +25,7 @@
 {{- if and (hasKey $units $unit) (regexMatch "^[0-9]+[A-Za-z]+$" $limit) -}}
   {{- $bytes := mul (regexFind "^[0-9]+" $limit | int64) (get $units $unit) -}}
   {{- $capacity := dig "dedup" "capacity" 250000 $config | int64 -}}
-  {{- $needed := add (mul $capacity 400) 67108864 -}}
+  {{- $needed := add (mul $capacity 120) 67108864 -}}
   {{- if gt $needed $bytes }}{{ fail (printf "resources.limits.memory: %s is too little for %d ids (config.dedup.capacity), which need about %dMi" $limit $capacity (div $needed 1048576)) }}{{ end -}}
 {{- end -}}
 {{- end }}

@@ -33,8 +33,8 @@ keys! {
     Dedup {
         /// How long an acknowledged event is remembered. Attio retries for about 3 days.
         window: TimeSpan(Duration::from_secs(1)..=CENTURY) = "96h";
-        /// Most events that are remembered, the latest ones; about 370 bytes each. At 25 events per second, as fast as
-        /// Attio sends, 250000 are 2 h 46 min, whatever the window is; 96 h would need 8640000 (3 GB). Within the
+        /// Most events that are remembered, the latest ones; about 100 bytes each. At 25 events per second, as fast as
+        /// Attio sends, 250000 are 2 h 46 min, whatever the window is; 96 h would need 8640000 (0.9 GB). Within the
         /// window a repeat of a forgotten event is published again.
         capacity: Integer<u64>(1..=u64::MAX) = "250000";
         /// Where replicas share what they remember, so that a repeat that reaches another replica is not published

@@ -1,29 +1,28 @@
 //! Deduplication: one publish per event inside a window; only what the broker acknowledged is remembered.
 //!
 //! Two parts. *In-flight entries* (single flight): keys whose publish is in flight, each with the deliveries
-//! that await its ack. *Memory*: acknowledged keys, in moka with its LRU policy (the default policy refuses
-//! new keys once it is full). Only the bus client's result ends an entry, however late; nothing that belongs
+//! that await its ack. *Memory*: acknowledged keys, in blocks that moka holds. Only the bus client's result ends an entry, however late; nothing that belongs
 //! to a request does. So a client that disconnects leaves nothing behind, a late ack is still remembered, and
 //! a failure is forgotten.
 //!
 //! moka's own single flight is not used: it costs more (measured), and its waiters panic after enough leaders
 //! were aborted.
 
+mod memory;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::identify::DedupKey;
 use super::publish::{AckCallback, PublishResult};
 use crate::metrics::DedupMetrics;
+use memory::{Memory, PassThrough};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -33,11 +32,8 @@ pub struct Options {
     pub capacity: u64,
 }
 
-/// Resident memory of one remembered id in bytes, measured with 250,000 of them.
-pub const BYTES_PER_ID: u64 = 368;
-
-/// moka counts inserted keys later, at most 384 of them (the size of its log).
-const UNCOUNTED: u64 = 1024;
+/// Resident memory of one remembered id in bytes, a little more than was measured.
+pub const BYTES_PER_ID: u64 = 100;
 
 /// Enough that two deliveries seldom contend for one lock.
 const SHARDS: usize = 64;
@@ -76,14 +72,9 @@ pub struct Dedup {
 
 struct Shared {
     in_flight: Vec<Shard>,
-    memory: Cache<DedupKey, (), PassThrough>,
-    capacity: u64,
-    /// Keys in memory, those included that expired since [`Dedup::measure`].
-    remembered: AtomicU64,
+    memory: Memory,
     /// [`Dedup::forget_on_data_loss`].
     data_losses: AtomicU64,
-    /// Held while measuring, so that no expired key is counted twice.
-    measuring: Mutex<()>,
     metrics: DedupMetrics,
 }
 
@@ -113,25 +104,9 @@ impl Lookup {
 
 impl Dedup {
     pub fn new(options: Options, metrics: DedupMetrics) -> Self {
-        let memory = Cache::builder()
-            .max_capacity(options.capacity)
-            .time_to_live(options.window)
-            .eviction_policy(EvictionPolicy::lru())
-            .build_with_hasher(PassThrough::default());
+        let memory = Memory::new(options.window, options.capacity, metrics.clone());
         let in_flight = (0..SHARDS).map(|_| Shard::default()).collect();
-        let (capacity, remembered, measuring) = (options.capacity, AtomicU64::new(0), Mutex::new(()));
-        let data_losses = AtomicU64::new(0);
-        Self {
-            shared: Arc::new(Shared {
-                in_flight,
-                memory,
-                capacity,
-                remembered,
-                data_losses,
-                measuring,
-                metrics,
-            }),
-        }
+        Self { shared: Arc::new(Shared { in_flight, memory, data_losses: AtomicU64::new(0), metrics }) }
     }
 
     /// Looks up a key; an unknown one becomes in flight. With `remember` false its ack is not remembered, because
@@ -146,9 +121,7 @@ impl Dedup {
             }
             // Looked up under the shard's lock: an ack is remembered before its entry is removed under the same
             // lock, so no key is ever in neither.
-            Entry::Vacant(_) if shared.memory.contains_key(&key) => {
-                // Only `get` updates recency.
-                shared.memory.get(&key);
+            Entry::Vacant(_) if shared.memory.get(key) => {
                 shared.metrics.hit.inc();
                 Lookup::Hit
             }
@@ -173,7 +146,7 @@ impl Dedup {
 
     /// Forgets every acknowledged key: a repeat is published again.
     pub fn forget(&self) {
-        self.shared.memory.invalidate_all();
+        self.shared.memory.clear();
     }
 
     /// The number of in-flight entries.
@@ -183,7 +156,7 @@ impl Dedup {
 
     /// Updates `dedup_entries` and the count of expired keys; called before a scrape.
     pub fn measure(&self) {
-        self.shared.measure();
+        self.shared.memory.measure();
     }
 }
 
@@ -195,7 +168,7 @@ impl Shared {
 
     fn settle(&self, key: DedupKey, remember: bool, result: &PublishResult) {
         if result.is_ok() && remember {
-            self.remember(key);
+            self.memory.insert(key);
         }
         let waiters = self.shard(key).lock().remove(&key);
         let waiters = waiters.map(|Waiters { first, joined }| std::iter::once(first).chain(joined));
@@ -203,50 +176,6 @@ impl Shared {
             // A delivery that stopped waiting is not sent anything.
             let _ = waiter.send(result.clone());
         }
-    }
-
-    /// Remembers a key and counts the eviction that makes room for it. moka would report evictions itself, but
-    /// only through a listener for which it locks every key: a third of the cost of dedup.
-    fn remember(&self, key: DedupKey) {
-        self.memory.insert(key, ());
-        if self.count_one() {
-            return;
-        }
-        if self.memory.entry_count() + UNCOUNTED < self.capacity {
-            // There is room: many have expired since the last measurement.
-            let Some(measuring) = self.measuring.try_lock() else {
-                // A scrape is measuring. An ack does not wait for it.
-                self.remembered.fetch_add(1, Ordering::SeqCst);
-                return;
-            };
-            self.measure_locked(&measuring);
-            if self.count_one() {
-                return;
-            }
-        }
-        self.metrics.capacity.inc();
-    }
-
-    /// Counts one more key; false if as many are counted as the memory may hold.
-    fn count_one(&self) -> bool {
-        let with_one_more = |held| (held < self.capacity).then(|| held + 1);
-        self.remembered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_one_more).is_ok()
-    }
-
-    fn measure(&self) {
-        self.measure_locked(&self.measuring.lock());
-    }
-
-    fn measure_locked(&self, _measuring: &MutexGuard<'_, ()>) {
-        // Read first: keys that are remembered meanwhile can only lower the count of expired ones, until the next
-        // measurement.
-        let before = self.remembered.load(Ordering::SeqCst);
-        self.memory.run_pending_tasks();
-        let entries = self.memory.entry_count();
-        let expired = before.saturating_sub(entries);
-        self.remembered.fetch_sub(expired, Ordering::SeqCst);
-        self.metrics.expired.inc_by(expired);
-        self.metrics.entries.set(entries.cast_signed());
     }
 }
 
@@ -289,63 +218,21 @@ impl Drop for InFlight {
     }
 }
 
-/// Passes keys through: they are hashes already.
-#[derive(Default)]
-struct KeyHasher(u64);
-
-type PassThrough = BuildHasherDefault<KeyHasher>;
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u128(&mut self, key: u128) {
-        self.0 = key as u64;
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Reached only if `DedupKey` hashes itself in another way.
-        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::{Labels, Metrics};
 
     #[test]
-    fn an_ack_does_not_wait_for_a_scrape() {
-        let options = Options { window: Duration::from_secs(60), capacity: 2 * UNCOUNTED };
-        let dedup = Dedup::new(options, Metrics::new(Labels::default()).dedup());
-        // As many are counted as the memory may hold, and all of them have expired.
-        dedup.shared.remembered.store(options.capacity, Ordering::SeqCst);
-        let scrape = dedup.shared.measuring.lock();
-        let (done, settled) = std::sync::mpsc::sync_channel(1);
-        let acked = dedup.clone();
-        std::thread::spawn(move || {
-            acked.shared.remember(DedupKey(1));
-            done.send(()).expect("the test listens");
-        });
-        settled.recv_timeout(Duration::from_secs(60)).expect("it is settled during the scrape");
-        drop(scrape);
-        dedup.measure();
-        let metrics = &dedup.shared.metrics;
-        assert_eq!((metrics.capacity.get(), metrics.expired.get()), (0, options.capacity));
-        assert_eq!(dedup.shared.remembered.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
     fn acknowledged_ids_are_forgotten_when_the_broker_has_lost_its_data() {
         let options = Options { window: Duration::from_secs(60), capacity: 10 };
         let dedup = Dedup::new(options, Metrics::new(Labels::default()).dedup());
-        dedup.shared.remember(DedupKey(1));
+        dedup.shared.memory.insert(DedupKey(1));
         dedup.forget_on_data_loss(0);
         assert!(matches!(dedup.begin(DedupKey(1), true), Lookup::Hit));
         dedup.forget_on_data_loss(1);
         assert!(matches!(dedup.begin(DedupKey(1), true), Lookup::Miss(..)));
-        dedup.shared.remember(DedupKey(2));
+        dedup.shared.memory.insert(DedupKey(2));
         dedup.forget_on_data_loss(1);
         assert!(matches!(dedup.begin(DedupKey(2), true), Lookup::Hit), "once for each loss");
     }
