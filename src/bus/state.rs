@@ -110,6 +110,9 @@ pub enum Outcome {
     Gone,
     /// What is there is newer, or not known to be older: nothing was done. To be read again.
     Newer,
+    /// It was true too long ago, by the clock of this writer: nothing was done. To be read again; if it was just read,
+    /// that clock is ahead of Attio's.
+    TooOld,
     /// The broker does not take it, as long as its limits are what they are: nothing was done.
     TooLarge { bytes: usize },
 }

@@ -93,22 +93,25 @@ pub async fn follow(
     }
 }
 
-/// A state that is kept, if there is one and it can be read. Changes nothing.
+/// A state that is kept; none if there is none. What could not be looked at is an error. Changes nothing.
 pub async fn any(options: &Options, writer: &Writer) -> Result<Option<Item>, StateError> {
     match &options.kind {
-        Kind::Kafka(_) => kafka_any(&options.kind, writer).await,
+        Kind::Kafka(kafka) => kafka_any(&options.kind, kafka, writer).await,
         Kind::Nats(options) => nats::state::any(options, writer).await,
         Kind::Stdout => Err(ReadError::Stdout.into()),
     }
 }
 
-async fn kafka_any(kind: &Kind, writer: &Writer) -> Result<Option<Item>, StateError> {
-    for address in &writer.addresses {
+async fn kafka_any(
+    kind: &Kind,
+    options: &kafka::Options,
+    writer: &Writer,
+) -> Result<Option<Item>, StateError> {
+    for address in kafka::state::existing(options.clone(), writer.addresses.clone()).await? {
         let destination =
-            Arc::new(Destination { subject: Arc::clone(address), address: Arc::clone(address) });
+            Arc::new(Destination { subject: Arc::clone(&address), address: Arc::clone(&address) });
         let plan = Plan { destinations: vec![destination], begin: Begin::Beginning, follow: false };
-        // It may not exist yet.
-        let Ok(mut reader) = super::read(kind, plan).await else { continue };
+        let mut reader = super::read(kind, plan).await?;
         let mut found = None;
         while found.is_none()
             && let Some(item) = reader.next().await

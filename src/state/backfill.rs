@@ -48,6 +48,11 @@ impl Journal {
         journal
     }
 
+    /// One that is in no file.
+    pub(super) fn unwritten() -> Self {
+        Self { version: VERSION, of: String::new(), targets: BTreeMap::new(), path: None }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.targets.is_empty()
     }
@@ -79,7 +84,7 @@ pub struct Counts {
     pub rows: u64,
     /// States published, by the label of their target. The rest had been published already, or was gone.
     pub published: BTreeMap<String, u64>,
-    /// How many could not be published. The log names them.
+    /// How many could not be read or published. The log names them.
     pub failed: u64,
 }
 
@@ -100,7 +105,7 @@ pub async fn run(
         };
         counts.lock().published.entry(label.clone()).or_default();
         let mut pages = target.pages(&writing.reading.reader, from);
-        while let Some(Page { rows, entities }) = patiently(async || pages.next().await).await? {
+        while let Some(Page { rows, entities, unreadable }) = patiently(async || pages.next().await).await? {
             let states =
                 entities.iter().filter_map(|(at, entity)| writing.reading.state(*at, entity)).collect();
             let stored = writing.publish(states).await?;
@@ -108,7 +113,7 @@ pub async fn run(
             let mut counts = counts.lock();
             counts.rows += rows as u64;
             *counts.published.entry(label.clone()).or_default() += stored.stored;
-            counts.failed += stored.failed;
+            counts.failed += stored.failed + unreadable.len() as u64;
             seen(&counts);
         }
         note(&journal, &key, None)

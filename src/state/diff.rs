@@ -2,8 +2,11 @@
 //!
 //! Both sides change meanwhile, so what differs at first is looked at once more after `state run` has had the time to
 //! publish it: only what still differs then is a difference.
+//!
+//! What the topics hold of an object or a list that the key may not see is not compared: whether it still exists is not
+//! known, and a tombstone is for ever. It is named, and left as it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -67,6 +70,8 @@ pub struct Compared {
     /// How many entities Attio has.
     pub count: usize,
     pub found: Vec<Found>,
+    /// Objects and lists that the key may not see, by kind and id, with how many states of each are kept.
+    pub hidden: BTreeMap<(Kind, String), usize>,
     /// How many could not be read. The log names them.
     pub failed: u64,
 }
@@ -80,11 +85,14 @@ pub async fn diff(
     seen: impl Fn(usize),
 ) -> Result<Compared, Error> {
     let mut held = held(reading, bus, targets, scope).await?;
-    let (mut suspects, mut compared) = (Vec::new(), HashSet::new());
+    let (mut suspects, mut compared, mut unreadable) = (Vec::new(), HashSet::new(), HashSet::new());
     for target in targets {
         let mut pages = target.pages(&reading.reader, Position::default());
         while let Some(page) = patiently(async || pages.next().await).await? {
             seen(page.rows);
+            // One that is kept is asked for alone below.
+            let missing = page.unreadable.into_iter().map(|id| (target.kind, id));
+            unreadable.extend(missing.filter(|entity| !held.contains_key(entity)));
             for (at, entity) in page.entities {
                 // Pages overlap.
                 if !compared.insert((entity.kind, entity.id.clone())) {
@@ -99,37 +107,53 @@ pub async fn diff(
             }
         }
     }
-    // Rows that no page had may have been on none by chance: each is asked for.
-    suspects.extend(held.into_values().map(|held| held.entity));
-    let count = compared.len();
-    if suspects.is_empty() {
-        return Ok(Compared { count, ..Compared::default() });
+    // Rows that no page had may have been on none by chance: each is asked for, if it can be seen at all.
+    let mut differences =
+        Compared { count: compared.len(), failed: unreadable.len() as u64, ..Compared::default() };
+    for Held { entity, .. } in held.into_values() {
+        if reading.names.knows(&entity) || scope.is_deleted(&entity) {
+            suspects.push(entity);
+        } else {
+            differences.hide(&entity);
+        }
     }
-    tokio::time::sleep(reading.options.settle + ALLOWANCE).await;
-    let (found, failed) = confirm(reading, bus, targets, scope, suspects).await?;
-    Ok(Compared { count, found, failed })
+    if !suspects.is_empty() {
+        tokio::time::sleep(reading.options.settle + ALLOWANCE).await;
+        confirm(reading, bus, targets, scope, suspects, &mut differences).await?;
+    }
+    Ok(differences)
 }
 
-/// Those that still differ, and how many could not be read.
+impl Compared {
+    /// Notes an entity that is not compared.
+    fn hide(&mut self, entity: &EntityRef) {
+        let container = entity.container.clone().unwrap_or_default();
+        *self.hidden.entry((entity.kind, container)).or_default() += 1;
+    }
+}
+
+/// Adds those that still differ, and how many could not be read.
 async fn confirm(
     reading: &Reading,
     bus: &bus::Kind,
     targets: &[Target],
     scope: &Scope,
     suspects: Vec<EntityRef>,
-) -> Result<(Vec<Found>, u64), Error> {
+    differences: &mut Compared,
+) -> Result<(), Error> {
     // Of each answer only what is compared: there may be as many as the workspace has entities.
-    let (mut answers, mut unseen, mut unread) = (Vec::with_capacity(suspects.len()), 0_u64, 0);
+    let mut answers = Vec::with_capacity(suspects.len());
     for some in suspects.chunks(BATCH) {
         let Reread { found, failed } = reading.read(some.to_vec()).await?;
-        unread += failed;
-        for (entity, Answer { accurate_at, complete_to, value }) in found {
+        differences.failed += failed;
+        for (entity, Answer { accurate_at, complete_to, value, .. }) in found {
             match value {
                 Single::Found(now) => {
                     answers.push((entity, accurate_at, Some(digest(now.data.get().as_bytes()))));
                 }
                 Single::Gone => answers.push((entity, complete_to, None)),
-                Single::Unseen => unseen += 1,
+                Single::Unseen if scope.is_deleted(&entity) => answers.push((entity, complete_to, None)),
+                Single::Unseen => differences.hide(&entity),
                 // Its event is still to come.
                 Single::MergeInProgress => {}
             }
@@ -137,7 +161,6 @@ async fn confirm(
     }
     // Read after Attio: a state that came meanwhile is newer than the answer.
     let held = held(reading, bus, targets, scope).await?;
-    let mut found = Vec::new();
     for (entity, accurate_at, now) in answers {
         let difference = match (now, held.get(&(entity.kind, entity.id.clone()))) {
             (None, None) => continue,
@@ -148,18 +171,15 @@ async fn confirm(
             (Some(now), Some(held)) if now == held.digest => continue,
             (Some(_), Some(_)) => Difference::Stale,
         };
-        found.push(Found { entity, difference });
+        differences.found.push(Found { entity, difference });
     }
-    if unseen > 0 {
-        tracing::warn!("{unseen} records are not compared: ATTIO_API_KEY may not see their object");
-    }
-    found.sort_by(|a, b| a.entity.cmp(&b.entity));
-    Ok((found, unread))
+    differences.found.sort_by(|a, b| a.entity.cmp(&b.entity));
+    Ok(())
 }
 
 /// Publishes what Attio holds now of those that differ, and tombstones of those that it no longer has. Returns how many
 /// could not be read or published. The log names them.
-pub async fn repair(writing: &Writing, found: &[Found]) -> Result<u64, Error> {
+pub async fn repair(writing: &Writing, scope: &Scope, found: &[Found]) -> Result<u64, Error> {
     let mut failed = 0;
     for some in found.chunks(BATCH) {
         let is_kept = |entity: &EntityRef| {
@@ -172,6 +192,9 @@ pub async fn repair(writing: &Writing, found: &[Found]) -> Result<u64, Error> {
             match value {
                 Single::Found(now) => states.extend(writing.reading.state(accurate_at, &now)),
                 Single::Gone if is_kept(&entity) => states.push(writing.reading.tombstone(entity)),
+                Single::Unseen if is_kept(&entity) && scope.is_deleted(&entity) => {
+                    states.push(writing.reading.tombstone(entity));
+                }
                 // It was there a moment ago: its event is still to come.
                 Single::Gone | Single::MergeInProgress | Single::Unseen => {}
             }
@@ -210,23 +233,35 @@ async fn held(
 /// The state of a message; none of a tombstone.
 fn of(kind: Kind, stored: &Stored) -> Option<Held> {
     let event = stored.event.as_ref()?;
+    let Data::Json(data) = event.data() else { return None };
     // `objects/<object_id>/records/<record_id>`
     let container = match kind {
         Kind::Record | Kind::ListEntry => event.get("subject")?.split('/').nth(1).map(str::to_owned),
-        Kind::Note | Kind::Task | Kind::Comment => None,
+        Kind::Note | Kind::Comment => about(data),
+        Kind::Task => None,
     };
-    let Data::Json(data) = event.data() else { return None };
     let at = event.get("time").and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
     let entity = EntityRef { kind, container, id: stored.id.clone() };
     Some(Held { entity, digest: digest(data), at })
 }
 
-/// Whether an entity belongs to one of the targets. One whose object or list is no more belongs to everything.
+/// The object or list of what a note or a comment is about.
+fn about(data: &[u8]) -> Option<String> {
+    let data: Json = serde_json::from_slice(data).ok()?;
+    let places = [&data["entry"]["list_id"], &data["record"]["object_id"], &data["parent_object"]];
+    places.into_iter().find_map(Json::as_str).map(str::to_owned)
+}
+
+/// Whether an entity belongs to one of the targets. One whose object or list cannot be seen belongs to everything.
 fn is_in(names: &Names, targets: &[Target], scope: &Scope, entity: &EntityRef) -> bool {
     let container = |target: &Target| target.container.as_ref().map(|container| container.id.clone());
-    let is_of = |target: &Target| entity.container.is_none() || container(target) == entity.container;
+    let is_of = |target: &Target| match (container(target), &entity.container) {
+        (Some(of), Some(container)) => of == *container,
+        _ => true,
+    };
     targets.iter().any(|target| target.kind == entity.kind && is_of(target))
         || (scope.is_everything() && !names.knows(entity))
+        || scope.is_deleted(entity)
 }
 
 fn digest(data: &[u8]) -> Digest {

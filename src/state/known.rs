@@ -1,21 +1,27 @@
 //! The objects and lists that `state run` knows of. They are read again beside its work, now and then, and as soon as an
 //! event names one that is not among them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use tokio::task::{JoinError, JoinSet};
 
 use super::Error;
 use super::names::Names;
-use super::notice::Notice;
-use crate::attio::entities::{EntityReader, ReadError};
+use super::notice::{CLOCKS, Notice};
+use crate::attio::entities::{Container, EntityReader, EntityRef, Kind, ReadError};
 use crate::bus::state::{Receipt, StateError};
 
 /// How old the names become, for example a slug that was changed.
 const RENEWED: Duration = Duration::from_secs(10 * 60);
 /// Between two reads while events wait: at first, and at most if none brings anything new.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The longest pause while something is hidden of which events were ignored.
+const HIDDEN: Duration = Duration::from_secs(30);
+/// Hidden objects and lists that are remembered.
+const REMEMBERED: usize = 1000;
 
 type Read = Result<Names, ReadError>;
 
@@ -25,6 +31,8 @@ pub(super) struct Known {
     /// Events of what is not among the names, and how many of them came before the names are read again.
     waiting: Vec<(Receipt, Notice)>,
     asked: usize,
+    /// Objects and lists of which events were ignored, as the key could not see them at that time.
+    hidden: HashMap<(Kind, String), OffsetDateTime>,
     reading: JoinSet<Read>,
     begun: Instant,
     in_vain: u32,
@@ -32,12 +40,16 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn new(names: Arc<Names>, reader: EntityReader) -> Self {
-        let reading = JoinSet::new();
-        Self { names, reader, waiting: Vec::new(), asked: 0, reading, begun: Instant::now(), in_vain: 0 }
+        let (waiting, hidden, reading) = (Vec::new(), HashMap::new(), JoinSet::new());
+        Self { names, reader, waiting, asked: 0, hidden, reading, begun: Instant::now(), in_vain: 0 }
     }
 
     pub(super) fn names(&self) -> &Names {
         &self.names
+    }
+
+    pub(super) fn shared(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
     }
 
     /// Gives an event back if what it names is known; otherwise it waits.
@@ -49,13 +61,41 @@ impl Known {
         None
     }
 
+    /// An event was ignored, as the key could not see its object or list at that time. The names are read again soon.
+    pub(super) fn hide(&mut self, entity: &EntityRef, at: OffsetDateTime) {
+        let Some(container) = &entity.container else { return };
+        if self.hidden.len() < REMEMBERED {
+            let hidden = self.hidden.entry((entity.kind, container.clone()));
+            let known = hidden.or_insert_with(|| {
+                self.in_vain = 0;
+                at
+            });
+            *known = at.max(*known);
+        }
+    }
+
+    /// Those of which events were ignored and that the key may see now. They are remembered no more.
+    pub(super) fn shown(&mut self) -> Vec<(Kind, Container)> {
+        let (mut shown, names) = (Vec::new(), &self.names);
+        self.hidden.retain(|(kind, id), at| {
+            let found = names.find(*kind, id).filter(|_| names.complete_to > *at);
+            shown.extend(found.map(|container| (*kind, container.clone())));
+            found.is_none()
+        });
+        shown
+    }
+
     /// Begins to read the names if that is due.
     pub(super) fn renew(&mut self) {
         let (first, longest) = PAUSES;
-        let pause = match self.waiting.is_empty() {
-            true => RENEWED,
-            false => (first * 2_u32.saturating_pow(self.in_vain.min(10))).min(longest),
+        let longest = match (self.waiting.is_empty(), self.hidden.is_empty()) {
+            (false, _) => longest,
+            (true, false) => HIDDEN,
+            (true, true) => RENEWED,
         };
+        let is_wanted = !self.waiting.is_empty() || !self.hidden.is_empty();
+        let grown = (first * 2_u32.saturating_pow(self.in_vain.min(10))).min(longest);
+        let pause = if is_wanted { grown } else { longest };
         if !self.reading.is_empty() || self.begun.elapsed() < pause {
             return;
         }
@@ -81,13 +121,16 @@ impl Known {
                 self.names = Arc::new(names);
             }
             Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
-            Err(ReadError::Retryable(reason)) => {
-                tracing::warn!("names of objects and lists, trying on: {reason}");
+            Err(error) => {
+                tracing::warn!("names of objects and lists, trying on: {error}");
                 return Ok(Vec::new());
             }
         }
         let (mut decided, mut open) = (Vec::new(), Vec::new());
-        for (at, waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+        for (at, mut waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
+            if let Some(sent_at) = self.names.sent_at.filter(|_| at < self.asked) {
+                waiting.1.recorded_at = waiting.1.recorded_at.min(sent_at + CLOCKS);
+            }
             let is_answered = at < self.asked && waiting.1.recorded_at <= self.names.complete_to;
             let is_decided = is_answered || self.names.knows(&waiting.1.entity);
             if is_decided { &mut decided } else { &mut open }.push(waiting);

@@ -53,7 +53,11 @@ impl StateMetrics {
         let lag = opts("state_lag_seconds", "Age of the oldest event that is not done.");
         let limited = opts("state_rate_limited_total", "Requests that Attio answered with 429.");
         let metrics = Self {
-            events: counters("events", "Events taken, by what becomes of them.", &["kind", "result"]),
+            events: counters(
+                "events",
+                "Events taken, each once, by what becomes of them.",
+                &["kind", "result"],
+            ),
             reads: counters("reads", "Requests to Attio.", &["kind", "result"]),
             published: counters("published", "States and tombstones acknowledged by the broker.", &["kind"]),
             rate_limited: families.register(IntCounter::with_opts(limited).expect(CONSTANT)),
@@ -61,7 +65,7 @@ impl StateMetrics {
             backlog: families.gauge("state_backlog", "Events taken that are not done."),
             stuck: families.gauge(
                 "state_stuck",
-                "Entities that cannot be read, or are larger than the broker takes; they are tried again.",
+                "Entities that cannot be read, are larger than the broker takes, or whose answers are always too old; they are tried again.",
             ),
             families,
         };

@@ -14,8 +14,12 @@ pub struct Names {
     pub workspace: String,
     pub objects: Vec<Container>,
     pub lists: Vec<Container>,
+    /// Objects and lists that it may not see any more: hidden from it, or deleted.
+    pub former: [Vec<Container>; 2],
     /// What was created until then is among them.
     pub complete_to: OffsetDateTime,
+    /// When the answers were sent, by Attio's clock.
+    pub sent_at: Option<OffsetDateTime>,
 }
 
 impl Names {
@@ -29,15 +33,21 @@ impl Names {
         let objects = reader.containers(Resource::Object).await?;
         let lists = reader.containers(Resource::List).await?;
         let complete_to = objects.complete_to.min(lists.complete_to);
-        Ok(Self { workspace, objects: objects.value, lists: lists.value, complete_to })
+        let sent_at = lists.sent_at;
+        let (objects, lists, former) = (objects.value, lists.value, Default::default());
+        Ok(Self { workspace, objects, lists, former, complete_to, sent_at })
     }
 
-    /// Reads them again. A list that the key may not see any more is still among them: what it held is gone.
+    /// Reads them again.
     pub async fn renew(&self, reader: &EntityReader) -> Result<Self, ReadError> {
         let mut names = Self::of(self.workspace.clone(), reader).await?;
-        let former = self.lists.iter().filter(|former| names.lists.iter().all(|known| known.id != former.id));
-        let former: Vec<Container> = former.cloned().collect();
-        names.lists.extend(former);
+        let [objects, lists] = &self.former;
+        let former = |was: &[Container], former: &[Container], is: &[Container]| {
+            let all = was.iter().chain(former);
+            all.filter(|one| is.iter().all(|known| known.id != one.id)).cloned().collect()
+        };
+        names.former =
+            [former(&self.objects, objects, &names.objects), former(&self.lists, lists, &names.lists)];
         Ok(names)
     }
 
@@ -54,20 +64,29 @@ impl Names {
     /// Whether the container of an entity is known; what has none is.
     pub fn knows(&self, entity: &EntityRef) -> bool {
         let Some(container) = entity.container.as_deref() else { return true };
-        let known = if entity.kind == Kind::ListEntry { &self.lists } else { &self.objects };
-        known.iter().any(|known| known.is(container))
+        self.find(entity.kind, container).is_some()
     }
 
-    /// Whether an entity is kept.
+    /// The object of records, the list of entries, or either of notes and comments, if the key may see it.
+    pub fn find(&self, kind: Kind, container: &str) -> Option<&Container> {
+        let find = |known: &'_ [Container]| known.iter().position(|known| known.is(container));
+        let object = (kind != Kind::ListEntry).then(|| find(&self.objects)).flatten();
+        let list = (kind != Kind::Record).then(|| find(&self.lists)).flatten();
+        object.map(|at| &self.objects[at]).or_else(|| list.map(|at| &self.lists[at]))
+    }
+
+    /// Whether an entity is kept, be it that its object or list cannot be seen any more.
     pub fn keep(&self, options: &Options, kind: Kind, container: Option<&str>) -> bool {
-        let (wanted, known) = match kind {
-            Kind::Record => (&options.objects, &self.objects),
-            Kind::ListEntry => (&options.lists, &self.lists),
+        let [objects, lists] = &self.former;
+        let (wanted, known, former) = match kind {
+            Kind::Record => (&options.objects, &self.objects, objects),
+            Kind::ListEntry => (&options.lists, &self.lists, lists),
             Kind::Note | Kind::Task | Kind::Comment => return options.kinds().any(|kept| kept == kind),
         };
         let Some(container) = container else { return wanted.is_empty() };
         let same = |name: &String| {
-            name == container || known.iter().any(|known| known.is(container) && known.is(name))
+            let mut known = known.iter().chain(former);
+            name == container || known.any(|known| known.is(container) && known.is(name))
         };
         wanted.is_empty() || wanted.iter().any(same)
     }
@@ -91,7 +110,9 @@ mod tests {
             workspace: "w".into(),
             objects: vec![container("o1", "people"), container("o2", "deals")],
             lists: Vec::new(),
+            former: Default::default(),
             complete_to: OffsetDateTime::UNIX_EPOCH,
+            sent_at: None,
         };
         let options = |objects: &[&str]| Options {
             prefix: "s".into(),

@@ -1,5 +1,7 @@
 //! What an event says: which entity has changed, or is gone.
 
+use std::time::Duration;
+
 use serde_json::Value as Json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -12,6 +14,11 @@ use crate::cloudevent::decode::DecodedEvent;
 
 /// The beginning of a `source` that names a workspace.
 pub const WORKSPACES: &str = "https://attio.com/workspaces/";
+
+/// By how much the clocks of the bridge and of Attio may differ before that is noticed. An event that was taken before an
+/// answer was asked for was not received later than that answer was sent, whatever it says: by this it counts as at most
+/// so much later.
+pub const CLOCKS: Duration = Duration::from_secs(10);
 
 /// An event of an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +49,12 @@ impl Notice {
         let recorded = event.get("recordedtime").and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
         let Data::Json(data) = event.data() else { return None };
         let data: Json = serde_json::from_slice(data).ok()?;
-        let (container, id) = members(kind);
-        let container = match container {
-            Some(name) => Some(find(&data, name)?),
-            None => None,
-        };
-        let entity = EntityRef { kind, container, id: find(&data, id)? };
+        let (containers, id) = members(kind);
+        let container = containers.iter().find_map(|name| find(&data, name));
+        if container.is_none() && kind.is_read_in_bulk() {
+            return None;
+        }
+        let entity = EntityRef { kind, container, id: find(&data, id).filter(|id| is_key(id))? };
         let action = if let EventKind::Known(known) = of_catalog { known.action } else { "" };
         let says = match action {
             "deleted" => Says::Gone,
@@ -59,6 +66,11 @@ impl Notice {
     }
 }
 
+/// Whether an id may be the end of a subject of NATS.
+fn is_key(id: &str) -> bool {
+    !id.split('.').any(str::is_empty)
+}
+
 /// The workspace in the `source` of an event or a state; none in one of a bridge that does not know it.
 pub fn workspace(source: &str) -> Option<&str> {
     source.strip_prefix(WORKSPACES)
@@ -67,7 +79,7 @@ pub fn workspace(source: &str) -> Option<&str> {
 /// The duplicate of a merge. It may be the survivor itself, which is not gone then.
 fn merged(data: &Json, survivor: &EntityRef) -> Says {
     match find(data, "duplicate_record_id") {
-        Some(id) if id != survivor.id => {
+        Some(id) if id != survivor.id && is_key(&id) => {
             let container = find(data, "duplicate_object_id").or_else(|| survivor.container.clone());
             Says::Merged(EntityRef { kind: survivor.kind, container, id })
         }
@@ -75,14 +87,14 @@ fn merged(data: &Json, survivor: &EntityRef) -> Says {
     }
 }
 
-/// The ids of an entity's container and of itself.
-const fn members(kind: Kind) -> (Option<&'static str>, &'static str) {
+/// The ids of an entity's container, the first that is there, and of itself.
+const fn members(kind: Kind) -> (&'static [&'static str], &'static str) {
     match kind {
-        Kind::Record => (Some("object_id"), "record_id"),
-        Kind::ListEntry => (Some("list_id"), "entry_id"),
-        Kind::Note => (None, "note_id"),
-        Kind::Task => (None, "task_id"),
-        Kind::Comment => (None, "comment_id"),
+        Kind::Record => (&["object_id"], "record_id"),
+        Kind::ListEntry => (&["list_id"], "entry_id"),
+        Kind::Note => (&["parent_object_id"], "note_id"),
+        Kind::Task => (&[], "task_id"),
+        Kind::Comment => (&["list_id", "object_id"], "comment_id"),
     }
 }
 
@@ -136,6 +148,15 @@ mod tests {
         }
         let comment = r#"{"id":{"comment_id":"c"},"thread_id":"t"}"#;
         assert_eq!(notice("comment.resolved", comment).unwrap().entity, entity(Kind::Comment, None, "c"));
+        let on_entry =
+            r#"{"id":{"comment_id":"c"},"object_id":"o","record_id":"r","list_id":"l","entry_id":"e"}"#;
+        let on_record = r#"{"id":{"comment_id":"c"},"object_id":"o","record_id":"r","list_id":null}"#;
+        for (data, about) in [(on_entry, "l"), (on_record, "o")] {
+            let comment = notice("comment.created", data).unwrap();
+            assert_eq!(comment.entity, entity(Kind::Comment, Some(about), "c"));
+        }
+        let note = r#"{"id":{"note_id":"n"},"parent_object_id":"o","parent_record_id":"r"}"#;
+        assert_eq!(notice("note.updated", note).unwrap().entity, entity(Kind::Note, Some("o"), "n"));
         let unknown = notice("record.archived", flat).unwrap();
         assert_eq!(unknown.says, Says::Changed);
     }
@@ -158,6 +179,9 @@ mod tests {
     fn other_events_are_none() {
         assert_eq!(notice("list.updated", r#"{"id":{"list_id":"l"}}"#), None);
         assert_eq!(notice("record.updated", r#"{"id":{"record_id":"r"}}"#), None);
-        assert_eq!(notice("record.updated", r#"{"id":{"object_id":"o","record_id":"a b"}}"#), None);
+        for id in ["a b", "a.", ".a", "a..b"] {
+            let data = format!(r#"{{"id":{{"object_id":"o","record_id":"{id}"}}}}"#);
+            assert_eq!(notice("record.updated", &data), None, "{id}");
+        }
     }
 }

@@ -5,21 +5,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::backfill::{self, Counts, Journal};
 use super::known::{Known, flat};
 use super::metrics::{EventResult, StateMetrics};
 use super::names::Names;
-use super::notice::{Notice, Says};
+use super::notice::{CLOCKS, Notice, Says};
 use super::read::{Found, read};
 use super::settle::{Added, Event, Settle, Tries};
+use super::targets::Target;
 use super::warnings::Warnings;
+use super::writing::{Reading, Writing};
 use super::{Error, Options, envelope};
-use crate::attio::entities::{Answer, EntityReader, EntityRef, ReadError, Single};
+use crate::attio::entities::{Answer, EntityReader, EntityRef, Kind, ReadError, Single};
 use crate::bus::read::Item;
-use crate::bus::state::{Change, Outcome, Receipt, State, StateError};
+use crate::bus::state::{Change, Outcome, Receipt, State, StateError, milliseconds};
 use crate::bus::states::{Follower, Publisher};
 
 /// Events that are taken and not done; more wait on the bus.
@@ -28,6 +34,8 @@ const MAX_HELD: usize = 50_000;
 const MAX_READS: usize = 8;
 /// Entities in a request.
 const GROUP: usize = 100;
+/// Entities that are due so much later are read with those that are due.
+const JOIN: Duration = Duration::from_millis(50);
 /// States in a batch.
 const BATCH: usize = 500;
 /// How often positions are stored while there is no state to publish, and the metrics are set.
@@ -59,18 +67,28 @@ struct Ready {
 /// A batch, and what became of it.
 type Published = (Vec<Ready>, Result<Vec<Outcome>, StateError>);
 
+/// An event that is not done.
+struct Held {
+    received_at: OffsetDateTime,
+    /// As what it counts; none if it is not about an entity, or that is not known yet.
+    counts_as: Option<(Kind, EventResult)>,
+    is_counted: bool,
+}
+
 struct Engine {
     run: Shared,
     known: Known,
     settle: Settle,
-    /// The events that are not done, with the time of their receipt.
-    held: BTreeMap<Receipt, OffsetDateTime>,
-    /// What cannot be read, or is too large to be published.
+    /// The events that are not done.
+    held: BTreeMap<Receipt, Held>,
+    /// What cannot be read, is too large to be published, or of which the answers are too old all the time.
     stuck: HashSet<EntityRef>,
     ready: Vec<Ready>,
     /// Events that lead to nothing.
     idle: Vec<Event>,
     reads: JoinSet<Found>,
+    /// Walks through what can be seen again.
+    walks: FuturesUnordered<LocalBoxFuture<'static, Result<Counts, Error>>>,
     publishing: JoinSet<Published>,
     published_at: Instant,
     /// Whether it is the turn of what the broker has refused before.
@@ -79,7 +97,7 @@ struct Engine {
 }
 
 struct Shared {
-    options: Options,
+    options: Arc<Options>,
     reader: EntityReader,
     publisher: Publisher,
     metrics: Arc<StateMetrics>,
@@ -92,13 +110,14 @@ impl Run {
         let Self { options, reader, publisher, mut follower, names, metrics, now } = self;
         let mut engine = Engine {
             known: Known::new(names, reader.clone()),
-            run: Shared { options, reader, publisher, metrics, now },
+            run: Shared { options: Arc::new(options), reader, publisher, metrics, now },
             settle: Settle::default(),
             held: BTreeMap::new(),
             stuck: HashSet::new(),
             ready: Vec::new(),
             idle: Vec::new(),
             reads: JoinSet::new(),
+            walks: FuturesUnordered::new(),
             publishing: JoinSet::new(),
             published_at: Instant::now(),
             turn: false,
@@ -119,7 +138,9 @@ impl Run {
                     for (receipt, notice) in engine.known.renewed(flat(joined)?)? {
                         engine.note(receipt, notice);
                     }
+                    engine.catch_up();
                 }
+                Some(counts) = engine.walks.next() => Engine::caught_up(counts),
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
                     engine.take(&item, receipt);
@@ -139,10 +160,25 @@ impl Engine {
     fn take(&mut self, item: &Item, receipt: Receipt) {
         match Notice::read(item) {
             Some(notice) => {
-                self.held.insert(receipt, notice.recorded_at);
+                self.hold(receipt, notice.recorded_at);
                 self.take_notice(receipt, notice);
             }
-            None => self.nothing((receipt, (self.run.now)())),
+            None => {
+                let now = (self.run.now)();
+                self.hold(receipt, now);
+                self.nothing((receipt, now));
+            }
+        }
+    }
+
+    fn hold(&mut self, receipt: Receipt, received_at: OffsetDateTime) {
+        self.held.insert(receipt, Held { received_at, counts_as: None, is_counted: false });
+    }
+
+    /// Says as what an event counts, instead of what was said before.
+    fn counts_as(&mut self, receipt: Receipt, kind: Kind, result: EventResult) {
+        if let Some(held) = self.held.get_mut(&receipt) {
+            held.counts_as = Some((kind, result));
         }
     }
 
@@ -150,19 +186,19 @@ impl Engine {
         let own = &self.known.names().workspace;
         if let Some(other) = notice.workspace.as_ref().filter(|named| *named != own) {
             self.warnings.of_workspace(other, own);
-            self.nothing((receipt, notice.recorded_at));
-            return self.run.metrics.event(notice.entity.kind, EventResult::Ignored);
+            self.counts_as(receipt, notice.entity.kind, EventResult::Ignored);
+            return self.nothing((receipt, notice.recorded_at));
         }
         if let Some(notice) = self.known.decide(receipt, notice) {
             self.note(receipt, notice);
         }
     }
 
-    /// Notes what an event says, and counts what becomes of it.
+    /// Notes what an event says, and as what it counts.
     fn note(&mut self, receipt: Receipt, notice: Notice) {
         let kind = notice.entity.kind;
         let result = self.result(receipt, notice);
-        self.run.metrics.event(kind, result);
+        self.counts_as(receipt, kind, result);
     }
 
     fn result(&mut self, receipt: Receipt, notice: Notice) -> EventResult {
@@ -174,7 +210,8 @@ impl Engine {
         let is_unseen = !is_known && says != Says::Gone;
         if is_unseen || !names.keep(&self.run.options, entity.kind, entity.container.as_deref()) {
             if is_unseen {
-                self.warnings.of_unseen(&entity);
+                let at = names.complete_to;
+                self.unseen(&entity, at);
             }
             self.nothing(event);
             return EventResult::Ignored;
@@ -187,14 +224,15 @@ impl Engine {
             Says::Merged(duplicate) => (Instant::now(), Some(duplicate)),
             Says::Changed => (self.due(recorded_at), None),
         };
-        let result = match self.settle.changed(&entity, event, due) {
-            Added::First => EventResult::Fetched,
-            Added::Joined => EventResult::Coalesced,
-            Added::Late => EventResult::Gone,
+        let (result, is_done) = match self.settle.changed(&entity, event, due) {
+            Added::First => (EventResult::Fetched, false),
+            Added::Joined => (EventResult::Coalesced, false),
+            Added::Absorbed => (EventResult::Coalesced, true),
+            Added::Late => (EventResult::Gone, true),
         };
-        // A late event is done with the tombstone of the duplicate, any other with the survivor's state, which is
+        // One that is done is so with the tombstone of the duplicate, any other with the survivor's state, which is
         // published behind it.
-        let late = (result == EventResult::Gone).then_some(event);
+        let late = is_done.then_some(event);
         match duplicate {
             Some(duplicate) => self.gone(&duplicate, late.into_iter().collect()),
             None => late.into_iter().for_each(|event| self.nothing(event)),
@@ -208,9 +246,55 @@ impl Engine {
         Instant::now() + self.run.options.settle.saturating_sub(age)
     }
 
+    /// Events of an object or a list are ignored that the key could not see at that time.
+    fn unseen(&mut self, entity: &EntityRef, at: OffsetDateTime) {
+        self.warnings.of_unseen(entity);
+        self.known.hide(entity, at);
+    }
+
+    /// Goes through the objects and lists that the key may see again, as what happened meanwhile was ignored.
+    fn catch_up(&mut self) {
+        for (kind, container) in self.known.shown() {
+            let slug = container.slug.as_deref().unwrap_or_default();
+            tracing::info!(
+                kind = kind.as_str(),
+                container = container.id,
+                slug,
+                "it can be seen again: its entities are read"
+            );
+            self.warnings.seen(&container.id);
+            let writing = Writing {
+                reading: Reading {
+                    options: Arc::clone(&self.run.options),
+                    names: self.known.shared(),
+                    reader: self.run.reader.clone(),
+                },
+                publisher: self.run.publisher.clone(),
+            };
+            if self.known.names().keep(&self.run.options, kind, Some(&container.id)) {
+                let target = Target::of(kind, self.known.names(), container);
+                let walk =
+                    async move { backfill::run(&writing, &[target], Journal::unwritten(), |_| {}).await };
+                self.walks.push(walk.boxed_local());
+            }
+        }
+    }
+
+    /// What cannot go on for other reasons than those of the walk ends `state run` too, by itself.
+    fn caught_up(counts: Result<Counts, Error>) {
+        match counts {
+            Ok(Counts { rows, published, failed }) => {
+                let published: u64 = published.values().sum();
+                tracing::info!(rows, published, failed, "what can be seen again is read");
+            }
+            Err(error) => {
+                tracing::error!("what can be seen again is not read, run `state backfill`: {error}");
+            }
+        }
+    }
+
     /// An event that leads to nothing.
     fn nothing(&mut self, event: Event) {
-        self.held.insert(event.0, event.1);
         self.idle.push(event);
     }
 
@@ -227,19 +311,25 @@ impl Engine {
             return;
         }
         let room = MAX_READS.saturating_sub(self.reads.len());
-        for group in self.settle.take_due(Instant::now(), room, GROUP) {
+        for group in self.settle.take_due(Instant::now() + JOIN, room, GROUP) {
             self.reads.spawn(read(self.run.reader.clone(), group));
         }
     }
 
     fn found(&mut self, found: Found) -> Result<(), Error> {
+        if let [(first, _), _, ..] = &found[..]
+            && found.iter().any(|(_, answer)| answer.is_ok())
+        {
+            self.settle.group_is_answered(first, Instant::now());
+        }
         for (entity, answer) in found {
             match answer {
                 Ok(answer) => self.found_one(entity, answer),
                 Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
-                Err(ReadError::Retryable(reason)) => {
-                    if self.settle.failed(&entity, Instant::now()) {
-                        self.stuck(&entity, format_args!("cannot be read, trying on: {reason}"));
+                Err(error) => {
+                    let is_of_one = matches!(error, ReadError::OfOne(_));
+                    if self.settle.failed(&entity, is_of_one, Instant::now()) {
+                        self.stuck(&entity, format_args!("cannot be read, trying on: {error}"));
                     }
                 }
             }
@@ -248,17 +338,24 @@ impl Engine {
     }
 
     fn found_one(&mut self, entity: EntityRef, answer: Answer<Single>) {
-        let Answer { accurate_at, complete_to, value } = answer;
+        let Answer { accurate_at, complete_to, sent_at, value } = answer;
         let now = Instant::now();
         if matches!(value, Single::MergeInProgress) {
-            return self.settle.not_yet(&entity, now);
+            if self.settle.not_yet(&entity, now).are_late() {
+                self.stuck(&entity, format_args!("the merge that makes it is still in progress, trying on"));
+            }
+            return;
+        }
+        if let Some(ahead) = sent_at.and_then(|at| self.settle.bound(&entity, at + CLOCKS)) {
+            self.warnings.of_receipts(&entity, ahead + CLOCKS);
         }
         // A tombstone is for ever, so an absence counts only if clocks that differ a little cannot explain it.
         let is_gone = matches!(value, Single::Gone);
         let complete_to = if is_gone { complete_to - CERTAIN } else { complete_to };
         let Some((events, tries)) = self.settle.answered(&entity, complete_to, now) else { return };
         if events.is_empty() {
-            return self.warnings.of_clocks(&entity, (self.run.now)() - accurate_at);
+            self.warnings.of_clocks(&entity, (self.run.now)() - accurate_at);
+            return self.late(&entity, tries);
         }
         match value {
             Single::Gone => self.gone(&entity, events),
@@ -267,14 +364,21 @@ impl Engine {
                 self.ready.push(Ready { entity: Some(entity), state, events, tries });
             }
             Single::Unseen => {
-                self.warnings.of_unseen(&entity);
+                self.unseen(&entity, accurate_at);
                 self.stuck.remove(&entity);
                 for event in events {
-                    self.run.metrics.event(entity.kind, EventResult::Ignored);
+                    self.counts_as(event.0, entity.kind, EventResult::Ignored);
                     self.nothing(event);
                 }
             }
             Single::MergeInProgress => {}
+        }
+    }
+
+    /// After many answers that were too old an entity counts as stuck. Warnings about clocks say why: it is so for all.
+    fn late(&mut self, entity: &EntityRef, tries: Tries) {
+        if tries.are_late() {
+            self.stuck.insert(entity.clone());
         }
     }
 
@@ -295,7 +399,10 @@ impl Engine {
         self.turn = !self.turn;
         let (refused, others): (Vec<_>, Vec<_>) =
             self.ready.drain(..).partition(|ready| ready.tries.are_many());
-        let (mut batch, rest) = if others.is_empty() || (self.turn && !refused.is_empty()) {
+        // A tombstone without events is the half of a merge that its survivor's state answers: it is never overtaken.
+        let is_half = |ready: &Ready| ready.state.is_some() && ready.events.is_empty();
+        let may_wait = !others.iter().any(is_half);
+        let (mut batch, rest) = if others.is_empty() || (self.turn && may_wait && !refused.is_empty()) {
             (refused, others)
         } else {
             (others, refused)
@@ -304,7 +411,18 @@ impl Engine {
         self.ready.extend(rest);
         let events = std::mem::take(&mut self.idle);
         batch.push(Ready { entity: None, state: None, events, tries: Tries::default() });
+        batch.iter().flat_map(|ready| &ready.events).for_each(|(receipt, _)| self.count(*receipt));
         self.send(batch, Duration::ZERO);
+    }
+
+    /// Counts an event, once.
+    fn count(&mut self, receipt: Receipt) {
+        if let Some(held) = self.held.get_mut(&receipt)
+            && let Some((kind, result)) = held.counts_as.filter(|_| !held.is_counted)
+        {
+            held.is_counted = true;
+            self.run.metrics.event(kind, result);
+        }
     }
 
     fn send(&mut self, batch: Vec<Ready>, after: Duration) {
@@ -334,7 +452,19 @@ impl Engine {
         };
         for (Ready { entity, state, events, tries }, outcome) in batch.into_iter().zip(outcomes) {
             match (outcome, entity) {
-                (Outcome::Newer, Some(entity)) => self.settle.again(entity, events, tries, Instant::now()),
+                (Outcome::Newer | Outcome::TooOld, Some(entity)) => {
+                    if outcome == Outcome::TooOld {
+                        let at = state.map_or(0, |state| state.at);
+                        self.warnings.of_writer(&entity, milliseconds((self.run.now)()) - at);
+                    }
+                    if outcome == Outcome::Newer && tries.are_late() {
+                        let what = "the topic holds something newer than what Attio answers, trying on: the clock of a \
+                                    host that writes states is ahead";
+                        self.stuck(&entity, format_args!("{what}"));
+                    }
+                    self.late(&entity, tries);
+                    self.settle.again(entity, events, tries, Instant::now());
+                }
                 (Outcome::TooLarge { bytes }, Some(entity)) => {
                     let advice = self.run.publisher.limit();
                     self.stuck(
@@ -364,7 +494,8 @@ impl Engine {
 
     fn measure(&self) {
         let metrics = &self.run.metrics;
-        let oldest = self.held.values().min().map(|at| ((self.run.now)() - *at).as_seconds_f64());
+        let oldest = self.held.values().map(|held| held.received_at).min();
+        let oldest = oldest.map(|at| ((self.run.now)() - at).as_seconds_f64());
         metrics.lag.set(oldest.unwrap_or_default().max(0.0));
         metrics.backlog.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
         metrics.stuck.set(i64::try_from(self.stuck.len()).unwrap_or(i64::MAX));

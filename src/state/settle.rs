@@ -18,8 +18,19 @@ pub(super) type Event = (Receipt, OffsetDateTime);
 /// Entities that are remembered as gone, so that late events of them lead to no read.
 const REMEMBERED: usize = 50_000;
 
-/// Failures after which an entity counts as stuck, and is read alone: it may be what fails the others.
+/// Failures after which an entity counts as stuck.
 const STUCK: u32 = 3;
+
+/// Reads in a row that were in vain, as the answer was too old or the topic had a newer one, after which clocks are to
+/// blame: more than ten seconds of them.
+const LATE: u32 = 8;
+
+/// Events that are held of an entity that is stuck. What comes then is answered with the last of them, so that one that
+/// changes all the time does not use up what may be held for all.
+const OF_STUCK: usize = 500;
+
+/// How often a group is halved until each of it is alone, whatever its size is.
+const ALONE: u32 = 16;
 
 /// The pause after the first failure, and the longest.
 const FAILED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -33,6 +44,10 @@ pub(super) struct Settle {
     due: BTreeSet<(Instant, EntityRef)>,
     gone: HashSet<EntityRef>,
     gone_in_order: VecDeque<EntityRef>,
+    /// When a group of this kind and container was answered last.
+    answered: HashMap<(Kind, Option<String>), Instant>,
+    /// What the times of further attempts are counted from.
+    epoch: Option<Instant>,
 }
 
 struct Entry {
@@ -49,12 +64,25 @@ struct Entry {
 pub(super) struct Tries {
     failed: u32,
     too_old: u32,
+    /// How often the group is halved in which it is read.
+    halved: u32,
+    failed_at: Option<Instant>,
 }
 
 impl Tries {
     /// Whether the entity counts as stuck.
     pub(super) fn are_many(self) -> bool {
         self.failed >= STUCK
+    }
+
+    /// Whether it counts as stuck as its answers are too old all the time.
+    pub(super) fn are_late(self) -> bool {
+        self.too_old >= LATE
+    }
+
+    /// Before it is read again that an answer was too old.
+    fn pause(self) -> Duration {
+        if self.are_late() { FAILED.1 } else { pause(TOO_OLD, self.too_old) }
     }
 }
 
@@ -64,6 +92,8 @@ pub(super) enum Added {
     First,
     /// Others of the entity wait already.
     Joined,
+    /// The same, and the last of them waits for this one too, which is done with. It is taken again before this one.
+    Absorbed,
     /// The entity is gone.
     Late,
 }
@@ -81,6 +111,16 @@ impl Settle {
             self.insert(entity.clone(), vec![event], due, Tries::default());
             return Added::First;
         };
+        let is_stuck = entry.tries.are_many() || entry.tries.are_late();
+        if is_stuck
+            && entry.events.len() >= OF_STUCK
+            && let Some(last) = entry.events.last_mut()
+        {
+            last.1 = last.1.max(event.1);
+            // A read that is under way began before.
+            entry.asked = entry.asked.map(|asked| asked.min(entry.events.len() - 1));
+            return Added::Absorbed;
+        }
         entry.events.push(event);
         let sooner = entry.due.is_none_or(|known| due < known) && entry.tries == Tries::default();
         if sooner && entry.asked.is_none() {
@@ -93,14 +133,24 @@ impl Settle {
 
     /// The topic has a newer state than the one that these events have led to: they are answered by another read.
     pub(super) fn again(&mut self, entity: EntityRef, events: Vec<Event>, mut tries: Tries, now: Instant) {
-        let due = now + pause(TOO_OLD, tries.too_old);
+        let due = now + tries.pause();
         tries.too_old += 1;
         self.put_back(entity, events, tries, due);
+    }
+
+    /// No event that was taken before an answer was asked for was received later than this. Lowers the receipt of those
+    /// that say so; by how much at most.
+    pub(super) fn bound(&mut self, entity: &EntityRef, latest: OffsetDateTime) -> Option<time::Duration> {
+        let entry = self.entities.get_mut(entity)?;
+        let asked = entry.asked.unwrap_or_default();
+        let late = entry.events.iter_mut().take(asked).filter(|event| event.1 > latest);
+        late.map(|event| std::mem::replace(&mut event.1, latest) - latest).max()
     }
 
     /// The broker does not take the state: the entity counts as stuck.
     pub(super) fn refused(&mut self, entity: EntityRef, events: Vec<Event>, mut tries: Tries, now: Instant) {
         tries.failed = STUCK.max(tries.failed + 1);
+        tries.halved = ALONE;
         self.put_back(entity, events, tries, now + pause(FAILED, tries.failed));
     }
 
@@ -114,6 +164,7 @@ impl Settle {
                 entry.events = events;
                 entry.tries.failed = entry.tries.failed.max(tries.failed);
                 entry.tries.too_old = entry.tries.too_old.max(tries.too_old);
+                entry.tries.halved = entry.tries.halved.max(tries.halved);
             }
         }
     }
@@ -149,25 +200,25 @@ impl Settle {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// Takes what is due: at most so many groups, each of one kind and container, and of so many entities at most.
+    /// Takes what is due: at most so many groups, each of one kind and container, and of so many entities at most; fewer
+    /// where they may be what fails their groups.
     pub(super) fn take_due(&mut self, now: Instant, groups: usize, size: usize) -> Vec<Group> {
         let due = self.due.iter().take_while(|(due, _)| *due <= now).take(2 * groups * size);
         let due: Vec<_> = due.cloned().collect();
         let mut taken: Vec<Group> = Vec::new();
-        let mut with_room: HashMap<(Kind, Option<String>), usize> = HashMap::new();
+        let mut with_room: HashMap<(Kind, Option<String>, u32), usize> = HashMap::new();
         for (at, entity) in due {
             let Some(entry) = self.entities.get_mut(&entity) else { continue };
-            let container = (entity.kind, entity.container.clone());
-            let is_alone = !entity.kind.is_read_in_bulk() || entry.tries.are_many();
-            let group = with_room.get(&container).filter(|group| !is_alone && taken[**group].len() < size);
+            let halved = if entity.kind.is_read_in_bulk() { entry.tries.halved } else { ALONE };
+            let container = (entity.kind, entity.container.clone(), halved);
+            let size = size.checked_shr(halved).unwrap_or_default().max(1);
+            let group = with_room.get(&container).filter(|group| taken[**group].len() < size);
             let group = match group {
                 Some(group) => *group,
                 None if taken.len() == groups => continue,
                 None => {
                     taken.push(Vec::new());
-                    if !is_alone {
-                        with_room.insert(container, taken.len() - 1);
-                    }
+                    with_room.insert(container, taken.len() - 1);
                     taken.len() - 1
                 }
             };
@@ -199,21 +250,40 @@ impl Settle {
             } else {
                 tries.too_old = 0;
             }
-            let again = now + pause(TOO_OLD, tries.too_old.saturating_sub(1));
+            let before = Tries { too_old: tries.too_old.saturating_sub(1), ..tries };
+            let again = now + before.pause();
             // Of those that were asked for some may be open, whatever is due for the others.
             let due = if answered.len() == asked { due.unwrap_or(again) } else { again };
-            self.insert(entity.clone(), open, due, Tries { failed: 0, ..tries });
+            self.insert(entity.clone(), open, due, Tries { too_old: tries.too_old, ..Tries::default() });
         }
         Some((answered, tries))
     }
 
     /// A read failed. Returns whether the entity counts as stuck.
-    pub(super) fn failed(&mut self, entity: &EntityRef, now: Instant) -> bool {
+    ///
+    /// Whom only this one is to blame for is read alone from then on. Any other failure says nothing about the group: it
+    /// is read again as a whole. Only if others of its container were answered meanwhile it may be one of the group that
+    /// fails them all, and the group is halved.
+    pub(super) fn failed(&mut self, entity: &EntityRef, is_of_one: bool, now: Instant) -> bool {
         let Some(entry) = self.entities.get_mut(entity) else { return false };
-        let due = now + pause(FAILED, entry.tries.failed);
-        entry.tries.failed += 1;
+        let (pause, tries) = (pause(FAILED, entry.tries.failed), &mut entry.tries);
+        let due = if is_of_one { now + pause } else { together(*self.epoch.get_or_insert(now), now, pause) };
+        let answered = self.answered.get(&(entity.kind, entity.container.clone()));
+        let others_are_answered = answered.zip(tries.failed_at).is_some_and(|(at, failed)| *at > failed);
+        tries.failed += 1;
+        tries.failed_at = Some(now);
+        if is_of_one {
+            tries.halved = ALONE;
+        } else if tries.are_many() && others_are_answered {
+            tries.halved = ALONE.min(tries.halved + 1);
+        }
         self.later(entity, due);
         self.is_stuck(entity)
+    }
+
+    /// A group of this entity's kind and container was answered.
+    pub(super) fn group_is_answered(&mut self, one: &EntityRef, now: Instant) {
+        self.answered.insert((one.kind, one.container.clone()), now);
     }
 
     /// Whether it was tried several times in vain, and waits for another try.
@@ -221,13 +291,14 @@ impl Settle {
         self.entities.get(entity).is_some_and(|entry| entry.tries.are_many())
     }
 
-    /// It cannot be read yet.
-    pub(super) fn not_yet(&mut self, entity: &EntityRef, now: Instant) {
-        if let Some(entry) = self.entities.get_mut(entity) {
-            let due = now + pause(TOO_OLD, entry.tries.too_old);
-            entry.tries.too_old += 1;
-            self.later(entity, due);
-        }
+    /// It cannot be read yet. Returns what was tried.
+    pub(super) fn not_yet(&mut self, entity: &EntityRef, now: Instant) -> Tries {
+        let Some(entry) = self.entities.get_mut(entity) else { return Tries::default() };
+        let due = now + entry.tries.pause();
+        entry.tries.too_old += 1;
+        let tries = entry.tries;
+        self.later(entity, due);
+        tries
     }
 
     /// It is to be read then, whatever was before.
@@ -240,6 +311,14 @@ impl Settle {
             self.due.insert((due, entity.clone()));
         }
     }
+}
+
+/// When to try again what has failed for no reason of its own: after a pause, or up to a quarter of it later, together with
+/// what has failed a little earlier. Each alone would be a request for each.
+fn together(epoch: Instant, now: Instant, pause: Duration) -> Instant {
+    let (grid, since) = (pause.as_micros() / 4, (now + pause).duration_since(epoch).as_micros());
+    let at = since.div_ceil(grid.max(1)) * grid.max(1);
+    epoch + Duration::from_micros(at.try_into().unwrap_or(u64::MAX))
 }
 
 /// The pause after so many tries: twice as long each time.
@@ -282,6 +361,28 @@ mod tests {
         assert_eq!(settle.next_due(), Some(later));
         assert_eq!(settle.take_due(later, 8, 100), [vec![record("a"), record("c")]]);
         assert_eq!(settle.next_due(), None);
+    }
+
+    #[test]
+    fn stuck_entity_holds_some_events_and_the_last_one_waits_for_all() {
+        let (mut settle, now) = (Settle::default(), Instant::now());
+        settle.refused(record("a"), vec![(Receipt(0), at(0))], Tries::default(), now);
+        let many = OF_STUCK as u64;
+        for event in 1..many {
+            assert_eq!(settle.changed(&record("a"), (Receipt(event), at(1)), now), Added::Joined);
+        }
+        assert_eq!(settle.changed(&record("a"), (Receipt(many), at(2)), now), Added::Absorbed);
+        settle.take_due(settle.next_due().unwrap(), 8, 100);
+        assert_eq!(settle.changed(&record("a"), (Receipt(many + 1), at(1)), now), Added::Absorbed);
+        let open = |settle: &mut Settle, complete_to| {
+            let events = answered(settle, "a", at(complete_to), now).unwrap();
+            OF_STUCK - events.len()
+        };
+        assert_eq!(open(&mut settle, 9), 1, "the last one has come after the read began");
+        settle.take_due(settle.next_due().unwrap(), 8, 100);
+        assert_eq!(answered(&mut settle, "a", at(1), now), Some(vec![]), "it waits for the one at 2");
+        settle.take_due(settle.next_due().unwrap(), 8, 100);
+        assert_eq!(answered(&mut settle, "a", at(2), now).unwrap().len(), 1);
     }
 
     #[test]
@@ -329,18 +430,40 @@ mod tests {
         let (mut settle, now) = (Settle::default(), Instant::now());
         settle.changed(&record("a"), (Receipt(1), at(9)), now);
         let (mut time, mut pauses) = (now, Vec::new());
-        for _ in 0..7 {
+        for _ in 0..10 {
             settle.take_due(time, 8, 100);
             assert_eq!(answered(&mut settle, "a", at(8), time), Some(vec![]));
             let due = settle.next_due().unwrap();
             pauses.push((due - time).as_millis());
             time = due;
         }
-        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 30_000, 30_000]);
         settle.take_due(time, 8, 100);
         let (events, tries) = settle.answered(&record("a"), at(9), time).unwrap();
+        assert!(tries.are_late());
         settle.again(record("a"), events, tries, time);
-        assert_eq!(settle.next_due(), Some(time + TOO_OLD.1), "the topic has a newer one");
+        assert_eq!(settle.next_due(), Some(time + FAILED.1), "the topic has a newer one");
+    }
+
+    #[test]
+    fn event_that_says_it_was_received_after_it_was_taken_is_answered_all_the_same() {
+        let (mut settle, now) = (Settle::default(), Instant::now());
+        settle.changed(&record("a"), (Receipt(1), at(2)), now);
+        settle.changed(&record("a"), (Receipt(2), at(5000)), now);
+        settle.take_due(now, 8, 100);
+        settle.changed(&record("a"), (Receipt(3), at(5000)), now);
+        assert_eq!(settle.bound(&record("a"), at(20)), Some(time::Duration::seconds(4980)));
+        assert_eq!(settle.bound(&record("a"), at(20)), None);
+        assert_eq!(
+            answered(&mut settle, "a", at(20), now),
+            Some(vec![(Receipt(1), at(2)), (Receipt(2), at(20))])
+        );
+        settle.take_due(now, 8, 100);
+        assert_eq!(
+            answered(&mut settle, "a", at(21), now),
+            Some(vec![]),
+            "it came after that answer was asked for"
+        );
     }
 
     #[test]
@@ -372,19 +495,74 @@ mod tests {
     }
 
     #[test]
-    fn failed_read_is_repeated_later_each_time_and_then_alone() {
-        let (mut settle, now) = (Settle::default(), Instant::now());
-        let (mut time, mut stuck) = (now, Vec::new());
-        settle.changed(&record("a"), (Receipt(1), at(1)), now);
-        for _ in 0..3 {
-            settle.take_due(time, 8, 100);
-            stuck.push(settle.failed(&record("a"), time));
+    fn failed_read_is_repeated_later_each_time_and_alone_if_it_is_to_blame() {
+        for is_of_one in [false, true] {
+            let (mut settle, now) = (Settle::default(), Instant::now());
+            let (mut time, mut stuck) = (now, Vec::new());
+            settle.changed(&record("a"), (Receipt(1), at(1)), now);
+            for _ in 0..3 {
+                settle.take_due(time, 8, 100);
+                stuck.push(settle.failed(&record("a"), is_of_one, time));
+                time = settle.next_due().unwrap();
+            }
+            assert_eq!(stuck, [false, false, true]);
+            assert_eq!(time - now, Duration::from_millis(500 + 1000 + 2000));
+            settle.changed(&record("b"), (Receipt(2), at(1)), time);
+            assert_eq!(settle.take_due(time, 8, 100).len(), if is_of_one { 2 } else { 1 });
+        }
+    }
+
+    /// The sizes of the groups in which 100 entities are read that always fail.
+    fn sizes(others_are_answered: bool) -> Vec<usize> {
+        let (mut settle, mut time) = (Settle::default(), Instant::now());
+        for id in 0..100 {
+            settle.changed(&record(&id.to_string()), (Receipt(id), at(1)), time);
+        }
+        let mut sizes = Vec::new();
+        for _ in 0..12 {
+            let groups = settle.take_due(time, 100, 100);
+            sizes.push(groups[0].len());
+            assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), 100);
+            for entity in groups.iter().flatten() {
+                settle.failed(entity, false, time);
+            }
+            if others_are_answered {
+                settle.group_is_answered(&record("other"), time + Duration::from_millis(1));
+            }
             time = settle.next_due().unwrap();
         }
-        assert_eq!(stuck, [false, false, true]);
-        assert_eq!(time - now, Duration::from_millis(500 + 1000 + 2000));
-        settle.changed(&record("b"), (Receipt(2), at(1)), time);
-        assert_eq!(settle.take_due(time, 8, 100).len(), 2);
+        sizes
+    }
+
+    #[test]
+    fn what_fails_one_after_the_other_is_soon_read_together() {
+        const COUNT: u64 = 50;
+        let (mut settle, mut now) = (Settle::default(), Instant::now());
+        for id in 0..COUNT {
+            settle.changed(
+                &record(&id.to_string()),
+                (Receipt(id), at(1)),
+                now + Duration::from_millis(40 * id),
+            );
+        }
+        let end = now + Duration::from_secs(100);
+        let mut late = 0;
+        while let Some(due) = settle.next_due().filter(|due| *due < end) {
+            now = due;
+            for group in settle.take_due(now, 8, 100) {
+                late += usize::from(now > end - Duration::from_secs(40));
+                for entity in group {
+                    settle.failed(&entity, false, now);
+                }
+            }
+        }
+        assert!((1..=6).contains(&late), "{late} requests in 40 s");
+    }
+
+    #[test]
+    fn group_that_fails_stays_whole_and_is_halved_only_if_others_are_answered() {
+        assert_eq!(sizes(false), [100; 12]);
+        assert_eq!(sizes(true), [100, 100, 100, 50, 25, 12, 6, 3, 1, 1, 1, 1]);
     }
 
     #[test]

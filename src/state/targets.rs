@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::Options;
 use super::names::Names;
 use crate::attio::entities::{
-    Answer, Container, Entity, EntityReader, EntityRef, Kind, Position, ReadError, Walk,
+    Answer, Container, Entity, EntityReader, EntityRef, Kind, Listed, Position, ReadError, Walk,
 };
 
 /// Parents whose comments are read at a time, and for one page.
@@ -22,11 +22,18 @@ pub struct Scope {
     pub objects: Vec<String>,
     /// Lists whose entries to go through.
     pub lists: Vec<String>,
+    /// Lists, by id, of which somebody has said that they were deleted: what they held is gone.
+    pub deleted_lists: Vec<String>,
 }
 
 impl Scope {
     pub fn is_everything(&self) -> bool {
         self.objects.is_empty() && self.lists.is_empty()
+    }
+
+    /// Whether it belongs to a list that was deleted.
+    pub fn is_deleted(&self, entity: &EntityRef) -> bool {
+        entity.container.as_ref().is_some_and(|container| self.deleted_lists.contains(container))
     }
 }
 
@@ -81,6 +88,18 @@ impl Target {
         Ok(targets)
     }
 
+    /// What an object or a list holds of that kind. Notes cannot be gone through by object: it is all of them.
+    pub(super) fn of(kind: Kind, names: &Names, container: Container) -> Self {
+        let is_list = names.find(Kind::ListEntry, &container.id).is_some();
+        let walked = match kind {
+            Kind::Comment if is_list => Kind::ListEntry,
+            Kind::Comment => Kind::Record,
+            kind => kind,
+        };
+        let container = (!matches!(kind, Kind::Note | Kind::Task)).then_some(container);
+        Self { kind, walked, container }
+    }
+
     /// A name that is the same in each run.
     pub fn key(&self) -> String {
         let container = self.container.as_ref().map_or("", |container| &container.id);
@@ -132,6 +151,8 @@ pub struct Pages {
 pub struct Page {
     pub rows: usize,
     pub entities: Vec<(OffsetDateTime, Entity)>,
+    /// Those that cannot be read, by id where that can be. The log names them.
+    pub unreadable: Vec<String>,
 }
 
 impl Pages {
@@ -145,7 +166,10 @@ impl Pages {
         if self.target.kind == self.target.walked {
             let next = self.walk.next().await?;
             self.safe = self.walk.position().cloned();
-            return Ok(next.map(|answer| Page { rows: answer.value.len(), entities: dated(answer) }));
+            return Ok(next.map(|answer| {
+                let rows = answer.value.entities.len() + answer.value.unreadable.len();
+                page(rows, [answer])
+            }));
         }
         if self.parents.is_empty() {
             let Some(answer) = self.walk.next().await? else {
@@ -155,13 +179,14 @@ impl Pages {
             let container = self.target.container_id();
             let parent =
                 |parent: Entity| EntityRef { kind: parent.kind, container: container.clone(), id: parent.id };
-            self.parents = answer.value.into_iter().map(parent).collect();
+            // One that cannot be read is named where the parents themselves are gone through.
+            self.parents = answer.value.entities.into_iter().map(parent).collect();
         }
         let (at_a_time, most) = PARENTS;
         let rows = self.parents.len().min(most);
         let of = |parent: EntityRef| {
             let reader = self.reader.clone();
-            async move { reader.comments(&parent).await.map(dated) }
+            async move { reader.comments(&parent).await }
         };
         let some: Vec<EntityRef> = self.parents.range(..rows).cloned().collect();
         let read = stream::iter(some).map(of).buffered(at_a_time).try_collect::<Vec<_>>().await?;
@@ -169,10 +194,15 @@ impl Pages {
         if self.parents.is_empty() {
             self.safe = self.walk.position().cloned();
         }
-        Ok(Some(Page { rows, entities: read.into_iter().flatten().collect() }))
+        Ok(Some(page(rows, read)))
     }
 }
 
-fn dated(answer: Answer<Vec<Entity>>) -> Vec<(OffsetDateTime, Entity)> {
-    answer.value.into_iter().map(|entity| (answer.accurate_at, entity)).collect()
+fn page(rows: usize, answers: impl IntoIterator<Item = Answer<Listed>>) -> Page {
+    let mut page = Page { rows, entities: Vec::new(), unreadable: Vec::new() };
+    for Answer { accurate_at, value, .. } in answers {
+        page.entities.extend(value.entities.into_iter().map(|entity| (accurate_at, entity)));
+        page.unreadable.extend(value.unreadable);
+    }
+    page
 }

@@ -3,12 +3,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::notice::CLOCKS;
 use crate::attio::entities::{EntityRef, Kind};
 
 /// Between two warnings of a kind.
 const PAUSE: Duration = Duration::from_secs(60);
-/// An answer that is older than its event by more says that two clocks differ.
-const CLOCKS: Duration = Duration::from_secs(10);
 /// Objects and lists that are named.
 const NAMED: usize = 1000;
 
@@ -17,6 +16,8 @@ pub(super) struct Warnings {
     of_workspace: bool,
     unseen: HashSet<String>,
     clocks: Option<Instant>,
+    receipts: Option<Instant>,
+    writer: Option<Instant>,
     broker: Option<Instant>,
 }
 
@@ -34,11 +35,21 @@ impl Warnings {
     pub(super) fn of_unseen(&mut self, entity: &EntityRef) {
         let Some(id) = &entity.container else { return };
         if self.unseen.len() < NAMED && self.unseen.insert(id.clone()) {
-            let owner = if entity.kind == Kind::ListEntry { "list" } else { "object" };
+            let owner = match entity.kind {
+                Kind::Record => "object",
+                Kind::ListEntry => "list",
+                Kind::Note | Kind::Task | Kind::Comment => "what belongs to",
+            };
             tracing::warn!(
-                "events of {owner} {id} are ignored: ATTIO_API_KEY may not see it; once it may, run `state backfill`"
+                "events of {owner} {id} are ignored: ATTIO_API_KEY may not see it, or it was deleted; once the key may \
+                 see it, what it holds is read"
             );
         }
+    }
+
+    /// An object or a list that the key may see again.
+    pub(super) fn seen(&mut self, id: &str) {
+        self.unseen.remove(id);
     }
 
     /// An answer that is much older than the request.
@@ -51,6 +62,33 @@ impl Warnings {
                 "Attio's answer is {} s old, older than the event: reading again until it is not; if this lasts, the \
                  clocks of the bridge and of Attio differ",
                 age.as_secs()
+            );
+        }
+    }
+
+    /// An event whose receipt is later than Attio's answer was sent that it was taken before.
+    pub(super) fn of_receipts(&mut self, entity: &EntityRef, ahead: time::Duration) {
+        if is_due(&mut self.receipts) {
+            tracing::warn!(
+                kind = entity.kind.as_str(),
+                id = entity.id,
+                "an event was received {} s after Attio's time now, as it says: the clock of the bridge that received it is \
+                 ahead; its state is {} s late",
+                ahead.whole_seconds(),
+                CLOCKS.as_secs()
+            );
+        }
+    }
+
+    /// A state that the writer takes for too old.
+    pub(super) fn of_writer(&mut self, entity: &EntityRef, age: i64) {
+        if is_due(&mut self.writer) {
+            tracing::error!(
+                kind = entity.kind.as_str(),
+                id = entity.id,
+                "what Attio has answered counts as {} s old, too old to be stored, and is read again: if this lasts, the \
+                 clock of this host is ahead of Attio's: correct it",
+                age / 1000
             );
         }
     }

@@ -14,8 +14,11 @@ use crate::attio::entities::{Answer, Entity, EntityReader, EntityRef, Kind, Read
 use crate::bus::state::{Change, Outcome, State, StateError, milliseconds};
 use crate::bus::states::Publisher;
 
-/// Before a state is read again.
-const AGAIN: Duration = Duration::from_millis(250);
+/// Before a state is read again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// How often states are read again that count as too old, or of which the topic has newer ones, within half a minute.
+const ROUNDS: u32 = 10;
 
 /// Between two attempts, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -84,13 +87,13 @@ impl Reading {
                     match answer {
                         Ok(answer) => reread.found.push((entity, answer)),
                         Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
-                        Err(ReadError::Retryable(reason)) if attempt == ATTEMPTS => {
+                        Err(error) if attempt == ATTEMPTS => {
                             reread.failed += 1;
-                            say_of(&entity, format_args!("cannot be read: {reason}"));
+                            say_of(&entity, format_args!("cannot be read: {error}"));
                         }
-                        Err(ReadError::Retryable(reason)) => {
+                        Err(error) => {
                             again.push(entity);
-                            why = reason;
+                            why = error.to_string();
                         }
                     }
                 }
@@ -109,7 +112,7 @@ impl Writing {
     /// Publishes states, however long the broker is away, until each is stored, or something newer is.
     pub async fn publish(&self, mut batch: Vec<(EntityRef, State)>) -> Result<Stored, Error> {
         let mut done = Stored::default();
-        loop {
+        for round in 0..=ROUNDS {
             let outcomes = self.store(&batch).await?;
             // With the time at which each was last seen.
             let mut again = BTreeMap::new();
@@ -117,7 +120,7 @@ impl Writing {
                 match outcome {
                     Outcome::Done => done.stored += 1,
                     Outcome::Gone => {}
-                    Outcome::Newer => drop(again.insert(entity, state.at)),
+                    Outcome::Newer | Outcome::TooOld => drop(again.insert(entity, state.at)),
                     Outcome::TooLarge { bytes } => {
                         done.failed += 1;
                         let advice = self.publisher.limit();
@@ -133,7 +136,8 @@ impl Writing {
             if again.is_empty() {
                 return Ok(done);
             }
-            tokio::time::sleep(AGAIN).await;
+            let (first, longest) = AGAIN;
+            tokio::time::sleep((first * 2_u32.pow(round)).min(longest)).await;
             let reread = self.reading.read(again.keys().cloned().collect()).await?;
             done.failed += reread.failed;
             for (entity, answer) in reread.found {
@@ -147,6 +151,12 @@ impl Writing {
                 }
             }
         }
+        Err(StateError::Lasting(
+            "what was read just now counts as older than what the topics hold, or as too old to be stored: correct the \
+             clock of this host, or of another that writes states: one is ahead of Attio's"
+                .into(),
+        )
+        .into())
     }
 
     async fn store(&self, batch: &[(EntityRef, State)]) -> Result<Vec<Outcome>, Error> {
@@ -174,7 +184,7 @@ pub async fn patiently<T>(mut read: impl AsyncFnMut() -> Result<T, ReadError>) -
         match read().await {
             Ok(value) => return Ok(value),
             Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
-            Err(ReadError::Retryable(reason)) => pauses.pause(&reason).await,
+            Err(error) => pauses.pause(&error.to_string()).await,
         }
     }
 }

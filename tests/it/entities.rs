@@ -72,6 +72,32 @@ fn many_reads_those_asked_for_and_leaves_out_what_is_gone() {
 }
 
 #[test]
+fn many_fails_for_all_and_leaves_out_what_cannot_be_read() {
+    let attio = Attio::start();
+    let (reader, _) = reader(&attio, 100);
+    let (all, people) = (people(&attio, 3), object(&attio, "people"));
+    let many = || attio.block_on(reader.many(Kind::Record, &people, &all));
+    let world = attio.store().everything(Category::Record);
+    let mut rows: Vec<Value> = all.iter().map(|id| world[id].clone()).collect();
+    rows[1]["created_at"] = json!(7);
+    let refusal = json!({ "status_code": 400, "type": "x", "code": "filter_error", "message": "z" });
+    attio.faults([
+        Fault::Status(503),
+        Fault::Answer(200, "{\"data\":".into()),
+        Fault::Answer(400, refusal.to_string()),
+        Fault::Answer(200, json!({ "data": rows }).to_string()),
+        Fault::Answer(200, json!({ "data": rows[1] }).to_string()),
+    ]);
+    for _ in 0..2 {
+        assert!(matches!(many(), Err(ReadError::Retryable(_))));
+    }
+    assert_eq!(ids(&many().unwrap().value), BTreeSet::new(), "each is to be asked for alone");
+    assert_eq!(ids(&many().unwrap().value), BTreeSet::from([all[0].clone(), all[2].clone()]));
+    let alone = attio.block_on(reader.one(&record(&attio, &all[1])));
+    assert!(matches!(alone, Err(ReadError::OfOne(_))), "{alone:?}");
+}
+
+#[test]
 fn one_of_each_kind_is_read_and_then_gone() {
     let attio = Attio::start();
     let (reader, results) = reader(&attio, 100);
@@ -195,7 +221,7 @@ fn walk_sees_every_row_while_others_are_deleted() {
     let mut seen = BTreeSet::new();
     for page in 0.. {
         let Some(answer) = attio.block_on(walk.next()).unwrap() else { break };
-        seen.extend(ids(&answer.value));
+        seen.extend(ids(&answer.value.entities));
         if page == 0 {
             all[100..150].iter().for_each(|id| attio.store().remove(id).unwrap());
         }
@@ -209,18 +235,18 @@ fn walk_sees_every_row_while_others_are_deleted() {
     let mut notes = Walk::new(reader.clone(), Kind::Note, None, Position::default());
     let mut seen = BTreeSet::new();
     while let Some(answer) = attio.block_on(notes.next()).unwrap() {
-        seen.extend(ids(&answer.value));
+        seen.extend(ids(&answer.value.entities));
     }
     assert_eq!(seen.len(), 120);
     for number in 0..60 {
         attio.store().add_comment(person, None, &format!("comment {number}")).unwrap();
     }
     let comments = attio.block_on(reader.comments(&record(&attio, person))).unwrap();
-    assert_eq!(ids(&comments.value).len(), 60);
+    assert_eq!(ids(&comments.value.entities).len(), 60);
     let first = attio.store().add_comment(person, None, "the first of many").unwrap();
     for number in 0..300 {
         attio.store().add_comment(person, Some(&first), &format!("reply {number}")).unwrap();
     }
     let comments = attio.block_on(reader.comments(&record(&attio, person))).unwrap();
-    assert_eq!(ids(&comments.value).len(), 361);
+    assert_eq!(ids(&comments.value.entities).len(), 361);
 }

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
 use super::{Container, Entity, Kind};
 use crate::attio::types::{Resource, Token};
@@ -52,6 +53,19 @@ struct Ids {
     thread_id: Option<String>,
 }
 
+impl Ids {
+    /// The id of an entity of that kind.
+    fn of(&self, kind: Kind) -> Option<String> {
+        match kind {
+            Kind::Record => self.record_id.clone(),
+            Kind::ListEntry => self.entry_id.clone(),
+            Kind::Note => self.note_id.clone(),
+            Kind::Task => self.task_id.clone(),
+            Kind::Comment => self.comment_id.clone(),
+        }
+    }
+}
+
 /// What was commented on.
 #[derive(Deserialize)]
 struct Parent {
@@ -80,14 +94,21 @@ pub(super) fn id_member(kind: Kind) -> &'static str {
     }
 }
 
-pub(super) fn one(kind: Kind, body: &[u8]) -> Result<Entity, Unreadable> {
-    let Data::<Box<RawValue>> { data } = serde_json::from_slice(body)?;
-    entity(kind, data)
+/// One entity of an answer.
+pub(super) struct Row {
+    /// Its id; a hash of its text where the id cannot be read.
+    pub(super) id: String,
+    pub(super) entity: Result<Entity, Unreadable>,
 }
 
-pub(super) fn many(kind: Kind, body: &[u8]) -> Result<Vec<Entity>, Unreadable> {
+pub(super) fn one(kind: Kind, body: &[u8]) -> Result<Row, Unreadable> {
+    let Data::<Box<RawValue>> { data } = serde_json::from_slice(body)?;
+    Ok(row(kind, data))
+}
+
+pub(super) fn many(kind: Kind, body: &[u8]) -> Result<Vec<Row>, Unreadable> {
     let Data::<Vec<Box<RawValue>>> { data } = serde_json::from_slice(body)?;
-    data.into_iter().map(|data| entity(kind, data)).collect()
+    Ok(data.into_iter().map(|data| row(kind, data)).collect())
 }
 
 #[derive(Deserialize)]
@@ -97,19 +118,19 @@ struct Thread {
 }
 
 impl Thread {
-    fn comments(self) -> Result<Vec<Entity>, Unreadable> {
-        self.comments.into_iter().map(|data| entity(Kind::Comment, data)).collect()
+    fn comments(self) -> Vec<Row> {
+        self.comments.into_iter().map(|data| row(Kind::Comment, data)).collect()
     }
 }
 
 /// Threads by id, with the comments that are shown of them.
-pub(super) fn threads(body: &[u8]) -> Result<Vec<(String, Vec<Entity>)>, Unreadable> {
+pub(super) fn threads(body: &[u8]) -> Result<Vec<(String, Vec<Row>)>, Unreadable> {
     let Data::<Vec<Thread>> { data } = serde_json::from_slice(body)?;
-    data.into_iter().map(|thread| Ok((usable(thread.id.thread_id.clone())?, thread.comments()?))).collect()
+    data.into_iter().map(|thread| Ok((usable(thread.id.thread_id.clone())?, thread.comments()))).collect()
 }
 
 /// Comments of one thread, and the cursor of those that follow.
-pub(super) fn thread(body: &[u8]) -> Result<(Vec<Entity>, Option<String>), Unreadable> {
+pub(super) fn thread(body: &[u8]) -> Result<(Vec<Row>, Option<String>), Unreadable> {
     #[derive(Deserialize)]
     struct Paged {
         data: Thread,
@@ -120,7 +141,7 @@ pub(super) fn thread(body: &[u8]) -> Result<(Vec<Entity>, Option<String>), Unrea
         next_cursor: Option<String>,
     }
     let Paged { data, pagination } = serde_json::from_slice(body)?;
-    Ok((data.comments()?, pagination.and_then(|pagination| pagination.next_cursor)))
+    Ok((data.comments(), pagination.and_then(|pagination| pagination.next_cursor)))
 }
 
 /// The workspace of a key; none if Attio does not know the key.
@@ -143,31 +164,47 @@ pub(super) fn containers(owner: Resource, body: &[u8]) -> Result<Vec<Container>,
     data.into_iter().map(container).collect()
 }
 
-fn entity(kind: Kind, data: Box<RawValue>) -> Result<Entity, Unreadable> {
+fn row(kind: Kind, data: Box<RawValue>) -> Row {
+    #[derive(Deserialize)]
+    struct Named {
+        id: Ids,
+    }
+    match entity(kind, data.get()) {
+        Ok(with) => {
+            let entity = with(data);
+            Row { id: entity.id.clone(), entity: Ok(entity) }
+        }
+        Err(error) => {
+            let named = serde_json::from_str::<Named>(data.get()).ok();
+            let id = named.and_then(|named| usable(named.id.of(kind)).ok());
+            let hash = || Uuid::new_v5(&Uuid::NAMESPACE_OID, data.get().as_bytes()).to_string();
+            Row { id: id.unwrap_or_else(hash), entity: Err(error) }
+        }
+    }
+}
+
+/// Reads an entity, which is to be given its own text.
+fn entity(kind: Kind, text: &str) -> Result<impl FnOnce(Box<RawValue>) -> Entity + use<>, Unreadable> {
     let Head { id, created_at, parent_object, thread_id, record, entry, values } =
-        serde_json::from_str(data.get())?;
-    let own = match kind {
-        Kind::Record => id.record_id,
-        Kind::ListEntry => id.entry_id,
-        Kind::Note => id.note_id,
-        Kind::Task => id.task_id,
-        Kind::Comment => id.comment_id,
-    };
+        serde_json::from_str(text)?;
+    let own = usable(id.of(kind))?;
     // What `sorts` goes by; the other one may differ by seconds.
     let attribute = values.and_then(|values| values.created_at);
     let stamps: Option<Vec<Stamp>> = attribute.and_then(|stamps| serde_json::from_str(stamps.get()).ok());
     let created_at = stamps.and_then(|stamps| Some(stamps.into_iter().next()?.value)).unwrap_or(created_at);
-    let created_at = OffsetDateTime::parse(&created_at, &Rfc3339);
+    let created_at =
+        OffsetDateTime::parse(&created_at, &Rfc3339).map_err(|_| Unreadable("created_at".to_owned()))?;
     let object = id.object_id.or(parent_object).or(record.and_then(|record| record.object_id));
     let list = id.list_id.or(entry.and_then(|entry| entry.list_id));
-    Ok(Entity {
+    let workspace_id = usable(Some(id.workspace_id))?;
+    Ok(move |data| Entity {
         kind,
-        id: usable(own)?,
-        workspace_id: usable(Some(id.workspace_id))?,
+        id: own,
+        workspace_id,
         object: object.filter(|object| catalog::is_id(object)),
         list: list.filter(|list| catalog::is_id(list)),
         thread: thread_id.filter(|thread| catalog::is_id(thread)),
-        created_at: created_at.map_err(|_| Unreadable("created_at".to_owned()))?,
+        created_at,
         data,
     })
 }
@@ -187,10 +224,11 @@ mod tests {
             "created_at":"2026-01-01T00:00:00.000000000Z", "values": {"n": [1.50, "\u00e9"],  "created_at": []} }"#;
         let body = format!("{{\"data\": [ {text} , {text}]}}");
         let found = many(Kind::Record, body.as_bytes()).unwrap();
+        let found: Vec<Entity> = found.into_iter().map(|row| row.entity.unwrap()).collect();
         assert!(found.len() == 2 && found.iter().all(|entity| entity.data.get() == text));
         assert_eq!((&*found[0].id, found[0].object.as_deref()), ("r", Some("o")));
         let body = format!("{{\"data\":{text}\n}}");
-        assert_eq!(one(Kind::Record, body.as_bytes()).unwrap().data.get(), text);
+        assert_eq!(one(Kind::Record, body.as_bytes()).unwrap().entity.unwrap().data.get(), text);
     }
 
     #[test]
@@ -198,7 +236,7 @@ mod tests {
         let body = r#"{"data":{"id":{"workspace_id":"w","list_id":"l","entry_id":"e"},"parent_object":"people",
             "parent_record_id":"r","created_at":"2026-01-01T00:00:09Z",
             "entry_values":{"created_at":[{"value":"2026-01-01T00:00:02Z","active_until":null}]}}}"#;
-        let entity = one(Kind::ListEntry, body.as_bytes()).unwrap();
+        let entity = one(Kind::ListEntry, body.as_bytes()).unwrap().entity.unwrap();
         assert_eq!((entity.object.as_deref(), entity.list.as_deref()), (Some("people"), Some("l")));
         assert_eq!(entity.created_at.second(), 2, "the attribute's own");
     }
@@ -209,6 +247,7 @@ mod tests {
             "id":{"workspace_id":"w","comment_id":"c"},"thread_id":"t","created_at":"2026-01-01T00:00:09Z",
             "record":{"record_id":"r","object_id":"o"},"entry":null}]}]}"#;
         let (id, comments) = threads(body.as_bytes()).unwrap().remove(0);
+        let comments: Vec<Entity> = comments.into_iter().map(|row| row.entity.unwrap()).collect();
         let of = (comments[0].thread.as_deref(), comments[0].object.as_deref());
         assert_eq!((&*id, of), ("t", (Some("t"), Some("o"))));
     }
@@ -222,7 +261,19 @@ mod tests {
             r#"{"data":{"id":{"workspace_id":"w","record_id":"r"},"created_at":"yesterday"}}"#,
         ];
         for body in bodies {
-            assert!(one(Kind::Record, body.as_bytes()).is_err(), "{body}");
+            assert!(one(Kind::Record, body.as_bytes()).and_then(|row| row.entity).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn row_that_cannot_be_read_spoils_no_other_and_has_its_id_where_that_can_be() {
+        let good = r#"{"id":{"workspace_id":"w","record_id":"r"},"created_at":"2026-01-01T00:00:00Z"}"#;
+        let late = r#"{"id":{"workspace_id":"w","record_id":"late"},"created_at":"soon"}"#;
+        let body = format!("{{\"data\":[{late},{good},7,8,7]}}");
+        let rows = many(Kind::Record, body.as_bytes()).unwrap();
+        let good: Vec<_> = rows.iter().map(|row| row.entity.is_ok()).collect();
+        assert_eq!(good, [false, true, false, false, false]);
+        assert_eq!((&*rows[0].id, &*rows[1].id), ("late", "r"));
+        assert!(rows[2].id != rows[3].id && rows[2].id == rows[4].id, "told apart by their text");
     }
 }

@@ -47,7 +47,8 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntityRef {
     pub kind: Kind,
-    /// The object of a record, the list of an entry; by id.
+    /// The object of a record, the list of an entry; by id. Where it is known, the object or list of what a note or a
+    /// comment is about, by id or by slug.
     pub container: Option<String>,
     pub id: String,
 }
@@ -59,14 +60,16 @@ pub struct Answer<T> {
     pub accurate_at: OffsetDateTime,
     /// Every change until then is in the answer: the header, and without it as much earlier as answers can be old.
     pub complete_to: OffsetDateTime,
+    /// When it was sent, by Attio's clock, in whole seconds: the header `Date`.
+    pub sent_at: Option<OffsetDateTime>,
     pub value: T,
 }
 
 impl<T> Answer<T> {
     /// What was read from the answer.
     fn try_map<U>(self, read: impl FnOnce(T) -> Result<U, ReadError>) -> Result<Answer<U>, ReadError> {
-        let Self { accurate_at, complete_to, value } = self;
-        Ok(Answer { accurate_at, complete_to, value: read(value)? })
+        let Self { accurate_at, complete_to, sent_at, value } = self;
+        Ok(Answer { accurate_at, complete_to, sent_at, value: read(value)? })
     }
 
     /// Counts as no younger than another answer, which is part of it.
@@ -137,6 +140,14 @@ named_enum! {
     }
 }
 
+/// Entities of one answer, each read for itself.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    pub entities: Vec<Entity>,
+    /// Those that are not as documented, which the log has named: by id, or by a hash where the id cannot be read either.
+    pub unreadable: Vec<String>,
+}
+
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     /// 401 or 403. Says what to grant; repeating does not help.
@@ -146,6 +157,10 @@ pub enum ReadError {
         scopes: &'static str,
         reason: String,
     },
+    /// It is about this one entity, and says nothing about others: 400, or an answer in which the entity is not as
+    /// documented. To be tried again, alone.
+    #[error("{0}")]
+    OfOne(String),
     /// Anything else but 429, which is waited out: to be tried again.
     #[error("{0}")]
     Retryable(String),

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Method;
+use hyper::header::DATE;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::answer::{self, Unreadable};
+use super::answer::{self, Row, Unreadable};
 use super::limiter::Limiter;
-use super::{Answer, Container, Entity, EntityRef, Kind, ReadError, ReadResult, Single};
+use super::{Answer, Container, Entity, EntityRef, Kind, Listed, ReadError, ReadResult, Single};
 use crate::attio::request::Requests;
 use crate::attio::types::Resource;
 use crate::attio::{Error, Failed, Options};
@@ -68,7 +69,8 @@ impl EntityReader {
     }
 
     /// Reads records of one object, or entries of one list, by their ids, at most [`Self::MAX_IDS`]. One that the
-    /// query does not find is absent: [`EntityReader::one`] says why. What was not asked for is left out.
+    /// query does not find, or whose row cannot be read, is absent: [`EntityReader::one`] says why. What was not asked
+    /// for is left out.
     pub async fn many(
         &self,
         kind: Kind,
@@ -83,11 +85,15 @@ impl EntityReader {
                 Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body))?,
                 // Without the object or the list, none of them exists.
                 Reply::NotFound(_) => Vec::new(),
-                // The filter is documented for records only: entries are then read one by one.
-                Reply::Invalid(_) if kind == Kind::ListEntry => Vec::new(),
-                Reply::Invalid(failed) => return Err(failed.into()),
+                // Something that was asked for is to blame, or entries cannot be asked for in this way, which is
+                // documented for records only.
+                Reply::Invalid(failed) => {
+                    tracing::debug!("{failed}: reading one by one");
+                    Vec::new()
+                }
             };
-            Ok(found.into_iter().filter(|entity| ids.contains(&entity.id)).collect())
+            let readable = found.into_iter().filter_map(|row| row.entity.ok());
+            Ok(readable.filter(|entity| ids.contains(&entity.id)).collect())
         })
     }
 
@@ -96,11 +102,14 @@ impl EntityReader {
         let path = path(entity)?;
         self.call(entity.kind, &Method::GET, &path, None).await?.try_map(|reply| match reply {
             Reply::Body(body) => {
-                self.read(entity.kind, &path, answer::one(entity.kind, &body)).map(Single::Found)
+                let row = self.read(entity.kind, &path, answer::one(entity.kind, &body))?;
+                self.read(entity.kind, &path, row.entity)
+                    .map(Single::Found)
+                    .map_err(|error| ReadError::OfOne(error.to_string()))
             }
             Reply::NotFound(code) if code == "merge_in_progress" => Ok(Single::MergeInProgress),
             Reply::NotFound(_) => Ok(Single::Gone),
-            Reply::Invalid(failed) => Err(failed.into()),
+            Reply::Invalid(failed) => Err(ReadError::OfOne(failed.to_string())),
         })
     }
 
@@ -112,7 +121,7 @@ impl EntityReader {
         container: Option<&str>,
         offset: usize,
         limit: usize,
-    ) -> Result<Answer<Vec<Entity>>, ReadError> {
+    ) -> Result<Answer<Vec<Row>>, ReadError> {
         let (method, path, body) = match container {
             Some(container) => {
                 let sorts = [json!({ "attribute": "created_at", "direction": "asc" })];
@@ -129,13 +138,14 @@ impl EntityReader {
     }
 
     /// Reads the comments on a record or an entry.
-    pub async fn comments(&self, parent: &EntityRef) -> Result<Answer<Vec<Entity>>, ReadError> {
+    pub async fn comments(&self, parent: &EntityRef) -> Result<Answer<Listed>, ReadError> {
         let names =
             if parent.kind == Kind::ListEntry { ["entry_id", "list"] } else { ["record_id", "object"] };
         let container = segment(parent.container.as_deref().unwrap_or_default())?;
         let of = format!("{}={}&{}={container}", names[0], segment(&parent.id)?, names[1]);
         let now = OffsetDateTime::now_utc();
-        let mut comments = Answer { accurate_at: now, complete_to: now, value: Vec::new() };
+        let mut comments =
+            Answer { accurate_at: now, complete_to: now, sent_at: None, value: Listed::default() };
         for page in 0.. {
             let path = format!("/v2/threads?{of}&limit={THREADS}&offset={}", page * THREADS);
             let answer = self.call(Kind::Comment, &Method::GET, &path, None).await?;
@@ -148,7 +158,7 @@ impl EntityReader {
             let count = threads.len();
             for (id, found) in threads {
                 if found.len() < COMMENTS.0 {
-                    comments.value.extend(found);
+                    found.into_iter().for_each(|row| comments.value.add(Kind::Comment, row));
                 } else {
                     self.whole_thread(&id, &mut comments).await?;
                 }
@@ -177,7 +187,7 @@ impl EntityReader {
     }
 
     /// Reads all comments of a long thread.
-    async fn whole_thread(&self, id: &str, comments: &mut Answer<Vec<Entity>>) -> Result<(), ReadError> {
+    async fn whole_thread(&self, id: &str, comments: &mut Answer<Listed>) -> Result<(), ReadError> {
         let mut cursor = String::new();
         loop {
             let path = format!("/v2/threads/{}?limit={}{cursor}", segment(id)?, COMMENTS.1);
@@ -188,7 +198,7 @@ impl EntityReader {
                 Reply::NotFound(_) => return Ok(()),
                 Reply::Invalid(failed) => return Err(failed.into()),
             };
-            comments.value.extend(found);
+            found.into_iter().for_each(|row| comments.value.add(Kind::Comment, row));
             let Some(next) = next else { return Ok(()) };
             cursor = format!("&cursor={}", utf8_percent_encode(&next, NON_ALPHANUMERIC));
         }
@@ -225,12 +235,13 @@ impl EntityReader {
                 self.requests.silence(method, path, error)
             })?;
             drop(request);
-            let stated = accurate_at(&response);
+            let (stated, sent_at) = (accurate_at(&response), sent_at(&response));
             let (accurate_at, complete_to) = (stated.unwrap_or(begun), stated.unwrap_or(begun - OLDEST));
             let status = response.status;
             if (200..300).contains(&status) {
                 (self.observe)(kind, ReadResult::Ok);
-                return Ok(Answer { accurate_at, complete_to, value: Reply::Body(response.body) });
+                let value = Reply::Body(response.body);
+                return Ok(Answer { accurate_at, complete_to, sent_at, value });
             }
             let (failed, retry_after) = self.requests.refusal(method, path, response);
             let (result, answer) = match (status, failed.code.is_empty()) {
@@ -252,7 +263,7 @@ impl EntityReader {
                 _ => (ReadResult::Failed, Err(failed.into())),
             };
             (self.observe)(kind, result);
-            return answer.map(|value| Answer { accurate_at, complete_to, value });
+            return answer.map(|value| Answer { accurate_at, complete_to, sent_at, value });
         }
     }
 
@@ -261,6 +272,23 @@ impl EntityReader {
             (self.observe)(kind, ReadResult::Failed);
             ReadError::Retryable(format!("{path}: the answer is not as documented ({at})"))
         })
+    }
+}
+
+impl Listed {
+    /// Adds a row, or names it in the log.
+    pub(super) fn add(&mut self, kind: Kind, row: Row) {
+        match row.entity {
+            Ok(entity) => self.entities.push(entity),
+            Err(Unreadable(at)) => {
+                tracing::error!(
+                    kind = kind.as_str(),
+                    id = row.id,
+                    "cannot be read: it is not as documented ({at})"
+                );
+                self.unreadable.push(row.id);
+            }
+        }
     }
 }
 
@@ -280,7 +308,12 @@ fn wait(limited: u32, asked: Option<Duration>) -> Duration {
 
 fn accurate_at(response: &Response) -> Option<OffsetDateTime> {
     let text = response.headers.get("x-accurate-at")?.to_str().ok()?;
-    OffsetDateTime::parse(text, &Rfc3339).ok().map(|time| time.to_offset(time::UtcOffset::UTC))
+    OffsetDateTime::parse(text, &Rfc3339).ok()?.checked_to_offset(time::UtcOffset::UTC)
+}
+
+fn sent_at(response: &Response) -> Option<OffsetDateTime> {
+    let text = response.headers.get(DATE)?.to_str().ok()?;
+    httpdate::parse_http_date(text).ok().map(OffsetDateTime::from)
 }
 
 /// Source: Attio's reference, at each endpoint.

@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Answer, Entity, EntityReader, Kind, ReadError};
+use super::answer::Row as Found;
+use super::{Answer, EntityReader, Kind, Listed, ReadError};
 
 /// Rows of a page that the next one begins with.
 const OVERLAP: usize = 20;
@@ -25,8 +26,8 @@ pub struct Position {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Row {
     id: String,
-    /// Unix time in nanoseconds.
-    created_at: i64,
+    /// Unix time in nanoseconds; none of a row that cannot be read.
+    created_at: Option<i64>,
 }
 
 /// Pages that are read ahead while full ones come.
@@ -43,7 +44,7 @@ pub struct Walk {
     ahead: VecDeque<(usize, Reading)>,
 }
 
-type Rows = Result<Answer<Vec<Entity>>, ReadError>;
+type Rows = Result<Answer<Vec<Found>>, ReadError>;
 
 type Reading = AbortOnDropHandle<Rows>;
 
@@ -60,7 +61,7 @@ impl Walk {
 
     /// The entities of the next page that were not on the page before; none at the end. After an error it may be
     /// called again.
-    pub async fn next(&mut self) -> Result<Option<Answer<Vec<Entity>>>, ReadError> {
+    pub async fn next(&mut self) -> Result<Option<Answer<Listed>>, ReadError> {
         let limit = limit(self.kind);
         while let Some(offset) = self.position.as_ref().map(|position| position.offset) {
             let rows = match self.ahead.pop_front() {
@@ -74,9 +75,13 @@ impl Walk {
             };
             self.read_ahead(offset, rows.value.len() == limit, limit);
             let Some(position) = &mut self.position else { break };
-            let Answer { accurate_at, complete_to, value } = rows;
+            let Answer { accurate_at, complete_to, sent_at, value } = rows;
             match position.take(value, self.kind != Kind::Note, limit) {
-                Step::Fresh(value) => return Ok(Some(Answer { accurate_at, complete_to, value })),
+                Step::Fresh(rows) => {
+                    let mut value = Listed::default();
+                    rows.into_iter().for_each(|row| value.add(self.kind, row));
+                    return Ok(Some(Answer { accurate_at, complete_to, sent_at, value }));
+                }
                 Step::Back => {}
                 Step::End => self.position = None,
             }
@@ -127,10 +132,9 @@ fn limit(kind: Kind) -> usize {
     if kind == Kind::Note { 50 } else { 500 }
 }
 
-#[derive(Debug)]
 enum Step {
     /// The rows that were not in the tail.
-    Fresh(Vec<Entity>),
+    Fresh(Vec<Found>),
     /// The page does not join the one before.
     Back,
     End,
@@ -138,17 +142,17 @@ enum Step {
 
 impl Position {
     /// Takes the page at the offset and moves on, or back.
-    fn take(&mut self, mut rows: Vec<Entity>, is_sorted: bool, limit: usize) -> Step {
-        let (count, row) = (rows.len(), |entity: &Entity| Row {
-            id: entity.id.clone(),
-            created_at: entity.created_at.unix_timestamp_nanos().try_into().unwrap_or(i64::MAX),
-        });
-        let is_known = |entity: &Entity| self.tail.iter().any(|known| known.id == entity.id);
-        let is_older = rows
-            .first()
-            .map(row)
-            .zip(self.tail.first())
-            .is_some_and(|(first, oldest)| first.created_at < oldest.created_at);
+    fn take(&mut self, mut rows: Vec<Found>, is_sorted: bool, limit: usize) -> Step {
+        let created_at = |row: &Found| {
+            let entity = row.entity.as_ref().ok()?;
+            Some(entity.created_at.unix_timestamp_nanos().try_into().unwrap_or(i64::MAX))
+        };
+        let (count, row) =
+            (rows.len(), |row: &Found| Row { id: row.id.clone(), created_at: created_at(row) });
+        let is_known = |row: &Found| self.tail.iter().any(|known| known.id == row.id);
+        let first = rows.iter().find_map(created_at);
+        let oldest = self.tail.iter().find_map(|row| row.created_at);
+        let is_older = first.zip(oldest).is_some_and(|(first, oldest)| first < oldest);
         let joins = self.offset == 0 || rows.iter().any(is_known) || (is_sorted && is_older);
         if !joins {
             self.offset = self.offset.saturating_sub(limit);
@@ -172,14 +176,30 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
+    use crate::attio::entities::Entity;
+    use crate::attio::entities::answer::Unreadable;
 
     const LIMIT: usize = 50;
 
-    fn entity(number: usize) -> Entity {
+    /// Some rows cannot be read.
+    fn row(number: usize) -> Found {
         let created_at = OffsetDateTime::from_unix_timestamp(number as i64).unwrap();
         let (id, workspace_id) = (number.to_string(), "w".to_owned());
         let (object, list, thread, data) = (None, None, None, RawValue::from_string("{}".into()).unwrap());
-        Entity { kind: Kind::Record, id, workspace_id, object, list, thread, created_at, data }
+        let entity = match number % 7 == 0 || (100..170).contains(&number) {
+            false => Ok(Entity {
+                kind: Kind::Record,
+                id: id.clone(),
+                workspace_id,
+                object,
+                list,
+                thread,
+                created_at,
+                data,
+            }),
+            true => Err(Unreadable("created_at".into())),
+        };
+        Found { id, entity }
     }
 
     /// Walks through a world of that many rows, from which `change` removes some before each page. What was seen.
@@ -191,11 +211,9 @@ mod tests {
         let (mut position, mut seen) = (Position::default(), Vec::new());
         for page in 0..1000 {
             change(page, &mut rows);
-            let found = rows.iter().skip(position.offset).take(LIMIT).map(|number| entity(*number)).collect();
+            let found = rows.iter().skip(position.offset).take(LIMIT).map(|number| row(*number)).collect();
             match position.take(found, is_sorted, LIMIT) {
-                Step::Fresh(fresh) => {
-                    seen.extend(fresh.iter().map(|entity| entity.id.parse::<usize>().unwrap()))
-                }
+                Step::Fresh(fresh) => seen.extend(fresh.iter().map(|row| row.id.parse::<usize>().unwrap())),
                 Step::Back => {}
                 Step::End => return seen,
             }

@@ -19,9 +19,12 @@ use std::time::Duration;
 use async_nats::header::{
     HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM,
 };
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull::{Config as ConsumerConfig, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
+use async_nats::jetstream::context::{
+    ContextBuilder, GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind,
+};
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap as Headers, Subject};
@@ -53,8 +56,6 @@ const PROGRESS: Duration = Duration::from_secs(5);
 const MAX_HELD: i64 = 10_000;
 /// How often a state is compared and stored anew before its batch counts as failed for now.
 const ATTEMPTS: usize = 20;
-/// Tombstones that are read in search of a state.
-const TOMBSTONES: usize = 100;
 /// Between two attempts to reach the consumer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -219,15 +220,25 @@ impl Publisher {
     }
 }
 
-/// A state that is kept: one of the oldest, as what comes first may be a tombstone.
+/// A state that is kept: the oldest one, as what comes first may be a tombstone. None if there is none.
 pub(in crate::bus) async fn any(options: &Options, writer: &Writer) -> Result<Option<Item>, StateError> {
-    let Ok(client) = connect::connect_once(options, drop).await? else { return Ok(None) };
+    let client = connect::connect_once(options, drop).await?.map_err(StateError::Passing)?;
     let context = ContextBuilder::new().timeout(REQUEST).build(client);
-    let Ok(stream) = context.get_stream(&writer.stream).await else { return Ok(None) };
+    let name = &writer.stream;
+    let unread = |error: &dyn Display| passing(format!("stream {name} cannot be read: {error}"));
+    let stream = match context.get_stream(name).await {
+        Ok(stream) => stream,
+        Err(error) if is_no_stream(&error) => return Ok(None),
+        Err(error) => return Err(unread(&error)),
+    };
     for address in &writer.addresses {
         let (subject, mut sequence) = (format!("{address}.>"), 1);
-        for _ in 0..TOMBSTONES {
-            let Ok(found) = stream.get_first_raw_message_by_subject(&subject, sequence).await else { break };
+        loop {
+            let found = match stream.get_first_raw_message_by_subject(&subject, sequence).await {
+                Ok(found) => found,
+                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(unread(&error)),
+            };
             if !found.payload.is_empty() {
                 return Ok(Some(Item {
                     address: found.subject.to_string(),
@@ -287,6 +298,11 @@ pub(in crate::bus) async fn inspect(options: &Options, writer: &Writer) -> Vec<R
         return row(Level::Warning, advice.into());
     }
     row(Level::Ok, "keeps one message a subject".into())
+}
+
+/// Whether the server says that there is no such stream.
+fn is_no_stream(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Whether no server with these limits takes it: its `max_payload`, the stream's `max_msg_size`, or that of headers.

@@ -4,21 +4,28 @@ use clap::Args;
 use serde_json::json;
 
 use super::writer::{self, Which, begin, write};
+use crate::attio::entities::Kind;
 use crate::bus::state::Role;
 use crate::cli::output::{Counter, print, say, table};
 use crate::cli::{Exit, Failure};
 use crate::config::{self, Input};
 use crate::state::diff::{self, Compared, Difference, Found};
+use crate::state::targets::Scope;
 
 const AFTER_HELP: &str = "\
 It finds what events cannot tell: what was missed while a webhook was inactive, written without events, or deleted unseen. \
 It reads everything from Attio and from the topics, and what differs once more after state.settle, so that `state run` may \
 go on meanwhile. Exit code 0: nothing differs, or it was repaired; 3: something differs.
 
+What is kept of an object or a list that the key may not see is named, and neither compared nor repaired: it may only be \
+hidden, and a tombstone is for ever. --deleted-list says of a list that it was deleted.
+
 Example: what did we lose in the outage?
   attio-bridge state diff
 Example: publish what is missing or stale, and tombstones for what is left over
-  attio-bridge state diff --repair";
+  attio-bridge state diff --repair
+Example: tombstones for the entries of a list that was deleted
+  attio-bridge state diff --repair --deleted-list LIST_ID";
 
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
@@ -28,6 +35,9 @@ pub struct Arguments {
     /// Publish the difference
     #[arg(long)]
     repair: bool,
+    /// A list, by id, that was deleted: what is kept of it is left over; may be repeated
+    #[arg(long, value_name = "ID")]
+    deleted_list: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -38,12 +48,19 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
 }
 
 async fn compare(config: &config::State, arguments: &Arguments) -> Result<Exit, Failure> {
-    let scope = arguments.which.scope();
+    let scope = Scope { deleted_lists: arguments.deleted_list.clone(), ..arguments.which.scope() };
     let (reading, targets) = begin(config, &scope).await?;
+    if let Some(id) = scope.deleted_lists.iter().find(|id| reading.names.find(Kind::ListEntry, id).is_some())
+    {
+        return Err(format!("list {id} was not deleted: ATTIO_API_KEY sees it").into());
+    }
     let shown = Counter::new();
-    let Compared { count: compared, found, mut failed } =
+    let Compared { count: compared, found, hidden, mut failed } =
         diff::diff(&reading, &config.bus.kind, &targets, &scope, |rows| shown.add(rows)).await?;
     drop(shown);
+    for ((kind, id), kept) in &hidden {
+        say(hidden_line(*kind, id, *kept));
+    }
     if arguments.json {
         print(format_args!("{:#}\n", found.iter().map(json).collect::<serde_json::Value>()));
     } else if !found.is_empty() {
@@ -61,7 +78,7 @@ async fn compare(config: &config::State, arguments: &Arguments) -> Result<Exit, 
     ));
     if arguments.repair && all > 0 {
         let writing = write(config, Role::Repair, reading).await?;
-        failed += diff::repair(&writing, &found).await?;
+        failed += diff::repair(&writing, &scope, &found).await?;
         if failed == 0 {
             say("repaired");
         }
@@ -71,6 +88,17 @@ async fn compare(config: &config::State, arguments: &Arguments) -> Result<Exit, 
         0 => Ok(Exit::Unexpected),
         failed => Err(format!("{failed} entities could not be read or published, see above").into()),
     }
+}
+
+/// What is said of states that are not compared.
+fn hidden_line(kind: Kind, id: &str, kept: usize) -> String {
+    let (owner, advice) = match kind {
+        Kind::Record => ("object", String::new()),
+        Kind::ListEntry => ("list", format!("; if it was deleted: --repair --deleted-list {id}")),
+        Kind::Note | Kind::Task | Kind::Comment => ("object or list", String::new()),
+    };
+    let kind = kind.as_str();
+    format!("{owner} {id}: ATTIO_API_KEY may not see it: {kept} states ({kind}) are left as they are{advice}")
 }
 
 fn json(found: &Found) -> serde_json::Value {

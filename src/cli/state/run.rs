@@ -103,7 +103,7 @@ async fn follow(
     let names = async || match Names::read(&reader).await {
         Ok(names) => Ok(names),
         Err(ReadError::Denied { reason, .. }) => Err(StateError::Lasting(reason)),
-        Err(ReadError::Retryable(reason)) => Err(StateError::Passing(reason)),
+        Err(error) => Err(StateError::Passing(error.to_string())),
     };
     let Some(names) = begun("Attio", unready, stop, names).await? else { return Ok(()) };
     let writer = async || {

@@ -34,7 +34,7 @@ pub struct Which {
 
 impl Which {
     pub fn scope(&self) -> Scope {
-        Scope { objects: self.object.clone(), lists: self.list.clone() }
+        Scope { objects: self.object.clone(), lists: self.list.clone(), deleted_lists: Vec::new() }
     }
 }
 
@@ -79,6 +79,7 @@ async fn started<T, F: Future<Output = Result<T, StateError>>>(begin: impl Fn() 
         let reason = match begin().await {
             Ok(begun) => return Ok(begun),
             Err(StateError::Passing(reason)) => reason,
+            Err(StateError::Read(error @ crate::bus::ReadError::Broker { .. })) => error.to_string(),
             Err(error) => return Err(error.to_string().into()),
         };
         if logged.as_ref() != Some(&reason) {

@@ -247,4 +247,5 @@ fn record_of_an_object_that_the_key_may_not_see_is_not_gone() {
     scene.eventually_done();
     assert!(scene.last(&id).is_none(), "a tombstone of a record that exists");
     assert_eq!((scene.events("record", "ignored"), scene.metrics().get("state_stuck", &[])), (1.0, 0.0));
+    assert_eq!(scene.metrics().sum("state_events_total", &[("kind", "record")]), 1.0, "it counts once");
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use attio_bridge::bus;
-use attio_bridge::bus::read::{Begin, Plan};
-use attio_bridge::bus::state::{Change, Content, Outcome, Role, State, Version, Writer, milliseconds};
+use attio_bridge::bus::read::{Begin, Item, Plan};
+use attio_bridge::bus::state::{
+    Change, Content, Outcome, Role, State, StateError, Version, Writer, milliseconds,
+};
 use attio_bridge::bus::states::{self, Publisher};
 use attio_bridge::cloudevent::{Attribute, CloudEvent, Data, timestamp};
 use attio_bridge::pipeline::publish::Destination;
@@ -15,7 +17,11 @@ use time::OffsetDateTime;
 
 use super::scene::{Bus, Kept, Scene};
 use crate::support::bridge::config;
+use crate::support::kafka::Broker;
+use crate::support::kafka::security::{Door, PASSWORD, UNPRIVILEGED_USER, shared};
+use crate::support::kafka::variables::variables as kafka_variables;
 use crate::support::nats::cluster::Cluster;
+use crate::support::ports::free_address;
 use crate::support::program::lent;
 use crate::support::{nats, unique};
 
@@ -150,7 +156,7 @@ fn state_that_was_read_before_a_restart_or_long_ago_is_not_written() {
             .await
             .unwrap()
     });
-    assert_eq!(outcomes, [Outcome::Gone, Outcome::Newer, Outcome::Done]);
+    assert_eq!(outcomes, [Outcome::Gone, Outcome::TooOld, Outcome::Done]);
 }
 
 #[test]
@@ -182,6 +188,64 @@ fn state_that_is_replaced_while_all_are_read_is_read() {
         .filter(|number| !seen.iter().any(|seen| seen.ends_with(&format!(".key-{number}"))))
         .collect();
     assert_eq!(unseen, [0; 0]);
+}
+
+fn any(scene: &Scene) -> Result<Option<Item>, StateError> {
+    nats::runtime().block_on(states::any(&options(scene), &writer(scene, Role::Run)))
+}
+
+#[test]
+fn kept_state_is_found_behind_tombstones_and_none_where_there_is_none() {
+    const TOMBSTONES: usize = 150;
+    for scene in Scene::both() {
+        assert!(any(&scene).unwrap().is_none(), "there is no topic and no stream");
+        let now = milliseconds(OffsetDateTime::now_utc());
+        let one = |key: &str, at: Option<i64>| change(state(&scene.prefix, key, at));
+        nats::runtime().block_on(async {
+            let publisher = start(&scene, Role::Run).await;
+            let gone = (0..TOMBSTONES).map(|number| one(&format!("gone-{number}"), None)).collect();
+            publisher.publish(gone).await.unwrap();
+        });
+        assert!(any(&scene).unwrap().is_none(), "there are tombstones only");
+        nats::runtime().block_on(async {
+            let publisher = start(&scene, Role::Run).await;
+            publisher.publish(vec![one("kept", Some(now))]).await.unwrap();
+        });
+        assert!(!any(&scene).unwrap().expect("a state").payload.is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_empty() {
+    for mut scene in Scene::both() {
+        nats::runtime().block_on(async {
+            let now = milliseconds(OffsetDateTime::now_utc());
+            let publisher = start(&scene, Role::Run).await;
+            publisher.publish(vec![change(state(&scene.prefix, "kept", Some(now)))]).await.unwrap();
+        });
+        let (away, is_kafka) = (free_address(), matches!(scene.bus, Bus::Kafka(_)));
+        let (name, value) = match is_kafka {
+            true => ("KAFKA__BOOTSTRAP_SERVERS", away),
+            false => ("NATS__SERVERS", format!("nats://{away}")),
+        };
+        scene.set(name, &value);
+        let looked = any(&scene);
+        assert!(matches!(looked, Err(StateError::Passing(_))), "{looked:?}");
+    }
+}
+
+#[test]
+fn topic_that_may_not_be_read_is_not_taken_for_empty() {
+    let secured = shared();
+    let mut scene = Scene::on_kafka(Arc::new(Broker::at(secured.broker.bootstrap().to_owned())));
+    secured.broker.create_topic(&format!("{}-state.record", scene.prefix), 1, &[]);
+    let login = secured.login(Door::SaslTls, "PLAIN", UNPRIVILEGED_USER, PASSWORD);
+    scene.variables.extend(kafka_variables(&login, &scene.prefix));
+    let looked = any(&scene);
+    assert!(
+        matches!(&looked, Err(StateError::Passing(reason)) if reason.contains("not authorised")),
+        "{looked:?}"
+    );
 }
 
 /// The ack of the first try was lost, so it is sent again: a stream of one replica refuses it as of another sequence, one

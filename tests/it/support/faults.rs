@@ -11,6 +11,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
 use parking_lot::Mutex;
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// What goes wrong with one of the next requests, once each and in order.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub enum Fault {
     Late(Duration),
     /// The request is processed, and the answer does not say when it was true.
     Undated,
+    /// The request is processed; the clock of whoever answers is behind by this much.
+    Behind(Duration),
     /// 429; `Retry-After` is an HTTP date.
     Limited,
     /// 429; `Retry-After` is this text.
@@ -103,12 +107,26 @@ async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Respons
             response.headers_mut().remove("x-accurate-at");
             response
         }
+        Some(Fault::Behind(time)) => behind(next.run(request).await, *time),
         Some(Fault::Late(_) | Fault::Of(..)) | None => next.run(request).await,
     };
     note(response.status().as_u16());
     if let Some(Fault::Late(time)) = fault {
         tokio::time::sleep(time).await;
     }
+    response
+}
+
+/// An answer as if it had been sent that long ago.
+fn behind(mut response: Response, time: Duration) -> Response {
+    let headers = response.headers_mut();
+    let accurate_at = headers.get("x-accurate-at").and_then(|at| at.to_str().ok());
+    if let Some(at) = accurate_at.and_then(|at| OffsetDateTime::parse(at, &Rfc3339).ok()) {
+        let at = (at - time).format(&Rfc3339).unwrap();
+        headers.insert("x-accurate-at", at.parse().unwrap());
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now() - time);
+    headers.insert(header::DATE, date.parse().unwrap());
     response
 }
 

@@ -1,4 +1,4 @@
-//! `check --connect` for `state`: the topics, and what its user may do. It publishes nothing and fences nobody.
+//! Looks at the state topics, and at what a user may do. It publishes nothing and fences nobody.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +12,58 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 
 use super::newest::AGE;
 use super::transaction::producer_config;
+use crate::bus::error::StartError;
 use crate::bus::inspect::{Ensure, Level, Row};
 use crate::bus::kafka::options::{NO_STATES, Options, without_publishing};
 use crate::bus::kafka::read::consumer_config;
 use crate::bus::kafka::topics::{TopicState, block_on, fetch};
-use crate::bus::state::Needs;
+use crate::bus::state::{Needs, StateError};
 
 /// One request.
 const REQUEST: Duration = Duration::from_secs(3);
+/// One on which a start waits.
+const PATIENT_REQUEST: Duration = Duration::from_secs(10);
 
 type Found = (Level, String);
 
-/// Checks the state topics, the group and the transactional id.
+/// Those of the topics that exist. Of each it has to be known.
+pub(in crate::bus) async fn existing(
+    options: Options,
+    topics: Vec<Arc<str>>,
+) -> Result<Vec<Arc<str>>, StateError> {
+    if options.token_source().is_some() {
+        return Err(StartError::setting_of("kafka.sasl_mechanism", NO_STATES).into());
+    }
+    let found = tokio::task::spawn_blocking(move || {
+        let consumer: BaseConsumer =
+            consumer_config(&options, "attio-bridge-check")?.create().map_err(passing)?;
+        let mut existing = Vec::new();
+        for topic in topics {
+            match fetch(consumer.client(), &topic, PATIENT_REQUEST).map_err(passing)? {
+                TopicState::Missing => {}
+                TopicState::Ready => existing.push(topic),
+                TopicState::Forbidden => {
+                    return Err(StateError::Passing(format!(
+                        "topic {topic}: not authorised: grant Describe, Read and Write"
+                    )));
+                }
+                TopicState::Leaderless(_) | TopicState::Unknown => {
+                    return Err(StateError::Passing(format!(
+                        "topic {topic}: its partitions have no leader yet"
+                    )));
+                }
+            }
+        }
+        Ok(existing)
+    });
+    found.await.unwrap_or_else(|error| Err(StateError::Lasting(error.to_string())))
+}
+
+fn passing(error: KafkaError) -> StateError {
+    StateError::Passing(error.to_string())
+}
+
+/// `check --connect` for `state`: the state topics, the group and the transactional id.
 pub(in crate::bus) async fn inspect(options: Options, needs: Needs) -> Vec<Row> {
     if options.oauth.is_some() {
         return vec![row("state".into(), (Level::Failed, NO_STATES.into()))];

@@ -30,7 +30,7 @@ use crate::bus::read::{Begin, Item, Plan, Position, Reader};
 use crate::bus::state::{Change, Clock, Outcome, Receipt, StateError, Writer};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::publish::Destination;
-pub(in crate::bus) use check::inspect;
+pub(in crate::bus) use check::{existing, inspect};
 use positions::Positions;
 use transaction::Transactions;
 

@@ -69,7 +69,11 @@ impl Newest {
             None => at > self.floor,
         };
         let is_young = at > milliseconds(now - AGE);
-        (!is_newer || !is_young).then_some(Outcome::Newer)
+        match (is_newer, is_young) {
+            (true, true) => None,
+            (true, false) => Some(Outcome::TooOld),
+            (false, _) => Some(Outcome::Newer),
+        }
     }
 
     /// Remembers what was written, in milliseconds by the stamp of the record.
@@ -168,7 +172,7 @@ mod tests {
         newest.add("known", at(0), 0);
         for key in ["known", "unknown"] {
             assert_eq!(newest.refuses(key, at(milliseconds(now)), now), None);
-            assert_eq!(newest.refuses(key, at(milliseconds(now - AGE)), now), Some(Outcome::Newer));
+            assert_eq!(newest.refuses(key, at(milliseconds(now - AGE)), now), Some(Outcome::TooOld));
         }
         assert!(AGE < WINDOW, "and what is remembered goes back further, by more than clocks differ");
     }

@@ -125,7 +125,7 @@ impl Transactions {
         let (mut states, mut events) = (Vec::new(), Vec::new());
         for (at, change) in changes.iter().enumerate() {
             match refused[at] {
-                Some(Outcome::Newer | Outcome::TooLarge { .. }) => continue,
+                Some(Outcome::Newer | Outcome::TooOld | Outcome::TooLarge { .. }) => continue,
                 Some(_) => {}
                 None => states.extend(change.state.as_ref().map(|state| (at, state))),
             }
@@ -155,10 +155,16 @@ impl Transactions {
         }
     }
 
-    /// Aborts, and returns why.
+    /// Aborts, and returns why. After an error that ends this writer, too: what it leaves open keeps everybody who reads
+    /// committed records waiting. One that is fenced has nothing open, and the client says so at once.
     fn abort<T>(&self, error: StateError) -> Result<T, StateError> {
-        if matches!(error, StateError::Passing(_)) {
-            end(|| self.producer.abort_transaction(CALL))?;
+        match error {
+            StateError::Passing(_) => end(|| self.producer.abort_transaction(CALL))?,
+            _ => {
+                if let Err(open) = call(|| self.producer.abort_transaction(CALL)) {
+                    tracing::debug!("kafka: the transaction is not aborted: {open}");
+                }
+            }
         }
         Err(error)
     }
