@@ -16,7 +16,7 @@ if [ "${1:-}" = in-namespace ]; then
     done
     mount --bind "$WORK/source" /mnt/source
     mount --bind "$WORK/target" /mnt/target
-    mount --bind "$CARGO" /mnt/cargo
+    mount --bind "$CRATES" /mnt/cargo
     cd /mnt/source
     export CARGO_HOME=/mnt/cargo CARGO_TARGET_DIR=/mnt/target RUSTFLAGS=--remap-path-prefix=/mnt=
     cargo build --release --locked --features vendored --bin attio-bridge --config 'profile.release.strip="symbols"'
@@ -71,7 +71,7 @@ SOURCE_DATE_EPOCH=$(git log -1 --format=%ct "$REVISION")
 CREATED=$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ)
 VERSION=$(git show "$REVISION:Cargo.toml" | sed -n 's/^version = "\(.*\)"/\1/p' | head -n 1)
 HOST=$(rustc -vV | sed -n 's/^host: //p')
-CARGO=${CARGO_HOME:-$HOME/.cargo}
+CRATES=${CARGO_HOME:-$HOME/.cargo}
 TOOLS=$kit/release
 WORK=$(mktemp -d)
 server=""
@@ -88,7 +88,7 @@ git archive "$REVISION" | tar -x -C "$WORK/source"
 # Nothing of the environment may change the build.
 env -i PATH="$PATH" HOME="$HOME" RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" LC_ALL=C.UTF-8 \
     REVISION="$REVISION" ATTIO_BRIDGE_REVISION="$REVISION" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" CREATED="$CREATED" \
-    VERSION="$VERSION" HOST="$HOST" CARGO="$CARGO" TOOLS="$TOOLS" WORK="$WORK" \
+    VERSION="$VERSION" HOST="$HOST" CRATES="$CRATES" TOOLS="$TOOLS" WORK="$WORK" \
     unshare --user --map-root-user --mount "$WORK/source/deploy/release.sh" in-namespace
 
 mkdir -p "$folder"

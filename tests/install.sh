@@ -260,6 +260,28 @@ oidc_provider() {
     cp tests/oidc/package-lock.json "$KIT/oidc/installed.json"
 }
 
+# --- Amazon MSK: AWS's published signer, and the broker's side of it ---------------------------------
+
+msk_signer() {
+    cmp -s tests/msk/requirements.txt "$KIT/msk/installed.txt" && return 0
+    say "installing AWS's signer for MSK"
+    mkdir -p "$KIT/msk"
+    python3 -m venv --clear "$KIT/msk/python"
+    "$KIT/msk/python/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+        -r tests/msk/requirements.txt
+    cp tests/msk/requirements.txt "$KIT/msk/installed.txt"
+}
+
+# A jar, because the broker's class archive takes no folders.
+msk_validator() {
+    cmp -s tests/msk/MskValidator.java "$KIT/msk/MskValidator.java" && [ -f "$KIT/msk/validator.jar" ] && return 0
+    rm -rf "$KIT/msk/classes"
+    mkdir -p "$KIT/msk/classes"
+    javac -cp "$KIT/jars/*" -d "$KIT/msk/classes" tests/msk/MskValidator.java
+    jar --create --file "$KIT/msk/validator.jar" -C "$KIT/msk/classes" .
+    cp tests/msk/MskValidator.java "$KIT/msk/MskValidator.java"
+}
+
 # --- Node.js ------------------------------------------------------------------------------------
 
 # For examples/typescript: the first version that runs TypeScript as it is and has SQLite is 22.18.
@@ -288,6 +310,8 @@ node
 contract_tools
 oidc_provider
 kafka_jars
+msk_signer
+msk_validator
 kafka_commands
 kafka_logging
 kafka_archive

@@ -39,7 +39,12 @@ fn prefix(secured: &Secured) -> String {
 
 /// The rows of its report; asserts its exit code.
 pub fn found(options: &Options, prefix: &str, code: i32) -> Vec<(String, String, String)> {
-    let output = check(options, prefix, &["--json"]);
+    found_with(&variables(options, prefix), code)
+}
+
+/// The same for a bridge that is started with these variables.
+pub fn found_with(variables: &[(String, String)], code: i32) -> Vec<(String, String, String)> {
+    let output = run(&["check", "--connect", "--json"], &variables.to_vec());
     assert_eq!(output.status.code(), Some(code), "{} {}", text(&output.stdout), text(&output.stderr));
     let report: Json = serde_json::from_slice(&output.stdout).expect("JSON");
     let of = |row: &Json, name: &str| row[name].as_str().expect("a text").to_owned();

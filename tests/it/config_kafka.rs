@@ -1,6 +1,7 @@
 //! The configuration of Kafka.
 
 use attio_bridge::bus::Kind;
+use attio_bridge::bus::kafka::options::{MskIam, Source};
 
 use crate::setup::Setup;
 use crate::support::program::{run, variables};
@@ -11,10 +12,12 @@ fn one_problem(setup: &Setup, words: &[&str]) {
     assert!(words.iter().all(|word| problems[0].contains(word)), "{problems:?}");
 }
 
+fn kafka(text: &str) -> Setup {
+    Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka").toml(&format!("[kafka]\n{text}"))
+}
+
 #[test]
 fn kafka_requires_servers_and_a_consistent_login() {
-    let kafka =
-        |text: &str| Setup::good().var("ATTIO_BRIDGE__BUS__TYPE", "kafka").toml(&format!("[kafka]\n{text}"));
     let servers = "bootstrap_servers = [\"a:1\", \"b:2\"]\n";
     one_problem(&kafka(""), &["kafka.bootstrap_servers: required"]);
     let table = [
@@ -38,6 +41,35 @@ fn kafka_requires_servers_and_a_consistent_login() {
             "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\n\
              token_url = \"https://a/b\"\nclient_id = \"c\"\nclient_secret = \"s\"\n[kafka.topics]\nensure = \"create\"",
             "kafka.topics.ensure: \"create\" is not possible with a token",
+        ),
+        (
+            "[kafka.oauth]\nprovider = \"aws-msk-iam\"",
+            "kafka.oauth.provider: \"aws-msk-iam\" needs kafka.sasl_mechanism \"OAUTHBEARER\"",
+        ),
+        (
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"PLAIN\"\nsasl_username = \"u\"\nsasl_password = \"p\"\n\
+             [kafka.oauth]\nprovider = \"aws-msk-iam\"",
+            "kafka.oauth.provider: \"aws-msk-iam\" needs kafka.sasl_mechanism \"OAUTHBEARER\"",
+        ),
+        (
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\n\
+             provider = \"aws-msk-iam\"\nregion = \"Frankfurt\"",
+            "kafka.oauth.region: expects the name of a region, not \"Frankfurt\"",
+        ),
+        (
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\n\
+             provider = \"aws-msk-iam\"\n[kafka.topics]\nensure = \"create\"",
+            "kafka.topics.ensure: \"create\" is not possible with a token",
+        ),
+        (
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\nregion = \"eu-central-1\"\n\
+             token_url = \"https://a/b\"\nclient_id = \"c\"\nclient_secret = \"s\"",
+            "kafka.oauth.region: needs kafka.oauth.provider \"aws-msk-iam\"",
+        ),
+        (
+            "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\n\
+             provider = \"aws-msk-iam\"\n[kafka.properties]\n\"enable.sasl.oauthbearer.unsecure.jwt\" = true",
+            "kafka.oauth.provider: is not used with the property enable.sasl.oauthbearer.unsecure.jwt",
         ),
         ("[kafka.properties]\n\"sasl.oauthbearer.method\" = \"oidc\"", "OAuth/OIDC depends on libcurl"),
     ];
@@ -96,6 +128,34 @@ fn kafka_requires_servers_and_a_consistent_login() {
     assert_eq!(options.bootstrap_servers, "a:1,b:2");
     assert_eq!(options.security_protocol.as_deref(), Some("sasl_plaintext"));
     assert_eq!(options.sasl_mechanism.as_deref(), Some("PLAIN"));
+}
+
+#[test]
+fn keys_of_a_token_server_do_not_go_with_iam() {
+    let login = "security_protocol = \"sasl_ssl\"\nsasl_mechanism = \"OAUTHBEARER\"\n[kafka.oauth]\nprovider = \"aws-msk-iam\"\n";
+    let wrong = "bootstrap_servers = \"a:1\"\n".to_owned()
+        + login
+        + "token_url = \"https://a/b\"\nclient_id = \"c\"\nclient_secret = \"s\"\nclient_auth = \"post\"\nscope = \"x\"\n\
+           audience = \"y\"\nca_file = \"/dev/null\"";
+    let problems = kafka(&wrong).problems();
+    for key in ["token_url", "client_id", "client_secret", "client_auth", "scope", "audience", "ca_file"] {
+        let message = format!("kafka.oauth.{key}: is for the provider \"oidc\"");
+        assert!(problems.iter().any(|it| it.contains(&message)), "{problems:?}");
+    }
+    assert_eq!(problems.len(), 7, "{problems:?}");
+
+    let of_names = "b-1.a.b.c2.kafka.eu-west-1.amazonaws.com:9098";
+    let regions = [
+        ("a:1", "", None),
+        (of_names, "", Some("eu-west-1")),
+        (of_names, "region = \"us-east-1\"", Some("us-east-1")),
+    ];
+    for (server, key, region) in regions {
+        let setup = kafka(&format!("bootstrap_servers = [\"b:2\", \"{server}\"]\n{login}{key}"));
+        let Kind::Kafka(options) = setup.config().bus.kind else { panic!("kafka") };
+        let region = region.map(str::to_owned);
+        assert_eq!(options.oauth, Some(Source::MskIam(MskIam { region })), "{server} {key}");
+    }
 }
 
 #[test]

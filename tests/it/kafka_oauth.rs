@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use attio_bridge::bus::kafka::Options;
+use attio_bridge::bus::kafka::options::{Oidc as Login, Source};
 
 use crate::check_connect::{found, row};
 use crate::support::certificates::Certificates;
@@ -16,6 +17,13 @@ use crate::support::served::Served;
 use crate::support::traffic::Traffic;
 use crate::support::unique;
 use crate::support::wait::{PATIENCE, eventually};
+
+fn login(options: &mut Options) -> &mut Login {
+    match &mut options.oauth {
+        Some(Source::Oidc(login)) => login,
+        other => panic!("it logs in with {other:?}"),
+    }
+}
 
 /// No client has to renew its login.
 const LASTING: u32 = 0;
@@ -148,18 +156,12 @@ async fn wrong_secrets_paths_and_certificates_are_named() {
         change(&mut options);
         options
     };
-    let login = |options: &mut Options| options.oauth.take().unwrap();
     let secret = wrong(|options| {
-        options.oauth.as_mut().unwrap().client_secret = "wrong-secret".to_owned().into();
+        login(options).client_secret = "wrong-secret".to_owned().into();
     });
-    let path = wrong(|options| options.oauth.as_mut().unwrap().token_url += "/elsewhere");
+    let path = wrong(|options| login(options).token_url += "/elsewhere");
     let mut strange = kafka.options(&encrypted);
-    let foreign = certificates.path("other-ca.pem");
-    strange.oauth = Some({
-        let mut login = login(&mut strange);
-        login.ca_file = Some(foreign);
-        login
-    });
+    login(&mut strange).ca_file = Some(certificates.path("other-ca.pem"));
     let table = [
         (secret, ["401 (invalid_client", "check kafka.oauth.client_id and kafka.oauth.client_secret"]),
         (path, ["answers 404", "check kafka.oauth.token_url"]),
@@ -175,7 +177,7 @@ async fn wrong_secrets_paths_and_certificates_are_named() {
     }
     // The token is that of another issuer, which Kafka refuses.
     let mut trusted = kafka.options(&encrypted);
-    trusted.oauth.as_mut().unwrap().ca_file = Some(certificates.path("ca.pem"));
+    login(&mut trusted).ca_file = Some(certificates.path("ca.pem"));
     let rows = found(&trusted, &prefix, 3);
     assert!(row(&rows, "login").1.contains("the broker does not accept the token"), "{rows:#?}");
 }

@@ -45,6 +45,7 @@ mod injection;
 mod interop;
 mod kafka;
 mod kafka_cluster;
+mod kafka_msk;
 mod kafka_oauth;
 mod kafka_relogin;
 mod kafka_security;

@@ -25,8 +25,9 @@ use queue::{LineWriter, Queue};
 /// What librdkafka and its wrapper log at `info` is for their developers.
 const WARNINGS_ONLY: [&str; 2] = ["librdkafka", "rdkafka"];
 
-/// The NATS client logs an error at each attempt to connect; the bridge logs the outage once.
-const SILENT: &str = "async_nats=off";
+/// The NATS client logs an error at each attempt to connect; the bridge logs the outage once. AWS's crates log each
+/// failure too, and secrets: a container's login that cannot be sent, and what is signed.
+const SILENT: &str = "async_nats=off,aws_=off";
 
 /// The log of this process. Flushed when dropped, as long as stderr is read.
 pub struct Log(Arc<Queue>);
@@ -283,21 +284,24 @@ mod tests {
     }
 
     #[test]
-    fn librdkafka_logs_warnings_at_most_and_async_nats_nothing() {
+    fn librdkafka_logs_warnings_at_most_and_other_clients_nothing() {
         assert_eq!(
             directives(&filter("info", None).0),
-            ["async_nats=off", "info", "librdkafka=warn", "rdkafka=warn"]
+            ["async_nats=off", "aws_=off", "info", "librdkafka=warn", "rdkafka=warn"]
         );
         assert_eq!(
             directives(&filter("error", None).0),
-            ["async_nats=off", "error", "librdkafka=error", "rdkafka=error"]
+            ["async_nats=off", "aws_=off", "error", "librdkafka=error", "rdkafka=error"]
         );
     }
 
     #[test]
     fn rust_log_overrides_single_targets() {
         let (found, problem) = filter("info", Some("debug,librdkafka=trace"));
-        assert_eq!(directives(&found), ["async_nats=off", "debug", "librdkafka=trace", "rdkafka=warn"]);
+        assert_eq!(
+            directives(&found),
+            ["async_nats=off", "aws_=off", "debug", "librdkafka=trace", "rdkafka=warn"]
+        );
         assert_eq!(problem, None);
         assert!(filter("info", Some("a=b=c")).1.is_some());
     }

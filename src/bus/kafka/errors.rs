@@ -127,8 +127,11 @@ pub(super) enum Step {
 }
 
 /// Parts of librdkafka's error texts, the step at which they occur, and what to do.
-const ADVICE: [(&str, Step, &str); 18] = [
+const ADVICE: [(&str, Step, &str); 20] = [
     ("invalid_token", Step::Login, TOKEN),
+    // After librdkafka's words and an id of the attempt.
+    (": Access denied", Step::Login, MSK),
+    ("Cannot change principals", Step::Login, PRINCIPAL),
     ("connecting to a PLAINTEXT broker listener", Step::Tls, NO_TLS),
     ("connecting to a SSL broker listener", Step::Tls, TLS),
     ("certificate verify failed", Step::Tls, ""),
@@ -158,6 +161,12 @@ const NO_TOKEN: &str = "Failed to acquire SASL OAUTHBEARER token";
 pub(super) const NO_NEW_TOKEN: &str = "there is no new token";
 const TOKEN: &str = "the broker does not accept the token: check kafka.oauth.scope, and which issuer and audience the \
                      broker expects";
+/// What Amazon MSK answers to whom IAM gives no permission.
+const MSK: &str = "Amazon MSK does not accept these AWS credentials: check that the policy of their role or user allows \
+                   kafka-cluster:Connect on the cluster, kafka.oauth.region, and this machine's clock";
+/// The broker ends a connection whose renewed login is another one.
+const PRINCIPAL: &str =
+    "the renewed credentials have another identity or session name; the client connects anew with them";
 const SILENT: &str = "check the address in kafka.bootstrap_servers, and the firewalls on the way";
 /// In place of [`SILENT`] once a broker was reached.
 const SILENT_AGAIN: &str =

@@ -93,7 +93,7 @@ impl Kafka {
             spawned.map_err(|source| StartError::Thread { thread, source })
         };
         let (health, tasks) = Health::new(options.bootstrap_servers.clone(), metrics);
-        if let Some(source) = options.token_source() {
+        if let Some(source) = options.oauth.clone() {
             let thread = tokens::THREAD;
             let tokens = Tokens::start(source, |work| supervisor.spawn_thread(thread, work).map(drop));
             let tokens = tokens.map_err(|source| StartError::Thread { thread, source })?;
@@ -136,7 +136,7 @@ impl Kafka {
             }
             Err(error) => tracing::error!(%error, "kafka: the new login is unusable; the former one stays"),
         }
-        if let (Some(tokens), Some(source)) = (self.health.tokens.get(), login.options().token_source()) {
+        if let (Some(tokens), Some(source)) = (self.health.tokens.get(), login.options().oauth.clone()) {
             tokens.renew(source);
         }
     }

@@ -13,8 +13,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::tokens::Source;
-pub use super::tokens::{ClientAuth, Oidc};
+pub use super::tokens::{ClientAuth, MskIam, Oidc, Source, is_region, region_of};
 use crate::bus::error::StartError;
 pub use crate::bus::inspect::Ensure;
 use crate::bus::inspect::Requirements;
@@ -33,7 +32,7 @@ pub struct Options {
     pub cert_file: Option<PathBuf>,
     pub key_file: Option<PathBuf>,
     /// Where OAUTHBEARER gets its tokens.
-    pub oauth: Option<Oidc>,
+    pub oauth: Option<Source>,
     pub publish_timeout: Duration,
     pub linger: Duration,
     /// Any other librdkafka property, by its own name.
@@ -59,13 +58,6 @@ impl fmt::Debug for Options {
             .field("properties", &self.properties.keys())
             .field("topics", &self.topics)
             .finish()
-    }
-}
-
-impl Options {
-    /// Where the tokens of this login come from, if it has any.
-    pub(super) fn token_source(&self) -> Option<Source> {
-        self.oauth.clone().map(Source::Oidc)
     }
 }
 

@@ -137,7 +137,7 @@ impl Worker {
     fn start(options: &Options, plan: &Plan, group: Option<&str>) -> Result<Self, ReadError> {
         let config = consumer_config(options, group.unwrap_or(GROUP))?;
         let (within, request) = CONNECT;
-        let tokens = tokens::of_verb(options.token_source())?;
+        let tokens = tokens::of_verb(options.oauth.clone())?;
         tokens.iter().try_for_each(|tokens| tokens.first(within)).map_err(broken)?;
         let consumer = Consumer::from_config_and_context(&config, Notes::new(tokens.clone()))
             .map_err(|error| creation_error(options, &config, error))?;

@@ -117,9 +117,11 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
     }
     let properties = properties(&mut section.section("properties"), used);
     let mechanism = keys.sasl_mechanism.filter(|_| used);
-    let oauth = kafka_oauth::read(&mut section.section("oauth"), mechanism, &properties);
+    let servers = keys.bootstrap_servers.as_deref().unwrap_or_default();
+    let login = kafka_oauth::Login { used, mechanism, servers, properties: &properties };
+    let oauth = kafka_oauth::read(&mut section.section("oauth"), &login);
     let topics = topics(&mut section.section("topics"));
-    if topics.ensure == Ensure::Create && oauth.is_some() && mechanism == Some(OAUTHBEARER) {
+    if topics.ensure == Ensure::Create && oauth.is_some() {
         let message = "\"create\" is not possible with a token: the client that creates topics cannot use one; create \
                        them yourself: `attio-bridge topics` prints how";
         section.refuse("topics.ensure", message);
@@ -133,7 +135,7 @@ pub fn read(section: &mut Section<'_>, used: bool) -> Options {
         ca_file: keys.ca_file,
         cert_file: keys.cert_file,
         key_file: keys.key_file,
-        oauth: oauth.filter(|_| mechanism == Some(OAUTHBEARER)),
+        oauth,
         publish_timeout: keys.publish_timeout,
         linger: keys.linger,
         properties,

@@ -115,7 +115,7 @@ pub static TABLES: [Declaration; 27] = [
     table("kafka", "The Kafka cluster, for bus.type \"kafka\".", kafka::Kafka::KEYS),
     table(
         "kafka.oauth",
-        "Where OAUTHBEARER gets its tokens: OAuth 2.0's client credentials.",
+        "Where OAUTHBEARER gets its tokens: from a token server, or by AWS IAM.",
         kafka_oauth::Oauth::KEYS,
     ),
     table("kafka.topics", "The topics, one for each category.", kafka::TopicKeys::KEYS),

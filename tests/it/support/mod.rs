@@ -1,6 +1,7 @@
 //! Shared by the tests: real brokers, proxies, clients, messages and their results, waiting.
 
 pub mod attio;
+pub mod aws;
 pub mod bridge;
 pub mod browser;
 pub mod bus;

@@ -46,7 +46,7 @@ fn answer(stream: &mut StreamOwned<ServerConnection, TcpStream>, json: &str) {
 }
 
 /// Whether a head and as much of a body as it announces are there.
-fn is_whole(request: &[u8]) -> bool {
+pub fn is_whole(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| {

@@ -22,7 +22,7 @@ use rdkafka::producer::{
 use super::callbacks::Statistics;
 use super::diagnose::{self, ErrorNotes, Probe, first_answer};
 use super::errors::{ADVERTISED, PERMISSION, Step};
-use super::options::{Options, creation_error, producer_config};
+use super::options::{Options, Source, creation_error, producer_config};
 use super::tokens::{self, Tokens};
 use crate::bus::error::StartError;
 use crate::bus::inspect::{Level, Report, Requirements};
@@ -43,7 +43,7 @@ const PRODUCER_ID: Duration = Duration::from_secs(4);
 /// Checks everything on the cluster that serving depends on.
 pub async fn inspect(options: Options, requirements: Requirements) -> Result<Report, StartError> {
     let config = producer_config(&options, &requirements)?;
-    let tokens = tokens::of_verb(options.token_source())?;
+    let tokens = tokens::of_verb(options.oauth.clone())?;
     let client = ThreadedProducer::from_config_and_context(&config, Callbacks::new(tokens.clone()))
         .map_err(|error| creation_error(&options, &config, error))?;
     let inspection = Inspection {
@@ -246,8 +246,8 @@ impl Inspection {
         let protocol = options.security_protocol.as_deref().unwrap_or_default().to_ascii_lowercase();
         let (level, detail) = match (&options.sasl_mechanism, &options.cert_file) {
             (Some(mechanism), _) if protocol.starts_with("sasl") => {
-                let client = options.oauth.as_ref().map(|oauth| &oauth.client_id);
-                let user = client.or(options.sasl_username.as_ref());
+                let of_tokens = options.oauth.as_ref().map(Source::user);
+                let user = of_tokens.or(options.sasl_username.as_deref());
                 let user = user.map(|user| format!(" as {user}")).unwrap_or_default();
                 if mechanism == "PLAIN" && !self.probe.tls {
                     (Level::Warning, format!("PLAIN{user}: without TLS the password is sent in the clear"))

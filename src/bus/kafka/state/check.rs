@@ -25,7 +25,7 @@ type Found = (Level, String);
 
 /// Checks the state topics, the group and the transactional id.
 pub(in crate::bus) async fn inspect(options: Options, needs: Needs) -> Vec<Row> {
-    if options.token_source().is_some() {
+    if options.oauth.is_some() {
         return vec![row("state".into(), (Level::Failed, NO_STATES.into()))];
     }
     let inspected = tokio::task::spawn_blocking(move || rows(&options, &needs)).await;

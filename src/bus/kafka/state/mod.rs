@@ -59,7 +59,7 @@ impl Publisher {
         writer: Writer,
         now: Clock,
     ) -> Result<Self, StateError> {
-        if options.token_source().is_some() {
+        if options.oauth.is_some() {
             return Err(StartError::setting_of("kafka.sasl_mechanism", NO_STATES).into());
         }
         let positions = Arc::<Mutex<Positions>>::default();

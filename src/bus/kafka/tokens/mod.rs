@@ -4,6 +4,8 @@
 //! thread that handles the acks, where it gets the one that is there. Only before the first one does it wait, while
 //! its client has no connection and no ack can come.
 
+mod aws;
+mod msk;
 mod oidc;
 mod token;
 
@@ -14,10 +16,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::client::OAuthToken;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use msk::{MskIam, is_region, region_of};
 pub use oidc::{ClientAuth, Oidc};
 
 use crate::bus::error::StartError;
@@ -32,16 +36,39 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The first of several failures in a row is logged, and then one in this time.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// Where tokens come from.
+/// All but the unreserved characters of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Where tokens come from: `[kafka.oauth]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
+    /// The token endpoint of an OpenID provider.
     Oidc(Oidc),
+    /// Signed here, with the credentials of AWS.
+    MskIam(MskIam),
 }
 
 impl Source {
     async fn fetch(&self) -> Result<Token, String> {
         match self {
             Self::Oidc(oidc) => oidc.fetch().await,
+            Self::MskIam(msk) => msk.fetch().await,
+        }
+    }
+
+    /// Whose tokens they are, as far as that is known without one.
+    pub(super) fn user(&self) -> &str {
+        match self {
+            Self::Oidc(oidc) => &oidc.client_id,
+            Self::MskIam(_) => "an AWS identity",
+        }
+    }
+
+    /// What gives them, where it has not answered yet.
+    fn giver(&self) -> &'static str {
+        match self {
+            Self::Oidc(_) => "the token server",
+            Self::MskIam(_) => "the server of the AWS credentials",
         }
     }
 }
@@ -103,7 +130,7 @@ impl Tokens {
         match (&state.token, &state.failure) {
             (Some(_), _) => Ok(()),
             (None, Some(failure)) => Err(failure.clone()),
-            (None, None) => Err("the token server has not answered yet".into()),
+            (None, None) => Err(format!("{} has not answered yet", state.source.giver())),
         }
     }
 
@@ -173,4 +200,8 @@ async fn keep(shared: &Shared) {
             () = shared.renewed.notified() => pause = PAUSE,
         }
     }
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
 }

@@ -8,10 +8,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use hyper::Request;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::encoded;
 use super::token::Token;
 use crate::files;
 use crate::http_client::{self, Error, HttpClient};
@@ -20,13 +20,10 @@ use crate::http_client::{self, Error, HttpClient};
 const LIMITS: http_client::Options =
     http_client::Options { timeout: Duration::from_secs(10), max_body_bytes: 256 << 10, keep_alive: false };
 
-/// All but the unreserved characters of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 /// How much of a server's text is repeated.
 const SHOWN: usize = 200;
 
-/// How to get a token: `[kafka.oauth]`.
+/// How to get a token: `[kafka.oauth]` with the provider "oidc".
 #[derive(Clone, Debug)]
 pub struct Oidc {
     pub token_url: String,
@@ -173,8 +170,4 @@ impl Granted {
         })?;
         Duration::try_from_secs_f64(seconds).ok().filter(|life| !life.is_zero())
     }
-}
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, ENCODED).to_string()
 }

@@ -23,6 +23,8 @@ pub struct Layout {
     pub scram: Vec<String>,
     /// Flags of the JVM.
     pub flags: Vec<String>,
+    /// Jars of classes that its settings name.
+    pub classes: Vec<PathBuf>,
 }
 
 /// A node: its data and settings, and its process while it runs.
@@ -31,6 +33,7 @@ pub struct Node {
     pub process: Process,
     data: tempfile::TempDir,
     properties: Mutex<Vec<(String, String)>>,
+    /// Of the JVM.
     flags: Vec<String>,
 }
 
@@ -39,10 +42,11 @@ impl Node {
     pub fn new(client: u16, controller: u16, layout: Layout) -> Self {
         let data = tempfile::tempdir().expect("a folder for the broker's data");
         let usual = server_properties(data.path(), client, controller);
-        let node =
-            Self { process: Process::default(), data, properties: Mutex::new(usual), flags: layout.flags };
-        node.set(layout.properties);
-        node.format(CLUSTER, &layout.scram);
+        let Layout { properties, scram, mut flags, classes } = layout;
+        flags.extend(["-cp".to_owned(), class_path(&classes)]);
+        let node = Self { process: Process::default(), data, properties: Mutex::new(usual), flags };
+        node.set(properties);
+        node.format(CLUSTER, &scram);
         node
     }
 
@@ -114,9 +118,7 @@ impl Node {
             .arg(format!("-XX:SharedArchiveFile={}", kit.join("kafka.jsa").display()))
             .arg(format!("-Dlog4j2.configurationFile={}", kit.join("log4j2.properties").display()))
             .arg(format!("-Dkit.log={}", self.data.path().join("server.log").display()))
-            .args(&self.flags)
-            .arg("-cp")
-            .arg(format!("{}/*", kit.join("jars").display()));
+            .args(&self.flags);
         command
     }
 
@@ -129,6 +131,12 @@ impl Node {
         let read = |name: &str| fs::read_to_string(self.data.path().join(name)).unwrap_or_default();
         format!("{}{}", read("output.log"), read("server.log"))
     }
+}
+
+/// Kafka's jars, as the class archive has them, and after them these.
+fn class_path(more: &[PathBuf]) -> String {
+    let kafka = format!("{}/*", kit("kafka.jsa").join("jars").display());
+    more.iter().fold(kafka, |path, jar| format!("{path}:{}", jar.display()))
 }
 
 fn copy_folder(from: &Path, to: &Path) {

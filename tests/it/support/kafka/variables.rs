@@ -1,7 +1,7 @@
 //! The options of Kafka as environment variables of the program.
 
 use attio_bridge::bus::kafka::Options;
-use attio_bridge::bus::kafka::options::Ensure;
+use attio_bridge::bus::kafka::options::{Ensure, Source};
 use secrecy::ExposeSecret;
 
 /// What `attio-bridge` is started with to get these options, a source and the addresses of a prefix.
@@ -28,15 +28,22 @@ pub fn variables(options: &Options, prefix: &str) -> Vec<(String, String)> {
         ("KAFKA__TOPICS__ENSURE", ensure.map(str::to_owned)),
         ("KAFKA__TOPICS__REPLICATION_FACTOR", replication.map(|factor| factor.to_string())),
     ];
-    let oauth = options.oauth.as_ref();
-    let of_login = [
-        ("TOKEN_URL", oauth.map(|login| login.token_url.clone())),
-        ("CLIENT_ID", oauth.map(|login| login.client_id.clone())),
-        ("CLIENT_SECRET", oauth.map(|login| login.client_secret.expose_secret().to_owned())),
-        ("SCOPE", oauth.and_then(|login| login.scope.clone())),
-        ("CA_FILE", oauth.and_then(|login| path(&login.ca_file))),
-    ];
-    let of_login = of_login.map(|(key, value)| Some((format!("ATTIO_BRIDGE__KAFKA__OAUTH__{key}"), value?)));
+    let of_login = match &options.oauth {
+        None => vec![],
+        Some(Source::Oidc(login)) => vec![
+            ("TOKEN_URL", Some(login.token_url.clone())),
+            ("CLIENT_ID", Some(login.client_id.clone())),
+            ("CLIENT_SECRET", Some(login.client_secret.expose_secret().to_owned())),
+            ("SCOPE", login.scope.clone()),
+            ("CA_FILE", path(&login.ca_file)),
+        ],
+        Some(Source::MskIam(login)) => {
+            vec![("PROVIDER", Some("aws-msk-iam".to_owned())), ("REGION", login.region.clone())]
+        }
+    };
+    let of_login = of_login
+        .into_iter()
+        .filter_map(|(key, value)| Some((format!("ATTIO_BRIDGE__KAFKA__OAUTH__{key}"), value?)));
     let named = |(key, value): (&str, Option<String>)| Some((format!("ATTIO_BRIDGE__{key}"), value?));
     let property = |(name, value): (&String, &String)| {
         let name = name.replace('.', "_").to_uppercase();
@@ -44,7 +51,7 @@ pub fn variables(options: &Options, prefix: &str) -> Vec<(String, String)> {
     };
     keys.into_iter()
         .filter_map(named)
-        .chain(of_login.into_iter().flatten())
+        .chain(of_login)
         .chain(options.properties.iter().map(property))
         .collect()
 }

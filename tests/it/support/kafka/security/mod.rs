@@ -9,6 +9,7 @@
 //! ```
 
 mod access;
+pub mod msk;
 pub mod tokens;
 pub mod wrong;
 

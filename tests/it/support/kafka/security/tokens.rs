@@ -1,11 +1,32 @@
 //! A Kafka that takes the tokens of a token server, and nothing else from clients that log in.
 
 use attio_bridge::bus::kafka::Options;
-use attio_bridge::bus::kafka::options::{ClientAuth, Oidc as Login};
+use attio_bridge::bus::kafka::options::{ClientAuth, Oidc as Login, Source};
 
 use crate::support::kafka::{Broker, Layout};
 use crate::support::oidc::{CLIENT, Oidc, SECRET};
 use crate::support::ports::free_ports;
+
+/// Where Kafka's classes for tokens are.
+pub const MODULES: &str = "org.apache.kafka.common.security.oauthbearer";
+
+/// A property of the listener for tokens.
+pub fn of(name: &str, value: &str) -> (String, String) {
+    (format!("listener.name.tokens.oauthbearer.{name}"), value.to_owned())
+}
+
+/// The properties by which a broker has a listener for tokens, beside one without a login.
+pub fn listeners(client: u16, controller: u16, tokens: u16) -> Vec<(String, String)> {
+    let (plain, tokens) = (format!("PLAIN://127.0.0.1:{client}"), format!("TOKENS://127.0.0.1:{tokens}"));
+    let protocols = "PLAIN:PLAINTEXT,CTRL:PLAINTEXT,TOKENS:SASL_PLAINTEXT".to_owned();
+    let properties = [
+        ("listeners", format!("{plain},CTRL://127.0.0.1:{controller},{tokens}")),
+        ("advertised.listeners", format!("{plain},{tokens}")),
+        ("listener.security.protocol.map", protocols),
+        ("listener.name.tokens.sasl.enabled.mechanisms", "OAUTHBEARER".to_owned()),
+    ];
+    properties.map(|(name, value)| (name.to_owned(), value)).into()
+}
 
 /// A broker with a listener for tokens.
 pub struct Tokens {
@@ -19,37 +40,21 @@ impl Tokens {
     pub fn start(server: &Oidc, max_reauth_ms: u32) -> Self {
         let [port] = free_ports();
         let broker = Broker::start_where(|client, controller| {
-            let modules = "org.apache.kafka.common.security.oauthbearer";
-            let of = |name: &str| format!("listener.name.tokens.oauthbearer.{name}");
-            let properties = [
-                (
-                    "listeners".to_owned(),
-                    format!(
-                        "PLAIN://127.0.0.1:{client},CTRL://127.0.0.1:{controller},TOKENS://127.0.0.1:{port}"
-                    ),
+            let mut properties = listeners(client, controller, port);
+            properties.extend([
+                of(
+                    "sasl.server.callback.handler.class",
+                    &format!("{MODULES}.OAuthBearerValidatorCallbackHandler"),
                 ),
-                (
-                    "advertised.listeners".to_owned(),
-                    format!("PLAIN://127.0.0.1:{client},TOKENS://127.0.0.1:{port}"),
-                ),
-                (
-                    "listener.security.protocol.map".to_owned(),
-                    "PLAIN:PLAINTEXT,CTRL:PLAINTEXT,TOKENS:SASL_PLAINTEXT".to_owned(),
-                ),
-                ("listener.name.tokens.sasl.enabled.mechanisms".to_owned(), "OAUTHBEARER".to_owned()),
-                (of("sasl.jaas.config"), format!("{modules}.OAuthBearerLoginModule required;")),
-                (
-                    of("sasl.server.callback.handler.class"),
-                    format!("{modules}.OAuthBearerValidatorCallbackHandler"),
-                ),
-                (of("sasl.oauthbearer.jwks.endpoint.url"), server.jwks_url()),
-                (of("sasl.oauthbearer.expected.audience"), "kafka".to_owned()),
-                (of("sasl.oauthbearer.expected.issuer"), server.issuer()),
-                (of("sasl.oauthbearer.clock.skew.seconds"), "0".to_owned()),
-                (of("connections.max.reauth.ms"), max_reauth_ms.to_string()),
-            ];
+                of("sasl.jaas.config", &format!("{MODULES}.OAuthBearerLoginModule required;")),
+                of("sasl.oauthbearer.jwks.endpoint.url", &server.jwks_url()),
+                of("sasl.oauthbearer.expected.audience", "kafka"),
+                of("sasl.oauthbearer.expected.issuer", &server.issuer()),
+                of("sasl.oauthbearer.clock.skew.seconds", "0"),
+                of("connections.max.reauth.ms", &max_reauth_ms.to_string()),
+            ]);
             let allowed = format!("-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={}", server.jwks_url());
-            Layout { properties: properties.into(), flags: vec![allowed], ..Layout::default() }
+            Layout { properties, flags: vec![allowed], ..Layout::default() }
         });
         Self { broker, bootstrap: format!("127.0.0.1:{port}") }
     }
@@ -59,7 +64,7 @@ impl Tokens {
         let mut options = Options::new(&self.bootstrap);
         options.security_protocol = Some("sasl_plaintext".into());
         options.sasl_mechanism = Some("OAUTHBEARER".into());
-        options.oauth = Some(Login {
+        options.oauth = Some(Source::Oidc(Login {
             token_url: server.token_url(),
             client_id: CLIENT.into(),
             client_secret: SECRET.to_owned().into(),
@@ -67,7 +72,7 @@ impl Tokens {
             scope: Some("kafka".into()),
             audience: None,
             ca_file: None,
-        });
+        }));
         options
     }
 }
