@@ -85,6 +85,14 @@ pub async fn diff(
     seen: impl Fn(usize),
 ) -> Result<Compared, Error> {
     let mut held = held(reading, bus, targets, scope).await?;
+    let is_entry_of = |list: &String, held: &Held| {
+        held.entity.kind == Kind::ListEntry && held.entity.container.as_ref() == Some(list)
+    };
+    if let Some(list) =
+        scope.deleted_lists.iter().find(|list| !held.values().any(|held| is_entry_of(list, held)))
+    {
+        return Err(Error::Setup(format!("{list} is no list of which entries are kept")));
+    }
     let (mut suspects, mut compared, mut unreadable) = (Vec::new(), HashSet::new(), HashSet::new());
     for target in targets {
         let mut pages = target.pages(&reading.reader, Position::default());
@@ -211,7 +219,11 @@ async fn held(
     targets: &[Target],
     scope: &Scope,
 ) -> Result<HeldById, Error> {
-    let kinds: HashSet<Kind> = targets.iter().map(|target| target.kind).collect();
+    let mut kinds: HashSet<Kind> = targets.iter().map(|target| target.kind).collect();
+    if scope.is_everything() || !scope.deleted_lists.is_empty() {
+        // Of what can be seen there may be no target.
+        kinds.extend(reading.options.kinds());
+    }
     let mut all = HeldById::new();
     for kind in Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)) {
         let reader = stored::read(&reading.options, bus, kind, None).await;
@@ -260,7 +272,7 @@ fn is_in(names: &Names, targets: &[Target], scope: &Scope, entity: &EntityRef) -
         _ => true,
     };
     targets.iter().any(|target| target.kind == entity.kind && is_of(target))
-        || (scope.is_everything() && !names.knows(entity))
+        || (scope.is_everything() && !(entity.kind.is_read_in_bulk() && names.knows(entity)))
         || scope.is_deleted(entity)
 }
 

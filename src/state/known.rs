@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::Error;
 use super::names::Names;
-use super::notice::{CLOCKS, Notice};
+use super::notice::{Notice, latest_receipt};
 use crate::attio::entities::{Container, EntityReader, EntityRef, Kind, ReadError};
 use crate::bus::state::{Receipt, StateError};
 
@@ -129,7 +129,7 @@ impl Known {
         let (mut decided, mut open) = (Vec::new(), Vec::new());
         for (at, mut waiting) in std::mem::take(&mut self.waiting).into_iter().enumerate() {
             if let Some(sent_at) = self.names.sent_at.filter(|_| at < self.asked) {
-                waiting.1.recorded_at = waiting.1.recorded_at.min(sent_at + CLOCKS);
+                waiting.1.recorded_at = waiting.1.recorded_at.min(latest_receipt(sent_at));
             }
             let is_answered = at < self.asked && waiting.1.recorded_at <= self.names.complete_to;
             let is_decided = is_answered || self.names.knows(&waiting.1.entity);

@@ -61,8 +61,12 @@ impl Names {
         slug(&self.lists, name)
     }
 
-    /// Whether the container of an entity is known; what has none is.
+    /// Whether the object of a record or the list of an entry is known. Of others it is found out where they are not
+    /// found: they may be seen without what they are about.
     pub fn knows(&self, entity: &EntityRef) -> bool {
+        if !entity.kind.is_read_in_bulk() {
+            return true;
+        }
         let Some(container) = entity.container.as_deref() else { return true };
         self.find(entity.kind, container).is_some()
     }

@@ -20,6 +20,11 @@ pub const WORKSPACES: &str = "https://attio.com/workspaces/";
 /// so much later.
 pub const CLOCKS: Duration = Duration::from_secs(10);
 
+/// The latest receipt of an event that was taken before an answer was asked for that was sent then.
+pub fn latest_receipt(sent_at: OffsetDateTime) -> OffsetDateTime {
+    sent_at.saturating_add(time::Duration::try_from(CLOCKS).unwrap_or_default())
+}
+
 /// An event of an entity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {

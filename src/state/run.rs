@@ -16,7 +16,7 @@ use super::backfill::{self, Counts, Journal};
 use super::known::{Known, flat};
 use super::metrics::{EventResult, StateMetrics};
 use super::names::Names;
-use super::notice::{CLOCKS, Notice, Says};
+use super::notice::{CLOCKS, Notice, Says, latest_receipt};
 use super::read::{Found, read};
 use super::settle::{Added, Event, Settle, Tries};
 use super::targets::Target;
@@ -128,7 +128,8 @@ impl Run {
             engine.known.renew();
             engine.read();
             engine.publish();
-            let due = engine.settle.next_due().filter(|_| engine.reads.len() < MAX_READS);
+            let may_read = engine.reads.len() < MAX_READS && engine.ready.len() < 2 * BATCH;
+            let due = engine.settle.next_due().filter(|_| may_read);
             let due = due.unwrap_or_else(|| Instant::now() + TICK);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -206,12 +207,18 @@ impl Engine {
         let event = (receipt, recorded_at);
         let names = self.known.names();
         let is_known = names.knows(&entity);
-        // A list that was deleted before the start is not known, and its entries may still be told to be gone.
-        let is_unseen = !is_known && says != Says::Gone;
-        if is_unseen || !names.keep(&self.run.options, entity.kind, entity.container.as_deref()) {
-            if is_unseen {
-                let at = names.complete_to;
-                self.unseen(&entity, at);
+        let is_kept = names.keep(&self.run.options, entity.kind, entity.container.as_deref());
+        let names_at = names.complete_to;
+        if is_known && !is_kept {
+            self.nothing(event);
+            return EventResult::Ignored;
+        }
+        // What is said to be gone is so, whatever can be seen of its object or list.
+        if !is_known && says != Says::Gone {
+            self.unseen(&entity, names_at);
+            if let Says::Merged(duplicate) = says {
+                self.gone(&duplicate, vec![event]);
+                return EventResult::Gone;
             }
             self.nothing(event);
             return EventResult::Ignored;
@@ -317,10 +324,8 @@ impl Engine {
     }
 
     fn found(&mut self, found: Found) -> Result<(), Error> {
-        if let [(first, _), _, ..] = &found[..]
-            && found.iter().any(|(_, answer)| answer.is_ok())
-        {
-            self.settle.group_is_answered(first, Instant::now());
+        if let Some((answered, _)) = found.iter().find(|(_, answer)| answer.is_ok()) {
+            self.settle.is_answered(answered, Instant::now());
         }
         for (entity, answer) in found {
             match answer {
@@ -346,7 +351,7 @@ impl Engine {
             }
             return;
         }
-        if let Some(ahead) = sent_at.and_then(|at| self.settle.bound(&entity, at + CLOCKS)) {
+        if let Some(ahead) = sent_at.and_then(|at| self.settle.bound(&entity, latest_receipt(at))) {
             self.warnings.of_receipts(&entity, ahead + CLOCKS);
         }
         // A tombstone is for ever, so an absence counts only if clocks that differ a little cannot explain it.

@@ -33,7 +33,9 @@ impl Scope {
 
     /// Whether it belongs to a list that was deleted.
     pub fn is_deleted(&self, entity: &EntityRef) -> bool {
-        entity.container.as_ref().is_some_and(|container| self.deleted_lists.contains(container))
+        let may_be_of_a_list = matches!(entity.kind, Kind::ListEntry | Kind::Comment);
+        let container = entity.container.as_ref().filter(|_| may_be_of_a_list);
+        container.is_some_and(|container| self.deleted_lists.contains(container))
     }
 }
 

@@ -64,7 +64,9 @@ impl Reading {
         let container = match entity.kind {
             Kind::Record => entity.object.clone(),
             Kind::ListEntry => entity.list.clone(),
-            Kind::Note | Kind::Task | Kind::Comment => None,
+            Kind::Note => entity.object.clone(),
+            Kind::Comment => entity.list.clone().or_else(|| entity.object.clone()),
+            Kind::Task => None,
         };
         Some((EntityRef { kind: entity.kind, container, id: entity.id.clone() }, state))
     }
@@ -82,7 +84,9 @@ impl Reading {
         for attempt in 1..=ATTEMPTS {
             entities.sort();
             let (mut again, mut why) = (Group::new(), String::new());
-            for group in entities.chunk_by(alike).flat_map(|alike| alike.chunks(EntityReader::MAX_IDS)) {
+            let size =
+                if attempt > ATTEMPTS / 2 { self.group(&entities).await } else { EntityReader::MAX_IDS };
+            for group in entities.chunk_by(alike).flat_map(|alike| alike.chunks(size)) {
                 for (entity, answer) in read(self.reader.clone(), group.to_vec()).await {
                     match answer {
                         Ok(answer) => reread.found.push((entity, answer)),
@@ -105,6 +109,15 @@ impl Reading {
             entities = again;
         }
         Ok(reread)
+    }
+}
+
+impl Reading {
+    /// How many of those that have failed together to read at a time: each alone, if one alone can be read, as another of
+    /// them may be what fails all.
+    async fn group(&self, entities: &[EntityRef]) -> usize {
+        let Some(one) = fastrand::choice(entities) else { return EntityReader::MAX_IDS };
+        if self.reader.one(one).await.is_ok() { 1 } else { EntityReader::MAX_IDS }
     }
 }
 

@@ -112,6 +112,25 @@ fn merge_refreshes_the_survivor_and_buries_the_originals() {
 }
 
 #[test]
+fn merge_into_a_record_of_a_hidden_object_buries_the_original_all_the_same() {
+    let scene = Scene::kafka();
+    let _program = scene.run();
+    let id = scene.person("Ada");
+    scene.tell("record.created", &id);
+    scene.eventually_named(&id, "Ada");
+    let survivor =
+        json!({ "workspace_id": scene.workspace, "object_id": "a-hidden-one", "record_id": "survivor" });
+    let data = json!({
+        "event_type": "record.merged", "id": survivor,
+        "duplicate_object_id": scene.object(), "duplicate_record_id": id,
+    });
+    scene.publish("record.merged", "survivor", &data);
+    scene.eventually_gone(&id);
+    scene.eventually_done();
+    assert_eq!(scene.events("record", "gone"), 1.0);
+}
+
+#[test]
 fn answer_that_is_older_than_its_event_is_read_again() {
     for scene in Scene::both() {
         scene.attio.store().lag = SETTLE * 4;

@@ -160,6 +160,8 @@ fn list_that_is_hidden_keeps_its_entries_and_goes_on_once_it_is_shown() {
 
         let there = run(&["state", "diff", "--repair", "--deleted-list", &list], &scene.variables);
         assert_eq!(there.status.code(), Some(1), "the list is there");
+        let object = run(&["state", "diff", "--repair", "--deleted-list", &scene.object()], &scene.variables);
+        assert_eq!(object.status.code(), Some(1), "it is an object");
         hide(&scene, &list);
         let found = diff(&scene, &["--repair", "--deleted-list", &list], 0);
         for entry in &entries[..2] {
