@@ -64,7 +64,7 @@ fn scenario(of: Scenario, name: &str, bridge: PathBuf) -> Options {
 pub fn build(bug: &str, patch: &Path) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tempfile::tempdir().expect("a folder for the copy");
-    for part in ["Cargo.toml", "Cargo.lock", "build.rs", "src"] {
+    for part in ["Cargo.toml", "Cargo.lock", "src"] {
         shell(Command::new("cp").arg("-r").arg(root.join(part)).arg(copy.path()));
     }
     shell(
