@@ -31,7 +31,7 @@ pub(in crate::bus) async fn existing(
     options: Options,
     topics: Vec<Arc<str>>,
 ) -> Result<Vec<Arc<str>>, StateError> {
-    if options.token_source().is_some() {
+    if options.oauth.is_some() {
         return Err(StartError::setting_of("kafka.sasl_mechanism", NO_STATES).into());
     }
     let found = tokio::task::spawn_blocking(move || {
