@@ -33,6 +33,7 @@ pub(super) fn announce(config: &Config) {
     let needed = window.as_secs().saturating_mul(EVENTS_PER_SECOND);
     let holds = Duration::from_secs(capacity / EVENTS_PER_SECOND);
     let hours = capacity / (EVENTS_PER_SECOND * 3600);
+    let per_hour = u128::from(capacity) * 3600 / u128::from(window.as_secs().max(1));
     let (window, memory_mib) = (format_duration(window), mib(capacity));
     if capacity >= needed {
         tracing::info!(
@@ -42,9 +43,9 @@ pub(super) fn announce(config: &Config) {
     } else {
         tracing::warn!(
             ids = capacity, %window, memory_mib, hours_at_25_events_per_second = hours,
-            "dedup remembers {capacity} events: {} at 25 events/s, less than dedup.window ({window}). A retry that \
-             comes later is published again. To cover the window at that rate, set dedup.capacity to {needed} \
-             ({} MiB)",
+            "dedup remembers {capacity} events: {} at 25 events/s, less than dedup.window ({window}), which it \
+             covers up to {per_hour} events per hour. A retry that comes later is published again. To cover the \
+             window at 25 events/s, set dedup.capacity to {needed} ({} MiB)",
             format_duration(holds),
             mib(needed)
         );

@@ -113,9 +113,13 @@ async fn a_dedup_memory_that_is_smaller_than_its_window_is_a_warning_with_figure
     let served = Served::start(&[("ATTIO_BRIDGE__BUS__TYPE", "stdout")]);
     let warned = served.log().into_iter().find(|line| line.contains("\"WARN\""));
     let warned = warned.expect("the default memory holds less than four days of 25 events/s");
-    for part in
-        ["250000 events", "2h 46m 40s at 25 events/s", "dedup.window (4days)", "dedup.capacity to 8640000"]
-    {
+    for part in [
+        "250000 events",
+        "2h 46m 40s at 25 events/s",
+        "dedup.window (4days)",
+        "2604 events per hour",
+        "dedup.capacity to 8640000",
+    ] {
         assert!(warned.contains(part), "{part}: {warned}");
     }
 }
