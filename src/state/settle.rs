@@ -237,7 +237,8 @@ impl Settle {
             let group = &taken[at];
             let have_failed = group.iter().all(|entity| self.is_stuck(entity));
             if group.len() > 1 && have_failed && taken.len() < groups {
-                let probe = taken[at].swap_remove(fastrand::usize(..taken[at].len()));
+                let which = fastrand::usize(..group.len());
+                let probe = taken[at].swap_remove(which);
                 taken.push(vec![probe]);
             }
         }
