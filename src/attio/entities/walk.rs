@@ -186,7 +186,7 @@ mod tests {
         let created_at = OffsetDateTime::from_unix_timestamp(number as i64).unwrap();
         let (id, workspace_id) = (number.to_string(), "w".to_owned());
         let (object, list, thread, data) = (None, None, None, RawValue::from_string("{}".into()).unwrap());
-        let entity = match number % 7 == 0 || (100..170).contains(&number) {
+        let entity = match number.is_multiple_of(7) || (100..170).contains(&number) {
             false => Ok(Entity {
                 kind: Kind::Record,
                 id: id.clone(),
