@@ -88,11 +88,6 @@ pub fn read(section: &mut Section<'_>, login: &Login<'_>) -> Option<Source> {
     if keys.is_msk() {
         return read_msk(section, keys, login.servers, takes_tokens);
     }
-    refuse(
-        section,
-        |name| name == "region",
-        "needs kafka.oauth.provider \"aws-msk-iam\"; remove it, or set that",
-    );
     read_oidc(section, keys, login.mechanism)
 }
 
@@ -122,6 +117,8 @@ fn read_oidc(section: &Section<'_>, keys: Oauth, mechanism: Option<&str>) -> Opt
         ("client_secret", keys.client_secret.is_some()),
     ];
     if mechanism == Some(OAUTHBEARER) {
+        let message = "needs kafka.oauth.provider \"aws-msk-iam\"; remove it, or set that";
+        refuse(section, |name| name == "region", message);
         for (name, _) in needed.iter().filter(|(_, set)| !set) {
             section.missing(name, "required with sasl_mechanism OAUTHBEARER");
         }
