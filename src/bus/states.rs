@@ -97,7 +97,7 @@ pub async fn follow(
 pub async fn any(options: &Options, writer: &Writer) -> Result<Option<Item>, StateError> {
     match &options.kind {
         Kind::Kafka(kafka) => kafka_any(&options.kind, kafka, writer).await,
-        Kind::Nats(options) => nats::state::any(options, writer).await,
+        Kind::Nats(options) => nats::kept::any(options, writer).await,
         Kind::Stdout => Err(ReadError::Stdout.into()),
     }
 }

@@ -1,31 +1,32 @@
 //! The loop of `state run`: takes events, reads what is due, publishes, a batch at a time.
 
+mod catch_up;
+mod publishing;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backfill::{self, Counts, Journal};
+use super::backfill::Counts;
 use super::known::{Known, flat};
 use super::metrics::{EventResult, StateMetrics};
 use super::names::Names;
 use super::notice::{CLOCKS, Notice, Says, latest_receipt};
 use super::read::{Found, read};
 use super::settle::{Added, Event, Settle, Tries};
-use super::targets::Target;
 use super::warnings::Warnings;
-use super::writing::{Reading, Writing};
 use super::{Error, Options, envelope};
 use crate::attio::entities::{Answer, EntityReader, EntityRef, Kind, ReadError, Single};
 use crate::bus::read::Item;
-use crate::bus::state::{Change, Outcome, Receipt, State, StateError, milliseconds};
+use crate::bus::state::{Outcome, Receipt, State, StateError};
 use crate::bus::states::{Follower, Publisher};
 
 /// Events that are taken and not done; more wait on the bus.
@@ -40,8 +41,6 @@ const JOIN: Duration = Duration::from_millis(50);
 const BATCH: usize = 500;
 /// How often positions are stored while there is no state to publish, and the metrics are set.
 const TICK: Duration = Duration::from_millis(500);
-/// Between two attempts to publish a batch.
-const RETRY: Duration = Duration::from_millis(500);
 /// How much later than its event an answer must be that an entity does not exist.
 const CERTAIN: Duration = Duration::from_secs(2);
 
@@ -253,53 +252,6 @@ impl Engine {
         Instant::now() + self.run.options.settle.saturating_sub(age)
     }
 
-    /// Events of an object or a list are ignored that the key could not see at that time.
-    fn unseen(&mut self, entity: &EntityRef, at: OffsetDateTime) {
-        self.warnings.of_unseen(entity);
-        self.known.hide(entity, at);
-    }
-
-    /// Goes through the objects and lists that the key may see again, as what happened meanwhile was ignored.
-    fn catch_up(&mut self) {
-        for (kind, container) in self.known.shown() {
-            let slug = container.slug.as_deref().unwrap_or_default();
-            tracing::info!(
-                kind = kind.as_str(),
-                container = container.id,
-                slug,
-                "it can be seen again: its entities are read"
-            );
-            self.warnings.seen(&container.id);
-            let writing = Writing {
-                reading: Reading {
-                    options: Arc::clone(&self.run.options),
-                    names: self.known.shared(),
-                    reader: self.run.reader.clone(),
-                },
-                publisher: self.run.publisher.clone(),
-            };
-            if self.known.names().keep(&self.run.options, kind, Some(&container.id)) {
-                let target = Target::of(kind, self.known.names(), container);
-                let walk =
-                    async move { backfill::run(&writing, &[target], Journal::unwritten(), |_| {}).await };
-                self.walks.push(walk.boxed_local());
-            }
-        }
-    }
-
-    /// What cannot go on for other reasons than those of the walk ends `state run` too, by itself.
-    fn caught_up(counts: Result<Counts, Error>) {
-        match counts {
-            Ok(Counts { rows, published, failed }) => {
-                let published: u64 = published.values().sum();
-                tracing::info!(rows, published, failed, "what can be seen again is read");
-            }
-            Err(error) => {
-                tracing::error!("what can be seen again is not read, run `state backfill`: {error}");
-            }
-        }
-    }
-
     /// An event that leads to nothing.
     fn nothing(&mut self, event: Event) {
         self.idle.push(event);
@@ -391,110 +343,6 @@ impl Engine {
         if self.stuck.insert(entity.clone()) {
             tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{why}");
         }
-    }
-
-    /// Starts to publish what is ready, unless a batch is under way.
-    fn publish(&mut self) {
-        let is_due = !self.idle.is_empty() && self.published_at.elapsed() > TICK;
-        if !self.publishing.is_empty() || (self.ready.is_empty() && !is_due) {
-            return;
-        }
-        // In order: of two states of an entity the older one came first.
-        // What the broker has refused before is sent by itself, every other time: its transaction may be in vain again.
-        self.turn = !self.turn;
-        let (refused, others): (Vec<_>, Vec<_>) =
-            self.ready.drain(..).partition(|ready| ready.tries.are_many());
-        // A tombstone without events is the half of a merge that its survivor's state answers: it is never overtaken.
-        let is_half = |ready: &Ready| ready.state.is_some() && ready.events.is_empty();
-        let may_wait = !others.iter().any(is_half);
-        let (mut batch, rest) = if others.is_empty() || (self.turn && may_wait && !refused.is_empty()) {
-            (refused, others)
-        } else {
-            (others, refused)
-        };
-        self.ready.extend(batch.drain(batch.len().min(BATCH)..));
-        self.ready.extend(rest);
-        let events = std::mem::take(&mut self.idle);
-        batch.push(Ready { entity: None, state: None, events, tries: Tries::default() });
-        batch.iter().flat_map(|ready| &ready.events).for_each(|(receipt, _)| self.count(*receipt));
-        self.send(batch, Duration::ZERO);
-    }
-
-    /// Counts an event, once.
-    fn count(&mut self, receipt: Receipt) {
-        if let Some(held) = self.held.get_mut(&receipt)
-            && let Some((kind, result)) = held.counts_as.filter(|_| !held.is_counted)
-        {
-            held.is_counted = true;
-            self.run.metrics.event(kind, result);
-        }
-    }
-
-    fn send(&mut self, batch: Vec<Ready>, after: Duration) {
-        let publisher = self.run.publisher.clone();
-        let change = |ready: &Ready| Change {
-            state: ready.state.clone(),
-            events: ready.events.iter().map(|(receipt, _)| *receipt).collect(),
-        };
-        let changes = batch.iter().map(change).collect();
-        self.publishing.spawn(async move {
-            tokio::time::sleep(after).await;
-            let outcomes = publisher.publish(changes).await;
-            (batch, outcomes)
-        });
-    }
-
-    fn published(&mut self, (batch, outcomes): Published) -> Result<(), Error> {
-        self.published_at = Instant::now();
-        let outcomes = match outcomes {
-            Ok(outcomes) => outcomes,
-            Err(StateError::Passing(reason)) => {
-                self.warnings.of_broker(&reason);
-                self.send(batch, RETRY);
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        for (Ready { entity, state, events, tries }, outcome) in batch.into_iter().zip(outcomes) {
-            match (outcome, entity) {
-                (Outcome::Newer | Outcome::TooOld, Some(entity)) => {
-                    if outcome == Outcome::TooOld {
-                        let at = state.map_or(0, |state| state.at);
-                        self.warnings.of_writer(&entity, milliseconds((self.run.now)()) - at);
-                    }
-                    if outcome == Outcome::Newer && tries.are_late() {
-                        let what = "the topic holds something newer than what Attio answers, trying on: the clock of a \
-                                    host that writes states is ahead";
-                        self.stuck(&entity, format_args!("{what}"));
-                    }
-                    self.late(&entity, tries);
-                    self.settle.again(entity, events, tries, Instant::now());
-                }
-                (Outcome::TooLarge { bytes }, Some(entity)) => {
-                    let advice = self.run.publisher.limit();
-                    self.stuck(
-                        &entity,
-                        format_args!(
-                            "its state of {bytes} bytes is larger than the broker takes, trying on: {advice}"
-                        ),
-                    );
-                    self.settle.refused(entity, events, tries, Instant::now());
-                }
-                (_, entity) => {
-                    for (receipt, _) in &events {
-                        self.held.remove(receipt);
-                    }
-                    let Some(entity) = entity else { continue };
-                    if !self.settle.is_stuck(&entity) && self.stuck.remove(&entity) {
-                        tracing::info!(kind = entity.kind.as_str(), id = entity.id, "no longer stuck");
-                    }
-                    if state.is_some() && outcome == Outcome::Done {
-                        self.run.metrics.published(entity.kind);
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     fn measure(&self) {

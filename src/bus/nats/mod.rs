@@ -8,6 +8,7 @@ mod connect;
 mod errors;
 mod health;
 mod inspect;
+pub(super) mod kept;
 mod monitor;
 mod permissions;
 mod publish;

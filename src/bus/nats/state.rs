@@ -19,12 +19,9 @@ use std::time::Duration;
 use async_nats::header::{
     HeaderMap, HeaderName, HeaderValue, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_EXPECTED_STREAM,
 };
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull::{Config as ConsumerConfig, Stream as Messages};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
-use async_nats::jetstream::context::{
-    ContextBuilder, GetStreamError, GetStreamErrorKind, PublishError, PublishErrorKind,
-};
+use async_nats::jetstream::context::{ContextBuilder, PublishError, PublishErrorKind};
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, StorageType, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap as Headers, Subject};
@@ -39,13 +36,13 @@ use super::publish::ENCODED;
 use super::read::item;
 use super::{Ensure, Options, Stream as StreamOptions};
 use crate::bus::inspect::{Level, Row};
-use crate::bus::read::{Item, Position};
+use crate::bus::read::Item;
 use crate::bus::state::{Change, Encoded, Outcome, Receipt, State, StateError, Version, Writer};
 use crate::cloudevent::ContentMode;
 use crate::pipeline::publish::Destination;
 
 /// One request to JetStream.
-const REQUEST: Duration = Duration::from_secs(5);
+pub(super) const REQUEST: Duration = Duration::from_secs(5);
 /// States that are stored at a time.
 const AT_ONCE: usize = 64;
 /// After this, events of a process that has died are given out again.
@@ -220,41 +217,6 @@ impl Publisher {
     }
 }
 
-/// A state that is kept: the oldest one, as what comes first may be a tombstone. None if there is none.
-pub(in crate::bus) async fn any(options: &Options, writer: &Writer) -> Result<Option<Item>, StateError> {
-    let client = connect::connect_once(options, drop).await?.map_err(StateError::Passing)?;
-    let context = ContextBuilder::new().timeout(REQUEST).build(client);
-    let name = &writer.stream;
-    let unread = |error: &dyn Display| passing(format!("stream {name} cannot be read: {error}"));
-    let stream = match context.get_stream(name).await {
-        Ok(stream) => stream,
-        Err(error) if is_no_stream(&error) => return Ok(None),
-        Err(error) => return Err(unread(&error)),
-    };
-    for address in &writer.addresses {
-        let (subject, mut sequence) = (format!("{address}.>"), 1);
-        loop {
-            let found = match stream.get_first_raw_message_by_subject(&subject, sequence).await {
-                Ok(found) => found,
-                Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
-                Err(error) => return Err(unread(&error)),
-            };
-            if !found.payload.is_empty() {
-                return Ok(Some(Item {
-                    address: found.subject.to_string(),
-                    key: None,
-                    headers: pairs(&found.headers),
-                    payload: found.payload,
-                    stored_at: Some(found.time),
-                    position: Position::Nats { sequence: found.sequence },
-                }));
-            }
-            sequence = found.sequence + 1;
-        }
-    }
-    Ok(None)
-}
-
 /// The stream that is created.
 pub(in crate::bus) fn stream_config(options: &StreamOptions, name: &str, prefix: &str) -> Config {
     Config {
@@ -300,11 +262,6 @@ pub(in crate::bus) async fn inspect(options: &Options, writer: &Writer) -> Vec<R
     row(Level::Ok, "keeps one message a subject".into())
 }
 
-/// Whether the server says that there is no such stream.
-fn is_no_stream(error: &GetStreamError) -> bool {
-    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
-}
-
 /// Whether no server with these limits takes it: its `max_payload`, the stream's `max_msg_size`, or that of headers.
 fn is_too_large(error: &PublishError) -> bool {
     let of_server = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
@@ -317,7 +274,7 @@ fn version(headers: &Headers, payload: &Bytes) -> Option<Version> {
     Version::of(&pairs(headers), payload)
 }
 
-fn pairs(headers: &Headers) -> Vec<(String, Bytes)> {
+pub(super) fn pairs(headers: &Headers) -> Vec<(String, Bytes)> {
     let pairs = headers.iter().flat_map(|(name, values)| {
         values.iter().map(move |value| (name.to_string(), Bytes::copy_from_slice(value.as_str().as_bytes())))
     });
@@ -330,7 +287,7 @@ fn missing(name: &str, error: impl Display) -> StateError {
     ))
 }
 
-fn passing(error: impl Display) -> StateError {
+pub(super) fn passing(error: impl Display) -> StateError {
     StateError::Passing(error.to_string())
 }
 
