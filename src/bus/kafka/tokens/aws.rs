@@ -46,6 +46,12 @@ const UNSENDABLE: &str = "could not be used as a header value";
 /// Kafka ends a connection whose identity changes.
 const SESSION: &str = "attio-bridge";
 
+/// A variable of AWS's. Its crates read the environment too: what runs the bridge sets it for all of AWS's programs, and a
+/// key of the bridge's own would say the same twice.
+pub(super) fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// Gets the credentials that are valid now; roles are assumed in `region`.
 pub(super) async fn credentials(region: String) -> Result<Credentials, String> {
     let failure = Failure::default();
@@ -72,9 +78,12 @@ fn chain(config: &ProviderConfig) -> CredentialsProviderChain {
 }
 
 fn web_identity(config: &ProviderConfig) -> WebIdentityTokenCredentialsProvider {
-    let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
     let builder = WebIdentityTokenCredentialsProvider::builder().configure(config);
-    match (set("AWS_WEB_IDENTITY_TOKEN_FILE"), set("AWS_ROLE_ARN"), set("AWS_ROLE_SESSION_NAME")) {
+    match (
+        variable("AWS_WEB_IDENTITY_TOKEN_FILE"),
+        variable("AWS_ROLE_ARN"),
+        variable("AWS_ROLE_SESSION_NAME"),
+    ) {
         (Some(file), Some(role_arn), None) => {
             let (web_identity_token_file, session_name) = (file.into(), SESSION.into());
             builder.static_configuration(StaticConfiguration {

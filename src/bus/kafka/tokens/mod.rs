@@ -16,7 +16,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::client::OAuthToken;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -35,9 +34,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The first of several failures in a row is logged, and then one in this time.
 const REPEAT: Duration = Duration::from_secs(60);
-
-/// All but the unreserved characters of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where tokens come from: `[kafka.oauth]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -200,8 +196,4 @@ async fn keep(shared: &Shared) {
             () = shared.renewed.notified() => pause = PAUSE,
         }
     }
-}
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, ENCODED).to_string()
 }

@@ -1,7 +1,6 @@
 //! A token for Amazon MSK: a request for `kafka-cluster:Connect`, presigned with AWS credentials and in base64.
 //! Source: aws-msk-iam-sasl-signer-python 1.0.2, which AWS publishes.
 
-use std::env;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
@@ -11,8 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::aws;
-use super::encoded;
-use super::token::Token;
+use super::token::{Token, encoded, signing_time};
 
 /// How long MSK accepts a token, if its credentials last as long.
 const LIFE: Duration = Duration::from_secs(900);
@@ -30,7 +28,7 @@ pub struct MskIam {
 
 impl MskIam {
     pub(super) async fn fetch(&self) -> Result<Token, String> {
-        let of_process = env::var(REGION).ok().filter(|region| !region.is_empty());
+        let of_process = aws::variable(REGION);
         let region = self.region.clone().or(of_process.clone()).ok_or_else(|| {
             format!(
                 "kafka.oauth.region: not set, and neither kafka.bootstrap_servers nor {REGION} names the cluster's region"
@@ -41,7 +39,7 @@ impl MskIam {
         }
         // Roles are assumed where the bridge runs.
         let credentials = aws::credentials(of_process.unwrap_or_else(|| region.clone())).await?;
-        let (fetched, at) = (Instant::now(), SystemTime::now());
+        let (fetched, at) = (Instant::now(), signing_time());
         let life = match credentials.expiry() {
             Some(expiry) => LIFE.min(expiry.duration_since(at).unwrap_or_default()),
             None => LIFE,

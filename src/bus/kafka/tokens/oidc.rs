@@ -11,8 +11,7 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-use super::encoded;
-use super::token::Token;
+use super::token::{Token, encoded};
 use crate::files;
 use crate::http_client::{self, Error, HttpClient};
 

@@ -1,11 +1,15 @@
-//! One token.
+//! One token, and what all sources of tokens need.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rdkafka::client::OAuthToken;
 
 /// The life that a client is told of a token that has none left: it asks again a second later.
 const EXPIRED: Duration = Duration::from_millis(1250);
+
+/// All but the unreserved characters of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 pub(super) struct Token {
     pub value: String,
@@ -32,4 +36,14 @@ impl Token {
             lifetime_ms: i64::try_from(until.as_millis()).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// Percent-encoded for a form or a query.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, ENCODED).to_string()
+}
+
+/// The time of a signature, which is wall time.
+pub(super) fn signing_time() -> SystemTime {
+    SystemTime::now()
 }
