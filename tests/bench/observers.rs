@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::body::Deliveries;
@@ -112,7 +112,7 @@ fn mean(of: &[f64]) -> (f64, f64) {
 struct Page {
     feed: TcpStream,
     shown: Arc<AtomicU64>,
-    _polls: Sender<()>,
+    _polls: SyncSender<()>,
 }
 
 impl Page {
@@ -130,7 +130,7 @@ impl Page {
                 count.fetch_add(starts as u64, Ordering::Relaxed);
             }
         });
-        let (polls, shut) = channel();
+        let (polls, shut) = sync_channel(0);
         std::thread::spawn(move || {
             while shut.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
                 for path in ["metrics", "readyz"] {
