@@ -25,20 +25,23 @@ struct Row {
     name: &'static str,
     bridge: usize,
     open: bool,
-    /// The row that it is compared with, in the same round.
-    base: usize,
+    /// The rows with whose mean it is compared, in the same round.
+    base: &'static [usize],
     /// CPU microseconds of a delivery, one figure a round.
     cost: Vec<f64>,
 }
 
 impl Row {
-    const fn new(name: &'static str, bridge: usize, open: bool, base: usize) -> Self {
+    const fn new(name: &'static str, bridge: usize, open: bool, base: &'static [usize]) -> Self {
         Self { name, bridge, open, base, cost: Vec::new() }
     }
 }
 
-/// Measures each in turn, so often, and prints a table.
-pub fn run(rounds: usize) {
+/// The bridge whose page is opened.
+const WITH_PAGE: usize = 1;
+
+/// Measures each in turn, so often, and prints a table; of the page alone, or of all.
+pub fn run(rounds: usize, page_alone: bool) {
     let (collector, received) = collector();
     let off = ("ATTIO_BRIDGE__ADMIN__PAGE", "false".to_owned());
     let traces = ("ATTIO_BRIDGE__TRACES__ENDPOINT", format!("http://{collector}"));
@@ -55,13 +58,15 @@ pub fn run(rounds: usize) {
     ];
     // Two of the same show what the machine adds: in a second process, and in the same one at another time.
     let mut rows = [
-        Row::new("neither", 0, false, 0),
-        Row::new("neither, a second process", 3, false, 0),
-        Row::new("traces", 2, false, 0),
-        Row::new("the page, shut", 1, false, 0),
-        Row::new("the page, open", 1, true, 3),
-        Row::new("the page, shut again", 1, false, 3),
+        Row::new("neither", 0, false, &[0]),
+        Row::new("neither, a second process", 3, false, &[0]),
+        Row::new("traces", 2, false, &[0]),
+        Row::new("the page, shut", WITH_PAGE, false, if page_alone { &[3] } else { &[0] }),
+        Row::new("the page, open", WITH_PAGE, true, &[3, 5]),
+        Row::new("the page, shut again", WITH_PAGE, false, &[3]),
     ];
+    let measured: Vec<_> =
+        (0..rows.len()).filter(|at| !page_alone || rows[*at].bridge == WITH_PAGE).collect();
     let deliveries = Arc::new(Deliveries::new(1));
     for server in &servers {
         let warm = closed::Until::Time(Duration::from_secs(2));
@@ -69,7 +74,7 @@ pub fn run(rounds: usize) {
     }
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        let mut order: Vec<usize> = (0..rows.len()).collect();
+        let mut order = measured.clone();
         if round % 2 == 0 {
             // What drifts within a round falls on each as often.
             order.reverse();
@@ -88,15 +93,16 @@ pub fn run(rounds: usize) {
             }
         }
     }
-    assert!(received.load(Ordering::Relaxed) > 0, "the collector received no spans");
+    assert!(page_alone || received.load(Ordering::Relaxed) > 0, "the collector received no spans");
     println!("| the bridge with | CPU µs per delivery | beside | more |\n|---|---:|---|---:|");
-    for Row { name, base, cost, .. } in &rows {
-        let base = &rows[*base];
+    for Row { name, base, cost, .. } in measured.iter().map(|at| &rows[*at]) {
+        let base_of = |round: usize| mean(&base.iter().map(|at| rows[*at].cost[round]).collect::<Vec<_>>()).0;
         let ratios: Vec<f64> =
-            cost.iter().zip(&base.cost).map(|(cost, base)| 100.0 * (cost / base - 1.0)).collect();
+            cost.iter().enumerate().map(|(round, cost)| 100.0 * (cost / base_of(round) - 1.0)).collect();
         let (cpu, _) = mean(cost);
         let (more, error) = mean(&ratios);
-        println!("| {name} | {cpu:.1} | {} | {more:+.1} % ± {error:.1} |", base.name);
+        let base: Vec<_> = base.iter().map(|at| rows[*at].name).collect();
+        println!("| {name} | {cpu:.1} | {} | {more:+.1} % ± {error:.1} |", base.join(" and "));
     }
 }
 
