@@ -103,8 +103,9 @@ pub struct Counts {
     pub failed: Failures,
 }
 
-/// Publishes all entities of the targets. A page that cannot be read is asked for so often. `seen` is told how far it is
-/// after each page; after an error the journal says where to go on.
+/// Publishes all entities of the targets. A page that cannot be read is asked for so often; a target that is not found
+/// any more is left out from there on. `seen` is told how far it is after each page; after an error the journal says
+/// where to go on.
 pub async fn run(
     writing: &Writing,
     targets: &[Target],
@@ -122,9 +123,16 @@ pub async fn run(
         };
         counts.lock().published.entry(label.clone()).or_default();
         let mut pages = target.pages(&writing.reading.reader, from);
-        while let Some(Page { rows, entities, unreadable }) =
-            within(attempts, async || pages.next().await).await?
-        {
+        loop {
+            let page = match within(attempts, async || pages.next().await).await {
+                Err(Error::Missing(reason)) => {
+                    tracing::error!("{reason}: what is left of {label} is left out");
+                    journal.lock().failed.entry(key.clone()).or_default().add_rest(&label);
+                    break;
+                }
+                page => page?,
+            };
+            let Some(Page { rows, entities, unreadable }) = page else { break };
             let states =
                 entities.iter().filter_map(|(at, entity)| writing.reading.state(*at, entity)).collect();
             let Stored { stored, mut failed } = writing.publish(states).await?;

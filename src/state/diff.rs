@@ -179,7 +179,9 @@ async fn confirm(
                     answers.push((entity, accurate_at, Some(digest(now.data.get().as_bytes()))));
                 }
                 Single::Gone => answers.push((entity, complete_to, None)),
-                Single::Unseen(_) if scope.is_deleted(&entity) => answers.push((entity, complete_to, None)),
+                Single::Unseen(hidden) if scope.deleted_lists.contains(&hidden) => {
+                    answers.push((entity, complete_to, None));
+                }
                 Single::Unseen(hidden) => differences.hide(entity.kind, hidden),
                 // Its event is still to come.
                 Single::MergeInProgress => {}
@@ -219,7 +221,7 @@ pub async fn repair(writing: &Writing, scope: &Scope, found: &[Found]) -> Result
             match value {
                 Single::Found(now) => states.extend(writing.reading.state(accurate_at, &now)),
                 Single::Gone if is_kept(&entity) => states.push(writing.reading.tombstone(entity)),
-                Single::Unseen(_) if is_kept(&entity) && scope.is_deleted(&entity) => {
+                Single::Unseen(hidden) if is_kept(&entity) && scope.deleted_lists.contains(&hidden) => {
                     states.push(writing.reading.tombstone(entity));
                 }
                 // It was there a moment ago: its event is still to come.

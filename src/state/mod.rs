@@ -42,6 +42,9 @@ pub enum Error {
     /// What to grant.
     #[error("{0}")]
     Denied(String),
+    /// Attio answers 404 for what was to be gone through.
+    #[error("{0}")]
+    Missing(String),
     #[error("{0}")]
     Setup(String),
 }

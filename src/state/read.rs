@@ -15,7 +15,7 @@ const LOOKS: u32 = 4;
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 /// What became of the read of each entity of a group.
-pub(super) type Found = Vec<(EntityRef, Result<Answer<Single>, ReadError>)>;
+pub(super) type Found = Vec<(EntityRef, One)>;
 
 /// Reads a group with one request, and not each of it if that fails. An entity that is not in the answer is asked for
 /// alone: only a 404 says that it is gone. What fails for one entity fails for that one.
@@ -47,13 +47,29 @@ pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
     found
 }
 
+/// What became of the read of one entity.
+type One = Result<Answer<Single>, ReadError>;
+
+/// The objects or lists that the key may see.
+type Seen = Vec<Answer<Vec<Container>>>;
+
+fn is_gone((entity, answer): &(EntityRef, One)) -> bool {
+    entity.container.is_some() && matches!(answer, Ok(Answer { value: Single::Gone, .. }))
+}
+
 /// A 404 says nothing while the key may not see the object of a record, the list of an entry, or that of what a note or a
-/// comment is about; and none of those that could be seen before the 404 need be seen with it. All are of one kind.
+/// comment is about. It may be hidden or shown at any time: only a 404 counts before which and after which it was seen.
+/// All are of one kind.
 async fn check_containers(reader: &EntityReader, found: &mut Found) {
-    let is_gone = |(entity, answer): &(EntityRef, Result<Answer<Single>, ReadError>)| {
-        entity.container.is_some() && matches!(answer, Ok(Answer { value: Single::Gone, .. }))
-    };
-    let Some((EntityRef { kind, .. }, _)) = found.iter().find(|found| is_gone(found)) else { return };
+    if let Some(before) = limit_to_seen(reader, found).await {
+        read_again(reader, found, &before).await;
+        limit_to_seen(reader, found).await;
+    }
+}
+
+/// Compares each 404 with what the key may see later. Returns that, if anything counts as gone.
+async fn limit_to_seen(reader: &EntityReader, found: &mut Found) -> Option<Seen> {
+    let kind = found.iter().find(|found| is_gone(found))?.0.kind;
     let times = found.iter().filter(|found| is_gone(found)).flat_map(|(_, answer)| answer);
     let latest = times.map(|answer| answer.accurate_at).max().unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let owners = match kind {
@@ -61,27 +77,59 @@ async fn check_containers(reader: &EntityReader, found: &mut Found) {
         Kind::ListEntry => &[Resource::List],
         Kind::Note | Kind::Task | Kind::Comment => &[Resource::Object, Resource::List],
     };
-    let mut known = Vec::new();
+    let mut seen = Seen::new();
     for owner in owners {
-        known.push(containers(reader, *owner, latest).await);
-    }
-    for (entity, answer) in found.iter_mut().filter(|found| is_gone(found)) {
-        let container = entity.container.as_deref().unwrap_or_default();
-        for known in &known {
-            match (known, &mut *answer) {
-                (Ok(known), Ok(answer)) => answer.limit_to(known),
-                (Err(error), answer) => *answer = Err(error.clone()),
-                (Ok(_), Err(_)) => {}
+        match containers(reader, *owner, latest).await {
+            Ok(known) => seen.push(known),
+            Err(error) => {
+                for (_, answer) in found.iter_mut().filter(|found| is_gone(found)) {
+                    *answer = Err(error.clone());
+                }
+                return None;
             }
         }
-        let is_seen =
-            |name: &str| known.iter().flatten().any(|known| known.value.iter().any(|known| known.is(name)));
+    }
+    for (entity, answer) in found.iter_mut().filter(|found| is_gone(found)) {
+        let Ok(answer) = answer else { continue };
+        seen.iter().for_each(|known| answer.limit_to(known));
+        let is_seen = |name: &str| seen.iter().any(|known| known.value.iter().any(|known| known.is(name)));
         // A comment on an entry needs both.
-        let hidden =
-            [Some(container), entity.object.as_deref()].into_iter().flatten().find(|name| !is_seen(name));
-        if let (Some(hidden), Ok(answer)) = (hidden, answer) {
+        let needed = [entity.container.as_deref(), entity.object.as_deref()];
+        if let Some(hidden) = needed.into_iter().flatten().find(|name| !is_seen(name)) {
             answer.value = Single::Unseen(hidden.to_owned());
         }
+    }
+    found.iter().any(is_gone).then_some(seen)
+}
+
+/// Reads what counts as gone again, until the answer is no older than what the key was seen to see.
+async fn read_again(reader: &EntityReader, found: &mut Found, seen: &Seen) {
+    let times = seen.iter().map(|known| known.accurate_at);
+    let since = times.max().unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let mut open: Vec<usize> = (0..found.len()).filter(|at| is_gone(&found[*at])).collect();
+    for look in 1..=LOOKS {
+        let (mut older, mut oldest) = (Vec::new(), since);
+        for at in open {
+            let (entity, answer) = &mut found[at];
+            *answer = reader.one(entity).await;
+            if let Some(behind) = answer.as_ref().ok().map(|answer| answer.complete_to)
+                && behind < since
+            {
+                older.push(at);
+                oldest = oldest.min(behind);
+            }
+        }
+        if older.is_empty() {
+            return;
+        }
+        open = older;
+        if look < LOOKS {
+            pause(since - oldest).await;
+        }
+    }
+    for at in open {
+        let why = "Attio answers from before it named the objects or lists that it was asked for";
+        found[at].1 = Err(ReadError::Retryable(why.into()));
     }
 }
 
@@ -96,8 +144,13 @@ async fn containers(
         if known.complete_to >= since {
             return Ok(known);
         }
-        let behind = Duration::try_from(since - known.complete_to).unwrap_or_default();
-        tokio::time::sleep(behind.clamp(PAUSES.0, PAUSES.1)).await;
+        pause(since - known.complete_to).await;
     }
     Err(ReadError::Retryable(format!("the {}s that Attio names are those of before its 404", owner.name())))
+}
+
+/// Waits until an answer may be so much later.
+async fn pause(behind: time::Duration) {
+    let behind = Duration::try_from(behind).unwrap_or_default();
+    tokio::time::sleep(behind.clamp(PAUSES.0, PAUSES.1)).await;
 }

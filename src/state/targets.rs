@@ -8,8 +8,9 @@ use time::OffsetDateTime;
 
 use super::Options;
 use super::names::Names;
+use super::read::read;
 use crate::attio::entities::{
-    Answer, Container, Entity, EntityReader, EntityRef, Kind, Listed, Position, ReadError, Walk,
+    Answer, Container, Entity, EntityReader, EntityRef, Kind, Listed, Position, ReadError, Single, Walk,
 };
 
 /// Parents whose comments are read at a time, and for one page.
@@ -191,7 +192,7 @@ impl Pages {
         let rows = self.parents.len().min(most);
         let of = |parent: EntityRef| {
             let reader = self.reader.clone();
-            async move { reader.comments(&parent).await }
+            async move { comments(reader, parent).await }
         };
         let some: Vec<EntityRef> = self.parents.range(..rows).cloned().collect();
         let read = stream::iter(some).map(of).buffered(at_a_time).try_collect::<Vec<_>>().await?;
@@ -199,8 +200,24 @@ impl Pages {
         if self.parents.is_empty() {
             self.safe = self.walk.position().cloned();
         }
-        Ok(Some(page(rows, read)))
+        Ok(Some(page(rows, read.into_iter().flatten())))
     }
+}
+
+/// The comments on a record or an entry; nothing if it is gone.
+async fn comments(reader: EntityReader, parent: EntityRef) -> Result<Option<Answer<Listed>>, ReadError> {
+    let found = reader.comments(&parent).await?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    for (EntityRef { id, .. }, answer) in read(reader, vec![parent]).await {
+        if let Single::Found(_) | Single::Unseen(_) = answer?.value {
+            return Err(ReadError::Missing(format!(
+                "Attio answers 404 for the comments on {id}, which is there or cannot be seen"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 fn page(rows: usize, answers: impl IntoIterator<Item = Answer<Listed>>) -> Page {

@@ -79,6 +79,11 @@ impl Failures {
         self.add_named(format!("{} {id}", kind.as_str()));
     }
 
+    /// Adds what was not gone through of a target.
+    pub fn add_rest(&mut self, label: &str) {
+        self.add_named(format!("what is left of {label}"));
+    }
+
     fn add_named(&mut self, named: String) {
         if self.named.len() < NAMED {
             self.named.insert(named);
@@ -206,7 +211,13 @@ impl Writing {
                     // `state run` has published a newer state, and reads whatever becomes of it.
                     Single::Gone if milliseconds(answer.complete_to) <= again[&entity].1 => {}
                     Single::Gone => batch.push(self.reading.tombstone(entity)),
-                    // Its event is still to come, or it cannot be known.
+                    Single::Unseen(hidden) if again[&entity].0 == Outcome::TooOld => done.failed.say(
+                        &entity,
+                        format_args!(
+                            "cannot be read again: the key may not see its object or list {hidden} any more"
+                        ),
+                    ),
+                    // Its event is still to come, or something newer is there already.
                     Single::MergeInProgress | Single::Unseen(_) => {}
                 }
             }
@@ -251,25 +262,29 @@ fn give_up(left: Vec<(EntityRef, Outcome)>, done: &mut Stored) -> Result<(), Err
     Ok(())
 }
 
-/// Reads until it succeeds, or is not allowed.
+/// Reads until it succeeds, is not allowed, or is not there.
 pub async fn patiently<T>(read: impl AsyncFnMut() -> Result<T, ReadError>) -> Result<T, Error> {
     within(u32::MAX, read).await
 }
 
-/// Reads until it succeeds, is not allowed, or has failed so often.
+/// Reads until it succeeds, is not allowed, is not there, or has failed so often.
 pub(super) async fn within<T>(
     attempts: u32,
     mut read: impl AsyncFnMut() -> Result<T, ReadError>,
 ) -> Result<T, Error> {
-    let mut pauses = Pauses::default();
+    let (mut pauses, mut missing) = (Pauses::default(), 0);
     loop {
         match read().await {
             Ok(value) => return Ok(value),
             Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
+            Err(ReadError::Missing(reason)) if missing + 1 >= ATTEMPTS => return Err(Error::Missing(reason)),
             Err(error) if pauses.count.saturating_add(1) >= attempts => {
                 return Err(Error::Setup(error.to_string()));
             }
-            Err(error) => pauses.pause(&error.to_string()).await,
+            Err(error) => {
+                missing = if matches!(error, ReadError::Missing(_)) { missing + 1 } else { 0 };
+                pauses.pause(&error.to_string()).await;
+            }
         }
     }
 }

@@ -176,6 +176,9 @@ pub enum ReadError {
     /// documented. To be tried again, alone.
     #[error("{0}")]
     OfOne(String),
+    /// 404 of what was there, or that an answer from an earlier moment gives: to be tried again, but not for ever.
+    #[error("{0}")]
+    Missing(String),
     /// Anything else but 429, which is waited out: to be tried again.
     #[error("{0}")]
     Retryable(String),

@@ -114,7 +114,7 @@ impl EntityReader {
     }
 
     /// Reads at most `limit` entities from an offset on, in the order of their creation: records of an object, entries
-    /// of a list, notes or tasks.
+    /// of a list, notes or tasks. A 404 is an error: it says nothing about them.
     pub(super) async fn rows(
         &self,
         kind: Kind,
@@ -132,13 +132,14 @@ impl EntityReader {
         };
         self.call(kind, &method, &path, body.as_ref()).await?.try_map(|reply| match reply {
             Reply::Body(body) => self.read(kind, &path, answer::many(kind, &body)),
-            Reply::NotFound(_) => Ok(Vec::new()),
+            Reply::NotFound(code) => Err(missing(&path, &code)),
             Reply::Invalid(failed) => Err(failed.into()),
         })
     }
 
-    /// Reads the comments on a record or an entry.
-    pub async fn comments(&self, parent: &EntityRef) -> Result<Answer<Listed>, ReadError> {
+    /// Reads the comments on a record or an entry; none if Attio answers 404, which says nothing while the key may not
+    /// see its object or list.
+    pub async fn comments(&self, parent: &EntityRef) -> Result<Option<Answer<Listed>>, ReadError> {
         let names =
             if parent.kind == Kind::ListEntry { ["entry_id", "list"] } else { ["record_id", "object"] };
         let container = segment(parent.container.as_deref().unwrap_or_default())?;
@@ -152,7 +153,7 @@ impl EntityReader {
             comments.limit_to(&answer);
             let threads = match answer.value {
                 Reply::Body(body) => self.read(Kind::Comment, &path, answer::threads(&body))?,
-                Reply::NotFound(_) => Vec::new(),
+                Reply::NotFound(_) => return Ok(None),
                 Reply::Invalid(failed) => return Err(failed.into()),
             };
             let count = threads.len();
@@ -167,7 +168,7 @@ impl EntityReader {
                 break;
             }
         }
-        Ok(comments)
+        Ok(Some(comments))
     }
 
     /// The id of the workspace that the key belongs to.
@@ -195,7 +196,7 @@ impl EntityReader {
             comments.limit_to(&answer);
             let (found, next) = match answer.value {
                 Reply::Body(body) => self.read(Kind::Comment, &path, answer::thread(&body))?,
-                Reply::NotFound(_) => return Ok(()),
+                Reply::NotFound(code) => return Err(missing(&path, &code)),
                 Reply::Invalid(failed) => return Err(failed.into()),
             };
             found.into_iter().for_each(|row| comments.value.add(Kind::Comment, row));
@@ -296,6 +297,10 @@ impl From<Failed> for ReadError {
     fn from(failed: Failed) -> Self {
         Self::Retryable(failed.to_string())
     }
+}
+
+fn missing(path: &str, code: &str) -> ReadError {
+    ReadError::Missing(format!("{path}: Attio answered 404 {code}"))
 }
 
 /// How long nothing is read after that many 429 in a row: as Attio asks, and longer each time, as the score limit is

@@ -74,7 +74,6 @@ impl CatchUp {
     /// Takes note of what became of it. An error is one that ends this process.
     pub(super) fn walked(&mut self, (mut wanted, walked): Walked) -> Result<(), Error> {
         let (name, label) = (wanted.target.key(), wanted.target.label());
-        self.left_out.remove(&name);
         let (first, longest) = AGAIN;
         let pause = (first * 2_u32.saturating_pow(wanted.in_vain.min(16))).min(longest);
         let seconds = pause.as_secs();
@@ -82,6 +81,7 @@ impl CatchUp {
             Ok(Counts { rows, published, failed }) if failed.count() == 0 => {
                 let published: u64 = published.values().sum();
                 tracing::info!(rows, published, "what can be seen again is read: {label}");
+                self.left_out.remove(&name);
                 return Ok(());
             }
             Ok(Counts { failed, .. }) => {
@@ -91,7 +91,7 @@ impl CatchUp {
                 );
                 self.left_out.insert(name.clone(), failed);
             }
-            Err(error @ Error::Bus(_)) => return Err(error),
+            Err(error @ (Error::Bus(_) | Error::Denied(_))) => return Err(error),
             Err(error) => {
                 tracing::error!(
                     "what can be seen again is not read: {label}: {error}; trying on in {seconds} s"
