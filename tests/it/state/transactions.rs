@@ -1,13 +1,63 @@
 //! Transactions on Kafka in which a record is refused: nothing of them is kept, and nothing is lost.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::scene::Scene;
+use attio_bridge::catalog::Category;
+
+use super::scene::{Bus, Scene};
+use super::walks::states;
 use crate::support::kafka::Broker;
 use crate::support::kafka::security::{Door, PASSWORD, STATE_USER, shared};
 use crate::support::kafka::variables::variables;
 use crate::support::program::printed;
+use crate::support::wait::eventually_blocking;
 use crate::topics::run_kafka_commands;
+
+/// The oldest stamp that a topic takes, before now.
+const OLDEST: &str = "message.timestamp.before.max.ms";
+
+#[test]
+fn transaction_with_a_record_that_is_refused_is_aborted_and_repeated_until_it_is_taken() {
+    let scene = Scene::kafka();
+    let Bus::Kafka(broker) = &scene.bus else { unreachable!() };
+    let mut program = scene.run();
+    let (ada, grace) = (scene.person("Ada"), scene.person("Grace"));
+    for (id, name) in [(&ada, "Ada"), (&grace, "Grace")] {
+        scene.tell("record.created", id);
+        scene.eventually_named(id, name);
+    }
+    scene.eventually_done();
+    let list = scene.attio.store().lists.iter().find(|list| list.slug == "recruiting").unwrap().id.clone();
+    let entry = scene.attio.store().add_entry("recruiting", &ada, BTreeMap::new()).unwrap();
+
+    let topic = format!("{}-state.record", scene.prefix);
+    let usual = broker.topic_setting(&topic, OLDEST).unwrap();
+    broker.set_topic(&topic, OLDEST, "0");
+    let before = scene.kept().len();
+    scene.rename(&ada, "Ada Lovelace");
+    scene.tell("record.updated", &ada);
+    scene.attio.store().remove(&grace).unwrap();
+    scene.tell("record.deleted", &grace);
+    // A topic that takes everything waits too, if its record is in the same transaction.
+    scene.tell_entry("list-entry.created", &list, &entry);
+    eventually_blocking("all are taken", || scene.metrics().get("state_backlog", &[]) == 3.0);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(scene.metrics().get("state_backlog", &[]), 3.0, "none is done");
+    assert_eq!(scene.kept().len(), before, "the topic takes no record");
+    assert!(!program.has_ended());
+
+    broker.set_topic(&topic, OLDEST, &usual);
+    scene.eventually_named(&ada, "Ada Lovelace");
+    scene.eventually_gone(&grace);
+    eventually_blocking("the entry has a state", || states(&scene, Category::ListEntry).contains_key(&entry));
+    scene.eventually_done();
+    program.signal("TERM");
+    let (code, said) = program.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("states are not stored, trying on"), "{said}");
+}
 
 #[test]
 fn writer_that_may_not_write_a_topic_any_more_says_so_and_the_next_one_has_lost_nothing() {

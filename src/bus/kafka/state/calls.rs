@@ -58,6 +58,11 @@ pub(super) fn is_retriable(error: &KafkaError) -> bool {
     }
 }
 
+/// Whether the broker has refused a record; the client's own errors are below 0.
+pub(super) fn is_refusal(error: &KafkaError) -> bool {
+    error.rdkafka_error_code().is_some_and(|code| code as i32 > 0)
+}
+
 /// Whether the client fails a record only as it has failed another of its transaction before.
 pub(super) fn is_consequence(error: &KafkaError) -> bool {
     use Code::{PurgeInflight, PurgeQueue, State};
