@@ -87,6 +87,12 @@ impl Batches {
         let (count, began) = (claims.len(), Instant::now());
         let (answer, replies) = oneshot::channel();
         let request = Request { claims, count, began, deadline, answer: Some(answer) };
+        self.hand_in(request);
+        replies.await.unwrap_or_else(|_| vec![Reply::Failed("its task has ended".into()); count])
+    }
+
+    fn hand_in(&self, request: Request) {
+        let deadline = request.deadline;
         let mut waiting = self.0.waiting.lock();
         waiting.requests.push_back(request);
         let is_looked_at = waiting.looked_at_by.is_some_and(|by| by <= deadline);
@@ -94,7 +100,6 @@ impl Batches {
         if !is_looked_at {
             self.0.wake.notify_one();
         }
-        replies.await.unwrap_or_else(|_| vec![Reply::Failed("its task has ended".into()); count])
     }
 
     /// A settlement was added to the queue.
