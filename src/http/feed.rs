@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// Deliveries that are kept of a burst; after it one every [`UNREAD`], or [`READ`] while somebody reads.
 const BURST: u32 = 200;
 const UNREAD: Duration = Duration::from_millis(100);
-const READ: Duration = Duration::from_millis(2);
+const READ: Duration = Duration::from_millis(10);
 
 /// Streams at once: each holds one of the admin listener's connections, which probes need too.
 const MAX_READERS: usize = 16;
@@ -292,6 +292,6 @@ mod tests {
         assert_eq!(kept(Duration::ZERO, 1000, Duration::ZERO), BURST as usize + 1);
         assert_eq!(kept(Duration::from_millis(1), 10_000, Duration::from_millis(1)), 100);
         let _reader = feed.read(None).unwrap();
-        assert_eq!(kept(Duration::from_secs(11), 300, Duration::from_millis(2)), 300);
+        assert_eq!(kept(Duration::from_secs(11), 300, Duration::from_millis(10)), 300);
     }
 }

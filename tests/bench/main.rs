@@ -53,7 +53,8 @@ fn main() -> ExitCode {
             println!("{}", serde_json::to_string(&done).expect("figures are JSON"));
         }
         ["instructions"] => println!("{}", report::costs(&instructions::costs())),
-        ["observers"] => observers::run(20),
+        ["observers"] => observers::run(20, false),
+        ["observers", "page"] => observers::run(60, true),
         ["load", port, events, connections, seconds] => {
             let number = |word: &str| word.parse::<usize>().expect("a number");
             load::alone(
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
             Some(options) => return all(&options),
             None => {
                 eprintln!(
-                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… [--peer 'NAME=COMMAND']… | instructions | observers | --help"
+                    "usage: tests/bench/run [--quick] [--only SERVER,…] [--quiet-check] [--beside NAME=PROGRAM]… [--peer 'NAME=COMMAND']… | instructions | observers [page] | --help"
                 );
                 return ExitCode::from(2);
             }

@@ -1,10 +1,11 @@
 //! What watching costs: the CPU of a delivery with the admin page off, shut and open, and with traces off and on.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::body::Deliveries;
@@ -16,59 +17,92 @@ use crate::usage;
 const RATE: u32 = 1_000;
 const STRETCH: Duration = Duration::from_secs(5);
 
-/// Two of the same, so that the difference between them is what the machine adds.
-const BASE: &str = "neither";
-const CONTROL: &str = "neither, a second process";
+/// How often the page asks for numbers.
+const POLL: Duration = Duration::from_secs(2);
 
-struct Subject {
-    server: Server,
+/// What is measured: a bridge, and whether its page is open.
+struct Row {
+    name: &'static str,
+    bridge: usize,
+    open: bool,
+    /// The rows with whose mean it is compared, in the same round.
+    base: &'static [usize],
     /// CPU microseconds of a delivery, one figure a round.
     cost: Vec<f64>,
 }
 
-/// Measures each in turn, so often, and prints a table.
-pub fn run(rounds: usize) {
+impl Row {
+    const fn new(name: &'static str, bridge: usize, open: bool, base: &'static [usize]) -> Self {
+        Self { name, bridge, open, base, cost: Vec::new() }
+    }
+}
+
+/// The bridge whose page is opened.
+const WITH_PAGE: usize = 1;
+
+/// Measures each in turn, so often, and prints a table; of the page alone, or of all.
+pub fn run(rounds: usize, page_alone: bool) {
     let (collector, received) = collector();
     let off = ("ATTIO_BRIDGE__ADMIN__PAGE", "false".to_owned());
     let traces = ("ATTIO_BRIDGE__TRACES__ENDPOINT", format!("http://{collector}"));
     let bridge = |name: &str, variables: &[(&str, String)]| {
         let bus = ("ATTIO_BRIDGE__BUS__TYPE", "stdout".to_owned());
         let variables: Vec<_> = variables.iter().cloned().chain([bus]).collect();
-        Subject { server: Server::bridge(name, Path::new(BRIDGE), &variables), cost: Vec::new() }
+        Server::bridge(name, Path::new(BRIDGE), &variables)
     };
-    let mut subjects = [
-        bridge(BASE, std::slice::from_ref(&off)),
-        bridge("the page, shut", &[]),
-        bridge("the page, open", &[]),
-        bridge("traces", &[off.clone(), traces]),
-        bridge(CONTROL, &[off]),
+    let servers = [
+        bridge("without page", std::slice::from_ref(&off)),
+        bridge("with a page", &[]),
+        bridge("with traces", &[off.clone(), traces]),
+        bridge("without page, again", &[off]),
     ];
+    // Two of the same show what the machine adds: in a second process, and in the same one at another time.
+    let mut rows = [
+        Row::new("neither", 0, false, &[0]),
+        Row::new("neither, a second process", 3, false, &[0]),
+        Row::new("traces", 2, false, &[0]),
+        Row::new("the page, shut", WITH_PAGE, false, if page_alone { &[3] } else { &[0] }),
+        Row::new("the page, open", WITH_PAGE, true, &[3, 5]),
+        Row::new("the page, shut again", WITH_PAGE, false, &[3]),
+    ];
+    let measured: Vec<_> =
+        (0..rows.len()).filter(|at| !page_alone || rows[*at].bridge == WITH_PAGE).collect();
     let deliveries = Arc::new(Deliveries::new(1));
-    for Subject { server, .. } in &subjects {
+    for server in &servers {
         let warm = closed::Until::Time(Duration::from_secs(2));
         closed::run(server.address, &deliveries, 16, warm);
     }
-    let reader = &subjects[2].server;
-    read(reader.admin.expect("a bridge has an admin port"));
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        for Subject { server, cost } in &mut subjects {
+        let mut order = measured.clone();
+        if round % 2 == 0 {
+            // What drifts within a round falls on each as often.
+            order.reverse();
+        }
+        for at in order {
+            let row = &mut rows[at];
+            let server = &servers[row.bridge];
+            let page = row.open.then(|| Page::open(server.admin.expect("a bridge has an admin port")));
             let before = usage::of(server.pid);
             let traffic = open::run(server.address, &deliveries, RATE, STRETCH);
             let used = usage::of(server.pid) - before;
-            assert_eq!(traffic.failed, 0, "{}: every delivery is answered 200", server.name);
-            cost.push(used.cpu as f64 / 1e3 / traffic.answered as f64);
+            assert_eq!(traffic.failed, 0, "{}: every delivery is answered 200", row.name);
+            row.cost.push(used.cpu as f64 / 1e3 / traffic.answered as f64);
+            if let Some(page) = page {
+                assert!(page.shown() > traffic.answered / 20, "the page shows deliveries");
+            }
         }
     }
-    assert!(received.load(Ordering::Relaxed) > 0, "the collector received no spans");
-    println!("| the bridge with | CPU µs per delivery | beside neither |\n|---|---:|---:|");
-    let base = subjects[0].cost.clone();
-    for Subject { server, cost } in &subjects {
+    assert!(page_alone || received.load(Ordering::Relaxed) > 0, "the collector received no spans");
+    println!("| the bridge with | CPU µs per delivery | beside | more |\n|---|---:|---|---:|");
+    for Row { name, base, cost, .. } in measured.iter().map(|at| &rows[*at]) {
+        let base_of = |round: usize| mean(&base.iter().map(|at| rows[*at].cost[round]).collect::<Vec<_>>()).0;
         let ratios: Vec<f64> =
-            cost.iter().zip(&base).map(|(cost, base)| 100.0 * (cost / base - 1.0)).collect();
+            cost.iter().enumerate().map(|(round, cost)| 100.0 * (cost / base_of(round) - 1.0)).collect();
         let (cpu, _) = mean(cost);
         let (more, error) = mean(&ratios);
-        println!("| {} | {cpu:.1} | {more:+.1} % ± {error:.1} |", server.name);
+        let base: Vec<_> = base.iter().map(|at| rows[*at].name).collect();
+        println!("| {name} | {cpu:.1} | {} | {more:+.1} % ± {error:.1} |", base.join(" and "));
     }
 }
 
@@ -80,14 +114,56 @@ fn mean(of: &[f64]) -> (f64, f64) {
     (mean, (squares / (count - 1.0).max(1.0) / count).sqrt())
 }
 
-/// Reads the feed of the page, as a browser would, until the end.
-fn read(admin: SocketAddr) {
+/// Asks for what an open page does: the feed, and every two seconds the numbers. Shut when dropped.
+struct Page {
+    feed: TcpStream,
+    shown: Arc<AtomicU64>,
+    _polls: SyncSender<()>,
+}
+
+impl Page {
+    fn open(admin: SocketAddr) -> Self {
+        let mut feed = get(admin, "deliveries");
+        let mut answer = [0; 12];
+        feed.read_exact(&mut answer).expect("it answers");
+        assert!(answer.ends_with(b"200"), "the feed is open");
+        let shown = Arc::new(AtomicU64::new(0));
+        let (mut reader, count) = (feed.try_clone().expect("a second handle"), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut chunk = [0; 65_536];
+            while let Ok(length @ 1..) = reader.read(&mut chunk) {
+                let starts = chunk[..length].windows(6).filter(|window| window == b"\ndata:").count();
+                count.fetch_add(starts as u64, Ordering::Relaxed);
+            }
+        });
+        let (polls, shut) = sync_channel(0);
+        std::thread::spawn(move || {
+            while shut.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+                for path in ["metrics", "readyz"] {
+                    get(admin, path).read_to_end(&mut Vec::new()).expect("it answers");
+                }
+            }
+        });
+        Self { feed, shown, _polls: polls }
+    }
+
+    /// How many deliveries it has shown.
+    fn shown(&self) -> u64 {
+        self.shown.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        self.feed.shutdown(Shutdown::Both).ok();
+    }
+}
+
+fn get(admin: SocketAddr, path: &str) -> TcpStream {
     let mut stream = TcpStream::connect(admin).expect("the admin listener accepts");
-    stream.write_all(b"GET /deliveries HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it takes the request");
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).expect("it answers");
-    assert!(answer.ends_with(b"200"), "the feed is open");
-    std::thread::spawn(move || while matches!(stream.read(&mut [0; 65_536]), Ok(1..)) {});
+    write!(stream, "GET /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .expect("it takes the request");
+    stream
 }
 
 /// A collector that takes everything; also the number of its requests.

@@ -193,6 +193,18 @@ fn alerts_of_a_workload_are_there_where_it_runs() {
     assert!(watch.contains("attio-bridge") && state.contains("attio-bridge"));
 }
 
+/// See `deploy/docs/state.md`, "Known limits".
+#[test]
+fn whoever_reads_kafka_is_kept_from_crashing() {
+    let tuned = |file: &str, component: &str| {
+        let objects = rendered(&files()[file]);
+        let environment = pods(&objects)[component]["containers"][0]["env"].to_string();
+        environment.contains(r#"{"name":"GLIBC_TUNABLES","value":"glibc.malloc.perturb=255"}"#)
+    };
+    assert!(tuned("scaled-values", "state"));
+    assert!(!tuned("scaled-values", "bridge"));
+}
+
 #[test]
 fn wrong_values_are_refused_with_the_value_at_fault() {
     let kafka = files()["kafka-values"].clone();

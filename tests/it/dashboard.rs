@@ -235,6 +235,11 @@ fn every_query_about_states_returns_data_of_a_running_state_run() {
     scene.tell("record.created", &id);
     scene.eventually_named(&id, "Ada");
     eventually_blocking("Prometheus sees the state", || prometheus.value(published) == 1.0);
+    // An event may come and be done between two scrapes.
+    eventually_blocking("Prometheus sees an event that waits", || {
+        scene.tell("record.updated", &id);
+        prometheus.value("max_over_time(attio_bridge_state_lag_seconds[1m])") > 0.0
+    });
     let dashboard = dashboard();
     let mut queries = 0;
     for panel in panels_of(&dashboard, true) {

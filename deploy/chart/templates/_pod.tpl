@@ -74,8 +74,15 @@ containers:
     image: {{ $values.image.repository }}{{ if $values.image.digest }}@{{ $values.image.digest }}{{ else }}:{{ $values.image.tag | default .root.Chart.AppVersion }}{{ end }}
     imagePullPolicy: {{ $values.image.pullPolicy }}
     args: {{ toJson (concat .args (list "--config" "/etc/attio-bridge/config.toml")) }}
+    {{- $reads := and (eq .component "state") (eq $values.config.bus.type "kafka") (not (hasKey $values.env "GLIBC_TUNABLES")) }}
     {{- if or $values.env .apiKey }}
     env:
+      {{- if $reads }}
+      # Keeps librdkafka's consumer from a crash when a broker comes back (confluentinc/librdkafka#5280): memory that it
+      # reads before it has written it holds no number of a partition.
+      - name: GLIBC_TUNABLES
+        value: glibc.malloc.perturb=255
+      {{- end }}
       {{- range $name, $value := $values.env }}
       - name: {{ $name }}
         value: {{ $value | quote }}
