@@ -142,7 +142,7 @@ async fn tail(BusSession { config, stop }: &BusSession, arguments: &Arguments) -
             item = reader.next() => item,
         };
         let text = match item {
-            Some(Ok(item)) => text(&item, &filter, as_json),
+            Some(Ok(item)) => text(&item, &config.state.prefix, &filter, as_json),
             Some(Err(error)) => break Err(error.into()),
             None => {
                 let reason = "the reader stopped unexpectedly".into();
@@ -169,9 +169,9 @@ fn states(options: &state::Options, categories: &[String]) -> Vec<Arc<Destinatio
     wanted.map(|kind| stored::destinations(options, kind, None).into()).collect()
 }
 
-/// A message that matches, as a line or as JSON.
-fn text(item: &Item, filter: &EventFilter, as_json: bool) -> Option<String> {
-    let stored = item.payload.is_empty().then(|| Stored::new(item)?.to_event(item)).flatten();
+/// A message that matches, as a line or as JSON. `prefix` is that of the states.
+fn text(item: &Item, prefix: &str, filter: &EventFilter, as_json: bool) -> Option<String> {
+    let stored = item.payload.is_empty().then(|| Stored::new(item, prefix)?.to_event(item)).flatten();
     let event = match stored.map_or_else(|| DecodedEvent::from_message(&item.headers, &item.payload), Ok) {
         Ok(event) => event,
         Err(error) => {

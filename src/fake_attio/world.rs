@@ -114,8 +114,16 @@ impl World {
         self.insert(item, Condition::Live(values))
     }
 
-    fn insert(&mut self, mut item: Item, condition: Condition) -> String {
-        let id = Uuid::new_v4().to_string();
+    /// The same with an id of one's own.
+    pub fn add_as(&mut self, id: &str, item: Item, values: Values) {
+        self.insert_as(id.to_owned(), item, Condition::Live(values));
+    }
+
+    fn insert(&mut self, item: Item, condition: Condition) -> String {
+        self.insert_as(Uuid::new_v4().to_string(), item, condition)
+    }
+
+    fn insert_as(&mut self, id: String, mut item: Item, condition: Condition) -> String {
         item.begin(item.created_at, condition);
         self.orders.entry((item.category, item.container.clone())).or_default().ids.push(id.clone());
         if let (Category::ListEntry, Some(parent)) = (item.category, &item.parent) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use super::targets::{Page, Target};
-use super::writing::{Writing, patiently};
+use super::writing::{Failures, Stored, Writing, within};
 use crate::attio::entities::Position;
 use crate::files;
 
@@ -30,6 +30,9 @@ pub struct Journal {
     of: String,
     /// Where each target that was begun stands; none for one that is done.
     targets: BTreeMap<String, Option<Position>>,
+    /// What was left out of them so far.
+    #[serde(default)]
+    failed: BTreeMap<String, Failures>,
     #[serde(skip)]
     path: Option<PathBuf>,
 }
@@ -43,14 +46,15 @@ impl Journal {
         let found = text.and_then(|text| serde_json::from_str::<Self>(&text).ok());
         let mut journal = found
             .filter(|found| (found.version, &found.of) == (VERSION, &of))
-            .unwrap_or(Self { version: VERSION, of, targets: BTreeMap::new(), path: None });
+            .unwrap_or_else(|| Self { of, ..Self::unwritten() });
         journal.path = Some(path.to_owned());
         journal
     }
 
     /// One that is in no file.
     pub(super) fn unwritten() -> Self {
-        Self { version: VERSION, of: String::new(), targets: BTreeMap::new(), path: None }
+        let (targets, failed) = (BTreeMap::new(), BTreeMap::new());
+        Self { version: VERSION, of: String::new(), targets, failed, path: None }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -64,13 +68,24 @@ impl Journal {
         files::replace(path, MODE, serde_json::to_string(self)?.as_bytes())
     }
 
+    /// What was left out of these targets.
+    fn failed(&self, targets: &[Target]) -> Failures {
+        let mut all = Failures::default();
+        let failed = targets.iter().filter_map(|target| self.failed.get(&target.key()));
+        failed.for_each(|failed| all.extend(failed.clone()));
+        all
+    }
+
     /// Forgets these targets, which are done. Without any other the file is removed.
-    fn close(mut self, targets: &[Target]) -> io::Result<()> {
-        targets.iter().for_each(|target| drop(self.targets.remove(&target.key())));
-        if let (false, Some(path)) = (self.targets.is_empty(), &self.path) {
-            return files::replace(path, MODE, serde_json::to_string(&self)?.as_bytes());
+    fn close(&mut self, targets: &[Target]) -> io::Result<()> {
+        for key in targets.iter().map(Target::key) {
+            self.targets.remove(&key);
+            self.failed.remove(&key);
         }
-        match self.path.map(std::fs::remove_file) {
+        if let (false, Some(path)) = (self.targets.is_empty(), &self.path) {
+            return files::replace(path, MODE, serde_json::to_string(self)?.as_bytes());
+        }
+        match self.path.as_ref().map(std::fs::remove_file) {
             Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -84,15 +99,17 @@ pub struct Counts {
     pub rows: u64,
     /// States published, by the label of their target. The rest had been published already, or was gone.
     pub published: BTreeMap<String, u64>,
-    /// How many could not be read or published. The log names them.
-    pub failed: u64,
+    /// Those that could not be read or published, known at the end.
+    pub failed: Failures,
 }
 
-/// Publishes all entities of the targets. `seen` is told how far it is after each page.
+/// Publishes all entities of the targets. A page that cannot be read is asked for so often. `seen` is told how far it is
+/// after each page; after an error the journal says where to go on.
 pub async fn run(
     writing: &Writing,
     targets: &[Target],
-    journal: Journal,
+    journal: &mut Journal,
+    attempts: u32,
     seen: impl Fn(&Counts) + Sync,
 ) -> Result<Counts, Error> {
     let (journal, counts) = (Mutex::new(journal), Mutex::new(Counts::default()));
@@ -105,30 +122,70 @@ pub async fn run(
         };
         counts.lock().published.entry(label.clone()).or_default();
         let mut pages = target.pages(&writing.reading.reader, from);
-        while let Some(Page { rows, entities, unreadable }) = patiently(async || pages.next().await).await? {
+        while let Some(Page { rows, entities, unreadable }) =
+            within(attempts, async || pages.next().await).await?
+        {
             let states =
                 entities.iter().filter_map(|(at, entity)| writing.reading.state(*at, entity)).collect();
-            let stored = writing.publish(states).await?;
+            let Stored { stored, mut failed } = writing.publish(states).await?;
+            unreadable.iter().for_each(|id| failed.add(target.kind, id));
+            journal.lock().failed.entry(key.clone()).or_default().extend(failed);
             note(&journal, &key, pages.position().cloned())?;
             let mut counts = counts.lock();
             counts.rows += rows as u64;
-            *counts.published.entry(label.clone()).or_default() += stored.stored;
-            counts.failed += stored.failed + unreadable.len() as u64;
+            *counts.published.entry(label.clone()).or_default() += stored;
             seen(&counts);
         }
         note(&journal, &key, None)
     };
     stream::iter(targets.iter().map(Ok)).try_for_each_concurrent(AT_A_TIME, one).await?;
-    journal
-        .into_inner()
-        .close(targets)
-        .map_err(|error| Error::Setup(format!("cannot remove the journal: {error}")))?;
-    Ok(counts.into_inner())
+    let (journal, mut counts) = (journal.into_inner(), counts.into_inner());
+    counts.failed = journal.failed(targets);
+    journal.close(targets).map_err(|error| Error::Setup(format!("cannot remove the journal: {error}")))?;
+    Ok(counts)
 }
 
-fn note(journal: &Mutex<Journal>, target: &str, position: Option<Position>) -> Result<(), Error> {
+fn note(journal: &Mutex<&mut Journal>, target: &str, position: Option<Position>) -> Result<(), Error> {
     let noted = journal.lock().note(target, position);
     noted.map_err(|error| {
         Error::Setup(format!("cannot write the journal: {error}; name another with --journal"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::attio::entities::{Container, Kind};
+    use crate::state::names::Names;
+
+    fn target() -> Target {
+        let names = Names {
+            workspace: "w".into(),
+            objects: Vec::new(),
+            lists: Vec::new(),
+            former: Default::default(),
+            complete_to: OffsetDateTime::UNIX_EPOCH,
+            sent_at: None,
+        };
+        Target::of(Kind::Task, &names, Container { id: "l".into(), slug: None })
+    }
+
+    #[test]
+    fn what_was_left_out_is_known_after_an_interruption_until_its_target_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let open = || Journal::open(&path, "here".into());
+        let target = target();
+        let mut journal = open();
+        journal.failed.entry(target.key()).or_default().add(Kind::Task, "a-task");
+        journal.note(&target.key(), Some(Position::default())).unwrap();
+
+        let mut journal = open();
+        let left_out = journal.failed(std::slice::from_ref(&target));
+        assert_eq!(left_out.named.into_iter().collect::<Vec<_>>(), ["task a-task"]);
+        journal.close(&[target]).unwrap();
+        assert!(!path.exists() && journal.failed.is_empty());
+    }
 }

@@ -85,22 +85,15 @@ pub async fn diff(
     seen: impl Fn(usize),
 ) -> Result<Compared, Error> {
     let mut held = held(reading, bus, targets, scope).await?;
-    let is_entry_of = |list: &String, held: &Held| {
-        held.entity.kind == Kind::ListEntry && held.entity.container.as_ref() == Some(list)
-    };
-    if let Some(list) =
-        scope.deleted_lists.iter().find(|list| !held.values().any(|held| is_entry_of(list, held)))
-    {
-        return Err(Error::Setup(format!("{list} is no list of which entries are kept")));
+    for list in &scope.deleted_lists {
+        check_deleted(reading, &held, list).map_err(Error::Setup)?;
     }
     let (mut suspects, mut compared, mut unreadable) = (Vec::new(), HashSet::new(), HashSet::new());
     for target in targets {
         let mut pages = target.pages(&reading.reader, Position::default());
         while let Some(page) = patiently(async || pages.next().await).await? {
             seen(page.rows);
-            // One that is kept is asked for alone below.
-            let missing = page.unreadable.into_iter().map(|id| (target.kind, id));
-            unreadable.extend(missing.filter(|entity| !held.contains_key(entity)));
+            unreadable.extend(page.unreadable.into_iter().map(|id| (target.kind, id)));
             for (at, entity) in page.entities {
                 // Pages overlap.
                 if !compared.insert((entity.kind, entity.id.clone())) {
@@ -115,6 +108,8 @@ pub async fn diff(
             }
         }
     }
+    // One that is kept is asked for alone below, and another page may have had one that could be read.
+    unreadable.retain(|entity| !held.contains_key(entity) && !compared.contains(entity));
     // Rows that no page had may have been on none by chance: each is asked for, if it can be seen at all.
     let mut differences =
         Compared { count: compared.len(), failed: unreadable.len() as u64, ..Compared::default() };
@@ -122,7 +117,7 @@ pub async fn diff(
         if reading.names.knows(&entity) || scope.is_deleted(&entity) {
             suspects.push(entity);
         } else {
-            differences.hide(&entity);
+            differences.hide(entity.kind, entity.container.unwrap_or_default());
         }
     }
     if !suspects.is_empty() {
@@ -133,11 +128,35 @@ pub async fn diff(
 }
 
 impl Compared {
-    /// Notes an entity that is not compared.
-    fn hide(&mut self, entity: &EntityRef) {
-        let container = entity.container.clone().unwrap_or_default();
-        *self.hidden.entry((entity.kind, container)).or_default() += 1;
+    /// Notes an entity that is not compared, and the object or list that the key may not see.
+    fn hide(&mut self, kind: Kind, hidden: String) {
+        *self.hidden.entry((kind, hidden)).or_default() += 1;
     }
+}
+
+/// Whether something says that it is a list of this workspace that the key does not see: what is buried is so for ever.
+fn check_deleted(reading: &Reading, held: &HeldById, list: &str) -> Result<(), String> {
+    let Reading { options, names, .. } = reading;
+    let is = |kind| names.find(kind, list).is_some();
+    let is_object = |held: &Held| {
+        let EntityRef { kind, container, object, .. } = &held.entity;
+        let is_record = *kind == Kind::Record && container.as_deref() == Some(list);
+        is_record || (*kind == Kind::Comment && object.as_deref() == Some(list))
+    };
+    if is(Kind::ListEntry) {
+        return Err(format!("list {list} was not deleted: ATTIO_API_KEY sees it"));
+    }
+    if is(Kind::Record) || held.values().any(is_object) {
+        return Err(format!("{list} is an object and no list: nothing is repaired"));
+    }
+    let is_named = options.lists.iter().any(|known| known == list);
+    if is_named || held.values().any(|held| held.entity.is_of_list(list)) {
+        return Ok(());
+    }
+    Err(format!(
+        "{list} is no list that is known here: no entry of it and no comment on one is kept, and state.lists does not name \
+         it: nothing is repaired"
+    ))
 }
 
 /// Adds those that still differ, and how many could not be read.
@@ -153,15 +172,15 @@ async fn confirm(
     let mut answers = Vec::with_capacity(suspects.len());
     for some in suspects.chunks(BATCH) {
         let Reread { found, failed } = reading.read(some.to_vec()).await?;
-        differences.failed += failed;
+        differences.failed += failed.count();
         for (entity, Answer { accurate_at, complete_to, value, .. }) in found {
             match value {
                 Single::Found(now) => {
                     answers.push((entity, accurate_at, Some(digest(now.data.get().as_bytes()))));
                 }
                 Single::Gone => answers.push((entity, complete_to, None)),
-                Single::Unseen if scope.is_deleted(&entity) => answers.push((entity, complete_to, None)),
-                Single::Unseen => differences.hide(&entity),
+                Single::Unseen(_) if scope.is_deleted(&entity) => answers.push((entity, complete_to, None)),
+                Single::Unseen(hidden) => differences.hide(entity.kind, hidden),
                 // Its event is still to come.
                 Single::MergeInProgress => {}
             }
@@ -195,19 +214,19 @@ pub async fn repair(writing: &Writing, scope: &Scope, found: &[Found]) -> Result
         };
         let entities = some.iter().map(|found| found.entity.clone()).collect();
         let (mut states, reread) = (Vec::new(), writing.reading.read(entities).await?);
-        failed += reread.failed;
+        failed += reread.failed.count();
         for (entity, Answer { accurate_at, value, .. }) in reread.found {
             match value {
                 Single::Found(now) => states.extend(writing.reading.state(accurate_at, &now)),
                 Single::Gone if is_kept(&entity) => states.push(writing.reading.tombstone(entity)),
-                Single::Unseen if is_kept(&entity) && scope.is_deleted(&entity) => {
+                Single::Unseen(_) if is_kept(&entity) && scope.is_deleted(&entity) => {
                     states.push(writing.reading.tombstone(entity));
                 }
                 // It was there a moment ago: its event is still to come.
-                Single::Gone | Single::MergeInProgress | Single::Unseen => {}
+                Single::Gone | Single::MergeInProgress | Single::Unseen(_) => {}
             }
         }
-        failed += writing.publish(states).await?.failed;
+        failed += writing.publish(states).await?.failed.count();
     }
     Ok(failed)
 }
@@ -229,7 +248,8 @@ async fn held(
         let reader = stored::read(&reading.options, bus, kind, None).await;
         let mut reader = reader.map_err(StateError::from)?;
         while let Some(item) = reader.next().await {
-            let Some(stored) = Stored::new(&item.map_err(StateError::from)?) else { continue };
+            let item = item.map_err(StateError::from)?;
+            let Some(stored) = Stored::new(&item, &reading.options.prefix) else { continue };
             stored.check_workspace(&reading.names.workspace)?;
             let key = (kind, stored.id.clone());
             match of(kind, &stored).filter(|held| is_in(&reading.names, targets, scope, &held.entity)) {
@@ -247,21 +267,23 @@ fn of(kind: Kind, stored: &Stored) -> Option<Held> {
     let event = stored.event.as_ref()?;
     let Data::Json(data) = event.data() else { return None };
     // `objects/<object_id>/records/<record_id>`
-    let container = match kind {
-        Kind::Record | Kind::ListEntry => event.get("subject")?.split('/').nth(1).map(str::to_owned),
+    let (container, object) = match kind {
+        Kind::Record | Kind::ListEntry => (event.get("subject")?.split('/').nth(1).map(str::to_owned), None),
         Kind::Note | Kind::Comment => about(data),
-        Kind::Task => None,
+        Kind::Task => (None, None),
     };
     let at = event.get("time").and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
-    let entity = EntityRef { kind, container, id: stored.id.clone() };
+    let entity = EntityRef { kind, container, object, id: stored.id.clone() };
     Some(Held { entity, digest: digest(data), at })
 }
 
-/// The object or list of what a note or a comment is about.
-fn about(data: &[u8]) -> Option<String> {
-    let data: Json = serde_json::from_slice(data).ok()?;
-    let places = [&data["entry"]["list_id"], &data["record"]["object_id"], &data["parent_object"]];
-    places.into_iter().find_map(Json::as_str).map(str::to_owned)
+/// The object or list of what a note or a comment is about, and the object of a comment's record.
+fn about(data: &[u8]) -> (Option<String>, Option<String>) {
+    let data: Json = serde_json::from_slice(data).unwrap_or_default();
+    let text = |place: &Json| place.as_str().map(str::to_owned);
+    let object = text(&data["record"]["object_id"]);
+    let container = text(&data["entry"]["list_id"]).or_else(|| object.clone());
+    (container.or_else(|| text(&data["parent_object"])), object)
 }
 
 /// Whether an entity belongs to one of the targets. One whose object or list cannot be seen belongs to everything.

@@ -25,14 +25,23 @@ const REMEMBERED: usize = 1000;
 
 type Read = Result<Names, ReadError>;
 
+#[derive(PartialEq, Eq, Hash)]
+struct Hidden {
+    kind: Kind,
+    container: String,
+    /// See [`EntityRef::object`].
+    object: Option<String>,
+}
+
 pub(super) struct Known {
     names: Arc<Names>,
     reader: EntityReader,
     /// Events of what is not among the names, and how many of them came before the names are read again.
     waiting: Vec<(Receipt, Notice)>,
     asked: usize,
-    /// Objects and lists of which events were ignored, as the key could not see them at that time.
-    hidden: HashMap<(Kind, String), OffsetDateTime>,
+    /// Objects and lists of which events were ignored, as the key could not see them, or the object of an entry's record,
+    /// at that time.
+    hidden: HashMap<Hidden, OffsetDateTime>,
     reading: JoinSet<Read>,
     begun: Instant,
     in_vain: u32,
@@ -63,9 +72,10 @@ impl Known {
 
     /// An event was ignored, as the key could not see its object or list at that time. The names are read again soon.
     pub(super) fn hide(&mut self, entity: &EntityRef, at: OffsetDateTime) {
-        let Some(container) = &entity.container else { return };
+        let Some(container) = entity.container.clone() else { return };
         if self.hidden.len() < REMEMBERED {
-            let hidden = self.hidden.entry((entity.kind, container.clone()));
+            let (kind, object) = (entity.kind, entity.object.clone());
+            let hidden = self.hidden.entry(Hidden { kind, container, object });
             let known = hidden.or_insert_with(|| {
                 self.in_vain = 0;
                 at
@@ -77,8 +87,9 @@ impl Known {
     /// Those of which events were ignored and that the key may see now. They are remembered no more.
     pub(super) fn shown(&mut self) -> Vec<(Kind, Container)> {
         let (mut shown, names) = (Vec::new(), &self.names);
-        self.hidden.retain(|(kind, id), at| {
-            let found = names.find(*kind, id).filter(|_| names.complete_to > *at);
+        self.hidden.retain(|Hidden { kind, container, object }, at| {
+            let is_whole = object.as_ref().is_none_or(|object| names.find(Kind::Record, object).is_some());
+            let found = names.find(*kind, container).filter(|_| is_whole && names.complete_to > *at);
             shown.extend(found.map(|container| (*kind, container.clone())));
             found.is_none()
         });

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::attio::entities::{EntityRef, Kind};
+use crate::attio::entities::{EntityRef, Kind, is_key};
 use crate::bus::read::Item;
 use crate::catalog::{self, Kind as EventKind};
 use crate::cloudevent::Data;
@@ -59,7 +59,8 @@ impl Notice {
         if container.is_none() && kind.is_read_in_bulk() {
             return None;
         }
-        let entity = EntityRef { kind, container, id: find(&data, id).filter(|id| is_key(id))? };
+        let object = (kind == Kind::Comment).then(|| find(&data, "object_id")).flatten();
+        let entity = EntityRef { kind, container, object, id: find(&data, id).filter(|id| is_key(id))? };
         let action = if let EventKind::Known(known) = of_catalog { known.action } else { "" };
         let says = match action {
             "deleted" => Says::Gone,
@@ -69,11 +70,6 @@ impl Notice {
         let workspace = event.get("source").and_then(workspace).map(str::to_owned);
         Some(Self { recorded_at: recorded.or(item.stored_at)?, workspace, entity, says })
     }
-}
-
-/// Whether an id may be the end of a subject of NATS.
-fn is_key(id: &str) -> bool {
-    !id.split('.').any(str::is_empty)
 }
 
 /// The workspace in the `source` of an event or a state; none in one of a bridge that does not know it.
@@ -86,7 +82,7 @@ fn merged(data: &Json, survivor: &EntityRef) -> Says {
     match find(data, "duplicate_record_id") {
         Some(id) if id != survivor.id && is_key(&id) => {
             let container = find(data, "duplicate_object_id").or_else(|| survivor.container.clone());
-            Says::Merged(EntityRef { kind: survivor.kind, container, id })
+            Says::Merged(EntityRef { kind: survivor.kind, container, object: None, id })
         }
         _ => Says::Changed,
     }
@@ -135,7 +131,7 @@ mod tests {
     }
 
     fn entity(kind: Kind, container: Option<&str>, id: &str) -> EntityRef {
-        EntityRef { kind, container: container.map(str::to_owned), id: id.into() }
+        EntityRef { kind, container: container.map(str::to_owned), object: None, id: id.into() }
     }
 
     #[test]

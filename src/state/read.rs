@@ -1,8 +1,18 @@
 //! Reads the entities of a group.
 
+use std::time::Duration;
+
+use time::OffsetDateTime;
+
 use super::settle::Group;
-use crate::attio::entities::{Answer, EntityReader, EntityRef, Kind, ReadError, Single};
+use crate::attio::entities::{Answer, Container, EntityReader, EntityRef, Kind, ReadError, Single};
 use crate::attio::types::Resource;
+
+/// How often objects or lists are asked for until the answer is not older than the 404 that it is compared with.
+const LOOKS: u32 = 4;
+
+/// The pause between two of them, at least and at most: answers are seldom older than all of them together.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3));
 
 /// What became of the read of each entity of a group.
 pub(super) type Found = Vec<(EntityRef, Result<Answer<Single>, ReadError>)>;
@@ -38,12 +48,14 @@ pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
 }
 
 /// A 404 says nothing while the key may not see the object of a record, the list of an entry, or that of what a note or a
-/// comment is about. All are of one kind.
+/// comment is about; and none of those that could be seen before the 404 need be seen with it. All are of one kind.
 async fn check_containers(reader: &EntityReader, found: &mut Found) {
     let is_gone = |(entity, answer): &(EntityRef, Result<Answer<Single>, ReadError>)| {
         entity.container.is_some() && matches!(answer, Ok(Answer { value: Single::Gone, .. }))
     };
     let Some((EntityRef { kind, .. }, _)) = found.iter().find(|found| is_gone(found)) else { return };
+    let times = found.iter().filter(|found| is_gone(found)).flat_map(|(_, answer)| answer);
+    let latest = times.map(|answer| answer.accurate_at).max().unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let owners = match kind {
         Kind::Record => &[Resource::Object][..],
         Kind::ListEntry => &[Resource::List],
@@ -51,7 +63,7 @@ async fn check_containers(reader: &EntityReader, found: &mut Found) {
     };
     let mut known = Vec::new();
     for owner in owners {
-        known.push(reader.containers(*owner).await);
+        known.push(containers(reader, *owner, latest).await);
     }
     for (entity, answer) in found.iter_mut().filter(|found| is_gone(found)) {
         let container = entity.container.as_deref().unwrap_or_default();
@@ -62,9 +74,30 @@ async fn check_containers(reader: &EntityReader, found: &mut Found) {
                 (Ok(_), Err(_)) => {}
             }
         }
-        let is_seen = known.iter().flatten().any(|known| known.value.iter().any(|known| known.is(container)));
-        if let (false, Ok(answer)) = (is_seen, answer) {
-            answer.value = Single::Unseen;
+        let is_seen =
+            |name: &str| known.iter().flatten().any(|known| known.value.iter().any(|known| known.is(name)));
+        // A comment on an entry needs both.
+        let hidden =
+            [Some(container), entity.object.as_deref()].into_iter().flatten().find(|name| !is_seen(name));
+        if let (Some(hidden), Ok(answer)) = (hidden, answer) {
+            answer.value = Single::Unseen(hidden.to_owned());
         }
     }
+}
+
+/// The objects or lists that the key may see at that time or later.
+async fn containers(
+    reader: &EntityReader,
+    owner: Resource,
+    since: OffsetDateTime,
+) -> Result<Answer<Vec<Container>>, ReadError> {
+    for _ in 0..LOOKS {
+        let known = reader.containers(owner).await?;
+        if known.complete_to >= since {
+            return Ok(known);
+        }
+        let behind = Duration::try_from(since - known.complete_to).unwrap_or_default();
+        tokio::time::sleep(behind.clamp(PAUSES.0, PAUSES.1)).await;
+    }
+    Err(ReadError::Retryable(format!("the {}s that Attio names are those of before its 404", owner.name())))
 }

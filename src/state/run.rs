@@ -8,14 +8,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt as _;
-use futures_util::future::LocalBoxFuture;
-use futures_util::stream::FuturesUnordered;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::backfill::Counts;
+use self::catch_up::CatchUp;
 use super::known::{Known, flat};
 use super::metrics::{EventResult, StateMetrics};
 use super::names::Names;
@@ -86,8 +83,7 @@ struct Engine {
     /// Events that lead to nothing.
     idle: Vec<Event>,
     reads: JoinSet<Found>,
-    /// Walks through what can be seen again.
-    walks: FuturesUnordered<LocalBoxFuture<'static, Result<Counts, Error>>>,
+    catch_up: CatchUp,
     publishing: JoinSet<Published>,
     published_at: Instant,
     /// Whether it is the turn of what the broker has refused before.
@@ -116,7 +112,7 @@ impl Run {
             ready: Vec::new(),
             idle: Vec::new(),
             reads: JoinSet::new(),
-            walks: FuturesUnordered::new(),
+            catch_up: CatchUp::default(),
             publishing: JoinSet::new(),
             published_at: Instant::now(),
             turn: false,
@@ -127,6 +123,7 @@ impl Run {
             engine.known.renew();
             engine.read();
             engine.publish();
+            engine.catch_up();
             let may_read = engine.reads.len() < MAX_READS && engine.ready.len() < 2 * BATCH;
             let due = engine.settle.next_due().filter(|_| may_read);
             let due = due.unwrap_or_else(|| Instant::now() + TICK);
@@ -138,9 +135,9 @@ impl Run {
                     for (receipt, notice) in engine.known.renewed(flat(joined)?)? {
                         engine.note(receipt, notice);
                     }
-                    engine.catch_up();
+                    engine.shown();
                 }
-                Some(counts) = engine.walks.next() => Engine::caught_up(counts),
+                Some(walked) = engine.catch_up.next() => engine.catch_up.walked(walked)?,
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
                     engine.take(&item, receipt);
@@ -214,7 +211,8 @@ impl Engine {
         }
         // What is said to be gone is so, whatever can be seen of its object or list.
         if !is_known && says != Says::Gone {
-            self.unseen(&entity, names_at);
+            let hidden = entity.container.clone().unwrap_or_default();
+            self.unseen(&entity, &hidden, names_at);
             if let Says::Merged(duplicate) = says {
                 self.gone(&duplicate, vec![event]);
                 return EventResult::Gone;
@@ -320,8 +318,8 @@ impl Engine {
                 let state = envelope::state(&self.run.options, self.known.names(), &found, accurate_at);
                 self.ready.push(Ready { entity: Some(entity), state, events, tries });
             }
-            Single::Unseen => {
-                self.unseen(&entity, accurate_at);
+            Single::Unseen(hidden) => {
+                self.unseen(&entity, &hidden, accurate_at);
                 self.stuck.remove(&entity);
                 for event in events {
                     self.counts_as(event.0, entity.kind, EventResult::Ignored);
@@ -351,6 +349,8 @@ impl Engine {
         let oldest = oldest.map(|at| ((self.run.now)() - at).as_seconds_f64());
         metrics.lag.set(oldest.unwrap_or_default().max(0.0));
         metrics.backlog.set(i64::try_from(self.held.len()).unwrap_or(i64::MAX));
-        metrics.stuck.set(i64::try_from(self.stuck.len()).unwrap_or(i64::MAX));
+        let names = self.stuck.iter().map(|entity| format!("{} {}", entity.kind.as_str(), entity.id));
+        let stuck = self.stuck.len() + self.catch_up.left_out(names);
+        metrics.stuck.set(i64::try_from(stuck).unwrap_or(i64::MAX));
     }
 }

@@ -346,7 +346,7 @@ mod tests {
     use super::*;
 
     fn record(id: &str) -> EntityRef {
-        EntityRef { kind: Kind::Record, container: Some("o".into()), id: id.into() }
+        EntityRef { kind: Kind::Record, container: Some("o".into()), object: None, id: id.into() }
     }
 
     fn at(seconds: i64) -> OffsetDateTime {
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(settle.changed(&record("a"), (Receipt(1), at(1)), later), Added::First);
         assert_eq!(settle.changed(&record("a"), (Receipt(2), at(2)), later), Added::Joined);
         settle.changed(&record("b"), (Receipt(3), at(3)), now);
-        let note = EntityRef { kind: Kind::Note, container: None, id: "n".into() };
+        let note = EntityRef { kind: Kind::Note, container: None, object: None, id: "n".into() };
         settle.changed(&note, (Receipt(4), at(3)), now);
         assert_eq!(settle.take_due(now, 8, 100), [vec![record("b")], vec![note]]);
         settle.changed(&record("c"), (Receipt(5), at(3)), later);

@@ -21,12 +21,12 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// None for a message that is no state.
-    pub fn new(item: &Item) -> Option<Self> {
+    /// None for a message that is no state. `prefix` is that of the states' addresses.
+    pub fn new(item: &Item, prefix: &str) -> Option<Self> {
         let id = match &item.key {
             Some(key) => String::from_utf8_lossy(key).into_owned(),
-            // The address of a kind has no `.` after its prefix, an id may have some.
-            None => item.address.rsplit_once('.')?.1.to_owned(),
+            // `<prefix>.<kind>.<id>`: a prefix and an id may have a `.`, a kind has none.
+            None => item.address.strip_prefix(prefix)?.strip_prefix('.')?.split_once('.')?.1.to_owned(),
         };
         let version = Version::of(&item.headers, &item.payload)?;
         let event = DecodedEvent::from_message(&item.headers, &item.payload).ok();
@@ -63,7 +63,8 @@ impl Stored {
 /// Fails if what is kept is of another workspace than that of the key, as far as one state of all tells.
 pub async fn check_workspace(options: &Options, bus: &bus::Options, own: &str) -> Result<(), StateError> {
     let kept = states::any(bus, &options.writer(Role::Run)).await?;
-    kept.and_then(|item| Stored::new(&item)).map_or(Ok(()), |stored| stored.check_workspace(own))
+    kept.and_then(|item| Stored::new(&item, &options.prefix))
+        .map_or(Ok(()), |stored| stored.check_workspace(own))
 }
 
 /// Where the states of a kind are, of one entity if its id is given: Kafka has all of a kind together.

@@ -1,7 +1,7 @@
 //! What `state backfill` and `state diff` go through: the records of each object, the entries of each list, and the
 //! other kinds that are kept.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use time::OffsetDateTime;
@@ -33,9 +33,7 @@ impl Scope {
 
     /// Whether it belongs to a list that was deleted.
     pub fn is_deleted(&self, entity: &EntityRef) -> bool {
-        let may_be_of_a_list = matches!(entity.kind, Kind::ListEntry | Kind::Comment);
-        let container = entity.container.as_ref().filter(|_| may_be_of_a_list);
-        container.is_some_and(|container| self.deleted_lists.contains(container))
+        self.deleted_lists.iter().any(|list| entity.is_of_list(list))
     }
 }
 
@@ -87,6 +85,9 @@ impl Target {
                 }
             }
         }
+        // One may be named twice, by its slug and by its id.
+        let mut named = HashSet::new();
+        targets.retain(|target| named.insert(target.key()));
         Ok(targets)
     }
 
@@ -179,8 +180,10 @@ impl Pages {
                 return Ok(None);
             };
             let container = self.target.container_id();
-            let parent =
-                |parent: Entity| EntityRef { kind: parent.kind, container: container.clone(), id: parent.id };
+            let parent = |Entity { kind, id, .. }: Entity| {
+                let container = container.clone();
+                EntityRef { kind, container, object: None, id }
+            };
             // One that cannot be read is named where the parents themselves are gone through.
             self.parents = answer.value.entities.into_iter().map(parent).collect();
         }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use super::names::Names;
 use super::notice::CLOCKS;
 use crate::attio::entities::{EntityRef, Kind};
 
@@ -32,10 +33,9 @@ impl Warnings {
     }
 
     /// An object or a list that the key may not see.
-    pub(super) fn of_unseen(&mut self, entity: &EntityRef) {
-        let Some(id) = &entity.container else { return };
-        if self.unseen.len() < NAMED && self.unseen.insert(id.clone()) {
-            let owner = match entity.kind {
+    pub(super) fn of_unseen(&mut self, kind: Kind, id: &str) {
+        if self.unseen.len() < NAMED && self.unseen.insert(id.to_owned()) {
+            let owner = match kind {
                 Kind::Record => "object",
                 Kind::ListEntry => "list",
                 Kind::Note | Kind::Task | Kind::Comment => "what belongs to",
@@ -47,9 +47,9 @@ impl Warnings {
         }
     }
 
-    /// An object or a list that the key may see again.
-    pub(super) fn seen(&mut self, id: &str) {
-        self.unseen.remove(id);
+    /// These objects and lists the key may see now.
+    pub(super) fn seen(&mut self, names: &Names) {
+        self.unseen.retain(|hidden| names.find(Kind::Comment, hidden).is_none());
     }
 
     /// An answer that is much older than the request.

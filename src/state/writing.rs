@@ -1,9 +1,10 @@
 //! Publishes states that no event asks for, and reads again what something newer is known of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::names::Names;
@@ -24,7 +25,10 @@ const ROUNDS: u32 = 10;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// How often an entity is read that cannot be, within a quarter of a minute.
-const ATTEMPTS: u32 = 6;
+pub(super) const ATTEMPTS: u32 = 6;
+
+/// Entities that were left out, by name: of more only how many they are.
+const NAMED: usize = 1000;
 
 /// What entities are read with, and made states of.
 #[derive(Clone)]
@@ -45,16 +49,54 @@ pub struct Writing {
 #[derive(Default)]
 pub struct Reread {
     pub found: Vec<(EntityRef, Answer<Single>)>,
-    /// How many could not be read. The log names them.
-    pub failed: u64,
+    /// Those that could not be read.
+    pub failed: Failures,
 }
 
 /// What was published.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Stored {
     pub stored: u64,
-    /// How many could not be read again, or are larger than the broker takes. The log names them.
-    pub failed: u64,
+    /// Those that could not be read again, or not be written.
+    pub failed: Failures,
+}
+
+/// Entities that were left out. The log names each, with the reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// Such as `record 891dcbfc-9141-415d-9b2a-2238a6cc012d`.
+    pub named: BTreeSet<String>,
+    /// How many there are beside those.
+    pub more: u64,
+}
+
+impl Failures {
+    pub fn count(&self) -> u64 {
+        self.named.len() as u64 + self.more
+    }
+
+    pub fn add(&mut self, kind: Kind, id: &str) {
+        self.add_named(format!("{} {id}", kind.as_str()));
+    }
+
+    fn add_named(&mut self, named: String) {
+        if self.named.len() < NAMED {
+            self.named.insert(named);
+        } else if !self.named.contains(&named) {
+            self.more += 1;
+        }
+    }
+
+    /// Adds one, and names it in the log.
+    fn say(&mut self, entity: &EntityRef, why: std::fmt::Arguments<'_>) {
+        tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{why}");
+        self.add(entity.kind, &entity.id);
+    }
+
+    pub fn extend(&mut self, others: Self) {
+        others.named.into_iter().for_each(|named| self.add_named(named));
+        self.more += others.more;
+    }
 }
 
 impl Reading {
@@ -68,7 +110,8 @@ impl Reading {
             Kind::Comment => entity.list.clone().or_else(|| entity.object.clone()),
             Kind::Task => None,
         };
-        Some((EntityRef { kind: entity.kind, container, id: entity.id.clone() }, state))
+        let object = entity.object.clone().filter(|_| entity.kind == Kind::Comment);
+        Some((EntityRef { kind: entity.kind, container, object, id: entity.id.clone() }, state))
     }
 
     pub fn tombstone(&self, entity: EntityRef) -> (EntityRef, State) {
@@ -92,8 +135,7 @@ impl Reading {
                         Ok(answer) => reread.found.push((entity, answer)),
                         Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
                         Err(error) if attempt == ATTEMPTS => {
-                            reread.failed += 1;
-                            say_of(&entity, format_args!("cannot be read: {error}"));
+                            reread.failed.say(&entity, format_args!("cannot be read: {error}"));
                         }
                         Err(error) => {
                             again.push(entity);
@@ -110,9 +152,7 @@ impl Reading {
         }
         Ok(reread)
     }
-}
 
-impl Reading {
     /// How many of those that have failed together to read at a time: each alone, if one alone can be read, as another of
     /// them may be what fails all.
     async fn group(&self, entities: &[EntityRef]) -> usize {
@@ -122,22 +162,23 @@ impl Reading {
 }
 
 impl Writing {
-    /// Publishes states, however long the broker is away, until each is stored, or something newer is.
+    /// Publishes states, however long the broker is away, until each is stored, or something newer is. One that cannot be
+    /// written is left out.
     pub async fn publish(&self, mut batch: Vec<(EntityRef, State)>) -> Result<Stored, Error> {
         let mut done = Stored::default();
-        for round in 0..=ROUNDS {
+        let (first, longest) = AGAIN;
+        for round in 0.. {
             let outcomes = self.store(&batch).await?;
-            // With the time at which each was last seen.
+            // With what became of each, and the time at which it was last seen.
             let mut again = BTreeMap::new();
             for ((entity, state), outcome) in batch.drain(..).zip(outcomes) {
                 match outcome {
                     Outcome::Done => done.stored += 1,
                     Outcome::Gone => {}
-                    Outcome::Newer | Outcome::TooOld => drop(again.insert(entity, state.at)),
+                    Outcome::Newer | Outcome::TooOld => drop(again.insert(entity, (outcome, state.at))),
                     Outcome::TooLarge { bytes } => {
-                        done.failed += 1;
                         let advice = self.publisher.limit();
-                        say_of(
+                        done.failed.say(
                             &entity,
                             format_args!(
                                 "its state of {bytes} bytes is larger than the broker takes: {advice}"
@@ -146,30 +187,31 @@ impl Writing {
                     }
                 }
             }
-            if again.is_empty() {
-                return Ok(done);
+            if round == ROUNDS {
+                give_up(
+                    again.into_iter().map(|(entity, (outcome, _))| (entity, outcome)).collect(),
+                    &mut done,
+                )?;
+                break;
             }
-            let (first, longest) = AGAIN;
+            if again.is_empty() {
+                break;
+            }
             tokio::time::sleep((first * 2_u32.pow(round)).min(longest)).await;
             let reread = self.reading.read(again.keys().cloned().collect()).await?;
-            done.failed += reread.failed;
+            done.failed.extend(reread.failed);
             for (entity, answer) in reread.found {
                 match answer.value {
                     Single::Found(found) => batch.extend(self.reading.state(answer.accurate_at, &found)),
                     // `state run` has published a newer state, and reads whatever becomes of it.
-                    Single::Gone if milliseconds(answer.complete_to) <= again[&entity] => {}
+                    Single::Gone if milliseconds(answer.complete_to) <= again[&entity].1 => {}
                     Single::Gone => batch.push(self.reading.tombstone(entity)),
                     // Its event is still to come, or it cannot be known.
-                    Single::MergeInProgress | Single::Unseen => {}
+                    Single::MergeInProgress | Single::Unseen(_) => {}
                 }
             }
         }
-        Err(StateError::Lasting(
-            "what was read just now counts as older than what the topics hold, or as too old to be stored: correct the \
-             clock of this host, or of another that writes states: one is ahead of Attio's"
-                .into(),
-        )
-        .into())
+        Ok(done)
     }
 
     async fn store(&self, batch: &[(EntityRef, State)]) -> Result<Vec<Outcome>, Error> {
@@ -186,17 +228,47 @@ impl Writing {
     }
 }
 
-fn say_of(entity: &EntityRef, what: std::fmt::Arguments<'_>) {
-    tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{what}");
+/// Leaves out what is still not written. If that is everything, and all of it counts as too old, no other would be either.
+fn give_up(left: Vec<(EntityRef, Outcome)>, done: &mut Stored) -> Result<(), Error> {
+    let all_too_old = left.iter().all(|(_, outcome)| *outcome == Outcome::TooOld);
+    if !left.is_empty() && all_too_old && done.stored == 0 {
+        return Err(Error::Setup(
+            "what was read just now counts as too old to be stored: the clock of this host is ahead of Attio's: correct \
+             the clock of this host"
+                .into(),
+        ));
+    }
+    for (entity, outcome) in left {
+        let why = match outcome {
+            Outcome::TooOld => "counts as too old to be stored: the clock of this host is ahead of Attio's",
+            _ => {
+                "the topic holds something newer than what Attio answers: the clock of a host that writes states is, or \
+                 was, ahead"
+            }
+        };
+        done.failed.say(&entity, format_args!("cannot be written: {why}"));
+    }
+    Ok(())
 }
 
 /// Reads until it succeeds, or is not allowed.
-pub async fn patiently<T>(mut read: impl AsyncFnMut() -> Result<T, ReadError>) -> Result<T, Error> {
+pub async fn patiently<T>(read: impl AsyncFnMut() -> Result<T, ReadError>) -> Result<T, Error> {
+    within(u32::MAX, read).await
+}
+
+/// Reads until it succeeds, is not allowed, or has failed so often.
+pub(super) async fn within<T>(
+    attempts: u32,
+    mut read: impl AsyncFnMut() -> Result<T, ReadError>,
+) -> Result<T, Error> {
     let mut pauses = Pauses::default();
     loop {
         match read().await {
             Ok(value) => return Ok(value),
             Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
+            Err(error) if pauses.count.saturating_add(1) >= attempts => {
+                return Err(Error::Setup(error.to_string()));
+            }
             Err(error) => pauses.pause(&error.to_string()).await,
         }
     }
@@ -217,6 +289,6 @@ impl Pauses {
         }
         let (first, longest) = PAUSES;
         tokio::time::sleep((first * 2_u32.saturating_pow(self.count.min(10))).min(longest)).await;
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
     }
 }

@@ -41,6 +41,8 @@ pub struct Pair<'a> {
 /// Which events have led to which states.
 pub struct Pairs {
     workspace: String,
+    /// That of the states' addresses.
+    prefix: String,
     waiting: BTreeMap<String, Vec<Told>>,
     states: HashMap<String, State>,
     pub events: u64,
@@ -49,9 +51,10 @@ pub struct Pairs {
 
 impl Pairs {
     /// Those of events of this workspace; others share the bus.
-    pub fn new(workspace: &str) -> Self {
+    pub fn new(workspace: &str, prefix: &str) -> Self {
         Self {
             workspace: workspace.to_owned(),
+            prefix: prefix.to_owned(),
             waiting: BTreeMap::new(),
             states: HashMap::new(),
             events: 0,
@@ -83,7 +86,7 @@ impl Pairs {
 
     /// Takes a state. Returns the id of its entity.
     pub fn stored(&mut self, item: &Item) -> Option<String> {
-        let stored = Stored::new(item)?;
+        let stored = Stored::new(item, &self.prefix)?;
         let event = stored.to_event(item)?;
         self.published += 1;
         self.states.insert(stored.id.clone(), State { version: stored.version, event });
@@ -298,7 +301,7 @@ mod tests {
 
     #[test]
     fn state_answers_the_events_before_it_in_either_order() {
-        let mut pairs = Pairs::new("w");
+        let mut pairs = Pairs::new("w", "attio-state");
         assert_eq!(pairs.told(&event(1)), ["the-person"]);
         pairs.told(&event(2));
         pairs.told(&event(3));
@@ -314,7 +317,7 @@ mod tests {
 
     #[test]
     fn lines_hold_both_and_fit() {
-        let mut pairs = Pairs::new("w");
+        let mut pairs = Pairs::new("w", "attio-state");
         (1..4).for_each(|second| drop(pairs.told(&event(second))));
         pairs.stored(&state(5, &"Ada ".repeat(50)));
         let pair = pairs.pair("the-person").unwrap();

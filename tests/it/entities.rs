@@ -43,7 +43,7 @@ fn object(attio: &Attio, slug: &str) -> String {
 }
 
 fn record(attio: &Attio, id: &str) -> EntityRef {
-    EntityRef { kind: Kind::Record, container: Some(object(attio, "people")), id: id.into() }
+    EntityRef { kind: Kind::Record, container: Some(object(attio, "people")), object: None, id: id.into() }
 }
 
 fn ids(entities: &[Entity]) -> BTreeSet<String> {
@@ -107,7 +107,7 @@ fn one_of_each_kind_is_read_and_then_gone() {
     let note = attio.store().add_note(&person, "a title", "a text").unwrap();
     let task = attio.store().add_task(&person, "call back").unwrap();
     let comment = attio.store().add_comment(&entry, None, "well done").unwrap();
-    let alone = |kind, id: &str| EntityRef { kind, container: None, id: id.into() };
+    let alone = |kind, id: &str| EntityRef { kind, container: None, object: None, id: id.into() };
     let all = [
         (alone(Kind::Comment, &comment), Category::Comment),
         (EntityRef { container: Some(list.clone()), ..alone(Kind::ListEntry, &entry) }, Category::ListEntry),

@@ -176,7 +176,7 @@ fn row(kind: Kind, data: Box<RawValue>) -> Row {
         }
         Err(error) => {
             let named = serde_json::from_str::<Named>(data.get()).ok();
-            let id = named.and_then(|named| usable(named.id.of(kind)).ok());
+            let id = named.and_then(|named| named.id.of(kind)).filter(|id| catalog::is_id(id));
             let hash = || Uuid::new_v5(&Uuid::NAMESPACE_OID, data.get().as_bytes()).to_string();
             Row { id: id.unwrap_or_else(hash), entity: Err(error) }
         }
@@ -211,7 +211,12 @@ fn entity(kind: Kind, text: &str) -> Result<impl FnOnce(Box<RawValue>) -> Entity
 
 /// An id that may stand in an attribute and be a key.
 fn usable(id: Option<String>) -> Result<String, Unreadable> {
-    id.filter(|id| catalog::is_id(id)).ok_or_else(|| Unreadable("an id".to_owned()))
+    id.filter(|id| is_key(id)).ok_or_else(|| Unreadable("an id".to_owned()))
+}
+
+/// Whether it may be a key on Kafka, and the end of a subject on NATS, where no part may be empty.
+pub fn is_key(id: &str) -> bool {
+    catalog::is_id(id) && !id.split('.').any(str::is_empty)
 }
 
 #[cfg(test)]
@@ -258,6 +263,8 @@ mod tests {
             "<html>",
             r#"{"data":{"id":{"workspace_id":"w"},"created_at":"2026-01-01T00:00:00Z"}}"#,
             r#"{"data":{"id":{"workspace_id":"w","record_id":"a b"},"created_at":"2026-01-01T00:00:00Z"}}"#,
+            r#"{"data":{"id":{"workspace_id":"w","record_id":"r."},"created_at":"2026-01-01T00:00:00Z"}}"#,
+            r#"{"data":{"id":{"workspace_id":"w","record_id":"r..s"},"created_at":"2026-01-01T00:00:00Z"}}"#,
             r#"{"data":{"id":{"workspace_id":"w","record_id":"r"},"created_at":"yesterday"}}"#,
         ];
         for body in bodies {

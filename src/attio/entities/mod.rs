@@ -13,6 +13,7 @@ mod walk;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
+pub use answer::is_key;
 pub use reader::EntityReader;
 pub use walk::{Position, Walk};
 
@@ -50,7 +51,21 @@ pub struct EntityRef {
     /// The object of a record, the list of an entry; by id. Where it is known, the object or list of what a note or a
     /// comment is about, by id or by slug.
     pub container: Option<String>,
+    /// Of a comment, where it is known: the object of the record that it is about, or whose entry it is about; by id.
+    pub object: Option<String>,
     pub id: String,
+}
+
+impl EntityRef {
+    /// Whether it is an entry of this list, or a comment on one.
+    pub fn is_of_list(&self, list: &str) -> bool {
+        let is_here = self.container.as_deref() == Some(list);
+        match self.kind {
+            Kind::ListEntry => is_here,
+            Kind::Comment => is_here && self.object != self.container,
+            Kind::Record | Kind::Note | Kind::Task => false,
+        }
+    }
 }
 
 /// What Attio answered, and when it was true.
@@ -103,8 +118,8 @@ pub enum Single {
     Found(Entity),
     /// 404: deleted, or merged into another.
     Gone,
-    /// 404, and the key may not see its object or list: it says nothing about the entity.
-    Unseen,
+    /// 404, and the key may not see this object or list that it belongs to: it says nothing about the entity.
+    Unseen(String),
     /// 404 `merge_in_progress`: it will exist.
     MergeInProgress,
 }

@@ -337,7 +337,7 @@ fn query_path(kind: Kind, container: &str) -> Result<String, ReadError> {
     })
 }
 
-fn path(EntityRef { kind, container, id }: &EntityRef) -> Result<String, ReadError> {
+fn path(EntityRef { kind, container, id, .. }: &EntityRef) -> Result<String, ReadError> {
     let id = segment(id)?;
     let container = || segment(container.as_deref().unwrap_or_default());
     Ok(match kind {

@@ -19,9 +19,10 @@ use serde::Deserialize;
 use super::cluster_identity::{AckVerdict, Acknowledged, Change, ClusterIdentity};
 use super::end_offsets::EndOffsets;
 use super::errors::{Circumstances, NO_NEW_TOKEN, classify, may_be_the_batch, without_suffix};
-use super::health::{Health, Signal, kind};
+use super::health::{Health, Signal};
 use super::options::AUTO_CREATE;
 use super::record::Pending;
+use super::repeats::kind;
 use super::tokens::{self, Tokens};
 use crate::pipeline::publish::{Ack, Position, PublishError, PublishResult};
 

@@ -18,6 +18,7 @@ mod producer;
 mod read;
 mod record;
 mod relogin;
+mod repeats;
 pub mod state;
 mod tokens;
 mod told;

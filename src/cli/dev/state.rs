@@ -128,7 +128,12 @@ pub async fn session(
     let (http, admin) = (reachable(&app.http_addr()?.to_string()), app.admin_addr()?);
     let end = CancellationToken::new();
     let mut bridge = tokio::spawn(app.run(end.clone().cancelled_owned()));
-    let mut scene = Scene { attio: &attio, pairs: Pairs::new(&workspace), reads: Arc::default(), steps: 0 };
+    let mut scene = Scene {
+        attio: &attio,
+        pairs: Pairs::new(&workspace, prefix(embedded)),
+        reads: Arc::default(),
+        steps: 0,
+    };
     let shown = async {
         ready(admin).await?;
         let (run, told, kept) = scene.follow(environment, embedded).await?;
@@ -274,7 +279,7 @@ fn interval(period: Duration) -> Interval {
 /// The variables of `state run`. On a bus that others use it has topics of its own.
 fn of_states(attio: &str, embedded: bool) -> Environment {
     let own =
-        [("state.prefix", "attio-dev-state"), ("state.group", "attio-dev-state"), ("state.stream", STREAM)];
+        [("state.prefix", prefix(embedded)), ("state.group", "attio-dev-state"), ("state.stream", STREAM)];
     let all = [("attio.api_url", attio), ("state.settle", SETTLE)];
     let all = all.into_iter().chain(["notes", "tasks", "comments"].map(|kind| (kind, "true")));
     let named = |(key, value): (&str, &str)| {
@@ -284,6 +289,11 @@ fn of_states(attio: &str, embedded: bool) -> Environment {
     let mut environment: Environment = all.chain(own.into_iter().filter(|_| !embedded)).map(named).collect();
     environment.insert("ATTIO_API_KEY".to_owned(), KEY.into());
     environment
+}
+
+/// What the addresses of the states begin with.
+const fn prefix(embedded: bool) -> &'static str {
+    if embedded { "attio-state" } else { "attio-dev-state" }
 }
 
 /// The stream of the states on a NATS that others use.
@@ -306,7 +316,7 @@ async fn ready(admin: std::net::SocketAddr) -> Result<(), Error> {
 fn heading(once: bool, bus: &BusAddress, attio: &FakeAttio, http: &str, embedded: bool) -> String {
     let (address, attio, program) = (&bus.address, attio.url(), program());
     let end = if once { "one round, then the result" } else { "until Ctrl-C" };
-    let prefix = if embedded { "attio-state" } else { "attio-dev-state" };
+    let prefix = prefix(embedded);
     let mut text = format!(
         "{STRONG}attio-bridge dev --state{STRONG:#}, {end}
 

@@ -16,6 +16,7 @@ use crate::cli::{Exit, Failure};
 use crate::config::{self, Input};
 use crate::state::backfill::{self, Counts, Journal};
 use crate::state::targets::Target;
+use crate::state::writing::Failures;
 
 const AFTER_HELP: &str = "\
 `state run` may go on meanwhile: what it has published is never replaced by something older. Interrupted, for example with \
@@ -66,25 +67,31 @@ async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit,
         // It may not exist.
         let _ = std::fs::remove_file(&arguments.journal);
     }
-    let journal = Journal::open(&arguments.journal, of);
+    let mut journal = Journal::open(&arguments.journal, of);
     if !journal.is_empty() {
         say(format_args!("going on where {} says; --restart begins anew", arguments.journal.display()));
     }
     let shown = Shown::new(&writing.reading.reader, &targets).await;
-    let counts = backfill::run(&writing, &targets, journal, |counts| shown.seen(counts)).await?;
+    let counts =
+        backfill::run(&writing, &targets, &mut journal, u32::MAX, |counts| shown.seen(counts)).await?;
     drop(shown);
     for (target, published) in &counts.published {
         say(format_args!("{target}: {published} published"));
     }
     let published: u64 = counts.published.values().sum();
     say(format_args!("{} entities read, {published} states published", counts.rows));
-    match counts.failed {
-        0 => Ok(Exit::Done),
-        failed => {
-            Err(format!("{failed} states are not published, see above; then `state diff --repair` does")
-                .into())
-        }
+    let failed = counts.failed.count();
+    let Failures { named, more } = counts.failed;
+    if failed == 0 {
+        return Ok(Exit::Done);
     }
+    for name in named {
+        say(format_args!("not published: {name}"));
+    }
+    if more > 0 {
+        say(format_args!("not published: {more} more, which the log names"));
+    }
+    Err(format!("{failed} states are not published, see above; then `state diff --repair` does").into())
 }
 
 /// A progress bar on a terminal, a line now and then elsewhere.

@@ -33,7 +33,7 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
         for kind in options.kinds() {
             let mut reader = stored::read(&options, &bus.kind, kind, Some(id)).await?;
             while let Some(item) = reader.next().await {
-                let stored = Stored::new(&item?).filter(|stored| stored.id == id);
+                let stored = Stored::new(&item?, &options.prefix).filter(|stored| stored.id == id);
                 found = stored.or(found);
             }
             reader.end().await;

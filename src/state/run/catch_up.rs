@@ -1,8 +1,13 @@
-//! Objects and lists that the key could not see for a while, and may see again.
+//! Objects and lists that the key could not see for a while, and may see again: what happened meanwhile was ignored, so
+//! everything in them is read. One is gone through at a time, and again until nothing of it is left out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use time::OffsetDateTime;
 
 use super::Engine;
@@ -10,17 +15,117 @@ use crate::attio::entities::EntityRef;
 use crate::state::Error;
 use crate::state::backfill::{self, Counts, Journal};
 use crate::state::targets::Target;
-use crate::state::writing::{Reading, Writing};
+use crate::state::writing::{ATTEMPTS, Failures, Reading, Writing};
+
+/// Before something is gone through again that was not read, or not whole: at first, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+
+/// What is to be gone through.
+#[derive(Default)]
+pub(super) struct CatchUp {
+    /// What waits, by name.
+    waiting: BTreeMap<String, Wanted>,
+    /// At most one that is under way.
+    walk: FuturesUnordered<LocalBoxFuture<'static, Walked>>,
+    /// What was left out last time, by the name of its target.
+    left_out: BTreeMap<String, Failures>,
+}
+
+pub(super) struct Wanted {
+    target: Target,
+    journal: Journal,
+    due: Instant,
+    /// How often it was gone through in vain.
+    in_vain: u32,
+}
+
+pub(super) type Walked = (Wanted, Result<Counts, Error>);
+
+impl CatchUp {
+    /// Wants all of a target, also if some of it was read before.
+    fn add(&mut self, target: Target) {
+        let journal = Journal::unwritten();
+        let wanted = Wanted { target, journal, due: Instant::now(), in_vain: 0 };
+        self.waiting.insert(wanted.target.key(), wanted);
+    }
+
+    /// Begins with what is due, unless something is under way.
+    fn begin(&mut self, writing: impl FnOnce() -> Writing) {
+        if !self.walk.is_empty() {
+            return;
+        }
+        let due = self.waiting.iter().min_by_key(|(_, wanted)| wanted.due);
+        let due = due.filter(|(_, wanted)| wanted.due <= Instant::now()).map(|(name, _)| name.clone());
+        let Some(mut wanted) = due.and_then(|name| self.waiting.remove(&name)) else { return };
+        let writing = writing();
+        let walk = async move {
+            let targets = std::slice::from_ref(&wanted.target);
+            let walked = backfill::run(&writing, targets, &mut wanted.journal, ATTEMPTS, |_| {}).await;
+            (wanted, walked)
+        };
+        self.walk.push(walk.boxed_local());
+    }
+
+    /// Waits for what is under way; none if nothing is.
+    pub(super) async fn next(&mut self) -> Option<Walked> {
+        self.walk.next().await
+    }
+
+    /// Takes note of what became of it. An error is one that ends this process.
+    pub(super) fn walked(&mut self, (mut wanted, walked): Walked) -> Result<(), Error> {
+        let (name, label) = (wanted.target.key(), wanted.target.label());
+        self.left_out.remove(&name);
+        let (first, longest) = AGAIN;
+        let pause = (first * 2_u32.saturating_pow(wanted.in_vain.min(16))).min(longest);
+        let seconds = pause.as_secs();
+        match walked {
+            Ok(Counts { rows, published, failed }) if failed.count() == 0 => {
+                let published: u64 = published.values().sum();
+                tracing::info!(rows, published, "what can be seen again is read: {label}");
+                return Ok(());
+            }
+            Ok(Counts { failed, .. }) => {
+                let count = failed.count();
+                tracing::error!(
+                    "what can be seen again is read, but for {count}: {label}; trying on in {seconds} s"
+                );
+                self.left_out.insert(name.clone(), failed);
+            }
+            Err(error @ Error::Bus(_)) => return Err(error),
+            Err(error) => {
+                tracing::error!(
+                    "what can be seen again is not read: {label}: {error}; trying on in {seconds} s"
+                );
+            }
+        }
+        wanted.in_vain += 1;
+        wanted.due = Instant::now() + pause;
+        // It may have been hidden and shown once more: then it is wanted from its beginning.
+        self.waiting.entry(name).or_insert(wanted);
+        Ok(())
+    }
+
+    /// How many were left out that are not among these.
+    pub(super) fn left_out(&self, others: impl Iterator<Item = String>) -> usize {
+        if self.left_out.is_empty() {
+            return 0;
+        }
+        let mut all = Failures::default();
+        self.left_out.values().for_each(|failed| all.extend(failed.clone()));
+        let known = others.filter(|other| all.named.contains(other)).count();
+        usize::try_from(all.count()).unwrap_or(usize::MAX).saturating_sub(known)
+    }
+}
 
 impl Engine {
     /// Events of an object or a list are ignored that the key could not see at that time.
-    pub(super) fn unseen(&mut self, entity: &EntityRef, at: OffsetDateTime) {
-        self.warnings.of_unseen(entity);
+    pub(super) fn unseen(&mut self, entity: &EntityRef, hidden: &str, at: OffsetDateTime) {
+        self.warnings.of_unseen(entity.kind, hidden);
         self.known.hide(entity, at);
     }
 
-    /// Goes through the objects and lists that the key may see again, as what happened meanwhile was ignored.
-    pub(super) fn catch_up(&mut self) {
+    /// Wants what the key may see again.
+    pub(super) fn shown(&mut self) {
         for (kind, container) in self.known.shown() {
             let slug = container.slug.as_deref().unwrap_or_default();
             tracing::info!(
@@ -29,34 +134,23 @@ impl Engine {
                 slug,
                 "it can be seen again: its entities are read"
             );
-            self.warnings.seen(&container.id);
-            let writing = Writing {
-                reading: Reading {
-                    options: Arc::clone(&self.run.options),
-                    names: self.known.shared(),
-                    reader: self.run.reader.clone(),
-                },
-                publisher: self.run.publisher.clone(),
-            };
             if self.known.names().keep(&self.run.options, kind, Some(&container.id)) {
-                let target = Target::of(kind, self.known.names(), container);
-                let walk =
-                    async move { backfill::run(&writing, &[target], Journal::unwritten(), |_| {}).await };
-                self.walks.push(walk.boxed_local());
+                self.catch_up.add(Target::of(kind, self.known.names(), container));
             }
         }
+        self.warnings.seen(self.known.names());
     }
 
-    /// What cannot go on for other reasons than those of the walk ends `state run` too, by itself.
-    pub(super) fn caught_up(counts: Result<Counts, Error>) {
-        match counts {
-            Ok(Counts { rows, published, failed }) => {
-                let published: u64 = published.values().sum();
-                tracing::info!(rows, published, failed, "what can be seen again is read");
-            }
-            Err(error) => {
-                tracing::error!("what can be seen again is not read, run `state backfill`: {error}");
-            }
-        }
+    /// Begins to go through what is wanted.
+    pub(super) fn catch_up(&mut self) {
+        let (run, known) = (&self.run, &self.known);
+        self.catch_up.begin(|| Writing {
+            reading: Reading {
+                options: Arc::clone(&run.options),
+                names: known.shared(),
+                reader: run.reader.clone(),
+            },
+            publisher: run.publisher.clone(),
+        });
     }
 }

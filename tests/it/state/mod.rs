@@ -1,6 +1,8 @@
 //! `state run` on real brokers, against the fake Attio.
 
 mod figures;
+mod hidden;
+mod keys;
 mod model;
 mod model_compaction;
 mod people;
@@ -8,6 +10,7 @@ mod planted;
 mod rights;
 pub mod scene;
 mod soak;
+mod times;
 mod trouble;
 mod walks;
 mod witness;

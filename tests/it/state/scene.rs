@@ -258,7 +258,7 @@ impl Scene {
                 let all = server.read_all(&stream.1).into_iter();
                 let kept = all.filter(|stored| stored.subject.starts_with(&subjects)).map(
                     |Stored { subject, headers, payload }| Kept {
-                        key: subject.rsplit('.').next().unwrap().to_owned(),
+                        key: subject[subjects.len()..].to_owned(),
                         headers,
                         event: parse(&payload),
                     },

@@ -57,7 +57,7 @@ fn equal(scene: &Scene) {
     }
 }
 
-fn backfill(scene: &Scene, journal: &Path, more: &[&str]) {
+pub fn backfill(scene: &Scene, journal: &Path, more: &[&str]) {
     let journal = journal.to_str().unwrap();
     let output = run(&[&["state", "backfill", "--journal", journal], more].concat(), &scene.variables);
     let said = String::from_utf8_lossy(&output.stderr);

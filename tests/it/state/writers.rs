@@ -29,7 +29,7 @@ const KEYS: usize = 12;
 const ROUNDS: usize = 40;
 
 /// A state of a key that was true at a time.
-fn state(prefix: &str, key: &str, at: Option<i64>) -> State {
+pub fn state(prefix: &str, key: &str, at: Option<i64>) -> State {
     let address: Arc<str> = format!("{prefix}-state.record").into();
     let destination = Arc::new(Destination { subject: format!("{address}.{key}").into(), address });
     let Some(at) = at else {
@@ -56,11 +56,11 @@ fn options(scene: &Scene) -> bus::Options {
     config(&lent(&scene.variables)).bus
 }
 
-async fn start(scene: &Scene, role: Role) -> Publisher {
+pub async fn start(scene: &Scene, role: Role) -> Publisher {
     states::writer(&options(scene), writer(scene, role), OffsetDateTime::now_utc).await.unwrap()
 }
 
-fn change(state: State) -> Change {
+pub fn change(state: State) -> Change {
     Change { state: Some(state), events: Vec::new() }
 }
 

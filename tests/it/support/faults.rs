@@ -31,6 +31,8 @@ pub enum Fault {
     Undated,
     /// The request is processed; the clock of whoever answers is behind by this much.
     Behind(Duration),
+    /// The request is not processed, and answered with 200 and this JSON, which was true that long ago.
+    Stale(Duration, String),
     /// 429; `Retry-After` is an HTTP date.
     Limited,
     /// 429; `Retry-After` is this text.
@@ -108,6 +110,7 @@ async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Respons
             response
         }
         Some(Fault::Behind(time)) => behind(next.run(request).await, *time),
+        Some(Fault::Stale(time, body)) => stale(json_answer(200, body.clone()), *time),
         Some(Fault::Late(_) | Fault::Of(..)) | None => next.run(request).await,
     };
     note(response.status().as_u16());
@@ -127,6 +130,13 @@ fn behind(mut response: Response, time: Duration) -> Response {
     }
     let date = httpdate::fmt_http_date(SystemTime::now() - time);
     headers.insert(header::DATE, date.parse().unwrap());
+    response
+}
+
+/// An answer that was true that long ago.
+fn stale(mut response: Response, time: Duration) -> Response {
+    let at = (OffsetDateTime::now_utc() - time).format(&Rfc3339).unwrap();
+    response.headers_mut().insert("x-accurate-at", at.parse().unwrap());
     response
 }
 

@@ -19,8 +19,9 @@ use super::errors::{
     ADVERTISED, CLOSED, NO_TLS, PERMISSION, Step, TLS, advise, after_contact, broker, name_stranger, servers,
     without_suffix,
 };
-use super::health::{Health, REPEAT, Repeats, Task, kind};
+use super::health::{Health, Task};
 use super::options::Options;
+use super::repeats::{REPEAT, Repeats, kind};
 use tls::TlsInfo;
 
 /// The listener to probe, if the error text is too vague.
