@@ -2,7 +2,7 @@
 //!
 //! For a backend with one connection ([`Connection`]). A claim is sent at once, unless enough requests
 //! are under way: then it waits for the end of one, with all others that come meanwhile. So a bridge that is busy sends
-//! few requests of many claims. A settlement waits for the next request, [`SETTLE_WITHIN`] at most: while claims come,
+//! few requests of many claims. If the server is slow to reply, more requests may be under way. A settlement waits for the next request, [`SETTLE_WITHIN`] at most: while claims come,
 //! nothing is sent for it alone, and no thread woken.
 
 use std::collections::VecDeque;
@@ -18,12 +18,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::backend::{Connection, Replies, Reply, Settlement, no_answer_within};
-use super::settle::{Ledger, REQUEST_TIMEOUT, RETRY_INTERVAL};
+use super::settle::{BATCH, Ledger, RETRY_INTERVAL};
 use crate::pipeline::publish::BoxFuture;
 use crate::pipeline::store::Held;
 
-/// The most requests under way.
+/// The most requests under way while the server replies soon.
 const UNDER_WAY: usize = 2;
+/// The most at any time. Each beyond the first ones is sent when the last one has waited for an eighth of its time.
+const UNDER_WAY_IF_SLOW: usize = 8;
 /// The most claims of one request, unless one delivery has more.
 const CLAIMS: usize = 512;
 /// How long the commit of an acknowledged id waits for a claim to be sent with. A release waits for none.
@@ -44,6 +46,8 @@ struct Queue {
 #[derive(Default)]
 struct Waiting {
     requests: VecDeque<Request>,
+    /// The task has ended.
+    closed: bool,
     /// Whether the task looks at the queue of settlements before long, without being woken.
     watched: bool,
     /// Whether settlements are to be sent now.
@@ -94,6 +98,9 @@ impl Batches {
     fn hand_in(&self, request: Request) {
         let deadline = request.deadline;
         let mut waiting = self.0.waiting.lock();
+        if waiting.closed {
+            return;
+        }
         waiting.requests.push_back(request);
         let is_looked_at = waiting.looked_at_by.is_some_and(|by| by <= deadline);
         drop(waiting);
@@ -119,7 +126,7 @@ impl Batches {
 struct Batch<'a> {
     requests: Vec<Request>,
     settlements: Vec<Settlement>,
-    limit: Duration,
+    sent: Instant,
     /// When no reply is expected any more.
     ends: Instant,
     replies: BoxFuture<'a, Replies>,
@@ -130,8 +137,17 @@ pub(super) struct Batcher {
     pub(super) batches: Batches,
     pub(super) connection: Arc<dyn Connection>,
     pub(super) ledger: Ledger,
-    /// How long a request for claims may take.
+    /// How long a request may take.
     pub(super) limit: Duration,
+}
+
+/// Nobody waits for a task that has ended.
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        let mut waiting = self.batches.0.waiting.lock();
+        waiting.closed = true;
+        waiting.requests.clear();
+    }
 }
 
 /// What the task is at.
@@ -160,12 +176,16 @@ impl Batcher {
         let (under_way, left) = (Vec::with_capacity(UNDER_WAY), Vec::new());
         let mut work = Work { under_way, queue, left, settle_by: None, alarm };
         loop {
-            while work.under_way.len() < UNDER_WAY
-                && let Some(batch) = self.next(&mut work)
-            {
+            let full_until = loop {
+                let full_until = self.full_until(&work.under_way);
+                if full_until.is_some() {
+                    break full_until;
+                }
+                let Some(batch) = self.next(&mut work) else { break None };
                 work.under_way.push(batch);
-            }
-            if work.under_way.len() >= UNDER_WAY {
+            };
+            if let Some(full_until) = full_until {
+                work.wake_by(full_until);
                 self.let_wait(&mut work);
             }
             if work.alarm < timer.deadline() {
@@ -184,6 +204,15 @@ impl Batcher {
                 }
             }
         }
+    }
+
+    /// Until when nothing can be sent, unless a reply comes; none if it can.
+    fn full_until(&self, under_way: &[Batch<'_>]) -> Option<Instant> {
+        let youngest = under_way.last().filter(|_| under_way.len() >= UNDER_WAY)?;
+        if under_way.len() >= UNDER_WAY_IF_SLOW {
+            return Some(youngest.ends);
+        }
+        Some(youngest.sent + self.limit / 8).filter(|at| *at > Instant::now())
     }
 
     /// The next request, if there is one to be sent now.
@@ -210,11 +239,10 @@ impl Batcher {
         if !has_claims && settlements.is_empty() {
             return None;
         }
-        let limit = if has_claims { self.limit } else { REQUEST_TIMEOUT };
-        let ends = now + limit;
+        let ends = now + self.limit;
         requests.iter().map(|request| request.deadline).chain([ends]).for_each(|at| work.wake_by(at));
         let replies = self.connection.exchange(settlements.clone(), claims);
-        Some(Batch { requests, settlements, limit, ends, replies })
+        Some(Batch { requests, settlements, sent: now, ends, replies })
     }
 
     /// Nothing can be sent now: nobody needs to wake this task.
@@ -231,10 +259,11 @@ impl Batcher {
             work.settle_by = Some(now + RETRY_INTERVAL);
             return Vec::new();
         }
-        if !work.queue.is_empty() {
+        let settlements = work.left.drain(..work.left.len().min(BATCH)).collect();
+        if !work.left.is_empty() || !work.queue.is_empty() {
             work.settle_by = Some(now);
         }
-        mem::take(&mut work.left)
+        settlements
     }
 
     /// Hands the replies to those who wait for them.
@@ -242,7 +271,8 @@ impl Batcher {
         let (Batch { requests, mut settlements, .. }, Replies { settled, claimed }) = (batch, replies);
         let mut claimed = claimed.into_iter();
         for mut request in requests {
-            let of_request = claimed.by_ref().take(request.count).collect();
+            let mut of_request: Vec<_> = claimed.by_ref().take(request.count).collect();
+            of_request.resize_with(request.count, || Reply::Failed("no reply to this command".into()));
             request.answer(of_request);
         }
         self.ledger.settled(&mut settlements, settled);
@@ -262,10 +292,12 @@ impl Batcher {
         let now = Instant::now();
         work.alarm = now + NEVER;
         let over: Vec<_> = work.under_way.extract_if(.., |batch| batch.ends <= now).collect();
+        let hangs = !over.is_empty();
+        let reason = no_answer_within(self.limit);
         for batch in over {
-            let Batch { mut requests, mut settlements, limit, .. } = batch;
+            let Batch { mut requests, mut settlements, .. } = batch;
             requests.iter_mut().for_each(Request::fail);
-            let reason = no_answer_within(limit);
+            self.ledger.breaker.open(self.ledger.part, Arc::clone(&reason));
             let failed = settlements.iter().map(|_| Err(Arc::clone(&reason))).collect();
             self.ledger.settled(&mut settlements, failed);
             self.again(settlements, work);
@@ -276,6 +308,10 @@ impl Batcher {
             work.wake_by(by);
         }
         let mut waiting = self.batches.0.waiting.lock();
+        if hangs {
+            // What waits would hang as well.
+            waiting.requests.iter_mut().for_each(Request::fail);
+        }
         let sent = work.under_way.iter_mut().flat_map(|batch| &mut batch.requests);
         for request in sent.chain(&mut waiting.requests) {
             if request.deadline <= now {
@@ -284,6 +320,7 @@ impl Batcher {
                 work.alarm = work.alarm.min(request.deadline);
             }
         }
+        waiting.requests.retain(Request::is_awaited);
     }
 }
 
@@ -321,7 +358,7 @@ async fn replied(under_way: &mut [Batch<'_>]) -> (usize, Replies) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use tokio::task::yield_now;
     use tokio::time::sleep;
@@ -345,6 +382,14 @@ mod tests {
         /// Of each request, the keys that it settled, and those that it claimed.
         requests: Mutex<Vec<[Vec<u128>; 2]>>,
         hangs: AtomicBool,
+        /// Milliseconds; none: as soon as others.
+        slow: AtomicU64,
+    }
+
+    impl Server {
+        fn replies_in(&self, time: Duration) {
+            self.slow.store(time.as_millis().try_into().unwrap(), Ordering::Relaxed);
+        }
     }
 
     impl Connection for Server {
@@ -353,7 +398,7 @@ mod tests {
             let claimed = claims.iter().map(|held| held.key.0).collect();
             Box::pin(async move {
                 self.requests.lock().push([settled, claimed]);
-                sleep(REPLY).await;
+                sleep(REPLY.max(Duration::from_millis(self.slow.load(Ordering::Relaxed)))).await;
                 if self.hangs.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;
                 }
@@ -392,8 +437,16 @@ mod tests {
         }
 
         fn claim(&self, keys: impl IntoIterator<Item = u128>) -> tokio::task::JoinHandle<Vec<Reply>> {
+            self.claim_by(keys, Instant::now() + LIMIT)
+        }
+
+        fn claim_by(
+            &self,
+            keys: impl IntoIterator<Item = u128>,
+            deadline: Instant,
+        ) -> tokio::task::JoinHandle<Vec<Reply>> {
             let (batches, keys) = (self.batches.clone(), keys.into_iter().map(held).collect());
-            tokio::spawn(async move { batches.claim(keys, Instant::now() + LIMIT).await })
+            tokio::spawn(async move { batches.claim(keys, deadline).await })
         }
 
         fn settle(&self, key: u128, acknowledged: bool) {
@@ -454,6 +507,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_slow_answers_in_time_however_many_deliveries_come() {
+        let store = Store::start();
+        store.server.replies_in(LIMIT * 6 / 10);
+        let claims = (0..30).map(async |key| {
+            sleep(Duration::from_millis(3) * key).await;
+            store.claim([u128::from(key)]).await.unwrap()
+        });
+        for replies in futures_util::future::join_all(claims).await {
+            assert_eq!(replies, [Reply::Claimed]);
+        }
+        assert!(store.sent().await.len() <= UNDER_WAY + UNDER_WAY_IF_SLOW);
+        assert_eq!(store.breaker.reason_of(0), None);
+    }
+
+    /// Of a claim that waits behind commits that hang.
+    #[tokio::test(start_paused = true)]
+    async fn a_claim_that_is_over_is_not_looked_at_again_and_again() {
+        let store = Store::start();
+        for key in 0..UNDER_WAY_IF_SLOW as u128 {
+            store.claim([key]).await.unwrap();
+        }
+        store.server.hangs.store(true, Ordering::Relaxed);
+        for key in 0..UNDER_WAY_IF_SLOW as u128 {
+            store.settle(key, false);
+            sleep(LIMIT / 8).await;
+        }
+        let late = store.claim_by([99], Instant::now() + Duration::from_millis(1));
+        // With a task that never rests, time would stand still here.
+        assert_eq!(late.await.unwrap(), [Reply::Failed("no answer within 1ms".into())]);
+        sleep(Duration::from_secs(1)).await;
+        assert!(store.breaker.reason_of(0).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_hangs_fails_claims_in_time_and_no_claim_is_sent_later() {
         let store = Store::start();
         store.claim([0]).await.unwrap();
@@ -474,7 +561,11 @@ mod tests {
         }
         assert!(began.elapsed() <= LIMIT + Duration::from_millis(2), "{:?}", began.elapsed());
         let sent: Vec<_> = store.sent().await.into_iter().flat_map(|[_, claims]| claims).collect();
-        assert_eq!(sent, (0..=UNDER_WAY as u128).collect::<Vec<_>>());
+        assert_eq!(
+            sent,
+            (0..=UNDER_WAY as u128 + 3).collect::<Vec<_>>(),
+            "but for the one that nobody waits for"
+        );
         // The commit has failed with the request that it was in, and is tried again when the store is back.
         assert!(store.breaker.reason_of(0).is_some());
         store.server.hangs.store(false, Ordering::Relaxed);

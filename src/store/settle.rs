@@ -22,9 +22,9 @@ const QUEUE: usize = 65_536;
 /// The same for one of several parts.
 const QUEUE_OF_PART: usize = 16_384;
 /// The most of one request.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 /// How long a request may take.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time between two attempts while the store is away.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// What is dropped is logged so often.
