@@ -42,6 +42,9 @@ pub(super) struct Settlement {
     pub(super) acknowledged: bool,
 }
 
+/// What became of a settlement; an error is worth another try.
+pub(super) type Settled = Result<(), Arc<str>>;
+
 /// A value, and which of the values of its key it is, if the server tells.
 pub(super) struct Stored {
     pub(super) value: Vec<u8>,
@@ -54,8 +57,25 @@ pub(super) async fn by<T>(
     reply: impl Future<Output = Result<T, Arc<str>>>,
 ) -> Result<T, Arc<str>> {
     let limit = deadline.saturating_duration_since(Instant::now());
+    timeout_at(deadline, reply).await.unwrap_or_else(|_| Err(no_answer_within(limit)))
+}
+
+/// The reason of a failure, in whole milliseconds.
+pub(super) fn no_answer_within(limit: Duration) -> Arc<str> {
     let limit = Duration::from_millis(limit.as_micros().div_ceil(1000).try_into().unwrap_or(u64::MAX));
-    timeout_at(deadline, reply).await.unwrap_or_else(|_| Err(format!("no answer within {limit:?}").into()))
+    format!("no answer within {limit:?}").into()
+}
+
+/// The replies of one request: to settlements, and to claims, in their order.
+pub(super) struct Replies {
+    pub(super) settled: Vec<Settled>,
+    pub(super) claimed: Vec<Reply>,
+}
+
+/// One connection to a server, over which many claims and settlements are best sent in one request.
+pub(super) trait Connection: Send + Sync {
+    /// Settles, then claims. Without a deadline.
+    fn exchange(&self, settlements: Vec<Settlement>, claims: Vec<Held>) -> BoxFuture<'_, Replies>;
 }
 
 /// A store consists of parts that can fail by themselves: the slots of a cluster. Others have one.
@@ -73,12 +93,13 @@ pub(super) trait Backend: Send + Sync {
     fn claim<'a>(&'a self, claims: &'a [Held], deadline: Instant) -> BoxFuture<'a, Vec<Reply>>;
 
     /// Remembers the acknowledged ids whoever holds their claim, and releases the other claims if they are still
-    /// their owner's. May be repeated. One result for each, in their order; an error is worth another try.
-    fn settle<'a>(
-        &'a self,
-        settlements: &'a [Settlement],
-        deadline: Instant,
-    ) -> BoxFuture<'a, Vec<Result<(), Arc<str>>>>;
+    /// their owner's. May be repeated. One result for each, in their order.
+    fn settle<'a>(&'a self, settlements: &'a [Settlement], deadline: Instant) -> BoxFuture<'a, Vec<Settled>>;
+
+    /// The connection, if all requests go over one: then claims and settlements are sent together.
+    fn connection(self: Arc<Self>) -> Option<Arc<dyn Connection>> {
+        None
+    }
 
     /// Connects, unless it is connected.
     fn connect(&self) -> BoxFuture<'_, Result<(), Arc<str>>>;

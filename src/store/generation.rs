@@ -236,6 +236,16 @@ impl Generations {
 mod tests {
     use super::*;
 
+    impl Generations {
+        /// That of this bus is the first one.
+        pub(in super::super) fn first_of(bus: Arc<dyn Bus>) -> Self {
+            let generations = Self::new(bus, Box::new(|| {}));
+            let brokers = generations.bus.identity().unwrap();
+            generations.learned(&Register::default(), 0, brokers, 0, true);
+            generations
+        }
+    }
+
     fn brokers(name: &str, topics: &[(&str, &str)]) -> BrokerIdentity {
         let own = |(name, id): &(&str, &str)| ((*name).to_owned(), (*id).to_owned());
         BrokerIdentity { brokers: name.into(), addresses: Some(topics.iter().map(own).collect()) }

@@ -2,12 +2,14 @@
 //!
 //! [`Shared`] keeps the deadline, and counts; a backend ([`redis`], [`nats_kv`]) speaks to the server. One task looks
 //! after it ([`probe`]): it closes the [`breaker`] and learns the [`generation`]. Another stores what became of claims
-//! ([`settle`]), so that no callback of a bus waits for a server.
+//! ([`settle`]), so that no callback of a bus waits for a server; over one connection it sends the claims as well
+//! ([`batch`]).
 //!
 //! A claim whose answer was lost is unknown: the event is published without counting on it, or refused, as
 //! `dedup.on_store_failure` says.
 
 mod backend;
+mod batch;
 mod breaker;
 mod generation;
 mod nats_kv;
@@ -32,10 +34,11 @@ use crate::pipeline::publish::{BoxFuture, Bus};
 use crate::pipeline::store::{Claim, Held, Store, Wanted};
 use crate::supervise::Supervisor;
 use backend::{Backend, Reply, Settlement};
+use batch::{Batcher, Batches};
 use breaker::Breaker;
 use generation::{Generations, Known};
 use probe::Prober;
-use settle::{Settlements, Settler};
+use settle::{Ledger, Settlements, Settler};
 
 /// How long the checks of `check --connect` may take.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,21 +72,41 @@ pub fn start(
         limit: options.timeout,
     };
     supervisor.spawn("dedup store probe", prober.run());
+    let connection = Arc::clone(&backend).connection();
+    let batches = connection.is_some().then(Batches::default);
     for (part, queue) in queues.into_iter().enumerate() {
-        let settler = Settler {
+        let ledger = Ledger {
             part,
-            backend: Arc::clone(&backend),
             breaker: Arc::clone(&breaker),
             generations: Arc::clone(&generations),
             settlements: settlements.clone(),
         };
-        supervisor.spawn("dedup store settlements", settler.run(queue));
+        match (&batches, &connection) {
+            (Some(batches), Some(connection)) => {
+                let (batches, connection) = (batches.clone(), Arc::clone(connection));
+                let batcher = Batcher { batches, connection, ledger, limit: options.timeout };
+                supervisor.spawn("dedup store requests", batcher.run(queue));
+            }
+            _ => {
+                let settler = Settler { backend: Arc::clone(&backend), ledger };
+                supervisor.spawn("dedup store settlements", settler.run(queue));
+            }
+        }
     }
     let Options { on_failure, timeout, .. } = options;
     let (owners, process) = (AtomicU64::new(0), fastrand::u64(..));
-    let shared =
-        Shared { backend, breaker, generations, settlements, on_failure, timeout, process, owners, metrics };
-    Ok(Arc::new(shared))
+    Ok(Arc::new(Shared {
+        backend,
+        batches,
+        breaker,
+        generations,
+        settlements,
+        on_failure,
+        timeout,
+        process,
+        owners,
+        metrics,
+    }))
 }
 
 fn backend(options: &Options) -> Result<Arc<dyn Backend>, StartError> {
@@ -118,6 +141,8 @@ pub async fn inspect(options: &Options, report: &mut Report) -> Result<(), Start
 
 struct Shared {
     backend: Arc<dyn Backend>,
+    /// Where claims are sent together; none where each goes its own way.
+    batches: Option<Batches>,
     breaker: Arc<Breaker>,
     generations: Arc<Generations>,
     settlements: Settlements,
@@ -150,32 +175,35 @@ impl Shared {
 
     /// What the store replied; for each id the reason where it did not.
     async fn ask(&self, claims: &[Held], known: Option<&Known>, deadline: Instant) -> Vec<Reply> {
-        let late = || Reply::Skipped("no time is left for more claims".into());
-        let reasons: Vec<_> = claims.iter().map(|held| self.reason(held, known)).collect();
-        let asked: Vec<_> = (0..claims.len()).filter(|at| reasons[*at].is_none()).collect();
-        let mut replies: Vec<_> =
-            reasons.into_iter().map(|reason| reason.map_or_else(late, Reply::Skipped)).collect();
+        let skipped = |held| self.reason(held, known).map(Reply::Skipped);
+        let mut replies: Vec<_> = claims.iter().map(skipped).collect();
+        let asked: Vec<_> = (0..claims.len()).filter(|at| replies[*at].is_none()).collect();
         for some in asked.chunks(CLAIMS) {
             let started = Instant::now();
             if started >= deadline {
                 break;
             }
             let request: Vec<_> = some.iter().map(|at| claims[*at]).collect();
-            let answers = self.backend.claim(&request, deadline).await;
-            self.metrics.duration.observe(started.elapsed().as_secs_f64());
+            let answers = match &self.batches {
+                Some(batches) => batches.claim(request, deadline).await,
+                None => self.backend.claim(&request, deadline).await,
+            };
+            let took = started.elapsed();
+            self.metrics.duration.observe(took.as_secs_f64());
             // What had little time left is no sign of a store that fails.
-            let had_time = Instant::now() < deadline || started.elapsed() >= self.timeout / 2;
+            let had_time = started + took < deadline || took >= self.timeout / 2;
             for (at, reply) in some.iter().zip(answers) {
                 if let Reply::Failed(reason) = &reply
                     && had_time
                 {
                     self.breaker.open(self.backend.part_of(&claims[*at]), Arc::clone(reason));
                 }
-                replies[*at] = reply;
+                replies[*at] = Some(reply);
             }
         }
-        replies.iter().for_each(|reply| self.metrics.count(reply.result(), 1));
-        replies
+        let late = || Reply::Skipped("no time is left for more claims".into());
+        let replies = replies.into_iter().map(|reply| reply.unwrap_or_else(late));
+        replies.inspect(|reply| self.metrics.count(reply.result(), 1)).collect()
     }
 
     fn claim_of(&self, held: Held, reply: Reply, is_overdue: bool) -> Claim {
@@ -237,6 +265,9 @@ impl Store for Shared {
         // Without a generation it was never claimed.
         if acknowledged || held.generation.is_some() {
             self.settlements.add(self.backend.part_of(&held), Settlement { held, acknowledged });
+            if let Some(batches) = &self.batches {
+                batches.settled(acknowledged);
+            }
         }
     }
 

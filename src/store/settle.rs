@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::backend::{Backend, Settlement};
+use super::backend::{Backend, Settled, Settlement};
 use super::breaker::Breaker;
 use super::generation::Generations;
 use crate::metrics::{StoreMetrics, StoreResult};
@@ -22,11 +22,11 @@ const QUEUE: usize = 65_536;
 /// The same for one of several parts.
 const QUEUE_OF_PART: usize = 16_384;
 /// The most of one request.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The time between two attempts while the store is away.
-const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 /// What is dropped is logged so often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -108,13 +108,65 @@ impl Settlements {
     }
 }
 
-/// The task that stores those of one part.
-pub(super) struct Settler {
+/// What decides about the settlements of one part, and counts them.
+pub(super) struct Ledger {
     pub(super) part: usize,
-    pub(super) backend: Arc<dyn Backend>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) generations: Arc<Generations>,
     pub(super) settlements: Settlements,
+}
+
+impl Ledger {
+    /// Fills a batch without waiting. Returns whether it can be stored now.
+    pub(super) fn fill(&self, batch: &mut Vec<Settlement>, queue: &mut mpsc::Receiver<Settlement>) -> bool {
+        while batch.len() < BATCH
+            && let Ok(settlement) = queue.try_recv()
+        {
+            batch.push(settlement);
+        }
+        batch.is_empty() || self.keep_present(batch)
+    }
+
+    /// Drops what belongs to another generation than the present one. Returns false while that is not known, or the
+    /// part is away.
+    fn keep_present(&self, batch: &mut Vec<Settlement>) -> bool {
+        let Self { part, breaker, generations, settlements } = self;
+        let known = generations.present().filter(|_| breaker.reason_of(*part).is_none());
+        let Some(known) = known else { return false };
+        batch.retain_mut(|settlement| {
+            let counts = known.covers(settlement.held.generation);
+            if !counts {
+                let reason = "the brokers have lost their data, or are others, since they were published";
+                settlements.dropped(*part, settlement, reason);
+            }
+            // What was published before it was known belongs to it.
+            settlement.held.generation = Some(known.generation);
+            counts
+        });
+        true
+    }
+
+    /// What became of a batch. What is left is to be tried again.
+    pub(super) fn settled(&self, batch: &mut Vec<Settlement>, results: Vec<Settled>) {
+        let mut results = results.into_iter();
+        batch.retain(|settlement| match results.next() {
+            Some(Ok(())) => {
+                self.settlements.stored(self.part, settlement);
+                false
+            }
+            Some(Err(reason)) => {
+                self.breaker.open(self.part, reason);
+                true
+            }
+            None => true,
+        });
+    }
+}
+
+/// The task that stores those of one part.
+pub(super) struct Settler {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) ledger: Ledger,
 }
 
 impl Settler {
@@ -130,35 +182,13 @@ impl Settler {
 
     /// Stores a batch, or waits while that cannot be. What is left is to be tried again.
     async fn store(&self, batch: &mut Vec<Settlement>) {
-        let Self { part, backend, breaker, generations, settlements } = self;
-        let known = generations.present().filter(|_| breaker.reason_of(*part).is_none());
-        let Some(known) = known else { return sleep(RETRY_INTERVAL).await };
-        batch.retain_mut(|settlement| {
-            let counts = known.covers(settlement.held.generation);
-            if !counts {
-                let reason = "the brokers have lost their data, or are others, since they were published";
-                settlements.dropped(*part, settlement, reason);
-            }
-            // What was published before it was known belongs to it.
-            settlement.held.generation = Some(known.generation);
-            counts
-        });
-        if batch.is_empty() {
-            return;
+        if !self.ledger.keep_present(batch) {
+            return sleep(RETRY_INTERVAL).await;
         }
-        let results = backend.settle(batch, Instant::now() + REQUEST_TIMEOUT).await;
-        let mut results = results.into_iter();
-        batch.retain(|settlement| match results.next() {
-            Some(Ok(())) => {
-                settlements.stored(*part, settlement);
-                false
-            }
-            Some(Err(reason)) => {
-                breaker.open(*part, reason);
-                true
-            }
-            None => true,
-        });
+        if !batch.is_empty() {
+            let results = self.backend.settle(batch, Instant::now() + REQUEST_TIMEOUT).await;
+            self.ledger.settled(batch, results);
+        }
     }
 }
 

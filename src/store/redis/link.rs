@@ -157,29 +157,35 @@ impl Link {
         add: impl Fn(&T, &mut Pipeline),
     ) -> Vec<Result<Vec<Value>, Arc<str>>> {
         match self {
-            Self::One(connection) => {
+            Self::One(_) => {
                 let mut pipeline = Pipeline::with_capacity(items.len() * commands);
                 items.iter().for_each(|item| add(item, &mut pipeline));
-                let mut connection = connection.clone();
-                let sent = connection.send_packed_commands(&pipeline, 0, items.len() * commands);
-                match by(deadline, async { sent.await.map_err(reason) }).await {
+                match by(deadline, self.send_all(&pipeline)).await {
                     Ok(replies) => replies.chunks(commands).map(|replies| Ok(replies.to_vec())).collect(),
                     Err(reason) => items.iter().map(|_| Err(Arc::clone(&reason))).collect(),
                 }
             }
             // The keys of one item are on one node, those of others on others: one request each.
-            Self::Cluster(connection) => {
+            Self::Cluster(_) => {
                 let requests = items.iter().map(|item| {
                     let mut pipeline = Pipeline::with_capacity(commands);
                     add(item, &mut pipeline);
-                    let mut connection = connection.clone();
-                    by(deadline, async move {
-                        connection.req_packed_commands(&pipeline, 0, commands).await.map_err(reason)
-                    })
+                    by(deadline, async move { self.send_all(&pipeline).await })
                 });
                 join_all(requests).await
             }
         }
+    }
+
+    /// Sends commands whose keys are on one node; returns a reply to each.
+    pub(super) async fn send_all(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Arc<str>> {
+        let replies = match self.clone() {
+            Self::One(mut connection) => connection.send_packed_commands(pipeline, 0, pipeline.len()).await,
+            Self::Cluster(mut connection) => {
+                connection.req_packed_commands(pipeline, 0, pipeline.len()).await
+            }
+        };
+        replies.map_err(reason)
     }
 
     /// Sends one command; the caller has a deadline of its own.

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use redis::{Pipeline, Value};
 use tokio::time::Instant;
 
-use super::backend::{Backend, Reply, Settlement, Stored};
+use super::backend::{Backend, Connection, Replies, Reply, Settled, Settlement, Stored};
 use super::options::{Options, RedisOptions};
 use crate::bus::StartError;
 use crate::bus::inspect::Row;
@@ -141,27 +141,22 @@ impl Backend for Redis {
         })
     }
 
-    fn settle<'a>(
-        &'a self,
-        settlements: &'a [Settlement],
-        deadline: Instant,
-    ) -> BoxFuture<'a, Vec<Result<(), Arc<str>>>> {
+    fn settle<'a>(&'a self, settlements: &'a [Settlement], deadline: Instant) -> BoxFuture<'a, Vec<Settled>> {
         Box::pin(async move {
             let add =
                 |settlement: &Settlement, pipeline: &mut Pipeline| self.settle_command(settlement, pipeline);
             let replies =
                 Self::send(self.links().map(|links| links.claims), settlements, 1, deadline, add).await;
-            let stored = |(settlement, replies): (&Settlement, Result<Vec<Value>, Arc<str>>)| {
-                match replies?.first() {
-                    // Without the right to run a script the claim ends with its lease.
-                    Some(Value::ServerError(error)) if settlement.acknowledged => {
-                        Err(error.to_string().into())
-                    }
-                    _ => Ok(()),
-                }
-            };
-            settlements.iter().zip(replies).map(stored).collect()
+            let pairs = settlements.iter().zip(replies);
+            pairs.map(|(settlement, replies)| settled(settlement, replies?.first())).collect()
         })
+    }
+
+    fn connection(self: Arc<Self>) -> Option<Arc<dyn Connection>> {
+        match self.target {
+            Target::One(_) | Target::Sentinel(_) => Some(self),
+            Target::Cluster(_) => None,
+        }
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<(), Arc<str>>> {
@@ -233,6 +228,46 @@ impl Backend for Redis {
                 _ => Ok(false),
             }
         })
+    }
+}
+
+impl Connection for Redis {
+    fn exchange(&self, settlements: Vec<Settlement>, claims: Vec<Held>) -> BoxFuture<'_, Replies> {
+        Box::pin(async move {
+            let mut pipeline = Pipeline::with_capacity(settlements.len() + 2 * claims.len());
+            settlements.iter().for_each(|settlement| self.settle_command(settlement, &mut pipeline));
+            claims.iter().for_each(|held| self.claim_commands(held, &mut pipeline));
+            let replies = match self.links() {
+                Ok(links) => links.claims.send_all(&pipeline).await,
+                Err(reason) => Err(reason),
+            };
+            match replies {
+                Ok(replies) => {
+                    let (of_settlements, of_claims) = replies.split_at(settlements.len().min(replies.len()));
+                    let settlements = settlements.iter().enumerate();
+                    let claims = claims.iter().zip(of_claims.chunks(2));
+                    Replies {
+                        settled: settlements
+                            .map(|(at, settlement)| settled(settlement, of_settlements.get(at)))
+                            .collect(),
+                        claimed: claims.map(|(held, pair)| reply(held, pair)).collect(),
+                    }
+                }
+                Err(reason) => Replies {
+                    settled: settlements.iter().map(|_| Err(Arc::clone(&reason))).collect(),
+                    claimed: claims.iter().map(|_| Reply::Failed(Arc::clone(&reason))).collect(),
+                },
+            }
+        })
+    }
+}
+
+/// What the reply to a commit or a release says.
+fn settled(settlement: &Settlement, reply: Option<&Value>) -> Settled {
+    match reply {
+        // Without the right to run a script the claim ends with its lease.
+        Some(Value::ServerError(error)) if settlement.acknowledged => Err(error.to_string().into()),
+        _ => Ok(()),
     }
 }
 

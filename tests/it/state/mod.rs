@@ -11,6 +11,7 @@ mod rights;
 pub mod scene;
 mod soak;
 mod times;
+mod transactions;
 mod trouble;
 mod walks;
 mod witness;

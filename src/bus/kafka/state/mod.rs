@@ -9,6 +9,7 @@
 //! A crash between any two steps leaves an open transaction, which the next start of the writer aborts: neither its
 //! states nor its positions count, and its events are taken again.
 
+mod calls;
 mod check;
 mod deliveries;
 mod newest;

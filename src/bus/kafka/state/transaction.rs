@@ -12,6 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::calls::{PATIENCE, call, end, is_consequence, is_refusal, is_retriable, is_too_large, passing};
 use super::deliveries::Deliveries;
 use super::positions::{Partition, Positions};
 use super::tail::Tail;
@@ -31,8 +32,6 @@ const CALL: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(100);
 /// How long the tail is read before a batch; what is left is read behind it.
 const DRAIN: Duration = Duration::from_millis(100);
-/// How long a call is repeated before the changes count as failed for now.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// After this the broker aborts a transaction that its writer has left open. Until then readers that read committed
 /// records wait.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -50,6 +49,10 @@ enum Attempt {
 
 pub(super) struct Transactions {
     producer: ThreadedProducer<Deliveries>,
+    config: ClientConfig,
+    /// Whether the broker has refused a record of the client: it counts on from that one, and the broker does not, so that
+    /// it would take none of the next ones.
+    is_spoiled: bool,
     tail: Tail,
     positions: Arc<Mutex<Positions>>,
     group: ConsumerGroupMetadata,
@@ -78,7 +81,17 @@ impl Transactions {
             consumer.group_metadata().ok_or_else(|| StateError::Lasting("no consumer group".into()))?;
         let mut tail = Tail::start(options, &writer.addresses, now)?;
         tail.drain(CALL);
-        Ok(Self { producer, tail, positions, group, content_mode })
+        Ok(Self { producer, config, is_spoiled: false, tail, positions, group, content_mode })
+    }
+
+    /// Begins anew with another client. The transaction before was aborted: who had taken over has ended this writer then.
+    fn renew(&mut self) -> Result<(), StateError> {
+        let producer: ThreadedProducer<Deliveries> =
+            ThreadedProducer::from_config_and_context(&self.config, Deliveries::default())
+                .map_err(passing)?;
+        call(|| producer.init_transactions(CALL))?;
+        (self.producer, self.is_spoiled) = (producer, false);
+        Ok(())
     }
 
     pub(super) fn idle(&mut self, within: Duration) {
@@ -135,6 +148,9 @@ impl Transactions {
         if states.is_empty() && positions.is_empty() {
             return Ok(Attempt::Committed);
         }
+        if self.is_spoiled {
+            self.renew()?;
+        }
         if let Err(error) = call(|| self.producer.begin_transaction()) {
             // The former one may be open still: its end was not heard of.
             return self.abort(error);
@@ -159,7 +175,12 @@ impl Transactions {
     /// committed records waiting. One that is fenced has nothing open, and the client says so at once.
     fn abort<T>(&self, error: StateError) -> Result<T, StateError> {
         match error {
-            StateError::Passing(_) => end(|| self.producer.abort_transaction(CALL))?,
+            StateError::Passing(ref reason) => {
+                end(|| self.producer.abort_transaction(CALL)).map_err(|open| match open {
+                    StateError::Lasting(open) => StateError::Lasting(format!("{reason}; {open}")),
+                    open => open,
+                })?
+            }
             _ => {
                 if let Err(open) = call(|| self.producer.abort_transaction(CALL)) {
                     tracing::debug!("kafka: the transaction is not aborted: {open}");
@@ -215,8 +236,10 @@ impl Transactions {
         if !in_a_batch.is_empty() {
             return Ok(Attempt::InABatch(in_a_batch));
         }
-        if let Some(error) = failures.pop().map(|(_, error)| error).or(unsent) {
-            return Err(passing(error));
+        let failures: Vec<KafkaError> = failures.into_iter().map(|(_, error)| error).chain(unsent).collect();
+        if let Some(error) = failures.iter().find(|error| !is_consequence(error)).or(failures.first()) {
+            self.is_spoiled = is_refusal(error);
+            return Err(self.cause(states, error.clone()));
         }
         if places.len() < states.len() {
             return Err(StateError::Passing("the broker has not acknowledged every state in time".into()));
@@ -238,6 +261,22 @@ impl Transactions {
             call(|| self.producer.send_offsets_to_transaction(&offsets, &self.group, CALL))?;
         }
         Ok(Attempt::Committed)
+    }
+
+    /// Why the client has failed a record. What the broker has refused first the client tells to whoever goes on with the
+    /// transaction: the records get another error, as they are purged. It is aborted in any case.
+    fn cause(&self, states: &[(usize, &State)], error: KafkaError) -> StateError {
+        let Some((_, state)) = states.first().filter(|_| is_consequence(&error)) else {
+            return passing(error);
+        };
+        let mut offsets = TopicPartitionList::new();
+        let added = offsets.add_partition_offset(&state.destination.address, 0, Offset::Offset(0));
+        match added.and_then(|()| self.producer.send_offsets_to_transaction(&offsets, &self.group, CALL)) {
+            Err(KafkaError::Transaction(cause)) if cause.txn_requires_abort() => {
+                passing(KafkaError::Transaction(cause))
+            }
+            _ => passing(error),
+        }
     }
 
     /// Waits until every record has its place, or one has none: then the client sends no other of the transaction.
@@ -324,77 +363,4 @@ pub(super) fn producer_config(options: &Options, name: &str) -> Result<ClientCon
         .set("transactional.id", name)
         .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
     Ok(config)
-}
-
-/// A broker fails all records of a batch for one of them.
-fn is_too_large(error: &KafkaError) -> bool {
-    use Code::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
-    let code = error.rdkafka_error_code();
-    matches!(code, Some(MessageSizeTooLarge | MessageBatchTooLarge | InvalidMessageSize))
-}
-
-/// Calls the client until the broker answers.
-fn call<T>(attempt: impl Fn() -> KafkaResult<T>) -> Result<T, StateError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Err(error) if is_retriable(&error) && Instant::now() < deadline => {
-                tracing::debug!("kafka: {error}; trying again");
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            result => return result.map_err(passing),
-        }
-    }
-}
-
-/// Ends a transaction, however long the broker is away: until the client knows how it has ended, it refuses every other
-/// call.
-fn end(attempt: impl Fn() -> KafkaResult<()>) -> Result<(), StateError> {
-    let mut said = Instant::now();
-    loop {
-        match attempt() {
-            Err(error) if is_retriable(&error) => {
-                if said.elapsed() > PATIENCE {
-                    said = Instant::now();
-                    tracing::warn!("kafka: the states are not committed, trying on: {error}");
-                }
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            result => return result.map_err(passing),
-        }
-    }
-}
-
-fn is_retriable(error: &KafkaError) -> bool {
-    match error {
-        KafkaError::Transaction(error) => {
-            error.is_retriable() && !error.txn_requires_abort() && !error.is_fatal()
-        }
-        KafkaError::Flush(code) => *code == Code::OperationTimedOut,
-        _ => false,
-    }
-}
-
-/// Whether, and how, the writer can go on after an error.
-fn passing(error: KafkaError) -> StateError {
-    use Code::{Fatal, Fenced, InvalidProducerEpoch, ProducerFenced};
-    let code = error.rdkafka_error_code();
-    let is_fatal = matches!(&error, KafkaError::Transaction(error) if error.is_fatal());
-    match code {
-        Some(Fenced | ProducerFenced | InvalidProducerEpoch) => StateError::Lasting(format!(
-            "another process has taken over, or the broker has ended a transaction that was open for too long: one of each of `state run`, `state backfill` and `state diff --repair` may \
-             run for a group ({error})"
-        )),
-        Some(Code::TransactionalIdAuthorizationFailed) => StateError::Lasting(format!(
-            "{error}: grant Describe and Write on the transactional id, as `attio-bridge topics` prints it"
-        )),
-        Some(Code::GroupAuthorizationFailed) => StateError::Lasting(format!(
-            "{error}: grant Read on the group, as `attio-bridge topics` prints it"
-        )),
-        Some(Code::TopicAuthorizationFailed) => StateError::Lasting(format!(
-            "{error}: grant Read on the events' topics, Read and Write on the states', as `attio-bridge topics` prints it"
-        )),
-        _ if is_fatal || code == Some(Fatal) => StateError::Lasting(error.to_string()),
-        _ => StateError::Passing(error.to_string()),
-    }
 }
