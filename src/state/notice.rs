@@ -154,7 +154,8 @@ mod tests {
         let on_record = r#"{"id":{"comment_id":"c"},"object_id":"o","record_id":"r","list_id":null}"#;
         for (data, about) in [(on_entry, "l"), (on_record, "o")] {
             let comment = notice("comment.created", data).unwrap();
-            assert_eq!(comment.entity, entity(Kind::Comment, Some(about), "c"));
+            let object = Some("o".to_owned());
+            assert_eq!(comment.entity, EntityRef { object, ..entity(Kind::Comment, Some(about), "c") });
         }
         let note = r#"{"id":{"note_id":"n"},"parent_object_id":"o","parent_record_id":"r"}"#;
         assert_eq!(notice("note.updated", note).unwrap().entity, entity(Kind::Note, Some("o"), "n"));
