@@ -1,9 +1,11 @@
 //! Sends the claims of many deliveries to a server in one request, and settlements along with them.
 //!
-//! For a backend with one connection ([`Connection`]). A claim is sent at once, unless enough requests
-//! are under way: then it waits for the end of one, with all others that come meanwhile. So a bridge that is busy sends
-//! few requests of many claims. If the server is slow to reply, more requests may be under way. A settlement waits for the next request, [`SETTLE_WITHIN`] at most: while claims come,
-//! nothing is sent for it alone, and no thread woken.
+//! For a backend with one connection ([`Connection`]). Both are sent at once, unless enough requests are under way: then
+//! they wait for the end of one, with all others that come meanwhile. So a bridge that is busy sends few requests of
+//! many claims and settlements. If the server is slow to reply, more requests may be under way.
+//!
+//! No settlement waits for a timer: until a commit is stored, a bridge that is killed leaves an event that another one
+//! publishes again.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -28,8 +30,6 @@ const UNDER_WAY: usize = 2;
 const UNDER_WAY_IF_SLOW: usize = 8;
 /// The most claims of one request, unless one delivery has more.
 const CLAIMS: usize = 512;
-/// How long the commit of an acknowledged id waits for a claim to be sent with. A release waits for none.
-const SETTLE_WITHIN: Duration = Duration::from_millis(5);
 /// Later than anything.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -48,10 +48,8 @@ struct Waiting {
     requests: VecDeque<Request>,
     /// The task has ended.
     closed: bool,
-    /// Whether the task looks at the queue of settlements before long, without being woken.
-    watched: bool,
-    /// Whether settlements are to be sent now.
-    urgent: bool,
+    /// Whether there are settlements to be sent.
+    settlements: bool,
     /// Set while nothing can be sent: then the task looks at all this by itself, at this time at the latest.
     looked_at_by: Option<Instant>,
 }
@@ -110,13 +108,11 @@ impl Batches {
     }
 
     /// A settlement was added to the queue.
-    pub(super) fn settled(&self, acknowledged: bool) {
+    pub(super) fn settled(&self) {
         let mut waiting = self.0.waiting.lock();
-        let is_seen = mem::replace(&mut waiting.watched, true) && acknowledged;
-        waiting.urgent |= !acknowledged;
-        let is_looked_at = waiting.looked_at_by.is_some();
+        let is_seen = mem::replace(&mut waiting.settlements, true) || waiting.looked_at_by.is_some();
         drop(waiting);
-        if !is_seen && !is_looked_at {
+        if !is_seen {
             self.0.wake.notify_one();
         }
     }
@@ -156,7 +152,7 @@ struct Work<'a> {
     queue: mpsc::Receiver<Settlement>,
     /// Settlements that were not stored, to be tried again.
     left: Vec<Settlement>,
-    /// When settlements are to be sent; none if the task is woken for the next one.
+    /// When settlements that are left are to be sent.
     settle_by: Option<Instant>,
     /// Not later than the first time at which something is to be done.
     alarm: Instant,
@@ -222,14 +218,10 @@ impl Batcher {
         waiting.looked_at_by = None;
         let (requests, claims) = claims_of(&mut waiting.requests);
         let has_claims = !requests.is_empty();
-        let is_due = has_claims || waiting.urgent || work.settle_by.is_some_and(|by| by <= now);
+        let is_due = has_claims || waiting.settlements || work.settle_by.is_some_and(|by| by <= now);
         if is_due {
-            waiting.urgent = false;
-            // Where ids are claimed, settlements follow.
-            waiting.watched = has_claims;
-            work.settle_by = has_claims.then_some(now + SETTLE_WITHIN);
-        } else if waiting.watched && work.settle_by.is_none() {
-            work.settle_by = Some(now + SETTLE_WITHIN);
+            waiting.settlements = false;
+            work.settle_by = None;
         }
         drop(waiting);
         let settlements = if is_due { self.settlements(work, now) } else { Vec::new() };
@@ -451,7 +443,7 @@ mod tests {
 
         fn settle(&self, key: u128, acknowledged: bool) {
             self.settlements.add(0, Settlement { held: held(key), acknowledged });
-            self.batches.settled(acknowledged);
+            self.batches.settled();
         }
 
         /// What was sent since the last call.
@@ -468,23 +460,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_commit_is_sent_with_the_next_claim_or_soon_and_a_release_at_once() {
+    async fn commits_and_releases_are_sent_at_once_or_with_the_claims_that_wait() {
         let store = Store::start();
         assert_eq!(store.claim([1]).await.unwrap(), [Reply::Claimed]);
+        assert_eq!(store.sent().await, [[vec![], vec![1]]]);
         store.settle(1, true);
-        assert_eq!(store.sent().await, [[vec![], vec![1]]], "a claim is sent at once, a commit waits");
-        store.claim([2, 3]).await.unwrap();
-        assert_eq!(store.sent().await, [[vec![1], vec![2, 3]]]);
-        store.settle(2, true);
-        sleep(SETTLE_WITHIN + REPLY).await;
-        assert_eq!(store.sent().await, [[vec![2], vec![]]], "no claim has come");
-        sleep(Duration::from_secs(1)).await;
+        assert_eq!(store.sent().await, [[vec![1], vec![]]]);
+        store.settle(2, false);
+        assert_eq!(store.sent().await, [[vec![2], vec![]]]);
+        // As many as may be are under way.
         store.settle(3, true);
+        let claims = store.claim([4, 5]);
+        store.settle(6, false);
         assert!(store.sent().await.is_empty());
-        sleep(SETTLE_WITHIN + REPLY).await;
-        assert_eq!(store.sent().await, [[vec![3], vec![]]]);
-        store.settle(4, false);
-        assert_eq!(store.sent().await, [[vec![4], vec![]]]);
+        claims.await.unwrap();
+        assert_eq!(store.sent().await, [[vec![3, 6], vec![4, 5]]]);
         sleep(REPLY * 2).await;
         assert_eq!(store.settlements.pending(), [0, 0]);
     }

@@ -266,7 +266,7 @@ impl Store for Shared {
         if acknowledged || held.generation.is_some() {
             self.settlements.add(self.backend.part_of(&held), Settlement { held, acknowledged });
             if let Some(batches) = &self.batches {
-                batches.settled(acknowledged);
+                batches.settled();
             }
         }
     }
