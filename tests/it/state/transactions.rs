@@ -19,7 +19,7 @@ use crate::topics::run_kafka_commands;
 const OLDEST: &str = "message.timestamp.before.max.ms";
 
 #[test]
-#[ignore = "full tier: an open fault, the states come more than a minute after the topic takes them again at times"]
+#[ignore = "full tier: an open fault, the states do not come within a minute after the topic takes them again"]
 fn transaction_with_a_record_that_is_refused_is_aborted_and_repeated_until_it_is_taken() {
     let scene = Scene::kafka();
     let Bus::Kafka(broker) = &scene.bus else { unreachable!() };
