@@ -58,15 +58,10 @@ pub(super) fn is_retriable(error: &KafkaError) -> bool {
     }
 }
 
-/// Whether the broker has refused a record; the client's own errors are below 0.
-pub(super) fn is_refusal(error: &KafkaError) -> bool {
-    error.rdkafka_error_code().is_some_and(|code| code as i32 > 0)
-}
-
-/// Whether the client fails a record only as it has failed another of its transaction before.
+/// Whether the client fails a record only as another one of its batch, or of its transaction before, has failed.
 pub(super) fn is_consequence(error: &KafkaError) -> bool {
-    use Code::{PurgeInflight, PurgeQueue, State};
-    matches!(error.rdkafka_error_code(), Some(State | PurgeInflight | PurgeQueue))
+    use Code::{InvalidDifferentRecord, PurgeInflight, PurgeQueue, State};
+    matches!(error.rdkafka_error_code(), Some(InvalidDifferentRecord | PurgeInflight | PurgeQueue | State))
 }
 
 /// Whether, and how, the writer can go on after an error.

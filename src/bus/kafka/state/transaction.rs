@@ -12,7 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::calls::{PATIENCE, call, end, is_consequence, is_refusal, is_retriable, is_too_large, passing};
+use super::calls::{PATIENCE, call, end, is_consequence, is_retriable, is_too_large, passing};
 use super::deliveries::Deliveries;
 use super::positions::{Partition, Positions};
 use super::tail::Tail;
@@ -49,10 +49,6 @@ enum Attempt {
 
 pub(super) struct Transactions {
     producer: ThreadedProducer<Deliveries>,
-    config: ClientConfig,
-    /// Whether the broker has refused a record of the client: it counts on from that one, and the broker does not, so that
-    /// it would take none of the next ones.
-    is_spoiled: bool,
     tail: Tail,
     positions: Arc<Mutex<Positions>>,
     group: ConsumerGroupMetadata,
@@ -81,17 +77,7 @@ impl Transactions {
             consumer.group_metadata().ok_or_else(|| StateError::Lasting("no consumer group".into()))?;
         let mut tail = Tail::start(options, &writer.addresses, now)?;
         tail.drain(CALL);
-        Ok(Self { producer, config, is_spoiled: false, tail, positions, group, content_mode })
-    }
-
-    /// Begins anew with another client. The transaction before was aborted: who had taken over has ended this writer then.
-    fn renew(&mut self) -> Result<(), StateError> {
-        let producer: ThreadedProducer<Deliveries> =
-            ThreadedProducer::from_config_and_context(&self.config, Deliveries::default())
-                .map_err(passing)?;
-        call(|| producer.init_transactions(CALL))?;
-        (self.producer, self.is_spoiled) = (producer, false);
-        Ok(())
+        Ok(Self { producer, tail, positions, group, content_mode })
     }
 
     pub(super) fn idle(&mut self, within: Duration) {
@@ -121,9 +107,13 @@ impl Transactions {
                     return Ok(refused.into_iter().map(|refused| refused.unwrap_or(Outcome::Done)).collect());
                 }
                 Attempt::Refused(outcomes) => {
-                    outcomes.into_iter().for_each(|(at, outcome)| refused[at] = Some(outcome))
+                    outcomes.into_iter().for_each(|(at, outcome)| refused[at] = Some(outcome));
+                    tries = 0;
                 }
-                Attempt::InABatch(some) => alone.extend(some),
+                Attempt::InABatch(some) => {
+                    alone.extend(some);
+                    tries = 0;
+                }
             }
         }
     }
@@ -147,9 +137,6 @@ impl Transactions {
         let positions = self.positions.lock().once_done(&events);
         if states.is_empty() && positions.is_empty() {
             return Ok(Attempt::Committed);
-        }
-        if self.is_spoiled {
-            self.renew()?;
         }
         if let Err(error) = call(|| self.producer.begin_transaction()) {
             // The former one may be open still: its end was not heard of.
@@ -238,7 +225,6 @@ impl Transactions {
         }
         let failures: Vec<KafkaError> = failures.into_iter().map(|(_, error)| error).chain(unsent).collect();
         if let Some(error) = failures.iter().find(|error| !is_consequence(error)).or(failures.first()) {
-            self.is_spoiled = is_refusal(error);
             return Err(self.cause(states, error.clone()));
         }
         if places.len() < states.len() {
