@@ -18,19 +18,36 @@ use crate::bus::state::{Receipt, StateError};
 const RENEWED: Duration = Duration::from_secs(10 * 60);
 /// Between two reads while events wait: at first, and at most if none brings anything new.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
-/// The longest pause while something is hidden of which events were ignored.
+/// The longest pause while something is hidden of which something was left out.
 const HIDDEN: Duration = Duration::from_secs(30);
 /// Hidden objects and lists that are remembered.
 const REMEMBERED: usize = 1000;
 
 type Read = Result<Names, ReadError>;
 
-#[derive(PartialEq, Eq, Hash)]
-struct Hidden {
-    kind: Kind,
-    container: String,
-    /// See [`EntityRef::object`].
+/// An object or a list of which something was left out.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Hidden {
+    pub(super) kind: Kind,
+    pub(super) container: String,
+    /// The object of an entry's record, for a comment on that entry.
     object: Option<String>,
+}
+
+impl Hidden {
+    /// What may hide an entity; none if nothing may.
+    pub(super) fn of(entity: &EntityRef) -> Option<Self> {
+        let (kind, object) = (entity.kind, entity.object.clone());
+        entity.container.clone().map(|container| Self { kind, container, object })
+    }
+
+    /// Its object or list, if the key may see all of it.
+    pub(super) fn find<'a>(&self, names: &'a Names) -> Option<(Kind, &'a Container)> {
+        let is_seen = |object: &String| names.find(Kind::Record, object).is_some();
+        let is_whole = self.object.as_ref().is_none_or(is_seen);
+        let container = names.find(self.kind, &self.container).filter(|_| is_whole)?;
+        Some((self.kind, container))
+    }
 }
 
 pub(super) struct Known {
@@ -39,8 +56,8 @@ pub(super) struct Known {
     /// Events of what is not among the names, and how many of them came before the names are read again.
     waiting: Vec<(Receipt, Notice)>,
     asked: usize,
-    /// Objects and lists of which events were ignored, as the key could not see them, or the object of an entry's record,
-    /// at that time.
+    /// Objects and lists of which something was left out, as the key could not see them, or the object of an entry's
+    /// record, at that time.
     hidden: HashMap<Hidden, OffsetDateTime>,
     reading: JoinSet<Read>,
     begun: Instant,
@@ -70,41 +87,41 @@ impl Known {
         None
     }
 
-    /// An event was ignored, as the key could not see its object or list at that time. The names are read again soon.
-    pub(super) fn hide(&mut self, entity: &EntityRef, at: OffsetDateTime) {
-        let Some(container) = entity.container.clone() else { return };
-        if self.hidden.len() < REMEMBERED {
-            let (kind, object) = (entity.kind, entity.object.clone());
-            let hidden = self.hidden.entry(Hidden { kind, container, object });
-            let known = hidden.or_insert_with(|| {
-                self.in_vain = 0;
-                at
-            });
-            *known = at.max(*known);
+    /// Something was left out, as the key could not see it at that time. The names are read again soon.
+    pub(super) fn hide(&mut self, hidden: Hidden, at: OffsetDateTime) {
+        if self.hidden.len() < REMEMBERED || self.hidden.contains_key(&hidden) {
+            self.hide_again(hidden, at);
         }
     }
 
-    /// Those of which events were ignored and that the key may see now. They are remembered no more.
-    pub(super) fn shown(&mut self) -> Vec<(Kind, Container)> {
-        let (mut shown, names) = (Vec::new(), &self.names);
-        self.hidden.retain(|Hidden { kind, container, object }, at| {
-            let is_whole = object.as_ref().is_none_or(|object| names.find(Kind::Record, object).is_some());
-            let found = names.find(*kind, container).filter(|_| is_whole && names.complete_to > *at);
-            shown.extend(found.map(|container| (*kind, container.clone())));
-            found.is_none()
+    /// The same of what was hidden before, however many there are.
+    pub(super) fn hide_again(&mut self, hidden: Hidden, at: OffsetDateTime) {
+        let known = self.hidden.entry(hidden).or_insert_with(|| {
+            self.in_vain = 0;
+            at
         });
-        shown
+        *known = at.max(*known);
     }
 
-    /// Begins to read the names if that is due.
-    pub(super) fn renew(&mut self) {
-        let (first, longest) = PAUSES;
-        let longest = match (self.waiting.is_empty(), self.hidden.is_empty()) {
-            (false, _) => longest,
-            (true, false) => HIDDEN,
-            (true, true) => RENEWED,
+    /// Those of which something was left out and that the key may see now. They are remembered no more.
+    pub(super) fn shown(&mut self) -> Vec<Hidden> {
+        let names = &self.names;
+        let shown = |hidden: &Hidden, at: &mut OffsetDateTime| {
+            names.complete_to > *at && hidden.find(names).is_some()
         };
-        let is_wanted = !self.waiting.is_empty() || !self.hidden.is_empty();
+        self.hidden.extract_if(shown).map(|(hidden, _)| hidden).collect()
+    }
+
+    /// Begins to read the names if that is due; sooner also if others wait for them.
+    pub(super) fn renew(&mut self, others_wait: bool) {
+        let (first, longest) = PAUSES;
+        let is_hidden = !self.hidden.is_empty() || others_wait;
+        let longest = match (self.waiting.is_empty(), is_hidden) {
+            (false, _) => longest,
+            (true, true) => HIDDEN,
+            (true, false) => RENEWED,
+        };
+        let is_wanted = !self.waiting.is_empty() || is_hidden;
         let grown = (first * 2_u32.saturating_pow(self.in_vain.min(10))).min(longest);
         let pause = if is_wanted { grown } else { longest };
         if !self.reading.is_empty() || self.begun.elapsed() < pause {

@@ -120,7 +120,7 @@ impl Run {
         };
         let mut tick = tokio::time::interval(TICK);
         loop {
-            engine.known.renew();
+            engine.known.renew(engine.catch_up.waits_for_names());
             engine.read();
             engine.publish();
             engine.catch_up();
@@ -137,7 +137,7 @@ impl Run {
                     }
                     engine.shown();
                 }
-                Some(walked) = engine.catch_up.next() => engine.catch_up.walked(walked)?,
+                Some(walked) = engine.catch_up.next() => engine.catch_up.walked(walked, (engine.run.now)())?,
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
                     engine.take(&item, receipt);

@@ -1,7 +1,9 @@
 //! Objects and lists that the key could not see for a while, and may see again: what happened meanwhile was ignored, so
-//! everything in them is read. One is gone through at a time, and again until nothing of it is left out.
+//! everything in them is read. One is gone through at a time, and again until nothing of it is left out, or the key cannot
+//! see it any more.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,8 @@ use super::Engine;
 use crate::attio::entities::EntityRef;
 use crate::state::Error;
 use crate::state::backfill::{self, Counts, Journal};
+use crate::state::known::Hidden;
+use crate::state::names::Names;
 use crate::state::targets::Target;
 use crate::state::writing::{ATTEMPTS, Failures, Reading, Writing};
 
@@ -29,10 +33,14 @@ pub(super) struct CatchUp {
     walk: FuturesUnordered<LocalBoxFuture<'static, Walked>>,
     /// What was left out last time, by the name of its target.
     left_out: BTreeMap<String, Failures>,
+    /// What was gone through until then. Notes and comments may be missing because they were hidden meanwhile.
+    done: Vec<(Vec<Hidden>, OffsetDateTime)>,
 }
 
 pub(super) struct Wanted {
     target: Target,
+    /// What is the reason.
+    hidden: Vec<Hidden>,
     journal: Journal,
     due: Instant,
     /// How often it was gone through in vain.
@@ -43,10 +51,13 @@ pub(super) type Walked = (Wanted, Result<Counts, Error>);
 
 impl CatchUp {
     /// Wants all of a target, also if some of it was read before.
-    fn add(&mut self, target: Target) {
-        let journal = Journal::unwritten();
-        let wanted = Wanted { target, journal, due: Instant::now(), in_vain: 0 };
-        self.waiting.insert(wanted.target.key(), wanted);
+    fn add(&mut self, target: Target, shown: Hidden) {
+        let (name, journal) = (target.key(), Journal::unwritten());
+        let mut wanted = Wanted { target, hidden: vec![shown], journal, due: Instant::now(), in_vain: 0 };
+        if let Some(former) = self.waiting.remove(&name) {
+            wanted.hidden.extend(former.hidden);
+        }
+        self.waiting.insert(name, wanted);
     }
 
     /// Begins with what is due, unless something is under way.
@@ -71,8 +82,8 @@ impl CatchUp {
         self.walk.next().await
     }
 
-    /// Takes note of what became of it. An error is one that ends this process.
-    pub(super) fn walked(&mut self, (mut wanted, walked): Walked) -> Result<(), Error> {
+    /// Takes note of what became of it by now. An error is one that ends this process.
+    pub(super) fn walked(&mut self, (mut wanted, walked): Walked, now: OffsetDateTime) -> Result<(), Error> {
         let (name, label) = (wanted.target.key(), wanted.target.label());
         let (first, longest) = AGAIN;
         let pause = (first * 2_u32.saturating_pow(wanted.in_vain.min(16))).min(longest);
@@ -82,6 +93,7 @@ impl CatchUp {
                 let published: u64 = published.values().sum();
                 tracing::info!(rows, published, "what can be seen again is read: {label}");
                 self.left_out.remove(&name);
+                self.done.push((wanted.hidden, now));
                 return Ok(());
             }
             Ok(Counts { failed, .. }) => {
@@ -101,8 +113,34 @@ impl CatchUp {
         wanted.in_vain += 1;
         wanted.due = Instant::now() + pause;
         // It may have been hidden and shown once more: then it is wanted from its beginning.
-        self.waiting.entry(name).or_insert(wanted);
+        match self.waiting.entry(name) {
+            Entry::Occupied(mut again) => again.get_mut().hidden.extend(wanted.hidden),
+            Entry::Vacant(vacant) => drop(vacant.insert(wanted)),
+        }
         Ok(())
+    }
+
+    /// Whether it depends on what the key can see now.
+    pub(super) fn waits_for_names(&self) -> bool {
+        !self.done.is_empty() || self.waiting.values().any(|wanted| wanted.in_vain > 0)
+    }
+
+    /// What the key cannot see any more, be it that it was deleted. It is not wanted until it is shown again.
+    fn hidden(&mut self, names: &Names) -> Vec<Hidden> {
+        let is_hidden = |hidden: &mut Hidden| hidden.find(names).is_none();
+        let mut all = Vec::new();
+        for (mut hidden, _) in self.done.extract_if(.., |(_, until)| names.complete_to > *until) {
+            all.extend(hidden.extract_if(.., is_hidden));
+        }
+        self.waiting.retain(|name, wanted| {
+            all.extend(wanted.hidden.extract_if(.., is_hidden));
+            let is_wanted = !wanted.hidden.is_empty();
+            if !is_wanted {
+                self.left_out.remove(name);
+            }
+            is_wanted
+        });
+        all
     }
 
     /// How many were left out that are not among these.
@@ -121,12 +159,25 @@ impl Engine {
     /// Events of an object or a list are ignored that the key could not see at that time.
     pub(super) fn unseen(&mut self, entity: &EntityRef, hidden: &str, at: OffsetDateTime) {
         self.warnings.of_unseen(entity.kind, hidden);
-        self.known.hide(entity, at);
+        if let Some(hidden) = Hidden::of(entity) {
+            self.known.hide(hidden, at);
+        }
     }
 
-    /// Wants what the key may see again.
+    /// Wants what the key may see again, and nothing that it cannot see any more.
     pub(super) fn shown(&mut self) {
-        for (kind, container) in self.known.shown() {
+        let names = self.known.shared();
+        for hidden in self.catch_up.hidden(&names) {
+            let (kind, container) = (hidden.kind.as_str(), &hidden.container);
+            tracing::warn!(
+                kind,
+                container,
+                "the object or list cannot be seen any more: what it holds is read once it can be"
+            );
+            self.known.hide_again(hidden, names.complete_to);
+        }
+        for hidden in self.known.shown() {
+            let Some((kind, container)) = hidden.find(&names) else { continue };
             let slug = container.slug.as_deref().unwrap_or_default();
             tracing::info!(
                 kind = kind.as_str(),
@@ -134,11 +185,11 @@ impl Engine {
                 slug,
                 "it can be seen again: its entities are read"
             );
-            if self.known.names().keep(&self.run.options, kind, Some(&container.id)) {
-                self.catch_up.add(Target::of(kind, self.known.names(), container));
+            if names.keep(&self.run.options, kind, Some(&container.id)) {
+                self.catch_up.add(Target::of(kind, &names, container.clone()), hidden);
             }
         }
-        self.warnings.seen(self.known.names());
+        self.warnings.seen(&names);
     }
 
     /// Begins to go through what is wanted.

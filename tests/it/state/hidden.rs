@@ -163,6 +163,25 @@ fn list_that_is_not_found_as_it_is_gone_through_is_gone_through_again() {
 }
 
 #[test]
+fn list_that_is_gone_as_it_is_gone_through_is_not_stuck_and_is_gone_through_once_it_is_shown() {
+    let scene = Scene::kafka();
+    let mut program = scene.run();
+    let (lists, entries) = hidden_lists(&scene);
+    let end = format!("/lists/{}/entries/query", lists[0].id);
+    scene.attio.always(&end, not_found());
+    scene.attio.store().lists.extend(lists);
+    eventually_blocking("one is stuck", || metric(&scene, "state_stuck") == 1.0);
+    let gone = scene.attio.store().lists.remove(0);
+    eventually_blocking("none is stuck", || metric(&scene, "state_stuck") == 0.0);
+    scene.attio.no_more_faults();
+    scene.attio.store().lists.push(gone);
+    eventually_caught_up(&scene, &entries);
+    program.signal("TERM");
+    let (_, said) = program.end();
+    assert!(said.contains("cannot be seen any more"), "{said}");
+}
+
+#[test]
 fn backfill_names_a_list_that_is_not_found_and_publishes_the_rest() {
     let scene = Scene::kafka();
     let (ada, entry) = (scene.person("Ada"), entry(&scene, "recruiting"));
