@@ -155,7 +155,7 @@ pub struct Pages {
 pub struct Page {
     pub rows: usize,
     pub entities: Vec<(OffsetDateTime, Entity)>,
-    /// Those that cannot be read, by id where that can be. The log names them.
+    /// Those that cannot be read, by id, or by a hash where that cannot be either. The log names them.
     pub unreadable: Vec<String>,
 }
 
@@ -181,12 +181,13 @@ impl Pages {
                 return Ok(None);
             };
             let container = self.target.container_id();
-            let parent = |Entity { kind, id, .. }: Entity| {
-                let container = container.clone();
-                EntityRef { kind, container, object: None, id }
-            };
-            // One that cannot be read is named where the parents themselves are gone through.
-            self.parents = answer.value.entities.into_iter().map(parent).collect();
+            let kind = self.target.walked;
+            let parent = |id| EntityRef { kind, container: container.clone(), object: None, id };
+            // One that cannot be read is named where the parents themselves are gone through; its comments can be read.
+            let Listed { entities, unreadable } = answer.value;
+            let unreadable = unreadable.into_iter().filter(|row| row.has_id).map(|row| row.id);
+            self.parents =
+                entities.into_iter().map(|entity| entity.id).chain(unreadable).map(parent).collect();
         }
         let (at_a_time, most) = PARENTS;
         let rows = self.parents.len().min(most);
@@ -211,10 +212,13 @@ async fn comments(reader: EntityReader, parent: EntityRef) -> Result<Option<Answ
         return Ok(found);
     }
     for (EntityRef { id, .. }, answer) in read(reader, vec![parent]).await {
-        if let Single::Found(_) | Single::Unseen(_) = answer?.value {
-            return Err(ReadError::Missing(format!(
-                "Attio answers 404 for the comments on {id}, which is there or cannot be seen"
-            )));
+        match answer {
+            Ok(Answer { value: Single::Found(_) | Single::Unseen(_), .. }) | Err(ReadError::OfOne(_)) => {
+                return Err(ReadError::Missing(format!(
+                    "Attio answers 404 for the comments on {id}, which is there or cannot be seen"
+                )));
+            }
+            answer => drop(answer?),
         }
     }
     Ok(None)
@@ -224,7 +228,7 @@ fn page(rows: usize, answers: impl IntoIterator<Item = Answer<Listed>>) -> Page 
     let mut page = Page { rows, entities: Vec::new(), unreadable: Vec::new() };
     for Answer { accurate_at, value, .. } in answers {
         page.entities.extend(value.entities.into_iter().map(|entity| (accurate_at, entity)));
-        page.unreadable.extend(value.unreadable);
+        page.unreadable.extend(value.unreadable.into_iter().map(|row| row.id));
     }
     page
 }

@@ -98,6 +98,7 @@ pub(super) fn id_member(kind: Kind) -> &'static str {
 pub(super) struct Row {
     /// Its id; a hash of its text where the id cannot be read.
     pub(super) id: String,
+    pub(super) has_id: bool,
     pub(super) entity: Result<Entity, Unreadable>,
 }
 
@@ -172,13 +173,13 @@ fn row(kind: Kind, data: Box<RawValue>) -> Row {
     match entity(kind, data.get()) {
         Ok(with) => {
             let entity = with(data);
-            Row { id: entity.id.clone(), entity: Ok(entity) }
+            Row { id: entity.id.clone(), has_id: true, entity: Ok(entity) }
         }
         Err(error) => {
             let named = serde_json::from_str::<Named>(data.get()).ok();
             let id = named.and_then(|named| named.id.of(kind)).filter(|id| catalog::is_id(id));
             let hash = || Uuid::new_v5(&Uuid::NAMESPACE_OID, data.get().as_bytes()).to_string();
-            Row { id: id.unwrap_or_else(hash), entity: Err(error) }
+            Row { has_id: id.is_some(), id: id.unwrap_or_else(hash), entity: Err(error) }
         }
     }
 }

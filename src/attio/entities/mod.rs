@@ -159,8 +159,15 @@ named_enum! {
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     pub entities: Vec<Entity>,
-    /// Those that are not as documented, which the log has named: by id, or by a hash where the id cannot be read either.
-    pub unreadable: Vec<String>,
+    /// Those that are not as documented, which the log has named.
+    pub unreadable: Vec<UnreadableRow>,
+}
+
+#[derive(Clone, Debug)]
+pub struct UnreadableRow {
+    /// A hash where it cannot be read.
+    pub id: String,
+    pub has_id: bool,
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -13,7 +13,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::answer::{self, Row, Unreadable};
 use super::limiter::Limiter;
-use super::{Answer, Container, Entity, EntityRef, Kind, Listed, ReadError, ReadResult, Single};
+use super::{
+    Answer, Container, Entity, EntityRef, Kind, Listed, ReadError, ReadResult, Single, UnreadableRow,
+};
 use crate::attio::request::Requests;
 use crate::attio::types::Resource;
 use crate::attio::{Error, Failed, Options};
@@ -287,7 +289,7 @@ impl Listed {
                     id = row.id,
                     "cannot be read: it is not as documented ({at})"
                 );
-                self.unreadable.push(row.id);
+                self.unreadable.push(UnreadableRow { id: row.id, has_id: row.has_id });
             }
         }
     }

@@ -199,7 +199,7 @@ mod tests {
             }),
             true => Err(Unreadable("created_at".into())),
         };
-        Found { id, entity }
+        Found { id, has_id: true, entity }
     }
 
     /// Walks through a world of that many rows, from which `change` removes some before each page. What was seen.

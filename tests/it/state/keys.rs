@@ -107,6 +107,28 @@ fn key_that_cannot_be_written_is_named_and_the_rest_is_published() {
 }
 
 #[test]
+fn comments_on_a_record_that_cannot_be_read_are_published() {
+    let mut scene = Scene::kafka();
+    scene.set("STATE__COMMENTS", "true");
+    let Bus::Kafka(broker) = &scene.bus else { unreachable!() };
+    broker.create_topic(&format!("{}.comment", scene.prefix), 1, &[]);
+    let ada = scene.person("Ada");
+    let comment = scene.attio.store().add_comment(&ada, None, "well done").unwrap();
+    let mut row = scene.attio.store().everything(Category::Record)[&ada].clone();
+    row.as_object_mut().unwrap().retain(|member, _| member == "id");
+    let spoiled = Fault::Answer(200, json!({ "data": [row] }).to_string());
+    scene.attio.always("/objects/people/records/query", spoiled.clone());
+    scene.attio.always(&format!("/objects/{}/records/query", scene.object()), spoiled);
+    let journal = scene.attio.path("journal");
+    let output = run(&["state", "backfill", "--journal", journal.to_str().unwrap()], &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("record {ada}")), "{said}");
+    assert!(states(&scene, Category::Record).is_empty());
+    assert!(states(&scene, Category::Comment).contains_key(&comment), "{said}");
+}
+
+#[test]
 fn row_that_only_another_page_shows_well_differs_and_does_not_count_as_failed() {
     let scene = Scene::kafka();
     people(&scene, &["second", "third"]);
