@@ -1,6 +1,6 @@
 //! The last deliveries, for the admin page.
 //!
-//! A delivery is encoded once, when it ends, and kept in a ring, where each reader looks ten times a second: a
+//! A delivery is encoded once, when it ends, and kept in a ring, where each reader looks five times a second: a
 //! reader, however slow, holds up no delivery. While nobody reads, a few deliveries a second are kept, so that
 //! the page begins with the last ones.
 
@@ -23,7 +23,7 @@ const MAX_BYTES: usize = 1024 * 1024;
 /// Deliveries that are kept of a burst; after it one every [`UNREAD`], or [`READ`] while somebody reads.
 const BURST: u32 = 200;
 const UNREAD: Duration = Duration::from_millis(100);
-const READ: Duration = Duration::from_millis(10);
+const READ: Duration = Duration::from_millis(20);
 
 /// Streams at once: each holds one of the admin listener's connections, which probes need too.
 const MAX_READERS: usize = 16;

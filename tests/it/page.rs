@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use attio_bridge::cloudevent::Attribute;
-use attio_bridge::pipeline::publish::PublishError;
+use attio_bridge::pipeline::publish::{Bus, PublishError};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -12,11 +12,13 @@ use tokio::time::timeout;
 
 use crate::support::bridge::{Bridge, config};
 use crate::support::browser::Browser;
-use crate::support::fixtures;
+use crate::support::load::ready;
 use crate::support::memory::{Answer, Memory};
+use crate::support::nats::target::NatsTarget;
 use crate::support::ports::free_address;
 use crate::support::request::{Request, SECRET};
 use crate::support::wait::PATIENCE;
+use crate::support::{fixtures, kafka, nats, unique};
 
 /// A client of `GET /deliveries`.
 struct Stream {
@@ -25,7 +27,7 @@ struct Stream {
 }
 
 impl Stream {
-    async fn open(bridge: &Bridge, headers: &str) -> Self {
+    async fn open<B: Bus + ?Sized>(bridge: &Bridge<B>, headers: &str) -> Self {
         let mut tcp = TcpStream::connect(bridge.admin).await.unwrap();
         let request = format!("GET /deliveries HTTP/1.1\r\nHost: bridge.test\r\n{headers}\r\n");
         tcp.write_all(request.as_bytes()).await.unwrap();
@@ -122,6 +124,36 @@ async fn the_stream_begins_with_the_last_deliveries_and_goes_on_with_the_next() 
     for secret in [SECRET, &"0".repeat(64), workspace.as_str().unwrap(), &body] {
         assert!(!stream.text.contains(secret), "{secret} in {}", stream.text);
     }
+}
+
+/// Waits until the delivery is accepted. What the page's stream says of its event.
+async fn stored(bridge: &Bridge<dyn Bus>) -> Value {
+    ready(bridge).await;
+    let request = Request::keyed("a-key", fixtures::delivery("record.created"));
+    assert_eq!(bridge.ask(&request).await.status_and_reason(), (200, "accepted".into()));
+    Stream::open(bridge, "").await.deliveries(1).await[0]["events"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_says_where_the_brokers_have_stored_an_event() {
+    let (broker, prefix) = (kafka::shared(), unique("page"));
+    let bridge = Bridge::serving(config(&[
+        ("ATTIO_BRIDGE__BUS__TYPE", "kafka"),
+        ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap()),
+        ("ATTIO_BRIDGE__KAFKA__TOPICS__ENSURE", "create"),
+        ("ATTIO_BRIDGE__ROUTE__PREFIX", &prefix),
+    ]));
+    let event = stored(&bridge.await).await;
+    let record = broker.read_all(&format!("{prefix}.record")).remove(0);
+    assert_eq!((&event["partition"], &event["offset"]), (&json!(record.partition), &json!(record.offset)));
+    assert_eq!(event["address"], format!("{prefix}.record"));
+    assert!(event.get("sequence").is_none(), "{event}");
+
+    let (server, target) = (nats::shared(), NatsTarget::new("page"));
+    let event = stored(&target.bridge(&server, &[]).await).await;
+    assert_eq!(target.stored(&server).len(), 1);
+    assert_eq!(event["sequence"], 1);
+    assert!(event.get("offset").is_none(), "{event}");
 }
 
 #[tokio::test]
@@ -232,6 +264,14 @@ async fn the_page_shows_filters_pauses_and_comes_back_after_a_restart() {
     page.until(&is(1));
     page.until("document.querySelector('#link').textContent === 'Live'");
     page.until("document.querySelector('#ready').textContent === 'Ready'");
+    let shows =
+        |id: &str, text: &str| format!("document.querySelector('{id}').textContent.includes('{text}')");
+    for (card, text) in [("#events", "1published"), ("#events-why", "1 received"), ("#dedup", "1ids")] {
+        page.until(&shows(card, text));
+    }
+    for chart in ["#chart-rate", "#chart-answer", "#chart-publish"] {
+        page.until(&format!("document.querySelector('{chart} svg[role=img] .path') !== null"));
+    }
 
     send(&bridge, "task", "task.created").await;
     bridge.ask(&Request::unsigned("{}")).await;

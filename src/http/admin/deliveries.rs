@@ -14,7 +14,7 @@ use crate::http::connection::Endless;
 use crate::http::feed::Feed;
 
 /// How often a stream looks for new deliveries.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A comment after so long without a delivery: a client that has left is noticed when it is written to.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
