@@ -28,7 +28,9 @@ impl Store {
     pub fn variables(&self, bus: Bus) -> Vec<(String, String)> {
         let mut variables = match self {
             Self::Nothing => return Vec::new(),
-            Self::OnTheBus => vec![("ATTIO_BRIDGE__DEDUP__STORE", "nats-kv".to_owned()), (PATIENT.0, PATIENT.1.to_owned())],
+            Self::OnTheBus => {
+                vec![("ATTIO_BRIDGE__DEDUP__STORE", "nats-kv".to_owned()), (PATIENT.0, PATIENT.1.to_owned())]
+            }
             Self::Own(store) => store.variables(),
         };
         // The claims of a bridge that is killed end soon: Attio's sender waits for minutes, ours does not.
