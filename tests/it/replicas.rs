@@ -110,8 +110,8 @@ async fn what_one_that_is_frozen_beyond_its_lease_had_in_flight_is_published_aga
     let other = replica(&broker, &prefix, Some(&store), &[soon]).await;
     expect(&frozen, "before", ACCEPTED).await;
     eventually("both share it", || async { answer(&other, "before").await.0 == 200 }).await;
-    broker.pause();
     let mut client = Client::connect(frozen.http).await;
+    broker.pause();
     client.send(&event("one")).await;
     eventually("it is claimed, and in flight", || async {
         frozen.metrics().await.sum("publish_in_flight", &[]) == 1.0

@@ -113,7 +113,9 @@ async fn a_store_that_hangs_delays_no_answer_beyond_its_time_and_nothing_is_publ
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_killed_frozen_or_emptied_under_load_doubles_only_what_it_met() {
     for kind in Kind::ALL {
-        let replicas = Replicas::start(SharedStore::start(kind), 3, &[DEADLINE]).await;
+        let replicas =
+            Replicas::start(SharedStore::start(kind), 3, &[("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "500ms")])
+                .await;
         let store = &replicas.store;
         let load = replicas.under_load(async || {
             store.kill();
@@ -133,7 +135,7 @@ async fn a_store_that_is_killed_frozen_or_emptied_under_load_doubles_only_what_i
 async fn a_redis_that_is_full_under_load_doubles_only_what_it_refused() {
     for kind in [redis::Kind::Redis, redis::Kind::Valkey] {
         let redis = Redis::with(kind, &["--maxmemory-policy", "noeviction"]);
-        let replicas = Replicas::start(SharedStore::Redis(redis), 3, &[DEADLINE]).await;
+        let replicas = Replicas::start(SharedStore::Redis(redis), 3, &[]).await;
         let SharedStore::Redis(redis) = &replicas.store else { unreachable!() };
         let load = replicas.under_load(async || {
             redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);

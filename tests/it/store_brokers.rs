@@ -176,14 +176,16 @@ async fn a_replica_forgets_what_another_one_has_found_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whose_memory_it_is_stays_known_for_longer_than_the_memory() {
     for kind in Kind::ALL {
-        let mut replicas =
-            Replicas::start(SharedStore::start(kind), 1, &[("ATTIO_BRIDGE__DEDUP__WINDOW", "2s")]).await;
+        let window = [("ATTIO_BRIDGE__DEDUP__WINDOW", "2s")];
+        let mut replicas = Replicas::start(SharedStore::start(kind), 1, &window).await;
         let bridge = replicas.bridges.remove(0);
         assert_eq!(bridge.answer(&event("one")).await, ACCEPTED);
         bridge.stop().await.unwrap();
         let key = replicas.last_key();
         eventually("the id is forgotten", || async { replicas.store.value(&key).await.is_none() }).await;
         assert!(replicas.store.value("generation").await.is_some(), "{kind:?}");
+        let bridge = replicas.another(&window).await;
+        assert_eq!(bridge.answer(&event("one")).await, ACCEPTED, "{kind:?}: its repeat is published again");
     }
 }
 

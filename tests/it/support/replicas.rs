@@ -18,9 +18,9 @@ use super::shared_store::SharedStore;
 use super::wait::eventually;
 
 /// Senders of [`Replicas::under_load`].
-const SENDERS: usize = 6;
+const SENDERS: usize = 4;
 /// The ids that they send before something happens, and after it.
-const CALM: usize = 150;
+const CALM: usize = 100;
 /// The ids that a replica publishes on its own memory until it counts as [`Replicas::until_alone`].
 const ALONE: f64 = 20.0;
 
@@ -110,8 +110,8 @@ impl Replicas {
                     let request = event(&id);
                     join_all(clients.iter_mut().map(|client| until_acknowledged(client, &request))).await;
                     sent.push((id, from..Instant::now()));
-                    // An outage of seconds is not to fill the memory.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    // An outage of seconds is neither to fill the memory nor to keep the machine busy.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             });
         }
