@@ -234,11 +234,13 @@ fn network_policies_allow_what_the_configuration_names() {
     // NATS once, the collector at the port of https, and a rule of the values.
     let nats = [("bridge", &[443, 4222, 6379][..]), ("state", &[443, 4222, 6379]), ("watch", &[443, 6379])];
     assert_eq!(open("nats-values", ""), expected(&nats));
-    let other = "config.kafka.oauth=null,config.kafka.oauth.provider=aws-msk-iam,config.dedup.store=memory,\
-                 config.traces.endpoint=http://[::1]/otlp,config.attio.api_url=https://attio.example.com:8443/x";
-    assert_eq!(open("tokens-values", other), expected(&[("bridge", &[80, 443, 9093]), ("watch", &[8443])]));
-    let none = "config.kafka.oauth=null,config.dedup.store=memory,config.traces=null,watch.enabled=false";
-    assert_eq!(open("tokens-values", none), expected(&[("bridge", &[9093])]));
+    let msk = "networkPolicy.enabled=true,config.kafka.sasl_mechanism=OAUTHBEARER,\
+               config.kafka.oauth.provider=aws-msk-iam,config.traces.endpoint=http://collector/otlp";
+    assert_eq!(open("kafka-values", msk), expected(&[("bridge", &[80, 443, 9092])]));
+    let bare =
+        "networkPolicy.enabled=true,state.enabled=true,config.attio.api_url=https://a.example.com:8443/x";
+    let bare = open("kafka-values", bare);
+    assert_eq!(bare, expected(&[("bridge", &[9092]), ("state", &[8443, 9092])]));
 }
 
 /// With the variables of the pod, and its working folder, which is the only one that it can write to.
@@ -248,7 +250,10 @@ fn backfill_runs_in_the_pod_of_state_as_the_readme_says() {
         README.split_once("kubectl exec deploy/hooks-attio-bridge-state -- attio-bridge ").unwrap();
     let typed: Vec<_> = typed.split('`').next().unwrap().split_whitespace().collect();
     assert_eq!(typed, ["state", "backfill"]);
-    let objects = rendered_with(&files()["nats-values"], "tls.secretName=,tls.clientCertificate=false");
+    // One server, without TLS.
+    let here = "tls.secretName=,tls.clientCertificate=false,config.nats.stream.replicas=1,\
+                config.bus.content_mode=structured";
+    let objects = rendered_with(&files()["nats-values"], here);
     let pod = pods(&objects)["state"];
     let container = &pod["containers"][0];
     let mut mounts = list(&container["volumeMounts"]).iter().filter(|mount| mount["readOnly"] != true);
