@@ -1,5 +1,6 @@
 //! `state run` on real brokers, against the fake Attio.
 
+mod check;
 mod figures;
 mod hidden;
 mod keys;
@@ -10,6 +11,7 @@ mod planted;
 mod rights;
 pub mod scene;
 mod soak;
+mod tail;
 mod times;
 mod transactions;
 mod trouble;
