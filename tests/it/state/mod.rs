@@ -4,6 +4,7 @@ mod check;
 mod figures;
 mod hidden;
 mod keys;
+mod limits;
 mod model;
 mod model_compaction;
 mod people;
