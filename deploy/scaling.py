@@ -19,14 +19,16 @@ GIB = 1024**3
 # CPU microseconds of the bridge per delivery of one event, by deliveries per second on two cores: tests/bench/report.md,
 # at 25 and 1,000 a second and with 64 connections. Kafka with linger 0 where it is cheaper, else with 1 ms.
 CPU = {
-    "kafka": [(25, 715.5), (976, 154.4), (38762, 29.1)],
-    "nats": [(25, 464.5), (976, 114.2), (35077, 30.9)],
+    "kafka": [(25, 949.6), (976, 168.8), (35859, 27.1)],
+    "nats": [(25, 588.3), (976, 136.7), (34366, 27.7)],
 }
 # What one bridge on two cores published in that report, with client and broker on the same cores.
-SATURATION = {"kafka": 38762, "nats": 35077}
-# Bytes per id: in the bridge (README of the bench), in redis-server 7.0.15 (a million keys as the bridge writes them, with
-# an expiry) and in nats-server 2.15 for a stream's duplicate window (a million ids).
-LOCAL, REDIS, WINDOW = 100, 177, 257
+SATURATION = {"kafka": 35859, "nats": 34366}
+# What a store in Redis adds to the bridge, likewise, to standard output: stdout-redis less stdout.
+STORE = [(25, 327.8), (976, 92.0), (42500, 4.5)]
+# Bytes per id: in the bridge (README of the bench, rounded up), in redis-server 7.0.15 (deploy/docs/replicas.md) and in
+# nats-server 2.15 for a stream's duplicate window (a million ids).
+LOCAL, REDIS, WINDOW = 100, 181, 257
 # CPU microseconds of that redis-server per id (claim, read, commit), alone and in pipelines of 64.
 REDIS_CPU, REDIS_PIPELINED = 34, 7
 # Bytes on the wire to the broker per event of the bench, and bytes of its request.
@@ -48,9 +50,8 @@ CONSUMER = 1000  # events per second that one consumer of a partition handles
 PARTITION = 10_000_000  # bytes per second that one Kafka partition takes
 
 
-def cpu(bus, rate):
+def cpu(points, rate):
     """CPU microseconds per delivery of a bridge at this rate, between and beyond the measured points on a log scale."""
-    points = CPU[bus]
     for (low, dear), (high, cheap) in zip(points, points[1:]):
         if rate <= high:
             share = max(0, math.log(rate / low) / math.log(high / low))
@@ -61,7 +62,7 @@ def cpu(bus, rate):
 def replicas(bus, rate):
     """Bridges on two cores each, one of which may be gone."""
     count = 1
-    while rate / count * cpu(bus, rate / count) > 2e6 * POD or rate / count > SATURATION[bus] * POD:
+    while rate / count * cpu(CPU[bus], rate / count) > 2e6 * POD or rate / count > SATURATION[bus] * POD:
         count += 1
     return count + 1
 
@@ -91,9 +92,13 @@ def steady():
         ),
         *(
             [f"CPU cores of all bridges, {name}"]
-            + [number(rate * cpu(bus, rate / replicas(bus, rate)) / 1e6) for rate in RATES]
+            + [number(rate * cpu(CPU[bus], rate / replicas(bus, rate)) / 1e6) for rate in RATES]
             for bus, name in (("kafka", "Kafka"), ("nats", "NATS"))
         ),
+        [
+            "… more with a store in Redis, Kafka",
+            *(number(rate * cpu(STORE, rate / replicas("kafka", rate)) / 1e6) for rate in RATES),
+        ],
         ["ids of 96 h, millions", *(number(rate * WINDOW_96H / 1e6) for rate in RATES)],
         ["… in the bridges' memory, all together, GiB", *(number(rate * WINDOW_96H * LOCAL / GIB) for rate in RATES)],
         ["… in Redis, GiB", *(number(rate * WINDOW_96H * REDIS / GIB) for rate in RATES)],
@@ -250,7 +255,7 @@ def plot():
         ("96 h of ids in the bridges, GiB", lambda rate: rate * WINDOW_96H * LOCAL / GIB),
         ("96 h of ids in Redis, GiB", lambda rate: rate * WINDOW_96H * REDIS / GIB),
         ("JetStream's window of 2 h, GiB", lambda rate: rate * 7200 * WINDOW / GIB),
-        ("CPU cores of the bridges, Kafka", lambda rate: rate * cpu("kafka", rate / replicas("kafka", rate)) / 1e6),
+        ("CPU cores of the bridges, Kafka", lambda rate: rate * cpu(CPU["kafka"], rate / replicas("kafka", rate)) / 1e6),
         ("CPU cores of Redis, pipelined", lambda rate: rate * REDIS_PIPELINED / 1e6),
     ]
     lines = [

@@ -72,6 +72,7 @@ mod page;
 mod parser_limits;
 mod partitioners;
 mod replayed_requests;
+mod replicas;
 mod port;
 mod problems;
 mod process;

@@ -1,6 +1,5 @@
 //! Dedup that replicas share: bridges in this process onto one bus in memory, and a real store.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use attio_bridge::cloudevent::Attribute;
@@ -8,8 +7,7 @@ use attio_bridge::pipeline::publish::{BusState, PublishError};
 use tokio::task::JoinSet;
 
 use crate::support::memory::Answer;
-use crate::support::replicas::{Replicas, count, event, until};
-use crate::support::request::Request;
+use crate::support::replicas::{Replicas, batch, count, event, until};
 use crate::support::shared_store::{Kind, SharedStore};
 use crate::support::stress;
 use crate::support::wait::eventually;
@@ -163,17 +161,6 @@ async fn a_claim_whose_replica_died_ends_with_its_lease() {
         assert!(count(&second, "in_flight").await >= 1.0);
         assert_eq!(replicas.bus.attempts(), 2);
     }
-}
-
-/// A delivery of these events.
-fn batch(key: &str, ids: Range<usize>) -> Request {
-    let event = |at| {
-        format!(
-            r#"{{"event_type":"task.updated","id":{{"event_id":"e{at}","workspace_id":"w","task_id":"t"}},"created_at":"2026-01-01T00:00:00Z"}}"#
-        )
-    };
-    let events = ids.map(event).collect::<Vec<_>>().join(",");
-    Request::keyed(key, format!(r#"{{"webhook_id":"w","events":[{events}]}}"#))
 }
 
 #[tokio::test(flavor = "multi_thread")]

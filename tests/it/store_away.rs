@@ -1,13 +1,8 @@
-//! The store that replicas share is frozen, killed, emptied or full.
-
-use std::collections::BTreeMap;
-use std::time::Duration;
-
-use tokio::task::JoinSet;
+//! The store that replicas share is frozen, killed, emptied or full, or evicts.
 
 use crate::support::bridge::Bridge;
 use crate::support::redis::{self, Redis};
-use crate::support::replicas::{Replicas, count, event, until};
+use crate::support::replicas::{Replicas, batch, count, event, until};
 use crate::support::shared_store::{Kind, SharedStore};
 use crate::support::wait::eventually;
 
@@ -115,55 +110,98 @@ async fn a_store_that_hangs_delays_no_answer_beyond_its_time_and_nothing_is_publ
     }
 }
 
-/// Sends every id to every replica while something happens to the store, until each is answered 200.
-async fn under_load(
-    replicas: &Replicas,
-    ids: usize,
-    disturb: impl AsyncFnOnce(&SharedStore),
-) -> BTreeMap<usize, usize> {
-    let mut senders = JoinSet::new();
-    for lane in 0..6 {
-        for bridge in &replicas.bridges {
-            let mut client = bridge.connect().await;
-            senders.spawn(async move {
-                for id in (lane..ids).step_by(6) {
-                    while client.ask(&event(&format!("id-{id}"))).await.status != 200 {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                }
-            });
-        }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_killed_frozen_or_emptied_under_load_doubles_only_what_it_met() {
+    for kind in Kind::ALL {
+        let replicas = Replicas::start(SharedStore::start(kind), 3, &[DEADLINE]).await;
+        let store = &replicas.store;
+        let load = replicas.under_load(async || {
+            store.kill();
+            replicas.until_alone().await;
+            store.restart();
+            replicas.until_shared().await;
+            store.pause();
+            replicas.until_alone().await;
+            store.resume();
+            store.flush().await;
+        });
+        println!("{kind:?}: copies of an event, and how many have so many: {:?}", load.await);
     }
-    eventually("some are stored", || async { replicas.copies().len() > ids / 4 }).await;
-    disturb(&replicas.store).await;
-    while let Some(sender) = senders.join_next().await {
-        sender.unwrap();
-    }
-    let copies = replicas.copies();
-    assert_eq!(copies.len(), ids, "an event is lost");
-    copies.into_values().fold(BTreeMap::new(), |mut counts, copies| {
-        *counts.entry(copies).or_default() += 1;
-        counts
-    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_killed_frozen_or_emptied_under_load_loses_no_event() {
-    for kind in Kind::ALL {
-        let replicas = Replicas::start(SharedStore::start(kind), 3, &[DEADLINE]).await;
-        let counts = under_load(&replicas, 900, async |store| {
-            store.kill();
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            store.restart();
-            store.pause();
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            store.resume();
-            store.flush().await;
-        })
-        .await;
-        println!("{kind:?}: copies of an event, and how many have so many: {counts:?}");
-        // Each replica remembers by itself what it has published.
-        assert!(counts.keys().all(|copies| *copies <= 3), "{counts:?}");
+async fn a_redis_that_is_full_under_load_doubles_only_what_it_refused() {
+    for kind in [redis::Kind::Redis, redis::Kind::Valkey] {
+        let redis = Redis::with(kind, &["--maxmemory-policy", "noeviction"]);
+        let replicas = Replicas::start(SharedStore::Redis(redis), 3, &[DEADLINE]).await;
+        let SharedStore::Redis(redis) = &replicas.store else { unreachable!() };
+        let load = replicas.under_load(async || {
+            redis.run::<()>(&["CONFIG", "SET", "maxmemory", "1"]);
+            replicas.until_alone().await;
+            redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+        });
+        println!("{kind:?}: copies of an event, and how many have so many: {:?}", load.await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_restarts_remembers_what_is_in_its_append_only_file() {
+    for kind in [redis::Kind::Redis, redis::Kind::Valkey] {
+        for (append_only, answer) in [("no", ACCEPTED), ("yes", DUPLICATE)] {
+            let redis = Redis::with(kind, &["--appendonly", append_only]);
+            let replicas = Replicas::start(SharedStore::Redis(redis), 2, &[REFUSE]).await;
+            let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+            assert_eq!(first.answer(&event("one")).await, ACCEPTED);
+            until(first, "committed", 1.0).await;
+            replicas.store.kill();
+            replicas.store.restart();
+            eventually("the other one can ask", || async {
+                let found = second.answer(&event("one")).await;
+                assert!(found.0 != 200 || found == answer, "{kind:?}, appendonly {append_only}: {found:?}");
+                found.0 == 200
+            })
+            .await;
+        }
+    }
+}
+
+/// What a server says of its memory, in bytes.
+fn used_memory(redis: &Redis) -> u64 {
+    let memory: String = redis.run(&["INFO", "memory"]);
+    let used = memory.lines().find_map(|line| line.strip_prefix("used_memory:"));
+    used.expect("it says so").trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_redis_that_evicts_has_forgotten_and_nothing_else_is_published_again() {
+    for kind in [redis::Kind::Redis, redis::Kind::Valkey] {
+        let redis = Redis::with(kind, &["--maxmemory-policy", "allkeys-lru"]);
+        let patient = ("ATTIO_BRIDGE__HTTP__ANSWER_TIMEOUT", "10s");
+        let replicas = Replicas::start(SharedStore::Redis(redis), 2, &[patient]).await;
+        let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+        let SharedStore::Redis(redis) = &replicas.store else { unreachable!() };
+        let deliveries: Vec<_> = (0..8).map(|at| batch(&format!("{at}"), at * 500..(at + 1) * 500)).collect();
+        for delivery in &deliveries {
+            assert_eq!(first.answer(delivery).await, ACCEPTED);
+        }
+        until(first, "committed", 4_000.0).await;
+        let limit = (used_memory(redis) - 100_000).to_string();
+        redis.run::<()>(&["CONFIG", "SET", "maxmemory", &limit]);
+        eventually("some are evicted", async || redis.run::<u64>(&["DBSIZE"]) < 3_900).await;
+        redis.run::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+        let mut forgotten = Vec::new();
+        for key in replicas.copies().into_keys() {
+            if replicas.store.value(&key).await.is_none() {
+                forgotten.push(key);
+            }
+        }
+        println!("{kind:?}: {} of 4,000 ids are evicted", forgotten.len());
+        for delivery in &deliveries {
+            assert_eq!(second.ask(delivery).await.status, 200);
+        }
+        let twice = replicas.copies().into_iter().filter(|(_, copies)| *copies == 2);
+        assert_eq!(twice.map(|(key, _)| key).collect::<Vec<_>>(), forgotten);
+        assert_eq!(replicas.bus.attempts(), 4_000 + forgotten.len());
     }
 }
 

@@ -5,31 +5,51 @@ use parking_lot::Mutex;
 use crate::support::bridge::Bridge;
 use crate::support::certificates::Certificates;
 use crate::support::ports::free_ports;
-use crate::support::program::{run, variables};
-use crate::support::redis::{Kind, Redis, Watched, cluster, cluster_with_replica};
+use crate::support::program::{Variables, lent, run, variables};
+use crate::support::redis::{Kind, Redis, Servers, Watched, cluster, cluster_url, cluster_with_replica};
 use crate::support::replicas::{Replicas, count, event, until};
 use crate::support::shared_store::SharedStore;
 use crate::support::wait::eventually;
 
 const ACCEPTED: (u16, &str) = (200, "accepted");
 const DUPLICATE: (u16, &str) = (200, "duplicate");
+const DEADLINE: (&str, &str) = ("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "500ms");
+
+/// The servers of a cluster or of sentinels that are tried.
+fn every_kind(made: &Certificates) -> [Servers<'_>; 3] {
+    [Servers::Of(Kind::Redis), Servers::Of(Kind::Valkey), Servers::WithTls(made)]
+}
+
+/// The variables of a client of servers with TLS, which trusts this authority.
+fn trusting(made: &Certificates, authority: &str) -> Variables {
+    let file = |name: &str| made.path(name).to_str().unwrap().to_owned();
+    let named = [
+        ("DEDUP__REDIS__CA_FILE", file(authority)),
+        ("DEDUP__REDIS__CERT_FILE", file("client.pem")),
+        ("DEDUP__REDIS__KEY_FILE", file("client.key")),
+    ];
+    variables(&named.each_ref().map(|(name, value)| (*name, &**value)))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_is_shared_whatever_node_an_id_is_on() {
-    let nodes = cluster();
-    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-    let store = SharedStore::At(format!("redis-cluster://{}", hosts.join(",")));
-    let replicas = Replicas::start(store, 2, &[]).await;
-    let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
-    for id in 0..60 {
-        assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
-    }
-    until(first, "committed", 60.0).await;
-    for id in 0..60 {
-        assert_eq!(second.answer(&event(&format!("id-{id}"))).await, DUPLICATE);
-    }
-    for node in &nodes {
-        assert!(node.run::<u64>(&["DBSIZE"]) > 5, "the ids are on every node");
+    let made = Certificates::make();
+    let client = trusting(&made, "ca.pem");
+    for servers in every_kind(&made) {
+        let nodes = cluster(servers);
+        let replicas =
+            Replicas::start(SharedStore::At(cluster_url(servers, &nodes)), 2, &lent(&client)).await;
+        let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
+        for id in 0..60 {
+            assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+        }
+        until(first, "committed", 60.0).await;
+        for id in 0..60 {
+            assert_eq!(second.answer(&event(&format!("id-{id}"))).await, DUPLICATE);
+        }
+        for node in &nodes {
+            assert!(node.run::<u64>(&["DBSIZE"]) > 5, "the ids are on every node");
+        }
     }
 }
 
@@ -51,13 +71,12 @@ async fn sixty_without_a_failure(bridge: &Bridge) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_node_of_a_cluster_leaves_the_ids_on_the_others_shared() {
-    let nodes = cluster();
+    let servers = Servers::Of(Kind::Valkey);
+    let nodes = cluster(servers);
     for node in &nodes {
         node.run::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
     }
-    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-    let store = SharedStore::At(format!("redis-cluster://{}", hosts.join(",")));
-    let replicas = Replicas::start(store, 2, &[]).await;
+    let replicas = Replicas::start(SharedStore::At(cluster_url(servers, &nodes)), 2, &[]).await;
     let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
     nodes[2].kill();
     let ids = sixty_without_a_failure(first).await;
@@ -96,20 +115,35 @@ async fn a_dead_node_of_a_cluster_leaves_the_ids_on_the_others_shared() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_a_cluster_that_hangs_is_left_for_the_one_that_takes_over() {
-    let nodes = cluster_with_replica();
-    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-    let store = SharedStore::At(format!("redis-cluster://{}", hosts.join(",")));
-    let replicas = Replicas::start(store, 1, &[]).await;
-    let bridge = &replicas.bridges[0];
-    nodes[2].pause();
-    eventually("the failure is noticed", || async { bridge.metric("dedup_store_up", &[]).await == 0.0 })
-        .await;
-    bridge.until("dedup_store_up", &[], 1.0).await;
-    for id in 0..60 {
-        assert_eq!(bridge.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+    for servers in [Kind::Redis, Kind::Valkey].map(Servers::Of) {
+        let nodes = cluster_with_replica(servers);
+        let store = SharedStore::At(cluster_url(servers, &nodes[..3]));
+        let replicas = Replicas::start(store, 3, &[DEADLINE]).await;
+        let load = replicas.under_load(async || {
+            nodes[2].pause();
+            eventually("the replica is the master", || async { is_master(&nodes[3]) }).await;
+        });
+        println!("{:?}: copies of an event, and how many have so many: {:?}", servers.kind(), load.await);
+        assert!(nodes[3].run::<u64>(&["DBSIZE"]) > 5, "it has the ids of the one that hangs");
     }
-    until(bridge, "committed", 60.0).await;
-    assert!(nodes[3].run::<u64>(&["DBSIZE"]) > 5, "it has the ids of the one that hangs");
+}
+
+fn is_master(server: &Redis) -> bool {
+    // A sentinel ends the connections of a server that it promotes.
+    server.try_run::<String>(&["INFO", "replication"]).is_ok_and(|text| text.contains("role:master"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_under_load_loses_no_event_and_doubles_only_those_that_it_met() {
+    for servers in [Kind::Redis, Kind::Valkey].map(Servers::Of) {
+        let watched = Watched::start(servers);
+        let replicas = Replicas::start(SharedStore::At(watched.url.clone()), 3, &[DEADLINE]).await;
+        let load = replicas.under_load(async || {
+            watched.master.kill();
+            eventually("the replica is the master", || async { is_master(&watched.replica) }).await;
+        });
+        println!("{:?}: copies of an event, and how many have so many: {:?}", servers.kind(), load.await);
+    }
 }
 
 /// How far a server's copy of the data goes.
@@ -121,44 +155,43 @@ fn written(server: &Redis) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_master_that_sentinels_name_is_followed_through_a_failover() {
-    let watched = Watched::start();
-    let replicas = Replicas::start(SharedStore::At(watched.url()), 1, &[]).await;
-    let first = &replicas.bridges[0];
-    // It publishes nothing that it could not ask for.
-    let second = replicas.another(&[("ATTIO_BRIDGE__DEDUP__ON_STORE_FAILURE", "refuse")]).await;
-    for id in 0..20 {
-        assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
-    }
-    until(first, "committed", 20.0).await;
-    // Replication is asynchronous: what has not arrived before the failover is forgotten.
-    eventually("the replica has it", || async { written(&watched.replica) == written(&watched.master) })
-        .await;
-    watched.master.kill();
-    assert_eq!(first.answer(&event("meanwhile")).await, ACCEPTED);
-    eventually("the replica is the master", || async {
-        // A sentinel ends the connections of a server that it promotes.
-        let replication = watched.replica.try_run::<String>(&["INFO", "replication"]);
-        replication.is_ok_and(|text| text.contains("role:master"))
-    })
-    .await;
-    until(first, "committed", 21.0).await;
-    for id in (0..20).map(|id| format!("id-{id}")).chain(["meanwhile".into()]) {
-        let answer = Mutex::new(ACCEPTED);
-        eventually("the other replica can ask", || async {
-            let (status, reason) = second.answer(&event(&id)).await;
-            *answer.lock() = (status, reason);
-            status == 200
-        })
-        .await;
-        assert_eq!(answer.into_inner(), DUPLICATE, "{id}");
+    let made = Certificates::make();
+    let client = trusting(&made, "ca.pem");
+    for servers in every_kind(&made) {
+        let watched = Watched::start(servers);
+        let replicas = Replicas::start(SharedStore::At(watched.url.clone()), 1, &lent(&client)).await;
+        let first = &replicas.bridges[0];
+        // It publishes nothing that it could not ask for.
+        let refuse = [&lent(&client)[..], &[("ATTIO_BRIDGE__DEDUP__ON_STORE_FAILURE", "refuse")]].concat();
+        let second = replicas.another(&refuse).await;
+        for id in 0..20 {
+            assert_eq!(first.answer(&event(&format!("id-{id}"))).await, ACCEPTED);
+        }
+        until(first, "committed", 20.0).await;
+        // Replication is asynchronous: what has not arrived before the failover is forgotten.
+        eventually("the replica has it", || async { written(&watched.replica) == written(&watched.master) })
+            .await;
+        watched.master.kill();
+        assert_eq!(first.answer(&event("meanwhile")).await, ACCEPTED);
+        eventually("the replica is the master", || async { is_master(&watched.replica) }).await;
+        until(first, "committed", 21.0).await;
+        for id in (0..20).map(|id| format!("id-{id}")).chain(["meanwhile".into()]) {
+            let answer = Mutex::new(ACCEPTED);
+            eventually("the other replica can ask", || async {
+                let (status, reason) = second.answer(&event(&id)).await;
+                *answer.lock() = (status, reason);
+                status == 200
+            })
+            .await;
+            assert_eq!(answer.into_inner(), DUPLICATE, "{id}");
+        }
     }
 }
 
 /// `check --connect` with this URL: its exit code, and its table.
-fn check(url: &str, more: &[(&str, &str)]) -> (i32, String) {
-    let mut all = vec![("BUS__TYPE", "stdout"), ("DEDUP__STORE", "redis"), ("DEDUP__REDIS__URL", url)];
-    all.extend_from_slice(more);
-    let output = run(&["check", "--connect"], &variables(&all));
+fn check(url: &str, more: &[(String, String)]) -> (i32, String) {
+    let own = [("BUS__TYPE", "stdout"), ("DEDUP__STORE", "redis"), ("DEDUP__REDIS__URL", url)];
+    let output = run(&["check", "--connect"], &[&variables(&own)[..], more].concat());
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     (output.status.code().unwrap(), text.into_owned())
 }
@@ -212,21 +245,12 @@ async fn a_server_that_asks_for_tls_a_certificate_and_a_user_is_shared() {
     let user = ["ACL", "SETUSER", "bridge", "on", ">p@ss", "~attio-bridge:*"];
     redis.run::<()>(&[&user, &rights[..]].concat());
     let url = format!("rediss://bridge:p%40ss@localhost:{port}");
-    let (client, client_key, other_ca) = (file("client.pem"), file("client.key"), file("other-ca.pem"));
-    let with_ca = |ca| {
-        [
-            ("DEDUP__REDIS__CA_FILE", ca),
-            ("DEDUP__REDIS__CERT_FILE", client.as_str()),
-            ("DEDUP__REDIS__KEY_FILE", client_key.as_str()),
-        ]
-    };
-    let (code, text) = check(&url, &with_ca(&ca));
+    let (client, other_client) = (trusting(&made, "ca.pem"), trusting(&made, "other-ca.pem"));
+    let (code, text) = check(&url, &client);
     assert!(code == 0 && text.contains("may claim, commit and release"), "{text}");
-    let (code, text) = check(&url, &with_ca(&other_ca));
+    let (code, text) = check(&url, &other_client);
     assert!(code == 3 && text.contains("certificate"), "{text}");
-    let named = with_ca(&ca).map(|(name, value)| (format!("ATTIO_BRIDGE__{name}"), value));
-    let named: Vec<_> = named.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    let replicas = Replicas::start(SharedStore::At(url), 2, &named).await;
+    let replicas = Replicas::start(SharedStore::At(url), 2, &lent(&client)).await;
     let [first, second] = &replicas.bridges[..] else { panic!("two replicas") };
     assert_eq!(first.answer(&event("one")).await, ACCEPTED);
     until(first, "committed", 1.0).await;

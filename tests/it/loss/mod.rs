@@ -49,7 +49,7 @@ fn run(options: &Options) -> Report {
     let plan = Arc::new(Plan::new(options.seed, options.events, options.batch));
     let mut broker = Broker::start(options);
     let mut variables = broker.variables();
-    let store = Store::start(options.store);
+    let store = Store::start(options.store, options.bus);
     variables.extend(store.variables(options.bus));
     variables.extend(options.variables.iter().cloned());
     let fleet = Arc::new(Fleet::start(options, variables, folder.clone()));
@@ -167,6 +167,14 @@ fn with_a_store_only_a_killed_bridge_leaves_a_second_copy() {
     let mut options = Options::new("short-store", Bus::Kafka, 8, 3000);
     options.faults = Counts { bridge_kills: 3, drains: 1, ..Counts::default() };
     (options.replicas, options.store) = (3, options::Store::Redis);
+    requirements(&options);
+}
+
+#[test]
+fn with_a_bucket_on_the_bus_nothing_is_lost_when_it_fails_with_it() {
+    let mut options = Options::new("short-nats-kv-on-nats", Bus::Nats, 8, 3000);
+    options.faults = Counts { broker_kills: 2, freezes: 1, bridge_kills: 2, drains: 1, ..Counts::default() };
+    (options.replicas, options.store) = (3, options::Store::NatsKv);
     requirements(&options);
 }
 

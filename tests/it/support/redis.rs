@@ -5,6 +5,7 @@ use std::process::Command;
 
 use redis::{Client, Connection};
 
+use super::certificates::Certificates;
 use super::ports::free_ports;
 use super::wait::{eventually_blocking, eventually_ok};
 use super::watched::{Process, kit};
@@ -16,6 +17,64 @@ pub enum Kind {
     Valkey,
 }
 
+impl Kind {
+    fn program(self) -> PathBuf {
+        match self {
+            Self::Redis => "redis-server".into(),
+            Self::Valkey => kit("valkey-server").join("valkey-server"),
+        }
+    }
+}
+
+/// The servers of a cluster, or those that a sentinel watches.
+#[derive(Clone, Copy)]
+pub enum Servers<'a> {
+    Of(Kind),
+    /// Redis that asks clients and each other for certificates. The Valkey of the tests was built without TLS.
+    WithTls(&'a Certificates),
+}
+
+impl Servers<'_> {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Of(kind) => kind,
+            Self::WithTls(_) => Kind::Redis,
+        }
+    }
+
+    /// The scheme of their URL.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Of(_) => "redis",
+            Self::WithTls(_) => "rediss",
+        }
+    }
+
+    /// The port for TLS, if they have one, and the settings.
+    fn tls(self) -> (Option<u16>, Vec<(&'static str, String)>) {
+        let Self::WithTls(made) = self else { return Default::default() };
+        let ([port], file) = (free_ports(), |name: &str| made.path(name).display().to_string());
+        let settings = vec![
+            ("tls-port", port.to_string()),
+            ("tls-cluster", "yes".into()),
+            ("tls-replication", "yes".into()),
+            ("tls-ca-cert-file", file("ca.pem")),
+            ("tls-cert-file", file("server.pem")),
+            ("tls-key-file", file("server.key")),
+            ("tls-client-cert-file", file("client.pem")),
+            ("tls-client-key-file", file("client.key")),
+        ];
+        (Some(port), settings)
+    }
+
+    fn start(self, more: &[&str]) -> Redis {
+        let (tls_port, settings) = self.tls();
+        let words = settings.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
+        let more = words.chain(more.iter().map(|word| (*word).to_owned())).collect();
+        Redis::made(self.kind(), tls_port, more)
+    }
+}
+
 /// A server. Its data is in memory alone: a restart finds nothing.
 pub struct Redis {
     /// Ends before its folder does.
@@ -23,6 +82,7 @@ pub struct Redis {
     folder: tempfile::TempDir,
     kind: Kind,
     port: u16,
+    tls_port: Option<u16>,
     more: Vec<String>,
 }
 
@@ -34,24 +94,20 @@ impl Redis {
 
     /// The same with more arguments, as in its configuration file.
     pub fn with(kind: Kind, more: &[&str]) -> Self {
+        Self::made(kind, None, more.iter().map(|argument| (*argument).to_owned()).collect())
+    }
+
+    fn made(kind: Kind, tls_port: Option<u16>, more: Vec<String>) -> Self {
         let [port] = free_ports();
-        let more = more.iter().map(|argument| (*argument).to_owned()).collect();
         let folder = tempfile::tempdir().expect("a folder for the server");
-        let server = Self { process: Process::default(), folder, kind, port, more };
+        let server = Self { process: Process::default(), folder, kind, port, tls_port, more };
         server.restart();
         server
     }
 
-    fn program(&self) -> PathBuf {
-        match self.kind {
-            Kind::Redis => "redis-server".into(),
-            Kind::Valkey => kit("valkey-server").join("valkey-server"),
-        }
-    }
-
     /// Starts it again on the same port, empty; ready when this returns.
     pub fn restart(&self) {
-        let mut command = Command::new(self.program());
+        let mut command = Command::new(self.kind.program());
         let port = self.port.to_string();
         command.args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]);
         command.arg(self.folder()).args(&self.more);
@@ -71,8 +127,14 @@ impl Redis {
         self.folder.path()
     }
 
+    /// The port without TLS.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port of clients, and of servers of its kind.
+    pub fn served_port(&self) -> u16 {
+        self.tls_port.unwrap_or(self.port)
     }
 
     /// `redis://host:port`.
@@ -119,11 +181,11 @@ impl Redis {
 }
 
 /// Three masters; ready when this returns.
-pub fn cluster() -> Vec<Redis> {
+pub fn cluster(servers: Servers<'_>) -> Vec<Redis> {
     const SLOTS: [[&str; 2]; 3] = [["0", "5460"], ["5461", "10922"], ["10923", "16383"]];
     let node = || {
         let [bus] = free_ports::<1>().map(|port| port.to_string());
-        Redis::with(Kind::Redis, &["--cluster-enabled", "yes", "--cluster-port", &bus])
+        servers.start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
     };
     let nodes: Vec<Redis> = SLOTS.iter().map(|_| node()).collect();
     for (node, [first, last]) in nodes.iter().zip(SLOTS) {
@@ -131,7 +193,7 @@ pub fn cluster() -> Vec<Redis> {
     }
     for other in &nodes[1..] {
         let bus = other.more.last().expect("its cluster port");
-        nodes[0].run::<()>(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), bus]);
+        nodes[0].run::<()>(&["CLUSTER", "MEET", "127.0.0.1", &other.served_port().to_string(), bus]);
     }
     eventually_blocking("every node knows the whole cluster", || {
         nodes.iter().all(|node| {
@@ -142,16 +204,22 @@ pub fn cluster() -> Vec<Redis> {
     nodes
 }
 
+/// Their URL.
+pub fn cluster_url(servers: Servers<'_>, nodes: &[Redis]) -> String {
+    let hosts: Vec<_> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.served_port())).collect();
+    format!("{}-cluster://{}", servers.scheme(), hosts.join(","))
+}
+
 /// The same with a replica of the last of them, which takes over within seconds; the replica is the last.
-pub fn cluster_with_replica() -> Vec<Redis> {
-    let mut nodes = cluster();
+pub fn cluster_with_replica(servers: Servers<'_>) -> Vec<Redis> {
+    let mut nodes = cluster(servers);
     let [bus] = free_ports::<1>().map(|port| port.to_string());
-    let replica = Redis::with(Kind::Redis, &["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    let replica = servers.start(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
     replica.run::<()>(&[
         "CLUSTER",
         "MEET",
         "127.0.0.1",
-        &nodes[0].port.to_string(),
+        &nodes[0].served_port().to_string(),
         nodes[0].more.last().expect("its cluster port"),
     ]);
     let master: String = nodes[2].run(&["CLUSTER", "MYID"]);
@@ -174,39 +242,39 @@ pub fn cluster_with_replica() -> Vec<Redis> {
 pub struct Watched {
     pub master: Redis,
     pub replica: Redis,
+    pub url: String,
     sentinel: Process,
-    sentinel_port: u16,
     /// Outlives the sentinel.
     folder: tempfile::TempDir,
 }
 
 impl Watched {
     /// Ready when this returns.
-    pub fn start() -> Self {
-        let master = Redis::start(Kind::Redis);
-        let port = master.port().to_string();
-        let replica = Redis::with(Kind::Redis, &["--replicaof", "127.0.0.1", &port]);
-        let ([sentinel_port], folder) = (free_ports(), tempfile::tempdir().expect("a folder"));
+    pub fn start(servers: Servers<'_>) -> Self {
+        let master = servers.start(&[]);
+        let port = master.served_port().to_string();
+        let replica = servers.start(&["--replicaof", "127.0.0.1", &port]);
+        let ([plain_port], folder) = (free_ports(), tempfile::tempdir().expect("a folder"));
         let file = folder.path().join("sentinel.conf");
+        let (tls_port, settings) = servers.tls();
+        let settings: String = settings.iter().map(|(name, value)| format!("{name} {value}\n")).collect();
         let text = format!(
-            "port {sentinel_port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {port} 1\n\
+            "{settings}port {plain_port}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {port} 1\n\
              sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
         );
         std::fs::write(&file, text).expect("the configuration is written");
-        let watched = Self { master, replica, sentinel: Process::default(), sentinel_port, folder };
-        let mut command = Command::new("redis-server");
+        let url =
+            format!("{}-sentinel://127.0.0.1:{}/main", servers.scheme(), tls_port.unwrap_or(plain_port));
+        let watched = Self { master, replica, url, sentinel: Process::default(), folder };
+        let mut command = Command::new(servers.kind().program());
         command.arg(file).arg("--sentinel");
         watched.sentinel.start(&command, watched.folder.path());
         eventually_blocking("the sentinel knows both", || {
-            let client = Client::open(format!("redis://127.0.0.1:{sentinel_port}")).expect("a URL");
+            let client = Client::open(format!("redis://127.0.0.1:{plain_port}")).expect("a URL");
             let Ok(mut connection) = client.get_connection() else { return false };
             let found: redis::RedisResult<String> = redis::cmd("INFO").arg("sentinel").query(&mut connection);
             found.is_ok_and(|info| info.contains("slaves=1") && info.contains("status=ok"))
         });
         watched
-    }
-
-    pub fn url(&self) -> String {
-        format!("redis-sentinel://127.0.0.1:{}/main", self.sentinel_port)
     }
 }

@@ -28,6 +28,9 @@ pub enum SharedStore {
 
 const BUCKET: &str = "ATTIO_DEDUP";
 
+/// The machine may be busy; the tests of the deadline set their own.
+pub const PATIENT: (&str, &str) = ("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "2s");
+
 impl SharedStore {
     pub fn start(kind: Kind) -> Self {
         match kind {
@@ -54,8 +57,7 @@ impl SharedStore {
                 ("ATTIO_BRIDGE__NATS__STREAM__ENSURE", "create".into()),
             ],
         };
-        // The machine may be busy; the tests of the deadline set their own.
-        variables.push(("ATTIO_BRIDGE__DEDUP__STORE_TIMEOUT", "2s".into()));
+        variables.push((PATIENT.0, PATIENT.1.into()));
         variables
     }
 
