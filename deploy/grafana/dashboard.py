@@ -10,15 +10,19 @@ from grafana_foundation_sdk.models import common as kinds
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DataSourceRef,
+    DynamicConfigValue,
     Threshold,
     ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
     VariableRefresh,
     VariableSort,
 )
 
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 OK = 'reason=~"accepted|quarantined|duplicate|filtered|empty"'
-LATER = 'reason=~"overloaded|draining|broker_unavailable|broker_timeout|broker_refused|store_unavailable|internal"'
+FAILURES = "overloaded|draining|broker_unavailable|broker_timeout|broker_refused|store_unavailable|internal"
+LATER = f'reason=~"{FAILURES}"'
 SOURCES = 'source!="none"'
 NATIVE = (
     " Works with classic buckets and with native histograms with custom buckets"
@@ -51,8 +55,8 @@ def latency(metric):
     return [(quantile(q, metric), f"p{q * 100:g}") for q in (0.5, 0.99)]
 
 
-def query(expr, legend, instant=False):
-    made = prometheus.Dataquery().datasource(SOURCE).expr(expr).legend_format(legend)
+def query(expr, legend, instant=False, ref="A"):
+    made = prometheus.Dataquery().datasource(SOURCE).expr(expr).legend_format(legend).ref_id(ref)
     return made.instant() if instant else made.range()
 
 
@@ -61,10 +65,11 @@ def thresholds(*steps):
     return dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(built)
 
 
-def number(title, expr, description, unit="short", good=None, bad=None, width=4):
-    """One number. `good`: any other value is red. `bad`: this value and more are red.
+def number(title, expr, description, unit="locale", good=None, bad=None, width=4, texts=None, legend=""):
+    """One number. `good`: any other value is red. `bad`: this value and more are red. `texts`: shown for 0 and 1.
 
-    increase() extrapolates to the edges of the time range, so counts in it are rounded.
+    The unit locale shows every digit of a count. increase() extrapolates to the edges of the time range, so counts in
+    it are rounded.
     """
     steps = [(None, "blue")]
     if good is not None:
@@ -74,22 +79,30 @@ def number(title, expr, description, unit="short", good=None, bad=None, width=4)
     reduce = common.ReduceDataOptions().calcs(["lastNotNull"])
     panel = stat.Panel().title(title).description(description).datasource(SOURCE).unit(unit)
     panel = panel.thresholds(thresholds(*steps)).reduce_options(reduce).no_value("no data")
-    if unit == "short":
+    if unit == "locale":
         panel = panel.decimals(0)
-    panel = panel.graph_mode(kinds.BigValueGraphMode.NONE).with_target(query(expr, "", instant=True))
+    if texts:
+        panel = panel.mappings([ValueMap({str(n): ValueMappingResult(text=text) for n, text in enumerate(texts)})])
+    if legend:
+        panel = panel.text_mode(kinds.BigValueTextMode.VALUE_AND_NAME)
+    panel = panel.graph_mode(kinds.BigValueGraphMode.NONE).with_target(query(expr, legend, instant=True))
     return panel.height(4).span(width)
 
 
-def graph(title, queries, description, unit="short", stacked=False, width=8):
-    legend = common.VizLegendOptions().show_legend(True)
-    legend = legend.display_mode(kinds.LegendDisplayMode.LIST).placement(kinds.LegendPlacement.BOTTOM)
+def graph(title, queries, description, unit="short", stacked=False, width=8, colors=None, many=False):
+    """Lines. `colors`: of the names that match a pattern. `many`: names get a column of their own."""
+    legend = common.VizLegendOptions().show_legend(True).display_mode(kinds.LegendDisplayMode.LIST)
+    legend = legend.placement(kinds.LegendPlacement.RIGHT if many else kinds.LegendPlacement.BOTTOM)
     tooltip = common.VizTooltipOptions().mode(kinds.TooltipDisplayMode.MULTI)
     panel = timeseries.Panel().title(title).description(description).datasource(SOURCE).unit(unit)
     panel = panel.legend(legend).tooltip(tooltip).min(0).height(8).span(width).line_width(1)
     if stacked:
         panel = panel.fill_opacity(30).stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL))
-    for expr, name in queries:
-        panel = panel.with_target(query(expr, name))
+    for names, color in (colors or {}).items():
+        fixed = DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})
+        panel = panel.override_by_regexp(f"/^({names})$/", [fixed])
+    for ref, (expr, name) in zip("ABCD", queries):
+        panel = panel.with_target(query(expr, name, ref=ref))
     return panel
 
 
@@ -129,8 +142,9 @@ PROMISE = [
     number(
         "Broker connected",
         f"min({select('bus_up')})",
-        "1 if every bridge has a connection to the broker.",
+        "Whether every bridge has a connection to the broker.",
         good=1,
+        texts=("no", "yes"),
     ),
     number(
         "Broker lost data",
@@ -140,17 +154,20 @@ PROMISE = [
     ),
     graph(
         "Events by result",
-        [(rate("events_total", by="result"), "{{result}}")],
-        "What became of each event. `failed` events were answered 503 and are repeated by Attio.",
+        [(rate("events_total", by="result") + " > 0", "{{result}}")],
+        "What became of each event; results that do not occur are left out."
+        " `failed` events were answered 503 and are repeated by Attio.",
         unit="eps",
         stacked=True,
         width=12,
+        colors={"published": "green", "failed": "red", "duplicate|filtered": "blue", "quarantined": "orange"},
     ),
     graph(
         "Events unaccounted for",
         [(UNACCOUNTED, "unaccounted for"), (f"sum({select('events_in_flight')})", "in flight")],
-        "The first line stays at 0. In flight: received, and waiting for the broker.",
+        "The red line stays at 0. In flight: received, and waiting for the broker.",
         width=12,
+        colors={"unaccounted for": "red", "in flight": "blue"},
     ),
 ]
 
@@ -158,9 +175,10 @@ EDGE = [
     graph(
         "Deliveries by reason",
         [(rate("deliveries_total", SOURCES, by="reason") + " > 0", "{{reason}}")],
-        "Each reason has a section in the runbook. Reasons that do not occur are left out.",
+        "Each reason has a section in the runbook. Reasons that do not occur are left out. Red: answered 503 or 500.",
         unit="reqps",
         stacked=True,
+        colors={"accepted": "green", FAILURES: "red", "duplicate|filtered|empty": "blue", "quarantined": "orange"},
     ),
     graph(
         "Time to the answer",
@@ -180,6 +198,7 @@ EDGE = [
         "By source. A source that received nothing since the bridge's start is left out.",
         unit="s",
         width=12,
+        legend="{{source}}",
     ),
     number(
         "Share told to come back",
@@ -196,6 +215,7 @@ DEDUP = [
         [(rate("signature_verifications_total", by="source, result"), "{{source}} {{result}}")],
         "Anything but ok: a wrong secret, a changed body, or a forgery.",
         unit="ops",
+        colors={".* ok": "green"},
     ),
     graph(
         "Signatures by secret",
@@ -239,6 +259,7 @@ STORE = [
         [(rate("dedup_store_requests_total", by="result"), "{{result}}")],
         "Ids claimed in the store that replicas share, and claims ended there.",
         unit="ops",
+        colors={"failed": "red", "hit": "dark-green"},
     ),
     graph(
         "Time to the dedup store's answer",
@@ -322,6 +343,7 @@ BUS = [
         "Messages handed to the client of the bus that have a result.",
         unit="ops",
         stacked=True,
+        colors={"acknowledged": "green"},
     ),
     graph(
         "Time to the acknowledgement",
@@ -340,11 +362,14 @@ BUS = [
         "Acknowledged messages.",
         unit="ops",
         stacked=True,
+        width=12,
+        many=True,
     ),
     graph(
         "Publishes in flight",
         [(select("publish_in_flight"), "{{instance}}")],
         "Each keeps its delivery's place in http.max_in_flight, also after the delivery was answered 503.",
+        width=6,
     ),
     graph(
         "Clients replaced, data lost",
@@ -353,6 +378,7 @@ BUS = [
             (f"sum(increase({select('bus_data_losses_total')}[$__rate_interval]))", "broker lost data"),
         ],
         "See AttioBridgeClientRebuilt and AttioBridgeBusDataLoss in the runbook.",
+        width=6,
     ),
 ]
 
@@ -393,6 +419,7 @@ RUNTIME = [
         f"count by (version, revision) ({select('build_info')})",
         "Scraped instances, by version.",
         width=8,
+        legend="{{version}} {{revision}}",
     ),
     number(
         "Since the youngest start",
@@ -435,8 +462,13 @@ def build():
         ("Runtime", RUNTIME),
     ]
     for title, panels in rows:
-        board = board.with_row(dashboard.Row(title))
-        for panel in panels:
+        row = dashboard.Row(title)
+        if panels is STATES:
+            # Folded: where no `state run` is scraped, it has no data.
+            for panel in panels:
+                row = row.with_panel(panel)
+        board = board.with_row(row)
+        for panel in panels if panels is not STATES else []:
             board = board.with_panel(panel)
     return board.build()
 

@@ -3,7 +3,7 @@
 //!
 //! `.ci/lint-chart` checks the rendered objects with the schemas of Kubernetes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,8 +12,10 @@ use serde_json::{Value as Json, json};
 
 use crate::deploy::{assert_accepted, assert_restricted, at, list, named, port, stop_time, text, words};
 use crate::setup::{SECRET, Setup};
+use crate::state::scene::Scene;
+use crate::support::attio::KEY;
 use crate::support::certificates::Certificates;
-use crate::support::program::run_bare;
+use crate::support::program::{command, lent, run_bare};
 use crate::support::snapshot;
 use crate::support::watched::kit;
 
@@ -37,7 +39,12 @@ fn files() -> BTreeMap<String, String> {
 }
 
 fn rendered(file: &str) -> Vec<Json> {
-    let output = helm(&["--values", file]);
+    rendered_with(file, "")
+}
+
+/// With values set as `helm --set` does.
+fn rendered_with(file: &str, set: &str) -> Vec<Json> {
+    let output = helm(&["--values", file, "--set", set]);
     assert!(output.status.success(), "{output:?}");
     let documents = serde_yaml_ng::Deserializer::from_slice(&output.stdout);
     let documents = documents.map(|document| serde::Deserialize::deserialize(document).expect("it is YAML"));
@@ -60,6 +67,9 @@ fn pods(objects: &[Json]) -> BTreeMap<&str, &Json> {
     let pods = pods.chain(of_kind(objects, "Pod").map(|it| &it["spec"]));
     pods.map(|pod| (text(pod, "/containers/0/name"), pod)).collect()
 }
+
+/// Where the pods have their configuration.
+const CONFIG: &str = "/etc/attio-bridge/config.toml";
 
 /// The mounted files that a text names, made; what a pod would see, for a program that runs here.
 struct Mounted {
@@ -91,6 +101,19 @@ impl Mounted {
         }
         text
     }
+
+    /// The variables of a container of these objects, its configuration among them.
+    fn variables(&self, objects: &[Json], container: &Json) -> Vec<(String, String)> {
+        let config = self.setup.write("config.toml", self.here(toml(objects), container));
+        let value = |it: &Json| match text(it, "/value") {
+            CONFIG => {
+                assert_eq!(named(&container["volumeMounts"], "config")["mountPath"], "/etc/attio-bridge");
+                config.display().to_string()
+            }
+            value => self.here(value, container),
+        };
+        list(&container["env"]).iter().map(|it| (text(it, "/name").to_owned(), value(it))).collect()
+    }
 }
 
 #[test]
@@ -102,15 +125,9 @@ fn every_pod_has_a_configuration_that_the_program_accepts() {
             let container = &pod["containers"][0];
             let arguments = words(&container["args"]);
             assert_accepted(&arguments);
-            assert_eq!(arguments[arguments.len() - 2..], ["--config", "/etc/attio-bridge/config.toml"]);
-            let config = mounted.setup.write("config.toml", mounted.here(toml(&objects), container));
-            let variables = container["env"].as_array().into_iter().flatten();
-            let variables: Vec<(&str, String)> = variables
-                .map(|it| (text(it, "/name"), mounted.here(text(it, "/value"), container)))
-                .collect();
-            let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, &**value)).collect();
-            let config = config.display().to_string();
-            let output = run_bare(&["check", "--strict", "--config", &config], &variables);
+            assert_eq!(named(&container["env"], "ATTIO_BRIDGE_CONFIG")["value"], CONFIG);
+            let variables = mounted.variables(&objects, container);
+            let output = run_bare(&["check", "--strict"], &lent(&variables));
             assert_eq!(output.status.code(), Some(0), "{name}, {component}: {output:?}");
         }
     }
@@ -123,21 +140,17 @@ fn pods_match_their_configuration_and_the_objects_beside_them() {
         let objects = rendered(&file);
         let pods = pods(&objects);
         let bridge = pods["bridge"];
-        let variables = bridge["containers"][0]["env"].as_array().into_iter().flatten();
-        let setup = variables.fold(Setup::empty(), |setup, it| {
-            let value = mounted.here(text(it, "/value"), &bridge["containers"][0]);
-            setup.var(text(it, "/name"), value)
-        });
+        let variables = mounted.variables(&objects, &bridge["containers"][0]);
+        let variables = variables.into_iter().filter(|(name, _)| name != "ATTIO_BRIDGE_CONFIG");
+        let setup = variables.fold(Setup::empty(), |setup, (name, value)| setup.var(&name, value));
         let config = setup.toml(&mounted.here(toml(&objects), &bridge["containers"][0])).config();
-        assert_eq!(
-            bridge["terminationGracePeriodSeconds"],
-            stop_time(&config).as_millis().div_ceil(1000) as u64
-        );
         let ports = &bridge["containers"][0]["ports"];
         assert_eq!(named(ports, "http")["containerPort"], port(&config.http.listen), "{name}");
         assert_eq!(named(ports, "admin")["containerPort"], port(&config.admin.listen), "{name}");
-        for pod in pods.values() {
+        let grace = stop_time(&config).as_millis().div_ceil(1000) as u64;
+        for (component, pod) in &pods {
             assert_restricted(pod);
+            assert_eq!(pod["terminationGracePeriodSeconds"], grace, "{name}, {component}");
         }
 
         let labels: Vec<_> =
@@ -182,15 +195,91 @@ fn assert_contains(whole: &Json, part: &Json) {
 
 #[test]
 fn alerts_of_a_workload_are_there_where_it_runs() {
-    let groups = |file: &str| -> BTreeSet<String> {
+    for (file, watch, state) in
+        [("tokens-values", true, false), ("scaled-values", false, true), ("nats-values", true, true)]
+    {
         let objects = rendered(&files()[file]);
         let rule = of_kind(&objects, "PrometheusRule").next().expect("a rule");
-        list(at(rule, "/spec/groups")).iter().map(|group| text(group, "/name").to_owned()).collect()
+        let groups: Vec<_> =
+            list(at(rule, "/spec/groups")).iter().map(|group| text(group, "/name")).collect();
+        assert!(groups.contains(&"attio-bridge"), "{file}");
+        assert_eq!(groups.contains(&"attio-bridge-watch"), watch, "{file}");
+        assert_eq!(groups.contains(&"attio-bridge-state"), state, "{file}");
+    }
+}
+
+/// The ports, beside those of DNS, to which a NetworkPolicy lets each workload connect.
+#[test]
+fn network_policies_allow_what_the_configuration_names() {
+    const DNS: [u64; 2] = [53, 53];
+    let open = |file: &str, set: &str| -> BTreeMap<String, Vec<u64>> {
+        let objects = rendered_with(&files()[file], set);
+        let ports = |policy: &Json| {
+            let rules = list(at(policy, "/spec/egress")).iter().flat_map(|rule| list(&rule["ports"]));
+            let mut ports: Vec<_> = rules.map(|port| port["port"].as_u64().expect("a number")).collect();
+            assert_eq!(ports.drain(..2).collect::<Vec<_>>(), DNS);
+            ports.sort_unstable();
+            ports
+        };
+        let workload =
+            |policy: &Json| text(policy, "/metadata/labels/app.kubernetes.io~1component").to_owned();
+        of_kind(&objects, "NetworkPolicy").map(|policy| (workload(policy), ports(policy))).collect()
     };
-    let (watch, state) = (groups("nats-values"), groups("scaled-values"));
-    assert!(watch.contains("attio-bridge-watch") && !watch.contains("attio-bridge-state"));
-    assert!(state.contains("attio-bridge-state") && !state.contains("attio-bridge-watch"));
-    assert!(watch.contains("attio-bridge") && state.contains("attio-bridge"));
+    let expected = |ports: &[(&str, &[u64])]| -> BTreeMap<String, Vec<u64>> {
+        ports.iter().map(|(workload, ports)| ((*workload).to_owned(), ports.to_vec())).collect()
+    };
+    // Kafka, the token server, the dedup store, the collector; Attio.
+    let tokens = expected(&[("bridge", &[443, 4222, 4318, 9093]), ("watch", &[443])]);
+    assert_eq!(open("tokens-values", ""), tokens);
+    // NATS once, the collector at the port of https, and a rule of the values.
+    let nats = [("bridge", &[443, 4222, 6379][..]), ("state", &[443, 4222, 6379]), ("watch", &[443, 6379])];
+    assert_eq!(open("nats-values", ""), expected(&nats));
+    let msk = "networkPolicy.enabled=true,config.kafka.sasl_mechanism=OAUTHBEARER,\
+               config.kafka.oauth.provider=aws-msk-iam,config.traces.endpoint=http://collector/otlp";
+    assert_eq!(open("kafka-values", msk), expected(&[("bridge", &[80, 443, 9092])]));
+    let bare =
+        "networkPolicy.enabled=true,state.enabled=true,config.attio.api_url=https://a.example.com:8443/x";
+    let bare = open("kafka-values", bare);
+    assert_eq!(bare, expected(&[("bridge", &[9092]), ("state", &[8443, 9092])]));
+}
+
+/// With the variables of the pod, and its working folder, which is the only one that it can write to.
+#[test]
+fn backfill_runs_in_the_pod_of_state_as_the_readme_says() {
+    let (_, typed) =
+        README.split_once("kubectl exec deploy/hooks-attio-bridge-state -- attio-bridge ").unwrap();
+    let typed: Vec<_> = typed.split('`').next().unwrap().split_whitespace().collect();
+    assert_eq!(typed, ["state", "backfill"]);
+    // One server, without TLS.
+    let here = "tls.secretName=,tls.clientCertificate=false,config.nats.stream.replicas=1,\
+                config.bus.content_mode=structured";
+    let objects = rendered_with(&files()["nats-values"], here);
+    let pod = pods(&objects)["state"];
+    let container = &pod["containers"][0];
+    let mut mounts = list(&container["volumeMounts"]).iter().filter(|mount| mount["readOnly"] != true);
+    let work = mounts.next().expect("a folder that can be written to");
+    assert_eq!((&work["mountPath"], mounts.next()), (&container["workingDir"], None));
+    assert_eq!(named(&pod["volumes"], text(work, "/name"))["emptyDir"], json!({}));
+
+    let (scene, mounted) = (Scene::nats(), Mounted::new());
+    let variables = mounted.variables(&objects, container);
+    mounted.setup.write("attio-api-key", KEY);
+    let people: Vec<_> = (0..3).map(|number| scene.person(&format!("person {number}"))).collect();
+    // Broker and Attio are elsewhere here, and the stream is to be made.
+    let here = scene.variables.iter().filter(|(name, _)| name != "ATTIO_API_KEY").cloned();
+    let all: Vec<_> = variables.into_iter().chain(here).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("attio-bridge-backfill.json");
+    let mut backfill = command(&typed, &lent(&all));
+    backfill.current_dir(folder.path());
+    fs::create_dir(&journal).unwrap();
+    let refused = backfill.output().unwrap();
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot write the journal"), "{refused:?}");
+    fs::remove_dir(&journal).unwrap();
+    let output = backfill.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(scene.kept().len(), people.len());
+    assert!(!journal.exists());
 }
 
 /// See `deploy/docs/state.md`, "Known limits".
@@ -228,6 +317,10 @@ fn wrong_values_are_refused_with_the_value_at_fault() {
         ("externalSecrets.enabled=true", "externalSecrets.storeName: name the store"),
         ("tls.clientCertificate=true", "tls.secretName: name the Secret"),
         ("watch.enabled=true", "config.webhooks: watch needs at least one"),
+        (
+            "state.enabled=true,config.kafka.sasl_mechanism=oauthbearer",
+            "state.enabled: state cannot log in with OAUTHBEARER",
+        ),
         ("env.NUMBER=1", "at '/env/NUMBER': got number, want string"),
     ] {
         let output = helm(&["--values", &kafka, "--set", set]);

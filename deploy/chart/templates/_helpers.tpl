@@ -71,19 +71,51 @@ bridge{{ if .Values.watch.enabled }},watch{{ end }}{{ if .Values.state.enabled }
 {{- add 5 (div (add $delay $drain 999) 1000) -}}
 {{- end }}
 
+{{/* The ports of the servers in the configuration (dict root bus), comma separated. */}}
+{{- define "attio-bridge.serverPorts" -}}
+{{- $config := .root.Values.config -}}
+{{- $servers := eq .bus "nats" | ternary (dig "nats" "servers" list $config) (dig "kafka" "bootstrap_servers" list $config) -}}
+{{- if kindIs "string" $servers }}{{ $servers = splitList "," $servers }}{{ end -}}
+{{- $default := eq .bus "nats" | ternary "4222" "9092" -}}
+{{- $ports := list -}}
+{{- range $servers }}{{ $ports = append $ports (regexFind ":[0-9]+/?$" (trim .) | trimAll ":/" | default $default) }}{{ end -}}
+{{- $ports | uniq | join "," -}}
+{{- end }}
+
 {{/* The ports of the brokers, comma separated. */}}
 {{- define "attio-bridge.brokerPorts" -}}
-{{- $addresses := list -}}
 {{- with .Values.networkPolicy.brokerPorts -}}
-  {{- range . }}{{ $addresses = append $addresses (printf ":%d" (int64 .)) }}{{ end -}}
+  {{- $ports := list -}}
+  {{- range . }}{{ $ports = append $ports (int64 . | toString) }}{{ end -}}
+  {{- $ports | uniq | join "," -}}
 {{- else -}}
-  {{- $bus := .Values.config.bus.type -}}
-  {{- $configured := eq $bus "nats" | ternary (dig "nats" "servers" list .Values.config) (dig "kafka" "bootstrap_servers" list .Values.config) -}}
-  {{- if kindIs "string" $configured }}{{ $configured = splitList "," $configured }}{{ end -}}
-  {{- range $configured }}{{ $addresses = append $addresses (printf "%s" (trim .)) }}{{ end -}}
+  {{- include "attio-bridge.serverPorts" (dict "root" . "bus" .Values.config.bus.type) -}}
 {{- end -}}
+{{- end }}
+
+{{/* The port of an address that begins with http:// or https://. */}}
+{{- define "attio-bridge.urlPort" -}}
+{{- $url := urlParse . -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (eq $url.scheme "http" | ternary "80" "443") -}}
+{{- end }}
+
+{{/* The ports that a component (dict root component) needs beside those of DNS and the brokers, comma separated. */}}
+{{- define "attio-bridge.otherPorts" -}}
+{{- $config := .root.Values.config -}}
+{{- $urls := list -}}
 {{- $ports := list -}}
-{{- $default := eq .Values.config.bus.type "nats" | ternary "4222" "9092" -}}
-{{- range $addresses }}{{ $ports = append $ports (regexFind ":[0-9]+/?$" . | trimAll ":/" | default $default) }}{{ end -}}
-{{- $ports | uniq | join "," -}}
+{{- if ne .component "bridge" -}}
+  {{- $urls = append $urls (dig "attio" "api_url" "https://api.attio.com" $config) -}}
+{{- else -}}
+  {{- $urls = append $urls (dig "traces" "endpoint" "" $config) -}}
+  {{- if eq $config.bus.type "kafka" -}}
+    {{- $urls = append $urls (dig "kafka" "oauth" "token_url" "" $config) -}}
+    {{- if eq (dig "kafka" "oauth" "provider" "" $config) "aws-msk-iam" }}{{ $ports = append $ports "443" }}{{ end -}}
+  {{- end -}}
+  {{- if and (eq (dig "dedup" "store" "" $config) "nats-kv") (ne $config.bus.type "nats") -}}
+    {{- $ports = concat $ports (include "attio-bridge.serverPorts" (dict "root" .root "bus" "nats") | splitList ",") -}}
+  {{- end -}}
+{{- end -}}
+{{- range compact $urls }}{{ $ports = append $ports (include "attio-bridge.urlPort" .) }}{{ end -}}
+{{- $ports | compact | uniq | join "," -}}
 {{- end }}

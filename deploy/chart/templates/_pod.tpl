@@ -1,6 +1,6 @@
 {{/*
-The pod of a component: dict with root, component, args, resources, and optionally apiKey (mount it), spread, grace,
-ready (it has /readyz).
+The pod of a component: dict with root, component, args, resources, and optionally apiKey (mount it), spread, ready (it
+has /readyz), workingDir (a folder that it can write to, for as long as the pod lasts).
 */}}
 {{- define "attio-bridge.pod" -}}
 {{- $values := .root.Values -}}
@@ -21,9 +21,7 @@ spec:
 
 {{- define "attio-bridge.podSpec" -}}
 {{- $values := .root.Values -}}
-{{- with .grace }}
-terminationGracePeriodSeconds: {{ . }}
-{{- end }}
+terminationGracePeriodSeconds: {{ include "attio-bridge.gracePeriod" .root }}
 automountServiceAccountToken: false
 # Otherwise every Service of the namespace adds variables, such as ATTIO_BRIDGE_PORT.
 enableServiceLinks: false
@@ -73,10 +71,15 @@ containers:
   - name: {{ .component }}
     image: {{ $values.image.repository }}{{ if $values.image.digest }}@{{ $values.image.digest }}{{ else }}:{{ $values.image.tag | default .root.Chart.AppVersion }}{{ end }}
     imagePullPolicy: {{ $values.image.pullPolicy }}
-    args: {{ toJson (concat .args (list "--config" "/etc/attio-bridge/config.toml")) }}
+    args: {{ toJson .args }}
+    {{- with .workingDir }}
+    workingDir: {{ . }}
+    {{- end }}
     {{- $reads := and (eq .component "state") (eq $values.config.bus.type "kafka") (not (hasKey $values.env "GLIBC_TUNABLES")) }}
-    {{- if or $values.env .apiKey }}
     env:
+      # A variable, so that verbs which are run by `kubectl exec` have it too.
+      - name: ATTIO_BRIDGE_CONFIG
+        value: /etc/attio-bridge/config.toml
       {{- if $reads }}
       # Keeps librdkafka's consumer from a crash when a broker comes back (confluentinc/librdkafka#5280): memory that it
       # reads before it has written it holds no number of a partition.
@@ -91,7 +94,6 @@ containers:
       - name: ATTIO_API_KEY_FILE
         value: /run/secrets/attio-api-key/{{ $values.apiKey.key }}
       {{- end }}
-    {{- end }}
     {{- if ne .component "test" }}
     {{- $admin := eq .component "bridge" | ternary "admin" "metrics" }}
     ports:
@@ -145,6 +147,10 @@ containers:
         mountPath: /run/secrets/attio-api-key
         readOnly: true
       {{- end }}
+      {{- with .workingDir }}
+      - name: work
+        mountPath: {{ . }}
+      {{- end }}
 volumes:
   - name: config
     configMap:
@@ -164,5 +170,9 @@ volumes:
     secret:
       secretName: {{ include "attio-bridge.apiKeySecretName" .root }}
       defaultMode: 0440
+  {{- end }}
+  {{- if .workingDir }}
+  - name: work
+    emptyDir: {}
   {{- end }}
 {{- end }}

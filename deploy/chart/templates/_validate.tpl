@@ -19,6 +19,7 @@
 {{- end -}}
 {{- if and .Values.watch.enabled (not $config.webhooks) }}{{ fail "config.webhooks: watch needs at least one" }}{{ end -}}
 {{- if and .Values.state.enabled (eq $bus "stdout") }}{{ fail "state.enabled: state needs Kafka or NATS" }}{{ end -}}
+{{- if and .Values.state.enabled (eq $bus "kafka") (eq (dig "kafka" "sasl_mechanism" "" $config | upper) "OAUTHBEARER") }}{{ fail "state.enabled: state cannot log in with OAUTHBEARER" }}{{ end -}}
 {{- $limit := dig "limits" "memory" "" .Values.resources | toString -}}
 {{- $units := dict "Mi" 1048576 "Gi" 1073741824 "M" 1000000 "G" 1000000000 -}}
 {{- $unit := regexFind "[A-Za-z]+$" $limit -}}

@@ -1,8 +1,10 @@
 //! `state run` on real brokers, against the fake Attio.
 
+mod check;
 mod figures;
 mod hidden;
 mod keys;
+mod limits;
 mod model;
 mod model_compaction;
 mod people;
@@ -10,6 +12,7 @@ mod planted;
 mod rights;
 pub mod scene;
 mod soak;
+mod tail;
 mod times;
 mod transactions;
 mod trouble;

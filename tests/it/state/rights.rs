@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::ConnectOptions;
-use serde_json::Value;
 
+use super::check::checked;
 use super::scene::Scene;
 use crate::support::kafka::Broker;
 use crate::support::kafka::security::{Door, PASSWORD, STATE_USER, shared};
 use crate::support::kafka::variables::variables;
 use crate::support::nats::{Server, Settings};
-use crate::support::program::{printed, run};
+use crate::support::program::printed;
 use crate::support::unique;
 use crate::support::wait::eventually_blocking;
 use crate::topics::run_kafka_commands;
@@ -27,16 +27,6 @@ fn goes_from_an_event_to_a_state(scene: &Scene) {
     scene.eventually_done();
 }
 
-/// The rows of `check --connect` about states, by name, with their result.
-fn checked(scene: &Scene) -> Vec<(String, String)> {
-    let output = run(&["check", "--connect", "--json"], &scene.variables);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
-    let rows = report["checks"].as_array().unwrap().iter();
-    let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
-    let rows = rows.map(|row| (text(row, "check"), text(row, "result")));
-    rows.filter(|(check, _)| check.starts_with("state ")).collect()
-}
-
 #[test]
 fn kafka_commands_are_enough() {
     let secured = shared();
@@ -44,7 +34,7 @@ fn kafka_commands_are_enough() {
     let options = secured.login(Door::SaslTls, "PLAIN", STATE_USER, PASSWORD);
     scene.variables.extend(variables(&options, &scene.prefix));
     scene.set("KAFKA__TOPICS__ENSURE", "verify");
-    assert!(checked(&scene).iter().all(|(_, result)| result != "ok"), "{:?}", checked(&scene));
+    assert!(checked(&scene).iter().all(|[_, result, _]| result != "ok"), "{:?}", checked(&scene));
     let script = printed(&["topics", "--format", "kafka"], &scene.variables);
     run_kafka_commands(&script, secured.broker.bootstrap());
     for kind in ["record", "list-entry"] {
@@ -53,7 +43,7 @@ fn kafka_commands_are_enough() {
     }
     goes_from_an_event_to_a_state(&scene);
     let rows = checked(&scene);
-    let ok = rows.iter().filter(|(_, result)| result == "ok").count();
+    let ok = rows.iter().filter(|[_, result, _]| result == "ok").count();
     // The policy of the topics may not be read.
     assert_eq!((rows.len(), ok), (4, 2), "{rows:?}");
 }
@@ -122,5 +112,5 @@ fn nats_permissions_are_enough() {
     server.reload();
     goes_from_an_event_to_a_state(&scene);
     let rows = checked(&scene);
-    assert_eq!(rows.iter().map(|(_, result)| result.as_str()).collect::<Vec<_>>(), ["ok"], "{rows:?}");
+    assert_eq!(rows.iter().map(|[_, result, _]| result.as_str()).collect::<Vec<_>>(), ["ok"], "{rows:?}");
 }

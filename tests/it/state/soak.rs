@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::scene::{Bus, Scene};
 use super::walks::{CATEGORIES, diff, states};
 use super::witness::Witness;
+use crate::support::attio::KEY;
 use crate::support::kafka::{Broker, Layout};
 use crate::support::nats::Server;
 use crate::support::ports::free_address;
@@ -182,8 +183,12 @@ impl Driver {
     }
 }
 
-/// A verb that is started again whenever it has ended.
+/// Those that read, in the order of their limits in the plan.
+const READERS: [&str; 3] = ["run", "second", "backfill"];
+
+/// A verb that is started again whenever it has ended. Each start adds another name to the key.
 struct Kept<'a> {
+    reader: &'a str,
     arguments: Vec<&'a str>,
     variables: Vec<(String, String)>,
     program: Program,
@@ -195,10 +200,15 @@ struct Kept<'a> {
 }
 
 impl<'a> Kept<'a> {
-    fn start(arguments: &[&'a str], variables: &[(String, String)]) -> Self {
+    fn start(reader: &'a str, arguments: &[&'a str], variables: &[(String, String)]) -> Self {
         let (arguments, variables) = (arguments.to_vec(), variables.to_vec());
-        let program = Program::start(&arguments, &variables);
-        Self { arguments, variables, program, starts: 1, crashes: 0, said: Vec::new() }
+        let program = Self::begin(&format!("{reader}-1"), &arguments, &variables);
+        Self { reader, arguments, variables, program, starts: 1, crashes: 0, said: Vec::new() }
+    }
+
+    fn begin(sender: &str, arguments: &[&str], variables: &[(String, String)]) -> Program {
+        let key = ("ATTIO_API_KEY".to_owned(), format!("{KEY}~{sender}"));
+        Program::start(arguments, &[variables, &[key]].concat())
     }
 
     fn keep(&mut self) {
@@ -216,7 +226,8 @@ impl<'a> Kept<'a> {
         self.crashes += usize::from(self.program.has_crashed());
         self.said.push(self.program.end().1);
         self.starts += 1;
-        self.program = Program::start(&self.arguments, &self.variables);
+        let sender = format!("{}-{}", self.reader, self.starts);
+        self.program = Self::begin(&sender, &self.arguments, &self.variables);
         false
     }
 }
@@ -278,7 +289,7 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
 
     let folder = TempDir::new().unwrap();
     let journal = folder.path().join("journal").to_str().unwrap().to_owned();
-    let mut running = Kept::start(&["state", "run"], &scene.variables);
+    let mut running = Kept::start(READERS[0], &["state", "run"], &scene.variables);
     wait("state run is ready", || scene.get("/readyz").starts_with("HTTP/1.1 200"));
     let witness = Witness::start(&scene);
     let (mut second, mut backfill) = (None::<Kept<'_>>, None::<Kept<'_>>);
@@ -324,12 +335,12 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
         match done {
             0.4.. if backfill.is_none() => {
                 let arguments = ["state", "backfill", "--journal", &journal];
-                backfill = Some(Kept::start(&arguments, &with_reads(&scene, plan.reads[2])));
+                backfill = Some(Kept::start(READERS[2], &arguments, &with_reads(&scene, plan.reads[2])));
             }
             0.5..0.7 if second.is_none() => {
                 let mut other = with_reads(&scene, plan.reads[1]);
                 other.push(("ATTIO_BRIDGE__STATE__LISTEN".into(), free_address()));
-                second = Some(Kept::start(&["state", "run"], &other));
+                second = Some(Kept::start(READERS[1], &["state", "run"], &other));
             }
             0.7.. => second = None,
             _ => {}
@@ -379,6 +390,15 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
     let states = witness.end(&scene, plan.seed);
     let rate = scene.attio.store().rate.clone();
     assert_eq!(rate.refused, 0, "more reads than Attio allows: {} in a second", rate.most_reads);
+    let senders = scene.attio.most_in_a_second();
+    for (reader, limit) in READERS.into_iter().zip(plan.reads) {
+        let most = senders.iter().filter(|(name, _)| name.starts_with(reader)).map(|(_, most)| *most).max();
+        let seed = plan.seed;
+        assert!(
+            most.is_some_and(|most| most <= limit),
+            "{reader}: more than {limit}: {senders:?}, seed {seed}"
+        );
+    }
     println!(
         "{} changes, {} deliveries, {states} states, {} reads (at most {} in a second), kills {kills:?}, {} starts and {} \
          crashes of state run, {} differences repaired, {:.0} s",

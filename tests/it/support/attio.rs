@@ -1,11 +1,13 @@
 //! A fake Attio, and the program run against it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use attio_bridge::attio::{Client, Options};
 use attio_bridge::fake_attio::FakeAttio;
@@ -140,6 +142,17 @@ impl Attio {
     /// What it was asked so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.faults.lock().seen.clone()
+    }
+
+    /// The most requests within any one second, of each sender that has added its name to the key.
+    pub fn most_in_a_second(&self) -> BTreeMap<String, usize> {
+        let most = |mut times: Vec<Instant>| {
+            times.sort();
+            let end = |from: &Instant| times.partition_point(|time| *time < *from + Duration::from_secs(1));
+            times.iter().enumerate().map(|(at, from)| end(from) - at).max().unwrap_or_default()
+        };
+        let senders = self.faults.lock().senders.clone();
+        senders.into_iter().map(|(name, times)| (name, most(times))).collect()
     }
 
     /// Runs `webhooks` with these arguments.

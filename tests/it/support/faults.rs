@@ -1,8 +1,8 @@
 //! What goes wrong on purpose with the requests to the fake Attio, and what it was asked.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::Request;
@@ -46,8 +46,12 @@ pub enum Fault {
 pub struct Seen {
     pub method: String,
     pub target: String,
+    /// When it came.
+    pub at: SystemTime,
     /// The status of the answer; 0 if it hangs.
     pub status: u16,
+    /// `Retry-After` of the answer, if it is an HTTP date.
+    pub retry_after: Option<SystemTime>,
 }
 
 #[derive(Default)]
@@ -56,6 +60,8 @@ pub struct Faults {
     /// What goes wrong with every request whose target ends with this.
     pub always: Vec<(String, Fault)>,
     pub seen: Vec<Seen>,
+    /// When each sender asked that has added its name to the key, behind a `~`.
+    pub senders: BTreeMap<String, Vec<Instant>>,
     /// Whether every request is answered by a proxy that ends its connection.
     pub down: bool,
 }
@@ -83,16 +89,22 @@ pub fn in_front(router: Router, faults: &Arc<Mutex<Faults>>) -> Router {
     }))
 }
 
-async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Response {
-    let (method, target) = (request.method().clone(), request.uri().to_string());
+async fn answer(faults: &Mutex<Faults>, mut request: Request, next: Next) -> Response {
+    let now = Instant::now();
+    if let Some(sender) = sender(&mut request) {
+        faults.lock().senders.entry(sender).or_default().push(now);
+    }
+    let (method, target, at) = (request.method().clone(), request.uri().to_string(), SystemTime::now());
     if faults.lock().down {
         return ([(header::CONNECTION, "close")], of_a_proxy(502)).into_response();
     }
     let fault = faults.lock().take(&method, &target);
-    let note = |status| faults.lock().seen.push(Seen { method: method.to_string(), target, status });
+    let note = |status, retry_after| {
+        faults.lock().seen.push(Seen { method: method.to_string(), target, at, status, retry_after });
+    };
     let response = match &fault {
         Some(Fault::Hang(time)) => {
-            note(0);
+            note(0, None);
             tokio::time::sleep(*time).await;
             return of_a_proxy(504);
         }
@@ -113,11 +125,20 @@ async fn answer(faults: &Mutex<Faults>, request: Request, next: Next) -> Respons
         Some(Fault::Stale(time, body)) => stale(json_answer(200, body.clone()), *time),
         Some(Fault::Late(_) | Fault::Of(..)) | None => next.run(request).await,
     };
-    note(response.status().as_u16());
+    let retry_after = response.headers().get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());
+    note(response.status().as_u16(), retry_after.and_then(|after| httpdate::parse_http_date(after).ok()));
     if let Some(Fault::Late(time)) = fault {
         tokio::time::sleep(time).await;
     }
     response
+}
+
+/// Takes the name of the sender off the key.
+fn sender(request: &mut Request) -> Option<String> {
+    let (key, name) = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?.split_once('~')?;
+    let (key, name) = (key.parse().ok()?, name.to_owned());
+    request.headers_mut().insert(header::AUTHORIZATION, key);
+    Some(name)
 }
 
 /// An answer as if it had been sent that long ago.

@@ -33,7 +33,8 @@ pub fn program() -> String {
     std::env::var(PROGRAM).unwrap_or_else(|_| env!("CARGO_BIN_EXE_attio-bridge").into())
 }
 
-fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+/// The program with these variables and no others.
+pub fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_clear().envs(variables.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
