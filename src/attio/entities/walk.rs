@@ -113,7 +113,8 @@ impl Walk {
             rows.map(|rows| !rows.value.is_empty())
         };
         let (mut exist, mut step) = (0, 1);
-        while exists(exist + step - 1).await? {
+        // An API that ignores the offset would have no end.
+        while step < 1 << 31 && exists(exist + step - 1).await? {
             exist += step;
             step *= 2;
         }
