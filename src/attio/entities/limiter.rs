@@ -25,20 +25,27 @@ pub(super) struct Limiter {
 
 #[derive(Default)]
 struct Turns {
-    /// When the last ones ended, at most as many as a second may have. A request has reached Attio before it ends, so
-    /// that the one that may not be in the same second begins a second after that.
+    /// When the last ones were over, at most as many as a second may have. A request has reached Attio before it is over,
+    /// so that the one that may not be in the same second begins a second after that.
     last: VecDeque<Arc<OnceLock<Instant>>>,
     /// When the next one is due at an even distance, so that requests of other programs fit between them.
     due: Option<Instant>,
 }
 
-/// One request. Dropped, it is over.
+/// One request. It is over once it is answered. Dropped before, it may reach Attio within the next second: what was sent is on
+/// its way, also after whoever asked has gone.
 pub(super) struct Request(Arc<OnceLock<Instant>>);
+
+impl Request {
+    pub(super) fn answered(self) {
+        // Set once: here, or when it is dropped.
+        let _ = self.0.set(Instant::now());
+    }
+}
 
 impl Drop for Request {
     fn drop(&mut self) {
-        // Set once, here.
-        let _ = self.0.set(Instant::now());
+        let _ = self.0.set(Instant::now() + SECOND);
     }
 }
 
@@ -93,8 +100,9 @@ mod tests {
             if pause == Some(number) {
                 limiter.pause(Duration::from_secs(3));
             }
-            let _request = limiter.turn().await;
+            let request = limiter.turn().await;
             times.push(start.elapsed());
+            request.answered();
         }
         times
     }
@@ -111,6 +119,14 @@ mod tests {
             let rate = many as f64 / times[many].as_secs_f64();
             assert!(rate >= 0.9 * f64::from(per_second), "{rate} of {per_second}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_that_is_dropped_may_be_on_its_way_for_a_second() {
+        let (limiter, start) = (Limiter::new(1), Instant::now());
+        drop(limiter.turn().await);
+        let _request = limiter.turn().await;
+        assert_eq!(start.elapsed(), 2 * SECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -237,7 +237,7 @@ impl EntityReader {
                 (self.observe)(kind, ReadResult::Failed);
                 self.requests.silence(method, path, error)
             })?;
-            drop(request);
+            request.answered();
             let (stated, sent_at) = (accurate_at(&response), sent_at(&response));
             let (accurate_at, complete_to) = (stated.unwrap_or(begun), stated.unwrap_or(begun - OLDEST));
             let status = response.status;

@@ -8,7 +8,6 @@ use clap::Args;
 use parking_lot::Mutex;
 
 use super::writer::{self, Which, begin, write};
-use crate::attio::Client;
 use crate::attio::entities::EntityReader;
 use crate::bus::{self, state::Role};
 use crate::cli::output::{Progress, say};
@@ -53,16 +52,14 @@ pub fn run(input: &Input, arguments: &Arguments) -> Result<Exit, Failure> {
 async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit, Failure> {
     let (reading, targets) = begin(config, &arguments.which.scope()).await?;
     let writing = write(config, Role::Backfill, reading).await?;
-    // Only a distinction: what cannot be read here is reported by the reads.
-    let token = Client::new(&config.attio)?.token().await.ok();
-    let workspace = token.and_then(|token| token.workspace_id).unwrap_or_default();
+    let workspace = &writing.reading.names.workspace;
     let brokers = match &config.bus.kind {
         bus::Kind::Kafka(kafka) => kafka.bootstrap_servers.clone(),
         bus::Kind::Nats(nats) => format!("{} {}", nats.servers.join(","), config.options.stream),
         bus::Kind::Stdout => String::new(),
     };
     let of =
-        [&config.attio.api_url, &workspace, &brokers, &config.options.prefix].map(String::as_str).join(" ");
+        [&config.attio.api_url, workspace, &brokers, &config.options.prefix].map(String::as_str).join(" ");
     if arguments.restart {
         // It may not exist.
         let _ = std::fs::remove_file(&arguments.journal);

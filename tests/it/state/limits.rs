@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
 use super::scene::{SETTLE, Scene};
+use super::trouble::tell_together;
 use crate::support::attio::KEY;
 use crate::support::faults::Seen;
 use crate::support::wait::eventually_blocking;
@@ -37,7 +38,7 @@ fn score_that_another_app_has_used_up_is_waited_for() {
     let limited = || scene.metrics().get("state_rate_limited_total", &[]);
     eventually_blocking("it is refused again and again", || {
         while other_app_asks(&scene) {}
-        ids.iter().for_each(|id| scene.tell("record.updated", id));
+        tell_together(&scene, "record.updated", &ids);
         std::thread::sleep(SETTLE);
         limited() >= 2.0
     });

@@ -247,7 +247,7 @@ fn asked(scene: &Scene) -> (usize, usize) {
 }
 
 /// Publishes an event of each record, all received at the same time.
-fn tell_together(scene: &Scene, event_type: &str, ids: &[String]) {
+pub fn tell_together(scene: &Scene, event_type: &str, ids: &[String]) {
     let Bus::Kafka(broker) = &scene.bus else { panic!("it is on NATS") };
     let producer: BaseProducer = broker.client().create().unwrap();
     let events = ids.iter().map(|id| {
