@@ -61,13 +61,15 @@ pub(super) struct Known {
     hidden: HashMap<Hidden, OffsetDateTime>,
     reading: JoinSet<Read>,
     begun: Instant,
+    /// When the names were asked for that there are.
+    asked_at: Instant,
     in_vain: u32,
 }
 
 impl Known {
     pub(super) fn new(names: Arc<Names>, reader: EntityReader) -> Self {
-        let (waiting, hidden, reading) = (Vec::new(), HashMap::new(), JoinSet::new());
-        Self { names, reader, waiting, asked: 0, hidden, reading, begun: Instant::now(), in_vain: 0 }
+        let (waiting, hidden, reading, now) = (Vec::new(), HashMap::new(), JoinSet::new(), Instant::now());
+        Self { names, reader, waiting, asked: 0, hidden, reading, begun: now, asked_at: now, in_vain: 0 }
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -132,6 +134,10 @@ impl Known {
         self.reading.spawn(async move { names.renew(&reader).await });
     }
 
+    pub(super) fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
     /// Waits until names were read; none if they are not being read.
     pub(super) async fn read(&mut self) -> Option<Result<Read, JoinError>> {
         self.reading.join_next().await
@@ -146,7 +152,7 @@ impl Known {
                 if (&names.objects, &names.lists) != (&self.names.objects, &self.names.lists) {
                     self.in_vain = 0;
                 }
-                self.names = Arc::new(names);
+                (self.names, self.asked_at) = (Arc::new(names), self.begun);
             }
             Err(ReadError::Denied { reason, .. }) => return Err(Error::Denied(reason)),
             Err(error) => {

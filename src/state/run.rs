@@ -137,7 +137,7 @@ impl Run {
                     }
                     engine.shown();
                 }
-                Some(walked) = engine.catch_up.next() => engine.catch_up.walked(walked, (engine.run.now)())?,
+                Some(walked) = engine.catch_up.next() => engine.catch_up.walked(walked)?,
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
                     engine.take(&item, receipt);

@@ -145,8 +145,8 @@ pub struct Pages {
     walk: Walk,
     target: Target,
     reader: EntityReader,
-    /// Those of the last page of the walk whose comments are still to be read.
-    parents: VecDeque<EntityRef>,
+    /// Those of the last page of the walk whose comments are still to be read, and whether their own rows can be read.
+    parents: VecDeque<(EntityRef, bool)>,
     /// Where to go on after an interruption; none at the end.
     safe: Option<Position>,
 }
@@ -185,28 +185,48 @@ impl Pages {
             let parent = |id| EntityRef { kind, container: container.clone(), object: None, id };
             // One that cannot be read is named where the parents themselves are gone through; its comments can be read.
             let Listed { entities, unreadable } = answer.value;
-            let unreadable = unreadable.into_iter().filter(|row| row.has_id).map(|row| row.id);
-            self.parents =
-                entities.into_iter().map(|entity| entity.id).chain(unreadable).map(parent).collect();
+            let readable = entities.into_iter().map(|entity| (parent(entity.id), true));
+            let unreadable =
+                unreadable.into_iter().filter(|row| row.has_id).map(|row| (parent(row.id), false));
+            self.parents = readable.chain(unreadable).collect();
         }
         let (at_a_time, most) = PARENTS;
         let rows = self.parents.len().min(most);
-        let of = |parent: EntityRef| {
+        let of = |(parent, is_readable)| {
             let reader = self.reader.clone();
-            async move { comments(reader, parent).await }
+            async move { comments(reader, parent, is_readable).await }
         };
-        let some: Vec<EntityRef> = self.parents.range(..rows).cloned().collect();
+        let some: Vec<_> = self.parents.range(..rows).cloned().collect();
         let read = stream::iter(some).map(of).buffered(at_a_time).try_collect::<Vec<_>>().await?;
         self.parents.drain(..rows);
         if self.parents.is_empty() {
             self.safe = self.walk.position().cloned();
         }
-        Ok(Some(page(rows, read.into_iter().flatten())))
+        let (read, unreadable): (Vec<_>, Vec<_>) = read.into_iter().partition(Result::is_ok);
+        let mut page = page(rows, read.into_iter().flatten().flatten());
+        page.unreadable.extend(unreadable.into_iter().filter_map(Result::err));
+        Ok(Some(page))
     }
 }
 
+/// The comments on a record or an entry; nothing if it is gone. Its id if only it is to blame that they cannot be read.
+async fn comments(
+    reader: EntityReader,
+    parent: EntityRef,
+    is_readable: bool,
+) -> Result<Result<Option<Answer<Listed>>, String>, ReadError> {
+    let (kind, id) = (parent.kind.as_str(), parent.id.clone());
+    let error = match comments_of(reader, parent).await {
+        Err(ReadError::Missing(error)) if !is_readable => error,
+        Err(ReadError::OfOne(error)) => error,
+        read => return read.map(Ok),
+    };
+    tracing::error!(kind, id, "its comments cannot be read: {error}");
+    Ok(Err(id))
+}
+
 /// The comments on a record or an entry; nothing if it is gone.
-async fn comments(reader: EntityReader, parent: EntityRef) -> Result<Option<Answer<Listed>>, ReadError> {
+async fn comments_of(reader: EntityReader, parent: EntityRef) -> Result<Option<Answer<Listed>>, ReadError> {
     let found = reader.comments(&parent).await?;
     if found.is_some() {
         return Ok(found);

@@ -145,7 +145,7 @@ async fn what_kafka_stored_without_an_ack_in_time_is_published_again() {
     let bootstrap = proxy.addr().to_string();
     let through_the_proxy = [
         ("ATTIO_BRIDGE__KAFKA__BOOTSTRAP_SERVERS", bootstrap.as_str()),
-        ("ATTIO_BRIDGE__KAFKA__PUBLISH_TIMEOUT", "2s"),
+        ("ATTIO_BRIDGE__KAFKA__PUBLISH_TIMEOUT", "6s"),
         PATIENT,
     ];
     let first = replica(&broker, &prefix, Some(&store), &through_the_proxy).await;

@@ -156,7 +156,7 @@ impl EntityReader {
             let threads = match answer.value {
                 Reply::Body(body) => self.read(Kind::Comment, &path, answer::threads(&body))?,
                 Reply::NotFound(_) => return Ok(None),
-                Reply::Invalid(failed) => return Err(failed.into()),
+                Reply::Invalid(failed) => return Err(ReadError::OfOne(failed.to_string())),
             };
             let count = threads.len();
             for (id, found) in threads {

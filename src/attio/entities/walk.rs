@@ -102,7 +102,8 @@ impl Walk {
         }
     }
 
-    /// How many rows there are: found by asking for single ones, twice as far each time and then in between.
+    /// How many rows there are: found by asking for single ones, twice as far each time and then in between. 0 if that has
+    /// no end.
     pub async fn count(
         reader: &EntityReader,
         kind: Kind,
@@ -113,10 +114,13 @@ impl Walk {
             rows.map(|rows| !rows.value.is_empty())
         };
         let (mut exist, mut step) = (0, 1);
-        // An API that ignores the offset would have no end.
-        while step < 1 << 31 && exists(exist + step - 1).await? {
+        while exists(exist + step - 1).await? {
             exist += step;
             step *= 2;
+            // An API that ignores the offset has no end.
+            if step > 1 << 30 {
+                return Ok(0);
+            }
         }
         while step > 1 {
             step /= 2;

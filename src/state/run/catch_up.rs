@@ -2,8 +2,8 @@
 //! everything in them is read. One is gone through at a time, and again until nothing of it is left out, or the key cannot
 //! see it any more.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ use crate::state::writing::{ATTEMPTS, Failures, Reading, Writing};
 /// Before something is gone through again that was not read, or not whole: at first, and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
+/// Attio's answers are at most so much older than their requests, with something to spare.
+const STALE: Duration = Duration::from_secs(5);
+
 /// What is to be gone through.
 #[derive(Default)]
 pub(super) struct CatchUp {
@@ -31,10 +34,12 @@ pub(super) struct CatchUp {
     waiting: BTreeMap<String, Wanted>,
     /// At most one that is under way.
     walk: FuturesUnordered<LocalBoxFuture<'static, Walked>>,
+    /// What the reason of that one is, and whether the key could not see it meanwhile.
+    walking: (Vec<Hidden>, bool),
     /// What was left out last time, by the name of its target.
     left_out: BTreeMap<String, Failures>,
     /// What was gone through until then. Notes and comments may be missing because they were hidden meanwhile.
-    done: Vec<(Vec<Hidden>, OffsetDateTime)>,
+    done: Vec<(Vec<Hidden>, Instant)>,
 }
 
 pub(super) struct Wanted {
@@ -69,6 +74,7 @@ impl CatchUp {
         let due = due.filter(|(_, wanted)| wanted.due <= Instant::now()).map(|(name, _)| name.clone());
         let Some(mut wanted) = due.and_then(|name| self.waiting.remove(&name)) else { return };
         let writing = writing();
+        self.walking = (wanted.hidden.clone(), false);
         let walk = async move {
             let targets = std::slice::from_ref(&wanted.target);
             let walked = backfill::run(&writing, targets, &mut wanted.journal, ATTEMPTS, |_| {}).await;
@@ -82,8 +88,8 @@ impl CatchUp {
         self.walk.next().await
     }
 
-    /// Takes note of what became of it by now. An error is one that ends this process.
-    pub(super) fn walked(&mut self, (mut wanted, walked): Walked, now: OffsetDateTime) -> Result<(), Error> {
+    /// Takes note of what became of it. An error is one that ends this process.
+    pub(super) fn walked(&mut self, (mut wanted, walked): Walked) -> Result<(), Error> {
         let (name, label) = (wanted.target.key(), wanted.target.label());
         let (first, longest) = AGAIN;
         let pause = (first * 2_u32.saturating_pow(wanted.in_vain.min(16))).min(longest);
@@ -93,8 +99,10 @@ impl CatchUp {
                 let published: u64 = published.values().sum();
                 tracing::info!(rows, published, "what can be seen again is read: {label}");
                 self.left_out.remove(&name);
-                self.done.push((wanted.hidden, now));
-                return Ok(());
+                if !self.walking.1 {
+                    self.done.push((wanted.hidden, Instant::now()));
+                    return Ok(());
+                }
             }
             Ok(Counts { failed, .. }) => {
                 let count = failed.count();
@@ -122,14 +130,19 @@ impl CatchUp {
 
     /// Whether it depends on what the key can see now.
     pub(super) fn waits_for_names(&self) -> bool {
-        !self.done.is_empty() || self.waiting.values().any(|wanted| wanted.in_vain > 0)
+        !self.walk.is_empty()
+            || !self.done.is_empty()
+            || self.waiting.values().any(|wanted| wanted.in_vain > 0)
     }
 
-    /// What the key cannot see any more, be it that it was deleted. It is not wanted until it is shown again.
-    fn hidden(&mut self, names: &Names) -> Vec<Hidden> {
+    /// What the key cannot see any more by names that were asked for then, be it that it was deleted. It is not wanted
+    /// until it is shown again.
+    fn hidden(&mut self, names: &Names, asked: Instant) -> HashSet<Hidden> {
         let is_hidden = |hidden: &mut Hidden| hidden.find(names).is_none();
-        let mut all = Vec::new();
-        for (mut hidden, _) in self.done.extract_if(.., |(_, until)| names.complete_to > *until) {
+        let mut all = HashSet::new();
+        let (walking, was_hidden) = &mut self.walking;
+        *was_hidden |= walking.iter_mut().any(is_hidden);
+        for (mut hidden, _) in self.done.extract_if(.., |(_, until)| *until + STALE < asked) {
             all.extend(hidden.extract_if(.., is_hidden));
         }
         self.waiting.retain(|name, wanted| {
@@ -167,7 +180,7 @@ impl Engine {
     /// Wants what the key may see again, and nothing that it cannot see any more.
     pub(super) fn shown(&mut self) {
         let names = self.known.shared();
-        for hidden in self.catch_up.hidden(&names) {
+        for hidden in self.catch_up.hidden(&names, self.known.asked_at()) {
             let (kind, container) = (hidden.kind.as_str(), &hidden.container);
             tracing::warn!(
                 kind,

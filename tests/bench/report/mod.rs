@@ -43,7 +43,13 @@ impl Machine {
             cpu: field(&read("/proc/cpuinfo"), "model name"),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_gib: (kib / 1024.0 / 102.4).round() / 10.0,
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            // Without what its builder calls it.
+            kernel: read("/proc/sys/kernel/osrelease")
+                .trim()
+                .split('-')
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             others: String::new(),
             version: env!("CARGO_PKG_VERSION"),

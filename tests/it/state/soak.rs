@@ -394,8 +394,9 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
     for (reader, limit) in READERS.into_iter().zip(plan.reads) {
         let most = senders.iter().filter(|(name, _)| name.starts_with(reader)).map(|(_, most)| *most).max();
         let seed = plan.seed;
+        // The second one may have been killed before it has asked for anything.
         assert!(
-            most.is_some_and(|most| most <= limit),
+            most.is_none_or(|most| most <= limit) && (most.is_some() || reader == READERS[1]),
             "{reader}: more than {limit}: {senders:?}, seed {seed}"
         );
     }
