@@ -26,8 +26,9 @@ CPU = {
 SATURATION = {"kafka": 35859, "nats": 34366}
 # What a store in Redis adds to the bridge, likewise, to standard output: stdout-redis less stdout.
 STORE = [(25, 327.8), (976, 92.0), (42500, 4.5)]
-# Bytes per id: in the bridge (56 to 78 in the bench's README, 105 in its report; 100 is what capacities are planned with), in redis-server 7.0.15 (deploy/docs/replicas.md) and in
-# nats-server 2.15 for a stream's duplicate window (a million ids).
+# Bytes per id: in the bridge (56 to 78 in the bench's README, 105 in its report; 100 is what capacities are planned
+# with), in redis-server 7.0.15 (deploy/docs/replicas.md) and in nats-server 2.15 for a stream's duplicate window (a
+# million ids).
 LOCAL, REDIS, WINDOW = 100, 181, 257
 # CPU microseconds of that redis-server per id (claim, read, commit), alone and in pipelines of 64.
 REDIS_CPU, REDIS_PIPELINED = 34, 7
