@@ -69,18 +69,21 @@ impl Tail {
             return Err(StateError::Passing(format!("topic {topic} does not exist: {advice}")));
         }
         let begin = (self.started - WINDOW).unix_timestamp().max(0) * 1000;
-        let mut list = TopicPartitionList::new();
+        let (mut list, mut ends) = (TopicPartitionList::new(), BTreeMap::new());
         for partition in partitions.iter().map(|partition| partition.id()) {
             if !self.next.contains_key(&(topic.to_owned(), partition)) {
                 list.add_partition_offset(topic, partition, Offset::Offset(begin)).map_err(passing)?;
+                // Before the question: a broker that has just started may show less of a partition than a moment later.
+                let end = self.consumer.fetch_watermarks(topic, partition, REQUEST).map_err(passing)?.1;
+                ends.insert(partition, end);
             }
         }
         for found in self.consumer.offsets_for_times(list, REQUEST).map_err(passing)?.elements() {
             found.error().map_err(passing)?;
             let next = match found.offset() {
                 Offset::Offset(offset) => offset,
-                // Nothing is as young.
-                _ => self.consumer.fetch_watermarks(topic, found.partition(), REQUEST).map_err(passing)?.1,
+                // Nothing was as young.
+                _ => ends.get(&found.partition()).copied().unwrap_or_default(),
             };
             self.next.insert((topic.to_owned(), found.partition()), next);
         }
