@@ -6,19 +6,24 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
-use futures_util::{TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
+use futures_util::stream::{self, TryReadyChunksError};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use super::targets::{Page, Target};
-use super::writing::{Failures, Stored, Writing, within};
+use super::targets::Target;
+use super::writing::{Failures, Writing, within};
 use crate::attio::entities::Position;
 use crate::files;
 
 /// Targets at a time.
 const AT_A_TIME: usize = 4;
+
+/// Pages of a target that are published together: a transaction costs Kafka much more than a state in it.
+const AT_ONCE: usize = 4;
 
 const MODE: u32 = 0o644;
 
@@ -104,7 +109,7 @@ pub struct Counts {
 }
 
 /// Publishes all entities of the targets. A page that cannot be read is asked for so often; a target that is not found
-/// any more is left out from there on. `seen` is told how far it is after each page; after an error the journal says
+/// any more is left out from there on. `seen` is told how far it is after every few pages; after an error the journal says
 /// where to go on.
 pub async fn run(
     writing: &Writing,
@@ -114,38 +119,50 @@ pub async fn run(
     seen: impl Fn(&Counts) + Sync,
 ) -> Result<Counts, Error> {
     let (journal, counts) = (Mutex::new(journal), Mutex::new(Counts::default()));
-    let one = async |target: &Target| {
-        let (key, label) = (target.key(), target.label());
-        let from = match journal.lock().targets.get(&key) {
-            Some(None) => return Ok(()),
-            Some(Some(position)) => position.clone(),
-            None => Position::default(),
-        };
-        counts.lock().published.entry(label.clone()).or_default();
-        let mut pages = target.pages(&writing.reading.reader, from);
-        loop {
-            let page = match within(attempts, async || pages.next().await).await {
-                Err(Error::Missing(reason)) => {
-                    tracing::error!("{reason}: what is left of {label} is left out");
-                    journal.lock().failed.entry(key.clone()).or_default().add_rest(&label);
-                    break;
-                }
-                page => page?,
+    let one =
+        async |target: &Target| {
+            let (key, label) = (target.key(), target.label());
+            let from = match journal.lock().targets.get(&key) {
+                Some(None) => return Ok(()),
+                Some(Some(position)) => position.clone(),
+                None => Position::default(),
             };
-            let Some(Page { rows, entities, unreadable }) = page else { break };
-            let states =
-                entities.iter().filter_map(|(at, entity)| writing.reading.state(*at, entity)).collect();
-            let Stored { stored, mut failed } = writing.publish(states).await?;
-            unreadable.iter().for_each(|id| failed.add(target.kind, id));
-            journal.lock().failed.entry(key.clone()).or_default().extend(failed);
-            note(&journal, &key, pages.position().cloned())?;
-            let mut counts = counts.lock();
-            counts.rows += rows as u64;
-            *counts.published.entry(label.clone()).or_default() += stored;
-            seen(&counts);
-        }
-        note(&journal, &key, None)
-    };
+            counts.lock().published.entry(label.clone()).or_default();
+            let (key, label) = (&key, &label);
+            let pages = stream::try_unfold(target.pages(&writing.reading.reader, from), async |mut pages| {
+                match within(attempts, async || pages.next().await).await {
+                    Ok(page) => Ok(page.map(|page| ((page, pages.position().cloned()), pages))),
+                    Err(Error::Missing(reason)) => {
+                        tracing::error!("{reason}: what is left of {label} is left out");
+                        journal.lock().failed.entry(key.clone()).or_default().add_rest(label);
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                }
+            });
+            // Those that were read while others were published.
+            let mut ready = pin!(pages.try_ready_chunks(AT_ONCE));
+            while let Some(pages) = ready.try_next().await.map_err(|TryReadyChunksError(_, error)| error)? {
+                let (mut rows, mut states, mut failed, mut position) =
+                    (0, Vec::new(), Failures::default(), None);
+                for (page, behind) in pages {
+                    rows += page.rows as u64;
+                    let entities = page.entities.iter();
+                    states.extend(entities.filter_map(|(at, entity)| writing.reading.state(*at, entity)));
+                    page.unreadable.iter().for_each(|id| failed.add(target.kind, id));
+                    position = behind;
+                }
+                let published = writing.publish(states).await?;
+                failed.extend(published.failed);
+                journal.lock().failed.entry(key.clone()).or_default().extend(failed);
+                note(&journal, key, position)?;
+                let mut counts = counts.lock();
+                counts.rows += rows;
+                *counts.published.entry(label.clone()).or_default() += published.stored;
+                seen(&counts);
+            }
+            note(&journal, key, None)
+        };
     stream::iter(targets.iter().map(Ok)).try_for_each_concurrent(AT_A_TIME, one).await?;
     let (journal, mut counts) = (journal.into_inner(), counts.into_inner());
     counts.failed = journal.failed(targets);
