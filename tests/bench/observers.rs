@@ -15,10 +15,11 @@ use crate::suite::BRIDGE;
 use crate::usage;
 
 const RATE: u32 = 1_000;
-const STRETCH: Duration = Duration::from_secs(5);
+/// Two polls of an open page.
+const STRETCH: Duration = Duration::from_secs(8);
 
 /// How often the page asks for numbers.
-const POLL: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_secs(4);
 
 /// What is measured: a bridge, and whether its page is open.
 struct Row {
@@ -114,7 +115,7 @@ fn mean(of: &[f64]) -> (f64, f64) {
     (mean, (squares / (count - 1.0).max(1.0) / count).sqrt())
 }
 
-/// Asks for what an open page does: the feed, and every two seconds the numbers. Shut when dropped.
+/// Asks for what an open page does: the feed, and every four seconds the numbers. Shut when dropped.
 struct Page {
     feed: TcpStream,
     shown: Arc<AtomicU64>,
@@ -138,9 +139,12 @@ impl Page {
         });
         let (polls, shut) = sync_channel(0);
         std::thread::spawn(move || {
-            while shut.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
+            loop {
                 for path in ["metrics", "readyz"] {
                     get(admin, path).read_to_end(&mut Vec::new()).expect("it answers");
+                }
+                if shut.recv_timeout(POLL) != Err(RecvTimeoutError::Timeout) {
+                    break;
                 }
             }
         });
