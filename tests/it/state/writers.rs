@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use attio_bridge::bus;
 use attio_bridge::bus::read::{Begin, Item, Plan};
@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use super::scene::{Bus, Kept, Scene};
 use crate::support::bridge::config;
 use crate::support::kafka::Broker;
+use crate::support::kafka::gate::{LIST_OFFSETS, gate};
 use crate::support::kafka::security::{Door, PASSWORD, UNPRIVILEGED_USER, shared};
 use crate::support::kafka::variables::variables as kafka_variables;
 use crate::support::nats::cluster::Cluster;
@@ -137,6 +138,42 @@ fn three_writers_at_once_keep_the_rule_on_either_bus() {
             }
         }
         assert_eq!(last, newest);
+    }
+}
+
+/// Whichever two of its questions it comes between: where the partitions end, and which of their records are young.
+#[test]
+fn what_another_writes_while_a_writer_asks_where_to_begin_is_seen_by_it() {
+    let (broker, proxy) = Broker::start_behind_a_proxy();
+    let (broker, far) = (Arc::new(broker), proxy.upstream());
+    let mut question = 0;
+    loop {
+        let scene = Scene::on_kafka(Arc::clone(&broker));
+        let now = milliseconds(OffsetDateTime::now_utc());
+        let one = |at| vec![change(state(&scene.prefix, "one", Some(at)))];
+        let other = nats::runtime().block_on(start(&scene, Role::Backfill));
+        let (newer, asked) = (one(now), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&asked);
+        let addr = gate(far, LIST_OFFSETS, move || {
+            if count.fetch_add(1, Ordering::Relaxed) == question {
+                let outcomes = nats::runtime().block_on(other.publish(newer.clone()));
+                assert_eq!(outcomes.unwrap(), [Outcome::Done]);
+            }
+        });
+        proxy.lead_to(addr);
+        let mut behind = scene;
+        behind.set("KAFKA__BOOTSTRAP_SERVERS", &proxy.addr().to_string());
+        let outcomes = nats::runtime().block_on(async {
+            let writer = start(&behind, Role::Run).await;
+            writer.publish(vec![change(state(&behind.prefix, "one", Some(now - 1)))]).await.unwrap()
+        });
+        if asked.load(Ordering::Relaxed) <= question {
+            assert!(question > 2, "there are several");
+            assert_eq!(outcomes, [Outcome::Done], "the other one was never written");
+            return;
+        }
+        assert_eq!(outcomes, [Outcome::Newer], "written before question {question}");
+        question += 1;
     }
 }
 

@@ -144,6 +144,11 @@ impl Proxy {
         *self.shared.door.lock() = door;
     }
 
+    /// Where new connections are sent.
+    pub fn upstream(&self) -> SocketAddr {
+        *self.shared.upstream.lock()
+    }
+
     /// Sends new connections to another server.
     pub fn lead_to(&self, upstream: SocketAddr) {
         *self.shared.upstream.lock() = upstream;

@@ -73,7 +73,7 @@ impl Tail {
         for partition in partitions.iter().map(|partition| partition.id()) {
             if !self.next.contains_key(&(topic.to_owned(), partition)) {
                 list.add_partition_offset(topic, partition, Offset::Offset(begin)).map_err(passing)?;
-                // Before the question: a broker that has just started may show less of a partition than a moment later.
+                // Asked first: what another writer appends between the two questions is read in any case.
                 let end = self.consumer.fetch_watermarks(topic, partition, REQUEST).map_err(passing)?.1;
                 ends.insert(partition, end);
             }

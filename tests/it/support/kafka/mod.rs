@@ -13,6 +13,7 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod gate;
 mod node;
 pub mod security;
 pub mod variables;
