@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 
-use futures_util::TryStreamExt as _;
-use futures_util::stream::{self, TryReadyChunksError};
+use futures_util::future::try_join;
+use futures_util::{TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use super::Error;
-use super::targets::Target;
+use super::targets::{Page, Pages, Target};
 use super::writing::{Failures, Writing, within};
 use crate::attio::entities::Position;
 use crate::files;
@@ -22,7 +22,8 @@ use crate::files;
 /// Targets at a time.
 const AT_A_TIME: usize = 4;
 
-/// Pages of a target that are published together: a transaction costs Kafka much more than a state in it.
+/// Pages of a target that are published together, and that wait for it: a transaction costs Kafka much more than a state in
+/// it.
 const AT_ONCE: usize = 4;
 
 const MODE: u32 = 0o644;
@@ -119,33 +120,22 @@ pub async fn run(
     seen: impl Fn(&Counts) + Sync,
 ) -> Result<Counts, Error> {
     let (journal, counts) = (Mutex::new(journal), Mutex::new(Counts::default()));
-    let one =
-        async |target: &Target| {
-            let (key, label) = (target.key(), target.label());
-            let from = match journal.lock().targets.get(&key) {
-                Some(None) => return Ok(()),
-                Some(Some(position)) => position.clone(),
-                None => Position::default(),
-            };
-            counts.lock().published.entry(label.clone()).or_default();
-            let (key, label) = (&key, &label);
-            let pages = stream::try_unfold(target.pages(&writing.reading.reader, from), async |mut pages| {
-                match within(attempts, async || pages.next().await).await {
-                    Ok(page) => Ok(page.map(|page| ((page, pages.position().cloned()), pages))),
-                    Err(Error::Missing(reason)) => {
-                        tracing::error!("{reason}: what is left of {label} is left out");
-                        journal.lock().failed.entry(key.clone()).or_default().add_rest(label);
-                        Ok(None)
-                    }
-                    Err(error) => Err(error),
-                }
-            });
-            // Those that were read while others were published.
-            let mut ready = pin!(pages.try_ready_chunks(AT_ONCE));
-            while let Some(pages) = ready.try_next().await.map_err(|TryReadyChunksError(_, error)| error)? {
-                let (mut rows, mut states, mut failed, mut position) =
-                    (0, Vec::new(), Failures::default(), None);
-                for (page, behind) in pages {
+    let one = async |target: &Target| {
+        let (key, label) = (target.key(), target.label());
+        let from = match journal.lock().targets.get(&key) {
+            Some(None) => return Ok(()),
+            Some(Some(position)) => position.clone(),
+            None => Position::default(),
+        };
+        counts.lock().published.entry(label.clone()).or_default();
+        let (sender, mut ready) = mpsc::channel::<(Page, Option<Position>)>(AT_ONCE);
+        let pages = target.pages(&writing.reading.reader, from);
+        let publishing = async {
+            let mut pages = Vec::new();
+            while ready.recv_many(&mut pages, AT_ONCE).await > 0 {
+                let (mut rows, mut states) = (0, Vec::new());
+                let (mut failed, mut position) = (Failures::default(), None);
+                for (page, behind) in pages.drain(..) {
                     rows += page.rows as u64;
                     let entities = page.entities.iter();
                     states.extend(entities.filter_map(|(at, entity)| writing.reading.state(*at, entity)));
@@ -155,19 +145,47 @@ pub async fn run(
                 let published = writing.publish(states).await?;
                 failed.extend(published.failed);
                 journal.lock().failed.entry(key.clone()).or_default().extend(failed);
-                note(&journal, key, position)?;
+                note(&journal, &key, position)?;
                 let mut counts = counts.lock();
                 counts.rows += rows;
                 *counts.published.entry(label.clone()).or_default() += published.stored;
                 seen(&counts);
             }
-            note(&journal, key, None)
+            Ok(())
         };
+        // Beside each other: a request that has begun keeps those that publishing makes from their turn.
+        if let (Some(reason), ()) = try_join(read(pages, attempts, sender), publishing).await? {
+            tracing::error!("{reason}: what is left of {label} is left out");
+            journal.lock().failed.entry(key.clone()).or_default().add_rest(&label);
+        }
+        note(&journal, &key, None)
+    };
     stream::iter(targets.iter().map(Ok)).try_for_each_concurrent(AT_A_TIME, one).await?;
     let (journal, mut counts) = (journal.into_inner(), counts.into_inner());
     counts.failed = journal.failed(targets);
     journal.close(targets).map_err(|error| Error::Setup(format!("cannot remove the journal: {error}")))?;
     Ok(counts)
+}
+
+/// Reads pages ahead of those that are published, with where to go on behind each. Returns why the target is not found any
+/// more, if it is not.
+async fn read(
+    mut pages: Pages,
+    attempts: u32,
+    ready: mpsc::Sender<(Page, Option<Position>)>,
+) -> Result<Option<String>, Error> {
+    loop {
+        match within(attempts, async || pages.next().await).await {
+            Ok(Some(page)) => {
+                if ready.send((page, pages.position().cloned())).await.is_err() {
+                    return Ok(None);
+                }
+            }
+            Ok(None) => return Ok(None),
+            Err(Error::Missing(reason)) => return Ok(Some(reason)),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn note(journal: &Mutex<&mut Journal>, target: &str, position: Option<Position>) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::scene::Scene;
+use crate::support::faults::Fault;
 use crate::support::program::{Program, run};
 use crate::support::wait::eventually_blocking;
 
@@ -150,6 +151,29 @@ fn backfill_replaces_nothing_by_something_older() {
         let last = scene.last(&people[0]).unwrap().event.unwrap();
         assert_eq!(last["data"]["values"]["name"][0]["value"], json!("renamed"));
     }
+}
+
+#[test]
+fn parent_whose_comments_are_refused_is_named_and_holds_up_no_other() {
+    let scene = everything(Scene::kafka());
+    let journal = scene.attio.path("journal");
+    let (ada, grace) = (scene.person("Ada"), scene.person("Grace"));
+    let comment = |parent: &str| scene.attio.store().add_comment(parent, None, "a comment").unwrap();
+    let of_ada = comment(&ada);
+    backfill(&scene, &journal, &[]);
+    let asked = scene.attio.seen().into_iter().map(|seen| seen.target);
+    let of_threads = asked.filter(|target| target.contains("/threads?") && target.contains(&ada)).last();
+    let refused =
+        json!({ "status_code": 400, "type": "invalid_request_error", "code": "x", "message": "no" });
+    scene.attio.always(&of_threads.expect("they were asked for"), Fault::Answer(400, refused.to_string()));
+    let of_grace = comment(&grace);
+    let output = run(&["state", "backfill", "--journal", journal.to_str().unwrap()], &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("its comments cannot be read") && said.contains(&ada), "{said}");
+    assert!(said.contains(&format!("not published: comment {ada}")), "{said}");
+    let kept: Vec<_> = states(&scene, Category::Comment).into_keys().collect();
+    assert!(kept.contains(&of_grace) && kept.contains(&of_ada), "{kept:?}");
 }
 
 #[test]
