@@ -67,6 +67,15 @@ impl Journal {
         self.targets.is_empty()
     }
 
+    /// How many of a target's rows are still to be gone through.
+    pub fn left(&self, target: &Target, rows: usize) -> usize {
+        match self.targets.get(&target.key()) {
+            Some(None) => 0,
+            Some(Some(position)) => rows.saturating_sub(position.rows()),
+            None => rows,
+        }
+    }
+
     /// Notes where a target stands.
     fn note(&mut self, target: &str, position: Option<Position>) -> io::Result<()> {
         self.targets.insert(target.to_owned(), position);

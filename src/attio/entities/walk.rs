@@ -146,6 +146,11 @@ enum Step {
 }
 
 impl Position {
+    /// How many rows there were before it.
+    pub fn rows(&self) -> usize {
+        self.offset + self.tail.len()
+    }
+
     /// Takes the page at the offset and moves on, or back.
     fn take(&mut self, mut rows: Vec<Found>, is_sorted: bool, limit: usize) -> Step {
         let created_at = |row: &Found| {

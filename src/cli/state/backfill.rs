@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::HumanDuration;
 use parking_lot::Mutex;
 
 use super::writer::{self, Which, begin, write};
@@ -68,7 +69,7 @@ async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit,
     if !journal.is_empty() {
         say(format_args!("going on where {} says; --restart begins anew", arguments.journal.display()));
     }
-    let shown = Shown::new(&writing.reading.reader, &targets).await;
+    let shown = Shown::new(&writing.reading.reader, &targets, &journal).await;
     let counts =
         backfill::run(&writing, &targets, &mut journal, u32::MAX, |counts| shown.seen(counts)).await?;
     drop(shown);
@@ -91,38 +92,41 @@ async fn backfill(config: &config::State, arguments: &Arguments) -> Result<Exit,
     Err(format!("{failed} states are not published, see above; then `state diff --repair` does").into())
 }
 
-/// A progress bar on a terminal, a line now and then elsewhere.
-enum Shown {
-    Bar(Progress),
-    Lines { begun: Instant, last: Mutex<Instant> },
+/// How far it is: a progress bar on a terminal, a line now and then elsewhere.
+struct Shown {
+    /// Rows to go through, as they were counted before.
+    total: usize,
+    begun: Instant,
+    bar: Option<Progress>,
+    last: Mutex<Instant>,
 }
 
 impl Shown {
-    async fn new(reader: &EntityReader, targets: &[Target]) -> Self {
-        if !std::io::stderr().is_terminal() {
-            return Self::Lines { begun: Instant::now(), last: Mutex::new(Instant::now()) };
-        }
+    async fn new(reader: &EntityReader, targets: &[Target], journal: &Journal) -> Self {
         let mut total = 0;
         for target in targets {
-            // Without it the bar is wrong, and the backfill says why Attio cannot be read.
-            total += target.count(reader).await.unwrap_or_default();
+            // Without it the time that is left is wrong, and the backfill says why Attio cannot be read.
+            total += journal.left(target, target.count(reader).await.unwrap_or_default());
         }
-        Self::Bar(Progress::new(total))
+        let bar = std::io::stderr().is_terminal().then(|| Progress::new(total));
+        Self { total, begun: Instant::now(), bar, last: Mutex::new(Instant::now()) }
     }
 
     fn seen(&self, counts: &Counts) {
         let published: u64 = counts.published.values().sum();
         let rows = usize::try_from(counts.rows).unwrap_or(usize::MAX);
-        match self {
-            Self::Bar(bar) => bar.set(rows, format_args!("{published} published")),
-            Self::Lines { begun, last } => {
-                let mut last = last.lock();
-                if last.elapsed() >= EVERY {
-                    *last = Instant::now();
-                    let rate = counts.rows as f64 / begun.elapsed().as_secs_f64();
-                    say(format_args!("{rows} entities read, {published} states published, {rate:.0}/s"));
-                }
-            }
+        if let Some(bar) = &self.bar {
+            return bar.set(rows, format_args!("{published} published"));
+        }
+        let mut last = self.last.lock();
+        if last.elapsed() >= EVERY {
+            *last = Instant::now();
+            let (total, rate) = (self.total.max(rows), rows as f64 / self.begun.elapsed().as_secs_f64());
+            let left = Duration::try_from_secs_f64((total - rows) as f64 / rate).unwrap_or(Duration::MAX);
+            say(format_args!(
+                "{rows} of about {total} entities read, {published} states published, {rate:.0}/s, {} left",
+                HumanDuration(left)
+            ));
         }
     }
 }

@@ -177,6 +177,24 @@ fn parent_whose_comments_are_refused_is_named_and_holds_up_no_other() {
 }
 
 #[test]
+fn backfill_that_takes_long_says_how_far_it_is_without_a_terminal() {
+    const PEOPLE: usize = 60;
+    let mut scene = everything(Scene::kafka());
+    // The comments are asked for person by person.
+    scene.set("STATE__READS_PER_SECOND", "5");
+    populate(&scene, PEOPLE);
+    let journal = scene.attio.path("journal");
+    let output = run(&["state", "backfill", "--journal", journal.to_str().unwrap()], &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let total = CATEGORIES[..4].iter().map(|category| scene.attio.store().everything(*category).len());
+    let parents = CATEGORIES[..2].iter().map(|category| scene.attio.store().everything(*category).len());
+    let about = format!(" of about {} entities read, ", total.chain(parents).sum::<usize>());
+    let lines: Vec<_> = said.lines().filter(|line| line.contains(&about)).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| line.ends_with(" left")), "{said}");
+}
+
+#[test]
 fn unknown_object_is_named() {
     let scene = Scene::kafka();
     let output = run(&["state", "backfill", "--object", "zebras"], &scene.variables);
