@@ -11,7 +11,7 @@ use futures_util::future::try_join;
 use futures_util::{TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::Error;
 use super::targets::{Page, Pages, Target};
@@ -22,9 +22,13 @@ use crate::files;
 /// Targets at a time.
 const AT_A_TIME: usize = 4;
 
-/// Pages of a target that are published together, and that wait for it: a transaction costs Kafka much more than a state in
-/// it.
+/// The most pages of a target that are published in one batch, and the most that are queued behind it. On Kafka a transaction
+/// costs far more than one more state in it.
 const AT_ONCE: usize = 4;
+
+/// The most bytes that are queued and published at a time, of all targets: it bounds the memory, and what a transaction has
+/// to bring to the broker in time. A page that is larger waits until it is the only one.
+const BYTES: u32 = 8 * 1024 * 1024;
 
 const MODE: u32 = 0o644;
 
@@ -67,11 +71,14 @@ impl Journal {
         self.targets.is_empty()
     }
 
+    pub fn is_done(&self, target: &Target) -> bool {
+        self.targets.get(&target.key()) == Some(&None)
+    }
+
     /// How many of a target's rows are still to be gone through.
     pub fn left(&self, target: &Target, rows: usize) -> usize {
         match self.targets.get(&target.key()) {
-            Some(None) => 0,
-            Some(Some(position)) => rows.saturating_sub(position.rows()),
+            Some(position) => position.as_ref().map_or(0, |position| rows.saturating_sub(position.rows())),
             None => rows,
         }
     }
@@ -129,6 +136,7 @@ pub async fn run(
     seen: impl Fn(&Counts) + Sync,
 ) -> Result<Counts, Error> {
     let (journal, counts) = (Mutex::new(journal), Mutex::new(Counts::default()));
+    let room = Semaphore::new(BYTES as usize);
     let one = async |target: &Target| {
         let (key, label) = (target.key(), target.label());
         let from = match journal.lock().targets.get(&key) {
@@ -137,21 +145,22 @@ pub async fn run(
             None => Position::default(),
         };
         counts.lock().published.entry(label.clone()).or_default();
-        let (sender, mut ready) = mpsc::channel::<(Page, Option<Position>)>(AT_ONCE);
+        let (sender, mut ready) = mpsc::channel::<Ready<'_>>(AT_ONCE);
         let pages = target.pages(&writing.reading.reader, from);
         let publishing = async {
             let mut pages = Vec::new();
             while ready.recv_many(&mut pages, AT_ONCE).await > 0 {
                 let (mut rows, mut states) = (0, Vec::new());
                 let (mut failed, mut position) = (Failures::default(), None);
-                for (page, behind) in pages.drain(..) {
+                for Ready { page, .. } in &pages {
                     rows += page.rows as u64;
                     let entities = page.entities.iter();
                     states.extend(entities.filter_map(|(at, entity)| writing.reading.state(*at, entity)));
                     page.unreadable.iter().for_each(|id| failed.add(target.kind, id));
-                    position = behind;
                 }
                 let published = writing.publish(states).await?;
+                // Their room is free.
+                pages.drain(..).for_each(|ready| position = ready.behind);
                 failed.extend(published.failed);
                 journal.lock().failed.entry(key.clone()).or_default().extend(failed);
                 note(&journal, &key, position)?;
@@ -160,12 +169,17 @@ pub async fn run(
                 *counts.published.entry(label.clone()).or_default() += published.stored;
                 seen(&counts);
             }
-            Ok(())
+            Ok::<_, Error>(())
         };
-        // Beside each other: a request that has begun keeps those that publishing makes from their turn.
-        if let (Some(reason), ()) = try_join(read(pages, attempts, sender), publishing).await? {
-            tracing::error!("{reason}: what is left of {label} is left out");
-            journal.lock().failed.entry(key.clone()).or_default().add_rest(&label);
+        // Both are polled together: a request that has begun and that nobody polls would keep its turn, and those that
+        // publishing makes would wait for it. What was read before an error is published.
+        let reading = async { Ok(read(pages, attempts, &room, sender).await) };
+        match try_join(reading, publishing).await?.0 {
+            Err(Error::Missing(reason)) => {
+                tracing::error!("{reason}: what is left of {label} is left out");
+                journal.lock().failed.entry(key.clone()).or_default().add_rest(&label);
+            }
+            read => read?,
         }
         note(&journal, &key, None)
     };
@@ -176,25 +190,29 @@ pub async fn run(
     Ok(counts)
 }
 
-/// Reads pages ahead of those that are published, with where to go on behind each. Returns why the target is not found any
-/// more, if it is not.
-async fn read(
+/// A page that is to be published.
+struct Ready<'a> {
+    page: Page,
+    /// Where to go on behind it.
+    behind: Option<Position>,
+    _room: SemaphorePermit<'a>,
+}
+
+/// Reads pages ahead of those that are published, until there is no room for more.
+async fn read<'a>(
     mut pages: Pages,
     attempts: u32,
-    ready: mpsc::Sender<(Page, Option<Position>)>,
-) -> Result<Option<String>, Error> {
-    loop {
-        match within(attempts, async || pages.next().await).await {
-            Ok(Some(page)) => {
-                if ready.send((page, pages.position().cloned())).await.is_err() {
-                    return Ok(None);
-                }
-            }
-            Ok(None) => return Ok(None),
-            Err(Error::Missing(reason)) => return Ok(Some(reason)),
-            Err(error) => return Err(error),
+    room: &'a Semaphore,
+    ready: mpsc::Sender<Ready<'a>>,
+) -> Result<(), Error> {
+    while let Some(page) = within(attempts, async || pages.next().await).await? {
+        let bytes = u32::try_from(page.bytes()).unwrap_or(BYTES).min(BYTES);
+        let (Ok(_room), behind) = (room.acquire_many(bytes).await, pages.position().cloned()) else { break };
+        if ready.send(Ready { page, behind, _room }).await.is_err() {
+            break;
         }
     }
+    Ok(())
 }
 
 fn note(journal: &Mutex<&mut Journal>, target: &str, position: Option<Position>) -> Result<(), Error> {

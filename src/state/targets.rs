@@ -159,6 +159,13 @@ pub struct Page {
     pub unreadable: Vec<String>,
 }
 
+impl Page {
+    /// The length of what Attio has answered for its entities.
+    pub fn bytes(&self) -> usize {
+        self.entities.iter().map(|(_, entity)| entity.data.get().len()).sum()
+    }
+}
+
 impl Pages {
     /// Where to go on once all pages so far are done; none at the end.
     pub fn position(&self) -> Option<&Position> {

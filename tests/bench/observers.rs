@@ -15,7 +15,7 @@ use crate::suite::BRIDGE;
 use crate::usage;
 
 const RATE: u32 = 1_000;
-/// Two polls of an open page.
+/// Long enough for two polls of an open page, in the middle of each half.
 const STRETCH: Duration = Duration::from_secs(8);
 
 /// How often the page asks for numbers.
@@ -139,13 +139,12 @@ impl Page {
         });
         let (polls, shut) = sync_channel(0);
         std::thread::spawn(move || {
-            loop {
+            let mut wait = POLL / 2;
+            while shut.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
                 for path in ["metrics", "readyz"] {
                     get(admin, path).read_to_end(&mut Vec::new()).expect("it answers");
                 }
-                if shut.recv_timeout(POLL) != Err(RecvTimeoutError::Timeout) {
-                    break;
-                }
+                wait = POLL;
             }
         });
         Self { feed, shown, _polls: polls }

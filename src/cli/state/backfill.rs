@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use futures_util::future::ready;
+use futures_util::{StreamExt as _, stream};
 use indicatif::HumanDuration;
 use parking_lot::Mutex;
 
@@ -40,6 +42,9 @@ pub struct Arguments {
     #[arg(long)]
     restart: bool,
 }
+
+/// Targets whose rows are counted at a time.
+const COUNTED: usize = 4;
 
 /// Without a terminal a line says so often how far it is.
 const EVERY: Duration = Duration::from_secs(10);
@@ -103,11 +108,10 @@ struct Shown {
 
 impl Shown {
     async fn new(reader: &EntityReader, targets: &[Target], journal: &Journal) -> Self {
-        let mut total = 0;
-        for target in targets {
-            // Without it the time that is left is wrong, and the backfill says why Attio cannot be read.
-            total += journal.left(target, target.count(reader).await.unwrap_or_default());
-        }
+        // Without it the time that is left is wrong, and the backfill says why Attio cannot be read.
+        let left = async |target| journal.left(target, target.count(reader).await.unwrap_or_default());
+        let open = stream::iter(targets).filter(|target| ready(!journal.is_done(target)));
+        let total = open.map(left).buffer_unordered(COUNTED).fold(0, async |all, left| all + left).await;
         let bar = std::io::stderr().is_terminal().then(|| Progress::new(total));
         Self { total, begun: Instant::now(), bar, last: Mutex::new(Instant::now()) }
     }

@@ -370,7 +370,8 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
     if !lost.is_empty() {
         let kept = CATEGORIES.into_iter().flat_map(|category| scene.kept_of(category));
         let wrong: Vec<_> = kept.filter(|kept| lost.contains(&kept.key)).collect();
-        panic!("events told of {lost:?}, and their states are wrong, seed {}: {wrong:#?}", plan.seed);
+        let (seed, count) = (plan.seed, lost.len());
+        panic!("seed {seed}: {count} states are wrong that events told of\n{lost:?}\n{wrong:#?}");
     }
     let found = diff(&scene, &[], if expected.is_empty() { 0 } else { 3 });
     assert_eq!(

@@ -177,6 +177,24 @@ fn parent_whose_comments_are_refused_is_named_and_holds_up_no_other() {
 }
 
 #[test]
+fn what_was_read_before_a_target_is_not_found_any_more_is_published() {
+    let scene = everything(Scene::kafka());
+    let journal = scene.attio.path("journal");
+    let ada = scene.person("Ada");
+    for number in 0..80 {
+        scene.attio.store().add_note(&ada, "a title", &format!("note {number}")).unwrap();
+    }
+    // The second page; the first one has 50 notes.
+    let missing = json!({ "status_code": 404, "type": "x", "code": "not_found", "message": "no" });
+    scene.attio.always("offset=30", Fault::Answer(404, missing.to_string()));
+    let output = run(&["state", "backfill", "--journal", journal.to_str().unwrap()], &scene.variables);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("not published: what is left of note"), "{said}");
+    assert_eq!(states(&scene, Category::Note).len(), 50, "{said}");
+}
+
+#[test]
 fn backfill_that_takes_long_says_how_far_it_is_without_a_terminal() {
     const PEOPLE: usize = 60;
     let mut scene = everything(Scene::kafka());
