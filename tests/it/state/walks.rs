@@ -161,8 +161,8 @@ fn parent_whose_comments_are_refused_is_named_and_holds_up_no_other() {
     let comment = |parent: &str| scene.attio.store().add_comment(parent, None, "a comment").unwrap();
     let of_ada = comment(&ada);
     backfill(&scene, &journal, &[]);
-    let asked = scene.attio.seen().into_iter().map(|seen| seen.target);
-    let of_threads = asked.filter(|target| target.contains("/threads?") && target.contains(&ada)).last();
+    let mut asked = scene.attio.seen().into_iter().map(|seen| seen.target);
+    let of_threads = asked.find(|target| target.contains("/threads?") && target.contains(&ada));
     let refused =
         json!({ "status_code": 400, "type": "invalid_request_error", "code": "x", "message": "no" });
     scene.attio.always(&of_threads.expect("they were asked for"), Fault::Answer(400, refused.to_string()));
