@@ -28,8 +28,8 @@ use crate::cloudevent::ContentMode;
 const TRIES: usize = 5;
 /// How long one call of the client waits for the broker before it is called again.
 const CALL: Duration = Duration::from_secs(5);
-/// How often it is looked whether records have their places. The client's own thread may take the last report of one; a wait
-/// then lasts until this is over.
+/// How often it is looked whether records have their places: a flush of the client that has to wait uses up its time, even
+/// if all are reported before.
 const POLL: Duration = Duration::from_millis(5);
 /// How long the tail is read before a batch; what is left is read behind it.
 const DRAIN: Duration = Duration::from_millis(100);
