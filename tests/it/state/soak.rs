@@ -16,6 +16,7 @@ use super::scene::{Bus, Scene};
 use super::walks::{CATEGORIES, diff, states};
 use super::witness::Witness;
 use crate::support::attio::KEY;
+use crate::support::faults::Fault;
 use crate::support::kafka::{Broker, Layout};
 use crate::support::nats::Server;
 use crate::support::ports::free_address;
@@ -24,6 +25,9 @@ use crate::support::served::Served;
 
 /// Three days in about four minutes: attempts that fail are repeated after half a second, then a whole one.
 const FAST: Timing = Timing { time_scale: 1000.0, per_second: 2000 };
+
+/// How long Attio takes for an answer.
+const LATE: Duration = Duration::from_millis(200);
 
 /// The end of everything that is awaited, in seconds; less where a planted bug lets it never come.
 const PATIENCE: usize = 300;
@@ -273,6 +277,8 @@ fn soak(mut scene: Scene, plan: Plan, kill_broker: impl Fn(bool)) {
         let mut store = scene.attio.store();
         (store.lag, store.merge_time) = (Duration::from_secs(2), Duration::from_millis(500));
     }
+    // Changes come while an answer that does not have them is under way.
+    scene.attio.always("", Fault::Late(LATE));
     let subscribed: Vec<_> = EVENT_TYPES
         .iter()
         .filter(|known| {
