@@ -157,7 +157,7 @@ const DEFAULTS: [(&str, &str); 11] = [
     ("queue.buffering.max.messages", "100000"),
     // A broker refuses a batch as a whole. One no larger than this fits any sensible topic, so only single
     // messages are too large.
-    ("batch.size", "65536"),
+    (BATCH_SIZE, "65536"),
     ("log.connection.close", "false"),
 ];
 
@@ -223,6 +223,7 @@ pub(super) fn producer_config(
 }
 
 pub(super) const MESSAGE_MAX_BYTES: &str = "message.max.bytes";
+pub(super) const BATCH_SIZE: &str = "batch.size";
 
 pub(super) fn client_config(options: &Options) -> Result<ClientConfig, StartError> {
     let mut config = ClientConfig::new();

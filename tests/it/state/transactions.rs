@@ -65,6 +65,24 @@ fn transaction_with_a_record_that_is_refused_is_repeated_and_leaves_nothing_behi
 }
 
 #[test]
+fn topic_that_takes_less_than_a_batch_gets_every_state_of_it() {
+    let scene = Scene::kafka();
+    let Bus::Kafka(broker) = &scene.bus else { unreachable!() };
+    let limit = [("cleanup.policy", "compact"), ("max.message.bytes", "100000")];
+    broker.create_topic(&format!("{}-state.record", scene.prefix), 1, &limit);
+    let _program = scene.run();
+    let name = |number: usize| format!("person {number} {}", "x".repeat(2_000));
+    let ids: Vec<_> = (0..200).map(|number| scene.person(&name(number))).collect();
+    tell_together(&scene, "record.created", &ids);
+    for (number, id) in ids.iter().enumerate() {
+        scene.eventually_named(id, &name(number));
+    }
+    scene.eventually_done();
+    assert_eq!(scene.kept().len(), ids.len(), "nothing of a transaction that was aborted is kept");
+    assert_eq!(scene.metrics().get("state_stuck", &[]), 0.0);
+}
+
+#[test]
 fn writer_that_may_not_write_a_topic_any_more_says_so_and_the_next_one_has_lost_nothing() {
     let secured = shared();
     let mut scene = Scene::on_kafka(Arc::new(Broker::at(secured.broker.bootstrap().to_owned())));

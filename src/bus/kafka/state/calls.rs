@@ -48,12 +48,11 @@ pub(super) fn end(attempt: impl Fn() -> KafkaResult<()>) -> Result<(), StateErro
     }
 }
 
-pub(super) fn is_retriable(error: &KafkaError) -> bool {
+fn is_retriable(error: &KafkaError) -> bool {
     match error {
         KafkaError::Transaction(error) => {
             error.is_retriable() && !error.txn_requires_abort() && !error.is_fatal()
         }
-        KafkaError::Flush(code) => *code == Code::OperationTimedOut,
         _ => false,
     }
 }

@@ -7,15 +7,20 @@ use crate::bus::state::Receipt;
 /// Topic and partition.
 pub(super) type Partition = (String, i32);
 
+/// Where a record is in the log.
+pub(super) type Place = (Partition, i64);
+
 #[derive(Default)]
 pub(super) struct Positions {
     given: u64,
-    events: HashMap<Receipt, (Partition, i64)>,
-    partitions: HashMap<Partition, Progress>,
+    /// The partition of each event that is not done, as its number among [`Self::partitions`], and the offset.
+    events: HashMap<Receipt, (usize, i64)>,
+    numbers: HashMap<Partition, usize>,
+    partitions: Vec<Progress>,
 }
 
-#[derive(Default)]
 struct Progress {
+    partition: Partition,
     open: BTreeSet<i64>,
     /// Behind the last event that was taken.
     next: i64,
@@ -26,31 +31,39 @@ impl Positions {
     pub(super) fn take(&mut self, partition: Partition, offset: i64) -> Receipt {
         self.given += 1;
         let receipt = Receipt(self.given);
-        let progress = self.partitions.entry(partition.clone()).or_default();
+        let number = match self.numbers.get(&partition) {
+            Some(number) => *number,
+            None => {
+                self.numbers.insert(partition.clone(), self.partitions.len());
+                self.partitions.push(Progress { partition, open: BTreeSet::new(), next: offset });
+                self.partitions.len() - 1
+            }
+        };
+        let progress = &mut self.partitions[number];
         progress.open.insert(offset);
         progress.next = offset + 1;
-        self.events.insert(receipt, (partition, offset));
+        self.events.insert(receipt, (number, offset));
         receipt
     }
 
     /// Where to go on once these events are done too, for every partition that they are of.
     pub(super) fn once_done(&self, receipts: &[Receipt]) -> BTreeMap<Partition, i64> {
-        let done: HashSet<_> = receipts.iter().filter_map(|receipt| self.events.get(receipt)).collect();
-        let partitions: BTreeSet<&Partition> = done.iter().map(|(partition, _)| partition).collect();
-        let position = |partition: &Partition| {
-            let progress = self.partitions.get(partition)?;
-            let is_open = |offset: &&i64| !done.contains(&(partition.clone(), **offset));
-            Some((partition.clone(), progress.open.iter().find(is_open).copied().unwrap_or(progress.next)))
+        let mut done: BTreeMap<usize, HashSet<i64>> = BTreeMap::new();
+        for (number, offset) in receipts.iter().filter_map(|receipt| self.events.get(receipt)) {
+            done.entry(*number).or_default().insert(*offset);
+        }
+        let position = |(number, done): (usize, HashSet<i64>)| {
+            let Progress { partition, open, next } = &self.partitions[number];
+            let first = open.iter().find(|offset| !done.contains(offset));
+            (partition.clone(), first.copied().unwrap_or(*next))
         };
-        partitions.into_iter().filter_map(position).collect()
+        done.into_iter().map(position).collect()
     }
 
     /// These events are done, and their positions committed.
     pub(super) fn done(&mut self, receipts: &[Receipt]) {
-        for (partition, offset) in receipts.iter().filter_map(|receipt| self.events.remove(receipt)) {
-            if let Some(progress) = self.partitions.get_mut(&partition) {
-                progress.open.remove(&offset);
-            }
+        for (number, offset) in receipts.iter().filter_map(|receipt| self.events.remove(receipt)) {
+            self.partitions[number].open.remove(&offset);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! It reads records of open and of aborted transactions too. What a record stands for is not less true because its
 //! transaction was aborted, and waiting for the end of another writer's transaction could take a minute.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,14 +25,23 @@ use crate::bus::state::{Clock, Outcome, StateError, Version};
 const REQUEST: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
 
+/// A record of this writer. Its key and its version are known, so that what is read back need not be decoded.
+pub(super) struct Own<'a> {
+    pub(super) offset: i64,
+    /// Its number in the transaction.
+    pub(super) number: usize,
+    pub(super) key: &'a str,
+    pub(super) version: Version,
+}
+
+/// Records of this writer that are waited for, by their order in each partition.
+pub(super) type Awaited<'a> = BTreeMap<Partition, VecDeque<Own<'a>>>;
+
 pub(super) struct Tail {
     consumer: BaseConsumer<Notes>,
     newest: Newest,
     /// The next offset of each partition.
     next: BTreeMap<Partition, i64>,
-    /// Own records that are waited for, and what those that were read break the rule by.
-    awaited: BTreeSet<(Partition, i64)>,
-    refused: BTreeMap<(Partition, i64), Outcome>,
     started: OffsetDateTime,
     now: Clock,
 }
@@ -44,15 +53,7 @@ impl Tail {
         config.set("isolation.level", "read_uncommitted").set("enable.partition.eof", "false");
         let consumer = BaseConsumer::from_config_and_context(&config, Notes::new(None))
             .map_err(|error| creation_error(options, &config, error))?;
-        let mut tail = Self {
-            consumer,
-            newest: Newest::new(),
-            next: BTreeMap::new(),
-            awaited: BTreeSet::new(),
-            refused: BTreeMap::new(),
-            started: now(),
-            now,
-        };
+        let mut tail = Self { consumer, newest: Newest::new(), next: BTreeMap::new(), started: now(), now };
         for topic in topics {
             tail.add_topic(topic)?;
         }
@@ -73,7 +74,7 @@ impl Tail {
         for partition in partitions.iter().map(|partition| partition.id()) {
             if !self.next.contains_key(&(topic.to_owned(), partition)) {
                 list.add_partition_offset(topic, partition, Offset::Offset(begin)).map_err(passing)?;
-                // Asked first: what another writer appends between the two questions is read in any case.
+                // Asked first: what another writer appends between the two requests is read in any case.
                 let end = self.consumer.fetch_watermarks(topic, partition, REQUEST).map_err(passing)?.1;
                 ends.insert(partition, end);
             }
@@ -106,77 +107,70 @@ impl Tail {
     /// Reads what is there, for so long at most.
     pub(super) fn drain(&mut self, within: Duration) {
         let deadline = Instant::now() + within;
-        while Instant::now() < deadline && self.poll(Duration::ZERO) {}
+        while Instant::now() < deadline && self.poll(Duration::ZERO, &mut Awaited::new()).is_some() {}
     }
 
-    /// Reads up to these own records. Returns those that break the rule where they stand.
+    /// Reads up to these own records. Returns those that break the rule where they stand, by their numbers.
     pub(super) fn verify(
         &mut self,
-        records: impl IntoIterator<Item = (Partition, i64)>,
+        mut awaited: Awaited<'_>,
         within: Duration,
-    ) -> Result<BTreeMap<(Partition, i64), Outcome>, StateError> {
-        self.awaited = records.into_iter().collect();
-        self.refused.clear();
-        let topics: BTreeSet<String> = self.awaited.iter().map(|((topic, _), _)| topic.clone()).collect();
+    ) -> Result<BTreeMap<usize, Outcome>, StateError> {
+        let unknown = awaited.keys().filter(|partition| !self.next.contains_key(*partition));
+        let topics: BTreeSet<String> = unknown.map(|(topic, _)| topic.clone()).collect();
         for topic in topics {
-            let is_known = |((of, partition), _): &(Partition, i64)| {
-                *of != topic || self.next.contains_key(&(of.clone(), *partition))
-            };
-            if !self.awaited.iter().all(is_known) {
-                self.add_topic(&topic)?;
-            }
+            self.add_topic(&topic)?;
         }
+        let mut refused = BTreeMap::new();
         let deadline = Instant::now() + within;
-        while !self.awaited.is_empty() {
+        while awaited.values().any(|records| !records.is_empty()) {
             if Instant::now() > deadline {
                 return Err(StateError::Passing(
                     "the state topics cannot be read behind what was written".into(),
                 ));
             }
-            self.poll(POLL);
+            if let Some(Some(own)) = self.poll(POLL, &mut awaited) {
+                refused.extend([own]);
+            }
         }
-        Ok(std::mem::take(&mut self.refused))
+        Ok(refused)
     }
 
-    /// Reads one record; false if there is none.
-    fn poll(&mut self, within: Duration) -> bool {
-        // The consumer is borrowed by its messages.
-        let polled = self.consumer.poll(within).map(|polled| polled.map(|message| read(&message)));
-        match polled {
-            None => false,
-            Some(Err(error)) => {
+    /// Reads one record; none if there is none. Returns the number of an own one that breaks the rule, and how.
+    fn poll(&mut self, within: Duration, awaited: &mut Awaited<'_>) -> Option<Option<(usize, Outcome)>> {
+        let message = match self.consumer.poll(within)? {
+            Err(error) => {
                 tracing::debug!("reading the state topics: {error}");
-                true
+                return Some(None);
             }
-            Some(Ok(Read { place, stamp, state })) => {
-                self.next.insert(place.0.clone(), place.1 + 1);
-                let is_own = self.awaited.remove(&place);
-                if let Some((key, version)) = state {
-                    if is_own && let Some(refused) = self.refuses(&key, version) {
-                        self.refused.insert(place, refused);
-                    }
-                    self.newest.add(&key, version, stamp);
-                }
-                true
-            }
+            Ok(message) => message,
+        };
+        let (partition, offset) = ((message.topic().to_owned(), message.partition()), message.offset());
+        let stamp = message.timestamp().to_millis().unwrap_or(i64::MIN);
+        let awaited = awaited.get_mut(&partition);
+        let own = awaited.filter(|records| records.front().is_some_and(|own| own.offset == offset));
+        let own = own.and_then(VecDeque::pop_front);
+        match self.next.get_mut(&partition) {
+            Some(next) => *next = offset + 1,
+            None => drop(self.next.insert(partition, offset + 1)),
         }
+        let Some(Own { number, key, version, .. }) = own else {
+            if let Some((key, version)) = decoded(&message) {
+                self.newest.add(&key, version, stamp);
+            }
+            return Some(None);
+        };
+        let refused = self.newest.refuses(key, version, (self.now)());
+        self.newest.add(key, version, stamp);
+        Some(refused.map(|outcome| (number, outcome)))
     }
 }
 
-struct Read {
-    place: (Partition, i64),
-    /// In milliseconds since 1970.
-    stamp: i64,
-    /// Its key and its version, if it is a state.
-    state: Option<(String, Version)>,
-}
-
-fn read(message: &BorrowedMessage<'_>) -> Read {
-    let place = ((message.topic().to_owned(), message.partition()), message.offset());
-    let stamp = message.timestamp().to_millis().unwrap_or(i64::MIN);
+/// The key and the version of a record, if it is a state.
+fn decoded(message: &BorrowedMessage<'_>) -> Option<(String, Version)> {
     let item = item(message);
-    let key = item.key.map(|key| String::from_utf8_lossy(&key).into_owned());
-    Read { place, stamp, state: key.zip(Version::of(&item.headers, &item.payload)) }
+    let version = Version::of(&item.headers, &item.payload)?;
+    Some((String::from_utf8_lossy(&item.key?).into_owned(), version))
 }
 
 fn passing(error: KafkaError) -> StateError {
