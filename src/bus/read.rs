@@ -79,6 +79,8 @@ pub(super) type Sink = mpsc::Sender<Result<Item, ReadError>>;
 /// A running reader. Dropped, it stops in the background.
 pub struct Reader {
     items: mpsc::Receiver<Result<Item, ReadError>>,
+    /// What was taken of them at once, the next one last: whoever reads is woken once for all of it.
+    taken: Vec<Result<Item, ReadError>>,
     stop: DropGuard,
     task: JoinHandle<()>,
 }
@@ -90,17 +92,21 @@ impl Reader {
     ) -> Result<Self, ReadError> {
         let ((sink, items), stop) = (mpsc::channel(QUEUE), CancellationToken::new());
         let task = begin(sink, stop.clone()).await?;
-        Ok(Self { items, stop: stop.drop_guard(), task })
+        Ok(Self { items, taken: Vec::with_capacity(QUEUE), stop: stop.drop_guard(), task })
     }
 
     /// The next message; none at the end of what was asked for. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<Item, ReadError>> {
-        self.items.recv().await
+        if self.taken.is_empty() {
+            self.items.recv_many(&mut self.taken, QUEUE).await;
+            self.taken.reverse();
+        }
+        self.taken.pop()
     }
 
     /// Stops reading, and waits until the reader has left nothing on the broker.
     pub async fn end(self) {
-        let Self { items, stop, task } = self;
+        let Self { items, stop, task, .. } = self;
         drop((stop, items));
         // A panic was logged where it happened.
         let _ = task.await;
