@@ -1,6 +1,6 @@
 //! The last deliveries, for the admin page.
 //!
-//! A delivery is encoded once, when it ends, and kept in a ring, where each reader looks five times a second: a
+//! A delivery is encoded once, when it ends, and kept in a ring, where each reader looks twice a second: a
 //! reader, however slow, holds up no delivery. While nobody reads, a few deliveries a second are kept, so that
 //! the page begins with the last ones.
 
