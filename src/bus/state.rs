@@ -28,13 +28,13 @@ use crate::cloudevent::decode::DecodedEvent;
 use crate::cloudevent::{CloudEvent, ContentMode};
 use crate::pipeline::publish::Destination;
 
-/// The state of an entity.
+/// The state of an entity. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct State {
     /// The topic, or the subject of this entity.
     pub destination: Arc<Destination>,
     /// The entity's id: the key on Kafka.
-    pub key: String,
+    pub key: Arc<str>,
     /// When it was true, in milliseconds since 1970. Not used for a tombstone, which is true from then on for ever.
     pub at: i64,
     pub content: Content,
@@ -42,7 +42,7 @@ pub struct State {
 
 #[derive(Clone, Debug)]
 pub enum Content {
-    Value(CloudEvent),
+    Value(Arc<CloudEvent>),
     /// A tombstone, with the event type that its header names.
     Gone(String),
 }

@@ -7,6 +7,7 @@
 //! known, and a tombstone is for ever. It is named, and left as it is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -101,7 +102,7 @@ pub async fn diff(
                 }
                 let same = held
                     .remove(&(entity.kind, entity.id.clone()))
-                    .is_some_and(|held| held.digest == digest(entity.data.get().as_bytes()));
+                    .is_some_and(|held| held.digest == digest(&entity.data));
                 if !same {
                     suspects.extend(reading.state(at, &entity).map(|(entity, _)| entity));
                 }
@@ -117,7 +118,7 @@ pub async fn diff(
         if reading.names.knows(&entity) || scope.is_deleted(&entity) {
             suspects.push(entity);
         } else {
-            differences.hide(entity.kind, entity.container.unwrap_or_default());
+            differences.hide(entity.kind, entity.container.as_deref().unwrap_or_default().to_owned());
         }
     }
     if !suspects.is_empty() {
@@ -176,7 +177,7 @@ async fn confirm(
         for (entity, Answer { accurate_at, complete_to, value, .. }) in found {
             match value {
                 Single::Found(now) => {
-                    answers.push((entity, accurate_at, Some(digest(now.data.get().as_bytes()))));
+                    answers.push((entity, accurate_at, Some(digest(&now.data))));
                 }
                 Single::Gone => answers.push((entity, complete_to, None)),
                 Single::Unseen(hidden) if scope.deleted_lists.contains(&hidden) => {
@@ -191,7 +192,7 @@ async fn confirm(
     // Read after Attio: a state that came meanwhile is newer than the answer.
     let held = held(reading, bus, targets, scope).await?;
     for (entity, accurate_at, now) in answers {
-        let difference = match (now, held.get(&(entity.kind, entity.id.clone()))) {
+        let difference = match (now, held.get(&(entity.kind, entity.id.to_string()))) {
             (None, None) => continue,
             (Some(_), None) => Difference::Missing,
             // It may be younger than the answer.
@@ -270,19 +271,19 @@ fn of(kind: Kind, stored: &Stored) -> Option<Held> {
     let Data::Json(data) = event.data() else { return None };
     // `objects/<object_id>/records/<record_id>`
     let (container, object) = match kind {
-        Kind::Record | Kind::ListEntry => (event.get("subject")?.split('/').nth(1).map(str::to_owned), None),
+        Kind::Record | Kind::ListEntry => (event.get("subject")?.split('/').nth(1).map(Arc::from), None),
         Kind::Note | Kind::Comment => about(data),
         Kind::Task => (None, None),
     };
     let at = event.get("time").and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
-    let entity = EntityRef { kind, container, object, id: stored.id.clone() };
+    let entity = EntityRef { kind, container, object, id: stored.id.as_str().into() };
     Some(Held { entity, digest: digest(data), at })
 }
 
 /// The object or list of what a note or a comment is about, and the object of a comment's record.
-fn about(data: &[u8]) -> (Option<String>, Option<String>) {
+fn about(data: &[u8]) -> (Option<Arc<str>>, Option<Arc<str>>) {
     let data: Json = serde_json::from_slice(data).unwrap_or_default();
-    let text = |place: &Json| place.as_str().map(str::to_owned);
+    let text = |place: &Json| place.as_str().map(Arc::from);
     let object = text(&data["record"]["object_id"]);
     let container = text(&data["entry"]["list_id"]).or_else(|| object.clone());
     (container.or_else(|| text(&data["parent_object"])), object)
@@ -292,7 +293,7 @@ fn about(data: &[u8]) -> (Option<String>, Option<String>) {
 fn is_in(names: &Names, targets: &[Target], scope: &Scope, entity: &EntityRef) -> bool {
     let container = |target: &Target| target.container.as_ref().map(|container| container.id.clone());
     let is_of = |target: &Target| match (container(target), &entity.container) {
-        (Some(of), Some(container)) => of == *container,
+        (Some(of), Some(container)) => *of == **container,
         _ => true,
     };
     targets.iter().any(|target| target.kind == entity.kind && is_of(target))

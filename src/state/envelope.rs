@@ -1,6 +1,7 @@
 //! The state of an entity as a CloudEvent, and the tombstone of one that is gone.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -18,10 +19,12 @@ const JSON: &str = "application/json";
 /// The state that an answer holds, true at that time. None for a time that RFC 3339 cannot write.
 pub fn state(options: &Options, names: &Names, entity: &Entity, at: OffsetDateTime) -> Option<State> {
     let (kind, time) = (entity.kind.as_str(), timestamp(at)?);
-    let id = Uuid::new_v5(&NAMESPACE, format!("state\n{kind}\n{}\n{time}", entity.id).as_bytes()).to_string();
-    let data = Data::Json(Bytes::copy_from_slice(entity.data.get().as_bytes()));
+    let id = Uuid::new_v5(&NAMESPACE, ["state", kind, &entity.id, &time].join("\n").as_bytes());
+    let mut buffer = Uuid::encode_buffer();
+    let id = id.hyphenated().encode_lower(&mut buffer);
+    let data = Data::Json(entity.data.clone());
     let source = [WORKSPACES, &entity.workspace_id];
-    let mut event = CloudEvent::new(&id, &source, data);
+    let mut event = CloudEvent::new(id, &source, data);
     event.set_joined(Attribute::Type, &["com.attio.", kind, ".state"]);
     event.set_some(Attribute::Subject, subject(names, entity));
     event.set(Attribute::Time, &time);
@@ -31,9 +34,9 @@ pub fn state(options: &Options, names: &Names, entity: &Entity, at: OffsetDateTi
     event.set_some(Attribute::AttioList, entity.list.as_deref().and_then(|name| names.list(name)));
     Some(State {
         destination: options.destination(entity.kind, &entity.id),
-        key: entity.id.clone(),
+        key: entity.id.as_str().into(),
         at: milliseconds(at),
-        content: Content::Value(event),
+        content: Content::Value(Arc::new(event)),
     })
 }
 

@@ -29,9 +29,9 @@ type Read = Result<Names, ReadError>;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Hidden {
     pub(super) kind: Kind,
-    pub(super) container: String,
+    pub(super) container: Arc<str>,
     /// The object of an entry's record, for a comment on that entry.
-    object: Option<String>,
+    object: Option<Arc<str>>,
 }
 
 impl Hidden {
@@ -43,7 +43,7 @@ impl Hidden {
 
     /// Its object or list, if the key may see all of it.
     pub(super) fn find<'a>(&self, names: &'a Names) -> Option<(Kind, &'a Container)> {
-        let is_seen = |object: &String| names.find(Kind::Record, object).is_some();
+        let is_seen = |object: &Arc<str>| names.find(Kind::Record, object).is_some();
         let is_whole = self.object.as_ref().is_none_or(is_seen);
         let container = names.find(self.kind, &self.container).filter(|_| is_whole)?;
         Some((self.kind, container))

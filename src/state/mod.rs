@@ -86,7 +86,7 @@ impl Options {
 
     /// The topic of a kind, or the first part of its subjects.
     pub fn address(&self, kind: Kind) -> Arc<str> {
-        format!("{}.{}", self.prefix, kind.as_str()).into()
+        [&self.prefix, ".", kind.as_str()].concat().into()
     }
 
     pub fn addresses(&self) -> Vec<Arc<str>> {
@@ -96,7 +96,7 @@ impl Options {
     /// Where the state of an entity goes.
     pub fn destination(&self, kind: Kind, id: &str) -> Arc<Destination> {
         let address = self.address(kind);
-        Arc::new(Destination { subject: format!("{address}.{id}").into(), address })
+        Arc::new(Destination { subject: [&*address, ".", id].concat().into(), address })
     }
 
     pub fn writer(&self, role: Role) -> Writer {

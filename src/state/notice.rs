@@ -1,5 +1,6 @@
 //! What an event says: which entity has changed, or is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -100,11 +101,11 @@ const fn members(kind: Kind) -> (&'static [&'static str], &'static str) {
 }
 
 /// An id in Attio's form, or nested as in the single-event form.
-fn find(data: &Json, name: &str) -> Option<String> {
+fn find(data: &Json, name: &str) -> Option<Arc<str>> {
     let owner = name.strip_suffix("_id").unwrap_or(name);
     let places = [&data["id"][name], &data[name], &data[owner]["id"][name]];
     let found = places.into_iter().filter_map(Json::as_str).find(|id| catalog::is_id(id));
-    found.map(str::to_owned)
+    found.map(Arc::from)
 }
 
 #[cfg(test)]
@@ -131,7 +132,7 @@ mod tests {
     }
 
     fn entity(kind: Kind, container: Option<&str>, id: &str) -> EntityRef {
-        EntityRef { kind, container: container.map(str::to_owned), object: None, id: id.into() }
+        EntityRef { kind, container: container.map(Arc::from), object: None, id: id.into() }
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
         let on_record = r#"{"id":{"comment_id":"c"},"object_id":"o","record_id":"r","list_id":null}"#;
         for (data, about) in [(on_entry, "l"), (on_record, "o")] {
             let comment = notice("comment.created", data).unwrap();
-            let object = Some("o".to_owned());
+            let object = Some("o".into());
             assert_eq!(comment.entity, EntityRef { object, ..entity(Kind::Comment, Some(about), "c") });
         }
         let note = r#"{"id":{"note_id":"n"},"parent_object_id":"o","parent_record_id":"r"}"#;

@@ -26,14 +26,14 @@ pub(super) async fn read(reader: EntityReader, group: Group) -> Found {
         && first.kind.is_read_in_bulk()
         && let Some(container) = &first.container
     {
-        let ids: Vec<String> = alone.iter().map(|entity| entity.id.clone()).collect();
+        let ids: Vec<&str> = alone.iter().map(|entity| &*entity.id).collect();
         let Answer { accurate_at, complete_to, sent_at, value } =
             match reader.many(first.kind, container, &ids).await {
                 Ok(answer) => answer,
                 Err(error) => return alone.into_iter().map(|entity| (entity, Err(error.clone()))).collect(),
             };
         for entity in value {
-            if let Some(at) = alone.iter().position(|wanted| wanted.id == entity.id) {
+            if let Some(at) = alone.iter().position(|wanted| *wanted.id == *entity.id) {
                 let value = Single::Found(entity);
                 found.push((alone.swap_remove(at), Ok(Answer { accurate_at, complete_to, sent_at, value })));
             }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ use crate::bus::states::{Follower, Publisher};
 
 /// Events that are taken and not done; more wait on the bus.
 const MAX_HELD: usize = 50_000;
+/// More events that are taken at once if they are there.
+const AT_ONCE: usize = 50;
 /// Requests under way at a time. Their rate is limited elsewhere.
 const MAX_READS: usize = 8;
 /// Entities in a request.
@@ -141,6 +144,12 @@ impl Run {
                 taken = follower.next(), if engine.held.len() < MAX_HELD => {
                     let (item, receipt) = taken?;
                     engine.take(&item, receipt);
+                    for _ in 0..AT_ONCE {
+                        // Cancel safe.
+                        let Some(taken) = follower.next().now_or_never() else { break };
+                        let (item, receipt) = taken?;
+                        engine.take(&item, receipt);
+                    }
                 }
                 () = tokio::time::sleep_until(due.into()) => {}
                 _ = tick.tick() => engine.measure(),
@@ -339,7 +348,7 @@ impl Engine {
 
     fn stuck(&mut self, entity: &EntityRef, why: fmt::Arguments<'_>) {
         if self.stuck.insert(entity.clone()) {
-            tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{why}");
+            tracing::error!(kind = entity.kind.as_str(), id = &*entity.id, "{why}");
         }
     }
 

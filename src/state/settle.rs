@@ -5,6 +5,7 @@
 //! an event and not show what the event tells of. Events that are not answered stay.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -45,7 +46,7 @@ pub(super) struct Settle {
     gone: HashSet<EntityRef>,
     gone_in_order: VecDeque<EntityRef>,
     /// When one of this kind and container was answered last.
-    answered: HashMap<(Kind, Option<String>), Instant>,
+    answered: HashMap<(Kind, Option<Arc<str>>), Instant>,
     /// What the times of further attempts are counted from.
     epoch: Option<Instant>,
 }
@@ -206,7 +207,7 @@ impl Settle {
         let due = self.due.iter().take_while(|(due, _)| *due <= now).take(2 * groups * size);
         let due: Vec<_> = due.cloned().collect();
         let mut taken: Vec<Group> = Vec::new();
-        let mut with_room: HashMap<(Kind, Option<String>, u32), usize> = HashMap::new();
+        let mut with_room: HashMap<(Kind, Option<Arc<str>>, u32), usize> = HashMap::new();
         for (at, entity) in due {
             let Some(entry) = self.entities.get_mut(&entity) else { continue };
             let halved = if entity.kind.is_read_in_bulk() { entry.tries.halved } else { ALONE };

@@ -2,6 +2,7 @@
 //! other kinds that are kept.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use time::OffsetDateTime;
@@ -162,7 +163,7 @@ pub struct Page {
 impl Page {
     /// The length of what Attio has answered for its entities.
     pub fn bytes(&self) -> usize {
-        self.entities.iter().map(|(_, entity)| entity.data.get().len()).sum()
+        self.entities.iter().map(|(_, entity)| entity.data.len()).sum()
     }
 }
 
@@ -187,9 +188,10 @@ impl Pages {
                 self.safe = None;
                 return Ok(None);
             };
-            let container = self.target.container_id();
+            let container: Option<Arc<str>> = self.target.container_id().map(Arc::from);
             let kind = self.target.walked;
-            let parent = |id| EntityRef { kind, container: container.clone(), object: None, id };
+            let parent =
+                |id: String| EntityRef { kind, container: container.clone(), object: None, id: id.into() };
             // One that cannot be read is named where the parents themselves are gone through; its comments can be read.
             let Listed { entities, unreadable } = answer.value;
             let readable = entities.into_iter().map(|entity| (parent(entity.id), true));
@@ -228,8 +230,8 @@ async fn comments(
         Err(ReadError::OfOne(error)) => error,
         read => return read.map(Ok),
     };
-    tracing::error!(kind, id, "its comments cannot be read: {error}");
-    Ok(Err(id))
+    tracing::error!(kind, id = &*id, "its comments cannot be read: {error}");
+    Ok(Err(id.to_string()))
 }
 
 /// The comments on a record or an entry; nothing if it is gone.

@@ -58,7 +58,7 @@ impl Warnings {
         if age > CLOCKS && is_due(&mut self.clocks) {
             tracing::warn!(
                 kind = entity.kind.as_str(),
-                id = entity.id,
+                id = &*entity.id,
                 "Attio's answer is {} s old, older than the event: reading again until it is not; if this lasts, the \
                  clocks of the bridge and of Attio differ",
                 age.as_secs()
@@ -71,7 +71,7 @@ impl Warnings {
         if is_due(&mut self.receipts) {
             tracing::warn!(
                 kind = entity.kind.as_str(),
-                id = entity.id,
+                id = &*entity.id,
                 "an event was received {} s after Attio's time now, as it says: the clock of the bridge that received it is \
                  ahead; its state is {} s late",
                 ahead.whole_seconds(),
@@ -85,7 +85,7 @@ impl Warnings {
         if is_due(&mut self.writer) {
             tracing::error!(
                 kind = entity.kind.as_str(),
-                id = entity.id,
+                id = &*entity.id,
                 "what Attio has answered counts as {} s old, too old to be stored, and is read again: if this lasts, the \
                  clock of this host is ahead of Attio's: correct it",
                 age / 1000

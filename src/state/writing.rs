@@ -94,7 +94,7 @@ impl Failures {
 
     /// Adds one, and names it in the log.
     fn say(&mut self, entity: &EntityRef, why: std::fmt::Arguments<'_>) {
-        tracing::error!(kind = entity.kind.as_str(), id = entity.id, "{why}");
+        tracing::error!(kind = entity.kind.as_str(), id = &*entity.id, "{why}");
         self.add(entity.kind, &entity.id);
     }
 
@@ -109,14 +109,14 @@ impl Reading {
     pub fn state(&self, at: OffsetDateTime, entity: &Entity) -> Option<(EntityRef, State)> {
         let state = envelope::state(&self.options, &self.names, entity, at)?;
         let container = match entity.kind {
-            Kind::Record => entity.object.clone(),
-            Kind::ListEntry => entity.list.clone(),
-            Kind::Note => entity.object.clone(),
-            Kind::Comment => entity.list.clone().or_else(|| entity.object.clone()),
+            Kind::Record | Kind::Note => entity.object.as_deref(),
+            Kind::ListEntry => entity.list.as_deref(),
+            Kind::Comment => entity.list.as_deref().or(entity.object.as_deref()),
             Kind::Task => None,
         };
-        let object = entity.object.clone().filter(|_| entity.kind == Kind::Comment);
-        Some((EntityRef { kind: entity.kind, container, object, id: entity.id.clone() }, state))
+        let object = entity.object.as_deref().filter(|_| entity.kind == Kind::Comment);
+        let (container, object) = (container.map(Arc::from), object.map(Arc::from));
+        Some((EntityRef { kind: entity.kind, container, object, id: entity.id.as_str().into() }, state))
     }
 
     pub fn tombstone(&self, entity: EntityRef) -> (EntityRef, State) {

@@ -76,7 +76,8 @@ impl Pairs {
         };
         self.events += 1;
         let duplicate = if let Says::Merged(duplicate) = notice.says { Some(duplicate.id) } else { None };
-        let ids: Vec<String> = [notice.entity.id].into_iter().chain(duplicate).collect();
+        let ids = [notice.entity.id].into_iter().chain(duplicate);
+        let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
         for id in &ids {
             let told = Told { recorded_at: milliseconds(notice.recorded_at), event: event.clone() };
             self.waiting.entry(id.clone()).or_default().push(told);

@@ -1,5 +1,6 @@
 //! The bodies of the answers: each entity's bytes, and what is read from them.
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -102,39 +103,41 @@ pub(super) struct Row {
     pub(super) entity: Result<Entity, Unreadable>,
 }
 
-pub(super) fn one(kind: Kind, body: &[u8]) -> Result<Row, Unreadable> {
-    let Data::<Box<RawValue>> { data } = serde_json::from_slice(body)?;
-    Ok(row(kind, data))
+pub(super) fn one(kind: Kind, body: &Bytes) -> Result<Row, Unreadable> {
+    let Data::<&RawValue> { data } = serde_json::from_slice(body)?;
+    Ok(row(kind, body, data))
 }
 
-pub(super) fn many(kind: Kind, body: &[u8]) -> Result<Vec<Row>, Unreadable> {
-    let Data::<Vec<Box<RawValue>>> { data } = serde_json::from_slice(body)?;
-    Ok(data.into_iter().map(|data| row(kind, data)).collect())
+pub(super) fn many(kind: Kind, body: &Bytes) -> Result<Vec<Row>, Unreadable> {
+    let Data::<Vec<&RawValue>> { data } = serde_json::from_slice(body)?;
+    Ok(data.into_iter().map(|data| row(kind, body, data)).collect())
 }
 
 #[derive(Deserialize)]
-struct Thread {
+struct Thread<'a> {
     id: Ids,
-    comments: Vec<Box<RawValue>>,
+    #[serde(borrow)]
+    comments: Vec<&'a RawValue>,
 }
 
-impl Thread {
-    fn comments(self) -> Vec<Row> {
-        self.comments.into_iter().map(|data| row(Kind::Comment, data)).collect()
+impl Thread<'_> {
+    fn comments(self, body: &Bytes) -> Vec<Row> {
+        self.comments.into_iter().map(|data| row(Kind::Comment, body, data)).collect()
     }
 }
 
 /// Threads by id, with the comments that are shown of them.
-pub(super) fn threads(body: &[u8]) -> Result<Vec<(String, Vec<Row>)>, Unreadable> {
+pub(super) fn threads(body: &Bytes) -> Result<Vec<(String, Vec<Row>)>, Unreadable> {
     let Data::<Vec<Thread>> { data } = serde_json::from_slice(body)?;
-    data.into_iter().map(|thread| Ok((usable(thread.id.thread_id.clone())?, thread.comments()))).collect()
+    data.into_iter().map(|thread| Ok((usable(thread.id.thread_id.clone())?, thread.comments(body)))).collect()
 }
 
 /// Comments of one thread, and the cursor of those that follow.
-pub(super) fn thread(body: &[u8]) -> Result<(Vec<Row>, Option<String>), Unreadable> {
+pub(super) fn thread(body: &Bytes) -> Result<(Vec<Row>, Option<String>), Unreadable> {
     #[derive(Deserialize)]
-    struct Paged {
-        data: Thread,
+    struct Paged<'a> {
+        #[serde(borrow)]
+        data: Thread<'a>,
         pagination: Option<Pagination>,
     }
     #[derive(Deserialize)]
@@ -142,7 +145,7 @@ pub(super) fn thread(body: &[u8]) -> Result<(Vec<Row>, Option<String>), Unreadab
         next_cursor: Option<String>,
     }
     let Paged { data, pagination } = serde_json::from_slice(body)?;
-    Ok((data.comments(), pagination.and_then(|pagination| pagination.next_cursor)))
+    Ok((data.comments(body), pagination.and_then(|pagination| pagination.next_cursor)))
 }
 
 /// The workspace of a key; none if Attio does not know the key.
@@ -165,14 +168,14 @@ pub(super) fn containers(owner: Resource, body: &[u8]) -> Result<Vec<Container>,
     data.into_iter().map(container).collect()
 }
 
-fn row(kind: Kind, data: Box<RawValue>) -> Row {
+fn row(kind: Kind, body: &Bytes, data: &RawValue) -> Row {
     #[derive(Deserialize)]
     struct Named {
         id: Ids,
     }
     match entity(kind, data.get()) {
         Ok(with) => {
-            let entity = with(data);
+            let entity = with(body.slice_ref(data.get().as_bytes()));
             Row { id: entity.id.clone(), has_id: true, entity: Ok(entity) }
         }
         Err(error) => {
@@ -185,7 +188,7 @@ fn row(kind: Kind, data: Box<RawValue>) -> Row {
 }
 
 /// Reads an entity, which is to be given its own text.
-fn entity(kind: Kind, text: &str) -> Result<impl FnOnce(Box<RawValue>) -> Entity + use<>, Unreadable> {
+fn entity(kind: Kind, text: &str) -> Result<impl FnOnce(Bytes) -> Entity + use<>, Unreadable> {
     let Head { id, created_at, parent_object, thread_id, record, entry, values } =
         serde_json::from_str(text)?;
     let own = usable(id.of(kind))?;
@@ -229,12 +232,12 @@ mod tests {
         let text = r#"{ "id": {"workspace_id":"w","object_id":"o","record_id":"r"},
             "created_at":"2026-01-01T00:00:00.000000000Z", "values": {"n": [1.50, "\u00e9"],  "created_at": []} }"#;
         let body = format!("{{\"data\": [ {text} , {text}]}}");
-        let found = many(Kind::Record, body.as_bytes()).unwrap();
+        let found = many(Kind::Record, &body.to_owned().into()).unwrap();
         let found: Vec<Entity> = found.into_iter().map(|row| row.entity.unwrap()).collect();
-        assert!(found.len() == 2 && found.iter().all(|entity| entity.data.get() == text));
+        assert!(found.len() == 2 && found.iter().all(|entity| entity.data == text));
         assert_eq!((&*found[0].id, found[0].object.as_deref()), ("r", Some("o")));
         let body = format!("{{\"data\":{text}\n}}");
-        assert_eq!(one(Kind::Record, body.as_bytes()).unwrap().entity.unwrap().data.get(), text);
+        assert_eq!(one(Kind::Record, &body.to_owned().into()).unwrap().entity.unwrap().data, text);
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         let body = r#"{"data":{"id":{"workspace_id":"w","list_id":"l","entry_id":"e"},"parent_object":"people",
             "parent_record_id":"r","created_at":"2026-01-01T00:00:09Z",
             "entry_values":{"created_at":[{"value":"2026-01-01T00:00:02Z","active_until":null}]}}}"#;
-        let entity = one(Kind::ListEntry, body.as_bytes()).unwrap().entity.unwrap();
+        let entity = one(Kind::ListEntry, &body.to_owned().into()).unwrap().entity.unwrap();
         assert_eq!((entity.object.as_deref(), entity.list.as_deref()), (Some("people"), Some("l")));
         assert_eq!(entity.created_at.second(), 2, "the attribute's own");
     }
@@ -252,7 +255,7 @@ mod tests {
         let body = r#"{"data":[{"id":{"workspace_id":"w","thread_id":"t"},"comments":[{
             "id":{"workspace_id":"w","comment_id":"c"},"thread_id":"t","created_at":"2026-01-01T00:00:09Z",
             "record":{"record_id":"r","object_id":"o"},"entry":null}]}]}"#;
-        let (id, comments) = threads(body.as_bytes()).unwrap().remove(0);
+        let (id, comments) = threads(&body.to_owned().into()).unwrap().remove(0);
         let comments: Vec<Entity> = comments.into_iter().map(|row| row.entity.unwrap()).collect();
         let of = (comments[0].thread.as_deref(), comments[0].object.as_deref());
         assert_eq!((&*id, of), ("t", (Some("t"), Some("o"))));
@@ -269,7 +272,7 @@ mod tests {
             r#"{"data":{"id":{"workspace_id":"w","record_id":"r"},"created_at":"yesterday"}}"#,
         ];
         for body in bodies {
-            assert!(one(Kind::Record, body.as_bytes()).and_then(|row| row.entity).is_err(), "{body}");
+            assert!(one(Kind::Record, &body.to_owned().into()).and_then(|row| row.entity).is_err(), "{body}");
         }
     }
 
@@ -278,7 +281,7 @@ mod tests {
         let good = r#"{"id":{"workspace_id":"w","record_id":"r"},"created_at":"2026-01-01T00:00:00Z"}"#;
         let late = r#"{"id":{"workspace_id":"w","record_id":"late"},"created_at":"soon"}"#;
         let body = format!("{{\"data\":[{late},{good},7,8,7]}}");
-        let rows = many(Kind::Record, body.as_bytes()).unwrap();
+        let rows = many(Kind::Record, &body.to_owned().into()).unwrap();
         let good: Vec<_> = rows.iter().map(|row| row.entity.is_ok()).collect();
         assert_eq!(good, [false, true, false, false, false]);
         assert_eq!((&*rows[0].id, &*rows[1].id), ("late", "r"));

@@ -10,7 +10,9 @@ mod limiter;
 mod reader;
 mod walk;
 
-use serde_json::value::RawValue;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use time::OffsetDateTime;
 
 pub use answer::is_key;
@@ -44,16 +46,16 @@ impl Kind {
     }
 }
 
-/// The name of an entity: what a read needs.
+/// The name of an entity: what a read needs. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntityRef {
     pub kind: Kind,
     /// The object of a record, the list of an entry; by id. Where it is known, the object or list of what a note or a
     /// comment is about, by id or by slug.
-    pub container: Option<String>,
+    pub container: Option<Arc<str>>,
     /// Of a comment, where it is known: the object of the record that it is about, or whose entry it is about; by id.
-    pub object: Option<String>,
-    pub id: String,
+    pub object: Option<Arc<str>>,
+    pub id: Arc<str>,
 }
 
 impl EntityRef {
@@ -108,8 +110,8 @@ pub struct Entity {
     pub thread: Option<String>,
     /// The time by which Attio sorts it.
     pub created_at: OffsetDateTime,
-    /// The entity, byte for byte as it was received.
-    pub data: Box<RawValue>,
+    /// The entity, byte for byte as it was received: a part of the body, which it keeps.
+    pub data: Bytes,
 }
 
 /// What a read of one entity found.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::Method;
 use hyper::header::DATE;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -77,7 +78,7 @@ impl EntityReader {
         &self,
         kind: Kind,
         container: &str,
-        ids: &[String],
+        ids: &[impl AsRef<str> + Serialize],
     ) -> Result<Answer<Vec<Entity>>, ReadError> {
         let filter = json!({ answer::id_member(kind): { "$in": ids } });
         let body = json!({ "filter": filter, "limit": ids.len() });
@@ -95,7 +96,7 @@ impl EntityReader {
                 }
             };
             let readable = found.into_iter().filter_map(|row| row.entity.ok());
-            Ok(readable.filter(|entity| ids.contains(&entity.id)).collect())
+            Ok(readable.filter(|entity| ids.iter().any(|id| id.as_ref() == entity.id)).collect())
         })
     }
 

@@ -182,7 +182,7 @@ impl Position {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::value::RawValue;
+    use bytes::Bytes;
     use time::OffsetDateTime;
 
     use super::*;
@@ -195,7 +195,7 @@ mod tests {
     fn row(number: usize) -> Found {
         let created_at = OffsetDateTime::from_unix_timestamp(number as i64).unwrap();
         let (id, workspace_id) = (number.to_string(), "w".to_owned());
-        let (object, list, thread, data) = (None, None, None, RawValue::from_string("{}".into()).unwrap());
+        let (object, list, thread, data) = (None, None, None, Bytes::from_static(b"{}"));
         let entity = match number.is_multiple_of(7) || (100..170).contains(&number) {
             false => Ok(Entity {
                 kind: Kind::Record,

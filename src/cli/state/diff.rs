@@ -71,7 +71,7 @@ async fn compare(config: &config::State, arguments: &Arguments) -> Result<Exit, 
     } else if !found.is_empty() {
         let row = |found: &Found| {
             let kind = found.entity.kind.as_str().to_owned();
-            [kind, found.entity.id.clone(), found.difference.as_str().to_owned()]
+            [kind, found.entity.id.to_string(), found.difference.as_str().to_owned()]
         };
         print(table(["KIND", "ID", "DIFFERENCE"], &found.iter().map(row).collect::<Vec<_>>()));
     }
@@ -108,7 +108,7 @@ fn hidden_line(kind: Kind, id: &str, kept: usize) -> String {
 
 fn json(found: &Found) -> serde_json::Value {
     json!({
-        "kind": found.entity.kind.as_str(), "id": found.entity.id, "container": found.entity.container,
+        "kind": found.entity.kind.as_str(), "id": &*found.entity.id, "container": found.entity.container.as_deref(),
         "difference": found.difference.as_str(),
     })
 }

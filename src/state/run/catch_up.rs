@@ -181,7 +181,7 @@ impl Engine {
     pub(super) fn shown(&mut self) {
         let names = self.known.shared();
         for hidden in self.catch_up.hidden(&names, self.known.asked_at()) {
-            let (kind, container) = (hidden.kind.as_str(), &hidden.container);
+            let (kind, container) = (hidden.kind.as_str(), &*hidden.container);
             tracing::warn!(
                 kind,
                 container,

@@ -43,7 +43,7 @@ pub fn state(prefix: &str, key: &str, at: Option<i64>) -> State {
         CloudEvent::new(&format!("{key}-{at}"), &["urn:x"], Data::Json(Bytes::from_static(b"{}")));
     event.set(Attribute::Type, "com.attio.record.state");
     event.set(Attribute::Time, timestamp(time).unwrap());
-    State { destination, key: key.into(), at, content: Content::Value(event) }
+    State { destination, key: key.into(), at, content: Content::Value(Arc::new(event)) }
 }
 
 fn writer(scene: &Scene, role: Role) -> Writer {
@@ -84,7 +84,7 @@ async fn write(
         let outcomes = publisher.publish(batch.iter().cloned().map(change).collect()).await.unwrap();
         for (state, outcome) in batch.into_iter().zip(outcomes) {
             if outcome == Outcome::Done {
-                let known: &mut Version = newest.entry(state.key.clone()).or_insert(state.version());
+                let known: &mut Version = newest.entry(state.key.to_string()).or_insert(state.version());
                 *known = (*known).max(state.version());
             }
         }
