@@ -70,7 +70,8 @@ impl fmt::Display for Position {
     }
 }
 
-/// Messages that were read and not yet taken: few, because each may be as large as the broker accepts.
+/// Messages that wait to be taken, and those that were taken at once: few, because each may be as large as the broker
+/// accepts.
 const QUEUE: usize = 8;
 
 /// Where an adapter's reader puts what it reads.

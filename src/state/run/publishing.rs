@@ -103,8 +103,8 @@ impl Engine {
                         self.held.remove(receipt);
                     }
                     let Some(entity) = entity else { continue };
-                    let may_be_stuck = !self.stuck.is_empty();
-                    if may_be_stuck && !self.settle.is_stuck(&entity) && self.stuck.remove(&entity) {
+                    let are_stuck = !self.stuck.is_empty();
+                    if are_stuck && !self.settle.is_stuck(&entity) && self.stuck.remove(&entity) {
                         tracing::info!(kind = entity.kind.as_str(), id = &*entity.id, "no longer stuck");
                     }
                     if state.is_some() && outcome == Outcome::Done {

@@ -54,8 +54,8 @@ impl Deliveries {
     /// Waits until so many records of the transaction are told of, or one is nowhere: then the client sends no other of
     /// the transaction, and those of its batch are told of at once. False if neither is so by then.
     ///
-    /// The client's `flush` would do the same, but never ends before its time if it has to wait at all, and spins for the
-    /// last millisecond of it.
+    /// The client's `flush` would do the same, but uses up its time, up to 100 ms, if it has to wait at all, and spins for
+    /// the last millisecond (findings/rdkafka-flush-uses-up-its-time.sh).
     pub(super) fn wait(&self, count: usize, mut deadline: Instant) -> bool {
         let mut told = self.told.lock();
         told.awaited = count;

@@ -160,7 +160,7 @@ impl Tail {
             }
             return Some(None);
         };
-        let refused = self.newest.refuses(key, version, (self.now)());
+        let refused = self.refuses(key, version);
         self.newest.add(key, version, stamp);
         Some(refused.map(|outcome| (number, outcome)))
     }

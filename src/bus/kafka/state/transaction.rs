@@ -28,13 +28,16 @@ use crate::cloudevent::ContentMode;
 const TRIES: usize = 5;
 /// How long one call of the client waits for the broker before it is called again.
 const CALL: Duration = Duration::from_secs(5);
-/// How long the client gathers records before it sends them: each partition's states of a transaction then go in one
-/// request. While more than one is to be sent, librdkafka looks for room without pause, which cost a third of the CPU.
+/// How long the client gathers records before it sends them, whatever the operator's linger is: the states of a
+/// transaction then go in one request a partition. While a partition has more than one to send, librdkafka polls without
+/// pause, which cost a third of the CPU (findings/librdkafka-polls-without-pause-while-batches-wait.sh).
 const GATHER: Duration = Duration::from_millis(5);
 /// The default of librdkafka, which the default limit of a topic has room for.
 const BATCH_BYTES: &str = "1000000";
 /// What is sent at a time once a broker has refused a batch for its size.
 const SMALL_BATCH: usize = 64 << 10;
+/// What the format of a record adds to it at most, in bytes.
+const RECORD: usize = 64;
 /// How long the tail is read before a batch; what is left is read behind it.
 const DRAIN: Duration = Duration::from_millis(100);
 /// After this the broker aborts a transaction that its writer has left open. Until then readers that read committed
@@ -98,11 +101,11 @@ impl Transactions {
             self.tail.refuses(&state.key, state.version())
         };
         let mut refused: Vec<Option<Outcome>> = changes.iter().map(known).collect();
-        let (mut alone, mut tries) = (BTreeSet::new(), 0);
+        let (mut alone, mut tries, mut was_too_large) = (BTreeSet::new(), 0, false);
         loop {
             let attempt = match self.attempt(changes, &refused, &alone) {
                 // The client may fail the transaction after one that a record has ended, too.
-                Err(StateError::Passing(error)) if !alone.is_empty() && tries < TRIES => {
+                Err(StateError::Passing(error)) if was_too_large && tries < TRIES => {
                     tracing::debug!("kafka: {error}; trying again");
                     tries += 1;
                     continue;
@@ -117,14 +120,14 @@ impl Transactions {
                     outcomes.into_iter().for_each(|(at, outcome)| refused[at] = Some(outcome));
                     tries = 0;
                 }
-                // Its topic takes less than others do, and batches are small from now on; unless that does not help.
-                Attempt::InABatch(some) if some.len() > 1 && self.room > SMALL_BATCH => {
-                    self.room = SMALL_BATCH;
-                }
                 Attempt::InABatch(some) => {
-                    self.room = usize::MAX;
-                    alone.extend(some);
-                    tries = 0;
+                    (was_too_large, tries) = (true, 0);
+                    if some.len() > 1 && self.room > SMALL_BATCH {
+                        // Its topic may take less than others do: from now on batches are small.
+                        self.room = SMALL_BATCH;
+                    } else {
+                        alone.extend(some);
+                    }
                 }
             }
         }
@@ -201,10 +204,11 @@ impl Transactions {
         for (at, state) in states {
             let encoded = Encoded::new(state, self.content_mode, "ce_", "content-type");
             let is_alone = alone.contains(at);
-            under_way += encoded.bytes();
+            let bytes = encoded.bytes() + state.key.len() + RECORD;
+            under_way += bytes;
             if is_alone || under_way > self.room {
                 self.settled(sent)?;
-                under_way = encoded.bytes();
+                under_way = bytes;
             }
             let mut failed = self.send(first + at, state, &encoded).err();
             sent += usize::from(failed.is_none());
@@ -355,7 +359,7 @@ pub(super) fn producer_config(options: &Options, name: &str) -> Result<ClientCon
     }
     let timeout = options.publish_timeout.clamp(Duration::from_secs(1), TRANSACTION_TIMEOUT);
     config
-        .set("linger.ms", options.linger.max(GATHER).as_millis().to_string())
+        .set("linger.ms", GATHER.as_millis().to_string())
         .set("message.timeout.ms", timeout.as_millis().to_string())
         .set("transactional.id", name)
         .set("transaction.timeout.ms", TRANSACTION_TIMEOUT.as_millis().to_string());
