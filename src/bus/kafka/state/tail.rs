@@ -57,9 +57,12 @@ impl Tail {
         for topic in topics {
             tail.add_topic(topic)?;
         }
+        tail.assign()?;
         Ok(tail)
     }
 
+    /// Finds out where to begin in a topic. While partitions are assigned, each request waits behind a fetch that the broker
+    /// holds open.
     fn add_topic(&mut self, topic: &str) -> Result<(), StateError> {
         let metadata = self.consumer.fetch_metadata(Some(topic), REQUEST).map_err(passing)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -88,7 +91,7 @@ impl Tail {
             };
             self.next.insert((topic.to_owned(), found.partition()), next);
         }
-        self.assign()
+        Ok(())
     }
 
     fn assign(&self) -> Result<(), StateError> {
@@ -118,8 +121,11 @@ impl Tail {
     ) -> Result<BTreeMap<usize, Outcome>, StateError> {
         let unknown = awaited.keys().filter(|partition| !self.next.contains_key(*partition));
         let topics: BTreeSet<String> = unknown.map(|(topic, _)| topic.clone()).collect();
-        for topic in topics {
-            self.add_topic(&topic)?;
+        if !topics.is_empty() {
+            let added = topics.iter().try_for_each(|topic| self.add_topic(topic));
+            // Those before one that cannot be found are known from now on.
+            self.assign()?;
+            added?;
         }
         let mut refused = BTreeMap::new();
         let deadline = Instant::now() + within;
