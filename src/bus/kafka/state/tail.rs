@@ -37,6 +37,9 @@ pub(super) struct Own<'a> {
 /// Records of this writer that are waited for, by their order in each partition.
 pub(super) type Awaited<'a> = BTreeMap<Partition, VecDeque<Own<'a>>>;
 
+/// What becomes of the records that break the rule, by their numbers.
+pub(super) type Refused = BTreeMap<usize, Outcome>;
+
 pub(super) struct Tail {
     consumer: BaseConsumer<Notes>,
     newest: Newest,
@@ -110,7 +113,9 @@ impl Tail {
     /// Reads what is there, for so long at most.
     pub(super) fn drain(&mut self, within: Duration) {
         let deadline = Instant::now() + within;
-        while Instant::now() < deadline && self.poll(Duration::ZERO, &mut Awaited::new()).is_some() {}
+        while Instant::now() < deadline && self.poll(Duration::ZERO, &mut Awaited::new(), &mut Refused::new())
+        {
+        }
     }
 
     /// Reads up to these own records. Returns those that break the rule where they stand, by their numbers.
@@ -118,7 +123,7 @@ impl Tail {
         &mut self,
         mut awaited: Awaited<'_>,
         within: Duration,
-    ) -> Result<BTreeMap<usize, Outcome>, StateError> {
+    ) -> Result<Refused, StateError> {
         let unknown = awaited.keys().filter(|partition| !self.next.contains_key(*partition));
         let topics: BTreeSet<String> = unknown.map(|(topic, _)| topic.clone()).collect();
         if !topics.is_empty() {
@@ -127,7 +132,7 @@ impl Tail {
             self.assign()?;
             added?;
         }
-        let mut refused = BTreeMap::new();
+        let mut refused = Refused::new();
         let deadline = Instant::now() + within;
         while awaited.values().any(|records| !records.is_empty()) {
             if Instant::now() > deadline {
@@ -135,21 +140,20 @@ impl Tail {
                     "the state topics cannot be read behind what was written".into(),
                 ));
             }
-            if let Some(Some(own)) = self.poll(POLL, &mut awaited) {
-                refused.extend([own]);
-            }
+            self.poll(POLL, &mut awaited, &mut refused);
         }
         Ok(refused)
     }
 
-    /// Reads one record; none if there is none. Returns the number of an own one that breaks the rule, and how.
-    fn poll(&mut self, within: Duration, awaited: &mut Awaited<'_>) -> Option<Option<(usize, Outcome)>> {
-        let message = match self.consumer.poll(within)? {
-            Err(error) => {
+    /// Reads one record; false if there is none. Adds an own one that breaks the rule to those that are refused.
+    fn poll(&mut self, within: Duration, awaited: &mut Awaited<'_>, refused: &mut Refused) -> bool {
+        let message = match self.consumer.poll(within) {
+            None => return false,
+            Some(Err(error)) => {
                 tracing::debug!("reading the state topics: {error}");
-                return Some(None);
+                return true;
             }
-            Ok(message) => message,
+            Some(Ok(message)) => message,
         };
         let (partition, offset) = ((message.topic().to_owned(), message.partition()), message.offset());
         let stamp = message.timestamp().to_millis().unwrap_or(i64::MIN);
@@ -164,11 +168,11 @@ impl Tail {
             if let Some((key, version)) = decoded(&message) {
                 self.newest.add(&key, version, stamp);
             }
-            return Some(None);
+            return true;
         };
-        let refused = self.refuses(key, version);
+        refused.extend(self.refuses(key, version).map(|outcome| (number, outcome)));
         self.newest.add(key, version, stamp);
-        Some(refused.map(|outcome| (number, outcome)))
+        true
     }
 }
 

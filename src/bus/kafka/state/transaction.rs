@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::calls::{PATIENCE, call, end, is_consequence, is_too_large, passing};
 use super::deliveries::Deliveries;
 use super::positions::{Partition, Positions};
-use super::tail::{Awaited, Own, Tail};
+use super::tail::{Awaited, Own, Refused, Tail};
 use crate::bus::error::StartError;
 use crate::bus::inspect::Ensure;
 use crate::bus::kafka::options::{BATCH_SIZE, MESSAGE_MAX_BYTES, Options, client_config, creation_error};
@@ -50,7 +50,7 @@ const LARGEST_STATE: &str = "8388608";
 enum Attempt {
     Committed,
     /// Aborted, as these changes are refused.
-    Refused(BTreeMap<usize, Outcome>),
+    Refused(Refused),
     /// Aborted, as one of these is too large for the broker.
     InABatch(Vec<usize>),
 }
