@@ -65,7 +65,8 @@ async fn a_closed_stdout_pipe_is_broker_unavailable() {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_and_one_log_line_say_why_stdout_cannot_be_written() {
     let full = "exec \"$0\" \"$@\" >/dev/full";
-    let closed = "exec \"$0\" \"$@\" | true";
+    // In a pipe it is the shell's child, which has to end with it.
+    let closed = "exec setpriv --pdeathsig KILL \"$0\" \"$@\" | true";
     for (script, cause) in [(full, "No space left on device"), (closed, "Broken pipe")] {
         let served = Served::after(script, &[STDOUT]);
         let served = &served;
