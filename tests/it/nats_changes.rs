@@ -109,9 +109,13 @@ fn stream_whose_acks_are_turned_off_is_refused_until_they_are_on() {
     });
     let bench = bench.wait_for(BusState::Up);
     server.change_stream(&bench.stream, |config| config.no_ack = true);
-    // Time-outs in a row, and nothing else, make the bridge look at the stream.
+    // Three time-outs in a row make the bridge look at the stream, which then refuses. It also looks again shortly
+    // after it has connected: that look may still be due here, and make it refuse sooner.
     let labels: Vec<_> = (0..3).map(|_| label(&bench.result())).collect();
-    assert_eq!(labels, ["timeout"; 3]);
+    assert!(
+        labels.iter().skip_while(|label| **label == "timeout").all(|label| *label == "refused"),
+        "{labels:?}"
+    );
     bench.until(BusState::Starting);
     let refused = bench.result();
     assert!(label(&refused) == "refused" && refused.unwrap_err().to_string().contains("no_ack"));
