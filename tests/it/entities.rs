@@ -220,6 +220,51 @@ fn refused_key_says_what_to_grant_and_everything_else_is_to_be_tried_again() {
 }
 
 #[test]
+fn walk_asks_for_many_pages_at_once_where_each_answer_takes_long() {
+    const PEOPLE: usize = 12_000;
+    let attio = Attio::start();
+    let (reader, _) = reader(&attio, 50);
+    people(&attio, PEOPLE);
+    attio.always("/query", Fault::Late(Duration::from_millis(500)));
+    let mut walk = Walk::new(reader, Kind::Record, Some(object(&attio, "people")), Position::default());
+    let mut seen = 0;
+    while let Some(answer) = attio.block_on(walk.next()).unwrap() {
+        seen += answer.value.entities.len();
+    }
+    assert_eq!(seen, PEOPLE);
+    // Five under way at a time would be at most ten within a second.
+    let most = attio.store().rate.most_reads;
+    assert!(most > 12, "{most}");
+}
+
+#[test]
+fn page_that_cannot_be_read_is_asked_for_again_without_those_behind_it() {
+    const PEOPLE: usize = 16_000;
+    // Each page has 480 that the one before does not have. The last ones that are read ahead are empty.
+    const REQUESTS: usize = PEOPLE / 480 + 1 + 16;
+    let attio = Attio::start();
+    attio.store().rate.reads = 10_000;
+    let (reader, _) = reader(&attio, 10_000);
+    people(&attio, PEOPLE);
+    let mut walk = Walk::new(reader, Kind::Record, Some(object(&attio, "people")), Position::default());
+    let (mut seen, mut ordered, mut failed) = (0, 0, 0);
+    loop {
+        match attio.block_on(walk.next()) {
+            Ok(Some(answer)) => seen += answer.value.entities.len(),
+            Ok(None) => break,
+            Err(_) => failed += 1,
+        }
+        if ordered < 2 && seen > 5_000 + ordered * 1_000 {
+            attio.faults([Fault::Status(502)]);
+            ordered += 1;
+        }
+    }
+    let asked = attio.store().rate.all_reads as usize;
+    assert_eq!((seen, failed), (PEOPLE, 2));
+    assert!(asked <= REQUESTS, "{asked}");
+}
+
+#[test]
 fn walk_sees_every_row_while_others_are_deleted() {
     let attio = Attio::start();
     let (reader, _) = reader(&attio, 100);

@@ -54,6 +54,10 @@ impl Limiter {
         Self { turns: tokio::sync::Mutex::default(), per_second: per_second.max(1), paused: Mutex::new(None) }
     }
 
+    pub(super) fn per_second(&self) -> usize {
+        self.per_second as usize
+    }
+
     /// Waits until one more request may begin. Who asks first is first; a cancelled wait uses no turn.
     pub(super) async fn turn(&self) -> Request {
         let mut turns = self.turns.lock().await;
@@ -63,7 +67,7 @@ impl Limiter {
         let (begun, distance) = (Instant::now(), SECOND / self.per_second);
         let earliest = begun.checked_sub(distance * MADE_UP).unwrap_or(begun);
         turns.due = Some(turns.due.map_or(begun, |due| due.max(earliest)) + distance);
-        if turns.last.len() == self.per_second as usize {
+        if turns.last.len() == self.per_second() {
             turns.last.pop_front();
         }
         let ended = Arc::default();
@@ -72,7 +76,7 @@ impl Limiter {
     }
 
     fn next(&self, turns: &Turns) -> Option<Instant> {
-        let is_full = turns.last.len() == self.per_second as usize;
+        let is_full = turns.last.len() == self.per_second();
         let oldest = turns.last.front().filter(|_| is_full).map(|ended| match ended.get() {
             Some(ended) => *ended + SECOND,
             None => Instant::now() + LOOK,

@@ -71,6 +71,11 @@ impl EntityReader {
         Ok(Self { requests, limiter: Arc::new(Limiter::new(reads_per_second)), observe: Arc::new(observe) })
     }
 
+    /// The most requests that begin within any one second.
+    pub(super) fn reads_per_second(&self) -> usize {
+        self.limiter.per_second()
+    }
+
     /// Reads records of one object, or entries of one list, by their ids, at most [`Self::MAX_IDS`]. One that the
     /// query does not find, or whose row cannot be read, is absent: [`EntityReader::one`] says why. What was not asked
     /// for is left out.

@@ -30,8 +30,12 @@ struct Row {
     created_at: Option<i64>,
 }
 
-/// Pages that are read ahead while full ones come.
-const AHEAD: usize = 4;
+/// The least and the most pages that a walk reads ahead, once so many full ones have come. A walk begins with one, and each
+/// full page allows one more, so that a short walk asks for few pages in vain.
+const AHEAD: (usize, usize) = (4, 16);
+
+/// About how many bytes it reads ahead beyond the least, judged by the last page.
+const BYTES_AHEAD: usize = 8 * 1024 * 1024;
 
 /// A walk: call [`Walk::next`] until it has nothing more.
 pub struct Walk {
@@ -42,6 +46,8 @@ pub struct Walk {
     position: Option<Position>,
     /// The next pages by their offsets, if all of those before are full.
     ahead: VecDeque<(usize, Reading)>,
+    /// How many pages may be read ahead at the moment, before the bound in bytes.
+    most_ahead: usize,
 }
 
 type Rows = Result<Answer<Vec<Found>>, ReadError>;
@@ -51,7 +57,7 @@ type Reading = AbortOnDropHandle<Rows>;
 impl Walk {
     /// Walks on from a position. A container for records and entries, none for notes and tasks.
     pub fn new(reader: EntityReader, kind: Kind, container: Option<String>, from: Position) -> Self {
-        Self { reader, kind, container, position: Some(from), ahead: VecDeque::new() }
+        Self { reader, kind, container, position: Some(from), ahead: VecDeque::new(), most_ahead: 1 }
     }
 
     /// Where it stands; none at the end.
@@ -64,16 +70,24 @@ impl Walk {
     pub async fn next(&mut self) -> Result<Option<Answer<Listed>>, ReadError> {
         let limit = limit(self.kind);
         while let Some(offset) = self.position.as_ref().map(|position| position.offset) {
-            let rows = match self.ahead.pop_front() {
-                Some((known, reading)) if known == offset => reading.await.unwrap_or_else(|error| {
+            let next = self.ahead.front().map(|(known, _)| *known);
+            let reading = if next == Some(offset) { self.ahead.pop_front() } else { None };
+            let rows = match reading {
+                Some((_, reading)) => reading.await.unwrap_or_else(|error| {
                     Err(ReadError::Retryable(format!("the reading task has ended: {error}")))
                 })?,
-                _ => {
-                    self.ahead.clear();
+                None => {
+                    // Those behind a page that could not be read still follow it.
+                    if next != Some(offset + limit - OVERLAP) {
+                        self.read_none_ahead();
+                    }
                     self.reader.rows(self.kind, self.container.as_deref(), offset, limit).await?
                 }
             };
-            self.read_ahead(offset, rows.value.len() == limit, limit);
+            match rows.value.len() == limit {
+                true => self.read_ahead(offset, limit, bytes(&rows.value)),
+                false => self.read_none_ahead(),
+            }
             let Some(position) = &mut self.position else { break };
             let Answer { accurate_at, complete_to, sent_at, value } = rows;
             match position.take(value, self.kind != Kind::Note, limit) {
@@ -89,17 +103,25 @@ impl Walk {
         Ok(None)
     }
 
-    /// Begins to read the pages that follow a full one at that offset.
-    fn read_ahead(&mut self, offset: usize, is_full: bool, limit: usize) {
-        if !is_full {
-            return self.ahead.clear();
-        }
-        for page in self.ahead.len() + 1..=AHEAD {
+    /// Begins to read the pages that follow a full one of so many bytes at that offset: as many as are asked for in a third
+    /// of a second, in which Attio is taken to answer.
+    fn read_ahead(&mut self, offset: usize, limit: usize, bytes: usize) {
+        let (least, most) = AHEAD;
+        let asked = self.reader.reads_per_second() / 3;
+        let fitting = BYTES_AHEAD / bytes.max(1);
+        let most = asked.min(fitting).clamp(least, most).min(self.most_ahead);
+        self.most_ahead = self.most_ahead.saturating_add(1);
+        for page in self.ahead.len() + 1..=most {
             let (reader, kind, container) = (self.reader.clone(), self.kind, self.container.clone());
             let offset = offset + page * (limit - OVERLAP);
             let read = async move { reader.rows(kind, container.as_deref(), offset, limit).await };
             self.ahead.push_back((offset, AbortOnDropHandle::new(tokio::spawn(read))));
         }
+    }
+
+    fn read_none_ahead(&mut self) {
+        self.ahead.clear();
+        self.most_ahead = 1;
     }
 
     /// How many rows there are: found by asking for single ones, twice as far each time and then in between. 0 if that has
@@ -130,6 +152,11 @@ impl Walk {
         }
         Ok(exist)
     }
+}
+
+/// The length of what Attio has answered for these rows, without those that cannot be read.
+fn bytes(rows: &[Found]) -> usize {
+    rows.iter().flat_map(|row| &row.entity).map(|entity| entity.data.len()).sum()
 }
 
 /// Rows a page: the default for records, the API's maximum for notes.
