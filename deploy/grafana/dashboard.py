@@ -175,10 +175,17 @@ EDGE = [
     graph(
         "Deliveries by reason",
         [(rate("deliveries_total", SOURCES, by="reason") + " > 0", "{{reason}}")],
-        "Each reason has a section in the runbook. Reasons that do not occur are left out. Red: answered 503 or 500.",
+        "Each reason has a section in the runbook. Reasons that do not occur are left out. Red: answered 503 or 500;"
+        " purple: refused with 401, as the signature or the timestamp is missing or wrong.",
         unit="reqps",
         stacked=True,
-        colors={"accepted": "green", FAILURES: "red", "duplicate|filtered|empty": "blue", "quarantined": "orange"},
+        colors={
+            "accepted": "green",
+            FAILURES: "red",
+            "duplicate|filtered|empty": "blue",
+            "quarantined": "orange",
+            "(signature|timestamp)_.*": "purple",
+        },
     ),
     graph(
         "Time to the answer",
