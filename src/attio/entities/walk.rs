@@ -30,11 +30,10 @@ struct Row {
     created_at: Option<i64>,
 }
 
-/// The least and the most pages that a walk reads ahead, once so many full ones have come. A walk begins with one, and each
-/// full page allows one more, so that a short walk asks for few pages in vain.
+/// How many pages a long walk reads ahead: never fewer than the first number, never more than the second.
 const AHEAD: (usize, usize) = (4, 16);
 
-/// About how many bytes it reads ahead beyond the least, judged by the last page.
+/// Beyond the fewest, about so many bytes are read ahead, judged by the size of the last page.
 const BYTES_AHEAD: usize = 8 * 1024 * 1024;
 
 /// A walk: call [`Walk::next`] until it has nothing more.
@@ -46,7 +45,7 @@ pub struct Walk {
     position: Option<Position>,
     /// The next pages by their offsets, if all of those before are full.
     ahead: VecDeque<(usize, Reading)>,
-    /// How many pages may be read ahead at the moment, before the bound in bytes.
+    /// A walk begins with one page ahead, and each full page allows one more, so that a short walk asks for few pages in vain.
     most_ahead: usize,
 }
 
@@ -70,15 +69,15 @@ impl Walk {
     pub async fn next(&mut self) -> Result<Option<Answer<Listed>>, ReadError> {
         let limit = limit(self.kind);
         while let Some(offset) = self.position.as_ref().map(|position| position.offset) {
-            let next = self.ahead.front().map(|(known, _)| *known);
-            let reading = if next == Some(offset) { self.ahead.pop_front() } else { None };
+            let first = self.ahead.front().map(|(known, _)| *known);
+            let reading = if first == Some(offset) { self.ahead.pop_front() } else { None };
             let rows = match reading {
                 Some((_, reading)) => reading.await.unwrap_or_else(|error| {
                     Err(ReadError::Retryable(format!("the reading task has ended: {error}")))
                 })?,
                 None => {
                     // Those behind a page that could not be read still follow it.
-                    if next != Some(offset + limit - OVERLAP) {
+                    if first != Some(offset + limit - OVERLAP) {
                         self.read_none_ahead();
                     }
                     self.reader.rows(self.kind, self.container.as_deref(), offset, limit).await?
@@ -103,13 +102,9 @@ impl Walk {
         Ok(None)
     }
 
-    /// Begins to read the pages that follow a full one of so many bytes at that offset: as many as are asked for in a third
-    /// of a second, in which Attio is taken to answer.
+    /// Begins to read the pages that follow a full one of so many bytes at that offset.
     fn read_ahead(&mut self, offset: usize, limit: usize, bytes: usize) {
-        let (least, most) = AHEAD;
-        let asked = self.reader.reads_per_second() / 3;
-        let fitting = BYTES_AHEAD / bytes.max(1);
-        let most = asked.min(fitting).clamp(least, most).min(self.most_ahead);
+        let most = pages_ahead(self.reader.reads_per_second(), bytes).min(self.most_ahead);
         self.most_ahead = self.most_ahead.saturating_add(1);
         for page in self.ahead.len() + 1..=most {
             let (reader, kind, container) = (self.reader.clone(), self.kind, self.container.clone());
@@ -152,6 +147,12 @@ impl Walk {
         }
         Ok(exist)
     }
+}
+
+/// How many pages of so many bytes a long walk reads ahead: enough to use the limit where an answer takes a third of a second.
+fn pages_ahead(reads_per_second: usize, bytes: usize) -> usize {
+    let (fewest, most) = AHEAD;
+    (reads_per_second / 3).min(BYTES_AHEAD / bytes.max(1)).clamp(fewest, most)
 }
 
 /// The length of what Attio has answered for these rows, without those that cannot be read.
@@ -258,6 +259,21 @@ mod tests {
             position = serde_json::from_str(&serde_json::to_string(&position).unwrap()).unwrap();
         }
         panic!("no end: {position:?}");
+    }
+
+    #[test]
+    fn limit_and_size_of_the_pages_bound_how_many_are_read_ahead() {
+        const MIB: usize = 1024 * 1024;
+        for (reads_per_second, bytes, pages) in [
+            (50, MIB / 4, 16),
+            (100, MIB / 4, 16),
+            (50, MIB, 8),
+            (24, MIB / 4, 8),
+            (50, 20 * MIB, 4),
+            (1, 0, 4),
+        ] {
+            assert_eq!(pages_ahead(reads_per_second, bytes), pages, "{reads_per_second} {bytes}");
+        }
     }
 
     #[test]
